@@ -1,0 +1,1 @@
+"""What runs inside a job: recipes, data, the network, the trainer. Never imports click or modal."""

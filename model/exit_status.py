@@ -1,0 +1,17 @@
+"""All exit codes of the project, in one place."""
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """What the exit status of a command means; the same numbers on every target."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    JOB_FAILED = 100
+    UNFINISHED = 101  # interrupted after a checkpoint: the same command resumes it
+    NOT_FOUND = 102
+    CANCELLED = 103
+    OVER_BUDGET = 104
+    INTERRUPTED = 130

@@ -1,0 +1,1 @@
+"""What runs on the user's machine: the command line, the plan and the targets. Never imports torch."""
