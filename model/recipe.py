@@ -59,7 +59,10 @@ class ModelConfig(Section):
     n_embd: int = Field(768, ge=2, description="width")
     block_size: int = Field(1024, ge=2, description="context, in tokens")
     vocab_size: int | None = Field(
-        None, ge=2, le=65536, description="rows of the embedding; null: the tokenizer's, padded to a multiple of 64"
+        None,
+        ge=2,
+        le=65536,
+        description="rows of the embedding; null: the tokenizer's, padded to a multiple of 64",
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
@@ -67,9 +70,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> ModelConfig:
         if self.n_embd % self.n_head:
-            raise impossible(
-                "n_embd", f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})"
-            )
+            raise impossible("n_embd", f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         if self.variant == "modern" and (self.n_embd // self.n_head) % 2:
             raise impossible(
                 "n_embd",
@@ -90,7 +91,9 @@ class DataConfig(Section):
         "Python's standard library; `fineweb10B` for the published shards",
     )
     tokenizer: Literal["bytes", "chars", "gpt2"] = "gpt2"
-    text_column: str = Field("text", description="the column of .jsonl and .parquet files that holds the text")
+    text_column: str = Field(
+        "text", description="the column of .jsonl and .parquet files that holds the text"
+    )
     split: Literal["documents", "tail"] = Field(
         "documents",
         description="validation set: `documents` takes whole documents by the hash of their name or text, "
@@ -126,7 +129,8 @@ class TrainConfig(Section):
     compile: bool | Literal["auto"] = free("auto", "torch.compile; auto: where the run outlasts compiling")
     seed: int = Field(1337, ge=0)
     init_from: str | None = Field(
-        None, description="begin with these weights: a run, a checkpoint folder, or a Hugging Face folder of GPT-2"
+        None,
+        description="begin with these weights: a run, a checkpoint folder, or a Hugging Face folder of GPT-2",
     )
     eval_every: int = free(250, "steps between evaluations", ge=1)
     eval_tokens: int | None = free(
@@ -165,14 +169,18 @@ class SampleConfig(Section):
     max_new_tokens: int = free(300, "tokens", ge=1)
     temperature: float = free(0.8, "0 takes the most likely token", ge=0.0)
     top_k: int | None = free(200, "only the k most likely tokens; null: all", ge=1)
-    top_p: float | None = free(None, "the fewest tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0)
+    top_p: float | None = free(
+        None, "the fewest tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0
+    )
     seed: int = free(1337, "of the sampling", ge=0)
 
 
 class ResourcesConfig(Section):
     """What the job asks of its target."""
 
-    gpu: str | None = free(None, "for the cloud: H100, H100:8, or a list H100,A100-80GB in order of preference")
+    gpu: str | None = free(
+        None, "for the cloud: H100, H100:8, or a list H100,A100-80GB in order of preference"
+    )
     timeout: str = free("24h", "longest time of the whole run: 90m, 12h, 2d", pattern=r"^\d+(\.\d+)?[smhd]$")
 
 

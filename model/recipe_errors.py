@@ -78,8 +78,12 @@ def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str])
         case "missing":
             return "is missing; the recipe must give it"
         case "literal_error":
-            guess = difflib.get_close_matches(str(error.get("input")), str(context["expected"]).replace("'", "").split())
-            return f"{given} is none of {context['expected']}" + (f"; did you mean {guess[0]!r}?" if guess else "")
+            guess = difflib.get_close_matches(
+                str(error.get("input")), str(context["expected"]).replace("'", "").split()
+            )
+            return f"{given} is none of {context['expected']}" + (
+                f"; did you mean {guess[0]!r}?" if guess else ""
+            )
         case "int_type" | "int_from_float":
             return f"{given} is no whole number"
         case "float_type":

@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> Source:
         raise RecipeError(f"{path}: is not UTF-8 text") from None
     try:
         node = yaml.compose(text, _Loader)
-        tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        tree = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -103,7 +103,7 @@ def _value(text: str, key: str) -> Any:
     if key in {"sample.prompt", "data.source", "train.init_from"} and text not in {"null", "~", ""}:
         return text  # free text: "prompt=- [x]" must not be read as a YAML list
     try:
-        value = yaml.load(text, _Loader) if text else ""  # noqa: S506 - _Loader is a SafeLoader
+        value = yaml.load(text, _Loader) if text else ""
     except yaml.YAMLError:
         return text
     return value
@@ -116,5 +116,7 @@ def _full_key(name: str, argument: str, known: Collection[str]) -> str:
     if len(matches) == 1:
         return matches[0]
     if len(matches) > 1:
-        raise RecipeError(f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}")
+        raise RecipeError(
+            f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"
+        )
     raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")
