@@ -25,3 +25,9 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of a file written elsewhere durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

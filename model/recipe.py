@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from model.recipe_errors import RecipeError, describe
@@ -194,6 +194,8 @@ class Recipe(Section):
     sample: SampleConfig = SampleConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
+    _source: Source | None = PrivateAttr(None)
+
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         tokens, block = self.train.global_batch_tokens, self.model.block_size
@@ -210,6 +212,11 @@ class Recipe(Section):
     def sequences_per_step(self) -> int:
         """Sequences of block_size tokens in one optimizer step, over all processes."""
         return self.train.global_batch_tokens // self.model.block_size
+
+    def mistake(self, key: str, message: str) -> RecipeError:
+        """An error about ``key`` that shows only later (against the data, say), at its line."""
+        where = self._source.where(key) if self._source is not None else key
+        return RecipeError(f"{where}: {message}")
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every key written out."""
@@ -270,6 +277,8 @@ def _get(tree: dict[str, Any], key: str) -> Any:
 
 def _check(source: Source) -> Recipe:
     try:
-        return Recipe.model_validate(source.tree)
+        recipe = Recipe.model_validate(source.tree)
     except ValidationError as error:
         raise RecipeError("\n".join(describe(error.errors(), source, known_keys()))) from None
+    recipe._source = source
+    return recipe

@@ -1,0 +1,225 @@
+"""Checkpoints: written whole or not at all, verified when read, never able to run code.
+
+    <run>/step_00001000/model.safetensors       the network's weights
+                        optimizer.safetensors   the optimizer's state
+                        state.json              step, tokens, losses, seed: what the loop needs
+                        manifest.json           bytes and SHA-256 of each of them
+    <run>/latest                                the name of the newest complete one
+
+A folder is filled under a temporary name, each file fsynced, then renamed; `latest` is moved last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.files import fsync_file, fsync_folder, write_atomically
+
+STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
+TEMPORARY = ".partial_"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose files are missing, cut short or changed; the text says which."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a step folder holds, on the CPU."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` is or will be."""
+    return run / f"step_{step:08d}"
+
+
+def steps(run: Path) -> list[int]:
+    """Steps with a complete checkpoint folder, oldest first; whether they are sound is not looked at."""
+    if not run.is_dir():
+        return []
+    return sorted(int(m[1]) for folder in run.iterdir() if (m := STEP_FOLDER.match(folder.name)))
+
+
+def write(run: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``checkpoint`` into its folder of ``run`` and move ``latest`` to it."""
+    final = step_folder(run, checkpoint.step)
+    temporary = run / f"{TEMPORARY}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed attempt left
+    temporary.mkdir(parents=True)
+    save_file(checkpoint.model, temporary / "model.safetensors", metadata={"format": "pt"})
+    save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2))
+    manifest = {}
+    for file in sorted(temporary.iterdir()):
+        fsync_file(file)
+        manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2))
+    if final.exists():  # a damaged one of the same step, which the resume passed over
+        shutil.rmtree(final)
+    temporary.rename(final)
+    fsync_folder(run)
+    write_atomically(run / "latest", final.name + "\n")
+    return final
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """Raise DamagedCheckpoint unless every file of the manifest is there, whole and unchanged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        raise DamagedCheckpoint(f"{folder.name}: manifest.json is missing or unreadable") from None
+    for name, entry in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{folder.name}: {name} is missing")
+        if path.stat().st_size != entry["bytes"]:
+            raise DamagedCheckpoint(
+                f"{folder.name}: {name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+            )
+        if sha256(path) != entry["sha256"]:
+            raise DamagedCheckpoint(f"{folder.name}: {name} has changed since it was written (SHA-256)")
+
+
+def read(folder: Path) -> Checkpoint:
+    """Verify and load one step folder onto the CPU; DamagedCheckpoint if it is not sound."""
+    verify(folder)
+    state = json.loads((folder / "state.json").read_text())
+    return Checkpoint(
+        step=state.pop("step"),
+        model=load_file(folder / "model.safetensors"),
+        optimizer=load_file(folder / "optimizer.safetensors"),
+        state=state,
+    )
+
+
+def newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest sound checkpoint of ``run``; each damaged one is passed over aloud. None: there is none."""
+    for step in reversed(steps(run)):
+        try:
+            return read(step_folder(run, step))
+        except DamagedCheckpoint as damage:
+            say(f"damaged checkpoint passed over: {damage}; going back to the one before")
+    return None
+
+
+def weights(run_or_folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], int] | None:
+    """Weights and step of a step folder, or of a run's newest sound checkpoint."""
+    if STEP_FOLDER.match(run_or_folder.name):
+        found: Checkpoint | None = read(run_or_folder)
+    else:
+        found = newest(run_or_folder, say)
+    return None if found is None else (found.model, found.step)
+
+
+def prune(run: Path, keep_last: int, also: set[int]) -> None:
+    """Delete checkpoints but for the ``keep_last`` newest and the steps in ``also``."""
+    all_steps = steps(run)
+    for step in all_steps[:-keep_last]:
+        if step not in also:
+            shutil.rmtree(step_folder(run, step), ignore_errors=True)
+
+
+class BackgroundWriter:
+    """Writes checkpoints in a thread: training waits for the copy of the tensors alone.
+
+    An error of the thread is raised at the next ``submit`` or ``wait``.
+    """
+
+    def __init__(self, run: Path, on_written: Callable[[int], None]) -> None:
+        self.run = run
+        self.on_written = on_written
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def submit(self, step: int, tensors: tuple[dict[str, Tensor], dict[str, Tensor]], state: Any) -> None:
+        """Copy the tensors to the CPU now and write them in the background."""
+        self.wait()
+        model, optimizer = ({name: _copy(t) for name, t in group.items()} for group in tensors)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies are queued behind the step
+        checkpoint = Checkpoint(step, model, optimizer, state)
+        # Not a daemon: an interpreter that ends normally waits until the checkpoint is whole.
+        self.thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
+        self.thread.start()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        try:
+            write(self.run, checkpoint)
+            self.on_written(checkpoint.step)
+        except BaseException as error:
+            self.error = error
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on the disk."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.device.type == "cpu":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """The optimizer's state as ``<parameter>:<entry>`` → tensor; safetensors holds nothing nested."""
+    return dict(_optimizer_entries(optimizer, names))
+
+
+def _optimizer_entries(
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
+) -> Iterator[tuple[str, Tensor]]:
+    for parameter, entries in optimizer.state.items():
+        for entry, value in entries.items():
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            yield f"{names[parameter]}:{entry}", tensor
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], saved: dict[str, Tensor]
+) -> None:
+    """Put back what ``flatten_optimizer`` took, each tensor on its parameter's device."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        name, _, entry = key.rpartition(":")
+        by_parameter.setdefault(name, {})[entry] = tensor
+    for parameter, name in names.items():
+        if name in by_parameter:
+            optimizer.state[parameter] = {
+                entry: tensor.to(parameter.device) if tensor.dim() else _scalar(tensor, optimizer, parameter)
+                for entry, tensor in by_parameter[name].items()
+            }
+
+
+def _scalar(tensor: Tensor, optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
+    # torch's fused AdamW keeps its step count on the parameter's device, the others on the CPU.
+    return tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor

@@ -1,0 +1,36 @@
+"""First weights that come from elsewhere: another run, a checkpoint, a Hugging Face folder of GPT-2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from model import checkpoint
+from model.gpt import GPT
+from model.hugging_face import read_weights
+from model.locations import Locations
+
+
+def initialise(network: GPT, source: str, locations: Locations, say: Callable[[str], None]) -> None:
+    """Put the weights of ``source`` into ``network``; ValueError where they are not there or do not fit."""
+    path = Path(source) if Path(source).exists() else locations.run(source)
+    if (path / "config.json").exists():
+        weights = read_weights(path, network.vocab_size)
+    else:
+        found = checkpoint.weights(path, say)
+        if found is None:
+            raise ValueError(
+                f"train.init_from: {source} is no run in {locations.checkpoints}, no checkpoint folder and no "
+                f"folder with Hugging Face's config.json and model.safetensors"
+            )
+        weights = found[0]
+    mine = network.state_dict()
+    for name in mine.keys() | weights.keys():
+        shapes = [tuple(side[name].shape) if name in side else None for side in (weights, mine)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"train.init_from: {source} does not fit the recipe's model: {name} has shape {shapes[0]} there "
+                f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size and variant"
+            )
+    network.load_state_dict(weights)
+    say(f"first weights: {path}")

@@ -1,0 +1,130 @@
+"""Write text from a run's newest checkpoint.
+
+    python -m model.sample                                   # the newest run
+    python -m model.sample --name quickstart prompt="def " temperature=0.5 num_samples=4
+    echo "class Tree" | python -m model.sample prompt=-      # from stdin; prompt=@FILE reads a file
+
+The text goes to stdout as it is written; the keys are those of the recipe's section `sample`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from model import device as devices
+from model.command_line import run_arguments
+from model.data.tokenizers import StreamDecoder, Tokenizer, decode
+from model.exit_status import ExitStatus
+from model.generate import Sampling, generate
+from model.gpt import GPT
+from model.locations import Locations
+from model.recipe import Recipe, RecipeError, SampleConfig
+from model.trained import NoSuchRun, open_run, say
+
+BETWEEN = "\n--------------------------------\n"
+
+
+def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int]:
+    """The prompt's tokens; where it is empty, the end of a text, or a line feed, behind which one begins."""
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    elif prompt.startswith("@"):
+        try:
+            prompt = Path(prompt[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise recipe.mistake("sample.prompt", f"can't read {prompt[1:]}: {error}") from None
+    start = [] if tokenizer.eot is None else [tokenizer.eot]
+    if not prompt:
+        return start or tokenizer.encode("\n").tolist()
+    try:
+        return [*start, *tokenizer.encode(prompt).tolist()]
+    except ValueError as error:
+        raise recipe.mistake("sample.prompt", str(error)) from None
+
+
+def write_samples(
+    network: GPT,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    config: SampleConfig,
+    sampling: Sampling,
+    out: TextIO | None,
+) -> str:
+    """Generate ``config.num_samples`` texts in one batch and return them, parted by a ruled line.
+
+    The first is written to ``out`` while it grows, the others behind it when they are done.
+    """
+    spoken = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
+    texts = [decode(tokenizer, spoken)] * config.num_samples
+    decoders = [StreamDecoder(tokenizer) for _ in texts]
+    if out is not None:
+        out.write(texts[0])
+    for row in generate(
+        network,
+        prompt,
+        config.num_samples,
+        config.max_new_tokens,
+        sampling,
+        config.seed,
+        tokenizer.vocab_size,
+        tokenizer.eot,
+    ):
+        for i, token in enumerate(row):
+            if token is not None:
+                piece = decoders[i].push(token)
+                texts[i] += piece
+                if i == 0 and out is not None:
+                    out.write(piece)
+                    out.flush()
+    if out is not None:
+        out.write("".join(BETWEEN + text for text in texts[1:]) + "\n")
+        out.flush()
+    return BETWEEN.join(texts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry; returns the exit status."""
+    arguments, overrides = run_arguments(__doc__ or "", argv)
+    locations = Locations.current()
+    locations.set_defaults()
+    try:
+        device = devices.pick_device(arguments.device, 0)
+        run = open_run(arguments.name, overrides, locations, device)
+        config = run.recipe.sample
+        prompt = prompt_tokens(config.prompt, run.tokenizer, run.recipe)
+        say(f"run {run.folder.name}, step {run.step}")
+        with torch.inference_mode():
+            text = write_samples(
+                run.network,
+                run.tokenizer,
+                prompt,
+                config,
+                Sampling.of(config),
+                None if arguments.json else sys.stdout,
+            )
+    except NoSuchRun as error:
+        say(str(error))
+        return ExitStatus.NOT_FOUND
+    except RecipeError as error:
+        say(str(error))
+        return ExitStatus.USAGE
+    except RuntimeError as error:
+        if arguments.debug:
+            raise
+        say(str(error))
+        return ExitStatus.ERROR
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+    if arguments.json:
+        result = {"run": run.folder.name, "step": run.step, "samples": text.split(BETWEEN)}
+        print(json.dumps(result, ensure_ascii=False))
+    return ExitStatus.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""A tiny dataset and recipe, and the trainer as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from model.locations import CHECKOUT, Locations
+
+RECIPE = """
+model: {variant: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32}
+data: {dataset: tiny, source: SOURCE, tokenizer: bytes, split: tail}
+train:
+  max_steps: 60
+  global_batch_tokens: 256
+  micro_batch: 8
+  lr: 3e-3
+  warmup_steps: 5
+  eval_every: 20
+  eval_tokens: 1024
+  checkpoint_every: 10
+  log_every: 5
+  keep_last: 3
+sample: {prompt: "the ", max_new_tokens: 20}
+"""
+
+
+@dataclass
+class Lab:
+    """A folder with volumes, a text and a recipe, in which jobs run as processes."""
+
+    folder: Path
+    recipe: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def locations(self) -> Locations:
+        return Locations.under(self.folder)
+
+    def run_folder(self, name: str) -> Path:
+        return self.locations.run(name)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.locations.environment(), "PYTHONPATH": str(CHECKOUT)}
+
+    def start(self, job: str, *words: str, processes: int = 1) -> subprocess.Popen[str]:
+        """The job as a process; stdout and stderr are pipes."""
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [*launcher, "-m", f"model.{job}", *words]
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, job: str, *words: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
+        """Run the job to its end; it must exit with ``status``. stdout and stderr."""
+        process = self.start(job, *words, processes=processes)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
+
+    def train(self, name: str, *overrides: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
+        words = (str(self.recipe), *overrides, "--name", name)
+        return self.run("train", *words, processes=processes, status=status)
+
+    def train_until_step(
+        self, name: str, step: int, *overrides: str, how: signal.Signals, processes: int = 1
+    ) -> int:
+        """Start training, send ``how`` when the metrics show ``step``; the exit status."""
+        words = (str(self.recipe), *overrides, "--name", name)
+        process = self.start("train", *words, processes=processes)
+        metrics = self.run_folder(name) / "metrics.jsonl"
+        wait_for(lambda: f'"step": {step},' in _text(metrics) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        process.send_signal(how)
+        process.communicate(timeout=120)
+        return process.returncode
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for(condition: object, seconds: float = 120.0) -> None:
+    """Poll until ``condition()`` holds."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    text = tmp_path / "text.txt"
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
+    lines = (" ".join(words[(i * j + i) % 10] for j in range(7)) for i in range(600))
+    text.write_text("\n".join(lines))
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE.replace("SOURCE", str(text)))
+    made = Lab(tmp_path, recipe)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,87 @@
+"""Sampling: what temperature, top-k and top-p mean, the same text with a cache, any length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.generate import Sampling, generate
+from tests.model.test_gpt import network
+
+LOGITS = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).log_softmax(-1)
+
+
+def drawn(sampling: Sampling, times: int = 400) -> set[int]:
+    generator = torch.Generator().manual_seed(0)
+    return set(sampling.draw(LOGITS.expand(times, -1), generator).tolist())
+
+
+def test_temperature_zero_takes_the_most_likely() -> None:
+    assert drawn(Sampling(temperature=0)) == {3}
+
+
+def test_all_tokens_are_drawn_without_limits() -> None:
+    assert drawn(Sampling()) == {0, 1, 2, 3}
+
+
+def test_top_k_keeps_the_k_most_likely() -> None:
+    assert drawn(Sampling(top_k=2)) == {2, 3}
+    assert drawn(Sampling(top_k=1)) == {3}
+    assert drawn(Sampling(top_k=99)) == {0, 1, 2, 3}
+
+
+def test_top_p_keeps_the_fewest_that_reach_p() -> None:
+    # the probabilities are 0.032, 0.087, 0.237, 0.644
+    assert drawn(Sampling(top_p=0.6)) == {3}
+    assert drawn(Sampling(top_p=0.7)) == {2, 3}
+    assert drawn(Sampling(top_p=0.9)) == {1, 2, 3}
+    assert drawn(Sampling(top_p=1.0)) == {0, 1, 2, 3}
+
+
+def text(**changes: object) -> list[list[int | None]]:
+    arguments: dict[str, object] = {
+        "prompt": [1, 2, 3],
+        "num_samples": 2,
+        "max_new_tokens": 20,
+        "sampling": Sampling(temperature=1.0),
+        "seed": 5,
+        "num_tokens": 128,
+    }
+    return list(generate(network(), **{**arguments, **changes}))  # type: ignore[arg-type]
+
+
+def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
+    assert text() == text()
+    assert text() != text(seed=6)
+
+
+def test_greedy_text_is_what_the_whole_network_says() -> None:
+    got = [row[0] for row in text(sampling=Sampling(temperature=0))]
+    made, tokens = network(), [1, 2, 3]
+    for _ in range(20):
+        tokens.append(int(made(torch.tensor([tokens]))[0, -1].argmax()))
+    assert got == tokens[3:]
+
+
+def test_text_goes_on_beyond_the_context() -> None:
+    assert len(text(max_new_tokens=100)) == 100  # the context is 32
+    assert len(text(prompt=list(range(60)), max_new_tokens=5)) == 5
+
+
+def test_padding_rows_are_never_drawn() -> None:
+    tokens = [t for row in text(num_tokens=4, num_samples=8) for t in row]
+    assert max(t for t in tokens if t is not None) < 4
+
+
+def test_a_sample_ends_with_the_end_of_text() -> None:
+    rows = text(num_tokens=4, eot=0, num_samples=4, max_new_tokens=200)
+    assert len(rows) < 200
+    for sample in zip(*rows, strict=True):
+        assert 0 not in sample
+        ended = [i for i, token in enumerate(sample) if token is None]
+        assert ended == list(range(len(sample) - len(ended), len(sample)))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_one_token_a_row_for_each_sample(samples: int) -> None:
+    assert all(len(row) == samples for row in text(num_samples=samples))

@@ -1,0 +1,118 @@
+"""The network: equal to Hugging Face's GPT-2, causal, and the same with a cache as without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.gpt import GPT, IGNORED
+from model.hugging_face import export, load_gpt2
+from model.recipe import ModelConfig
+
+
+def scramble(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() < 2), std=0.2)
+
+
+def network(variant: str = "modern", **shape: object) -> GPT:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        **{"variant": variant, "n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, **shape}
+    )  # type: ignore[arg-type]
+    made = GPT(config, vocab_size=128)
+    scramble(made)  # the modern variant begins with zeros, which would hide mistakes
+    return made.eval()
+
+
+def ids(batch: int = 2, length: int = 32) -> torch.Tensor:
+    return torch.randint(0, 128, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.slow
+def test_random_weights_of_transformers_give_equal_logits_both_ways(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_layer=3, n_head=4, n_embd=64, n_positions=48, vocab_size=211)
+    ).eval()
+    scramble(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokens = torch.randint(0, 211, (2, 48))
+    ours = load_gpt2(tmp_path / "theirs").eval()
+    expected = theirs(tokens).logits
+    assert expected.std() > 0.5  # the comparison below means something
+    assert (ours(tokens) - expected).abs().max() < 1e-4
+
+    export(ours, tmp_path / "ours", eot=0)
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
+    assert (again(tokens).logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_network_without_biases_exports_too(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = network("gpt2", bias=False)
+    export(ours, tmp_path, eot=None)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert (theirs(ids()).logits - ours(ids())).abs().max() < 1e-4
+
+
+def test_the_modern_variant_has_no_class_in_transformers(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.variant=gpt2"):
+        export(network("modern"), tmp_path, eot=None)
+
+
+def test_gpt2_124m_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        gpt2 = GPT(ModelConfig(), vocab_size=50257)
+    assert gpt2.num_parameters() == 124_439_808
+
+
+def test_flops_per_token_are_those_of_the_formula() -> None:
+    with torch.device("meta"):
+        gpt2 = GPT(ModelConfig(), vocab_size=50304)
+    assert gpt2.flops_per_token() == pytest.approx(854.7e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])
+def test_a_token_does_not_see_those_behind_it(variant: str) -> None:
+    made, before = network(variant), ids()
+    after = before.clone()
+    after[:, 20:] = (after[:, 20:] + 1) % 128
+    a, b = made(before), made(after)
+    assert torch.equal(a[:, :20], b[:, :20])
+    assert not torch.allclose(a[:, 20:], b[:, 20:])
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])
+def test_the_cache_changes_nothing(variant: str) -> None:
+    made, tokens = network(variant), ids()
+    expected = made(tokens)
+    cache = made.new_cache(2, 32)
+    parts = [(0, 7), (7, 12), (12, 13), (13, 32)]
+    got = [made.logits(made.hidden(tokens[:, a:b], cache, a)) for a, b in parts]
+    assert torch.allclose(torch.cat(got, dim=1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])
+def test_it_begins_at_the_loss_of_a_uniform_guess(variant: str) -> None:
+    torch.manual_seed(0)
+    made = GPT(ModelConfig(variant=variant, n_layer=2, n_head=4, n_embd=64, block_size=32), 128)  # type: ignore[arg-type]
+    loss = made(ids(), ids().roll(1, 1))
+    assert loss.item() == pytest.approx(4.852, abs=0.1)  # ln 128
+
+
+def test_ignored_targets_count_for_nothing() -> None:
+    made, tokens = network(), ids()
+    targets = tokens.clone()
+    targets[1] = IGNORED
+    assert torch.allclose(made(tokens, targets), made(tokens[:1], tokens[:1]), atol=1e-6)
+
+
+def test_dropout_drops_only_in_training() -> None:
+    made = network(dropout=0.5)
+    assert torch.equal(made(ids()), made(ids()))
+    made.train()
+    assert not torch.equal(made(ids()), made(ids()))

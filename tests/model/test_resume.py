@@ -1,0 +1,119 @@
+"""A run that was stopped anywhere, in any way, ends with the same weights as one that was not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from model import checkpoint
+from model.exit_status import ExitStatus
+from model.metrics import read_metrics
+from model.runs import read_record
+from tests.model.conftest import Lab
+
+
+def final_bytes(run: Path) -> tuple[bytes, bytes]:
+    """Weights and optimizer of the newest checkpoint, as they lie on the disk."""
+    folder = run / (run / "latest").read_text().strip()
+    return (folder / "model.safetensors").read_bytes(), (folder / "optimizer.safetensors").read_bytes()
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {m["step"]: m["loss"] for m in read_metrics(run / "metrics.jsonl") if m["kind"] == "train"}
+
+
+@pytest.mark.parametrize("overrides", [(), ("dropout=0.1", "model.variant=gpt2")], ids=["plain", "dropout"])
+def test_killed_at_several_points_the_weights_are_bit_equal(lab: Lab, overrides: tuple[str, ...]) -> None:
+    lab.train("unbroken", *overrides)
+    for step in (5, 15, 25, 40):
+        assert lab.train_until_step("killed", step, *overrides, how=signal.SIGKILL) == -signal.SIGKILL
+    lab.train("killed", *overrides)
+    assert final_bytes(lab.run_folder("killed")) == final_bytes(lab.run_folder("unbroken"))
+    assert losses(lab.run_folder("killed")) == losses(lab.run_folder("unbroken"))
+    record = read_record(lab.run_folder("killed"))
+    assert record is not None
+    assert [a.reason for a in record.attempts] == ["killed"] * 4 + ["finished"]
+    assert record.status == "finished"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_a_signal_writes_a_checkpoint_of_the_step_reached(lab: Lab, how: signal.Signals) -> None:
+    lab.train("unbroken")
+    assert lab.train_until_step("stopped", 15, how=how) == ExitStatus.UNFINISHED
+    run = lab.run_folder("stopped")
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.attempts[-1].reason) == ("unfinished", how.name)
+    newest = checkpoint.newest(run, say=pytest.fail)
+    assert newest is not None
+    assert newest.step == record.step >= 15
+    lab.train("stopped")
+    record = read_record(run)
+    assert record is not None
+    assert record.attempts[-1].first_step == newest.step
+    assert final_bytes(run) == final_bytes(lab.run_folder("unbroken"))
+    assert losses(run) == losses(lab.run_folder("unbroken"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab) -> None:
+    lab.train("unbroken")
+    assert lab.train_until_step("damaged", 35, how=signal.SIGKILL) == -signal.SIGKILL
+    run = lab.run_folder("damaged")
+    newest = checkpoint.step_folder(run, checkpoint.steps(run)[-1])
+    data = bytearray((newest / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(data)
+    _, err = lab.train("damaged")
+    assert f"damaged checkpoint passed over: {newest.name}: model.safetensors has changed" in err
+    assert final_bytes(run) == final_bytes(lab.run_folder("unbroken"))
+
+
+def test_what_a_kill_left_half_written_does_no_harm(lab: Lab) -> None:
+    assert lab.train_until_step("half", 25, how=signal.SIGKILL) == -signal.SIGKILL
+    run = lab.run_folder("half")
+    whole = checkpoint.step_folder(run, checkpoint.steps(run)[-1])
+    partial = run / f"{checkpoint.TEMPORARY}step_00000030"
+    shutil.copytree(whole, partial, dirs_exist_ok=True)
+    (partial / "manifest.json").unlink()
+    lab.train("half")
+    assert not partial.exists()
+
+
+def test_a_finished_run_is_left_alone_and_its_sample_shown(lab: Lab) -> None:
+    lab.train("done")
+    before = final_bytes(lab.run_folder("done"))
+    out, err = lab.train("done")
+    assert "finished already" in err
+    assert "--name done-2" in err
+    assert out.startswith("the ")
+    assert final_bytes(lab.run_folder("done")) == before
+
+
+def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
+    lab.train("begun", "max_steps=20")
+    _, err = lab.train("begun", "max_steps=20", "lr=1e-3", status=ExitStatus.ERROR)
+    assert "train.lr: 0.003 → 0.001" in err
+    assert "--name" in err
+    lab.train("begun", "max_steps=20", "log_every=2")  # what does not alter the computation may change
+
+
+def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
+    first = lab.start("train", str(lab.recipe), "max_steps=100000", "--name", "busy")
+    from tests.model.conftest import wait_for
+
+    wait_for((lab.run_folder("busy") / "metrics.jsonl").exists)
+    _, err = lab.train("busy", "max_steps=100000", status=ExitStatus.ERROR)
+    assert "is training now" in err
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == ExitStatus.UNFINISHED
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(lab: Lab) -> None:
+    lab.train("kept", "keep_last=2")
+    run = lab.run_folder("kept")
+    state = json.loads((checkpoint.step_folder(run, 60) / "state.json").read_text())
+    assert set(checkpoint.steps(run)) == {50, 60, state["progress"]["best_step"]}
