@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model.data import DataError
-from model.exit_status import ExitStatus
+from model.exit_status import ExitStatus, UserError
 from model.locations import CONFIGS
 from model.recipe import Recipe, RecipeError, load
 
@@ -70,10 +70,12 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
     """The exit status of ``command``; a user's mistake is one line on stderr, with --debug a traceback too."""
     try:
         return command(arguments)
-    except (RecipeError, DataError, OSError) as error:
+    except (RecipeError, DataError, UserError, OSError) as error:
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserError):
+            return error.status
         return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR
     except KeyboardInterrupt:
         os.write(2, b"\ninterrupted\n")

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from model.exit_status import UserError
 from model.recipe import Recipe
 
 # Dense bf16 FLOP/s from the makers' datasheets, by a part of the name that the driver gives.
@@ -24,24 +25,24 @@ PEAK_FLOPS = {
     "T4": 65e12,  # fp16; it has no bf16
 }
 
+KINDS = ("cuda", "mps", "cpu")
+
 # On 2 CPU cores compiling takes 20-40 s and then saves a third of each step, so it pays from a
 # recipe of about 1e14 FLOPs, which are 10 minutes there (docs/log.md).
 COMPILE_PAYS_FROM_FLOPS = 1e14
 
 
 def pick_device(asked: str | None, local_rank: int) -> torch.device:
-    """The device asked for, else cuda, mps or cpu by what is there; RuntimeError if it is not there."""
+    """The device asked for, else cuda, mps or cpu by what is there; UserError if it is not there."""
     kind = asked or (
         "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     )
     if kind == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
+        raise UserError(
             "--device cuda: torch sees no GPU here; `runner doctor` says why, or use --device cpu"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError("--device mps: this is no Apple GPU; use --device cpu")
-    if kind not in ("cuda", "mps", "cpu"):
-        raise RuntimeError(f"--device {kind}: the devices are cuda, mps and cpu")
+        raise UserError("--device mps: this is no Apple GPU; use --device cpu")
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 

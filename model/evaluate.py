@@ -10,44 +10,45 @@ import json
 import math
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Sequence
 
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
-from model.command_line import run_arguments
-from model.data.prepare import dataset_meta
+from model.command_line import run
+from model.data.meta import dataset_meta
 from model.data.shards import TokenStream
 from model.distributed import World
 from model.exit_status import ExitStatus
 from model.locations import Locations
-from model.recipe import RecipeError
-from model.trained import NoSuchRun, open_run, say
+from model.trained import open_run, parse_run
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
-    arguments, overrides = run_arguments(__doc__ or "", argv)
-    locations = Locations.current()
-    locations.set_defaults()
-    try:
-        device = devices.pick_device(arguments.device, 0)
-        run = open_run(arguments.name, overrides, locations, device)
-    except NoSuchRun as error:
-        say(str(error))
-        return ExitStatus.NOT_FOUND
-    except RecipeError as error:
-        say(str(error))
-        return ExitStatus.USAGE
-    folder = locations.dataset(run.recipe.data.dataset)
+    return run(_main, parse_run("evaluate", __doc__ or "", argv))
+
+
+def _main(arguments: Namespace) -> ExitStatus:
+    trained = open_run(arguments.name, arguments.overrides, arguments.device)
+    config = trained.recipe.train
+    folder = Locations.current().dataset(trained.recipe.data.dataset)
     meta = dataset_meta(folder)
-    assert meta is not None  # open_run has read it
-    limit = run.recipe.train.eval_tokens if any("eval_tokens" in word for word in overrides) else None
+    # The whole set, unless it is limited here: the recipe's own limit is for the evaluations in a run.
+    limited = any(
+        word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens=")) for word in arguments.overrides
+    )
     started = time.perf_counter()
-    batches = TokenBatches(TokenStream(folder, "val"), run.recipe.model.block_size, device)
-    with devices.autocast(run.recipe.train.dtype, device):
-        loss, tokens = validation_loss(run.network, batches, limit, run.recipe.train.micro_batch, World())
+    batches = TokenBatches(
+        TokenStream(folder, "val"), trained.recipe.model.block_size, trained.network.wte.weight.device
+    )
+    with devices.autocast(config.dtype, batches.device):
+        loss, tokens = validation_loss(
+            trained.network, batches, config.eval_tokens if limited else None, config.micro_batch, World()
+        )
     result = {
-        "run": run.folder.name,
-        "step": run.step,
+        "run": trained.folder.name,
+        "step": trained.step,
         "tokens": tokens,
         "loss": loss,
         "perplexity": math.exp(loss),

@@ -15,3 +15,9 @@ class ExitStatus(IntEnum):
     CANCELLED = 103
     OVER_BUDGET = 104
     INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """What a person can mend; the text is all that they read: what, why and what to type next."""
+
+    status = ExitStatus.ERROR

@@ -178,10 +178,8 @@ class GPT(nn.Module):
     def hidden(self, ids_BT: Tensor, cache: list[LayerCache] | None = None, start: int = 0) -> Tensor:
         """The last block's output, normed: (B, T, D). ``start`` is the position of the first token."""
         x_BTD = self.wte(ids_BT)
-        if self.wpe is None:
-            x_BTD = rms_norm(x_BTD)
-        else:
-            x_BTD = x_BTD + self.wpe.weight[start : start + ids_BT.size(1)]
+        positions = slice(start, start + ids_BT.size(1))
+        x_BTD = rms_norm(x_BTD) if self.wpe is None else x_BTD + self.wpe.weight[positions]
         x_BTD = self.drop(x_BTD)
         for i, block in enumerate(self.h):
             x_BTD = block(x_BTD, self.rotary, cache[i] if cache is not None else None, start)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.exit_status import UserError
 from model.files import write_atomically
 from model.gpt import GPT
 from model.recipe import ModelConfig
@@ -28,7 +29,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, int]:
     """The network's shape and its vocabulary by ``folder``'s config.json."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     if config.get("model_type") != "gpt2":
-        raise ValueError(f"{folder}: model_type is {config.get('model_type')!r}; only gpt2 can be read")
+        raise UserError(f"{folder}: model_type is {config.get('model_type')!r}; only gpt2 can be read")
     shape = ModelConfig(
         variant="gpt2",
         n_layer=config["n_layer"],
@@ -66,7 +67,7 @@ def export(network: GPT, folder: Path, eot: int | None) -> None:
     """Write ``network`` so that ``transformers.GPT2LMHeadModel.from_pretrained(folder)`` reads it."""
     config = network.config
     if config.variant != "gpt2":
-        raise ValueError(
+        raise UserError(
             "transformers has no class for the modern variant; train with model.variant=gpt2 to export"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,20 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model import checkpoint
+from model.exit_status import UserError
 from model.gpt import GPT
 from model.hugging_face import read_weights
 from model.locations import Locations
 
 
 def initialise(network: GPT, source: str, locations: Locations, say: Callable[[str], None]) -> None:
-    """Put the weights of ``source`` into ``network``; ValueError where they are not there or do not fit."""
+    """Put the weights of ``source`` into ``network``; UserError where they are not there or do not fit."""
     path = Path(source) if Path(source).exists() else locations.run(source)
     if (path / "config.json").exists():
         weights = read_weights(path, network.vocab_size)
     else:
         found = checkpoint.weights(path, say)
         if found is None:
-            raise ValueError(
+            raise UserError(
                 f"train.init_from: {source} is no run in {locations.checkpoints}, no checkpoint folder and no "
                 f"folder with Hugging Face's config.json and model.safetensors"
             )
@@ -28,7 +29,7 @@ def initialise(network: GPT, source: str, locations: Locations, say: Callable[[s
     for name in mine.keys() | weights.keys():
         shapes = [tuple(side[name].shape) if name in side else None for side in (weights, mine)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
+            raise UserError(
                 f"train.init_from: {source} does not fit the recipe's model: {name} has shape {shapes[0]} there "
                 f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size and variant"
             )

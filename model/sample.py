@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-import torch
-
-from model import device as devices
-from model.command_line import run_arguments
-from model.data.tokenizers import StreamDecoder, Tokenizer, decode
+from model.command_line import run
+from model.data.tokenizers import StreamDecoder, Tokenizer
 from model.exit_status import ExitStatus
 from model.generate import Sampling, generate
 from model.gpt import GPT
-from model.locations import Locations
-from model.recipe import Recipe, RecipeError, SampleConfig
-from model.trained import NoSuchRun, open_run, say
+from model.recipe import Recipe, SampleConfig
+from model.trained import open_run, parse_run, say
 
 BETWEEN = "\n--------------------------------\n"
 
@@ -60,7 +58,7 @@ def write_samples(
     The first is written to ``out`` while it grows, the others behind it when they are done.
     """
     spoken = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
-    texts = [decode(tokenizer, spoken)] * config.num_samples
+    texts = [tokenizer.decode(spoken)] * config.num_samples
     decoders = [StreamDecoder(tokenizer) for _ in texts]
     if out is not None:
         out.write(texts[0])
@@ -87,41 +85,20 @@ def write_samples(
     return BETWEEN.join(texts)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
-    arguments, overrides = run_arguments(__doc__ or "", argv)
-    locations = Locations.current()
-    locations.set_defaults()
-    try:
-        device = devices.pick_device(arguments.device, 0)
-        run = open_run(arguments.name, overrides, locations, device)
-        config = run.recipe.sample
-        prompt = prompt_tokens(config.prompt, run.tokenizer, run.recipe)
-        say(f"run {run.folder.name}, step {run.step}")
-        with torch.inference_mode():
-            text = write_samples(
-                run.network,
-                run.tokenizer,
-                prompt,
-                config,
-                Sampling.of(config),
-                None if arguments.json else sys.stdout,
-            )
-    except NoSuchRun as error:
-        say(str(error))
-        return ExitStatus.NOT_FOUND
-    except RecipeError as error:
-        say(str(error))
-        return ExitStatus.USAGE
-    except RuntimeError as error:
-        if arguments.debug:
-            raise
-        say(str(error))
-        return ExitStatus.ERROR
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
+    return run(_main, parse_run("sample", __doc__ or "", argv))
+
+
+def _main(arguments: Namespace) -> ExitStatus:
+    trained = open_run(arguments.name, arguments.overrides, arguments.device)
+    config = trained.recipe.sample
+    prompt = prompt_tokens(config.prompt, trained.tokenizer, trained.recipe)
+    say(f"run {trained.folder.name}, step {trained.step}")
+    out = None if arguments.json else sys.stdout
+    text = write_samples(trained.network, trained.tokenizer, prompt, config, Sampling.of(config), out)
     if arguments.json:
-        result = {"run": run.folder.name, "step": run.step, "samples": text.split(BETWEEN)}
+        result = {"run": trained.folder.name, "step": trained.step, "samples": text.split(BETWEEN)}
         print(json.dumps(result, ensure_ascii=False))
     return ExitStatus.DONE
 

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from model.exit_status import UserError
 from model.files import write_atomically
 from model.locations import CHECKOUT
 from model.recipe import Recipe, changes, from_mapping
@@ -32,7 +33,7 @@ HANG_SECONDS = 1800.0
 RECORD_SECONDS = 2.0
 
 
-class RunRefused(Exception):
+class RunRefused(UserError):
     """This run can't be started so; the text says why and what to type."""
 
 

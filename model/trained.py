@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from model import checkpoint
-from model.data.prepare import dataset_meta
-from model.data.tokenizers import Tokenizer, padded_vocab_size
+from model import device as devices
+from model.command_line import argument_parser, parse
+from model.data.meta import dataset_meta
+from model.data.tokenizers import Tokenizer, from_meta
+from model.exit_status import ExitStatus, UserError
 from model.gpt import GPT
 from model.locations import Locations
-from model.recipe import Recipe, RecipeError, load
+from model.recipe import Recipe, load
 from model.runs import all_runs
 
 
-class NoSuchRun(Exception):
+class NoSuchRun(UserError):
     """The run is not there or has no checkpoint; the text says what to type."""
+
+    status = ExitStatus.NOT_FOUND
 
 
 @dataclass(frozen=True)
@@ -50,19 +55,24 @@ def find_run(name: str | None, locations: Locations) -> Path:
     return locations.run(name)
 
 
-def open_run(
-    name: str | None, overrides: list[str], locations: Locations, device: torch.device
-) -> TrainedRun:
-    """Load the newest sound checkpoint of a run, with overrides of its recipe's free keys."""
+def parse_run(command: str, description: str, argv: Sequence[str] | None, into: bool = False) -> Namespace:
+    """The arguments of a command that reads a run: --name, --device, overrides; no recipe of its own."""
+    parser = argument_parser(command, description)
+    parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
+    parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
+    if into:
+        parser.add_argument("--into", metavar="DIR", help="the run's folder hugging_face/ by default")
+    return parse(parser, argv)
+
+
+def open_run(name: str | None, overrides: list[str], device_kind: str | None) -> TrainedRun:
+    """Load the newest sound checkpoint of run ``name``, or of the newest run, onto a device."""
+    locations = Locations.current()
+    locations.set_defaults()
+    device = devices.pick_device(device_kind, 0)
     folder = find_run(name, locations)
     recipe = load(folder / "recipe.yaml", overrides)
-    meta = dataset_meta(locations.dataset(recipe.data.dataset))
-    if meta is None:
-        raise NoSuchRun(
-            f"the dataset {recipe.data.dataset} of run {folder.name} is not in {locations.data}: "
-            f"its tokenizer is needed; make it with: runner host prepare"
-        )
-    tokenizer = meta.load_tokenizer()
+    tokenizer = from_meta(dataset_meta(locations.dataset(recipe.data.dataset)).tokenizer)
     found = checkpoint.weights(folder, say)
     if found is None:
         raise NoSuchRun(
@@ -78,13 +88,10 @@ def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
     """Rows of the network's vocabulary: the recipe's, else the tokenizer's padded to a multiple of 64."""
     rows = recipe.model.vocab_size
     if rows is None:
-        return padded_vocab_size(tokenizer)
+        return tokenizer.padded_vocab_size
     if rows < tokenizer.vocab_size:
         raise recipe.mistake(
             "model.vocab_size",
             f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} ({tokenizer.name})",
         )
     return rows
-
-
-__all__ = ["NoSuchRun", "RecipeError", "TrainedRun", "find_run", "open_run", "say", "vocabulary"]

@@ -25,6 +25,7 @@ from model.data.order import BatchOrder
 from model.data.shards import TokenStream
 from model.display import Display
 from model.distributed import StopSignal, World
+from model.exit_status import ExitStatus, UserError
 from model.gpt import GPT
 from model.metrics import Metrics
 from model.optim import learning_rate, make_optimizer
@@ -32,8 +33,10 @@ from model.recipe import Recipe
 from model.session import Session
 
 
-class Diverged(Exception):
+class Diverged(UserError):
     """The loss or the gradient is no longer a number."""
+
+    status = ExitStatus.JOB_FAILED
 
 
 @dataclass
@@ -117,7 +120,7 @@ class Trainer:
             return False
         tokens = found.state.get("dataset_tokens")
         if tokens != len(self.train_batches.stream):
-            raise ValueError(
+            raise UserError(
                 f"the dataset {self.recipe.data.dataset} has {len(self.train_batches.stream)} training tokens; "
                 f"run {self.folder.name} was begun with {tokens}. Start another run with --name NEW-NAME, "
                 f"or put the dataset back"

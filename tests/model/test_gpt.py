@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.exit_status import UserError
 from model.gpt import GPT, IGNORED
 from model.hugging_face import export, load_gpt2
 from model.recipe import ModelConfig
@@ -60,7 +61,7 @@ def test_a_network_without_biases_exports_too(tmp_path: Path) -> None:
 
 
 def test_the_modern_variant_has_no_class_in_transformers(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.variant=gpt2"):
+    with pytest.raises(UserError, match=r"model\.variant=gpt2"):
         export(network("modern"), tmp_path, eot=None)
 
 
