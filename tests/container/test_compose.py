@@ -1,0 +1,154 @@
+"""The services as a user meets them: a fresh clone, no .env, `docker compose ...`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+
+def wait_for(what, seconds=60.0):
+    """Ask ``what()`` until it answers with something true; returns that."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.1)
+    return answer
+
+
+@pytest.mark.parametrize("files", ["docker-compose.yml", "docker-compose.yml:docker-compose.gpu.yml"])
+def test_compose_accepts_the_files(checkout, files):
+    checkout.compose("config", "--quiet", environ={"COMPOSE_FILE": files})
+
+
+class TestUser:
+    """Whoever owns the checkout owns what a job writes, with no setting."""
+
+    SCRIPT = "touch /vol/data/a /vol/checkpoints/a /vol/cache/a $HOME/a; id -u; whoami"
+
+    def test_an_ordinary_user(self, ordinary):
+        uid, name = ordinary.bash(self.SCRIPT).split()
+        assert int(uid) == ordinary.uid
+        assert name
+        assert set(ordinary.owners().values()) == {ordinary.uid}
+
+    def test_an_ordinary_user_who_removed_the_volumes(self, ordinary):
+        """The engine makes a bind source that is missing, and makes it root's."""
+        shutil.rmtree(ordinary.folder / "volumes")
+        result = ordinary.run("shell", "bash", "-euc", self.SCRIPT)
+        assert "can't write" not in result.stderr
+        assert set(ordinary.owners().values()) == {ordinary.uid}
+        assert {p.stat().st_uid for p in (ordinary.folder / "volumes").iterdir()} == {ordinary.uid}
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs a clone that root owns")
+    def test_root(self, checkout):
+        assert checkout.bash(self.SCRIPT).split() == ["0", "root"]
+
+    def test_a_user_named_in_the_environment(self, checkout):
+        for volume in ("data", "checkpoints", "cache"):
+            (checkout.folder / "volumes" / volume).chmod(0o777)
+        script = "touch /vol/data/a; id -u; id -g"
+        user = {"HOST_UID": "23456", "HOST_GID": "23457"}
+        assert checkout.bash(script, environ=user).split() == ["23456", "23457"]
+        assert (checkout.folder / "volumes" / "data" / "a").stat().st_uid == 23456
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs folders of another user")
+    def test_says_what_to_type_where_it_can_not_write(self, ordinary):
+        data = ordinary.folder / "volumes" / "data"
+        os.chown(data, 0, 0)
+        (data / "of-root").touch()
+        result = ordinary.run("shell", "true")
+        assert f"sudo chown -R {ordinary.uid}:{ordinary.uid} volumes" in result.stderr
+        assert data.stat().st_uid == 0, "a folder that holds something is not the entrypoint's to give away"
+
+    def test_the_code_can_not_be_written(self, checkout):
+        assert checkout.run("shell", "touch", "/workspace/a", check=False).returncode != 0
+
+    def test_git_reads_the_checkout(self, ordinary):
+        ordinary.command("git", "init", "--quiet")
+        assert "No commits yet" in ordinary.bash("git status")
+
+
+class TestSettings:
+    def test_shared_memory_holds_more_than_dockers_64_mb(self, checkout):
+        assert int(checkout.bash("df --block-size=1M --output=size /dev/shm | tail -1")) == 2048
+
+    def test_secrets_come_from_the_environment_and_from_env_files(self, checkout):
+        (checkout.folder / ".env").write_text("HF_TOKEN=from-the-file\n")
+        script = "echo ${WANDB_API_KEY-unset} ${HF_TOKEN-unset}"
+        assert checkout.bash(script).split() == ["unset", "from-the-file"]
+        assert checkout.bash(script, environ={"WANDB_API_KEY": "key"}).split() == ["key", "from-the-file"]
+
+    def test_says_that_the_image_is_of_another_lock(self, checkout):
+        assert "docker compose build" not in checkout.run("shell", "true").stderr
+        (checkout.folder / "requirements.lock").write_text("# another\n")
+        assert "docker compose build" in checkout.run("shell", "true").stderr
+
+
+def test_a_stop_reaches_the_job(ordinary):
+    """SIGTERM passes compose's init and the entrypoint, and the job's exit status comes back."""
+    job = (
+        "import signal, sys, pathlib, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(101))\n"
+        "pathlib.Path('/vol/checkpoints/ready').touch()\n"
+        "time.sleep(600)\n"
+    )
+    ordinary.override("train", {"command": ["python", "-c", job]})
+    ordinary.compose("up", "--detach", "train")
+    wait_for((ordinary.folder / "volumes/checkpoints/ready").exists)
+    began = time.monotonic()
+    ordinary.compose("stop", "train")
+    assert time.monotonic() - began < 30, "it was killed after the grace period"
+    assert ordinary.state("train")["ExitCode"] == 101
+
+
+class TestHealth:
+    def beating(self, checkout, heartbeat_age):
+        """Start a container whose run had its last heartbeat so many seconds ago."""
+        job = (
+            "import os, pathlib, time\n"
+            "from model.runs import RunRecord, beat\n"
+            "folder = pathlib.Path('/vol/checkpoints/warm')\n"
+            "RunRecord(name='warm').write(folder)\n"
+            "beat(folder)\n"
+            f"then = time.time() - {heartbeat_age}\n"
+            "os.utime(folder / 'heartbeat', (then, then))\n"
+            "time.sleep(600)\n"
+        )
+        # What is checked stays the service's own; only the waiting is shorter.
+        health = {"interval": "1s", "retries": 2, "start_period": "0s"}
+        checkout.override(
+            "train", {"command": ["python", "-c", job], "healthcheck": health, "stop_grace_period": "1s"}
+        )
+        checkout.compose("up", "--detach", "train")
+
+    @pytest.mark.parametrize(("age", "status"), [(0, "healthy"), (3600, "unhealthy")])
+    def test_follows_the_heartbeat(self, ordinary, age, status):
+        self.beating(ordinary, age)
+        wait_for(lambda: ordinary.state("train")["Health"]["Status"] == status)
+
+
+def test_tensorboard_serves_the_runs(checkout):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    checkout.compose("up", "--detach", "tensorboard", environ={"TENSORBOARD_PORT": str(port)})
+
+    def page():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/data/environment", timeout=5).read()
+        except (OSError, urllib.error.URLError):
+            return None
+
+    assert b"/vol/checkpoints" in wait_for(page)
+
+
+def test_the_trainers_tests_pass_inside(ordinary):
+    """Those that need what the image leaves out are skipped there."""
+    result = ordinary.run("test", check=False)
+    assert result.returncode == 0, result.stdout[-5000:]

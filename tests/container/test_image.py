@@ -1,0 +1,82 @@
+"""What the image holds, looked at from inside."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from model.locations import Locations
+from tests.container.checkout import ROOT
+
+# torch.compile writes C++, builds it and looks up the user by name on its way.
+COMPILE = """
+import getpass, os, torch
+double = torch.compile(lambda x: torch.relu(x) * 2 + 1)
+x = torch.linspace(-1, 1, 8)
+assert torch.allclose(double(x), torch.relu(x) * 2 + 1)
+assert os.access(os.path.expanduser("~"), os.W_OK)
+print(os.getuid(), getpass.getuser(), sorted(os.listdir(os.environ["TORCHINDUCTOR_CACHE_DIR"])) != [])
+"""
+
+
+def inside(image: str, *command: str, options: tuple[str, ...] = ()) -> str:
+    """What a command prints in a bare container: no compose, nothing mounted, as on a first ``docker run``."""
+    result = subprocess.run(
+        ["docker", "run", "--rm", *options, image, *command], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_holds_exactly_the_locked_versions(image):
+    listed = json.loads(inside(image, "python", "-m", "pip", "list", "--format", "json"))
+    installed = {re.sub(r"[-_.]+", "-", p["name"]).lower(): p["version"] for p in listed}
+    pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {name: installed.get(name) for name in pins} == pins
+    assert installed["torch"].split("+")[0] == "2.13.0"
+
+
+def test_its_packages_fit_together(image):
+    assert "No broken requirements" in inside(image, "python", "-m", "pip", "check")
+
+
+def test_has_compilers_and_git(image):
+    inside(image, "sh", "-c", "gcc --version && g++ --version && git --version")
+
+
+def test_environment_points_at_the_volumes(image):
+    environment = json.loads(
+        inside(image, "python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    )
+    assert Locations.under(Path("/vol")).environment().items() <= environment.items()
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+
+
+def test_holds_no_code(image):
+    assert inside(image, "ls", "-A", "/workspace") == ""
+
+
+def test_any_user_can_compile_and_write(image):
+    user = ("--user", "12345:12345")
+    assert inside(image, "python", "-c", COMPILE, options=user) == "12345 runner True\n"
+
+
+def test_any_user_can_write_to_volumes_that_are_not_mounted(image):
+    script = "touch /vol/data/a /vol/checkpoints/a /vol/cache/a"
+    inside(image, "sh", "-c", script, options=("--user", "12345:12345"))
+
+
+def test_an_edit_does_not_rebuild(image, checkout):
+    """The code is not in the image: after an edit a build is the same image, taken from the cache."""
+    for edited in ("model/runs.py", "configs/quickstart.yaml", "docker-compose.yml", "pyproject.toml"):
+        with (checkout.folder / edited).open("a") as file:
+            file.write("# an edit\n")
+    checkout.compose("build", "train")
+    assert (
+        checkout.command("docker", "image", "inspect", "--format", "{{.Id}}", "gpt-runner").stdout
+        == f"{image}\n"
+    )
+    printed = checkout.bash("tail -1 model/runs.py")
+    assert printed == "# an edit\n"

@@ -1,0 +1,106 @@
+"""The trainer in the container: what a newcomer types, the host's loss curve, and a stop in mid-run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.container.checkout import ROOT, Checkout
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "model" / "train.py").exists(), reason="model/train.py is not in this checkout"
+)
+
+# A network that trains in seconds on one core, and a checkpoint now and then.
+TINY = (
+    *("model.n_layer=2", "model.n_head=2", "model.n_embd=64", "model.block_size=64"),
+    *("global_batch_tokens=1024", "micro_batch=16", "warmup_steps=5", "compile=false"),
+    *("eval_every=100", "eval_tokens=4096", "checkpoint_every=50", "log_every=10"),
+)
+
+
+def run_folder(checkout: Checkout, run: str) -> Path:
+    return checkout.folder / "volumes" / "checkpoints" / run
+
+
+def record(checkout: Checkout, run: str) -> dict:
+    return json.loads((run_folder(checkout, run) / "run.json").read_text())
+
+
+def losses(checkout: Checkout, run: str) -> dict[int, float]:
+    """Step → training loss."""
+    lines = (run_folder(checkout, run) / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+
+
+def weights(checkout: Checkout, run: str) -> tuple[str, str]:
+    """The newest checkpoint's name, and the SHA-256 of its weights."""
+    newest = max(run_folder(checkout, run).glob("step_*"))
+    return newest.name, hashlib.sha256((newest / "model.safetensors").read_bytes()).hexdigest()
+
+
+def prepare(checkout: Checkout) -> None:
+    """The dataset, once for both sides: the host's Python has another standard library than the image's."""
+    checkout.run("prepare", "python", "-m", "model.prepare", "quickstart")
+
+
+def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
+    """As typed by a newcomer; the recipe is cut short, which is all that differs."""
+    recipe = ordinary.folder / "configs" / "quickstart.yaml"
+    text, found = re.subn(r"\b(max_steps): \d+", r"\1: 60", recipe.read_text())
+    assert found == 1
+    recipe.write_text(text)
+
+    first = ordinary.compose("up", "train", timeout=600)
+    assert ordinary.state("train")["ExitCode"] == 0, first.stdout
+    assert record(ordinary, "quickstart")["status"] == "finished"
+    assert "\x1b[" not in re.sub(r"\x1b\[\d*m", "", first.stdout), "plain lines: nothing moves the cursor"
+    assert set(ordinary.owners().values()) == {ordinary.uid}
+
+    before = weights(ordinary, "quickstart")
+    ordinary.compose("up", "train", timeout=300)
+    assert ordinary.state("train")["ExitCode"] == 0
+    assert weights(ordinary, "quickstart") == before
+
+
+def test_the_loss_curve_is_the_hosts(checkout):
+    prepare(checkout)
+    command = ["-m", "model.train", "quickstart", *TINY, "max_steps=60"]
+    checkout.command(sys.executable, *command, "--run", "host", timeout=600)
+    checkout.run("train", "python", *command, "--run", "container", timeout=600)
+    host, container = losses(checkout, "host"), losses(checkout, "container")
+    assert len(host) == 60
+    assert container == pytest.approx(host, abs=1e-3)
+
+
+def test_a_stop_in_mid_run_and_another_up_end_with_the_weights_of_an_unbroken_run(ordinary):
+    prepare(ordinary)
+    train = ["python", "-m", "model.train", "quickstart", *TINY, "max_steps=600"]
+    ordinary.run("train", *train, "--run", "unbroken", timeout=600)
+
+    ordinary.override("train", {"command": [*train, "--run", "stopped"]})
+    ordinary.compose("up", "--detach", "train")
+    metrics = run_folder(ordinary, "stopped") / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 70:
+        assert time.monotonic() < deadline, ordinary.compose("logs", "train").stdout
+        time.sleep(0.05)
+    ordinary.command("docker", "stop", "--time", "120", ordinary.container("train"))
+
+    assert ordinary.state("train")["ExitCode"] == 101
+    stopped = record(ordinary, "stopped")
+    assert stopped["status"] == "unfinished"
+    assert 70 <= stopped["step"] < 600
+
+    ordinary.compose("up", "train", timeout=600)
+    assert ordinary.state("train")["ExitCode"] == 0
+    first, second = record(ordinary, "stopped")["attempts"]
+    assert second["first_step"] == first["last_step"] == stopped["step"]
+    assert weights(ordinary, "stopped") == weights(ordinary, "unbroken")
+    assert losses(ordinary, "stopped") == losses(ordinary, "unbroken")
