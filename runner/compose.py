@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RunnerError
+from runner.jobs import JOBS
 from runner.machine import Machine
 
 
@@ -32,7 +33,9 @@ class Compose:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The merged compose file. Raises RunnerError, exit code 1, where compose finds it wrong."""
-        answer = self.machine.call(self.command("config"), cwd=self.checkout, patience=60)
+        # A service with a profile is left out of `config` unless its profile is named.
+        profiles = [word for job in (*JOBS, "shell", "tensorboard") for word in ("--profile", job)]
+        answer = self.machine.call(self.command(*profiles, "config"), cwd=self.checkout, patience=60)
         if answer.code:
             raise RunnerError(f"compose can't read its files: {answer.last_line}; `runner doctor` says more")
         import yaml

@@ -34,6 +34,20 @@ def containers(machine: Machine, checkout: Path, run: str | None = None) -> list
     filters = ["--filter", f"label={CHECKOUT}={checkout}"]
     if run is not None:
         filters += ["--filter", f"label={RUN}={run}"]
+    return _list(machine, filters)
+
+
+def container_named(machine: Machine, id: str) -> list[Container]:
+    """The container with that id, which need not be one that the runner started: `docker compose up train`."""
+    return _list(machine, ["--filter", f"id={id}"]) if is_container_id(id) else []
+
+
+def is_container_id(host: str) -> bool:
+    """Whether a host's name is what the engine gives a container: its id's first 12 digits."""
+    return re.fullmatch(r"[0-9a-f]{12}", host) is not None
+
+
+def _list(machine: Machine, filters: list[str]) -> list[Container]:
     shape = f'{{{{.ID}}}}\t{{{{.Label "{RUN}"}}}}\t{{{{.Status}}}}'
     answer = machine.call(["docker", "ps", "--all", "--no-trunc", *filters, "--format", shape])
     if answer.code:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.exit_status import ExitStatus
 from model.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
+from runner.containers import is_container_id
 from runner.launch_record import read_exit, read_launch
 from runner.targets.protocol import RunState, Started
 
@@ -48,7 +49,7 @@ def state_of(folder: Path, target: str, look: Look) -> RunState | None:
     attempt = record.attempts[-1] if record and record.attempts else None
     if _target_of(attempt, launch) != target:
         return None
-    ours = launch if launch is not None and launch.target == target else None
+    ours = launch if launch is not None and launch.target == target and _is_of(launch, attempt) else None
     lives, code = look(ours) if ours is not None else (False, None)
     if ours is None and record is not None and record.status == "running":
         age = heartbeat_age(folder)
@@ -110,9 +111,15 @@ def judge(
             return "failed"
 
 
+def _is_of(launch: Started, attempt: Attempt | None) -> bool:
+    """Whether the last attempt is the one that the runner launched: one of `docker compose up` says nothing
+    of a launch, and has its heartbeat alone to be known by."""
+    return attempt is None or bool(attempt.launch) or attempt.started < launch.started
+
+
 def _target_of(attempt: Attempt | None, launch: Started | None) -> str:
     """Where the run was last: the record knows of starts without the runner, the launch of those that
     have not come to write a record."""
     if attempt is not None and (launch is None or attempt.started >= launch.started):
-        return str(attempt.launch.get("target") or (launch.target if launch else "host"))
+        return str(attempt.launch.get("target") or ("local" if is_container_id(attempt.host) else "host"))
     return launch.target if launch else "host"

@@ -171,8 +171,8 @@ class Host:
         return subprocess.Popen(plan.command, cwd=self.checkout, env=environ, start_new_session=True)
 
     def _detach(self, plan: Plan, folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "runner.detached", str(folder), *plan.command]
-        # The supervisor is this installation's, the job the checkout's.
+        # The supervisor is this installation's (-P), the job the checkout's, which is its working folder.
+        command = [sys.executable, "-P", "-m", "runner.detached", str(folder), *plan.command]
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))
         with (folder / "output.txt").open("wb") as output:

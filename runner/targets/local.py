@@ -16,9 +16,10 @@ from pathlib import Path
 
 from model.exit_status import ExitStatus
 from model.locations import VOLUMES
+from model.runs import read_record
 from runner.checkout import volumes
 from runner.compose import Compose, shell_variables
-from runner.containers import Container, containers, labels
+from runner.containers import Container, container_named, containers, labels
 from runner.dotenv import secret_values
 from runner.errors import RunnerError
 from runner.facts import common_facts
@@ -81,7 +82,7 @@ class Local:
         self._make_folders(plan)
         service = self.compose.service_of(plan.job)
         if not plan.image_built:
-            self._build(service)
+            self._build()
         for old in containers(self.machine, self.checkout, plan.run):
             if not old.alive:
                 self.machine.call(["docker", "rm", old.id])
@@ -129,7 +130,7 @@ class Local:
     def stop(self, run: str, now: bool = False) -> bool:
         """``docker stop``, which gives the job the compose file's grace period; or ``docker kill``."""
         self._need_engine()
-        alive = self._alive(run)
+        alive = self._alive(run) or self._started_by_compose(run)
         for container in alive:
             command = ["docker", "kill" if now else "stop", container.id]
             answer = self.machine.call(command, patience=STOP_SECONDS)
@@ -165,6 +166,11 @@ class Local:
     def _alive(self, run: str) -> list[Container]:
         return [c for c in containers(self.machine, self.checkout, run) if c.alive]
 
+    def _started_by_compose(self, run: str) -> list[Container]:
+        record = read_record(self.locations.run(run))
+        host = record.attempts[-1].host if record and record.attempts else ""
+        return [c for c in container_named(self.machine, host) if c.alive]
+
     def _look(self, started: Started, known: dict[str, Container]) -> tuple[bool, int | None]:
         container = known.get(started.run)
         if container is None:
@@ -177,11 +183,11 @@ class Local:
             if volume.writable:
                 Path(volume.here).mkdir(parents=True, exist_ok=True)
 
-    def _build(self, service: str) -> None:
+    def _build(self) -> None:
         self.env.say("building the image; this takes some minutes and is done once")
         # stdout is the job's: what the build says is talk.
         done = subprocess.run(
-            self.compose.command("build", service),
+            self.compose.command("build", "train"),  # all services have the one image
             cwd=self.checkout,
             env=dict(self.env.environ),
             stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
