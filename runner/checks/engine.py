@@ -1,0 +1,21 @@
+"""Whether a Docker engine answers."""
+
+from collections.abc import Iterator
+
+from runner.checks.finding import Finding, Scene
+
+ORDER = 10
+
+
+def check(scene: Scene) -> Iterator[Finding]:
+    """No engine is an error only where the host can't train either."""
+    engine = scene.machine.engine
+    if engine.problem:
+        yield Finding(
+            "warning" if scene.torch_here else "error",
+            engine.problem,
+            "install or start Docker: https://docs.docker.com/engine/install"
+            + ("; meanwhile `runner host` trains without it" if scene.torch_here else ""),
+        )
+    else:
+        yield Finding("ok", f"Docker engine {engine.version} answers")

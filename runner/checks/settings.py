@@ -1,0 +1,30 @@
+"""Whether ``.env`` tells compose the right files and the right user."""
+
+from collections.abc import Iterator
+
+from runner.checks.finding import Finding, Scene, Severity
+from runner.settings_file import write_all, wrong
+
+ORDER = 50
+
+
+def check(scene: Scene) -> Iterator[Finding]:
+    """Without it files in volumes/ would belong to someone else, and no GPU would be asked for."""
+    if not (scene.checkout / ".env").is_file():
+        severity: Severity = "note" if scene.machine.engine.problem else "error"
+        yield Finding(
+            severity, ".env is missing", "runner doctor --fix (`runner local` writes it too)", ".env"
+        )
+        return
+    names = wrong(scene.machine, scene.checkout)
+    if names:
+        yield Finding(
+            "error", f".env does not fit this machine: {', '.join(names)}", "runner doctor --fix", ".env"
+        )
+    else:
+        yield Finding("ok", ".env names the compose files and your user")
+
+
+def fix(scene: Scene) -> Iterator[str]:
+    """Write the variables; every other line, such as a key, stays."""
+    yield from write_all(scene.machine, scene.checkout)

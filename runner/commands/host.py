@@ -1,0 +1,23 @@
+"""Run a job as a process of this machine.
+
+\b
+JOB is prepare, train (default), sample, evaluate or export; RECIPE a path or
+a name from configs/ (default quickstart); key=value overrides a setting of it.
+In any order:
+\b
+  runner host lr=1e-3 max_steps=100 --name try
+  runner host sample prompt="def " temperature=0.5
+"""
+
+import click
+
+from runner.arguments import CommandLine, launch_arguments
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@launch_arguments
+def command(env: Environment, line: CommandLine) -> int:
+    from runner.launch import launch
+
+    return launch(env, "host", line)

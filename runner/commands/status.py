@@ -1,0 +1,34 @@
+"""Show how a run stands."""
+
+import click
+
+from runner import completion
+from runner.arguments import JSON
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("run", shell_complete=completion.runs)
+@JSON
+@click.pass_obj
+def command(env: Environment, run: str, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from runner.find_run import find_run
+    from runner.run_table import rows
+
+    found = find_run(env, run)
+    state = found.state
+    if as_json:
+        env.json(asdict(state))
+        return 0
+    for name, value in rows(state):
+        env.write(f"{name:<9} {value}")
+    if state.status in ("dead", "failed") and state.reason is None:
+        for line in found.target.output(run, 10):
+            env.say(f"  {line}")
+    if state.status in ("dead", "failed", "unfinished") and state.job == "train":
+        env.say(
+            f"`runner resume {run}` goes on from its newest checkpoint; `runner logs {run}` shows its log"
+        )
+    return 0

@@ -1,0 +1,30 @@
+"""Stop a run; it writes a checkpoint first."""
+
+import click
+
+from runner import completion
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("run", shell_complete=completion.runs)
+@click.option("--now", is_flag=True, help="Kill it; what it did since its last checkpoint is lost.")
+@click.pass_obj
+def command(env: Environment, run: str, now: bool) -> int:
+    from runner.errors import RunnerError
+    from runner.find_run import find_run
+
+    found = find_run(env, run)
+    if not found.state.alive:
+        env.say(f"run '{run}' is not at work; it is {found.state.status}")
+        return 0
+    env.say(
+        f"stopping run '{run}' on {found.target.name}" + ("" if now else "; it writes a checkpoint first")
+    )
+    if not found.target.stop(run, now):
+        raise RunnerError(
+            f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"
+        )
+    again = f"; `runner resume {run}` goes on" if found.state.job == "train" else ""
+    env.say(f"stopped{again}")
+    return 0

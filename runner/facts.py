@@ -1,0 +1,54 @@
+"""What the host and the container both look at before a plan: the run's folder, the dataset, git, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.locations import Locations
+from model.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
+from runner.checkout import git_state
+from runner.dotenv import secret_names
+from runner.plan import Facts
+from runner.request import Request
+from runner.run_folders import newest_step
+from runner.targets.protocol import Target
+from runner.terminal import Environment
+
+
+def common_facts(
+    target: Target, env: Environment, checkout: Path, here: Locations, request: Request
+) -> Facts:
+    """The facts that are read from this machine's disk; the target replaces what it knows better."""
+    data = request.settings.data.dataset if request.settings else None
+    writes = request.job.has_run or request.detach
+    return Facts(
+        target=target.name,
+        checkout=str(checkout),
+        workspace=str(checkout),
+        volumes=(),
+        busy=_busy(target, here.run(request.run)) if writes else None,
+        step=newest_step(here.run(request.run)),
+        dataset_ready=_is_ready(here.dataset(data)) if data else None,
+        secrets=secret_names(env.environ, checkout),
+        git=tuple((git_state(checkout) or {}).items()),
+    )
+
+
+def _busy(target: Target, folder: Path) -> str | None:
+    """What is at work in the run's folder. Of another target only the heartbeat is looked at: asking it could
+    need an engine or a network that a start here does not."""
+    for state in target.runs():
+        if state.run == folder.name and state.alive:
+            return f"{state.status} on {state.target}"
+    record, age = read_record(folder), heartbeat_age(folder)
+    if record is None or record.status != "running" or age is None or age > 3 * HEARTBEAT_SECONDS:
+        return None
+    other = record.attempts[-1].launch.get("target") if record.attempts else None
+    return None if other in (None, target.name) else f"running on {other}"
+
+
+def _is_ready(dataset: Path) -> bool | None:
+    """Whether the dataset is complete; None for shards of another origin, which have no meta.json."""
+    if (dataset / "meta.json").is_file():
+        return True
+    return None if any(dataset.glob("*train*.bin")) else False

@@ -1,0 +1,42 @@
+"""Runs by name, on whichever target they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.checkout import find_checkout
+from runner.errors import RunnerError, did_you_mean, not_found
+from runner.targets import all_targets
+from runner.targets.protocol import RunState, Target
+from runner.terminal import Environment
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run and the target that it was last on."""
+
+    state: RunState
+    target: Target
+
+
+def every_run(env: Environment) -> list[Found]:
+    """All runs on all targets, newest first. A target that can't be asked is named on stderr, and skipped."""
+    found = []
+    for target in all_targets(env, find_checkout(env.cwd)):
+        try:
+            found += [Found(state, target) for state in target.runs()]
+        except RunnerError as error:
+            env.warn(f"{target.name} is left out: {error.message}")
+    return sorted(found, key=lambda item: (-(item.state.started or 0.0), item.state.run))
+
+
+def find_run(env: Environment, name: str) -> Found:
+    """The run ``name``, newest first where several targets have one. Raises RunnerError, exit code 102."""
+    found = every_run(env)
+    for item in found:
+        if item.state.run == name:
+            return item
+    names = {item.state.run for item in found}
+    guess = did_you_mean(name, names)
+    hint = guess or ("; `runner runs` lists them" if names else "; there are no runs yet")
+    raise not_found(f"there is no run '{name}'{hint}")

@@ -1,0 +1,86 @@
+"""A launch from the command line to the exit status; the same for every target."""
+
+from __future__ import annotations
+
+from model.exit_status import ExitStatus
+from runner.arguments import CommandLine
+from runner.checkout import find_checkout
+from runner.errors import RunnerError, usage
+from runner.outcome import in_words, outcome
+from runner.plan import Plan
+from runner.plan_table import show
+from runner.request import Request, read_request
+from runner.targets import open_target
+from runner.targets.protocol import Started, Target
+from runner.terminal import Environment
+
+
+def launch(
+    env: Environment, target_name: str, line: CommandLine, more: tuple[tuple[str, str], ...] = ()
+) -> ExitStatus:
+    """Check, plan, show, start and follow. ``more`` are options that only this target has."""
+    checkout = find_checkout(env.cwd)
+    target = open_target(target_name, env, checkout)
+    request = read_request(line, checkout, env.cwd, target.files("checkpoints"), more)
+    return carry_out(env, target, request, line)
+
+
+def carry_out(env: Environment, target: Target, request: Request, line: CommandLine) -> ExitStatus:
+    """The part of a launch that follows once it is known what is wanted."""
+    plan = target.plan(request, target.facts(request))
+    if line.dry_run and line.as_json:
+        env.json(plan.facts())
+        return ExitStatus.DONE
+    show(plan, env)
+    if line.dry_run:
+        return ExitStatus.DONE
+    confirm(env, plan, line.yes)
+    if plan.detach:
+        return _leave(env, target.start(plan), line.as_json)
+    return _follow(env, target, plan)
+
+
+def confirm(env: Environment, plan: Plan, yes: bool) -> None:
+    """Ask the plan's question, if it has one. Raises RunnerError: 103 for a no, 2 where nobody can answer."""
+    if plan.question is None or yes:
+        return
+    if not env.is_terminal:
+        raise usage(f"{plan.question} Nobody is here to answer; to say yes, type:\n  {env.line} -y")
+    if not env.ask(plan.question):
+        raise RunnerError("not started", ExitStatus.CANCELLED)
+
+
+def _leave(env: Environment, started: Started, as_json: bool) -> ExitStatus:
+    if as_json:
+        env.json({"run": started.run, "target": started.target, "job": started.job, "id": started.id})
+    else:
+        env.write(started.run)
+        env.say(
+            f"started; `runner logs {started.run} --follow` shows it, `runner stop {started.run}` ends it"
+        )
+    return ExitStatus.DONE
+
+
+def _follow(env: Environment, target: Target, plan: Plan) -> ExitStatus:
+    started = None
+    try:
+        started = target.start(plan)
+        code = target.follow(started)
+    except KeyboardInterrupt:
+        if started is not None:
+            target.stop(plan.run)
+        raise
+    trains = plan.job == "train"
+    status = outcome(code, _recorded(target, plan, started) if trains and code else None)
+    words = in_words(status, code, plan.run, env.line, resumes=trains)
+    if words:
+        env.say(words)
+    return status
+
+
+def _recorded(target: Target, plan: Plan, started: Started) -> str | None:
+    """The status in the run's record, if it is of this attempt."""
+    for state in target.runs():
+        if state.run == plan.run and state.ended is not None and state.ended >= started.started:
+            return state.status
+    return None

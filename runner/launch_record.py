@@ -1,0 +1,49 @@
+"""``launch.json`` and ``exit_status`` in a run's folder: what the runner started last, and how it ended.
+
+The record, run.json, is the job's own; these two also tell of a job that never came to write one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from model.files import write_atomically
+from runner.targets.protocol import Started
+
+NAME = "launch.json"
+EXIT = "exit_status"
+
+
+def write_launch(folder: Path, started: Started) -> None:
+    """Note ``started`` in the run's folder."""
+    write_atomically(folder / NAME, json.dumps(asdict(started), indent=2) + "\n")
+
+
+def read_launch(folder: Path) -> Started | None:
+    """What was started last; None where the runner started nothing."""
+    try:
+        tree = json.loads((folder / NAME).read_text())
+        names = {field.name for field in fields(Started)}
+        return Started(**{key: value for key, value in tree.items() if key in names})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def forget_exit(folder: Path) -> None:
+    """Before a start: what is found there later is of this start."""
+    (folder / EXIT).unlink(missing_ok=True)
+
+
+def note_exit(folder: Path, code: int) -> None:
+    """Note the exit status of what was started last."""
+    write_atomically(folder / EXIT, f"{code}\n")
+
+
+def read_exit(folder: Path) -> int | None:
+    """The exit status of what was started last; None while it runs, and where nobody saw it end."""
+    try:
+        return int((folder / EXIT).read_text())
+    except (OSError, ValueError):
+        return None

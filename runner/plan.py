@@ -1,0 +1,242 @@
+"""The plan: everything that a launch will do, worked out before it is done.
+
+``make_plan`` is a pure function of what was asked (Request) and what was found (Facts): it starts no
+process and reads no file, so that a plan can be shown, compared and tested without Docker or a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.errors import RunnerError, not_found, usage
+from runner.paths import mount_point, path_in, replace_path, solid_part
+from runner.request import Request
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder that the job sees: its name, where it is on this machine ('' in the cloud) and inside."""
+
+    name: str
+    here: str
+    inside: str
+    writable: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a target found when it looked; gathering them changes nothing."""
+
+    target: str
+    checkout: str
+    workspace: str  # the checkout as the job sees it, and its working folder
+    volumes: tuple[Volume, ...]  # data, checkpoints, cache
+    python: tuple[str, ...] = ("python",)
+    torchrun: tuple[str, ...] = ("torchrun",)
+    contained: bool = True  # the job sees only what is mounted
+    image: str | None = None
+    image_built: bool = True
+    gpus: int | None = None  # that it can hand out; None: unknown
+    gpu_remedy: str = ""
+    missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
+    busy: str | None = None  # what is running under this run's name
+    step: int | None = None  # of the newest checkpoint
+    dataset_ready: bool | None = None
+    secrets: tuple[str, ...] = ()  # names of those that are at hand
+    environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
+    git: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch, complete. ``command`` is what runs inside, in ``workspace``."""
+
+    job: str
+    target: str
+    run: str
+    recipe: str | None
+    overrides: tuple[str, ...]
+    command: tuple[str, ...]
+    workspace: str
+    checkout: str
+    image: str | None
+    image_built: bool
+    gpus: int
+    device: str | None
+    volumes: tuple[Volume, ...]
+    environment: tuple[tuple[str, str], ...]
+    secrets: tuple[str, ...]
+    resume: int | None
+    does: tuple[str, ...]
+    detach: bool = False
+    as_json: bool = False
+    notes: tuple[tuple[str, str], ...] = ()  # further rows that only one target has: price, fit, hours
+    question: str | None = None  # asked before it starts, for example where it costs money
+
+    def facts(self) -> dict[str, Any]:
+        """The plan for --json. It holds names of secrets and no values."""
+        return asdict(self)
+
+
+def make_plan(request: Request, facts: Facts) -> Plan:
+    """Work out the launch. Raises RunnerError where it can't be done, with what to type instead."""
+    _check(request, facts)
+    given: list[Volume] = []
+
+    def seen(path: str, writable: bool = False) -> str:
+        inside, volume = _place(path, facts, writable)
+        if volume is not None and volume not in given:
+            given.append(volume)
+        return inside
+
+    recipe = seen(str(request.recipe)) if request.recipe else None
+    overrides = tuple(
+        override if (path := path_in(override)) is None else replace_path(override, seen(path))
+        for override in request.overrides
+    )
+    arguments: list[str] = [recipe] if recipe else []
+    arguments += overrides
+    if not request.job.reads_recipe or request.job.has_run:
+        arguments += ["--run", request.run]
+    if request.source:
+        arguments += ["--source", seen(request.source)]
+    if request.job.name == "export":
+        arguments += ["--into", seen(str(request.into or _export_folder(request, facts)), writable=True)]
+    if request.device:
+        arguments += ["--device", request.device]
+    if request.as_json:
+        arguments += ["--json"]
+    volumes = (*facts.volumes, *given)
+    return Plan(
+        job=request.job.name,
+        target=facts.target,
+        run=request.run,
+        recipe=recipe,
+        overrides=overrides,
+        command=(*_program(request, facts), *arguments),
+        workspace=facts.workspace,
+        checkout=facts.checkout,
+        image=facts.image,
+        image_built=facts.image_built,
+        gpus=request.gpus,
+        device=request.device,
+        volumes=volumes,
+        environment=(*facts.environment, ("RUN_LAUNCH", _launch(request, facts))),
+        secrets=_wanted_secrets(request, facts),
+        resume=facts.step if request.job.has_run else None,
+        does=tuple(_in_words(request, facts)),
+        detach=request.detach,
+        as_json=request.as_json,
+    )
+
+
+def with_notes(plan: Plan, *notes: tuple[str, str], question: str | None = None) -> Plan:
+    """The plan with further rows, and a question where it must be confirmed."""
+    return replace(plan, notes=(*plan.notes, *notes), question=question or plan.question)
+
+
+def _check(request: Request, facts: Facts) -> None:
+    if facts.missing:
+        raise RunnerError(
+            f"this Python lacks {', '.join(facts.missing)}, which {request.job.name} needs; "
+            "type: pip install '.[train]'   (or run it in the container: runner local)"
+        )
+    if facts.busy:
+        raise RunnerError(
+            f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
+            f"shows it, `runner stop {request.run}` ends it, --name starts another"
+        )
+    if not request.job.reads_recipe and facts.step is None:
+        raise not_found(
+            f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
+        )
+    if request.gpus > 1 and request.device == "mps":
+        raise usage("--device mps is one GPU; leave --gpu away")
+    if facts.gpus is not None and request.device != "cpu" and request.gpus > max(facts.gpus, 1):
+        raise usage(
+            f"{request.gpus} GPUs are asked for and {facts.target} has {facts.gpus or 'none'}; "
+            f"{facts.gpu_remedy or 'ask for fewer'}, or add --device cpu for {request.gpus} processes on the CPU"
+        )
+
+
+def _program(request: Request, facts: Facts) -> tuple[str, ...]:
+    if request.gpus > 1:
+        return (
+            *facts.torchrun,
+            "--standalone",
+            f"--nproc-per-node={request.gpus}",
+            "-m",
+            request.job.module,
+        )
+    return (*facts.python, "-m", request.job.module)
+
+
+def _place(path: str, facts: Facts, writable: bool) -> tuple[str, Volume | None]:
+    """How the job writes ``path``, and what must be mounted for that."""
+    here = Path(path)
+    if not here.is_absolute():
+        return path, None
+    for volume in facts.volumes:
+        if volume.here and here.is_relative_to(volume.here):
+            return str(Path(volume.inside) / here.relative_to(volume.here)), None
+    if here.is_relative_to(facts.checkout):
+        if writable and facts.contained:
+            raise usage(
+                f"{path} lies in the code, which is read-only in there; "
+                "choose a folder of a volume or one outside the checkout"
+            )
+        return here.relative_to(facts.checkout).as_posix(), None
+    if not facts.contained:
+        return path, None
+    solid = solid_part(here)
+    inside = mount_point(solid)
+    rest = here.relative_to(solid).as_posix()
+    return (inside if rest == "." else f"{inside}/{rest}"), Volume("given", str(solid), inside, writable)
+
+
+def _export_folder(request: Request, facts: Facts) -> str:
+    """Where an export goes by default: into the run's own folder."""
+    checkpoints = next(volume for volume in facts.volumes if volume.name == "checkpoints")
+    return f"{checkpoints.here or checkpoints.inside}/{request.run}/huggingface"
+
+
+def _launch(request: Request, facts: Facts) -> str:
+    """RUN_LAUNCH: what the record keeps of this launch."""
+    return json.dumps(
+        {
+            "target": facts.target,
+            "gpu": str(request.gpus) if request.gpus > 1 else None,
+            "image": facts.image,
+            "git": dict(facts.git),
+        }
+    )
+
+
+def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
+    wants_wandb = request.settings is not None and request.settings.train.wandb_project
+    wanted = {"WANDB_API_KEY"} if wants_wandb and request.job.name == "train" else set()
+    return tuple(name for name in facts.secrets if name in wanted)
+
+
+def _in_words(request: Request, facts: Facts) -> list[str]:
+    settings, words = request.settings, []
+    if facts.image and not facts.image_built:
+        words.append("builds the image first, which takes some minutes and is done once")
+    if request.job.name == "train" and settings is not None:
+        if facts.dataset_ready is False:
+            words.append(f"prepares the dataset {settings.data.dataset} first; it is not there yet")
+        last = settings.train.max_steps
+        if facts.step is None:
+            words.append(f"trains {last} steps")
+        elif facts.step < last:
+            words.append(f"goes on from step {facts.step} of {last}")
+        else:
+            words.append(f"finished at step {facts.step}: shows its sample; --name starts another run")
+    else:
+        words.append(request.job.does + (f", step {facts.step}" if facts.step is not None else ""))
+    if settings is not None and settings.train.wandb_project and not _wanted_secrets(request, facts):
+        words.append("logs nothing to Weights & Biases: there is no WANDB_API_KEY here or in .env")
+    return words

@@ -1,0 +1,48 @@
+"""How a plan looks: a quiet table without borders, on stderr."""
+
+from __future__ import annotations
+
+import shlex
+
+from runner.plan import Plan
+from runner.terminal import Environment
+
+
+def show(plan: Plan, env: Environment) -> None:
+    """Print the plan."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(plan):
+        table.add_row(name, value)
+    env.console().print(table)
+
+
+def rows(plan: Plan) -> list[tuple[str, str]]:
+    """The lines of the table: a name and what it is. A value that the plan does not have has no line."""
+    folders = [f"{volume.name}: {_short(volume.here, plan.checkout)}" for volume in plan.volumes]
+    if plan.image:
+        folders = [
+            f"{folder} → {volume.inside}{'' if volume.writable else ' (read-only)'}"
+            for folder, volume in zip(folders, plan.volumes, strict=True)
+        ]
+    found = [
+        ("run", f"{plan.run} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})"),
+        ("does", "; ".join(plan.does)),
+        ("recipe", plan.recipe or ""),
+        ("changed", " ".join(plan.overrides)),
+        ("command", shlex.join(plan.command)),
+        ("image", f"{plan.image}{'' if plan.image_built else ' (not built yet)'}" if plan.image else ""),
+        ("device", plan.device or ""),
+        ("processes", f"{plan.gpus}, one on each GPU" if plan.gpus > 1 and plan.device != "cpu" else ""),
+        ("volumes", "\n".join(folders)),
+        ("secrets", ", ".join(plan.secrets)),
+        *plan.notes,
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _short(path: str, checkout: str) -> str:
+    return path.removeprefix(f"{checkout}/") if path else "in the cloud"

@@ -1,0 +1,65 @@
+"""Processes of this machine that were started earlier, perhaps by another runner: found, signalled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from runner.targets.protocol import Started
+
+
+def this_machine() -> str:
+    """The name under which processes of this machine are noted."""
+    return socket.gethostname()
+
+
+def identity_of(pid: int) -> str:
+    """When the process began, as the system writes it; '' where there is no such process.
+
+    A number is given to a new process sooner or later; number and start together are not.
+    """
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if after_name[0] in "ZX" else after_name[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    except (OSError, IndexError):
+        return ""
+    return _identity_from_ps(pid)
+
+
+def _identity_from_ps(pid: int) -> str:
+    """On macOS, which has no /proc."""
+    try:
+        done = subprocess.run(
+            ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    state, _, began = done.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else began.strip()
+
+
+def is_alive(started: Started) -> bool:
+    """Whether the process that was noted still runs on this machine."""
+    if started.machine != this_machine() or not started.id.isdigit():
+        return False
+    identity = identity_of(int(started.id))
+    return identity != "" and identity == started.identity
+
+
+def signal_group(started: Started, which: signal.Signals) -> None:
+    """Send a signal to every process of the job."""
+    with suppress(ProcessLookupError):
+        os.killpg(int(started.id), which)
+
+
+def signal_leader(started: Started, which: signal.Signals) -> None:
+    """Send a signal to the job's first process alone; torchrun passes it on to its own."""
+    with suppress(ProcessLookupError):
+        os.kill(int(started.id), which)

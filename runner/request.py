@@ -1,0 +1,192 @@
+"""What the user wants, checked: the recipe is read and every word understood before a target is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from model.runs import RUN_NAME
+from runner.arguments import CommandLine
+from runner.checkout import recipes
+from runner.errors import did_you_mean, not_found, usage
+from runner.jobs import JOBS, Job
+from runner.paths import absolute, path_in, replace_path
+from runner.words import Words, sort_words
+
+if TYPE_CHECKING:
+    from model.recipe import Recipe
+    from runner.targets.protocol import Files
+
+DEFAULT_RECIPE = "quickstart"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
+
+    job: Job
+    run: str
+    recipe: Path | None = None
+    overrides: tuple[str, ...] = ()
+    settings: Recipe | None = None
+    gpus: int = 1  # processes, one on each GPU
+    device: str | None = None
+    source: str | None = None
+    into: Path | None = None
+    detach: bool = False
+    as_json: bool = False
+    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+
+
+def read_request(
+    line: CommandLine,
+    checkout: Path,
+    cwd: Path,
+    files: Files,
+    more: tuple[tuple[str, str], ...] = (),
+) -> Request:
+    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume.
+
+    Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
+    """
+    known = recipes(checkout)
+    words = sort_words(line.words, known, lambda: run_names(files))
+    job = JOBS[words.job]
+    _check_options(line, job)
+    overrides = tuple(_from_here(override, cwd) for override in words.overrides)
+    if line.name is not None:
+        check_run_name(line.name)
+    if job.reads_recipe:
+        return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
+    run = find_run(line.name or _run_of(words, known, checkout, cwd), files)
+    return Request(
+        job,
+        run,
+        overrides=overrides,
+        settings=settings_of_run(files, run, overrides),
+        device=line.device,
+        into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=more,
+    )
+
+
+def check_run_name(name: str) -> None:
+    """RunnerError, exit code 2, for a name that could not be a folder everywhere."""
+    if not RUN_NAME.match(name):
+        raise usage(
+            f"'{name}' can't be the name of a run; use up to 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or a digit"
+        )
+
+
+def find_recipe(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
+    """The file of the recipe that was named: by a path here or in the checkout, or by its name in configs/."""
+    name = words.recipe or DEFAULT_RECIPE
+    if name in known:
+        return known[name]
+    for folder in (cwd, checkout):
+        path = folder / Path(name).expanduser()
+        if path.is_file():
+            return path.resolve()
+    guess = did_you_mean(Path(name).stem, known) or "; `ls configs` shows the recipes"
+    raise usage(f"there is no recipe {name}{guess}")
+
+
+def find_run(name: str | None, files: Files) -> str:
+    """``name`` if there is such a run, the newest run for None. Raises RunnerError, exit code 102."""
+    names = run_names(files)
+    if name is None and not names:
+        raise not_found("there is no run yet; `runner host` or `runner local` trains the first one")
+    if name is not None and name not in names:
+        raise not_found(
+            f"there is no run '{name}'{did_you_mean(name, names) or '; `runner runs` lists them'}"
+        )
+    return name or names[0]
+
+
+def run_names(files: Files) -> list[str]:
+    """The runs in a checkpoints volume that have a record, newest first."""
+    found = []
+    try:
+        for folder in files.entries():
+            if folder.is_folder:
+                record = [e for e in files.entries(folder.path) if e.path.endswith("/run.json")]
+                found += [(entry.modified, folder.path) for entry in record]
+    except FileNotFoundError:
+        return []
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> Recipe | None:
+    """The recipe that the run wrote down, with ``overrides``; None where it wrote none yet."""
+    from model.recipe import RecipeError, load
+
+    name = f"{run}/recipe.yaml"
+    if files.size(name) is None:
+        return None
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "recipe.yaml"
+        copy.write_bytes(files.read(name))
+        try:
+            return load(copy, overrides)
+        except RecipeError as error:
+            raise RecipeError(str(error).replace(str(copy), name)) from None
+
+
+def _with_recipe(
+    line: CommandLine,
+    job: Job,
+    words: Words,
+    overrides: tuple[str, ...],
+    path: Path,
+    cwd: Path,
+    more: tuple[tuple[str, str], ...],
+) -> Request:
+    from model.recipe import load
+
+    settings = load(path, overrides)
+    run = line.name or (settings.name if job.has_run else f"{job.name}-{settings.data.dataset}")
+    check_run_name(run)
+    return Request(
+        job,
+        run,
+        recipe=path,
+        overrides=overrides,
+        settings=settings,
+        gpus=line.gpu or 1,
+        device=line.device,
+        source=absolute(line.source, cwd) if line.source else None,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=more,
+    )
+
+
+def _check_options(line: CommandLine, job: Job) -> None:
+    if line.source and job.name != "prepare":
+        raise usage(f"--source belongs to prepare; for {job.name} write data.source={line.source}")
+    if line.into and job.name != "export":
+        raise usage(f"--into belongs to export, not to {job.name}")
+    if line.device and not job.takes_device:
+        raise usage(f"{job.name} needs no device; leave --device away")
+    if (line.gpu or 1) > 1 and not job.in_processes:
+        raise usage(f"{job.name} runs in one process; leave --gpu away")
+
+
+def _from_here(override: str, cwd: Path) -> str:
+    path = path_in(override)
+    return override if path is None else replace_path(override, absolute(path, cwd))
+
+
+def _run_of(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Path) -> str | None:
+    """The run that a recipe's name stands for, in a job that reads a run."""
+    if words.recipe is None:
+        return None
+    from model.recipe import load
+
+    return load(find_recipe(words, known, checkout, cwd)).name

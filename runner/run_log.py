@@ -1,0 +1,44 @@
+"""A run's log, read from its volume: the end of it, and then what is added."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Iterator
+
+from runner.targets.protocol import Files
+
+CHUNK = 64 * 1024
+PAUSE = 0.2  # seconds between two looks at a log that is followed
+
+
+def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:
+    """The last ``lines`` of the file (None: all) and the offset of its end, in bytes."""
+    end = files.size(path)
+    if end is None:
+        return "", 0
+    if lines is None:
+        return files.read(path, 0, end).decode(errors="replace"), end
+    text, start = b"", end
+    while start and text.count(b"\n") <= lines:
+        step = min(CHUNK, start)
+        start -= step
+        text = files.read(path, start, step) + text
+    kept = text.splitlines(keepends=True)[-lines:] if lines else []
+    return b"".join(kept).decode(errors="replace"), end
+
+
+def follow(files: Files, path: str, start: int, alive: Callable[[], bool]) -> Iterator[str]:
+    """What is added behind ``start``, until the run is no longer alive and its log is read to the end."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    while True:
+        lives = alive()  # asked before reading: what it wrote last is read after it ended
+        while (files.size(path) or 0) > start:
+            text = files.read(path, start, CHUNK)
+            if not text:
+                break
+            start += len(text)
+            yield decoder.decode(text)
+        if not lives:
+            return
+        time.sleep(PAUSE)

@@ -1,0 +1,66 @@
+"""How runs look: a table of all, and the facts of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from runner.targets.protocol import RunState
+from runner.terminal import Environment
+
+
+def show_runs(states: Sequence[RunState], env: Environment) -> None:
+    """Print the table on stdout: it is data."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("run", "job", "target", "gpu", "status"):
+        table.add_column(title, no_wrap=True)
+    for title in ("step", "loss", "cost", "age"):
+        table.add_column(title, no_wrap=True, justify="right")
+    for state in states:
+        table.add_row(
+            state.run,
+            state.job,
+            state.target,
+            state.gpu or "-",
+            state.status,
+            step(state),
+            "-" if state.loss is None else f"{state.loss:.4f}",
+            "-" if state.cost is None else f"${state.cost:.2f}",
+            age(state.started),
+        )
+    env.console(data=True).print(table)
+
+
+def rows(state: RunState) -> list[tuple[str, str]]:
+    """The facts of one run, for ``runner status``."""
+    found = [
+        ("run", f"{state.run} ({state.job} on {state.target})"),
+        ("status", state.status),
+        ("step", step(state)),
+        ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
+        ("gpu", state.gpu or ""),
+        ("attempts", str(state.attempts) if state.attempts else ""),
+        ("started", f"{age(state.started)} ago" if state.started else ""),
+        ("cost", "" if state.cost is None else f"${state.cost:.2f}"),
+        ("ended", state.reason or "" if not state.alive else ""),
+        ("folder", state.folder),
+    ]
+    return [(name, value) for name, value in found if value and value != "-"]
+
+
+def step(state: RunState) -> str:
+    """``300/600``."""
+    return f"{state.step}/{state.max_steps}" if state.max_steps else "-"
+
+
+def age(since: float | None, now: float | None = None) -> str:
+    """How long ago, in the largest unit that says something: 40s, 12m, 3h, 5d."""
+    if since is None:
+        return "-"
+    seconds = max(0.0, (time.time() if now is None else now) - since)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"

@@ -1,0 +1,192 @@
+"""The host: a job is a process of this machine, in the Python that runs the runner.
+
+It gets a session of its own, so that a Ctrl-C at the terminal reaches the runner alone, which passes it on
+once; and so that a detached job outlives the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from model.exit_status import ExitStatus
+from runner.checkout import volumes
+from runner.dotenv import secret_values
+from runner.facts import common_facts
+from runner.folder import Folder
+from runner.interrupts import Interrupts
+from runner.launch_record import forget_exit, note_exit, read_exit, read_launch, write_launch
+from runner.machine import Machine
+from runner.plan import Facts, Plan, Volume, make_plan
+from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
+from runner.request import Request
+from runner.run_folders import states
+from runner.targets.protocol import Files, RunState, Started
+from runner.terminal import Environment
+from runner.waiting import wait_until
+
+# How long `stop` waits for the checkpoint, in seconds, before it says that it is still being written.
+STOP_SECONDS = 180.0
+
+
+class Host:
+    """The target ``host``."""
+
+    name = "host"
+
+    def __init__(
+        self, env: Environment, checkout: Path, has_module: Callable[[str], bool] | None = None
+    ) -> None:
+        self.env = env
+        self.checkout = checkout
+        self.locations = volumes(checkout, env.environ)
+        self.has_module = has_module or (lambda name: find_spec(name) is not None)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def facts(self, request: Request) -> Facts:
+        """Look for modules, GPUs, the run's folder and the commit."""
+        found = common_facts(self, self.env, self.checkout, self.locations, request)
+        here = self.locations
+        return replace(
+            found,
+            workspace=str(self.checkout),
+            volumes=tuple(
+                Volume(name, str(path), str(path))
+                for name, path in (
+                    ("data", here.data),
+                    ("checkpoints", here.checkpoints),
+                    ("cache", here.cache),
+                )
+            ),
+            python=(sys.executable,),
+            torchrun=(sys.executable, "-m", "torch.distributed.run"),
+            contained=False,
+            gpus=None if sys.platform == "darwin" else len(Machine(self.env.environ).gpus),
+            missing=tuple(module for module in request.job.needs if not self.has_module(module)),
+            environment=tuple(here.environment().items()),
+        )
+
+    def plan(self, request: Request, facts: Facts) -> Plan:
+        """Nothing beyond what every target does."""
+        return make_plan(request, facts)
+
+    def start(self, plan: Plan) -> Started:
+        """Start the process. A detached one writes what it prints to ``output.txt`` in the run's folder."""
+        environ = {
+            **self.env.environ,
+            **dict(plan.environment),
+            **secret_values(plan.secrets, self.env.environ, self.checkout),
+        }
+        folder = self.locations.run(plan.run)
+        noted = plan.detach or plan.job == "train"
+        if noted:
+            folder.mkdir(parents=True, exist_ok=True)
+            forget_exit(folder)
+        started = time.time()
+        process = self._detach(plan, folder, environ) if plan.detach else self._attach(plan, environ)
+        launch = Started(
+            run=plan.run,
+            target=self.name,
+            job=plan.job,
+            id=str(process.pid),
+            started=started,
+            detached=plan.detach,
+            gpus=plan.gpus,
+            device=plan.device,
+            machine=this_machine(),
+            identity=identity_of(process.pid),
+        )
+        if noted:
+            write_launch(folder, launch)
+        self._processes[launch.id] = process
+        return launch
+
+    def follow(self, started: Started) -> int:
+        """Wait for the process; the first Ctrl-C is passed on, the second kills every process of the job."""
+        process = self._processes[started.id]
+        say = self.env.say
+
+        def first(which: signal.Signals) -> None:
+            say(f"stopping: {started.job} finishes what it is at; Ctrl-C again kills it")
+            asked = signal.SIGINT if which == signal.SIGINT else signal.SIGTERM
+            signal_leader(started, asked)
+
+        def again() -> None:
+            say("killing it")
+            signal_group(started, signal.SIGKILL)
+
+        with Interrupts(first, again) as interrupts:
+            code = process.wait()
+        code = code if code >= 0 else 128 - code
+        folder = self.locations.run(started.run)
+        if read_launch(folder) == started:
+            note_exit(folder, code)
+        return int(ExitStatus.INTERRUPTED) if interrupts.killed and code else code
+
+    def stop(self, run: str, now: bool = False) -> bool:
+        """SIGTERM, and wait for the checkpoint; or SIGKILL."""
+        folder = self.locations.run(run)
+        started = read_launch(folder)
+        if started is None or started.target != self.name or not is_alive(started):
+            return False
+        if now:
+            signal_group(started, signal.SIGKILL)
+        else:
+            signal_leader(started, signal.SIGTERM)
+        wait_until(
+            lambda: not is_alive(started),
+            STOP_SECONDS,
+            f"run '{run}' is still stopping; `runner status {run}` says when it is done, "
+            f"`runner stop {run} --now` kills it",
+        )
+        return True
+
+    def runs(self) -> Iterable[RunState]:
+        """Every run whose last attempt was a process of this machine."""
+        return states(self.locations.checkpoints, self.name, self._look)
+
+    def output(self, run: str, lines: int) -> list[str]:
+        """The end of ``output.txt``; empty where the last attempt was not detached."""
+        try:
+            text = (self.locations.run(run) / "output.txt").read_text(errors="replace")
+        except OSError:
+            return []
+        return text.splitlines()[-lines:]
+
+    def files(self, volume: str) -> Files:
+        """The volume's folder."""
+        return Folder(getattr(self.locations, volume))
+
+    def _look(self, started: Started) -> tuple[bool, int | None]:
+        return is_alive(started), read_exit(self.locations.run(started.run))
+
+    def _attach(self, plan: Plan, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(plan.command, cwd=self.checkout, env=environ, start_new_session=True)
+
+    def _detach(self, plan: Plan, folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        # The supervisor is this installation's (-P), the job the checkout's, which is its working folder.
+        command = [sys.executable, "-P", "-m", "runner.detached", str(folder), *plan.command]
+        package = str(Path(__file__).resolve().parents[2])
+        search = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))
+        with (folder / "output.txt").open("wb") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self.checkout,
+                env={**environ, "PYTHONPATH": search, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+def open_target(env: Environment, checkout: Path) -> Host:
+    """The target for ``checkout``."""
+    return Host(env, checkout)

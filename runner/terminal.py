@@ -1,0 +1,92 @@
+"""All that the runner reads from and writes to: stdout is data, stderr is talk.
+
+Commands receive an Environment and touch neither ``sys`` nor ``os.environ`` themselves, so that a test
+gives them another folder, other variables and other targets without patching anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runner.targets.protocol import Target
+
+
+@dataclass
+class Environment:
+    """Where a command runs. ``targets`` holds the opened ones by name; tests put a fake there."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    cwd: Path = field(default_factory=Path.cwd)
+    terminal: bool | None = None  # None: ask the streams
+    debug: bool = False
+    line: str = "runner"  # the command line as typed, quoted for a shell
+    targets: dict[str, Target] = field(default_factory=dict)
+    only_given_targets: bool = False  # tests: no other target is opened
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person sits at both ends: stdin, stdout and stderr are all terminals."""
+        if self.terminal is not None:
+            return self.terminal
+        return all(_is_tty(stream) for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+    @property
+    def color(self) -> bool:
+        """Whether stderr takes colour; NO_COLOR and TERM=dumb say no."""
+        if self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb":
+            return False
+        return self.terminal if self.terminal is not None else _is_tty(sys.stderr)
+
+    def write(self, text: str, newline: bool = True) -> None:
+        """Data, on stdout."""
+        click.echo(text, nl=newline)
+
+    def json(self, value: Any) -> None:
+        """Data as JSON, on stdout."""
+        click.echo(json.dumps(value, indent=2, default=str))
+
+    def say(self, text: str) -> None:
+        """Talk, on stderr."""
+        click.echo(text, err=True, color=self.color)
+
+    def warn(self, text: str) -> None:
+        """Talk that should not be overlooked, on stderr."""
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True, color=self.color)
+
+    def ask(self, question: str) -> bool:
+        """A yes or no from the terminal; no is the default."""
+        return click.confirm(question, default=False, err=True)
+
+    def console(self, *, data: bool = False) -> Console:
+        """A rich console for talk, or for ``data``; plain and as wide as it needs off a terminal."""
+        from rich.console import Console
+
+        stream = sys.stdout if data else sys.stderr
+        on_terminal = self.terminal if self.terminal is not None else _is_tty(stream)
+        return Console(
+            file=stream,
+            force_terminal=on_terminal,
+            no_color=not self.color,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            width=None if on_terminal else 240,
+        )
+
+
+def _is_tty(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False

@@ -1,0 +1,143 @@
+"""A checkout under tmp_path, and the command line run in it on a fake target."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from runner.cli import main
+from runner.terminal import Environment
+from tests.runner.fake_target import FakeTarget
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPE = """\
+data:
+  dataset: letters
+  source: stdlib
+  tokenizer: bytes
+train:
+  max_steps: 100
+  global_batch_tokens: 2048
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that the runner takes for a checkout, with the recipes quickstart and warm."""
+    folder = tmp_path / "checkout"
+    for name in ("configs", "model"):
+        (folder / name).mkdir(parents=True)
+    (folder / "docker-compose.yml").write_text("services: {}\n")
+    (folder / "docker-compose.gpu.yml").write_text("services: {}\n")
+    for name in ("quickstart", "warm"):
+        (folder / "configs" / f"{name}.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def fake(checkout: Path) -> FakeTarget:
+    return FakeTarget(checkout)
+
+
+@pytest.fixture
+def env(checkout: Path, fake: FakeTarget) -> Environment:
+    return Environment(
+        environ={"PATH": os.environ["PATH"], "HOME": str(checkout.parent)},
+        cwd=checkout,
+        terminal=False,
+        targets={"host": fake},
+        only_given_targets=True,
+    )
+
+
+@pytest.fixture
+def type_(env: Environment) -> Callable[[str], Result]:
+    """``type_("runner host lr=1")``: the result has exit_code, stdout and stderr."""
+
+    def type_line(line: str) -> Result:
+        program, *words = shlex.split(line)
+        assert program == "runner"
+        return CliRunner().invoke(main, words, obj=env)
+
+    return type_line
+
+
+@pytest.fixture
+def make_run(checkout: Path) -> Callable[..., Path]:
+    """``make_run("warm", step=50, status="unfinished")``: a run's folder as the trainer leaves it."""
+
+    def make(name: str, step: int | None = None, **record: object) -> Path:
+        folder = checkout / "volumes" / "checkpoints" / name
+        folder.mkdir(parents=True)
+        attempt = {"started": 50.0, "ended": 60.0, "launch": {"target": "host"}}
+        tree = {
+            "name": name,
+            "status": "finished",
+            "step": step or 0,
+            "max_steps": 100,
+            "attempts": [attempt],
+        }
+        (folder / "run.json").write_text(json.dumps({**tree, **record}))
+        (folder / "recipe.yaml").write_text(RECIPE)
+        if step is not None:
+            (folder / "latest").write_text(f"step_{step:08d}\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The runner as a process of its own in the checkout: for signals, streams and exit codes."""
+    program = tmp_path / "bin" / "runner"
+    program.parent.mkdir()
+    program.write_text("from runner.cli import main\nmain()\n")
+    processes = []
+
+    def start(*words: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(program), *words],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def job(checkout: Path) -> Callable[[str], None]:
+    """``job(code)``: what ``python -m model.train`` does in the checkout."""
+
+    def write(code: str) -> None:
+        (checkout / "model" / "__init__.py").touch()
+        (checkout / "model" / "train.py").write_text(code)
+
+    return write
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Return as soon as ``condition`` holds; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)

@@ -1,0 +1,67 @@
+"""A target that does nothing: what the commands do with a target is tested on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.folder import Folder
+from runner.plan import Facts, Plan, Volume, make_plan, with_notes
+from runner.request import Request
+from runner.run_folders import newest_step
+from runner.targets.protocol import RunState, Started
+
+
+@dataclass
+class FakeTarget:
+    """Set what it shall answer, look at ``did``."""
+
+    checkout: Path
+    name: str = "host"
+    code: int = 0  # the job's exit status
+    question: str | None = None
+    states: list[RunState] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
+    has: dict[str, object] = field(default_factory=dict)  # facts that differ
+    did: list[str] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+
+    def facts(self, request: Request) -> Facts:
+        volumes = self.checkout / "volumes"
+        facts = {
+            "target": self.name,
+            "checkout": str(self.checkout),
+            "workspace": "/workspace",
+            "volumes": tuple(
+                Volume(name, str(volumes / name), f"/vol/{name}") for name in ("data", "checkpoints", "cache")
+            ),
+            "step": newest_step(volumes / "checkpoints" / request.run),
+        }
+        return Facts(**{**facts, **self.has})
+
+    def plan(self, request: Request, facts: Facts) -> Plan:
+        plan = with_notes(make_plan(request, facts), question=self.question)
+        self.plans.append(plan)
+        return plan
+
+    def start(self, plan: Plan) -> Started:
+        self.did.append(f"start {plan.run}")
+        return Started(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
+
+    def follow(self, started: Started) -> int:
+        self.did.append(f"follow {started.run}")
+        return self.code
+
+    def stop(self, run: str, now: bool = False) -> bool:
+        self.did.append(f"stop {run}{' now' if now else ''}")
+        return any(state.run == run for state in self.states)
+
+    def runs(self) -> Iterable[RunState]:
+        return self.states
+
+    def output(self, run: str, lines: int) -> list[str]:
+        return self.printed[-lines:] if lines else []
+
+    def files(self, volume: str) -> Folder:
+        return Folder(self.checkout / "volumes" / volume)

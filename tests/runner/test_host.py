@@ -1,0 +1,248 @@
+"""The host target, end to end: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from model.runs import read_record
+from runner.launch_record import read_exit, read_launch
+from runner.processes import is_alive
+from runner.terminal import Environment
+from tests.runner.conftest import wait_for
+
+# Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
+STOPS = """
+import os, signal, sys
+from pathlib import Path
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--run") + 1]
+folder.mkdir(parents=True, exist_ok=True)
+def stop(number, frame):
+    with open(folder / "signals", "a") as file:
+        file.write(f"{number}\\n")
+    (folder / "latest").write_text("step_00000007")
+    sys.exit(101)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+(folder / "log.txt").write_text("step 1\\n")
+(folder / "ready").touch()
+while True:
+    signal.pause()
+"""
+STUBBORN = STOPS.replace("sys.exit(101)", "pass")
+
+
+@pytest.fixture
+def folder(checkout: Path) -> Path:
+    return checkout / "volumes" / "checkpoints" / "quickstart"
+
+
+class TestAttached:
+    def test_the_jobs_stdout_is_ours_untouched(self, spawn, job) -> None:
+        job("import sys; print('data'); print('talk', file=sys.stderr)")
+        process = spawn("host")
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (0, "data\n")
+        assert "talk" in err
+
+    def test_what_the_job_is_given(self, spawn, job, checkout) -> None:
+        job("import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))")
+        out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(timeout=30)
+        words, cwd, variables = json.loads(out)
+        assert words == ["configs/warm.yaml", "lr=1e-3", "--run", "mine", "--device", "cpu"]
+        assert cwd == str(checkout)
+        assert variables["CHECKPOINTS_PATH"] == str(checkout / "volumes" / "checkpoints")
+        assert json.loads(variables["RUN_LAUNCH"])["target"] == "host"
+
+    def test_the_volumes_can_be_elsewhere(self, spawn, job, tmp_path) -> None:
+        job("import os; print(os.environ['DATA_PATH'])")
+        out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=30)
+        assert out == f"{tmp_path / 'd'}\n"
+
+    def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
+        job("import os; print(os.environ.get('WANDB_API_KEY'))")
+        (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
+        out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=30)
+        assert out == "hush\n"
+        assert "WANDB_API_KEY" in err
+        assert "hush" not in err
+
+    @pytest.mark.parametrize(
+        ("code", "ours"), [("1", 100), ("101", 101), ("2", 2), ("'words'", 100), ("0", 0)]
+    )
+    def test_exit_status(self, spawn, job, code: str, ours: int) -> None:
+        job(f"import sys; sys.exit({code})")
+        process = spawn("host")
+        process.communicate(timeout=30)
+        assert process.returncode == ours
+
+    def test_a_job_that_was_killed_has_failed(self, spawn, job) -> None:
+        job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        process = spawn("host")
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 100
+        assert "memory was too small" in err
+
+
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("sent", "received"),
+        [
+            (signal.SIGINT, signal.SIGINT),
+            (signal.SIGTERM, signal.SIGTERM),
+            (signal.SIGHUP, signal.SIGTERM),
+        ],
+    )
+    def test_the_first_is_passed_on_once_and_the_checkpoint_waited_for(
+        self, spawn, job, folder, sent, received
+    ) -> None:
+        job(STOPS)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 101
+        assert (folder / "signals").read_text() == f"{int(received)}\n"
+        assert "type the same again:\n  runner host" in err
+        assert read_exit(folder) == 101
+
+    def test_the_second_kills_every_process_of_the_job(self, spawn, job, folder) -> None:
+        child = "import subprocess; subprocess.Popen(['sleep', '600'])\n"
+        job(child + STUBBORN)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        launch = read_launch(folder)
+        process.send_signal(signal.SIGINT)
+        wait_for((folder / "signals").exists)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "killing it" in err
+        wait_for(lambda: not _group_lives(int(launch.id)))
+
+    def test_a_ctrl_c_at_the_terminal_reaches_the_job_through_us_alone(self, spawn, job, folder) -> None:
+        job(STOPS)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        job_id = int(read_launch(folder).id)
+        assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+class TestDetached:
+    def test_it_outlives_the_runner_and_is_found_again(self, spawn, job, folder) -> None:
+        job(STOPS)
+        process = spawn("host", "--detach")
+        out, _ = process.communicate(timeout=30)
+        assert (process.returncode, out) == (0, "quickstart\n")
+        wait_for((folder / "ready").exists)
+        launch = read_launch(folder)
+        assert is_alive(launch)
+        assert os.getsid(int(launch.id)) == int(launch.id)
+
+        status = spawn("status", "quickstart", "--json")
+        assert json.loads(status.communicate(timeout=30)[0])["alive"] is True
+        again = spawn("host")
+        _, err = again.communicate(timeout=30)
+        assert again.returncode == 1
+        assert "is at work already" in err
+
+        stop = spawn("stop", "quickstart")
+        _, err = stop.communicate(timeout=30)
+        assert (stop.returncode, "stopped" in err) == (0, True)
+        assert (folder / "signals").read_text() == "15\n"
+        assert not is_alive(launch)
+        assert read_exit(folder) == 101
+
+    def test_what_it_printed_before_it_had_a_log(self, spawn, job, folder) -> None:
+        job("raise RuntimeError('no such thing')")
+        spawn("host", "--detach").communicate(timeout=30)
+        wait_for(lambda: read_exit(folder) is not None)
+        assert "RuntimeError: no such thing" in spawn("logs", "quickstart").communicate(timeout=30)[0]
+        out, err = spawn("status", "quickstart").communicate(timeout=30)
+        assert "failed" in out
+        assert "RuntimeError: no such thing" in err
+
+    def test_stop_now_kills_it(self, spawn, job, folder) -> None:
+        job(STUBBORN)
+        spawn("host", "--detach").communicate(timeout=30)
+        wait_for((folder / "ready").exists)
+        launch = read_launch(folder)
+        assert spawn("stop", "quickstart", "--now").wait(timeout=30) == 0
+        wait_for(lambda: not _group_lives(int(launch.id)))
+
+    def test_following_the_log_ends_with_the_run(self, spawn, job, folder) -> None:
+        job(STOPS)
+        spawn("host", "--detach").communicate(timeout=30)
+        wait_for((folder / "ready").exists)
+        follower = spawn("logs", "quickstart", "--follow", "--tail", "5")
+        assert follower.stdout.readline() == "step 1\n"
+        with (folder / "log.txt").open("a") as log:
+            log.write("step 2\n")
+        assert follower.stdout.readline() == "step 2\n"
+        spawn("stop", "quickstart").wait(timeout=30)
+        assert follower.wait(timeout=30) == 0
+
+    def test_prepare_keeps_its_output_too(self, spawn, checkout, job) -> None:
+        job("")
+        (checkout / "model" / "prepare.py").write_text("print('prepared')")
+        out, _ = spawn("host", "prepare", "--detach").communicate(timeout=30)
+        assert out == "prepare-letters\n"
+        folder = checkout / "volumes" / "checkpoints" / "prepare-letters"
+        wait_for(lambda: read_exit(folder) == 0)
+        assert "prepared" in spawn("logs", "prepare-letters").communicate(timeout=30)[0]
+        (state,) = json.loads(spawn("runs", "--json").communicate(timeout=30)[0])
+        assert (state["job"], state["status"]) == ("prepare", "finished")
+
+
+def test_without_torch_it_says_how_to_get_it(type_, env, checkout) -> None:
+    from runner.targets.host import Host
+
+    env.targets["host"] = Host(env, checkout, has_module=lambda name: False)
+    result = type_("runner host")
+    assert result.exit_code == 1
+    assert "this Python lacks torch" in result.stderr
+    assert "pip install '.[train]'" in result.stderr
+    assert not (checkout / "volumes").exists()
+
+
+def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout) -> None:
+    from dataclasses import replace
+
+    from runner.processes import identity_of, this_machine
+    from runner.targets.protocol import Started
+
+    mine = Started(
+        "r", "host", "train", str(os.getpid()), 0.0, machine=this_machine(), identity=identity_of(os.getpid())
+    )
+    assert is_alive(mine)
+    assert not is_alive(replace(mine, identity="1"))
+    assert not is_alive(replace(mine, machine="elsewhere"))
+
+
+def test_a_run_that_is_over_is_not_stopped(type_, env, checkout, make_run) -> None:
+    from runner.targets.host import Host
+
+    make_run("warm", step=100)
+    env.targets["host"] = Host(env, checkout)
+    result = type_("runner stop warm")
+    assert (result.exit_code, "not at work; it is finished" in result.stderr) == (0, True)
+    assert read_record(checkout / "volumes" / "checkpoints" / "warm") is not None
+    assert isinstance(env, Environment)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group is more than a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False

@@ -1,0 +1,192 @@
+"""From the command line to the exit status, on a target that does nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+class TestPlan:
+    def test_dry_run_prints_the_plan_and_stops(self, type_, fake) -> None:
+        result = type_("runner host --dry-run")
+        assert (result.exit_code, result.stdout, fake.did) == (0, "", [])
+        assert "python -m model.train configs/quickstart.yaml --run quickstart" in result.stderr
+        assert "trains 100 steps" in result.stderr
+
+    def test_dry_run_as_json_is_data(self, type_) -> None:
+        result = type_("runner host prepare warm --dry-run --json")
+        plan = json.loads(result.stdout)
+        assert (plan["job"], plan["recipe"], result.stderr) == ("prepare", "configs/warm.yaml", "")
+
+    def test_the_same_dry_run_gives_the_same_plan(self, type_, fake) -> None:
+        type_("runner host warm lr=1e-3 --dry-run")
+        type_("runner host lr=1e-3 warm --dry-run")
+        assert fake.plans[0] == fake.plans[1]
+
+    def test_name_gives_the_run_another_name(self, type_, fake) -> None:
+        type_("runner host warm --name mine")
+        assert fake.did == ["start mine", "follow mine"]
+
+    def test_a_run_goes_on_by_itself(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        assert "goes on from step 50 of 100" in type_("runner host warm --dry-run").stderr
+
+    def test_sample_takes_the_newest_run(self, type_, make_run, fake) -> None:
+        import os
+
+        for time, name in enumerate(["old", "new", "older"]):
+            record = make_run(name, step=50) / "run.json"
+            os.utime(record, (100 - abs(time - 1), 100 - abs(time - 1)))
+        type_("runner host sample")
+        assert fake.plans[0].run == "new"
+
+    def test_no_color_off_a_terminal(self, type_) -> None:
+        assert "\x1b" not in type_("runner host --dry-run").stderr
+
+    def test_no_color_is_honoured(self, type_, env) -> None:
+        env.terminal = True
+        assert "\x1b" in type_("runner host --dry-run").stderr
+        env.environ["NO_COLOR"] = "1"
+        assert "\x1b[3" not in type_("runner host --dry-run").stderr
+
+
+class TestExitStatus:
+    @pytest.mark.parametrize(
+        ("job", "ours", "words"),
+        [
+            (0, 0, ""),
+            (101, 101, "to go on, type the same again:\n  runner host warm"),
+            (2, 2, ""),
+            (1, 100, "the job failed with exit status 1; `runner logs warm` shows its log"),
+            (137, 100, "memory was too small"),
+            (130, 130, "interrupted"),
+        ],
+    )
+    def test_the_jobs_status_becomes_ours(self, type_, fake, job: int, ours: int, words: str) -> None:
+        fake.code = job
+        result = type_("runner host warm")
+        assert result.exit_code == ours
+        assert words in result.stderr
+
+    def test_torchrun_hides_101_and_the_record_tells_it(self, type_, fake) -> None:
+        from runner.targets.protocol import RunState
+
+        fake.code = 1
+        fake.states = [RunState("warm", "train", "host", "unfinished", ended=200.0)]
+        assert type_("runner host warm").exit_code == 101
+
+    def test_an_older_attempts_record_tells_nothing(self, type_, fake) -> None:
+        from runner.targets.protocol import RunState
+
+        fake.code = 1
+        fake.states = [RunState("warm", "train", "host", "unfinished", ended=50.0)]
+        assert type_("runner host warm").exit_code == 100
+
+
+class TestDetach:
+    def test_it_returns_the_runs_name_at_once(self, type_, fake) -> None:
+        result = type_("runner host warm --detach")
+        assert (result.exit_code, result.stdout, fake.did) == (0, "warm\n", ["start warm"])
+        assert "runner logs warm --follow" in result.stderr
+
+    def test_as_json(self, type_) -> None:
+        result = type_("runner host warm --detach --json")
+        assert json.loads(result.stdout) == {"run": "warm", "target": "host", "job": "train", "id": "1"}
+
+
+class TestQuestion:
+    """A target that costs money asks first."""
+
+    def test_nobody_there_to_answer(self, type_, fake) -> None:
+        fake.question = "This costs $3. Start it?"
+        result = type_("runner host warm")
+        assert (result.exit_code, fake.did) == (2, [])
+        assert "to say yes, type:\n  runner host warm -y" in result.stderr
+
+    def test_yes_answers(self, type_, fake) -> None:
+        fake.question = "This costs $3. Start it?"
+        assert type_("runner host warm -y").exit_code == 0
+        assert fake.did == ["start warm", "follow warm"]
+
+
+class TestMistakes:
+    """Each is one clear line and exit code 2, and nothing is started."""
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("runner host trian", "did you mean 'train'?"),
+            ("runner host lr=abc", "argument 'lr=abc': train.lr: 'abc' is no number"),
+            ("runner host learning_rate=1", "did you mean 'train.lr'?"),
+            ("runner host configs/wam.yaml", "there is no recipe configs/wam.yaml; did you mean 'warm'?"),
+            ("runner host --name ../up", "can't be the name of a run"),
+            ("runner host --source a.txt", "write data.source=a.txt"),
+            ("runner host --into x", "--into belongs to export"),
+            ("runner host prepare --device cpu", "prepare needs no device"),
+            ("runner host prepare --gpu 2", "prepare runs in one process"),
+            ("runner host --gpu 0", "0 is not in the range"),
+            ("runner host --nme x", "No such option"),
+            ("runner host --device gpu", "'gpu' is not one of"),
+        ],
+    )
+    def test_is_one_line(self, type_, fake, line: str, message: str) -> None:
+        result = type_(line)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert (result.stdout, fake.did) == ("", [])
+
+    def test_a_wrong_recipe_is_told_with_its_line(self, type_, checkout) -> None:
+        path = checkout / "configs" / "warm.yaml"
+        path.write_text(path.read_text().replace("max_steps", "max_step"))
+        result = type_("runner host warm")
+        assert result.exit_code == 2
+        assert f"{path}:6: train.max_step: unknown key; did you mean 'train.max_steps'?" in result.stderr
+
+    def test_sampling_without_a_run(self, type_) -> None:
+        result = type_("runner host sample")
+        assert result.exit_code == 102
+        assert "there is no run yet" in result.stderr
+
+    def test_sampling_from_a_run_that_is_not_there(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        result = type_("runner host sample --name wram")
+        assert result.exit_code == 102
+        assert "did you mean 'warm'?" in result.stderr
+
+    def test_a_setting_is_checked_against_the_runs_recipe(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        result = type_("runner host sample temperature=hot")
+        assert result.exit_code == 2
+        assert "'hot' is no number" in result.stderr
+
+    def test_outside_of_any_checkout(self, type_, env, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr("runner.checkout.INSTALLED", tmp_path)
+        env.cwd = tmp_path
+        result = type_("runner host")
+        assert result.exit_code == 1
+        assert "is in no checkout of the project" in result.stderr
+
+    def test_debug_shows_the_traceback(self, type_) -> None:
+        assert "Traceback" in type_("runner --debug host trian").stderr
+
+    def test_a_fault_of_ours_is_one_line_too(self, type_, fake) -> None:
+        fake.has = {"no_such_fact": 1}
+        result = type_("runner host")
+        assert result.exit_code == 1
+        assert "this is a fault of the runner" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+class TestWhere:
+    def test_a_folder_below_the_checkout_will_do(self, type_, env, checkout, fake) -> None:
+        env.cwd = checkout / "configs"
+        assert type_("runner host ./warm.yaml").exit_code == 0
+        assert fake.plans[0].recipe == "configs/warm.yaml"
+
+    def test_a_path_is_seen_from_where_it_is_typed(self, type_, env, checkout, fake) -> None:
+        env.cwd = checkout / "configs"
+        (checkout / "configs" / "text.txt").touch()
+        type_("runner host data.source=text.txt --dry-run")
+        assert fake.plans[0].overrides == ("data.source=configs/text.txt",)

@@ -1,0 +1,225 @@
+"""runs, status, logs, stop, resume: from another terminal, on another day, for a run that is dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from model.runs import Attempt, RunRecord
+from runner import run_log
+from runner.folder import Folder
+from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
+from runner.run_table import age
+from runner.targets.protocol import RunState, Started
+
+RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
+
+
+class TestRuns:
+    def test_newest_first(self, type_, fake) -> None:
+        fake.states = [
+            RunState("old", "train", "host", "finished", started=1.0),
+            RunState("new", "train", "host", "running", started=2.0),
+        ]
+        assert [run["run"] for run in json.loads(type_("runner runs --json").stdout)] == ["new", "old"]
+        lines = type_("runner runs").stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["run", "new", "old"]
+
+    def test_none_yet(self, type_) -> None:
+        result = type_("runner runs")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "no runs yet" in result.stderr
+        assert type_("runner runs --json").stdout == "[]\n"
+
+    def test_a_target_that_does_not_answer_is_named(self, type_, env, fake) -> None:
+        from runner.errors import RunnerError
+
+        class Silent:
+            name = "cloud"
+
+            def runs(self) -> list[RunState]:
+                raise RunnerError("no network")
+
+        fake.states = [RUNNING]
+        env.targets["cloud"] = Silent()
+        result = type_("runner runs --json")
+        assert len(json.loads(result.stdout)) == 1
+        assert "cloud is left out: no network" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"), [(0, "0s"), (59, "59s"), (120, "2m"), (7200, "2h"), (432000, "5d")]
+    )
+    def test_age(self, seconds: float, words: str) -> None:
+        assert age(1000.0, 1000.0 + seconds) == words
+
+
+class TestJudgement:
+    """A record that says running is believed only of what lives."""
+
+    LAUNCH = Started("warm", "host", "train", "1", 100.0)
+    OURS = Attempt(started=101.0, launch={"target": "host"})
+
+    @pytest.mark.parametrize(
+        ("status", "attempt", "lives", "code", "word"),
+        [
+            ("running", OURS, True, None, "running"),
+            ("finished", Attempt(started=5.0), True, None, "starting"),
+            ("running", OURS, False, None, "dead"),
+            ("running", OURS, False, 137, "failed"),
+            ("running", None, False, 0, "finished"),
+            ("running", OURS, False, 101, "unfinished"),
+            ("unfinished", OURS, False, None, "unfinished"),
+        ],
+    )
+    def test_one_word(self, status, attempt, lives, code, word) -> None:
+        assert judge(RunRecord("warm", status=status), attempt, self.LAUNCH, lives, code) == word
+
+    def test_a_run_of_make_is_known_by_its_heartbeat(self, make_run, checkout) -> None:
+        folder = make_run("warm", status="running", attempts=[{"started": 5.0}])
+        heartbeat = folder / "heartbeat"
+        heartbeat.touch()
+
+        def found() -> list[str]:
+            return [state.status for state in states(folder.parent, "host", lambda _: (False, None))]
+
+        assert found() == ["running"]
+        long_ago = time.time() - HEARTBEAT_LIMIT - 1
+        os.utime(heartbeat, (long_ago, long_ago))
+        assert found() == ["dead"]
+
+    def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
+        both = [
+            {"started": 1.0, "launch": {"target": "host"}},
+            {"started": 2.0, "launch": {"target": "local"}},
+        ]
+        folder = make_run("warm", attempts=both)
+        assert [*states(folder.parent, "host", lambda _: (False, None))] == []
+        (state,) = states(folder.parent, "local", lambda _: (False, None))
+        assert (state.run, state.attempts) == ("warm", 2)
+
+    def test_docker_compose_up_is_known_by_the_containers_name(self, make_run) -> None:
+        folder = make_run("warm", attempts=[{"started": 1.0, "host": "0123456789ab"}])
+        assert len([*states(folder.parent, "local", lambda _: (False, None))]) == 1
+
+    def test_what_is_no_run_is_passed_over(self, checkout) -> None:
+        volume = checkout / "volumes" / "checkpoints"
+        (volume / "lost+found").mkdir(parents=True)
+        (volume / "notes.txt").touch()
+        assert [*states(volume, "host", lambda _: (False, None))] == []
+
+    @pytest.mark.parametrize(("text", "step"), [("step_00001000\n", 1000), ("", None), ("junk", None)])
+    def test_newest_step(self, tmp_path, text: str, step: int | None) -> None:
+        (tmp_path / "latest").write_text(text)
+        assert newest_step(tmp_path) == step
+
+
+class TestStatus:
+    def test_facts_on_stdout(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        result = type_("runner status warm")
+        assert result.exit_code == 0
+        assert "step      50/100" in result.stdout
+        assert json.loads(type_("runner status warm --json").stdout)["loss"] == 1.5
+
+    def test_a_dead_run_shows_its_last_words_and_what_to_type(self, type_, fake) -> None:
+        fake.states = [RunState("warm", "train", "host", "dead")]
+        fake.printed = ["Out of memory"]
+        result = type_("runner status warm")
+        assert "Out of memory" in result.stderr
+        assert "`runner resume warm` goes on" in result.stderr
+
+    @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
+    def test_a_run_that_is_not_there(self, type_, fake, command: str) -> None:
+        fake.states = [RUNNING]
+        result = type_(f"runner {command} wram")
+        assert result.exit_code == 102
+        assert "there is no run 'wram'; did you mean 'warm'?" in result.stderr
+
+
+class TestLogs:
+    def test_all_or_the_end(self, type_, fake, make_run) -> None:
+        fake.states = [RunState("warm", "train", "host", "finished")]
+        (make_run("warm") / "log.txt").write_text("one\ntwo\nthree\n")
+        assert type_("runner logs warm").stdout == "one\ntwo\nthree\n"
+        assert type_("runner logs warm --tail 2").stdout == "two\nthree\n"
+        assert type_("runner logs warm --tail 0").stdout == ""
+
+    def test_without_a_log(self, type_, fake, make_run) -> None:
+        fake.states = [RunState("warm", "train", "host", "dead")]
+        make_run("warm")
+        assert type_("runner logs warm").exit_code == 102
+        fake.printed = ["ImportError"]
+        assert type_("runner logs warm").stdout == "ImportError\n"
+
+    @pytest.mark.parametrize("lines", [1, 999, 1000, 1001, 20000])
+    def test_the_end_of_a_long_log(self, tmp_path, lines: int) -> None:
+        written = [f"step {i} äöü\n" for i in range(20000)]
+        (tmp_path / "log.txt").write_text("".join(written))
+        text, end = run_log.tail(Folder(tmp_path), "log.txt", lines)
+        assert text == "".join(written[-lines:])
+        assert end == (tmp_path / "log.txt").stat().st_size
+
+    def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(run_log, "CHUNK", 1)
+        (tmp_path / "log.txt").write_text("loss ↓\n")
+        assert "".join(run_log.follow(Folder(tmp_path), "log.txt", 0, lambda: False)) == "loss ↓\n"
+
+    def test_a_path_can_not_leave_the_volume(self, tmp_path) -> None:
+        from runner.errors import RunnerError
+
+        with pytest.raises(RunnerError, match="leaves the volume"):
+            Folder(tmp_path).read("../secret")
+
+
+class TestStop:
+    def test_it_is_asked_to_checkpoint(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        result = type_("runner stop warm")
+        assert (result.exit_code, fake.did) == (0, ["stop warm"])
+        assert "`runner resume warm` goes on" in result.stderr
+
+    def test_now(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        type_("runner stop warm --now")
+        assert fake.did == ["stop warm now"]
+
+
+class TestResume:
+    @pytest.fixture
+    def warm(self, make_run, fake):
+        folder = make_run("warm", step=50, status="unfinished")
+        fake.states = [RunState("warm", "train", "host", "unfinished", folder=str(folder))]
+        return folder
+
+    def test_with_the_recipe_it_has(self, type_, fake, warm) -> None:
+        assert type_("runner resume warm").exit_code == 0
+        (plan,) = fake.plans
+        assert (plan.recipe, plan.resume, plan.run) == ("/vol/checkpoints/warm/recipe.yaml", 50, "warm")
+
+    def test_on_as_many_gpus_as_before(self, type_, fake, warm) -> None:
+        from runner.launch_record import write_launch
+
+        fake.has = {"gpus": 8}
+        write_launch(warm, Started("warm", "host", "train", "1", 1.0, gpus=4))
+        type_("runner resume warm --dry-run")
+        type_("runner resume warm --dry-run --gpu 2")
+        assert [plan.gpus for plan in fake.plans] == [4, 2]
+
+    def test_on_another_target(self, type_, env, checkout, fake, warm) -> None:
+        from tests.runner.fake_target import FakeTarget
+
+        other = env.targets["local"] = FakeTarget(checkout, name="local")
+        type_("runner resume warm --on local")
+        assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
+
+    def test_a_mistake_is_one_line(self, type_, warm) -> None:
+        for line, message in [
+            ("runner resume warm lr", "'lr' is no key=value"),
+            ("runner resume warm lr=x", "'x' is no number"),
+            ("runner resume warm --on locl", "there is no target 'locl'; did you mean 'local'?"),
+        ]:
+            result = type_(line)
+            assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

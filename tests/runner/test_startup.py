@@ -1,0 +1,70 @@
+"""The command line answers at once, and lists its commands without importing them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from runner.cli import COMMANDS, first_line
+from tests.runner.conftest import ROOT
+
+NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
+
+HELP = """
+import sys
+sys.argv = ["runner", *{words!r}]
+from runner.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "modal", "numpy", "pydantic", "rich", "yaml", "requests"}} & set(sys.modules)
+sys.exit(f"imported {{sorted(heavy)}}" if heavy else 0)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["local", "--help"], ["host", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELP.format(words=words)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: runner" in done.stdout
+
+
+def test_help_takes_less_than_150_ms() -> None:
+    def seconds() -> float:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        return usage.ru_utime + usage.ru_stime  # of the processor: another program's load is not our time
+
+    assert min(seconds() for _ in range(5)) < 0.150
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_listed_text_is_the_commands_own(name: str) -> None:
+    command = import_module(f"runner.commands.{name}").command
+    assert command.help.splitlines()[0] == first_line(COMMANDS / f"{name}.py")
+
+
+def test_every_command_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "runner.md").read_text()
+    assert [name for name in NAMES if f"runner {name}" not in page] == []
+
+
+def test_version_is_printed(type_) -> None:
+    assert type_("runner --version").stdout.startswith("runner ")
+
+
+def test_an_unknown_command_is_corrected(type_) -> None:
+    result = type_("runner locl")
+    assert result.exit_code == 2
+    assert "did you mean 'local'?" in result.stderr
