@@ -29,7 +29,7 @@ from model.data.meta import FINEWEB, Meta
 from model.data.prepare import prepare
 from model.exit_status import ExitStatus
 from model.locations import Locations
-from model.recipe import DataConfig, Recipe
+from model.recipe import DataConfig, Recipe, RecipeError
 
 LINE_SECONDS = 5.0  # between lines of progress off a terminal
 
@@ -50,6 +50,10 @@ def _main(arguments: Namespace) -> ExitStatus:
     typed = {"source": arguments.source, "shards": arguments.shards}
     arguments.overrides += [f"data.{key}={value}" for key, value in typed.items() if value is not None]
     if arguments.recipe == FINEWEB:
+        if arguments.source or len(arguments.overrides) > (arguments.shards is not None):
+            raise RecipeError(
+                f"{FINEWEB} takes --shards alone; a recipe with data.source={FINEWEB} takes the rest"
+            )
         config = DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
     else:
         config = load_recipe(arguments).data

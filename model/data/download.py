@@ -11,7 +11,7 @@ from model.data import DataError, Interrupted, Stop, never
 from model.files import fsync_folder
 
 ATTEMPTS = 6  # without a byte of progress; 1 + 2 + 4 + 8 + 16 seconds between them
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # bytes; a cut loses at most one
 
 
 def download(
@@ -36,19 +36,20 @@ def download(
     part = path.with_name(f".{path.name}.part")
     failures, problem = 0, ""
     while failures < ATTEMPTS:
-        start = part.stat().st_size if part.exists() else 0
+        start = _size(part)
         try:
             if _fetch(url, part, start, headers or {}, report, should_stop):
                 break
             problem = "the connection was cut"
         except requests.RequestException as error:
             problem = _cause(error)
-            status = error.response.status_code if error.response is not None else None
-            if status is not None and status != 429 and status < 500:
-                raise DataError(f"{url}: {problem}") from None
-            if status is None and not failures and not part.exists():
+            if (answer := error.response) is not None:
+                problem = f"the server answers {answer.status_code} {answer.reason}"
+                if answer.status_code != 429 and answer.status_code < 500:
+                    raise DataError(f"{url}: {problem}") from None
+            elif isinstance(error, requests.ConnectionError) and not failures and _size(part) == start:
                 raise DataError(f"{url}: can't be reached: {problem}") from None
-        failures = 1 if part.exists() and part.stat().st_size > start else failures + 1
+        failures = 1 if _size(part) > start else failures + 1
         if should_stop():
             raise Interrupted
         if failures < ATTEMPTS:
@@ -97,6 +98,10 @@ def _fetch(
             file.flush()
             os.fsync(file.fileno())
     return not total or done == total
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _cause(error: BaseException) -> str:

@@ -58,6 +58,7 @@ def prepare(
     with _alone_in(folder):
         if not force and is_prepared(config, folder, any_source=any_source):
             meta = dataset_meta(folder)
+            (folder / JOURNAL).unlink(missing_ok=True)  # killed just before its end
             report(f"{folder} is already prepared, from {meta.source}")
             return meta
         if config.source == FINEWEB:
@@ -141,6 +142,8 @@ class _Preparation:
             (self.folder / JOURNAL).unlink()
             raise DataError(f"{error}; `prepare --force` starts over") from None
         try:
+            for left in self.folder.glob(".*.tmp"):  # by a kill
+                left.unlink()
             self._note(journal, writers)
             if journal.cursor == (0, 0):  # an older dataset is given up only now
                 (self.folder / META).unlink(missing_ok=True)
