@@ -100,7 +100,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
     arguments: list[str] = [recipe] if recipe else []
     arguments += overrides
     if not request.job.reads_recipe or request.job.has_run:
-        arguments += ["--run", request.run]
+        arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
     if request.job.name == "export":

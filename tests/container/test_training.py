@@ -72,8 +72,8 @@ def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
 def test_the_loss_curve_is_the_hosts(checkout):
     prepare(checkout)
     command = ["-m", "model.train", "quickstart", *TINY, "max_steps=60"]
-    checkout.command(sys.executable, *command, "--run", "host", timeout=600)
-    checkout.run("train", "python", *command, "--run", "container", timeout=600)
+    checkout.command(sys.executable, *command, "--name", "host", timeout=600)
+    checkout.run("train", "python", *command, "--name", "container", timeout=600)
     host, container = losses(checkout, "host"), losses(checkout, "container")
     assert len(host) == 60
     assert container == pytest.approx(host, abs=1e-3)
@@ -82,9 +82,9 @@ def test_the_loss_curve_is_the_hosts(checkout):
 def test_a_stop_in_mid_run_and_another_up_end_with_the_weights_of_an_unbroken_run(ordinary):
     prepare(ordinary)
     train = ["python", "-m", "model.train", "quickstart", *TINY, "max_steps=600"]
-    ordinary.run("train", *train, "--run", "unbroken", timeout=600)
+    ordinary.run("train", *train, "--name", "unbroken", timeout=600)
 
-    ordinary.override("train", {"command": [*train, "--run", "stopped"]})
+    ordinary.override("train", {"command": [*train, "--name", "stopped"]})
     ordinary.compose("up", "--detach", "train")
     metrics = run_folder(ordinary, "stopped") / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -19,7 +19,7 @@ from tests.runner.conftest import wait_for
 STOPS = """
 import os, signal, sys
 from pathlib import Path
-folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--run") + 1]
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
 folder.mkdir(parents=True, exist_ok=True)
 def stop(number, frame):
     with open(folder / "signals", "a") as file:
@@ -53,7 +53,7 @@ class TestAttached:
         job("import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))")
         out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(timeout=30)
         words, cwd, variables = json.loads(out)
-        assert words == ["configs/warm.yaml", "lr=1e-3", "--run", "mine", "--device", "cpu"]
+        assert words == ["configs/warm.yaml", "lr=1e-3", "--name", "mine", "--device", "cpu"]
         assert cwd == str(checkout)
         assert variables["CHECKPOINTS_PATH"] == str(checkout / "volumes" / "checkpoints")
         assert json.loads(variables["RUN_LAUNCH"])["target"] == "host"

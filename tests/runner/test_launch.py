@@ -11,7 +11,7 @@ class TestPlan:
     def test_dry_run_prints_the_plan_and_stops(self, type_, fake) -> None:
         result = type_("runner host --dry-run")
         assert (result.exit_code, result.stdout, fake.did) == (0, "", [])
-        assert "python -m model.train configs/quickstart.yaml --run quickstart" in result.stderr
+        assert "python -m model.train configs/quickstart.yaml --name quickstart" in result.stderr
         assert "trains 100 steps" in result.stderr
 
     def test_dry_run_as_json_is_data(self, type_) -> None:

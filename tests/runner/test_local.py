@@ -57,7 +57,7 @@ class TestCommand:
         assert words[:4] == ["compose", "run", "--rm", "-T"]
         service = words.index("train")
         assert words[service:] == [
-            "train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3", "--run", "warm",
+            "train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3", "--name", "warm",
         ]  # fmt: skip
         assert f"gpt-runner.checkout={checkout}" in words
         assert "gpt-runner.run=warm" in words

@@ -79,7 +79,7 @@ class TestCommand:
                 "model.train",
                 "configs/warm.yaml",
                 "lr=1e-3",
-                "--run",
+                "--name",
                 "warm",
                 "--device",
                 "cpu",
@@ -97,7 +97,7 @@ class TestCommand:
     def test_sampling_reads_a_run_and_no_recipe(self) -> None:
         facts = replace(INSIDE, step=100)
         command = plan(facts, job=JOBS["sample"], recipe=None, overrides=("temperature=0.5",)).command
-        assert command == ("python", "-m", "model.sample", "temperature=0.5", "--run", "warm")
+        assert command == ("python", "-m", "model.sample", "temperature=0.5", "--name", "warm")
 
     def test_an_export_goes_into_the_runs_folder(self) -> None:
         command = plan(replace(INSIDE, step=100), job=JOBS["export"], recipe=None).command
