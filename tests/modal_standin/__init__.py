@@ -1,0 +1,8 @@
+"""A stand-in for Modal: a server on 127.0.0.1 for the real, unmodified client. See README.md."""
+
+from .api import Api, Remote, StandinError, connect
+from .images import Build
+from .record import Request
+from .standin import ModalStandin
+
+__all__ = ["Api", "Build", "ModalStandin", "Remote", "Request", "StandinError", "connect"]
