@@ -247,11 +247,8 @@ def unsigned_token() -> str:
 
 
 def _handle(app: App) -> api_pb2.AppHandleMetadata:
-    lifecycle = api_pb2.AppLifecycle(
-        app_state=app.state,
-        created_at=app.created_at,
-        stopped_at=app.stopped_at,  # type: ignore[arg-type]
-    )
+    lifecycle = api_pb2.AppLifecycle(created_at=app.created_at, stopped_at=app.stopped_at)
+    lifecycle.app_state = app.state  # type: ignore[assignment]
     return api_pb2.AppHandleMetadata(
         description=app.description,
         app_id=app.id,

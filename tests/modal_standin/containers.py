@@ -273,7 +273,7 @@ class Containers:
 
     def _keep(self, timer: asyncio.Task[None] | asyncio.Future[None]) -> None:
         self._timers.add(timer)  # type: ignore[arg-type]
-        timer.add_done_callback(self._timers.discard)  # type: ignore[arg-type]
+        timer.add_done_callback(self._timers.discard)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:

@@ -18,7 +18,7 @@ if "modal._container_entrypoint" in sys.orig_argv:
             if name.partition(".")[0] in _blocked:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    sys.meta_path.insert(0, _Blocked)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Blocked)
 
     _getaddrinfo = socket.getaddrinfo
 

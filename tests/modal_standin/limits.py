@@ -5,10 +5,8 @@ from __future__ import annotations
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-GPU_TYPES = frozenset(
-    ["ANY", "T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"]
-    + ["H100", "H100!", "H200", "B200", "B200+", "B300"]
-)
+GPU_TYPES = {"ANY", "T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"}
+GPU_TYPES |= {"H100", "H100!", "H200", "B200", "B200+", "B300"}
 MOST_GPUS = 8
 MOST_A10 = 4
 SHORTEST_TIMEOUT = 1  # seconds

@@ -126,7 +126,7 @@ def _batches(entries: list[Entry]) -> list[api_pb2.TaskLogsBatch]:
         for entry in group:
             batch.items.add(
                 data=entry.text,
-                file_descriptor=entry.source,  # type: ignore[arg-type]
+                file_descriptor=entry.source,
                 function_call_id=entry.call,
                 input_id=entry.input,
                 container_id=entry.task,

@@ -69,7 +69,7 @@ def redacted(message: Message) -> Message:
     name = message.DESCRIPTOR.name
     if name == "SecretUpdateRequest":
         copy = _copy(message)
-        for update in copy.updates:  # type: ignore[attr-defined]
+        for update in copy.updates:
             update.value = REDACTED
         return copy
     if name not in _SECRET_MAPS:
@@ -84,7 +84,7 @@ def redacted(message: Message) -> Message:
         for key in list(values or ()):
             values[key] = REDACTED  # type: ignore[index]
     if name == "SandboxCreateV2Request":
-        for source in copy.secret_sources:  # type: ignore[attr-defined]
+        for source in copy.secret_sources:
             for key in list(source.env.contents):
                 source.env.contents[key] = REDACTED
     return copy
@@ -92,9 +92,9 @@ def redacted(message: Message) -> Message:
 
 def _without_content(message: Message) -> Message:
     """Uploaded files stay on disk under their hash: a push of a gigabyte must not stay in memory."""
-    if message.DESCRIPTOR.name == "MountPutFileRequest" and message.data:  # type: ignore[attr-defined]
+    if message.DESCRIPTOR.name == "MountPutFileRequest" and message.data:
         copy = _copy(message)
-        copy.data = b""  # type: ignore[attr-defined]
+        copy.data = b""
         return copy
     return message
 

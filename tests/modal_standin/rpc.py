@@ -17,6 +17,8 @@ from typing import Any
 from google.protobuf.message import Message
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
+from grpclib.exceptions import StreamTerminatedError
+from h2.exceptions import StreamClosedError
 
 from .faults import Faults
 from .record import Recorder
@@ -31,7 +33,10 @@ ONCE = {
     "FunctionPutInputs",
     "FunctionRetryInputs",
     "SandboxCreateV2",
+    "VolumeCopyFiles",
+    "VolumeCopyFiles2",
     "VolumePutFiles",
+    "VolumePutFiles2",
     "VolumeRemoveFile",
     "VolumeRemoveFile2",
 }
@@ -104,6 +109,8 @@ class Service:
                 await self._answer(name, method, subject, stream, caller, fault)
             except GRPCError:
                 raise
+            except (StreamClosedError, StreamTerminatedError, ConnectionError):
+                return  # the client has gone away meanwhile
             except Exception as error:
                 self._problems.errors.append(f"{name}: {traceback.format_exc()}")
                 raise GRPCError(Status.INTERNAL, f"{name} failed in the stand-in: {error!r}") from error

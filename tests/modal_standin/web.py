@@ -17,7 +17,10 @@ from .ids import new_id
 from .settings import Settings
 from .volumes import Volumes
 
-CHUNK = 256 * 1024
+CHUNK = 256 * 1024  # bytes
+# Seconds that an upload may pause. After a cut connection aiohttp repeats a PUT by itself, with a payload
+# that it has read to its end before, and waits for ever for an answer to a body that never comes.
+PATIENCE = 1.0
 Control = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
@@ -143,12 +146,19 @@ class Web:
             return web.Response(status=int(fault), text="injected")
         file = self._scratch / new_id("upload")
         with file.open("wb") as stream:
-            async for chunk in request.content.iter_chunked(CHUNK):
-                stream.write(chunk)
+            while True:
+                try:
+                    chunk = await asyncio.wait_for(request.content.read(CHUNK), PATIENCE)
+                except TimeoutError:
+                    return web.Response(status=400, text="RequestTimeout: the body did not come")
+                except ConnectionError:
+                    return web.Response(status=499)
                 if fault == "cut":
                     _abort(request)
-                    break
-        return file if fault != "cut" else web.Response(status=499)
+                    return web.Response(status=499)
+                if not chunk:
+                    return file
+                stream.write(chunk)
 
     async def _answer_control(self, request: web.Request) -> web.StreamResponse:
         arguments = await request.json()
