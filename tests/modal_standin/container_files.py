@@ -50,7 +50,7 @@ class ContainerFiles:
     def prepare(self, task: Task) -> Container:
         """Lay out everything for a function's container on disk. Sets the task's views."""
         definition = task.function.definition
-        folder = self._new_folder(task.id)
+        folder = self.new_folder(task.id)
         arguments = api_pb2.ContainerArguments(
             task_id=task.id,
             function_id=task.function.id,
@@ -76,7 +76,8 @@ class ContainerFiles:
             views=task.views,
         )
 
-    def _new_folder(self, task_id: str) -> Path:
+    def new_folder(self, task_id: str) -> Path:
+        """A folder for all that belongs to one container."""
         folder = self._settings.containers / task_id
         (folder / "args").mkdir(parents=True)
         return folder

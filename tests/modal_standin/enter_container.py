@@ -11,9 +11,11 @@ machine: the namespace ends with its last process.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import sys
+import termios
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -27,7 +29,12 @@ def main() -> None:
     separate_mounts()
     enter(spec)
     os.chdir(spec["workdir"])
-    os.execve(spec["argv"][0], spec["argv"], dict(os.environ))
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in the terminal reaches the command
+    try:
+        os.execvpe(spec["argv"][0], spec["argv"], dict(os.environ))
+    except FileNotFoundError:
+        sys.exit(f"{spec['argv'][0]}: command not found")
 
 
 def separate_mounts() -> None:
@@ -49,6 +56,8 @@ def enter(spec: dict[str, Any]) -> None:
     changed = [*files, *spec["hidden"], *(bind["target"] for bind in spec["binds"])]
     split = {parent for path in changed for parent in _parents(path)}
     _expose("/", root, split, {*spec["own"], *spec["hidden"]})
+    for path in {"/" + name for name in os.listdir(tree)} & set(spec["own"]):
+        _mount(tree + path, root + path, flags=MS_BIND)
     for path in spec["kept"]:  # the interpreter, where it lies under a folder that is hidden
         if not os.path.lexists(root + path):
             os.makedirs(root + path)
@@ -93,6 +102,8 @@ def _graft(tree: str, path: str, root: str) -> None:
     """Lay the mounted files over what is there; a folder that is new is shared as a whole."""
     for entry in os.scandir(tree):
         target = root + os.path.join(path, entry.name)
+        if os.path.exists(target) and os.path.samefile(entry.path, target):
+            continue  # one of the container's own folders: it is there as a whole
         if entry.is_dir() and os.path.isdir(target):
             _graft(entry.path, os.path.join(path, entry.name), root)
             continue

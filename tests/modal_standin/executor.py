@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from . import processes
+from .ids import new_id
 from .settings import Settings
 from .volume_views import View
 
@@ -105,7 +106,7 @@ class ProcessExecutor:
             "argv": [*first, *container.command],
             "workdir": container.workdir,
         }
-        file = container.folder / "spec.json"
+        file = container.folder / f"{new_id('spec')}.json"
         file.write_text(json.dumps(spec))
         return file
 

@@ -18,7 +18,7 @@ LARGEST_DATA = 4096  # bytes of a file's content that one line of the journal ma
 _SECRET_MAPS = {
     "SecretGetOrCreateRequest": ("env_dict",),
     "SandboxCreateV2Request": ("ephemeral_secrets.contents",),
-    "TaskExecStartRequest": ("env",),
+    "TaskExecStartRequest": (),
 }
 
 
@@ -83,7 +83,7 @@ def redacted(message: Message) -> Message:
         values = getattr(target, last, None)
         for key in list(values or ()):
             values[key] = REDACTED  # type: ignore[index]
-    if name == "SandboxCreateV2Request":
+    if hasattr(copy, "secret_sources"):
         for source in copy.secret_sources:
             for key in list(source.env.contents):
                 source.env.contents[key] = REDACTED

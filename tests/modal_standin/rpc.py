@@ -83,6 +83,13 @@ class Service:
             mapping[path] = Handler(function, handler.cardinality, handler.request_type, handler.reply_type)
         return mapping
 
+    def disconnect(self, containers_too: bool = False) -> int:
+        """Cut the connections; returns how many there were."""
+        doomed = [t for t, is_container in self.connections.items() if containers_too or not is_container]
+        for transport in doomed:
+            transport.abort()  # type: ignore[attr-defined]
+        return len(doomed)
+
     def _handler(self, name: str, handler: Handler) -> Callable[[Any], Any]:
         method = next((getattr(s, name) for s in self._services if hasattr(s, name)), None)
         takes_stream = handler.cardinality in (Cardinality.STREAM_UNARY, Cardinality.STREAM_STREAM)

@@ -11,9 +11,11 @@ from typing import Any
 from grpclib.server import Server as GrpcServer
 from modal_proto import api_pb2
 from modal_proto.api_grpc import ModalClientBase
+from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 
 from .apps import App, Apps
 from .calls import DONE, SYNC, Call, Calls
+from .command_router import CommandRouter
 from .container_files import ContainerFiles
 from .container_requests import ContainerRequests
 from .containers import Containers
@@ -26,6 +28,7 @@ from .logs import Logs
 from .mounts import Mounts
 from .record import Recorder
 from .rpc import Problems, Service
+from .sandboxes import Sandboxes
 from .secret_values import Secrets
 from .settings import Settings
 from .tasks import Task
@@ -75,8 +78,13 @@ class Server:
             self.logs,
             ContainerRequests(settings, self.containers, self.calls),
         ]
-        self.service = Service(ModalClientBase, services, self.recorder, self.faults, self.problems)
-        self._grpc = GrpcServer([self.service])
+        self.sandboxes = Sandboxes(settings, self.files, self.images, self.secrets, ProcessExecutor(settings))
+        router = CommandRouter(self.sandboxes)
+        self.services = [
+            Service(ModalClientBase, [*services, self.sandboxes], self.recorder, self.faults, self.problems),
+            Service(TaskCommandRouterBase, [router], self.recorder, self.faults, self.problems),
+        ]
+        self._grpc = GrpcServer(self.services)
         self._background: set[asyncio.Task[None]] = set()
         self.url = ""
 
@@ -86,7 +94,7 @@ class Server:
         await self._grpc.start("127.0.0.1", self.settings.port)
         listening: Any = self._grpc._server  # grpclib does not tell the port that it was given
         port = listening.sockets[0].getsockname()[1]
-        self.url = self.files.server_url = f"http://127.0.0.1:{port}"
+        self.url = self.files.server_url = self.sandboxes.url = f"http://127.0.0.1:{port}"
         self._spawn(self._expire())
         address = self.settings.state / ADDRESS_FILE
         address.write_text(json.dumps({"server": self.url, "control": web_url, "pid": os.getpid()}))
@@ -95,9 +103,10 @@ class Server:
         for task in list(self._background):
             task.cancel()
         await self.containers.shut_down()
+        await self.sandboxes.shut_down()
         self._grpc.close()
-        for transport in list(self.service.connections):
-            transport.abort()  # type: ignore[attr-defined]
+        for service in self.services:
+            service.disconnect(containers_too=True)
         await self.web.stop()
         (self.settings.state / ADDRESS_FILE).unlink(missing_ok=True)
         self.recorder.close()
@@ -105,10 +114,7 @@ class Server:
 
     def disconnect(self) -> int:
         """Cut the connections of all clients outside; returns how many there were."""
-        outside = [t for t, is_container in self.service.connections.items() if not is_container]
-        for transport in outside:
-            transport.abort()  # type: ignore[attr-defined]
-        return len(outside)
+        return sum(service.disconnect() for service in self.services)
 
     # --- when something ends
 
@@ -144,6 +150,7 @@ class Server:
 
     async def _finish_app(self, app: App) -> None:
         await self.containers.stop_app(app.id)
+        await self.sandboxes.stop_app(app.id)
         self.apps.stopped(app)
         self.logs.pulse.beat()
 
