@@ -158,7 +158,7 @@ def test_a_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path
 
 
 def test_an_app_that_is_not_detached_ends_with_its_client(tmp_path: Path) -> None:
-    with ModalStandin(tmp_path / "state", heartbeat_timeout=0.5, grace=0.5) as modal:
+    with ModalStandin(tmp_path / "state", heartbeat_timeout=3.0, grace=0.5) as modal:
         client = start(
             modal,
             tmp_path,

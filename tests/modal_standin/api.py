@@ -38,6 +38,11 @@ class Api(ABC):
         """What MODAL_SERVER_URL must be."""
 
     @property
+    @abstractmethod
+    def heartbeat_interval(self) -> float:
+        """Seconds between two heartbeats of a client."""
+
+    @property
     def environ(self) -> dict[str, str]:
         """What a process needs in its environment for its Modal client to talk to the stand-in."""
         return {
@@ -46,6 +51,7 @@ class Api(ABC):
             "MODAL_TOKEN_SECRET": "as-standin",
             "MODAL_CONFIG_PATH": "/dev/null",
             "MODAL_DISABLE_API_PROXY": "1",
+            "MODAL_HEARTBEAT_INTERVAL": str(self.heartbeat_interval),
         }
 
     @contextmanager
@@ -159,13 +165,18 @@ class Api(ABC):
 class Remote(Api):
     """A stand-in that another process has started."""
 
-    def __init__(self, server_url: str, control_url: str) -> None:
+    def __init__(self, server_url: str, control_url: str, heartbeat_interval: float) -> None:
         self._server_url = server_url
+        self._heartbeat_interval = heartbeat_interval
         self._control_url = control_url
 
     @property
     def url(self) -> str:
         return self._server_url
+
+    @property
+    def heartbeat_interval(self) -> float:
+        return self._heartbeat_interval
 
     def call(self, method: str, **arguments: Any) -> Any:
         request = urllib.request.Request(
@@ -189,7 +200,7 @@ def connect(state: Path) -> Remote:
         address = json.loads((state / ADDRESS_FILE).read_text())
     except FileNotFoundError:
         raise StandinError(f"no stand-in runs with the state directory {state}") from None
-    return Remote(address["server"], address["control"])
+    return Remote(address["server"], address["control"], address["heartbeat_interval"])
 
 
 def _message(kind: str, data: str) -> Any:

@@ -97,7 +97,8 @@ class Server:
         self.url = self.files.server_url = self.sandboxes.url = f"http://127.0.0.1:{port}"
         self._spawn(self._expire())
         address = self.settings.state / ADDRESS_FILE
-        address.write_text(json.dumps({"server": self.url, "control": web_url, "pid": os.getpid()}))
+        facts = {"server": self.url, "control": web_url, "pid": os.getpid()}
+        address.write_text(json.dumps({**facts, "heartbeat_interval": self.settings.heartbeat_interval}))
 
     async def stop(self) -> None:
         for task in list(self._background):

@@ -27,6 +27,11 @@ class Settings:
     container_env: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def heartbeat_interval(self) -> float:
+        """How often a client must be heard: as often as the real one, or four times in the time-out."""
+        return min(15.0, self.heartbeat_timeout / 4)
+
+    @property
     def volumes(self) -> Path:
         return self.state / "volumes"
 

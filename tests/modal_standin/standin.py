@@ -60,6 +60,10 @@ class ModalStandin(Api):
     def url(self) -> str:
         return self._running().url
 
+    @property
+    def heartbeat_interval(self) -> float:
+        return self.settings.heartbeat_interval
+
     def start(self) -> None:
         self._thread.start()
         self._started.result(START_TIMEOUT)
@@ -88,6 +92,11 @@ class ModalStandin(Api):
             return
         self._started.set_result(None)
         self._loop.run_forever()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
 
     async def _start(self) -> None:
         self._server = Server(self.settings, self._control, self._executor)
