@@ -333,6 +333,73 @@ def test_what_modal_refuses_is_refused(
     assert modal.tasks() == []
 
 
+def test_a_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path: Path) -> None:
+    source = """
+        @app.function()
+        def echo(x):
+            return x
+
+        if __name__ == "__main__":
+            app.deploy()
+    """
+    run(modal, tmp_path, source)
+    assert (
+        run(modal, tmp_path, 'print(modal.Function.from_name("a-test", "echo").remote(5))', "caller") == "5"
+    )
+
+
+def test_a_waiting_client_gets_over_a_cut_connection(modal: ModalStandin, tmp_path: Path) -> None:
+    client = start(
+        modal,
+        tmp_path,
+        """
+        volume = modal.Volume.from_name("checkpoints", create_if_missing=True, version=2)
+
+        @app.function(volumes={"/vol/checkpoints": volume})
+        def wait_for_go():
+            print("waiting")
+            while not os.path.exists("/vol/checkpoints/go"):
+                time.sleep(0.02)
+            return "went on"
+
+        if __name__ == "__main__":
+            with app.run():
+                print(wait_for_go.remote())
+        """,
+    )
+    modal.wait_until(lambda: "waiting" in modal.log())
+    assert modal.disconnect() >= 1
+    (modal.volume_path("checkpoints") / "go").touch()
+    output, complaint = client.communicate(timeout=60)
+    assert output.strip() == "went on", complaint
+
+
+def test_a_result_outlives_the_server(tmp_path: Path) -> None:
+    with ModalStandin(tmp_path / "state") as first:
+        call_id = run(
+            first,
+            tmp_path,
+            """
+            @app.function()
+            def answer():
+                print("thinking")
+                return 42
+
+            if __name__ == "__main__":
+                with app.run():
+                    call = answer.spawn()
+                    call.get()
+                    print(call.object_id)
+            """,
+        )
+    follow = f"""
+        call = modal.FunctionCall.from_id({call_id!r})
+        print(call.get(), *[entry.message.strip() for entry in call.logs.tail()])
+    """
+    with ModalStandin(tmp_path / "state") as second:
+        assert run(second, tmp_path, follow, "follow") == "42 thinking"
+
+
 def test_a_test_in_another_process_has_the_same_controls(modal: ModalStandin) -> None:
     other = connect(modal.state)
     assert other.environ == modal.environ

@@ -55,7 +55,7 @@ def run(state: Path, command: list[str], options: argparse.Namespace) -> int:
 def run_command(command: list[str], environ: dict[str, str]) -> int:
     """The command's status; 128 + n where signal n ended it. Ctrl-C is the command's to handle."""
     process = subprocess.Popen(command, env=environ)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     status = process.wait()
     return status if status >= 0 else 128 - status

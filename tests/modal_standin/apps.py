@@ -202,6 +202,18 @@ class Apps:
     ) -> api_pb2.AppGetTagsResponse:
         return api_pb2.AppGetTagsResponse(tags=self.get(request.app_id).tags)
 
+    async def FunctionGet(
+        self, request: api_pb2.FunctionGetRequest, caller: Caller
+    ) -> api_pb2.FunctionGetResponse:
+        app = self._named(request.app_name)
+        function_id = app.function_ids.get(request.object_tag, "") if app else ""
+        if not function_id:
+            raise GRPCError(Status.NOT_FOUND, f"No function '{request.object_tag}' in '{request.app_name}'")
+        function = self._functions.get(function_id)
+        return api_pb2.FunctionGetResponse(
+            function_id=function.id, handle_metadata=function.handle, function=function.data
+        )
+
     def _named(self, name: str) -> App | None:
         alive = (app for app in self.apps.values() if app.state not in STOPPED)
         return next((app for app in alive if name and app.name == name), None)

@@ -247,9 +247,6 @@ class Calls:
             self._shelf.put(f"{call.id}:{call.app_id}:{call.function_id}", kept)
             self.on_finished(call)
 
-    def input(self, input_id: str) -> Input | None:
-        return next((c.inputs[input_id] for c in self.calls.values() if input_id in c.inputs), None)
-
 
 def _info(call: Call) -> api_pb2.FunctionCallInfo:
     outputs = call.outputs

@@ -82,6 +82,10 @@ class ContainerFiles:
         (folder / "args").mkdir(parents=True)
         return folder
 
+    def discard(self, task_id: str) -> None:
+        """Delete what an ended container had for itself, copies of volumes among it."""
+        shutil.rmtree(self._settings.containers / task_id, ignore_errors=True)
+
     def tree(self, folder: Path, mount_ids: list[str]) -> Path:
         """The files of the mounts, laid out under one root."""
         tree = folder / "tree"

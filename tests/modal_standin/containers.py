@@ -105,6 +105,7 @@ class Containers:
             failure = f"the stand-in could not run the container: {error!r}"
             self._log(task, SYSTEM, failure + "\n")
         self._end(task, failure)
+        await asyncio.to_thread(self._files.discard, task.id)
 
     async def _read(self, task: Task, stream: asyncio.StreamReader, source: int) -> None:
         while line := await _line(stream):

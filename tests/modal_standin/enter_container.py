@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import sys
 import termios
 from typing import Any
@@ -29,6 +30,7 @@ def main() -> None:
     separate_mounts()
     enter(spec)
     os.chdir(spec["workdir"])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started the server may have ignored it
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in the terminal reaches the command
     try:

@@ -91,6 +91,7 @@ class Sandboxes:
         if sandbox.result is None:
             sandbox.result = Result(status=status)  # type: ignore[arg-type]
             await asyncio.to_thread(processes.kill, sandbox.task_id)
+            await asyncio.to_thread(self._files.discard, sandbox.task_id)
 
     async def stop_app(self, app_id: str) -> None:
         for sandbox in self.sandboxes.values():
@@ -179,6 +180,7 @@ class Sandboxes:
                 status = Result.GENERIC_STATUS_FAILURE if sandbox.main.code else Result.GENERIC_STATUS_SUCCESS
                 sandbox.result = Result(status=status, exitcode=sandbox.main.code)
                 await asyncio.to_thread(processes.kill, sandbox.task_id)
+                await asyncio.to_thread(self._files.discard, sandbox.task_id)
             elif now - started > timeout:
                 await self.end(sandbox, Result.GENERIC_STATUS_TIMEOUT)
             elif idle and now - sandbox.active_at > idle:

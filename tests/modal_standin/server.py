@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import shutil
 from collections.abc import Coroutine
 from typing import Any
 
@@ -37,6 +39,9 @@ from .web import Control, Web
 
 ADDRESS_FILE = "address.json"  # where a test in another process finds a running stand-in
 EXPIRY_INTERVAL = 0.5  # seconds
+
+# It prints a traceback for each client that goes away during a long poll. Real mistakes are in `problems`.
+logging.getLogger("grpclib.server").setLevel(logging.CRITICAL)
 
 
 class Server:
@@ -112,6 +117,7 @@ class Server:
         (self.settings.state / ADDRESS_FILE).unlink(missing_ok=True)
         self.recorder.close()
         self.logs.close()
+        shutil.rmtree(self.settings.scratch, ignore_errors=True)
 
     def disconnect(self) -> int:
         """Cut the connections of all clients outside; returns how many there were."""

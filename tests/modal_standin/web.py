@@ -165,7 +165,7 @@ class Web:
         try:
             value = await self._control(request.match_info["method"], arguments)
         except Exception as error:
-            return web.json_response({"error": repr(error)}, status=400)
+            return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"value": value}, dumps=json.dumps)
 
 
