@@ -1,0 +1,1 @@
+"""What the target ``cloud`` is made of. Imported inside the containers too: import nothing here."""
