@@ -1,1 +1,1 @@
-"""What the target ``cloud`` is made of. Imported inside the containers too: import nothing here."""
+"""The cloud: what the runner asks of Modal. Modules here import modal late, inside functions."""
