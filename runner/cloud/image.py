@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.files import write_atomically
 from runner.cloud.mount import ignored
@@ -101,7 +101,12 @@ def remember(checkout: Path, cache: Path, account: str) -> None:
     write_atomically(cache / STATE, json.dumps(known, indent=2) + "\n")
 
 
-def _read(cache: Path) -> dict[str, dict[str, object] | object]:
+def was_built_here(cache: Path) -> bool:
+    """Whether anything was ever started in the cloud from this machine."""
+    return bool(_read(cache))
+
+
+def _read(cache: Path) -> dict[str, dict[str, Any]]:
     try:
         tree = json.loads((cache / STATE).read_text())
         return tree if isinstance(tree, dict) else {}

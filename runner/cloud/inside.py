@@ -181,7 +181,7 @@ class Body:
         self._write()
         if self.rank > 0:
             return None  # the first node keeps the time, and the others end with it
-        earlier = [a for a in self.ledger.attempts[:-1]]
+        earlier = self.ledger.attempts[:-1]
         return next_deadline(
             started,
             self.job["attempt_seconds"],
@@ -207,7 +207,9 @@ class Body:
             self.committing.join(GRACE)
         if self.rank == 0:
             self._commit("checkpoints")
-        if self.rank == 0 and reason != "preempted":  # there time is short, and Modal commits the rest at the exit
+        if (
+            self.rank == 0 and reason != "preempted"
+        ):  # there time is short, and Modal commits the rest at the exit
             for name in ("data", "cache"):
                 self._commit(name)
         return reason, status

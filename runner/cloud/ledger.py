@@ -14,6 +14,9 @@ from typing import Any
 
 NAME = "cloud.json"
 
+# Seconds. One that was not seen for so long is gone: it notes itself every 15 and commits every 60.
+STALE = 90.0
+
 
 @dataclass
 class CloudAttempt:
@@ -31,7 +34,8 @@ class CloudAttempt:
 
     def seconds(self, now: float) -> float:
         """How long it worked, or has worked until ``now``."""
-        return max(0.0, (self.ended if self.ended is not None else now) - self.started)
+        end = self.ended if self.ended is not None else min(now, self.seen + STALE)
+        return max(0.0, end - self.started)
 
     def cost(self, now: float) -> float:
         """Dollars until ``now`` or its end."""
@@ -67,7 +71,7 @@ class Ledger:
         self.status, self.reason = status, reason
 
     def seconds(self, now: float) -> float:
-        """Over all attempts; one that is under way counts until ``now``, unless it has not been seen lately."""
+        """Over all attempts."""
         return sum(attempt.seconds(now) for attempt in self.attempts)
 
     def cost(self, now: float) -> float:

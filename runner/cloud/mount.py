@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 # Never mounted, whatever the ignore files say: keys, volumes (which are mounted themselves), environments.
-NEVER = ("/.git", "/.env", "/.env.*", "/volumes", "/.venv", "/venv", "__pycache__", "*.py[cod]", "/.mypy_cache")
+NEVER = (
+    "/.git",
+    "/.env",
+    "/.env.*",
+    "/volumes",
+    "/.venv",
+    "/venv",
+    "__pycache__",
+    "*.py[cod]",
+    "/.mypy_cache",
+)
 KEPT = ("/.env.example",)
 
 
@@ -20,10 +31,12 @@ def ignored(checkout: Path) -> Callable[[Path], bool]:
     rules = [*(_rule(line) for line in _lines(checkout / ".gitignore")), *map(_rule, NEVER)]
     rules += [_rule(f"!{line}") for line in KEPT]
 
+    @cache  # the client asks of every file, those below an environment's folder too, and of each 20 rules
+    def out(path: PurePosixPath) -> bool:
+        return bool(path.parts) and (out(path.parent) or _excluded(path, rules))
+
     def test(path: Path) -> bool:
-        relative = path.relative_to(checkout) if path.is_absolute() else path
-        parts = relative.parts
-        return any(_excluded(PurePosixPath(*parts[: n + 1]), rules) for n in range(len(parts)))
+        return out(PurePosixPath(path.relative_to(checkout) if path.is_absolute() else path))
 
     return test
 

@@ -33,6 +33,7 @@ class Started:
     device: str | None = None
     machine: str = ""
     identity: str = ""
+    more: tuple[tuple[str, str], ...] = ()  # options that only this target has, for a resume; no secrets
 
 
 @dataclass(frozen=True)
