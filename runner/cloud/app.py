@@ -45,6 +45,7 @@ def start(
     environ: Mapping[str, str],
     attempt_timeout: int,
     on_image: Callable[[], None],
+    is_built: bool,
     show_build: bool,
 ) -> Call:
     """Build the image where it is not cached, create the function and spawn its one call, detached.
@@ -76,7 +77,10 @@ def start(
         single_use_containers=True,
         max_containers=1 if options.nodes == 1 else None,
     )(body)
-    with _explained(), _output(show_build), app.run(detach=True):
+    if not is_built:
+        with _explained(), _build_log(show_build):
+            image.build()
+    with _explained(), app.run(detach=True):
         on_image()
         call = function.spawn({**job, "app": app.app_id})
         return Call(str(app.app_id), str(call.object_id))
@@ -105,8 +109,8 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
-def _output(show: bool) -> Iterator[None]:
-    """Modal's own words about a build, on stderr: stdout is the job's. Nothing where the image is cached."""
+def _build_log(show: bool) -> Iterator[None]:
+    """Modal's own words about a build, on stderr: stdout is the job's."""
     if not show:
         yield
         return

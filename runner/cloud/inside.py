@@ -59,6 +59,7 @@ class Body:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
+        self.call = modal.current_function_call_id() or ""  # known to this thread alone
         self.rank, self.address = _place_in_cluster(job["nodes"])
         self.keeps_record = bool(job["keeps_record"]) and self.rank == 0
         self.folder = VOL / "checkpoints" / job["run"]
@@ -170,7 +171,7 @@ class Body:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger = ledgers.read(self.folder)
         attempt = ledgers.CloudAttempt(
-            call=modal.current_function_call_id() or "",
+            call=self.call,
             container=os.environ.get("MODAL_TASK_ID", ""),
             started=started,
             seen=now,
@@ -277,8 +278,8 @@ class Body:
         try:
             path = f"{self.job['run']}/{STOP}"
             text = b"".join(self.volumes["checkpoints"].read_file(path))
-            return json.loads(text).get("call") == modal.current_function_call_id()
-        except Exception:
+            return json.loads(text).get("call") == self.call
+        except Exception:  # mostly: there is no such file
             return False
 
 

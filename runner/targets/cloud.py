@@ -129,7 +129,8 @@ class Cloud:
             self.env.environ,
             each,
             self._image_is_there,
-            show_build=not plan.image_built and not plan.as_json,
+            is_built=plan.image_built,
+            show_build=not plan.as_json,
         )
         launch = Started(
             run=plan.run,

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.modal_standin import ModalStandin
+from tests.modal_standin import ModalStandin, StandinError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -79,7 +80,27 @@ class Lab:
     def run_folder(self, name: str = "tiny") -> Path:
         return self.volume("checkpoints") / name
 
-    def ledger(self, name: str = "tiny") -> dict[str, object]:
+    def metrics(self, name: str = "tiny") -> str:
+        """The metrics so far; '' before there are any."""
+        try:
+            return (self.run_folder(name) / "metrics.jsonl").read_text()
+        except (StandinError, FileNotFoundError):
+            return ""
+
+    def wait_for_step(self, step: int, name: str = "tiny") -> None:
+        """Until the metrics show that step."""
+        self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
+
+    def slow_down(self, seconds: float) -> None:
+        """Let a step of the trainer take that long: time enough to be interrupted."""
+        trainer = self.checkout / "model" / "trainer.py"
+        text = trainer.read_text()
+        assert "self.progress.step += 1" in text
+        trainer.write_text(
+            text.replace("self.progress.step += 1", f"time.sleep({seconds}); self.progress.step += 1")
+        )
+
+    def ledger(self, name: str = "tiny") -> dict[str, Any]:
         return dict(json.loads((self.run_folder(name) / "cloud.json").read_text()))
 
     def weights(self, name: str = "tiny") -> bytes:
@@ -90,6 +111,17 @@ class Lab:
         """The steps in the metrics, in order."""
         lines = (self.run_folder(name) / "metrics.jsonl").read_text().splitlines()
         return [row["step"] for row in map(json.loads, lines) if row["kind"] == "train"]
+
+
+def train_here(checkout: Path, *overrides: str) -> None:
+    """The same run, unbroken, as a process of this machine."""
+    subprocess.run(
+        [sys.executable, "-m", "model.train", "tiny", *overrides],
+        cwd=checkout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+        check=True,
+        capture_output=True,
+    )
 
 
 def make_checkout(folder: Path) -> Path:
@@ -110,7 +142,7 @@ def make_checkout(folder: Path) -> Path:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     checkout = make_checkout(tmp_path / "checkout")
-    with ModalStandin(tmp_path / "state", grace=20.0) as modal:
+    with ModalStandin(tmp_path / "state", grace=20.0, container_env={"OMP_NUM_THREADS": "1"}) as modal:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
         made = Lab(checkout, modal, environ)
