@@ -44,6 +44,7 @@ class Cloud:
     """The target ``cloud``."""
 
     name = "cloud"
+    look_seconds = 2.0  # each look is some ten requests
 
     def __init__(self, env: Environment, checkout: Path) -> None:
         self.env = env
@@ -191,6 +192,10 @@ class Cloud:
         account.check_reachable(self.env.environ)
         found = self.read(run)
         return records.state_of(found) if found.is_of_cloud else None
+
+    def launched(self, run: str) -> Started | None:
+        """What the run's folder on the volume says."""
+        return self.read(run).launch
 
     def output(self, run: str, lines: int) -> list[str]:
         """What Modal still has of what the newest call printed."""
