@@ -26,7 +26,7 @@ NAME = "gpt-runner"
 # Seconds that a container may take to start: pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own
 # default is the function's timeout, so that a container that never starts would be waited for a day.
 STARTUP_SECONDS = 1200
-RETRY_SECONDS = 5.0  # before the second attempt; doubled for each further one, to Modal's limit of 60
+RETRY_SECONDS = 1.0  # before the second attempt; doubled for each further one, to Modal's limit of 60
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ class Lab:
         except (StandinError, FileNotFoundError):
             return ""
 
+    def committed(self, name: str = "tiny") -> list[str]:
+        """Names in the run's folder on the volume."""
+        try:
+            return [path.name for path in self.run_folder(name).iterdir()]
+        except (StandinError, FileNotFoundError):
+            return []
+
     def wait_for_step(self, step: int, name: str = "tiny") -> None:
         """Until the metrics show that step."""
         self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
@@ -141,8 +149,24 @@ def make_checkout(folder: Path) -> Path:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Volumes are seen as they are written."""
+    with _lab(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def strict_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A volume holds what was committed, and no more."""
+    with _lab(tmp_path, strict_commits=True) as made:
+        yield made
+
+
+@contextmanager
+def _lab(tmp_path: Path, **options: Any) -> Iterator[Lab]:
     checkout = make_checkout(tmp_path / "checkout")
-    with ModalStandin(tmp_path / "state", grace=20.0, container_env={"OMP_NUM_THREADS": "1"}) as modal:
+    # More threads than cores are slower for matrices of 32 x 32.
+    options |= {"grace": 20.0, "container_env": {"OMP_NUM_THREADS": "1"}}
+    with ModalStandin(tmp_path / "state", **options) as modal:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
         made = Lab(checkout, modal, environ)
