@@ -33,6 +33,7 @@ class Started:
     device: str | None = None
     machine: str = ""
     identity: str = ""
+    more: tuple[tuple[str, str], ...] = ()  # options that only this target has, for a resume; no secrets
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Target(Protocol):
     ``def open_target(env: Environment, checkout: Path) -> Target``."""
 
     name: str
+    look_seconds: float  # between two looks at a run that is followed
 
     def facts(self, request: Request) -> Facts:
         """Look at what is there. Raises RunnerError where the place can't be used at all."""
@@ -113,6 +115,14 @@ class Target(Protocol):
 
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was here."""
+        ...
+
+    def state(self, run: str) -> RunState | None:
+        """How one run stands, without a look at the others; None where its last attempt was not here."""
+        ...
+
+    def launched(self, run: str) -> Started | None:
+        """What the runner started last under this name here."""
         ...
 
     def output(self, run: str, lines: int) -> list[str]:
