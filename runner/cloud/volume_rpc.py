@@ -1,17 +1,21 @@
-"""Reading a part of a file on a Modal volume.
+"""The blocks of files on a Modal volume: where they are, reading one, sending one.
 
-The client's own ``read_file`` begins at the first byte, always. What it is made of can do more: one call
-answers with the addresses of a file's blocks, for any range. This module is the only one that uses what the
-client does not publish (1.6.4: modal/volume.py, ``_read_file_into_fileobj``), and it imports modal.
+The client's own ``read_file`` begins at the first byte, always, and its upload of a block waits up to 8.5
+minutes between attempts, which nothing can end. What they are made of can do more: one call answers with the
+addresses of a file's blocks, for any range; another says which blocks Modal has not got, and puts files into
+their places once it has them all. This module is the only one that uses what the client does not publish
+(1.6.4: modal/volume.py, ``_read_file_into_fileobj`` and ``_put_file_specs``), and it imports modal.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modal._utils.async_utils import synchronize_api
 from modal._utils.blob_utils import BLOCK_SIZE
+from modal._utils.grpc_utils import Retry
 from modal._utils.http_utils import ClientSessionRegistry
 from modal.volume import (
     _block_download_timeout,
@@ -22,7 +26,17 @@ from modal.volume import (
 )
 from modal_proto import api_pb2
 
-__all__ = ["BLOCK_SIZE", "Block", "OpenFile", "fetch_block", "open_file"]
+__all__ = [
+    "BLOCK_SIZE",
+    "Block",
+    "MissingBlock",
+    "NewFile",
+    "OpenFile",
+    "fetch_block",
+    "open_file",
+    "put_files",
+    "send_block",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,26 @@ class OpenFile:
 
     size: int
     blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to be: its path in the volume, ``size`` in bytes, permission bits, and of each BLOCK_SIZE of it
+    the SHA-256 without trailing zeros."""
+
+    path: str
+    size: int
+    mode: int
+    blocks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class MissingBlock:
+    """A block that Modal has not got: the numbers of the file and of the block, and where to send it."""
+
+    file: int
+    block: int
+    url: str
 
 
 async def _open_file(volume: _Volume, path: str, start: int, length: int) -> OpenFile:
@@ -70,5 +104,28 @@ async def _fetch_block(block: Block) -> tuple[bytes, bool]:
     return body, expected is not None
 
 
+async def _put_files(
+    volume: _Volume, files: Sequence[NewFile], receipts: Mapping[bytes, bytes]
+) -> list[MissingBlock]:
+    """Put the files into their places, all at once, if Modal has all blocks; else say which it has not.
+    ``receipts`` holds what it answered to those sent, by their SHA-256."""
+    request = api_pb2.VolumePutFiles2Request(volume_id=volume.object_id)
+    for file in files:
+        added = request.files.add(path=f"/{file.path}", size=file.size, mode=file.mode)
+        for digest in file.blocks:
+            added.blocks.add(contents_sha256=digest, put_response=receipts.get(digest))
+    answer = await volume.client._stub.VolumePutFiles2(request, retry=Retry(base_delay=1))
+    return [MissingBlock(b.file_index, b.block_index, b.put_url) for b in answer.missing_blocks]
+
+
+async def _send_block(url: str, content: bytes) -> bytes:
+    session = ClientSessionRegistry.get_session()  # type: ignore[no-untyped-call]
+    async with session.put(url, data=content) as response:
+        await _raise_on_block_response_error(response)
+        return bytes(await response.content.read())
+
+
 open_file = synchronize_api(_open_file)  # type: ignore[no-untyped-call]
 fetch_block = synchronize_api(_fetch_block)  # type: ignore[no-untyped-call]
+put_files = synchronize_api(_put_files)  # type: ignore[no-untyped-call]
+send_block = synchronize_api(_send_block)  # type: ignore[no-untyped-call]

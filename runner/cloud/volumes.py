@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
@@ -19,7 +19,7 @@ from runner.targets.protocol import Entry
 if TYPE_CHECKING:
     import modal
 
-    from runner.cloud.volume_rpc import Block, OpenFile
+    from runner.cloud.volume_rpc import Block, MissingBlock, NewFile, OpenFile
 
 PREFIX = "gpt-runner-"
 PREFIX_VARIABLE = "GPT_RUNNER_VOLUMES"  # another prefix: two projects in one workspace, or a test
@@ -130,19 +130,19 @@ class VolumeFiles:
 
     def entries(self, path: str = "") -> Iterator[Entry]:
         """What the folder holds, by name. Raises FileNotFoundError."""
-        listing = sorted(self.list(path, recursive=False), key=lambda entry: entry.path)
-        for entry in listing:
+        found = sorted(self.listing(path, recursive=False), key=lambda entry: entry.path)
+        for entry in found:
             yield Entry(entry.path, entry.size, float(entry.modified), entry.kind == "directory")
 
     def entry(self, path: str) -> RemoteEntry | None:
         """What the listing says of the file ``path``; None where there is no such file."""
         try:
-            listing = self.list(path, recursive=False)
+            found = self.listing(path, recursive=False)
         except FileNotFoundError:
             return None
-        return next((e for e in listing if e.path == path.strip("/") and e.kind == "file"), None)
+        return next((e for e in found if e.path == path.strip("/") and e.kind == "file"), None)
 
-    def list(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
+    def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
         """What is in the folder, or the file itself. Paths are as the volume gives them, and not to be
         trusted. Raises FileNotFoundError."""
         where = _inside(path) or "/"
@@ -170,19 +170,20 @@ class VolumeFiles:
 
         return bytes(self._ask(fetch))
 
-    def upload(self, files: Mapping[str, Path]) -> None:
-        """Put local files at their paths in the volume: all appear at once, after the last block.
+    def put(self, files: Sequence[NewFile], receipts: Mapping[bytes, bytes]) -> list[MissingBlock]:
+        """Put files into their places, all at once, replacing what is there; or nothing, and the blocks that
+        Modal has not got yet. Raises RunnerError where a folder is in a file's place."""
+        from runner.cloud.volume_rpc import put_files
 
-        Blocks of 8 MiB that Modal knows already, by their SHA-256, are not sent.
-        """
-        checked = {_inside(path): local for path, local in files.items()}
+        missing: list[MissingBlock] = self._ask(lambda: put_files(self.volume, files, receipts))
+        return missing
 
-        def put() -> None:
-            with self.volume.batch_upload(force=True) as batch:
-                for path, local in checked.items():
-                    batch.put_file(local, f"/{path}")
+    def send(self, block: MissingBlock, content: bytes) -> bytes:
+        """Send a block, without its trailing zeros; the receipt for ``put``."""
+        from runner.cloud.volume_rpc import send_block
 
-        self._ask(put)
+        receipt: bytes = self._ask(lambda: send_block(block.url, content))
+        return receipt
 
     def remove(self, path: str, recursive: bool = False) -> None:
         """Delete a file, or with ``recursive`` a folder. Raises FileNotFoundError."""
