@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from model.locations import VOLUMES, Locations
@@ -146,7 +145,7 @@ class Cloud:
             more=plan.more,
         )
         if noted:
-            self._put(f"{plan.run}/{LAUNCH}", dumps(launch))
+            self._files["checkpoints"].put(f"{plan.run}/{LAUNCH}", dumps(launch))
         return launch
 
     def follow(self, started: Started) -> int:
@@ -173,7 +172,7 @@ class Cloud:
 
     def ask_to_stop(self, run: str, call: str) -> None:
         """Have the call's body write a checkpoint and end."""
-        self._put(f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()}))
+        self._files["checkpoints"].put(f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()}))
 
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
@@ -233,12 +232,6 @@ class Cloud:
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
         }
-
-    def _put(self, path: str, text: str) -> None:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "file"
-            file.write_text(text)
-            self._files["checkpoints"].opened.upload({path: file})
 
     def _image_is_there(self) -> None:
         with suppress(OSError):  # only the next plan's words depend on it
