@@ -150,11 +150,11 @@ class TestPlan:
     def test_jobs_take_the_gpu_that_they_need(self, make: Callable[..., Plan], job: str, gpu: str) -> None:
         assert dict(make(job, step=10).more).get("gpu", "") == gpu
 
-    def test_data_that_is_not_there_is_prepared_first_where_that_is_cheaper(
-        self, make: Callable[..., Plan]
-    ) -> None:
-        words = " ".join(make(more=(("gpu", "H100:8"),), dataset_ready=False).does)
-        assert "runner cloud prepare tiny" in words
+    def test_data_that_is_not_there_is_prepared_without_a_gpu(self, make: Callable[..., Plan]) -> None:
+        plan = make(more=(("gpu", "H100:8"),), dataset_ready=False)
+        assert "the data is made on a machine without a GPU, for $0.25 an hour" in " ".join(plan.does)
+        assert ("prepare-first", "yes") in plan.more
+        assert ("prepare-first", "yes") not in make(more=(("gpu", "H100:8"),)).more
 
 
 class TestCommandLine:

@@ -69,9 +69,6 @@ def _command_lines() -> bytes:
 
 def test_two_nodes_meet_through_torchruns_rendezvous(lab: Lab) -> None:
     (lab.checkout / "model" / "train.py").write_text(REPORTER)
-    _, err = lab.run("cloud", "tiny", "-y", "--gpu", "H100:8", "--nodes", "2", status=1)
-    assert "prepare it first: runner cloud prepare tiny" in err
-    lab.run("cloud", "prepare", "tiny", "-y")
     _, err = lab.run("cloud", "tiny", "-y", "--gpu", "H100:8", "--nodes", "2")
     assert "2 nodes, each 8 x H100" in err
     seen = [json.loads(path.read_text()) for path in lab.run_folder().glob("rank_*.json")]
@@ -81,6 +78,9 @@ def test_two_nodes_meet_through_torchruns_rendezvous(lab: Lab) -> None:
         (str(node), str(local)) for node in range(2) for local in range(8)
     }
     assert len(lab.ledger()["attempts"]) == 1
+    # The data was made before, on a machine that is no part of the cluster.
+    assert [task["gpu"] for task in lab.modal.tasks()] == ["", "H100", "H100"]
+    assert (lab.volume("data") / "tiny" / "meta.json").exists()
 
 
 def test_offline_the_other_runs_are_listed_and_the_cloud_is_named(lab: Lab) -> None:
