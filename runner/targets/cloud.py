@@ -119,7 +119,7 @@ class Cloud:
             more=plan.more,
         )
         if noted:
-            self._files["checkpoints"].put(f"{plan.run}/{LAUNCH}", dumps(launch))
+            self._note(launch)
         return launch
 
     def _prepare(self, plan: Plan, options: Options) -> None:
@@ -167,6 +167,16 @@ class Cloud:
             is_built=built,
             show_build=not plan.as_json,
         )
+
+    def _note(self, launch: Started) -> None:
+        """So that any terminal finds the call. The body notes it too, as soon as a machine works on it."""
+        try:
+            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", dumps(launch))
+        except KeyboardInterrupt:
+            calls.cancel(launch.id, kill=True)  # nobody knows of it yet, and it would go on costing
+            raise
+        except (OSError, RunnerError) as error:
+            self.env.warn(f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}")
 
     def follow(self, started: Started) -> int:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""

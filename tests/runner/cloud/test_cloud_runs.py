@@ -61,6 +61,7 @@ def test_five_preemptions_end_with_the_weights_of_an_unbroken_run(lab: Lab) -> N
     assert ledger["cost"] == round(sum(costs), 4) or abs(ledger["cost"] - sum(costs)) < 1e-3
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert state["attempts"] == 6
+    assert "6: 5 x preempted, finished" in lab.run("status", "tiny")[0]
     assert abs(state["cost"] - sum(costs)) < 1e-3
     assert lab.modal.calls()[0]["retries"] == [0]
     assert sorted(set(lab.steps())) == list(range(1, 101))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.runner.cloud.conftest import Lab, train_here
+from tests.runner.cloud.conftest import ROOT, Lab, train_here
 
 STEPS = ("max_steps=150", "checkpoint_every=10", "eval_every=50")
 
@@ -94,3 +94,18 @@ print([name for name in ("modal", "torch") if name in sys.modules])
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def test_what_runs_before_the_job_needs_nothing_but_modal() -> None:
+    code = """
+import sys
+import modal
+before = set(sys.modules)
+import runner.cloud.inside
+foreign = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+print(sorted(foreign))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.strip() == "['runner']"

@@ -127,7 +127,7 @@ class TestDeadlines:
             each = deadlines.attempt_timeout(86400.0, used, deadlines.LONGEST_ATTEMPT)
             found = deadlines.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
             assert found.stop < found.kill <= each
-            assert each - found.stop >= 0.05 * (each - 0.0) or each - found.stop >= 300
+            assert found.reason == "timeout"  # and not another attempt for the last minutes
 
     def test_a_killed_attempt_counts_until_it_was_last_seen(self) -> None:
         book = ledger.Ledger()
