@@ -14,13 +14,13 @@ def reasons(lab: Lab) -> list[str | None]:
 
 def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab) -> None:
     lab.slow_down(0.1)
-    lab.train("--device", "cpu", "max_steps=90", GPT_RUNNER_ATTEMPT="10s")
+    lab.train("--device", "cpu", "max_steps=60", GPT_RUNNER_ATTEMPT="8s")
     assert len(reasons(lab)) > 1
     assert set(reasons(lab)[:-1]) == {"time-out"}
     assert reasons(lab)[-1] == "finished"
     call = lab.modal.calls()[0]
     assert call["retries"] == [len(reasons(lab)) - 1]
-    assert sorted(set(lab.steps())) == list(range(1, 91))
+    assert sorted(set(lab.steps())) == list(range(1, 61))
 
 
 def test_the_timeout_counts_all_attempts(lab: Lab) -> None:
@@ -58,7 +58,7 @@ def test_a_mistake_of_the_users_burns_no_retry(lab: Lab) -> None:
 def test_a_machine_that_crashes_loses_nothing_that_was_committed(strict_lab: Lab) -> None:
     lab = strict_lab
     lab.slow_down(0.03)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=120")
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     lab.modal.wait_until(lambda: "latest" in lab.committed(), 60)
     lab.modal.crash()
     out, err = process.communicate(timeout=60)
@@ -66,12 +66,12 @@ def test_a_machine_that_crashes_loses_nothing_that_was_committed(strict_lab: Lab
     assert reasons(lab) == ["killed", "finished"]
     record = json.loads((lab.run_folder() / "run.json").read_text())
     assert record["attempts"][1]["first_step"] >= 10
-    assert record["step"] == 120
+    assert record["step"] == 60
 
 
 def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
     lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=300", "--max-cost", "3")
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=120", "--max-cost", "3")
     lab.wait_for_step(10)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -82,12 +82,12 @@ def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
     assert "$3.00" in err
     assert "2 h over all attempts" in err
     assert reasons(lab) == ["stopped", "finished"]
-    assert sorted(set(lab.steps())) == list(range(1, 301))
+    assert sorted(set(lab.steps())) == list(range(1, 121))
 
 
 def test_sigterm_leaves_the_run_alone(lab: Lab) -> None:
     lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=200")
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     lab.wait_for_step(10)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
