@@ -13,6 +13,7 @@ from runner.errors import RunnerError
 def in_our_words() -> Iterator[None]:
     """Modal's errors as FileNotFoundError, FileExistsError, Unavailable (worth asking again) or RunnerError."""
     import aiohttp
+    from grpclib.exceptions import StreamTerminatedError
     from modal import exception
 
     try:
@@ -35,8 +36,12 @@ def in_our_words() -> Iterator[None]:
         raise Unavailable(f"the connection was closed: {error}") from error
     except exception.InvalidError as error:
         raise RunnerError(f"Modal refuses: {error}") from error
+    except StreamTerminatedError as error:  # the connection was cut in the middle of a listing
+        raise Unavailable(f"the connection was cut: {error}") from error
     except exception.ExecutionError as error:  # an HTTP status of 400 and above, or a digest that differs
         raise Unavailable(str(error)) from error
+    except exception.DataLossError as error:
+        raise RunnerError(f"Modal has lost data: {error}") from error
 
 
 def _no_access(text: str) -> str:

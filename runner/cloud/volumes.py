@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
@@ -184,6 +184,18 @@ class VolumeFiles:
 
         receipt: bytes = self._ask(lambda: send_block(block.url, content))
         return receipt
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Put a few small local files at their paths in the volume, all at once; ``runner.sync.upload`` is
+        for many and large ones."""
+        checked = {_inside(path): local for path, local in files.items()}
+
+        def put() -> None:
+            with self.volume.batch_upload(force=True) as batch:
+                for path, local in checked.items():
+                    batch.put_file(local, f"/{path}")
+
+        self._ask(put)
 
     def remove(self, path: str, recursive: bool = False) -> None:
         """Delete a file, or with ``recursive`` a folder. Raises FileNotFoundError."""

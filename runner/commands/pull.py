@@ -46,7 +46,7 @@ def command(
 ) -> int:
     from pathlib import Path
 
-    from runner.errors import usage
+    from runner.errors import RunnerError, usage
     from runner.sync.confirm import confirm
     from runner.sync.outcome import outcome_json, say_outcome, show_plan
     from runner.sync.place import alone, open_place
@@ -56,21 +56,25 @@ def command(
     if watch and (volume != "checkpoints" or dry_run):
         raise usage("--watch follows a run: `runner pull checkpoints RUN --watch`")
     place = open_place(env, volume, env.cwd / Path(into).expanduser() if into else None)
-    with alone(place, env.say):
-        pull = Pull(place, path, everything)
-        if dry_run:
-            show_plan(env, pull.plan, as_json)
-            return int(bool(pull.plan.refused))
-        further = [f"run {run}" for run in pull.further_here()]
-        if further and not confirm(env, further, "pull the older state over it", yes):
-            return 103
-        for note in pull.plan.notes:
-            env.say(note)
-        outcome = pull.carry_out(env)
-    if not watch:
-        say_outcome(env, outcome, "pulled", f"into {place.root}")
-    else:
-        outcome = watch_run(env, place, path, everything, every, outcome)
+    try:
+        with alone(place, env.say):
+            pull = Pull(place, path, everything)
+            if dry_run:
+                show_plan(env, pull.plan, as_json)
+                return int(bool(pull.plan.refused))
+            further = [f"run {run}" for run in pull.further_here()]
+            if further and not confirm(env, further, "pull the older state over it", yes):
+                return 103
+            for note in pull.plan.notes:
+                env.say(note)
+            if not watch:
+                outcome = pull.carry_out(env)
+                say_outcome(env, outcome, "pulled", f"into {place.root}")
+    except RunnerError as error:
+        if not watch or error.exit_code != 102:
+            raise  # a run that was started just now may not have its folder yet
+    if watch:
+        outcome = watch_run(env, place, path, everything, every)
     if as_json:
         env.json(outcome_json(outcome, volume=volume, folder=str(place.root)))
     return outcome.status

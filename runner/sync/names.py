@@ -14,8 +14,9 @@ FORBIDDEN = re.compile(r'[<>:"|?*]|[. ]$')  # on Windows alone
 
 PART, BLOCKS = ".part", ".part.blocks"
 # What a writer has not finished: ours, the trainer's (model/files.py, model/checkpoint.py), and what belongs
-# to one machine's process. `.gitkeep` keeps the empty folders of volumes/ in git.
-TEMPORARY = re.compile(r"^\..*\.(part|part\.blocks|tmp)$|^\.partial_|^\.replaced_|^\.gitkeep$")
+# to one machine's process. `.gitkeep` keeps the empty folders of volumes/ in git,
+# and `.sync` in the cache is the journal's.
+TEMPORARY = re.compile(r"^\..*\.(part|part\.blocks|tmp)$|^\.partial_|^\.replaced_|^\.gitkeep$|^\.sync$")
 OF_A_PROCESS = {"lock", "heartbeat"}
 
 

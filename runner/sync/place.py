@@ -45,7 +45,7 @@ def open_place(env: Environment, volume: str, root: Path | None = None) -> Place
     """The volume, and ``root`` (by default its folder of the checkout). Raises RunnerError."""
     folder = local_folder(env, volume)
     files = open_files(volume, env.environ)
-    notes = volumes(find_checkout(env.cwd), env.environ).cache / "sync"
+    notes = volumes(find_checkout(env.cwd), env.environ).cache / ".sync"
     root = Path(os.path.abspath(root or folder))
     short = sha256(str(root).encode()).hexdigest()[:12]
     return Place(

@@ -77,6 +77,8 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
+        if not self.files:
+            return
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done_size, description=self._words())
         elif self.now() - self.last >= LINE_SECONDS:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 
 from model.files import write_atomically
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
 from runner.sync.checkpoint_download import CheckpointDownload
-from runner.sync.checkpoints import LATEST, newest_remote_step, newest_step
+from runner.sync.checkpoints import LATEST, PARTIAL, newest_remote_step, newest_step
 from runner.sync.download import Download
-from runner.sync.names import BLOCKS, beside, target_of
+from runner.sync.names import BLOCKS, PART, beside, target_of
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, nothing_there, patient
 from runner.sync.plan import Transfer, make_plan, step_of_name
@@ -63,16 +64,25 @@ class Pull:
             files = patient(self.place.files, workers)
             transfer = _Transfer(self, Download(files, workers, self.place.journal, progress, self.listed))
             missing = transfer.run(workers)
-        return Outcome(self.plan, tuple(missing), progress.seconds, progress.done_size)
+        return Outcome(transfer.plan, tuple(missing), progress.seconds, progress.done_size)
 
     def _check_room(self) -> None:
         there = next(folder for folder in (self.place.root, *self.place.root.parents) if folder.exists())
         free = shutil.disk_usage(there).free
-        if self.plan.size > free:
+        size = self.plan.size - self._partly_here()
+        if size > free:
             raise RunnerError(
-                f"{bytes_in_words(self.plan.size)} are to come and {there} has {bytes_in_words(free)} free; "
+                f"{bytes_in_words(size)} are to come and {there} has {bytes_in_words(free)} free; "
                 "make room, or choose another place with --into DIR"
             )
+
+    def _partly_here(self) -> int:
+        """Bytes that an interrupted pull has taken already."""
+        root = self.place.root
+        files = [beside(root / transfer.entry.path, PART) for transfer in self.plan.files]
+        for checkpoint in self.plan.checkpoints:
+            files += (root / checkpoint.run / f"{PARTIAL}{checkpoint.name}").rglob("*")
+        return sum(path.stat().st_blocks * 512 for path in files if path.is_file())
 
     def _is_same(self, entry: RemoteEntry) -> bool:
         return self.place.journal.is_same(entry, self.place.root / entry.path)
@@ -98,9 +108,10 @@ class _Transfer:
     def __init__(self, pull: Pull, download: Download) -> None:
         self.pull, self.download = pull, download
         self.root, self.journal = pull.place.root, pull.place.journal
+        self.plan = pull.plan
 
     def run(self, workers: Workers) -> list[Missing]:
-        plan = self.pull.plan
+        plan = self.plan
         jobs, missing = [self._job(transfer) for transfer in plan.files], []
         for checkpoint in plan.checkpoints:
             try:
@@ -109,7 +120,9 @@ class _Transfer:
                 missing += [Missing(entry.path, str(error)) for entry in checkpoint.entries]
                 continue
             if one.is_here():
-                self.download.progress.advance(checkpoint.size)
+                kept = tuple(other for other in self.plan.checkpoints if other is not checkpoint)
+                same = self.plan.same + len(checkpoint.entries)
+                self.plan = replace(self.plan, checkpoints=kept, same=same)
             else:
                 jobs += one.jobs()
         missing += workers.each(jobs)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import not_found, usage
-from runner.sync.checkpoints import LATEST, Mismatch, damage, newest_remote_step
+from runner.sync.checkpoints import LATEST, MANIFEST, Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, patient
@@ -170,24 +170,30 @@ class Push:
         return missing
 
     def _move_latest(self, workers: Workers, upload: Upload, run: str, name: str) -> list[Missing]:
+        """Have ``latest`` in the volume name the checkpoint; never back to an older one that stands."""
         path, content = f"{run}/{LATEST}", f"{name}\n".encode()
-        before = self.there.get(path)
-        try:
-            if before is not None and self.place.files.read(path) == content:
-                return []
-        except FileNotFoundError:
-            pass
+        ours = self.local[f"{run}/{name}/{MANIFEST}"].local.parent.with_name(LATEST)
+        there = self.there.get(path)
+        if there is not None and self.place.journal.is_same(there, ours, settled=False):
+            return []
+        before = self.place.files.read(path).decode(errors="replace").strip() if there is not None else ""
+        stands = f"{run}/{before}/{MANIFEST}" in self.there
+        if before == name or (stands and step_of_name(before) > step_of_name(name)):
+            return []
         with TemporaryDirectory() as folder:
             local = Path(folder) / LATEST
             local.write_bytes(content)
             file = list_local(local, path)[0][0]
-            return [Missing(path, m.why) for m in workers.each([Job(path, lambda: upload.send([file]))])]
+            failed = workers.each([Job(path, lambda: upload.send([file]))])
+        entry = self.place.files.entry(path) if not failed else None
+        if entry is not None and ours.is_file() and ours.read_bytes() == content:
+            self.place.journal.note(entry, ours, time.time())
+        return [Missing(path, item.why) for item in failed]
 
     def _listing(self) -> dict[str, RemoteEntry]:
+        where = self.remote.split("/")[0] if self.place.has_runs else self.remote
         try:
-            return {
-                entry.path: entry for entry in self.place.files.listing(self.remote) if entry.kind == "file"
-            }
+            return {entry.path: entry for entry in self.place.files.listing(where) if entry.kind == "file"}
         except FileNotFoundError:
             return {}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.runs import read_record
-from runner.cloud.patience import Patience, Unavailable
+from runner.cloud.patience import Patience
 from runner.cloud.volumes import VolumeFiles
 from runner.errors import RunnerError, usage
 from runner.sync.outcome import Outcome, say_outcome
@@ -30,59 +30,55 @@ class Clock:
 
 
 def watch_run(
-    env: Environment,
-    place: Place,
-    path: str,
-    everything: bool,
-    every: float,
-    outcome: Outcome,
-    clock: Clock | None = None,
+    env: Environment, place: Place, path: str, everything: bool, every: float, clock: Clock | None = None
 ) -> Outcome:
-    """Look again each ``every`` seconds until the run has ended and all of it is here; the last outcome.
-
-    ``outcome`` is that of the first look. A look that fails is told once and made again.
-    """
+    """Pull each ``every`` seconds until the run has ended and all of it is here; the last outcome. A look
+    that fails, also because the run is not there yet, is told once and made again."""
     clock = clock or Clock()
     run = path.strip("/").split("/")[0]
     if not run:
         raise usage("--watch follows one run; name it: `runner pull checkpoints RUN --watch`")
-    place = Place(place.volume, VolumeFiles(place.files.volume, BRIEF), place.root, place.journal, place.lock)
+    place = replace(place, files=VolumeFiles(place.files.volume, BRIEF))
     env.say(f"watching run {run}; Ctrl-C ends the watch and not the run")
     ended: float | None = None
-    told = ""
+    told, looks = "", 0
     while True:
-        record = read_record(place.root / run)
-        status = record.status if record is not None else "running"
+        outcome, trouble = _look(env, place, path, everything)
+        if trouble and trouble != told:
+            env.say(f"not all came: {trouble}; trying again")
+        told = trouble
+        looks += outcome is not None
+        for checkpoint in outcome.plan.checkpoints if outcome is not None and not trouble else ():
+            env.say(f"{checkpoint.folder} is here")
+        status = _status(place, run) if outcome is not None else "running"
         if status == "running":
             ended = None
         elif ended is None:
             ended = clock.now()
-        over = status in ("finished", "failed")
-        over = over or (ended is not None and clock.now() - ended >= ATTEMPT_SECONDS)
-        if over and outcome.is_complete and _looked_after(outcome):
-            break
-        clock.sleep(every if not over else min(every, 1.0))
-        try:
-            with alone(place, env.say):
-                outcome = Pull(place, path, everything).carry_out(env, quiet=True)
-            trouble = outcome.missing[0].why if outcome.missing else ""
-        except Unavailable as error:
-            trouble = str(error)
-        except RunnerError as error:
-            trouble = error.message
-        except OSError as error:
-            trouble = str(error)
-        if trouble and trouble != told:
-            env.say(f"not all came: {trouble}; trying again")
-        told = trouble
-        for checkpoint in outcome.plan.checkpoints if not trouble else ():
-            env.say(f"{checkpoint.folder} is here")
-    say_outcome(env, outcome, "pulled", f"into {place.root}")
-    env.say(f"run {run} is {status}")
-    return outcome
+        over = ended is not None and (
+            status in ("finished", "failed") or clock.now() - ended >= ATTEMPT_SECONDS
+        )
+        # What a container wrote last comes with its last commit, after the record that says that it ended:
+        # so it is over when a further look found nothing new.
+        if over and looks > 1 and outcome is not None and outcome.is_complete and not outcome.plan.count:
+            say_outcome(env, outcome, "pulled", f"into {place.root}")
+            env.say(f"run {run} is {status}")
+            return outcome
+        clock.sleep(min(every, 1.0) if over else every)
 
 
-def _looked_after(outcome: Outcome) -> bool:
-    """Whether the last look found nothing that moved: what a container wrote last comes with its last commit,
-    after the record that says that the run ended."""
-    return outcome.plan.count == 0
+def _status(place: Place, run: str) -> str:
+    record = read_record(place.root / run)
+    return record.status if record is not None else "running"
+
+
+def _look(env: Environment, place: Place, path: str, everything: bool) -> tuple[Outcome | None, str]:
+    """One pull, and what went wrong with it."""
+    try:
+        with alone(place, env.say):
+            outcome = Pull(place, path, everything).carry_out(env, quiet=True)
+    except RunnerError as error:
+        return None, error.message
+    except OSError as error:
+        return None, str(error)
+    return outcome, outcome.missing[0].why if outcome.missing else ""

@@ -39,7 +39,7 @@ def kill_when(cloud: Cloud, process: subprocess.Popen[str], condition: Callable[
 
 def noted(here: Path) -> bool:
     """Whether the journal has a first file."""
-    return any(file.stat().st_size for file in (here / "cache/sync").glob("*.jsonl"))
+    return any(file.stat().st_size for file in (here / "cache/.sync").glob("*.jsonl"))
 
 
 def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(

@@ -163,7 +163,7 @@ def test_a_checkpoint_that_is_here_unknown_to_the_journal_is_checked_and_not_fet
     write_run(cloud.folder("checkpoints") / "warm", [10], size=100_000)
     cloud.age("checkpoints")
     type_("runner pull checkpoints warm")
-    for file in (here / "cache/sync").glob("*.jsonl"):
+    for file in (here / "cache/.sync").glob("*.jsonl"):
         file.unlink()
     cloud.forget()
     assert type_("runner pull checkpoints warm/step_00000010").exit_code == 0

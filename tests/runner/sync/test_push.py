@@ -43,7 +43,7 @@ def test_without_the_journal_content_is_known_by_its_blocks(
     type_: Type, cloud: Cloud, corpus: Path, here: Path
 ) -> None:
     type_("runner push data ./my_corpus")
-    for file in (here / "cache/sync").glob("*.jsonl"):
+    for file in (here / "cache/.sync").glob("*.jsonl"):
         file.unlink()
     cloud.forget()
     assert type_("runner push data ./my_corpus").exit_code == 0

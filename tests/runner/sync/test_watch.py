@@ -11,7 +11,6 @@ from click.testing import Result
 
 from runner.cloud.patience import Patience
 from runner.sync.place import open_place
-from runner.sync.pull import Pull
 from runner.sync.watch import ATTEMPT_SECONDS, Clock, watch_run
 from runner.terminal import Environment
 from tests.runner.sync.conftest import Cloud, tree, write_checkpoint, write_run
@@ -43,8 +42,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def watch(env: Environment, story: Story) -> None:
     place = open_place(env, "checkpoints")
-    first = Pull(place, "warm").carry_out(env)
-    watch_run(env, place, "warm", False, 10.0, first, story.clock)
+    watch_run(env, place, "warm", False, 10.0, story.clock)
 
 
 def set_status(run: Path, status: str, step: int) -> None:
@@ -110,6 +108,11 @@ def test_an_unfinished_run_is_waited_for_as_long_as_another_attempt_takes(
     story = Story(resumes, is_preempted)
     watch(env, story)
     assert ATTEMPT_SECONDS <= story.time <= ATTEMPT_SECONDS + 60
+
+
+def test_a_run_that_is_not_there_yet_is_waited_for(env: Environment, cloud: Cloud, here: Path) -> None:
+    watch(env, Story(lambda: None, lambda: write_run(cloud.folder("checkpoints") / "warm", [10])))
+    assert (here / "checkpoints/warm/latest").read_text() == "step_00000010\n"
 
 
 def test_the_command_watches_a_run_that_has_ended_already(
