@@ -14,13 +14,10 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -30,12 +27,13 @@ import modal
 from modal.exception import InputCancellation
 
 from runner.cloud import ledger as ledgers
+from runner.cloud.container import gpu_name, place_in_cluster, price_of, uptime
 from runner.cloud.deadlines import Deadline, next_deadline
 from runner.cloud.job_process import JobProcess
+from runner.cloud.mounted import MountedVolumes
 
 VOL = Path("/vol")
 WORKSPACE = "/workspace"
-STOP = "cloud_stop.json"  # what `runner stop` leaves in the run's folder
 
 LOOK = 0.25  # seconds between two looks at the process
 SEEN = 15.0  # seconds between two notes of being at work
@@ -60,13 +58,12 @@ class Body:
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
         self.call = modal.current_function_call_id() or ""  # known to this thread alone
-        self.rank, self.address = _place_in_cluster(job["nodes"])
+        self.rank, self.address = place_in_cluster(job["nodes"])
         self.keeps_record = bool(job["keeps_record"]) and self.rank == 0
         self.folder = VOL / "checkpoints" / job["run"]
-        self.volumes = {n: modal.Volume.from_name(name) for n, name in job["volumes"].items()}
+        self.volumes = MountedVolumes(job["volumes"])
         self.signals: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
         self.ledger = ledgers.Ledger()
-        self.committing: threading.Thread | None = None
         self.stop_asked = threading.Event()
 
     def run(self) -> dict[str, Any]:
@@ -89,14 +86,14 @@ class Body:
 
     def _attempt(self) -> tuple[str, int | None]:
         """Why it ended, and the job's exit status; None where another attempt goes on."""
-        self._reload()
+        self.volumes.reload()
         deadline = self._begin()
         if deadline is not None and deadline.stop <= time.time():
             return self._end(deadline.reason, OVER_BUDGET if deadline.reason == "budget" else UNFINISHED)
         if self._stop_asked():
             return self._end("stopped", UNFINISHED)
         process = JobProcess(self._command(), WORKSPACE, dict(self.job["env"]))
-        self._start(self._watch_for_stop)
+        threading.Thread(target=self._watch_for_stop, daemon=True).start()
         reason, kill_at = "", float("inf")
         seen = committed = time.monotonic()
         marker = self._marker()
@@ -112,7 +109,9 @@ class Body:
             if now - seen >= SEEN:
                 seen = now
                 self._note()
-            if (self._marker() != marker or now - committed >= COMMIT) and self._commit_in_background():
+            if (self._marker() != marker or now - committed >= COMMIT) and self.volumes.commit_in_background(
+                "checkpoints"
+            ):
                 marker, committed = self._marker(), now
         process.kill()  # what the job left behind
         return self._verdict(reason, code)
@@ -164,9 +163,9 @@ class Body:
 
     def _begin(self) -> Deadline | None:
         now = time.time()
-        started = now - _uptime()
-        gpu = _gpu_name()
-        price = _price(gpu, self.job["usd_per_hour"])
+        started = now - uptime()
+        gpu = gpu_name()
+        price = price_of(gpu, self.job["usd_per_hour"])
         if self.keeps_record:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger = ledgers.read(self.folder)
@@ -204,50 +203,20 @@ class Body:
         if reason == "cancelled":
             self.ledger.end_call(UNFINISHED, reason)
         self._write()
-        if self.committing is not None:
-            self.committing.join(GRACE)
+        self.volumes.wait(GRACE)
         if self.rank == 0:
-            self._commit("checkpoints")
+            self.volumes.commit("checkpoints")
         if (
             self.rank == 0 and reason != "preempted"
         ):  # there time is short, and Modal commits the rest at the exit
             for name in ("data", "cache"):
-                self._commit(name)
+                self.volumes.commit(name)
         return reason, status
 
     def _write(self) -> None:
         if self.keeps_record:
             with suppress(OSError):  # a full volume must not end the job
                 self.ledger.write(self.folder)
-
-    # --- the volumes ----------------------------------------------------------------------------
-
-    def _reload(self) -> None:
-        for volume in self.volumes.values():
-            try:
-                volume.reload()
-            except Exception as error:
-                print(f"runner: a volume was not reloaded: {error}", file=sys.stderr)
-
-    def _commit_in_background(self) -> bool:
-        """False where the commit before is still under way."""
-        if self.committing is not None and self.committing.is_alive():
-            return False
-        self.committing = self._start(lambda: self._commit("checkpoints"))
-        return True
-
-    def _start(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread
-
-    def _commit(self, name: str) -> None:
-        try:
-            self.volumes[name].commit()
-        except Exception as error:
-            # The commit is done before the reload behind it, which open files of the running job prevent.
-            if "open" not in str(error):
-                print(f"runner: volume {name} was not committed: {error}", file=sys.stderr, flush=True)
 
     def _marker(self) -> tuple[int, int] | None:
         """Changes when a checkpoint is complete."""
@@ -277,54 +246,9 @@ class Body:
         self.stop_asked.set()
 
     def _stop_asked(self) -> bool:
-        """Whether `runner stop` wants this call to end. Read past the mount, which would need a reload."""
+        """Whether `runner stop` wants this call to end."""
         try:
-            path = f"{self.job['run']}/{STOP}"
-            text = b"".join(self.volumes["checkpoints"].read_file(path))
-            return json.loads(text).get("call") == self.call
+            text = self.volumes.read("checkpoints", f"{self.job['run']}/{ledgers.STOP}")
+            return bool(json.loads(text).get("call") == self.call)
         except Exception:  # mostly: there is no such file
             return False
-
-
-def _place_in_cluster(nodes: int) -> tuple[int, str]:
-    """This container's rank, and the address of the first."""
-    if nodes < 2:
-        return 0, ""
-    cluster = modal.Cluster.from_context()
-    return cluster.container_rank(), cluster.container_ips()[0]
-
-
-def _gpu_name() -> str:
-    """As nvidia-smi names the first one; '' without one."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
-
-
-def _price(gpu: str, usd_per_hour: dict[str, float]) -> float:
-    """The price of what was given. Where the name tells none of those asked for, the dearest: a cap holds."""
-    plain = gpu.upper().replace(" ", "").replace("-", "")
-    for name, price in usd_per_hour.items():
-        model, _, memory = name.rpartition("-") if name.endswith("GB") else (name, "", "")
-        model = model.rstrip("!+").replace("-", "")
-        if model and re.search(rf"{model}(?!\d)", plain) and memory in plain:
-            return price
-    return max(usd_per_hour.values())
-
-
-def _uptime() -> float:
-    """Seconds since this container's first process began: it is paid for from then on."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        up = float(Path("/proc/uptime").read_text().split()[0])
-        return max(0.0, min(up - ticks / os.sysconf("SC_CLK_TCK"), 600.0))
-    except (OSError, ValueError, IndexError):
-        return 0.0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "cloud.json"
+STOP = "cloud_stop.json"  # beside it: what `runner stop` leaves for the body, {"call": the call to end}
 
 # Seconds. One that was not seen for so long is gone: it notes itself every 15 and commits every 60.
 STALE = 90.0

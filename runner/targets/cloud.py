@@ -20,6 +20,7 @@ from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, records
 from runner.cloud.deadlines import attempt_timeout
 from runner.cloud.files import LateFiles
+from runner.cloud.ledger import STOP
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.prices import per_hour, read_overrides
@@ -37,7 +38,6 @@ from runner.terminal import Environment
 from runner.waiting import wait_until
 
 WORKSPACE = "/workspace"
-STOP = "cloud_stop.json"  # in the run's folder; inside.py looks for it
 STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
 
 

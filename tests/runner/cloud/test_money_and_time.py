@@ -8,8 +8,8 @@ import pytest
 
 from model.recipe import Recipe, from_mapping, load
 from runner.cloud import deadlines, durations, estimate, fit, ledger, prices
+from runner.cloud.container import price_of
 from runner.cloud.gpus import MOST, Gpus, parse_gpus
-from runner.cloud.inside import _price
 from runner.cloud.options import Machine
 from runner.errors import RunnerError
 
@@ -104,7 +104,7 @@ class TestPrices:
             "L40S": 0.7,
             "RTX-PRO-6000": 0.9,
         }
-        assert _price(given, table) == price
+        assert price_of(given, table) == price
 
 
 class TestDeadlines:
