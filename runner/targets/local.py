@@ -232,7 +232,7 @@ class Local:
 
 def _has_descriptor(stream: object) -> bool:
     try:
-        return stream.fileno() >= 0  # type: ignore[attr-defined,no-any-return]
+        return stream.fileno() >= 0  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
         return False
 
