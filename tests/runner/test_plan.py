@@ -72,18 +72,16 @@ class TestPurity:
 class TestCommand:
     def test_training(self) -> None:
         command = plan(overrides=("lr=1e-3",), device="cpu").command
-        assert command == tuple(
-            [
-                "python",
-                "-m",
-                "model.train",
-                "configs/warm.yaml",
-                "lr=1e-3",
-                "--run",
-                "warm",
-                "--device",
-                "cpu",
-            ]
+        assert command == (
+            "python",
+            "-m",
+            "model.train",
+            "configs/warm.yaml",
+            "lr=1e-3",
+            "--run",
+            "warm",
+            "--device",
+            "cpu",
         )
 
     def test_several_gpus_are_processes_under_torchrun(self) -> None:
