@@ -1,0 +1,213 @@
+"""What a test holds in its hand, in the process of the server or in another one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modal_proto import api_pb2, task_command_router_pb2
+
+from .images import Build
+from .record import Request
+from .server import ADDRESS_FILE
+
+
+class StandinError(Exception):
+    """The stand-in could not do what a test asked of it."""
+
+
+class Api(ABC):
+    """The same methods for `ModalStandin` and for `connect(state)`; see `controls.py` for what they mean."""
+
+    @abstractmethod
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Have the server carry out a control. Raises StandinError."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """What MODAL_SERVER_URL must be."""
+
+    @property
+    @abstractmethod
+    def heartbeat_interval(self) -> float:
+        """Seconds between two heartbeats of a client."""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a process needs in its environment for its Modal client to talk to the stand-in."""
+        return {
+            "MODAL_SERVER_URL": self.url,
+            "MODAL_TOKEN_ID": "ak-standin",
+            "MODAL_TOKEN_SECRET": "as-standin",
+            "MODAL_CONFIG_PATH": "/dev/null",
+            "MODAL_DISABLE_API_PROXY": "1",
+            "MODAL_HEARTBEAT_INTERVAL": str(self.heartbeat_interval),
+        }
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Point the Modal client of this very process at the stand-in."""
+        from modal.client import _Client
+
+        before = dict(os.environ)
+        os.environ.update(self.environ)
+        _Client._set_env_client(None)
+        try:
+            yield
+        finally:
+            _Client._set_env_client(None)
+            os.environ.clear()
+            os.environ.update(before)
+
+    # --- asking
+
+    def recorded(self, rpc: str | None = None, after: int = -1) -> list[Request]:
+        """Requests in the order of arrival: of one RPC, and with a number higher than `after`, if asked."""
+        return [
+            Request(r["number"], r["at"], r["rpc"], _message(r["kind"], r["data"]), r["task"])
+            for r in self.call("recorded", rpc=rpc, after=after)
+        ]
+
+    @property
+    def builds(self) -> list[Build]:
+        """The image layers that were not in the cache, failed ones included."""
+        return [Build(b["image_id"], tuple(b["commands"]), b["failure"]) for b in self.call("builds")]
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Containers, those that have ended too, in the order of their start."""
+        return list(self.call("tasks"))
+
+    def calls(self) -> list[dict[str, Any]]:
+        return list(self.call("calls"))
+
+    def apps(self) -> list[dict[str, Any]]:
+        return list(self.call("apps"))
+
+    def log(self, of: str = "") -> str:
+        """What was printed: by all, or by one app, call, function or container."""
+        return str(self.call("log", of=of))
+
+    def unimplemented(self) -> list[str]:
+        """RPCs that were asked for and that the stand-in does not imitate."""
+        return list(self.call("problems")["unimplemented"])
+
+    def errors(self) -> list[str]:
+        """Tracebacks of the stand-in's own mistakes."""
+        return list(self.call("problems")["errors"])
+
+    def http_requests(self, name: str | None = None) -> list[tuple[str, str]]:
+        """(BlockGet | BlockPut | BlobGet | BlobPut, path) of each transfer."""
+        return [(n, path) for n, path in self.call("http_requests") if name in (None, n)]
+
+    def volume_path(self, name: str) -> Path:
+        """The folder that a volume's files lie in. Raises StandinError where there is no such volume."""
+        return Path(self.call("volume_path", name=name))
+
+    def appeared(self, value: str) -> list[str]:
+        """Where a value can be read by someone who should not; fields that carry secrets don't count."""
+        return list(self.call("appeared", value=value))
+
+    def write_dockerfile(self, image_id: str, folder: Path) -> Path:
+        """Write the recorded build context and Dockerfile, the chain of base images flattened into one."""
+        return Path(self.call("write_dockerfile", image_id=image_id, folder=str(folder)))
+
+    # --- doing
+
+    def add_secret(self, name: str, values: Mapping[str, str]) -> None:
+        self.call("add_secret", name=name, values=dict(values))
+
+    def inject(self, on: str, fault: str, **options: Any) -> None:
+        """Let requests fail: see `faults.py`. Options: times, probability, seed, after, match."""
+        self.call("inject", on=on, fault=fault, **options)
+
+    def faults_fired(self) -> int:
+        return int(self.call("faults_fired"))
+
+    def clear_faults(self) -> None:
+        self.call("clear_faults")
+
+    def disconnect(self) -> int:
+        """Cut the connections of clients outside; returns how many there were."""
+        return int(self.call("disconnect"))
+
+    def preempt(self, task: str = "", grace: float | None = None, wait: bool = True) -> str:
+        """Preempt the container that works (or that one), and return its id once it is gone."""
+        return str(self.call("preempt", task=task, grace=grace, wait=wait))
+
+    def crash(self, task: str = "", wait: bool = True) -> str:
+        """Take the machine away without a warning."""
+        return str(self.call("crash", task=task, wait=wait))
+
+    def preempt_when(self, **condition: Any) -> None:
+        """Preempt when a file or a log line appears, or after some seconds: see `controls.py`."""
+        self.call("preempt_when", **condition)
+
+    def wait_until(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+        """Wait until the condition is truthy, and return its value. Raises StandinError after `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                raise StandinError(f"waited {timeout} s in vain; the log so far:\n{self.log()[-4000:]}")
+            time.sleep(0.02)
+        return value
+
+
+class Remote(Api):
+    """A stand-in that another process has started."""
+
+    def __init__(self, server_url: str, control_url: str, heartbeat_interval: float) -> None:
+        self._server_url = server_url
+        self._heartbeat_interval = heartbeat_interval
+        self._control_url = control_url
+
+    @property
+    def url(self) -> str:
+        return self._server_url
+
+    @property
+    def heartbeat_interval(self) -> float:
+        return self._heartbeat_interval
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self._control_url}/control/{method}",
+            data=json.dumps(arguments).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=120) as response:
+                return json.load(response)["value"]
+        except urllib.error.HTTPError as error:
+            raise StandinError(json.load(error).get("error", str(error))) from None
+        except OSError as error:
+            raise StandinError(f"no stand-in answers at {self._control_url}: {error}") from error
+
+
+def connect(state: Path) -> Remote:
+    """The stand-in that runs with this state directory. Raises StandinError where none does."""
+    try:
+        address = json.loads((state / ADDRESS_FILE).read_text())
+    except FileNotFoundError:
+        raise StandinError(f"no stand-in runs with the state directory {state}") from None
+    return Remote(address["server"], address["control"], address["heartbeat_interval"])
+
+
+def _message(kind: str, data: str) -> Any:
+    from google.protobuf import empty_pb2
+
+    name = kind.rpartition(".")[2]
+    for module in (api_pb2, task_command_router_pb2, empty_pb2):
+        if hasattr(module, name) and getattr(module, name).DESCRIPTOR.full_name == kind:
+            return getattr(module, name).FromString(base64.b64decode(data))
+    raise StandinError(f"unknown message {kind}")

@@ -1,0 +1,68 @@
+"""The processes of a container, found by the id that they all inherit in their environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+TASK_VARIABLE = "MODAL_TASK_ID"
+
+
+def of_task(task_id: str) -> list[int]:
+    """Process ids. A process that clears its environment is still found as a child of one that did not."""
+    needle = f"{TASK_VARIABLE}={task_id}".encode()
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            pid = int(entry.name)
+            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    grew = True
+    while grew:
+        children = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= children
+        grew = bool(children)
+    return sorted(found)
+
+
+def kill(task_id: str, patience: float = 5.0) -> None:
+    """SIGKILL to every process of the container, until none is left that could start another.
+
+    Blocks for at most `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        alive = [pid for pid in of_task(task_id) if not is_zombie(pid)]
+        if not alive:
+            return
+        for pid in alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def open_files(task_id: str) -> set[tuple[int, int]]:
+    """(device, inode) of every regular file that a process of the container holds open."""
+    found: set[tuple[int, int]] = set()
+    for pid in of_task(task_id):
+        with suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(descriptor.path)
+                    found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether the process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

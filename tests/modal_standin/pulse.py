@@ -1,0 +1,23 @@
+"""Something changed: whoever waits looks again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+
+class Pulse:
+    """A condition without a lock, for one event loop: what is waited for is checked by the waiter."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout: float) -> None:
+        """Return at the next beat, or after `timeout` seconds."""
+        event = self._event
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(event.wait(), max(timeout, 0))

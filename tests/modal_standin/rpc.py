@@ -1,0 +1,167 @@
+"""From a gRPC request to the method of that name: recorded, perhaps struck by a fault, then answered.
+
+A service is any object whose methods bear the names of RPCs. A method takes the request and a `Caller`
+and returns the response; for a streaming response it is an async generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from grpclib import GRPCError, Status
+from grpclib.const import Cardinality, Handler
+from grpclib.exceptions import StreamTerminatedError
+from h2.exceptions import StreamClosedError
+
+from .faults import Faults
+from .record import Recorder
+
+TASK_HEADER = "x-standin-task-id"  # a container names itself so; on Modal each has a socket of its own
+
+# A client repeats a request whose answer it lost, under the same key, and must not get it done twice.
+ONCE = {
+    "AppCreate",
+    "BlobCreate",
+    "FunctionMap",
+    "FunctionPutInputs",
+    "FunctionRetryInputs",
+    "SandboxCreateV2",
+    "VolumeCopyFiles",
+    "VolumeCopyFiles2",
+    "VolumePutFiles",
+    "VolumePutFiles2",
+    "VolumeRemoveFile",
+    "VolumeRemoveFile2",
+}
+REMEMBERED = 2000
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: `task` is a container's id and empty for a client outside."""
+
+    task: str
+    metadata: Any
+    transport: asyncio.BaseTransport | None
+
+
+class Service:
+    """What a grpclib server serves: every RPC of a generated base class."""
+
+    def __init__(
+        self,
+        base: type[Any],
+        services: Sequence[object],
+        recorder: Recorder,
+        faults: Faults,
+        problems: Problems,
+    ) -> None:
+        self._base = base
+        self._services = services
+        self._recorder = recorder
+        self._faults = faults
+        self._problems = problems
+        self._answers: OrderedDict[str, Message] = OrderedDict()
+        self.connections: dict[asyncio.BaseTransport, bool] = {}  # transport: is it a container's?
+
+    def __mapping__(self) -> dict[str, Handler]:
+        names = {name for name in dir(self._base) if name[0].isupper()}
+        methods = {name: getattr(self._base, name) for name in names}
+        concrete: Any = type("Concrete", (self._base,), methods)
+        concrete.__abstractmethods__ = frozenset()
+        mapping: dict[str, Handler] = {}
+        for path, handler in concrete().__mapping__().items():
+            name = path.rsplit("/", 1)[1]
+            function = self._handler(name, handler)
+            mapping[path] = Handler(function, handler.cardinality, handler.request_type, handler.reply_type)
+        return mapping
+
+    def disconnect(self, containers_too: bool = False) -> int:
+        """Cut the connections; returns how many there were."""
+        doomed = [t for t, is_container in self.connections.items() if containers_too or not is_container]
+        for transport in doomed:
+            transport.abort()  # type: ignore[attr-defined]
+        return len(doomed)
+
+    def _handler(self, name: str, handler: Handler) -> Callable[[Any], Any]:
+        method = next((getattr(s, name) for s in self._services if hasattr(s, name)), None)
+        takes_stream = handler.cardinality in (Cardinality.STREAM_UNARY, Cardinality.STREAM_STREAM)
+
+        async def handle(stream: Any) -> None:
+            caller = self._caller(stream)
+            if takes_stream:
+                request = None
+                self._recorder.add(name, handler.request_type(), caller.task)
+            else:
+                request = await stream.recv_message()
+                self._recorder.add(name, request, caller.task)
+            fault = self._faults.draw(name, str(request) if self._faults.needs_text() else "")
+            if fault == "disconnect":
+                _close(caller)
+                return
+            if fault is not None and fault != "lost":
+                raise GRPCError(Status[fault], f"injected: {fault}")
+            if method is None:
+                self._problems.unimplemented.append(name)
+                raise GRPCError(Status.UNIMPLEMENTED, f"the stand-in for Modal does not imitate {name}")
+            subject = stream if takes_stream else request
+            try:
+                await self._answer(name, method, subject, stream, caller, fault)
+            except GRPCError:
+                raise
+            except (StreamClosedError, StreamTerminatedError, ConnectionError):
+                return  # the client has gone away meanwhile
+            except Exception as error:
+                self._problems.errors.append(f"{name}: {traceback.format_exc()}")
+                raise GRPCError(Status.INTERNAL, f"{name} failed in the stand-in: {error!r}") from error
+
+        return handle
+
+    async def _answer(
+        self, name: str, method: Any, request: Any, stream: Any, caller: Caller, fault: str | None
+    ) -> None:
+        if inspect.isasyncgenfunction(method):
+            async for item in method(request, caller):
+                await stream.send_message(item)
+            return
+        key = stream.metadata.get("x-idempotency-key") if name in ONCE else None
+        response = self._answers.get(key) if key else None
+        if response is None:
+            response = await method(request, caller)
+            if key:
+                self._answers[key] = response
+                if len(self._answers) > REMEMBERED:
+                    self._answers.popitem(last=False)
+        if fault == "lost":
+            _close(caller)
+            return
+        await stream.send_message(response)
+
+    def _caller(self, stream: Any) -> Caller:
+        task = stream.metadata.get(TASK_HEADER, "")
+        transport = getattr(getattr(stream, "_stream", None), "_transport", None)
+        if transport is not None:
+            self.connections[transport] = bool(task)
+            for closed in [t for t in self.connections if t.is_closing()]:
+                del self.connections[closed]
+        return Caller(task, stream.metadata, transport)
+
+
+@dataclass
+class Problems:
+    """What a test should look at when something is odd."""
+
+    unimplemented: list[str]
+    errors: list[str]
+
+
+def _close(caller: Caller) -> None:
+    if caller.transport is not None:
+        caller.transport.abort()  # type: ignore[attr-defined]

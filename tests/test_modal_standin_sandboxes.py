@@ -1,0 +1,102 @@
+"""The stand-in's sandboxes run commands, and its clusters run functions, as the client expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.modal_standin import ModalStandin
+from tests.standin_client import run
+
+
+@pytest.fixture
+def modal(tmp_path: Path) -> Iterator[ModalStandin]:
+    with ModalStandin(tmp_path / "state", grace=5.0) as standin:
+        yield standin
+        assert standin.errors() == []
+        assert standin.unimplemented() == []
+
+
+@pytest.mark.parametrize("gpu", ["None", "'H100'"])
+def test_commands_run_in_the_files_of_the_sandbox(modal: ModalStandin, tmp_path: Path, gpu: str) -> None:
+    printed = run(
+        modal,
+        tmp_path,
+        f"""
+        app = modal.App.lookup("shells", create_if_missing=True)
+        volume = modal.Volume.from_name("data", create_if_missing=True, version=2)
+        sandbox = modal.Sandbox.create(
+            app=app, gpu={gpu}, volumes={{"/vol/data": volume}}, timeout=60, idle_timeout=30,
+            tags={{"kind": "shell"}}, secrets=[modal.Secret.from_dict({{"TOKEN": "hush" * 3}})],
+        )
+        command = sandbox.exec("bash", "-c", "cat; echo done > /vol/data/mark; echo $TOKEN | wc -c; exit 3")
+        command.stdin.write("typed\\n")
+        command.stdin.write_eof()
+        command.stdin.drain()
+        print(command.stdout.read().split(), command.wait())
+        print(sandbox.exec("sh", "-c", "echo complaint >&2; cat /vol/data/mark").stdout.read().strip())
+        same = [s.object_id == sandbox.object_id for s in modal.Sandbox.list(tags={{"kind": "shell"}})]
+        print(sandbox.poll(), same)
+        sandbox.terminate()
+        sandbox.wait(raise_on_termination=False)
+        print(sandbox.returncode)
+        """,
+    )
+    assert printed.splitlines() == ["['typed', '13'] 3", "done", "None [True]", "137"]
+    assert (modal.volume_path("data") / "mark").read_text() == "done\n"
+    assert modal.appeared("hush" * 3) == []
+
+
+def test_a_shell_has_a_terminal(modal: ModalStandin, tmp_path: Path) -> None:
+    printed = run(
+        modal,
+        tmp_path,
+        """
+        app = modal.App.lookup("shells", create_if_missing=True)
+        sandbox = modal.Sandbox.create(app=app, timeout=60)
+        shell = sandbox.exec("bash", "--norc", pty=True)
+        shell.stdin.write("tty; echo in $PWD; env | grep -c MODAL_TOKEN; exit 4\\n")
+        shell.stdin.drain()
+        text = shell.stdout.read()
+        print("/dev/pts/" in text, "in /root" in text, "\\n0" in text, shell.wait())
+        sandbox.terminate()
+        """,
+    )
+    assert printed == "True True True 4"
+
+
+def test_an_idle_sandbox_ends_by_itself(modal: ModalStandin, tmp_path: Path) -> None:
+    run(
+        modal,
+        tmp_path,
+        """
+        app = modal.App.lookup("shells", create_if_missing=True)
+        sandbox = modal.Sandbox.create(app=app, timeout=60, idle_timeout=1)
+        sandbox.wait(raise_on_termination=False)
+        """,
+    )
+
+
+def test_a_cluster_starts_as_many_containers_that_know_each_other(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
+    printed = run(
+        modal,
+        tmp_path,
+        """
+        @app.function(gpu="H100:8")
+        @modal.clustered(size=2)
+        def meet():
+            cluster = modal.Cluster.from_context()
+            print("rank", cluster.container_rank())
+            return cluster.container_rank(), cluster.container_ips("ipv4"), len(cluster.container_ids())
+
+        if __name__ == "__main__":
+            with app.run():
+                print(*meet.remote())
+        """,
+    )
+    assert printed == "0 ['127.0.0.1', '127.0.0.1'] 2"
+    modal.wait_until(lambda: {"rank 0", "rank 1"} <= set(modal.log().splitlines()))
