@@ -261,9 +261,7 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.log("val", step, loss=loss, eval_tokens=tokens)
             self.metrics.flush()
-        self.display.val.append((step, loss))
-        self.display.say(f"step {step}/{self.config.max_steps}  validation loss {loss:.4f}")
-        self.display.redraw()
+        self.display.evaluated(step, loss)
         self._note()
         self.clock = time.perf_counter()
 
