@@ -2,7 +2,7 @@
 
 How fast `prepare` makes GPT-2 tokens of a large file, and in how much memory, against tiktoken alone on the
 same cores. TEXT (.txt or .xz) is repeated up to the size. Each pair runs `prepare` and tiktoken one after the
-other, so that both see the same machine. tiktoken's rates are taken over the first 200 MB in pieces of 1 MB.
+other, so that both see the same machine; the rate per CPU second holds on a busy machine too. tiktoken's rates are taken over the first 200 MB in pieces of 1 MB.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def write_text(source: Path, path: Path, size: int) -> None:
             file.write(text[: size - written])
 
 
-def run_prepare(text: Path, folder: Path) -> tuple[float, float]:
-    """Seconds, and the peak of the resident memory of the process and its children in MB, sampled every 20 ms."""
-    began, peak = time.perf_counter(), 0
+def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds, and the peak of the resident memory of the process and its children in MB, sampled every 20 ms."""
+    began, peak, before = time.perf_counter(), 0, os.times()
     with subprocess.Popen(
         [sys.executable, "-c", PREPARE, str(text), str(folder)], stdout=subprocess.PIPE
     ) as process:
@@ -56,7 +56,9 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float]:
             time.sleep(0.02)
     if process.returncode:
         raise SystemExit("prepare failed")
-    return time.perf_counter() - began, peak / 1e6
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - began, cpu, peak / 1e6
 
 
 def pieces_of(text: Path) -> list[str]:
@@ -70,14 +72,13 @@ def pieces_of(text: Path) -> list[str]:
     return pieces
 
 
-def run_tiktoken(pieces: list[str], how: str) -> tuple[float, int]:
-    """Seconds and tokens of tiktoken alone on all cores."""
+def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
+    """Seconds, CPU seconds and tokens of tiktoken alone on all cores."""
     import tiktoken
 
     encoding = tiktoken.get_encoding("gpt2")
     encoding.encode_ordinary("warm up")
-    began = time.perf_counter()
-    tokens = 0
+    began, cpu, tokens = time.perf_counter(), time.process_time(), 0
     if how == "encode_ordinary_batch":
         for start in range(0, len(pieces), 8 * CORES):  # the lists of all would take gigabytes
             batch = encoding.encode_ordinary_batch(pieces[start : start + 8 * CORES], num_threads=CORES)
@@ -87,7 +88,11 @@ def run_tiktoken(pieces: list[str], how: str) -> tuple[float, int]:
             tokens = sum(
                 pool.map(lambda piece: len(encoding.encode_to_numpy(piece, disallowed_special=())), pieces)
             )
-    return time.perf_counter() - began, tokens
+    return time.perf_counter() - began, time.process_time() - cpu, tokens
+
+
+def show(rate: float, rate_cpu: float) -> str:
+    return f"{rate / 1e6:.2f} Mtokens/s, {rate_cpu / 1e6:.2f} per CPU second"
 
 
 def main() -> None:
@@ -104,19 +109,20 @@ def main() -> None:
         pieces = pieces_of(text)
         print(f"{options.bytes / 1e6:,.0f} MB of text, {CORES} cores")
         for pair in range(options.pairs):
-            rates: dict[str, float] = {}
             share = sum(len(piece.encode()) for piece in pieces) / options.bytes
+            rates: dict[str, tuple[float, float]] = {}
             for how in ("encode_ordinary_batch", "encode_to_numpy in threads"):
-                seconds, tokens = run_tiktoken(pieces, how)
-                rates[how] = tokens / seconds
-                print(f"pair {pair + 1}: tiktoken, {how:27} {rates[how] / 1e6:6.2f} Mtokens/s")
-            seconds, peak = run_prepare(text, Path(temporary) / f"out{pair}")
-            rate = tokens / share / seconds
-            versus = ", ".join(f"{rate / other:.2f} of {how}" for how, other in rates.items())
-            print(
-                f"pair {pair + 1}: prepare, all of it                    {rate / 1e6:6.2f} Mtokens/s: {versus}; "
-                f"peak {peak:.0f} MB, {seconds:.1f} s"
-            )
+                seconds, cpu, tokens = run_tiktoken(pieces, how)
+                rates[how] = tokens / seconds, tokens / cpu
+                print(f"pair {pair + 1}: tiktoken, {how}: {show(*rates[how])}", flush=True)
+            seconds, cpu, peak = run_prepare(text, Path(temporary) / f"out{pair}")
+            rate, rate_cpu = tokens / share / seconds, tokens / share / cpu
+            print(f"pair {pair + 1}: prepare: {show(rate, rate_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s")
+            for how, (other, other_cpu) in rates.items():
+                print(
+                    f"    {rate / other:.2f} of {how}, {rate_cpu / other_cpu:.2f} of it per CPU second",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
