@@ -164,7 +164,7 @@ def _check(request: Request, facts: Facts) -> None:
 
 def _program(request: Request, facts: Facts) -> tuple[str, ...]:
     if request.gpus > 1:
-        # Behind "--" the words are the job's: else torchrun takes --run for an abbreviation of its own --run-path.
+        # Behind "--" the words are the job's: else torchrun takes --name for a word of its own where it is the start of one.
         processes = f"--nproc-per-node={request.gpus}"
         return (*facts.torchrun, "--standalone", processes, "-m", "--", request.job.module)
     return (*facts.python, "-m", request.job.module)

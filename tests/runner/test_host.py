@@ -40,7 +40,7 @@ STUBBORN = STOPS.replace("sys.exit(101)", "while True: signal.pause()")
 RANK = """
 import json, os, signal, sys, time
 from pathlib import Path
-folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--run") + 1]
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
 started, rank = time.time(), os.environ["RANK"]
 def stop(number, frame):
     with open(folder / f"signals{rank}", "a") as file:
