@@ -173,7 +173,7 @@ class BackgroundWriter:
         """A copy on the CPU, in the memory of the checkpoint before: pinning new pages costs more than copying."""
         if (kind, name) not in self.copies:
             self.copies[kind, name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return self.copies[kind, name].copy_(tensor.detach(), non_blocking=True)
+        return self.copies[kind, name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
