@@ -70,10 +70,18 @@ class RunRecord:
 def read_record(folder: Path) -> RunRecord | None:
     """The record in ``folder``; None where there is none or it can't be read as one."""
     try:
-        tree = json.loads((folder / "run.json").read_text())
+        return parse_record((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_record(text: str | bytes) -> RunRecord | None:
+    """The record in the text of a ``run.json``; None where it can't be read as one."""
+    try:
+        tree = json.loads(text)
         attempts = [Attempt(**_known(Attempt, a)) for a in tree.pop("attempts", [])]
         return RunRecord(**{**_known(RunRecord, tree), "attempts": attempts})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

@@ -47,13 +47,14 @@ YES = click.option("-y", "--yes", is_flag=True, help="Answer every question with
 def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = GPU) -> Callable[..., Any]:
     """Give a command the shared arguments; it is called as ``function(env, line, **own_options)``.
 
-    ``gpu`` replaces the option --gpu for a target that names its GPUs.
+    ``gpu`` replaces the option --gpu for a target that names its GPUs; it then has another parameter's name.
     """
 
     @click.pass_obj
     @wraps(function)
     def command(env: Environment, /, **given: Any) -> int:
-        line = CommandLine(**{name: given.pop(name) for name in CommandLine.__dataclass_fields__})
+        fields = CommandLine.__dataclass_fields__.values()
+        line = CommandLine(**{field.name: given.pop(field.name, field.default) for field in fields})
         return function(env, line, **given)
 
     options: list[Callable[[Any], Any]] = [

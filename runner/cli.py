@@ -84,6 +84,8 @@ def _as_one_line(error: Exception, debug: bool) -> click.ClickException:
         return error
     if type(error).__name__ == "RecipeError":  # by name: importing it would load pydantic
         return RunnerError(str(error), status=_usage_status())
+    if type(error).__name__ == "Unavailable":  # by name too: nothing of the cloud is loaded here
+        return RunnerError(f"Modal does not answer: {error}; check the network and type the same again")
     if isinstance(error, OSError):
         return RunnerError(f"{error}; `runner doctor` checks this machine")
     where = "" if debug else "; this is a fault of the runner: `runner --debug ...` shows where"

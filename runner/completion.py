@@ -35,3 +35,10 @@ def runs(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
         return sorted(path.name for path in folder.iterdir() if path.name.startswith(typed))
     except (RunnerError, OSError):
         return []
+
+
+def volumes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """The three volumes."""
+    from model.locations import VOLUMES
+
+    return [name for name in VOLUMES if name.startswith(typed)]

@@ -32,11 +32,18 @@ def every_run(env: Environment) -> list[Found]:
 
 def find_run(env: Environment, name: str) -> Found:
     """The run ``name``, newest first where several targets have one. Raises RunnerError, exit code 102."""
-    found = every_run(env)
-    for item in found:
-        if item.state.run == name:
-            return item
-    names = {item.state.run for item in found}
+    here = []
+    for target in all_targets(env, find_checkout(env.cwd)):
+        try:
+            state = target.state(name)
+        except RunnerError as error:
+            env.warn(f"{target.name} is left out: {error.message}")
+            continue
+        if state is not None:
+            here.append(Found(state, target))
+    if here:
+        return max(here, key=lambda item: (item.state.alive, item.state.started or 0.0))
+    names = {item.state.run for item in every_run(env)}
     guess = did_you_mean(name, names)
     hint = guess or ("; `runner runs` lists them" if names else "; there are no runs yet")
     raise not_found(f"there is no run '{name}'{hint}")

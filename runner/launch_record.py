@@ -18,16 +18,30 @@ EXIT = "exit_status"
 
 def write_launch(folder: Path, started: Started) -> None:
     """Note ``started`` in the run's folder."""
-    write_atomically(folder / NAME, json.dumps(asdict(started), indent=2) + "\n")
+    write_atomically(folder / NAME, dumps(started))
+
+
+def dumps(started: Started) -> str:
+    """As the file holds it."""
+    return json.dumps(asdict(started), indent=2) + "\n"
 
 
 def read_launch(folder: Path) -> Started | None:
     """What was started last; None where the runner started nothing."""
     try:
-        tree = json.loads((folder / NAME).read_text())
+        return parse_launch((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_launch(text: str | bytes) -> Started | None:
+    """What the text of a ``launch.json`` says; None where it can't be read as one."""
+    try:
+        tree = json.loads(text)
         names = {field.name for field in fields(Started)}
+        tree["more"] = tuple((str(name), str(value)) for name, value in tree.get("more", ()))
         return Started(**{key: value for key, value in tree.items() if key in names})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

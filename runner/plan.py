@@ -18,12 +18,14 @@ from runner.request import Request
 
 @dataclass(frozen=True)
 class Volume:
-    """A folder that the job sees: its name, where it is on this machine ('' in the cloud) and inside."""
+    """A folder that the job sees: its name, where it is on this machine and inside; ``remote`` is its name on
+    a target that has a volume of its own, whose files lie in ``here`` only once they are pulled."""
 
     name: str
     here: str
     inside: str
     writable: bool = True
+    remote: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Facts:
     python: tuple[str, ...] = ("python",)
     torchrun: tuple[str, ...] = ("torchrun",)
     contained: bool = True  # the job sees only what is mounted
+    mounts: bool = True  # a folder of this machine can be mounted
     image: str | None = None
     image_built: bool = True
     gpus: int | None = None  # that it can hand out; None: unknown
@@ -75,6 +78,7 @@ class Plan:
     as_json: bool = False
     notes: tuple[tuple[str, str], ...] = ()  # further rows that only one target has: price, fit, hours
     question: str | None = None  # asked before it starts, for example where it costs money
+    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
 
     def facts(self) -> dict[str, Any]:
         """The plan for --json. It holds names of secrets and no values."""
@@ -130,6 +134,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         does=tuple(_in_words(request, facts)),
         detach=request.detach,
         as_json=request.as_json,
+        more=request.more,
     )
 
 
@@ -193,6 +198,14 @@ def _place(path: str, facts: Facts, writable: bool) -> tuple[str, Volume | None]
         return here.relative_to(facts.checkout).as_posix(), None
     if not facts.contained:
         return path, None
+    for volume in facts.volumes:
+        if here.is_relative_to(volume.inside):
+            return path, None
+    if not facts.mounts:
+        raise usage(
+            f"{path} is on this machine, and {facts.target} does not see it; "
+            f"put it there first: runner push data {path}   (then it is /vol/data/{here.name})"
+        )
     solid = solid_part(here)
     inside = mount_point(solid)
     rest = here.relative_to(solid).as_posix()
@@ -210,7 +223,7 @@ def _launch(request: Request, facts: Facts) -> str:
     return json.dumps(
         {
             "target": facts.target,
-            "gpu": str(request.gpus) if request.gpus > 1 else None,
+            "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
             "image": facts.image,
             "git": dict(facts.git),
         }
@@ -218,8 +231,12 @@ def _launch(request: Request, facts: Facts) -> str:
 
 
 def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
-    wants_wandb = request.settings is not None and request.settings.train.wandb_project
-    wanted = {"WANDB_API_KEY"} if wants_wandb and request.job.name == "train" else set()
+    settings, wanted = request.settings, set()
+    if settings is not None and settings.train.wandb_project and request.job.name == "train":
+        wanted.add("WANDB_API_KEY")
+    source = request.source or (settings.data.source if settings else None) or ""
+    if request.job.reads_recipe and (source == "fineweb10B" or "huggingface.co" in source):
+        wanted.add("HF_TOKEN")  # the Hub gives more to those it knows, and some datasets to them alone
     return tuple(name for name in facts.secrets if name in wanted)
 
 

@@ -22,7 +22,9 @@ def show(plan: Plan, env: Environment) -> None:
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
     """The lines of the table: a name and what it is. A value that the plan does not have has no line."""
-    folders = [f"{volume.name}: {_short(volume.here, plan.checkout)}" for volume in plan.volumes]
+    folders = [
+        f"{volume.name}: {volume.remote or _short(volume.here, plan.checkout)}" for volume in plan.volumes
+    ]
     if plan.image:
         folders = [
             f"{folder} → {volume.inside}{'' if volume.writable else ' (read-only)'}"
@@ -45,4 +47,4 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _short(path: str, checkout: str) -> str:
-    return path.removeprefix(f"{checkout}/") if path else "in the cloud"
+    return path.removeprefix(f"{checkout}/")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 from runner.arguments import CommandLine
-from runner.checkout import find_checkout
+from runner.checkout import find_checkout, volumes
 from runner.errors import RunnerError, usage
 from runner.find_run import find_run
 from runner.jobs import JOBS
-from runner.launch_record import read_launch
 from runner.request import Request, settings_of_run
 from runner.targets import open_target
 from runner.targets.protocol import Target
@@ -17,7 +16,11 @@ from runner.terminal import Environment
 
 
 def resume_request(
-    env: Environment, line: CommandLine, overrides: tuple[str, ...], on: str | None
+    env: Environment,
+    line: CommandLine,
+    overrides: tuple[str, ...],
+    on: str | None,
+    more: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Target, Request]:
     """The target and the request that take up the run ``line.name``. Raises RunnerError."""
     wrong = [word for word in overrides if "=" not in word]
@@ -27,22 +30,51 @@ def resume_request(
     found = find_run(env, run)
     if found.state.job != "train":
         raise usage(f"run '{run}' is a {found.state.job}, which has nothing to take up; start it again")
-    target = open_target(on, env, find_checkout(env.cwd)) if on else found.target
+    checkout = find_checkout(env.cwd)
+    target = open_target(on, env, checkout) if on else found.target
+    given = dict(more)
+    if target.name != "cloud":
+        line = replace(line, gpu=_number(given.pop("gpu", None)))
+        if given:
+            raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
     settings = settings_of_run(target.files("checkpoints"), run, overrides)
+    if settings is None and target is not found.target:
+        raise RunnerError(_not_there(run, found.target.name, target.name))
     if settings is None:
         raise RunnerError(
             f"run '{run}' has no recipe yet: it ended before it began; start it again with "
             f"`runner {target.name} RECIPE --name {run}`"
         )
-    last = read_launch(Path(found.state.folder)) if found.state.folder else None
+    folder = volumes(checkout, env.environ if target.name == "host" else {}).run(run)
+    last = target.launched(run) if target is found.target else None
     return target, Request(
         JOBS["train"],
         run,
-        recipe=Path(found.state.folder) / "recipe.yaml",
+        recipe=folder / "recipe.yaml",
         overrides=overrides,
         settings=settings,
         gpus=line.gpu or (last.gpus if last else 1),
-        device=line.device or (last.device if last and target is found.target else None),
+        device=line.device or (last.device if last else None),
         detach=line.detach,
         as_json=line.as_json,
+        more=_renewed(last.more if last else (), given) if target.name == "cloud" else (),
     )
+
+
+def _number(word: str | None) -> int | None:
+    if word is None:
+        return None
+    if not word.isdigit() or int(word) < 1:
+        raise usage(f"--gpu {word}: here that is a number of GPUs; names are for the cloud (--on cloud)")
+    return int(word)
+
+
+def _renewed(last: tuple[tuple[str, str], ...], given: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The options of the last launch, with those that were given now instead."""
+    return (*(pair for pair in last if pair[0] not in given), *given.items())
+
+
+def _not_there(run: str, last: str, target: str) -> str:
+    if last == "cloud":
+        return f"run '{run}' is in the cloud and not here; bring it first: runner pull checkpoints {run}"
+    return f"run '{run}' is not on {target}; bring it there first: runner push checkpoints {run}"

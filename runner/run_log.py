@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import calendar
 import codecs
+import re
 import time
 from collections.abc import Callable, Iterator
 
 from runner.targets.protocol import Files
 
 CHUNK = 64 * 1024
-PAUSE = 0.2  # seconds between two looks at a log that is followed
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # model/display.py begins each line with it
 
 
 def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:
@@ -28,8 +30,26 @@ def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:
     return b"".join(kept).decode(errors="replace"), end
 
 
-def follow(files: Files, path: str, start: int, alive: Callable[[], bool]) -> Iterator[str]:
-    """What is added behind ``start``, until the run is no longer alive and its log is read to the end."""
+def since(text: str, start: float, utc: bool) -> str:
+    """The lines written at ``start`` (seconds since the epoch) or later; ``utc``: the clock of the log.
+
+    A line without a time belongs to the one before it.
+    """
+    kept, keep = [], False
+    for line in text.splitlines(keepends=True):
+        if STAMP.match(line):
+            moment = time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")
+            keep = (calendar.timegm(moment) if utc else time.mktime(moment)) >= int(start)
+        if keep:
+            kept.append(line)
+    return "".join(kept)
+
+
+def follow(files: Files, path: str, start: int, alive: Callable[[], bool], pause: float) -> Iterator[str]:
+    """What is added behind ``start``, until the run is no longer alive and its log is read to the end.
+
+    ``pause`` is in seconds, between two looks.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     while True:
         lives = alive()  # asked before reading: what it wrote last is read after it ended
@@ -41,4 +61,4 @@ def follow(files: Files, path: str, start: int, alive: Callable[[], bool]) -> It
             yield decoder.decode(text)
         if not lives:
             return
-        time.sleep(PAUSE)
+        time.sleep(pause)

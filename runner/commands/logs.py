@@ -10,22 +10,30 @@ from runner.terminal import Environment
 @click.argument("run", shell_complete=completion.runs)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("--tail", "lines", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.option("--since", metavar="TIME", help="Only what was written in the last 30m, 2h, 1d.")
 @click.pass_obj
-def command(env: Environment, run: str, follow: bool, lines: int | None) -> int:
+def command(env: Environment, run: str, follow: bool, lines: int | None, since: str | None) -> int:
+    import time
+
     from runner import run_log
+    from runner.cloud.durations import seconds
     from runner.errors import not_found
     from runner.find_run import find_run
 
     found = find_run(env, run)
     files, path = found.target.files("checkpoints"), f"{run}/log.txt"
-    text, end = run_log.tail(files, path, lines)
+    text, end = run_log.tail(files, path, None if since else lines)
+    if since:  # containers write in UTC
+        text = run_log.since(text, time.time() - seconds(since, "--since"), utc=found.target.name != "host")
+        text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else text
     env.write(text, newline=False)
 
     def alive() -> bool:
-        return any(state.run == run and state.alive for state in found.target.runs())
+        state = found.target.state(run)
+        return state is not None and state.alive
 
     if follow:
-        for piece in run_log.follow(files, path, end, alive):
+        for piece in run_log.follow(files, path, end, alive, found.target.look_seconds):
             env.write(piece, newline=False)
     if files.size(path) is None:  # it died before it had a log, or is a job that keeps none
         output = found.target.output(run, lines if lines is not None else 1000)

@@ -1,21 +1,24 @@
 """Take up a run from its newest checkpoint, with the recipe it has.
 
 It goes on where it was last, or with --on on another target: the volumes of
-the host and of the container are the same folders.
+the host and of the container are the same folders; to the cloud and back,
+`runner push checkpoints RUN` and `runner pull checkpoints RUN` bring it.
 """
 
 import click
 
 from runner import completion
-from runner.arguments import DETACH, DEVICE, DRY_RUN, GPU, JSON, YES, CommandLine
+from runner.arguments import DETACH, DEVICE, DRY_RUN, JSON, YES, CommandLine
 from runner.terminal import Environment
 
 
 @click.command(help=__doc__)
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
-@click.option("--on", metavar="TARGET", help="host or local; by default where it was last.")
-@GPU
+@click.option("--on", metavar="TARGET", help="host, local or cloud; by default where it was last.")
+@click.option("--gpu", metavar="N", help="GPUs: a number, in the cloud a name as in `runner cloud`.")
+@click.option("--timeout", metavar="TIME", help="cloud: longest time over all attempts.")
+@click.option("--max-cost", metavar="USD", help="cloud: most that it may cost over all attempts.")
 @DEVICE
 @DRY_RUN
 @DETACH
@@ -27,7 +30,9 @@ def command(
     run: str,
     overrides: tuple[str, ...],
     on: str | None,
-    gpu: int | None,
+    gpu: str | None,
+    timeout: str | None,
+    max_cost: str | None,
     device: str | None,
     dry_run: bool,
     detach: bool,
@@ -37,6 +42,8 @@ def command(
     from runner.launch import carry_out
     from runner.resume import resume_request
 
-    line = CommandLine((), run, gpu, device, None, None, dry_run, detach, as_json, yes)
-    target, request = resume_request(env, line, overrides, on)
+    line = CommandLine((), run, None, device, None, None, dry_run, detach, as_json, yes)
+    given = {"gpu": gpu, "timeout": timeout, "max-cost": max_cost}
+    more = tuple((name, value) for name, value in given.items() if value is not None)
+    target, request = resume_request(env, line, overrides, on, more)
     return carry_out(env, target, request, line)

@@ -1,17 +1,45 @@
-"""Open a shell in the container, with the same code and volumes as a job.
+"""Open a shell with the same image, code and volumes as a job.
 
-A command behind it runs instead: runner shell python -V
+\b
+In the container on this machine, or with --gpu or --on cloud in a sandbox of
+Modal. A command behind it runs instead:
+  runner shell python -V
+  runner shell --gpu H100
+  runner shell --gpu H100 nvidia-smi
+
+In the cloud it shows the price and asks; -y answers. It ends when you leave
+it, or after --idle minutes without a key; no key or token of yours goes in.
 """
 
 import click
 
+from runner.arguments import YES
 from runner.terminal import Environment
 
 
-@click.command(help=__doc__, context_settings={"ignore_unknown_options": True})
+@click.command(
+    help=__doc__, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.option("--gpu", metavar="NAME[:N]", help="In the cloud, with this GPU: H100, L4, A100-80GB:2.")
+@click.option("--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu.")
+@click.option("--idle", default=15.0, metavar="MINUTES", show_default=True, help="cloud: ends it.")
+@YES
 @click.argument("words", nargs=-1, metavar="[COMMAND ...]", type=click.UNPROCESSED)
 @click.pass_obj
-def command(env: Environment, words: tuple[str, ...]) -> int:
+def command(
+    env: Environment, gpu: str | None, on: str | None, idle: float, yes: bool, words: tuple[str, ...]
+) -> int:
+    if on == "local" and gpu:
+        from runner.errors import usage
+
+        raise usage(
+            "the container on this machine has the GPUs that there are; leave out --gpu, or --on local"
+        )
+    if gpu or on == "cloud":
+        from runner.checkout import find_checkout
+        from runner.cloud.shell import run_shell
+
+        return run_shell(env, find_checkout(env.cwd), gpu, words, idle * 60, yes)
     from runner.services import run_service
 
     return run_service(env, "shell", words)

@@ -40,6 +40,7 @@ class Host:
     """The target ``host``."""
 
     name = "host"
+    look_seconds = 0.2
 
     def __init__(
         self, env: Environment, checkout: Path, has_module: Callable[[str], bool] | None = None
@@ -151,6 +152,14 @@ class Host:
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was a process of this machine."""
         return states(self.locations.checkpoints, self.name, self._look)
+
+    def state(self, run: str) -> RunState | None:
+        """One of ``runs``."""
+        return next((state for state in self.runs() if state.run == run), None)
+
+    def launched(self, run: str) -> Started | None:
+        """What the run's folder says."""
+        return read_launch(self.locations.run(run))
 
     def output(self, run: str, lines: int) -> list[str]:
         """The end of ``output.txt``; empty where the last attempt was not detached."""

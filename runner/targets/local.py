@@ -44,6 +44,7 @@ class Local:
     """The target ``local``."""
 
     name = "local"
+    look_seconds = 0.2
 
     def __init__(self, env: Environment, checkout: Path) -> None:
         self.env = env
@@ -145,6 +146,14 @@ class Local:
             for container in reversed(containers(self.machine, self.checkout)):
                 known[container.run] = container
         return states(self.locations.checkpoints, self.name, lambda started: self._look(started, known))
+
+    def state(self, run: str) -> RunState | None:
+        """One of ``runs``."""
+        return next((state for state in self.runs() if state.run == run), None)
+
+    def launched(self, run: str) -> Started | None:
+        """What the run's folder says."""
+        return read_launch(self.locations.run(run))
 
     def output(self, run: str, lines: int) -> list[str]:
         """The end of what the container printed, while the engine still has it."""

@@ -33,6 +33,7 @@ class Started:
     device: str | None = None
     machine: str = ""
     identity: str = ""
+    more: tuple[tuple[str, str], ...] = ()  # options that only this target has, for a resume; no secrets
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class RunState:
     loss: float | None = None  # of the newest validation, else of training
     attempts: int = 0
     reason: str | None = None  # why the last attempt ended
+    ends: tuple[str, ...] = ()  # why each attempt ended, the oldest first
     started: float | None = None  # the last attempt, seconds since the epoch
     ended: float | None = None
     cost: float | None = None  # US dollars; None where nobody is paid
@@ -88,6 +90,7 @@ class Target(Protocol):
     ``def open_target(env: Environment, checkout: Path) -> Target``."""
 
     name: str
+    look_seconds: float  # between two looks at a run that is followed
 
     def facts(self, request: Request) -> Facts:
         """Look at what is there. Raises RunnerError where the place can't be used at all."""
@@ -113,6 +116,14 @@ class Target(Protocol):
 
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was here."""
+        ...
+
+    def state(self, run: str) -> RunState | None:
+        """How one run stands, without a look at the others; None where its last attempt was not here."""
+        ...
+
+    def launched(self, run: str) -> Started | None:
+        """What the runner started last under this name here."""
         ...
 
     def output(self, run: str, lines: int) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.folder import Folder
+from runner.launch_record import read_launch
 from runner.plan import Facts, Plan, Volume, make_plan, with_notes
 from runner.request import Request
 from runner.run_folders import newest_step
@@ -19,6 +20,7 @@ class FakeTarget:
 
     checkout: Path
     name: str = "host"
+    look_seconds: float = 0.01
     code: int = 0  # the job's exit status
     question: str | None = None
     states: list[RunState] = field(default_factory=list)
@@ -59,6 +61,12 @@ class FakeTarget:
 
     def runs(self) -> Iterable[RunState]:
         return self.states
+
+    def state(self, run: str) -> RunState | None:
+        return next((state for state in self.states if state.run == run), None)
+
+    def launched(self, run: str) -> Started | None:
+        return read_launch(self.checkout / "volumes" / "checkpoints" / run)
 
     def output(self, run: str, lines: int) -> list[str]:
         return self.printed[-lines:] if lines else []

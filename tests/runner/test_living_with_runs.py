@@ -170,7 +170,7 @@ class TestLogs:
     def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(run_log, "CHUNK", 1)
         (tmp_path / "log.txt").write_text("loss ↓\n")
-        assert "".join(run_log.follow(Folder(tmp_path), "log.txt", 0, lambda: False)) == "loss ↓\n"
+        assert "".join(run_log.follow(Folder(tmp_path), "log.txt", 0, lambda: False, 0.01)) == "loss ↓\n"
 
     def test_a_path_can_not_leave_the_volume(self, tmp_path) -> None:
         from runner.errors import RunnerError

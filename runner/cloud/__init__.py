@@ -1,0 +1,1 @@
+"""The cloud: what the runner asks of Modal. Modules here import modal late, inside functions."""

@@ -1,0 +1,104 @@
+"""This terminal as that of a process in a sandbox: raw, resized with the window, put back at the end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+# Modal ends a terminal that sends nothing for a while; its own client sends an empty message this often.
+SIGN_OF_LIFE = 5.0
+
+
+def pump(process: Any) -> int:
+    """Without a terminal: this process's stdin, stdout and stderr as those of ``process``; its exit status."""
+    errors = threading.Thread(target=_copy, args=(process.stderr, 2), daemon=True)
+    inputs = threading.Thread(target=_feed, args=(process,), daemon=True)
+    errors.start()
+    inputs.start()
+    _copy(process.stdout, 1)
+    errors.join()
+    return int(process.wait())
+
+
+def attach(process: Any, resize: Callable[[int, int], None]) -> int:
+    """Until ``process`` ends: keys go to it, its output comes here. ``resize`` is told rows and columns."""
+    wake, woken = os.pipe()
+    changes = threading.Event()
+    ended = threading.Event()
+
+    def read_output() -> None:
+        try:
+            _copy(process.stdout, 1)
+        finally:
+            ended.set()
+            changes.set()
+            os.write(woken, b".")
+
+    def follow_size() -> None:
+        while changes.wait() and not ended.is_set():
+            changes.clear()
+            size = os.get_terminal_size(0)
+            resize(size.lines, size.columns)
+
+    output = threading.Thread(target=read_output, daemon=True)
+    sizes = threading.Thread(target=follow_size, daemon=True)
+    with _raw(), _on_resize(changes.set):
+        output.start()
+        sizes.start()
+        while not ended.is_set():
+            readable, _, _ = select.select([0, wake], [], [], SIGN_OF_LIFE)
+            keys = os.read(0, 4096) if 0 in readable else b""
+            if wake in readable or (0 in readable and not keys):
+                break
+            with suppress(Exception):  # it has ended meanwhile; the output says how
+                process.stdin.write(keys)
+                process.stdin.drain()
+    if not ended.is_set():  # this terminal was closed
+        return 129
+    output.join()
+    return int(process.wait())
+
+
+def _copy(stream: Any, descriptor: int) -> None:
+    for chunk in stream:
+        content = chunk if isinstance(chunk, bytes) else chunk.encode()
+        while content:
+            content = content[os.write(descriptor, content) :]
+
+
+def _feed(process: Any) -> None:
+    with suppress(Exception):
+        while content := os.read(sys.stdin.fileno(), 65536):
+            process.stdin.write(content)
+            process.stdin.drain()
+    with suppress(Exception):
+        process.stdin.write_eof()
+        process.stdin.drain()
+
+
+@contextmanager
+def _raw() -> Iterator[None]:
+    import termios
+    import tty
+
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0, termios.TCSADRAIN)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _on_resize(changed: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGWINCH, lambda *_: changed())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

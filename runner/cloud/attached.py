@@ -1,0 +1,130 @@
+"""Following a call from this terminal: its output, its end, and what Ctrl-C means.
+
+The app is detached all the same: when this process dies, however it dies, the run goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from model.exit_status import ExitStatus
+from runner.cloud import calls
+from runner.cloud.calls import CallState
+from runner.cloud.patience import Unavailable
+from runner.interrupts import Interrupts
+from runner.targets.protocol import Started
+
+if TYPE_CHECKING:
+    from runner.targets.cloud import Cloud
+
+LOOK = 0.1  # seconds between two looks at whether Ctrl-C was pressed
+POLL = 30.0  # seconds that Modal holds a question about the end back
+REST = 10.0  # seconds for the last lines of the log after the end
+OFFLINE = 5.0  # seconds between two questions while Modal can't be reached: a laptop that slept
+
+
+def follow(target: Cloud, started: Started) -> int:
+    """Print the job's output until it ends; its own exit status. 130 where the user left before."""
+    ended = threading.Event()
+    done: list[CallState] = []
+    screen = threading.Lock()  # held while a question is asked, so that the log does not run over it
+    printer = threading.Thread(target=_print, args=(started.id, screen), daemon=True)
+    printer.start()
+    threading.Thread(target=lambda: _wait(started.id, done, ended), daemon=True).start()
+    asked: list[signal.Signals] = []
+    again = threading.Event()
+    stopping = False
+    with Interrupts(asked.append, again.set):
+        while not ended.wait(LOOK):
+            if again.is_set():
+                target.env.say(f"left; the run goes on stopping. {_how_to_find(started.run)}")
+                return int(ExitStatus.INTERRUPTED)
+            if asked and not stopping:
+                with screen:
+                    stopping = _wants_stop(target, started, asked[0])
+                if not stopping:
+                    target.env.say(f"left; the run goes on. {_how_to_find(started.run)}")
+                    return int(ExitStatus.INTERRUPTED)
+                target.env.say(
+                    "stopping: the job writes its checkpoint; Ctrl-C again leaves it alone with that"
+                )
+                _ask_to_stop(target, started)
+    printer.join(REST)
+    return _status(target, started, done[0])
+
+
+def _wants_stop(target: Cloud, started: Started, which: signal.Signals) -> bool:
+    """On a terminal the user decides. Off one SIGINT stops the run; SIGTERM and a closed terminal leave it."""
+    if which != signal.SIGINT:
+        return False
+    if not target.env.is_terminal:
+        return True
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return target.env.ask(f"Stop run '{started.run}'? (No: it goes on, and this terminal is free.)")
+    except (click.Abort, KeyboardInterrupt):  # Ctrl-C again: away from here
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ask_to_stop(target: Cloud, started: Started) -> None:
+    """What `runner stop` does, without waiting: the end is waited for already."""
+    run = target.read(started.run)
+    if any(attempt.call == started.id for attempt in run.ledger.attempts):
+        target.ask_to_stop(started.run, started.id)
+    else:
+        calls.cancel(started.id)
+
+
+def _print(call: str, screen: threading.Lock) -> None:
+    """Copy the call's output to stdout and stderr. Where the stream breaks the run still goes on."""
+    try:
+        for is_talk, text in calls.stream(call):
+            stream = sys.stderr if is_talk else sys.stdout
+            with screen:
+                stream.write(text)
+                stream.flush()
+    except Exception as error:
+        print(f"runner: the log can't be followed any more ({error}); the run goes on", file=sys.stderr)
+
+
+def _wait(call: str, done: list[CallState], ended: threading.Event) -> None:
+    while True:
+        try:
+            state = calls.look(call, POLL)
+        except Unavailable:
+            ended.wait(OFFLINE)
+            continue
+        except Exception as error:
+            state = CallState(False, error=str(error))
+        if not state.alive:
+            done.append(state)
+            ended.set()
+            return
+
+
+def _status(target: Cloud, started: Started, state: CallState) -> int:
+    """The exit status, with a word about an end that was not the job's own."""
+    if state.value is not None:
+        status, reason = int(state.value.get("status", 1)), str(state.value.get("reason", ""))
+        words = {
+            "budget": f"stopped: --max-cost is spent; to go on: runner cloud --name {started.run} --max-cost MORE",
+            "timeout": "stopped: --timeout is used up; give it more to go on",
+        }
+        if reason in words:
+            target.env.say(words[reason])
+        return status
+    if state.attempts_used_up or state.error == "cancelled":
+        return int(ExitStatus.UNFINISHED)
+    target.env.say(f"Modal: {state.error or 'the call ended without a word'}")
+    return int(ExitStatus.ERROR)
+
+
+def _how_to_find(run: str) -> str:
+    return f"`runner logs {run} --follow` shows it, `runner stop {run}` ends it"

@@ -1,0 +1,79 @@
+"""Names of GPUs as Modal writes them: ``H100``, ``H100:8``, ``H100:8,A100-80GB:8`` in order of preference.
+
+Modal's client sends any name and only its server objects; here a mistake is found before anything starts,
+and no name is ever replaced by another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.errors import did_you_mean, usage
+
+# Name → most that one machine has. `H100!` is never given an H200, `B200+` may be a B300.
+MOST = {
+    "T4": 8,
+    "L4": 8,
+    "A10": 4,
+    "L40S": 8,
+    "A100": 8,
+    "A100-40GB": 8,
+    "A100-80GB": 8,
+    "RTX-PRO-6000": 8,
+    "H100": 8,
+    "H100!": 8,
+    "H200": 8,
+    "B200": 8,
+    "B200+": 8,
+    "B300": 8,
+}
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What is asked for: ``count`` of the first of ``names`` that is free. No names: a machine without."""
+
+    names: tuple[str, ...] = ()
+    count: int = 1
+
+    def __str__(self) -> str:
+        return ",".join(self.each())
+
+    def each(self) -> list[str]:
+        """The alternatives as Modal takes them."""
+        return [f"{name}:{self.count}" if self.count > 1 else name for name in self.names]
+
+
+def parse_gpus(text: str) -> Gpus:
+    """Read ``--gpu``. Raises RunnerError, exit code 2, for a name or a number that Modal does not have."""
+    names, counts = [], []
+    for word in text.split(","):
+        name, colon, number = word.strip().partition(":")
+        name = name.upper()
+        if name not in MOST:
+            guess = did_you_mean(name, []) or _guess(name)
+            raise usage(f"Modal has no GPU '{word.strip()}'{guess}")
+        if colon and not number.isdigit():
+            raise usage(f"'{word.strip()}' names no number of GPUs; write {name}:2")
+        count = int(number) if colon else 1
+        if not 1 <= count <= MOST[name]:
+            more = "; for more, add --nodes" if count > MOST[name] == 8 else ""
+            raise usage(f"one machine has 1 to {MOST[name]} {name}, not {count}{more}")
+        if name not in names:
+            names.append(name)
+        counts.append(count)
+    if len(set(counts)) > 1:
+        raise usage(
+            f"'{text}' asks for different numbers of GPUs, and a run has one number of processes; "
+            f"write {','.join(f'{name}:{counts[0]}' for name in names)}"
+        )
+    return Gpus(tuple(names), counts[0])
+
+
+def _guess(name: str) -> str:
+    plain = {known.replace("-", ""): known for known in MOST}
+    guess = did_you_mean(name.replace("-", "").replace("_", "").replace(" ", ""), [k.lower() for k in plain])
+    if guess:
+        found = guess.split("'")[1].upper()
+        return f"; did you mean '{plain[found]}'?"
+    return f"; it has {', '.join(MOST)}"

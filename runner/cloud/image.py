@@ -1,0 +1,131 @@
+"""The image: built by Modal from the checkout's Dockerfile, the code mounted after it.
+
+Modal caches what follows FROM as one layer, so a change of any line or of any copied file builds all of it
+again. ``what_changed`` says which, from the fingerprint of the last build that succeeded from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.files import write_atomically
+from runner.cloud.mount import ignored
+from runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    import modal
+
+STATE = "modal_image.json"  # in the cache volume of this machine
+WORKSPACE = "/workspace"
+
+
+def build(checkout: Path) -> modal.Image:
+    """The image with the code mounted. Nothing is sent before an app uses it."""
+    import modal
+
+    image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
+    # Last, and a mount: an edit of the code is no edit of the image.
+    return image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=ignored(checkout))
+
+
+def fingerprint(checkout: Path) -> dict[str, str]:
+    """What the image depends on: each instruction of the Dockerfile by its line, each copied file by SHA-256."""
+    dockerfile = checkout / "Dockerfile"
+    if not dockerfile.is_file():
+        raise RunnerError(f"there is no Dockerfile in {checkout}, which the image is built from")
+    found = {}
+    for number, instruction in instructions(dockerfile.read_text(encoding="utf-8")):
+        found[f"Dockerfile:{number}"] = instruction
+        for path in _copied(checkout, instruction):
+            name = path.relative_to(checkout).as_posix()
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def instructions(text: str) -> list[tuple[int, str]]:
+    """(line, instruction) without comments; a backslash joins lines."""
+    found: list[tuple[int, str]] = []
+    parts: list[str] = []
+    first = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        first = first if parts else number
+        parts.append(stripped.rstrip("\\").strip())
+        if not stripped.endswith("\\"):
+            found.append((first, " ".join(parts)))
+            parts = []
+    return found
+
+
+def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Why the image is built again, in words; None where nothing changed."""
+    old = [text for name, text in before.items() if name.startswith("Dockerfile:")]
+    for name, text in now.items():
+        if name.startswith("Dockerfile:"):
+            if not old or old.pop(0) != text:
+                return f"{name} changed: {_short(text)}"
+        elif before.get(name) != text:
+            return f"{name} {'changed' if name in before else 'is new'}"
+    if old:
+        return f"the end of the Dockerfile changed: {_short(old[0])} is gone"
+    gone = [name for name in before if name not in now and not name.startswith("Dockerfile:")]
+    return f"{gone[0]} is gone" if gone else None
+
+
+def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
+    """Whether the image will be there already, and the row of the plan. ``account`` tells workspaces apart."""
+    now = fingerprint(checkout)
+    state = _read(cache).get(account)
+    if state is None:
+        return False, "built first: none was built from here yet"
+    why = what_changed(state["fingerprint"], now)
+    if why is not None:
+        return False, f"built again: {why}"
+    return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(state['built']))}"
+
+
+def remember(checkout: Path, cache: Path, account: str) -> None:
+    """Note that the image as it is now was built."""
+    known = _read(cache)
+    now = fingerprint(checkout)
+    if known.get(account, {}).get("fingerprint") == now:
+        return
+    known[account] = {"fingerprint": now, "built": time.time()}
+    write_atomically(cache / STATE, json.dumps(known, indent=2) + "\n")
+
+
+def was_built_here(cache: Path) -> bool:
+    """Whether anything was ever started in the cloud from this machine."""
+    return bool(_read(cache))
+
+
+def _read(cache: Path) -> dict[str, dict[str, Any]]:
+    try:
+        tree = json.loads((cache / STATE).read_text())
+        return tree if isinstance(tree, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _copied(checkout: Path, instruction: str) -> list[Path]:
+    """The files that a COPY takes from the checkout."""
+    word, _, rest = instruction.partition(" ")
+    if word.upper() not in ("COPY", "ADD") or "--from=" in rest:
+        return []
+    sources = [part for part in rest.split() if not part.startswith("--")][:-1]
+    found: list[Path] = []
+    for source in sources:
+        for path in sorted(checkout.glob(source.strip("/") or ".")):
+            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,157 @@
+"""What only the cloud is asked: the options of `runner cloud`, and the machine that follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from runner.cloud import durations
+from runner.cloud.deadlines import LONGEST_RUN
+from runner.cloud.fit import network_size
+from runner.cloud.gpus import Gpus, parse_gpus
+from runner.cloud.prices import Machine
+from runner.errors import usage
+from runner.request import Request
+
+DEFAULT_GPU = "H100"  # of a training run whose recipe names none
+SMALL_GPUS = "L4,T4"  # what reads a checkpoint: sample, evaluate; the first has bf16
+
+# For jobs that need none: prepare reads in 4 processes at most, and holds a shard of 200 MB in memory.
+WITHOUT_GPU = Machine(Gpus(), 4.0, 8.0)
+
+# Names that tell of a value that must not be shown.
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options, checked. Times in seconds, money in US dollars."""
+
+    machine: Machine
+    nodes: int = 1
+    timeout: float = 24 * 3600.0  # of the whole run, over all attempts
+    max_cost: float | None = None  # of the whole run, over all attempts
+    region: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    own_secrets: tuple[str, ...] = ()  # names of variables here or in .env
+    modal_secrets: tuple[str, ...] = ()  # names of secrets that Modal keeps
+
+    @property
+    def gpus(self) -> Gpus:
+        """GPUs of one node."""
+        return self.machine.gpus
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """As (name, value), for the plan and the launch record; ``from_pairs`` reads them again."""
+        found = [
+            ("gpu", str(self.gpus)),
+            ("gpus", str(self.gpus.count)),
+            ("cores", f"{self.machine.cores:g}"),
+            ("memory", f"{self.machine.memory_gib:g}"),
+            ("nodes", str(self.nodes)),
+            ("timeout", f"{self.timeout:.10g}s"),
+            ("max-cost", f"{self.max_cost:.10g}" if self.max_cost is not None else ""),
+            ("region", self.region or ""),
+            *(("env", f"{name}={value}") for name, value in self.environment),
+            *(("env", name) for name in self.own_secrets),
+            *(("secret", name) for name in self.modal_secrets),
+        ]
+        return tuple((name, value) for name, value in found if value)
+
+
+def from_pairs(pairs: tuple[tuple[str, str], ...]) -> Options:
+    """What ``Options.pairs`` wrote."""
+    given = _by_name(pairs)
+    gpu = _last(given, "gpu")
+    gpus = parse_gpus(gpu) if gpu else Gpus((), int(_last(given, "gpus") or 1))
+    machine = Machine(gpus, float(_last(given, "cores") or 1), float(_last(given, "memory") or 1))
+    return _options(given, machine, _last(given, "timeout") or "24h")
+
+
+def read_options(request: Request) -> Options:
+    """Check the options of one launch. Raises RunnerError, exit code 2."""
+    given = _by_name(request.more)
+    nodes = int(_last(given, "nodes") or 1)
+    gpus = _gpus(request, _last(given, "gpu"))
+    if nodes > 1 and (gpus.count != 8 or request.job.name != "train"):
+        raise usage("--nodes takes whole machines and trains on them; write --gpu H100:8 --nodes 2")
+    resources = request.settings.resources if request.settings else None
+    default = resources.timeout if resources and request.job.reads_recipe else "1h"
+    return _options(given, _machine(request, gpus), _last(given, "timeout") or default)
+
+
+def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Options:
+    timeout = durations.seconds(span, "--timeout")
+    if timeout > LONGEST_RUN:
+        raise usage(
+            f"a run in the cloud lasts at most {durations.in_words(LONGEST_RUN)} (Modal allows 11 attempts of "
+            "24 h); give that much, and take it up again with `runner resume`"
+        )
+    cap = _last(given, "max-cost")
+    plain, own = _variables(given.get("env", []))
+    return Options(
+        machine=machine,
+        nodes=int(_last(given, "nodes") or 1),
+        timeout=timeout,
+        max_cost=durations.dollars(cap, "--max-cost") if cap else None,
+        region=_last(given, "region"),
+        environment=plain,
+        own_secrets=own,
+        modal_secrets=tuple(given.get("secret", [])),
+    )
+
+
+def _machine(request: Request, gpus: Gpus) -> Machine:
+    """Cores and memory to ask for. A container may use more than it asked for, and then pays for it."""
+    if not gpus.names:
+        return replace(WITHOUT_GPU, gpus=gpus)
+    cores = 4.0 if request.job.name == "train" else 2.0
+    memory = 8.0 * gpus.count
+    if (
+        request.settings is not None
+    ):  # weights and optimizer are copied to the CPU while a checkpoint is written
+        state = network_size(request.settings.model, request.settings.data.tokenizer).parameters * 12
+        memory = max(memory, 4.0 + 2.0 * state / 2**30)
+    return Machine(gpus, cores * min(gpus.count, 4), float(math.ceil(memory)))
+
+
+def _gpus(request: Request, asked: str | None) -> Gpus:
+    job = request.job
+    if asked is not None and not job.takes_device:
+        raise usage(f"{job.name} needs no GPU; leave --gpu away")
+    if not job.takes_device or request.device == "cpu":
+        return Gpus((), request.gpus)
+    if not job.in_processes:
+        return parse_gpus(asked or SMALL_GPUS)
+    in_recipe = request.settings.resources.gpu if request.settings else None
+    return parse_gpus(asked or in_recipe or DEFAULT_GPU)
+
+
+def _variables(words: list[str]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """``K=V`` is shown and kept in the record; ``K`` alone is a secret whose value is found here or in .env."""
+    plain, own = [], []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name.isidentifier():
+            raise usage(f"--env {word}: write NAME=VALUE, or NAME for a value that is here or in .env")
+        if equals and any(part in name.upper() for part in SECRET_WORDS):
+            raise usage(
+                f"--env {name}=… would show its value in plans and records; put it into .env "
+                f"or the environment and write --env {name}"
+            )
+        if equals:
+            plain.append((name, value))
+        else:
+            own.append(name)
+    return tuple(plain), tuple(own)
+
+
+def _by_name(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    for name, value in pairs:
+        given.setdefault(name, []).append(value)
+    return given
+
+
+def _last(given: dict[str, list[str]], name: str) -> str | None:
+    return given[name][-1] if given.get(name) else None

@@ -1,0 +1,178 @@
+"""What only the cloud adds to a plan: GPU, memory, price, hours, cap, and the question. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from model.recipe import Recipe
+from runner.cloud import prices
+from runner.cloud.durations import in_words
+from runner.cloud.estimate import training_seconds
+from runner.cloud.fit import fits
+from runner.cloud.options import WITHOUT_GPU, Options
+from runner.errors import usage
+from runner.plan import Facts, Plan, make_plan, with_notes
+from runner.request import Request
+
+MASTER_PORT = 29500  # torch's own default
+PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options
+MODALS = " (Modal's)"  # behind the name of a secret that Modal keeps
+
+
+@dataclass(frozen=True)
+class CloudFacts(Facts):
+    """What the cloud knows besides: of the image, and what the run has used up so far."""
+
+    why_build: str = ""
+    seconds: float = 0.0
+    cost: float = 0.0
+    attempts: int = 0
+    account: bool = True
+
+
+def cloud_plan(
+    request: Request, facts: CloudFacts, options: Options, table: dict[str, float] | None = None
+) -> Plan:
+    """The plan of a launch in the cloud. ``table`` overrides prices. Raises RunnerError, exit code 2."""
+    hourly = prices.per_hour(options.machine, options.nodes, options.region, table)
+    _check(request, facts, options)
+    plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), facts)
+    if options.nodes > 1:
+        plan = replace(plan, command=_on_nodes(plan.command, options.nodes))
+    first = prepares_first(request, facts, options)
+    without_gpu = prices.per_hour(WITHOUT_GPU, 1, options.region, table)[""]
+    names = options.own_secrets + tuple(f"{name}{MODALS}" for name in options.modal_secrets)
+    plan = replace(
+        plan,
+        environment=(*plan.environment, *options.environment),
+        secrets=tuple(dict.fromkeys((*plan.secrets, *names))),
+        does=(*plan.does, *_preparing(without_gpu, first)),
+        more=(*options.pairs(), *((PREPARE_FIRST,) if first else ())),
+    )
+    seconds = _seconds(request.settings, request, facts, options)
+    notes = [
+        ("rebuild", facts.why_build if not facts.image_built else ""),
+        ("machine", _machine(options)),
+        ("memory", _fit(request, options)),
+        ("price", _price(hourly)),
+        ("estimate", _estimate(seconds, hourly, facts)),
+        ("cap", _cap(options, facts)),
+        ("account", "" if facts.account else "no Modal token here; `modal token new` makes one"),
+    ]
+    return with_notes(plan, *notes, question=_question(seconds, hourly, options, facts))
+
+
+def _check(request: Request, facts: CloudFacts, options: Options) -> None:
+    if request.detach and not (request.job.has_run or request.job.name == "prepare"):
+        raise usage(
+            f"{request.job.name} writes to this terminal and keeps no log; leave --detach away, "
+            f"or write it to a file: runner cloud {request.job.name} --name {request.run} > text.txt"
+        )
+    if not request.job.has_run or (
+        facts.step is not None
+        and request.settings is not None
+        and facts.step >= request.settings.train.max_steps
+    ):
+        return
+    if facts.seconds >= options.timeout:
+        raise usage(
+            f"run '{request.run}' has used {in_words(facts.seconds)} of its {in_words(options.timeout)}; "
+            f"give it more: --timeout {math.ceil(2 * options.timeout / 3600)}h"
+        )
+    if options.max_cost is not None and facts.cost >= options.max_cost:
+        raise usage(
+            f"run '{request.run}' has cost ${facts.cost:.2f} of its ${options.max_cost:.2f}; "
+            f"give it more: --max-cost {math.ceil(2 * options.max_cost)}"
+        )
+
+
+def _on_nodes(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
+    """torchrun's words for several machines; {rank} and {address} are filled in on each."""
+    at = command.index("--standalone")
+    words = (
+        f"--nnodes={nodes}",
+        "--node-rank={rank}",
+        "--master-addr={address}",
+        f"--master-port={MASTER_PORT}",
+    )
+    return (*command[:at], *words, *command[at + 1 :])
+
+
+def prepares_first(request: Request, facts: CloudFacts, options: Options) -> bool:
+    """Whether the data is made on a machine without a GPU before the one with GPUs is paid for."""
+    missing = request.job.name == "train" and facts.dataset_ready is False
+    return missing and bool(options.gpus.names)
+
+
+def _preparing(hourly: float, first: bool) -> list[str]:
+    if not first:
+        return []
+    return [
+        f"the data is made on a machine without a GPU, for ${hourly:.2f} an hour, before GPUs are asked for"
+    ]
+
+
+def _machine(options: Options) -> str:
+    machine = options.machine
+    gpus = ", else ".join(f"{machine.gpus.count} x {name}" for name in machine.gpus.names) or "no GPU"
+    nodes = f"{options.nodes} nodes, each " if options.nodes > 1 else ""
+    region = f", in {options.region}" if options.region else ""
+    return f"{nodes}{gpus}, {machine.cores:g} cores, {machine.memory_gib:g} GiB{region}"
+
+
+def _fit(request: Request, options: Options) -> str:
+    if request.job.name != "train" or request.settings is None or not options.gpus.names:
+        return ""
+    return fits(request.settings, options.gpus.names, options.gpus.count * options.nodes)
+
+
+def _price(hourly: dict[str, float]) -> str:
+    if len(hourly) == 1:
+        text = f"${next(iter(hourly.values())):.2f} an hour"
+    else:
+        text = ", ".join(f"${price:.2f} on {name}" for name, price in hourly.items()) + " an hour"
+    return f"{text} (Modal's prices of {prices.DATE})"
+
+
+def _seconds(
+    settings: Recipe | None, request: Request, facts: CloudFacts, options: Options
+) -> dict[str, float] | None:
+    """Estimated seconds by GPU; None where there is nothing to estimate from."""
+    if request.job.name != "train" or settings is None or not options.gpus.names:
+        return None
+    count = options.gpus.count * options.nodes
+    return {name: training_seconds(settings, name, count, facts.step or 0) for name in options.gpus.names}
+
+
+def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts: CloudFacts) -> str:
+    if seconds is None:
+        return ""
+    spans = [
+        f"{in_words(span)}, ${span / 3600 * hourly[name]:.2f}{f' on {name}' if len(seconds) > 1 else ''}"
+        for name, span in seconds.items()
+    ]
+    return f"about {'; '.join(spans)} (from its FLOPs; the first minutes show what it really is)"
+
+
+def _cap(options: Options, facts: CloudFacts) -> str:
+    spent = f", ${facts.cost:.2f} spent in {facts.attempts} attempts" if facts.attempts else ""
+    money = (
+        f"${options.max_cost:.2f}, then it writes a checkpoint and ends"
+        if options.max_cost
+        else "none in dollars"
+    )
+    return f"{money}; {in_words(options.timeout)} over all attempts{spent}"
+
+
+def _question(
+    seconds: dict[str, float] | None, hourly: dict[str, float], options: Options, facts: CloudFacts
+) -> str:
+    dearest = max(hourly.values())
+    most = dearest * max(0.0, options.timeout - facts.seconds) / 3600
+    if options.max_cost is not None:
+        most = min(most, max(0.0, options.max_cost - facts.cost))
+    if seconds is not None:
+        about = max(span / 3600 * hourly[name] for name, span in seconds.items())
+        return f"This will cost about ${min(about, most):.2f}, ${most:.2f} at most. Start it?"
+    return f"This costs ${dearest:.2f} an hour, ${most:.2f} at most. Start it?"

@@ -1,0 +1,36 @@
+"""List what a volume in the cloud holds."""
+
+import click
+
+from runner import completion
+from runner.arguments import JSON
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("volume", shell_complete=completion.volumes)
+@click.argument("path", default="")
+@JSON
+@click.pass_obj
+def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from runner.sync.place import nothing_there, open_place
+    from runner.sync.progress import bytes_in_words
+
+    place = open_place(env, volume)
+    try:
+        found = list(place.files.entries(path))
+    except FileNotFoundError as error:
+        raise nothing_there(place, path) from error
+    if as_json:
+        env.json([asdict(entry) for entry in found])
+        return 0
+    for entry in found:
+        size = "" if entry.is_folder else bytes_in_words(entry.size)
+        when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
+        env.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
+    if not found:
+        env.say(f"nothing in {volume}/{path}; `runner push {volume} PATH` sends files there")
+    return 0

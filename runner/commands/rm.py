@@ -1,0 +1,45 @@
+"""Delete a file, or with -r a folder, from a volume in the cloud. It asks first."""
+
+import click
+
+from runner import completion
+from runner.arguments import YES
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("volume", shell_complete=completion.volumes)
+@click.argument("path")
+@click.option("-r", "--recursive", is_flag=True, help="A folder and all that is in it.")
+@YES
+@click.pass_obj
+def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool) -> int:
+    import time
+
+    from runner.errors import usage
+    from runner.sync.confirm import confirm
+    from runner.sync.place import nothing_there, open_place
+    from runner.sync.progress import bytes_in_words, count
+    from runner.sync.push import AT_WORK_SECONDS
+
+    place = open_place(env, volume)
+    path = path.strip("/")
+    if not path:
+        raise usage("that is the whole volume; name a file or folder in it")
+    try:
+        found = place.files.listing(path)
+    except FileNotFoundError as error:
+        raise nothing_there(place, path) from error
+    is_file = [entry.path for entry in found] == [path]
+    if not is_file and not recursive:
+        raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{env.line} -r`")
+    files = [entry for entry in found if entry.kind != "directory"]
+    facts = [f"{volume}/{path}: {count(len(files), 'file')}, {bytes_in_words(sum(f.size for f in files))}"]
+    beats = [f.modified for f in files if f.path == f"{path}/heartbeat"]
+    if place.has_runs and beats and time.time() - beats[0] < AT_WORK_SECONDS:
+        facts.append(f"run {path} is at work")
+    if not confirm(env, facts, "delete it from the cloud for good", yes):
+        return 103
+    place.files.remove(path, recursive=not is_file)
+    env.say(f"deleted {volume}/{path}")
+    return 0

@@ -1,0 +1,166 @@
+"""``runner pull``: from a volume in the cloud to a folder here."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from functools import partial
+
+from model.files import write_atomically
+from runner.cloud.volumes import RemoteEntry
+from runner.errors import RunnerError
+from runner.sync.checkpoint_download import CheckpointDownload
+from runner.sync.checkpoints import LATEST, PARTIAL, newest_remote_step, newest_step
+from runner.sync.download import Download
+from runner.sync.names import BLOCKS, PART, beside, target_of
+from runner.sync.outcome import Outcome
+from runner.sync.place import Place, nothing_there, patient
+from runner.sync.plan import Transfer, make_plan, step_of_name
+from runner.sync.progress import Progress, bytes_in_words
+from runner.sync.selection import select
+from runner.sync.workers import Job, Missing, Workers
+from runner.terminal import Environment
+
+
+class Pull:
+    """One look at the volume, and what follows from it. Raises RunnerError (102) where it has no ``path``."""
+
+    def __init__(self, place: Place, path: str, everything: bool = False) -> None:
+        self.place = place
+        self.listed = time.time()
+        try:
+            self.entries = place.files.listing(path)
+        except FileNotFoundError as error:
+            raise nothing_there(place, path) from error
+        in_a_run = len([part for part in path.split("/") if part]) > 1
+        self.chosen = select(
+            self.entries,
+            self._manifest,
+            runs=place.has_runs,
+            everything=everything or in_a_run,
+        )
+        self.plan = make_plan(self.chosen, self._is_same, self._why)
+
+    def further_here(self) -> list[str]:
+        """Runs whose newest checkpoint here is of a later step than the one in the cloud: a pull would put
+        an older log and record over newer ones."""
+        found: list[str] = []
+        if not self.place.has_runs:
+            return found
+        paths = [entry.path for entry in self.entries]
+        for run in sorted({path.split("/")[0] for path in paths}):
+            here = newest_step(self.place.root / run)
+            there = newest_remote_step(run, paths)
+            if here is not None and here > (there if there is not None else -1):
+                found.append(f"{run} (step {here} here, {'none' if there is None else there} in the cloud)")
+        return found
+
+    def carry_out(self, env: Environment, quiet: bool = False) -> Outcome:
+        """Do it. What could not be done is in the outcome. Raises RunnerError where there is no room."""
+        self._check_room()
+        progress = Progress(env, "pulling", 0 if quiet else self.plan.count, self.plan.size)
+        with progress, Workers() as workers:
+            files = patient(self.place.files, workers)
+            transfer = _Transfer(self, Download(files, workers, self.place.journal, progress, self.listed))
+            missing = transfer.run(workers)
+        return Outcome(transfer.plan, tuple(missing), progress.seconds, progress.done_size)
+
+    def _check_room(self) -> None:
+        there = next(folder for folder in (self.place.root, *self.place.root.parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        size = self.plan.size - self._partly_here()
+        if size > free:
+            raise RunnerError(
+                f"{bytes_in_words(size)} are to come and {there} has {bytes_in_words(free)} free; "
+                "make room, or choose another place with --into DIR"
+            )
+
+    def _partly_here(self) -> int:
+        """Bytes that an interrupted pull has taken already."""
+        root = self.place.root
+        files = [beside(root / transfer.entry.path, PART) for transfer in self.plan.files]
+        for checkpoint in self.plan.checkpoints:
+            files += (root / checkpoint.run / f"{PARTIAL}{checkpoint.name}").rglob("*")
+        return sum(path.stat().st_blocks * 512 for path in files if path.is_file())
+
+    def _is_same(self, entry: RemoteEntry) -> bool:
+        return self.place.journal.is_same(entry, self.place.root / entry.path)
+
+    def _why(self, entry: RemoteEntry) -> str:
+        local = self.place.root / entry.path
+        if beside(local, BLOCKS).exists():
+            return "continued"
+        return "changed" if local.exists() else "new"
+
+    def _manifest(self, entry: RemoteEntry) -> bytes:
+        if self._is_same(entry):
+            return (self.place.root / entry.path).read_bytes()
+        try:
+            return self.place.files.read(entry.path)
+        except FileNotFoundError:
+            return b""
+
+
+class _Transfer:
+    """The steps of one pull, in their order."""
+
+    def __init__(self, pull: Pull, download: Download) -> None:
+        self.pull, self.download = pull, download
+        self.root, self.journal = pull.place.root, pull.place.journal
+        self.plan = pull.plan
+
+    def run(self, workers: Workers) -> list[Missing]:
+        plan = self.plan
+        jobs, missing = [self._job(transfer) for transfer in plan.files], []
+        for checkpoint in plan.checkpoints:
+            try:
+                one = CheckpointDownload(self.download, checkpoint, self.root)
+            except OSError as error:
+                missing += [Missing(entry.path, str(error)) for entry in checkpoint.entries]
+                continue
+            if one.is_here():
+                kept = tuple(other for other in self.plan.checkpoints if other is not checkpoint)
+                same = self.plan.same + len(checkpoint.entries)
+                self.plan = replace(self.plan, checkpoints=kept, same=same)
+            else:
+                jobs += one.jobs()
+        missing += workers.each(jobs)
+        # A folder's meta.json comes when all else of it is there.
+        failed = {item.path.rpartition("/")[0] for item in missing}
+        ready = [t for t in plan.markers if not _touched(t.entry.path, failed)]
+        missing += workers.each([self._job(transfer) for transfer in ready])
+        missing += [
+            Missing(t.entry.path, "it waits for the rest of its folder")
+            for t in plan.markers
+            if t not in ready
+        ]
+        for run, name in plan.latest:
+            self._move_latest(run, name)
+        return missing
+
+    def _job(self, transfer: Transfer) -> Job:
+        return Job(transfer.entry.path, partial(self._fetch, transfer.entry))
+
+    def _fetch(self, entry: RemoteEntry) -> None:
+        target = target_of(self.root, entry.path)
+        if self.download.fetch(entry, target):
+            self.journal.note(entry, target, self.download.listed)
+        self.download.progress.file_done()
+
+    def _move_latest(self, run: str, name: str) -> None:
+        """Only to a checkpoint that is here under its final name, and never back to an older one."""
+        latest = self.root / run / LATEST
+        try:
+            before = latest.read_text().strip()
+        except OSError:
+            before = ""
+        there = (self.root / run / name / "manifest.json").is_file()
+        stands = (self.root / run / before / "manifest.json").is_file() if before else False
+        if there and not (stands and step_of_name(before) >= step_of_name(name)):
+            write_atomically(latest, f"{name}\n")
+
+
+def _touched(marker: str, failed: set[str]) -> bool:
+    folder = marker.rpartition("/")[0]
+    return any(path == folder or path.startswith(f"{folder}/") or not folder for path in failed)

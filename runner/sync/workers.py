@@ -1,0 +1,121 @@
+"""Transfers in parallel: what runs, what failed, and when to give up."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+
+from runner.cloud.patience import Unavailable
+from runner.errors import RunnerError
+
+FILES_AT_ONCE = 16
+BLOCKS_AT_ONCE = 16  # of 8 MiB: 128 MiB of memory at most
+# So many transfers in a row that end with no answer, each after its own patience: the network is gone.
+GIVE_UP_AFTER = 4
+NOT_ANY_FILES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE}
+
+
+class Cancelled(Exception):
+    """The transfer as a whole ends; this file is not done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One transfer. ``path`` names it in messages."""
+
+    path: str
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What was not transferred, and why."""
+
+    path: str
+    why: str
+
+
+class Workers:
+    """Runs jobs, and the blocks of a large file, each in a pool of its own: no job waits for another."""
+
+    def __init__(self, files_at_once: int = FILES_AT_ONCE, blocks_at_once: int = BLOCKS_AT_ONCE) -> None:
+        self._jobs = ThreadPoolExecutor(files_at_once, "transfer")
+        self._blocks = ThreadPoolExecutor(blocks_at_once, "block")
+        self._cancelled = threading.Event()
+        self._in_a_row = 0
+        self._reason = "it was not begun"
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+        self._jobs.shutdown(cancel_futures=True)
+        self._blocks.shutdown(cancel_futures=True)
+
+    def cancel(self, reason: str = "it was not begun") -> None:
+        """Let nothing new begin, and what waits end."""
+        if not self._cancelled.is_set():
+            self._reason = reason
+            self._cancelled.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, unless it is cancelled meanwhile: then raise Cancelled."""
+        if self._cancelled.wait(seconds):
+            raise Cancelled
+
+    def check(self) -> None:
+        """Raise Cancelled where nothing new should begin."""
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def each(self, jobs: Sequence[Job]) -> list[Missing]:
+        """Run all of them; what failed, in their order. An error that concerns them all ends the rest."""
+        futures = [(job, self._jobs.submit(self._run, job)) for job in jobs]
+        missing = [(job, future.result()) for job, future in futures]
+        return [Missing(job.path, why) for job, why in missing if why is not None]
+
+    def blocks(self, work: Iterable[Callable[[], None]]) -> None:
+        """Run the pieces of one job in parallel. The first error is raised, when none is at work any more."""
+        waiting: set[Future[None]] = {self._blocks.submit(self._piece, piece) for piece in work}
+        error: BaseException | None = None
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                if not future.cancelled() and error is None:
+                    error = future.exception()
+            if error is not None:
+                for future in waiting:
+                    future.cancel()
+        if error is not None:
+            raise error
+
+    def _piece(self, piece: Callable[[], None]) -> None:
+        self.check()
+        piece()
+
+    def _run(self, job: Job) -> str | None:
+        try:
+            self.check()
+            job.run()
+            self._in_a_row = 0
+            return None
+        except Cancelled:
+            return self._reason
+        except Unavailable as error:
+            self._in_a_row += 1
+            if self._in_a_row >= GIVE_UP_AFTER:
+                self.cancel("given up: Modal does not answer")
+            return str(error)
+        except RunnerError as error:
+            return error.message
+        except OSError as error:
+            if error.errno in NOT_ANY_FILES_FAULT:
+                self.cancel(f"given up: {error.strerror}")
+            return error.strerror if error.errno and error.strerror else str(error)

@@ -1,0 +1,284 @@
+"""The cloud: a job is a function call on Modal, in the image of the same Dockerfile, on the three volumes there.
+
+Nothing here or below imports modal before it is needed: `runner runs` on a machine without an account must not
+wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model.locations import VOLUMES, Locations
+from runner.checkout import git_state, volumes
+from runner.cloud import account, app, attached, calls, image, records
+from runner.cloud.deadlines import attempt_timeout
+from runner.cloud.files import LateFiles
+from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
+from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
+from runner.cloud.prices import per_hour, read_overrides
+from runner.cloud.secrets import check_there
+from runner.cloud.volumes import modal_name
+from runner.dotenv import secret_names
+from runner.errors import RunnerError
+from runner.launch_record import NAME as LAUNCH
+from runner.launch_record import dumps
+from runner.outcome import outcome
+from runner.plan import Facts, Plan, Volume
+from runner.request import Request
+from runner.targets.protocol import Files, RunState, Started
+from runner.terminal import Environment
+from runner.waiting import wait_until
+
+WORKSPACE = "/workspace"
+STOP = "cloud_stop.json"  # in the run's folder; inside.py looks for it
+STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
+
+
+class Cloud:
+    """The target ``cloud``."""
+
+    name = "cloud"
+    look_seconds = 2.0  # each look is some ten requests
+
+    def __init__(self, env: Environment, checkout: Path) -> None:
+        self.env = env
+        self.checkout = checkout
+        self.locations = volumes(checkout, {})
+        self._files = {name: LateFiles(name, env.environ) for name in VOLUMES}
+
+    def facts(self, request: Request) -> CloudFacts:
+        """Look at the run's records and the dataset on Modal, and at the image's last build."""
+        options = read_options(request)
+        check_there(options.own_secrets, self.env.environ, self.checkout)
+        has_account = account.is_set_up(self.env.environ)
+        built, why = image.describe(
+            self.checkout, self.locations.cache, account.account_name(self.env.environ)
+        )
+        found: dict[str, Any] = self._look(request) if has_account else {"dataset_ready": None}
+        return CloudFacts(
+            target=self.name,
+            checkout=str(self.checkout),
+            workspace=WORKSPACE,
+            volumes=tuple(
+                Volume(
+                    name,
+                    str(getattr(self.locations, name)),
+                    f"/vol/{name}",
+                    remote=modal_name(name, self.env.environ),
+                )
+                for name in VOLUMES
+            ),
+            mounts=False,
+            image=f"Dockerfile, {why}" if built else "Dockerfile",
+            image_built=built,
+            why_build=why,
+            secrets=secret_names(self.env.environ, self.checkout),
+            environment=tuple(
+                {**Locations.under(Path("/vol")).environment(), "PYTHONPATH": WORKSPACE}.items()
+            ),
+            git=tuple((git_state(self.checkout) or {}).items()),
+            account=has_account,
+            **found,
+        )
+
+    def plan(self, request: Request, facts: Facts) -> Plan:
+        """``make_plan``, and what it costs."""
+        assert isinstance(facts, CloudFacts)
+        return cloud_plan(request, facts, read_options(request), read_overrides(self.env.environ))
+
+    def start(self, plan: Plan) -> Started:
+        """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
+        if not account.is_set_up(self.env.environ):
+            raise RunnerError(
+                "there is no Modal token here; type: modal token new   (or run it here: runner local)"
+            )
+        options = from_pairs(plan.more)
+        if PREPARE_FIRST in plan.more:
+            self._prepare(plan, options)
+        noted = plan.detach or plan.job == "train"
+        used = self.read(plan.run).ledger.seconds(time.time()) if noted else 0.0
+        started = time.time()
+        call = self._spawn(plan, options, used, noted)
+        launch = Started(
+            run=plan.run,
+            target=self.name,
+            job=plan.job,
+            id=call.id,
+            started=started,
+            detached=plan.detach,
+            gpus=options.gpus.count,
+            device=plan.device,
+            machine=call.app,
+            more=plan.more,
+        )
+        if noted:
+            self._note(launch)
+        return launch
+
+    def _prepare(self, plan: Plan, options: Options) -> None:
+        """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
+        self.env.say("preparing the dataset on a machine without a GPU; the GPU is asked for after that")
+        words = [plan.recipe] if plan.recipe else []
+        command = ("python", "-m", "model.prepare", *words, *plan.overrides)
+        first = replace(plan, job="prepare", command=command)
+        call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
+        code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time()))
+        if code:
+            raise RunnerError(
+                "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
+                outcome(code),
+            )
+
+    def _spawn(self, plan: Plan, options: Options, used: float, noted: bool) -> app.Call:
+        """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
+        each = attempt_timeout(options.timeout, used, app.attempt_limit(self.env.environ))
+        overrides = read_overrides(self.env.environ)
+        job = {
+            "run": plan.run,
+            "job": plan.job,
+            "command": list(plan.command),
+            "env": dict(plan.environment),
+            "volumes": {name: modal_name(name, self.env.environ) for name in VOLUMES},
+            "keeps_record": noted,
+            "attempt_seconds": float(each),
+            "total_seconds": options.timeout,
+            "max_cost": options.max_cost,
+            "usd_per_hour": per_hour(options.machine, options.nodes, options.region, overrides),
+            "nodes": options.nodes,
+        }
+        built, _ = image.describe(self.checkout, self.locations.cache, account.account_name(self.env.environ))
+        if not built:
+            self.env.say("building the image on Modal; this takes some minutes and is done once")
+        return app.start(
+            job,
+            options,
+            [name for name in plan.secrets if not name.endswith(MODALS)],
+            self.checkout,
+            self.env.environ,
+            each,
+            self._image_is_there,
+            is_built=built,
+            show_build=not plan.as_json,
+        )
+
+    def _note(self, launch: Started) -> None:
+        """So that any terminal finds the call. The body notes it too, as soon as a machine works on it."""
+        try:
+            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", dumps(launch))
+        except KeyboardInterrupt:
+            calls.cancel(launch.id, kill=True)  # nobody knows of it yet, and it would go on costing
+            raise
+        except (OSError, RunnerError) as error:
+            self.env.warn(f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}")
+
+    def follow(self, started: Started) -> int:
+        """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
+        return attached.follow(self, started)
+
+    def stop(self, run: str, now: bool = False) -> bool:
+        """Leave a request that the body finds within seconds; a call that no machine works on is cancelled."""
+        found = self.read(run)
+        state = records.state_of(found)
+        if not state.alive:
+            return False
+        if now or not any(attempt.call == found.call for attempt in found.ledger.attempts):
+            calls.cancel(found.call, kill=now)
+        else:
+            self.ask_to_stop(run, found.call)
+        wait_until(
+            lambda: not calls.look(found.call, seconds=2.0).alive,
+            STOP_SECONDS,
+            f"run '{run}' is still stopping; `runner status {run}` says when it is done, "
+            f"`runner stop {run} --now` kills it",
+        )
+        return True
+
+    def ask_to_stop(self, run: str, call: str) -> None:
+        """Have the call's body write a checkpoint and end."""
+        self._files["checkpoints"].put(f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()}))
+
+    def runs(self) -> Iterable[RunState]:
+        """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
+        if not account.is_set_up(self.env.environ):
+            if image.was_built_here(self.locations.cache):
+                raise RunnerError("there is no Modal token here")
+            return []
+        account.check_reachable(self.env.environ)
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
+
+    def state(self, run: str) -> RunState | None:
+        """How one run stands; None where the cloud has none of that name."""
+        if not account.is_set_up(self.env.environ):
+            return None
+        account.check_reachable(self.env.environ)
+        found = self.read(run)
+        return records.state_of(found) if found.is_of_cloud else None
+
+    def launched(self, run: str) -> Started | None:
+        """What the run's folder on the volume says."""
+        return self.read(run).launch
+
+    def output(self, run: str, lines: int) -> list[str]:
+        """What Modal still has of what the newest call printed."""
+        found = self.read(run)
+        return calls.log(found.call, lines) if found.call else []
+
+    def files(self, volume: str) -> Files:
+        """The volume on Modal, opened when it is read."""
+        return self._files[volume]
+
+    def read(self, run: str) -> records.CloudRun:
+        """The run's records on the volume."""
+        return records.read_run(self._files["checkpoints"], run)
+
+    def _look(self, request: Request) -> dict[str, Any]:
+        """What the volumes say of the run and of the dataset."""
+        checkpoints, data = self._files["checkpoints"], self._files["data"]
+        dataset = request.settings.data.dataset if request.settings else None
+        with ThreadPoolExecutor(4) as pool:
+            latest = pool.submit(checkpoints.text, f"{request.run}/latest")
+            run = pool.submit(self.read, request.run)
+            ready = pool.submit(_is_ready, data, dataset) if dataset else None
+        found, busy = run.result(), None
+        writes = request.job.has_run or request.detach
+        if writes and found.is_of_cloud:
+            state = records.state_of(found)
+            busy = f"{state.status} in the cloud" if state.alive else None
+        name = (latest.result() or b"").decode(errors="replace").strip().removeprefix("step_")
+        now = time.time()
+        return {
+            "busy": busy,
+            "step": int(name) if name.isdigit() else None,
+            "dataset_ready": ready.result() if ready else None,
+            "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
+            "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
+            "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+        }
+
+    def _image_is_there(self) -> None:
+        with suppress(OSError):  # only the next plan's words depend on it
+            image.remember(self.checkout, self.locations.cache, account.account_name(self.env.environ))
+
+
+def _is_ready(data: LateFiles, dataset: str) -> bool | None:
+    """Whether the dataset is complete; None for shards of another origin, which have no meta.json."""
+    try:
+        names = [entry.path for entry in data.entries(dataset)]
+    except FileNotFoundError:
+        return False
+    if any(name.endswith("/meta.json") for name in names):
+        return True
+    return None if any("train" in name and name.endswith(".bin") for name in names) else False
+
+
+def open_target(env: Environment, checkout: Path) -> Cloud:
+    """The target for ``checkout``."""
+    return Cloud(env, checkout)
