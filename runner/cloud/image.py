@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.files import write_atomically
+from runner.cloud.dockerfile import copied, read_dockerfile
 from runner.cloud.mount import ignored
-from runner.errors import RunnerError
 
 if TYPE_CHECKING:
     import modal
@@ -34,33 +34,16 @@ def build(checkout: Path) -> modal.Image:
 
 
 def fingerprint(checkout: Path) -> dict[str, str]:
-    """What the image depends on: each instruction of the Dockerfile by its line, each copied file by SHA-256."""
-    dockerfile = checkout / "Dockerfile"
-    if not dockerfile.is_file():
-        raise RunnerError(f"there is no Dockerfile in {checkout}, which the image is built from")
+    """What the image depends on: each instruction of the Dockerfile by its line, each copied file by SHA-256.
+
+    Raises RunnerError for a Dockerfile that Modal can't build.
+    """
     found = {}
-    for number, instruction in instructions(dockerfile.read_text(encoding="utf-8")):
+    for number, instruction in read_dockerfile(checkout):
         found[f"Dockerfile:{number}"] = instruction
-        for path in _copied(checkout, instruction):
+        for path in copied(checkout, instruction):
             name = path.relative_to(checkout).as_posix()
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
-
-
-def instructions(text: str) -> list[tuple[int, str]]:
-    """(line, instruction) without comments; a backslash joins lines."""
-    found: list[tuple[int, str]] = []
-    parts: list[str] = []
-    first = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        first = first if parts else number
-        parts.append(stripped.rstrip("\\").strip())
-        if not stripped.endswith("\\"):
-            found.append((first, " ".join(parts)))
-            parts = []
     return found
 
 
@@ -112,19 +95,6 @@ def _read(cache: Path) -> dict[str, dict[str, Any]]:
         return tree if isinstance(tree, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def _copied(checkout: Path, instruction: str) -> list[Path]:
-    """The files that a COPY takes from the checkout."""
-    word, _, rest = instruction.partition(" ")
-    if word.upper() not in ("COPY", "ADD") or "--from=" in rest:
-        return []
-    sources = [part for part in rest.split() if not part.startswith("--")][:-1]
-    found: list[Path] = []
-    for source in sources:
-        for path in sorted(checkout.glob(source.strip("/") or ".")):
-            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return found
 
 
 def _short(text: str) -> str:

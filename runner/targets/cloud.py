@@ -17,7 +17,7 @@ from typing import Any
 
 from model.locations import VOLUMES, Locations
 from runner.checkout import git_state, volumes
-from runner.cloud import account, app, attached, calls, image, records
+from runner.cloud import account, app, calls, follow, image, records
 from runner.cloud.deadlines import attempt_timeout
 from runner.cloud.files import LateFiles
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
@@ -180,7 +180,7 @@ class Cloud:
 
     def follow(self, started: Started) -> int:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
-        return attached.follow(self, started)
+        return follow.follow(self, started)
 
     def stop(self, run: str, now: bool = False) -> bool:
         """Leave a request that the body finds within seconds; a call that no machine works on is cancelled."""

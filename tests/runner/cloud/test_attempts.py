@@ -53,6 +53,9 @@ def test_a_mistake_of_the_users_burns_no_retry(lab: Lab) -> None:
     assert lab.modal.calls()[0]["retries"] == [0]
     assert len(lab.modal.calls()[0]["attempts"][0]) == 1
     assert json.loads(lab.run("status", "tiny", "--json")[0])["status"] == "failed"
+    # It came to no log of its own: what Modal has of its output is shown.
+    assert not (lab.run_folder() / "log.txt").exists()
+    assert "texts/none.txt" in lab.run("logs", "tiny")[0]
 
 
 def test_a_machine_that_crashes_loses_nothing_that_was_committed(strict_lab: Lab) -> None:

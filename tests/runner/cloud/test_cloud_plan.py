@@ -214,6 +214,29 @@ class TestImage:
             lock.write("# more\n")
         assert image.describe(checkout, cache, "me") == (False, "built again: requirements.lock changed")
 
+    @pytest.mark.parametrize(
+        ("line", "part"),
+        [
+            ("COPY ./ .", "write COPY . TARGET"),
+            ('COPY ["a", "b"]', "write COPY SOURCE TARGET"),
+            ("COPY $HERE /x", "write the path out"),
+            ("COPY --parents a/b /x", "name the files"),
+            ("COPY missing.txt /x", "COPY takes missing.txt, which is not in"),
+            ("ADD requirements.lock /x", "write COPY"),
+            ("RUN --mount=type=bind,target=/x pip list", "write COPY"),
+            ('ENTRYPOINT ["bash"]', "leave it to docker-compose.yml"),
+        ],
+    )
+    def test_what_modal_would_leave_out_is_said_before(self, checkout: Path, line: str, part: str) -> None:
+        dockerfile = checkout / "Dockerfile"
+        number = len(dockerfile.read_text().splitlines()) + 1
+        with dockerfile.open("a") as file:
+            file.write(f"{line}\n")
+        with pytest.raises(RunnerError) as caught:
+            image.fingerprint(checkout)
+        assert caught.value.message.startswith(f"Dockerfile:{number}: ")
+        assert part in caught.value.message
+
     def test_what_is_mounted_is_the_code(self, checkout: Path) -> None:
         out = ignored(checkout)
         left_out = [

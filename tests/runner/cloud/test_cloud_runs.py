@@ -16,6 +16,17 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     assert "H100, else 1 x A100-80GB" in err
     assert "$5.00" in err
     assert lab.steps() == list(range(1, 61))
+    made = [request.message.function_data for request in lab.modal.recorded("FunctionCreate")]
+    (train,) = (list(data.ranked_functions) for data in made if data.function_name == "train")
+    gpus = [ranked.function.resources.gpu_config.gpu_type for ranked in train]
+    assert gpus == ["H100", "A100-80GB"]
+    train = train[0].function
+    assert (train.timeout_secs, train.startup_timeout_secs) == (86400, 1200)
+    assert train.single_use_containers
+    assert train.concurrency_limit == 1 or train.autoscaler_settings.max_containers == 1
+    assert (train.retry_policy.retries, train.retry_policy.max_delay_ms) == (10, 60_000)
+    app = next(app for app in lab.modal.apps() if app["tags"].get("job") == "train")
+    assert app["tags"] == {"project": "gpt-runner", "run": "tiny", "job": "train"}
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert (state["status"], state["target"], state["step"], state["attempts"]) == (
         "finished",
