@@ -85,6 +85,7 @@ def _state(
         loss=loss,
         attempts=len(record.attempts),
         reason=attempt.reason if attempt else None,
+        ends=tuple(a.reason for a in record.attempts if a.reason),
         started=began,
         ended=attempt.ended if attempt else None,
         folder=str(folder),

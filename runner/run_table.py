@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
@@ -30,7 +31,7 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
             "-" if state.cost is None else f"${state.cost:.2f}",
             age(state.started),
         )
-    env.console(data=True).print(table)
+    env.print_table(table, data=True)
 
 
 def rows(state: RunState) -> list[tuple[str, str]]:
@@ -41,13 +42,21 @@ def rows(state: RunState) -> list[tuple[str, str]]:
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
         ("gpu", state.gpu or ""),
-        ("attempts", str(state.attempts) if state.attempts else ""),
+        ("attempts", attempts(state)),
         ("started", f"{age(state.started)} ago" if state.started else ""),
         ("cost", "" if state.cost is None else f"${state.cost:.2f}"),
         ("ended", state.reason or "" if not state.alive else ""),
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
+
+
+def attempts(state: RunState) -> str:
+    """``6: 5 x preempted, finished``. One alone needs no list: its end is a row of its own."""
+    if state.attempts < 2:
+        return str(state.attempts) if state.attempts else ""
+    words = [f"{count} x {end}" if (count := len([*same])) > 1 else end for end, same in groupby(state.ends)]
+    return f"{state.attempts}: {', '.join(words)}" if words else str(state.attempts)
 
 
 def step(state: RunState) -> str:

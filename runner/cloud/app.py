@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.locations import VOLUMES
+from runner.cloud import calls
 from runner.cloud import image as images
 from runner.cloud.deadlines import RETRIES
 from runner.cloud.modal_errors import in_our_words
@@ -80,10 +81,18 @@ def start(
     if not is_built:
         with _explained(), _build_log(show_build):
             image.build()
-    with _explained(), app.run(detach=True):
-        on_image()
-        call = function.spawn({**job, "app": app.app_id})
-        return Call(str(app.app_id), str(call.object_id))
+    call = None
+    try:
+        with _explained(), app.run(detach=True):
+            on_image()
+            call = function.spawn({**job, "app": app.app_id})
+        if call is None:  # Ctrl-C: the client leaves its block quietly where the app is detached
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if call is not None:
+            calls.cancel(str(call.object_id), kill=True)  # nobody knows of it yet, and it would go on costing
+        raise
+    return Call(str(app.app_id), str(call.object_id))
 
 
 @contextmanager

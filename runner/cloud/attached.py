@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import click
+
 from model.exit_status import ExitStatus
 from runner.cloud import calls
 from runner.cloud.calls import CallState
@@ -30,7 +32,8 @@ def follow(target: Cloud, started: Started) -> int:
     """Print the job's output until it ends; its own exit status. 130 where the user left before."""
     ended = threading.Event()
     done: list[CallState] = []
-    printer = threading.Thread(target=_print, args=(started.id,), daemon=True)
+    screen = threading.Lock()  # held while a question is asked, so that the log does not run over it
+    printer = threading.Thread(target=_print, args=(started.id, screen), daemon=True)
     printer.start()
     threading.Thread(target=lambda: _wait(started.id, done, ended), daemon=True).start()
     asked: list[signal.Signals] = []
@@ -42,7 +45,8 @@ def follow(target: Cloud, started: Started) -> int:
                 target.env.say(f"left; the run goes on stopping. {_how_to_find(started.run)}")
                 return int(ExitStatus.INTERRUPTED)
             if asked and not stopping:
-                stopping = _wants_stop(target, started, asked[0])
+                with screen:
+                    stopping = _wants_stop(target, started, asked[0])
                 if not stopping:
                     target.env.say(f"left; the run goes on. {_how_to_find(started.run)}")
                     return int(ExitStatus.INTERRUPTED)
@@ -60,7 +64,13 @@ def _wants_stop(target: Cloud, started: Started, which: signal.Signals) -> bool:
         return False
     if not target.env.is_terminal:
         return True
-    return target.env.ask(f"Stop run '{started.run}'? (No: it goes on, and this terminal is free.)")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return target.env.ask(f"Stop run '{started.run}'? (No: it goes on, and this terminal is free.)")
+    except (click.Abort, KeyboardInterrupt):  # Ctrl-C again: away from here
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ask_to_stop(target: Cloud, started: Started) -> None:
@@ -72,13 +82,14 @@ def _ask_to_stop(target: Cloud, started: Started) -> None:
         calls.cancel(started.id)
 
 
-def _print(call: str) -> None:
+def _print(call: str, screen: threading.Lock) -> None:
     """Copy the call's output to stdout and stderr. Where the stream breaks the run still goes on."""
     try:
         for is_talk, text in calls.stream(call):
             stream = sys.stderr if is_talk else sys.stdout
-            stream.write(text)
-            stream.flush()
+            with screen:
+                stream.write(text)
+                stream.flush()
     except Exception as error:
         print(f"runner: the log can't be followed any more ({error}); the run goes on", file=sys.stderr)
 

@@ -45,14 +45,16 @@ def next_deadline(
 
     ``used_seconds`` and ``spent`` (dollars) are those of the attempts before it.
     """
-    spans = [(attempt_seconds, "time-out")]
+    last: list[tuple[float, str]] = []
     if total_seconds is not None:
-        spans.append((max(0.0, total_seconds - used_seconds), "timeout"))
+        last.append((max(0.0, total_seconds - used_seconds), "timeout"))
     if max_cost is not None and usd_per_hour > 0:
-        spans.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, "budget"))
-    span, reason = min(spans)
-    if reason != "time-out" and attempt_seconds - span < margin(attempt_seconds):
-        span = min(span, attempt_seconds - margin(attempt_seconds))  # Modal's own clock must not come first
+        last.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, "budget"))
+    span, reason = min(last, default=(attempt_seconds + 1, ""))
+    if span > attempt_seconds:
+        span, reason = attempt_seconds, "time-out"
+    else:  # no further attempt for the last minutes; and Modal's own clock must not come first
+        span = min(span, attempt_seconds - margin(attempt_seconds))
     return Deadline(started + span - margin(span), started + span, reason)
 
 

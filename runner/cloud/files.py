@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from runner.cloud.modal_errors import in_our_words
 from runner.cloud.volumes import VolumeFiles, open_files
 from runner.targets.protocol import Entry
 
@@ -32,6 +34,15 @@ class LateFiles:
     def entries(self, path: str = "") -> Iterator[Entry]:
         """What the folder holds, by name. Raises FileNotFoundError."""
         return self.opened.entries(path)
+
+    def put(self, path: str, text: str) -> None:
+        """Write a small file, over what was there. Raises OSError where Modal can't be reached."""
+
+        def write() -> None:
+            with in_our_words(), self.opened.volume.batch_upload(force=True) as batch:
+                batch.put_file(io.BytesIO(text.encode()), f"/{path}")
+
+        self.opened.patience.ask(write)
 
     def text(self, path: str) -> bytes | None:
         """A small file as a whole; None where it isn't there."""

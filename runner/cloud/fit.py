@@ -54,7 +54,7 @@ def network_size(config: ModelConfig, tokenizer: str) -> Size:
     modern = config.variant == "modern"
     blocks = config.n_layer * 12 * width * width
     head = rows * width
-    small = 0 if modern else config.n_layer * (13 * width if config.bias else 2 * width) + 2 * width
+    small = 0 if modern else width * (13 * config.n_layer + 2 if config.bias else 2 * config.n_layer + 1)
     positions = 0 if modern else config.block_size * width
     embeddings = head * (2 if modern else 1) + positions
     return Size(blocks + embeddings + small, blocks + head, rows)

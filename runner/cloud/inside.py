@@ -134,7 +134,7 @@ class Body:
         if not self.signals.empty() and reason not in ("preempted", "cancelled"):
             reason = "preempted" if self.signals.get() == signal.SIGINT else "cancelled"
         recorded = self._recorded()
-        if code == 0 or recorded == "finished":
+        if code == 0 or recorded == "finished":  # torchrun that was told to stop ends 1 in any case
             return self._end("finished", 0)
         if not reason or (recorded == "failed" and code not in (UNFINISHED, 137, 143)):
             # torchrun makes a 1 of its workers' 101; the record knows better.
@@ -258,9 +258,12 @@ class Body:
         return status.st_mtime_ns, status.st_ino
 
     def _recorded(self) -> str | None:
+        """What the trainer wrote of this very attempt; None where it came to write nothing."""
         try:
-            return json.loads((self.folder / "run.json").read_text()).get("status")
-        except (OSError, ValueError, AttributeError):
+            record = json.loads((self.folder / "run.json").read_text())
+            began = record["attempts"][-1]["started"] >= self.ledger.attempts[-1].started
+            return str(record["status"]) if began and self.job["job"] == "train" else None
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
     # --- what comes from outside ----------------------------------------------------------------

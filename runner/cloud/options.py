@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.cloud import durations
 from runner.cloud.deadlines import LONGEST_RUN
@@ -15,6 +15,9 @@ from runner.request import Request
 
 DEFAULT_GPU = "H100"  # of a training run whose recipe names none
 SMALL_GPUS = "L4,T4"  # what reads a checkpoint: sample, evaluate; the first has bf16
+
+# For jobs that need none: prepare reads in 4 processes at most, and holds a shard of 200 MB in memory.
+WITHOUT_GPU = Machine(Gpus(), 4.0, 8.0)
 
 # Names that tell of a value that must not be shown.
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
@@ -101,7 +104,7 @@ def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Option
 def _machine(request: Request, gpus: Gpus) -> Machine:
     """Cores and memory to ask for. A container may use more than it asked for, and then pays for it."""
     if not gpus.names:
-        return Machine(gpus, 4.0, 8.0)
+        return replace(WITHOUT_GPU, gpus=gpus)
     cores = 4.0 if request.job.name == "train" else 2.0
     memory = 8.0 * gpus.count
     if (

@@ -10,12 +10,13 @@ from runner.cloud import prices
 from runner.cloud.durations import in_words
 from runner.cloud.estimate import training_seconds
 from runner.cloud.fit import fits
-from runner.cloud.options import Options
-from runner.errors import RunnerError, usage
+from runner.cloud.options import WITHOUT_GPU, Options
+from runner.errors import usage
 from runner.plan import Facts, Plan, make_plan, with_notes
 from runner.request import Request
 
 MASTER_PORT = 29500  # torch's own default
+PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options
 MODALS = " (Modal's)"  # behind the name of a secret that Modal keeps
 
 
@@ -39,13 +40,15 @@ def cloud_plan(
     plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), facts)
     if options.nodes > 1:
         plan = replace(plan, command=_on_nodes(plan.command, options.nodes))
+    first = prepares_first(request, facts, options)
+    without_gpu = prices.per_hour(WITHOUT_GPU, 1, options.region, table)[""]
     names = options.own_secrets + tuple(f"{name}{MODALS}" for name in options.modal_secrets)
     plan = replace(
         plan,
         environment=(*plan.environment, *options.environment),
         secrets=tuple(dict.fromkeys((*plan.secrets, *names))),
-        does=(*plan.does, *_advice(request, facts, hourly)),
-        more=options.pairs(),
+        does=(*plan.does, *_preparing(without_gpu, first)),
+        more=(*options.pairs(), *((PREPARE_FIRST,) if first else ())),
     )
     seconds = _seconds(request.settings, request, facts, options)
     notes = [
@@ -65,11 +68,6 @@ def _check(request: Request, facts: CloudFacts, options: Options) -> None:
         raise usage(
             f"{request.job.name} writes to this terminal and keeps no log; leave --detach away, "
             f"or write it to a file: runner cloud {request.job.name} --name {request.run} > text.txt"
-        )
-    if options.nodes > 1 and facts.dataset_ready is False and request.settings is not None:
-        raise RunnerError(
-            f"the dataset {request.settings.data.dataset} is not in the cloud, and the nodes of a cluster would "
-            f"wait for it; prepare it first: runner cloud prepare {request.settings.name}"
         )
     if not request.job.has_run or (
         facts.step is not None
@@ -101,14 +99,17 @@ def _on_nodes(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
     return (*command[:at], *words, *command[at + 1 :])
 
 
-def _advice(request: Request, facts: CloudFacts, hourly: dict[str, float]) -> list[str]:
-    if request.job.name != "train" or facts.dataset_ready is not False or request.settings is None:
-        return []
-    if max(hourly.values()) < 1.0:
+def prepares_first(request: Request, facts: CloudFacts, options: Options) -> bool:
+    """Whether the data is made on a machine without a GPU before the one with GPUs is paid for."""
+    missing = request.job.name == "train" and facts.dataset_ready is False
+    return missing and bool(options.gpus.names)
+
+
+def _preparing(hourly: float, first: bool) -> list[str]:
+    if not first:
         return []
     return [
-        f"preparing it on this machine costs ${max(hourly.values()):.2f} an hour; where that takes more than a "
-        f"minute, do it on a CPU first: runner cloud prepare {request.settings.name}"
+        f"the data is made on a machine without a GPU, for ${hourly:.2f} an hour, before GPUs are asked for"
     ]
 
 

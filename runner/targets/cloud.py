@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from model.locations import VOLUMES, Locations
@@ -20,8 +20,8 @@ from runner.checkout import git_state, volumes
 from runner.cloud import account, app, attached, calls, image, records
 from runner.cloud.deadlines import attempt_timeout
 from runner.cloud.files import LateFiles
-from runner.cloud.options import from_pairs, read_options
-from runner.cloud.plan import MODALS, CloudFacts, cloud_plan
+from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
+from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.prices import per_hour, read_overrides
 from runner.cloud.secrets import check_there
 from runner.cloud.volumes import modal_name
@@ -29,6 +29,7 @@ from runner.dotenv import secret_names
 from runner.errors import RunnerError
 from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
+from runner.outcome import outcome
 from runner.plan import Facts, Plan, Volume
 from runner.request import Request
 from runner.targets.protocol import Files, RunState, Started
@@ -99,40 +100,12 @@ class Cloud:
                 "there is no Modal token here; type: modal token new   (or run it here: runner local)"
             )
         options = from_pairs(plan.more)
+        if PREPARE_FIRST in plan.more:
+            self._prepare(plan, options)
         noted = plan.detach or plan.job == "train"
-        limit = app.attempt_limit(self.env.environ)
         used = self.read(plan.run).ledger.seconds(time.time()) if noted else 0.0
-        each = attempt_timeout(options.timeout, used, limit)
-        job = {
-            "run": plan.run,
-            "job": plan.job,
-            "command": list(plan.command),
-            "env": dict(plan.environment),
-            "volumes": {name: modal_name(name, self.env.environ) for name in VOLUMES},
-            "keeps_record": noted,
-            "attempt_seconds": float(each),
-            "total_seconds": options.timeout,
-            "max_cost": options.max_cost,
-            "usd_per_hour": per_hour(
-                options.machine, options.nodes, options.region, read_overrides(self.env.environ)
-            ),
-            "nodes": options.nodes,
-        }
-        if not plan.image_built:
-            self.env.say("building the image on Modal; this takes some minutes and is done once")
-        own = [name for name in plan.secrets if not name.endswith(MODALS)]
         started = time.time()
-        call = app.start(
-            job,
-            options,
-            own,
-            self.checkout,
-            self.env.environ,
-            each,
-            self._image_is_there,
-            is_built=plan.image_built,
-            show_build=not plan.as_json,
-        )
+        call = self._spawn(plan, options, used, noted)
         launch = Started(
             run=plan.run,
             target=self.name,
@@ -146,8 +119,64 @@ class Cloud:
             more=plan.more,
         )
         if noted:
-            self._put(f"{plan.run}/{LAUNCH}", dumps(launch))
+            self._note(launch)
         return launch
+
+    def _prepare(self, plan: Plan, options: Options) -> None:
+        """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
+        self.env.say("preparing the dataset on a machine without a GPU; the GPU is asked for after that")
+        words = [plan.recipe] if plan.recipe else []
+        command = ("python", "-m", "model.prepare", *words, *plan.overrides)
+        first = replace(plan, job="prepare", command=command)
+        call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
+        code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time()))
+        if code:
+            raise RunnerError(
+                "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
+                outcome(code),
+            )
+
+    def _spawn(self, plan: Plan, options: Options, used: float, noted: bool) -> app.Call:
+        """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
+        each = attempt_timeout(options.timeout, used, app.attempt_limit(self.env.environ))
+        overrides = read_overrides(self.env.environ)
+        job = {
+            "run": plan.run,
+            "job": plan.job,
+            "command": list(plan.command),
+            "env": dict(plan.environment),
+            "volumes": {name: modal_name(name, self.env.environ) for name in VOLUMES},
+            "keeps_record": noted,
+            "attempt_seconds": float(each),
+            "total_seconds": options.timeout,
+            "max_cost": options.max_cost,
+            "usd_per_hour": per_hour(options.machine, options.nodes, options.region, overrides),
+            "nodes": options.nodes,
+        }
+        built, _ = image.describe(self.checkout, self.locations.cache, account.account_name(self.env.environ))
+        if not built:
+            self.env.say("building the image on Modal; this takes some minutes and is done once")
+        return app.start(
+            job,
+            options,
+            [name for name in plan.secrets if not name.endswith(MODALS)],
+            self.checkout,
+            self.env.environ,
+            each,
+            self._image_is_there,
+            is_built=built,
+            show_build=not plan.as_json,
+        )
+
+    def _note(self, launch: Started) -> None:
+        """So that any terminal finds the call. The body notes it too, as soon as a machine works on it."""
+        try:
+            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", dumps(launch))
+        except KeyboardInterrupt:
+            calls.cancel(launch.id, kill=True)  # nobody knows of it yet, and it would go on costing
+            raise
+        except (OSError, RunnerError) as error:
+            self.env.warn(f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}")
 
     def follow(self, started: Started) -> int:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
@@ -173,7 +202,7 @@ class Cloud:
 
     def ask_to_stop(self, run: str, call: str) -> None:
         """Have the call's body write a checkpoint and end."""
-        self._put(f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()}))
+        self._files["checkpoints"].put(f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()}))
 
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
@@ -233,12 +262,6 @@ class Cloud:
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
         }
-
-    def _put(self, path: str, text: str) -> None:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "file"
-            file.write_text(text)
-            self._files["checkpoints"].opened.upload({path: file})
 
     def _image_is_there(self) -> None:
         with suppress(OSError):  # only the next plan's words depend on it

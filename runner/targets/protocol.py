@@ -52,6 +52,7 @@ class RunState:
     loss: float | None = None  # of the newest validation, else of training
     attempts: int = 0
     reason: str | None = None  # why the last attempt ended
+    ends: tuple[str, ...] = ()  # why each attempt ended, the oldest first
     started: float | None = None  # the last attempt, seconds since the epoch
     ended: float | None = None
     cost: float | None = None  # US dollars; None where nobody is paid

@@ -32,7 +32,7 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
         code.write("\n# an edit\n")
     with (lab.checkout / "configs" / "tiny.yaml").open("a") as recipe:
         recipe.write("\n# an edit\n")
-    out, err = lab.train("--gpu", "T4")
+    out, err = lab.train("--device", "cpu")
     assert "is finished already" in err + out
     assert "cached, built" in err
     assert len(lab.modal.builds) == builds
@@ -42,7 +42,7 @@ def test_five_preemptions_end_with_the_weights_of_an_unbroken_run(lab: Lab) -> N
     steps = ("max_steps=100", "checkpoint_every=10", "eval_every=50")
     train_here(lab.checkout, *steps)
     lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--gpu", "T4", *steps)
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", *steps)
     for step in (10, 20, 40, 60, 80):
         lab.wait_for_step(step)
         lab.modal.preempt()
@@ -61,6 +61,7 @@ def test_five_preemptions_end_with_the_weights_of_an_unbroken_run(lab: Lab) -> N
     assert ledger["cost"] == round(sum(costs), 4) or abs(ledger["cost"] - sum(costs)) < 1e-3
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert state["attempts"] == 6
+    assert "6: 5 x preempted, finished" in lab.run("status", "tiny")[0]
     assert abs(state["cost"] - sum(costs)) < 1e-3
     assert lab.modal.calls()[0]["retries"] == [0]
     assert sorted(set(lab.steps())) == list(range(1, 101))
@@ -68,7 +69,7 @@ def test_five_preemptions_end_with_the_weights_of_an_unbroken_run(lab: Lab) -> N
 
 def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None:
     lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--gpu", "T4", "--detach", "max_steps=4000")
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "tiny"
     process.send_signal(signal.SIGKILL)
