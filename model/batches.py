@@ -94,18 +94,13 @@ def validation_loss(
     limit_tokens: int | None,
     micro_batch: int,
     world: World,
-    autocast: torch.autocast | None = None,
 ) -> tuple[float, int]:
     """Mean loss in nats over the validation windows, and how many tokens that were."""
     was_training = network.training
     network.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=batches.device)
     for ids_BT, targets_BT, tokens in validation_batches(batches, limit_tokens, micro_batch, world):
-        if autocast is None:
-            loss = network(ids_BT, targets_BT)
-        else:
-            with autocast:
-                loss = network(ids_BT, targets_BT)
+        loss = network(ids_BT, targets_BT)
         totals += torch.stack([loss.double() * tokens, totals.new_tensor(float(tokens))])
     network.train(was_training)
     loss_sum, tokens_sum = world.sum(totals).tolist()

@@ -153,17 +153,27 @@ class BackgroundWriter:
         self.on_written = on_written
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
+        self.copies: dict[tuple[str, str], Tensor] = {}
 
     def submit(self, step: int, tensors: tuple[dict[str, Tensor], dict[str, Tensor]], state: Any) -> None:
         """Copy the tensors to the CPU now and write them in the background."""
         self.wait()
-        model, optimizer = ({name: _copy(t) for name, t in group.items()} for group in tensors)
-        if torch.cuda.is_available():
+        model, optimizer = (
+            {name: self._copy(kind, name, tensor) for name, tensor in group.items()}
+            for kind, group in zip(("model", "optimizer"), tensors, strict=True)
+        )
+        if any(tensor.is_cuda for tensor in tensors[0].values()):
             torch.cuda.synchronize()  # the copies are queued behind the step
         checkpoint = Checkpoint(step, model, optimizer, state)
         # Not a daemon: an interpreter that ends normally waits until the checkpoint is whole.
         self.thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
         self.thread.start()
+
+    def _copy(self, kind: str, name: str, tensor: Tensor) -> Tensor:
+        """A copy on the CPU, in the memory of the checkpoint before: pinning new pages costs more than copying."""
+        if (kind, name) not in self.copies:
+            self.copies[kind, name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return self.copies[kind, name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
@@ -180,14 +190,6 @@ class BackgroundWriter:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    if tensor.device.type == "cpu":
-        return tensor.clone(memory_format=torch.contiguous_format)
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-    return pinned.copy_(tensor, non_blocking=True)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model.data import DataError
+from model.data import DataError, Interrupted
 from model.exit_status import ExitStatus, UserError
 from model.locations import CONFIGS
 from model.recipe import Recipe, RecipeError, load
@@ -77,6 +76,8 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
         if isinstance(error, UserError):
             return error.status
         return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR
+    except Interrupted:
+        print("interrupted; type the same to go on", file=sys.stderr)
+        return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
-        os.write(2, b"\ninterrupted\n")
         return ExitStatus.INTERRUPTED

@@ -43,7 +43,10 @@ def pick_device(asked: str | None, local_rank: int) -> torch.device:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this is no Apple GPU; use --device cpu")
-    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        return torch.device(kind, local_rank)
+    return torch.device(kind)
 
 
 def device_name(device: torch.device) -> str:

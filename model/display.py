@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 PLOT_HEIGHT = 14
+BAR = 16
 # A plot of this many points is drawn in 15 ms; more can't be told apart in a terminal.
 PLOT_POINTS = 400
 
@@ -51,7 +52,7 @@ class Display:
     """The talk of one run, to stderr and to ``log``. ``silent`` (other ranks) says nothing at all."""
 
     def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=silent, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, quiet=silent, highlight=False)
         self.file: TextIO | None = log.open("a", buffering=1) if log is not None and not silent else None
         self.max_steps = max_steps
         self.train: list[tuple[int, float]] = []
@@ -75,7 +76,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line for the person and the log."""
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
         self.log_only(text)
 
     def log_only(self, text: str) -> None:
@@ -98,17 +99,27 @@ class Display:
             self.say(line)
             return
         self.log_only(line)
-        filled = round(30 * step / self.max_steps)
-        self.status = f"{'━' * filled}{'─' * (30 - filled)}  {line}"
+        filled = round(BAR * step / self.max_steps)
+        self.status = f"{'━' * filled}{'─' * (BAR - filled)}  {line}"
         self.redraw()
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """A validation loss: a line off a terminal, on it a point of the plot."""
+        self.val.append((step, loss))
+        line = f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
+        if self.live is None:
+            self.say(line)
+        else:
+            self.log_only(line)
+            self.redraw()
 
     def redraw(self) -> None:
         """Draw the live screen with what is known now."""
         if self.live is not None:
             plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width - 2)))
-            self.live.update(
-                Group(Text(plot), Text(self.status, style="bold", no_wrap=True, overflow="ellipsis"))
-            )
+            val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
+            status = Text(self.status + val, style="bold", no_wrap=True, overflow="ellipsis")
+            self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
 
     def final_plot(self) -> None:
         """The finished curve, left standing."""

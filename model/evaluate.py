@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.command_line import run
-from model.data.meta import dataset_meta
 from model.data.shards import TokenStream
 from model.distributed import World
 from model.exit_status import ExitStatus
@@ -32,20 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
     config = trained.recipe.train
-    folder = Locations.current().dataset(trained.recipe.data.dataset)
-    meta = dataset_meta(folder)
     # The whole set, unless it is limited here: the recipe's own limit is for the evaluations in a run.
     limited = any(
         word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens=")) for word in arguments.overrides
     )
     started = time.perf_counter()
-    batches = TokenBatches(
-        TokenStream(folder, "val"), trained.recipe.model.block_size, trained.network.wte.weight.device
-    )
-    with devices.autocast(config.dtype, batches.device):
+    val = TokenStream(Locations.current().dataset(trained.recipe.data.dataset), "val")
+    device = trained.network.wte.weight.device
+    batches = TokenBatches(val, trained.recipe.model.block_size, device)
+    with devices.autocast(config.dtype, device):
         loss, tokens = validation_loss(
             trained.network, batches, config.eval_tokens if limited else None, config.micro_batch, World()
         )
+    text_bytes = int(trained.tokenizer.byte_lengths()[val.slice(1, tokens + 1)].sum())
     result = {
         "run": trained.folder.name,
         "step": trained.step,
@@ -53,7 +51,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         "loss": loss,
         "perplexity": math.exp(loss),
         # nats a token → bits a byte of the text, which compares across tokenizers
-        "bits_per_byte": loss / math.log(2) * meta.val_tokens / meta.val_bytes if meta.val_bytes else None,
+        "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
         "seconds": round(time.perf_counter() - started, 2),
     }
     if arguments.json:

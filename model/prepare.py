@@ -21,7 +21,7 @@ from dataclasses import asdict
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from model import data
 from model.command_line import argument_parser, load_recipe, parse, run
@@ -57,9 +57,8 @@ def _main(arguments: Namespace) -> ExitStatus:
         config = DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
     else:
         config = load_recipe(arguments).data
-    any_source = not any(
-        word.lstrip("-").startswith(("source=", "data.source=")) for word in arguments.overrides
-    )
+    keys = {word.lstrip("-").partition("=")[0] for word in arguments.overrides}
+    any_source = not keys & {"source", "data.source"}
     stop = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -70,22 +69,11 @@ def _main(arguments: Namespace) -> ExitStatus:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     folder = Locations.current().dataset(config.dataset)
-    try:
-        with reporter() as report:
-            meta = prepare(
-                config,
-                folder,
-                force=arguments.force,
-                any_source=any_source,
-                report=report,
-                should_stop=stop.is_set,
-            )
-    except data.Interrupted:
-        print("interrupted; type the same to go on", file=sys.stderr)
-        return ExitStatus.UNFINISHED
-    print(
-        f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens", file=sys.stderr
-    )
+    options = {"force": arguments.force, "any_source": any_source}
+    with reporter() as report:
+        meta = prepare(config, folder, report=report, should_stop=stop.is_set, **options)
+    said = f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
+    print(said, file=sys.stderr)
     if arguments.json:
         print(json.dumps(asdict(meta)))
     return ExitStatus.DONE
@@ -108,7 +96,7 @@ def reporter() -> Iterator[data.Report]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     told = time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(event: data.Progress | str) -> None:
             nonlocal told
@@ -117,15 +105,10 @@ def reporter() -> Iterator[data.Report]:
                 return
             tokens = f" {event.tokens:,} tokens" if event.tokens else ""
             if console.is_terminal:
-                if event.phase not in tasks:
-                    tasks[event.phase] = bar.add_task(event.phase)
                 what = event.phase + tokens
-                bar.update(
-                    bar.task_ids[tasks[event.phase]],
-                    completed=event.done,
-                    total=event.total,
-                    description=what,
-                )
+                if event.phase not in tasks:
+                    tasks[event.phase] = bar.add_task(what)
+                bar.update(tasks[event.phase], completed=event.done, total=event.total, description=what)
             elif time.monotonic() - told > LINE_SECONDS:
                 told = time.monotonic()
                 console.print(f"{event.phase} {event.done / max(1, event.total):.0%}{tokens}", soft_wrap=True)

@@ -245,15 +245,11 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        context = devices.autocast(self.config.dtype, self.device)
-        loss, tokens = validation_loss(
-            self.eval_forward,
-            self.val_batches,
-            self.config.eval_tokens,
-            self.micro_batch,
-            self.world,
-            context if isinstance(context, torch.autocast) else None,
-        )
+        config = self.config
+        with devices.autocast(config.dtype, self.device):
+            loss, tokens = validation_loss(
+                self.eval_forward, self.val_batches, config.eval_tokens, self.micro_batch, self.world
+            )
         step = self.progress.step
         self.progress.val_loss = loss
         if self.progress.best_val_loss is None or loss < self.progress.best_val_loss:
@@ -261,9 +257,7 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.log("val", step, loss=loss, eval_tokens=tokens)
             self.metrics.flush()
-        self.display.val.append((step, loss))
-        self.display.say(f"step {step}/{self.config.max_steps}  validation loss {loss:.4f}")
-        self.display.redraw()
+        self.display.evaluated(step, loss)
         self._note()
         self.clock = time.perf_counter()
 

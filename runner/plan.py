@@ -128,7 +128,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         gpus=request.gpus,
         device=request.device,
         volumes=volumes,
-        environment=(*facts.environment, ("RUN_LAUNCH", _launch(request, facts))),
+        environment=(*facts.environment, *_for_processes(request), ("RUN_LAUNCH", _launch(request, facts))),
         secrets=_wanted_secrets(request, facts),
         resume=facts.step if request.job.has_run else None,
         does=tuple(_in_words(request, facts)),
@@ -169,14 +169,16 @@ def _check(request: Request, facts: Facts) -> None:
 
 def _program(request: Request, facts: Facts) -> tuple[str, ...]:
     if request.gpus > 1:
-        return (
-            *facts.torchrun,
-            "--standalone",
-            f"--nproc-per-node={request.gpus}",
-            "-m",
-            request.job.module,
-        )
+        # Behind "--" the words are the job's: else torchrun takes --name for a word of its own where it is the start of one.
+        processes = f"--nproc-per-node={request.gpus}"
+        return (*facts.torchrun, "--standalone", processes, "-m", "--", request.job.module)
     return (*facts.python, "-m", request.job.module)
+
+
+def _for_processes(request: Request) -> tuple[tuple[str, str], ...]:
+    """Torchrun kills its processes this many seconds after it passed SIGTERM on; 30 by default, which may be
+    too short for a checkpoint. The compose file gives a container 120."""
+    return (("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "100"),) if request.gpus > 1 else ()
 
 
 def _place(path: str, facts: Facts, writable: bool) -> tuple[str, Volume | None]:

@@ -17,7 +17,7 @@ def show(plan: Plan, env: Environment) -> None:
     table.add_column(overflow="fold")
     for name, value in rows(plan):
         table.add_row(name, value)
-    env.console().print(table)
+    env.print_table(table)
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
             "-" if state.cost is None else f"${state.cost:.2f}",
             age(state.started),
         )
-    env.console(data=True).print(table)
+    env.print_table(table, data=True)
 
 
 def rows(state: RunState) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from runner.targets.protocol import Target
 
@@ -67,6 +68,14 @@ class Environment:
     def ask(self, question: str) -> bool:
         """A yes or no from the terminal; no is the default."""
         return click.confirm(question, default=False, err=True)
+
+    def print_table(self, table: Table, *, data: bool = False) -> None:
+        """A rich table as talk, or as ``data``; no blanks are left at the ends of its lines."""
+        console = self.console(data=data)
+        with console.capture() as capture:
+            console.print(table)
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        click.echo("\n".join(lines), err=not data, color=self.color)
 
     def console(self, *, data: bool = False) -> Console:
         """A rich console for talk, or for ``data``; plain and as wide as it needs off a terminal."""

@@ -53,17 +53,15 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_edit_of_mounted_code_builds_nothing(modal: ModalStandin, project: Path) -> None:
+def test_an_edit_of_mounted_code_builds_nothing_and_one_of_a_copied_file_its_layer(
+    modal: ModalStandin, project: Path
+) -> None:
     assert run(modal, project, JOB) == "/workspace darkblue first"
     assert [build.commands[0] for build in modal.builds] == ["FROM python:3.11-slim", "FROM base"]
     (project / "code" / "main.txt").write_text("second")
     assert run(modal, project, JOB) == "/workspace darkblue second"
     assert len(modal.builds) == 2
     assert len(modal.recorded("ImageGetOrCreate")) == 4
-
-
-def test_an_edit_of_a_copied_file_builds_the_layer_above_from(modal: ModalStandin, project: Path) -> None:
-    run(modal, project, JOB)
     (project / "requirements.txt").write_text("torch\nnumpy\n")
     run(modal, project, JOB)
     assert [build.commands[0] for build in modal.builds[2:]] == ["FROM base"]

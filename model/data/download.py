@@ -34,11 +34,42 @@ def download(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
+
+    def fetch(start: int) -> bool:
+        """Append to the part, which has ``start`` bytes; whether it is complete then."""
+        # identity: lengths and ranges must count the file's own bytes.
+        ask = {**(headers or {}), "Accept-Encoding": "identity"} | (
+            {"Range": f"bytes={start}-"} if start else {}
+        )
+        with requests.get(url, headers=ask, stream=True, timeout=(10, 30)) as answer:
+            if (
+                answer.status_code == 416
+            ):  # nothing behind start: complete, or the part of a longer, older file
+                if answer.headers.get("Content-Range") == f"bytes */{start}":
+                    return True
+                part.unlink()
+                return False
+            answer.raise_for_status()
+            done = start if answer.status_code == 206 else 0  # a server without ranges sends all of it
+            length = answer.headers.get("Content-Length")
+            total = done + int(length) if length else 0
+            with part.open("r+b" if done else "wb") as file:
+                file.seek(done)
+                for block in answer.iter_content(BLOCK):
+                    file.write(block)
+                    done += len(block)
+                    report(done, total)
+                    if should_stop():
+                        raise Interrupted
+                file.flush()
+                os.fsync(file.fileno())
+        return not total or done == total
+
     failures, problem = 0, ""
     while failures < ATTEMPTS:
         start = _size(part)
         try:
-            if _fetch(url, part, start, headers or {}, report, should_stop):
+            if fetch(start):
                 break
             problem = "the connection was cut"
         except requests.RequestException as error:
@@ -63,41 +94,6 @@ def download(
         raise DataError(f"{url}: {error}") from None
     part.replace(path)
     fsync_folder(path.parent)
-
-
-def _fetch(
-    url: str,
-    part: Path,
-    start: int,
-    headers: Mapping[str, str],
-    report: Callable[[int, int], None],
-    should_stop: Stop,
-) -> bool:
-    """Append to ``part``, which has ``start`` bytes; whether it is complete then."""
-    import requests
-
-    # identity: lengths and ranges must count the file's own bytes.
-    ask = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(url, headers=ask, stream=True, timeout=(10, 30)) as answer:
-        if answer.status_code == 416:  # nothing behind start: complete, or the part of a longer, older file
-            complete = answer.headers.get("Content-Range") == f"bytes */{start}"
-            part.unlink() if not complete else None
-            return complete
-        answer.raise_for_status()
-        done = start if answer.status_code == 206 else 0  # a server without ranges sends all of it
-        length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else 0
-        with part.open("r+b" if done else "wb") as file:
-            file.seek(done)
-            for block in answer.iter_content(BLOCK):
-                file.write(block)
-                done += len(block)
-                report(done, total)
-                if should_stop():
-                    raise Interrupted
-            file.flush()
-            os.fsync(file.fileno())
-    return not total or done == total
 
 
 def _size(path: Path) -> int:

@@ -40,7 +40,7 @@ def download_shards(
     base = (os.environ.get("FINEWEB_URL") or URL).rstrip("/")
     token = os.environ.get("HF_TOKEN")
     names = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in range(1, config.shards + 1))]
-    missing = [name for name in names if not (folder / name).exists()]
+    missing = [name for name in names if not _is_whole(folder / name)]
     report(f"downloading {len(missing)} of {len(names)} shards from {base}")
     done, total, failed = dict.fromkeys(missing, 0), dict.fromkeys(missing, 0), threading.Event()
 
@@ -77,3 +77,10 @@ def download_shards(
     meta = shards_meta(folder, config.model_dump())
     meta.write(folder)
     return meta
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return read_header(path) > 0
+    except DataError:
+        return False

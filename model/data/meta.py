@@ -68,8 +68,11 @@ def is_prepared(config: DataConfig, folder: Path, *, any_source: bool = False) -
         return False
     meta = dataset_meta(folder)
     for shard in (shard for shards in meta.shards.values() for shard in shards):
-        if read_header(folder / shard.name) != shard.tokens:
-            raise DataError(f"{folder / shard.name}: is another one than {META} tells of; `prepare --force`")
+        try:
+            if read_header(folder / shard.name) != shard.tokens:
+                raise DataError(f"{folder / shard.name}: is not the one that {META} tells of")
+        except DataError as error:
+            raise DataError(f"{error}; `prepare --force` makes it again") from None
     old = meta.config or {**config.model_dump(), "tokenizer": "gpt2"}
     changed = differences(old, config)
     if any_source:

@@ -62,6 +62,8 @@ def prepare(
             report(f"{folder} is already prepared, from {meta.source}")
             return meta
         if config.source == FINEWEB:
+            for stale in [path for path in _shards(folder) if force and not path.name.startswith("fineweb_")]:
+                stale.unlink()
             return fineweb.download_shards(config, folder, report=report, should_stop=should_stop)
         if config.source is None:
             raise DataError(f"{folder}: data.source names no text; add --source FILE to `prepare`")

@@ -184,11 +184,9 @@ def _no_column(file: SourceFile, column: str, there: list[str]) -> DataError:
 
 # The tokens of two pieces must be those of the whole. GPT-2's pattern always splits where a character that is no
 # white space is followed by white space: no alternative spans that place or, but for white space before it, looks
-# beyond it. Text without white space is cut between a letter and punctuation, where the same holds.
-_BLACK = (  # an ASCII character that is no space, or the last byte of any other that is none
-    rb"(?:[!-~]|[\x80-\xbf](?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)(?<!\xe2\x80[\x80-\x8a\xa8\xa9\xaf])"
-    rb"(?<!\xe2\x81\x9f)(?<!\xe3\x80\x80))"
-)
+# beyond it. Of the spaces beyond ASCII, only U+00A0 is in a token together with white space behind it. Text
+# without white space is cut between a letter and punctuation, where the pattern always splits too.
+_BLACK = rb"(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
 _CUTS = [
     re.compile(rb"(?s).*" + _BLACK + rb"(?=\n)"),
     re.compile(rb"(?s).*" + _BLACK + rb"(?=[ \t\r\n])"),

@@ -41,13 +41,12 @@ def watch_run(
     place = replace(place, files=VolumeFiles(place.files.volume, BRIEF))
     env.say(f"watching run {run}; Ctrl-C ends the watch and not the run")
     ended: float | None = None
-    told, looks = "", 0
+    told = ""
     while True:
         outcome, trouble = _look(env, place, path, everything)
         if trouble and trouble != told:
             env.say(f"not all came: {trouble}; trying again")
         told = trouble
-        looks += outcome is not None
         for checkpoint in outcome.plan.checkpoints if outcome is not None and not trouble else ():
             env.say(f"{checkpoint.folder} is here")
         status = _status(place, run) if outcome is not None else "running"
@@ -60,7 +59,7 @@ def watch_run(
         )
         # What a container wrote last comes with its last commit, after the record that says that it ended:
         # so it is over when a further look found nothing new.
-        if over and looks > 1 and outcome is not None and outcome.is_complete and not outcome.plan.count:
+        if over and outcome is not None and outcome.is_complete and not outcome.plan.count:
             say_outcome(env, outcome, "pulled", f"into {place.root}")
             env.say(f"run {run} is {status}")
             return outcome

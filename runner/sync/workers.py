@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 
+import click
+
+from model.exit_status import ExitStatus
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
 
 FILES_AT_ONCE = 16
 BLOCKS_AT_ONCE = 16  # of 8 MiB: 128 MiB of memory at most
+LAST_BLOCKS_SECONDS = 3.0  # that an interrupted transfer waits for what is on its way
 # So many transfers in a row that end with no answer, each after its own patience: the network is gone.
 GIVE_UP_AFTER = 4
 NOT_ANY_FILES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE}
@@ -56,6 +61,14 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+        end = threading.Thread(target=self._shut_down, daemon=True)
+        end.start()
+        end.join(LAST_BLOCKS_SECONDS if kind is not None else None)
+        if end.is_alive():  # a connection that says nothing; what is half is continued, so nothing is lost
+            click.echo("interrupted" if kind is KeyboardInterrupt else f"error: {error}", err=True)
+            os._exit(ExitStatus.INTERRUPTED if kind is KeyboardInterrupt else ExitStatus.ERROR)
+
+    def _shut_down(self) -> None:
         self._jobs.shutdown(cancel_futures=True)
         self._blocks.shutdown(cancel_futures=True)
 

@@ -28,7 +28,7 @@ from runner.plan import Facts, Plan, Volume, make_plan
 from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
 from runner.request import Request
 from runner.run_folders import states
-from runner.targets.protocol import Files, RunState, Started
+from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
 from runner.waiting import wait_until
 
@@ -196,6 +196,6 @@ class Host:
             )
 
 
-def open_target(env: Environment, checkout: Path) -> Host:
+def open_target(env: Environment, checkout: Path) -> Target:
     """The target for ``checkout``."""
     return Host(env, checkout)

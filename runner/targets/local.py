@@ -31,7 +31,7 @@ from runner.plan import Facts, Plan, Volume, make_plan
 from runner.request import Request
 from runner.run_folders import states
 from runner.settings_file import write_missing
-from runner.targets.protocol import Files, RunState, Started
+from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
 
 WORKSPACE = "/workspace"
@@ -246,6 +246,6 @@ def _has_descriptor(stream: object) -> bool:
         return False
 
 
-def open_target(env: Environment, checkout: Path) -> Local:
+def open_target(env: Environment, checkout: Path) -> Target:
     """The target for ``checkout``."""
     return Local(env, checkout)

@@ -21,6 +21,7 @@ from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 0x1, 0x20, 0x1000, 0x4000, 0x80000
+PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     separate_mounts()
     enter(spec)
     os.chdir(spec["workdir"])
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a server that is killed leaves no container behind
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started the server may have ignored it
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in the terminal reaches the command

@@ -30,6 +30,7 @@ from .logs import Logs
 from .mounts import Mounts
 from .record import Recorder
 from .rpc import Problems, Service
+from .sandbox_requests import SandboxRequests
 from .sandboxes import Sandboxes
 from .secret_values import Secrets
 from .settings import Settings
@@ -86,7 +87,13 @@ class Server:
         self.sandboxes = Sandboxes(settings, self.files, self.images, self.secrets, ProcessExecutor(settings))
         router = CommandRouter(self.sandboxes)
         self.services = [
-            Service(ModalClientBase, [*services, self.sandboxes], self.recorder, self.faults, self.problems),
+            Service(
+                ModalClientBase,
+                [*services, SandboxRequests(self.sandboxes)],
+                self.recorder,
+                self.faults,
+                self.problems,
+            ),
             Service(TaskCommandRouterBase, [router], self.recorder, self.faults, self.problems),
         ]
         self._grpc = GrpcServer(self.services)

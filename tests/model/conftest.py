@@ -49,7 +49,9 @@ class Lab:
         return self.locations.run(name)
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.locations.environment(), "PYTHONPATH": str(CHECKOUT)}
+        # One thread: these networks are too small for two, whose spinning would slow a busy machine tenfold.
+        more = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **self.locations.environment(), **more}
 
     def start(self, job: str, *words: str, processes: int = 1) -> subprocess.Popen[str]:
         """The job as a process; stdout and stderr are pipes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.runner.conftest import wait_for
 
 # Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
 STOPS = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
 folder.mkdir(parents=True, exist_ok=True)
@@ -25,15 +26,34 @@ def stop(number, frame):
     with open(folder / "signals", "a") as file:
         file.write(f"{number}\\n")
     (folder / "latest").write_text("step_00000007")
-    sys.exit(101)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 (folder / "log.txt").write_text("step 1\\n")
 (folder / "ready").touch()
-while True:
-    signal.pause()
+signal.pause()
+time.sleep(0.2)  # a second signal would be written down as well
+sys.exit(101)
 """
-STUBBORN = STOPS.replace("sys.exit(101)", "pass")
+STUBBORN = STOPS.replace("sys.exit(101)", "while True: signal.pause()")
+
+# Two processes under torchrun: each counts its signals, the first one keeps the record.
+RANK = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
+started, rank = time.time(), os.environ["RANK"]
+def stop(number, frame):
+    with open(folder / f"signals{rank}", "a") as file:
+        file.write(f"{number}\\n")
+signal.signal(signal.SIGINT, stop)
+(folder / f"ready{rank}").touch()
+signal.pause()
+time.sleep(0.2)
+attempt = {"started": started, "ended": time.time(), "launch": {"target": "host"}}
+record = {"name": "quickstart", "status": "unfinished", "attempts": [attempt]}
+(folder / "run.json").write_text(json.dumps(record))
+sys.exit(101)
+"""
 
 
 @pytest.fixture
@@ -132,6 +152,17 @@ class TestSignals:
         assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folder) -> None:
+    job(RANK)
+    process = spawn("host", "--gpu", "2", "--device", "cpu")
+    wait_for(lambda: (folder / "ready0").exists() and (folder / "ready1").exists(), seconds=60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 101
+    assert [(folder / f"signals{rank}").read_text() for rank in (0, 1)] == ["2\n", "2\n"]
 
 
 class TestDetached:

@@ -162,6 +162,11 @@ class TestLogs:
         assert text == "".join(written[-lines:])
         assert end == (tmp_path / "log.txt").stat().st_size
 
+    def test_no_line_is_cut_where_two_reads_meet(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(run_log, "CHUNK", 1)
+        (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
+        assert run_log.tail(Folder(tmp_path), "log.txt", 2)[0] == "two\nthree\n"
+
     def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(run_log, "CHUNK", 1)
         (tmp_path / "log.txt").write_text("loss ↓\n")

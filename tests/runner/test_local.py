@@ -181,6 +181,8 @@ class TestAttached:
         docker.answer("job", JOB.format(on_signal="exit 101"))
         process = spawn("local", **docker.variables)
         wait_for((docker.folder / "ready").exists)
+        container = int((docker.folder / "pid").read_text())
+        assert os.getsid(container) != os.getsid(process.pid)  # out of reach of the terminal's own Ctrl-C
         process.send_signal(sent)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 101

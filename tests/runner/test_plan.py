@@ -86,7 +86,13 @@ class TestCommand:
 
     def test_several_gpus_are_processes_under_torchrun(self) -> None:
         command = plan(replace(INSIDE, gpus=8), gpus=8).command
-        assert command[:5] == ("torchrun", "--standalone", "--nproc-per-node=8", "-m", "model.train")
+        assert command[:4] == ("torchrun", "--standalone", "--nproc-per-node=8", "-m")
+        assert command[4:6] == ("--", "model.train")
+
+    def test_torchrun_leaves_time_for_a_checkpoint(self) -> None:
+        environment = dict(plan(replace(INSIDE, gpus=2), gpus=2).environment)
+        assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
+        assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in dict(plan().environment)
 
     def test_preparing_names_no_run(self) -> None:
         command = plan(job=JOBS["prepare"], run="prepare-letters").command

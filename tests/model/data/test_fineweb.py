@@ -10,6 +10,7 @@ import pytest
 from model.data import DataError, Interrupted, download
 from model.data.fineweb import download_shards
 from model.data.meta import dataset_meta, is_prepared
+from model.data.prepare import prepare
 from model.data.shards import TokenStream
 from model.recipe import DataConfig
 from tests.model.data.conftest import FileServer
@@ -141,3 +142,16 @@ def test_shards_that_were_put_there_by_hand_are_a_dataset(published: FileServer,
     assert is_prepared(DataConfig(dataset="mine"), tmp_path)
     with pytest.raises(DataError, match="tokenizer was gpt2, now bytes"):
         is_prepared(DataConfig(dataset="mine", tokenizer="bytes"), tmp_path)
+
+
+def test_force_mends_a_damaged_shard_and_keeps_the_rest(published: FileServer, tmp_path: Path) -> None:
+    prepare(CONFIG, tmp_path)
+    (tmp_path / NAMES[2]).write_bytes(b"damage")
+    (tmp_path / "other_train_000001.bin").write_bytes(b"of the dataset that is replaced")
+    with pytest.raises(DataError, match="--force"):
+        prepare(CONFIG, tmp_path)
+    published.requests.clear()
+    prepare(CONFIG, tmp_path, force=True)
+    assert same(published, tmp_path)
+    assert [path for path, *_ in published.requests] == [f"/main/{NAMES[2]}"]
+    assert not (tmp_path / "other_train_000001.bin").exists()

@@ -93,6 +93,7 @@ def test_gpt2_without_cache_and_network_says_what_to_do(
 
 AWKWARD = (
     "a \n b\n\n  c\t\n\u00a0\nd\u3000\ne\u2003\n\u1680\n'll'\n's 'S\n 1\n23\u0085\n x!\n\n\n\n"
+    "x \u00a0 \u00a0 \u00a0 \u00a0 y\n        deep\n\n\n  !"
     "it's\r\n\r\nhe'll\x1c\nж\nй \n中文。好，\nß\u202f\n\u205f\nq"
 )
 

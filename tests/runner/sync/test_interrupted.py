@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from click.testing import Result
 from runner.cloud.patience import Patience, Unavailable
 from runner.sync.checkpoints import Mismatch
 from runner.sync.workers import GIVE_UP_AFTER, Job, Workers
-from tests.runner.sync.conftest import MIB, Cloud, noise, tree, write_checkpoint, write_run
+from tests.runner.sync.conftest import MIB, ROOT, Cloud, noise, tree, write_checkpoint, write_run
 
 Type = Callable[[str], Result]
 Start = Callable[[str], "subprocess.Popen[str]"]
@@ -37,21 +38,17 @@ def kill_when(cloud: Cloud, process: subprocess.Popen[str], condition: Callable[
     process.communicate()
 
 
-def noted(here: Path) -> bool:
-    """Whether the journal has a first file."""
-    return any(file.stat().st_size for file in (here / "cache/.sync").glob("*.jsonl"))
-
-
 def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(
     start: Start, type_: Type, cloud: Cloud, here: Path
 ) -> None:
     cloud.put("data", "done.bin", noise(1000))
+    assert type_("runner pull data").exit_code == 0
     cloud.put("data", "big.bin", BIG)
     (here / "data/big.bin").write_bytes(b"the one before")
-    cloud.standin.inject("BlockGet", "503", times=None, after=4)
+    cloud.standin.inject("BlockGet", "503", times=None, after=3)
     marks = here / "data/.big.bin.part.blocks"
     killed = start("runner pull data")
-    kill_when(cloud, killed, lambda: marks.exists() and marks.read_text().count("\n") == 4 and noted(here))
+    kill_when(cloud, killed, lambda: marks.exists() and marks.read_text().count("\n") == 4)
     assert (here / "data/big.bin").read_bytes() == b"the one before"
     cloud.standin.clear_faults()
     cloud.forget()
@@ -144,6 +141,23 @@ def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) ->
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_does_not_wait_for_a_connection_that_says_nothing() -> None:
+    program = """
+import time
+from runner.sync.workers import Job, Workers
+with Workers() as workers:
+    workers.each([Job("a", lambda: print("began", flush=True) or time.sleep(60))])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "interrupted\n")
 
 
 def test_when_modal_stays_away_it_says_what_is_missing_and_ends_1(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -188,3 +189,65 @@ def test_ls_and_rm(type_: Type, cloud: Cloud) -> None:
 def test_rm_of_a_run_at_work_says_so(type_: Type, cloud: Cloud) -> None:
     cloud.put("checkpoints", "warm/heartbeat", b"", age=1)
     assert "run warm is at work" in type_("runner rm checkpoints warm -r").stderr
+
+
+def test_an_unchanged_run_sends_and_asks_for_nothing(type_: Type, cloud: Cloud, here: Path) -> None:
+    write_run(here / "checkpoints/warm", [10])
+    assert type_("runner push checkpoints warm").exit_code == 0
+    cloud.forget()
+    assert type_("runner push checkpoints warm").exit_code == 0
+    assert cloud.transfers() == []
+
+
+def test_an_older_checkpoint_sent_later_does_not_take_latest_back(
+    type_: Type, cloud: Cloud, here: Path
+) -> None:
+    write_run(here / "checkpoints/warm", [10, 20])
+    type_("runner push checkpoints warm")
+    assert type_("runner push checkpoints warm/step_00000010").exit_code == 2  # asked about
+    assert type_("runner push checkpoints warm/step_00000010 -y").exit_code == 0
+    there = cloud.folder("checkpoints") / "warm"
+    assert (there / "step_00000010/manifest.json").exists()
+    assert (there / "latest").read_text() == "step_00000020\n"
+
+
+def test_a_file_that_changes_while_it_is_sent_is_sent_as_it_is_then_and_never_mixed(
+    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.cloud.volumes import VolumeFiles
+
+    old, new = noise(20 * MIB, 1), noise(20 * MIB, 2)
+    (here / "data/big.bin").write_bytes(old)
+    seen: list[bytes] = []
+    real = VolumeFiles.send
+
+    def send(self: VolumeFiles, *given: Any) -> bytes:
+        if not seen:
+            with (here / "data/big.bin").open("r+b") as file:  # in place, in the middle of it
+                file.write(new)
+        seen.append(given[1])
+        return real(self, *given)
+
+    monkeypatch.setattr(VolumeFiles, "send", send)
+    assert type_("runner push data big.bin").exit_code == 0
+    assert (cloud.folder("data") / "big.bin").read_bytes() == new
+
+
+def test_a_log_that_grows_all_the_time_is_sent_as_long_as_it_was(
+    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.cloud.volumes import VolumeFiles
+
+    run = write_run(here / "checkpoints/warm", [10])
+    real = VolumeFiles.put
+
+    def put(self: VolumeFiles, *given: Any) -> list[Any]:
+        with (run / "log.txt").open("a") as file:
+            file.write("another line\n")
+        return real(self, *given)
+
+    monkeypatch.setattr(VolumeFiles, "put", put)
+    assert type_("runner push checkpoints warm").exit_code == 0
+    sent = (cloud.folder("checkpoints") / "warm/log.txt").read_text()
+    assert sent
+    assert (run / "log.txt").read_text().startswith(sent)

@@ -1,0 +1,129 @@
+"""python bench/tokenizing.py TEXT [--bytes 1000000000] [--pairs 2]
+
+How fast `prepare` makes GPT-2 tokens of a large file, and in how much memory, against tiktoken alone on the
+same cores. TEXT (.txt or .xz) is repeated up to the size. Each pair runs `prepare` and tiktoken one after the
+other, so that both see the same machine; the rate per CPU second holds on a busy machine too. tiktoken's rates are taken over the first 200 MB in pieces of 1 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+CORES = len(os.sched_getaffinity(0))
+MEASURED = 200_000_000
+
+PREPARE = """
+import sys
+from pathlib import Path
+from model.data.prepare import prepare
+from model.recipe import DataConfig
+config = DataConfig(dataset="bench", source=sys.argv[1], tokenizer="gpt2", split="tail")
+print(prepare(config, Path(sys.argv[2])).train_tokens)
+"""
+
+
+def write_text(source: Path, path: Path, size: int) -> None:
+    raw = source.read_bytes()
+    text = lzma.decompress(raw) if source.suffix == ".xz" else raw
+    with path.open("wb") as file:
+        for written in range(0, size, len(text)):
+            file.write(text[: size - written])
+
+
+def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds, and the peak of the resident memory of the process and its children in MB, sampled every 20 ms."""
+    began, peak, before = time.perf_counter(), 0, os.times()
+    with subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(text), str(folder)], stdout=subprocess.PIPE
+    ) as process:
+        root = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                tree = [root, *root.children(recursive=True)]
+                peak = max(peak, sum(each.memory_info().rss for each in tree))
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit("prepare failed")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - began, cpu, peak / 1e6
+
+
+def pieces_of(text: Path) -> list[str]:
+    from model.data.sources import find_files, read
+
+    pieces: list[str] = []
+    for segment in read(find_files(str(text), text.parent), "text"):
+        pieces.append(segment.text.decode())
+        if segment.after[1] >= MEASURED:
+            break
+    return pieces
+
+
+def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
+    """Seconds, CPU seconds and tokens of tiktoken alone on all cores."""
+    import tiktoken
+
+    encoding = tiktoken.get_encoding("gpt2")
+    encoding.encode_ordinary("warm up")
+    began, cpu, tokens = time.perf_counter(), time.process_time(), 0
+    if how == "encode_ordinary_batch":
+        for start in range(0, len(pieces), 8 * CORES):  # the lists of all would take gigabytes
+            batch = encoding.encode_ordinary_batch(pieces[start : start + 8 * CORES], num_threads=CORES)
+            tokens += sum(map(len, batch))
+    else:
+        with ThreadPoolExecutor(CORES) as pool:
+            tokens = sum(
+                pool.map(lambda piece: len(encoding.encode_to_numpy(piece, disallowed_special=())), pieces)
+            )
+    return time.perf_counter() - began, time.process_time() - cpu, tokens
+
+
+def show(rate: float, rate_cpu: float) -> str:
+    return f"{rate / 1e6:.2f} Mtokens/s, {rate_cpu / 1e6:.2f} per CPU second"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--bytes", type=int, default=1_000_000_000)
+    parser.add_argument("--pairs", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        text = Path(temporary) / "text.txt"
+        write_text(options.text, text, options.bytes)
+        pieces = pieces_of(text)
+        print(f"{options.bytes / 1e6:,.0f} MB of text, {CORES} cores")
+        for pair in range(options.pairs):
+            share = sum(len(piece.encode()) for piece in pieces) / options.bytes
+            rates: dict[str, tuple[float, float]] = {}
+            for how in ("encode_ordinary_batch", "encode_to_numpy in threads"):
+                seconds, cpu, tokens = run_tiktoken(pieces, how)
+                rates[how] = tokens / seconds, tokens / cpu
+                print(f"pair {pair + 1}: tiktoken, {how}: {show(*rates[how])}", flush=True)
+            seconds, cpu, peak = run_prepare(text, Path(temporary) / f"out{pair}")
+            rate, rate_cpu = tokens / share / seconds, tokens / share / cpu
+            print(f"pair {pair + 1}: prepare: {show(rate, rate_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s")
+            for how, (other, other_cpu) in rates.items():
+                print(
+                    f"    {rate / other:.2f} of {how}, {rate_cpu / other_cpu:.2f} of it per CPU second",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
