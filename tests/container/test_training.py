@@ -53,7 +53,7 @@ def prepare(checkout: Checkout) -> None:
 def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
     """As typed by a newcomer; the recipe is cut short, which is all that differs."""
     recipe = ordinary.folder / "configs" / "quickstart.yaml"
-    text, found = re.subn(r"\b(max_steps): \d+", r"\1: 60", recipe.read_text())
+    text, found = re.subn(r"\b(max_steps): \d+", r"\1: 120", recipe.read_text())
     assert found == 1
     recipe.write_text(text)
 
