@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -48,8 +49,9 @@ class Workers:
     """Runs jobs, and the blocks of a large file, each in a pool of its own: no job waits for another."""
 
     def __init__(self, files_at_once: int = FILES_AT_ONCE, blocks_at_once: int = BLOCKS_AT_ONCE) -> None:
-        self._jobs = ThreadPoolExecutor(files_at_once, "transfer")
-        self._blocks = ThreadPoolExecutor(blocks_at_once, "block")
+        self._name = f"transfer-{id(self)}-"
+        self._jobs = ThreadPoolExecutor(files_at_once, f"{self._name}file")
+        self._blocks = ThreadPoolExecutor(blocks_at_once, f"{self._name}block")
         self._cancelled = threading.Event()
         self._in_a_row = 0
         self._reason = "it was not begun"
@@ -61,16 +63,16 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
-        end = threading.Thread(target=self._shut_down, daemon=True)
-        end.start()
-        end.join(LAST_BLOCKS_SECONDS if kind is not None else None)
-        if end.is_alive():  # a connection that says nothing; what is half is continued, so nothing is lost
-            click.echo("interrupted" if kind is KeyboardInterrupt else f"error: {error}", err=True)
-            os._exit(ExitStatus.INTERRUPTED if kind is KeyboardInterrupt else ExitStatus.ERROR)
-
-    def _shut_down(self) -> None:
-        self._jobs.shutdown(cancel_futures=True)
-        self._blocks.shutdown(cancel_futures=True)
+        self._jobs.shutdown(wait=False, cancel_futures=True)
+        self._blocks.shutdown(wait=False, cancel_futures=True)
+        # The pools are not asked to wait: an interrupt while one starts a thread leaves it unknown to the pool,
+        # and Python would wait for it at its end. What is half is continued next time, so nothing is lost.
+        end = None if kind is None else time.monotonic() + LAST_BLOCKS_SECONDS
+        while any(thread.name.startswith(self._name) for thread in threading.enumerate()):
+            if end is not None and time.monotonic() > end:
+                click.echo("interrupted" if kind is KeyboardInterrupt else f"error: {error}", err=True)
+                os._exit(ExitStatus.INTERRUPTED if kind is KeyboardInterrupt else ExitStatus.ERROR)
+            time.sleep(0.01)
 
     def cancel(self, reason: str = "it was not begun") -> None:
         """Let nothing new begin, and what waits end."""

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -117,9 +118,15 @@ def start(environ: dict[str, str], checkout: Path, here: Path) -> Callable[[str]
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_ctrl_c,
         )
 
     return start_line
+
+
+def heed_ctrl_c() -> None:
+    """In a child: a suite that was started in the background hands down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def noise(size: int, seed: int = 0) -> bytes:

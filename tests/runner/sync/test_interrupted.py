@@ -16,7 +16,7 @@ from click.testing import Result
 from runner.cloud.patience import Patience, Unavailable
 from runner.sync.checkpoints import Mismatch
 from runner.sync.workers import GIVE_UP_AFTER, Job, Workers
-from tests.runner.sync.conftest import MIB, ROOT, Cloud, noise, tree, write_checkpoint, write_run
+from tests.runner.sync.conftest import MIB, ROOT, Cloud, heed_ctrl_c, noise, tree, write_checkpoint, write_run
 
 Type = Callable[[str], Result]
 Start = Callable[[str], "subprocess.Popen[str]"]
@@ -151,7 +151,12 @@ with Workers() as workers:
     workers.each([Job("a", lambda: print("began", flush=True) or time.sleep(60))])
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=heed_ctrl_c,
     )
     assert process.stdout is not None
     process.stdout.readline()
