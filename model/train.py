@@ -40,7 +40,7 @@ from model.recipe import Recipe
 from model.runs import RUN_NAME, RunRecord, read_record
 from model.sample import prompt_tokens, write_samples
 from model.session import Session, refuse_changes
-from model.trained import say, vocabulary
+from model.trained import keep_tokenizer, say, vocabulary
 from model.trainer import Trainer
 
 
@@ -113,6 +113,7 @@ def _make_trainer(
     if not resumed and recipe.train.init_from is not None:
         initialise(network, recipe.train.init_from, locations, display.say)
     if session is not None:
+        keep_tokenizer(folder, dataset_meta(dataset).tokenizer)
         session.attempt.device = devices.device_name(device)
         session.attempt.world_size = world.size
         session.attempt.first_step = trainer.progress.step

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model import checkpoint
 from model import device as devices
@@ -14,10 +16,13 @@ from model.command_line import argument_parser, parse
 from model.data.meta import dataset_meta
 from model.data.tokenizers import Tokenizer, from_meta
 from model.exit_status import ExitStatus, UserError
+from model.files import write_atomically
 from model.gpt import GPT
 from model.locations import Locations
 from model.recipe import Recipe, load
 from model.runs import all_runs
+
+TOKENIZER = "tokenizer.json"
 
 
 class NoSuchRun(UserError):
@@ -72,7 +77,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     device = devices.pick_device(device_kind, 0)
     folder = find_run(name, locations)
     recipe = load(folder / "recipe.yaml", overrides)
-    tokenizer = from_meta(dataset_meta(locations.dataset(recipe.data.dataset)).tokenizer)
+    tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
     found = checkpoint.weights(folder, say)
     if found is None:
         raise NoSuchRun(
@@ -82,6 +87,20 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     network.load_state_dict(weights)
     return TrainedRun(folder, recipe, network.to(device), tokenizer, step)
+
+
+def keep_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
+    """Write what the dataset's meta says of its tokenizer into the run's folder: a run that was brought from
+    elsewhere samples without its dataset."""
+    write_atomically(folder / TOKENIZER, json.dumps(tokenizer) + "\n")
+
+
+def run_tokenizer(folder: Path, dataset: Path) -> Tokenizer:
+    """The run's own, else the dataset's. DataError where neither is there."""
+    try:
+        return from_meta(json.loads((folder / TOKENIZER).read_text()))
+    except (OSError, ValueError):
+        return from_meta(dataset_meta(dataset).tokenizer)
 
 
 def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:

@@ -20,6 +20,7 @@ LATEST = "latest"
 RECORDS = {
     "run.json",
     "recipe.yaml",
+    "tokenizer.json",
     "log.txt",
     "metrics.jsonl",
     "launch.json",

@@ -52,6 +52,15 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_here(lab: 
     assert sorted(set(steps)) == list(range(1, 151))
 
 
+def test_a_run_of_the_cloud_is_pulled_and_sampled_from_here(lab: Lab) -> None:
+    lab.train("--device", "cpu", "max_steps=10")
+    lab.run("pull", "checkpoints", "tiny", "-y")
+    out, _ = lab.run(
+        "host", "sample", "--name", "tiny", "--device", "cpu", "prompt=the ", OMP_NUM_THREADS="1"
+    )
+    assert out.startswith("the ")
+
+
 @pytest.mark.parametrize(("answer", "status", "reason"), [("y", 101, "stopped"), ("n", 130, "finished")])
 def test_ctrl_c_on_a_terminal_asks(lab: Lab, answer: str, status: int, reason: str) -> None:
     lab.slow_down(0.03)
