@@ -3,7 +3,8 @@
     git clone https://github.com/karpathy/nanoGPT ../nanoGPT
     python bench/nanogpt_cpu.py ../nanoGPT --text input.txt [--pairs 1] [key=value ...]
 
-Both train 2,000 steps of 12 x 64 characters with 4 layers, 4 heads, 128 channels. Each is timed as a whole
+Both train on 12 x 64 characters a step with 4 layers, 4 heads, 128 channels: nanoGPT 2,000 steps, ours as
+many as the recipe says. Each is timed as a whole
 process, start-up, evaluations and checkpoints included, and its final weights are measured by one ruler:
 the mean loss over the whole validation set in windows of 64. The checkout of nanoGPT is not changed but for
 its own data/ and output folders.
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare's input.txt")
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="of our recipe")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     print(f"{'pair':>4}  {'nanoGPT':>16}  {'ours':>16}  {'time':>6}")
     for pair in range(arguments.pairs):
         (a, loss_a), (b, loss_b) = (
