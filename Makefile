@@ -9,7 +9,7 @@ bin := .venv/bin
 # Before the rest and exact, so that pip takes a build of torch that it finds on this machine.
 torch := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help train test lint fmt lock clean
+.PHONY: help train test bench lint fmt docs lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -18,13 +18,19 @@ train: .venv/with-train ## a GPT, trained here (RECIPE= NAME= ARGS=); again: goe
 	@$(bin)/runner host train $(RECIPE) $(if $(NAME),--name $(NAME)) $(ARGS)
 
 test: .venv/with-dev ## the whole suite (ARGS=); in containers too where a Docker engine answers
-	@$(bin)/python -m pytest $(ARGS)
+	@$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+bench: .venv/with-dev ## the trainer measured on this machine, beside peers (ARGS=; docs/bench.md)
+	@$(bin)/python -m bench $(RECIPE) $(ARGS)
 
 lint: .venv/with-dev ## ruff, mypy, hadolint
 	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy && $(bin)/hadolint Dockerfile
 
 fmt: .venv/with-dev ## put the code into its format
 	@$(bin)/ruff check --fix . && $(bin)/ruff format .
+
+docs: .venv/with-dev ## remake docs/cli.md from the commands
+	@$(bin)/python -m runner.cli_reference
 
 lock: .venv/with-dev ## remake requirements.lock from pyproject.toml (ARGS=--upgrade)
 	@$(bin)/pip install --quiet uv && PATH="$(bin):$$PATH" $(bin)/python container/lock.py $(ARGS)

@@ -25,8 +25,8 @@ MEASURED = 200_000_000
 PREPARE = """
 import sys
 from pathlib import Path
-from model.data.prepare import prepare
-from model.recipe import DataConfig
+from corpus.build import prepare
+from job.recipe import DataConfig
 config = DataConfig(dataset="bench", source=sys.argv[1], tokenizer="gpt2", split="tail")
 print(prepare(config, Path(sys.argv[2])).train_tokens)
 """
@@ -62,7 +62,7 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
 
 
 def pieces_of(text: Path) -> list[str]:
-    from model.data.sources import find_files, read
+    from corpus.sources import find_files, read
 
     pieces: list[str] = []
     for segment in read(find_files(str(text), text.parent), "text"):

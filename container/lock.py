@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCK = CHECKOUT / "requirements.lock"
 
-RUNNER_ONLY = {"click", "modal"}
+RUNNER_ONLY = {"click", "modal", "pathspec"}
 EXTRAS = ("train", "wandb")
 # From the extra `dev`, so that `docker compose run test` can run the trainer's tests.
 FROM_DEV = {"pytest", "pytest-timeout"}

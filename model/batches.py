@@ -9,19 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.order import BatchOrder
-from model.data.shards import TokenStream
+from corpus.shards import TokenStream
 from model.distributed import World
 from model.gpt import IGNORED
 
 # Tokens stay on the GPU where they take at most this part of its free memory: a batch is then one
 # gather with no copy from the host.
 RESIDENT_FRACTION = 0.25
-
-
-def micro_batch_size(sequences: int, most: int) -> int:
-    """The largest divisor of ``sequences`` that is at most ``most``: micro-batches of one size."""
-    return next(size for size in range(min(sequences, most), 0, -1) if sequences % size == 0)
 
 
 class TokenBatches:
@@ -54,13 +48,12 @@ class TokenBatches:
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
-def training_windows(order: BatchOrder, step: int, world: World, micro_batch: int) -> list[NDArray[np.int64]]:
+def training_windows(windows: NDArray[np.int64], world: World, micro_batch: int) -> list[NDArray[np.int64]]:
     """This process's part of a step, cut into micro-batches.
 
     The windows of a step depend on the step alone; the processes share them out, so that any number
     of processes reads the same tokens in the same step.
     """
-    windows = order.windows(step)
     share = len(windows) // world.size
     mine = windows[world.rank * share : (world.rank + 1) * share]
     return [mine[i : i + micro_batch] for i in range(0, share, micro_batch)]
@@ -78,7 +71,9 @@ def validation_batches(
     if limit_tokens is not None:
         count = max(1, min(count, limit_tokens // batches.block_size))
     starts = np.arange(count, dtype=np.int64) * batches.block_size
-    for first in range(world.rank * micro_batch, count, world.size * micro_batch):
+    # As many batches in every process, if need be one without a window: a sharded network is gathered for each.
+    for round_start in range(0, count, world.size * micro_batch):
+        first = round_start + world.rank * micro_batch
         chosen = starts[first : first + micro_batch]
         filling = micro_batch - len(chosen)
         ids_BT, targets_BT = batches.take(np.concatenate([chosen, np.zeros(filling, dtype=np.int64)]))
@@ -101,7 +96,8 @@ def validation_loss(
     totals = torch.zeros(2, dtype=torch.float64, device=batches.device)
     for ids_BT, targets_BT, tokens in validation_batches(batches, limit_tokens, micro_batch, world):
         loss = network(ids_BT, targets_BT)
-        totals += torch.stack([loss.double() * tokens, totals.new_tensor(float(tokens))])
+        if tokens:
+            totals += torch.stack([loss.double() * tokens, totals.new_tensor(float(tokens))])
     network.train(was_training)
     loss_sum, tokens_sum = world.sum(totals).tolist()
     return loss_sum / tokens_sum, int(tokens_sum)

@@ -25,13 +25,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.files import fsync_file, fsync_folder, write_atomically
+from job.exit_status import UserError
+from job.files import fsync_file, fsync_folder, write_atomically
+from model.parallel import part_like, whole
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
 TEMPORARY = ".partial_"
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(UserError):
     """A checkpoint whose files are missing, cut short or changed; the text says which."""
 
 
@@ -75,8 +77,14 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(final)
     temporary.rename(final)
     fsync_folder(run)
-    write_atomically(run / "latest", final.name + "\n")
+    point_latest(run, checkpoint.step)
     return final
+
+
+def point_latest(run: Path, step: int) -> None:
+    """Let `latest` name the checkpoint of ``step``; a kill between a rename and this leaves it behind."""
+    if not (path := run / "latest").exists() or path.read_text() != f"{step_folder(run, step).name}\n":
+        write_atomically(path, f"{step_folder(run, step).name}\n")
 
 
 def sha256(path: Path) -> str:
@@ -155,13 +163,18 @@ class BackgroundWriter:
         self.error: BaseException | None = None
         self.copies: dict[tuple[str, str], Tensor] = {}
 
-    def submit(self, step: int, tensors: tuple[dict[str, Tensor], dict[str, Tensor]], state: Any) -> None:
-        """Copy the tensors to the CPU now and write them in the background."""
+    def submit(
+        self, step: int, tensors: tuple[dict[str, Tensor], dict[str, Tensor]], state: Any, write: bool = True
+    ) -> None:
+        """Copy the tensors to the CPU now and write them in the background. Every process that holds a part of
+        a tensor must call; one of them with ``write``."""
         self.wait()
         model, optimizer = (
             {name: self._copy(kind, name, tensor) for name, tensor in group.items()}
             for kind, group in zip(("model", "optimizer"), tensors, strict=True)
         )
+        if not write:
+            return
         if any(tensor.is_cuda for tensor in tensors[0].values()):
             torch.cuda.synchronize()  # the copies are queued behind the step
         checkpoint = Checkpoint(step, model, optimizer, state)
@@ -171,6 +184,7 @@ class BackgroundWriter:
 
     def _copy(self, kind: str, name: str, tensor: Tensor) -> Tensor:
         """A copy on the CPU, in the memory of the checkpoint before: pinning new pages costs more than copying."""
+        tensor = whole(tensor)
         if (kind, name) not in self.copies:
             self.copies[kind, name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         return self.copies[kind, name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
@@ -206,6 +220,18 @@ def _optimizer_entries(
             yield f"{names[parameter]}:{entry}", tensor
 
 
+def restore_model(names: dict[Tensor, str], saved: dict[str, Tensor]) -> None:
+    """Put the weights into the parameters that ``names`` names; each process takes its part."""
+    if strange := set(names.values()) ^ set(saved):
+        raise UserError(
+            f"the checkpoint and the network differ in {', '.join(sorted(strange)[:3])}: it was written by another "
+            "version of this code. Go on with that version, or start another run with --name NEW-NAME"
+        )
+    with torch.no_grad():
+        for parameter, name in names.items():
+            parameter.copy_(part_like(saved[name].to(parameter.device), parameter))
+
+
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: dict[Tensor, str], saved: dict[str, Tensor]
 ) -> None:
@@ -214,12 +240,20 @@ def restore_optimizer(
     for key, tensor in saved.items():
         name, _, entry = key.rpartition(":")
         by_parameter.setdefault(name, {})[entry] = tensor
+    mine = {p for group in optimizer.param_groups for p in group["params"]}
     for parameter, name in names.items():
-        if name in by_parameter:
+        if name in by_parameter and parameter in mine:
             optimizer.state[parameter] = {
-                entry: tensor.to(parameter.device) if tensor.dim() else _scalar(tensor, optimizer, parameter)
+                entry: _placed(tensor.to(parameter.device), parameter)
+                if tensor.dim()
+                else _scalar(tensor, optimizer, parameter)
                 for entry, tensor in by_parameter[name].items()
             }
+
+
+def _placed(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """What has the parameter's shape is divided as the parameter is."""
+    return part_like(tensor, parameter) if tensor.shape == parameter.shape else tensor
 
 
 def _scalar(tensor: Tensor, optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
-from model.exit_status import UserError
-from model.recipe import Recipe
+from job.exit_status import UserError
+from job.memory import chosen_micro_batch
+from job.recipe import Recipe
 
 # Dense bf16 FLOP/s from the makers' datasheets, by a part of the name that the driver gives.
 PEAK_FLOPS = {
@@ -43,10 +45,22 @@ def pick_device(asked: str | None, local_rank: int) -> torch.device:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this is no Apple GPU; use --device cpu")
+    if kind == "cpu":
+        _keep_freed_memory()
     if kind == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         return torch.device(kind, local_rank)
     return torch.device(kind)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed: it hands large blocks back to the system and asks for them anew, up to
+    2,700 page faults a step of a small network, which is 5 to 10 % of its time."""
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    with suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def device_name(device: torch.device) -> str:
@@ -65,12 +79,33 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 for matrix products where the recipe asks for it or, with auto, where the GPU has it."""
-    if dtype == "auto":
-        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        wanted = dtype == "bfloat16"
+    """bfloat16 for matrix products where the recipe asks for it or, with auto, where the device has it."""
+    wanted = number_format(dtype, device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def fitting_micro_batch(recipe: Recipe, device: torch.device, processes: int) -> int:
+    """The recipe's ``micro_batch``; for ``auto`` what fits in the GPU's memory, on a CPU a number that suits it."""
+    room = float(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+    bf16, compiled = (
+        number_format(recipe.train.dtype, device) == "bfloat16",
+        recipe.train.compile is not False,
+    )
+    return chosen_micro_batch(recipe, room, processes, bf16, compiled)
+
+
+def number_format(dtype: str, device: torch.device) -> str:
+    """What ``train.dtype`` comes to on the device: bfloat16 or float32."""
+    return ("bfloat16" if has_bfloat16(device) else "float32") if dtype == "auto" else dtype
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 run in hardware: a GPU's, or a CPU's AVX-512 BF16 or AMX, where they take half
+    the time of float32 (docs/log.md)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def should_compile(recipe: Recipe, device: torch.device, flops: float) -> tuple[bool, str]:

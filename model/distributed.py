@@ -82,6 +82,8 @@ class StopSignal:
         before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self
+            if self._exchange is not None:  # a process that ends while one is under way is aborted by gloo
+                self._exchange[1].wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 python -m model.evaluate --name quickstart
 python -m model.evaluate --name quickstart eval_tokens=65536 --json
+python -m model.evaluate --choices hellaswag_val.jsonl      # multiple choice instead: corpus/questions.py
 """
 
 from __future__ import annotations
@@ -12,54 +13,77 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from corpus.questions import accuracies, read_questions
+from corpus.shards import TokenStream
+from job.command_line import run
+from job.exit_status import ExitStatus
+from job.locations import Locations
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
-from model.command_line import run
-from model.data.shards import TokenStream
+from model.choices import ending_losses
 from model.distributed import World
-from model.exit_status import ExitStatus
-from model.locations import Locations
-from model.trained import open_run, parse_run
+from model.trained import TrainedRun, open_run, parse_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
-    return run(_main, parse_run("evaluate", __doc__ or "", argv))
+    return run(_main, parse_run("evaluate", __doc__ or "", argv, choices=True))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
-    config = trained.recipe.train
-    # The whole set, unless it is limited here: the recipe's own limit is for the evaluations in a run.
-    limited = any(
-        word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens=")) for word in arguments.overrides
-    )
     started = time.perf_counter()
-    val = TokenStream(Locations.current().dataset(trained.recipe.data.dataset), "val")
-    device = trained.network.wte.weight.device
-    batches = TokenBatches(val, trained.recipe.model.block_size, device)
-    with devices.autocast(config.dtype, device):
-        loss, tokens = validation_loss(
-            trained.network, batches, config.eval_tokens if limited else None, config.micro_batch, World()
-        )
-    text_bytes = int(trained.tokenizer.byte_lengths()[val.slice(1, tokens + 1)].sum())
+    result = _choices(trained, Path(arguments.choices)) if arguments.choices else _loss(trained, arguments)
     result = {
         "run": trained.folder.name,
         "step": trained.step,
-        "tokens": tokens,
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        # nats a token → bits a byte of the text, which compares across tokenizers
-        "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
+        **result,
         "seconds": round(time.perf_counter() - started, 2),
     }
     if arguments.json:
         print(json.dumps(result))
     else:
         for key, value in result.items():
-            print(f"{key:14} {value:.4f}" if isinstance(value, float) else f"{key:14} {value}")
+            print(f"{key:26} {value:.4f}" if isinstance(value, float) else f"{key:26} {value}")
     return ExitStatus.DONE
+
+
+def _choices(trained: TrainedRun, path: Path) -> dict[str, Any]:
+    network, device = trained.network, trained.network.wte.weight.device
+    questions = read_questions(path, trained.tokenizer, network.config.block_size)
+    with devices.autocast(trained.recipe.train.dtype, device):
+        losses = ending_losses(network, questions, devices.fitting_micro_batch(trained.recipe, device, 1))
+    return accuracies(questions, losses)
+
+
+def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
+    config = trained.recipe.train
+    # The whole set, unless it is limited here: the recipe's own limit is for the evaluations in a run.
+    limited = any(
+        word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens=")) for word in arguments.overrides
+    )
+    val = TokenStream(Locations.current().dataset(trained.recipe.data.dataset), "val")
+    device = trained.network.wte.weight.device
+    batches = TokenBatches(val, trained.recipe.model.block_size, device)
+    with devices.autocast(config.dtype, device):
+        loss, tokens = validation_loss(
+            trained.network,
+            batches,
+            config.eval_tokens if limited else None,
+            devices.fitting_micro_batch(trained.recipe, device, 1),
+            World(),
+        )
+    text_bytes = int(trained.tokenizer.byte_lengths()[val.slice(1, tokens + 1)].sum())
+    return {
+        "tokens": tokens,
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        # nats a token → bits a byte of the text, which compares across tokenizers
+        "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
+    }
 
 
 if __name__ == "__main__":

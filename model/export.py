@@ -10,8 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.command_line import run
-from model.exit_status import ExitStatus
+from job.command_line import run
+from job.exit_status import ExitStatus
 from model.hugging_face import export
 from model.trained import open_run, parse_run, say
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from job.recipe import SampleConfig
 from model.gpt import GPT
-from model.recipe import SampleConfig
 
 
 @dataclass(frozen=True)

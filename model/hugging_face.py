@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.exit_status import UserError
-from model.files import write_atomically
+from job.exit_status import UserError
+from job.files import write_atomically
+from job.recipe import ModelConfig
 from model.gpt import GPT
-from model.recipe import ModelConfig
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 PREFIX = "transformer."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from job.exit_status import UserError
+from job.locations import Locations
 from model import checkpoint
-from model.exit_status import UserError
 from model.gpt import GPT
 from model.hugging_face import read_weights
-from model.locations import Locations
 
 
 def initialise(network: GPT, source: str, locations: Locations, say: Callable[[str], None]) -> None:
@@ -18,7 +18,13 @@ def initialise(network: GPT, source: str, locations: Locations, say: Callable[[s
     if (path / "config.json").exists():
         weights = read_weights(path, network.vocab_size)
     else:
-        found = checkpoint.weights(path, say)
+        try:
+            found = checkpoint.weights(path, say)
+        except checkpoint.DamagedCheckpoint as damage:
+            raise UserError(
+                f"train.init_from: {source} is damaged: {damage}; give another step of run {path.parent.name}, "
+                f"or init_from={path.parent} for the newest sound one"
+            ) from damage
         if found is None:
             raise UserError(
                 f"train.init_from: {source} is no run in {locations.checkpoints}, no checkpoint folder and no "

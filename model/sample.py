@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from model.command_line import run
-from model.data.tokenizers import StreamDecoder, Tokenizer
-from model.exit_status import ExitStatus
+from corpus.tokenizers import StreamDecoder, Tokenizer
+from job.command_line import run
+from job.exit_status import ExitStatus
+from job.recipe import Recipe, SampleConfig
 from model.generate import Sampling, generate
 from model.gpt import GPT
-from model.recipe import Recipe, SampleConfig
 from model.trained import open_run, parse_run, say
 
 BETWEEN = "\n--------------------------------\n"

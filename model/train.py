@@ -20,33 +20,36 @@ from typing import TextIO
 
 import torch
 
-from model import data
+from corpus.meta import dataset_meta
+from corpus.prepare import ensure_prepared
+from corpus.run_tokenizer import keep_tokenizer, vocabulary
+from corpus.shards import TokenStream
+from corpus.tokenizers import Tokenizer, from_meta
+from job.batch_schedule import common_sequences
+from job.command_line import argument_parser, load_recipe, parse, run
+from job.display import Display, duration
+from job.exit_status import ExitStatus, Interrupted, UserError
+from job.files import write_atomically
+from job.finished import show_finished
+from job.locations import Locations
+from job.recipe import Recipe
+from job.runs import RUN_NAME, read_record
+from job.session import Session, refuse_changes
+from model import checkpoint
 from model import device as devices
-from model.command_line import argument_parser, load_recipe, parse, run
-from model.data.meta import dataset_meta
-from model.data.shards import TokenStream
-from model.data.tokenizers import Tokenizer, from_meta
-from model.display import Display, duration
 from model.distributed import StopSignal, World
 from model.distributed import world as join_world
-from model.exit_status import ExitStatus, UserError
-from model.files import write_atomically
 from model.generate import Sampling
 from model.gpt import GPT
 from model.initial import initialise
-from model.locations import Locations
-from model.prepare import ensure_prepared
-from model.recipe import Recipe
-from model.runs import RUN_NAME, RunRecord, read_record
 from model.sample import prompt_tokens, write_samples
-from model.session import Session, refuse_changes
-from model.trained import keep_tokenizer, say, vocabulary
+from model.trained import say
 from model.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
-    parser = argument_parser("train", __doc__ or "")
+    parser = argument_parser("model.train", __doc__ or "")
     parser.add_argument("--name", metavar="RUN", help="name of the run; the recipe's by default")
     parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
     return run(_main, parse(parser, argv))
@@ -61,24 +64,27 @@ def _main(arguments: Namespace) -> ExitStatus:
         raise recipe.mistake("name", f"{name!r}: a run's name is letters, digits, '.', '_' and '-'")
     folder = locations.run(name)
     device = devices.pick_device(arguments.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+        torch.use_deterministic_algorithms(True)
     with join_world(device.type) as world:
         refuse_changes(folder, recipe)
         record = read_record(folder)
         if record is not None and record.status == "finished":
             if world.is_main:
-                _show_finished(folder, record, arguments.json)
+                show_finished(folder, record, arguments.json)
             return ExitStatus.DONE
-        if recipe.sequences_per_step % world.size:
+        if (sequences := common_sequences(recipe)) % world.size:
             raise recipe.mistake(
                 "train.global_batch_tokens",
-                f"a step of {recipe.sequences_per_step} sequences can't be shared out to {world.size} processes",
+                f"a step of {sequences} sequences can't be shared out to {world.size} processes",
             )
         stop = StopSignal(world)
         with stop.listening():
             try:
                 if world.is_main:
                     ensure_prepared(recipe, locations, should_stop=lambda: stop.received is not None)
-            except data.Interrupted:
+            except Interrupted:
                 say("stopped while the data was prepared; the same command goes on")
                 return ExitStatus.UNFINISHED
             world.barrier()
@@ -104,13 +110,19 @@ def _make_trainer(
                 f"block_size ({recipe.model.block_size}) is longer than the {part} set of "
                 f"{recipe.data.dataset} ({len(stream)} tokens)",
             )
-    session = Session(folder, recipe, "train", overrides) if world.is_main else None
-    display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
+    is_new, said = not checkpoint.steps(folder), list[str]()
+    if is_new and recipe.train.init_from is not None:
+        # Before the run has a folder: a mistake here leaves no run that refuses the line put right.
+        initialise(network, recipe.train.init_from, locations, said.append)
+    session = Session(folder, recipe, "train", overrides) if world.is_main else None
+    display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
+    for line in said:
+        display.say(line)
     trainer = Trainer(recipe, folder, network, train, val, world, device, display, session)
     resumed = trainer.resume()
-    if not resumed and recipe.train.init_from is not None:
+    if not (resumed or is_new) and recipe.train.init_from is not None:  # none of its checkpoints is sound
         initialise(network, recipe.train.init_from, locations, display.say)
     if session is not None:
         keep_tokenizer(folder, dataset_meta(dataset).tokenizer)
@@ -122,19 +134,23 @@ def _make_trainer(
     display.say(
         f"run {folder.name} {going}: {network.num_parameters() / 1e6:.2f}M parameters, "
         f"{len(train):,} training tokens, {recipe.train.max_steps} steps of "
-        f"{recipe.train.global_batch_tokens:,} tokens ({world.size} x {trainer.micro_batch} x "
-        f"{recipe.model.block_size}, accumulated {trainer.grad_accum_steps} times) on {devices.device_name(device)}"
+        f"{recipe.train.global_batch_tokens:,} tokens ({world.size} x {trainer.steps.micro_batch} x "
+        f"{recipe.model.block_size}, accumulated {trainer.steps.grad_accum_steps} times) on {devices.device_name(device)}"
     )
     return trainer, tokenizer
 
 
 def _train(trainer: Trainer, tokenizer: Tokenizer, stop: StopSignal, as_json: bool) -> ExitStatus:
     session, display, folder = trainer.session, trainer.display, trainer.folder
+    if session is not None:
+        trainer.write_sample = lambda network, step: _sample(trainer, network, tokenizer, step, None)
     try:
         with display:
             finished = trainer.train(stop)
-        if finished and session is not None:
-            _conclude(trainer, tokenizer, None if as_json else sys.stdout)
+        if finished:
+            network = trainer.steps.whole_network()
+            if session is not None:
+                _conclude(trainer, network, tokenizer, None if as_json else sys.stdout)
     except BaseException as error:
         display.log_only(f"failed: {type(error).__name__}: {error}")
         if session is not None:
@@ -157,14 +173,11 @@ def _train(trainer: Trainer, tokenizer: Tokenizer, stop: StopSignal, as_json: bo
     return ExitStatus.DONE
 
 
-def _conclude(trainer: Trainer, tokenizer: Tokenizer, out: TextIO | None) -> None:
+def _conclude(trainer: Trainer, network: GPT, tokenizer: Tokenizer, out: TextIO | None) -> None:
     """The curve, a sample and the result, shown and kept."""
-    display, progress, config = trainer.display, trainer.progress, trainer.recipe.sample
+    display, progress = trainer.display, trainer.progress
     display.final_plot()
-    prompt = prompt_tokens(config.prompt, tokenizer, trainer.recipe)
-    text = write_samples(trainer.network, tokenizer, prompt, config, Sampling.of(config), out)
-    write_atomically(trainer.folder / "samples" / f"step_{progress.step:08d}.txt", text)
-    display.log_only(text)
+    _sample(trainer, network, tokenizer, progress.step, out)
     val = f", validation loss {progress.val_loss:.4f}" if progress.val_loss is not None else ""
     display.say(
         f"run {trainer.folder.name} is finished: {progress.step} steps in "
@@ -173,16 +186,12 @@ def _conclude(trainer: Trainer, tokenizer: Tokenizer, out: TextIO | None) -> Non
     display.say(f"write more: runner host sample --name {trainer.folder.name} prompt='...'")
 
 
-def _show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
-    val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
-    say(f"run {folder.name} is finished already: {record.step} steps{val}")
-    samples = sorted((folder / "samples").glob("step_*.txt"))
-    if as_json:
-        print((folder / "run.json").read_text(), end="")
-    elif samples:
-        say(f"what it wrote ({samples[-1]}):")
-        print(samples[-1].read_text())
-    say(f"train another: runner host train --name {folder.name}-2")
+def _sample(trainer: Trainer, network: GPT, tokenizer: Tokenizer, step: int, out: TextIO | None) -> None:
+    config = trainer.recipe.sample
+    prompt = prompt_tokens(config.prompt, tokenizer, trainer.recipe)
+    text = write_samples(network, tokenizer, prompt, config, Sampling.of(config), out)
+    write_atomically(trainer.folder / "samples" / f"step_{step:08d}.txt", text)
+    trainer.display.log_only(text)
 
 
 if __name__ == "__main__":

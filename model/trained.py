@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from corpus.run_tokenizer import run_tokenizer, vocabulary
+from corpus.tokenizers import Tokenizer
+from job.command_line import argument_parser, parse
+from job.exit_status import ExitStatus, UserError
+from job.locations import Locations
+from job.recipe import Recipe, load
+from job.runs import all_runs
 from model import checkpoint
 from model import device as devices
-from model.command_line import argument_parser, parse
-from model.data.meta import dataset_meta
-from model.data.tokenizers import Tokenizer, from_meta
-from model.exit_status import ExitStatus, UserError
-from model.files import write_atomically
 from model.gpt import GPT
-from model.locations import Locations
-from model.recipe import Recipe, load
-from model.runs import all_runs
-
-TOKENIZER = "tokenizer.json"
 
 
 class NoSuchRun(UserError):
@@ -60,13 +55,19 @@ def find_run(name: str | None, locations: Locations) -> Path:
     return locations.run(name)
 
 
-def parse_run(command: str, description: str, argv: Sequence[str] | None, into: bool = False) -> Namespace:
+def parse_run(
+    command: str, description: str, argv: Sequence[str] | None, into: bool = False, choices: bool = False
+) -> Namespace:
     """The arguments of a command that reads a run: --name, --device, overrides; no recipe of its own."""
-    parser = argument_parser(command, description)
+    parser = argument_parser(f"model.{command}", description)
     parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
     parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
     if into:
         parser.add_argument("--into", metavar="DIR", help="the run's folder hugging_face/ by default")
+    if choices:
+        parser.add_argument(
+            "--choices", metavar="FILE", help="questions of multiple choice, a JSON line each"
+        )
     return parse(parser, argv)
 
 
@@ -87,30 +88,3 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     network.load_state_dict(weights)
     return TrainedRun(folder, recipe, network.to(device), tokenizer, step)
-
-
-def keep_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
-    """Write what the dataset's meta says of its tokenizer into the run's folder: a run that was brought from
-    elsewhere samples without its dataset."""
-    write_atomically(folder / TOKENIZER, json.dumps(tokenizer) + "\n")
-
-
-def run_tokenizer(folder: Path, dataset: Path) -> Tokenizer:
-    """The run's own, else the dataset's. DataError where neither is there."""
-    try:
-        return from_meta(json.loads((folder / TOKENIZER).read_text()))
-    except (OSError, ValueError):
-        return from_meta(dataset_meta(dataset).tokenizer)
-
-
-def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
-    """Rows of the network's vocabulary: the recipe's, else the tokenizer's padded to a multiple of 64."""
-    rows = recipe.model.vocab_size
-    if rows is None:
-        return tokenizer.padded_vocab_size
-    if rows < tokenizer.vocab_size:
-        raise recipe.mistake(
-            "model.vocab_size",
-            f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} ({tokenizer.name})",
-        )
-    return rows

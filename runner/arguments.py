@@ -27,7 +27,33 @@ class CommandLine:
     detach: bool = False
     as_json: bool = False
     yes: bool = False
+    choices: str | None = None
+    params: tuple[str, ...] = ()
+    folder: str | None = None
+    setup: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    resume_with: str | None = None
+    resume_if: str | None = None
+    command: tuple[str, ...] = ()  # what stands behind --
 
+    @property
+    def is_command(self) -> bool:
+        """Whether a command of the user's was typed, or an option that only such a one has."""
+        options = (self.folder, self.setup, self.keep, self.resume_with, self.resume_if)
+        return bool(self.command) or any(options)
+
+
+class LaunchCommand(click.Command):
+    """Keeps what stands behind ``--`` apart: those words are the user's command, and none of them is ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words before ``--``, as click does."""
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[COMMAND_WORDS] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
+COMMAND_WORDS = "runner.command"
 
 GPU = click.option(
     "--gpu",
@@ -41,7 +67,44 @@ DEVICE = click.option(
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 DETACH = click.option("--detach", is_flag=True, help="Start it and return; it outlives this terminal.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON on stdout.")
+VOLUME = click.argument("volume", shell_complete=completion.volumes)
 YES = click.option("-y", "--yes", is_flag=True, help="Answer every question with yes.")
+
+OF_A_COMMAND: list[Callable[..., Any]] = [
+    click.option(
+        "--dir",
+        "folder",
+        metavar="DIR",
+        help="command, run: the folder that goes with it; by default here, or the file's.",
+        shell_complete=completion.folders,
+    ),
+    click.option(
+        "--setup",
+        multiple=True,
+        metavar="LINE",
+        help="command, run: adds to the image first, as `pip install ...`; `none`: no requirements.txt either.",
+    ),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="PATH=VOLUME",
+        help="command: this path of the folder lies on a volume: out=checkpoints.",
+    ),
+    click.option("--resume-with", metavar="WORDS", help="command: added in attempts after the first ..."),
+    click.option("--resume-if", metavar="PATH", help="command: ... where there is such a file."),
+]
+
+
+def transfer_options(function: Callable[..., int]) -> Callable[..., Any]:
+    """The options that `push` and `pull` share; parameters everything, dry_run, as_json and yes."""
+    decorated: Any = function
+    every_step = click.option(
+        "--all", "everything", is_flag=True, help="checkpoints: every step, and every file of a run."
+    )
+    for option in (YES, JSON, DRY_RUN, every_step):
+        decorated = option(decorated)
+    result: Callable[..., Any] = decorated
+    return result
 
 
 def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = GPU) -> Callable[..., Any]:
@@ -54,6 +117,7 @@ def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = G
     @wraps(function)
     def command(env: Environment, /, **given: Any) -> int:
         fields = CommandLine.__dataclass_fields__.values()
+        given["command"] = click.get_current_context().meta.get(COMMAND_WORDS, ())
         line = CommandLine(**{field.name: given.pop(field.name, field.default) for field in fields})
         return function(env, line, **given)
 
@@ -61,7 +125,7 @@ def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = G
         click.argument(
             "words",
             nargs=-1,
-            metavar="[JOB] [RECIPE] [key=value ...]",
+            metavar="[JOB] [RECIPE] [key=value ...] | -- COMMAND ...",
             shell_complete=completion.words,
         ),
         click.option(
@@ -74,6 +138,17 @@ def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = G
         DEVICE,
         click.option("--source", metavar="S", help="prepare: the text, instead of the recipe's source."),
         click.option("--into", metavar="DIR", help="export: the folder to write."),
+        click.option(
+            "--choices", metavar="FILE", help="evaluate: questions of multiple choice, a JSON line each."
+        ),
+        click.option(
+            "--param",
+            "params",
+            multiple=True,
+            metavar="K=V",
+            help="run: a parameter of the file's train(); key=value alone is the same.",
+        ),
+        *OF_A_COMMAND,
         DRY_RUN,
         DETACH,
         JSON,

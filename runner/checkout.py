@@ -6,11 +6,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.locations import Locations
+from job.locations import Locations
 from runner.errors import RunnerError
 
 COMPOSE_FILE = "docker-compose.yml"
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
+OVERRIDE_COMPOSE_FILE = "docker-compose.override.yml"
 INSTALLED = Path(__file__).resolve().parent.parent
 
 
@@ -38,7 +39,24 @@ def recipes(checkout: Path) -> dict[str, Path]:
     """The recipes of ``configs/`` by name."""
     folder = checkout / "configs"
     found = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder.is_dir() else []
-    return {path.stem: path for path in sorted(found)}
+    return {path.stem: path for path in sorted(found) if is_recipe(path)}
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether the file is neither a pipeline nor a sweep, which lie beside the recipes."""
+    return not (_has_key(path, "stages") or is_sweep(path))
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether the file is a sweep: it has a space."""
+    return _has_key(path, "space")
+
+
+def _has_key(path: Path, key: str) -> bool:
+    try:
+        return any(line.startswith(f"{key}:") for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def volumes(checkout: Path, environ: Mapping[str, str]) -> Locations:

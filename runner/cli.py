@@ -7,6 +7,7 @@ imports none of them; the short texts are the first lines of the files.
 
 from __future__ import annotations
 
+import os
 import shlex
 import traceback
 from importlib import import_module
@@ -57,6 +58,12 @@ class Commands(click.Group):
         ctx.meta["runner.line"] = shlex.join(["runner", *args])
         return super().parse_args(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click does, after click was told of the shell that it does not know."""
+        if os.environ.get("_RUNNER_COMPLETE", "").startswith("powershell"):
+            import_module("runner.powershell")
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what it returns is the exit code. Errors become one line unless --debug."""
         try:
@@ -93,7 +100,7 @@ def _as_one_line(error: Exception, debug: bool) -> click.ClickException:
 
 
 def _usage_status() -> Any:
-    from model.exit_status import ExitStatus
+    from job.exit_status import ExitStatus
 
     return ExitStatus.USAGE
 

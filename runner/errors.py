@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 
 
 class RunnerError(click.ClickException):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.locations import Locations
-from model.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
+from job.locations import Locations
+from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
 from runner.plan import Facts
 from runner.request import Request
 from runner.run_folders import newest_step
+from runner.setup import setup_lines
 from runner.targets.protocol import Target
 from runner.terminal import Environment
 
@@ -19,6 +20,8 @@ def common_facts(
     target: Target, env: Environment, checkout: Path, here: Locations, request: Request
 ) -> Facts:
     """The facts that are read from this machine's disk; the target replaces what it knows better."""
+    command = request.command
+    record = read_record(here.run(request.run)) if command else None
     data = request.settings.data.dataset if request.settings else None
     writes = request.job.has_run or request.detach
     return Facts(
@@ -30,7 +33,11 @@ def common_facts(
         step=newest_step(here.run(request.run)),
         dataset_ready=_is_ready(here.dataset(data)) if data else None,
         secrets=secret_names(env.environ, checkout),
-        git=tuple((git_state(checkout) or {}).items()),
+        git=tuple((git_state(command.folder if command else checkout) or {}).items()),
+        folder=str(command.folder) if command else "",
+        setup=setup_lines(command) if command else (),
+        attempts=len(record.attempts) if record else 0,
+        finished=record is not None and record.status == "finished",
     )
 
 

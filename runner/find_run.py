@@ -47,3 +47,11 @@ def find_run(env: Environment, name: str) -> Found:
     guess = did_you_mean(name, names)
     hint = guess or ("; `runner runs` lists them" if names else "; there are no runs yet")
     raise not_found(f"there is no run '{name}'{hint}")
+
+
+def newest_run(env: Environment) -> Found:
+    """The run that was started last. Raises RunnerError, exit code 102, where there is none."""
+    found = every_run(env)
+    if not found:
+        raise not_found("there are no runs yet; `runner local` or `runner host` trains the first one")
+    return found[0]

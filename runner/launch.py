@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 from runner.arguments import CommandLine
 from runner.checkout import find_checkout
+from runner.cloud.account import is_set_up
+from runner.command_request import command_request
 from runner.errors import RunnerError, usage
+from runner.experiment_request import (
+    experiment_request,
+    finished_record,
+    names_experiment,
+    show_finished,
+)
 from runner.outcome import in_words, outcome
 from runner.plan import Plan
 from runner.plan_table import show
@@ -14,6 +22,8 @@ from runner.targets import open_target
 from runner.targets.protocol import Started, Target
 from runner.terminal import Environment
 
+WORD = "pipeline"  # in the place of a job
+
 
 def launch(
     env: Environment, target_name: str, line: CommandLine, more: tuple[tuple[str, str], ...] = ()
@@ -21,7 +31,22 @@ def launch(
     """Check, plan, show, start and follow. ``more`` are options that only this target has."""
     checkout = find_checkout(env.cwd)
     target = open_target(target_name, env, checkout)
-    request = read_request(line, checkout, env.cwd, target.files("checkpoints"), more)
+    files = target.files("checkpoints")
+    if WORD in line.words and not line.command:
+        from runner.pipeline import run_pipeline  # it launches through this file
+
+        return run_pipeline(env, target, line, checkout, more)
+    # Without a Modal account there is no run there yet, and the plan can be shown all the same.
+    known = files if target.name != "cloud" or is_set_up(env.environ) else None
+    if names_experiment(line.words):
+        request = experiment_request(line, env.cwd, known, more)
+        record = finished_record(request, known)
+        if record is not None:
+            return show_finished(env, record, line.as_json)
+    elif line.is_command:
+        request = command_request(line, env.cwd, known, more)
+    else:
+        request = read_request(line, checkout, env.cwd, files, more)
     return carry_out(env, target, request, line)
 
 
@@ -37,7 +62,7 @@ def carry_out(env: Environment, target: Target, request: Request, line: CommandL
     confirm(env, plan, line.yes)
     if plan.detach:
         return _leave(env, target.start(plan), line.as_json)
-    return _follow(env, target, plan)
+    return follow_plan(env, target, plan)
 
 
 def confirm(env: Environment, plan: Plan, yes: bool) -> None:
@@ -61,7 +86,8 @@ def _leave(env: Environment, started: Started, as_json: bool) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _follow(env: Environment, target: Target, plan: Plan) -> ExitStatus:
+def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
+    """Start it and stay with it to its end."""
     started = None
     try:
         started = target.start(plan)
@@ -70,9 +96,10 @@ def _follow(env: Environment, target: Target, plan: Plan) -> ExitStatus:
         if started is not None:
             target.stop(plan.run)
         raise
-    trains = plan.job == "train"
-    status = outcome(code, _recorded(target, plan, started) if trains and code else None)
-    words = in_words(status, code, plan.run, env.line, resumes=trains)
+    status = outcome(code, _recorded(target, plan, started) if plan.has_run and code else None)
+    if plan.job == "command" and status == ExitStatus.USAGE:
+        status = ExitStatus.JOB_FAILED  # the 2 is the command's own word
+    words = in_words(status, code, plan.run, env.line, resumes=plan.has_run)
     if words:
         env.say(words)
     return status

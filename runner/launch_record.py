@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from model.files import write_atomically
+from job.files import write_atomically
 from runner.targets.protocol import Started
 
 NAME = "launch.json"
@@ -45,8 +45,9 @@ def parse_launch(text: str | bytes) -> Started | None:
         return None
 
 
-def forget_exit(folder: Path) -> None:
-    """Before a start: what is found there later is of this start."""
+def make_folder(folder: Path) -> None:
+    """Before a start: the run's folder, without how the one before ended."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / EXIT).unlink(missing_ok=True)
 
 

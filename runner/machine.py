@@ -37,6 +37,7 @@ class Engine:
     version: str = ""
     runtimes: tuple[str, ...] = ()
     problem: str = ""
+    clock: str = ""  # as it tells the time, ISO 8601
 
 
 @dataclass
@@ -93,7 +94,11 @@ class Machine:
             return Engine(problem=f"no Docker engine answers: {str(errors[0]).strip()}")
         devices = [str(device.get("ID", "")) for device in tree.get("DiscoveredDevices") or []]
         cdi = ["nvidia"] if any("nvidia.com/gpu" in device for device in devices) else []
-        return Engine(str(tree["ServerVersion"]), (*(tree.get("Runtimes") or {}), *cdi))
+        return Engine(
+            str(tree["ServerVersion"]),
+            (*(tree.get("Runtimes") or {}), *cdi),
+            clock=str(tree.get("SystemTime") or ""),
+        )
 
     @cached_property
     def compose(self) -> tuple[str, ...] | None:

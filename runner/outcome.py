@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 
 # What a job says in these words of its own is passed on; any other failure is that of the job.
 OWN_WORDS = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}

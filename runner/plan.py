@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
 from runner.request import Request
+
+if TYPE_CHECKING:
+    from runner.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,44 @@ class Facts:
     secrets: tuple[str, ...] = ()  # names of those that are at hand
     environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
     git: tuple[tuple[str, Any], ...] = ()
+    folder: str = ""  # a command's folder as the job sees it
+    shipped: Shipped | None = None  # what of it is copied there; None where it is the folder itself
+    occupied: tuple[str, ...] = ()  # paths to keep that hold files of the user's own, and stay
+    setup: tuple[str, ...] = ()  # lines that the image is extended by, those of requirements.txt too
+    setup_built: bool = True
+    finished: bool = False  # the run's last attempt
+    attempts: int = 0  # of the run, so far
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What of a folder is copied to where the job is: how much, and what stands out."""
+
+    files: int
+    bytes: int
+    largest: tuple[tuple[str, int], ...] = ()  # file or folder at the top, and bytes, where it is much
+    links: tuple[str, ...] = ()  # to folders: they are left out
+
+
+@dataclass(frozen=True)
+class KeptFolder:
+    """A path of a command's folder that lies on a volume: ``here`` on this machine, ``inside`` for the job."""
+
+    path: str
+    here: str
+    inside: str
+
+
+@dataclass(frozen=True)
+class PlannedFolder:
+    """The folder that a command runs in: ``here`` on this machine, ``inside`` for the job."""
+
+    here: str
+    inside: str
+    shipped: Shipped | None = None
+    kept: tuple[KeptFolder, ...] = ()
+    setup: tuple[str, ...] = ()
+    setup_built: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +120,15 @@ class Plan:
     notes: tuple[tuple[str, str], ...] = ()  # further rows that only one target has: price, fit, hours
     question: str | None = None  # asked before it starts, for example where it costs money
     more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    has_run: bool = False  # it makes or continues a run's folder
+    seconds: float | None = None  # estimated, on the slowest GPU of those asked for
+    usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
+    folder: PlannedFolder | None = None  # of a command
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
+        return self.detach or self.has_run
 
     def facts(self) -> dict[str, Any]:
         """The plan for --json. It holds names of secrets and no values."""
@@ -88,6 +138,10 @@ class Plan:
 def make_plan(request: Request, facts: Facts) -> Plan:
     """Work out the launch. Raises RunnerError where it can't be done, with what to type instead."""
     _check(request, facts)
+    if request.command is not None and request.experiment is None:
+        from runner.command_plan import command_plan  # it makes a Plan, which is defined here
+
+        return command_plan(request, request.command, facts)
     given: list[Volume] = []
 
     def seen(path: str, writable: bool = False) -> str:
@@ -102,18 +156,23 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         for override in request.overrides
     )
     arguments: list[str] = [recipe] if recipe else []
+    if request.experiment is not None:
+        arguments += [_file(request, request.experiment, facts)]
     arguments += overrides
-    if not request.job.reads_recipe or request.job.has_run:
+    if request.job.reads_run or request.job.has_run:
         arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
+    if request.choices:
+        arguments += ["--choices", seen(request.choices)]
     if request.job.name == "export":
         arguments += ["--into", seen(str(request.into or _export_folder(request, facts)), writable=True)]
-    if request.device:
+    if request.device and request.experiment is None:
         arguments += ["--device", request.device]
     if request.as_json:
         arguments += ["--json"]
     volumes = (*facts.volumes, *given)
+    folder, notes = _folder(request, facts)
     return Plan(
         job=request.job.name,
         target=facts.target,
@@ -128,19 +187,43 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         gpus=request.gpus,
         device=request.device,
         volumes=volumes,
-        environment=(*facts.environment, *_for_processes(request), ("RUN_LAUNCH", _launch(request, facts))),
+        environment=(
+            *facts.environment,
+            *_for_processes(request),
+            ("RUN_LAUNCH", launch_variable(request, facts)),
+        ),
         secrets=_wanted_secrets(request, facts),
         resume=facts.step if request.job.has_run else None,
         does=tuple(_in_words(request, facts)),
         detach=request.detach,
         as_json=request.as_json,
         more=request.more,
+        notes=notes,
+        has_run=request.job.has_run,
+        folder=folder,
     )
 
 
 def with_notes(plan: Plan, *notes: tuple[str, str], question: str | None = None) -> Plan:
     """The plan with further rows, and a question where it must be confirmed."""
     return replace(plan, notes=(*plan.notes, *notes), question=question or plan.question)
+
+
+def _file(request: Request, experiment: Experiment, facts: Facts) -> str:
+    """The experiment's file as the job sees it: in its folder, or in the checkout."""
+    if request.command is not None:
+        return f"{facts.folder}/{experiment.file.relative_to(request.command.folder).as_posix()}"
+    return experiment.file.relative_to(facts.checkout).as_posix()
+
+
+def _folder(request: Request, facts: Facts) -> tuple[PlannedFolder | None, tuple[tuple[str, str], ...]]:
+    """An experiment's folder outside the checkout, and the rows of the table about it."""
+    if request.command is None:
+        return None, ()
+    from runner.command_plan import folder_notes, planned_folder  # they make what is defined here
+
+    folder = planned_folder(request.run, request.command, facts)
+    return folder, folder_notes(facts, folder)
 
 
 def _check(request: Request, facts: Facts) -> None:
@@ -154,7 +237,7 @@ def _check(request: Request, facts: Facts) -> None:
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
-    if not request.job.reads_recipe and facts.step is None:
+    if request.job.reads_run and facts.step is None:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )
@@ -178,6 +261,8 @@ def _program(request: Request, facts: Facts) -> tuple[str, ...]:
 def _for_processes(request: Request) -> tuple[tuple[str, str], ...]:
     """Torchrun kills its processes this many seconds after it passed SIGTERM on; 30 by default, which may be
     too short for a checkpoint. The compose file gives a container 120."""
+    if request.experiment is not None and request.device == "cpu":
+        return (("CUDA_VISIBLE_DEVICES", ""),)  # the file finds its device itself
     return (("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "100"),) if request.gpus > 1 else ()
 
 
@@ -218,16 +303,19 @@ def _export_folder(request: Request, facts: Facts) -> str:
     return f"{checkpoints.here or checkpoints.inside}/{request.run}/huggingface"
 
 
-def _launch(request: Request, facts: Facts) -> str:
+def launch_variable(request: Request, facts: Facts) -> str:
     """RUN_LAUNCH: what the record keeps of this launch."""
-    return json.dumps(
-        {
-            "target": facts.target,
-            "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
-            "image": facts.image,
-            "git": dict(facts.git),
-        }
-    )
+    found: dict[str, Any] = {
+        "target": facts.target,
+        "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
+        "image": facts.image,
+        "git": dict(facts.git),
+    }
+    if request.experiment is not None:
+        found["experiment"] = request.experiment.as_record()
+    elif request.command is not None:
+        found["command"] = request.command.as_record()
+    return json.dumps(found)
 
 
 def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
@@ -254,6 +342,10 @@ def _in_words(request: Request, facts: Facts) -> list[str]:
             words.append(f"goes on from step {facts.step} of {last}")
         else:
             words.append(f"finished at step {facts.step}: shows its sample; --name starts another run")
+    elif request.experiment is not None:
+        words.append(
+            f"{'goes on with' if facts.step is not None else 'runs'} {request.experiment.in_words()}"
+        )
     else:
         words.append(request.job.does + (f", step {facts.step}" if facts.step is not None else ""))
     if settings is not None and settings.train.wandb_project and not _wanted_secrets(request, facts):

@@ -38,7 +38,12 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("command", shlex.join(plan.command)),
         ("image", f"{plan.image}{'' if plan.image_built else ' (not built yet)'}" if plan.image else ""),
         ("device", plan.device or ""),
-        ("processes", f"{plan.gpus}, one on each GPU" if plan.gpus > 1 and plan.device != "cpu" else ""),
+        (
+            "processes",
+            f"{plan.gpus}, one on each GPU"
+            if plan.gpus > 1 and plan.device != "cpu" and plan.folder is None
+            else "",
+        ),
         ("volumes", "\n".join(folders)),
         ("secrets", ", ".join(plan.secrets)),
         *plan.notes,

@@ -8,16 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from model.runs import RUN_NAME
+from job.runs import RUN_NAME
 from runner.arguments import CommandLine
-from runner.checkout import recipes
+from runner.checkout import is_sweep, recipes
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 from runner.paths import absolute, path_in, replace_path
 from runner.words import Words, sort_words
 
 if TYPE_CHECKING:
-    from model.recipe import Recipe
+    from job.recipe import Recipe
+    from runner.command import Command
+    from runner.experiment import Experiment
     from runner.targets.protocol import Files
 
 DEFAULT_RECIPE = "quickstart"
@@ -36,9 +38,12 @@ class Request:
     device: str | None = None
     source: str | None = None
     into: Path | None = None
+    choices: str | None = None  # a file
     detach: bool = False
     as_json: bool = False
     more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    experiment: Experiment | None = None  # of the user's; then there is no recipe
+    command: Command | None = None  # of the user's; then there is no recipe
 
 
 def read_request(
@@ -61,6 +66,8 @@ def read_request(
         check_run_name(line.name)
     if job.reads_recipe:
         return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
+    if job.measures:
+        return _measurement(line, job, words, more)
     run = find_run(line.name or _run_of(words, known, checkout, cwd), files)
     return Request(
         job,
@@ -69,6 +76,7 @@ def read_request(
         settings=settings_of_run(files, run, overrides),
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
+        choices=absolute(line.choices, cwd) if line.choices else None,
         detach=line.detach,
         as_json=line.as_json,
         more=more,
@@ -89,6 +97,8 @@ def find_recipe(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Pa
     name = words.recipe or DEFAULT_RECIPE
     if name in known:
         return known[name]
+    if any(is_sweep(folder / Path(name).expanduser()) for folder in (cwd, checkout)):
+        raise usage(f"{name} is a sweep; type: runner sweep {name}")
     for folder in (cwd, checkout):
         path = folder / Path(name).expanduser()
         if path.is_file():
@@ -124,7 +134,7 @@ def run_names(files: Files) -> list[str]:
 
 def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> Recipe | None:
     """The recipe that the run wrote down, with ``overrides``; None where it wrote none yet."""
-    from model.recipe import RecipeError, load
+    from job.recipe import RecipeError, load
 
     name = f"{run}/recipe.yaml"
     if files.size(name) is None:
@@ -138,6 +148,15 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
             raise RecipeError(str(error).replace(str(copy), name)) from None
 
 
+def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[str, str], ...]) -> Request:
+    for word in (words.recipe, *words.overrides):
+        if word is not None:
+            raise usage(f"{job.name} measures the device and takes no recipe; leave {word} away")
+    name = line.name or job.name
+    check_run_name(name)
+    return Request(job, name, device=line.device, detach=line.detach, as_json=line.as_json, more=more)
+
+
 def _with_recipe(
     line: CommandLine,
     job: Job,
@@ -147,7 +166,7 @@ def _with_recipe(
     cwd: Path,
     more: tuple[tuple[str, str], ...],
 ) -> Request:
-    from model.recipe import load
+    from job.recipe import load
 
     settings = load(path, overrides)
     run = line.name or (settings.name if job.has_run else f"{job.name}-{settings.data.dataset}")
@@ -172,6 +191,8 @@ def _check_options(line: CommandLine, job: Job) -> None:
         raise usage(f"--source belongs to prepare; for {job.name} write data.source={line.source}")
     if line.into and job.name != "export":
         raise usage(f"--into belongs to export, not to {job.name}")
+    if line.choices and job.name != "evaluate":
+        raise usage(f"--choices belongs to evaluate, not to {job.name}")
     if line.device and not job.takes_device:
         raise usage(f"{job.name} needs no device; leave --device away")
     if (line.gpu or 1) > 1 and not job.in_processes:
@@ -187,6 +208,6 @@ def _run_of(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Path) 
     """The run that a recipe's name stands for, in a job that reads a run."""
     if words.recipe is None:
         return None
-    from model.recipe import load
+    from job.recipe import load
 
     return load(find_recipe(words, known, checkout, cwd)).name

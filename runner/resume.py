@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from runner.arguments import CommandLine
 from runner.checkout import find_checkout, volumes
+from runner.command_request import command_of_run
 from runner.errors import RunnerError, usage
-from runner.find_run import find_run
-from runner.jobs import JOBS
+from runner.experiment_resume import resume_experiment
+from runner.find_run import Found, find_run
+from runner.jobs import COMMAND, EXPERIMENT, JOBS, WITH_RUN
 from runner.request import Request, settings_of_run
 from runner.targets import open_target
 from runner.targets.protocol import Target
@@ -28,7 +31,9 @@ def resume_request(
         raise usage(f"'{wrong[0]}' is no key=value; `runner resume` takes up one run")
     run = line.name or ""
     found = find_run(env, run)
-    if found.state.job != "train":
+    if found.state.job == EXPERIMENT.name:
+        return resume_experiment(env, line, found, overrides, on, more)
+    if found.state.job not in WITH_RUN:
         raise usage(f"run '{run}' is a {found.state.job}, which has nothing to take up; start it again")
     checkout = find_checkout(env.cwd)
     target = open_target(on, env, checkout) if on else found.target
@@ -37,6 +42,8 @@ def resume_request(
         line = replace(line, gpu=_number(given.pop("gpu", None)))
         if given:
             raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
+    if found.state.job == COMMAND.name:
+        return target, _command_again(found, target, line, overrides, given)
     settings = settings_of_run(target.files("checkpoints"), run, overrides)
     if settings is None and target is not found.target:
         raise RunnerError(_not_there(run, found.target.name, target.name))
@@ -58,6 +65,34 @@ def resume_request(
         detach=line.detach,
         as_json=line.as_json,
         more=_renewed(last.more if last else (), given) if target.name == "cloud" else (),
+    )
+
+
+def _command_again(
+    found: Found, target: Target, line: CommandLine, overrides: tuple[str, ...], given: dict[str, str]
+) -> Request:
+    """The command of the run, as it was; in its folder, which must be here."""
+    run = found.state.run
+    if overrides:
+        raise usage(f"run '{run}' is a command, and has no settings; `{overrides[0]}` can't be changed")
+    command = command_of_run(target.files("checkpoints"), run)
+    if command is None and target is not found.target:
+        raise RunnerError(_not_there(run, found.target.name, target.name))
+    if command is None:
+        raise RunnerError(f"run '{run}' ended before it began; start it again with the line that started it")
+    if not command.folder.is_dir():
+        raise usage(
+            f"run '{run}' was started in {command.folder}, which is not on this machine; name the folder:\n"
+            f"  runner {target.name} --name {run} --dir FOLDER -- {shlex.join(command.words)}"
+        )
+    last = target.launched(run) if target is found.target else None
+    return Request(
+        COMMAND,
+        run,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=_renewed(last.more if last else (), given) if target.name == "cloud" else (),
+        command=command,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from model.exit_status import ExitStatus
-from model.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
+from job.exit_status import ExitStatus
+from job.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
 from runner.containers import is_container_id
 from runner.launch_record import read_exit, read_launch
 from runner.targets.protocol import RunState, Started
@@ -89,6 +89,10 @@ def _state(
         started=began,
         ended=attempt.ended if attempt else None,
         folder=str(folder),
+        estimated_seconds=record.estimate.get("seconds"),
+        expected_seconds=record.expected_seconds,
+        seconds=record.seconds or None,
+        result=record.result if record.job == "experiment" else {},
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from runner.targets.protocol import Files
 
 CHUNK = 64 * 1024
-STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # model/display.py begins each line with it
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # job/display.py begins each line with it
 
 
 def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:

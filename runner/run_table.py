@@ -6,8 +6,11 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
+from job.results import in_short
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
+
+SHORT, LONG = 40, 200  # characters of an experiment's result
 
 
 def show_runs(states: Sequence[RunState], env: Environment) -> None:
@@ -17,8 +20,11 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("run", "job", "target", "gpu", "status"):
         table.add_column(title, no_wrap=True)
-    for title in ("step", "loss", "cost", "age"):
+    for title in ("step", "loss", "cost", "estimated", "age"):
         table.add_column(title, no_wrap=True, justify="right")
+    results = any(state.result for state in states)
+    if results:
+        table.add_column("result", no_wrap=True)
     for state in states:
         table.add_row(
             state.run,
@@ -28,8 +34,10 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
             state.status,
             step(state),
             "-" if state.loss is None else f"{state.loss:.4f}",
-            "-" if state.cost is None else f"${state.cost:.2f}",
+            dollars(state.cost),
+            dollars(state.estimated_cost),
             age(state.started),
+            *([in_short(state.result, SHORT)] if results else []),
         )
     env.print_table(table, data=True)
 
@@ -41,14 +49,32 @@ def rows(state: RunState) -> list[tuple[str, str]]:
         ("status", state.status),
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
+        ("result", in_short(state.result, LONG)),
         ("gpu", state.gpu or ""),
         ("attempts", attempts(state)),
         ("started", f"{age(state.started)} ago" if state.started else ""),
-        ("cost", "" if state.cost is None else f"${state.cost:.2f}"),
+        ("cost", cost(state)),
         ("ended", state.reason or "" if not state.alive else ""),
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
+
+
+def dollars(amount: float | None) -> str:
+    """``$1.31``."""
+    return "-" if amount is None else f"${amount:.2f}"
+
+
+def cost(state: RunState) -> str:
+    """``$1.31, estimated at $1.20 before it began, at $1.33 by its own pace``."""
+    if state.cost is None:
+        return ""
+    words = dollars(state.cost)
+    if state.estimated_cost is not None:
+        words += f", estimated at {dollars(state.estimated_cost)} before it began"
+    if state.expected_cost is not None:
+        words += f", at {dollars(state.expected_cost)} in all by its own pace"
+    return words
 
 
 def attempts(state: RunState) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from runner.checkout import COMPOSE_FILE, GPU_COMPOSE_FILE
+from runner.checkout import COMPOSE_FILE, GPU_COMPOSE_FILE, OVERRIDE_COMPOSE_FILE
 from runner.dotenv import read_dotenv, update_dotenv
 from runner.machine import Machine
 
 
 def wanted(machine: Machine, checkout: Path) -> dict[str, str]:
-    """The variables as they should be. Compose files that the user added stay."""
-    listed = read_dotenv(checkout).get("COMPOSE_FILE", "").split(os.pathsep)
-    files = [name for name in listed if name and name != GPU_COMPOSE_FILE]
+    """The variables as they should be. Compose files that the user added stay, docker-compose.override.yml too,
+    which compose reads by itself only as long as COMPOSE_FILE is not set."""
+    have = read_dotenv(checkout)
+    files = [n for n in have.get("COMPOSE_FILE", "").split(os.pathsep) if n and n != GPU_COMPOSE_FILE]
     if COMPOSE_FILE not in files:
         files.insert(0, COMPOSE_FILE)
+    if "COMPOSE_FILE" not in have and (checkout / OVERRIDE_COMPOSE_FILE).is_file():
+        files.append(OVERRIDE_COMPOSE_FILE)
     if machine.engine_gives_gpus and (checkout / GPU_COMPOSE_FILE).is_file():
         files.insert(files.index(COMPOSE_FILE) + 1, GPU_COMPOSE_FILE)
     return {

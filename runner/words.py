@@ -26,10 +26,14 @@ def sort_words(
     What contains ``=`` is an override, a job's name the job, a path or a known name the recipe.
     Raises RunnerError (exit code 2) for a word that is none of them and for a second job or recipe.
     """
+    if any(word in JOBS and JOBS[word].measures for word in words):
+        words = [word for word in words if word != "bench"]  # `bench roofline` says what it is
     jobs = [word for word in words if word in JOBS]
     overrides = [word for word in words if word not in JOBS and "=" in word]
     rest = [word for word in words if word not in JOBS and "=" not in word]
     for word in rest:
+        if word.endswith(".py"):
+            raise usage(f"{word} is no recipe; an experiment is started by the word run: run {word}")
         if word not in recipes and not looks_like_path(word):
             raise usage(_unknown(word, recipes, runs()))
     if len(jobs) > 1:
@@ -47,7 +51,7 @@ def looks_like_path(word: str) -> bool:
 def _unknown(word: str, recipes: Collection[str], runs: Collection[str]) -> str:
     if word in runs:
         return f"'{word}' is a run, not a job or a recipe; write --name {word}"
-    guess = did_you_mean(word, [*JOBS, *recipes])
+    guess = did_you_mean(word, [*JOBS, "run", *recipes])
     if guess:
         return f"'{word}' is neither a job nor a recipe{guess}"
     names = ", ".join(sorted(recipes)) or "none"

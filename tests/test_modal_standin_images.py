@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.modal_standin import ModalStandin
-from tests.modal_standin.dockerfile import environment, missing_sources, working_directory
+from tests.modal_standin.dockerfile import copied, environment, missing_sources, working_directory
 from tests.standin_client import fail, run
 
 DOCKERFILE = """\
@@ -81,9 +81,17 @@ def test_the_recorded_image_can_be_written_out_as_one_dockerfile(modal: ModalSta
     dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
     lines = dockerfile.read_text().splitlines()
     assert lines[0] == "FROM python:3.11-slim"
-    assert "COPY layer1/requirements.txt /tmp/" in lines
-    assert (project / "flat" / "layer1" / "requirements.txt").read_text() == "torch\n"
+    assert "COPY requirements.txt /tmp/" in lines
+    assert (project / "flat" / "requirements.txt").read_text() == "torch\n"
     assert not any(line.startswith("FROM base") for line in lines)
+
+
+def test_files_of_two_layers_do_not_hide_each_other_in_it(modal: ModalStandin, project: Path) -> None:
+    run(modal, project, JOB.replace('"/workspace")', '"/workspace", copy=True)'))
+    dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
+    assert "COPY layer1/requirements.txt /tmp/" in dockerfile.read_text().splitlines()
+    assert (project / "flat" / "layer1" / "requirements.txt").read_text() == "torch\n"
+    assert (project / "flat" / "layer2" / "workspace" / "main.txt").read_text() == "first"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +115,27 @@ def test_the_recorded_image_can_be_written_out_as_one_dockerfile(modal: ModalSta
 )
 def test_sources_are_looked_for_in_the_context(command: str, missing: list[str]) -> None:
     assert missing_sources(command.split("\n"), ["/a.txt", "/folder/b.txt"]) == missing
+
+
+def test_files_that_copy_takes_are_found_in_the_image() -> None:
+    lines = ["WORKDIR /w", "COPY a.txt b.txt", "COPY a.txt folder /x/", "COPY --chown=1:1 . ."]
+    context = ["/a.txt", "/folder/deep/c.txt"]
+    assert copied(lines, context, "") == [
+        ("/a.txt", "/w/b.txt"),
+        ("/a.txt", "/x/a.txt"),
+        ("/folder/deep/c.txt", "/x/deep/c.txt"),
+        ("/a.txt", "/w/a.txt"),
+        ("/folder/deep/c.txt", "/w/folder/deep/c.txt"),
+    ]
+
+
+def test_code_in_the_image_is_there_too_and_each_edit_builds(modal: ModalStandin, project: Path) -> None:
+    job = JOB.replace('"/workspace")', '"/workspace", copy=True)')
+    assert run(modal, project, job) == "/workspace darkblue first"
+    builds = len(modal.builds)
+    (project / "code" / "main.txt").write_text("second")
+    assert run(modal, project, job) == "/workspace darkblue second"
+    assert len(modal.builds) == builds + 1
 
 
 def test_environment_and_directory_follow_the_dockerfile() -> None:

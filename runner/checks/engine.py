@@ -6,6 +6,9 @@ from runner.checks.finding import Finding, Scene
 
 ORDER = 10
 
+# The oldest whose builds and GPU reservations are tested.
+OLDEST = 20
+
 
 def check(scene: Scene) -> Iterator[Finding]:
     """No engine is an error only where the host can't train either."""
@@ -19,3 +22,14 @@ def check(scene: Scene) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"Docker engine {engine.version} answers")
+        if _major(engine.version) < OLDEST:
+            yield Finding(
+                "warning",
+                f"Docker engine {engine.version} is older than {OLDEST}",
+                "install a newer release: https://docs.docker.com/engine/install",
+            )
+
+
+def _major(version: str) -> int:
+    first = version.partition(".")[0]
+    return int(first) if first.isdigit() else OLDEST

@@ -11,7 +11,7 @@ ORDER = 70
 
 def check(scene: Scene) -> Iterator[Finding]:
     """Each is read as a job would read it."""
-    from model.recipe import RecipeError, load
+    from job.recipe import RecipeError, load
 
     good = []
     for name, path in recipes(scene.checkout).items():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from runner.checks.finding import Finding, Scene, Severity
+from runner.dotenv import LINE
 from runner.settings_file import write_all, wrong
 
 ORDER = 50
@@ -16,6 +17,13 @@ def check(scene: Scene) -> Iterator[Finding]:
             severity, ".env is missing", "runner doctor --fix (`runner local` writes it too)", ".env"
         )
         return
+    for number, line in enumerate(
+        (scene.checkout / ".env").read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        if line.strip() and not line.lstrip().startswith("#") and not LINE.match(line):
+            yield Finding(
+                "error", "not NAME=value; compose refuses the whole file", "correct the line", ".env", number
+            )
     names = wrong(scene.machine, scene.checkout)
     if names:
         yield Finding(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.locations import VOLUMES
+from job.locations import VOLUMES
 from runner.checks.finding import Finding, Scene, Severity
 
 ORDER = 60

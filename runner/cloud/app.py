@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.locations import VOLUMES
+from job.locations import VOLUMES
 from runner.cloud import calls
 from runner.cloud import image as images
 from runner.cloud.deadlines import RETRIES
+from runner.cloud.given_folder import GivenFolder
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.options import Options
 from runner.cloud.secrets import modal_secrets
@@ -48,6 +49,7 @@ def start(
     on_image: Callable[[], None],
     is_built: bool,
     show_build: bool,
+    given: GivenFolder | None = None,
 ) -> Call:
     """Build the image where it is not cached, create the function and spawn its one call, detached.
 
@@ -58,7 +60,7 @@ def start(
     from runner.cloud.inside import run_job
 
     volumes: Any = {f"/vol/{name}": open_volume(name, environ) for name in VOLUMES}
-    image = images.build(checkout)
+    image = images.build(checkout, given)
     app = modal.App(NAME, tags={"project": NAME, "run": str(job["run"])[:63], "job": str(job["job"])})
     body: Any = modal.clustered(size=options.nodes)(run_job) if options.nodes > 1 else run_job
     function = app.function(

@@ -6,6 +6,7 @@ Docker builds all of these; on Modal they fail minutes later on the server, or m
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import RunnerError
@@ -33,14 +34,21 @@ def read_dockerfile(checkout: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         raise RunnerError(f"there is no Dockerfile in {checkout}, which the image is built from")
     found = instructions(path.read_text(encoding="utf-8"))
+    for number, what, remedy in faults(checkout, found):
+        raise RunnerError(f"Dockerfile:{number}: {what}; {remedy}")
+    return found
+
+
+def faults(checkout: Path, found: list[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
+    """(line, what is wrong, what to do) of every instruction that Modal can't build."""
     for number, instruction in found:
-        for pattern, remedy in NOT_ON_MODAL:
+        for pattern, words in NOT_ON_MODAL:
             if re.search(pattern, instruction, re.IGNORECASE):
-                raise RunnerError(f"Dockerfile:{number}: {remedy}")
+                what, _, remedy = words.partition("; ")
+                yield number, what, remedy
         for source in _sources(instruction):
             if not any(checkout.glob(source)):
-                raise RunnerError(f"Dockerfile:{number}: COPY takes {source}, which is not in {checkout}")
-    return found
+                yield number, f"COPY takes {source}, which is not in {checkout}", "make it, or name another"
 
 
 def instructions(text: str) -> list[tuple[int, str]]:

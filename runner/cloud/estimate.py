@@ -2,15 +2,20 @@
 
     hours = steps · tokens a step · FLOPs a token / (GPUs · peak FLOP/s · MFU)
 
-FLOPs a token are 6 N + 12 L C T (PaLM, arXiv:2204.02311, appendix B), as the trainer counts them.
+MFU, the share of the datasheet's peak that a trainer reaches, is a table: what others measured with the same parts
+(torch.compile, fused attention, bfloat16), and where nobody did, a cautious value that says so.
 """
 
 from __future__ import annotations
 
-from model.recipe import Recipe
-from runner.cloud.fit import network_size
+from dataclasses import dataclass
 
-# Dense bf16 FLOP/s by the makers' datasheets (T4: fp16), as in model/device.py.
+from job.batch_schedule import tokens_before
+from job.network_size import flops_per_token
+from job.recipe import Recipe
+from runner.cloud.fit import fit, uses_bf16
+
+# Dense bf16 FLOP/s by the makers' datasheets, as in model/device.py.
 PEAK_FLOPS = {
     "T4": 65e12,
     "L4": 121e12,
@@ -27,29 +32,82 @@ PEAK_FLOPS = {
     "B200+": 2.25e15,
     "B300": 2.25e15,
 }
-# The share of the peak that a GPT-2 sized network reaches with torch.compile; wide ones reach more.
-MFU = 0.4
+# The share of PEAK_FLOPS in float32: TF32 is half as fast as bfloat16; Turing has no TF32, 8.1 of 65 TFLOP/s.
+FLOAT32_SHARE = 0.5
+FLOAT32_SHARE_T4 = 0.125
+
+
+@dataclass(frozen=True)
+class Mfu:
+    """The share of the peak for a network as wide as GPT-2 124M (768), and where it is from."""
+
+    share: float
+    source: str
+
+
+NANOGPT_A100 = "nanoGPT, 124M on 8 A100: 300 B tokens in 4 days, 108k tokens/s a GPU"
+NANOGPT_H100 = "nanoGPT, 124M on an H100: 380k tokens/s by a user's report"
+ASSUMED = "assumed; nothing was measured"
+MFU = {
+    "T4": Mfu(0.30, ASSUMED),
+    "L4": Mfu(0.30, ASSUMED),
+    "A10": Mfu(0.30, ASSUMED),
+    "L40S": Mfu(0.30, ASSUMED),
+    "A100": Mfu(0.30, NANOGPT_A100),
+    "A100-40GB": Mfu(0.30, NANOGPT_A100),
+    "A100-80GB": Mfu(0.30, NANOGPT_A100),
+    "RTX-PRO-6000": Mfu(0.25, ASSUMED),
+    "H100": Mfu(0.33, NANOGPT_H100),
+    "H100!": Mfu(0.33, NANOGPT_H100),
+    "H200": Mfu(0.33, NANOGPT_H100 + "; the same chip"),
+    "B200": Mfu(0.25, ASSUMED),
+    "B200+": Mfu(0.25, ASSUMED),
+    "B300": Mfu(0.25, ASSUMED),
+}
+REFERENCE_WIDTH = 768
+# Narrow networks reach less: nanoGPT's shakespeare_char, 384 wide, takes 3 minutes on an A100, a tenth of the peak
+# and a third of 124M's share: the width to the power of 1.6. Wide ones reach more: torchtitan's 8B, 4,096
+# wide, 0.41 on an H100 (6,667 tokens/s compiled): to the power of 0.13.
+NARROW_POWER, WIDE_POWER = 1.6, 0.13
+MOST_MFU = 0.5
+
 # Launching the kernels of one pass through a small network takes this long however fast the GPU is, in seconds
 # for each block. It keeps the estimate of a toy from being absurd.
 SECONDS_PER_BLOCK = 0.0008
-# Start of the container, torch's import and its compiler, evaluations and checkpoints.
+# Start of the container, torch's import and its compiler.
 OVERHEAD_SECONDS = 120.0
+# An evaluation is a forward pass alone: a third of the FLOPs of training.
+FORWARD_SHARE = 1 / 3
+AGAIN = 1 + FORWARD_SHARE  # with activation checkpointing the forward pass is made twice
+# Tokens of an evaluation where the recipe reads the whole validation set, whose size a plan does not know.
+EVAL_TOKENS = 1_000_000
 
 
-def flops_per_token(recipe: Recipe) -> float:
-    """Forward and backward."""
-    config = recipe.model
-    matrices = network_size(config, recipe.data.tokenizer).matrices
-    return 6.0 * matrices + 12.0 * config.n_layer * config.n_embd * config.block_size
+def mfu(recipe: Recipe, gpu: str) -> float:
+    """The share of the peak that this network is expected to reach there."""
+    ratio = recipe.model.n_embd / REFERENCE_WIDTH
+    return min(MOST_MFU, MFU[gpu].share * ratio ** (NARROW_POWER if ratio < 1 else WIDE_POWER))
+
+
+def tokens_per_second(recipe: Recipe, gpu: str, gpus: int) -> float:
+    """Expected training speed of ``gpus`` together."""
+    peak = PEAK_FLOPS[gpu]
+    if not uses_bf16(recipe, gpu):
+        peak *= FLOAT32_SHARE_T4 if gpu == "T4" else FLOAT32_SHARE
+    work = flops_per_token(recipe) * (AGAIN if recipe.train.activation_checkpointing else 1)
+    by_flops = work / (gpus * peak * mfu(recipe, gpu))
+    passes = fit(recipe, gpu, gpus).grad_accum_steps
+    by_launches = passes * recipe.model.n_layer * SECONDS_PER_BLOCK / recipe.train.global_batch_tokens
+    return 1 / max(by_flops, by_launches)
 
 
 def training_seconds(recipe: Recipe, gpu: str, gpus: int, first_step: int = 0) -> float:
-    """Estimated seconds from ``first_step`` to the end on ``gpus`` of that kind, overhead included."""
-    steps = max(0, recipe.train.max_steps - first_step)
+    """Estimated seconds from ``first_step`` to the end on ``gpus`` of that kind, start and evaluations included."""
+    train = recipe.train
+    steps = max(0, train.max_steps - first_step)
     if steps == 0:
         return OVERHEAD_SECONDS
-    share = max(1, recipe.sequences_per_step // gpus)
-    passes = -(-share // min(recipe.train.micro_batch, share))
-    by_flops = recipe.train.global_batch_tokens * flops_per_token(recipe) / (gpus * PEAK_FLOPS[gpu] * MFU)
-    by_launches = passes * recipe.model.n_layer * SECONDS_PER_BLOCK
-    return steps * max(by_flops, by_launches) + OVERHEAD_SECONDS
+    evaluations = -(-train.max_steps // train.eval_every) - first_step // train.eval_every
+    tokens = tokens_before(train, train.max_steps) - tokens_before(train, first_step)
+    tokens += int(evaluations * (train.eval_tokens or EVAL_TOKENS) * FORWARD_SHARE)
+    return tokens / tokens_per_second(recipe, gpu, gpus) + OVERHEAD_SECONDS

@@ -1,4 +1,6 @@
-"""A volume on Modal that is opened when it is first read: a plan that needs no look at it asks nothing."""
+"""A volume on Modal that is opened when it is first read: a plan that needs no look at it asks nothing.
+
+Reading makes no volume. One that is missing holds nothing, and is made by what is put into it."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from runner.cloud.modal_errors import in_our_words
-from runner.cloud.volumes import VolumeFiles, open_files
+from runner.cloud.volumes import VolumeFiles, open_files, open_volume
 from runner.targets.protocol import Entry
 
 
@@ -37,6 +39,9 @@ class LateFiles:
 
     def put(self, path: str, text: str) -> None:
         """Write a small file, over what was there. Raises OSError where Modal can't be reached."""
+
+        if not self.opened.is_there:
+            self.opened = VolumeFiles(open_volume(self.name, self.environ))
 
         def write() -> None:
             with in_our_words(), self.opened.volume.batch_upload(force=True) as batch:

@@ -1,14 +1,14 @@
-"""A first estimate of whether a recipe fits in a GPU's memory. Pure, and free of torch.
+"""Whether a recipe fits in a GPU's memory, and what does where it does not. Pure, and free of torch.
 
-It counts what can be counted: weights, gradients, AdamW's two moments, activations that the backward pass
-keeps, logits. What CUDA, the allocator and the compiler take beside it is put at a tenth and 1.5 GB.
+The tensors are counted by job/memory.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.recipe import ModelConfig, Recipe
+from job.memory import chosen_micro_batch, largest_micro_batch, micro_batch_size, training_memory
+from job.recipe import Recipe
 
 # GB (1e9 bytes) by the makers' datasheets.
 MEMORY_GB = {
@@ -27,58 +27,76 @@ MEMORY_GB = {
     "B200+": 180,
     "B300": 270,
 }
-# Rows of the embedding where the recipe names none. `chars` is known only when the data is there.
-ROWS = {"bytes": 320, "chars": 128, "gpt2": 50304}
-
-# float32 weights, gradients, and two moments of AdamW.
-BYTES_PER_PARAMETER = 16
-# bf16 values of width n_embd that a block keeps for its backward pass, with fused attention: the block's input
-# twice normed, q, k, v, what attention gives and its projection's input, and the MLP's 4 + 4 widths.
-WIDTHS_PER_BLOCK = 17
-# Bytes for each logit: bf16 out of the head, float32 for the loss, and its gradient.
-BYTES_PER_LOGIT = 10
+WITHOUT_BF16 = frozenset({"T4"})  # Turing: autocast has no bfloat16 there, and float32 is what is left
 
 
 @dataclass(frozen=True)
-class Size:
-    """Parameters of a network: all of them, and those of matrix products (the head included)."""
+class Fit:
+    """A recipe on one kind of GPU. ``micro_batch`` is what the recipe asks for or, with auto, what was chosen;
+    ``largest`` the most that fits, None where not even one sequence does. GB are 1e9 bytes."""
 
-    parameters: int
-    matrices: int
-    rows: int
+    gpu: str
+    needed_gb: float
+    there_gb: float
+    micro_batch: int
+    grad_accum_steps: int
+    largest: int | None
+    accumulates: int | None  # grad_accum_steps with ``largest``
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is expected to run as the recipe stands."""
+        return self.needed_gb <= self.there_gb
+
+    @property
+    def advice(self) -> str:
+        """What to do where it does not fit; '' where it does."""
+        if self.fits:
+            return ""
+        if self.largest is None:
+            return "not even one sequence fits; take a larger GPU, activation_checkpointing=true or a smaller network"
+        return (
+            f"write micro_batch={self.largest}, accumulated {self.accumulates} times for the same batch "
+            f"(or micro_batch=auto), or take a larger GPU"
+        )
 
 
-def network_size(config: ModelConfig, tokenizer: str) -> Size:
-    """Count as model/gpt.py builds it."""
-    width, rows = config.n_embd, config.vocab_size or ROWS[tokenizer]
-    modern = config.variant == "modern"
-    blocks = config.n_layer * 12 * width * width
-    head = rows * width
-    small = 0 if modern else width * (13 * config.n_layer + 2 if config.bias else 2 * config.n_layer + 1)
-    positions = 0 if modern else config.block_size * width
-    embeddings = head * (2 if modern else 1) + positions
-    return Size(blocks + embeddings + small, blocks + head, rows)
+def uses_bf16(recipe: Recipe, gpu: str) -> bool:
+    """Whether the trainer's autocast will be bfloat16 there."""
+    return recipe.train.dtype == "bfloat16" or (recipe.train.dtype == "auto" and gpu not in WITHOUT_BF16)
 
 
-def memory_gb(recipe: Recipe, processes: int) -> float:
-    """Estimated peak of one GPU in GB, where ``processes`` share a step."""
-    size = network_size(recipe.model, recipe.data.tokenizer)
+def fit(recipe: Recipe, gpu: str, processes: int) -> Fit:
+    """How ``recipe`` fits where ``processes`` GPUs of that kind share a step."""
+    room, bf16 = MEMORY_GB[gpu] * 1e9, uses_bf16(recipe, gpu)
+    compiled = recipe.train.compile is not False  # auto: on a GPU it always is
     share = max(1, recipe.sequences_per_step // processes)
-    tokens = min(recipe.train.micro_batch, share) * recipe.model.block_size
-    state = size.parameters * BYTES_PER_PARAMETER
-    activations = tokens * recipe.model.n_embd * WIDTHS_PER_BLOCK * recipe.model.n_layer * 2
-    logits = tokens * size.rows * BYTES_PER_LOGIT
-    return ((state + activations + logits) * 1.1 + 1.5e9) / 1e9
+    size = micro_batch_size(share, chosen_micro_batch(recipe, room, processes, bf16, compiled))
+    needed = training_memory(recipe, size, processes, bf16, compiled).on_gpu
+    largest = largest_micro_batch(recipe, room, processes, bf16, compiled)
+    return Fit(
+        gpu,
+        needed / 1e9,
+        MEMORY_GB[gpu],
+        size,
+        share // size,
+        largest,
+        share // largest if largest is not None else None,
+    )
+
+
+def smallest(names: tuple[str, ...]) -> str:
+    """The one with the least memory: what fits there fits on all."""
+    return min(names, key=lambda name: MEMORY_GB[name])
 
 
 def fits(recipe: Recipe, names: tuple[str, ...], processes: int) -> str:
-    """The row of the plan: ``about 9.1 of 80 GB (an estimate)``, with what to do where it does not fit."""
-    needed = memory_gb(recipe, processes)
-    smallest = min(names, key=lambda name: MEMORY_GB[name])
-    there = MEMORY_GB[smallest]
-    text = f"about {needed:.2g} of {there} GB on {smallest} (an estimate)"
-    if needed > there:
-        return f"{text}: it will not fit; lower micro_batch (now {recipe.train.micro_batch}) or take a larger GPU"
-    if needed > 0.9 * there:
-        return f"{text}: tight; if it runs out of memory, lower micro_batch (now {recipe.train.micro_batch})"
+    """The row of the plan: ``about 9.1 of 80 GB on H100 …``, with what to do where it does not fit."""
+    found = fit(recipe, smallest(names), processes)
+    text = f"about {found.needed_gb:.2g} of {found.there_gb:g} GB on {found.gpu} (an estimate)"
+    text += f" with micro_batch {found.micro_batch}, accumulated {found.grad_accum_steps} times"
+    if not found.fits:
+        return f"{text}: it will not fit; {found.advice}"
+    if found.needed_gb > 0.9 * found.there_gb:
+        return f"{text}: tight; where it runs out of memory, the trainer halves micro_batch by itself"
     return text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 from runner.cloud import calls
 from runner.cloud.calls import CallState
 from runner.cloud.patience import Unavailable

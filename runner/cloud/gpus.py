@@ -51,8 +51,7 @@ def parse_gpus(text: str) -> Gpus:
         name, colon, number = word.strip().partition(":")
         name = name.upper()
         if name not in MOST:
-            guess = did_you_mean(name, []) or _guess(name)
-            raise usage(f"Modal has no GPU '{word.strip()}'{guess}")
+            raise usage(f"Modal has no GPU '{word.strip()}'{guess(name)}")
         if colon and not number.isdigit():
             raise usage(f"'{word.strip()}' names no number of GPUs; write {name}:2")
         count = int(number) if colon else 1
@@ -70,10 +69,11 @@ def parse_gpus(text: str) -> Gpus:
     return Gpus(tuple(names), counts[0])
 
 
-def _guess(name: str) -> str:
+def guess(name: str) -> str:
+    """``; did you mean 'H100'?``, or the list of all."""
     plain = {known.replace("-", ""): known for known in MOST}
-    guess = did_you_mean(name.replace("-", "").replace("_", "").replace(" ", ""), [k.lower() for k in plain])
-    if guess:
-        found = guess.split("'")[1].upper()
+    near = did_you_mean(name.replace("-", "").replace("_", "").replace(" ", ""), [k.lower() for k in plain])
+    if near:
+        found = near.split("'")[1].upper()
         return f"; did you mean '{plain[found]}'?"
     return f"; it has {', '.join(MOST)}"

@@ -13,24 +13,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.files import write_atomically
+from job.files import write_atomically
 from runner.cloud.dockerfile import copied, read_dockerfile
 from runner.cloud.mount import ignored
 
 if TYPE_CHECKING:
     import modal
 
+    from runner.cloud.given_folder import GivenFolder
+
 STATE = "modal_image.json"  # in the cache volume of this machine
 WORKSPACE = "/workspace"
 
 
-def build(checkout: Path) -> modal.Image:
-    """The image with the code mounted. Nothing is sent before an app uses it."""
+def build(checkout: Path, given: GivenFolder | None = None) -> modal.Image:
+    """The image with the code mounted, and with the folder of a command. Nothing is sent before an app uses it."""
     import modal
 
     image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
+    if given is not None and given.setup:
+        image = given.extend(image)
     # Last, and a mount: an edit of the code is no edit of the image.
-    return image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=ignored(checkout))
+    image = image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=ignored(checkout))
+    return given.mount(image) if given is not None else image
 
 
 def fingerprint(checkout: Path) -> dict[str, str]:
@@ -62,6 +67,11 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | Non
     return f"{gone[0]} is gone" if gone else None
 
 
+def has_setup(cache: Path, account: str, digest: str) -> bool:
+    """Whether the layer of a command's setup was built on the image that was built last."""
+    return digest in _read(cache).get(account, {}).get("setups", ())
+
+
 def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
     """Whether the image will be there already, and the row of the plan. ``account`` tells workspaces apart."""
     now = fingerprint(checkout)
@@ -74,13 +84,18 @@ def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
     return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(state['built']))}"
 
 
-def remember(checkout: Path, cache: Path, account: str) -> None:
-    """Note that the image as it is now was built."""
+def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None:
+    """Note that the image as it is now was built, with the layer of a ``setup`` (its digest)."""
     known = _read(cache)
     now = fingerprint(checkout)
-    if known.get(account, {}).get("fingerprint") == now:
+    state = known.get(account, {})
+    if state.get("fingerprint") != now:
+        state = {"fingerprint": now, "built": time.time()}
+    elif not setup or setup in state.get("setups", ()):
         return
-    known[account] = {"fingerprint": now, "built": time.time()}
+    if setup:
+        state["setups"] = [*state.get("setups", ()), setup]
+    known[account] = state
     write_atomically(cache / STATE, json.dumps(known, indent=2) + "\n")
 
 

@@ -29,6 +29,7 @@ from modal.exception import InputCancellation
 from runner.cloud import ledger as ledgers
 from runner.cloud.container import gpu_name, place_in_cluster, price_of, uptime
 from runner.cloud.deadlines import Deadline, next_deadline
+from runner.cloud.guards import Guards
 from runner.cloud.job_process import JobProcess
 from runner.cloud.mounted import MountedVolumes
 
@@ -40,7 +41,8 @@ SEEN = 15.0  # seconds between two notes of being at work
 COMMIT = 60.0  # seconds between two commits where no checkpoint was written
 ASK = 3.0  # seconds between two looks for a stop request, which cost a call each
 GRACE = 24.0  # seconds for the checkpoint after a preemption: Modal kills after about 30
-UNFINISHED, OVER_BUDGET = 101, 104  # model/exit_status.py, which the body must not import: it may be broken
+KEEP_RECORDS = ("train", "command", "experiment")  # jobs that write how they ended into run.json
+UNFINISHED, OVER_BUDGET = 101, 104  # job/exit_status.py, which the body must not import: it may be broken
 
 
 class AttemptOver(Exception):
@@ -65,6 +67,7 @@ class Body:
         self.signals: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
         self.ledger = ledgers.Ledger()
         self.stop_asked = threading.Event()
+        self.guards: Guards | None = None
 
     def run(self) -> dict[str, Any]:
         """The attempt from its signals to its last commit."""
@@ -94,6 +97,10 @@ class Body:
             return self._end("stopped", UNFINISHED)
         process = JobProcess(self._command(), WORKSPACE, dict(self.job["env"]))
         threading.Thread(target=self._watch_for_stop, daemon=True).start()
+        if self.keeps_record and self.job["job"] == "train":
+            self.guards = Guards(
+                self.folder / "metrics.jsonl", self.job["stop_stalled_after"], self.job["stop_idle_gpu_after"]
+            )
         reason, kill_at = "", float("inf")
         seen = committed = time.monotonic()
         marker = self._marker()
@@ -110,10 +117,12 @@ class Body:
                 seen = now
                 self._note()
             if (self._marker() != marker or now - committed >= COMMIT) and self.volumes.commit_in_background(
-                "checkpoints"
+                *self.job.get("commits", ("checkpoints",))
             ):
                 marker, committed = self._marker(), now
         process.kill()  # what the job left behind
+        if self.guards is not None:
+            self.guards.close()
         return self._verdict(reason, code)
 
     def _why_stop(self, deadline: Deadline | None) -> tuple[str, float]:
@@ -126,6 +135,12 @@ class Body:
             return deadline.reason, max(deadline.kill, now)
         if self.stop_asked.is_set():
             return "stopped", float("inf")
+        if self.guards is not None:
+            reason, words = self.guards.why()
+            if reason:
+                print(f"runner: {words}", file=sys.stderr, flush=True)
+                self.ledger.attempts[-1].detail = words
+                return reason, now + GRACE  # what hangs may not hear
         return "", float("inf")
 
     def _verdict(self, reason: str, code: int) -> tuple[str, int | None]:
@@ -205,7 +220,8 @@ class Body:
         self._write()
         self.volumes.wait(GRACE)
         if self.rank == 0:
-            self.volumes.commit("checkpoints")
+            for name in self.job.get("commits", ("checkpoints",)):
+                self.volumes.commit(name)
         if (
             self.rank == 0 and reason != "preempted"
         ):  # there time is short, and Modal commits the rest at the exit
@@ -221,7 +237,7 @@ class Body:
     def _marker(self) -> tuple[int, int] | None:
         """Changes when a checkpoint is complete."""
         try:
-            status = (self.folder / "latest").stat()
+            status = (self.folder / self.job.get("marker", "latest")).stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
@@ -231,7 +247,7 @@ class Body:
         try:
             record = json.loads((self.folder / "run.json").read_text())
             began = record["attempts"][-1]["started"] >= self.ledger.attempts[-1].started
-            return str(record["status"]) if began and self.job["job"] == "train" else None
+            return str(record["status"]) if began and self.job["job"] in KEEP_RECORDS else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
 

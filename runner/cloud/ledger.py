@@ -30,7 +30,9 @@ class CloudAttempt:
     usd_per_hour: float
     gpu: str = ""  # as nvidia-smi names it; '' without one
     ended: float | None = None
-    reason: str | None = None  # finished, failed, preempted, time-out, stopped, budget, cancelled, killed
+    # finished, failed, preempted, time-out, stopped, budget, cancelled, killed, stalled, idle GPU
+    reason: str | None = None
+    detail: str = ""  # what was seen, where the reason alone says too little
     status: int | None = None  # the job's exit status
 
     def seconds(self, now: float) -> float:

@@ -36,11 +36,11 @@ class MountedVolumes:
             if "open" not in str(error):
                 print(f"runner: volume {name} was not committed: {error}", file=sys.stderr, flush=True)
 
-    def commit_in_background(self, name: str) -> bool:
+    def commit_in_background(self, *names: str) -> bool:
         """False where the commit before is still under way."""
         if self._committing is not None and self._committing.is_alive():
             return False
-        self._committing = threading.Thread(target=self.commit, args=(name,), daemon=True)
+        self._committing = threading.Thread(target=lambda: [*map(self.commit, names)], daemon=True)
         self._committing.start()
         return True
 

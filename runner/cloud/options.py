@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from job.network_size import network_size
+from job.recipe import Recipe
 from runner.cloud import durations
 from runner.cloud.deadlines import LONGEST_RUN
-from runner.cloud.fit import network_size
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.prices import Machine
 from runner.errors import usage
@@ -18,6 +19,8 @@ SMALL_GPUS = "L4,T4"  # what reads a checkpoint: sample, evaluate; the first has
 
 # For jobs that need none: prepare reads in 4 processes at most, and holds a shard of 200 MB in memory.
 WITHOUT_GPU = Machine(Gpus(), 4.0, 8.0)
+
+GUARDS = ("stop-stalled-after", "stop-idle-gpu-after")  # in the recipe's resources
 
 # Names that tell of a value that must not be shown.
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
@@ -35,6 +38,8 @@ class Options:
     environment: tuple[tuple[str, str], ...] = ()
     own_secrets: tuple[str, ...] = ()  # names of variables here or in .env
     modal_secrets: tuple[str, ...] = ()  # names of secrets that Modal keeps
+    stop_stalled_after: float | None = None
+    stop_idle_gpu_after: float | None = None
 
     @property
     def gpus(self) -> Gpus:
@@ -52,6 +57,13 @@ class Options:
             ("timeout", f"{self.timeout:.10g}s"),
             ("max-cost", f"{self.max_cost:.10g}" if self.max_cost is not None else ""),
             ("region", self.region or ""),
+            *(
+                (name, f"{span:.10g}s")
+                for name, span in zip(
+                    GUARDS, (self.stop_stalled_after, self.stop_idle_gpu_after), strict=True
+                )
+                if span is not None
+            ),
             *(("env", f"{name}={value}") for name, value in self.environment),
             *(("env", name) for name in self.own_secrets),
             *(("secret", name) for name in self.modal_secrets),
@@ -65,7 +77,8 @@ def from_pairs(pairs: tuple[tuple[str, str], ...]) -> Options:
     gpu = _last(given, "gpu")
     gpus = parse_gpus(gpu) if gpu else Gpus((), int(_last(given, "gpus") or 1))
     machine = Machine(gpus, float(_last(given, "cores") or 1), float(_last(given, "memory") or 1))
-    return _options(given, machine, _last(given, "timeout") or "24h")
+    options = _options(given, machine, _last(given, "timeout") or "24h")
+    return _guarded(options, *(_last(given, name) for name in GUARDS))
 
 
 def read_options(request: Request) -> Options:
@@ -77,7 +90,21 @@ def read_options(request: Request) -> Options:
         raise usage("--nodes takes whole machines and trains on them; write --gpu H100:8 --nodes 2")
     resources = request.settings.resources if request.settings else None
     default = resources.timeout if resources and request.job.reads_recipe else "1h"
-    return _options(given, _machine(request, gpus), _last(given, "timeout") or default)
+    if request.job.has_run and not request.job.reads_recipe:
+        default = "24h"
+    options = _options(given, _machine(request, gpus), _last(given, "timeout") or default)
+    if resources is None or request.job.name != "train":
+        return options
+    return _guarded(options, resources.stop_stalled_after, resources.stop_idle_gpu_after)
+
+
+def _guarded(options: Options, stalled: str | None, idle: str | None) -> Options:
+    """The options with what the recipe says of runs that only cost."""
+    return replace(
+        options,
+        stop_stalled_after=durations.seconds(stalled, "stop_stalled_after") if stalled else None,
+        stop_idle_gpu_after=durations.seconds(idle, "stop_idle_gpu_after") if idle else None,
+    )
 
 
 def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Options:
@@ -102,15 +129,23 @@ def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Option
 
 
 def _machine(request: Request, gpus: Gpus) -> Machine:
-    """Cores and memory to ask for. A container may use more than it asked for, and then pays for it."""
     if not gpus.names:
         return replace(WITHOUT_GPU, gpus=gpus)
-    cores = 4.0 if request.job.name == "train" else 2.0
+    if request.job.name == "train" and request.settings is not None:
+        return training_machine(request.settings, gpus)
+    return _machine_for(request.settings, gpus, 4.0 if request.job.has_run else 2.0)
+
+
+def training_machine(recipe: Recipe, gpus: Gpus) -> Machine:
+    """Cores and memory that a training run asks for beside its ``gpus``. A container may use more than it asked for,
+    and then pays for it."""
+    return _machine_for(recipe, gpus, 4.0)
+
+
+def _machine_for(recipe: Recipe | None, gpus: Gpus, cores: float) -> Machine:
     memory = 8.0 * gpus.count
-    if (
-        request.settings is not None
-    ):  # weights and optimizer are copied to the CPU while a checkpoint is written
-        state = network_size(request.settings.model, request.settings.data.tokenizer).parameters * 12
+    if recipe is not None:  # weights and optimizer are copied to the CPU while a checkpoint is written
+        state = network_size(recipe.model, recipe.data.tokenizer).parameters * 12
         memory = max(memory, 4.0 + 2.0 * state / 2**30)
     return Machine(gpus, cores * min(gpus.count, 4), float(math.ceil(memory)))
 
@@ -121,6 +156,8 @@ def _gpus(request: Request, asked: str | None) -> Gpus:
         raise usage(f"{job.name} needs no GPU; leave --gpu away")
     if not job.takes_device or request.device == "cpu":
         return Gpus((), request.gpus)
+    if request.command is not None and request.experiment is None:
+        return parse_gpus(asked) if asked else Gpus()  # nothing tells that it needs one
     if not job.in_processes:
         return parse_gpus(asked or SMALL_GPUS)
     in_recipe = request.settings.resources.gpu if request.settings else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
 
-from model.recipe import Recipe
+from job.recipe import Recipe
 from runner.cloud import prices
 from runner.cloud.durations import in_words
 from runner.cloud.estimate import training_seconds
-from runner.cloud.fit import fits
+from runner.cloud.fit import fit, fits, smallest
 from runner.cloud.options import WITHOUT_GPU, Options
 from runner.errors import usage
 from runner.plan import Facts, Plan, make_plan, with_notes
@@ -27,16 +28,16 @@ class CloudFacts(Facts):
     why_build: str = ""
     seconds: float = 0.0
     cost: float = 0.0
-    attempts: int = 0
     account: bool = True
 
 
 def cloud_plan(
-    request: Request, facts: CloudFacts, options: Options, table: dict[str, float] | None = None
+    request: Request, facts: CloudFacts, options: Options, table: prices.Prices = prices.BUILT_IN
 ) -> Plan:
-    """The plan of a launch in the cloud. ``table`` overrides prices. Raises RunnerError, exit code 2."""
+    """The plan of a launch in the cloud. ``table`` holds the prices. Raises RunnerError, exit code 2."""
     hourly = prices.per_hour(options.machine, options.nodes, options.region, table)
     _check(request, facts, options)
+    request = _with_micro_batch(request, options)
     plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), facts)
     if options.nodes > 1:
         plan = replace(plan, command=_on_nodes(plan.command, options.nodes))
@@ -51,11 +52,15 @@ def cloud_plan(
         more=(*options.pairs(), *((PREPARE_FIRST,) if first else ())),
     )
     seconds = _seconds(request.settings, request, facts, options)
+    plan = _with_estimate(plan, seconds, hourly, facts)
+    plan = replace(
+        plan, seconds=max(seconds.values()) if seconds else None, usd_per_hour=max(hourly.values())
+    )
     notes = [
         ("rebuild", facts.why_build if not facts.image_built else ""),
         ("machine", _machine(options)),
         ("memory", _fit(request, options)),
-        ("price", _price(hourly)),
+        ("price", _price(hourly, table.source)),
         ("estimate", _estimate(seconds, hourly, facts)),
         ("cap", _cap(options, facts)),
         ("account", "" if facts.account else "no Modal token here; `modal token new` makes one"),
@@ -127,12 +132,48 @@ def _fit(request: Request, options: Options) -> str:
     return fits(request.settings, options.gpus.names, options.gpus.count * options.nodes)
 
 
-def _price(hourly: dict[str, float]) -> str:
+def _with_micro_batch(request: Request, options: Options) -> Request:
+    """``micro_batch: auto`` as the number that fits on the smallest GPU asked for."""
+    settings, names = request.settings, options.gpus.names
+    if settings is None or request.job.name != "train" or settings.train.micro_batch != "auto" or not names:
+        return request
+    chosen = fit(settings, smallest(names), options.gpus.count * options.nodes).micro_batch
+    train = settings.train.model_copy(update={"micro_batch": chosen})
+    kept = [word for word in request.overrides if not _sets_micro_batch(word)]
+    return replace(
+        request,
+        settings=settings.model_copy(update={"train": train}),
+        overrides=(*kept, f"train.micro_batch={chosen}"),
+    )
+
+
+def _sets_micro_batch(override: str) -> bool:
+    return override.partition("=")[0].strip().removeprefix("--") in ("micro_batch", "train.micro_batch")
+
+
+def _with_estimate(
+    plan: Plan, seconds: dict[str, float] | None, hourly: dict[str, float], facts: CloudFacts
+) -> Plan:
+    """The plan whose record will hold what was estimated: of the first GPU asked for, with what the run has used up."""
+    if seconds is None:
+        return plan
+    name, span = next(iter(seconds.items()))
+    estimate = {
+        "seconds": round(facts.seconds + span, 1),
+        "usd": round(facts.cost + span / 3600 * hourly[name], 4),
+        "gpu": name,
+    }
+    variables = dict(plan.environment)
+    launch = {**json.loads(variables["RUN_LAUNCH"]), "estimate": estimate}
+    return replace(plan, environment=tuple({**variables, "RUN_LAUNCH": json.dumps(launch)}.items()))
+
+
+def _price(hourly: dict[str, float], source: str) -> str:
     if len(hourly) == 1:
         text = f"${next(iter(hourly.values())):.2f} an hour"
     else:
         text = ", ".join(f"${price:.2f} on {name}" for name, price in hourly.items()) + " an hour"
-    return f"{text} (Modal's prices of {prices.DATE})"
+    return f"{text} ({source})"
 
 
 def _seconds(
@@ -152,7 +193,7 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts:
         f"{in_words(span)}, ${span / 3600 * hourly[name]:.2f}{f' on {name}' if len(seconds) > 1 else ''}"
         for name, span in seconds.items()
     ]
-    return f"about {'; '.join(spans)} (from its FLOPs; the first minutes show what it really is)"
+    return f"about {'; '.join(spans)} (from its FLOPs; after 50 steps the run says what it really is)"
 
 
 def _cap(options: Options, facts: CloudFacts) -> str:

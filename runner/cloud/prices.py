@@ -1,17 +1,14 @@
 """What an hour costs on Modal, in US dollars: a dated table, without any look at the network.
 
-``GPT_RUNNER_PRICES="H100=3.50,CPU=0.04"`` overrides lines of it (CPU a core-hour, MEMORY a GiB-hour).
+A file of the user's replaces lines of it: runner/cloud/price_file.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from runner.cloud.gpus import MOST, Gpus
-from runner.errors import usage
-
-DATE = "autumn 2026"  # modal.com/pricing
+from runner.cloud.gpus import Gpus
 
 # One GPU, an hour. Modal bills an upgrade that it makes by itself (H100 → H200) at the price of what was asked.
 PER_GPU = {
@@ -32,8 +29,20 @@ PER_GPU = {
 }
 PER_CORE = 0.0000131 * 3600  # a physical core, an hour
 PER_GIB = 0.00000222 * 3600  # a GiB of memory, an hour
+TABLE = {**PER_GPU, "CPU": PER_CORE, "MEMORY": PER_GIB}
 
 BROAD, NARROW = 1.15, 1.75  # factors of a chosen region: a continent (us, eu), or a part of one (us-east)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars an hour by GPU, CPU (a core) and MEMORY (a GiB), and where they are from, with the date."""
+
+    table: Mapping[str, float] = field(default_factory=lambda: TABLE)
+    source: str = "Modal's prices of autumn 2026"  # modal.com/pricing
+
+
+BUILT_IN = Prices()
 
 
 @dataclass(frozen=True)
@@ -45,28 +54,14 @@ class Machine:
     memory_gib: float
 
 
-def read_overrides(environ: Mapping[str, str]) -> dict[str, float]:
-    """The prices in GPT_RUNNER_PRICES. Raises RunnerError, exit code 2, for a line that is none."""
-    found: dict[str, float] = {}
-    for part in filter(None, environ.get("GPT_RUNNER_PRICES", "").split(",")):
-        name, _, price = part.partition("=")
-        try:
-            found[name.strip().upper()] = float(price)
-        except ValueError:
-            raise usage(f"GPT_RUNNER_PRICES: '{part}' is no price; write H100=3.50") from None
-        if name.strip().upper() not in {*MOST, "CPU", "MEMORY"}:
-            raise usage(f"GPT_RUNNER_PRICES: there is no '{name.strip()}'; use a GPU's name, CPU or MEMORY")
-    return found
-
-
 def per_hour(
-    machine: Machine, nodes: int = 1, region: str | None = None, overrides: Mapping[str, float] | None = None
+    machine: Machine, nodes: int = 1, region: str | None = None, prices: Prices = BUILT_IN
 ) -> dict[str, float]:
     """GPU's name → dollars an hour for all ``nodes`` with it; the key is '' for a machine without.
 
     The cores and the memory are those asked for: a container that uses more pays more for them.
     """
-    table = {**PER_GPU, "CPU": PER_CORE, "MEMORY": PER_GIB, **(overrides or {})}
+    table = prices.table
     rest = machine.cores * table["CPU"] + machine.memory_gib * table["MEMORY"]
     factor = nodes * region_factor(region)
     if not machine.gpus.names:

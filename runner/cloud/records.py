@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from model.exit_status import ExitStatus
-from model.runs import RunRecord, parse_record
+from job.exit_status import ExitStatus
+from job.runs import RunRecord, parse_record
 from runner.cloud import ledger as ledgers
 from runner.cloud.calls import CallState, look
 from runner.cloud.files import LateFiles
-from runner.cloud.ledger import Ledger
+from runner.cloud.ledger import CloudAttempt, Ledger
 from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import parse_launch
 from runner.targets.protocol import RunState, Started
@@ -25,6 +25,8 @@ REASONS = {
     "budget": "its --max-cost is spent",
     "stopped": "stopped",
     "killed": "the machine was taken away without a word",
+    "stalled": "it stood still",
+    "idle GPU": "a GPU stood idle",
 }
 
 
@@ -74,7 +76,6 @@ def read_run(files: LateFiles, name: str) -> CloudRun:
 
 def all_runs(files: LateFiles) -> Iterator[CloudRun]:
     """Every run whose last attempt was in the cloud."""
-    _ = files.opened  # once, before the readers
     try:
         names = [entry.path for entry in files.entries() if entry.is_folder]
     except FileNotFoundError:
@@ -114,7 +115,20 @@ def state_of(run: CloudRun, ask: Callable[[str], CallState] = look) -> RunState:
         started=max(began, default=None),
         ended=last.ended if last and not call.alive else None,
         cost=round(run.ledger.cost(time.time()), 4) if attempts else None,
+        estimated_cost=record.estimate.get("usd"),
+        expected_cost=_expected_cost(record, last),
+        estimated_seconds=record.estimate.get("seconds"),
+        expected_seconds=record.expected_seconds,
+        seconds=record.seconds or None,
+        result=record.result if record.job == "experiment" else {},
     )
+
+
+def _expected_cost(record: RunRecord, last: CloudAttempt | None) -> float | None:
+    """US dollars for the whole run at the pace that it measured, and at the price of its last machine."""
+    if record.expected_seconds_now is None or last is None:
+        return None
+    return round(record.expected_seconds_now / 3600 * last.usd_per_hour, 4)
 
 
 def judge(run: CloudRun, call: CallState, began: bool) -> str:
@@ -146,4 +160,5 @@ def reason(run: CloudRun, call: CallState) -> str | None:
         return call.error or None
     if last.reason in ("failed", "finished") and attempt is not None and attempt.reason:
         return attempt.reason
-    return REASONS.get(last.reason or "", last.reason) or call.error or None
+    words = REASONS.get(last.reason or "", last.reason) or call.error or None
+    return f"{words}: {last.detail}" if words and last.detail else words

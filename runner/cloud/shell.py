@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from model.locations import VOLUMES
+from job.locations import VOLUMES
 from runner.cloud import image as images
 from runner.cloud.app import NAME
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.modal_errors import in_our_words
-from runner.cloud.prices import Machine, per_hour, read_overrides
+from runner.cloud.price_file import current_prices
+from runner.cloud.prices import Machine, Prices, per_hour
 from runner.cloud.volumes import open_volume
 from runner.errors import RunnerError, usage
 from runner.interrupts import SIGNALS
@@ -42,11 +43,10 @@ def shell_gpus(text: str | None) -> Gpus:
     return gpus
 
 
-def price(gpus: Gpus, environ: Mapping[str, str]) -> float:
+def price(gpus: Gpus, prices: Prices) -> float:
     """US dollars an hour."""
-    overrides = read_overrides(environ)
-    cores = sum(per_hour(Machine(Gpus(), CORES, MEMORY_GIB), overrides=overrides).values())
-    alone = sum(per_hour(Machine(gpus, 0.0, 0.0), overrides=overrides).values())
+    cores = sum(per_hour(Machine(Gpus(), CORES, MEMORY_GIB), prices=prices).values())
+    alone = sum(per_hour(Machine(gpus, 0.0, 0.0), prices=prices).values())
     return alone + SANDBOX_FACTOR * cores
 
 
@@ -60,7 +60,7 @@ def run_shell(
     gpus = shell_gpus(gpu)
     if not words and not env.is_terminal:
         raise usage("a shell needs a terminal; give it a command: `runner shell --on cloud python -V`")
-    dollars = price(gpus, env.environ)
+    dollars = price(gpus, current_prices(checkout, env.environ))
     where = f"a sandbox of Modal with {gpus.each()[0] if gpus.names else 'no GPU'}"
     ends = f"it ends when you leave it, or after {idle / 60:.0f} minutes without a key"
     if not confirm(

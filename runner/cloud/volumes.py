@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from model.locations import VOLUMES
+from job.locations import VOLUMES
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Patience, Unavailable
 from runner.errors import RunnerError, did_you_mean, usage
@@ -41,17 +41,30 @@ def open_volume(volume: str, environ: Mapping[str, str] = os.environ) -> modal.V
 
     Raises RunnerError without a token, offline, and for one of version 1.
     """
+    return _look_up(volume, environ, create=True)
+
+
+def open_files(volume: str, environ: Mapping[str, str] = os.environ, create: bool = False) -> VolumeFiles:
+    """The volume as files. One that is missing is made with ``create``, else it holds nothing: who only reads
+    must not make it. Raises what ``open_volume`` raises."""
+    return VolumeFiles(_look_up(volume, environ, create))
+
+
+def _look_up(volume: str, environ: Mapping[str, str], create: bool) -> modal.Volume:
+    """The volume; one that is missing and that is not to be made stays unhydrated."""
     name = modal_name(volume, environ)
     import modal
     from modal import exception
 
     _look_for_server()
-    found = modal.Volume.from_name(name, create_if_missing=True, version=2)
+    found = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
     def hydrate() -> modal.Volume:
         try:
             with in_our_words():
                 return found.hydrate()
+        except FileNotFoundError:
+            return found
         except Unavailable as error:
             if isinstance(error.__cause__, exception.ConnectionError):  # the client has tried for a minute
                 raise RunnerError(_unreachable(str(error))) from error
@@ -81,11 +94,6 @@ def _old_version(name: str, volume: str) -> str:
     )
 
 
-def open_files(volume: str, environ: Mapping[str, str] = os.environ) -> VolumeFiles:
-    """``open_volume`` as files. Raises what it raises."""
-    return VolumeFiles(open_volume(volume, environ))
-
-
 @dataclass(frozen=True)
 class RemoteEntry:
     """What a volume's listing says of one thing; ``modified`` is in whole seconds since the epoch."""
@@ -97,7 +105,8 @@ class RemoteEntry:
 
 
 class VolumeFiles:
-    """``Files`` over a volume on Modal, and what a transfer needs besides.
+    """``Files`` over a volume on Modal, and what a transfer needs besides. Of a volume that does not exist every
+    file is missing, until it does.
 
     Every request is made again as ``patience`` says; Unavailable is raised after the last.
     """
@@ -108,8 +117,13 @@ class VolumeFiles:
 
     @property
     def id(self) -> str:
-        """Modal's own name of the volume, which a new volume of the same name does not have."""
-        return str(self.volume.object_id)
+        """Modal's own name of the volume, which a new volume of the same name does not have; '' of none."""
+        return str(getattr(self.volume, "object_id", ""))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the volume existed when it was last asked for anything."""
+        return bool(self.id)
 
     def size(self, path: str) -> int | None:
         """Bytes in the file; None where it isn't there."""
@@ -207,6 +221,8 @@ class VolumeFiles:
     def _ask(self, request: Any) -> Any:
         def in_words() -> Any:
             with in_our_words():
+                if not self.is_there:
+                    self.volume.hydrate()
                 return request()
 
         return self.patience.ask(in_words)

@@ -10,19 +10,24 @@ In any order:
   runner cloud --gpu H100,A100-80GB lr=1e-3 --name try --detach
   runner cloud sample --name try prompt="def "
 
+Or any command in any folder, as a run like the others (docs/commands.md):
+  runner cloud --gpu H100 --dir ../nanoGPT --keep out=checkpoints -- python train.py
+
 It shows what it will cost and asks; -y answers. Ctrl-C asks whether to stop
 the run or only to leave it. Off a terminal SIGINT stops it, SIGTERM leaves it.
 """
 
 import click
 
-from runner.arguments import CommandLine, launch_arguments
+from runner import completion
+from runner.arguments import CommandLine, LaunchCommand, launch_arguments
 from runner.terminal import Environment
 
 GPU = click.option(
     "--gpu",
     "gpu_names",
     metavar="NAME[:N]",
+    shell_complete=completion.gpus,
     help="H100, H100:8, or H100:8,A100-80GB:8 in order of preference.",
 )
 NODES = click.option("--nodes", type=click.IntRange(1, 32), metavar="N", help="Machines of 8 GPUs each.")
@@ -60,6 +65,6 @@ def _launch(
     return launch(env, "cloud", line, tuple(more))
 
 
-command = click.command(help=__doc__)(
+command = click.command(cls=LaunchCommand, help=__doc__)(
     NODES(TIMEOUT(MAX_COST(ENV(SECRET(REGION(launch_arguments(_launch, GPU)))))))
 )

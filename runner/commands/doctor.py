@@ -1,12 +1,20 @@
-"""Check this machine: engine, compose, GPUs, torch, disk, .env, recipes.
+"""Check this machine, the checkout and the Modal account; put right what can be.
 
+Engine, compose, clock, GPUs as the engine and as torch see them, .env, disk,
+Dockerfile, recipes and their keys, leftovers of what was interrupted, Modal.
 Ends 1 when something must be fixed. --fix writes .env (compose files, your
-uid and gid; other lines stay) and makes the folders under volumes/.
+uid and gid; other lines stay), makes the folders under volumes/, deletes
+half-written checkpoints and lets `latest` name a whole one.
+
+\b
+  runner doctor --fix
+  runner doctor --parity quickstart     ten steps on each target, compared
 """
 
 import click
 
-from runner.arguments import JSON
+from runner import completion
+from runner.arguments import JSON, YES
 from runner.terminal import Environment
 
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "warning", "error": "error  "}
@@ -15,9 +23,24 @@ COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 @click.command(help=__doc__)
 @click.option("--fix", is_flag=True, help="Put right what can be put right.")
+@click.option(
+    "--parity",
+    "recipe",
+    metavar="RECIPE",
+    help="Train ten steps on each target that is here; 1 where losses differ by more than 1e-3.",
+    shell_complete=completion.recipes,
+)
 @JSON
+@YES
 @click.pass_obj
-def command(env: Environment, fix: bool, as_json: bool) -> int:
+def command(env: Environment, fix: bool, recipe: str | None, as_json: bool, yes: bool) -> int:
+    if recipe is not None:
+        from runner.errors import usage
+        from runner.parity import parity
+
+        if fix or as_json:
+            raise usage("--parity trains and prints a table; type it without --fix and --json")
+        return parity(env, recipe, yes)
     from dataclasses import asdict
 
     from runner.checkout import find_checkout

@@ -7,15 +7,18 @@ In any order:
 \b
   runner host lr=1e-3 max_steps=100 --name try
   runner host sample prompt="def " temperature=0.5
+
+Or any command in any folder, as a run like the others (docs/commands.md):
+  runner host --dir ../nanoGPT -- python train.py --max_iters=100
 """
 
 import click
 
-from runner.arguments import CommandLine, launch_arguments
+from runner.arguments import CommandLine, LaunchCommand, launch_arguments
 from runner.terminal import Environment
 
 
-@click.command(help=__doc__)
+@click.command(cls=LaunchCommand, help=__doc__)
 @launch_arguments
 def command(env: Environment, line: CommandLine) -> int:
     from runner.launch import launch

@@ -1,4 +1,9 @@
-"""Print a run's log, also of one that is over."""
+"""Print a run's log, also of one that is over.
+
+\b
+  runner logs warm --follow
+  runner logs warm --since 30m --tail 20
+"""
 
 import click
 

@@ -1,14 +1,18 @@
-"""List what a volume in the cloud holds."""
+"""List what a volume in the cloud holds.
+
+\b
+  runner ls checkpoints
+  runner ls checkpoints warm
+"""
 
 import click
 
-from runner import completion
-from runner.arguments import JSON
+from runner.arguments import JSON, VOLUME
 from runner.terminal import Environment
 
 
 @click.command(help=__doc__)
-@click.argument("volume", shell_complete=completion.volumes)
+@VOLUME
 @click.argument("path", default="")
 @JSON
 @click.pass_obj
@@ -23,7 +27,9 @@ def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
     try:
         found = list(place.files.entries(path))
     except FileNotFoundError as error:
-        raise nothing_there(place, path) from error
+        if path.strip("/"):
+            raise nothing_there(place, path) from error
+        found = []
     if as_json:
         env.json([asdict(entry) for entry in found])
         return 0

@@ -13,24 +13,21 @@ It can be interrupted at any moment; the same line goes on from there.
 import click
 
 from runner import completion
-from runner.arguments import DRY_RUN, JSON, YES
+from runner.arguments import VOLUME, transfer_options
 from runner.terminal import Environment
 
 
 @click.command(help=__doc__)
-@click.argument("volume", shell_complete=completion.volumes)
-@click.argument("path", default="", metavar="[RUN or PATH]")
+@VOLUME
+@click.argument("path", default="", metavar="[RUN or PATH]", shell_complete=completion.paths)
 @click.option(
     "--into", metavar="DIR", help="The folder that stands for the volume; by default volumes/VOLUME."
 )
-@click.option("--all", "everything", is_flag=True, help="checkpoints: every step, and every file of a run.")
 @click.option("--watch", is_flag=True, help="checkpoints: go on until the run ends.")
 @click.option(
     "--every", default=10.0, metavar="SECONDS", show_default=True, help="--watch: between two looks."
 )
-@DRY_RUN
-@JSON
-@YES
+@transfer_options
 @click.pass_obj
 def command(
     env: Environment,
@@ -55,7 +52,9 @@ def command(
 
     if watch and (volume != "checkpoints" or dry_run):
         raise usage("--watch follows a run: `runner pull checkpoints RUN --watch`")
-    place = open_place(env, volume, env.cwd / Path(into).expanduser() if into else None)
+    folder = env.cwd / Path(into).expanduser() if into else None
+    # A watch may begin before the first run of an account, whose launch makes the volume.
+    place = open_place(env, volume, folder, create=watch)
     try:
         with alone(place, env.say):
             pull = Pull(place, path, everything)

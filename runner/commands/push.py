@@ -12,18 +12,15 @@ It can be interrupted at any moment; the same line goes on from there.
 import click
 
 from runner import completion
-from runner.arguments import DRY_RUN, JSON, YES
+from runner.arguments import VOLUME, transfer_options
 from runner.terminal import Environment
 
 
 @click.command(help=__doc__)
-@click.argument("volume", shell_complete=completion.volumes)
-@click.argument("path")
+@VOLUME
+@click.argument("path", shell_complete=completion.paths)
 @click.option("--to", metavar="REMOTE", help="Its path in the volume; by default its own name.")
-@click.option("--all", "everything", is_flag=True, help="checkpoints: every step, and every file of a run.")
-@DRY_RUN
-@JSON
-@YES
+@transfer_options
 @click.pass_obj
 def command(
     env: Environment,
@@ -40,7 +37,7 @@ def command(
     from runner.sync.place import open_place
     from runner.sync.push import Push, find_source, remote_path
 
-    place = open_place(env, volume)
+    place = open_place(env, volume, create=not dry_run)
     source = find_source(place, path, env.cwd)
     remote = remote_path(place, source, to)
     push = Push(place, source, remote, everything)

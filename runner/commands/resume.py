@@ -3,6 +3,10 @@
 It goes on where it was last, or with --on on another target: the volumes of
 the host and of the container are the same folders; to the cloud and back,
 `runner push checkpoints RUN` and `runner pull checkpoints RUN` bring it.
+
+\b
+  runner resume warm max_steps=2000
+  runner resume warm --on cloud --gpu H100
 """
 
 import click
@@ -15,8 +19,18 @@ from runner.terminal import Environment
 @click.command(help=__doc__)
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
-@click.option("--on", metavar="TARGET", help="host, local or cloud; by default where it was last.")
-@click.option("--gpu", metavar="N", help="GPUs: a number, in the cloud a name as in `runner cloud`.")
+@click.option(
+    "--on",
+    metavar="TARGET",
+    help="host, local or cloud; by default where it was last.",
+    shell_complete=completion.targets,
+)
+@click.option(
+    "--gpu",
+    metavar="N",
+    help="GPUs: a number, in the cloud a name as in `runner cloud`.",
+    shell_complete=completion.gpus,
+)
 @click.option("--timeout", metavar="TIME", help="cloud: longest time over all attempts.")
 @click.option("--max-cost", metavar="USD", help="cloud: most that it may cost over all attempts.")
 @DEVICE

@@ -1,14 +1,17 @@
-"""Delete a file, or with -r a folder, from a volume in the cloud. It asks first."""
+"""Delete a file, or with -r a folder, from a volume in the cloud. It asks first.
+
+\b
+  runner rm checkpoints warm/step_00001000 -r
+"""
 
 import click
 
-from runner import completion
-from runner.arguments import YES
+from runner.arguments import VOLUME, YES
 from runner.terminal import Environment
 
 
 @click.command(help=__doc__)
-@click.argument("volume", shell_complete=completion.volumes)
+@VOLUME
 @click.argument("path")
 @click.option("-r", "--recursive", is_flag=True, help="A folder and all that is in it.")
 @YES

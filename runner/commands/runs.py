@@ -2,6 +2,10 @@
 
 A run is `dead` when it ended without a word; like an `unfinished` one,
 `runner resume RUN` takes it up from its newest checkpoint.
+
+\b
+  runner runs
+  runner runs --json
 """
 
 import click

@@ -13,6 +13,7 @@ it, or after --idle minutes without a key; no key or token of yours goes in.
 
 import click
 
+from runner import completion
 from runner.arguments import YES
 from runner.terminal import Environment
 
@@ -20,7 +21,12 @@ from runner.terminal import Environment
 @click.command(
     help=__doc__, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@click.option("--gpu", metavar="NAME[:N]", help="In the cloud, with this GPU: H100, L4, A100-80GB:2.")
+@click.option(
+    "--gpu",
+    metavar="NAME[:N]",
+    help="In the cloud, with this GPU: H100, L4, A100-80GB:2.",
+    shell_complete=completion.gpus,
+)
 @click.option("--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu.")
 @click.option("--idle", default=15.0, metavar="MINUTES", show_default=True, help="cloud: ends it.")
 @YES

@@ -1,4 +1,8 @@
-"""Show how a run stands."""
+"""Show how a run stands.
+
+\b
+  runner status warm
+"""
 
 import click
 
@@ -15,6 +19,7 @@ def command(env: Environment, run: str, as_json: bool) -> int:
     from dataclasses import asdict
 
     from runner.find_run import find_run
+    from runner.jobs import WITH_RUN
     from runner.run_table import rows
 
     found = find_run(env, run)
@@ -27,7 +32,7 @@ def command(env: Environment, run: str, as_json: bool) -> int:
     if state.status in ("dead", "failed") and state.reason is None:
         for line in found.target.output(run, 10):
             env.say(f"  {line}")
-    if state.status in ("dead", "failed", "unfinished") and state.job == "train":
+    if state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:
         env.say(
             f"`runner resume {run}` goes on from its newest checkpoint; `runner logs {run}` shows its log"
         )

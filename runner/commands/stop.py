@@ -1,4 +1,8 @@
-"""Stop a run; it writes a checkpoint first."""
+"""Stop a run; it writes a checkpoint first.
+
+\b
+  runner stop warm
+"""
 
 import click
 
@@ -13,6 +17,7 @@ from runner.terminal import Environment
 def command(env: Environment, run: str, now: bool) -> int:
     from runner.errors import RunnerError
     from runner.find_run import find_run
+    from runner.jobs import WITH_RUN
 
     found = find_run(env, run)
     if not found.state.alive:
@@ -25,6 +30,6 @@ def command(env: Environment, run: str, now: bool) -> int:
         raise RunnerError(
             f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"
         )
-    again = f"; `runner resume {run}` goes on" if found.state.job == "train" else ""
+    again = f"; `runner resume {run}` goes on" if found.state.job in WITH_RUN else ""
     env.say(f"stopped{again}")
     return 0

@@ -1,4 +1,8 @@
-"""Show the runs' curves in the browser; Ctrl-C ends it."""
+"""Show the runs' curves in the browser; Ctrl-C ends it.
+
+\b
+  runner tensorboard
+"""
 
 import click
 

@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from model.files import fsync_folder, write_atomically
+from job.files import fsync_folder, write_atomically
 from runner.sync.checkpoints import MANIFEST, PARTIAL, REPLACED, Mismatch, damage, is_whole
 from runner.sync.download import Download
 from runner.sync.names import Refused, folder_of, target_of

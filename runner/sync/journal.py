@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.files import write_atomically
+from job.files import write_atomically
 from runner.cloud.volumes import RemoteEntry
 
 # A volume's times are whole seconds, and a container's writes come to light with its next commit, some

@@ -13,7 +13,7 @@ RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE) 
 FORBIDDEN = re.compile(r'[<>:"|?*]|[. ]$')  # on Windows alone
 
 PART, BLOCKS = ".part", ".part.blocks"
-# What a writer has not finished: ours, the trainer's (model/files.py, model/checkpoint.py), and what belongs
+# What a writer has not finished: ours, the trainer's (job/files.py, model/checkpoint.py), and what belongs
 # to one machine's process. `.gitkeep` keeps the empty folders of volumes/ in git,
 # and `.sync` in the cache is the journal's.
 TEMPORARY = re.compile(r"^\..*\.(part|part\.blocks|tmp)$|^\.partial_|^\.replaced_|^\.gitkeep$|^\.sync$")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 from runner.sync.plan import Plan
 from runner.sync.progress import bytes_in_words, count
 from runner.sync.workers import Missing

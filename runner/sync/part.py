@@ -10,7 +10,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from model.files import fsync_file
+from job.files import fsync_file
 from runner.cloud.volumes import RemoteEntry
 from runner.sync.checkpoints import Mismatch, Sum, sha256
 from runner.sync.journal import is_settled

@@ -41,10 +41,11 @@ def local_folder(env: Environment, volume: str) -> Path:
     return folder
 
 
-def open_place(env: Environment, volume: str, root: Path | None = None) -> Place:
-    """The volume, and ``root`` (by default its folder of the checkout). Raises RunnerError."""
+def open_place(env: Environment, volume: str, root: Path | None = None, create: bool = False) -> Place:
+    """The volume, made where it is missing with ``create``, and ``root`` (by default its folder of the
+    checkout). Raises RunnerError."""
     folder = local_folder(env, volume)
-    files = open_files(volume, env.environ)
+    files = open_files(volume, env.environ, create)
     notes = volumes(find_checkout(env.cwd), env.environ).cache / ".sync"
     root = Path(os.path.abspath(root or folder))
     short = sha256(str(root).encode()).hexdigest()[:12]

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from model.files import write_atomically
+from job.files import write_atomically
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
 from runner.sync.checkpoint_download import CheckpointDownload

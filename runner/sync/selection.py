@@ -65,6 +65,9 @@ def select(
     """Choose of a listing. ``runs``: it is of the checkpoints volume, where a run gives its records and its
     newest complete checkpoint, or with ``everything`` all of them."""
     chosen = Selection()
+    entries = list(entries)
+    # Only a trainer's run has steps; of a command's run and of a kept folder everything is wanted.
+    trained = {of_step[0] for entry in entries if (of_step := step_of(entry.path)) is not None}
     steps: dict[tuple[str, str, int], list[RemoteEntry]] = {}
     for entry in entries:
         if entry.kind == "directory":
@@ -78,7 +81,7 @@ def select(
             continue
         elif runs and (of_step := step_of(entry.path)) is not None:
             steps.setdefault(of_step, []).append(entry)
-        elif not runs or _is_wanted(entry.path, everything):
+        elif not runs or _is_wanted(entry.path, everything, entry.path.split("/")[0] in trained):
             chosen.files.append(entry)
     newest: set[str] = set()
     for (run, name, step), found in sorted(steps.items(), key=lambda item: (item[0][0], -item[0][2])):
@@ -91,11 +94,13 @@ def select(
     return chosen
 
 
-def _is_wanted(path: str, everything: bool) -> bool:
+def _is_wanted(path: str, everything: bool, trained: bool) -> bool:
     name = path.rsplit("/", 1)[-1]
+    if not everything and "/last_whole/" in path:
+        return False  # a second copy of a command's checkpoint
     if name in OF_A_PROCESS or (name == LATEST and path.count("/") == 1):
         return False  # `latest` is written from what is whole, and not copied
-    return everything or is_record(path)
+    return everything or not trained or is_record(path)
 
 
 def _complete(

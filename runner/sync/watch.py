@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from model.runs import read_record
+from job.runs import read_record
 from runner.cloud.patience import Patience
 from runner.cloud.volumes import VolumeFiles
 from runner.errors import RunnerError, usage

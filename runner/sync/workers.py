@@ -13,7 +13,7 @@ from types import TracebackType
 
 import click
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
 

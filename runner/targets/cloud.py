@@ -15,24 +15,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.locations import VOLUMES, Locations
+from job.last_whole import MARKER
+from job.locations import VOLUMES, Locations
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, records
 from runner.cloud.deadlines import attempt_timeout
 from runner.cloud.files import LateFiles
+from runner.cloud.given_folder import GivenFolder
 from runner.cloud.ledger import STOP
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
-from runner.cloud.prices import per_hour, read_overrides
+from runner.cloud.price_file import current_prices
+from runner.cloud.prices import per_hour
 from runner.cloud.secrets import check_there
 from runner.cloud.volumes import modal_name
+from runner.command import Command, folder_name
 from runner.dotenv import secret_names
-from runner.errors import RunnerError
+from runner.errors import RunnerError, usage
+from runner.jobs import COMMAND
 from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
 from runner.outcome import outcome
 from runner.plan import Facts, Plan, Volume
 from runner.request import Request
+from runner.setup import digest, setup_lines
+from runner.shipped import list_files
 from runner.targets.protocol import Files, RunState, Started
 from runner.terminal import Environment
 from runner.waiting import wait_until
@@ -62,6 +69,8 @@ class Cloud:
             self.checkout, self.locations.cache, account.account_name(self.env.environ)
         )
         found: dict[str, Any] = self._look(request) if has_account else {"dataset_ready": None}
+        if request.command is not None:
+            found |= self._look_at_folder(request.command)
         return CloudFacts(
             target=self.name,
             checkout=str(self.checkout),
@@ -83,7 +92,9 @@ class Cloud:
             environment=tuple(
                 {**Locations.under(Path("/vol")).environment(), "PYTHONPATH": WORKSPACE}.items()
             ),
-            git=tuple((git_state(self.checkout) or {}).items()),
+            git=tuple(
+                (git_state(request.command.folder if request.command else self.checkout) or {}).items()
+            ),
             account=has_account,
             **found,
         )
@@ -91,7 +102,9 @@ class Cloud:
     def plan(self, request: Request, facts: Facts) -> Plan:
         """``make_plan``, and what it costs."""
         assert isinstance(facts, CloudFacts)
-        return cloud_plan(request, facts, read_options(request), read_overrides(self.env.environ))
+        return cloud_plan(
+            request, facts, read_options(request), current_prices(self.checkout, self.env.environ)
+        )
 
     def start(self, plan: Plan) -> Started:
         """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
@@ -102,10 +115,9 @@ class Cloud:
         options = from_pairs(plan.more)
         if PREPARE_FIRST in plan.more:
             self._prepare(plan, options)
-        noted = plan.detach or plan.job == "train"
-        used = self.read(plan.run).ledger.seconds(time.time()) if noted else 0.0
+        used = self.read(plan.run).ledger.seconds(time.time()) if plan.is_noted else 0.0
         started = time.time()
-        call = self._spawn(plan, options, used, noted)
+        call = self._spawn(plan, options, used, plan.is_noted)
         launch = Started(
             run=plan.run,
             target=self.name,
@@ -118,7 +130,7 @@ class Cloud:
             machine=call.app,
             more=plan.more,
         )
-        if noted:
+        if plan.is_noted:
             self._note(launch)
         return launch
 
@@ -126,7 +138,7 @@ class Cloud:
         """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
         self.env.say("preparing the dataset on a machine without a GPU; the GPU is asked for after that")
         words = [plan.recipe] if plan.recipe else []
-        command = ("python", "-m", "model.prepare", *words, *plan.overrides)
+        command = ("python", "-m", "corpus.prepare", *words, *plan.overrides)
         first = replace(plan, job="prepare", command=command)
         call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
         code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time()))
@@ -139,7 +151,7 @@ class Cloud:
     def _spawn(self, plan: Plan, options: Options, used: float, noted: bool) -> app.Call:
         """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
         each = attempt_timeout(options.timeout, used, app.attempt_limit(self.env.environ))
-        overrides = read_overrides(self.env.environ)
+        table = current_prices(self.checkout, self.env.environ)
         job = {
             "run": plan.run,
             "job": plan.job,
@@ -150,12 +162,19 @@ class Cloud:
             "attempt_seconds": float(each),
             "total_seconds": options.timeout,
             "max_cost": options.max_cost,
-            "usd_per_hour": per_hour(options.machine, options.nodes, options.region, overrides),
+            "usd_per_hour": per_hour(options.machine, options.nodes, options.region, table),
             "nodes": options.nodes,
+            "stop_stalled_after": options.stop_stalled_after,
+            "stop_idle_gpu_after": options.stop_idle_gpu_after,
+            **_commits(plan),
         }
+        given = GivenFolder.of(plan)
         built, _ = image.describe(self.checkout, self.locations.cache, account.account_name(self.env.environ))
         if not built:
             self.env.say("building the image on Modal; this takes some minutes and is done once")
+        elif plan.folder is not None and not plan.folder.setup_built:
+            built = False
+            self.env.say("extending the image on Modal, which is done once")
         return app.start(
             job,
             options,
@@ -163,9 +182,10 @@ class Cloud:
             self.checkout,
             self.env.environ,
             each,
-            self._image_is_there,
+            lambda: self._image_is_there(given.digest if given else ""),
             is_built=built,
             show_build=not plan.as_json,
+            given=given,
         )
 
     def _note(self, launch: Started) -> None:
@@ -261,11 +281,37 @@ class Cloud:
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+            "finished": found.record is not None and found.record.status == "finished",
         }
 
-    def _image_is_there(self) -> None:
+    def _look_at_folder(self, command: Command) -> dict[str, Any]:
+        """What of the command's folder goes there, and what its image has besides."""
+        lines = setup_lines(command)
+        summary = list_files(command.folder, self.checkout).summary()
+        if not summary.files:
+            raise usage(
+                f"nothing of {command.folder} would be in the cloud: it is empty, or .gitignore or .dockerignore "
+                "names all that is in it"
+            )
+        account_name = account.account_name(self.env.environ)
+        return {
+            "folder": f"/job/{folder_name(command.folder)}",
+            "shipped": summary,
+            "setup": lines,
+            "setup_built": not lines
+            or image.has_setup(self.locations.cache, account_name, digest(command.folder, lines)),
+        }
+
+    def _image_is_there(self, setup: str) -> None:
         with suppress(OSError):  # only the next plan's words depend on it
-            image.remember(self.checkout, self.locations.cache, account.account_name(self.env.environ))
+            name = account.account_name(self.env.environ)
+            image.remember(self.checkout, self.locations.cache, name, setup)
+
+
+def _commits(plan: Plan) -> dict[str, Any]:
+    """What the body commits while a command is at work: it writes where it likes, and marks no checkpoint as
+    whole; the note about the file that it goes on from is the nearest to one."""
+    return {"commits": ["checkpoints", "data"], "marker": MARKER} if plan.job == COMMAND.name else {}
 
 
 def _is_ready(data: LateFiles, dataset: str) -> bool | None:

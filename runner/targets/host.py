@@ -16,13 +16,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.exit_status import ExitStatus
+from job.exit_status import ExitStatus
 from runner.checkout import volumes
 from runner.dotenv import secret_values
 from runner.facts import common_facts
 from runner.folder import Folder
+from runner.host_command import for_command, occupied
 from runner.interrupts import Interrupts
-from runner.launch_record import forget_exit, note_exit, read_exit, read_launch, write_launch
+from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
 from runner.machine import Machine
 from runner.plan import Facts, Plan, Volume, make_plan
 from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
@@ -55,6 +56,9 @@ class Host:
         """Look for modules, GPUs, the run's folder and the commit."""
         found = common_facts(self, self.env, self.checkout, self.locations, request)
         here = self.locations
+        variables = here.environment()
+        if request.command is not None:
+            variables |= for_command(self.env.environ)
         return replace(
             found,
             workspace=str(self.checkout),
@@ -71,7 +75,8 @@ class Host:
             contained=False,
             gpus=None if sys.platform == "darwin" else len(Machine(self.env.environ).gpus),
             missing=tuple(module for module in request.job.needs if not self.has_module(module)),
-            environment=tuple(here.environment().items()),
+            environment=tuple(variables.items()),
+            occupied=occupied(request.command) if request.command else (),
         )
 
     def plan(self, request: Request, facts: Facts) -> Plan:
@@ -86,10 +91,8 @@ class Host:
             **secret_values(plan.secrets, self.env.environ, self.checkout),
         }
         folder = self.locations.run(plan.run)
-        noted = plan.detach or plan.job == "train"
-        if noted:
-            folder.mkdir(parents=True, exist_ok=True)
-            forget_exit(folder)
+        if plan.is_noted:
+            make_folder(folder)
         started = time.time()
         process = self._detach(plan, folder, environ) if plan.detach else self._attach(plan, environ)
         launch = Started(
@@ -104,7 +107,7 @@ class Host:
             machine=this_machine(),
             identity=identity_of(process.pid),
         )
-        if noted:
+        if plan.is_noted:
             write_launch(folder, launch)
         self._processes[launch.id] = process
         return launch

@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from model.exit_status import ExitStatus
-from model.locations import VOLUMES
-from model.runs import read_record
+from job.exit_status import ExitStatus
+from job.locations import VOLUMES
+from job.runs import read_record
 from runner.checkout import volumes
+from runner.command import Command
 from runner.compose import Compose, shell_variables
 from runner.containers import Container, container_named, containers, labels
 from runner.dotenv import secret_values
@@ -25,9 +26,18 @@ from runner.errors import RunnerError
 from runner.facts import common_facts
 from runner.folder import Folder
 from runner.interrupts import Interrupts
-from runner.launch_record import forget_exit, note_exit, read_exit, read_launch, write_launch
+from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
+from runner.local_command import (
+    IMAGE_VARIABLE,
+    binds,
+    build_layer,
+    has_layer,
+    layer_name,
+    prepare_folder,
+)
 from runner.machine import Machine
-from runner.plan import Facts, Plan, Volume, make_plan
+from runner.paths import mount_point
+from runner.plan import Facts, Plan, PlannedFolder, Volume, make_plan
 from runner.request import Request
 from runner.run_folders import states
 from runner.settings_file import write_missing
@@ -59,6 +69,8 @@ class Local:
         self._need_engine()
         here, service = self.locations, self.compose.service_of(request.job.name)
         found = common_facts(self, self.env, self.checkout, here, request)
+        if request.command is not None:
+            found = self._look_at_folder(found, request.command, service)
         return replace(
             found,
             workspace=WORKSPACE,
@@ -67,8 +79,9 @@ class Local:
             image_built=self.compose.has_image(service),
             gpus=len(self.machine.gpus) if self.compose.has_gpus(service) else 0,
             gpu_remedy="`runner doctor --fix` adds what this machine has",
-            environment=tuple(
-                (name, self.env.environ[name]) for name in ("NO_COLOR",) if name in self.env.environ
+            environment=(
+                *found.environment,
+                *((name, self.env.environ[name]) for name in ("NO_COLOR",) if name in self.env.environ),
             ),
         )
 
@@ -84,18 +97,20 @@ class Local:
         service = self.compose.service_of(plan.job)
         if not plan.image_built:
             self._build()
+        if plan.folder is not None:
+            prepare_folder(plan.folder, self.checkout)
+            if plan.folder.setup:
+                build_layer(self.machine, self.env, plan.image or "", plan.folder)
         for old in containers(self.machine, self.checkout, plan.run):
             if not old.alive:
                 self.machine.call(["docker", "rm", old.id])
         folder = self.locations.run(plan.run)
-        noted = plan.detach or plan.job == "train"
-        if noted:
-            folder.mkdir(parents=True, exist_ok=True)
-            forget_exit(folder)
+        if plan.is_noted:
+            make_folder(folder)
         started = time.time()
         id = self._detach(plan, service) if plan.detach else self._attach(plan, service)
         launch = Started(plan.run, self.name, plan.job, id, started, plan.detach, plan.gpus, plan.device)
-        if noted:
+        if plan.is_noted:
             write_launch(folder, launch)
         return launch
 
@@ -213,10 +228,28 @@ class Local:
         for volume in plan.volumes:
             if volume.name == "given":
                 words += ["-v", f"{volume.here}:{volume.inside}:{'rw' if volume.writable else 'ro'}"]
+        if plan.folder is not None:
+            words += [word for bind in binds(plan.folder) for word in ("-v", bind)]
         return self.compose.command("run", *words, service, *plan.command)
 
     def _environ(self, plan: Plan) -> dict[str, str]:
-        return {**self.env.environ, **secret_values(plan.secrets, self.env.environ, self.checkout)}
+        return {**self.env.environ, **self._more(plan)}
+
+    def _more(self, plan: Plan) -> dict[str, str]:
+        """Variables for compose itself: the values of secrets, and an image of the command's own."""
+        values = secret_values(plan.secrets, self.env.environ, self.checkout)
+        if plan.folder is not None and plan.folder.setup:
+            values[IMAGE_VARIABLE] = layer_name(self.machine, plan.image or "", plan.folder)
+        return values
+
+    def _look_at_folder(self, found: Facts, command: Command, service: str) -> Facts:
+        folder, image = mount_point(command.folder), self.compose.image(service) or ""
+        planned = PlannedFolder(str(command.folder), folder, setup=found.setup)
+        return replace(
+            found,
+            folder=folder,
+            setup_built=not found.setup or has_layer(self.machine, image, planned),
+        )
 
     def _attach(self, plan: Plan, service: str) -> str:
         on_terminal = self.env.is_terminal and not plan.as_json
@@ -232,7 +265,7 @@ class Local:
             self._words(plan, service, "-d"),
             cwd=self.checkout,
             patience=STOP_SECONDS,
-            more=secret_values(plan.secrets, self.env.environ, self.checkout),
+            more=self._more(plan),
         )
         if answer.code:
             raise RunnerError(f"compose could not start it: {answer.last_line}")

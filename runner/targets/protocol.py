@@ -8,8 +8,8 @@ another day and from another terminal, because they read the volume.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from runner.plan import Facts, Plan
 from runner.request import Request
@@ -57,6 +57,12 @@ class RunState:
     ended: float | None = None
     cost: float | None = None  # US dollars; None where nobody is paid
     folder: str = ""  # on this machine, where it is here
+    estimated_cost: float | None = None  # US dollars for the whole run, by the plan of its first launch
+    expected_cost: float | None = None  # the same, by what the run itself measures from its 50th step on
+    estimated_seconds: float | None = None  # of the whole run, over all attempts, by that plan
+    expected_seconds: float | None = None  # measured after 50 steps
+    seconds: float | None = None  # that it trained so far, evaluations and checkpoints included
+    result: dict[str, Any] = field(default_factory=dict)  # what an experiment returned
 
 
 @dataclass(frozen=True)

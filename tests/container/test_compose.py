@@ -112,7 +112,7 @@ class TestHealth:
         """Start a container whose run had its last heartbeat so many seconds ago."""
         job = (
             "import os, pathlib, time\n"
-            "from model.runs import RunRecord, beat\n"
+            "from job.runs import RunRecord, beat\n"
             "folder = pathlib.Path('/vol/checkpoints/warm')\n"
             "RunRecord(name='warm').write(folder)\n"
             "beat(folder)\n"
@@ -150,7 +150,10 @@ def test_tensorboard_serves_the_runs(checkout):
 
 def test_the_trainers_tests_pass_inside(ordinary):
     """A part of what the service runs by default: all of it would train everything twice in this suite."""
-    quick = [f"tests/model/test_{name}.py" for name in ("gpt", "generate", "recipe", "health")]
+    quick = [
+        f"tests/{name}.py"
+        for name in ("model/test_gpt", "model/test_generate", "job/test_recipe", "job/test_health")
+    ]
     result = ordinary.run("test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False)
     assert result.returncode == 0, result.stdout[-5000:]
     assert " passed" in result.stdout

@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from model.locations import Locations
+from job.locations import Locations
 from tests.container.checkout import ROOT
 
 # torch.compile writes C++, builds it and looks up the user by name on its way.
@@ -70,13 +70,13 @@ def test_any_user_can_write_to_volumes_that_are_not_mounted(image):
 
 def test_an_edit_does_not_rebuild(image, checkout):
     """The code is not in the image: after an edit a build takes every layer from the cache."""
-    for edited in ("model/runs.py", "configs/quickstart.yaml", "docker-compose.yml", "pyproject.toml"):
+    for edited in ("job/runs.py", "configs/quickstart.yaml", "docker-compose.yml", "pyproject.toml"):
         with (checkout.folder / edited).open("a") as file:
             file.write("# an edit\n")
     before = layers(checkout, image)
     checkout.compose("build", "train")
     assert layers(checkout, "gpt-runner") == before
-    assert checkout.bash("tail -1 model/runs.py") == "# an edit\n"
+    assert checkout.bash("tail -1 job/runs.py") == "# an edit\n"
 
 
 def layers(checkout, image):

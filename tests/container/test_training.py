@@ -47,7 +47,7 @@ def weights(checkout: Checkout, run: str) -> tuple[str, str]:
 
 def prepare(checkout: Checkout) -> None:
     """The dataset, once for both sides: the host's Python has another standard library than the image's."""
-    checkout.run("prepare", "python", "-m", "model.prepare", "quickstart")
+    checkout.run("prepare", "python", "-m", "corpus.prepare", "quickstart")
 
 
 def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):

@@ -69,7 +69,7 @@ class ContainerFiles:
             task_id=task.id,
             image_id=definition.image_id,
             folder=folder,
-            tree=self.tree(folder, list(definition.mount_ids)),
+            tree=self.tree(folder, definition.image_id, list(definition.mount_ids)),
             command=["-m", "modal._container_entrypoint"],
             env=env,
             workdir=self._images.workdir(definition.image_id) or "/root",
@@ -86,12 +86,13 @@ class ContainerFiles:
         """Delete what an ended container had for itself, copies of volumes among it."""
         shutil.rmtree(self._settings.containers / task_id, ignore_errors=True)
 
-    def tree(self, folder: Path, mount_ids: list[str]) -> Path:
-        """The files of the mounts, laid out under one root."""
+    def tree(self, folder: Path, image_id: str, mount_ids: list[str]) -> Path:
+        """What the image copied and the files of the mounts over it, laid out under one root."""
         tree = folder / "tree"
         for name in ("root", "pkg"):
             (tree / name).mkdir(parents=True)
         shutil.copyfile(SITE, tree / "pkg" / "sitecustomize.py")
+        self._images.lay_out(image_id, tree)
         for mount_id in mount_ids:
             self._mounts.lay_out(mount_id, tree)
         return tree

@@ -45,7 +45,8 @@ def build_image(modal: Api, image_id: str, timeout: float = 1800) -> str:
     tag = image_tag(image_id)
     with tempfile.TemporaryDirectory(prefix="modal-image-") as folder:
         dockerfile = modal.write_dockerfile(image_id, Path(folder))
-        command = ["docker", "build", "--quiet", "--tag", tag, str(dockerfile.parent)]
+        command = ["docker", "build", "--quiet", "--tag", tag, "--file", str(dockerfile)]
+        command.append(str(dockerfile.parent))
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if done.returncode != 0:
         raise RuntimeError(f"docker build failed:\n{(done.stdout + done.stderr)[-4000:]}")

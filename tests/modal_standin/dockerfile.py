@@ -52,6 +52,33 @@ def missing_sources(lines: Sequence[str], context: Iterable[str]) -> list[str]:
     return missing
 
 
+def copied(lines: Sequence[str], context: Iterable[str], before: str) -> list[tuple[str, str]]:
+    """(path in the build context, path in the image) of each file that COPY takes; `before` is the directory.
+
+    Plain sources only: files, folders and `.`, no wildcards.
+    """
+    found = []
+    files = sorted(map(PurePosixPath, context))
+    directory = PurePosixPath(before or "/")
+    for word, rest in instructions(lines):
+        if word == "WORKDIR":
+            directory /= rest.strip("\"'")
+        if word != "COPY":
+            continue
+        target = _flags(rest)[1].split()[-1]
+        for source in _copied(rest):
+            start = PurePosixPath("/") / source.lstrip("/")
+            for file in files:
+                if file == start:
+                    end = PurePosixPath(file.name if target.endswith("/") else "")
+                elif file.is_relative_to(start):
+                    end = file.relative_to(start)
+                else:
+                    continue
+                found.append((str(file), str(directory / target / end)))
+    return found
+
+
 def _copied(arguments: str) -> list[str]:
     flags, rest = _flags(arguments)
     if any(flag.startswith("--from=") for flag in flags):

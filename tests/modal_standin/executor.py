@@ -19,7 +19,7 @@ from .volume_views import View
 
 ENTER = Path(__file__).with_name("enter_container.py")
 POLL = 0.02  # seconds
-OWN_FOLDERS = ("/root", "/pkg", "/workspace", "/vol")  # a container never sees the machine's
+OWN_FOLDERS = ("/root", "/pkg", "/workspace", "/vol", "/job")  # a container never sees the machine's
 
 
 @dataclass(frozen=True)

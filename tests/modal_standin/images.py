@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from .dockerfile import environment, missing_sources, working_directory
+from .dockerfile import copied, environment, missing_sources, working_directory
+from .executor import OWN_FOLDERS
 from .ids import id_of, new_id
 from .mounts import Mounts
 from .rpc import Caller
 from .settings import Settings
 from .store import Shelf
+
+DOCKERFILE = "Dockerfile.flat"  # a copied folder may have a Dockerfile of its own
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,31 @@ class Images:
             directory = working_directory(layer.dockerfile_commands, directory)
         return directory
 
+    def lay_out(self, image_id: str, tree: Path) -> None:
+        """Write what the image's COPY puts into OWN_FOLDERS, which a process sees instead of this machine's."""
+        directory = ""
+        for layer in self.chain(image_id) if image_id else []:
+            if layer.context_mount_id:
+                context = self._mounts.files(layer.context_mount_id)
+                for source, target in copied(layer.dockerfile_commands, context, directory):
+                    if target.startswith(tuple(f"{own}/" for own in OWN_FOLDERS)):
+                        self._mounts.lay_out_file(context[source], tree / target.lstrip("/"))
+            directory = working_directory(layer.dockerfile_commands, directory)
+
     def write_dockerfile(self, image_id: str, folder: Path) -> Path:
         """Write a build context and a Dockerfile that build the image, its chain of layers flattened.
 
-        Returns the Dockerfile's path. Each layer's context lies in a folder of its own, and its sources
-        are renamed to match, so no file of one layer hides another's.
+        Returns the Dockerfile's path. Where several layers have a context, each lies in a folder of its own, and
+        sources are renamed to match, so no file of one layer hides another's. One alone keeps its names: then
+        Docker takes from its cache what it has built from the same Dockerfile before.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lines: list[str] = []
-        for number, layer in enumerate(self.chain(image_id)):
-            context = folder / f"layer{number}"
+        chain = self.chain(image_id)
+        is_alone = sum(bool(layer.context_mount_id or layer.context_files) for layer in chain) == 1
+        for number, layer in enumerate(chain):
+            name = "." if is_alone else f"layer{number}"
+            context = folder / name
             context.mkdir(exist_ok=True)
             if layer.context_mount_id:
                 self._mounts.lay_out(layer.context_mount_id, context)
@@ -123,8 +141,8 @@ class Images:
                 target = context / file.filename.lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(file.data)
-            lines += _rebased(layer, f"layer{number}")
-        dockerfile = folder / "Dockerfile"
+            lines += _rebased(layer, name)
+        dockerfile = folder / DOCKERFILE
         dockerfile.write_text("\n".join(lines) + "\n")
         return dockerfile
 
@@ -185,7 +203,7 @@ def _rebased(layer: api_pb2.Image, context: str) -> list[str]:
         if words and words[0].upper() in ("COPY", "ADD") and "--from=" not in command:
             flags = [word for word in words[1:] if word.startswith("--")]
             paths = [word for word in words[1:] if not word.startswith("--")]
-            sources = [f"{context}/{source.lstrip('/').removeprefix('./')}" for source in paths[:-1]]
+            sources = [str(PurePosixPath(context) / source.lstrip("/")) for source in paths[:-1]]
             command = " ".join([words[0], *flags, *sources, paths[-1]])
         lines.append(command)
     return lines

@@ -57,10 +57,13 @@ class Mounts:
     def lay_out(self, mount_id: str, root: Path) -> None:
         """Write the mount's files under `root`."""
         for name, file in self.files(mount_id).items():
-            target = root / name.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._content.path(file.sha256_hex), target)
-            target.chmod(file.mode or 0o644)
+            self.lay_out_file(file, root / name.lstrip("/"))
+
+    def lay_out_file(self, file: api_pb2.MountFile, target: Path) -> None:
+        """Write one file of a mount."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._content.path(file.sha256_hex), target)
+        target.chmod(file.mode or 0o644)
 
     def uploaded(self) -> dict[str, Path]:
         """Every path in every mount, with where its content lies."""

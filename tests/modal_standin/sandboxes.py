@@ -118,7 +118,7 @@ class Sandboxes:
             task_id=task_id,
             image_id=definition.image_id,
             folder=folder,
-            tree=self._files.tree(folder, list(definition.mount_ids)),
+            tree=self._files.tree(folder, definition.image_id, list(definition.mount_ids)),
             command=[],
             env=env,
             workdir=definition.workdir or self._images.workdir(definition.image_id) or "/root",

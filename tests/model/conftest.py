@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,24 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from model.locations import CHECKOUT, Locations
-
-RECIPE = """
-model: {variant: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32}
-data: {dataset: tiny, source: SOURCE, tokenizer: bytes, split: tail}
-train:
-  max_steps: 60
-  global_batch_tokens: 256
-  micro_batch: 8
-  lr: 3e-3
-  warmup_steps: 5
-  eval_every: 20
-  eval_tokens: 1024
-  checkpoint_every: 10
-  log_every: 5
-  keep_last: 3
-sample: {prompt: "the ", max_new_tokens: 20}
-"""
+from job.locations import CHECKOUT, Locations
+from tests.tiny import write_recipe, write_text
 
 
 @dataclass
@@ -53,12 +38,19 @@ class Lab:
         more = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
         return {**os.environ, **self.locations.environment(), **more}
 
-    def start(self, job: str, *words: str, processes: int = 1) -> subprocess.Popen[str]:
-        """The job as a process; stdout and stderr are pipes."""
+    def start(
+        self, job: str, *words: str, processes: int = 1, machine: tuple[int, int, int] | None = None
+    ) -> subprocess.Popen[str]:
+        """The job as a process; stdout and stderr are pipes. ``machine``: its rank, how many there are, and the
+        port where they meet."""
         launcher = [sys.executable]
-        if processes > 1:
+        if machine is not None:
+            rank, machines, port = machine
+            launcher += ["-m", "torch.distributed.run", f"--nnodes={machines}", f"--node-rank={rank}"]
+            launcher += [f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        elif processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launcher, "-m", f"model.{job}", *words]
+        command = [*launcher, "-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}", *words]
         process = subprocess.Popen(
             command,
             cwd=CHECKOUT,
@@ -77,6 +69,21 @@ class Lab:
         out, err = process.communicate(timeout=300)
         assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
+
+    def run_python(self, code: str, status: int = 0) -> tuple[str, str]:
+        """Run ``code`` in a Python of its own; it must exit with ``status``. stdout and stderr."""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=CHECKOUT,
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout, done.stderr
 
     def train(self, name: str, *overrides: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
         words = (str(self.recipe), *overrides, "--name", name)
@@ -100,6 +107,13 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def wait_for(condition: object, seconds: float = 120.0) -> None:
     """Poll until ``condition()`` holds."""
     assert callable(condition)
@@ -111,12 +125,8 @@ def wait_for(condition: object, seconds: float = 120.0) -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    text = tmp_path / "text.txt"
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
-    lines = (" ".join(words[(i * j + i) % 10] for j in range(7)) for i in range(600))
-    text.write_text("\n".join(lines))
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE.replace("SOURCE", str(text)))
+    text = write_text(tmp_path / "text.txt")
+    recipe = write_recipe(tmp_path / "tiny.yaml", str(text))
     made = Lab(tmp_path, recipe)
     yield made
     for process in made.started:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.exit_status import UserError
-from model.gpt import GPT, IGNORED
+from job.exit_status import UserError
+from job.locations import CONFIGS
+from job.recipe import ModelConfig, load
+from model.gpt import GPT, IGNORED, SquaredReLU, attend, attention_mask
 from model.hugging_face import export, load_gpt2
-from model.recipe import ModelConfig
 
 
 def scramble(module: torch.nn.Module) -> None:
@@ -117,3 +118,29 @@ def test_dropout_drops_only_in_training() -> None:
     assert torch.equal(made(ids()), made(ids()))
     made.train()
     assert not torch.equal(made(ids()), made(ids()))
+
+
+@pytest.mark.parametrize(("start", "positions"), [(0, 16), (5, 11), (15, 1)])
+def test_attention_written_as_products_is_attention(start: int, positions: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, positions, 8)
+    k, v = torch.randn(2, 3, 16, 8), torch.randn(2, 3, 16, 8)
+    seen = torch.ones(positions, 16, dtype=torch.bool).tril(start)
+    expected = attend(q, k, v, seen, 0.0)
+    got = attend(q, k, v, attention_mask(positions, 16, start, torch.device("cpu")), 0.0)
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_squared_relu_has_the_gradient_of_its_formula() -> None:
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(SquaredReLU.apply(x), x.relu().square())
+    assert torch.autograd.gradcheck(SquaredReLU.apply, x)
+
+
+@pytest.mark.parametrize("recipe", ["gpt2_124m", "gpt2_350m", "gpt2_774m", "gpt2_1558m"])
+def test_the_recipes_named_after_gpt2_have_its_sizes(recipe: str) -> None:
+    config = load(CONFIGS / f"{recipe}.yaml").model
+    with torch.device("meta"):
+        made = GPT(config, vocab_size=50257)
+    published = {"gpt2_124m": 124.4, "gpt2_350m": 354.8, "gpt2_774m": 774.0, "gpt2_1558m": 1557.6}[recipe]
+    assert made.num_parameters() / 1e6 == pytest.approx(published, rel=2e-3)  # without biases

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from job.exit_status import ExitStatus
+from job.metrics import read_metrics
+from job.runs import read_record
 from model import checkpoint
-from model.exit_status import ExitStatus
-from model.metrics import read_metrics
-from model.runs import read_record
 from tests.model.conftest import Lab
 
 
@@ -83,6 +83,19 @@ def test_what_a_kill_left_half_written_does_no_harm(lab: Lab) -> None:
     assert not partial.exists()
 
 
+def test_killed_between_the_last_rename_and_latest(lab: Lab) -> None:
+    # Nothing is left to train and nothing to save: the next attempt still has to move `latest`.
+    lab.train("behind")
+    run = lab.run_folder("behind")
+    (run / "latest").write_text("step_00000050\n")
+    record = read_record(run)
+    assert record is not None
+    record.status = "running"
+    record.write(run)
+    lab.train("behind")
+    assert (run / "latest").read_text() == "step_00000060\n"
+
+
 def test_a_finished_run_is_left_alone_and_its_sample_shown(lab: Lab) -> None:
     lab.train("done")
     before = final_bytes(lab.run_folder("done"))
@@ -107,7 +120,7 @@ def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
 
     wait_for((lab.run_folder("busy") / "metrics.jsonl").exists)
     _, err = lab.train("busy", "max_steps=100000", status=ExitStatus.ERROR)
-    assert "is training now" in err
+    assert "is at work now" in err
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == ExitStatus.UNFINISHED
 

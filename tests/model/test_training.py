@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
-import torch
 
-from model.batches import micro_batch_size
-from model.exit_status import ExitStatus
-from model.metrics import read_metrics
-from model.optim import learning_rate, make_optimizer
-from model.recipe import TrainConfig
-from model.runs import read_record
-from tests.model.conftest import Lab
-from tests.model.test_gpt import network
+from job.exit_status import ExitStatus
+from job.locations import CONFIGS
+from job.metrics import read_metrics
+from job.recipe import RecipeError, TrainConfig, load
+from job.runs import read_record
+from model.optim import learning_rate
+from tests.model.conftest import Lab, free_port
 from tests.model.test_resume import final_bytes, losses
 
 
@@ -33,9 +32,28 @@ def test_two_processes_give_the_curve_of_one(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab) -> None:
-    import signal
+@pytest.mark.parametrize("extra", [("optimizer=muon",), ("shard=true", "optimizer=muon")])
+def test_any_way_of_sharing_the_work_gives_the_curve_of_one(lab: Lab, extra: tuple[str, ...]) -> None:
+    lab.train("one", "max_steps=10", *extra)
+    lab.train("two", "max_steps=10", "micro_batch=2", *extra, processes=2)
+    one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
+    assert len(two) == 10
+    assert max(abs(one[step] - two[step]) for step in two) < 1e-5
 
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_alone(lab: Lab) -> None:
+    words = ("optimizer=muon", "shard=true", "micro_batch=2")
+    lab.train_until_step("two", 15, *words, how=signal.SIGTERM, processes=2)
+    lab.train("two", *words, processes=1)
+    lab.train("one", *words)
+    one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
+    assert len(two) == 60
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab) -> None:
     # torchrun hands the signal to its processes and exits in its own way; the record tells the rest
     lab.train_until_step("two", 15, how=signal.SIGTERM, processes=2)
     record = read_record(lab.run_folder("two"))
@@ -51,6 +69,33 @@ def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab) -> None:
 def test_accumulating_gradients_changes_nothing(lab: Lab) -> None:
     lab.train("whole", "max_steps=20", "micro_batch=8")
     lab.train("parts", "max_steps=20", "micro_batch=3")  # 8 sequences: taken two at a time
+    whole, parts = losses(lab.run_folder("whole")), losses(lab.run_folder("parts"))
+    assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
+
+
+def test_a_growing_batch_reads_the_data_on_where_it_was(lab: Lab) -> None:
+    words = ("max_steps=20", "batch_schedule=[[5, 512], [12, 1024]]")
+    lab.train("run", *words, "micro_batch=4")
+    lines = [
+        line for line in read_metrics(lab.run_folder("run") / "metrics.jsonl") if line["kind"] == "train"
+    ]
+    tokens = [line["tokens"] for line in lines]
+    assert [tokens[step - 1] for step in (1, 5, 6, 12, 13, 20)] == [256, 1280, 1792, 4864, 5888, 13056]
+    lab.train_until_step("cut", 10, *words, "micro_batch=2", how=signal.SIGTERM)
+    lab.train("cut", *words, "micro_batch=4")
+    whole, cut = losses(lab.run_folder("run")), losses(lab.run_folder("cut"))
+    assert max(abs(whole[step] - cut[step]) for step in whole) < 1e-5
+
+
+@pytest.mark.parametrize("schedule", ["[[5]]", "[[9, 256], [5, 512]]", "[[5, 100]]", "[[9999, 256]]"])
+def test_a_batch_schedule_that_can_not_be_is_named(schedule: str) -> None:
+    with pytest.raises(RecipeError, match="batch_schedule"):
+        load(CONFIGS / "quickstart.yaml", [f"batch_schedule={schedule}"])
+
+
+def test_less_memory_changes_nothing(lab: Lab) -> None:
+    lab.train("whole", "max_steps=20")
+    lab.train("parts", "max_steps=20", "loss_chunk=60", "activation_checkpointing=true")
     whole, parts = losses(lab.run_folder("whole")), losses(lab.run_folder("parts"))
     assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
 
@@ -72,6 +117,28 @@ def test_it_learns_and_logs_each_step_once(lab: Lab) -> None:
     assert record is not None
     assert (record.status, record.step, record.max_steps) == ("finished", 60, 60)
     assert record.versions["torch"].startswith("2.")
+
+
+def test_it_writes_samples_on_the_way_if_asked(lab: Lab) -> None:
+    lab.train("run", "max_steps=30", "sample_every=10")
+    lab.train("plain", "max_steps=30")
+    samples = sorted(path.name for path in (lab.run_folder("run") / "samples").iterdir())
+    assert samples == ["step_00000010.txt", "step_00000020.txt", "step_00000030.txt"]
+    assert losses(lab.run_folder("run")) == losses(lab.run_folder("plain"))
+
+
+@pytest.mark.slow
+def test_two_machines_meet_and_give_the_curve_of_one(lab: Lab) -> None:
+    lab.train("one", "max_steps=10")
+    port = free_port()
+    words = (str(lab.recipe), "max_steps=10", "--name", "two")
+    machines = [lab.start("train", *words, processes=1, machine=(n, 2, port)) for n in range(2)]
+    for machine in machines:
+        out, err = machine.communicate(timeout=300)
+        assert machine.returncode == 0, out + err
+    one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
+    assert len(two) == 10
+    assert max(abs(one[step] - two[step]) for step in two) < 1e-5
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_step_and_batch(lab: Lab) -> None:
@@ -100,6 +167,24 @@ def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
     assert "does not fit the recipe's model" in err
 
 
+def test_first_weights_that_are_damaged_or_missing_leave_no_run_behind(lab: Lab) -> None:
+    lab.train("first", "max_steps=20")
+    damaged = lab.run_folder("first") / "step_00000020"
+    weights = damaged / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    _, err = lab.train("second", "max_steps=10", f"init_from={damaged}", status=ExitStatus.ERROR)
+    assert "Traceback" not in err
+    assert "is damaged: step_00000020: model.safetensors has changed since it was written" in err
+    assert f"init_from={damaged.parent}" in err
+    lab.train("second", "max_steps=10", "init_from=frist", status=ExitStatus.ERROR)
+    # The run whose newest checkpoint is damaged serves with the one before it.
+    _, err = lab.train("second", "max_steps=10", "warmup_steps=0", f"init_from={damaged.parent}")
+    assert "damaged checkpoint passed over" in err
+    assert losses(lab.run_folder("second"))[1] < losses(lab.run_folder("first"))[5]
+
+
 def test_sample_and_evaluate_read_a_run(lab: Lab) -> None:
     lab.train("run", "max_steps=40")
     out, _ = lab.run("sample", "--name", "run", "prompt=the cat", "num_samples=2", "--json")
@@ -125,16 +210,3 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert [learning_rate(step, linear) for step in (79, 80, 90)] == pytest.approx([1.0, 1.0, 0.55])
     constant = config.model_copy(update={"schedule": "constant"})
     assert learning_rate(99, constant) == 1.0
-
-
-def test_decay_is_on_matrices_only() -> None:
-    optimizer = make_optimizer(
-        network("gpt2"), TrainConfig(max_steps=9, global_batch_tokens=2), torch.device("cpu")
-    )
-    for group in optimizer.param_groups:
-        assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
-
-
-@pytest.mark.parametrize(("sequences", "most", "size"), [(12, 12, 12), (12, 16, 12), (12, 5, 4), (7, 3, 1)])
-def test_micro_batches_are_of_one_size(sequences: int, most: int, size: int) -> None:
-    assert micro_batch_size(sequences, most) == size

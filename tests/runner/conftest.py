@@ -35,10 +35,11 @@ train:
 def checkout(tmp_path: Path) -> Path:
     """A folder that the runner takes for a checkout, with the recipes quickstart and warm."""
     folder = tmp_path / "checkout"
-    for name in ("configs", "model"):
+    for name in ("configs", "corpus", "model"):
         (folder / name).mkdir(parents=True)
     (folder / "docker-compose.yml").write_text("services: {}\n")
     (folder / "docker-compose.gpu.yml").write_text("services: {}\n")
+    (folder / "Dockerfile").write_text("FROM debian\n")
     for name in ("quickstart", "warm"):
         (folder / "configs" / f"{name}.yaml").write_text(RECIPE)
     return folder
@@ -129,7 +130,8 @@ def job(checkout: Path) -> Callable[[str], None]:
     """``job(code)``: what ``python -m model.train`` does in the checkout."""
 
     def write(code: str) -> None:
-        (checkout / "model" / "__init__.py").touch()
+        for package in ("corpus", "model"):
+            (checkout / package / "__init__.py").touch()
         (checkout / "model" / "train.py").write_text(code)
 
     return write

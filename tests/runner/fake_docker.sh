@@ -1,6 +1,7 @@
 #!/bin/sh
 # A stand-in for docker: it notes how it is called and answers from the files of the folder $FAKE_DOCKER.
 #   info.json, compose_version, config.yaml, ps    what the engine and compose say
+#   layer, bad_setup                               the image of a setup is built; it can't be
 #   no_plugin, no_image                            if there: docker has no compose; the image is not built
 #   job                                            what a container does; its process id stands in pid
 answers=$FAKE_DOCKER
@@ -23,12 +24,22 @@ case "$1 $2" in
 "compose build") echo "Step 1/9"; rm -f "$answers/no_image" ;;
 "compose run")
   printf '%s' "$WANDB_API_KEY" >"$answers/key"
+  printf '%s' "$GPT_RUNNER_IMAGE" >"$answers/image"
   case " $* " in
   *" -d "*) echo 0123456789abcdef ;;
   *) exec sh "$answers/job" ;;
   esac
   ;;
-"image inspect") [ ! -e "$answers/no_image" ] ;;
+"image inspect")
+  case "$5" in
+  gpt-runner-setup:*) [ -e "$answers/layer" ] ;;
+  *) echo sha256:abc; [ ! -e "$answers/no_image" ] ;;
+  esac
+  ;;
+"build --tag")
+  cat "$4/Dockerfile" "$4/requirements.txt" >"$answers/layer"
+  [ ! -e "$answers/bad_setup" ]
+  ;;
 "ps "*) cat "$answers/ps" ;;
 "kill --signal=INT") kill -INT "$(cat "$answers/pid")" ;;
 "kill --signal=TERM") kill -TERM "$(cat "$answers/pid")" ;;

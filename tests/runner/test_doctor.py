@@ -52,6 +52,13 @@ class TestFix:
         type_("runner doctor --fix")
         assert read_dotenv(checkout)["COMPOSE_FILE"] == "docker-compose.yml:mine.yml"
 
+    def test_an_override_that_compose_read_by_itself_is_named(self, type_, docker, checkout) -> None:
+        """With COMPOSE_FILE in .env, compose no longer looks for it."""
+        (checkout / "docker-compose.override.yml").write_text("services: {}\n")
+        type_("runner doctor --fix")
+        assert read_dotenv(checkout)["COMPOSE_FILE"] == "docker-compose.yml:docker-compose.override.yml"
+        assert type_("runner doctor").exit_code == 0
+
     def test_keys_and_comments_stay(self, type_, docker, checkout) -> None:
         path = checkout / ".env"
         path.write_text("# mine\nWANDB_API_KEY='hush'\nHOST_UID=99999\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.runs import read_record
+from job.runs import read_record
 from runner.launch_record import read_exit, read_launch
 from runner.processes import is_alive
 from runner.terminal import Environment
@@ -221,7 +221,7 @@ class TestDetached:
 
     def test_prepare_keeps_its_output_too(self, spawn, checkout, job) -> None:
         job("")
-        (checkout / "model" / "prepare.py").write_text("print('prepared')")
+        (checkout / "corpus" / "prepare.py").write_text("print('prepared')")
         out, _ = spawn("host", "prepare", "--detach").communicate(timeout=30)
         assert out == "prepare-letters\n"
         folder = checkout / "volumes" / "checkpoints" / "prepare-letters"

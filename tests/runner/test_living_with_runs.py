@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from model.runs import Attempt, RunRecord
+from job.runs import Attempt, RunRecord
 from runner import run_log
 from runner.folder import Folder
 from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
@@ -27,6 +27,22 @@ class TestRuns:
         assert [run["run"] for run in json.loads(type_("runner runs --json").stdout)] == ["new", "old"]
         lines = type_("runner runs").stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["run", "new", "old"]
+
+    def test_what_was_estimated_stands_beside_what_it_cost(self, type_, fake) -> None:
+        fake.states = [
+            RunState(
+                "paid", "train", "cloud", "finished", cost=1.314, estimated_cost=1.2, expected_cost=1.33
+            ),
+            RunState("free", "train", "host", "finished"),
+        ]
+        header, *lines = (line.split() for line in type_("runner runs").stdout.splitlines())
+        assert header.index("estimated") == header.index("cost") + 1
+        assert {line[0]: line[-3:-1] for line in lines} == {"paid": ["$1.31", "$1.20"], "free": ["-", "-"]}
+        told = json.loads(type_("runner runs --json").stdout)
+        assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
+        assert (
+            "$1.31, estimated at $1.20 before it began, at $1.33 in all" in type_("runner status paid").stdout
+        )
 
     def test_none_yet(self, type_) -> None:
         result = type_("runner runs")

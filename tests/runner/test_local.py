@@ -14,6 +14,7 @@ from runner.targets.local import Local
 from runner.targets.protocol import Started
 from tests.runner.conftest import wait_for
 from tests.runner.docker_stand_in import GPU_CONFIG, DockerStandIn, own_settings
+from tests.runner.nano_folder import make_folder
 
 # A container whose job stops as the trainer does.
 JOB = """\
@@ -142,7 +143,7 @@ class TestBefore:
         assert type_("runner local --dry-run").exit_code == 0
         assert docker.calls("compose", "run") == []
         assert sorted(path.name for path in checkout.iterdir()) == [
-            "configs", "docker-compose.gpu.yml", "docker-compose.yml", "model",
+            "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "model",
         ]  # fmt: skip
 
     def test_no_engine_offers_the_host_and_does_not_switch(self, type_, local, docker, checkout) -> None:
@@ -265,3 +266,65 @@ class TestServices:
 @pytest.fixture
 def volume(checkout: Path) -> Path:
     return checkout / "volumes" / "checkpoints"
+
+
+class TestCommandOfTheUsers:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return make_folder(tmp_path / "nano")
+
+    LINE = "runner local --dir ../nano --keep out=checkpoints --keep data=data"
+
+    def test_its_folder_and_what_it_keeps_are_mounted(
+        self, type_, local, run_words, folder: Path, checkout: Path
+    ) -> None:
+        result = type_(f"{self.LINE} -- python train.py --lr=1")
+        assert result.exit_code == 0, result.stderr
+        words, volumes = run_words(), checkout / "volumes"
+        mounts = [words[at + 1] for at, word in enumerate(words) if word == "-v"]
+        assert mounts == [
+            f"{folder}:{folder}:rw",
+            f"{volumes}/checkpoints/nano/out:{folder}/out:rw",
+            f"{volumes}/data/nano/data:{folder}/data:rw",
+        ]
+        at = words.index("job.command")
+        assert words[at - 4 : at] == ["train", "python", "-P", "-m"]
+        assert words[words.index("--") :] == ["--", "python", "train.py", "--lr=1"]
+        assert "gpt-runner.job=command" in words
+
+    def test_both_ends_of_a_mount_are_there_with_what_the_folder_brings(
+        self, type_, local, folder: Path, checkout: Path
+    ) -> None:
+        (folder / "data" / "letters" / "train.bin").write_text("ignored by git, and there all the same")
+        type_(f"{self.LINE} -- python train.py")
+        assert (folder / "out").is_dir()
+        assert (checkout / "volumes" / "checkpoints" / "nano" / "out").is_dir()
+        kept = checkout / "volumes" / "data" / "nano" / "data" / "letters"
+        assert (kept / "prepare.py").read_text() == (folder / "data" / "letters" / "prepare.py").read_text()
+        assert (kept / "train.bin").samefile(folder / "data" / "letters" / "train.bin")
+
+    def test_setup_is_an_image_of_its_own_built_once(self, type_, local, docker, folder: Path) -> None:
+        (folder / "requirements.txt").write_text("six\n")
+        line = "runner local --dir ../nano --setup 'pip install a' -- python train.py"
+        assert "extends the image first" in type_(line).stderr
+        text = (docker.folder / "layer").read_text()
+        assert "FROM gpt-runner\n" in text
+        assert "RUN pip install -r requirements.txt\nRUN pip install a\n" in text
+        assert text.endswith("six\n")
+        tag = (docker.folder / "image").read_text()
+        assert tag.startswith("gpt-runner-setup:")
+        assert "extends" not in type_(line).stderr
+        assert len(docker.calls("build")) == 1
+        (folder / "requirements.txt").write_text("six>=1\n")
+        type_(line)
+        assert (docker.folder / "image").read_text() != tag
+
+    def test_without_a_setup_it_is_the_image_of_all(self, type_, local, docker, folder: Path) -> None:
+        type_("runner local --dir ../nano -- python train.py")
+        assert (docker.folder / "image").read_text() == ""
+
+    def test_a_setup_that_fails_starts_nothing(self, type_, local, docker, folder: Path) -> None:
+        (docker.folder / "bad_setup").touch()
+        result = type_("runner local --dir ../nano --setup 'pip install nothing' -- python train.py")
+        assert (result.exit_code, "the setup failed" in result.stderr) == (1, True)
+        assert docker.calls("compose", "run") == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from model.recipe import Recipe
+from job.recipe import Recipe
 from runner.errors import RunnerError
 from runner.jobs import JOBS
 from runner.plan import Facts, Plan, Volume, make_plan
@@ -96,7 +96,7 @@ class TestCommand:
 
     def test_preparing_names_no_run(self) -> None:
         command = plan(job=JOBS["prepare"], run="prepare-letters").command
-        assert command == ("python", "-m", "model.prepare", "configs/warm.yaml")
+        assert command == ("python", "-m", "corpus.prepare", "configs/warm.yaml")
 
     def test_sampling_reads_a_run_and_no_recipe(self) -> None:
         facts = replace(INSIDE, step=100)
@@ -187,6 +187,14 @@ class TestWords:
             update={"train": SETTINGS.train.model_copy(update={"wandb_project": "p"})}
         )
         assert any("no WANDB_API_KEY" in words for words in plan(settings=asked).does)
+
+
+class TestMeasurement:
+    def test_it_needs_neither_recipe_nor_run(self) -> None:
+        made = plan(
+            replace(INSIDE, step=None), job=JOBS["roofline"], recipe=None, settings=None, run="roofline"
+        )
+        assert made.command[-2:] == ("-m", "bench.roofline")
 
 
 class TestRefusals:

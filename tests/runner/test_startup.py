@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def test_help_takes_less_than_150_ms() -> None:
         return usage.ru_utime + usage.ru_stime  # of the processor: another program's load is not our time
 
     assert min(seconds() for _ in range(5)) < 0.150
+
+
+def test_a_comparison_of_gpus_imports_neither_torch_nor_modal() -> None:
+    words = ["plan", "shakespeare_char", "--json"]
+    code = HELP.format(words=words).replace('"pydantic", "rich", "yaml", ', "")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)["gpus"]
+    assert [row["gpu"] for row in rows if row["cheapest"]] == [rows[0]["gpu"]]
+    assert {"tokens_per_second", "seconds", "usd", "usd_per_billion_tokens", "fit"} <= rows[0].keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

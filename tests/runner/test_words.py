@@ -22,6 +22,14 @@ def test_the_order_does_not_matter() -> None:
         assert sort_words(words, RECIPES) == wanted
 
 
+def test_a_job_that_measures_may_be_called_a_bench() -> None:
+    assert (
+        sort_words(["bench", "roofline"], ["quickstart"]) == sort_words(["roofline"], []) == Words("roofline")
+    )
+    with pytest.raises(RunnerError, match="bench"):
+        sort_words(["bench"], ["quickstart"])
+
+
 def test_overrides_keep_their_order() -> None:
     assert sort_words(["b=1", "a=2", "b=3"], RECIPES).overrides == ("b=1", "a=2", "b=3")
 

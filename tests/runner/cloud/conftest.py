@@ -8,34 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.modal_standin import ModalStandin, StandinError
+from tests.tiny import write_recipe, write_text
 
 ROOT = Path(__file__).resolve().parents[3]
 
-RECIPE = """\
-model: {variant: modern, n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}
-data: {dataset: tiny, source: texts/text.txt, tokenizer: bytes, split: tail}
-train:
-  max_steps: 60
-  global_batch_tokens: 256
-  micro_batch: 8
-  lr: 3e-3
-  warmup_steps: 5
-  eval_every: 20
-  eval_tokens: 1024
-  checkpoint_every: 10
-  log_every: 5
-  keep_last: 3
-sample: {prompt: "the ", max_new_tokens: 20}
-"""
 COPIED = (".gitignore", ".dockerignore", "Dockerfile", "requirements.lock", "docker-compose.yml")
 
 
@@ -65,7 +52,7 @@ class Lab:
     def run(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
         """Run to the end; it must exit with ``status``. stdout and stderr."""
         process = self.start(*words, **variables)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == status, (
             f"exit {process.returncode}\n{out}\n{err}\n{self.modal.log()[-3000:]}"
         )
@@ -132,43 +119,62 @@ def train_here(checkout: Path, *overrides: str) -> None:
     )
 
 
+@cache
+def seconds_to_begin() -> float:
+    """How long a job takes to import what it needs; on a busy machine three times as long as else."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import model.train"], cwd=ROOT, check=True)
+    return time.monotonic() - began
+
+
 def make_checkout(folder: Path) -> Path:
     """What the runner takes for a checkout, with the real trainer and the recipe ``tiny``."""
     folder.mkdir()
     for name in COPIED:
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "model", folder / "model", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "configs").mkdir()
-    (folder / "configs" / "tiny.yaml").write_text(RECIPE)
-    (folder / "texts").mkdir()
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
-    lines = (" ".join(words[(i * j + i) % 10] for j in range(7)) for i in range(600))
-    (folder / "texts" / "text.txt").write_text("\n".join(lines))
+    for package in ("corpus", "experiment", "job", "model"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    add_tiny(folder)
     return folder
+
+
+def add_tiny(checkout: Path) -> None:
+    """The recipe ``tiny`` and its text."""
+    write_recipe(checkout / "configs" / "tiny.yaml", "texts/text.txt")
+    write_text(checkout / "texts" / "text.txt")
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """Volumes are seen as they are written."""
-    with _lab(tmp_path) as made:
+    with lab_with(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 def strict_lab(tmp_path: Path) -> Iterator[Lab]:
     """A volume holds what was committed, and no more."""
-    with _lab(tmp_path, strict_commits=True) as made:
+    with lab_with(tmp_path, strict_commits=True) as made:
         yield made
 
 
 @contextmanager
-def _lab(tmp_path: Path, **options: Any) -> Iterator[Lab]:
+def lab_with(tmp_path: Path, strict_commits: bool = False, **variables: str) -> Iterator[Lab]:
+    """A lab whose containers have these ``variables``."""
+    options: dict[str, Any] = {"strict_commits": True} if strict_commits else {}
     checkout = make_checkout(tmp_path / "checkout")
+    with open_lab(checkout, tmp_path, container_env=variables, **options) as made:
+        yield made
+
+
+@contextmanager
+def open_lab(checkout: Path, folder: Path, **options: Any) -> Iterator[Lab]:
+    """The checkout with a stand-in whose state is in ``folder``; ``options`` are the stand-in's."""
     # More threads than cores are slower for matrices of 32 x 32.
-    options |= {"grace": 20.0, "container_env": {"OMP_NUM_THREADS": "1"}}
-    with ModalStandin(tmp_path / "state", **options) as modal:
+    options["container_env"] = {"OMP_NUM_THREADS": "1", **options.get("container_env", {})}
+    with ModalStandin(folder / "state", **{"grace": 20.0, **options}) as modal:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
-        environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
         made = Lab(checkout, modal, environ)
         yield made
         for process in made.started:

@@ -5,46 +5,86 @@ from __future__ import annotations
 import json
 import signal
 
-from tests.runner.cloud.conftest import Lab
+import pytest
+
+from tests.runner.cloud.conftest import Lab, seconds_to_begin
+
+
+@pytest.fixture
+def brief() -> int:
+    """Seconds in which a job begins and comes to write a checkpoint, and not much more."""
+    return round(5 + 1.5 * seconds_to_begin())
 
 
 def reasons(lab: Lab) -> list[str | None]:
     return [attempt["reason"] for attempt in lab.ledger()["attempts"]]
 
 
-def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab) -> None:
+def a_dollar_a_second(lab: Lab) -> None:
+    """On a machine of 4 cores."""
+    (lab.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")
+
+
+def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab, brief: int) -> None:
     lab.slow_down(0.1)
-    lab.train("--device", "cpu", "max_steps=60", GPT_RUNNER_ATTEMPT="8s")
+    steps = 7 * brief  # more than an attempt has time for
+    lab.train("--device", "cpu", f"max_steps={steps}", GPT_RUNNER_ATTEMPT=f"{brief}s")
     assert len(reasons(lab)) > 1
     assert set(reasons(lab)[:-1]) == {"time-out"}
     assert reasons(lab)[-1] == "finished"
     call = lab.modal.calls()[0]
     assert call["retries"] == [len(reasons(lab)) - 1]
-    assert sorted(set(lab.steps())) == list(range(1, 61))
+    assert lab.steps() == list(range(1, steps + 1))
 
 
-def test_the_timeout_counts_all_attempts(lab: Lab) -> None:
+def test_the_timeout_counts_all_attempts(lab: Lab, brief: int) -> None:
     lab.slow_down(0.05)
-    lab.train("--device", "cpu", "max_steps=2000", "--timeout", "8s", status=101)
+    lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief}s", status=101)
     assert reasons(lab) == ["timeout"]
     assert (lab.run_folder() / "latest").exists()
-    _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", "8s", status=2)
+    # Less than was used: the checkpoint is written, and the attempt over, some seconds before its time is up.
+    _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief // 2}s", status=2)
     assert "has used" in err
     assert "--timeout" in err
 
 
 def test_a_cap_in_dollars_checkpoints_and_ends_104(lab: Lab) -> None:
     lab.slow_down(0.05)
-    words = ("--device", "cpu", "max_steps=2000", "--max-cost", "8")
-    _, err = lab.train(*words, status=104, GPT_RUNNER_PRICES="CPU=900,MEMORY=0")
+    words = ("--device", "cpu", "max_steps=2000", "--max-cost", "20")
+    a_dollar_a_second(lab)
+    _, err = lab.train(*words, status=104)
     assert "--max-cost is spent" in err
     assert reasons(lab) == ["budget"]
-    assert 6.0 < lab.ledger()["cost"] < 9.0  # a dollar a second
+    assert 0.90 * 20 <= lab.ledger()["cost"] <= 1.02 * 20
     assert (lab.run_folder() / "latest").exists()
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert state["status"] == "unfinished"
-    _, err = lab.train(*words, status=2, GPT_RUNNER_PRICES="CPU=900,MEMORY=0")
+    _, err = lab.train(*words[:-1], "10", status=2)  # less than is spent
     assert "has cost" in err
+
+
+@pytest.mark.slow
+def test_a_cap_holds_over_three_attempts_and_more_money_goes_on(lab: Lab) -> None:
+    lab.slow_down(0.05)
+    a_dollar_a_second(lab)
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=9000", "--max-cost", "60")
+    lab.wait_for_step(10)
+    lab.modal.preempt()
+    before = len(lab.metrics())
+    lab.modal.wait_until(lambda: len(lab.metrics()) > before and len(reasons(lab)) == 2, 60)
+    lab.modal.preempt()
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 104, err
+    assert "--max-cost is spent" in err
+    assert reasons(lab) == ["preempted", "preempted", "budget"]
+    book = lab.ledger()
+    assert book["cost"] == pytest.approx(sum(attempt["cost"] for attempt in book["attempts"]), abs=0.001)
+    assert 0.90 * 60 <= book["cost"] <= 1.02 * 60
+    reached = json.loads((lab.run_folder() / "run.json").read_text())["step"]
+    _, err = lab.run("resume", "tiny", "-y", "--max-cost", "80", status=104)
+    assert f"goes on from step {reached}" in err
+    assert 0.90 * 80 <= lab.ledger()["cost"] <= 1.02 * 80
+    assert json.loads((lab.run_folder() / "run.json").read_text())["step"] > reached
 
 
 def test_a_mistake_of_the_users_burns_no_retry(lab: Lab) -> None:

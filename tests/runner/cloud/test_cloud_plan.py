@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from model.recipe import load
+from job.recipe import load
 from runner.cli import main
 from runner.cloud import image
 from runner.cloud.mount import ignored
@@ -90,6 +90,38 @@ class TestPlan:
         assert plan.question is not None
         assert "$25.00 at most" in plan.question
         assert json.loads(dict(plan.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
+
+    def test_the_record_will_hold_what_was_estimated(self, make: Callable[..., Plan]) -> None:
+        def estimate(plan: Plan) -> dict[str, float]:
+            found: dict[str, float] = json.loads(dict(plan.environment)["RUN_LAUNCH"])["estimate"]
+            return found
+
+        first = estimate(make(more=(("gpu", "H100:8"),)))
+        assert first["usd"] == pytest.approx(first["seconds"] / 3600 * 32.87, rel=0.01)
+        # Of a run that goes on, what it has used up counts.
+        later = estimate(make(more=(("gpu", "H100:8"),), step=59, seconds=1000.0, cost=9.0, attempts=1))
+        assert later["seconds"] > 1000.0
+        assert later["usd"] > 9.0
+
+    def test_auto_becomes_the_micro_batch_that_fits_on_the_smallest_gpu(
+        self, make: Callable[..., Plan], checkout: Path
+    ) -> None:
+        path, words = checkout / "configs" / "tiny.yaml", ("micro_batch=auto", "n_layer=12", "n_embd=768")
+        words = (*words, "n_head=12", "block_size=1024", "global_batch_tokens=524288", "tokenizer=gpt2")
+        settings = load(path, words)
+        for gpus, size in (("H100", 64), ("H100,L4", 16), ("H100:16", 32)):
+            more = (("gpu", gpus.replace(":16", ":8")), *((("nodes", "2"),) if ":16" in gpus else ()))
+            plan = make(request=Request(JOBS["train"], "tiny", path, words, settings, more=more))
+            assert f"train.micro_batch={size}" in plan.command
+            assert "micro_batch=auto" not in plan.command
+            assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
+
+    def test_the_guards_of_the_recipe_reach_the_call(self, make: Callable[..., Plan], checkout: Path) -> None:
+        path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
+        plan = make(request=Request(JOBS["train"], "tiny", path, words, load(path, words)))
+        options = from_pairs(plan.more)
+        assert (options.stop_stalled_after, options.stop_idle_gpu_after) == (600.0, None)
+        assert from_pairs(make().more).stop_idle_gpu_after == 900.0
 
     def test_says_what_the_image_is_built_for_again(self, make: Callable[..., Plan]) -> None:
         shown = dict(

@@ -6,7 +6,7 @@ import json
 import signal
 
 from model.checkpoint import newest
-from tests.runner.cloud.conftest import Lab, train_here
+from tests.runner.cloud.conftest import Lab
 
 
 def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -> None:
@@ -47,35 +47,6 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     assert "is finished already" in err + out
     assert "cached, built" in err
     assert len(lab.modal.builds) == builds
-
-
-def test_five_preemptions_end_with_the_weights_of_an_unbroken_run(lab: Lab) -> None:
-    steps = ("max_steps=100", "checkpoint_every=10", "eval_every=50")
-    train_here(lab.checkout, *steps)
-    lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", *steps)
-    for step in (10, 20, 40, 60, 80):
-        lab.wait_for_step(step)
-        lab.modal.preempt()
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, out + err
-    unbroken = lab.checkout / "volumes" / "checkpoints" / "tiny"
-    ours, theirs = newest(lab.run_folder(), print), newest(unbroken, print)
-    assert ours is not None
-    assert theirs is not None
-    assert ours.step == theirs.step == 100
-    assert lab.weights() == (unbroken / "step_00000100" / "model.safetensors").read_bytes()
-    ledger = lab.ledger()
-    reasons = [attempt["reason"] for attempt in ledger["attempts"]]
-    assert reasons == ["preempted"] * 5 + ["finished"]
-    costs = [attempt["cost"] for attempt in ledger["attempts"]]
-    assert ledger["cost"] == round(sum(costs), 4) or abs(ledger["cost"] - sum(costs)) < 1e-3
-    state = json.loads(lab.run("status", "tiny", "--json")[0])
-    assert state["attempts"] == 6
-    assert "6: 5 x preempted, finished" in lab.run("status", "tiny")[0]
-    assert abs(state["cost"] - sum(costs)) < 1e-3
-    assert lab.modal.calls()[0]["retries"] == [0]
-    assert sorted(set(lab.steps())) == list(range(1, 101))
 
 
 def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None:

@@ -6,6 +6,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from modal_proto.api_pb2 import OBJECT_CREATION_TYPE_UNSPECIFIED
+
 from tests.runner.cloud.conftest import Lab
 
 VALUE = "hush-0123456789abcdef"
@@ -81,6 +83,23 @@ def test_two_nodes_meet_through_torchruns_rendezvous(lab: Lab) -> None:
     # The data was made before, on a machine that is no part of the cluster.
     assert [task["gpu"] for task in lab.modal.tasks()] == ["", "H100", "H100"]
     assert (lab.volume("data") / "tiny" / "meta.json").exists()
+
+
+def test_what_only_looks_makes_no_volume(lab: Lab) -> None:
+    assert "no runs yet" in lab.run("runs")[1]
+    lab.run("status", "tiny", status=102)
+    lab.run("logs", "tiny", status=102)
+    lab.run("cloud", "tiny", "--dry-run")
+    assert "nothing in data" in lab.run("ls", "data")[1]
+    lab.run("pull", "checkpoints", "tiny", status=102)
+    lab.run("rm", "data", "texts", "-y", status=102)
+    lab.run("push", "data", "texts", "--dry-run")
+    made = [request.message.object_creation_type for request in lab.modal.recorded("VolumeGetOrCreate")]
+    assert made
+    assert set(made) == {OBJECT_CREATION_TYPE_UNSPECIFIED}
+    assert list((lab.modal.state / "volumes").iterdir()) == []
+    lab.run("push", "data", "texts")
+    assert [path.name for path in lab.volume("data").iterdir()] == ["texts"]
 
 
 def test_offline_the_other_runs_are_listed_and_the_cloud_is_named(lab: Lab) -> None:

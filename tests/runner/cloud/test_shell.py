@@ -9,6 +9,7 @@ import sys
 import pexpect
 import pytest
 
+from runner.cloud.prices import BUILT_IN
 from runner.cloud.shell import price, shell_gpus
 from runner.errors import RunnerError
 from tests.runner.cloud.conftest import Lab
@@ -98,4 +99,6 @@ def test_one_type_of_gpu_and_a_price() -> None:
         shell_gpus("h10")
     with pytest.raises(RunnerError, match="one type of GPU"):
         shell_gpus("H100,A100")
-    assert price(shell_gpus("H100"), {}) == pytest.approx(3.95 + 3 * (4 * 0.0000131 + 16 * 0.00000222) * 3600)
+    assert price(shell_gpus("H100"), BUILT_IN) == pytest.approx(
+        3.95 + 3 * (4 * 0.0000131 + 16 * 0.00000222) * 3600
+    )

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import modal
 import pytest
 
+from runner.cloud.files import LateFiles
 from runner.cloud.patience import Patience, Unavailable
 from runner.cloud.volumes import VolumeFiles, modal_name, open_files, open_volume
 from runner.errors import RunnerError
-from tests.modal_standin import ModalStandin
+from tests.modal_standin import ModalStandin, StandinError
 
 BLOCK = 8 * 1024 * 1024
 
@@ -43,6 +44,21 @@ def test_our_names_become_modals(standin: ModalStandin) -> None:
         modal_name("checkpoint", {})
     assert refused.value.exit_code == 2
     assert open_volume("data").object_id == open_volume("data").object_id  # made once
+
+
+def test_looking_makes_no_volume_and_writing_does(standin: ModalStandin) -> None:
+    environ = {"GPT_RUNNER_VOLUMES": "not-yet-"}
+    looked = open_files("data", environ)
+    late = LateFiles("data", environ)
+    assert (looked.id, looked.is_there, looked.size("a.txt"), late.text("a.txt")) == ("", False, None, None)
+    for files in (looked, late):
+        with pytest.raises(FileNotFoundError):
+            list(files.entries())
+    with pytest.raises(StandinError, match="no volume"):
+        standin.volume_path("not-yet-data")
+    late.put("a.txt", "text")
+    assert late.text("a.txt") == looked.read("a.txt") == b"text"
+    assert looked.is_there
 
 
 def test_a_file_is_read_whole_from_the_middle_and_across_blocks(files: VolumeFiles) -> None:

@@ -1,0 +1,51 @@
+"""Measurements of the trainer on this machine; docs/bench.md says what each one is.
+
+    python -m bench [speed] [RECIPE] [key=value ...] [--peer nanogpt=../nanoGPT] [--text FILE]
+    python -m bench loss | memory | steps | checkpoint | kills [options]
+
+Each result is printed, and appended to --out, as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.results import Results
+from job.command_line import run
+
+BENCHES = ("speed", "loss", "memory", "steps", "checkpoint", "kills")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words.pop(0) if words and words[0] in BENCHES else "speed"
+    module = importlib.import_module(f"bench.{name}")
+    about = __doc__ if words in (["--help"], ["-h"]) and name == "speed" else None
+    parser = ArgumentParser(
+        prog=f"python -m bench {name}",
+        description="\n".join(filter(None, (about, module.__doc__))),
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="append each result to this file, a JSON line each"
+    )
+    parser.add_argument("--minutes", type=float, metavar="M", help="start nothing that would outlast this")
+    parser.add_argument("--json", action="store_true", help="print results as JSON lines")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_intermixed_args(words)
+    # Told to stop, it ends what it started: a contender is a process group of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    results = Results(arguments.out, arguments.minutes, arguments.json)
+    return run(lambda given: module.main(given, results), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# All figures of a machine with a GPU, in order of importance; each result is on the disk as soon as it is there.
+#
+#   MINUTES=9 DATA=../shared/data PEERS=../peers OUT=results.jsonl bench/gpu.sh first
+#   bench/gpu.sh second
+#   bench/gpu.sh third
+#
+# `first`: speed, steps, memory. `second`: the losses; with the OUT of the call before it goes on, ONLY=ours,nanogpt
+# chooses. `third`: checkpoints, Shakespeare, speedrun beside nanochat. DATA holds novels.txt.xz, tinyshakespeare.txt and tiktoken/;
+# PEERS holds checkouts nanoGPT and nanochat, which are left out where they are missing. OUT may be a folder. No
+# network is needed. A part that fails, or that the time does not reach, loses no other's results.
+set -u
+cd "$(dirname "$0")/.." || exit
+part="${1:-first}"
+part="${part,,}"
+minutes="${MINUTES:-9}"
+data="$(realpath "${DATA:-../shared/data}")"
+peers="$(realpath -m "${PEERS:-../peers}")"
+out="$(realpath -m "${OUT:-bench-results.jsonl}")"
+[ -d "$out" ] && out="$out/results.jsonl"
+recipe="${RECIPE:-gpt2_124m}"
+python="${PYTHON:-python3}"
+device="${DEVICE:-cuda}"
+batch="global_batch_tokens=${BATCH:-131072}" # a longer step is the same work more often
+export TIKTOKEN_CACHE_DIR="${TIKTOKEN_CACHE_DIR:-$data/tiktoken}" PYTHONPATH="$PWD"
+export CACHE_PATH="${CACHE_PATH:-${TMPDIR:-/tmp}/bench-cache}" # what one bench compiled, the next one has
+end=$((SECONDS + minutes * 60))
+
+with=()
+[ -f "$peers/nanoGPT/train.py" ] && with+=(--peer "nanogpt=$peers/nanoGPT")
+nanogpt=("${with[@]}")
+[ -f "$peers/nanochat/nanochat/gpt.py" ] && with+=(--peer "nanochat=$peers/nanochat")
+"$python" -c 'import transformers' 2>/dev/null && with+=(--peer hf)
+
+# bench MOST-MINUTES WORDS ...: no longer than that, and no longer than what is left.
+bench() {
+    local left=$((end - SECONDS)) most=$(($1 * 60))
+    shift
+    [ "$left" -lt "$most" ] && most=$left
+    if [ "$most" -lt 25 ]; then
+        echo "left out, the time is spent: bench $*" >&2
+        return
+    fi
+    echo "== bench $* ($most s)" >&2
+    timeout -k 10 $((most + 15)) "$python" -m bench "$@" --device "$device" --out "$out" --json \
+        --minutes "$(awk "BEGIN { print $most / 60 }")" || echo "ended with $?: bench $*" >&2
+}
+
+novels=(--text "$data/novels.txt.xz")
+characters=(--text "$data/tinyshakespeare.txt")
+case "$part" in
+first)
+    bench 6 speed "$recipe" "$batch" "${novels[@]}" "${with[@]}" --steps 40
+    bench 2 steps "$recipe" "$batch" "${novels[@]}" "${nanogpt[@]}" --steps 100
+    bench 2 memory "$recipe" "${novels[@]}" "${nanogpt[@]}" --micro-batch 64
+    ;;
+second) bench "$minutes" loss novels "${LOSS_RECIPE:-speedrun}" "${novels[@]}" "${with[@]}" ${ONLY:+--only "$ONLY"} ;;
+third)
+    bench 4 checkpoint "$recipe" "$batch" "${novels[@]}" --repeats 2
+    bench 3 loss shakespeare "${characters[@]}" "${nanogpt[@]}"
+    bench 2 speed speedrun "$batch" "${novels[@]}" "${with[@]}" --only ours,nanochat --steps 40 --peer-micro-batch 32
+    bench 2 speed shakespeare_char "${characters[@]}" "${nanogpt[@]}" --steps 200 --peer-micro-batch 64
+    ;;
+*)
+    echo "what is '$part'? first, second or third" >&2
+    exit 2
+    ;;
+esac

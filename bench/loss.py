@@ -1,0 +1,161 @@
+"""How long until a loss: three comparisons, each trainer measured by one ruler.
+
+    python -m bench loss novels gpt2_124m --text novels.txt.xz --peer nanogpt=../nanoGPT --peer hf
+    python -m bench loss shakespeare --text input.txt --peer nanogpt=../nanoGPT
+    python -m bench loss cpu --text input.txt --peer nanogpt=../nanoGPT [--repeats 2]
+
+novels: 256 steps of 131,072 tokens (33.5 million), then the loss over 1,048,576 held-out tokens at the recipe's
+context; each trainer with three learning rates, of which the best counts.
+shakespeare: until the loss over the validation characters is 1.4697, which nanoGPT's README states.
+cpu: shakespeare_char_cpu against the line of nanoGPT's README for a machine with no GPU, each as a whole process.
+
+What --out already holds of novels is not done again: a second call goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from bench import setup as setups
+from bench.contenders import Task, contenders, nanogpt
+from bench.process import guarded, watch
+from bench.results import Results
+from bench.setup import Setup
+from job.locations import CHECKOUT
+from job.metrics import read_metrics
+
+NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
+TARGET = 1.4697
+# Where nothing else is known of a contender's rate. nanochat's is a factor on all of its own.
+BASE_RATES = {"nanogpt": 1e-3, "hf": 1e-3, "nanochat": 1.0}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of this bench."""
+    setups.add_arguments(parser)
+    parser.add_argument("--steps", type=int, default=256, help="novels: steps (256)")
+    parser.add_argument("--val-tokens", type=int, default=1 << 20, help="novels: held-out tokens (1,048,576)")
+    parser.add_argument("--rates", default="0.5,1,2", help="novels: factors on each trainer's rate (0.5,1,2)")
+    parser.add_argument("--repeats", type=int, default=1, help="cpu: pairs (1)")
+
+
+def main(arguments: Namespace, results: Results) -> int:
+    """The entry: 0 where ours was measured."""
+    what = {"novels": novels, "shakespeare": shakespeare, "cpu": cpu}
+    named = [word for word in arguments.words if word in what] or ["cpu"]
+    arguments.words = [word for word in arguments.words if word not in what]
+    if named[0] != "novels" and not [word for word in arguments.words if "=" not in word]:
+        arguments.words.insert(0, "shakespeare_char_cpu" if named[0] == "cpu" else "shakespeare_char")
+    if named[0] == "cpu":
+        arguments.device = "cpu"
+    with setups.setup(arguments, results, *(NOVELS if named[0] == "novels" else ())) as setup:
+        what[named[0]](setup, arguments)
+    return 0 if any(result.get("contender") == "ours" for result in results.all) else 1
+
+
+def novels(setup: Setup, arguments: Namespace) -> None:
+    """Every contender with every rate, the middle one first, so that a budget that ends early has it."""
+    results = setup.results
+    factors = sorted(map(float, arguments.rates.split(",")), key=lambda factor: abs(factor - 1))
+    running = contenders(setup, arguments.only)
+    done = {(r["contender"], r["lr"], r["steps"]): r for r in _before(results) if r["what"] == "loss run"}
+    for factor in factors:
+        for name, contender in running.items():
+            rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
+            task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
+            if (name, rate, task.steps) in done or not setup.has_time(task.name):
+                continue
+            with guarded(results, part="novels", contender=name, lr=rate):
+                results.say(f"{name} with rate {rate:g}")
+                found = contender.train(setup, task)
+                done[name, rate, task.steps] = results.add(
+                    "loss run",
+                    **{"recipe": setup.recipe.name, "contender": name, "lr": rate, **found.facts()},
+                    training_seconds=round(found.training_seconds, 2),
+                    training_seconds_without_compiling=round(found.median * task.steps, 2),
+                )
+    for name in running:
+        if runs := [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]:
+            best = min(runs, key=lambda run: run["val_loss"])
+            keys = (
+                "lr",
+                "val_loss",
+                "training_seconds",
+                "training_seconds_without_compiling",
+                "wall_seconds",
+            )
+            results.add("loss", contender=name, rates_tried=len(runs), **{key: best[key] for key in keys})
+
+
+def shakespeare(setup: Setup, arguments: Namespace) -> None:
+    """Wall seconds of the whole process until an evaluation at or under the target."""
+    metrics = setup.volumes.run("shakespeare") / "metrics.jsonl"
+    seen: dict[str, list[tuple[int, float]]] = {"ours": [], "nanogpt": []}
+
+    def ours_reached() -> bool:
+        seen["ours"] = [(m["step"], m["loss"]) for m in read_metrics(metrics) if m["kind"] == "val"]
+        return any(loss <= TARGET for _, loss in seen["ours"])
+
+    def nanogpt_reached(text: str) -> bool:
+        seen["nanogpt"] = [(int(step), float(loss)) for step, loss in nanogpt.EVALUATION.findall(text)]
+        return any(loss <= TARGET for _, loss in seen["nanogpt"])
+
+    command = [sys.executable, "-m", "model.train", *setup.words, "sample.max_new_tokens=1"]
+    command += ["--name", "shakespeare", "--device", setup.device]
+    for name in contenders(setup, arguments.only):
+        if name not in seen or not setup.has_time(name):
+            continue
+        with guarded(setup.results, part="shakespeare", contender=name):
+            if name == "ours":
+                log = setup.work / "shakespeare.log"
+                seconds = watch(command, CHECKOUT, setup.environ, log, setup.results.left(), ours_reached)
+                ours_reached()
+            else:
+                words = [*nanogpt.README_GPU, f"--device={setup.device}"]
+                seconds = nanogpt.readme(setup, name, words, nanogpt_reached)
+            step, loss = min(seen[name], key=lambda pair: pair[1])
+            reached = loss <= TARGET
+            setup.results.add(
+                "shakespeare", contender=name, target=TARGET, reached=reached, step=step, val_loss=loss,
+                wall_seconds=round(seconds, 2),
+            )  # fmt: skip
+
+
+def cpu(setup: Setup, arguments: Namespace) -> None:
+    """Pairs of whole processes, then the loss of their last weights over the whole validation set."""
+    for pair in range(arguments.repeats):
+        for name in contenders(setup, arguments.only):
+            if name not in ("ours", "nanogpt") or not setup.has_time(name):
+                continue
+            with guarded(setup.results, part="cpu", contender=name):
+                setup.results.say(f"pair {pair + 1}: {name}")
+                started = time.perf_counter()
+                if name == "ours":
+                    run = f"cpu-{pair}"
+                    setup.python(run, "-m", "model.train", *setup.words, "--name", run, "--device", "cpu")
+                    seconds = time.perf_counter() - started
+                    out, _ = setup.python(
+                        "ruler", "-m", "model.evaluate", "--name", run, "--json", "--device", "cpu"
+                    )
+                    loss = json.loads(out.strip().splitlines()[-1])["loss"]
+                else:
+                    seconds = nanogpt.readme(setup, name, nanogpt.README_CPU)
+                    loss = nanogpt.ruler(setup, name, -1)
+                setup.results.add(
+                    "cpu pair",
+                    contender=name,
+                    pair=pair + 1,
+                    wall_seconds=round(seconds, 2),
+                    val_loss=round(loss, 4),
+                )
+
+
+def _before(results: Results) -> list[dict[str, Any]]:
+    """What earlier calls wrote into --out."""
+    if results.path is None or not results.path.exists():
+        return []
+    return [json.loads(line) for line in results.path.read_text().splitlines()]

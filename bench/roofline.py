@@ -1,0 +1,90 @@
+"""What this device really reaches: a large matrix product in FLOP/s, memory in bytes a second.
+
+    python -m bench.roofline [--device cuda] [--json]
+
+Datasheets promise more than any product reaches: an H200's 989 TFLOP/s in bfloat16 are about 790. The result is
+remembered in the cache volume; from then on the trainer's metrics state ``mfu_roofline``, the share of what is
+measured here, beside ``mfu``, the share of the datasheet's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+from job.command_line import argument_parser, parse, run
+from job.exit_status import ExitStatus
+from job.files import write_atomically
+from job.locations import Locations
+from job.roofline import device_label, place
+from model import device as devices
+
+# Sides of the square matrices; the best one counts. A product of 8192 takes 1.4 ms at 790 TFLOP/s; one of 2048
+# takes 0.2 s on a core that reaches 80 GFLOP/s.
+SIDES = {"cuda": (4096, 8192, 16384), "mps": (2048, 4096), "cpu": (512, 1024, 2048)}
+COPIED_BYTES = {"cuda": 1 << 30, "mps": 1 << 28, "cpu": 1 << 28}  # more than any cache holds
+SECONDS = 0.5  # for each of them
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry; returns the exit status."""
+    parser = argument_parser("bench.roofline", __doc__ or "")
+    parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
+    return run(_main, parse(parser, argv))
+
+
+def _main(arguments: Namespace) -> ExitStatus:
+    device = devices.pick_device(arguments.device, 0)
+    result = {**measure(device), "torch": torch.__version__, "measured": round(time.time())}
+    path = place(devices.device_name(device), Locations.current())
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    print(f"kept in {path}; training from now on states mfu_roofline", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"device          {result['device']}")
+        print(f"bfloat16        {result['bfloat16'] / 1e12:.3f} TFLOP/s")
+        single = "float32 (TF32)" if device.type == "cuda" else "float32       "
+        print(f"{single}  {result['float32'] / 1e12:.3f} TFLOP/s")
+        print(f"memory          {result['bandwidth'] / 1e9:.1f} GB/s, read and written")
+    return ExitStatus.DONE
+
+
+def measure(device: torch.device) -> dict[str, Any]:
+    """FLOP/s of the best product in bfloat16 and in float32 (TF32 on CUDA, as in training), and bytes a second."""
+    flops = {
+        str(dtype).removeprefix("torch."): max(
+            _product_flops(side, dtype, device) for side in SIDES[device.type]
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    source = torch.ones(COPIED_BYTES[device.type] // 4, device=device)
+    seconds = _seconds("target.copy_(source)", device, target=torch.empty_like(source), source=source)
+    return {
+        "device": device_label(devices.device_name(device)),
+        **flops,
+        "bandwidth": 2 * COPIED_BYTES[device.type] / seconds,
+    }
+
+
+def _product_flops(side: int, dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / _seconds("torch.mm(a, b, out=out)", device, a=a, b=b, out=torch.empty_like(a))
+
+
+def _seconds(statement: str, device: torch.device, **names: torch.Tensor) -> float:
+    """The median over half a second; torch's Timer waits for CUDA itself."""
+    statement += "; torch.mps.synchronize()" if device.type == "mps" else ""
+    timer = Timer(statement, globals={"torch": torch, **names}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=SECONDS).median)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Where text comes from: files, folders, globs, URLs, Python's standard library; plain, .jsonl or Parquet.
+
+A source is a list of files and a sequence of Segments in an order that never changes; ``read`` goes on from
+the cursor behind any of them. A plain file is one document, in segments of about 1 MB; a row of a .jsonl or
+Parquet file is a document and a segment. Text is UTF-8 bytes, unchanged; ``.gz`` is unpacked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sysconfig
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
+
+from corpus import DataError, Progress, Report, Stop, never, quiet
+from corpus.download import download
+
+PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
+LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
+
+Cursor = tuple[int, int]  # the file's index; the byte (text, .jsonl) or row (Parquet) in it
+
+
+class Segment(NamedTuple):
+    """A stretch of one document."""
+
+    text: bytes
+    first: bool  # begins the document
+    file: int
+    offset: int
+    after: Cursor
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    path: Path
+    name: str  # relative to the source's root, with /: the document's name in the split
+    size: int  # bytes; of Parquet, rows
+    kind: Literal["text", "jsonl", "parquet"]
+
+
+def find_files(
+    source: str, raw: Path, *, report: Report = quiet, should_stop: Stop = never
+) -> list[SourceFile]:
+    """The files of ``source``, sorted by name; a URL is downloaded once into ``raw``. DataError for none."""
+    root = Path(source).expanduser()
+    if source == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        paths = [p for p in root.rglob("*.py") if not NOT_THE_LIBRARY.search(p.relative_to(root).as_posix())]
+        paths = [path for path in paths if _is_utf8(path)]
+    elif source.startswith(("http://", "https://")):
+        paths = [_downloaded(source, raw, report, should_stop)]
+        root = raw
+    elif root.is_dir():
+        paths = [p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())]
+    elif root.exists():
+        paths, root = [root], root.parent
+    else:
+        paths = [Path(match) for match in glob(str(root), recursive=True)]
+        while has_magic(str(root)):
+            root = root.parent
+    files = [_source_file(path, path.relative_to(root).as_posix()) for path in paths if path.is_file()]
+    if not files:
+        raise DataError(f"{source}: no file is there; data.source (--source) is a file, folder, glob or URL")
+    return sorted(files, key=lambda file: file.name)
+
+
+# Without tests and tools; what isn't code (pydoc_data: documentation; encodings: tables, a seventh of all);
+# and what differs from one machine to the next.
+NOT_THE_LIBRARY = re.compile(
+    r"(^|/)(site-packages|dist-packages|tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|encodings"
+    r"|__pycache__|config-[^/]*|_sysconfigdata[^/]*|sitecustomize\.py|usercustomize\.py)(/|$)"
+)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
+    path = raw / (unquote(urlsplit(url).path).rpartition("/")[2] or "download")
+    if not path.exists():
+        report(f"downloading {url}")
+        try:
+            download(
+                url,
+                path,
+                report=lambda done, total: report(Progress("downloading", done, total)),
+                should_stop=should_stop,
+            )
+        except DataError as error:
+            raise DataError(f"{error}. With a copy of the file here: `prepare --source FILE`") from None
+    return path
+
+
+def _source_file(path: Path, name: str) -> SourceFile:
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return SourceFile(path, name, pq.read_metadata(path).num_rows, "parquet")
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: can't be read as Parquet: {error}") from None
+    rows = name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    return SourceFile(path, name, path.stat().st_size, "jsonl" if rows else "text")
+
+
+def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> Iterator[Segment]:
+    """All segments from ``start`` on; ``column`` holds the text of rows. DataError for what can't be read."""
+    for index in range(start[0], len(files)):
+        file, offset = files[index], start[1] if index == start[0] else 0
+        if file.kind == "parquet":
+            for row, text in enumerate(_parquet_rows(file, offset, column), offset):
+                yield Segment(text, True, index, row, (index, row + 1))
+            continue
+        try:
+            with gzip.open(file.path) if file.path.suffix == ".gz" else file.path.open("rb") as opened:
+                stream = cast(BinaryIO, opened)
+                stream.seek(offset)
+                for piece in stream if file.kind == "jsonl" else _pieces(stream):
+                    text, end = piece, offset + len(piece)
+                    if file.kind == "jsonl":
+                        text = _json_row(piece, file, offset, column)
+                    first = file.kind == "jsonl" or offset == 0
+                    yield Segment(text, first, index, offset, (index, end))
+                    offset = end
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{file.path}: can't be unpacked: {error}") from None
+
+
+def _json_row(line: bytes, file: SourceFile, offset: int, column: str) -> bytes:
+    if line.isspace():
+        return b""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{file.path}: the line at byte {offset} is no JSON: {error}") from None
+    if not isinstance(row, dict) or column not in row:
+        raise _no_column(file, column, list(row) if isinstance(row, dict) else [])
+    return _utf8(row[column], file, column)
+
+
+def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file.path) as table:
+        if column not in table.schema_arrow.names:
+            raise _no_column(file, column, table.schema_arrow.names)
+        for group in range(table.num_row_groups):
+            size = table.metadata.row_group(group).num_rows
+            if start >= size:
+                start -= size
+                continue
+            for batch in table.iter_batches(256, row_groups=[group], columns=[column], use_threads=False):
+                for value in batch.column(0)[start:].to_pylist():
+                    yield _utf8(value, file, column)
+                start = max(0, start - len(batch))
+
+
+def _utf8(value: object, file: SourceFile, column: str) -> bytes:
+    if not isinstance(value, str | None):
+        raise DataError(f"{file.path}: the column '{column}' holds {type(value).__name__}, not text")
+    return (value or "").encode(errors="replace")  # JSON can spell half a surrogate pair, UTF-8 can't
+
+
+def _no_column(file: SourceFile, column: str, there: list[str]) -> DataError:
+    return DataError(
+        f"{file.path}: has no column '{column}'; its columns are {', '.join(there) or 'none'}; "
+        "name the one that holds the text: data.text_column=NAME"
+    )
+
+
+# The tokens of two pieces must be those of the whole. GPT-2's pattern always splits where a character that is no
+# white space is followed by white space: no alternative spans that place or, but for white space before it, looks
+# beyond it. Of the spaces beyond ASCII, only U+00A0 is in a token together with white space behind it. Text
+# without white space is cut between a letter and punctuation, where the pattern always splits too.
+_BLACK = rb"(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
+_CUTS = [
+    re.compile(rb"(?s).*" + _BLACK + rb"(?=\n)"),
+    re.compile(rb"(?s).*" + _BLACK + rb"(?=[ \t\r\n])"),
+    re.compile(
+        rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c))"
+    ),
+]
+
+
+def last_cut(text: bytes) -> int:
+    """The last place where UTF-8 ``text`` can be cut with the same GPT-2 tokens; 0 where there is none."""
+    return next((match.end() for cut in _CUTS if (match := cut.match(text))), 0)
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """The stream in pieces of about PIECE bytes; where one ends depends on where it begins alone."""
+    text, size = b"", PIECE
+    while True:
+        text += stream.read(max(0, size - len(text)))
+        if len(text) < size:
+            break
+        cut = last_cut(text[:size])
+        if not cut and size < LONGEST_PIECE:
+            size *= 2
+            continue
+        while not cut or text[cut] & 0xC0 == 0x80:  # no place for a cut: anywhere between characters
+            cut = (cut or size) - 1
+        yield text[:cut]
+        text, size = text[cut:], PIECE
+    if text:
+        yield text

@@ -1,0 +1,82 @@
+"""What the commands inside a job have in common: RECIPE, overrides, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from job.exit_status import ExitStatus, Interrupted, UserError
+from job.locations import CONFIGS
+from job.recipe import Recipe, RecipeError, load
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe at the path ``name``, or of that name in configs/; RecipeError with a did-you-mean."""
+    for path in (Path(name), CONFIGS / f"{name}.yaml", CONFIGS / name):
+        if path.is_file():
+            return path
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\ntrain:" in path.read_text())
+    close = difflib.get_close_matches(Path(name).stem, names, n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else ""
+    raise RecipeError(f"no recipe '{name}'{guess}; there are {', '.join(names)}, or give a path")
+
+
+def argument_parser(module: str, description: str) -> ArgumentParser:
+    """A parser with RECIPE, overrides, --json and --debug; a command adds its own."""
+    parser = ArgumentParser(
+        prog=f"python -m {module}",
+        usage="%(prog)s [RECIPE] [key=value ...] [options]",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE, key=value",
+        help="a recipe (default quickstart) and what differs from it",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespace:
+    """Parse; the result has ``recipe`` (a name or path) and ``overrides`` (``lr=1e-3`` or ``--lr=1e-3``)."""
+    arguments, unknown = parser.parse_known_intermixed_args(argv)
+    words = [*arguments.words, *(word for word in unknown if "=" in word)]
+    names = [word for word in words if "=" not in word]
+    if strange := [word for word in unknown if "=" not in word] or names[1:]:
+        hint = (
+            f"; to set a key of the recipe, write {strange[0]}=VALUE" if strange[0].startswith("--") else ""
+        )
+        parser.error(f"what is '{strange[0]}'?{hint}")
+    arguments.recipe = names[0] if names else "quickstart"
+    arguments.overrides = [word for word in words if "=" in word]
+    return arguments
+
+
+def load_recipe(arguments: Namespace) -> Recipe:
+    """The recipe that ``parse`` found, with its overrides."""
+    return load(find_recipe(arguments.recipe), arguments.overrides)
+
+
+def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:
+    """The exit status of ``command``; a user's mistake is one line on stderr, with --debug a traceback too."""
+    try:
+        return command(arguments)
+    except (RecipeError, UserError, OSError) as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserError):
+            return error.status
+        return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR
+    except Interrupted:
+        print("interrupted; type the same to go on", file=sys.stderr)
+        return ExitStatus.UNFINISHED
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED

@@ -1,0 +1,130 @@
+"""What a person sees of a run: a live screen on a terminal, plain lines off it, log.txt always."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+PLOT_HEIGHT = 14
+BAR = 16
+# A plot of this many points is drawn in 15 ms; more can't be told apart in a terminal.
+PLOT_POINTS = 400
+
+
+def loss_plot(
+    train: list[tuple[int, float]], val: list[tuple[int, float]], width: int, height: int = PLOT_HEIGHT
+) -> str:
+    """The curves as text: training loss as a line, validation loss as points; no colour."""
+    import plotext
+
+    train, val = ([(step, loss) for step, loss in curve if math.isfinite(loss)] for curve in (train, val))
+    if not train:
+        return ""
+    stride = max(1, len(train) // PLOT_POINTS)
+    train = [*train[::stride], train[-1]]
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(width, height)
+    plotext.plot([s for s, _ in train], [v for _, v in train], marker="braille", label="train loss")
+    if val:
+        plotext.scatter([s for s, _ in val], [v for _, v in val], marker="x", label="validation loss")
+    plotext.xlabel("step")
+    return str(plotext.uncolorize(plotext.build()))
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m20s, 5h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Display:
+    """The talk of one run, to stderr and to ``log``. ``silent`` (other ranks) says nothing at all."""
+
+    def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
+        self.console = Console(file=sys.stderr, quiet=silent, highlight=False)
+        self.file: TextIO | None = log.open("a", buffering=1) if log is not None and not silent else None
+        self.max_steps = max_steps
+        self.train: list[tuple[int, float]] = []
+        self.val: list[tuple[int, float]] = []
+        self.status = ""
+        self.live: Live | None = None
+        self.silent = silent
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal and not self.silent:
+            self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def say(self, text: str) -> None:
+        """One line for the person and the log."""
+        self.console.print(Text(text), soft_wrap=True)
+        self.log_only(text)
+
+    def log_only(self, text: str) -> None:
+        """Lines for log.txt alone, each with its time."""
+        if self.file is not None:
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            for line in text.splitlines() or [""]:
+                self.file.write(f"{now} {line}\n")
+
+    def step(
+        self, step: int, loss: float, lr: float, tokens_per_second: float, mfu: float | None, eta: float
+    ) -> None:
+        """Progress; off a terminal a line, on it the screen is drawn again."""
+        speed = f"{tokens_per_second:,.0f} tokens/s" + (f"  MFU {mfu:.1%}" if mfu is not None else "")
+        line = (
+            f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  loss {loss:.4f}  "
+            f"lr {lr:.2e}  {speed}  {duration(eta)} left"
+        )
+        if self.live is None:
+            self.say(line)
+            return
+        self.log_only(line)
+        filled = round(BAR * step / self.max_steps)
+        self.status = f"{'━' * filled}{'─' * (BAR - filled)}  {line}"
+        self.redraw()
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """A validation loss: a line off a terminal, on it a point of the plot."""
+        self.val.append((step, loss))
+        line = f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
+        if self.live is None:
+            self.say(line)
+        else:
+            self.log_only(line)
+            self.redraw()
+
+    def redraw(self) -> None:
+        """Draw the live screen with what is known now."""
+        if self.live is not None:
+            plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width - 2)))
+            val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
+            status = Text(self.status + val, style="bold", no_wrap=True, overflow="ellipsis")
+            self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
+
+    def final_plot(self) -> None:
+        """The finished curve, left standing."""
+        plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width)))
+        if plot:
+            self.say(plot)

@@ -1,0 +1,83 @@
+"""The numbers of a run: metrics.jsonl and TensorBoard always, Weights & Biases where there is a key."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from job.files import write_atomically
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+class Metrics:
+    """Writes a line for each step and each evaluation of one run.
+
+    A run that goes on from step ``resume_step`` forgets what an earlier attempt logged beyond it,
+    so that the file holds one curve with each step once.
+    """
+
+    def __init__(
+        self, folder: Path, resume_step: int, wandb_project: str | None, say: Callable[[str], None]
+    ) -> None:
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = self.path.open("a", buffering=1)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=resume_step + 1)
+        self.wandb = _wandb_run(folder, wandb_project, say)
+
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        """One line: ``kind`` is train, val or checkpoint."""
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        for key, value in numbers.items():
+            self.tensorboard.add_scalar(f"{kind}/{key}", value, step)
+        if self.wandb is not None:
+            self.wandb.log({f"{kind}/{key}": value for key, value in numbers.items()}, step=step)
+
+    def text(self, tag: str, step: int, text: str) -> None:
+        """A sample, for TensorBoard's text page."""
+        self.tensorboard.add_text(tag, f"```\n{text}\n```", step)
+
+    def flush(self) -> None:
+        """Let readers see what was logged."""
+        self.file.flush()
+        self.tensorboard.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _wandb_run(folder: Path, project: str | None, say: Callable[[str], None]) -> Any:
+    if project is None:
+        return None
+    if not os.environ.get("WANDB_API_KEY"):
+        say("train.wandb_project is set but WANDB_API_KEY is not: logging to TensorBoard only")
+        return None
+    try:
+        import wandb
+    except ImportError:
+        say("train.wandb_project is set but wandb is not installed (pip install wandb): TensorBoard only")
+        return None
+    # The id is the run's name: an attempt that resumes goes on in the same W&B run.
+    return wandb.init(project=project, id=folder.name, name=folder.name, dir=folder, resume="allow")

@@ -1,0 +1,338 @@
+"""The recipe: what a run is, typed and checked before anything starts. Free of torch.
+
+    recipe = load("configs/quickstart.yaml", ["lr=1e-3", "model.n_layer=6"])
+
+A recipe is a YAML file plus overrides from the command line. An override names a key in full
+(``train.lr=1e-3``) or, where only one section has it, by its last word (``lr=1e-3``).
+Every mistake becomes a RecipeError with file, line and, where a name is close, a did-you-mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from job.recipe_errors import RecipeError, describe
+from job.recipe_yaml import Source, apply_override, read_yaml
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "Recipe",
+    "RecipeError",
+    "ResourcesConfig",
+    "SampleConfig",
+    "TrainConfig",
+    "changes",
+    "load",
+]
+
+
+DURATION = r"^\d+(\.\d+)?[smhd]$"
+
+
+def free(default: Any, description: str, **limits: Any) -> Any:
+    """A field that may change when a run is resumed: it does not alter what the run computes."""
+    return Field(default, description=description, json_schema_extra={"resume": "free"}, **limits)
+
+
+def impossible(key: str, message: str) -> PydanticCustomError:
+    """A combination of values that can't work, reported at the line of ``key`` in the same section."""
+    return PydanticCustomError("impossible", "{message}", {"key": key, "message": message})
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(Section):
+    """The network's shape."""
+
+    variant: Literal["gpt2", "modern"] = Field(
+        "gpt2",
+        description="gpt2: OpenAI's architecture exactly. modern: rotary positions, RMSNorm, QK-norm, "
+        "squared ReLU, no biases, untied head",
+    )
+    n_layer: int = Field(12, ge=1, description="blocks")
+    n_head: int = Field(12, ge=1, description="attention heads; divides n_embd")
+    n_embd: int = Field(768, ge=2, description="width")
+    block_size: int = Field(1024, ge=2, description="context, in tokens")
+    vocab_size: int | None = Field(
+        None,
+        ge=2,
+        le=65536,
+        description="rows of the embedding; null: the tokenizer's, padded to a multiple of 64",
+    )
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
+
+    @model_validator(mode="after")
+    def _possible(self) -> ModelConfig:
+        if self.n_embd % self.n_head:
+            raise impossible("n_embd", f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+        if self.variant == "modern" and (self.n_embd // self.n_head) % 2:
+            raise impossible(
+                "n_embd",
+                f"rotary positions need an even head size; n_embd / n_head is {self.n_embd // self.n_head}",
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Which tokens the run reads, and how `prepare` makes them."""
+
+    dataset: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the folder in the data volume"
+    )
+    source: str | None = Field(
+        None,
+        description="a file, folder, glob or URL of text, .jsonl or .parquet; `stdlib` for the source code of "
+        "Python's standard library; `fineweb10B` for the published shards",
+    )
+    tokenizer: Literal["bytes", "chars", "gpt2"] = "gpt2"
+    text_column: str = Field(
+        "text", description="the column of .jsonl and .parquet files that holds the text"
+    )
+    split: Literal["documents", "tail"] = Field(
+        "documents",
+        description="validation set: `documents` takes whole documents by the hash of their name or text, "
+        "`tail` the last part of the text",
+    )
+    val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
+    shard_tokens: int = Field(100_000_000, ge=1024, description="tokens in one shard file")
+    shards: int = Field(9, ge=1, description="training shards to download, for a published dataset")
+
+
+class TrainConfig(Section):
+    """How the run trains."""
+
+    max_steps: int = Field(ge=1, description="optimizer steps")
+    global_batch_tokens: int = Field(ge=2, description="tokens in one optimizer step, over all processes")
+    batch_schedule: list[list[int]] = Field(
+        [],
+        description="[[STEP, TOKENS], ...]: from that step on so many tokens a step, not global_batch_tokens",
+    )
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = free(
+        16,
+        "most sequences that one process takes through the network at once; the rest is accumulated; "
+        "auto: as many as fit",
+    )
+    lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
+    min_lr: float = Field(0.0, ge=0.0, description="learning rate at the last step")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int | None = Field(
+        None, ge=1, description="steps at the end over which the rate falls; null: all after the warm-up"
+    )
+    weight_decay: float = Field(0.1, ge=0.0, description="decoupled, on matrices only")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the blocks' matrices, AdamW for embeddings, head and vectors"
+    )
+    muon_lr: float = Field(0.02, gt=0.0, description="peak learning rate of Muon; it follows lr's schedule")
+    muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    embedding_lr_scale: float = Field(1.0, gt=0.0, description="learning rate of embeddings over lr")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    grad_clip: float = Field(1.0, ge=0.0, description="largest norm of the gradient; 0 does not clip")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware has it and it pays, else float32"
+    )
+    activation_checkpointing: bool = free(
+        False,
+        "keep a block's input alone and compute the rest again in the backward pass: less memory, a third more work",
+    )
+    loss_chunk: int | None = free(
+        None, "tokens whose logits stand in memory at once; null: all of a micro-batch", ge=1
+    )
+    shard: bool = free(
+        False, "with several GPUs: each holds a part of the network and the optimizer (FSDP2), not all of it"
+    )
+    compile: bool | Literal["auto"] = free("auto", "torch.compile; auto: where the run outlasts compiling")
+    deterministic: bool = free(
+        False, "only algorithms that give the same bits each time: on a GPU slower; on a CPU it is so anyway"
+    )
+    seed: int = Field(1337, ge=0)
+    init_from: str | None = Field(
+        None,
+        description="begin with these weights: a run, a checkpoint folder, or a Hugging Face folder of GPT-2",
+    )
+    eval_every: int = free(250, "steps between evaluations", ge=1)
+    eval_tokens: int | None = free(
+        None, "tokens of the validation set that an evaluation reads, the same each time; null: all", ge=1
+    )
+    checkpoint_every: int = free(250, "steps between checkpoints", ge=1)
+    keep_last: int = free(2, "newest checkpoints that are kept", ge=1)
+    keep_best: bool = free(True, "keep the checkpoint with the lowest validation loss too")
+    log_every: int = free(10, "steps between lines of the log", ge=1)
+    stop_on_nan: bool = free(True, "end the run, with 100, where loss or gradient is no number")
+    sample_every: int | None = free(None, "steps between samples written to samples/; null: at the end", ge=1)
+    wandb_project: str | None = free(None, "log to this Weights & Biases project when WANDB_API_KEY is set")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainConfig:
+        if self.warmup_steps >= self.max_steps:
+            raise impossible(
+                "warmup_steps",
+                f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})",
+            )
+        if self.decay_steps is not None and self.decay_steps + self.warmup_steps > self.max_steps:
+            raise impossible(
+                "decay_steps",
+                f"warmup_steps + decay_steps ({self.warmup_steps} + {self.decay_steps}) "
+                f"exceed max_steps ({self.max_steps})",
+            )
+        before = 0
+        for stage in self.batch_schedule:
+            if len(stage) != 2 or not before < stage[0] < self.max_steps or stage[1] < 1:
+                raise impossible(
+                    "batch_schedule",
+                    f"{stage} is no [STEP, TOKENS] with steps that rise and lie between 0 and max_steps ({self.max_steps})",
+                )
+            before = stage[0]
+        if self.min_lr > self.lr:
+            raise impossible("min_lr", f"min_lr ({self.min_lr:g}) must not exceed lr ({self.lr:g})")
+        return self
+
+
+class SampleConfig(Section):
+    """What `sample` writes, and what a run prints at its end."""
+
+    prompt: str = free("", "text to continue; @FILE reads a file, - reads stdin")
+    num_samples: int = free(1, "samples, generated in one batch", ge=1)
+    max_new_tokens: int = free(300, "tokens", ge=1)
+    temperature: float = free(0.8, "0 takes the most likely token", ge=0.0)
+    top_k: int | None = free(200, "only the k most likely tokens; null: all", ge=1)
+    top_p: float | None = free(
+        None, "the fewest tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0
+    )
+    seed: int = free(1337, "of the sampling", ge=0)
+
+
+class ResourcesConfig(Section):
+    """What the job asks of its target."""
+
+    gpu: str | None = free(
+        None, "for the cloud: H100, H100:8, or a list H100,A100-80GB in order of preference"
+    )
+    timeout: str = free("24h", "longest time of the whole run: 90m, 12h, 2d", pattern=DURATION)
+    stop_stalled_after: str | None = free(
+        "10m",
+        "cloud: end a run that took no step for ten times as long as usual, and for so long; null: never",
+        pattern=DURATION,
+    )
+    stop_idle_gpu_after: str | None = free(
+        "15m",
+        "cloud: end a run one of whose GPUs has done nothing for so long; null: never",
+        pattern=DURATION,
+    )
+
+
+class Recipe(Section):
+    """A whole recipe; ``load`` makes one."""
+
+    name: str = free("", "name of the run where --name gives none; the file's name by default")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    train: TrainConfig
+    sample: SampleConfig = SampleConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    _source: Source | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        block = self.model.block_size
+        for step, tokens in self.train.batch_schedule:
+            if tokens % block:
+                raise impossible(
+                    "train.batch_schedule",
+                    f"the {tokens} tokens from step {step} on must be a multiple of model.block_size ({block})",
+                )
+        tokens = self.train.global_batch_tokens
+        if tokens % block:
+            nearest = max(1, round(tokens / block)) * block
+            raise impossible(
+                "train.global_batch_tokens",
+                f"global_batch_tokens ({tokens}) must be a multiple of model.block_size ({block}); "
+                f"the nearest is {nearest}",
+            )
+        return self
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of block_size tokens in one optimizer step, over all processes."""
+        return self.train.global_batch_tokens // self.model.block_size
+
+    def mistake(self, key: str, message: str) -> RecipeError:
+        """An error about ``key`` that shows only later (against the data, say), at its line."""
+        where = self._source.where(key) if self._source is not None else key
+        return RecipeError(f"{where}: {message}")
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every key written out."""
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe at ``path``, apply ``overrides`` (``key=value``) and check it.
+
+    Raises RecipeError, whose text is complete: what, where and what to type.
+    """
+    path = Path(path)
+    source = read_yaml(path)
+    for override in overrides:
+        apply_override(source, override, known_keys())
+    source.tree.setdefault("name", path.stem)
+    return _check(source)
+
+
+def from_mapping(tree: dict[str, Any], origin: str) -> Recipe:
+    """Check a recipe that is already a mapping, for example one read from a run's folder."""
+    return _check(Source(origin, tree))
+
+
+def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The settings that make ``after`` another run than ``before``: key → (before, after)."""
+    old, new = before.model_dump(), after.model_dump()
+    return {
+        key: (_get(old, key), _get(new, key))
+        for key, is_free in known_keys().items()
+        if not is_free and _get(old, key) != _get(new, key)
+    }
+
+
+def known_keys() -> dict[str, bool]:
+    """Every full key of a recipe (``train.lr``) → whether it may change when a run is resumed."""
+    keys: dict[str, bool] = {}
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for leaf, sub in field.annotation.model_fields.items():
+                keys[f"{name}.{leaf}"] = _is_free(sub.json_schema_extra)
+        else:
+            keys[name] = _is_free(field.json_schema_extra)
+    return keys
+
+
+def _is_free(extra: Any) -> bool:
+    return isinstance(extra, dict) and extra.get("resume") == "free"
+
+
+def _get(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _check(source: Source) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(source.tree)
+    except ValidationError as error:
+        raise RecipeError("\n".join(describe(error.errors(), source, known_keys()))) from None
+    recipe._source = source
+    return recipe

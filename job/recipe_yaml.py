@@ -1,0 +1,130 @@
+"""Reading YAML with the line of every key, and overrides from the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from job.recipe_errors import RecipeError, did_you_mean
+
+
+@dataclass
+class Source:
+    """A recipe before it is checked: its values, and where each was written."""
+
+    origin: str
+    tree: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)  # full key → line, from 1
+    overrides: dict[str, str] = field(default_factory=dict)  # full key → the argument as typed
+
+    def where(self, key: str) -> str:
+        """``file:line`` of ``key`` or of the nearest section around it; the argument if one set it."""
+        if key in self.overrides:
+            return f"argument '{self.overrides[key]}'"
+        while key:
+            if key in self.lines:
+                return f"{self.origin}:{self.lines[key]}"
+            key = key.rpartition(".")[0]
+        return self.origin
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses doubled keys."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(
+    path: Path, shape: str = "a recipe is a mapping with the sections model, data and train"
+) -> Source:
+    """The file's mapping and the line of each key; RecipeError if it can't be read or is no mapping (then
+    ``shape`` says what it should be)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}; `ls configs` shows the recipes") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not UTF-8 text") from None
+    try:
+        node = yaml.compose(text, _Loader)
+        tree = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: {shape}")
+    source = Source(str(path), tree)
+    _note_lines(node, "", source)
+    return source
+
+
+def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            source.lines[f"{prefix}{number}"] = item.start_mark.line + 1
+            _note_lines(item, f"{prefix}{number}.", source)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value in node.value:
+        key = f"{prefix}{key_node.value}"
+        line = key_node.start_mark.line + 1
+        if key in source.lines:
+            raise RecipeError(
+                f"{source.origin}:{line}: {key} stands twice (first at line {source.lines[key]}); keep one"
+            )
+        source.lines[key] = line
+        _note_lines(value, f"{key}.", source)
+
+
+def apply_override(source: Source, argument: str, known: Collection[str]) -> None:
+    """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed."""
+    name, equals, text = argument.partition("=")
+    name = name.strip().removeprefix("--")
+    if not equals or not name:
+        raise RecipeError(f"argument '{argument}': an override is key=value, for example lr=1e-3")
+    key = full_key(name, argument, known)
+    *sections, leaf = key.split(".")
+    tree = source.tree
+    for section in sections:
+        child = tree.get(section)
+        if child is None:
+            child = tree[section] = {}
+        if not isinstance(child, dict):
+            return  # the file itself is wrong there; the check says so with its line
+        tree = child
+    tree[leaf] = _value(text, key)
+    source.overrides[key] = argument
+
+
+def _value(text: str, key: str) -> Any:
+    if key in {"sample.prompt", "data.source", "train.init_from"} and text not in {"null", "~", ""}:
+        return text  # free text: "prompt=- [x]" must not be read as a YAML list
+    try:
+        value = yaml.load(text, _Loader) if text else ""
+    except yaml.YAMLError:
+        return text
+    return value
+
+
+def full_key(name: str, argument: str, known: Collection[str]) -> str:
+    """The key that ``name`` means, in full or by its last word; RecipeError naming ``argument`` for none or two."""
+    if name in known:
+        return name
+    matches = [key for key in known if key.rpartition(".")[2] == name]
+    if len(matches) == 1:
+        return matches[0]
+    if len(matches) > 1:
+        raise RecipeError(
+            f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"
+        )
+    raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")

@@ -1,0 +1,259 @@
+"""The options of an experiment: the signature of ``train`` in a Python file, read without running the file.
+
+    def train(output_dir=".", lr: float = 1e-3, steps: int = 1000, variant: Literal["a", "b"] = "a") -> dict:
+
+The runner asks for it before anything starts, and must not import the file, which may import torch; the job
+asks for it too, so that both name and compare parameters alike.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.exit_status import ExitStatus, UserError
+
+Value = bool | int | float | str | None
+FUNCTION, FOLDER = "train", "output_dir"
+EXAMPLE = f'def {FUNCTION}({FOLDER}=".", lr: float = 1e-3) -> dict:'
+KINDS = ("bool", "int", "float", "str")
+WORDS_OF_BOOL = {"true": True, "yes": True, "on": True, "1": True}
+WORDS_OF_BOOL |= {"false": False, "no": False, "off": False, "0": False}
+
+
+class ExperimentError(UserError):
+    """A file that is no experiment, or a parameter that it does not take; the text is complete."""
+
+    status = ExitStatus.USAGE
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One option. ``kinds`` are names of KINDS, none for any; ``default`` is a value, or the source of one that
+    only running the file would tell (``is_source``)."""
+
+    name: str
+    kinds: tuple[str, ...] = ()
+    choices: tuple[Value, ...] = ()
+    optional: bool = False
+    required: bool = True
+    default: Value = None
+    is_source: bool = False
+    foreign: str = ""  # an annotation that has no words on a command line
+
+    def describe(self) -> str:
+        """``float``, ``'a' or 'b'``, ``int or none``."""
+        names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+        parts = [repr(choice) for choice in self.choices] + [names[kind] for kind in self.kinds]
+        return " or ".join([*parts, *(["none"] if self.optional else [])]) or "anything"
+
+    def value(self, text: str) -> Value:
+        """``text`` as this parameter takes it. Raises ValueError where it does not."""
+        if self.foreign:
+            raise ValueError
+        if self.optional and text.lower() in ("none", "null"):
+            return None
+        for choice in self.choices:
+            if text == str(choice) or (
+                isinstance(choice, bool) and WORDS_OF_BOOL.get(text.lower()) is choice
+            ):
+                return choice
+        for kind in self.kinds if self.kinds or self.choices else ("int", "float", "bool_word", "str"):
+            try:
+                return _read(kind, text)
+            except ValueError:
+                continue
+        raise ValueError
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What ``train`` takes besides the folder, in the order of the file; ``open``: it also takes any other key."""
+
+    path: str
+    parameters: tuple[Parameter, ...] = ()
+    open: bool = False
+
+    def values(self, words: Sequence[str]) -> dict[str, Value]:
+        """``key=value`` words as typed values; a later one replaces an earlier. Raises ExperimentError."""
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        found: dict[str, Value] = {}
+        for word in words:
+            name, equals, text = word.partition("=")
+            name = name.strip().removeprefix("--").replace("-", "_")
+            if not equals or not name.isidentifier():
+                raise ExperimentError(f"argument '{word}': a parameter is key=value, for example lr=1e-3")
+            if name not in by_name and not (self.open and name != FOLDER):
+                raise ExperimentError(f"argument '{word}': {self._unknown(name)}")
+            parameter = by_name.get(name, Parameter(name))
+            try:
+                found[name] = parameter.value(text)
+            except ValueError:
+                raise ExperimentError(f"argument '{word}': {_not_of(parameter, text)}") from None
+        missing = [p.name for p in self.parameters if p.required and p.name not in found]
+        if missing:
+            raise ExperimentError(
+                f"{self.path}: train() has no default for {', '.join(missing)}; write {missing[0]}=VALUE"
+            )
+        return found
+
+    def complete(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """``given`` with the defaults of all others: what tells one run of the file from another."""
+        defaults = {p.name: p.default for p in self.parameters if not p.required}
+        return {**defaults, **given}
+
+    def check_type(self, name: str, value: object) -> str:
+        """What is wrong with a value that came typed, from YAML; '' where nothing is."""
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        if name not in by_name:
+            return "" if self.open and name != FOLDER else self._unknown(name)
+        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+        try:
+            by_name[name].value("none" if value is None else text)
+        except ValueError:
+            return _not_of(by_name[name], text)
+        return ""
+
+    def _unknown(self, name: str) -> str:
+        if name == FOLDER:
+            return f"the runner gives {FOLDER}; --name chooses the run's folder"
+        names = [parameter.name for parameter in self.parameters]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        guess = f"; did you mean '{close[0]}'?" if close else ""
+        takes = f"it takes {', '.join(names)}" if names else f"it takes none; write {EXAMPLE}"
+        return f"{Path(self.path).name} has no parameter '{name}'{guess or '; ' + takes}"
+
+
+def read_signature(path: Path) -> Signature:
+    """The signature of ``train`` in the file. Raises ExperimentError, with the line where there is one."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ExperimentError(f"{path}: {error.strerror or error}; give the path of a Python file") from None
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ExperimentError(f"{path}{line}: not valid Python: {said}") from None
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION]
+    if not found:
+        raise ExperimentError(
+            f"{path}: has no function train at its top level; an experiment is a file with\n  {EXAMPLE}\n"
+            "`runner new experiment NAME` writes one; another program is run by `-- python FILE`"
+        )
+    return _signature(found[-1], str(path))
+
+
+def _signature(node: ast.FunctionDef, path: str) -> Signature:
+    given = node.args
+    plain = [*given.posonlyargs, *given.args]
+    none: list[ast.expr | None] = [None]
+    defaults = [*none * (len(plain) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    pairs = list(zip([*plain, *given.kwonlyargs], defaults, strict=True))
+    names = [argument.arg for argument, _ in pairs]
+    if FOLDER not in names or any(argument.arg == FOLDER for argument in given.posonlyargs):
+        raise ExperimentError(
+            f"{path}:{node.lineno}: train() takes no {FOLDER}, the folder of its run; write\n  {EXAMPLE}"
+        )
+    parameters = [_parameter(argument, default) for argument, default in pairs if argument.arg != FOLDER]
+    return Signature(path, tuple(parameters), open=given.kwarg is not None)
+
+
+def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
+    value, is_source = _literal(default)
+    annotation = argument.annotation
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        with suppress(SyntaxError):  # a text that is no type stays one, and is named where it is used
+            annotation = ast.parse(annotation.value, mode="eval").body
+    kinds, choices, optional, foreign = _type_of(annotation)
+    if annotation is None and not is_source and type(value).__name__ in KINDS:
+        kinds = (type(value).__name__,)
+        if kinds == ("int",):
+            kinds = ("int", "float")  # `steps=10` may well mean a number: nobody said that it is whole
+    return Parameter(
+        argument.arg, kinds, choices, optional or value is None, default is None, value, is_source, foreign
+    )
+
+
+def _literal(node: ast.expr | None) -> tuple[Value, bool]:
+    """The default's value; else its source, and True."""
+    if node is None:
+        return None, False
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return ast.unparse(node), True
+    if value is None or isinstance(value, bool | int | float | str):
+        return value, False
+    return ast.unparse(node), True
+
+
+def _type_of(node: ast.expr | None) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
+    """(kinds, choices, optional, what it is where it is none of these)."""
+    if node is None:
+        return (), (), False, ""
+    match node:
+        case ast.Constant(value=None):
+            return (), (), True, ""
+        case ast.Name(id=name) if name in KINDS:
+            return (name,), (), False, ""
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _union([left, right], node)
+        case ast.Subscript(value=outer, slice=inner):
+            name = outer.attr if isinstance(outer, ast.Attribute) else getattr(outer, "id", "")
+            members = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+            if name == "Literal":
+                values = [_literal(member) for member in members]
+                if not any(is_source for _, is_source in values):
+                    choices = tuple(value for value, _ in values)
+                    return (), tuple(c for c in choices if c is not None), None in choices, ""
+            if name == "Optional":
+                return _union([*members, ast.Constant(None)], node)
+            if name == "Union":
+                return _union(members, node)
+    return (), (), False, ast.unparse(node)
+
+
+def _union(members: list[ast.expr], whole: ast.expr) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
+    parts = [_type_of(member) for member in members]
+    foreign = ast.unparse(whole) if any(part[3] for part in parts) else ""
+    kinds = {kind for part in parts for kind in part[0]}
+    choices = tuple(choice for part in parts for choice in part[1])
+    return tuple(k for k in KINDS if k in kinds), choices, any(part[2] for part in parts), foreign
+
+
+def _read(kind: str, text: str) -> Value:
+    match kind:
+        case "bool":
+            if text.lower() not in WORDS_OF_BOOL:
+                raise ValueError
+            return WORDS_OF_BOOL[text.lower()]
+        case "bool_word":  # of an untyped parameter: its 1 is a number
+            return (
+                {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _no()
+            )
+        case "int":
+            return int(text)
+        case "float":
+            number = float(text)
+            return number if number == number else _no()
+        case _:
+            return text
+
+
+def _no() -> Value:
+    raise ValueError
+
+
+def _not_of(parameter: Parameter, text: str) -> str:
+    if parameter.foreign:
+        return (
+            f"{parameter.name} is a {parameter.foreign}, which has no form on a command line; "
+            "a parameter is a bool, int, float, str, Literal or one of them or None"
+        )
+    close = difflib.get_close_matches(text, [str(choice) for choice in parameter.choices], n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{parameter.name} is {parameter.describe()}, not '{text}'{guess}"

@@ -1,0 +1,179 @@
+"""One optimizer step: the gradients of its micro-batches, over one process or many, and the update.
+
+A step is a function of its number alone: its windows, its learning rate, its random numbers. The micro-batch, and
+how many processes share the work, change nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from corpus.order import BatchOrder
+from corpus.shards import TokenStream
+from job.batch_schedule import common_sequences, tokens_at, tokens_before
+from job.faults import OutOfMemory, too_small
+from job.memory import micro_batch_size
+from job.recipe import Recipe
+from model import checkpoint
+from model import device as devices
+from model.batches import TokenBatches, training_windows
+from model.distributed import World
+from model.gpt import GPT
+from model.optim import learning_rate, make_optimizers
+from model.parallel import exchange_gradients, replicate, shard, whole
+
+
+class Taken(NamedTuple):
+    """What a step gave: this process's mean loss and the gradient's norm, both still on the device; its rate."""
+
+    loss: Tensor
+    norm: Tensor
+    rate: float
+
+
+class Steps:
+    """Takes steps on ``network``. ``say`` tells the user, ``note`` the log alone."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: GPT,
+        train: TokenStream,
+        world: World,
+        device: torch.device,
+        say: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.config, self.world, self.device = recipe, recipe.train, world, device
+        self.say = say
+        block = recipe.model.block_size
+        self.order = BatchOrder(len(train), block, recipe.sequences_per_step, self.config.seed)
+        self.batches = TokenBatches(train, block, device)
+        share = common_sequences(recipe) // world.size
+        self.micro_batch = micro_batch_size(share, devices.fitting_micro_batch(recipe, device, world.size))
+        self.grad_accum_steps = recipe.sequences_per_step // world.size // self.micro_batch
+        self.network = network.to(device)
+        network.loss_chunk = self.config.loss_chunk
+        network.activation_checkpointing = self.config.activation_checkpointing
+        self.flops_per_token = network.flops_per_token()
+        self.sharded = self.config.shard and world.size > 1
+        flops = self.flops_per_token * tokens_before(self.config, self.config.max_steps)
+        compiled, reason = devices.should_compile(recipe, device, flops)
+        note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
+        self.eval_forward, self.forward = self._prepare(compiled)
+        self.names: dict[Tensor, str] = {p: n for n, p in network.named_parameters()}
+        self.optimizers = make_optimizers(network, self.config, device, world)
+
+    def _prepare(self, compiled: bool) -> tuple[nn.Module, nn.Module]:
+        """The network as it is evaluated and as it is trained."""
+        forward: nn.Module = self.network
+        if compiled and (self.sharded or self.device.type == "cpu"):
+            # One graph for all blocks: two thirds of the time that compiling the whole network takes.
+            for block in self.network.h:
+                block.compile(dynamic=False)
+        elif compiled:
+            forward = torch.compile(forward, dynamic=False)  # type: ignore[assignment]
+        if self.sharded:
+            shard(self.network, self.network.h, self.world, self.device)
+        elif self.world.size > 1:
+            return forward, replicate(forward, self.device)
+        return forward, forward
+
+    def take(self, step: int) -> Taken:
+        """Step number ``step``, from 0."""
+        rate = learning_rate(step, self.config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+        total = self._gradients(step)
+        limit = self.config.grad_clip or math.inf
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return Taken(total, norm, rate)
+
+    def _gradients(self, step: int) -> Tensor:
+        """Leave the step's gradients in the network; the mean loss. Where memory runs out, with half the micro-batch:
+        nothing but the gradients has changed by then, so the step is as if it had begun so."""
+        while True:
+            try:
+                return self._accumulate(step)
+            except torch.OutOfMemoryError as error:
+                self.network.zero_grad(set_to_none=True)
+                self._halve_micro_batch(str(error).partition("\n")[0])
+            # Outside the except block, whose traceback holds the step's tensors.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _halve_micro_batch(self, why: str) -> None:
+        """Go on with half the sequences at once, and the same batch; JOB_FAILED where that can't be."""
+        smaller = micro_batch_size(self.micro_batch * self.grad_accum_steps, max(1, self.micro_batch // 2))
+        # With several processes the others wait in an exchange that this one will not join.
+        if self.micro_batch == 1 or self.world.size > 1:
+            raise OutOfMemory(too_small(devices.device_name(self.device), self.micro_batch, smaller, why))
+        self.grad_accum_steps = self.grad_accum_steps * self.micro_batch // smaller
+        self.say(
+            f"out of memory with micro_batch {self.micro_batch}: going on with {smaller}, accumulated "
+            f"{self.grad_accum_steps} times; the batch stays the same. Write micro_batch: {smaller} into the recipe"
+        )
+        self.micro_batch = smaller
+
+    def windows(self, step: int) -> NDArray[np.int64]:
+        """Where the windows that all processes read in ``step`` begin."""
+        block = self.recipe.model.block_size
+        return self.order.span(
+            tokens_before(self.config, step) // block, tokens_at(self.config, step) // block
+        )
+
+    def _accumulate(self, step: int) -> Tensor:
+        if self.recipe.model.dropout > 0:
+            # Random numbers are a function of seed, step and rank: a resumed run draws the same ones.
+            torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank)
+        micro_batches = training_windows(self.windows(step), self.world, self.micro_batch)
+        total = torch.zeros((), device=self.device)
+        for i, starts in enumerate(micro_batches):
+            ids_BT, targets_BT = self.batches.take(starts)
+            exchange_gradients(self.forward, self.network, now=i == len(micro_batches) - 1)
+            with devices.autocast(self.config.dtype, self.device):
+                loss = self.forward(ids_BT, targets_BT) / len(micro_batches)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights and the optimizers' state by name, as this process holds them."""
+        state: dict[str, Tensor] = {}
+        for optimizer in self.optimizers:
+            state |= checkpoint.flatten_optimizer(optimizer, self.names)
+        return {name: parameter for parameter, name in self.names.items()}, state
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Put a checkpoint's weights and optimizers' state back."""
+        checkpoint.restore_model(self.names, found.model)
+        for optimizer in self.optimizers:
+            checkpoint.restore_optimizer(optimizer, self.names, found.optimizer)
+
+    def whole_network(self) -> GPT:
+        """The network for one process alone; every process of a sharded run must ask."""
+        if not self.sharded:
+            return self.network
+        weights = {name: whole(parameter.detach()) for parameter, name in self.names.items()}
+        network = GPT(self.recipe.model, self.network.vocab_size).to(self.device)
+        network.load_state_dict(weights)
+        return network
+
+    def weights_are_numbers(self) -> bool:
+        """Whether all weights are finite: one that is not would be in every checkpoint from then on."""
+        with torch.no_grad():
+            norms = torch._foreach_norm(
+                list(self.names)
+            )  # a sharded network may have whole ones in their place
+        return bool(torch.stack([whole(norm) for norm in norms]).isfinite().all())

@@ -1,0 +1,139 @@
+"""What ended amid its work has left: parts of transfers, checkpoints that are not whole, a `latest` that lies."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.files import write_atomically
+from job.locations import VOLUMES
+from job.runs import heartbeat_age
+from runner.checkout import volumes
+from runner.checks.finding import Finding, Scene
+from runner.sync.checkpoints import PARTIAL
+from runner.sync.names import BLOCKS, PART
+
+ORDER = 77
+
+# Seconds. What was touched since may still be in the making.
+IN_THE_MAKING = 3600.0
+
+
+def check(scene: Scene) -> Iterator[Finding]:
+    """Parts of a transfer save a second download, so they are named and left; --fix takes the rest away."""
+    for path in _temporary(scene):
+        yield Finding(
+            "warning", f"{_name(scene, path)} was not written to its end", "runner doctor --fix deletes it"
+        )
+    for volume in VOLUMES:
+        root: Path = getattr(volumes(scene.checkout, scene.environ), volume)
+        parts = [path for path in _hidden(root, f".*{PART}") if _is_old(path)]
+        if parts:
+            size = sum(path.stat().st_size for path in parts) / 1024**2
+            yield Finding(
+                "note",
+                f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({size:.0f} MiB), "
+                f"such as {_name(scene, parts[0])}",
+                f"runner pull {volume} goes on with it; or delete it, and its {BLOCKS}",
+            )
+    for run in _runs(scene):
+        damaged = [step for step in run.steps if not _is_whole(run.folder / step)]
+        for step in damaged:
+            yield Finding(
+                "warning",
+                f"{_name(scene, run.folder / step)} is damaged: a file is missing or has another size",
+                f"runner resume {run.folder.name} goes on from the one before; or bring it back: "
+                f"runner pull checkpoints {run.folder.name}",
+            )
+        if run.is_wrong:
+            yield Finding(
+                "error",
+                f"{_name(scene, run.folder / 'latest')} names {run.latest}, which is not there or damaged",
+                f"runner doctor --fix lets it name {run.best}" if run.best else "no whole checkpoint is here",
+            )
+
+
+def fix(scene: Scene) -> Iterator[str]:
+    """Delete what nobody goes on with, and let `latest` name the newest whole checkpoint."""
+    for path in _temporary(scene):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield f"deleted {_name(scene, path)}"
+    for run in _runs(scene):
+        if run.is_wrong and run.best:
+            write_atomically(run.folder / "latest", f"{run.best}\n")
+            yield f"{_name(scene, run.folder / 'latest')} names {run.best}"
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    steps: list[str]  # oldest first
+    latest: str  # what the file says; empty where there is none
+
+    @property
+    def best(self) -> str:
+        """The newest whole checkpoint; empty where there is none."""
+        return next((step for step in reversed(self.steps) if _is_whole(self.folder / step)), "")
+
+    @property
+    def is_wrong(self) -> bool:
+        return bool(self.latest) and (
+            self.latest not in self.steps or not _is_whole(self.folder / self.latest)
+        )
+
+
+def _runs(scene: Scene) -> Iterator[_Run]:
+    root = volumes(scene.checkout, scene.environ).checkpoints
+    for folder in sorted(root.glob("*")) if root.is_dir() else []:
+        if not folder.is_dir() or _is_alive(folder):
+            continue
+        steps = sorted(path.name for path in folder.glob("step_*") if path.is_dir())
+        try:
+            latest = (folder / "latest").read_text().strip()
+        except OSError:
+            latest = ""
+        if steps:  # a run that was pulled without checkpoints has none to name
+            yield _Run(folder, steps, latest)
+
+
+def _temporary(scene: Scene) -> list[Path]:
+    found = []
+    root = volumes(scene.checkout, scene.environ).checkpoints
+    for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
+        is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
+        if not is_inside and _is_old(path) and not _is_alive(root / path.relative_to(root).parts[0]):
+            found.append(path)
+    return found
+
+
+def _hidden(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.rglob(pattern)) if root.is_dir() else []
+
+
+def _is_whole(step: Path) -> bool:
+    """By sizes alone: SHA-256 of all checkpoints would take minutes, and a resume looks at it anyway."""
+    try:
+        manifest = json.loads((step / "manifest.json").read_text())
+        return all((step / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_old(path: Path) -> bool:
+    inside = path.rglob("*") if path.is_dir() else ()
+    return time.time() - max(p.lstat().st_mtime for p in (path, *inside)) > IN_THE_MAKING
+
+
+def _is_alive(folder: Path) -> bool:
+    age = heartbeat_age(folder)
+    return age is not None and age < 60
+
+
+def _name(scene: Scene, path: Path) -> str:
+    return (
+        path.relative_to(scene.checkout).as_posix()
+        if path.is_relative_to(scene.checkout)
+        else path.as_posix()
+    )

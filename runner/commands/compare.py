@@ -1,0 +1,59 @@
+"""Compare runs: what differs in their recipes, what came out, the curves in one plot.
+
+\b
+runner compare quickstart lower-lr
+runner compare quickstart lower-lr --by time --png curves.png
+"""
+
+from typing import Any
+
+import click
+
+from runner import completion
+from runner.arguments import JSON
+from runner.terminal import Environment
+
+PLOT = (100, 22)  # columns and lines at most
+
+
+@click.command(help=__doc__)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...", shell_complete=completion.runs)
+@click.option(
+    "--by",
+    "axis",
+    type=click.Choice(["step", "tokens", "time"]),
+    default="step",
+    help="The x axis of the plot.",
+)
+@click.option("--png", metavar="FILE", help="Write the plot into this file too.")
+@JSON
+@click.pass_obj
+def command(env: Environment, runs: tuple[str, ...], axis: Any, png: str | None, as_json: bool) -> int:
+    from runner.compare.plot import as_png, on_terminal
+    from runner.compare.table import facts, table
+    from runner.errors import usage
+    from runner.history.figures import is_png, need_matplotlib
+    from runner.history.past import read_runs
+
+    if len(set(runs)) < 2 or len(set(runs)) < len(runs):
+        raise usage("give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them")
+    if png:
+        need_matplotlib()
+        if (env.cwd / png).exists() and not is_png(env.cwd / png):
+            raise usage(f"{png} is there and is no PNG; choose another name with --png")
+    histories = read_runs(env, runs)
+    if as_json:
+        env.json(facts(histories))
+    else:
+        env.print_table(table(histories), data=True)
+        console = env.console(data=True)
+        plot = on_terminal(histories, axis, min(console.width, PLOT[0]), PLOT[1])
+        if plot is not None:
+            env.write("")
+            console.print(plot)
+    if png:
+        from job.files import write_atomically
+
+        write_atomically(env.cwd / png, as_png(histories, axis))
+        env.say(f"written: {png}")
+    return 0

@@ -1,0 +1,55 @@
+"""Compare the GPUs of the cloud for a recipe: time, dollars, memory.
+
+\b
+  runner plan gpt2_124m
+  runner plan gpt2_124m max_steps=5000 --gpu H100,H100:8,L40S
+  runner plan configs/mine.yaml micro_batch=auto --json
+
+It starts nothing and asks nobody: prices are a table (your own prices.yaml
+replaces lines of it), times come from the recipe's FLOPs, memory is counted
+from its shapes. `runner cloud --dry-run` plans one launch in full.
+"""
+
+import click
+
+from runner import completion
+from runner.arguments import JSON
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("words", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes)
+@click.option(
+    "--gpu",
+    metavar="NAME[:N],...",
+    help="These alone: H100,H100:8; by default all, one of each.",
+    shell_complete=completion.gpus,
+)
+@click.option("--region", metavar="R", help="Where it may run: us, eu, us-east ...; costs more.")
+@JSON
+@click.pass_obj
+def command(
+    env: Environment, words: tuple[str, ...], gpu: str | None, region: str | None, as_json: bool
+) -> int:
+    from job.exit_status import ExitStatus
+    from job.recipe import load
+    from runner.checkout import find_checkout, recipes
+    from runner.cloud.compare import ALL, compare
+    from runner.cloud.compare_table import facts, show
+    from runner.cloud.gpus import Gpus, parse_gpus
+    from runner.cloud.price_file import current_prices
+    from runner.request import find_recipe
+    from runner.words import sort_words
+
+    checkout = find_checkout(env.cwd)
+    known = recipes(checkout)
+    sorted_words = sort_words(words, known)
+    recipe = load(find_recipe(sorted_words, known, checkout, env.cwd), sorted_words.overrides)
+    gpus = [parse_gpus(word) for word in gpu.split(",")] if gpu else [Gpus((name,)) for name in ALL]
+    prices = current_prices(checkout, env.environ)
+    rows = compare(recipe, gpus, prices, region)
+    if as_json:
+        env.json(facts(recipe, rows, prices))
+    else:
+        show(recipe, rows, prices, env)
+    return ExitStatus.DONE

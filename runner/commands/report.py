@@ -1,0 +1,44 @@
+"""Write a run as one HTML page: curves, samples, settings, attempts, cost.
+
+The page asks for nothing else, so it can be mailed or kept. Without --into it
+is RUN.html here; `--into -` prints it.
+
+\b
+  runner report warm --into warm.html
+"""
+
+import click
+
+from runner import completion
+from runner.terminal import Environment
+
+
+@click.command(help=__doc__)
+@click.argument("run", shell_complete=completion.runs)
+@click.option("--into", metavar="FILE", help="The file to write.")
+@click.pass_obj
+def command(env: Environment, run: str, into: str | None) -> int:
+    import time
+
+    from job.files import write_atomically
+    from runner.errors import usage
+    from runner.history.figures import need_matplotlib
+    from runner.history.past import read_runs
+    from runner.report.page import html, is_report
+
+    need_matplotlib()
+    name = into or f"{run}.html"
+    path = env.cwd / name
+    if name != "-" and path.is_dir():
+        raise usage(f"{name} is a folder; type: runner report {run} --into {name.rstrip('/')}/{run}.html")
+    if name != "-" and path.exists() and not is_report(path):
+        raise usage(f"{name} is there and is no report; choose another name with --into")
+    (history,) = read_runs(env, [run], all_samples=True)
+    page = html(history, time.time())
+    if name == "-":
+        env.write(page)
+        return 0
+    write_atomically(path, page)
+    env.write(name)
+    env.say(f"written, {len(page) / 1000:.0f} kB; a browser shows it")
+    return 0

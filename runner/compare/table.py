@@ -1,0 +1,96 @@
+"""The table of `runner compare`: what differs in the recipes, and what came out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from runner.history.reader import History
+from runner.history.results import in_words, results
+from runner.history.text import one_line, setting
+
+MANY = 5  # runs from which on each has a line and not a column
+BETTER: dict[str, Any] = {
+    "training loss": ("train_loss", min),
+    "validation loss": ("val_loss", min),
+    "best validation": ("best_val_loss", min),
+    "tokens/s": ("tokens_per_second", max),
+    "MFU": ("mfu", max),
+}
+NOTHING = "–"
+NOT_COMPARED = {"name"}  # of a recipe: it is the run's, or the file's
+
+
+def differences(histories: Sequence[History]) -> dict[str, list[Any]]:
+    """Each key of the recipes whose value is not the same in all → its values, in the order of the runs. A
+    recipe of an earlier release may lack a key: then the value is None."""
+    keys = {key: None for history in histories for key in history.recipe}
+    found = {key: [history.recipe.get(key) for history in histories] for key in keys}
+    return {
+        key: values
+        for key, values in found.items()
+        if key not in NOT_COMPARED and any(value != values[0] for value in values)
+    }
+
+
+def rows(histories: Sequence[History]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
+    """The differences and the results in words: (name, a cell for each run)."""
+    differ = [
+        (key, [one_line(setting(value)) for value in values])
+        for key, values in differences(histories).items()
+    ]
+    words = [in_words(results(history)) for history in histories]
+    names = {name: None for found in words for name in found}
+    order = sorted(names, key=lambda name: max(list(found).index(name) for found in words if name in found))
+    return differ, [(name, [found.get(name, NOTHING) for found in words]) for name in order]
+
+
+def table(histories: Sequence[History]) -> Table:
+    """A column for each run; a line for each where there are many."""
+    differ, came_out = rows(histories)
+    names = [history.state.run for history in histories]
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    if len(histories) >= MANY:
+        shown.add_column("run")
+        for name, _ in (*differ, *came_out):
+            shown.add_column(name.rpartition(".")[2], overflow="fold")
+        for i, run in enumerate(names):
+            shown.add_row(run, *(cells[i] for _, cells in (*differ, *came_out)))
+        return shown
+    shown.add_column("")
+    for run in names:
+        shown.add_column(run, overflow="fold")
+    for name, cells in differ:
+        shown.add_row(Text(name, style="yellow"), *cells)
+    if not differ:
+        shown.add_row(Text("recipe", style="yellow"), *(["the same"] * len(names)))
+    shown.add_section()
+    found = [results(history) for history in histories]
+    for name, cells in came_out:
+        best = best_of(name, found)
+        styled = [Text(cell, style="bold green" if i == best else "") for i, cell in enumerate(cells)]
+        shown.add_row(Text(name, style="dim"), *styled)
+    return shown
+
+
+def best_of(name: str, found: Sequence[dict[str, Any]]) -> int | None:
+    """Which of the runs, by their results, did best in that; None where nothing is better than another."""
+    key, better = BETTER.get(name, ("", min))
+    numbers = {i: values[key] for i, values in enumerate(found) if values.get(key) is not None}
+    return better(numbers, key=lambda i: numbers[i]) if len(set(numbers.values())) > 1 else None
+
+
+def facts(histories: Sequence[History]) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
+        "differences": {
+            key: {history.state.run: value for history, value in zip(histories, values, strict=True)}
+            for key, values in differences(histories).items()
+        },
+        "runs": [
+            {"run": history.state.run, **results(history), "recipe": history.recipe} for history in histories
+        ],
+    }

@@ -1,0 +1,31 @@
+"""The file that ``runner new experiment`` writes: experiment/example.py, which is tested, under another name."""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+
+from runner.errors import RunnerError, usage
+
+# Names that `import` finds first in the file's own folder: these are the library's and torch's.
+TAKEN = ("experiment", "job", "model", "corpus", "runner", "torch")
+
+
+def write_experiment(cwd: Path, name: str, installed: Path) -> Path:
+    """Write NAME.py below ``cwd`` and return its path. ``installed`` is the folder that holds the package
+    ``experiment``. Raises RunnerError: 2 for a name that can't be a module's, 1 where the file exists."""
+    path = cwd / Path(name).expanduser()
+    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+    stem = path.stem
+    if not stem.isidentifier() or keyword.iskeyword(stem):
+        raise usage(f"'{stem}' can't be the name of a Python module; use letters, digits and _")
+    if stem in TAKEN:
+        raise usage(f"'{stem}' is the name of a package that the file imports; choose another")
+    text = (installed / "experiment" / "example.py").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text.replace("EXAMPLE.py", path.name))
+    except FileExistsError:
+        raise RunnerError(f"{path} exists; nothing was written, choose another name") from None
+    return path

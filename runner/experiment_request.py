@@ -1,0 +1,141 @@
+"""``run FILE [key=value ...]``: from what was typed to the request, without importing the user's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from job.exit_status import ExitStatus
+from job.results import in_short
+from job.runs import RUN_NAME, RunRecord, parse_record
+from job.same_experiment import other_experiment
+from job.signature import ExperimentError, read_signature
+from runner.arguments import CommandLine
+from runner.checkout import find_checkout
+from runner.command import Command
+from runner.command_request import NO_SETUP
+from runner.errors import did_you_mean, usage
+from runner.experiment import Experiment
+from runner.jobs import EXPERIMENT
+from runner.request import Request, check_run_name
+from runner.targets.protocol import Files
+from runner.terminal import Environment
+
+WORD = "run"
+
+
+def names_experiment(words: Sequence[str]) -> bool:
+    """Whether the line says ``run``."""
+    return WORD in words
+
+
+def experiment_request(
+    line: CommandLine, cwd: Path, files: Files | None, more: tuple[tuple[str, str], ...] = ()
+) -> Request:
+    """Check the line against the file's train(). ``files`` is the target's checkpoints volume, None for none yet.
+
+    Raises RunnerError, exit code 2, for a mistake, and for a name whose run is another experiment.
+    """
+    rest = [word for word in line.words if word != WORD and "=" not in word]
+    words = (*(word for word in line.words if "=" in word), *line.params)
+    _check(line, rest)
+    experiment = read_experiment((cwd / Path(rest[0]).expanduser()).resolve(), words)
+    command = folder_of(experiment.file, line, cwd)
+    name = line.name or experiment.file.stem
+    if line.name is None and not RUN_NAME.match(name):
+        raise usage(f"the file's name {name} can't be that of a run; give one with --name")
+    check_run_name(name)
+    record = record_of(files, name)
+    if record is not None:
+        why = other_experiment(record, experiment.file.name, dict(experiment.arguments))
+        if why:
+            raise usage(why)
+    return Request(
+        EXPERIMENT,
+        name,
+        overrides=experiment.words,
+        device=line.device,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=more,
+        experiment=experiment,
+        command=command,
+    )
+
+
+def folder_of(file: Path, line: CommandLine, cwd: Path) -> Command | None:
+    """The folder that goes with the file: --dir, else its own. None where the file is part of the checkout, which
+    every job sees. Raises RunnerError, exit code 2."""
+    checkout = find_checkout(cwd)
+    folder = (cwd / Path(line.folder).expanduser()).resolve() if line.folder else file.parent
+    if not file.is_relative_to(folder):
+        raise usage(f"--dir {line.folder}: {file.name} must lie in it")
+    if folder.is_relative_to(checkout) and not line.setup:
+        return None
+    return Command(
+        (),
+        folder,
+        tuple(text for text in line.setup if text != NO_SETUP),
+        NO_SETUP not in line.setup,
+    )
+
+
+def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
+    """The experiment in ``file`` with the parameters ``words``. Raises RunnerError, exit code 2."""
+    if not file.is_file():
+        near = did_you_mean(file.name, [path.name for path in file.parent.glob("*.py")])
+        raise usage(f"there is no file {file}{near or '; `runner new experiment NAME` writes one'}")
+    if file.suffix != ".py":
+        raise usage(f"{file.name} is no Python file; an experiment's name ends in .py")
+    try:
+        signature = read_signature(file)
+        arguments = signature.complete(signature.values(words))
+    except ExperimentError as error:
+        raise usage(str(error)) from None
+    return Experiment(file, tuple(words), tuple(arguments.items()))
+
+
+def record_of(files: Files | None, run: str) -> RunRecord | None:
+    """The run's record on a volume; None where there is none."""
+    if files is None:
+        return None
+    try:
+        return parse_record(files.read(f"{run}/run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def finished_record(request: Request, files: Files | None) -> RunRecord | None:
+    """The record, where the experiment has already been run to its end under this name."""
+    record = record_of(files, request.run)
+    return record if record is not None and record.status == "finished" else None
+
+
+def show_finished(env: Environment, record: RunRecord, as_json: bool) -> ExitStatus:
+    """Say that nothing is started; with ``as_json`` the record is the data."""
+    result = in_short(record.result, 200) or "it returned nothing"
+    env.say(f"run '{record.name}' is finished already, with these parameters: {result}")
+    env.say(f"to run it again, give another name: --name {record.name}-2")
+    if as_json:
+        env.write(json.dumps(asdict(record), indent=2))
+    return ExitStatus.DONE
+
+
+def _check(line: CommandLine, rest: list[str]) -> None:
+    if not rest:
+        raise usage("run which file? write: run my_experiment.py   (`runner new experiment NAME` writes one)")
+    if len(rest) > 1:
+        raise usage(f"what is '{rest[1]}'? `run` takes one file, and its parameters as key=value")
+    if line.command or line.keep or line.resume_with or line.resume_if:
+        raise usage(
+            "an experiment keeps what it writes below output_dir and finds it there; leave --keep and -- away"
+        )
+    for name, value in (("source", line.source), ("into", line.into)):
+        if value:
+            raise usage(f"--{name} belongs to another job; parameters of the file are key=value")
+    if line.device not in (None, "cpu"):
+        raise usage(f"--device {line.device}: the file chooses its device; only cpu hides the GPUs from it")
+    if (line.gpu or 1) > 1:
+        raise usage("an experiment is one process; it sees all GPUs that there are: leave --gpu away")

@@ -1,0 +1,105 @@
+"""The same ten steps on every target that is here, side by side: ``runner doctor --parity RECIPE``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from job.exit_status import ExitStatus
+from job.runs import parse_record
+from runner.arguments import CommandLine
+from runner.checkout import find_checkout
+from runner.checks import Scene
+from runner.cloud.account import is_set_up
+from runner.errors import RunnerError
+from runner.launch import launch
+from runner.targets import open_target
+from runner.terminal import Environment
+
+STEPS = 10
+# Losses of the same step may differ by this: float32 on other devices differs in the fifth digit after ten steps.
+TOLERANCE = 1e-3
+SETTINGS = (f"max_steps={STEPS}", "warmup_steps=0", f"eval_every={STEPS}", f"checkpoint_every={STEPS}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one target did: the loss of each step, the versions that the record names, and the device."""
+
+    losses: Mapping[int, float]
+    versions: Mapping[str, str]
+
+
+def available(env: Environment) -> list[str]:
+    """The targets that can train now; the one that costs money comes first, so that it asks first."""
+    scene = Scene(find_checkout(env.cwd), env.environ)
+    here = {
+        "cloud": is_set_up(env.environ),
+        "host": scene.torch_here,
+        "local": not scene.machine.engine.problem and scene.machine.compose is not None,
+    }
+    return [name for name, is_here in here.items() if is_here]
+
+
+def parity(env: Environment, recipe: str, yes: bool) -> int:
+    """Train on each target, print the losses side by side. 1 where they differ by more than TOLERANCE.
+
+    The runs stay, as ``parity-TIME-TARGET``. Raises RunnerError where a target fails, or is not paid for (103).
+    """
+    names = available(env)
+    if not names:
+        raise RunnerError("no target can train here; `runner doctor` says what is missing")
+    trials = {}
+    for name in names:
+        run = f"parity-{int(time.time())}-{name}"
+        env.say(f"{STEPS} steps of {recipe} on {name}, as run '{run}'")
+        line = CommandLine(words=("train", recipe, *SETTINGS, "log_every=1"), name=run, yes=yes)
+        if launch(env, name, line) != ExitStatus.DONE:
+            raise RunnerError(f"{name} did not finish its {STEPS} steps; `runner logs {run}` shows why")
+        trials[name] = _trial(env, name, run)
+    for text in table(trials):
+        env.write(text)
+    if len(trials) < 2:
+        env.say(f"{names[0]} is the only target here, so there is nothing to compare it with")
+    return int(worst(trials)[1] > TOLERANCE)
+
+
+def worst(trials: Mapping[str, Trial]) -> tuple[int, float]:
+    """The step whose losses lie furthest apart, and how far; a step that one target lacks is infinitely far."""
+    steps = sorted({step for trial in trials.values() for step in trial.losses})
+    found = (0, 0.0)
+    for step in steps:
+        losses = [trial.losses.get(step, inf) for trial in trials.values()]
+        # max() and min() pass over a nan or not, as it stands first or last.
+        apart = max(losses) - min(losses) if all(map(isfinite, losses)) else inf
+        if apart > found[1]:
+            found = (step, apart)
+    return found
+
+
+def table(trials: Mapping[str, Trial]) -> list[str]:
+    """Lines: versions, then a loss for each step and target; the largest difference is marked."""
+    lines = [f"{'':<10}" + "".join(f"{name:>16}" for name in trials)]
+    for key in sorted({key for trial in trials.values() for key in trial.versions}):
+        values = [str(trial.versions.get(key, "-")) for trial in trials.values()]
+        differs = "  differ" if len(set(values)) > 1 else ""
+        lines.append(f"{key[:10]:<10}" + "".join(f"{value[:15]:>16}" for value in values) + differs)
+    step_of_worst, apart = worst(trials)
+    for step in sorted({step for trial in trials.values() for step in trial.losses}):
+        values = [f"{trial.losses[step]:.6f}" if step in trial.losses else "-" for trial in trials.values()]
+        mark = f"  largest difference: {apart:.1e}" if step == step_of_worst else ""
+        lines.append(f"{f'step {step}':<10}" + "".join(f"{value:>16}" for value in values) + mark)
+    return lines
+
+
+def _trial(env: Environment, target: str, run: str) -> Trial:
+    files = open_target(target, env, find_checkout(env.cwd)).files("checkpoints")
+    rows = [json.loads(line) for line in files.read(f"{run}/metrics.jsonl").splitlines()]
+    record = parse_record(files.read(f"{run}/run.json"))
+    versions = dict(record.versions) if record else {}
+    if record and record.attempts:
+        versions["device"] = record.attempts[-1].device
+    return Trial({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}, versions)

@@ -1,0 +1,192 @@
+"""A pipeline: its stages in order, those skipped whose outputs are there, an end at the first failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.exit_status import ExitStatus
+from job.runs import RunRecord, parse_record
+from runner.arguments import CommandLine
+from runner.command import Command
+from runner.command_request import command_of_run
+from runner.errors import did_you_mean, usage
+from runner.jobs import COMMAND
+from runner.launch import WORD, confirm, follow_plan
+from runner.plan import Plan
+from runner.plan_table import show
+from runner.request import Request
+from runner.targets.protocol import Files, Target
+from runner.terminal import Environment
+
+if TYPE_CHECKING:
+    from runner.pipeline_config import Pipeline, Stage
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage that is to run, or why it is skipped."""
+
+    stage: str
+    why: str
+    request: Request | None = None  # None: it is skipped
+
+
+def run_pipeline(
+    env: Environment, target: Target, line: CommandLine, checkout: Path, more: Pairs
+) -> ExitStatus:
+    """Read the file, plan what is to be done, ask once, and do it. Raises RunnerError and RecipeError."""
+    pipeline, asked = _read(line, checkout, env.cwd)
+    folder = _folder(pipeline, line, checkout, env.cwd)
+    steps = [
+        _step(target, line, pipeline, folder, stage, more, stage in asked)
+        for stage in pipeline.stages
+        if not asked or stage in asked
+    ]
+    planned = [(step, _plan(target, step.request)) for step in steps if step.request is not None]
+    plans = [plan for _, plan in planned]
+    if line.dry_run and line.as_json:
+        by_stage = {step.stage: plan.facts() for step, plan in planned}
+        env.json([{"stage": s.stage, "why": s.why, "plan": by_stage.get(s.stage)} for s in steps])
+        return ExitStatus.DONE
+    for step in steps:
+        env.say(f"{step.stage}: {step.why}")
+        for _, plan in (item for item in planned if item[0] is step):
+            show(plan, env)
+    if line.dry_run or not plans:
+        return ExitStatus.DONE
+    confirm(env, _with_one_question(planned), line.yes)
+    for number, (step, plan) in enumerate(planned):
+        env.say(f"stage {step.stage}, {number + 1} of {len(planned)}")
+        assert step.request is not None
+        # Looked at again: what the stages before have done belongs into the record.
+        now = plan if number == 0 else _plan(target, step.request)
+        status = follow_plan(env, target, now)
+        if status != ExitStatus.DONE:
+            left = [later.stage for later, _ in planned[number + 1 :]]
+            if left:
+                env.say(f"not begun: {', '.join(left)}; type the same again to go on with {step.stage}")
+            return status
+    return ExitStatus.DONE
+
+
+def decide(
+    record: RunRecord | None, same_command: bool, outputs: Sequence[str], missing: Sequence[str], asked: bool
+) -> tuple[bool, str]:
+    """Whether a stage is to run, and why. ``asked``: it was named on the line."""
+    if asked:
+        return True, "was asked for"
+    if not outputs:
+        return True, "has no outputs to look for"
+    if missing:
+        return True, f"{missing[0]} is not there"
+    if record is None:
+        return False, "skipped: its outputs are there"
+    if record.status != "finished":
+        return True, f"is {record.status}"
+    if not same_command:
+        return True, "its command is another than last time"
+    return False, "skipped: it finished, and its outputs are there"
+
+
+def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[str]]:
+    """The pipeline, and the stages that were named."""
+    from runner.pipeline_config import load_pipeline
+
+    if line.detach:
+        raise usage("a pipeline waits for each of its stages; leave --detach away")
+    words = [word for word in line.words if word != WORD]
+    overrides = [word for word in words if "=" in word]
+    names = [word for word in words if "=" not in word]
+    if not names:
+        raise usage("which pipeline? Name its file: configs/nanogpt_shakespeare.yaml")
+    path = _find(names[0], checkout, cwd)
+    pipeline = load_pipeline(path, overrides)
+    for name in names[1:]:
+        if name not in pipeline.stages:
+            guess = did_you_mean(name, pipeline.stages) or f"; there are {', '.join(pipeline.stages)}"
+            raise usage(f"{path.name} has no stage '{name}'{guess}")
+    return pipeline, names[1:]
+
+
+def _find(name: str, checkout: Path, cwd: Path) -> Path:
+    for path in (cwd / name, checkout / name, checkout / "configs" / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise usage(f"there is no pipeline {name}; give the path of its file")
+
+
+def _folder(pipeline: Pipeline, line: CommandLine, checkout: Path, cwd: Path) -> Path:
+    folder = (
+        cwd / Path(line.folder).expanduser() if line.folder else checkout / Path(pipeline.dir).expanduser()
+    )
+    if not folder.is_dir():
+        raise usage(f"the pipeline's folder {folder} is not there; clone it there, or say where it is: --dir")
+    return folder.resolve()
+
+
+def _step(
+    target: Target, line: CommandLine, pipeline: Pipeline, folder: Path, name: str, more: Pairs, asked: bool
+) -> Step:
+    stage = pipeline.stages[name]
+    command = Command(
+        words=(),
+        folder=folder,
+        setup=(*pipeline.setup, *stage.setup),
+        keep=pipeline.keeps(folder),
+        resume_with=stage.resume_with,
+        resume_if=stage.resume_if,
+    )
+    options = _options(stage, more) if target.name == "cloud" else ()
+    run = f"{line.name or pipeline.name}-{name}"
+    request = Request(COMMAND, run, more=options, command=command)
+    has_gpu = stage.gpu is not None if target.name == "cloud" else bool(target.facts(request).gpus)
+    command = replace(command, words=stage.words(has_gpu))
+    request = replace(request, command=command)
+    files = target.files("checkpoints")
+    before = command_of_run(files, run)
+    missing = [path for path in stage.outputs if not _is_there(target, path, command, run)]
+    same = before is not None and before.words == command.words
+    runs, why = decide(_record(files, run), same, stage.outputs, missing, asked)
+    return Step(name, why, request if runs else None)
+
+
+def _options(stage: Stage, more: Pairs) -> Pairs:
+    """Of the stage, and then of the line, which counts; but a stage without a GPU stays without."""
+    own = {"gpu": stage.gpu, "timeout": stage.timeout, "max-cost": stage.max_cost}
+    pairs = [(name, str(value)) for name, value in own.items() if value is not None]
+    return (*pairs, *(pair for pair in more if pair[0] != "gpu" or stage.gpu is not None))
+
+
+def _is_there(target: Target, path: str, command: Command, run: str) -> bool:
+    """Whether an output is on its volume, or in the folder itself where that stays what it is."""
+    if target.name == "host" and (command.folder / path).is_file():
+        return True
+    for keep in command.keep:
+        if path == keep.path or path.startswith(f"{keep.path}/"):
+            place = f"{keep.of(run)}{path.removeprefix(keep.path)}"
+            return target.files(keep.volume).size(place) is not None
+    return False
+
+
+def _record(files: Files, run: str) -> RunRecord | None:
+    try:
+        return parse_record(files.read(f"{run}/run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _plan(target: Target, request: Request) -> Plan:
+    return target.plan(request, target.facts(request))
+
+
+def _with_one_question(planned: list[tuple[Step, Plan]]) -> Plan:
+    """The first plan, asking for all: one answer is enough for a night."""
+    asked = [(step.stage, plan.question) for step, plan in planned if plan.question]
+    lines = [f"{stage}: {question.removesuffix(' Start it?')}" for stage, question in asked]
+    question: Any = "\n".join([*lines, "Start them?"]) if lines else None
+    return replace(planned[0][1], question=question)

@@ -1,0 +1,186 @@
+"""`runner sweep FILE`: from what was typed to the exit status. The decisions are in the other files of this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from job.exit_status import ExitStatus
+from runner.checkout import find_checkout, volumes
+from runner.cloud.durations import dollars
+from runner.cloud.plan import CloudFacts
+from runner.errors import RunnerError, did_you_mean, usage
+from runner.jobs import EXPERIMENT, JOBS
+from runner.plan import Plan
+from runner.request import Request, check_run_name
+from runner.sweep.conduct import Conductor
+from runner.sweep.config import Scalar, SweepConfig, load_sweep
+from runner.sweep.outcome import show_outcome
+from runner.sweep.plan import SweepPlan, cost_of, show_plan
+from runner.sweep.record import SweepRecord, Trial, continue_sweep, held, now, read_sweep
+from runner.sweep.smoke import run_smoke
+from runner.sweep.space import trials
+from runner.sweep.subject import Subject, find_subject
+from runner.targets import open_target
+from runner.targets.protocol import Target
+from runner.terminal import Environment
+
+IN_CLOUD = 4  # trials at once there by default; elsewhere they share one machine
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """What was typed behind ``runner sweep``, not yet checked. ``more`` are options of the cloud."""
+
+    file: str
+    target: str = "host"
+    name: str | None = None
+    max_parallel: int | None = None
+    budget: str | None = None
+    device: str | None = None
+    smoke: bool = True
+    retry_failed: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    yes: bool = False
+    more: tuple[tuple[str, str], ...] = ()
+
+
+def sweep(env: Environment, line: SweepLine) -> ExitStatus:
+    """Check, plan, show, ask, conduct, and show what came of it. Raises RunnerError or RecipeError."""
+    checkout = find_checkout(env.cwd)
+    path = find_file(line.file, env.cwd, checkout)
+    config = load_sweep(path)
+    subject = find_subject(config, path, checkout)
+    target = open_target(line.target, env, checkout)
+    _check(line, target)
+    template = Request(
+        EXPERIMENT if subject.signature else JOBS["train"],
+        "",
+        device=line.device,
+        detach=True,
+        more=line.more,
+    )
+    name = line.name or config.name or path.stem
+    check_run_name(f"{name}-000")
+    fresh = _new_record(name, target, config, subject, line)
+    requests = {trial.run: subject.request(trial.run, trial.values, template) for trial in fresh.trials}
+    where = volumes(checkout, env.environ if target.name == "host" else {}).run(name)
+    old = read_sweep(where)
+    record = _go_on(old, fresh, line) if old else fresh
+    smoke = _smoke(subject, record, line)
+    plan = SweepPlan(
+        record,
+        subject.title,
+        _plans(target, record, requests),
+        line.max_parallel or (IN_CLOUD if target.name == "cloud" else 1),
+        smoke if isinstance(smoke, str) else f"a run of a few steps, {name}-smoke, that must end well",
+        _early_stop(config),
+    )
+    if line.dry_run and line.as_json:
+        env.json(plan.facts())
+        return ExitStatus.DONE
+    show_plan(plan, env)
+    if line.dry_run:
+        return ExitStatus.DONE
+    _confirm(env, plan, line.yes)
+    with held(where, name):
+        # Whoever held it until now may have gone on: what is on the disk counts.
+        newest = read_sweep(where)
+        record = _go_on(newest, fresh, line) if newest else record
+        record.started = record.started or now()
+        record.write(where)
+        costs = {each.run: cost_of(each) for each in plan.plans}
+        conductor = Conductor(env, target, record, where, subject, requests, costs, plan.max_parallel)
+        if not isinstance(smoke, str):
+            run_smoke(conductor, subject.request(f"{name}-smoke", smoke, template))
+        status = conductor.conduct()
+    show_outcome(env, record, where, line.as_json)
+    return status
+
+
+def find_file(name: str, cwd: Path, checkout: Path) -> Path:
+    """The sweep's file: a path, or a name in configs/. Raises RunnerError, exit code 2."""
+    tried = [cwd / Path(name).expanduser(), checkout / name]
+    tried += [checkout / "configs" / f"{name}{ending}" for ending in ("", ".yaml", ".yml")]
+    for path in tried:
+        if path.is_file():
+            return path.resolve()
+    known = [path.stem for path in (checkout / "configs").glob("*.yaml")]
+    guess = did_you_mean(Path(name).stem, known) or "; docs/sweeps.md shows how to write one"
+    raise usage(f"there is no sweep {name}{guess}")
+
+
+def _check(line: SweepLine, target: Target) -> None:
+    if target.name == "cloud":
+        return
+    given = [name for name, _ in line.more] + (["budget"] if line.budget else [])
+    if given:
+        raise usage(f"--{given[0]} belongs to the cloud; {target.name} costs nothing (--target cloud)")
+
+
+def _go_on(old: SweepRecord, fresh: SweepRecord, line: SweepLine) -> SweepRecord:
+    """The sweep as it stands, with what this line changes."""
+    record = continue_sweep(old, fresh)
+    for trial in record.trials:
+        if line.retry_failed and trial.status == "failed":
+            trial.status, trial.reason = "waiting", ""
+    return record
+
+
+def _new_record(
+    name: str, target: Target, config: SweepConfig, subject: Subject, line: SweepLine
+) -> SweepRecord:
+    try:
+        rows = trials(config.space)
+    except ValueError as error:
+        raise config.mistake("space", str(error)) from None
+    return SweepRecord(
+        name,
+        target.name,
+        config.metric,
+        config.goal,
+        {"of": subject.title, "fixed": dict(config.fixed)},
+        [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(rows, 1)],
+        dollars(line.budget, "--budget") if line.budget else None,
+    )
+
+
+def _smoke(subject: Subject, record: SweepRecord, line: SweepLine) -> dict[str, Scalar] | str:
+    """The values of the smoke run, or in words why there is none."""
+    if not line.smoke:
+        return "no smoke run: --no-smoke"
+    if record.smoke == "passed" or record.count("finished", "running", "unfinished"):
+        return "no smoke run: it was passed before"
+    values = subject.smoke(record.trials[0].values)
+    if values is None:
+        return (
+            f"no smoke run: {subject.file.name} has no parameter steps or max_steps, and the file no smoke:"
+        )
+    return values
+
+
+def _early_stop(config: SweepConfig) -> str:
+    if config.early_stop is None:
+        return ""
+    return f"the median rule on {config.metric}, from step {config.grace_steps} on"
+
+
+def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) -> tuple[Plan, ...]:
+    """Those of the trials that are left. One look at the target is enough: they differ in values alone."""
+    left = [trial for trial in record.trials if not trial.is_over]
+    if not left:
+        return ()
+    facts = replace(target.facts(requests[left[0].run]), step=None, busy=None, attempts=0)
+    if isinstance(facts, CloudFacts):
+        facts = replace(facts, seconds=0.0, cost=0.0)
+    return tuple(target.plan(requests[trial.run], facts) for trial in left)
+
+
+def _confirm(env: Environment, plan: SweepPlan, yes: bool) -> None:
+    if plan.question is None or yes:
+        return
+    if not env.is_terminal:
+        raise usage(f"{plan.question} Nobody is here to answer; to say yes, type:\n  {env.line} -y")
+    if not env.ask(plan.question):
+        raise RunnerError("not started", ExitStatus.CANCELLED)

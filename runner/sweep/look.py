@@ -1,0 +1,74 @@
+"""Looking at a trial's run on its target: how it stands, what it reached, whether it is the trial at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from job.runs import RunRecord, parse_record
+from runner.errors import RunnerError
+from runner.request import Request
+from runner.sweep.median import Curve, curve
+from runner.sweep.record import Trial, now
+from runner.sweep.subject import Subject
+from runner.targets.protocol import RunState, Target
+from runner.terminal import Environment
+
+
+@dataclass(frozen=True)
+class Look:
+    """Reads alone; nothing on the target is changed."""
+
+    env: Environment
+    target: Target
+    subject: Subject
+
+    def state(self, run: str) -> RunState | None:
+        """None where there is none, and where the target can't be asked now: a laptop that slept asks again."""
+        try:
+            return self.target.state(run)
+        except RunnerError as error:
+            self.env.warn(f"{self.target.name} does not answer ({error.message}); asking again")
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self.env.warn(f"Modal does not answer ({error}); asking again")
+        return None
+
+    def is_foreign(self, trial: Trial, request: Request) -> bool:
+        """Whether the run is another one that happens to have the trial's name."""
+        record = self._record(trial.run)
+        return record is not None and not self.subject.is_trial(record, request, trial.values)
+
+    def conclude(self, trial: Trial, state: RunState) -> None:
+        """Note in ``trial`` how its run ended."""
+        trial.step, trial.cost, trial.cap = state.step, state.cost, None
+        trial.started, trial.ended = trial.started or state.started, state.ended or now()
+        trial.metric = self.subject.metric_of(self._record(trial.run))
+        trial.reason = state.reason or ""
+        if state.status == "finished" and trial.metric is None:
+            has = f"; it has {', '.join(state.result)}" if state.result else ""
+            wanted = self.subject.config.metric
+            trial.status, trial.reason = "failed", f"its result holds no number {wanted}{has}"
+        elif state.status == "finished":
+            trial.status, trial.reason = "finished", ""
+        else:
+            trial.status = "failed" if state.status == "failed" else "unfinished"
+
+    def curve(self, run: str) -> Curve:
+        """The metric over the steps so far."""
+        try:
+            text = self.target.files("checkpoints").read(f"{run}/metrics.jsonl").decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return curve(text, self.subject.config.metric)
+
+    def _record(self, run: str) -> RunRecord | None:
+        try:
+            return parse_record(self.target.files("checkpoints").read(f"{run}/run.json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether Modal could not be reached. By name: nothing of the cloud is loaded here."""
+    return type(error).__name__ == "Unavailable"

@@ -1,0 +1,174 @@
+"""What a sweep varies: a recipe or an experiment. Its trials as requests, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from job.recipe import Recipe, RecipeError, known_keys, load
+from job.recipe_yaml import full_key
+from job.runs import RunRecord
+from job.same_experiment import other_experiment
+from job.signature import ExperimentError, Signature, read_signature
+from runner.arguments import CommandLine
+from runner.checkout import recipes
+from runner.command import Command
+from runner.errors import did_you_mean
+from runner.experiment import Experiment
+from runner.experiment_request import folder_of
+from runner.jobs import EXPERIMENT, JOBS
+from runner.paths import absolute, path_in, replace_path
+from runner.request import Request
+from runner.sweep.config import Scalar, SweepConfig
+
+METRICS = ("val_loss", "best_val_loss", "train_loss")
+SMOKE_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``file`` is the recipe's or the experiment's; ``signature`` only an experiment has."""
+
+    file: Path
+    config: SweepConfig
+    signature: Signature | None = None
+    folder: Command | None = None  # of an experiment outside the checkout
+
+    @property
+    def title(self) -> str:
+        """``recipe quickstart``."""
+        return f"experiment {self.file.name}" if self.signature else f"recipe {self.file.stem}"
+
+    def request(self, run: str, values: Mapping[str, Scalar], template: Request) -> Request:
+        """The run of one trial; ``template`` has the options of the line. Raises RecipeError for values that
+        can't be, at their line."""
+        settings = {**self.config.fixed, **values}
+        words = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
+        if self.signature is not None:
+            return self._experiment(run, settings, words, template)
+        words = tuple(
+            word if (path := path_in(word)) is None else replace_path(word, absolute(path, self.file.parent))
+            for word in words
+        )
+        return replace(
+            template,
+            job=JOBS["train"],
+            run=run,
+            recipe=self.file,
+            overrides=words,
+            settings=self._load(words),
+        )
+
+    def smoke(self, first: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
+        """The values of the short run that comes first; None where the experiment has no number of steps."""
+        if self.config.smoke is not None:
+            return {**first, **self.config.smoke}
+        if self.signature is not None:
+            names = {parameter.name for parameter in self.signature.parameters}
+            steps = next((name for name in ("max_steps", "steps") if name in names), None)
+            return {**first, steps: SMOKE_STEPS} if steps else None
+        own = {
+            "train.max_steps": SMOKE_STEPS,
+            "train.warmup_steps": 0,
+            "train.decay_steps": None,
+            "train.eval_every": SMOKE_STEPS,
+            "train.checkpoint_every": SMOKE_STEPS,
+        }
+        plain = {
+            full_key(key, key, known_keys()): value for key, value in {**self.config.fixed, **first}.items()
+        }
+        return {**plain, **own, "sample.max_new_tokens": 1}
+
+    def metric_of(self, record: RunRecord | None) -> float | None:
+        """The value that the sweep is about, from a run's record; None where it has none."""
+        if record is None:
+            return None
+        value: Any = getattr(record, self.config.metric, None) if self.signature is None else record.result
+        if self.signature is not None:
+            for part in self.config.metric.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def is_trial(self, record: RunRecord, request: Request, values: Mapping[str, Scalar]) -> bool:
+        """Whether the run with this record is the trial, and not another run that has its name."""
+        if request.experiment is not None:
+            arguments = dict(request.experiment.arguments)
+            return not other_experiment(record, request.experiment.file.name, arguments)
+        return record.job == "train" and all(
+            f"{key}={as_word(value)}" in record.overrides for key, value in values.items()
+        )
+
+    def _load(self, words: tuple[str, ...]) -> Recipe:
+        try:
+            return load(self.file, words)
+        except RecipeError as error:
+            text = str(error)
+            for key in (*self.config.keys, *self.config.fixed, *(self.config.smoke or {})):
+                if f"argument '{key}=" in text:
+                    raise self.config.mistake(self.config.where_of(key), text) from None
+            raise self.config.mistake("space", text) from None
+
+    def _experiment(
+        self, run: str, settings: Mapping[str, Scalar], words: tuple[str, ...], template: Request
+    ) -> Request:
+        assert self.signature is not None
+        for key, value in settings.items():
+            wrong = self.signature.check_type(key, value)
+            if wrong:
+                raise self.config.mistake(self.config.where_of(key), wrong)
+        try:
+            arguments = self.signature.complete(self.signature.values(words))
+        except ExperimentError as error:
+            raise self.config.mistake("space", str(error)) from None
+        return replace(
+            template,
+            job=EXPERIMENT,
+            run=run,
+            overrides=words,
+            experiment=Experiment(self.file, words, tuple(arguments.items())),
+            command=self.folder,
+        )
+
+
+def find_subject(config: SweepConfig, path: Path, checkout: Path) -> Subject:
+    """The recipe or the file that the sweep names. Raises RecipeError, at its line."""
+    if config.experiment is not None:
+        file = (path.parent / Path(config.experiment).expanduser()).resolve()
+        if not file.is_file():
+            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+            raise config.mistake("experiment", f"there is no file {file}{near}")
+        try:
+            return Subject(file, config, read_signature(file), folder_of(file, CommandLine(), checkout))
+        except ExperimentError as error:
+            raise config.mistake("experiment", str(error)) from None
+    name, known = str(config.recipe), recipes(checkout)
+    file = known.get(name) or (path.parent / Path(name).expanduser()).resolve()
+    if not file.is_file():
+        raise config.mistake("recipe", f"there is no recipe {name}{did_you_mean(Path(name).stem, known)}")
+    if config.metric not in METRICS:
+        guess = did_you_mean(config.metric, METRICS)
+        raise config.mistake(
+            "metric", f"metric: a recipe's run has {', '.join(METRICS)}, not '{config.metric}'{guess}"
+        )
+    for key in (*config.keys, *config.fixed, *(config.smoke or {})):
+        try:
+            full_key(key, key, known_keys())
+        except RecipeError as error:
+            said = str(error).partition(": ")[2]
+            raise config.mistake(config.where_of(key), said) from None
+    return Subject(file, config)
+
+
+def as_word(value: Scalar) -> str:
+    """A value as it is typed behind ``key=``, read again as what it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and yaml.safe_load(value or "''") != value:
+        return yaml.safe_dump(value, default_style='"').strip()
+    return str(value)

@@ -1,0 +1,36 @@
+"""bench/kills.py at a tenth of its size: the run survives, and the bench would see it if it did not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.kills import Kills, differences
+from bench.moments import RUN
+from job.locations import Locations
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    outcome = Kills(tmp_path, seed=7).kill(10)
+    assert outcome.kills == 10
+    assert outcome.differences == []
+    assert len(outcome.found) >= 3  # they struck in several places
+
+    # One bit of the weights, one step's loss, and a step logged twice: each is seen.
+    one, other = tmp_path / "unbroken_plain", tmp_path / "unbroken_again_plain"
+    run = Locations.under(other).run(RUN)
+    weights = run / "step_00000060" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace('"loss": ', '"loss": 1')
+    metrics.write_text("".join([*lines, lines[1]]))
+    found = differences(one, other)
+    assert len(found) == 3
+    assert "model.safetensors" in found[0]
+    assert found[1].startswith("step train 000001")
+    assert found[2].startswith("step train 000002")

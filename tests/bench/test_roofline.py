@@ -1,0 +1,61 @@
+"""The measured ceiling: what it says, where it is kept, and that training states its share of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import roofline
+from job.metrics import read_metrics
+from job.recipe import load
+from job.roofline import place, remembered
+from model import device as devices
+from model.gpt import GPT
+from tests.model.conftest import Lab
+
+CPU = torch.device("cpu")
+
+
+def test_training_states_its_share_of_what_was_measured(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.train("before", "max_steps=10")
+    monkeypatch.setenv("CACHE_PATH", str(lab.locations.cache))
+    monkeypatch.setattr(roofline, "SIDES", {"cpu": (256, 512)})
+    monkeypatch.setattr(roofline, "SECONDS", 0.1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the trainer's process will have; another number is another device
+    try:
+        assert roofline.main(["--device", "cpu", "--json"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert 1e8 < result["bfloat16"] < 1e14
+    assert 1e8 < result["float32"] < 1e14  # slower than one busy old core, faster than any CPU: no FLOP/s
+    assert 1e7 < result["bandwidth"] < 1e13
+    assert "mfu_roofline" in shown.err
+    lab.train("after", "max_steps=10")
+    before, after = (
+        next(line for line in read_metrics(lab.run_folder(name) / "metrics.jsonl") if line["kind"] == "train")
+        for name in ("before", "after")
+    )
+    assert (before["mfu"], before["mfu_roofline"], after["mfu"]) == (None, None, None)
+    recipe = load(lab.recipe)
+    flops = after["tokens_per_second"] * GPT(recipe.model, 320).flops_per_token()  # 257 bytes, padded
+    ceiling = result[devices.number_format(recipe.train.dtype, CPU)]
+    assert after["mfu_roofline"] == pytest.approx(flops / ceiling, rel=1e-3)
+
+
+def test_the_ceiling_is_that_of_the_number_format(lab: Lab) -> None:
+    path = place("cpu, 1 threads", lab.locations)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"bfloat16": 2e11, "float32": 1e11}))
+    assert remembered("cpu, 1 threads", "float32", lab.locations) == 1e11
+    assert remembered("cpu, 1 threads", "bfloat16", lab.locations) == 2e11
+    assert remembered("cpu, 2 threads", "float32", lab.locations) is None
+    assert remembered("NVIDIA H200", "bfloat16", lab.locations) is None
+    path.write_text("{")  # cut short: as if nobody had measured
+    assert remembered("cpu, 1 threads", "float32", lab.locations) is None

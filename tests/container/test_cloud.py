@@ -1,0 +1,111 @@
+"""The cloud and the container are one image: what Modal is asked for is built and run by the engine here.
+
+Modal itself is the stand-in (tests/modal_standin), which has its containers run by Docker.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import read, step_folder
+from tests.container.checkout import Checkout
+from tests.modal_standin import DockerExecutor, build_image
+from tests.modal_standin.docker_executor import image_tag
+from tests.runner.cloud.conftest import Lab, add_tiny, make_checkout, open_lab, train_here
+from tests.runner.cloud.test_everywhere import STEPS, begin_here_and_go_on_there
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def docker_lab(image: str, tmp_path: Path) -> Iterator[Lab]:
+    """What `runner cloud` asks for is built by Docker, and the body runs in that container."""
+    built: list[str] = []
+
+    def build(image_id: str) -> str:
+        if image_tag(image_id) not in built:
+            built.append(build_image(lab.modal, image_id))
+        return built[-1]
+
+    with open_lab(make_checkout(tmp_path / "checkout"), tmp_path, executor=DockerExecutor(build)) as lab:
+        yield lab
+    for tag in built:
+        subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=True)
+
+
+def content(image: str) -> list[str]:
+    """The digests of an image's layers, of which one that is built anew has another; variables and folder."""
+    parts = "{{json .RootFS.Layers}} {{json .Config.Env}} {{json .Config.WorkingDir}}"
+    command = ["docker", "image", "inspect", "--format", parts, image]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="the image's Python is 3.11, and it gets our modal"
+)
+def test_the_body_runs_in_the_image_that_compose_builds_and_survives_a_preemption(
+    docker_lab: Lab, image: str
+) -> None:
+    lab = docker_lab
+    train_here(lab.checkout)
+    lab.slow_down(0.05)
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu")
+    lab.modal.wait_until(lambda: '"step": 10,' in lab.metrics(), 300)
+    lab.modal.preempt()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err + lab.modal.log()
+
+    asked = lab.modal.builds[-1].image_id
+    assert content(image_tag(asked)) == content(image)
+    assert [attempt["reason"] for attempt in lab.ledger()["attempts"]] == ["preempted", "finished"]
+    record = json.loads((lab.run_folder() / "run.json").read_text())
+    python = ["docker", "run", "--rm", image, "python", "-V"]
+    inside = subprocess.run(python, capture_output=True, text=True, check=True).stdout
+    assert f"Python {record['versions']['python']}\n" == inside
+    unbroken = lab.checkout / "volumes" / "checkpoints" / "tiny"
+    assert losses(lab.run_folder()) == pytest.approx(losses(unbroken), abs=1e-3)
+
+
+def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_container(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    add_tiny(checkout.folder)
+    # As the others: with more threads than one, sums have another order, and the last digits differ.
+    checkout.override("train", {"environment": {"OMP_NUM_THREADS": "1"}})
+    unbroken = tmp_path / "unbroken"
+    shutil.copytree(checkout.folder, unbroken)
+    train_here(unbroken, *STEPS)
+    here, theirs = (folder / "volumes" / "checkpoints" / "tiny" for folder in (checkout.folder, unbroken))
+    with open_lab(checkout.folder, tmp_path) as lab:
+        lab.environ |= {name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")}
+        begin_here_and_go_on_there(lab)
+        lab.run("resume", "tiny", "--on", "local", "--device", "cpu")
+        assert "finished" in lab.run("status", "tiny")[0]
+
+    record = json.loads((here / "run.json").read_text())
+    targets = [attempt["launch"].get("target") for attempt in record["attempts"]]
+    assert targets == ["host", "cloud", "local"]
+    rows = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
+    assert losses(here) == pytest.approx(losses(theirs), abs=1e-3)
+    ours, whole = (read(step_folder(folder, 150)).model for folder in (here, theirs))
+    same_torch = record["versions"]["torch"] == torch.__version__
+    for name, tensor in whole.items():
+        # The same build of torch computes the same; another one may sum in another order.
+        assert (
+            torch.equal(ours[name], tensor) if same_torch else torch.allclose(ours[name], tensor, atol=1e-3)
+        )
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Step → training loss."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}

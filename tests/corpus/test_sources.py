@@ -1,0 +1,169 @@
+"""Sources: files, folders, globs, URLs, the standard library; text, .jsonl, Parquet; what is wrong is said."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corpus import DataError, download, sources
+from corpus.sources import Cursor, find_files, read
+from tests.corpus.conftest import FileServer
+
+TEXTS = ["one\ntwo\n", "", "drei – vier 🙂", 'five "six"']
+
+
+def documents(source: object, tmp_path: Path, column: str = "text") -> list[str]:
+    files = find_files(str(source), tmp_path / "raw")
+    found: list[bytes] = []
+    for segment in read(files, column):
+        if segment.first:
+            found.append(b"")
+        found[-1] += segment.text
+    return [text.decode() for text in found]
+
+
+def names(source: object, tmp_path: Path) -> list[str]:
+    return [file.name for file in find_files(str(source), tmp_path / "raw")]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.txt", "a/z.txt", "a/y.md", ".hidden/x.txt", ".x"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}\n")
+    return tmp_path / "tree"
+
+
+def test_a_file_is_one_document_however_many_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PIECE", 100)
+    (tmp_path / "f.txt").write_text("some words\n" * 1000)
+    assert documents(tmp_path / "f.txt", tmp_path) == ["some words\n" * 1000]
+    assert len(list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))) > 100
+
+
+def test_a_folder_is_read_whole_and_sorted_but_for_hidden_files(tree: Path, tmp_path: Path) -> None:
+    assert names(tree, tmp_path) == ["a/y.md", "a/z.txt", "b.txt"]
+    assert documents(tree, tmp_path) == ["text of a/y.md\n", "text of a/z.txt\n", "text of b.txt\n"]
+
+
+def test_a_glob_takes_what_matches(tree: Path, tmp_path: Path) -> None:
+    assert names(f"{tree}/**/*.txt", tmp_path) == ["a/z.txt", "b.txt"]
+    assert names(f"{tree}/a/[yz].*", tmp_path) == ["y.md", "z.txt"]
+
+
+@pytest.mark.parametrize("source", ["no/such.txt", "no/*.txt"])
+def test_a_source_that_is_not_there_is_named(source: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(source)):
+        find_files(source, tmp_path)
+
+
+def test_rows_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS))
+    (tmp_path / "a.jsonl").write_text(lines.replace("\n", "\n\n"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    pq.write_table(pa.table({"id": range(4), "text": TEXTS}), tmp_path / "c.parquet", row_group_size=3)
+    assert [t for t in documents(tmp_path / "a.jsonl", tmp_path) if t] == [t for t in TEXTS if t]
+    assert documents(tmp_path / "b.jsonl.gz", tmp_path) == TEXTS
+    assert documents(tmp_path / "c.parquet", tmp_path) == TEXTS
+    assert len(documents(f"{tmp_path}/[abc]*", tmp_path)) >= 12
+
+
+def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"content": "x", "id": 1}\n')
+    pq.write_table(pa.table({"content": ["x"], "id": [1]}), tmp_path / "b.parquet")
+    for name in ("a.jsonl", "b.parquet"):
+        with pytest.raises(
+            DataError, match=r"no column 'text'; its columns are content, id;.*data\.text_column="
+        ):
+            documents(tmp_path / name, tmp_path)
+        assert documents(tmp_path / name, tmp_path, "content") == ["x"]
+        with pytest.raises(DataError, match="'id' holds int, not text"):
+            documents(tmp_path / name, tmp_path, "id")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "byte 14 is no JSON"),
+        ("a.jsonl", b"[1]\n", "no column"),
+        ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
+        ("a.txt.gz", gzip.compress(b"x" * 1000)[:-9], "can't be unpacked"),
+        ("a.txt.gz", b"plain", "can't be unpacked"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}.*{words}"):
+        documents(tmp_path / name, tmp_path)
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83dz"}\n')
+    assert documents(tmp_path / "a.jsonl", tmp_path) == ["a?z"]
+
+
+def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PIECE", 64)
+    monkeypatch.setattr(sources, "LONGEST_PIECE", 128)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rows = [f"row {i}\n" * 3 for i in range(700)]
+    (folder / "a.txt").write_text("".join(rows[:50]) + "ü" * 1000 + " x" * 500)
+    (folder / "b.txt.gz").write_bytes(gzip.compress("".join(rows[:50]).encode()))
+    (folder / "c.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows[:50]))
+    pq.write_table(pa.table({"text": rows}), folder / "d.parquet", row_group_size=300)
+    files = find_files(str(folder), tmp_path)
+    whole = list(read(files, "text"))
+    for at in [*range(0, len(whole) - 701, 3), *range(len(whole) - 701, len(whole), 97)]:
+        cursor: Cursor = whole[at].after
+        assert next(read(files, "text", cursor), None) == (whole[at + 1] if at + 1 < len(whole) else None)
+
+
+def test_text_with_no_place_to_cut_is_cut_between_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PIECE", 64)
+    monkeypatch.setattr(sources, "LONGEST_PIECE", 256)
+    (tmp_path / "f.txt").write_text("x" + "äöü" * 1000)
+    segments = list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))
+    assert "".join(segment.text.decode() for segment in segments) == "x" + "äöü" * 1000
+    assert max(len(segment.text) for segment in segments) <= 256
+
+
+def test_a_url_is_downloaded_once(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "BLOCK", 10)
+    monkeypatch.setattr(sources, "download", partial(download.download, pause=lambda seconds: None))
+    server.files["/a/input.txt"] = b"some text\n" * 100
+    server.troubles["/a/input.txt"] = [300]
+    for _ in range(2):
+        assert documents(f"{server.url}/a/input.txt", tmp_path) == ["some text\n" * 100]
+    assert len([path for path, *_ in server.requests if path == "/a/input.txt"]) == 2
+    assert (tmp_path / "raw" / "input.txt").exists()
+
+
+def test_no_network_says_how_to_use_a_copy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9/f\.txt: can't be reached.*--source FILE"):
+        find_files("http://127.0.0.1:9/f.txt", tmp_path)
+
+
+def test_the_standard_library_is_code_and_always_the_same(tmp_path: Path) -> None:
+    found = names("stdlib", tmp_path)
+    assert found == sorted(found) == names("stdlib", tmp_path)
+    assert {"argparse.py", "json/decoder.py", "asyncio/base_events.py"} <= set(found)
+    assert not [
+        name for name in found if re.search(r"(^|/)(tests?|site-packages|idlelib|__pycache__)/", name)
+    ]
+    assert not [name for name in found if name.startswith("_sysconfigdata")]
+    assert sum(file.size for file in find_files("stdlib", tmp_path)) > 5_000_000

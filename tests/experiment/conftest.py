@@ -1,0 +1,85 @@
+"""Experiments as processes of their own, in a folder with volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.locations import CHECKOUT, Locations
+
+
+@dataclass
+class Bench:
+    """``write`` a file, ``run`` it, look at its run's folder."""
+
+    folder: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def write(self, name: str, code: str) -> Path:
+        path = self.folder / name
+        path.write_text(code)
+        return path
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """``python -m experiment.run WORDS`` in the folder, which is not searched for modules of ours (-P)."""
+        environ = {
+            **os.environ,
+            **Locations.under(self.folder / "volumes").environment(),
+            "PYTHONPATH": str(CHECKOUT),
+            "OMP_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "experiment.run", *words],
+            cwd=self.folder,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *words: str, status: int = 0) -> tuple[str, str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
+
+    def run_folder(self, name: str) -> Path:
+        return self.folder / "volumes" / "checkpoints" / name
+
+    def record(self, name: str) -> dict[str, Any]:
+        return dict(json.loads((self.run_folder(name) / "run.json").read_text()))
+
+    def log(self, name: str) -> str:
+        try:
+            return (self.run_folder(name) / "log.txt").read_text()
+        except FileNotFoundError:
+            return ""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Return as soon as ``condition`` holds; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)

@@ -1,0 +1,66 @@
+"""`python -m job.health`: what a container's health check says."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from job import health
+from job.exit_status import ExitStatus
+from job.runs import RunRecord, beat
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def make_run(checkpoints, name, status, age=None):
+    """A run's folder with a record and, where ``age`` is given, a heartbeat of that many seconds ago."""
+    RunRecord(name=name, status=status).write(checkpoints / name)
+    if age is not None:
+        beat(checkpoints / name)
+        then = time.time() - age
+        os.utime(checkpoints / name / "heartbeat", (then, then))
+
+
+def test_no_run_is_not_healthy(checkpoints, capsys):
+    assert health.main() == ExitStatus.ERROR
+    assert "no run is running" in capsys.readouterr().out
+
+
+def test_a_missing_volume_is_not_healthy(checkpoints, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_PATH", str(checkpoints / "missing"))
+    assert health.main() == ExitStatus.ERROR
+
+
+def test_a_fresh_heartbeat_is_healthy(checkpoints, capsys):
+    make_run(checkpoints, "warm", "running", age=3)
+    assert health.main() == ExitStatus.DONE
+    assert capsys.readouterr().out == "warm: heartbeat 3 s ago\n"
+
+
+def test_a_stale_heartbeat_is_not_healthy(checkpoints):
+    make_run(checkpoints, "hung", "running", age=health.FRESH_SECONDS + 1)
+    assert health.main() == ExitStatus.ERROR
+
+
+def test_a_run_that_was_killed_does_not_hide_the_one_that_works(checkpoints):
+    make_run(checkpoints, "killed", "running", age=3600)
+    make_run(checkpoints, "warm", "running", age=1)
+    assert health.main() == ExitStatus.DONE
+
+
+@pytest.mark.parametrize("status", ["finished", "unfinished", "failed"])
+def test_a_run_that_has_ended_does_not_count(checkpoints, status):
+    make_run(checkpoints, "ended", status, age=1)
+    assert health.main() == ExitStatus.ERROR
+
+
+def test_a_heartbeat_without_a_record_does_not_count(checkpoints):
+    (checkpoints / "stray").mkdir()
+    beat(checkpoints / "stray")
+    assert health.main() == ExitStatus.ERROR

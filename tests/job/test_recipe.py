@@ -1,0 +1,117 @@
+"""Recipes: typed, checked, and each mistake one clear line with file, line and a did-you-mean."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from job.locations import CONFIGS
+from job.recipe import RecipeError, changes, load
+
+GOOD = """model:
+  n_layer: 2
+  n_head: 2
+  n_embd: 32
+  block_size: 32
+data:
+  dataset: d
+train:
+  max_steps: 10
+  global_batch_tokens: 64
+  lr: 1e-3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+# Pipelines and sweeps lie beside the recipes.
+RECIPES = sorted(path for path in CONFIGS.glob("*.yaml") if "\ntrain:" in path.read_text())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_that_ships_is_valid(path: Path) -> None:
+    assert load(path).name == path.stem
+
+
+def test_values_are_typed(recipe: Path) -> None:
+    loaded = load(recipe, ["compile=false", "top_k=null", "--beta2=0.99", "prompt=- [x]: y"])
+    assert loaded.train.lr == 0.001
+    assert loaded.train.compile is False
+    assert loaded.sample.top_k is None
+    assert loaded.train.beta2 == 0.99
+    assert loaded.sample.prompt == "- [x]: y"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lr: 1e-3", "learning_rate: 1e-3"), ":11: train.learning_rate: unknown key; did you mean 'train.lr'?"),
+        (("n_head: 2", "n_head: 3"), ":4: n_embd (32) must be a multiple of n_head (3)"),
+        (("max_steps: 10", "max_steps: ten"), ":9: train.max_steps: 'ten' is no whole number"),
+        (("max_steps: 10", "max_steps: 0"), ":9: train.max_steps: 0 is too small; it must be at least 1"),
+        (("  max_steps: 10\n", ""), ":8: train.max_steps: is missing"),
+        (("block_size: 32", "block_size: 48"), ":10: global_batch_tokens (64) must be a multiple of model.block_size (48); the nearest is 48"),
+        (("model:", "modle:"), ":1: modle: unknown key; did you mean 'model'?"),
+        (("lr: 1e-3", "lr: [1"), "not valid YAML"),
+        (("lr: 1e-3", "lr: 1e-3\n  lr: 2e-3"), ":12: train.lr stands twice (first at line 11)"),
+        (("model:", "- model:"), "not valid YAML"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, str], message: str) -> None:
+    recipe.write_text(GOOD.replace(*change))
+    with pytest.raises(RecipeError) as error:
+        load(recipe)
+    assert message in str(error.value)
+    assert str(recipe) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lrr=1", "argument 'lrr=1': unknown key 'lrr'; did you mean 'train.lr'?"),
+        ("batch_size=1", "did you mean 'train.micro_batch'?"),
+        ("seed=1", "stands in several sections; write train.seed or sample.seed"),
+        ("lr=fast", "argument 'lr=fast': train.lr: 'fast' is no number"),
+        ("compile=maybe", "'maybe' is neither true nor false, nor 'auto'"),
+        ("variant=modrn", "did you mean 'modern'?"),
+        ("n_embd=33", "argument 'n_embd=33': n_embd (33) must be a multiple of n_head (2)"),
+        ("nonsense", "an override is key=value"),
+        ("gpu=8", "8 is no text"),
+    ],
+)
+def test_a_mistake_in_an_override_names_the_argument(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load(recipe, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: No such file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_changes_are_those_that_make_another_run(recipe: Path) -> None:
+    before, after = load(recipe), load(recipe, ["lr=2e-3", "log_every=3", "gpu=H100"])
+    assert changes(before, after) == {"train.lr": (0.001, 0.002)}
+
+
+def test_a_recipe_written_out_reads_back_the_same(recipe: Path, tmp_path: Path) -> None:
+    first = load(recipe)
+    again = tmp_path / "again.yaml"
+    again.write_text(first.to_yaml())
+    assert load(again).model_dump() == first.model_dump()
+
+
+def test_reading_recipes_imports_no_torch() -> None:
+    code = "import sys, job.recipe, job.runs, job.locations; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

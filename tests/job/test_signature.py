@@ -1,0 +1,114 @@
+"""A signature is read from the file without running it, and says what a parameter may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from job.signature import ExperimentError, Signature, read_signature
+
+FILE = """\
+import a_module_that_is_nowhere
+from typing import Literal, Optional
+
+def train(
+    output_dir=".", lr: float = 1e-3, steps: int = 1000, variant: Literal["gpt2", "modern"] = "gpt2",
+    compile: bool = False, note: Optional[str] = None, layers: "int | None" = 4, width=64, tokens: int = 1 << 20,
+    folder: Path = None, *, tag: str = "x",
+) -> dict:
+    return {}
+"""
+
+
+@pytest.fixture
+def signature(tmp_path: Path) -> Signature:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return read_signature(path)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("lr=3e-4", 3e-4),
+        ("lr=1", 1.0),
+        ("--lr=0.5", 0.5),
+        ("steps=10", 10),
+        ("variant=modern", "modern"),
+        ("compile=yes", True),
+        ("compile=0", False),
+        ("note=none", None),
+        ("note=a = b", "a = b"),
+        ("layers=none", None),
+        ("layers=6", 6),
+        ("width=0.5", 0.5),
+        ("tokens=4", 4),
+        ("tag=5", "5"),
+    ],
+)
+def test_a_word_becomes_a_value_of_its_type(signature: Signature, word: str, value: object) -> None:
+    (found,) = signature.values([word]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("lrr=1", "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
+        ("zzzzzz=1", "has no parameter 'zzzzzz'; it takes lr, steps, variant"),
+        ("lr=fast", "lr is a number, not 'fast'"),
+        ("lr=nan", "lr is a number, not 'nan'"),
+        ("steps=1.5", "steps is a whole number, not '1.5'"),
+        ("steps=none", "steps is a whole number, not 'none'"),
+        ("variant=modem", "variant is 'gpt2' or 'modern', not 'modem'; did you mean 'modern'?"),
+        ("compile=maybe", "compile is true or false, not 'maybe'"),
+        ("folder=/tmp", "folder is a Path, which has no form on a command line"),
+        ("output_dir=x", "the runner gives output_dir; --name chooses the run's folder"),
+        ("lr", "a parameter is key=value"),
+    ],
+)
+def test_a_mistake_is_named(signature: Signature, word: str, said: str) -> None:
+    with pytest.raises(ExperimentError) as error:
+        signature.values([word])
+    assert said in str(error.value)
+    assert error.value.status == 2
+
+
+def test_defaults_complete_what_was_given(signature: Signature) -> None:
+    whole = signature.complete(signature.values(["lr=1"]))
+    assert whole["lr"] == 1.0
+    assert whole["variant"] == "gpt2"
+    assert whole["tokens"] == "1 << 20"  # nobody ran the file
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\n", "has no function train at its top level"),
+        ("def train(output_dir='.'):\n    return {\n", ":2: not valid Python"),
+        ("def train(lr=1):\n    return {}\n", ":1: train() takes no output_dir"),
+    ],
+)
+def test_a_file_that_is_no_experiment(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ExperimentError, match=r"mine\.py") as error:
+        read_signature(path)
+    assert said in str(error.value)
+
+
+def test_a_parameter_without_a_default_must_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def train(output_dir, lr: float): ...\n")
+    signature = read_signature(path)
+    with pytest.raises(ExperimentError, match="no default for lr; write lr=VALUE"):
+        signature.values([])
+    assert signature.values(["lr=1"]) == {"lr": 1.0}
+
+
+def test_keyword_arguments_take_any_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def train(output_dir='.', **settings): ...\n")
+    assert read_signature(path).values(["a=1", "b=x", "c=true"]) == {"a": 1, "b": "x", "c": True}

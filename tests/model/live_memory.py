@@ -1,0 +1,57 @@
+"""What a training step really holds at its peak, counted by torch tensor by tensor: no allocator, no rounding.
+
+Shapes alone are computed (FakeTensorMode), so that GPT-2 at a batch of a GPU's size is counted on any machine.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from job.memory import micro_batch_size
+from job.network_size import network_size
+from job.recipe import Recipe
+from model.distributed import World
+from model.gpt import GPT
+from model.optim import make_optimizers
+
+DEVICE = torch.device("cpu")
+
+
+def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
+    """Bytes of all live tensors at the peak of the second optimizer step, as model/trainer.py takes it."""
+    rows = network_size(recipe.model, recipe.data.tokenizer).rows
+    passes = recipe.sequences_per_step // micro_batch_size(recipe.sequences_per_step, micro_batch)
+    # As on a GPU: a CPU writes short attention as two products, whose scores are kept.
+    fused = patch("model.gpt.PRODUCTS_UP_TO", 0)
+    with fused, patch.object(GPT, "_initialise", lambda network: None), FakeTensorMode():
+        network = GPT(recipe.model, rows)
+        network.loss_chunk = recipe.train.loss_chunk
+        network.activation_checkpointing = recipe.train.activation_checkpointing
+        for block in network.h:  # fused attention on a GPU keeps no matrix for its dropout; the CPU's would
+            block.attn.dropout = 0.0
+        optimizers = make_optimizers(network, recipe.train, DEVICE, World())
+        tracker = MemTracker()
+        tracker.track_external(network, *optimizers)
+        with tracker:
+            for _ in range(2):
+                # Two passes stand for many: the gradients of the first lie there in all others.
+                for _ in range(min(passes, 2)):
+                    tracker.reset_mod_stats()
+                    _backward(network, micro_batch, recipe.model.block_size, bf16)
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+            return int(tracker.get_tracker_snapshot("peak")[DEVICE]["Total"])
+
+
+def _backward(network: GPT, sequences: int, block_size: int, bf16: bool) -> None:
+    ids_BT = torch.zeros(sequences, block_size, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+        loss = network(ids_BT, ids_BT)
+    loss.backward()

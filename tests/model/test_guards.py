@@ -1,0 +1,91 @@
+"""What the trainer does where memory runs out, and where numbers are no longer numbers."""
+
+from __future__ import annotations
+
+from job.exit_status import ExitStatus
+from job.runs import read_record
+from model import checkpoint
+from tests.model.conftest import Lab
+from tests.model.test_resume import final_bytes, losses
+
+# A network that has room for three sequences at once.
+SMALL_MEMORY = """
+import torch
+from model.gpt import GPT
+whole = GPT.forward
+def forward(self, ids, targets=None):
+    loss = whole(self, ids, targets)
+    if self.training and ids.size(0) > {most}:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nmore words")
+    return loss
+GPT.forward = forward
+from model.train import main
+raise SystemExit(main({words!r}))
+"""
+
+POISON = """
+import torch, model.step as steps
+take = steps.Steps.take
+def poisoned(self, step):
+    taken = take(self, step)
+    if step == 24:
+        with torch.no_grad():
+            self.network.wte.weight[0, 0] = float("inf")
+    return taken
+steps.Steps.take = poisoned
+from model.train import main
+raise SystemExit(main({words!r}))
+"""
+
+
+def words(lab: Lab, name: str, *overrides: str) -> list[str]:
+    return [str(lab.recipe), "variant=gpt2", *overrides, "--name", name]
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab) -> None:
+    common = ("max_steps=20", "dropout=0.1")
+    code = SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=8"))
+    _, err = lab.run_python(code)
+    assert "out of memory with micro_batch 8: going on with 4, accumulated 2 times" in err
+    assert "with micro_batch 4: going on with 2, accumulated 4 times" in err
+    lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"))
+    assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
+    assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
+
+
+def test_not_even_one_sequence_fits(lab: Lab) -> None:
+    code = SMALL_MEMORY.format(most=0, words=words(lab, "none"))
+    _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
+    assert "too small even for one sequence at once (CUDA out of memory" in err
+    assert "Traceback" not in err
+    record = read_record(lab.run_folder("none"))
+    assert record is not None
+    assert record.status == "failed"
+
+
+def test_auto_is_a_number_that_suits_a_cpu(lab: Lab) -> None:
+    _, err = lab.train("auto", "max_steps=10", "micro_batch=auto")
+    assert "accumulated 1 times" in err
+
+
+def test_weights_that_are_no_numbers_are_never_written(lab: Lab) -> None:
+    # Row 0 of the embedding stands for a byte that the text does not have: no loss shows it.
+    code = POISON.format(words=words(lab, "wild", "variant=modern", "max_steps=60"))
+    _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
+    folder = lab.run_folder("wild")
+    assert (folder / "latest").read_text().strip() == "step_00000020"
+    assert checkpoint.steps(folder)[-1] == 20
+    assert "the weights after step 30 are no longer numbers" in err
+    assert f"train.init_from={folder}/step_00000020" in err
+    record = read_record(folder)
+    assert record is not None
+    assert record.attempts[-1].reason is not None
+    assert "no longer numbers" in record.attempts[-1].reason
+
+
+def test_the_guard_can_be_switched_off(lab: Lab) -> None:
+    overrides = ("lr=1e30", "grad_clip=0", "warmup_steps=0", "max_steps=30", "stop_on_nan=false")
+    _, err = lab.train("wild", *overrides, status=ExitStatus.JOB_FAILED)
+    assert err.count("stop_on_nan is false: it goes on") == 1
+    assert "step 30/30" in err
+    assert "the last loss is nan" in err

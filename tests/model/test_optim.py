@@ -1,0 +1,57 @@
+"""Optimizers: who gets what, and that Muon's updates are orthogonal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from job.recipe import TrainConfig
+from model.distributed import World
+from model.optim import Muon, make_optimizers, orthogonal
+from tests.model.test_gpt import ids, network
+
+CPU = torch.device("cpu")
+
+
+def config(**more: object) -> TrainConfig:
+    return TrainConfig(max_steps=9, global_batch_tokens=2, **more)  # type: ignore[arg-type]
+
+
+def test_decay_is_on_matrices_only() -> None:
+    (adamw,) = make_optimizers(network("gpt2"), config(), CPU, World())
+    for group in adamw.param_groups:
+        assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])
+def test_every_parameter_has_one_optimizer(variant: str) -> None:
+    net = network(variant)
+    made = make_optimizers(net, config(optimizer="muon"), CPU, World())
+    given = [p for optimizer in made for group in optimizer.param_groups for p in group["params"]]
+    assert len(given) == len(set(given)) == len(list(net.parameters()))
+    muon = next(o for o in made if isinstance(o, Muon))
+    matrices = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert matrices == {id(p) for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2}
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 40), (2, 96, 32), (2, 32, 128)])
+def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_muon_moves_each_matrix_by_its_rate() -> None:
+    """The root mean square of an update is near rate * sqrt(max(1, rows / columns) / the longer side)."""
+    net = network("modern")
+    net(ids(), ids()).backward()
+    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
+    before = {id(p): p.detach().clone() for g in muon.param_groups for p in g["params"]}
+    muon.step()
+    for group in muon.param_groups:
+        for p in group["params"]:
+            rows, columns = p.shape
+            expected = 0.02 * max(1, rows / columns) ** 0.5 / max(rows, columns) ** 0.5
+            moved = (p.detach() - before[id(p)]).square().mean().sqrt().item()
+            assert moved == pytest.approx(expected, rel=0.35)

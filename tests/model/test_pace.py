@@ -1,0 +1,68 @@
+"""The estimate of a run's end, from its own first steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from job.pace import MEASURED_FROM, WARM_UP, Pace
+from job.recipe import TrainConfig
+from job.runs import read_record
+from tests.model.conftest import Lab
+
+CONFIG = TrainConfig(max_steps=1000, global_batch_tokens=100, eval_every=100, checkpoint_every=300)
+
+
+def after_fifty(first: int = 0, **values: object) -> Pace:
+    """A pace that compiled for a minute and then took 0.1 s a step."""
+    pace = Pace(CONFIG.model_copy(update=values), first, eval_tokens=6000)
+    pace.steps(WARM_UP, first + WARM_UP, 60.0)
+    pace.steps(MEASURED_FROM - WARM_UP, first + MEASURED_FROM, 4.5)
+    return pace
+
+
+def test_the_first_steps_do_not_count() -> None:
+    pace = after_fifty(eval_every=10_000, checkpoint_every=10_000)
+    pace.evaluation(0.0)
+    assert pace.left(50) == pytest.approx(95.0)
+    assert pace.left(49) is None
+
+
+def test_evaluations_and_checkpoints_to_come_count() -> None:
+    pace = after_fifty()
+    # 10 evaluations of 6,000 tokens, at three times the 1,000 tokens a second of training.
+    assert pace.left(50) == pytest.approx(95.0 + 10 * 2.0)
+    for seconds in (9.0, 1.0, 1.0):  # the first one compiles
+        pace.evaluation(seconds)
+    pace.checkpoint(0.5)
+    assert pace.left(50) == pytest.approx(95.0 + 10 * 1.0 + 4 * 0.5)
+    assert pace.left(1000) == 0.0
+
+
+def test_samples_on_the_way_count() -> None:
+    pace = after_fifty(eval_every=10_000, checkpoint_every=10_000, sample_every=100)
+    pace.evaluation(0.0)
+    pace.sample(2.0)
+    assert pace.left(50) == pytest.approx(95.0 + 9 * 2.0)  # the one at the end comes after the training
+
+
+def test_an_attempt_that_resumes_measures_anew() -> None:
+    pace = after_fifty(first=500)
+    assert pace.reads_at(505)
+    assert pace.reads_at(550)
+    assert pace.left(540) is None
+    assert pace.left(550) == pytest.approx(45.0 + 5 * 2.0)
+
+
+def test_a_run_says_after_50_steps_when_it_will_end(lab: Lab) -> None:
+    # Most of a step is a sleep, so that other work on the machine does not change its length.
+    trainer = "import time, model.step as t; step = t.Steps._accumulate\n"
+    slow = "t.Steps._accumulate = lambda self, n: (time.sleep(0.03), step(self, n))[1]\n"
+    words = [str(lab.recipe), "max_steps=150", "eval_every=50", "checkpoint_every=50", "--name", "run"]
+    _, err = lab.run_python(f"{trainer}{slow}from model.train import main; raise SystemExit(main({words!r}))")
+    assert "in all by its first 50 steps" in err
+    record = read_record(lab.run_folder("run"))
+    assert record is not None
+    assert record.expected_seconds is not None
+    assert record.seconds > 150 * 0.03
+    assert record.expected_seconds == pytest.approx(record.seconds, rel=0.10)
+    assert record.expected_seconds_now == pytest.approx(record.seconds, rel=0.03)

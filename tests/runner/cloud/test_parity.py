@@ -1,0 +1,56 @@
+"""runner doctor --parity: ten steps on each target, losses side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.parity import STEPS, Trial, table, worst
+from tests.runner.cloud.conftest import Lab
+
+
+def trial(*losses: float, torch: str = "2.9.1") -> Trial:
+    return Trial(dict(enumerate(losses, 1)), {"torch": torch})
+
+
+class TestComparison:
+    def test_the_largest_difference_is_marked(self) -> None:
+        trials = {"host": trial(3.0, 2.5, 2.0), "local": trial(3.0, 2.502, 2.0005)}
+        assert worst(trials) == (2, pytest.approx(0.002))
+        marked = [line for line in table(trials) if "largest difference" in line]
+        assert len(marked) == 1
+        assert marked[0].startswith("step 2")
+        assert marked[0].endswith("2.0e-03")
+
+    def test_versions_that_differ_are_named(self) -> None:
+        lines = table({"host": trial(1.0), "cloud": trial(1.0, torch="2.8.0")})
+        assert next(line for line in lines if line.startswith("torch")).endswith("differ")
+
+    @pytest.mark.parametrize("other", [trial(3.0), trial(3.0, float("nan"))])
+    def test_a_step_that_is_lost_or_no_number_is_no_parity(self, other: Trial) -> None:
+        assert worst({"host": trial(3.0, 2.5), "local": other})[1] == float("inf")
+
+    def test_one_target_agrees_with_itself(self) -> None:
+        assert worst({"host": trial(3.0, 2.5)}) == (0, 0.0)
+
+
+def test_ten_steps_on_host_and_cloud(lab: Lab, tmp_path: Path) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\nexit 1\n")  # no engine, so not on local
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{lab.environ['PATH']}"
+    out, _ = lab.run("doctor", "--parity", "tiny", "-y", PATH=path, OMP_NUM_THREADS="1")
+    (folder,) = (lab.checkout / "volumes" / "checkpoints").glob("parity-*-host")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = next(row["loss"] for row in rows if row["kind"] == "train" and row["step"] == STEPS)
+    line = next(line for line in out.splitlines() if line.startswith(f"step {STEPS} "))
+    assert line.split()[2:4] == [f"{last:.6f}"] * 2
+
+
+def test_money_that_nobody_agreed_to_is_not_spent(lab: Lab) -> None:
+    _, err = lab.run("doctor", "--parity", "tiny", status=2)
+    assert "to say yes, type" in err
+    assert not list((lab.checkout / "volumes").rglob("parity-*"))

@@ -1,0 +1,134 @@
+"""What a sweep decides: its trials, who may start for how much, who is hopeless."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from runner.sweep.budget import Purse, expected_cost, shares
+from runner.sweep.config import Distribution, Space
+from runner.sweep.median import curve, hopeless
+from runner.sweep.record import SweepRecord, Trial, continue_sweep
+from runner.sweep.space import trials
+
+
+class TestSpace:
+    def test_a_grid_is_every_combination_in_the_order_of_the_file(self) -> None:
+        found = trials(Space(grid={"lr": [0.1, 0.2], "n": [1, 2]}))
+        assert found == [
+            {"lr": 0.1, "n": 1},
+            {"lr": 0.1, "n": 2},
+            {"lr": 0.2, "n": 1},
+            {"lr": 0.2, "n": 2},
+        ]
+
+    def test_random_ones_lie_in_their_ranges_and_a_seed_draws_the_same(self) -> None:
+        space = {
+            "lr": Distribution(loguniform=[1e-4, 1e-1]),
+            "p": Distribution(uniform=[0.2, 0.3]),
+            "n": Distribution(ints=[2, 4]),
+            "v": Distribution(choice=["a", True]),
+        }
+        found = trials(Space(random=space, trials=200, seed=3))
+        assert len(found) == 200
+        assert all(1e-4 <= t["lr"] <= 1e-1 and 0.2 <= t["p"] <= 0.3 for t in found)
+        assert {t["n"] for t in found} == {2, 3, 4}
+        assert {t["v"] for t in found} == {"a", True}
+        logs = [math.log10(t["lr"]) for t in found]
+        assert -2.8 < sum(logs) / len(logs) < -2.2  # uniform in the exponent: -2.5
+        assert found == trials(Space(random=space, trials=200, seed=3))
+        assert found != trials(Space(random=space, trials=200, seed=4))
+
+    def test_more_trials_begin_with_those_before_and_another_key_changes_no_value(self) -> None:
+        lr = {"lr": Distribution(uniform=[0, 1])}
+        short, long = (trials(Space(random=lr, trials=n)) for n in (5, 9))
+        assert long[:5] == short
+        wider = trials(Space(random={**lr, "n": Distribution(ints=[1, 9])}, trials=5))
+        assert [t["lr"] for t in wider] == [t["lr"] for t in short]
+
+    def test_a_small_space_is_drawn_once(self) -> None:
+        found = trials(Space(random={"n": Distribution(ints=[1, 3])}, trials=10))
+        assert sorted(t["n"] for t in found) == [1, 2, 3]
+
+
+class TestBudget:
+    def test_the_sum_of_all_caps_never_exceeds_it(self) -> None:
+        purse = Purse(10.0, spent=3.0, reserved=1.0)
+        assert sum(shares(purse, 1.0, 4)) == pytest.approx(6.0)
+        assert shares(purse, 1.0, 1) == [6.0]
+
+    def test_only_as_many_start_as_can_be_paid_for(self) -> None:
+        assert shares(Purse(10.0), 4.0, 4) == [5.0, 5.0]
+        assert shares(Purse(10.0, reserved=7.0), 4.0, 4) == []
+        assert shares(Purse(10.0, spent=10.0), None, 1) == []
+
+    def test_without_one_there_is_no_cap(self) -> None:
+        assert shares(Purse(None), 100.0, 2) == [math.inf, math.inf]
+
+    def test_what_trials_took_is_better_known_than_the_estimate(self) -> None:
+        assert expected_cost(5.0, [1.0, 2.0]) == 1.5
+        assert expected_cost(5.0, []) == 5.0
+
+
+class TestMedianRule:
+    OTHERS = {name: [(10, 3.0), (20, value)] for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("values", "stopped"),
+        [
+            ([(10, 4.0), (20, 3.5)], True),
+            ([(10, 2.0), (20, 9.0)], False),  # it was good once
+            ([(10, 9.0)], False),  # before the grace is over
+            ([], False),
+        ],
+    )
+    def test_who_is_worse_than_half_of_the_others(
+        self, values: list[tuple[int, float]], stopped: bool
+    ) -> None:
+        assert bool(hopeless(values, self.OTHERS, "min", 15)) is stopped
+
+    def test_the_goal_may_be_the_highest(self) -> None:
+        others = {name: [(20, value)] for name, value in (("a", 0.5), ("b", 0.6), ("c", 0.7))}
+        assert hopeless([(20, 0.4)], others, "max", 0)
+        assert not hopeless([(20, 0.9)], others, "max", 0)
+
+    def test_two_others_say_too_little_and_those_behind_nothing(self) -> None:
+        assert not hopeless([(20, 9.0)], {"a": [(20, 1.0)], "b": [(20, 1.0)]}, "min", 0)
+        behind = {name: [(10, 1.0)] for name in "abc"}
+        assert not hopeless([(20, 9.0)], behind, "min", 0)
+
+    def test_the_curve_of_a_metric_is_found_in_the_lines(self) -> None:
+        rows = [{"kind": "train", "step": 1, "loss": 5.0}, {"kind": "val", "step": 2, "loss": 4.0}]
+        text = "\n".join(map(json.dumps, rows)) + '\n{"kind": "val", "st'
+        assert curve(text, "val_loss") == curve(text, "best_val_loss") == [(2, 4.0)]
+        assert curve(text, "train_loss") == [(1, 5.0)]
+        assert curve(json.dumps({"kind": "test", "step": 3, "score": 1}), "score") == [(3, 1.0)]
+
+
+class TestRecord:
+    def record(self, *values: float, **more: object) -> SweepRecord:
+        rows = [Trial(n, f"s-{n:03d}", {"lr": value}) for n, value in enumerate(values, 1)]
+        return SweepRecord(
+            **{"name": "s", "target": "host", "metric": "loss", "goal": "min", **more}, trials=rows
+        )  # type: ignore[arg-type]
+
+    def test_more_trials_and_another_budget_go_on_another_space_does_not(self) -> None:
+        old = self.record(0.1, 0.2, budget=1.0)
+        old.trials[0].status = "finished"
+        going = continue_sweep(old, self.record(0.1, 0.2, 0.3, budget=5.0))
+        assert [t.status for t in going.trials] == ["finished", "waiting", "waiting"]
+        assert going.budget == 5.0
+        with pytest.raises(Exception, match=r"trial 2: .*0\.2.* → .*0\.9"):
+            continue_sweep(self.record(0.1, 0.2), self.record(0.1, 0.9))
+        with pytest.raises(Exception, match="metric: loss → other"):
+            continue_sweep(self.record(0.1), self.record(0.1, metric="other"))
+
+    def test_best_first_stopped_ones_behind_the_finished(self) -> None:
+        record = self.record(1, 2, 3, 4)
+        marks = [("failed", None), ("stopped", 0.1), ("finished", 2.0), ("finished", 1.0)]
+        for trial, (status, metric) in zip(record.trials, marks, strict=True):
+            trial.status, trial.metric = status, metric  # type: ignore[assignment]
+        assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
+        assert record.best is record.trials[3]

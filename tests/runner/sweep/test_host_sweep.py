@@ -1,0 +1,198 @@
+"""Whole sweeps on the host, with real processes: killed, stopped, begun again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runner.conftest import wait_for
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+# Each start is noted; the trials with y=3 fail; a stop is obeyed, and gone on from.
+MINE = """\
+import os, pathlib, time
+from experiment import should_stop
+
+def train(output_dir=".", x: int = 0, y: int = 0, steps: int = 3, pause: float = 0.01) -> dict:
+    folder = pathlib.Path(output_dir)
+    with open(os.environ["STARTS"], "a") as file:
+        file.write(folder.name + "\\n")
+    if y == 3:
+        raise ValueError("y is 3")
+    done = folder / "done"
+    first = int(done.read_text()) if done.exists() else 0
+    for step in range(first + 1, steps + 1):
+        time.sleep(pause)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"kind": "val", "step": %d, "score": %d}\\n' % (step, x))
+        done.write_text(str(step))
+        if should_stop():
+            return {}
+    return {"score": (x - 2) ** 2 + y}
+"""
+
+
+@pytest.fixture
+def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
+    """How often each run was started so far."""
+    path = checkout.parent / "starts"
+    path.touch()
+    monkeypatch.setenv("STARTS", str(path))
+    (checkout / "mine.py").write_text(MINE)
+    return lambda: Counter(path.read_text().split())
+
+
+def write_sweep(checkout: Path, space: str, more: str = "") -> None:
+    (checkout / "s.yaml").write_text(f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}")
+
+
+def state(checkout: Path) -> dict[str, Any]:
+    path = checkout / "volumes" / "checkpoints" / "s" / "sweep.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {"trials": []}
+
+
+@pytest.mark.slow
+def test_twelve_trials_two_that_fail_killed_in_the_middle(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    rows = ", ".join(f"{{x: {n}, y: {3 if n in (2, 9) else 1}}}" for n in range(1, 13))
+    write_sweep(checkout, f"{{list: [{rows}]}}")
+    first = spawn("sweep", "s.yaml", "--max-parallel", "2")
+    wait_for(lambda: len(starts()) >= 6, 60)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert len(starts()) < 13
+    second = spawn("sweep", "s.yaml", "--max-parallel", "2", "--json")
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    result = json.loads(out)
+    assert Counter(t["status"] for t in result["trials"]) == {"finished": 10, "failed": 2}
+    # Best first: x=1 and x=3 are one away from 2, whose own trial fails.
+    assert [t["values"]["x"] for t in result["trials"]][:4] == [1, 3, 4, 5]
+    assert result["best"] == "s-001"
+    assert set(starts().values()) == {1}
+    assert len(starts()) == 13  # and the smoke run
+    assert Path(result["plot"]).stat().st_size > 5000
+    third = spawn("sweep", "s.yaml")
+    out, err = third.communicate(timeout=60)
+    assert third.returncode == 0
+    assert out.splitlines()[1].split()[:4] == ["s-001", "1", "1", "2"]
+    assert set(starts().values()) == {1}
+
+
+def test_ctrl_c_stops_the_trials_and_the_same_line_goes_on(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1, 2]}}", "fixed: {steps: 400}\n")
+    first = spawn("sweep", "s.yaml", "--max-parallel", "2", "--no-smoke")
+    done = [checkout / "volumes" / "checkpoints" / run / "done" for run in ("s-001", "s-002")]
+    wait_for(lambda: all(path.exists() and int(path.read_text() or 0) > 5 for path in done), 60)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 101, err
+    assert [t["status"] for t in state(checkout)["trials"]] == ["unfinished"] * 2
+    assert all(int(path.read_text()) < 400 for path in done)
+    second = spawn("sweep", "s.yaml", "--max-parallel", "2")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert [t["status"] for t in state(checkout)["trials"]] == ["finished"] * 2
+    for path in done:
+        rows = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
+        assert [row["step"] for row in rows] == list(range(1, 401))
+
+
+def test_the_hopeless_one_is_stopped_early(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 3000}"
+    write_sweep(checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n")
+    # The others first: what is not finished when the last one is judged counts too, by its curve.
+    process = spawn("sweep", "s.yaml", "--no-smoke", "--json")
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    trials = {t["values"]["x"]: t for t in json.loads(out)["trials"]}
+    assert [trials[x]["status"] for x in (1, 2, 3, 9)] == ["finished"] * 3 + ["stopped"]
+    assert "median rule at step" in trials[9]["reason"]
+    assert trials[9]["step"] < 3000
+    assert json.loads(out)["trials"][-1]["run"] == "s-004"
+
+
+def test_a_mistake_shows_in_the_smoke_run_before_any_trial(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {y: [3, 1]}}")
+    process = spawn("sweep", "s.yaml")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 100
+    assert "the smoke run ended as failed (ValueError: y is 3), and no trial was started" in err
+    assert starts() == {"s-smoke": 1}
+    without = spawn("sweep", "s.yaml", "--no-smoke")
+    without.communicate(timeout=60)
+    assert without.returncode == 0
+    assert [t["status"] for t in state(checkout)["trials"]] == ["failed", "finished"]
+
+
+def test_two_terminals_do_not_conduct_one_sweep(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1]}}", "fixed: {steps: 3000}\n")
+    first = spawn("sweep", "s.yaml", "--no-smoke")
+    wait_for(lambda: starts()["s-001"] == 1, 60)
+    second = spawn("sweep", "s.yaml")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "is conducted by another terminal now" in err
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 101
+    assert starts()["s-001"] == 1
+
+
+def test_trials_at_once_share_the_cores(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    (checkout / "mine.py").write_text(
+        "import os\ndef train(output_dir='.', x: int = 0) -> dict:\n"
+        "    return {'score': int(os.environ.get('OMP_NUM_THREADS', 0))}\n"
+    )
+    write_sweep(checkout, "{grid: {x: [1, 2]}}")
+    process = spawn("sweep", "s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert {t["metric"] for t in json.loads(out)["trials"]} == {float(max(1, (os.cpu_count() or 1) // 2))}
+
+
+def test_a_run_that_is_another_one_is_taken_for_no_trial(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1, 2]}}")
+    spawn("host", "run", "mine.py", "x=7", "--name", "s-001").communicate(timeout=60)
+    process = spawn("sweep", "s.yaml", "--no-smoke", "--json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    trials = {t["run"]: t for t in json.loads(out)["trials"]}
+    assert trials["s-001"]["status"] == "failed"
+    assert "a run of its name is there, with other settings" in trials["s-001"]["reason"]
+    assert trials["s-002"]["status"] == "finished"
+    assert starts() == {"s-001": 1, "s-002": 1}
+
+
+def test_without_its_record_a_sweep_finds_its_runs_again(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1, 2]}}")
+    spawn("sweep", "s.yaml", "--no-smoke").communicate(timeout=60)
+    (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
+    process = spawn("sweep", "s.yaml", "--no-smoke")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert starts() == {"s-001": 1, "s-002": 1}
+    assert [t["status"] for t in state(checkout)["trials"]] == ["finished"] * 2

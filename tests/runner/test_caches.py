@@ -1,0 +1,59 @@
+"""The caches, by kind: listed and cleared, here and in the cloud."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runner.cloud.conftest import Lab, lab  # noqa: F401
+
+
+@pytest.fixture
+def cache(checkout: Path) -> Path:
+    folder = checkout / "volumes" / "cache"
+    for name, size in (("triton/a/k.cubin", 3000), ("triton/b", 10), ("tiktoken/gpt2", 500)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x" * size)
+    (folder / "modal_image.json").write_text("{}")
+    return folder
+
+
+def test_they_are_listed_by_kind(type_, cache: Path) -> None:
+    result = type_("runner cache")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["tiktoken", "triton"]
+    assert json.loads(type_("runner cache ls triton --json").stdout) == [
+        {"kind": "triton", "files": 2, "bytes": 3010}
+    ]
+
+
+def test_none_is_cleared_without_a_yes(type_, cache: Path) -> None:
+    result = type_("runner cache clear")
+    assert result.exit_code == 2
+    assert "runner cache clear -y" in result.stderr
+    assert (cache / "triton" / "b").exists()
+
+
+def test_one_kind_is_cleared_and_the_rest_stays(type_, cache: Path) -> None:
+    assert type_("runner cache clear triton -y").exit_code == 0
+    assert sorted(path.name for path in cache.iterdir()) == ["modal_image.json", "tiktoken"]
+    result = type_("runner cache clear tiktokn -y")
+    assert (result.exit_code, "did you mean 'tiktoken'?" in result.stderr) == (102, True)
+    assert type_("runner cache clear -y").exit_code == 0
+    assert [path.name for path in cache.iterdir()] == ["modal_image.json"]
+    assert "nothing to clear" in type_("runner cache clear").stderr
+
+
+def test_those_in_the_cloud(lab: Lab) -> None:  # noqa: F811
+    out, _ = lab.run("cache", "ls", "--target", "cloud", "--json")
+    assert json.loads(out) == []
+    (lab.checkout / "note.txt").write_text("a note")
+    lab.run("push", "cache", "note.txt", "-y")  # makes the volume
+    folder = lab.volume("cache")
+    (folder / "inductor" / "ab").mkdir(parents=True)
+    (folder / "inductor" / "ab" / "graph.py").write_text("x" * 70)
+    out, _ = lab.run("cache", "ls", "--target", "cloud", "--json")
+    assert json.loads(out) == [{"kind": "inductor", "files": 1, "bytes": 70}]
+    lab.run("cache", "clear", "inductor", "--target", "cloud", "-y")
+    assert not (folder / "inductor" / "ab" / "graph.py").exists()

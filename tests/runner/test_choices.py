@@ -1,0 +1,28 @@
+"""--choices on the runner's line: a file of the user's, wherever the job runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from runner.arguments import CommandLine
+from runner.errors import RunnerError
+from runner.jobs import JOBS
+from runner.request import _check_options
+from tests.runner.test_plan import HERE, INSIDE, plan
+
+
+def test_the_file_is_handed_on_and_mounted_where_the_job_is_contained() -> None:
+    request = {"job": JOBS["evaluate"], "recipe": None, "choices": "/home/me/hellaswag.jsonl"}
+    here = plan(replace(HERE, step=7), **request)
+    assert here.command[-2:] == ("--choices", "/home/me/hellaswag.jsonl")
+    contained = plan(replace(INSIDE, step=7), **request)
+    assert contained.command[-2:] == ("--choices", "/home/me/hellaswag.jsonl")
+    (given,) = (volume for volume in contained.volumes if volume.name == "given")
+    assert (given.here, given.writable) == ("/home/me/hellaswag.jsonl", False)
+
+
+def test_it_belongs_to_evaluate() -> None:
+    with pytest.raises(RunnerError, match="belongs to evaluate, not to train"):
+        _check_options(CommandLine(choices="x.jsonl"), JOBS["train"])

@@ -1,0 +1,34 @@
+"""docs/cli.md is what the commands say, and every command shows how it is typed."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+import click
+import pytest
+
+from runner.cli import COMMANDS
+from runner.cli_reference import PAGE, page
+
+NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
+
+
+def test_the_page_is_what_the_commands_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "make docs writes it anew"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_an_example(name: str) -> None:
+    text = import_module(f"runner.commands.{name}").command.help
+    assert re.search(rf"^ *(echo ')?.*runner {name}\b", text, re.MULTILINE), "a line that can be typed"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_says_what_it_does(name: str) -> None:
+    command = import_module(f"runner.commands.{name}").command
+    assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
+
+
+def test_lines_fit_a_terminal() -> None:
+    assert max(map(len, page().partition("## runner\n")[2].partition("## Exit codes")[0].splitlines())) <= 100

@@ -1,0 +1,162 @@
+"""A command of the user's: the words, the names, the plan, and the host from end to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from job.runs import read_record
+from runner.command import run_name
+from tests.runner.conftest import wait_for
+from tests.runner.nano_folder import make_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "nano")
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("--dir ../nano", "write it behind --"),
+            ("--dir ../nano --", "write it behind --"),
+            ("--dir ../nano train -- python x.py", "'train' stands before the --"),
+            ("--dir ../none -- python x.py", "../none: is not there"),
+            ("--dir ../nano/train.py -- python x.py", "is a file"),
+            ("--keep out -- python x.py", "write PATH=VOLUME"),
+            ("--keep out=checkpoint -- python x.py", "did you mean 'checkpoints'?"),
+            ("--keep ../out=data -- python x.py", "a path inside the folder"),
+            ("--keep out=data/../../x -- python x.py", "a path inside the volume"),
+            ("--keep a=data --keep a/b=data -- python x.py", "one lies in the other"),
+            ("--device cpu -- python x.py", "behind --"),
+            ("--gpu 2 -- python x.py", "CUDA_VISIBLE_DEVICES"),
+            ("--resume-if x -- python x.py", "--resume-with"),
+            ("--name a/b -- python x.py", "can't be the name of a run"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, type_, folder: Path, line: str, said: str) -> None:
+        result = type_(f"runner host {line}")
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+    def test_the_words_behind_are_the_commands_alone(self, type_, fake, folder: Path) -> None:
+        assert type_("runner host --dir ../nano -- python train.py --gpu 3 -- -y lr=1").exit_code == 0
+        command = fake.plans[0].command
+        assert command[command.index("--") + 1 :] == ("python", "train.py", "--gpu", "3", "--", "-y", "lr=1")
+        assert fake.did == ["start nano-train", "follow nano-train"]
+
+    def test_without_dir_it_is_this_folder(self, type_, fake, env, folder: Path) -> None:
+        env.cwd = folder
+        assert type_("runner host -- python train.py").exit_code == 0
+        assert fake.plans[0].folder.here == str(folder)
+
+    @pytest.mark.parametrize(
+        ("words", "name"),
+        [
+            ("python train.py config/x.py", "nanoGPT-train"),
+            ("python data/shakespeare_char/prepare.py", "nanoGPT-prepare"),
+            ("torchrun --standalone --nproc_per_node=8 train_gpt.py", "nanoGPT-train_gpt"),
+            ("python -m lib.fit --x", "nanoGPT-fit"),
+            ("bash -c ls", "nanoGPT-ls"),
+            ("make all", "nanoGPT-make"),
+        ],
+    )
+    def test_a_run_is_named_after_folder_and_script(self, words: str, name: str) -> None:
+        assert run_name(Path("/x/nanoGPT"), words.split()) == name
+
+    def test_the_same_line_is_the_same_run_and_another_is_another(
+        self, type_, fake, folder: Path, make_run
+    ) -> None:
+        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
+        make_run("nano-train", job="command", attempts=attempts)
+        type_("runner host --dir ../nano -- python train.py")
+        type_("runner host --dir ../nano -- python train.py --lr=2")
+        assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
+        result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
+        assert (result.exit_code, "is another command" in result.stderr) == (2, True)
+
+
+class TestPlan:
+    def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
+        (folder / "requirements.txt").write_text("six\n")
+        line = "--setup 'pip install a' --keep out=checkpoints --keep data=data/shared"
+        text = type_(f"runner host --dir ../nano {line} --dry-run -- python train.py").stderr
+        assert f"folder   {folder}" in text
+        assert "out → /vol/checkpoints/nano/out" in text
+        assert "data → /vol/data/shared" in text
+
+    def test_a_place_can_be_the_runs_own(self, type_, fake, folder: Path) -> None:
+        type_("runner host --dir ../nano --keep 'out=checkpoints/{run}/out' -- python train.py")
+        assert fake.plans[0].folder.kept[0].inside == "/vol/checkpoints/nano-train/out"
+
+    def test_json_says_the_same(self, type_, folder: Path) -> None:
+        plan = json.loads(type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout)
+        assert plan["folder"]["here"] == str(folder)
+        assert plan["has_run"] is True
+
+
+class TestHost:
+    WORDS = ("--dir", "../nano", "--keep", "out=checkpoints", "--keep", "data=data")
+
+    def test_prepare_train_and_look_at_it(self, spawn, folder: Path, checkout: Path) -> None:
+        out, err = spawn("host", *self.WORDS, "--", "python", "data/letters/prepare.py").communicate()
+        assert out == "prepared\n", err
+        assert "has files of its own and stays" in err
+        assert (checkout / "volumes" / "data" / "nano" / "data" / "letters" / "train.bin").is_file()
+        out, err = spawn("host", *self.WORDS, "--", "python", "train.py", "config/short.py").communicate()
+        assert "iter 5: loss" in out, err
+        kept = checkout / "volumes" / "checkpoints" / "nano" / "out"
+        assert (kept / "ckpt.pt").read_text() == "5"
+        assert (folder / "out").resolve() == kept
+        assert "iter 5" in spawn("logs", "nano-train").communicate()[0]
+        rows = spawn("runs").communicate()[0].splitlines()
+        assert [row.split()[:2] for row in rows[1:]] == [
+            ["nano-train", "command"],
+            ["nano-prepare", "command"],
+        ]
+
+    def test_a_failure_is_the_jobs(self, spawn, folder: Path) -> None:
+        process = spawn("host", "--dir", "../nano", "--", "python", "-c", "raise SystemExit(2)")
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 100
+        assert "the job failed with exit status 2" in err
+
+    def test_stopped_and_taken_up_again(self, spawn, folder: Path, checkout: Path) -> None:
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        resume = ("--resume-with", "--init_from=resume", "--resume-if", "out/ckpt.pt")
+        line = ("host", *self.WORDS, *resume, "--name", "r", "--detach")
+        words = ("--", "python", "train.py", "--max_iters=30", "--pause=0.2")
+        assert spawn(*line, *words).communicate()[0] == "r\n"
+        ckpt = checkout / "volumes" / "checkpoints" / "nano" / "out" / "ckpt.pt"
+        wait_for(lambda: ckpt.exists() and ckpt.read_text() in ("2", "3", "4"))
+        assert spawn("stop", "r").wait(30) == 0
+        stopped = int(ckpt.read_text())
+        assert json.loads(spawn("status", "r", "--json").communicate()[0])["status"] == "unfinished"
+        process = spawn("resume", "r")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert f"resuming at {stopped}" in out
+        record = read_record(checkout / "volumes" / "checkpoints" / "r")
+        assert record is not None
+        assert [attempt.reason for attempt in record.attempts] == ["SIGTERM", "finished"]
+
+    def test_ctrl_c_leaves_it_unfinished(self, spawn, folder: Path) -> None:
+        process = spawn("host", "--dir", "../nano", "--", "sh", "-c", "echo ready; sleep 60")
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 101
+
+    def test_resume_needs_the_folder(self, spawn, folder: Path, tmp_path: Path) -> None:
+        spawn("host", "--dir", "../nano", "--name", "r", "--", "python", "-c", "raise SystemExit(1)").wait()
+        folder.rename(tmp_path / "moved")
+        process = spawn("resume", "r")
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert "--dir FOLDER -- python -c" in err

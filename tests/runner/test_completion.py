@@ -1,0 +1,121 @@
+"""TAB: what is offered, in a real shell where there is one, and what it costs to ask."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runner.conftest import ROOT
+
+Offer = Callable[..., list[str]]
+
+
+@pytest.fixture
+def offer(checkout: Path) -> Offer:
+    """``offer("bash", "host", "wa")``: what a shell gets for ``runner host wa`` and TAB, the words alone."""
+
+    def ask(shell: str, *words: str) -> list[str]:
+        line = ["runner", *words]
+        typed = {"powershell": ("\n".join(line[:-1]), words[-1]), "fish": (" ".join(line[:-1]), words[-1])}
+        given = typed.get(shell, (" ".join(line), str(len(words))))
+        variables = {"_RUNNER_COMPLETE": f"{shell}_complete", "COMP_WORDS": given[0], "COMP_CWORD": given[1]}
+        code = (
+            "import sys; sys.argv = ['runner']\n"
+            "from runner.cli import main\n"
+            "try: main()\n"
+            "finally: print(*{'torch', 'modal', 'rich', 'pydantic'} & set(sys.modules), file=sys.stderr)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=checkout,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr.strip() == "", "it loads what makes TAB slow"
+        return done.stdout.splitlines()
+
+    return ask
+
+
+def values(lines: list[str]) -> list[str]:
+    return [line.split(",", 1)[1] for line in lines]
+
+
+class TestWords:
+    def test_commands(self, offer: Offer) -> None:
+        assert values(offer("bash", "re")) == ["report", "resume"]
+
+    def test_recipes_and_jobs(self, offer: Offer) -> None:
+        assert values(offer("bash", "host", "wa")) == ["warm"]
+        assert values(offer("bash", "host", "sam")) == ["sample"]
+
+    def test_runs_of_this_machine(self, offer: Offer, make_run) -> None:
+        make_run("lower-lr", step=5)
+        for words in (["status", "lo"], ["pull", "checkpoints", "lo"], ["host", "--name", "lo"]):
+            assert values(offer("bash", *words)) == ["lower-lr"]
+
+    @pytest.mark.parametrize(
+        ("typed", "offered"),
+        [
+            ("B", ["B200", "B200+", "B300"]),
+            ("l4", ["L4", "L40S"]),
+            ("H200,L40", ["H200,L40S"]),
+            ("A10:", ["A10:1", "A10:2", "A10:4"]),
+        ],
+    )
+    def test_gpus(self, offer: Offer, typed: str, offered: list[str]) -> None:
+        assert values(offer("bash", "cloud", "--gpu", typed)) == offered
+
+    def test_a_path_is_the_shells_business(self, offer: Offer) -> None:
+        assert offer("bash", "host", "--dir", "../na") == ["dir,../na"]
+
+    def test_outside_a_checkout_it_is_quiet(self, offer: Offer, checkout: Path) -> None:
+        shutil.rmtree(checkout / "configs")
+        assert values(offer("bash", "host", "tra")) == ["train"]
+
+
+class TestPowerShell:
+    def test_type_value_and_help_with_tabs(self, offer: Offer) -> None:
+        assert offer("powershell", "stat") == ["plain\tstatus\tShow how a run stands."]
+
+    def test_a_word_without_help_repeats_itself(self, offer: Offer) -> None:
+        assert offer("powershell", "host", "wa") == ["plain\twarm\twarm"]
+
+    def test_quotes_are_the_shells(self, offer: Offer) -> None:
+        assert offer("powershell", "'host'", "'wa'") == ["plain\twarm\twarm"]
+
+
+class TestScripts:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+    def test_each_shell_has_one(self, type_, shell: str) -> None:
+        result = type_(f"runner completion {shell}")
+        assert result.exit_code == 0
+        assert f"{shell}_complete" in result.stdout
+
+    def test_another_shell_is_a_usage_error(self, type_) -> None:
+        assert type_("runner completion tcsh").exit_code == 2
+
+    def test_bash_completes(self, spawn, checkout: Path, tmp_path: Path) -> None:
+        script, _ = spawn("completion", "bash").communicate()
+        program = tmp_path / "bin" / "runner"
+        program.write_text(f"#!{sys.executable}\nfrom runner.cli import main\nmain()\n")
+        program.chmod(0o755)
+        (tmp_path / "complete.sh").write_text(
+            f"{script}\nCOMP_WORDS=(runner host wa)\nCOMP_CWORD=2\n_runner_completion runner\n"
+            'echo "${COMPREPLY[@]}"\n'
+        )
+        done = subprocess.run(
+            ["bash", str(tmp_path / "complete.sh")],
+            cwd=checkout,
+            env={"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout.strip(), done.stderr) == ("warm", "")
