@@ -57,6 +57,7 @@ class CommandProcess:
         self._alone = alone  # in a process group of its own
         self._hold = hold  # called before a signal is passed on; it may wait for a write to end
         self._log, self._lock = log, threading.Lock()
+        self._begun: dict[IO[bytes], bytes] = {}  # of each pipe, the line that has no end yet
         assert process.stdout is not None
         assert process.stderr is not None
         self._copiers = [
@@ -85,23 +86,40 @@ class CommandProcess:
                 code = self.process.wait(LOOK)
                 break
             except subprocess.TimeoutExpired:
+                self._log_begun_lines()
                 is_alive()
         for copier in self._copiers:
             copier.join(REST)
+        self._log_begun_lines()
         with self._lock:
             self._log.close()
         return code if code >= 0 else 128 - code
 
     def _copy(self, pipe: IO[bytes], stream: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), CHUNK):
-            with self._lock:
-                if not self._log.closed:
-                    self._log.write(chunk)
+            self._log_whole_lines(pipe, chunk)
             try:
                 stream.write(chunk)
                 stream.flush()
             except (OSError, ValueError):
                 continue  # nobody reads any more, and the command must not die of it
+
+    def _log_whole_lines(self, pipe: IO[bytes], chunk: bytes) -> None:
+        """A line comes in pieces (an unbuffered Python writes its end by itself), and between two of them the
+        other pipe may speak."""
+        with self._lock:
+            text = self._begun.pop(pipe, b"") + chunk
+            end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+            if not self._log.closed:
+                self._log.write(text[:end])
+            self._begun[pipe] = text[end:]
+
+    def _log_begun_lines(self) -> None:
+        """What stands for LOOK seconds without an end, such as a row of dots, goes into the log as it is."""
+        with self._lock:
+            for begun in self._begun.values():
+                self._log.write(begun)
+            self._begun.clear()
 
 
 def catch_signals() -> list[signal.Signals]:

@@ -115,6 +115,22 @@ class TestEnd:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
         assert process.communicate(timeout=30) == ("data\n", "talk\n")
 
+    def test_lines_of_stdout_and_stderr_stay_whole_in_the_log(self, start: Start, volumes: Path) -> None:
+        program = """
+import os, time
+for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
+    os.write(pipe, text.encode())
+    time.sleep(0.05)
+"""
+        out_of(start("python", "-c", program))
+        assert (volumes / "checkpoints" / "r" / "log.txt").read_text() == "a\nb\nno end"
+
+    def test_a_row_of_dots_is_in_the_log_before_it_ends(self, start: Start, volumes: Path) -> None:
+        process = start("python", "-c", "import time; print('.', end='', flush=True); time.sleep(60)")
+        log = volumes / "checkpoints" / "r" / "log.txt"
+        wait_for(lambda: log.exists() and log.read_text() == ".")
+        assert process.poll() is None
+
     def test_killed_by_a_signal(self, start: Start, record) -> None:
         out_of(start("python", "-c", "import os; os.kill(os.getpid(), 9)"), 137)
         assert record().status == "failed"

@@ -147,8 +147,10 @@ class TestHost:
         assert [attempt.reason for attempt in record.attempts] == ["SIGTERM", "finished"]
 
     def test_ctrl_c_leaves_it_unfinished(self, spawn, folder: Path) -> None:
-        process = spawn("host", "--dir", "../nano", "--", "sh", "-c", "echo ready; sleep 60")
-        assert process.stdout.readline() == "ready\n"
+        # The child says that it is there: a shell loses a signal that comes while it is starting one.
+        child = "python -c 'import time; print(1, flush=True); time.sleep(60)'; true"
+        process = spawn("host", "--dir", "../nano", "--", "sh", "-c", child)
+        assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 101

@@ -22,7 +22,10 @@ import os, signal, sys, time
 from pathlib import Path
 folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
 folder.mkdir(parents=True, exist_ok=True)
+asked = False
 def stop(number, frame):
+    global asked
+    asked = True
     with open(folder / "signals", "a") as file:
         file.write(f"{number}\\n")
     (folder / "latest").write_text("step_00000007")
@@ -30,7 +33,8 @@ signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 (folder / "log.txt").write_text("step 1\\n")
 (folder / "ready").touch()
-signal.pause()
+while not asked:  # not signal.pause(), which misses a signal that came before it
+    time.sleep(0.01)
 time.sleep(0.2)  # a second signal would be written down as well
 sys.exit(101)
 """
@@ -41,17 +45,21 @@ RANK = """
 import json, os, signal, sys, time
 from pathlib import Path
 folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
-started, rank = time.time(), os.environ["RANK"]
+started, rank, asked = time.time(), os.environ["RANK"], False
 def stop(number, frame):
+    global asked
+    asked = True
     with open(folder / f"signals{rank}", "a") as file:
         file.write(f"{number}\\n")
 signal.signal(signal.SIGINT, stop)
 (folder / f"ready{rank}").touch()
-signal.pause()
+while not asked:
+    time.sleep(0.01)
 time.sleep(0.2)
 attempt = {"started": started, "ended": time.time(), "launch": {"target": "host"}}
 record = {"name": "quickstart", "status": "unfinished", "attempts": [attempt]}
-(folder / "run.json").write_text(json.dumps(record))
+if rank == "0":
+    (folder / "run.json").write_text(json.dumps(record))
 sys.exit(101)
 """
 
@@ -160,8 +168,8 @@ def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folde
     process = spawn("host", "--gpu", "2", "--device", "cpu")
     wait_for(lambda: (folder / "ready0").exists() and (folder / "ready1").exists(), seconds=60)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 101
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 101, out + err
     assert [(folder / f"signals{rank}").read_text() for rank in (0, 1)] == ["2\n", "2\n"]
 
 
