@@ -19,6 +19,7 @@ from runner.errors import RunnerError
 
 FILES_AT_ONCE = 16
 BLOCKS_AT_ONCE = 16  # of 8 MiB: 128 MiB of memory at most
+LOOK_SECONDS = 0.2  # within which Ctrl-C is seen, whenever it came
 LAST_BLOCKS_SECONDS = 3.0  # that an interrupted transfer waits for what is on its way
 # So many transfers in a row that end with no answer, each after its own patience: the network is gone.
 GIVE_UP_AFTER = 4
@@ -93,7 +94,7 @@ class Workers:
     def each(self, jobs: Sequence[Job]) -> list[Missing]:
         """Run all of them; what failed, in their order. An error that concerns them all ends the rest."""
         futures = [(job, self._jobs.submit(self._run, job)) for job in jobs]
-        missing = [(job, future.result()) for job, future in futures]
+        missing = [(job, _result(future)) for job, future in futures]
         return [Missing(job.path, why) for job, why in missing if why is not None]
 
     def blocks(self, work: Iterable[Callable[[], None]]) -> None:
@@ -134,3 +135,14 @@ class Workers:
             if error.errno in NOT_ANY_FILES_FAULT:
                 self.cancel(f"given up: {error.strerror}")
             return error.strerror if error.errno and error.strerror else str(error)
+
+
+def _result(future: Future[str | None]) -> str | None:
+    """Python loses a signal that comes while the thread begins to wait (16 % of them on a busy machine), until
+    the wait is over: so none is long."""
+    while True:
+        try:
+            return future.result(LOOK_SECONDS)
+        except TimeoutError:
+            if future.done():
+                return future.result()
