@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from experiment import current
 from experiment.configuration import OtherConfiguration, as_plain, differences
 from experiment.weights import load_weights, plain_module, weights_of
+from job.command_line import say
 from job.exit_status import UserError
 from model import checkpoint as files
 
@@ -96,7 +97,7 @@ def load_checkpoint(
     Raises OtherConfiguration, with the differences, where it was written under another ``config``.
     """
     folder = checkpoint_folder(output_dir, name)
-    found = files.newest(folder, _say)
+    found = files.newest(folder, say)
     if found is None:
         return None
     kept = found.state
@@ -111,7 +112,7 @@ def load_checkpoint(
             group.update(saved)
     _set_random_state(found.optimizer, kept)
     current.note(step=found.step)
-    _say(f"goes on from the checkpoint of step {found.step}")
+    say(f"goes on from the checkpoint of step {found.step}")
     return Loaded(found.step, kept["state"])
 
 
@@ -196,7 +197,3 @@ def _set_random_state(saved: Mapping[str, Tensor], kept: Mapping[str, Any]) -> N
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None and kept["numpy_random"] is not None:
         numpy_random.set_state(kept["numpy_random"])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from experiment import current, stopping
 from experiment.load import load_train
 from experiment.output import Tee
-from job.command_line import run
+from job.command_line import run, say
 from job.exit_status import ExitStatus, UserError
 from job.locations import Locations
 from job.results import as_result, in_short
@@ -116,11 +116,6 @@ def _train(session: Session, path: Path, given: Mapping[str, Value], signature: 
     session.end("finished", "finished")
     say(f"run {name} is finished: {in_short(session.record.result, 200) or 'train() returned nothing'}")
     return ExitStatus.DONE
-
-
-def say(text: str) -> None:
-    """Talk, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _stopped(session: Session, when: str) -> ExitStatus:

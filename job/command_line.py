@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.locations import CONFIGS
@@ -80,3 +82,19 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
         return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
+
+
+def leave(status: int) -> NoReturn:
+    """End the process. One of several does without Python's own clean-up: gloo's threads may just then let go
+    of a last tensor, which aborts the process (2 of 45 runs on a busy machine), and torchrun calls that a failure.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def say(text: str) -> None:
+    """Talk, on stderr: stdout is for what a command gives."""
+    print(text, file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from corpus.run_tokenizer import keep_tokenizer, vocabulary
 from corpus.shards import TokenStream
 from corpus.tokenizers import Tokenizer, from_meta
 from job.batch_schedule import common_sequences
-from job.command_line import argument_parser, load_recipe, parse, run
+from job.command_line import argument_parser, leave, load_recipe, parse, run, say
 from job.display import Display, duration
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
@@ -43,7 +43,6 @@ from model.generate import Sampling
 from model.gpt import GPT
 from model.initial import initialise
 from model.sample import prompt_tokens, write_samples
-from model.trained import say
 from model.trainer import Trainer
 
 
@@ -195,4 +194,4 @@ def _sample(trainer: Trainer, network: GPT, tokenizer: Tokenizer, step: int, out
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

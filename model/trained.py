@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from corpus.run_tokenizer import run_tokenizer, vocabulary
 from corpus.tokenizers import Tokenizer
-from job.command_line import argument_parser, parse
+from job.command_line import argument_parser, parse, say
 from job.exit_status import ExitStatus, UserError
 from job.locations import Locations
 from job.recipe import Recipe, load
@@ -35,11 +34,6 @@ class TrainedRun:
     network: GPT
     tokenizer: Tokenizer
     step: int
-
-
-def say(text: str) -> None:
-    """Talk, to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def find_run(name: str | None, locations: Locations) -> Path:
