@@ -100,6 +100,9 @@ def _say_end(env: Environment, seen: Seen) -> ExitStatus:
         env.say(f"left; run {state.run} goes on. `runner watch {state.run}` shows it again")
         return ExitStatus.INTERRUPTED
     env.say(f"run {state.run} is {state.status}")
+    if state.status == "unfinished" and state.ends[-1:] == ("budget",):
+        env.say(f"its --max-cost is spent; `runner resume {state.run} --max-cost MORE` goes on")
+        return ExitStatus.OVER_BUDGET
     if state.status != "finished" and state.job == "train":
         env.say(
             f"`runner resume {state.run}` goes on from its newest checkpoint; "

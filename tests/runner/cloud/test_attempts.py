@@ -59,6 +59,7 @@ def test_a_cap_in_dollars_checkpoints_and_ends_104(lab: Lab) -> None:
     assert (lab.run_folder() / "latest").exists()
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert state["status"] == "unfinished"
+    assert "runner resume tiny --max-cost MORE" in lab.run("watch", "tiny", status=104)[1]
     _, err = lab.train(*words[:-1], "10", status=2)  # less than is spent
     assert "has cost" in err
 

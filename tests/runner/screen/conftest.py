@@ -82,15 +82,14 @@ def at_work(
 
 @pytest.fixture
 def on_terminal(checkout: Path) -> Iterator[Callable[..., pexpect.spawn[str]]]:
-    """``on_terminal("watch", size=(30, 100))``: the runner in a terminal of its own."""
+    """``on_terminal("watch", size=(30, 100))``: the runner in a terminal of its own; ``NO_COLOR="1"`` adds a variable."""
     opened: list[pexpect.spawn[str]] = []
 
-    def start(*words: str, size: tuple[int, int] = (30, 100)) -> pexpect.spawn[str]:
+    def start(*words: str, size: tuple[int, int] = (30, 100), **more: str) -> pexpect.spawn[str]:
         program = ["-c", "from runner.cli import main; main()", *words]
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
-        environ = {
-            name: value for name, value in environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")
-        }
+        taken = ("NO_COLOR", "COLUMNS", "LINES")
+        environ = {name: value for name, value in environ.items() if name not in taken} | more
         person = pexpect.spawn(
             sys.executable,
             program,

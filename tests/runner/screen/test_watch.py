@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pexpect
@@ -64,6 +65,25 @@ class TestOnATerminal:
         person.send("q")
         person.expect("\x1b\\[\\?1049l")  # the screen before it
         person.expect(pexpect.EOF)
+
+
+class TestColor:
+    """SGR codes that set a colour; bold and underlined text has none."""
+
+    COLOR = re.compile(r"\x1b\[(\d+;)*(3[0-8]|4[0-8]|9[0-7])[;m]")
+
+    @pytest.mark.parametrize("line", ["doctor", "runs", "watch quickstart --every 0.1", "host sample"])
+    def test_no_color_means_none(self, at_work, on_terminal, line: str) -> None:
+        at_work.order("step 10", "exit 0")
+        wait_for(lambda: '"finished"' in (at_work.folder / "run.json").read_text())
+        seen = []
+        for more in ({}, {"NO_COLOR": "1"}):
+            person = on_terminal(*line.split(), **more)
+            person.expect(pexpect.EOF)
+            seen.append(person.before)
+        assert self.COLOR.search(seen[1]) is None
+        if line in ("doctor", "watch quickstart --every 0.1"):
+            assert self.COLOR.search(seen[0]) is not None
 
 
 class TestOffATerminal:
