@@ -16,6 +16,24 @@ class ExitStatus(IntEnum):
     OVER_BUDGET = 104
     INTERRUPTED = 130
 
+    @property
+    def meaning(self) -> str:
+        """In words, for a person."""
+        return MEANINGS[self]
+
+
+MEANINGS = {
+    ExitStatus.DONE: "done",
+    ExitStatus.ERROR: "an error; the text says what, why and what to type next",
+    ExitStatus.USAGE: "a mistake in the line, a recipe or a setting; nothing was begun",
+    ExitStatus.JOB_FAILED: "the job failed; `runner logs RUN` shows why",
+    ExitStatus.UNFINISHED: "unfinished: stopped after a checkpoint; the same line, or `runner resume RUN`, goes on",
+    ExitStatus.NOT_FOUND: "no such run, file or folder",
+    ExitStatus.CANCELLED: "the question was answered with no",
+    ExitStatus.OVER_BUDGET: "stopped by --max-cost or --budget, after a checkpoint; more money goes on",
+    ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
+}
+
 
 class UserError(Exception):
     """What a person can mend; the text is all that they read: what, why and what to type next."""

@@ -21,6 +21,20 @@ from runner.terminal import Environment
 
 COMMANDS = Path(__file__).parent / "commands"
 
+ENVIRONMENT = (
+    ("DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH", "the volumes of `runner host`, in place of volumes/*"),
+    ("MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE", "who you are on Modal, in place of ~/.modal.toml"),
+    ("WANDB_API_KEY, HF_TOKEN", "handed to jobs that ask for them; never shown or written down"),
+    ("GPT_RUNNER_PRICES", "a file with your own prices of GPUs (docs/cost.md)"),
+    ("NO_COLOR", "if set, no colours"),
+)
+FILES = (
+    ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe's name is its file's"),
+    ("volumes/", "data, checkpoints (a folder a run) and cache"),
+    (".env", "variables and keys for jobs, and the compose files; `runner doctor --fix` writes it"),
+    ("prices.yaml", "your own prices, here or in ~/.config/gpt-runner/"),
+)
+
 
 class Commands(click.Group):
     """A group whose commands are the files of a folder."""
@@ -52,6 +66,19 @@ class Commands(click.Group):
         rows = [(name, first_line(COMMANDS / f"{name}.py")) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What a manual page has besides: exit status, environment, files, where to read on."""
+        from job.exit_status import ExitStatus
+
+        statuses = [(str(status.value), status.meaning) for status in ExitStatus]
+        for title, rows in (("Exit status", statuses), ("Environment", ENVIRONMENT), ("Files", FILES)):
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=18)
+        with formatter.section("See also"):
+            formatter.write_text(
+                "`runner COMMAND --help` for each command, with examples; docs/runner.md to begin with"
+            )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the line as typed: messages repeat it."""
@@ -127,9 +154,14 @@ def main(ctx: click.Context, debug: bool) -> None:
     """Train GPT models: one job, the same in a container, on this machine and in the cloud.
 
     \b
-    runner local                    train the default recipe in the container
-    runner host                     the same as a process of this machine
-    runner host sample              text from the newest run
+    runner local                          train the default recipe in the container
+    runner host                           the same as a process of this machine
+    runner cloud --gpu H100 gpt2_124m     the same on Modal; it shows the price and asks
+    runner watch                          the newest run while it lives
+    runner pull checkpoints               bring what the cloud has made here
+    runner host sample                    text from the newest run
+
+    Facts go to stdout and talk to stderr. --json makes the facts JSON.
     """
     ctx.ensure_object(Environment)
     ctx.obj.debug = debug

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from job.exit_status import ExitStatus
 from runner.cli import main
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
@@ -20,7 +19,7 @@ COLUMNS = 100
 INTRODUCTION = """\
 # Every command and option
 Made from the commands by `make docs`; [runner.md](runner.md) shows how they are used together.
-Facts go to stdout, talk to stderr; `--json` makes the facts JSON. `NO_COLOR=1` takes the colours away.
+Exit status, environment and files are the same for all of them and stand with the first.
 """
 
 
@@ -37,7 +36,7 @@ def page() -> str:
         command = main.get_command(root, name)
         assert command is not None
         parts.append(_section(name, command, root))
-    return "\n".join([*parts, _exit_codes()])
+    return "\n".join(parts)
 
 
 def _section(name: str, command: click.Command, parent: click.Context | None) -> str:
@@ -45,15 +44,6 @@ def _section(name: str, command: click.Command, parent: click.Context | None) ->
     ctx.help_option_names = ["-h", "--help"]
     lines = "\n".join(line.rstrip() for line in command.get_help(ctx).splitlines())
     return f"## {ctx.command_path}\n```text\n{lines}\n```\n"
-
-
-def _exit_codes() -> str:
-    rows = "\n".join(f"| {status.value} | {_words(status)} |" for status in ExitStatus)
-    return f"## Exit codes\nThe same on every target.\n\n| code | |\n|---|---|\n{rows}\n"
-
-
-def _words(status: ExitStatus) -> str:
-    return status.name.lower().replace("_", " ")
 
 
 if __name__ == "__main__":
