@@ -24,7 +24,7 @@ FROM_DEV = {"pytest", "pytest-timeout"}
 
 # The Dockerfile installs torch first, as a layer of its own; torch pins these to exact versions, and
 # which of them there are depends on the build that pip found (CPU or CUDA).
-TORCH_LAYER = re.compile(r"^(torch|triton|nvidia-.*|cuda-.*)$")
+TORCH_LAYER = re.compile(r"^(torch|triton|nvidia-(?!ml-py).*|cuda-.*)$")
 
 HEADER = """\
 # What the image holds besides torch: exact versions, with the hashes of every file of each release.
