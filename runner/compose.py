@@ -60,10 +60,15 @@ class Compose:
 
     def has_image(self, service: str) -> bool:
         """Whether the image is built; with a name of compose's own it can't be told, and counts as not."""
+        return self.built_image(service) is not None
+
+    def built_image(self, service: str) -> str | None:
+        """The service's image; None where it is not built."""
         name = self.image(service)
         if name is None:
-            return False
-        return self.machine.call(["docker", "image", "inspect", "--format", "{{.Id}}", name]).code == 0
+            return None
+        answer = self.machine.call(["docker", "image", "inspect", "--format", "{{.Id}}", name])
+        return name if answer.code == 0 else None
 
     def has_gpus(self, service: str) -> bool:
         """Whether the service reserves GPUs: docker-compose.gpu.yml is in force."""

@@ -6,8 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from runner.checks.finding import Finding, Scene
+from runner.compose import Compose
+from runner.errors import RunnerError
 
 ORDER = 30
+
+PATIENCE = 60.0  # seconds: a container starts in one, with many GPUs in ten
 
 TOOLKIT = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
 
@@ -24,10 +28,34 @@ def check(scene: Scene) -> Iterator[Finding]:
     if machine.engine.problem:
         return
     if machine.engine_gives_gpus:
-        yield Finding("ok", "the engine can hand out GPUs")
+        yield _in_a_container(scene, len(machine.gpus))
     else:
         yield Finding(
             "warning",
             "the engine can't hand out GPUs; jobs in the container run on the CPU",
             f"install the NVIDIA container toolkit ({TOOLKIT}), then `runner doctor --fix`",
         )
+
+
+def _in_a_container(scene: Scene, count: int) -> Finding:
+    """The toolkit can be there and not work (another driver, no rights): a container of ours is asked."""
+    try:
+        image = Compose(scene.machine, scene.checkout).built_image("train")
+    except RunnerError:  # a finding of its own, of another check
+        image = None
+    if image is None:
+        return Finding(
+            "ok", "the engine can hand out GPUs: it has the toolkit; tried once the image is built"
+        )
+    words = ["docker", "run", "--rm", "--gpus", "all", "--network", "none", "--entrypoint", "nvidia-smi"]
+    answer = scene.machine.call([*words, image, "-L"], patience=PATIENCE)
+    seen = sum(line.startswith("GPU ") for line in answer.out.splitlines())
+    if answer.code or not seen:
+        return Finding(
+            "error",
+            f"the engine has the NVIDIA container toolkit, and a container sees no GPU: {answer.last_line}",
+            f"sudo nvidia-ctk runtime configure --runtime=docker, restart the engine ({TOOLKIT})",
+        )
+    if seen < count:
+        return Finding("warning", f"a container sees {seen} of {count} GPUs", "nvidia-smi -L; docker info")
+    return Finding("ok", f"a container sees {seen} GPU{'s' * (seen > 1)}")

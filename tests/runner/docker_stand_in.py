@@ -69,6 +69,7 @@ class DockerStandIn:
         program = self.bin / "nvidia-smi"
         program.write_text("#!/bin/sh\n" + "".join(f"echo '{name}'\n" for name in names))
         program.chmod(0o755)
+        self.answer("gpus", "".join(f"GPU {n}: {name} (UUID: GPU-{n})\n" for n, name in enumerate(names)))
         if toolkit:
             self.answer("info.json", json.dumps({**INFO, "Runtimes": {"runc": {}, "nvidia": {}}}))
 

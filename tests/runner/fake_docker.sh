@@ -3,6 +3,7 @@
 #   info.json, compose_version, config.yaml, ps    what the engine and compose say
 #   layer, bad_setup                               the image of a setup is built; it can't be
 #   no_plugin, no_image                            if there: docker has no compose; the image is not built
+#   gpus                                           what nvidia-smi -L says in a container
 #   job                                            what a container does; its process id stands in pid
 answers=$FAKE_DOCKER
 { for word in "$@"; do printf '%s\037' "$word"; done; printf '\n'; } >>"$answers/calls"
@@ -36,6 +37,7 @@ case "$1 $2" in
   *) echo sha256:abc; [ ! -e "$answers/no_image" ] ;;
   esac
   ;;
+"run --rm") cat "$answers/gpus" ;;
 "build --tag")
   cat "$4/Dockerfile" "$4/requirements.txt" >"$answers/layer"
   [ ! -e "$answers/bad_setup" ]

@@ -93,6 +93,16 @@ class TestFindings:
         assert "GPUs: 2 x NVIDIA H100" in found("ok")
         assert any("can't hand out GPUs" in message for message in found("warning"))
 
+    def test_a_container_is_asked_whether_it_sees_them(self, docker, found) -> None:
+        docker.with_gpus("NVIDIA H100", "NVIDIA H100")
+        assert "a container sees 2 GPUs" in found("ok")
+        docker.answer("gpus", "GPU 0: NVIDIA H100 (UUID: GPU-0)\n")
+        assert "a container sees 1 of 2 GPUs" in found("warning")
+        (docker.folder / "gpus").unlink()
+        assert any("a container sees no GPU: cat: " in message for message in found("error"))
+        docker.answer("no_image", "")
+        assert any("tried once the image is built" in message for message in found("ok"))
+
     def test_an_old_compose(self, docker, found) -> None:
         docker.answer("compose_version", "1.25.0\n")
         assert any("older than 1.29" in message for message in found("warning"))
