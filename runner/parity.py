@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from math import inf, isfinite
 
 from job.exit_status import ExitStatus
@@ -44,7 +47,7 @@ def available(env: Environment) -> list[str]:
     return [name for name, is_here in here.items() if is_here]
 
 
-def parity(env: Environment, recipe: str, yes: bool) -> int:
+def parity(env: Environment, recipe: str, yes: bool, as_json: bool = False) -> int:
     """Train on each target, print the losses side by side. 1 where they differ by more than TOLERANCE.
 
     The runs stay, as ``parity-TIME-TARGET``. Raises RunnerError where a target fails, or is not paid for (103).
@@ -52,19 +55,39 @@ def parity(env: Environment, recipe: str, yes: bool) -> int:
     names = available(env)
     if not names:
         raise RunnerError("no target can train here; `runner doctor` says what is missing")
-    trials = {}
+    trials, runs = {}, {}
     for name in names:
-        run = f"parity-{int(time.time())}-{name}"
+        run = runs[name] = f"parity-{int(time.time())}-{name}"
         env.say(f"{STEPS} steps of {recipe} on {name}, as run '{run}'")
         line = CommandLine(words=("train", recipe, *SETTINGS, "log_every=1"), name=run, yes=yes)
-        if launch(env, name, line) != ExitStatus.DONE:
+        with _prints_are_talk():
+            status = launch(env, name, line)
+        if status != ExitStatus.DONE:
             raise RunnerError(f"{name} did not finish its {STEPS} steps; `runner logs {run}` shows why")
         trials[name] = _trial(env, name, run)
-    for text in table(trials):
+    if as_json:
+        step, apart = worst(trials)
+        found = {name: {**asdict(trial), "run": runs[name]} for name, trial in trials.items()}
+        env.json({"targets": found, "largest_difference": apart, "at_step": step, "tolerance": TOLERANCE})
+    for text in table(trials) if not as_json else []:
         env.write(text)
     if len(trials) < 2:
         env.say(f"{names[0]} is the only target here, so there is nothing to compare it with")
     return int(worst(trials)[1] > TOLERANCE)
+
+
+@contextmanager
+def _prints_are_talk() -> Iterator[None]:
+    """What a job prints (its sample) goes to stderr: the comparison is the data here."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 def worst(trials: Mapping[str, Trial]) -> tuple[int, float]:

@@ -38,9 +38,9 @@ def command(env: Environment, fix: bool, recipe: str | None, as_json: bool, yes:
         from runner.errors import usage
         from runner.parity import parity
 
-        if fix or as_json:
-            raise usage("--parity trains and prints a table; type it without --fix and --json")
-        return parity(env, recipe, yes)
+        if fix:
+            raise usage("--parity trains and mends nothing; type it without --fix")
+        return parity(env, recipe, yes, as_json)
     from dataclasses import asdict
 
     from runner.checkout import find_checkout

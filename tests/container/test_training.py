@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.checkout import ROOT, Checkout
+from tests.tiny import write_recipe, write_text
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "model" / "train.py").exists(), reason="model/train.py is not in this checkout"
@@ -77,6 +78,23 @@ def test_the_loss_curve_is_the_hosts(checkout):
     host, container = losses(checkout, "host"), losses(checkout, "container")
     assert len(host) == 60
     assert container == pytest.approx(host, abs=1e-3)
+
+
+def test_the_doctor_compares_the_host_with_the_container(checkout):
+    write_text(checkout.folder / "text.txt")
+    write_recipe(checkout.folder / "configs" / "tiny.yaml", "./text.txt")
+    environ = {"PYTHONPATH": str(ROOT), "HOST_UID": "", "HOST_GID": "", "HOME": str(checkout.folder)}
+    words = ("doctor", "--parity", "tiny", "--json")
+    said = json.loads(checkout.command(sys.executable, "-m", "runner", *words, environ=environ).stdout)
+    targets = said["targets"]
+    assert set(targets) == {"host", "local"}
+    assert [len(found["losses"]) for found in targets.values()] == [10, 10]
+    assert losses(checkout, targets["local"]["run"])[9] == targets["local"]["losses"]["9"]
+    assert said["largest_difference"] <= said["tolerance"]
+    assert (
+        targets["host"]["versions"]["torch"].split("+")[0]
+        == targets["local"]["versions"]["torch"].split("+")[0]
+    )
 
 
 def test_a_stop_in_mid_run_and_another_up_end_with_the_weights_of_an_unbroken_run(ordinary):

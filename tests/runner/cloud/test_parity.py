@@ -42,12 +42,15 @@ def test_ten_steps_on_host_and_cloud(lab: Lab, tmp_path: Path) -> None:
     docker.write_text("#!/bin/sh\nexit 1\n")  # no engine, so not on local
     docker.chmod(0o755)
     path = f"{docker.parent}:{lab.environ['PATH']}"
-    out, _ = lab.run("doctor", "--parity", "tiny", "-y", PATH=path, OMP_NUM_THREADS="1")
+    out, _ = lab.run("doctor", "--parity", "tiny", "-y", "--json", PATH=path, OMP_NUM_THREADS="1")
     (folder,) = (lab.checkout / "volumes" / "checkpoints").glob("parity-*-host")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = next(row["loss"] for row in rows if row["kind"] == "train" and row["step"] == STEPS)
-    line = next(line for line in out.splitlines() if line.startswith(f"step {STEPS} "))
-    assert line.split()[2:4] == [f"{last:.6f}"] * 2
+    said = json.loads(out)
+    assert said["targets"]["host"]["run"] == folder.name
+    losses = [said["targets"][name]["losses"] for name in ("host", "cloud")]
+    assert [found[str(STEPS)] for found in losses] == [last, pytest.approx(last, abs=said["tolerance"])]
+    assert said["largest_difference"] <= said["tolerance"]
 
 
 def test_money_that_nobody_agreed_to_is_not_spent(lab: Lab) -> None:
