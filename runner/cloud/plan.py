@@ -29,6 +29,7 @@ class CloudFacts(Facts):
     seconds: float = 0.0
     cost: float = 0.0
     account: bool = True
+    live: prices.Prices | None = None  # what Modal says that this account pays
 
 
 def cloud_plan(

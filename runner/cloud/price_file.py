@@ -5,7 +5,7 @@
     CPU: 0.04       # a core-hour
     MEMORY: 0.007   # a GiB-hour
 
-The first file that is there counts, and what it does not name keeps its built-in price. GPT_RUNNER_PRICES names
+The first file that is there counts, and what it does not name keeps Modal's rate, or its built-in price. GPT_RUNNER_PRICES names
 another file.
 """
 
@@ -24,10 +24,11 @@ NAME = "prices.yaml"
 VARIABLE = "GPT_RUNNER_PRICES"
 
 
-def current_prices(checkout: Path, environ: Mapping[str, str]) -> Prices:
-    """The prices that count here. Raises RunnerError or RecipeError, exit code 2, with the line that is wrong."""
+def current_prices(checkout: Path, environ: Mapping[str, str], base: Prices = BUILT_IN) -> Prices:
+    """The prices that count here; ``base`` is what the user's file replaces lines of. Raises RunnerError or
+    RecipeError, exit code 2, with the line that is wrong."""
     path = find(checkout, environ)
-    return BUILT_IN if path is None else read(path)
+    return base if path is None else read(path, base)
 
 
 def find(checkout: Path, environ: Mapping[str, str]) -> Path | None:
@@ -42,16 +43,16 @@ def find(checkout: Path, environ: Mapping[str, str]) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def read(path: Path) -> Prices:
-    """The built-in table with the lines of the file at ``path``."""
+def read(path: Path, base: Prices = BUILT_IN) -> Prices:
+    """``base`` with the lines of the file at ``path``."""
     source = read_yaml(path, "a file of prices is a list of lines like `H100: 3.50`")
     date = source.tree.pop("date", None)
     if date is not None and not isinstance(date, datetime.date):
         raise usage(f"{source.where('date')}: date: {date!r} is no day; write 2026-11-20")
     own = {_name(name, source): _price(name, value, source) for name, value in source.tree.items()}
     day = f" of {date}" if date is not None else ", without a date"
-    kept = "" if own.keys() >= TABLE.keys() else f", else {BUILT_IN.source}"
-    return Prices({**TABLE, **own}, f"{path}{day}{kept}")
+    kept = "" if own.keys() >= TABLE.keys() else f", else {base.source}"
+    return Prices({**base.table, **own}, f"{path}{day}{kept}")
 
 
 def _name(name: object, source: Source) -> str:

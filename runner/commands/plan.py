@@ -5,16 +5,23 @@
   runner plan gpt2_124m max_steps=5000 --gpu H100,H100:8,L40S
   runner plan configs/mine.yaml micro_batch=auto --json
 
-It starts nothing and asks nobody: prices are a table (your own prices.yaml
-replaces lines of it), times come from the recipe's FLOPs, memory is counted
-from its shapes. `runner cloud --dry-run` plans one launch in full.
+It starts nothing, and without --live asks nobody: prices are a table (your own
+prices.yaml replaces lines of it), times come from the recipe's FLOPs, memory is
+counted from its shapes. `runner cloud --dry-run` plans one launch in full.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from runner import completion
 from runner.arguments import JSON
 from runner.terminal import Environment
+
+if TYPE_CHECKING:
+    from runner.cloud.prices import Prices
 
 
 @click.command(help=__doc__)
@@ -26,10 +33,11 @@ from runner.terminal import Environment
     shell_complete=completion.gpus,
 )
 @click.option("--region", metavar="R", help="Where it may run: us, eu, us-east ...; costs more.")
+@click.option("--live", is_flag=True, help="Ask Modal first what your account pays now.")
 @JSON
 @click.pass_obj
 def command(
-    env: Environment, words: tuple[str, ...], gpu: str | None, region: str | None, as_json: bool
+    env: Environment, words: tuple[str, ...], gpu: str | None, region: str | None, live: bool, as_json: bool
 ) -> int:
     from job.exit_status import ExitStatus
     from job.recipe import load
@@ -38,6 +46,7 @@ def command(
     from runner.cloud.compare_table import facts, show
     from runner.cloud.gpus import Gpus, parse_gpus
     from runner.cloud.price_file import current_prices
+    from runner.cloud.prices import BUILT_IN
     from runner.request import find_recipe
     from runner.words import sort_words
 
@@ -46,10 +55,27 @@ def command(
     sorted_words = sort_words(words, known)
     recipe = load(find_recipe(sorted_words, known, checkout, env.cwd), sorted_words.overrides)
     gpus = [parse_gpus(word) for word in gpu.split(",")] if gpu else [Gpus((name,)) for name in ALL]
-    prices = current_prices(checkout, env.environ)
+    prices = current_prices(checkout, env.environ, _ask(env) if live else BUILT_IN)
     rows = compare(recipe, gpus, prices, region)
     if as_json:
         env.json(facts(recipe, rows, prices))
     else:
         show(recipe, rows, prices, env)
     return ExitStatus.DONE
+
+
+def _ask(env: Environment) -> Prices:
+    """Raises RunnerError where Modal gives no rates."""
+    from runner.cloud.account import check_reachable, is_set_up
+    from runner.cloud.rates import live_prices
+    from runner.errors import RunnerError
+
+    if not is_set_up(env.environ):
+        raise RunnerError("there is no Modal token here to ask for rates with; type: modal token new")
+    check_reachable(env.environ)
+    found = live_prices()
+    if found is None:
+        raise RunnerError(
+            "Modal gave no rates; type it without --live for the table's, or: modal billing rates"
+        )
+    return found

@@ -18,7 +18,7 @@ from typing import Any
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
 from runner.checkout import git_state, volumes
-from runner.cloud import account, app, calls, follow, image, records
+from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
 from runner.cloud.files import LateFiles
 from runner.cloud.given_folder import GivenFolder
@@ -26,7 +26,7 @@ from runner.cloud.ledger import STOP
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
-from runner.cloud.prices import per_hour
+from runner.cloud.prices import BUILT_IN, Prices, per_hour
 from runner.cloud.secrets import check_there
 from runner.cloud.volumes import modal_name
 from runner.command import Command, folder_name
@@ -58,6 +58,7 @@ class Cloud:
         self.env = env
         self.checkout = checkout
         self.locations = volumes(checkout, {})
+        self._live: Prices | None = None  # what Modal said when the facts were looked at
         self._files = {name: LateFiles(name, env.environ) for name in VOLUMES}
 
     def facts(self, request: Request) -> CloudFacts:
@@ -102,9 +103,10 @@ class Cloud:
     def plan(self, request: Request, facts: Facts) -> Plan:
         """``make_plan``, and what it costs."""
         assert isinstance(facts, CloudFacts)
-        return cloud_plan(
-            request, facts, read_options(request), current_prices(self.checkout, self.env.environ)
-        )
+        return cloud_plan(request, facts, read_options(request), self._prices(facts.live))
+
+    def _prices(self, live: Prices | None) -> Prices:
+        return current_prices(self.checkout, self.env.environ, live or BUILT_IN)
 
     def start(self, plan: Plan) -> Started:
         """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
@@ -151,7 +153,7 @@ class Cloud:
     def _spawn(self, plan: Plan, options: Options, used: float, noted: bool) -> app.Call:
         """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
         each = attempt_timeout(options.timeout, used, app.attempt_limit(self.env.environ))
-        table = current_prices(self.checkout, self.env.environ)
+        table = self._prices(self._live)
         job = {
             "run": plan.run,
             "job": plan.job,
@@ -264,6 +266,7 @@ class Cloud:
         checkpoints, data = self._files["checkpoints"], self._files["data"]
         dataset = request.settings.data.dataset if request.settings else None
         with ThreadPoolExecutor(4) as pool:
+            live = pool.submit(rates.live_prices)
             latest = pool.submit(checkpoints.text, f"{request.run}/latest")
             run = pool.submit(self.read, request.run)
             ready = pool.submit(_is_ready, data, dataset) if dataset else None
@@ -274,7 +277,9 @@ class Cloud:
             busy = f"{state.status} in the cloud" if state.alive else None
         name = (latest.result() or b"").decode(errors="replace").strip().removeprefix("step_")
         now = time.time()
+        self._live = live.result()
         return {
+            "live": self._live,
             "busy": busy,
             "step": int(name) if name.isdigit() else None,
             "dataset_ready": ready.result() if ready else None,

@@ -248,6 +248,11 @@ class Apps:
     ) -> api_pb2.WorkspaceNameLookupResponse:
         return api_pb2.WorkspaceNameLookupResponse(workspace_name="stand-in", username="test")
 
+    async def WorkspaceBillingRates(
+        self, request: api_pb2.WorkspaceBillingRatesRequest, caller: Caller
+    ) -> api_pb2.WorkspaceBillingRatesResponse:
+        return api_pb2.WorkspaceBillingRatesResponse(rates=dict(self._settings.rates))
+
 
 def unsigned_token() -> str:
     """A JWT that is good for a day. The client reads only when it expires."""

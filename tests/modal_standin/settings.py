@@ -23,6 +23,7 @@ class Settings:
     blocked: tuple[str, ...] = ("click", "rich")  # not importable in the entry point's process
     hidden: tuple[Path, ...] = (REPOSITORY,)  # folders of this machine that a container can't see
     builder_version: str = "2026.10"
+    rates: Mapping[str, str] = field(default_factory=dict)  # dollars an hour, by Modal's names
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     container_env: Mapping[str, str] = field(default_factory=dict)
 

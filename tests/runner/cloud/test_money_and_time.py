@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
 
 from job.network_size import flops_per_token, network_size
 from job.recipe import Recipe, RecipeError, from_mapping, load
-from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices
+from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices, rates
 from runner.cloud.container import price_of
 from runner.cloud.gpus import MOST, Gpus, parse_gpus
 from runner.cloud.options import Machine
@@ -100,6 +101,27 @@ class TestPrices:
         other.write_text("H100: 3\n")
         environ["GPT_RUNNER_PRICES"] = str(other)
         assert price_file.current_prices(checkout, environ).table["H100"] == 3
+
+    def test_modals_own_rates_count_before_the_table(self, tmp_path: Path) -> None:
+        said = {"gpu_hour_cost_h100": 3.5, "gpu_hour_cost_a100_80gb": 2.4, "gpu_hour_cost_a10g": 1.0}
+        said |= {
+            "cpu_hour_cost": 0.04,
+            "gpu_hour_cost_l4": 0.8 / 60,
+            "gpu_hour_cost_x": 1.0,
+            "egress_gib_cost": 0,
+        }
+        live = rates.from_rates(said, datetime.date(2026, 11, 21))
+        assert live is not None
+        assert [live.table[name] for name in ("H100", "H100!", "A100-80GB", "A10", "CPU")] == [
+            3.5, 3.5, 2.4, 1.0, 0.04,
+        ]  # fmt: skip
+        assert live.table["L4"] == prices.PER_GPU["L4"], "a sixtieth of it is no price of an hour"
+        assert "Modal's rates for this account of 2026-11-21; A100, A100-40GB, B200" in live.source
+        assert rates.from_rates({"gpu_hour_cost_l4": 0.8 / 60}, datetime.date.today()) is None
+        (tmp_path / "prices.yaml").write_text("A10: 0.5\n")
+        mine = price_file.current_prices(tmp_path, {}, live)
+        assert (mine.table["A10"], mine.table["H100"]) == (0.5, 3.5)
+        assert "Modal's rates for this account" in mine.source
 
     @pytest.mark.parametrize(
         ("text", "part"),

@@ -1,0 +1,37 @@
+"""What an account pays now, asked of Modal: in the plan of a launch, in the table of GPUs, in what a run costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runner.cloud.conftest import make_checkout, open_lab
+
+RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
+
+
+def test_a_launch_and_the_table_of_gpus_take_modals_rates(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "checkout")
+    with open_lab(checkout, tmp_path, rates=RATES) as lab:
+        plan = json.loads(lab.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")[0])
+        assert "Modal's rates for this account" in json.dumps(plan)
+        found = json.loads(lab.run("plan", "tiny", "--gpu", "H100", "--live", "--json")[0])
+        by_table = json.loads(lab.run("plan", "tiny", "--gpu", "H100", "--json")[0])
+        assert "Modal's rates for this account" in found["prices"]
+        assert "Modal's rates" not in by_table["prices"]
+        lab.train("--gpu", "H100", "--device", "cpu", "max_steps=6")
+        (attempt,) = lab.ledger()["attempts"]
+        hourly = [said["gpus"][0]["usd_per_hour"] for said in (found, by_table)]
+        assert attempt["usd_per_hour"] == pytest.approx(hourly[0])
+        assert 0.4 < hourly[1] - hourly[0] < 3.95 - 3.33
+
+
+def test_where_modal_gives_none_the_table_counts_and_live_says_so(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "checkout")
+    with open_lab(checkout, tmp_path) as lab:
+        out, _ = lab.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")
+        assert "Modal's rates" not in out
+        _, err = lab.run("plan", "tiny", "--live", status=1)
+        assert "Modal gave no rates" in err
