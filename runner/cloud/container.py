@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import modal
+
+from runner.cloud.nvidia_smi import ask_gpus
 
 
 def place_in_cluster(nodes: int) -> tuple[int, str]:
@@ -23,17 +24,7 @@ def place_in_cluster(nodes: int) -> tuple[int, str]:
 
 def gpu_name() -> str:
     """As nvidia-smi names the first one; '' without one."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
+    return next(iter(ask_gpus("name")), "")
 
 
 def price_of(gpu: str, usd_per_hour: dict[str, float]) -> float:

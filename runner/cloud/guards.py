@@ -6,13 +6,14 @@ can't keep its guard from speaking.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
+
+from runner.cloud.nvidia_smi import ask_gpus
 
 STALLED, IDLE = "stalled", "idle GPU"
 
@@ -118,15 +119,8 @@ class Guards:
 def utilisation() -> list[int]:
     """Percent of each GPU's time in which it worked, by nvidia-smi; empty where it does not say."""
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        return [int(line) for line in done.stdout.split()] if done.returncode == 0 else []
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return [int(percent) for percent in ask_gpus("utilization.gpu")]
+    except ValueError:
         return []
 
 
