@@ -59,19 +59,19 @@ def carry_out(env: Environment, target: Target, request: Request, line: CommandL
     show(plan, env)
     if line.dry_run:
         return ExitStatus.DONE
-    confirm(env, plan, line.yes)
+    confirm(env, plan.question, line.yes)
     if plan.detach:
         return _leave(env, target.start(plan), line.as_json)
     return follow_plan(env, target, plan)
 
 
-def confirm(env: Environment, plan: Plan, yes: bool) -> None:
-    """Ask the plan's question, if it has one. Raises RunnerError: 103 for a no, 2 where nobody can answer."""
-    if plan.question is None or yes:
+def confirm(env: Environment, question: str | None, yes: bool) -> None:
+    """Ask a plan's question, if it has one. Raises RunnerError: 103 for a no, 2 where nobody can answer."""
+    if question is None or yes:
         return
     if not env.is_terminal:
-        raise usage(f"{plan.question} Nobody is here to answer; to say yes, type:\n  {env.line} -y")
-    if not env.ask(plan.question):
+        raise usage(f"{question} Nobody is here to answer; to say yes, type:\n  {env.line} -y")
+    if not env.ask(question):
         raise RunnerError("not started", ExitStatus.CANCELLED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
 from job.runs import RunRecord, parse_record
@@ -59,7 +59,7 @@ def run_pipeline(
             show(plan, env)
     if line.dry_run or not plans:
         return ExitStatus.DONE
-    confirm(env, _with_one_question(planned), line.yes)
+    confirm(env, _one_question(planned), line.yes)
     for number, (step, plan) in enumerate(planned):
         env.say(f"stage {step.stage}, {number + 1} of {len(planned)}")
         assert step.request is not None
@@ -184,9 +184,8 @@ def _plan(target: Target, request: Request) -> Plan:
     return target.plan(request, target.facts(request))
 
 
-def _with_one_question(planned: list[tuple[Step, Plan]]) -> Plan:
-    """The first plan, asking for all: one answer is enough for a night."""
+def _one_question(planned: list[tuple[Step, Plan]]) -> str | None:
+    """For all stages at once: one answer is enough for a night."""
     asked = [(step.stage, plan.question) for step, plan in planned if plan.question]
     lines = [f"{stage}: {question.removesuffix(' Start it?')}" for stage, question in asked]
-    question: Any = "\n".join([*lines, "Start them?"]) if lines else None
-    return replace(planned[0][1], question=question)
+    return "\n".join([*lines, "Start them?"]) if lines else None

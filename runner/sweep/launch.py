@@ -9,8 +9,9 @@ from job.exit_status import ExitStatus
 from runner.checkout import find_checkout, volumes
 from runner.cloud.durations import dollars
 from runner.cloud.plan import CloudFacts
-from runner.errors import RunnerError, did_you_mean, usage
+from runner.errors import did_you_mean, usage
 from runner.jobs import EXPERIMENT, JOBS
+from runner.launch import confirm
 from runner.plan import Plan
 from runner.request import Request, check_run_name
 from runner.sweep.conduct import Conductor
@@ -83,7 +84,7 @@ def sweep(env: Environment, line: SweepLine) -> ExitStatus:
     show_plan(plan, env)
     if line.dry_run:
         return ExitStatus.DONE
-    _confirm(env, plan, line.yes)
+    confirm(env, plan.question, line.yes)
     with held(where, name):
         # Whoever held it until now may have gone on: what is on the disk counts.
         newest = read_sweep(where)
@@ -175,12 +176,3 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
     if isinstance(facts, CloudFacts):
         facts = replace(facts, seconds=0.0, cost=0.0)
     return tuple(target.plan(requests[trial.run], facts) for trial in left)
-
-
-def _confirm(env: Environment, plan: SweepPlan, yes: bool) -> None:
-    if plan.question is None or yes:
-        return
-    if not env.is_terminal:
-        raise usage(f"{plan.question} Nobody is here to answer; to say yes, type:\n  {env.line} -y")
-    if not env.ask(plan.question):
-        raise RunnerError("not started", ExitStatus.CANCELLED)
