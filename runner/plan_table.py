@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from runner.plan import Plan
 from runner.terminal import Environment
@@ -10,12 +11,17 @@ from runner.terminal import Environment
 
 def show(plan: Plan, env: Environment) -> None:
     """Print the plan."""
+    show_rows(env, rows(plan))
+
+
+def show_rows(env: Environment, lines: Sequence[tuple[str, str]]) -> None:
+    """Print each name, dim, and what it is, folded where the terminal ends."""
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows(plan):
+    for name, value in lines:
         table.add_row(name, value)
     env.print_table(table)
 

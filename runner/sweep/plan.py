@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.cloud.durations import in_words
 from runner.plan import Plan
+from runner.plan_table import show_rows
 from runner.sweep.outcome import shown
 from runner.sweep.record import SweepRecord
 from runner.terminal import Environment
@@ -85,14 +86,7 @@ def _sum(parts: list[float | None]) -> float | None:
 
 def show_plan(plan: SweepPlan, env: Environment) -> None:
     """Two quiet tables on stderr: the sweep, and its trials."""
-    from rich.table import Table
-
-    head = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    head.add_column(style="dim", no_wrap=True)
-    head.add_column(overflow="fold")
-    for name, value in rows(plan):
-        head.add_row(name, value)
-    env.print_table(head)
+    show_rows(env, rows(plan))
     env.say("")
     env.print_table(trial_table(plan))
 
