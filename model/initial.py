@@ -39,5 +39,5 @@ def initialise(network: GPT, source: str, locations: Locations, say: Callable[[s
                 f"train.init_from: {source} does not fit the recipe's model: {name} has shape {shapes[0]} there "
                 f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size and variant"
             )
-    network.load_state_dict(weights)
+    checkpoint.restore_model({p: name for name, p in network.named_parameters()}, weights)
     say(f"first weights: {path}")

@@ -12,6 +12,7 @@ from job.locations import CONFIGS
 from job.metrics import read_metrics
 from job.recipe import RecipeError, TrainConfig, load
 from job.runs import read_record
+from model import checkpoint
 from model.optim import learning_rate
 from tests.model.conftest import Lab, free_port
 from tests.model.test_resume import final_bytes, losses
@@ -165,6 +166,25 @@ def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
     assert final_bytes(lab.run_folder("first")) != final_bytes(lab.run_folder("second"))
     _, err = lab.train("third", "init_from=first", "n_layer=3", status=ExitStatus.ERROR)
     assert "does not fit the recipe's model" in err
+
+
+@pytest.mark.slow
+def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_of_another(lab: Lab) -> None:
+    lab.train("first", "max_steps=20")
+    words = ("max_steps=10", "init_from=first", "lr=1e-4", "warmup_steps=0", "shard=true", "micro_batch=2")
+    lab.train("second", *words, processes=2)
+    run = lab.run_folder("second")
+    before, weights = losses(run), final_bytes(run)
+    for step in checkpoint.steps(run):
+        (checkpoint.step_folder(run, step) / "model.safetensors").write_bytes(b"")
+    record = read_record(run)
+    assert record is not None
+    record.status = "running"  # as a kill leaves it
+    record.write(run)
+    _, err = lab.train("second", *words, processes=2)
+    assert "damaged checkpoint passed over" in err
+    assert losses(run) == before
+    assert final_bytes(run) == weights
 
 
 def test_first_weights_that_are_damaged_or_missing_leave_no_run_behind(lab: Lab) -> None:
