@@ -132,7 +132,7 @@ class Muon(torch.optim.Optimizer):
         share = -(-n // size)
         padded = torch.cat([stack_nRC, stack_nRC.new_zeros(share * size - n, *stack_nRC.shape[1:])])
         mine = orthogonal(padded[self.world.rank * share : (self.world.rank + 1) * share]).contiguous()
-        dist.all_gather_into_tensor(padded, mine)
+        dist.all_gather_single(padded, mine)
         return padded[:n]
 
 
