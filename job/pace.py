@@ -4,7 +4,8 @@
     pace.steps(10, last=60, seconds=1.2); pace.evaluation(0.8); pace.checkpoint(0.05)
     pace.left(step=60)      # seconds to the last step; None before 50 steps were measured
 
-The first steps are left out: they compile, fill caches and find the fastest kernels.
+The first steps are left out: they compile, fill caches and find the fastest kernels. What is measured is the time of
+a token, not of a step: with a batch_schedule the steps to come are longer ones.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from job.batch_schedule import tokens_before
 from job.recipe import TrainConfig
 
 WARM_UP = 5  # steps of an attempt that are not measured
@@ -28,7 +30,7 @@ class Pace:
     config: TrainConfig
     first_step: int
     eval_tokens: int
-    measured: int = 0  # steps
+    measured: int = 0  # tokens
     seconds: float = 0.0  # of them
     evaluations: list[float] = field(default_factory=list)
     checkpoints: list[float] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Pace:
     def steps(self, count: int, last: int, seconds: float) -> None:
         """``count`` steps, the newest of them ``last``, took ``seconds``."""
         if last - count >= self.first_step + WARM_UP:
-            self.measured += count
+            self.measured += tokens_before(self.config, last) - tokens_before(self.config, last - count)
             self.seconds += seconds
 
     def evaluation(self, seconds: float) -> None:
@@ -61,23 +63,23 @@ class Pace:
         if step - self.first_step < MEASURED_FROM or not self.measured:
             return None
         config, each = self.config, self.seconds / self.measured
+        tokens = tokens_before(config, config.max_steps) - tokens_before(config, step)
         evaluations = _times(step, config.max_steps, config.eval_every)
         checkpoints = _times(step, config.max_steps, config.checkpoint_every)
         every = config.sample_every
         samples = (config.max_steps - 1) // every - step // every if every and step < config.max_steps else 0
         return (
-            (config.max_steps - step) * each
+            tokens * each
             + evaluations * self._evaluation_seconds(each)
             + checkpoints * (fmean(self.checkpoints) if self.checkpoints else 0.0)
             + samples * (fmean(self.samples) if self.samples else 0.0)
         )
 
-    def _evaluation_seconds(self, step_seconds: float) -> float:
+    def _evaluation_seconds(self, per_token: float) -> float:
         if len(self.evaluations) > 1:  # the first one compiles
             return median(self.evaluations[1:])
         if self.evaluations:
             return self.evaluations[0]
-        per_token = step_seconds / self.config.global_batch_tokens
         return self.eval_tokens * per_token / EVALUATION_SPEEDUP
 
 

@@ -190,7 +190,7 @@ class Trainer:
                 self.display.train.append((first + i + 1, loss))
         left = self.pace.left(self.progress.step)
         if left is None:
-            left = (self.config.max_steps - self.progress.step) * seconds / len(losses)
+            left = (tokens_before(self.config, self.config.max_steps) - self.progress.tokens) / speed
         else:
             self._expect(left)
         self.display.step(self.progress.step, losses[-1], pending[-1].rate, speed, mfu, left)

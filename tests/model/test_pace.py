@@ -53,16 +53,28 @@ def test_an_attempt_that_resumes_measures_anew() -> None:
     assert pace.left(550) == pytest.approx(45.0 + 5 * 2.0)
 
 
-def test_a_run_says_after_50_steps_when_it_will_end(lab: Lab) -> None:
-    # Most of a step is a sleep, so that other work on the machine does not change its length.
+def test_the_time_left_follows_the_tokens_of_the_steps_to_come() -> None:
+    pace = after_fifty(batch_schedule=[[200, 200], [600, 400]], eval_every=10_000, checkpoint_every=10_000)
+    pace.evaluation(0.0)
+    assert pace.left(50) == pytest.approx(0.1 * (150 + 2 * 400 + 4 * 400))
+    pace.steps(250, 300, 0.1 * (150 + 2 * 100))  # over the first boundary: a token takes as long as before
+    assert pace.left(300) == pytest.approx(0.1 * (2 * 300 + 4 * 400))
+
+
+@pytest.mark.parametrize(("steps", "schedule"), [(150, []), (120, [[80, 512]])], ids=["even", "doubling"])
+def test_a_run_says_after_50_steps_when_it_will_end(lab: Lab, steps: int, schedule: list[list[int]]) -> None:
+    # Most of a step is a sleep for its tokens, so that other work on the machine does not change its length.
     trainer = "import time, model.step as t; step = t.Steps._accumulate\n"
-    slow = "t.Steps._accumulate = lambda self, n: (time.sleep(0.03), step(self, n))[1]\n"
-    words = [str(lab.recipe), "max_steps=150", "eval_every=50", "checkpoint_every=50", "--name", "run"]
+    slow = (
+        "t.Steps._accumulate = lambda self, n: (time.sleep(0.004 * len(self.windows(n))), step(self, n))[1]\n"
+    )
+    words = [str(lab.recipe), f"max_steps={steps}", "eval_every=50", "checkpoint_every=50", "--name", "run"]
+    words.append(f"batch_schedule={schedule}")
     _, err = lab.run_python(f"{trainer}{slow}from model.train import main; raise SystemExit(main({words!r}))")
     assert "in all by its first 50 steps" in err
     record = read_record(lab.run_folder("run"))
     assert record is not None
     assert record.expected_seconds is not None
-    assert record.seconds > 150 * 0.03
+    assert record.seconds > 150 * 0.032
     assert record.expected_seconds == pytest.approx(record.seconds, rel=0.10)
     assert record.expected_seconds_now == pytest.approx(record.seconds, rel=0.03)
