@@ -28,11 +28,12 @@ from bench.results import Results
 from bench.setup import Setup
 from corpus.order import BatchOrder
 from job.exit_status import UserError
+from job.learning_rate import learning_rate
 from model import device as devices
 from model.batches import TokenBatches, training_windows
 from model.distributed import World
 from model.gpt import GPT
-from model.optim import learning_rate, make_optimizers
+from model.optim import make_optimizers
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = list[tuple[Tensor, Tensor]]

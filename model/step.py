@@ -19,6 +19,7 @@ from corpus.order import BatchOrder
 from corpus.shards import TokenStream
 from job.batch_schedule import common_sequences, tokens_at, tokens_before
 from job.faults import OutOfMemory, too_small
+from job.learning_rate import learning_rate
 from job.memory import micro_batch_size
 from job.recipe import Recipe
 from model import checkpoint
@@ -26,7 +27,7 @@ from model import device as devices
 from model.batches import TokenBatches, training_windows
 from model.distributed import World
 from model.gpt import GPT
-from model.optim import learning_rate, make_optimizers
+from model.optim import make_optimizers
 from model.parallel import exchange_gradients, replicate, shard, whole
 
 

@@ -8,12 +8,12 @@ import signal
 import pytest
 
 from job.exit_status import ExitStatus
+from job.learning_rate import learning_rate
 from job.locations import CONFIGS
 from job.metrics import read_metrics
 from job.recipe import RecipeError, TrainConfig, load
 from job.runs import read_record
 from model import checkpoint
-from model.optim import learning_rate
 from tests.model.conftest import Lab, free_port
 from tests.model.test_resume import final_bytes, losses
 
