@@ -10,22 +10,8 @@ import torch
 
 from job.exit_status import UserError
 from job.memory import chosen_micro_batch
+from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
-
-# Dense bf16 FLOP/s from the makers' datasheets, by a part of the name that the driver gives.
-PEAK_FLOPS = {
-    "B300": 2.25e15,
-    "B200": 2.25e15,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "RTX PRO 6000": 504e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-    "L4": 121e12,
-    "T4": 65e12,  # fp16; it has no bf16
-}
 
 KINDS = ("cuda", "mps", "cpu")
 
@@ -74,8 +60,7 @@ def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 FLOP/s by the datasheet; None where the table does not know the device."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return datasheet_flops(torch.cuda.get_device_name(device))
 
 
 def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:

@@ -12,27 +12,11 @@ from dataclasses import dataclass
 
 from job.batch_schedule import tokens_before
 from job.network_size import flops_per_token
+from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
 from runner.cloud.fit import fit, uses_bf16
 
-# Dense bf16 FLOP/s by the makers' datasheets, as in model/device.py.
-PEAK_FLOPS = {
-    "T4": 65e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "L40S": 362e12,
-    "A100": 312e12,
-    "A100-40GB": 312e12,
-    "A100-80GB": 312e12,
-    "RTX-PRO-6000": 504e12,
-    "H100": 989e12,
-    "H100!": 989e12,
-    "H200": 989e12,
-    "B200": 2.25e15,
-    "B200+": 2.25e15,
-    "B300": 2.25e15,
-}
-# The share of PEAK_FLOPS in float32: TF32 is half as fast as bfloat16; Turing has no TF32, 8.1 of 65 TFLOP/s.
+# The share of the datasheet's bf16 FLOP/s in float32: TF32 is half as fast as bfloat16; Turing has no TF32, 8.1 of 65 TFLOP/s.
 FLOAT32_SHARE = 0.5
 FLOAT32_SHARE_T4 = 0.125
 
@@ -91,7 +75,8 @@ def mfu(recipe: Recipe, gpu: str) -> float:
 
 def tokens_per_second(recipe: Recipe, gpu: str, gpus: int) -> float:
     """Expected training speed of ``gpus`` together."""
-    peak = PEAK_FLOPS[gpu]
+    peak = datasheet_flops(gpu)
+    assert peak is not None  # of every GPU that can be asked for
     if not uses_bf16(recipe, gpu):
         peak *= FLOAT32_SHARE_T4 if gpu == "T4" else FLOAT32_SHARE
     work = flops_per_token(recipe) * (AGAIN if recipe.train.activation_checkpointing else 1)
