@@ -1,7 +1,4 @@
-"""What nvidia-smi tells of this container's GPUs. Standard library only.
-
-The body asks it, which can't use job/gpus.py: it must not import the checkout's job/, which may be broken.
-"""
+"""What nvidia-smi tells of this container's GPUs, for the body: the standard library alone serves it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from job import gpus
+from runner.cloud.nvidia_smi import ask_gpus
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def write(program: Path, script: str) -> None:
 
 def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
     write(nvidia_smi, "printf '%s\\n' \"$1\" \"$2\" ' 93'")
-    assert gpus.ask_gpus("utilization.gpu") == [
+    assert ask_gpus("utilization.gpu") == [
         "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "93",
     ]  # fmt: skip
 
@@ -32,11 +32,11 @@ def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
 def test_a_failure_and_a_silence_are_no_gpus(
     nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr(gpus, "PATIENCE", 0.5)
+    monkeypatch.setattr("runner.cloud.nvidia_smi.PATIENCE", 0.5)
     write(nvidia_smi, script)
-    assert gpus.ask_gpus("name") == []
+    assert ask_gpus("name") == []
 
 
 def test_no_nvidia_smi_is_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.ask_gpus("name") == []
+    assert ask_gpus("name") == []
