@@ -118,3 +118,13 @@ def memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def gpu_use(device: torch.device) -> float | None:
+    """The share of the last second in which the GPU was at work, 0 to 1, by NVML; None where nobody counts it."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except Exception:  # no NVML, another driver, a part of a GPU: each has an error of its own, and none ends a run
+        return None

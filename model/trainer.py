@@ -173,7 +173,7 @@ class Trainer:
             for ceiling in (self.peak_flops, self.roofline_flops)
         )
         if self.metrics is not None:
-            memory = devices.memory_bytes(self.device)
+            memory, use = devices.memory_bytes(self.device), devices.gpu_use(self.device)
             for i, (loss, norm, taken) in enumerate(zip(losses, norms, pending, strict=True)):
                 self.metrics.log(
                     "train",
@@ -186,6 +186,7 @@ class Trainer:
                     mfu=mfu,
                     mfu_roofline=mfu_roofline,
                     memory_bytes=memory,
+                    gpu_use=use,
                 )
                 self.display.train.append((first + i + 1, loss))
         left = self.pace.left(self.progress.step)

@@ -1,0 +1,30 @@
+"""What the trainer asks of a device. No GPU is at hand: torch's own answers are put in its place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model import device as devices
+
+CUDA = torch.device("cuda", 1)
+
+
+def test_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 93)
+    assert devices.gpu_use(CUDA) == 0.93
+    assert asked == [CUDA]
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("pynvml"), RuntimeError("NVML"), ValueError("MIG")])
+def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(device: torch.device) -> int:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "utilization", fail)
+    assert devices.gpu_use(CUDA) is None
+
+
+def test_a_cpu_has_none() -> None:
+    assert devices.gpu_use(torch.device("cpu")) is None
