@@ -101,10 +101,11 @@ def test_a_mistake_of_the_users_burns_no_retry(lab: Lab) -> None:
 
 def test_a_machine_that_crashes_loses_nothing_that_was_committed(strict_lab: Lab) -> None:
     lab = strict_lab
-    lab.slow_down(0.03)
+    go = lab.hold_at(25)
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     lab.modal.wait_until(lambda: "latest" in lab.committed(), 60)
     lab.modal.crash()
+    go.touch()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
     assert reasons(lab) == ["killed", "finished"]
@@ -114,7 +115,7 @@ def test_a_machine_that_crashes_loses_nothing_that_was_committed(strict_lab: Lab
 
 
 def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
-    lab.slow_down(0.02)
+    lab.hold_at(25)
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=120", "--max-cost", "3")
     lab.wait_for_step(10)
     process.send_signal(signal.SIGINT)
@@ -130,13 +131,14 @@ def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
 
 
 def test_sigterm_leaves_the_run_alone(lab: Lab) -> None:
-    lab.slow_down(0.02)
+    go = lab.hold_at(25)
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     lab.wait_for_step(10)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "the run goes on" in err
+    go.touch()
     lab.modal.wait_until(lambda: lab.ledger()["status"] == 0, 60)
 
 

@@ -38,7 +38,7 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_here(lab: 
 
 def begin_here_and_go_on_there(lab: Lab) -> None:
     """The run `tiny`: begun on the host, stopped; pushed, taken up in the cloud, stopped; pulled."""
-    lab.slow_down(0.03)
+    lab.hold_at(40)
     here = lab.checkout / "volumes" / "checkpoints" / "tiny"
     host = lab.start("host", "tiny", *STEPS, "--device", "cpu", OMP_NUM_THREADS="1")
     lab.modal.wait_until(lambda: '"step": 30,' in _text(here / "metrics.jsonl"), 60)
@@ -49,6 +49,7 @@ def begin_here_and_go_on_there(lab: Lab) -> None:
     _, err = lab.run("resume", "tiny", "--on", "cloud", "-y", status=1)
     assert "runner push checkpoints tiny" in err
     lab.run("push", "checkpoints", "tiny", "-y")
+    lab.hold_at(100)
     cloud = lab.start("resume", "tiny", "--on", "cloud", "-y", "--device", "cpu")
     lab.wait_for_step(80)
     cloud.send_signal(signal.SIGINT)
@@ -68,7 +69,7 @@ def test_a_run_of_the_cloud_is_pulled_and_sampled_from_here(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("answer", "status", "reason"), [("y", 101, "stopped"), ("n", 130, "finished")])
 def test_ctrl_c_on_a_terminal_asks(lab: Lab, answer: str, status: int, reason: str) -> None:
-    lab.slow_down(0.03)
+    go = lab.hold_at(25)
     words = ["-c", "from runner.cli import main; main()", "cloud", "tiny", "--device", "cpu", "max_steps=150"]
     person = pexpect.spawn(sys.executable, words, cwd=str(lab.checkout), env=lab.environ, timeout=60)
     person.expect("at most. Start it?")
@@ -80,6 +81,7 @@ def test_ctrl_c_on_a_terminal_asks(lab: Lab, answer: str, status: int, reason: s
     person.expect(pexpect.EOF)
     person.close()
     assert person.exitstatus == status
+    go.touch()
     lab.modal.wait_until(lambda: lab.ledger()["status"] is not None, 60)
     assert [attempt["reason"] for attempt in lab.ledger()["attempts"]] == [reason]
 

@@ -15,7 +15,7 @@ from tests.runner.cloud.road import Road
 
 @pytest.mark.slow
 def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
-    lab.slow_down(0.03)
+    go = lab.hold_at(40, 80)
     words = ("--detach", "--device", "cpu", "--max-cost", "5", "max_steps=160")
     lab.train(*words)
     lab.wait_for_step(10)
@@ -32,6 +32,7 @@ def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
         road.mend()
         again = next(look for look in looks if not look["trouble"] and look["step"] > lost["step"])
         assert again["cost"] > 0
+        go.touch()
         *_, last = looks
     assert watch.wait(30) == 0, watch.stderr and watch.stderr.read()
     assert (last["status"], last["step"], last["attempts"]) == ("finished", 160, 2)
