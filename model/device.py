@@ -126,5 +126,7 @@ def gpu_use(device: torch.device) -> float | None:
         return None
     try:
         return torch.cuda.utilization(device) / 100
-    except Exception:  # no NVML, another driver, a part of a GPU: each has an error of its own, and none ends a run
+    except (
+        Exception
+    ):  # no NVML, another driver, a part of a GPU: each has an error of its own, and none ends a run
         return None

@@ -11,6 +11,27 @@ if hasattr(signal, "SIGHUP"):
     SIGNALS.append(signal.SIGHUP)  # the terminal was closed
 
 
+_kept: list[signal.Signals] = []
+_before_keeping: dict[signal.Signals, object] = {}
+
+
+def keep() -> None:
+    """From here on a job is at work that nobody follows yet: a signal is kept, for ``Interrupts`` or ``release``.
+    Without this a Ctrl-C in between would end the runner and leave the job alone."""
+    for which in SIGNALS if not _before_keeping else []:
+        _before_keeping[which] = signal.signal(which, lambda number, _: _kept.append(signal.Signals(number)))
+
+
+def release() -> list[signal.Signals]:
+    """No longer keep them; those that came."""
+    while _before_keeping:
+        which, before = _before_keeping.popitem()
+        signal.signal(which, before)  # type: ignore[arg-type]  # what signal() itself returned
+    kept = list(_kept)
+    _kept.clear()
+    return kept
+
+
 class Interrupts:
     """While entered, ``first(signal)`` is called for the first signal and ``again()`` for each later one.
 
@@ -30,7 +51,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for which in SIGNALS:
-            self._before[which] = signal.signal(which, self._received)
+            replaced = signal.signal(which, self._received)
+            self._before[which] = _before_keeping.pop(which, replaced)
+        for which in release():
+            self._received(which, None)
         return self
 
     def __exit__(

@@ -14,6 +14,7 @@ from runner.experiment_request import (
     names_experiment,
     show_finished,
 )
+from runner.interrupts import release
 from runner.outcome import in_words, outcome
 from runner.plan import Plan
 from runner.plan_table import show
@@ -96,6 +97,8 @@ def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
         if started is not None:
             target.stop(plan.run)
         raise
+    finally:
+        release()
     status = outcome(code, _recorded(target, plan, started) if plan.has_run and code else None)
     if plan.job == "command" and status == ExitStatus.USAGE:
         status = ExitStatus.JOB_FAILED  # the 2 is the command's own word

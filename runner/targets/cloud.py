@@ -32,6 +32,7 @@ from runner.cloud.volumes import modal_name
 from runner.command import Command, folder_name
 from runner.dotenv import secret_names
 from runner.errors import RunnerError, usage
+from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
@@ -120,6 +121,8 @@ class Cloud:
         used = self.read(plan.run).ledger.seconds(time.time()) if plan.is_noted else 0.0
         started = time.time()
         call = self._spawn(plan, options, used, plan.is_noted)
+        if not plan.detach:
+            keep()
         launch = Started(
             run=plan.run,
             target=self.name,

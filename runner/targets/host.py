@@ -22,7 +22,7 @@ from runner.dotenv import secret_values
 from runner.facts import common_facts
 from runner.folder import Folder
 from runner.host_command import for_command, occupied
-from runner.interrupts import Interrupts
+from runner.interrupts import Interrupts, keep
 from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
 from runner.machine import Machine
 from runner.plan import Facts, Plan, Volume, make_plan
@@ -94,6 +94,8 @@ class Host:
         if plan.is_noted:
             make_folder(folder)
         started = time.time()
+        if not plan.detach:
+            keep()
         process = self._detach(plan, folder, environ) if plan.detach else self._attach(plan, environ)
         launch = Started(
             run=plan.run,

@@ -25,7 +25,7 @@ from runner.dotenv import secret_values
 from runner.errors import RunnerError
 from runner.facts import common_facts
 from runner.folder import Folder
-from runner.interrupts import Interrupts
+from runner.interrupts import Interrupts, keep
 from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
 from runner.local_command import (
     IMAGE_VARIABLE,
@@ -108,6 +108,8 @@ class Local:
         if plan.is_noted:
             make_folder(folder)
         started = time.time()
+        if not plan.detach:
+            keep()
         id = self._detach(plan, service) if plan.detach else self._attach(plan, service)
         launch = Started(plan.run, self.name, plan.job, id, started, plan.detach, plan.gpus, plan.device)
         if plan.is_noted:

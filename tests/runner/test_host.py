@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from job.runs import read_record
 from runner.launch_record import read_exit, read_launch
 from runner.processes import is_alive
 from runner.terminal import Environment
-from tests.runner.conftest import wait_for
+from tests.runner.conftest import ROOT, wait_for
 
 # Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
 STOPS = """
@@ -171,6 +173,33 @@ def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folde
     out, err = process.communicate(timeout=60)
     assert process.returncode == 101, out + err
     assert [(folder / f"signals{rank}").read_text() for rank in (0, 1)] == ["2\n", "2\n"]
+
+
+def test_ctrl_c_before_anybody_follows_the_job_reaches_it(job, checkout, folder) -> None:
+    job(STOPS)
+    program = """
+import os, signal, time
+from runner.cli import main
+from runner.targets import host
+write = host.write_launch
+def write_and_be_interrupted(folder, launch):
+    while not (folder / "ready").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    write(folder, launch)
+host.write_launch = write_and_be_interrupted
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "host"],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 101, done.stderr
+    assert (folder / "signals").read_text() == "2\n"
 
 
 class TestDetached:
