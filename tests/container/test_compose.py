@@ -11,14 +11,7 @@ import urllib.request
 
 import pytest
 
-
-def wait_for(what, seconds=60.0):
-    """Ask ``what()`` until it answers with something true; returns that."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.1)
-    return answer
+from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize("files", ["docker-compose.yml", "docker-compose.yml:docker-compose.gpu.yml"])

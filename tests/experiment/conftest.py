@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +74,3 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Return as soon as ``condition`` holds; fail after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.experiment.conftest import Bench, wait_for
+from tests.experiment.conftest import Bench
+from tests.waiting import wait_for
 
 PLAIN = """\
 def train(output_dir=".", lr: float = 1e-3, fail: bool = False):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from job.last_whole import is_torn
 from job.locations import Locations
 from job.runs import RunRecord, read_record
 from tests.runner.nano_folder import make_folder
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,14 +93,6 @@ def out_of(process: subprocess.Popen[str], status: int = 0) -> str:
     out, err = process.communicate(timeout=30)
     assert process.returncode == status, out + err
     return out
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """As tests.runner.conftest has it, which imports click: these tests run inside the image too."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)
 
 
 class TestEnd:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from job.locations import CHECKOUT, Locations
 from tests.tiny import write_recipe, write_text
+from tests.waiting import wait_for
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Lab:
         words = (str(self.recipe), *overrides, "--name", name)
         process = self.start("train", *words, processes=processes)
         metrics = self.run_folder(name) / "metrics.jsonl"
-        wait_for(lambda: f'"step": {step},' in _text(metrics) or process.poll() is not None)
+        wait_for(lambda: f'"step": {step},' in _text(metrics) or process.poll() is not None, 120)
         assert process.poll() is None, process.communicate()[1]
         process.send_signal(how)
         process.communicate(timeout=120)
@@ -112,15 +112,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def wait_for(condition: object, seconds: float = 120.0) -> None:
-    """Poll until ``condition()`` holds."""
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 @pytest.fixture

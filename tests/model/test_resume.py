@@ -14,6 +14,7 @@ from job.metrics import read_metrics
 from job.runs import read_record
 from model import checkpoint
 from tests.model.conftest import Lab
+from tests.waiting import wait_for
 
 
 def final_bytes(run: Path) -> tuple[bytes, bytes]:
@@ -116,9 +117,7 @@ def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
 
 def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
     first = lab.start("train", str(lab.recipe), "max_steps=100000", "--name", "busy")
-    from tests.model.conftest import wait_for
-
-    wait_for((lab.run_folder("busy") / "metrics.jsonl").exists)
+    wait_for((lab.run_folder("busy") / "metrics.jsonl").exists, 120)
     _, err = lab.train("busy", "max_steps=100000", status=ExitStatus.ERROR)
     assert "is at work now" in err
     first.send_signal(signal.SIGTERM)

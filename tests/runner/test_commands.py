@@ -10,8 +10,8 @@ import pytest
 
 from job.runs import read_record
 from runner.command import run_name
-from tests.runner.conftest import wait_for
 from tests.runner.nano_folder import make_folder
+from tests.waiting import wait_for
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from job.runs import read_record
 from runner.launch_record import read_exit, read_launch
 from runner.processes import is_alive
 from runner.terminal import Environment
-from tests.runner.conftest import ROOT, wait_for
+from tests.runner.conftest import ROOT
+from tests.waiting import wait_for
 
 # Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
 STOPS = """

@@ -13,7 +13,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.runner.conftest import ROOT, wait_for
+from tests.runner.conftest import ROOT
+from tests.waiting import wait_for
 
 # Obeys a line of orders at a time: "step N" trains to step N, "sample TEXT" writes one, "exit CODE" ends.
 OBEDIENT = """

@@ -14,8 +14,8 @@ from runner.history.reader import Place, Reader
 from runner.screen.looker import HANGS_AFTER, SILENT_AFTER, Clock, Gone, Looker
 from runner.screen.view import line
 from runner.targets.protocol import RunState
-from tests.runner.conftest import wait_for
 from tests.runner.fake_target import FakeTarget
+from tests.waiting import wait_for
 
 RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100)
 

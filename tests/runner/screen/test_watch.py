@@ -9,7 +9,7 @@ import signal
 import pexpect
 import pytest
 
-from tests.runner.conftest import wait_for
+from tests.waiting import wait_for
 
 ESCAPE = "\x1b]0;title\x07"
 

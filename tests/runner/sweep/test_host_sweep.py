@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.runner.conftest import wait_for
+from tests.waiting import wait_for
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
