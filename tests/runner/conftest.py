@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from runner.cli import main
 from runner.terminal import Environment
+from tests.runner.docker_stand_in import DockerStandIn
 from tests.runner.fake_target import FakeTarget
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +71,14 @@ def type_(env: Environment) -> Callable[[str], Result]:
         return CliRunner().invoke(main, words, obj=env)
 
     return type_line
+
+
+@pytest.fixture
+def docker(tmp_path: Path, env: Environment) -> DockerStandIn:
+    """A docker of the test's own, first in the runner's PATH."""
+    stand_in = DockerStandIn(tmp_path / "docker")
+    env.environ = stand_in.variables
+    return stand_in
 
 
 @pytest.fixture
@@ -135,11 +143,3 @@ def job(checkout: Path) -> Callable[[str], None]:
         (checkout / "model" / "train.py").write_text(code)
 
     return write
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Return as soon as ``condition`` holds; fail after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)

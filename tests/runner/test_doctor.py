@@ -8,14 +8,7 @@ import os
 import pytest
 
 from runner.dotenv import read_dotenv, update_dotenv
-from tests.runner.docker_stand_in import DockerStandIn, own_settings
-
-
-@pytest.fixture
-def docker(tmp_path, env) -> DockerStandIn:
-    stand_in = DockerStandIn(tmp_path / "docker")
-    env.environ = stand_in.variables
-    return stand_in
+from tests.runner.docker_stand_in import own_settings
 
 
 @pytest.fixture

@@ -17,16 +17,9 @@ import pytest
 
 from tests.modal_standin import ModalStandin
 from tests.runner.conftest import ROOT
-from tests.runner.docker_stand_in import INFO, DockerStandIn
+from tests.runner.docker_stand_in import INFO
 
 Find = Callable[[str], dict[str, Any]]
-
-
-@pytest.fixture
-def docker(tmp_path, env) -> DockerStandIn:
-    stand_in = DockerStandIn(tmp_path / "docker")
-    env.environ = stand_in.variables
-    return stand_in
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from runner.launch_record import read_exit, read_launch, write_launch
 from runner.targets.local import Local
 from runner.targets.protocol import Started
-from tests.runner.conftest import wait_for
-from tests.runner.docker_stand_in import GPU_CONFIG, DockerStandIn, own_settings
+from tests.runner.docker_stand_in import GPU_CONFIG, own_settings
 from tests.runner.nano_folder import make_folder
+from tests.waiting import wait_for
 
 # A container whose job stops as the trainer does.
 JOB = """\
@@ -28,13 +28,7 @@ while :; do sleep 0.05; done
 
 
 @pytest.fixture
-def docker(tmp_path) -> DockerStandIn:
-    return DockerStandIn(tmp_path / "docker")
-
-
-@pytest.fixture
 def local(env, checkout, docker) -> Local:
-    env.environ = docker.variables
     env.targets.clear()
     env.targets["local"] = Local(env, checkout)
     return env.targets["local"]
