@@ -99,7 +99,7 @@ def test_one_that_is_stopped_is_unfinished_whether_it_asks_or_not(
     process = bench.start("mine.py")
     wait_for(lambda: "waiting" in bench.log("mine"))
     process.send_signal(which)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 101, err
     record = bench.record("mine")
     assert record["status"] == "unfinished"

@@ -31,7 +31,7 @@ def stop(number, frame):
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -90,7 +90,7 @@ def record(volumes: Path) -> Callable[[], RunRecord]:
 
 
 def out_of(process: subprocess.Popen[str], status: int = 0) -> str:
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == status, out + err
     return out
 
@@ -105,7 +105,7 @@ class TestEnd:
 
     def test_stdout_and_stderr_stay_apart(self, start: Start) -> None:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
-        assert process.communicate(timeout=30) == ("data\n", "talk\n")
+        assert process.communicate(timeout=60) == ("data\n", "talk\n")
 
     def test_lines_of_stdout_and_stderr_stay_whole_in_the_log(self, start: Start, volumes: Path) -> None:
         program = """
@@ -118,7 +118,7 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
         assert (volumes / "checkpoints" / "r" / "log.txt").read_text() == "a\nb\nno end"
 
     def test_a_row_of_dots_is_in_the_log_before_it_ends(self, start: Start, volumes: Path) -> None:
-        process = start("python", "-c", "import time; print('.', end='', flush=True); time.sleep(60)")
+        process = start("python", "-c", "import time; print('.', end='', flush=True); time.sleep(600)")
         log = volumes / "checkpoints" / "r" / "log.txt"
         wait_for(lambda: log.exists() and log.read_text() == ".")
         assert process.poll() is None
@@ -129,10 +129,10 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
 
     def test_a_program_that_is_not_there(self, start: Start, record) -> None:
         process = start("trane.py")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, record().status) == (1, "failed")
         assert "no program 'trane.py'" in err
-        assert "write ./train.py or python train.py" in start("train.py").communicate(timeout=30)[1]
+        assert "write ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
 
 
 class TestEnvironment:
@@ -162,18 +162,18 @@ class TestSignals:
         assert (record().status, record().attempts[0].reason) == ("unfinished", "SIGTERM")
 
     def test_one_that_knows_no_signals_gets_them(self, start: Start, record) -> None:
-        process = start("python", "-c", "import time; print('ready', flush=True); time.sleep(60)")
+        process = start("python", "-c", "import time; print('ready', flush=True); time.sleep(600)")
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 101
         assert err.count("KeyboardInterrupt") == 1
         assert record().result == {"exit_status": 130}
 
     def test_what_a_shell_started_ends_too(self, start: Start, record) -> None:
         process = start(
-            "bash", "-c", "python -c 'import time; print(1, flush=True); time.sleep(60)'; echo after"
+            "bash", "-c", "python -c 'import time; print(1, flush=True); time.sleep(600)'; echo after"
         )
         assert process.stdout is not None
         process.stdout.readline()
@@ -182,7 +182,7 @@ class TestSignals:
         assert record().status == "unfinished"
 
     def test_it_is_alive_while_it_runs(self, start: Start, volumes: Path) -> None:
-        process = start("python", "-c", "import time; print(1, flush=True); time.sleep(60)")
+        process = start("python", "-c", "import time; print(1, flush=True); time.sleep(600)")
         assert process.stdout is not None
         process.stdout.readline()
         assert list(running_runs(volumes / "checkpoints")) == ["r"]
@@ -231,14 +231,14 @@ class TestKept:
 
     def test_a_file_is_refused_and_not_lost(self, start: Start, folder: Path, volumes: Path) -> None:
         process = start("python", "-c", "", options=(f"--keep=train.py={volumes / 'x'}",))
-        assert "train.py is a file" in process.communicate(timeout=30)[1]
+        assert "train.py is a file" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
         assert (folder / "train.py").read_text()
 
     def test_a_link_to_elsewhere_is_refused(self, start: Start, folder: Path, tmp_path: Path) -> None:
         (folder / "out").symlink_to(tmp_path)
         process = start("python", "-c", "", options=(f"--keep=out={tmp_path / 'x'}",))
-        assert "is a link to" in process.communicate(timeout=30)[1]
+        assert "is a link to" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
 
     def test_a_folder_that_can_not_be_written_to_is_copied(
@@ -282,7 +282,7 @@ with open("out/ckpt.pt", "wb", buffering=0) as file:
     time.sleep(float(sys.argv[2]))
     file.write(content[20:])
 print("written", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -310,14 +310,14 @@ class TestLastWhole:
         wait_for(lambda: copy.exists() and not is_torn(copy))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process = start("python", "-c", SLOW_WRITER, "second", "60", options=self.OPTIONS)
+        process = start("python", "-c", SLOW_WRITER, "second", "600", options=self.OPTIONS)
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert is_torn(folder / "out" / "ckpt.pt")
         process = start("python", "-c", "import sys; print(sys.argv)", options=self.OPTIONS)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert "'x'" in out
         assert "its last whole copy is in its place" in err
         assert weights(folder / "out" / "ckpt.pt") == "first"

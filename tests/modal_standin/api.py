@@ -152,7 +152,7 @@ class Api(ABC):
         """Preempt when a file or a log line appears, or after some seconds: see `controls.py`."""
         self.call("preempt_when", **condition)
 
-    def wait_until(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+    def wait_until(self, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
         """Wait until the condition is truthy, and return its value. Raises StandinError after `timeout` s."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):

@@ -123,7 +123,7 @@ class TestHost:
 
     def test_a_failure_is_the_jobs(self, spawn, folder: Path) -> None:
         process = spawn("host", "--dir", "../nano", "--", "python", "-c", "raise SystemExit(2)")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 100
         assert "the job failed with exit status 2" in err
 
@@ -135,7 +135,7 @@ class TestHost:
         assert spawn(*line, *words).communicate()[0] == "r\n"
         ckpt = checkout / "volumes" / "checkpoints" / "nano" / "out" / "ckpt.pt"
         wait_for(lambda: ckpt.exists() and ckpt.read_text() in ("2", "3", "4"))
-        assert spawn("stop", "r").wait(30) == 0
+        assert spawn("stop", "r").wait(60) == 0
         stopped = int(ckpt.read_text())
         assert json.loads(spawn("status", "r", "--json").communicate()[0])["status"] == "unfinished"
         process = spawn("resume", "r")
@@ -148,17 +148,17 @@ class TestHost:
 
     def test_ctrl_c_leaves_it_unfinished(self, spawn, folder: Path) -> None:
         # The child says that it is there: a shell loses a signal that comes while it is starting one.
-        child = "python -c 'import time; print(1, flush=True); time.sleep(60)'; true"
+        child = "python -c 'import time; print(1, flush=True); time.sleep(600)'; true"
         process = spawn("host", "--dir", "../nano", "--", "sh", "-c", child)
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 101
 
     def test_resume_needs_the_folder(self, spawn, folder: Path, tmp_path: Path) -> None:
         spawn("host", "--dir", "../nano", "--name", "r", "--", "python", "-c", "raise SystemExit(1)").wait()
         folder.rename(tmp_path / "moved")
         process = spawn("resume", "r")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 2
         assert "--dir FOLDER -- python -c" in err

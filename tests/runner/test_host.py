@@ -76,13 +76,13 @@ class TestAttached:
     def test_the_jobs_stdout_is_ours_untouched(self, spawn, job) -> None:
         job("import sys; print('data'); print('talk', file=sys.stderr)")
         process = spawn("host")
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "data\n")
         assert "talk" in err
 
     def test_what_the_job_is_given(self, spawn, job, checkout) -> None:
         job("import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))")
-        out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(timeout=30)
+        out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(timeout=60)
         words, cwd, variables = json.loads(out)
         assert words == ["configs/warm.yaml", "lr=1e-3", "--name", "mine", "--device", "cpu"]
         assert cwd == str(checkout)
@@ -91,13 +91,13 @@ class TestAttached:
 
     def test_the_volumes_can_be_elsewhere(self, spawn, job, tmp_path) -> None:
         job("import os; print(os.environ['DATA_PATH'])")
-        out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=30)
+        out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=60)
         assert out == f"{tmp_path / 'd'}\n"
 
     def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
         job("import os; print(os.environ.get('WANDB_API_KEY'))")
         (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
-        out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=30)
+        out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=60)
         assert out == "hush\n"
         assert "WANDB_API_KEY" in err
         assert "hush" not in err
@@ -108,13 +108,13 @@ class TestAttached:
     def test_exit_status(self, spawn, job, code: str, ours: int) -> None:
         job(f"import sys; sys.exit({code})")
         process = spawn("host")
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == ours
 
     def test_a_job_that_was_killed_has_failed(self, spawn, job) -> None:
         job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         process = spawn("host")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 100
         assert "memory was too small" in err
 
@@ -135,7 +135,7 @@ class TestSignals:
         process = spawn("host")
         wait_for((folder / "ready").exists)
         process.send_signal(sent)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 101
         assert (folder / "signals").read_text() == f"{int(received)}\n"
         assert "type the same again:\n  runner host" in err
@@ -150,7 +150,7 @@ class TestSignals:
         process.send_signal(signal.SIGINT)
         wait_for((folder / "signals").exists)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "killing it" in err
         wait_for(lambda: not _group_lives(int(launch.id)))
@@ -162,7 +162,7 @@ class TestSignals:
         job_id = int(read_launch(folder).id)
         assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
@@ -207,7 +207,7 @@ class TestDetached:
     def test_it_outlives_the_runner_and_is_found_again(self, spawn, job, folder) -> None:
         job(STOPS)
         process = spawn("host", "--detach")
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "quickstart\n")
         wait_for((folder / "ready").exists)
         launch = read_launch(folder)
@@ -215,14 +215,14 @@ class TestDetached:
         assert os.getsid(int(launch.id)) == int(launch.id)
 
         status = spawn("status", "quickstart", "--json")
-        assert json.loads(status.communicate(timeout=30)[0])["alive"] is True
+        assert json.loads(status.communicate(timeout=60)[0])["alive"] is True
         again = spawn("host")
-        _, err = again.communicate(timeout=30)
+        _, err = again.communicate(timeout=60)
         assert again.returncode == 1
         assert "is at work already" in err
 
         stop = spawn("stop", "quickstart")
-        _, err = stop.communicate(timeout=30)
+        _, err = stop.communicate(timeout=60)
         assert (stop.returncode, "stopped" in err) == (0, True)
         assert (folder / "signals").read_text() == "15\n"
         assert not is_alive(launch)
@@ -230,42 +230,42 @@ class TestDetached:
 
     def test_what_it_printed_before_it_had_a_log(self, spawn, job, folder) -> None:
         job("raise RuntimeError('no such thing')")
-        spawn("host", "--detach").communicate(timeout=30)
+        spawn("host", "--detach").communicate(timeout=60)
         wait_for(lambda: read_exit(folder) is not None)
-        assert "RuntimeError: no such thing" in spawn("logs", "quickstart").communicate(timeout=30)[0]
-        out, err = spawn("status", "quickstart").communicate(timeout=30)
+        assert "RuntimeError: no such thing" in spawn("logs", "quickstart").communicate(timeout=60)[0]
+        out, err = spawn("status", "quickstart").communicate(timeout=60)
         assert "failed" in out
         assert "RuntimeError: no such thing" in err
 
     def test_stop_now_kills_it(self, spawn, job, folder) -> None:
         job(STUBBORN)
-        spawn("host", "--detach").communicate(timeout=30)
+        spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
         launch = read_launch(folder)
-        assert spawn("stop", "quickstart", "--now").wait(timeout=30) == 0
+        assert spawn("stop", "quickstart", "--now").wait(timeout=60) == 0
         wait_for(lambda: not _group_lives(int(launch.id)))
 
     def test_following_the_log_ends_with_the_run(self, spawn, job, folder) -> None:
         job(STOPS)
-        spawn("host", "--detach").communicate(timeout=30)
+        spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
         follower = spawn("logs", "quickstart", "--follow", "--tail", "5")
         assert follower.stdout.readline() == "step 1\n"
         with (folder / "log.txt").open("a") as log:
             log.write("step 2\n")
         assert follower.stdout.readline() == "step 2\n"
-        spawn("stop", "quickstart").wait(timeout=30)
-        assert follower.wait(timeout=30) == 0
+        spawn("stop", "quickstart").wait(timeout=60)
+        assert follower.wait(timeout=60) == 0
 
     def test_prepare_keeps_its_output_too(self, spawn, checkout, job) -> None:
         job("")
         (checkout / "corpus" / "prepare.py").write_text("print('prepared')")
-        out, _ = spawn("host", "prepare", "--detach").communicate(timeout=30)
+        out, _ = spawn("host", "prepare", "--detach").communicate(timeout=60)
         assert out == "prepare-letters\n"
         folder = checkout / "volumes" / "checkpoints" / "prepare-letters"
         wait_for(lambda: read_exit(folder) == 0)
-        assert "prepared" in spawn("logs", "prepare-letters").communicate(timeout=30)[0]
-        (state,) = json.loads(spawn("runs", "--json").communicate(timeout=30)[0])
+        assert "prepared" in spawn("logs", "prepare-letters").communicate(timeout=60)[0]
+        (state,) = json.loads(spawn("runs", "--json").communicate(timeout=60)[0])
         assert (state["job"], state["status"]) == ("prepare", "finished")
 
 

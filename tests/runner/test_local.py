@@ -129,7 +129,7 @@ class TestBefore:
     def test_the_image_is_built_first_and_stdout_stays_the_jobs(self, spawn, docker) -> None:
         (docker.folder / "no_image").touch()
         docker.answer("job", "echo data\n")
-        out, err = spawn("local", **docker.variables).communicate(timeout=30)
+        out, err = spawn("local", **docker.variables).communicate(timeout=60)
         assert out == "data\n"
         assert "Step 1/9" in err
 
@@ -179,7 +179,7 @@ class TestAttached:
         container = int((docker.folder / "pid").read_text())
         assert os.getsid(container) != os.getsid(process.pid)  # out of reach of the terminal's own Ctrl-C
         process.send_signal(sent)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 101
         assert (docker.folder / "signals").read_text() == f"{word}\n"
         assert "type the same again:\n  runner local" in err
@@ -191,7 +191,7 @@ class TestAttached:
         process.send_signal(signal.SIGINT)
         wait_for((docker.folder / "signals").exists)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 130
         assert docker.calls("kill", "abc") == [["kill", "abc"]]
 

@@ -87,11 +87,10 @@ class Lab:
         self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
 
     def slow_down(self, seconds: float) -> None:
-        """Let a step of the trainer take that long: time enough to be interrupted."""
-        trainer = self.checkout / "model" / "trainer.py"
-        text = trainer.read_text()
+        """Let a step of the trainer take so much longer from now on: time enough to be interrupted."""
+        text = (ROOT / "model" / "trainer.py").read_text()
         assert "self.progress.step += 1" in text
-        trainer.write_text(
+        (self.checkout / "model" / "trainer.py").write_text(
             text.replace("self.progress.step += 1", f"time.sleep({seconds}); self.progress.step += 1")
         )
 

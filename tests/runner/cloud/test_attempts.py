@@ -122,6 +122,7 @@ def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 101, err
     assert reasons(lab) == ["stopped"]
+    lab.slow_down(0.0)
     _, err = lab.run("resume", "tiny", "-y", "--timeout", "2h")
     assert "goes on from step" in err
     assert "$3.00" in err
@@ -135,7 +136,7 @@ def test_sigterm_leaves_the_run_alone(lab: Lab) -> None:
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     lab.wait_for_step(10)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the run goes on" in err
     go.touch()
@@ -147,5 +148,5 @@ def test_a_run_is_killed_with_now(lab: Lab) -> None:
     lab.train("--device", "cpu", "max_steps=9000", "--detach")
     lab.wait_for_step(10)
     lab.run("stop", "tiny", "--now")
-    lab.modal.wait_until(lambda: not any(task["alive"] for task in lab.modal.tasks()), 40)
+    lab.modal.wait_until(lambda: not any(task["alive"] for task in lab.modal.tasks()), 60)
     assert json.loads(lab.run("status", "tiny", "--json")[0])["status"] == "unfinished"

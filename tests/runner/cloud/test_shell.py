@@ -25,7 +25,7 @@ def open_shell(lab: Lab, *words: str, size: tuple[int, int] = (30, 100)) -> pexp
         env={**lab.environ, "TERM": "xterm", "PS1": "> ", "WANDB_API_KEY": "hush" * 4},
         dimensions=size,
         encoding="utf-8",
-        timeout=30,
+        timeout=60,
     )
 
 

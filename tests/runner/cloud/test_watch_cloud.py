@@ -34,7 +34,7 @@ def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
         assert again["cost"] > 0
         go.touch()
         *_, last = looks
-    assert watch.wait(30) == 0, watch.stderr and watch.stderr.read()
+    assert watch.wait(60) == 0, watch.stderr and watch.stderr.read()
     assert (last["status"], last["step"], last["attempts"]) == ("finished", 160, 2)
     assert last["ends"] == ["preempted", "finished"]
     assert last["newest"]["val_loss"] > 0
@@ -48,7 +48,7 @@ def _leave_a_frozen_connection(lab: Lab) -> None:
         next(_looks(watch))
         road.freeze()
         watch.send_signal(signal.SIGINT)
-        _, err = watch.communicate(timeout=20)
+        _, err = watch.communicate(timeout=60)
         assert (watch.returncode, "left; run tiny goes on" in err) == (130, True)
 
 

@@ -73,7 +73,7 @@ def at_work(
     spawn: Callable[..., subprocess.Popen[str]], job: Callable[[str], None], checkout: Path
 ) -> Iterator[Obedient]:
     job(OBEDIENT)
-    assert spawn("host", "--detach").wait(30) == 0
+    assert spawn("host", "--detach").wait(60) == 0
     run = Obedient(checkout / "volumes" / "checkpoints" / "quickstart")
     wait_for(lambda: (run.folder / "orders").exists())
     yield run
@@ -96,7 +96,7 @@ def on_terminal(checkout: Path) -> Iterator[Callable[..., pexpect.spawn[str]]]:
             program,
             cwd=str(checkout),
             env=environ,
-            timeout=30,
+            timeout=60,
             encoding="utf-8",
             dimensions=size,
         )

@@ -94,7 +94,7 @@ class TestOffATerminal:
         first = process.stdout.readline()
         assert first.startswith(("running", "starting"))
         at_work.order("step 20", f"exit {code}")
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == ends, err
         last = out.splitlines()[-1]
         assert "step 20/100  loss 4.6000  validation 4.5000  tokens/s 200  MFU 41.2%  memory 3.0 GiB" in last
@@ -103,7 +103,7 @@ class TestOffATerminal:
 
     def test_json_lines(self, at_work, spawn) -> None:
         at_work.order("step 50", "exit 0")
-        out, _ = spawn("watch", "--json", "--every", "0.1").communicate(timeout=30)
+        out, _ = spawn("watch", "--json", "--every", "0.1").communicate(timeout=60)
         rows = [json.loads(line) for line in out.splitlines()]
         assert rows[-1]["status"] == "finished"
         assert rows[-1]["newest"]["loss"] == 4.0
@@ -113,7 +113,7 @@ class TestOffATerminal:
         process = spawn("watch", "--every", "0.1")
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "left; run quickstart goes on" in err
 

@@ -32,7 +32,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kill_when(cloud: Cloud, process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-    cloud.standin.wait_until(lambda: condition() or process.poll() is not None, timeout=30)
+    cloud.standin.wait_until(lambda: condition() or process.poll() is not None, timeout=60)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -137,7 +137,7 @@ def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) ->
     process = start("runner pull data")
     cloud.standin.wait_until((here / "data/.big.bin.part.blocks").exists)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=15)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
@@ -148,7 +148,7 @@ def test_ctrl_c_does_not_wait_for_a_connection_that_says_nothing() -> None:
 import time
 from runner.sync.workers import Job, Workers
 with Workers() as workers:
-    workers.each([Job("a", lambda: print("began", flush=True) or time.sleep(60))])
+    workers.each([Job("a", lambda: print("began", flush=True) or time.sleep(600))])
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -161,7 +161,7 @@ with Workers() as workers:
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "interrupted\n")
 
 
