@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from bench import setup as setups
 from bench.results import Results
 from bench.setup import Setup
-from corpus.order import BatchOrder
+from corpus.order import BatchOrder, micro_batches
 from job.exit_status import UserError
 from job.learning_rate import learning_rate
 from model import device as devices
-from model.batches import TokenBatches, training_windows
+from model.batches import TokenBatches
 from model.distributed import World
 from model.gpt import GPT
 from model.optim import make_optimizers
@@ -100,9 +100,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     for step in range(steps):
         if setup.results.left() < 5:
             break
-        parts = [
-            batches.take(starts) for starts in training_windows(order.windows(step), World(), micro_batch)
-        ]
+        parts = [batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, micro_batch)]
         for name in sorted(runners, reverse=step % 2 == 1):  # each is first in every other step
             started = time.perf_counter()
             losses[name].append(runners[name](parts, learning_rate(step, config)))

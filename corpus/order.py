@@ -69,6 +69,17 @@ class BatchOrder:
         return out
 
 
+def micro_batches(windows: Int64, rank: int, size: int, micro_batch: int) -> list[Int64]:
+    """The part of a step that process ``rank`` of ``size`` reads, cut into micro-batches.
+
+    The windows of a step depend on the step alone; the processes share them out, so that any number
+    of processes reads the same tokens in the same step.
+    """
+    share = len(windows) // size
+    mine = windows[rank * share : (rank + 1) * share]
+    return [mine[i : i + micro_batch] for i in range(0, share, micro_batch)]
+
+
 def _mix(values: UInt64) -> UInt64:
     """SplitMix64 (Steele, Lea and Flood 2014)."""
     z = values + np.uint64(0x9E3779B97F4A7C15)

@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from job.metrics import read_metrics
+
 PLOT_HEIGHT = 14
 BAR = 16
 # A plot of this many points is drawn in 15 ms; more can't be told apart in a terminal.
@@ -122,6 +124,12 @@ class Display:
             val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
             status = Text(self.status + val, style="bold", no_wrap=True, overflow="ellipsis")
             self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
+
+    def recall(self, metrics: Path) -> None:
+        """Take the curves of earlier attempts from metrics.jsonl, for the plot."""
+        for line in read_metrics(metrics):
+            if line["kind"] in ("train", "val"):
+                getattr(self, line["kind"]).append((line["step"], line["loss"]))
 
     def final_plot(self) -> None:
         """The finished curve, left standing."""

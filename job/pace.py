@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from job.batch_schedule import tokens_before
+from job.display import Display, duration
 from job.recipe import TrainConfig
+from job.session import Session
 
 WARM_UP = 5  # steps of an attempt that are not measured
 MEASURED_FROM = 50  # steps of an attempt after which the estimate stands
@@ -81,6 +83,20 @@ class Pace:
         if self.evaluations:
             return self.evaluations[0]
         return self.eval_tokens * per_token / EVALUATION_SPEEDUP
+
+
+def announce(session: Session, display: Display, step: int, seconds: float, left: float) -> None:
+    """Note what the whole run takes, ``seconds`` of it being over at ``step``; say it when it is known first."""
+    whole = seconds + left
+    session.progress(expected_seconds_now=round(whole, 1))
+    if session.record.expected_seconds is None:
+        session.progress(expected_seconds=round(whole, 1))
+        planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
+        said = f"; the plan said {duration(planned)}" if planned else ""
+        display.say(
+            f"about {duration(whole)} in all by its first {step} steps, evaluations and checkpoints included, "
+            f"{duration(left)} of them to come{said}"
+        )
 
 
 def _times(step: int, last: int, every: int) -> int:

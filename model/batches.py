@@ -48,17 +48,6 @@ class TokenBatches:
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
-def training_windows(windows: NDArray[np.int64], world: World, micro_batch: int) -> list[NDArray[np.int64]]:
-    """This process's part of a step, cut into micro-batches.
-
-    The windows of a step depend on the step alone; the processes share them out, so that any number
-    of processes reads the same tokens in the same step.
-    """
-    share = len(windows) // world.size
-    mine = windows[world.rank * share : (world.rank + 1) * share]
-    return [mine[i : i + micro_batch] for i in range(0, share, micro_batch)]
-
-
 def validation_batches(
     batches: TokenBatches, limit_tokens: int | None, micro_batch: int, world: World
 ) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
@@ -14,10 +13,6 @@ from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
 
 KINDS = ("cuda", "mps", "cpu")
-
-# On 2 CPU cores compiling takes 20-40 s and then saves a third of each step, so it pays from a
-# recipe of about 1e14 FLOPs, which are 10 minutes there (docs/log.md).
-COMPILE_PAYS_FROM_FLOPS = 1e14
 
 
 def pick_device(asked: str | None, local_rank: int) -> torch.device:
@@ -91,22 +86,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-
-
-def should_compile(recipe: Recipe, device: torch.device, flops: float) -> tuple[bool, str]:
-    """Whether to compile, and why. A function of recipe and machine alone, so that a resume agrees.
-
-    ``flops`` is what the whole recipe costs.
-    """
-    if recipe.train.compile != "auto":
-        return recipe.train.compile, "the recipe says so"
-    if device.type == "mps":
-        return False, "not on mps"
-    if device.type == "cpu" and shutil.which("g++") is None:
-        return False, "no C++ compiler here"
-    if device.type == "cpu" and flops < COMPILE_PAYS_FROM_FLOPS:
-        return False, "the run is too short for it to pay"
-    return True, "the run is long enough for it to pay"
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from corpus.order import BatchOrder
+from corpus.order import BatchOrder, micro_batches
 from corpus.shards import TokenStream
 from job.batch_schedule import common_sequences, tokens_at, tokens_before
+from job.compiling import should_compile
 from job.faults import OutOfMemory, too_small
 from job.learning_rate import learning_rate
 from job.memory import micro_batch_size
 from job.recipe import Recipe
 from model import checkpoint
 from model import device as devices
-from model.batches import TokenBatches, training_windows
+from model.batches import TokenBatches
 from model.distributed import World
 from model.gpt import GPT
 from model.optim import make_optimizers
@@ -66,7 +67,7 @@ class Steps:
         self.flops_per_token = network.flops_per_token()
         self.sharded = self.config.shard and world.size > 1
         flops = self.flops_per_token * tokens_before(self.config, self.config.max_steps)
-        compiled, reason = devices.should_compile(recipe, device, flops)
+        compiled, reason = should_compile(recipe, device.type, flops)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         self.eval_forward, self.forward = self._prepare(compiled)
         self.names: dict[Tensor, str] = {p: n for n, p in network.named_parameters()}
@@ -138,13 +139,13 @@ class Steps:
         if self.recipe.model.dropout > 0:
             # Random numbers are a function of seed, step and rank: a resumed run draws the same ones.
             torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank)
-        micro_batches = training_windows(self.windows(step), self.world, self.micro_batch)
+        parts = micro_batches(self.windows(step), self.world.rank, self.world.size, self.micro_batch)
         total = torch.zeros((), device=self.device)
-        for i, starts in enumerate(micro_batches):
+        for i, starts in enumerate(parts):
             ids_BT, targets_BT = self.batches.take(starts)
-            exchange_gradients(self.forward, self.network, now=i == len(micro_batches) - 1)
+            exchange_gradients(self.forward, self.network, now=i == len(parts) - 1)
             with devices.autocast(self.config.dtype, self.device):
-                loss = self.forward(ids_BT, targets_BT) / len(micro_batches)
+                loss = self.forward(ids_BT, targets_BT) / len(parts)
             loss.backward()
             total += loss.detach()
         return total

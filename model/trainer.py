@@ -18,12 +18,12 @@ import torch
 
 from corpus.shards import TokenStream
 from job.batch_schedule import tokens_before
-from job.display import Display, duration
+from job.display import Display
 from job.exit_status import UserError
 from job.faults import Diverged, last_good, no_number, no_weights
 from job.locations import Locations
-from job.metrics import Metrics, read_metrics
-from job.pace import Pace
+from job.metrics import Metrics
+from job.pace import Pace, announce
 from job.recipe import Recipe
 from job.roofline import remembered
 from job.session import Session
@@ -110,7 +110,7 @@ class Trainer:
             self.metrics = Metrics(
                 self.folder, self.progress.step, self.config.wandb_project, self.display.say
             )
-            self._recall_curves()
+            self.display.recall(self.folder / "metrics.jsonl")
         self.clock = time.perf_counter()
         known = min(len(self.val_batches.stream), self.config.eval_tokens or len(self.val_batches.stream))
         self.pace = Pace(self.config, self.progress.step, known)
@@ -192,26 +192,10 @@ class Trainer:
         left = self.pace.left(self.progress.step)
         if left is None:
             left = (tokens_before(self.config, self.config.max_steps) - self.progress.tokens) / speed
-        else:
-            self._expect(left)
+        elif self.session is not None:
+            announce(self.session, self.display, self.progress.step, time.perf_counter() - self.began, left)
         self.display.step(self.progress.step, losses[-1], pending[-1].rate, speed, mfu, left)
         self._note()
-
-    def _expect(self, left: float) -> None:
-        """Note what the whole run will take, in seconds; say it when it is known for the first time."""
-        self.progress.seconds = time.perf_counter() - self.began
-        whole = self.progress.seconds + left
-        if self.session is None:
-            return
-        self.session.progress(expected_seconds_now=round(whole, 1))
-        if self.session.record.expected_seconds is None:
-            self.session.progress(expected_seconds=round(whole, 1))
-            planned = (self.session.attempt.launch.get("estimate") or {}).get("seconds")
-            said = f"; the plan said {duration(planned)}" if planned else ""
-            self.display.say(
-                f"about {duration(whole)} in all by its first {self.progress.step} steps, evaluations and "
-                f"checkpoints included, {duration(left)} of them to come{said}"
-            )
 
     def _on_nan(self, text: str) -> None:
         """End the run; with stop_on_nan false, say it once and go on."""
@@ -298,9 +282,3 @@ class Trainer:
             known = vars(self.progress)
             names = ("step", "seconds", "tokens", "train_seconds", "train_loss", "val_loss", "best_val_loss")
             self.session.progress(**{name: known[name] for name in names})
-
-    def _recall_curves(self) -> None:
-        """The curves of earlier attempts, for the plot."""
-        for line in read_metrics(self.folder / "metrics.jsonl"):
-            if line["kind"] in ("train", "val"):
-                getattr(self.display, line["kind"]).append((line["step"], line["loss"]))
