@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
 
 Status = Literal["running", "finished", "unfinished", "failed"]
@@ -23,6 +24,12 @@ RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 # The trainer touches the heartbeat at least this often, in seconds, also while it compiles or evaluates.
 HEARTBEAT_SECONDS = 5.0
+
+
+class NoSuchRun(UserError):
+    """The run is not there or has no checkpoint; the text says what to type."""
+
+    status = ExitStatus.NOT_FOUND
 
 
 @dataclass
@@ -115,6 +122,19 @@ def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
                 found.append((latest, folder, record))
     for _, folder, record in sorted(found, key=lambda item: item[0], reverse=True):
         yield folder, record
+
+
+def find_run(name: str | None, checkpoints: Path) -> Path:
+    """The folder of the trained run ``name``, or of the newest run; NoSuchRun with the names there are."""
+    names = [folder.name for folder, _ in all_runs(checkpoints)]
+    if name is None:
+        if not names:
+            raise NoSuchRun(f"no run in {checkpoints} yet; train one first: runner host train")
+        return checkpoints / names[0]
+    if not (checkpoints / name / "recipe.yaml").exists():
+        there = f"; there are: {', '.join(names[:10])}" if names else "; there is none yet"
+        raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
+    return checkpoints / name
 
 
 def beat(folder: Path) -> None:

@@ -10,19 +10,12 @@ from pathlib import Path
 from corpus.run_tokenizer import run_tokenizer, vocabulary
 from corpus.tokenizers import Tokenizer
 from job.command_line import argument_parser, parse, say
-from job.exit_status import ExitStatus, UserError
 from job.locations import Locations
 from job.recipe import Recipe, load
-from job.runs import all_runs
+from job.runs import NoSuchRun, find_run
 from model import checkpoint
 from model import device as devices
 from model.gpt import GPT
-
-
-class NoSuchRun(UserError):
-    """The run is not there or has no checkpoint; the text says what to type."""
-
-    status = ExitStatus.NOT_FOUND
 
 
 @dataclass(frozen=True)
@@ -34,19 +27,6 @@ class TrainedRun:
     network: GPT
     tokenizer: Tokenizer
     step: int
-
-
-def find_run(name: str | None, locations: Locations) -> Path:
-    """The folder of run ``name``, or of the newest run; NoSuchRun with the names there are."""
-    names = [folder.name for folder, _ in all_runs(locations.checkpoints)]
-    if name is None:
-        if not names:
-            raise NoSuchRun(f"no run in {locations.checkpoints} yet; train one first: runner host train")
-        return locations.run(names[0])
-    if not (locations.run(name) / "recipe.yaml").exists():
-        there = f"; there are: {', '.join(names[:10])}" if names else "; there is none yet"
-        raise NoSuchRun(f"no run {name} in {locations.checkpoints}{there}")
-    return locations.run(name)
 
 
 def parse_run(
@@ -70,7 +50,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     locations = Locations.current()
     locations.set_defaults()
     device = devices.pick_device(device_kind, 0)
-    folder = find_run(name, locations)
+    folder = find_run(name, locations.checkpoints)
     recipe = load(folder / "recipe.yaml", overrides)
     tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
     found = checkpoint.weights(folder, say)
