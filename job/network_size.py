@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.attention_windows import tokens_seen
 from job.recipe import ModelConfig, Recipe
 
 # Rows of the embedding where the recipe names none. `chars` is known only when the data is there.
@@ -33,7 +34,7 @@ def network_size(config: ModelConfig, tokenizer: str) -> Size:
 
 def flops_per_token(recipe: Recipe) -> float:
     """Training FLOPs of one token, forward and backward, as model/gpt.py counts them: 6 N + 12 L C T (PaLM,
-    arXiv:2204.02311, appendix B)."""
+    arXiv:2204.02311, appendix B), with T the window where a block has one, at its final size."""
     config = recipe.model
     matrices = network_size(config, recipe.data.tokenizer).matrices
-    return 6.0 * matrices + 12.0 * config.n_layer * config.n_embd * config.block_size
+    return 6.0 * matrices + 12.0 * config.n_embd * tokens_seen(config, config.window_size)

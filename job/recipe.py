@@ -67,6 +67,17 @@ class ModelConfig(Section):
         le=65536,
         description="rows of the embedding; null: the tokenizer's, padded to a multiple of 64",
     )
+    attention_pattern: str = Field(
+        "L",
+        pattern=r"^[SL]+$",
+        description="whether a block sees a window of window_size (S) or the whole context (L), repeated over the blocks; "
+        "the last is always L (variant modern only)",
+    )
+    window_size: int | None = Field(
+        None,
+        ge=1,
+        description="tokens that one of an S block sees, itself included; on a GPU a multiple of 128",
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
 
@@ -78,6 +89,24 @@ class ModelConfig(Section):
             raise impossible(
                 "n_embd",
                 f"rotary positions need an even head size; n_embd / n_head is {self.n_embd // self.n_head}",
+            )
+        windows = "S" in self.attention_pattern
+        if windows and self.variant == "gpt2":
+            raise impossible(
+                "attention_pattern",
+                f"GPT-2 sees the whole context in every block; for {self.attention_pattern} take model.variant=modern",
+            )
+        if windows != (self.window_size is not None):
+            raise impossible(
+                "window_size",
+                f"attention_pattern {self.attention_pattern} has an S and no window_size; try {-(-self.block_size // 4)}"
+                if windows
+                else "window_size counts for nothing without an S in attention_pattern; try attention_pattern=SSSL",
+            )
+        if self.window_size is not None and self.window_size > self.block_size:
+            raise impossible(
+                "window_size",
+                f"window_size ({self.window_size}) must be at most block_size ({self.block_size})",
             )
         return self
 
@@ -116,6 +145,11 @@ class TrainConfig(Section):
         [],
         description="[[STEP, TOKENS], ...]: from that step on so many tokens a step, not global_batch_tokens",
     )
+    window_schedule: list[list[int]] = Field(
+        [],
+        description="[[STEP, TOKENS], ...]: from that step on, from 0, S blocks train with windows of so many tokens; "
+        "the last is model.window_size",
+    )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = free(
         16,
         "most sequences that one process takes through the network at once; the rest is accumulated; "
@@ -151,6 +185,9 @@ class TrainConfig(Section):
     shard: bool = free(
         False, "with several GPUs: each holds a part of the network and the optimizer (FSDP2), not all of it"
     )
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = free(
+        "auto", "which of torch's kernels for attention is tried first, on a GPU; auto: torch's own order"
+    )
     compile: bool | Literal["auto"] = free("auto", "torch.compile; auto: where the run outlasts compiling")
     deterministic: bool = free(
         False, "only algorithms that give the same bits each time: on a GPU slower; on a CPU it is so anyway"
@@ -185,14 +222,16 @@ class TrainConfig(Section):
                 f"warmup_steps + decay_steps ({self.warmup_steps} + {self.decay_steps}) "
                 f"exceed max_steps ({self.max_steps})",
             )
-        before = 0
-        for stage in self.batch_schedule:
-            if len(stage) != 2 or not before < stage[0] < self.max_steps or stage[1] < 1:
-                raise impossible(
-                    "batch_schedule",
-                    f"{stage} is no [STEP, TOKENS] with steps that rise and lie between 0 and max_steps ({self.max_steps})",
-                )
-            before = stage[0]
+        for key, earliest in (("batch_schedule", 1), ("window_schedule", 0)):
+            first = earliest
+            for stage in getattr(self, key):
+                if len(stage) != 2 or not first <= stage[0] < self.max_steps or stage[1] < 1:
+                    raise impossible(
+                        key,
+                        f"{stage} is no [STEP, TOKENS] with steps that rise from {earliest} and stay below max_steps "
+                        f"({self.max_steps})",
+                    )
+                first = stage[0] + 1
         if self.min_lr > self.lr:
             raise impossible("min_lr", f"min_lr ({self.min_lr:g}) must not exceed lr ({self.lr:g})")
         return self
@@ -252,6 +291,15 @@ class Recipe(Section):
                     "train.batch_schedule",
                     f"the {tokens} tokens from step {step} on must be a multiple of model.block_size ({block})",
                 )
+        windows = self.train.window_schedule
+        if windows and (
+            windows[-1][1] != self.model.window_size or max(tokens for _, tokens in windows) > block
+        ):
+            raise impossible(
+                "train.window_schedule",
+                f"{windows} must end with model.window_size ({self.model.window_size}), which the trained network keeps, "
+                f"and have no window longer than block_size ({block})",
+            )
         tokens = self.train.global_batch_tokens
         if tokens % block:
             nearest = max(1, round(tokens / block)) * block

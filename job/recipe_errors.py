@@ -26,6 +26,8 @@ SYNONYMS = {
     "lr_decay_iters": "train.decay_steps",
     "sequence_length": "model.block_size",
     "context_length": "model.block_size",
+    "window_pattern": "model.attention_pattern",
+    "sliding_window": "model.window_size",
     "hidden_size": "model.n_embd",
     "num_layers": "model.n_layer",
     "num_heads": "model.n_head",

@@ -10,17 +10,19 @@ from torch import Tensor
 
 @dataclass
 class LayerCache:
-    """Keys and values of the positions already read, for one block: (B, H, S, K), filled to ``length``."""
+    """Keys and values of the positions already read, for one block that sees ``window`` tokens or all: (B, H, S, K)."""
 
+    window: int | None
     k_BHSK: Tensor
     v_BHSK: Tensor
 
     def extend(self, k_BHTK: Tensor, v_BHTK: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Write the new positions at ``start`` and return all that are filled."""
+        """Write the new positions at ``start`` and return those filled that one of them sees."""
+        first = 0 if self.window is None else max(0, start - self.window + 1)
         end = start + k_BHTK.size(2)
         self.k_BHSK[:, :, start:end] = k_BHTK
         self.v_BHSK[:, :, start:end] = v_BHTK
-        return self.k_BHSK[:, :, :end], self.v_BHSK[:, :, :end]
+        return self.k_BHSK[:, :, first:end], self.v_BHSK[:, :, first:end]
 
 
 @dataclass
@@ -31,9 +33,9 @@ class Cache:
     last_B1D: Tensor
 
     @classmethod
-    def empty(cls, layers: int, shape_BHSK: tuple[int, int, int, int], like: Tensor) -> Cache:
-        """Room for S positions, in the dtype and on the device of the embedding ``like`` (V, D)."""
-        made = [LayerCache(like.new_zeros(shape_BHSK), like.new_zeros(shape_BHSK)) for _ in range(layers)]
+    def empty(cls, windows: list[int | None], shape_BHSK: tuple[int, int, int, int], like: Tensor) -> Cache:
+        """Room for S positions in each block, in the dtype and on the device of the embedding ``like`` (V, D)."""
+        made = [LayerCache(w, like.new_zeros(shape_BHSK), like.new_zeros(shape_BHSK)) for w in windows]
         return cls(made, like.new_zeros(shape_BHSK[0], 1, like.size(1)))
 
     def before(self, x_BTD: Tensor, start: int) -> Tensor:

@@ -11,13 +11,18 @@ Names of tensors carry their shape:
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
+from job.attention_windows import short_blocks, tokens_seen
 from job.recipe import ModelConfig
 from model.cache import Cache, LayerCache
 from model.loss import chunked_cross_entropy, cross_entropy, softcap
@@ -29,6 +34,19 @@ LOGIT_SOFTCAP = 15.0
 # torch's scaled_dot_product_attention takes 5.4 ms there for 12 x 64 positions, this one less than 1 (docs/log.md).
 PRODUCTS_UP_TO = 256
 IGNORED = -100  # a target that counts for nothing
+
+Mask = Tensor | BlockMask | None
+# TrainConfig.attention → torch's kernels, that one first.
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+KERNEL_ORDERS = {
+    name: [first, *(other for other in KERNELS.values() if other is not first)]
+    for name, first in KERNELS.items()
+}
 
 
 class Rotary(nn.Module):
@@ -59,25 +77,56 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def attention_mask(T: int, S: int, start: int, device: torch.device) -> Tensor | None:
-    """What ``attend`` adds to its scores (float32) or keeps of them (bool), (T, S); None where causal says it all."""
+def attention_mask(T: int, start: int, window: int | None, device: torch.device) -> Tensor | None:
+    """What ``attend`` adds to its scores (float32) or keeps of them (bool), (T, S); None where causal says it all.
+
+    The T queries begin at position ``start``; S positions are seen by any of them.
+    """
     if T == 1:
         return None
+    seen_by_one = window or start + T
+    start = min(start, seen_by_one - 1)  # counted from the first position that is seen
+    S = start + T
     if device.type == "cpu" and S <= PRODUCTS_UP_TO:
-        return torch.full((T, S), -math.inf).triu(start + 1)
-    # is_causal aligns top left, which is right only from position 0
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(start) if start > 0 else None
+        unseen_TS = torch.full((T, S), -math.inf)
+        mask_TS = unseen_TS.triu(start + 1)
+        return mask_TS if seen_by_one >= S else mask_TS + unseen_TS.tril(start - seen_by_one)
+    if start == 0 and seen_by_one >= S:
+        return None  # is_causal aligns top left, which is right only from position 0
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(start).triu(start - seen_by_one + 1)
 
 
-def attend(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask_TS: Tensor | None, dropout: float) -> Tensor:
+@lru_cache
+def block_mask(T: int, window: int, device: torch.device) -> BlockMask:
+    """A window over T positions as flex_attention wants it: which blocks of 128 x 128 scores it computes at all."""
+
+    size = torch.tensor(window, device=device)  # a number would be compiled in
+
+    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key < size)
+
+    return create_block_mask(seen, None, None, T, T, device=device)
+
+
+def attend(
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Mask, dropout: float = 0.0, kernel: str = "auto"
+) -> Tensor:
     """Causal attention of T queries to S keys: (B, H, T, K)."""
-    if mask_TS is not None and mask_TS.is_floating_point():
-        scores_BHTS = (q_BHTK * q_BHTK.size(-1) ** -0.5) @ k_BHSK.mT + mask_TS
+    if isinstance(mask, BlockMask):
+        # Autocast does not know it and would leave q and k in float32 behind their norm.
+        q_BHTK, k_BHSK = q_BHTK.to(v_BHSK.dtype), k_BHSK.to(v_BHSK.dtype)
+        y_BHTK: Tensor = flex_attention(q_BHTK, k_BHSK, v_BHSK, block_mask=mask)
+        return y_BHTK
+    if mask is not None and mask.is_floating_point():
+        scores_BHTS = (q_BHTK * q_BHTK.size(-1) ** -0.5) @ k_BHSK.mT + mask
         return F.dropout(scores_BHTS.softmax(-1).to(v_BHSK.dtype), dropout) @ v_BHSK
-    causal = mask_TS is None and q_BHTK.size(2) > 1
-    return F.scaled_dot_product_attention(
-        q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_TS, is_causal=causal, dropout_p=dropout
-    )
+    causal = mask is None and q_BHTK.size(2) > 1
+    order = KERNEL_ORDERS.get(kernel)
+    # Not around the whole step: the compiler's cache on the disk knows a kernel by what is written here.
+    with sdpa_kernel(order, set_priority=True) if order else nullcontext():
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, is_causal=causal, dropout_p=dropout
+        )
 
 
 class Attention(nn.Module):
@@ -89,13 +138,14 @@ class Attention(nn.Module):
         self.modern = config.variant == "modern"
         bias = config.bias and not self.modern
         self.dropout = config.dropout
+        self.kernel = "auto"  # set by the trainer: TrainConfig.attention
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(
         self,
         x_BTD: Tensor,
-        mask_TS: Tensor | None,
+        mask: Mask,
         rotary: Rotary | None,
         cache: LayerCache | None,
         start: int,
@@ -110,7 +160,7 @@ class Attention(nn.Module):
         q, k, v = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(k, v, start)
-        y_BHTK = attend(q, k, v, mask_TS, self.dropout if self.training else 0.0)
+        y_BHTK = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.kernel)
         return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
 
 
@@ -166,12 +216,12 @@ class Block(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        mask_TS: Tensor | None,
+        mask: Mask,
         rotary: Rotary | None,
         cache: LayerCache | None,
         start: int,
     ) -> Tensor:
-        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), mask_TS, rotary, cache, start))
+        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), mask, rotary, cache, start))
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))
 
 
@@ -187,6 +237,8 @@ class GPT(nn.Module):
         self.vocab_size = vocab_size
         self.loss_chunk: int | None = None  # set by the trainer: TrainConfig.loss_chunk
         self.activation_checkpointing = False
+        self.short = short_blocks(config)
+        self.see(config.window_size)
         modern = config.variant == "modern"
         self.wte = nn.Embedding(vocab_size, config.n_embd)
         self.wpe = None if modern else nn.Embedding(config.block_size, config.n_embd)
@@ -218,6 +270,11 @@ class GPT(nn.Module):
                 bound = math.sqrt(3.0 / parameter.size(1))  # variance 1 / fan-in
                 parameter.uniform_(-bound, bound)
 
+    def see(self, window: int | None, block_mask: BlockMask | None = None) -> None:
+        """Let the short blocks see ``window`` tokens. With ``block_mask`` by flex_attention, but for generation: it leaves
+        out what no token sees, and has to be compiled."""
+        self.window, self.block_mask = window, block_mask
+
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
         """The last block's output, normed: (B, T, D). ``start`` is the position of the first token."""
         x_BTD, T = self.wte(ids_BT), ids_BT.size(1)
@@ -228,13 +285,17 @@ class GPT(nn.Module):
             before_B1D = torch.zeros_like(x_BTD[:, :1]) if cache is None else cache.before(x_BTD, start)
             x_BTD = torch.addcmul(x_BTD, torch.cat((before_B1D, x_BTD[:, :-1]), dim=1), self.smear)
         x_BTD = self.drop(x_BTD)
-        mask_TS = attention_mask(T, start + T, start, x_BTD.device)
+        long_mask = attention_mask(T, start, None, x_BTD.device)
+        short_mask: Mask = self.block_mask if cache is None else None
+        if short_mask is None and any(self.short):
+            short_mask = attention_mask(T, start, self.window, x_BTD.device)
         for i, block in enumerate(self.h):
+            mask = short_mask if self.short[i] else long_mask
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, mask_TS, self.rotary, None, start, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, mask, self.rotary, None, start, use_reentrant=False)
             else:
                 layer = cache.layers[i] if cache is not None else None
-                x_BTD = block(x_BTD, mask_TS, self.rotary, layer, start)
+                x_BTD = block(x_BTD, mask, self.rotary, layer, start)
         return self.ln_f(x_BTD)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -264,19 +325,19 @@ class GPT(nn.Module):
         """An empty cache for ``batch`` sequences of up to ``length`` positions."""
         c = self.config
         shape = (batch, c.n_head, length, c.n_embd // c.n_head)
-        return Cache.empty(c.n_layer, shape, self.wte.weight)
+        return Cache.empty([self.window if short else None for short in self.short], shape, self.wte.weight)
 
     def num_parameters(self) -> int:
         """All parameters, embeddings included."""
         return sum(p.numel() for p in self.parameters())
 
-    def flops_per_token(self) -> float:
+    def flops_per_token(self, window: int | None = None) -> float:
         """Training FLOPs of one token, forward and backward: 6 N + 12 L D T (PaLM, arXiv:2204.02311, B).
 
-        N counts the parameters of matrix products, the head included, embeddings not.
+        N counts the parameters of matrix products, the head included, embeddings not. T is for a short block ``window``,
+        or the one it has.
         """
         matrices = sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and "wte" not in name)
         matrices -= self.wpe.weight.numel() if self.wpe is not None else 0
         matrices += self.wte.weight.numel() if self.lm_head is None else 0
-        c = self.config
-        return 6.0 * matrices + 12.0 * c.n_layer * c.n_embd * c.block_size
+        return 6.0 * matrices + 12.0 * self.config.n_embd * tokens_seen(self.config, window or self.window)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from corpus.order import BatchOrder, micro_batches
 from corpus.shards import TokenStream
+from job.attention_windows import window_at
 from job.batch_schedule import common_sequences, tokens_at, tokens_before
 from job.compiling import should_compile
 from job.faults import OutOfMemory, too_small
@@ -27,7 +28,7 @@ from model import checkpoint
 from model import device as devices
 from model.batches import TokenBatches
 from model.distributed import World
-from model.gpt import GPT
+from model.gpt import GPT, Attention, block_mask
 from model.optim import make_optimizers
 from model.parallel import exchange_gradients, replicate, shard, whole
 
@@ -64,11 +65,16 @@ class Steps:
         self.network = network.to(device)
         network.loss_chunk = self.config.loss_chunk
         network.activation_checkpointing = self.config.activation_checkpointing
-        self.flops_per_token = network.flops_per_token()
+        for module in network.modules():
+            if isinstance(module, Attention):
+                module.kernel = self.config.attention
         self.sharded = self.config.shard and world.size > 1
-        flops = self.flops_per_token * tokens_before(self.config, self.config.max_steps)
+        flops = network.flops_per_token() * tokens_before(self.config, self.config.max_steps)
         compiled, reason = should_compile(recipe, device.type, flops)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
+        # flex_attention has no dropout, and without the compiler no kernel.
+        self.flex = compiled and device.type == "cuda" and recipe.model.dropout == 0 and any(network.short)
+        self._see(recipe.model.window_size)
         self.eval_forward, self.forward = self._prepare(compiled)
         self.names: dict[Tensor, str] = {p: n for n, p in network.named_parameters()}
         self.optimizers = make_optimizers(network, self.config, device, world)
@@ -94,13 +100,25 @@ class Steps:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
+        self._see(window_at(self.recipe, step))
         total = self._gradients(step)
+        self._see(self.recipe.model.window_size)
         limit = self.config.grad_clip or math.inf
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return Taken(total, norm, rate)
+
+    def _see(self, window: int | None) -> None:
+        """Give the short blocks their window. A new one compiles nothing anew, but one that is the whole context."""
+        length = self.recipe.model.block_size
+        flex = block_mask(length, window, self.device) if self.flex and window and window < length else None
+        self.network.see(window, flex)
+
+    def flops_per_token(self, step: int) -> float:
+        """Of one token in step number ``step``, from 0."""
+        return self.network.flops_per_token(window_at(self.recipe, step))
 
     def _gradients(self, step: int) -> Tensor:
         """Leave the step's gradients in the network; the mean loss. Where memory runs out, with half the micro-batch:

@@ -63,6 +63,9 @@ def _main(arguments: Namespace) -> ExitStatus:
         raise recipe.mistake("name", f"{name!r}: a run's name is letters, digits, '.', '_' and '-'")
     folder = locations.run(name)
     device = devices.pick_device(arguments.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if recipe.train.attention != "auto" and device.type != "cuda":
+        what = f"{recipe.train.attention} is one of a GPU's kernels; on {device.type} there is no choice but auto"
+        raise recipe.mistake("train.attention", what)
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
         torch.use_deterministic_algorithms(True)

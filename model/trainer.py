@@ -168,8 +168,9 @@ class Trainer:
                 self._on_nan(self._diverged(first + i, loss, norm))
         self.progress.train_loss = losses[-1]
         speed = (self.progress.tokens - tokens_before(self.config, first)) / seconds
+        flops = speed * self.steps.flops_per_token(self.progress.step - 1)
         mfu, mfu_roofline = (
-            speed * self.steps.flops_per_token / (ceiling * self.world.size) if ceiling is not None else None
+            flops / (ceiling * self.world.size) if ceiling is not None else None
             for ceiling in (self.peak_flops, self.roofline_flops)
         )
         if self.metrics is not None:

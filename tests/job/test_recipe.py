@@ -86,6 +86,7 @@ def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, s
         ("n_embd=33", "argument 'n_embd=33': n_embd (33) must be a multiple of n_head (2)"),
         ("nonsense", "an override is key=value"),
         ("gpu=8", "8 is no text"),
+        ("window_pattern=SL", "did you mean 'model.attention_pattern'?"),
     ],
 )
 def test_a_mistake_in_an_override_names_the_argument(recipe: Path, override: str, message: str) -> None:
@@ -93,6 +94,30 @@ def test_a_mistake_in_an_override_names_the_argument(recipe: Path, override: str
         load(recipe, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("variant=gpt2 attention_pattern=SL window_size=8", "GPT-2 sees the whole context in every block"),
+        ("attention_pattern=SL", "attention_pattern SL has an S and no window_size; try 8"),
+        ("window_size=8", "window_size counts for nothing without an S in attention_pattern"),
+        ("attention_pattern=SL window_size=64", "window_size (64) must be at most block_size (32)"),
+        ("attention_pattern=SX window_size=8", "'SX' does not match"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[0,4]]", "must end with model.window_size (8)"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[0,64],[5,8]]", "no window longer than block_size"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[5,4],[5,8]]", "[5, 8] is no [STEP, TOKENS] with steps that rise"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[0,4],[10,8]]", "stay below max_steps (10)"),
+        ("window_schedule=[[0,8]]", "must end with model.window_size (None)"),
+    ],
+)  # fmt: skip
+def test_windows_that_can_not_be_are_refused(recipe: Path, overrides: str, message: str) -> None:
+    assert load(
+        recipe, ["variant=modern", "attention_pattern=SSL", "window_size=8", "window_schedule=[[0,4],[9,8]]"]
+    )
+    with pytest.raises(RecipeError) as error:
+        load(recipe, ["variant=modern", *overrides.split()])
+    assert message in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def test_top_p_keeps_the_fewest_that_reach_p() -> None:
     assert drawn(Sampling(top_p=1.0)) == {0, 1, 2, 3}
 
 
-def text(**changes: object) -> list[list[int | None]]:
+WINDOWS = {"n_layer": 4, "attention_pattern": "SSSL", "window_size": 5}
+
+
+def text(shape: dict[str, object] | None = None, **changes: object) -> list[list[int | None]]:
     arguments: dict[str, object] = {
         "prompt": [1, 2, 3],
         "num_samples": 2,
@@ -47,7 +50,7 @@ def text(**changes: object) -> list[list[int | None]]:
         "seed": 5,
         "num_tokens": 128,
     }
-    return list(generate(network(), **{**arguments, **changes}))  # type: ignore[arg-type]
+    return list(generate(network(**(shape or {})), **{**arguments, **changes}))  # type: ignore[arg-type]
 
 
 def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
@@ -55,9 +58,10 @@ def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
     assert text() != text(seed=6)
 
 
-def test_greedy_text_is_what_the_whole_network_says() -> None:
-    got = [row[0] for row in text(sampling=Sampling(temperature=0))]
-    made, tokens = network(), [1, 2, 3]
+@pytest.mark.parametrize("shape", [{}, WINDOWS], ids=["whole", "windows"])
+def test_greedy_text_is_what_the_whole_network_says(shape: dict[str, object]) -> None:
+    got = [row[0] for row in text(shape, sampling=Sampling(temperature=0))]
+    made, tokens = network(**shape), [1, 2, 3]
     for _ in range(20):
         tokens.append(int(made(torch.tensor([tokens]))[0, -1].argmax()))
     assert got == tokens[3:]

@@ -10,7 +10,7 @@ import torch
 from job.exit_status import UserError
 from job.locations import CONFIGS
 from job.recipe import ModelConfig, load
-from model.gpt import GPT, IGNORED, SquaredReLU, attend, attention_mask
+from model.gpt import GPT, IGNORED, KERNEL_ORDERS, SquaredReLU, attend, attention_mask, block_mask
 from model.hugging_face import export, load_gpt2
 
 
@@ -72,6 +72,13 @@ def test_gpt2_124m_has_the_published_number_of_parameters() -> None:
     assert gpt2.num_parameters() == 124_439_808
 
 
+def test_flops_per_token_count_the_windows() -> None:
+    shape = {"n_layer": 3, "block_size": 32}
+    made = network(attention_pattern="SSL", window_size=8, **shape)
+    assert network(**shape).flops_per_token() - made.flops_per_token() == 12 * 64 * 2 * (32 - 8)
+    assert made.flops_per_token(window=4) == made.flops_per_token() - 12 * 64 * 2 * 4
+
+
 def test_flops_per_token_are_those_of_the_formula() -> None:
     with torch.device("meta"):
         gpt2 = GPT(ModelConfig(), vocab_size=50304)
@@ -127,8 +134,111 @@ def test_attention_written_as_products_is_attention(start: int, positions: int) 
     k, v = torch.randn(2, 3, 16, 8), torch.randn(2, 3, 16, 8)
     seen = torch.ones(positions, 16, dtype=torch.bool).tril(start)
     expected = attend(q, k, v, seen, 0.0)
-    got = attend(q, k, v, attention_mask(positions, 16, start, torch.device("cpu")), 0.0)
+    got = attend(q, k, v, attention_mask(positions, start, None, torch.device("cpu")), 0.0)
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("products", [0, 256], ids=["sdpa", "products"])
+@pytest.mark.parametrize(
+    ("start", "positions", "window"), [(0, 16, 5), (3, 9, 5), (9, 7, 5), (11, 1, 5), (2, 4, 1)]
+)
+def test_a_window_is_the_newest_tokens(
+    monkeypatch: pytest.MonkeyPatch, products: int, start: int, positions: int, window: int
+) -> None:
+    monkeypatch.setattr("model.gpt.PRODUCTS_UP_TO", products)
+    torch.manual_seed(0)
+    end = start + positions
+    q, k, v = torch.randn(2, 3, positions, 8), torch.randn(2, 3, end, 8), torch.randn(2, 3, end, 8)
+    distance = torch.arange(start, end)[:, None] - torch.arange(end)
+    expected = attend(q, k, v, (distance >= 0) & (distance < window))
+    first = max(0, start - window + 1)  # what the cache gives
+    mask = attention_mask(positions, start, window, torch.device("cpu"))
+    assert torch.allclose(attend(q, k[:, :, first:], v[:, :, first:], mask), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("products", [0, 256], ids=["sdpa", "products"])
+@pytest.mark.parametrize("window", [1, 5, 32])
+def test_the_cache_changes_nothing_with_windows(
+    monkeypatch: pytest.MonkeyPatch, window: int, products: int
+) -> None:
+    monkeypatch.setattr("model.gpt.PRODUCTS_UP_TO", products)
+    made, tokens = network(n_layer=4, attention_pattern="SSL", window_size=window), ids()
+    expected = made(tokens)
+    cache = made.new_cache(2, 32)
+    parts = [(0, 7), (7, 12), (12, 13), (13, 14), (14, 32)]
+    got = [made.logits(made.hidden(tokens[:, a:b], cache, a)) for a, b in parts]
+    assert torch.allclose(torch.cat(got, dim=1), expected, atol=1e-5)
+    whole = network(n_layer=4)
+    whole.load_state_dict(made.state_dict())
+    assert torch.allclose(whole(tokens)[:, :window], expected[:, :window], atol=1e-5)
+    assert torch.allclose(whole(tokens), expected, atol=1e-5) == (window == 32)
+
+
+def test_the_pattern_is_repeated_and_the_last_block_sees_all() -> None:
+    assert network(n_layer=6, attention_pattern="SSL", window_size=4).short == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert network(n_layer=4, attention_pattern="S", window_size=4).short == [True, True, True, False]
+    assert network(n_layer=4).short == [False] * 4
+
+
+def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its kernels need a GPU. Here the graph is run as it is, backward too, which torch refuses on a CPU by this check.
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
+    made, tokens = (
+        network(n_layer=3, attention_pattern="SSL", window_size=32, block_size=160).train(),
+        ids(length=160),
+    )
+    graphs = []
+
+    def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(made, dynamic=False, fullgraph=True, backend=as_it_is)
+    for window in (32, 128, 7):
+        gradients = []
+        for forward, mask in ((made, None), (compiled, block_mask(160, window, torch.device("cpu")))):
+            made.see(window, mask)
+            made.zero_grad()
+            forward(tokens, tokens.roll(-1, 1)).backward()
+            gradients.append(made.h[0].attn.c_attn.weight.grad.clone())
+        assert torch.allclose(*gradients, atol=1e-6)
+        assert gradients[0].norm() > 1e-3
+    assert len(graphs) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_flex_attention_gives_what_the_mask_gives() -> None:
+    shape = {"n_layer": 3, "n_embd": 256, "block_size": 320, "attention_pattern": "SSL", "window_size": 100}
+    made, tokens = network(**shape).cuda().train(), ids(length=320).cuda()
+    compiled = torch.compile(made, dynamic=False, fullgraph=True)
+    for window in (100, 37):
+        results = []
+        for forward, mask in ((made, None), (compiled, block_mask(320, window, tokens.device))):
+            made.see(window, mask)
+            made.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = forward(tokens, tokens.roll(-1, 1))
+            loss.backward()
+            results.append((loss.item(), made.h[0].attn.c_attn.weight.grad.clone()))
+        (loss, gradient), (flex_loss, flex_gradient) = results
+        assert flex_loss == pytest.approx(loss, rel=1e-2)
+        assert (flex_gradient - gradient).norm() < 0.05 * gradient.norm()
+
+
+@pytest.mark.parametrize("kernel", list(KERNEL_ORDERS))
+def test_every_kernel_of_attention_gives_the_same(kernel: str) -> None:
+    q, k, v = torch.randn(3, 2, 4, 300, 16).unbind(0)
+    assert torch.allclose(attend(q, k, v, None, kernel=kernel), attend(q, k, v, None), atol=1e-6)
+    assert KERNEL_ORDERS[kernel][0].name.lower().startswith(kernel)
 
 
 def test_squared_relu_has_the_gradient_of_its_formula() -> None:

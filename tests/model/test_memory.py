@@ -24,6 +24,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     # A third of 124M's layers: counting is slow, and each layer adds the same.
     "gpt2_shallow": {"variant": "gpt2", "n_layer": 4},
     "modern_shallow": {"variant": "modern", "n_layer": 4, "n_head": 6},
+    "windows_shallow": {
+        "variant": "modern",
+        "n_layer": 4,
+        "n_head": 6,
+        "attention_pattern": "SSSL",
+        "window_size": 256,
+    },
     "gpt2_350m": {"variant": "gpt2", "n_layer": 24, "n_head": 16, "n_embd": 1024},
     "modern_124m": {"variant": "modern", "n_head": 6},
     "modern_1b": {"variant": "modern", "n_layer": 24, "n_head": 16, "n_embd": 2048, "block_size": 2048},
@@ -61,6 +68,7 @@ MUON = {"optimizer": "muon"}
         ("gpt2_shallow", 32, True, CHUNKED),
         ("modern_shallow", 16, True, {}),
         ("modern_shallow", 1, True, MUON),
+        ("windows_shallow", 1, True, {}),
         ("modern_shallow", 32, True, {**MUON, **CHECKPOINTED, **CHUNKED}),
         pytest.param("gpt2_124m", 64, True, {}, marks=pytest.mark.slow),
         pytest.param("modern_124m", 32, True, MUON, marks=pytest.mark.slow),

@@ -41,6 +41,30 @@ def test_killed_at_several_points_the_weights_are_bit_equal(lab: Lab, overrides:
     assert record.status == "finished"
 
 
+def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) -> None:
+    words = ("max_steps=30", "n_layer=3", "attention_pattern=SSL", "window_size=16", "eval_every=8")
+    words = (*words, "checkpoint_every=8")
+    schedule = "window_schedule=[[0, 4], [20, 16]]"
+    lab.train("unbroken", *words, schedule)
+    for step in (12, 26):  # back to the checkpoints of step 8, before the change, and of step 24, behind it
+        assert lab.train_until_step("killed", step, *words, schedule, how=signal.SIGKILL) == -signal.SIGKILL
+    lab.train("killed", *words, schedule)
+    run = lab.run_folder("unbroken")
+    assert final_bytes(lab.run_folder("killed")) == final_bytes(run)
+    assert losses(lab.run_folder("killed")) == losses(run)
+    lab.train("constant", *words)
+    assert losses(lab.run_folder("constant"))[16] != losses(run)[16]
+    # The evaluations on the way have the window that the run ends with, as what reads its checkpoints has.
+    for step in checkpoint.steps(run):
+        if step > 16:
+            shutil.rmtree(checkpoint.step_folder(run, step))
+    out, _ = lab.run("evaluate", "--name", "unbroken", "eval_tokens=1024", "--json")
+    found, lines = json.loads(out), read_metrics(run / "metrics.jsonl")
+    assert found["step"] == 16
+    logged = {line["step"]: line["loss"] for line in lines if line["kind"] == "val"}
+    assert found["loss"] == pytest.approx(logged[16], abs=1e-6)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_a_signal_writes_a_checkpoint_of_the_step_reached(lab: Lab, how: signal.Signals) -> None:
     lab.train("unbroken")

@@ -94,6 +94,14 @@ def test_a_batch_schedule_that_can_not_be_is_named(schedule: str) -> None:
         load(CONFIGS / "quickstart.yaml", [f"batch_schedule={schedule}"])
 
 
+def test_a_kernel_of_a_gpu_is_refused_on_a_cpu(lab: Lab) -> None:
+    _, err = lab.train("run", "train.attention=cudnn", "--device", "cpu", status=ExitStatus.USAGE)
+    assert (
+        "argument 'train.attention=cudnn': cudnn is one of a GPU's kernels; on cpu there is no choice" in err
+    )
+    assert not lab.run_folder("run").exists()
+
+
 def test_less_memory_changes_nothing(lab: Lab) -> None:
     lab.train("whole", "max_steps=20")
     lab.train("parts", "max_steps=20", "loss_chunk=60", "activation_checkpointing=true")

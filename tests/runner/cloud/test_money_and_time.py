@@ -232,11 +232,18 @@ class TestDurations:
 
 
 class TestSize:
-    @pytest.mark.parametrize("name", ["quickstart", "shakespeare_char_cpu"])
-    def test_parameters_and_flops_are_those_of_the_network(self, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "overrides"),
+        [
+            ("quickstart", []),
+            ("shakespeare_char_cpu", []),
+            ("quickstart", ["attention_pattern=SSL", "window_size=16"]),
+        ],
+    )
+    def test_parameters_and_flops_are_those_of_the_network(self, name: str, overrides: list[str]) -> None:
         from model.gpt import GPT
 
-        settings = load(ROOT / "configs" / f"{name}.yaml")
+        settings = load(ROOT / "configs" / f"{name}.yaml", overrides)
         size = network_size(settings.model, settings.data.tokenizer)
         network = GPT(settings.model, size.rows)
         assert size.parameters == network.num_parameters()
