@@ -4,9 +4,11 @@
 #   MINUTES=9 DATA=../shared/data PEERS=../peers OUT=results.jsonl bench/gpu.sh first
 #   bench/gpu.sh second
 #   bench/gpu.sh third
+#   bench/gpu.sh fourth
 #
 # `first`: speed, steps, memory. `second`: the losses; with the OUT of the call before it goes on, ONLY=ours,nanogpt
-# chooses. `third`: checkpoints, Shakespeare, speedrun beside nanochat. DATA holds novels.txt.xz, tinyshakespeare.txt and tiktoken/;
+# chooses. `third`: checkpoints, Shakespeare, speedrun beside nanochat. `fourth`: kernels and
+# windows of attention against the default. DATA holds novels.txt.xz, tinyshakespeare.txt and tiktoken/;
 # PEERS holds checkouts nanoGPT and nanochat, which are left out where they are missing. OUT may be a folder. No
 # network is needed. A part that fails, or that the time does not reach, loses no other's results.
 set -u
@@ -61,8 +63,20 @@ third)
     bench 2 speed speedrun "$batch" "${novels[@]}" "${with[@]}" --only ours,nanochat --steps 40 --peer-micro-batch 32
     bench 2 speed shakespeare_char "${characters[@]}" "${nanogpt[@]}" --steps 200 --peer-micro-batch 64
     ;;
+fourth)
+    # speed NAME OVERRIDES ...: the modern network so; the result carries NAME as its recipe.
+    speed() { bench 2 speed speedrun "$batch" "${novels[@]}" --only ours --repeats 1 --steps 40 "name=$1" "${@:2}"; }
+    speed default
+    speed cudnn attention=cudnn
+    speed flash attention=flash
+    speed window_256 attention_pattern=SSSL window_size=256
+    speed context_4096 block_size=4096 micro_batch=16
+    speed context_4096_cudnn block_size=4096 micro_batch=16 attention=cudnn
+    speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL window_size=512
+    speed window_128_to_256 attention_pattern=SSSL window_size=256 'window_schedule=[[0,128],[20,256]]'
+    ;;
 *)
-    echo "what is '$part'? first, second or third" >&2
+    echo "what is '$part'? first, second, third or fourth" >&2
     exit 2
     ;;
 esac
