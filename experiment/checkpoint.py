@@ -26,6 +26,7 @@ from experiment.configuration import OtherConfiguration, as_plain, differences
 from experiment.weights import load_weights, plain_module, weights_of
 from job.command_line import say
 from job.exit_status import UserError
+from job.step_folders import prune, step_folder, steps
 from model import checkpoint as files
 
 __all__ = ["Loaded", "OtherConfiguration", "load_checkpoint", "save_checkpoint"]
@@ -78,7 +79,7 @@ def save_checkpoint(
     }
     training = {key: tensor.detach().contiguous() for key, tensor in training.items()}
     written = files.write(folder, files.Checkpoint(step, weights, training, kept))
-    files.prune(folder, max(1, keep_last), set())
+    prune(folder, max(1, keep_last), set())
     current.note(step=step)
     return written
 
@@ -129,9 +130,9 @@ def _own_name() -> str:
 
 
 def _refuse_others(folder: Path, configuration: Mapping[str, Any]) -> None:
-    for step in files.steps(folder):
+    for step in steps(folder):
         try:
-            kept = json.loads((files.step_folder(folder, step) / "state.json").read_text())
+            kept = json.loads((step_folder(folder, step) / "state.json").read_text())
         except (OSError, ValueError):
             continue
         if "config" in kept:

@@ -11,9 +11,7 @@ A folder is filled under a temporary name, each file fsynced, then renamed; `lat
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -27,10 +25,8 @@ from torch import Tensor
 
 from job.exit_status import UserError
 from job.files import fsync_file, fsync_folder, write_atomically
+from job.step_folders import MANIFEST, PARTIAL, STEP_FOLDER, point_latest, sha256, step_folder, steps
 from model.parallel import part_like, whole
-
-STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
-TEMPORARY = ".partial_"
 
 
 class DamagedCheckpoint(UserError):
@@ -47,22 +43,10 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def step_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint of ``step`` is or will be."""
-    return run / f"step_{step:08d}"
-
-
-def steps(run: Path) -> list[int]:
-    """Steps with a complete checkpoint folder, oldest first; whether they are sound is not looked at."""
-    if not run.is_dir():
-        return []
-    return sorted(int(m[1]) for folder in run.iterdir() if (m := STEP_FOLDER.match(folder.name)))
-
-
 def write(run: Path, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` into its folder of ``run`` and move ``latest`` to it."""
     final = step_folder(run, checkpoint.step)
-    temporary = run / f"{TEMPORARY}{final.name}"
+    temporary = run / f"{PARTIAL}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed attempt left
     temporary.mkdir(parents=True)
     save_file(checkpoint.model, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -72,7 +56,7 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
     for file in sorted(temporary.iterdir()):
         fsync_file(file)
         manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2))
+    write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
     if final.exists():  # a damaged one of the same step, which the resume passed over
         shutil.rmtree(final)
     temporary.rename(final)
@@ -81,22 +65,10 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def point_latest(run: Path, step: int) -> None:
-    """Let `latest` name the checkpoint of ``step``; a kill between a rename and this leaves it behind."""
-    if not (path := run / "latest").exists() or path.read_text() != f"{step_folder(run, step).name}\n":
-        write_atomically(path, f"{step_folder(run, step).name}\n")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(folder: Path) -> None:
     """Raise DamagedCheckpoint unless every file of the manifest is there, whole and unchanged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         raise DamagedCheckpoint(f"{folder.name}: manifest.json is missing or unreadable") from None
     for name, entry in manifest.items():
@@ -140,14 +112,6 @@ def weights(run_or_folder: Path, say: Callable[[str], None]) -> tuple[dict[str, 
     else:
         found = newest(run_or_folder, say)
     return None if found is None else (found.model, found.step)
-
-
-def prune(run: Path, keep_last: int, also: set[int]) -> None:
-    """Delete checkpoints but for the ``keep_last`` newest and the steps in ``also``."""
-    all_steps = steps(run)
-    for step in all_steps[:-keep_last]:
-        if step not in also:
-            shutil.rmtree(step_folder(run, step), ignore_errors=True)
 
 
 class BackgroundWriter:

@@ -69,6 +69,9 @@ class Steps:
             if isinstance(module, Attention):
                 module.kernel = self.config.attention
         self.sharded = self.config.shard and world.size > 1
+        self.rehearsals = (
+            2 if world.size > 1 and not self.sharded else 0
+        )  # a sharded forward pass is an exchange
         flops = network.flops_per_token() * tokens_before(self.config, self.config.max_steps)
         compiled, reason = should_compile(recipe, device.type, flops)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
@@ -101,6 +104,8 @@ class Steps:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
         self._see(window_at(self.recipe, step))
+        if self.rehearsals > 0:
+            self._rehearse(step)
         total = self._gradients(step)
         self._see(self.recipe.model.window_size)
         limit = self.config.grad_clip or math.inf
@@ -127,17 +132,33 @@ class Steps:
             try:
                 return self._accumulate(step)
             except torch.OutOfMemoryError as error:
-                self.network.zero_grad(set_to_none=True)
-                self._halve_micro_batch(str(error).partition("\n")[0])
-            # Outside the except block, whose traceback holds the step's tensors.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+                why = str(error).partition("\n")[0]
+            # Outside the except block, whose traceback holds the step's tensors. With several processes the others
+            # wait in an exchange that this one will not join.
+            self._halve_micro_batch(why, possible=self.world.size == 1)
 
-    def _halve_micro_batch(self, why: str) -> None:
+    def _rehearse(self, step: int) -> None:
+        """A micro-batch without its exchange, so that all learn of the process whose memory is too small, and all halve.
+        The first step has no optimizer's state yet, so it takes two: 2 micro-batches an attempt, thrown away."""
+        self.rehearsals -= 1
+        while True:
+            why = ""
+            try:
+                self._accumulate(step, rehearsal=True)
+            except torch.OutOfMemoryError as error:
+                why = str(error).partition("\n")[0]
+            self.network.zero_grad(set_to_none=True)
+            if self.world.sum(torch.tensor(len(why) > 0, dtype=torch.float32)).item() == 0:
+                return
+            self._halve_micro_batch(why or "another process's memory")
+
+    def _halve_micro_batch(self, why: str, possible: bool = True) -> None:
         """Go on with half the sequences at once, and the same batch; JOB_FAILED where that can't be."""
+        self.network.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         smaller = micro_batch_size(self.micro_batch * self.grad_accum_steps, max(1, self.micro_batch // 2))
-        # With several processes the others wait in an exchange that this one will not join.
-        if self.micro_batch == 1 or self.world.size > 1:
+        if self.micro_batch == 1 or not possible:
             raise OutOfMemory(too_small(devices.device_name(self.device), self.micro_batch, smaller, why))
         self.grad_accum_steps = self.grad_accum_steps * self.micro_batch // smaller
         self.say(
@@ -153,7 +174,7 @@ class Steps:
             tokens_before(self.config, step) // block, tokens_at(self.config, step) // block
         )
 
-    def _accumulate(self, step: int) -> Tensor:
+    def _accumulate(self, step: int, rehearsal: bool = False) -> Tensor:
         if self.recipe.model.dropout > 0:
             # Random numbers are a function of seed, step and rank: a resumed run draws the same ones.
             torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank)
@@ -161,11 +182,13 @@ class Steps:
         total = torch.zeros((), device=self.device)
         for i, starts in enumerate(parts):
             ids_BT, targets_BT = self.batches.take(starts)
-            exchange_gradients(self.forward, self.network, now=i == len(parts) - 1)
+            exchange_gradients(self.forward, self.network, now=i == len(parts) - 1 and not rehearsal)
             with devices.autocast(self.config.dtype, self.device):
                 loss = self.forward(ids_BT, targets_BT) / len(parts)
             loss.backward()
             total += loss.detach()
+            if rehearsal:
+                break
         return total
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -35,7 +35,7 @@ from job.locations import Locations
 from job.recipe import Recipe
 from job.runs import RUN_NAME, read_record
 from job.session import Session, refuse_changes
-from model import checkpoint
+from job.step_folders import steps
 from model import device as devices
 from model.distributed import StopSignal, World
 from model.distributed import world as join_world
@@ -114,7 +114,7 @@ def _make_trainer(
             )
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
-    is_new, said = not checkpoint.steps(folder), list[str]()
+    is_new, said = not steps(folder), list[str]()
     if is_new and recipe.train.init_from is not None:
         # Before the run has a folder: a mistake here leaves no run that refuses the line put right.
         initialise(network, recipe.train.init_from, locations, said.append)

@@ -27,6 +27,7 @@ from job.pace import Pace, announce
 from job.recipe import Recipe
 from job.roofline import remembered
 from job.session import Session
+from job.step_folders import point_latest, prune, step_folder
 from model import checkpoint
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
@@ -99,7 +100,7 @@ class Trainer:
         self.progress = Progress(**found.state["progress"])
         self.saved_step = found.step
         if self.world.is_main:
-            checkpoint.point_latest(self.folder, found.step)
+            point_latest(self.folder, found.step)
         return True
 
     # --- the loop -----------------------------------------------------------------------------
@@ -214,7 +215,7 @@ class Trainer:
 
     def _last_good(self) -> str:
         step = self.saved_step
-        return last_good(checkpoint.step_folder(self.folder, step) if step is not None else None)
+        return last_good(step_folder(self.folder, step) if step is not None else None)
 
     def _evaluate(self) -> None:
         config, started = self.config, time.perf_counter()
@@ -274,7 +275,7 @@ class Trainer:
         """A checkpoint is on the disk: old ones may go."""
         best = self.progress.best_step
         keep = {best} if self.config.keep_best and best is not None else set()
-        checkpoint.prune(self.folder, self.config.keep_last, keep)
+        prune(self.folder, self.config.keep_last, keep)
         self.display.log_only(f"checkpoint of step {step} written")
 
     def _note(self) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from job.files import write_atomically
 from job.locations import VOLUMES
 from job.runs import heartbeat_age
+from job.step_folders import PARTIAL
 from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene
-from runner.sync.checkpoints import PARTIAL
 from runner.sync.names import BLOCKS, PART
 
 ORDER = 77

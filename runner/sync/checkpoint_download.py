@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from job.files import fsync_folder, write_atomically
-from runner.sync.checkpoints import MANIFEST, PARTIAL, REPLACED, Mismatch, damage, is_whole
+from job.step_folders import MANIFEST, PARTIAL
+from runner.sync.checkpoints import REPLACED, Mismatch, damage, is_whole
 from runner.sync.download import Download
 from runner.sync.names import Refused, folder_of, target_of
 from runner.sync.selection import Checkpoint

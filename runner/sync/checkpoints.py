@@ -1,21 +1,16 @@
-"""Runs and their checkpoints as names in a listing: what is a record, what a step, what is complete.
-
-The same rules as model/checkpoint.py, which can't be imported here: it imports torch.
-"""
+"""Runs and their checkpoints as names in a listing: what is a record, what a step, what is complete."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
-PARTIAL, REPLACED = ".partial_", ".replaced_"
-MANIFEST = "manifest.json"
-LATEST = "latest"
+from job.step_folders import MANIFEST, STEP_FOLDER, sha256
+
+REPLACED = ".replaced_"
 # What a run tells of itself, beside its checkpoints.
 RECORDS = {
     "run.json",
@@ -80,12 +75,6 @@ def missing_from(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
         if sizes[name] != sums.bytes:
             return f"{name} has {sizes[name]} bytes, not {sums.bytes}"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_whole(path: Path, sums: Sum) -> bool:

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from job.files import fsync_file
+from job.step_folders import sha256
 from runner.cloud.volumes import RemoteEntry
-from runner.sync.checkpoints import Mismatch, Sum, sha256
+from runner.sync.checkpoints import Mismatch, Sum
 from runner.sync.journal import is_settled
 from runner.sync.names import BLOCKS, PART, beside
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from job.step_folders import STEP_FOLDER
 from runner.cloud.volumes import RemoteEntry
-from runner.sync.checkpoints import STEP_FOLDER
 from runner.sync.selection import Checkpoint, Selection
 from runner.sync.workers import Missing
 

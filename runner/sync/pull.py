@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 from job.files import write_atomically
+from job.step_folders import LATEST, PARTIAL
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
 from runner.sync.checkpoint_download import CheckpointDownload
-from runner.sync.checkpoints import LATEST, PARTIAL, newest_remote_step, newest_step
+from runner.sync.checkpoints import newest_remote_step, newest_step
 from runner.sync.download import Download
 from runner.sync.names import BLOCKS, PART, beside, target_of
 from runner.sync.outcome import Outcome

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from job.step_folders import LATEST, MANIFEST
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import not_found, usage
-from runner.sync.checkpoints import LATEST, MANIFEST, Mismatch, damage, newest_remote_step
+from runner.sync.checkpoints import Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, patient

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from job.step_folders import LATEST, MANIFEST
 from runner.cloud.volumes import RemoteEntry
-from runner.sync.checkpoints import (
-    LATEST,
-    MANIFEST,
-    Manifest,
-    is_record,
-    missing_from,
-    parse_manifest,
-    step_of,
-)
+from runner.sync.checkpoints import Manifest, is_record, missing_from, parse_manifest, step_of
 from runner.sync.names import OF_A_PROCESS, is_temporary, why_refused
 from runner.sync.workers import Missing
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import read, step_folder
+from job.step_folders import step_folder
+from model.checkpoint import read
 from tests.container.checkout import Checkout
 from tests.modal_standin import DockerExecutor, build_image
 from tests.modal_standin.docker_executor import image_tag

@@ -50,7 +50,8 @@ class Lab:
             launcher += [f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
         elif processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launcher, "-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}", *words]
+        what = [job] if job.endswith(".py") else ["-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}"]
+        command = [*launcher, *what, *words]
         process = subprocess.Popen(
             command,
             cwd=CHECKOUT,

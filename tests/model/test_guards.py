@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from job.exit_status import ExitStatus
 from job.runs import read_record
-from model import checkpoint
+from job.step_folders import steps
 from tests.model.conftest import Lab
 from tests.model.test_resume import final_bytes, losses
 
 # A network that has room for three sequences at once.
 SMALL_MEMORY = """
-import torch
+import os, torch
 from model.gpt import GPT
 whole = GPT.forward
 def forward(self, ids, targets=None):
     loss = whole(self, ids, targets)
-    if self.training and ids.size(0) > {most}:
+    if self.training and ids.size(0) > {most} and os.environ.get("RANK", "1") == "1":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nmore words")
     return loss
 GPT.forward = forward
+from job.command_line import leave
 from model.train import main
-raise SystemExit(main({words!r}))
+leave(main({words!r}))
 """
 
 POISON = """
@@ -53,6 +54,16 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
 
 
+def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab: Lab) -> None:
+    script = lab.folder / "small.py"
+    script.write_text(SMALL_MEMORY.format(most=3, words=words(lab, "small", "max_steps=20", "micro_batch=4")))
+    _, err = lab.run(str(script), processes=2)
+    assert "out of memory with micro_batch 4: going on with 2, accumulated 2 times" in err
+    lab.run("train", *words(lab, "from_the_start", "max_steps=20", "micro_batch=2"), processes=2)
+    assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
+    assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
+
+
 def test_not_even_one_sequence_fits(lab: Lab) -> None:
     code = SMALL_MEMORY.format(most=0, words=words(lab, "none"))
     _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
@@ -74,7 +85,7 @@ def test_weights_that_are_no_numbers_are_never_written(lab: Lab) -> None:
     _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
     folder = lab.run_folder("wild")
     assert (folder / "latest").read_text().strip() == "step_00000020"
-    assert checkpoint.steps(folder)[-1] == 20
+    assert steps(folder)[-1] == 20
     assert "the weights after step 30 are no longer numbers" in err
     assert f"train.init_from={folder}/step_00000020" in err
     record = read_record(folder)

@@ -12,6 +12,7 @@ import pytest
 from job.exit_status import ExitStatus
 from job.metrics import read_metrics
 from job.runs import read_record
+from job.step_folders import PARTIAL, step_folder, steps
 from model import checkpoint
 from tests.model.conftest import Lab
 from tests.waiting import wait_for
@@ -55,9 +56,9 @@ def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) ->
     lab.train("constant", *words)
     assert losses(lab.run_folder("constant"))[16] != losses(run)[16]
     # The evaluations on the way have the window that the run ends with, as what reads its checkpoints has.
-    for step in checkpoint.steps(run):
+    for step in steps(run):
         if step > 16:
-            shutil.rmtree(checkpoint.step_folder(run, step))
+            shutil.rmtree(step_folder(run, step))
     out, _ = lab.run("evaluate", "--name", "unbroken", "eval_tokens=1024", "--json")
     found, lines = json.loads(out), read_metrics(run / "metrics.jsonl")
     assert found["step"] == 16
@@ -88,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab) -> None:
     lab.train("unbroken")
     assert lab.train_until_step("damaged", 35, how=signal.SIGKILL) == -signal.SIGKILL
     run = lab.run_folder("damaged")
-    newest = checkpoint.step_folder(run, checkpoint.steps(run)[-1])
+    newest = step_folder(run, steps(run)[-1])
     data = bytearray((newest / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (newest / "model.safetensors").write_bytes(data)
@@ -100,8 +101,8 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab) -> None:
 def test_what_a_kill_left_half_written_does_no_harm(lab: Lab) -> None:
     assert lab.train_until_step("half", 25, how=signal.SIGKILL) == -signal.SIGKILL
     run = lab.run_folder("half")
-    whole = checkpoint.step_folder(run, checkpoint.steps(run)[-1])
-    partial = run / f"{checkpoint.TEMPORARY}step_00000030"
+    whole = step_folder(run, steps(run)[-1])
+    partial = run / f"{PARTIAL}step_00000030"
     shutil.copytree(whole, partial, dirs_exist_ok=True)
     (partial / "manifest.json").unlink()
     lab.train("half")
@@ -151,5 +152,5 @@ def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
 def test_the_last_and_the_best_checkpoints_are_kept(lab: Lab) -> None:
     lab.train("kept", "keep_last=2")
     run = lab.run_folder("kept")
-    state = json.loads((checkpoint.step_folder(run, 60) / "state.json").read_text())
-    assert set(checkpoint.steps(run)) == {50, 60, state["progress"]["best_step"]}
+    state = json.loads((step_folder(run, 60) / "state.json").read_text())
+    assert set(steps(run)) == {50, 60, state["progress"]["best_step"]}

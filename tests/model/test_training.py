@@ -13,7 +13,7 @@ from job.locations import CONFIGS
 from job.metrics import read_metrics
 from job.recipe import RecipeError, TrainConfig, load
 from job.runs import read_record
-from model import checkpoint
+from job.step_folders import step_folder, steps
 from tests.model.conftest import Lab, free_port
 from tests.model.test_resume import final_bytes, losses
 
@@ -183,8 +183,8 @@ def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_
     lab.train("second", *words, processes=2)
     run = lab.run_folder("second")
     before, weights = losses(run), final_bytes(run)
-    for step in checkpoint.steps(run):
-        (checkpoint.step_folder(run, step) / "model.safetensors").write_bytes(b"")
+    for step in steps(run):
+        (step_folder(run, step) / "model.safetensors").write_bytes(b"")
     record = read_record(run)
     assert record is not None
     record.status = "running"  # as a kill leaves it
