@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from job.locations import CHECKOUT, Locations
 from tests.tiny import write_recipe, write_text
 from tests.waiting import wait_for
+
+Unbroken = Callable[..., Path]
 
 
 @dataclass
@@ -104,6 +107,11 @@ class Lab:
         return process.returncode
 
 
+def make_lab(folder: Path) -> Lab:
+    """With a text and a recipe, and nothing trained."""
+    return Lab(folder, write_recipe(folder / "tiny.yaml", str(write_text(folder / "text.txt"))))
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
@@ -117,11 +125,24 @@ def free_port() -> int:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    text = write_text(tmp_path / "text.txt")
-    recipe = write_recipe(tmp_path / "tiny.yaml", str(text))
-    made = Lab(tmp_path, recipe)
+    made = make_lab(tmp_path)
     yield made
     for process in made.started:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """``unbroken("max_steps=20")``: the folder of a run that nothing disturbed, trained once for all who compare
+    theirs with it, who only read."""
+    shared = make_lab(tmp_path_factory.mktemp("unbroken"))
+
+    @cache
+    def train(*overrides: str) -> Path:
+        name = f"run-{len(list(shared.locations.checkpoints.glob('run-*')))}"
+        shared.train(name, *overrides)
+        return shared.run_folder(name)
+
+    return train

@@ -14,7 +14,7 @@ from job.metrics import read_metrics
 from job.recipe import RecipeError, TrainConfig, load
 from job.runs import read_record
 from job.step_folders import step_folder, steps
-from tests.model.conftest import Lab, free_port
+from tests.model.conftest import Lab, Unbroken, free_port
 from tests.model.test_resume import final_bytes, losses
 
 
@@ -34,10 +34,11 @@ def test_two_processes_give_the_curve_of_one(lab: Lab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [("optimizer=muon",), ("shard=true", "optimizer=muon")])
-def test_any_way_of_sharing_the_work_gives_the_curve_of_one(lab: Lab, extra: tuple[str, ...]) -> None:
-    lab.train("one", "max_steps=10", *extra)
+def test_any_way_of_sharing_the_work_gives_the_curve_of_one(
+    lab: Lab, unbroken: Unbroken, extra: tuple[str, ...]
+) -> None:
     lab.train("two", "max_steps=10", "micro_batch=2", *extra, processes=2)
-    one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
+    one, two = losses(unbroken("max_steps=10", "optimizer=muon")), losses(lab.run_folder("two"))
     assert len(two) == 10
     assert max(abs(one[step] - two[step]) for step in two) < 1e-5
 
@@ -54,7 +55,7 @@ def test_a_sharded_run_goes_on_alone(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab) -> None:
+def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab, unbroken: Unbroken) -> None:
     # torchrun hands the signal to its processes and exits in its own way; the record tells the rest
     lab.train_until_step("two", 15, how=signal.SIGTERM, processes=2)
     record = read_record(lab.run_folder("two"))
@@ -62,15 +63,13 @@ def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab) -> None:
     assert record.status == "unfinished"
     assert record.step >= 15
     lab.train("two", processes=1)  # on another number of processes
-    lab.train("one")
-    one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
+    one, two = losses(unbroken()), losses(lab.run_folder("two"))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-4
 
 
-def test_accumulating_gradients_changes_nothing(lab: Lab) -> None:
-    lab.train("whole", "max_steps=20", "micro_batch=8")
+def test_accumulating_gradients_changes_nothing(lab: Lab, unbroken: Unbroken) -> None:
     lab.train("parts", "max_steps=20", "micro_batch=3")  # 8 sequences: taken two at a time
-    whole, parts = losses(lab.run_folder("whole")), losses(lab.run_folder("parts"))
+    whole, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
     assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
 
 
@@ -102,10 +101,9 @@ def test_a_kernel_of_a_gpu_is_refused_on_a_cpu(lab: Lab) -> None:
     assert not lab.run_folder("run").exists()
 
 
-def test_less_memory_changes_nothing(lab: Lab) -> None:
-    lab.train("whole", "max_steps=20")
+def test_less_memory_changes_nothing(lab: Lab, unbroken: Unbroken) -> None:
     lab.train("parts", "max_steps=20", "loss_chunk=60", "activation_checkpointing=true")
-    whole, parts = losses(lab.run_folder("whole")), losses(lab.run_folder("parts"))
+    whole, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
     assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
 
 
