@@ -146,7 +146,7 @@ class TestSignals:
         job(child + STUBBORN)
         process = spawn("host")
         wait_for((folder / "ready").exists)
-        launch = read_launch(folder)
+        launch = wait_for(lambda: read_launch(folder))
         process.send_signal(signal.SIGINT)
         wait_for((folder / "signals").exists)
         process.send_signal(signal.SIGINT)
@@ -159,7 +159,7 @@ class TestSignals:
         job(STOPS)
         process = spawn("host")
         wait_for((folder / "ready").exists)
-        job_id = int(read_launch(folder).id)
+        job_id = int(wait_for(lambda: read_launch(folder)).id)
         assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
