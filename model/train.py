@@ -191,7 +191,9 @@ def _conclude(trainer: Trainer, network: GPT, tokenizer: Tokenizer, out: TextIO 
 def _sample(trainer: Trainer, network: GPT, tokenizer: Tokenizer, step: int, out: TextIO | None) -> None:
     config = trainer.recipe.sample
     prompt = prompt_tokens(config.prompt, tokenizer, trainer.recipe)
-    text = write_samples(network, tokenizer, prompt, config, Sampling.of(config), out)
+    # Blocks that are compiled one by one would be so again for each position, until torch gives up at the eighth.
+    with torch.compiler.set_stance("force_eager"):
+        text = write_samples(network, tokenizer, prompt, config, Sampling.of(config), out)
     write_atomically(trainer.folder / "samples" / f"step_{step:08d}.txt", text)
     trainer.display.log_only(text)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from corpus.tokenizers import ByteTokenizer
+from job.locations import CONFIGS
+from job.recipe import load
 from model.generate import Sampling, generate
+from model.gpt import GPT
+from model.train import _sample
 from tests.model.test_gpt import network
 
 LOGITS = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).log_softmax(-1)
@@ -65,6 +73,26 @@ def test_greedy_text_is_what_the_whole_network_says(shape: dict[str, object]) ->
     for _ in range(20):
         tokens.append(int(made(torch.tensor([tokens]))[0, -1].argmax()))
     assert got == tokens[3:]
+
+
+def test_a_sample_of_a_compiled_network_compiles_nothing(tmp_path: Path) -> None:
+    made, graphs = GPT(network().config, vocab_size=320), []
+
+    def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    for block in made.h:
+        block.compile(dynamic=False, backend=as_it_is)
+    recipe = load(CONFIGS / "quickstart.yaml", ["sample.max_new_tokens=3"])
+    trainer = SimpleNamespace(
+        recipe=recipe, folder=tmp_path, display=SimpleNamespace(log_only=lambda text: None)
+    )
+    _sample(trainer, made, ByteTokenizer(), 7, None)  # type: ignore[arg-type]
+    assert (tmp_path / "samples" / "step_00000007.txt").exists()
+    assert not graphs
+    made(torch.tensor([[1, 2, 3]]))
+    assert graphs
 
 
 def test_text_goes_on_beyond_the_context() -> None:
