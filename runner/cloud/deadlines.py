@@ -6,16 +6,17 @@ The run's --timeout and its --max-cost, over all attempts: what is not done then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LONGEST_ATTEMPT = 24 * 3600.0  # seconds; Modal's limit for each attempt
 RETRIES = 10  # Modal's limit; so at most 11 attempts that are used up
 LONGEST_RUN = (RETRIES + 1) * 23 * 3600.0  # what fits into them, an hour of each left for starts and ends
 
 # Seconds that a checkpoint may take to be written and committed before the clock stands at its end. Of a short
-# span a tenth, so that most of it is work.
+# span a tenth, so that most of it is work. Once a run has shown how long it takes to stop, that counts.
 MARGIN = 300.0
 SHARE = 0.1
+FLOOR, TIMES = 5.0, 3.0  # seconds in any case; the end may take that many times as long as what was seen
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Deadline:
     stop: float
     kill: float
     reason: str  # time-out: another attempt follows; timeout and budget: none
+
+
+def with_room(deadline: Deadline, began: float, seconds: float) -> Deadline:
+    """``deadline`` of an attempt that began at ``began``, with a ``stop`` that leaves what it takes to stop: ``seconds`` for
+    hearing of it, writing a checkpoint and committing it, the slowest of each so far."""
+    room = FLOOR + TIMES * seconds
+    if room < MARGIN:  # what takes longer has MARGIN, and a short span its tenth
+        room = min(room, max(margin(deadline.kill - began), TIMES * seconds))
+    return replace(deadline, stop=deadline.kill - min(MARGIN, room))
 
 
 def margin(span: float) -> float:

@@ -28,7 +28,7 @@ from modal.exception import InputCancellation
 
 from runner.cloud import ledger as ledgers
 from runner.cloud.container import gpu_name, place_in_cluster, price_of, uptime
-from runner.cloud.deadlines import Deadline, next_deadline
+from runner.cloud.deadlines import Deadline, next_deadline, with_room
 from runner.cloud.guards import Guards
 from runner.cloud.job_process import JobProcess
 from runner.cloud.mounted import MountedVolumes
@@ -116,6 +116,8 @@ class Body:
             if now - seen >= SEEN:
                 seen = now
                 self._note()
+                if deadline is not None and (seconds := self._stopping_seconds()):
+                    deadline = with_room(deadline, self.ledger.attempts[-1].started, seconds)
             if (self._marker() != marker or now - committed >= COMMIT) and self.volumes.commit_in_background(
                 *self.job.get("commits", ("checkpoints",))
             ):
@@ -241,6 +243,20 @@ class Body:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
+
+    def _stopping_seconds(self) -> float:
+        """What it would take to stop, by what was seen: the longest pause between two signs of the trainer, which hears of
+        it between two steps, and of a checkpoint its writing and its commit. 0 while nothing is known."""
+        signs = self.guards.stall.between if self.guards is not None else ()
+        try:
+            step = self.folder / (self.folder / "latest").read_text().strip()
+            times = [path.stat().st_mtime for path in step.iterdir()]
+        except OSError:
+            times = []
+        if not signs or not times or not self.volumes.slowest:
+            return 0.0
+        # The time of a file is that of its end: the first one counts as long as all that follow it.
+        return max(signs) + 2 * (max(times) - min(times)) + self.volumes.slowest
 
     def _recorded(self) -> str | None:
         """What the trainer wrote of this very attempt; None where it came to write nothing."""

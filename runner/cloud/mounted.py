@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
 import modal
@@ -18,6 +19,7 @@ class MountedVolumes:
     def __init__(self, names: Mapping[str, str]) -> None:
         self.volumes = {name: modal.Volume.from_name(remote) for name, remote in names.items()}
         self._committing: threading.Thread | None = None
+        self.slowest = 0.0  # seconds of a commit of the checkpoints
 
     def reload(self) -> None:
         """See what others have committed. Only before a file is open: else it fails, and that is said."""
@@ -29,12 +31,15 @@ class MountedVolumes:
 
     def commit(self, name: str) -> None:
         """Let others see what was written here. A failure is said: it must not end the job."""
+        began = time.monotonic()
         try:
             self.volumes[name].commit()
         except Exception as error:
             # The commit is done before the reload behind it, which open files of the running job prevent.
             if "open" not in str(error):
                 print(f"runner: volume {name} was not committed: {error}", file=sys.stderr, flush=True)
+        if name == "checkpoints":
+            self.slowest = max(self.slowest, time.monotonic() - began)
 
     def commit_in_background(self, *names: str) -> bool:
         """False where the commit before is still under way."""

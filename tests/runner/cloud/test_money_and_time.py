@@ -184,6 +184,28 @@ class TestDeadlines:
         spent = deadlines.next_deadline(0.0, 86400.0, 86400.0, 0.0, 25.0, 26.0, 10.0)
         assert spent.stop <= 0.0
 
+    @pytest.mark.parametrize(
+        ("hours", "seconds", "room"),
+        [
+            (5.0, 2.0, 11.0),  # a small network: seconds before the end, not 5 minutes
+            (5.0, 80.0, 245.0),
+            (
+                5.0,
+                900.0,
+                300.0,
+            ),  # what takes longer than that would be lost in any case: Modal's own grace is shorter
+            (0.01, 0.5, 3.6),  # 36 seconds: a tenth
+            (0.01, 3.0, 9.0),  # more than a tenth, where it takes more
+        ],
+    )
+    def test_a_run_that_stops_fast_works_nearly_to_the_end(
+        self, hours: float, seconds: float, room: float
+    ) -> None:
+        first = deadlines.Deadline(0.0, 1000.0 + hours * 3600, "budget")
+        found = deadlines.with_room(first, 1000.0, seconds)
+        assert found.kill - found.stop == pytest.approx(room)
+        assert (found.kill, found.reason) == (first.kill, "budget")
+
     def test_our_clock_is_never_behind_modals(self) -> None:
         for used in (0.0, 100.0, 80000.0):
             each = deadlines.attempt_timeout(86400.0, used, deadlines.LONGEST_ATTEMPT)
