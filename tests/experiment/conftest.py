@@ -71,6 +71,5 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     for process in made.started:
-        if process.poll() is None:
+        with process:  # closes our ends of its pipes: a process that it left may hold the others
             process.kill()
-        process.communicate()

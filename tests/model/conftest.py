@@ -128,9 +128,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     made = make_lab(tmp_path)
     yield made
     for process in made.started:
-        if process.poll() is None:
+        with process:  # closes our ends of its pipes: a process that it left may hold the others
             process.kill()
-            process.communicate()
 
 
 @pytest.fixture(scope="session")

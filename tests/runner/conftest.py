@@ -128,9 +128,8 @@ def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
 
     yield start
     for process in processes:
-        if process.poll() is None:
+        with process:  # closes our ends of its pipes: a process that it left may hold the others
             process.kill()
-        process.communicate()
 
 
 @pytest.fixture
