@@ -33,6 +33,7 @@ class StallGuard:
     metrics: Path
     after: float | None
     size: int = -1
+    has_spoken: bool = False
     seen: float = 0.0
     between: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -42,8 +43,9 @@ class StallGuard:
             return ""
         size = _size(self.metrics)
         if size != self.size:
-            if self.size > 0:
+            if self.has_spoken:
                 self.between.append(now - self.seen)
+            self.has_spoken = self.size >= 0  # what was there at the first look is an earlier attempt's
             self.size, self.seen = size, now
             return ""
         if self.size <= 0:  # before the first steps data is read, and the network compiled

@@ -245,7 +245,12 @@ class Cloud:
             return None
         account.check_reachable(self.env.environ)
         found = self.read(run)
-        return records.state_of(found) if found.is_of_cloud else None
+        if not found.is_of_cloud:
+            return None
+        state = records.state_of(found)
+        if not state.alive and found.ledger.status is None:  # perhaps it ended between the two looks
+            state = records.state_of(self.read(run))
+        return state
 
     def launched(self, run: str) -> Started | None:
         """What the run's folder on the volume says."""

@@ -59,6 +59,14 @@ class TestStall:
         assert guard.look(559.0) == ""
         assert guard.look(560.0) != ""
 
+    def test_the_start_of_an_attempt_that_goes_on_is_no_sign_of_the_usual(self, tmp_path: Path) -> None:
+        grow(tmp_path / "metrics.jsonl")  # the attempt before
+        guard = StallGuard(tmp_path / "metrics.jsonl", 60.0)
+        for now in (0.0, 50.0, 51.0, 52.0):
+            assert guard.look(now) == ""
+            grow(tmp_path / "metrics.jsonl")
+        assert list(guard.between) == [1.0, 1.0]
+
     def test_it_can_be_switched_off(self, tmp_path: Path) -> None:
         guard, now = steady(tmp_path / "metrics.jsonl", every=1.0, after=None)
         assert guard.look(now + 1e6) == ""
