@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,11 +58,14 @@ def engine() -> None:
 def image(engine: None) -> str:
     """The image as compose builds it; its id."""
     checkout = Checkout.clone(os.geteuid())
+    lock = (Path(tempfile.gettempdir()) / "gpt-runner-image.lock").open("w")
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of the suite would both install everything
         checkout.compose("build", "train", timeout=BUILD_SECONDS)
         listed = checkout.command("docker", "image", "inspect", "--format", "{{.Id}}", "gpt-runner")
         return str(listed.stdout).strip()
     finally:
+        lock.close()
         checkout.remove()
 
 
