@@ -16,7 +16,7 @@ LONGEST_RUN = (RETRIES + 1) * 23 * 3600.0  # what fits into them, an hour of eac
 # span a tenth, so that most of it is work. Once a run has shown how long it takes to stop, that counts.
 MARGIN = 300.0
 SHARE = 0.1
-FLOOR, TIMES = 5.0, 3.0  # seconds in any case; the end may take that many times as long as what was seen
+FLOOR, TIMES = 2.0, 3.0  # seconds in any case; the end may take that many times as long as what was seen
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,9 @@ class Deadline:
 def with_room(deadline: Deadline, began: float, seconds: float) -> Deadline:
     """``deadline`` of an attempt that began at ``began``, with a ``stop`` that leaves what it takes to stop: ``seconds`` for
     hearing of it, writing a checkpoint and committing it, the slowest of each so far."""
-    room = FLOOR + TIMES * seconds
-    if room < MARGIN:  # what takes longer has MARGIN, and a short span its tenth
-        room = min(room, max(margin(deadline.kill - began), TIMES * seconds))
-    return replace(deadline, stop=deadline.kill - min(MARGIN, room))
+    needed = TIMES * seconds
+    room = min(MARGIN, FLOOR + needed, max(needed, margin(deadline.kill - began)))
+    return replace(deadline, stop=deadline.kill - room)
 
 
 def margin(span: float) -> float:

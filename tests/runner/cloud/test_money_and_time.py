@@ -187,14 +187,14 @@ class TestDeadlines:
     @pytest.mark.parametrize(
         ("hours", "seconds", "room"),
         [
-            (5.0, 2.0, 11.0),  # a small network: seconds before the end, not 5 minutes
-            (5.0, 80.0, 245.0),
+            (5.0, 2.0, 8.0),  # a small network: seconds before the end, not 5 minutes
+            (5.0, 80.0, 242.0),
             (
                 5.0,
                 900.0,
                 300.0,
             ),  # what takes longer than that would be lost in any case: Modal's own grace is shorter
-            (0.01, 0.5, 3.6),  # 36 seconds: a tenth
+            (0.01, 0.9, 3.6),  # 36 seconds: a tenth
             (0.01, 3.0, 9.0),  # more than a tenth, where it takes more
         ],
     )
