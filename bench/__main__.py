@@ -1,7 +1,7 @@
 """Measurements of the trainer on this machine; docs/bench.md says what each one is.
 
     python -m bench [speed] [RECIPE] [key=value ...] [--peer nanogpt=../nanoGPT] [--text FILE]
-    python -m bench loss | memory | steps | checkpoint | kills [options]
+    python -m bench loss | memory | traffic | steps | checkpoint | kills [options]
 
 Each result is printed, and appended to --out, as soon as it is there.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.results import Results
 from job.command_line import run
 
-BENCHES = ("speed", "loss", "memory", "steps", "checkpoint", "kills")
+BENCHES = ("speed", "loss", "memory", "traffic", "steps", "checkpoint", "kills")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

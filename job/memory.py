@@ -52,7 +52,7 @@ class _Kept:
 
     ``block``: in float32 the block's two inputs and their norms (4 widths), q, k, v (3), what attention gives (1), the
     MLP's two hidden layers (8): 16 widths; modern 4 more, for the rotated and the normed q and k. With autocast
-    the residual stream and the norms' inputs stay float32, the rest is bfloat16.
+    all is bfloat16, but for what an uncompiled RMSNorm keeps.
     ``last``: the input of the last norm and of the head; modern's smear too. ``mlp``: what the last block's MLP needs
     while it is differentiated, which counts where there are few logits; ``again``: the same of the first block.
     """
@@ -68,9 +68,9 @@ class _Kept:
 
 
 _KEPT = {
-    ("gpt2", False): _Kept(64, last=8, mlp=24, again=20, logit=12, chunked=16, head=4, fixed=16),
-    ("gpt2", True): _Kept(36, last=6, mlp=16, again=12, logit=12, chunked=16, head=4, fixed=16),
-    ("modern", False): _Kept(80, last=16, mlp=33, again=30, logit=16, chunked=22, head=12, fixed=8),
+    ("gpt2", False): _Kept(64, last=8, mlp=24, again=20, logit=12, chunked=12, head=4, fixed=16),
+    ("gpt2", True): _Kept(32, last=4, mlp=16, again=12, logit=12, chunked=16, head=4, fixed=16),
+    ("modern", False): _Kept(80, last=16, mlp=33, again=30, logit=16, chunked=19, head=12, fixed=8),
     ("modern", True): _Kept(48, last=14.5, mlp=33, again=22, logit=16, chunked=22, head=12, fixed=8),
 }
 # torch.compile fuses the loss: measured on the CPU's Inductor 2.5 and 6.25 bytes a logit, gradients of the head
@@ -112,7 +112,7 @@ def training_memory(
     in_last = tokens * width * kept.mlp
     if train.activation_checkpointing:  # autocast's copies are made anew with the block
         copies = HALF * head if bf16 else 0.0
-        activations = tokens * width * WORD * config.n_layer
+        activations = tokens * width * (HALF if bf16 else WORD) * config.n_layer
         in_last += block
 
     if train.loss_chunk is None:

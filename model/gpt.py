@@ -33,6 +33,9 @@ LOGIT_SOFTCAP = 15.0
 # On a CPU, attention to at most so many positions is written as two products: in bfloat16 the backward pass of
 # torch's scaled_dot_product_attention takes 5.4 ms there for 12 x 64 positions, this one less than 1 (docs/log.md).
 PRODUCTS_UP_TO = 256
+# Autocast alone leaves what the blocks add to in float32. On a GPU, whose step waits for memory, it has the dtype of what
+# is added, as in llm.c and nanochat: a block of GPT-2 then moves a fifth less (docs/log.md).
+LOW_RESIDUAL = ("cuda",)
 IGNORED = -100  # a target that counts for nothing
 
 Mask = Tensor | BlockMask | None
@@ -284,6 +287,8 @@ class GPT(nn.Module):
             x_BTD = rms_norm(x_BTD)
             before_B1D = torch.zeros_like(x_BTD[:, :1]) if cache is None else cache.before(x_BTD, start)
             x_BTD = torch.addcmul(x_BTD, torch.cat((before_B1D, x_BTD[:, :-1]), dim=1), self.smear)
+        if x_BTD.device.type in LOW_RESIDUAL and torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         x_BTD = self.drop(x_BTD)
         long_mask = attention_mask(T, start, None, x_BTD.device)
         short_mask: Mask = self.block_mask if cache is None else None

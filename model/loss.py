@@ -49,20 +49,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         weight = weight_VD.to(dtype)
         total = x_ND.new_zeros((), dtype=torch.float32)
         grad_x, grad_weight = torch.empty_like(x_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
+        rows_V = torch.arange(len(weight_VD), device=x_ND.device)
         for start in range(0, len(x_ND), chunk):
             x = x_ND[start : start + chunk].to(dtype)
-            targets = targets_N[start : start + chunk]
-            kept = (targets != ignored)[:, None]
-            row = targets.clamp_min(0)[:, None]
-            logits = softcap(x @ weight.mT, cap)
-            log_p = torch.log_softmax(logits, dim=-1)
-            total -= (log_p.gather(1, row) * kept).sum()
-            grad = log_p.exp_()
-            grad.scatter_add_(1, row, -torch.ones_like(row, dtype=grad.dtype))
-            grad *= kept / count
+            targets_n1 = targets_N[start : start + chunk, None]
+            kept_n1 = targets_n1 != ignored
+            logits_nV = softcap(x @ weight.mT, cap)
+            log_p_nV = torch.log_softmax(logits_nV, dim=-1)
+            total -= (log_p_nV.gather(1, targets_n1.clamp_min(0)) * kept_n1).sum()
+            # A comparison, not a scatter: Inductor makes one kernel of all this, which reads and writes each logit once.
+            grad_nV = log_p_nV.exp_().add_(rows_V == targets_n1, alpha=-1)
+            grad_nV *= kept_n1 / count
             if cap is not None:
-                grad *= 1 - (logits / cap).square()  # of tanh
-            grad = grad.to(dtype)
+                grad_nV *= 1 - (logits_nV / cap).square()  # of tanh
+            grad = grad_nV.to(dtype)
             grad_x[start : start + chunk] = grad @ weight
             grad_weight += grad.mT @ x
         ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))

@@ -107,9 +107,8 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["second"] = torch.zeros(p.size(0), 1, device=p.device)
         momenta = [self.state[p]["momentum"] for p in parameters]
         grads = [p.grad for p in parameters if p.grad is not None]
-        for momentum, grad in zip(momenta, grads, strict=True):
-            momentum.lerp_(grad, 1 - group["momentum"])
-            grad.lerp_(momentum, group["momentum"])  # Nesterov
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        torch._foreach_lerp_(grads, momenta, group["momentum"])  # Nesterov
         stack_nRC = self._orthogonal(torch.stack([whole(grad) for grad in grads]))
         second_nR1 = torch.stack([self.state[p]["second"] for p in parameters])
         second_nR1.lerp_(stack_nRC.square().mean(-1, keepdim=True), 1 - group["beta2"])
@@ -118,10 +117,11 @@ class Muon(torch.optim.Optimizer):
         stack_nRC *= norms / stack_nRC.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-8)
         rows, columns = stack_nRC.shape[-2:]
         step = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for p, update, second in zip(parameters, stack_nRC, second_nR1, strict=True):
-            self.state[p]["second"].copy_(second)
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(part_like(update.to(p.dtype), p), alpha=step)
+        torch._foreach_copy_([self.state[p]["second"] for p in parameters], list(second_nR1))
+        updates = [part_like(update, p) for update, p in zip(stack_nRC, parameters, strict=True)]
+        weights: list[Tensor] = list(parameters)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(weights, updates, alpha=step)
 
     def _orthogonal(self, stack_nRC: Tensor) -> Tensor:
         """The stack orthogonalised, in float32; with many processes each does its part of it."""
@@ -143,5 +143,5 @@ def orthogonal(stack_nRC: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()

@@ -38,9 +38,9 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
     """Bytes of all live tensors at the peak of the second optimizer step, as model/trainer.py takes it."""
     rows = network_size(recipe.model, recipe.data.tokenizer).rows
     passes = recipe.sequences_per_step // micro_batch_size(recipe.sequences_per_step, micro_batch)
-    # As on a GPU: a CPU writes short attention as two products, whose scores are kept.
-    fused = patch("model.gpt.PRODUCTS_UP_TO", 0)
-    with fused, patch.object(GPT, "_initialise", lambda network: None), FakeTensorMode():
+    # As on a GPU: a CPU writes short attention as two products, whose scores are kept, and adds to float32.
+    fused, low = patch("model.gpt.PRODUCTS_UP_TO", 0), patch("model.gpt.LOW_RESIDUAL", ("cpu",))
+    with fused, low, patch.object(GPT, "_initialise", lambda network: None), FakeTensorMode():
         network = GPT(recipe.model, rows)
         network.loss_chunk = recipe.train.loss_chunk
         network.activation_checkpointing = recipe.train.activation_checkpointing

@@ -61,6 +61,22 @@ def test_a_network_without_biases_exports_too(tmp_path: Path) -> None:
     assert (theirs(ids()).logits - ours(ids())).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])
+def test_on_a_gpu_the_blocks_add_to_bfloat16(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, tokens = network(variant), ids(8)
+    seen: set[torch.dtype] = set()
+    net.h[1].register_forward_pre_hook(lambda block, inputs: seen.add(inputs[0].dtype))
+
+    def loss() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            return float(net(tokens, tokens.roll(-1, 1)))
+
+    cpu = loss()
+    monkeypatch.setattr("model.gpt.LOW_RESIDUAL", ("cpu",))
+    assert loss() == pytest.approx(cpu, rel=0.01)
+    assert seen == {torch.float32, torch.bfloat16}
+
+
 def test_the_modern_variant_has_no_class_in_transformers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.variant=gpt2"):
         export(network("modern"), tmp_path, eot=None)

@@ -1,0 +1,111 @@
+"""How many bytes a compiled step moves through memory, by Inductor's own count, with no GPU.
+
+    python -m bench traffic speedrun n_layer=4 [--micro-batch 2]
+
+The network is compiled for this CPU in bfloat16 with the choices that Inductor makes for a GPU, and the bytes that each
+kernel reads and writes are added up, for one micro-batch and for twice as much: the difference is what a token costs,
+the rest is the weights'. It tells two ways to write the same apart. It is no time: a GPU's kernels join more, or less, than
+a CPU's, its attention is another one, and matrix products wait for arithmetic.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from bench.results import Results
+from job.command_line import find_recipe
+from job.network_size import network_size
+from job.recipe import Recipe, load
+from model.gpt import GPT
+
+SHOWN = 12  # kernels
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of this bench."""
+    parser.add_argument("words", nargs="*", metavar="RECIPE, key=value", help="gpt2_124m by default")
+    parser.add_argument(
+        "--micro-batch", type=int, default=1, metavar="N", help="sequences, and twice as many (1)"
+    )
+
+
+def main(arguments: Namespace, results: Results) -> int:
+    """The entry."""
+    names = [word for word in arguments.words if "=" not in word]
+    recipe = load(
+        find_recipe(names[0] if names else "gpt2_124m"), [word for word in arguments.words if "=" in word]
+    )
+    size = arguments.micro_batch
+    few, many = (step_bytes(recipe, n) for n in (size, 2 * size))
+    tokens = size * recipe.model.block_size
+    for name, moved in many.items():
+        results.say(f"{name}, {2 * size} sequences:")
+        for kernel, count in sorted(moved.items(), key=lambda pair: -pair[1])[:SHOWN]:
+            results.say(f"  {count / 1e6:10.1f} MB  {kernel}")
+    passes = {name: (sum(few[name].values()), sum(many[name].values())) for name in many}
+    results.add(
+        "traffic",
+        recipe=recipe.name,
+        **{f"{name}_kb_a_token": round((b - a) / tokens / 1e3, 1) for name, (a, b) in passes.items()},
+        **{f"{name}_mb_of_weights": round((2 * a - b) / 1e6, 1) for name, (a, b) in passes.items()},
+    )
+    return 0
+
+
+def step_bytes(recipe: Recipe, sequences: int) -> dict[str, dict[str, int]]:
+    """Bytes that each kernel of forward and backward reads and writes, for one micro-batch of ``sequences``."""
+    network = GPT(recipe.model, network_size(recipe.model, recipe.data.tokenizer).rows)
+    shape = (sequences, recipe.model.block_size)
+    if recipe.train.loss_chunk is not None:
+        network.loss_chunk = max(1, sequences * recipe.model.block_size // 4)
+    return traffic(network, torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64))
+
+
+def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, int]]:
+    """Bytes of each kernel, forward and backward, of ``function`` compiled in bfloat16; it gives one number."""
+    with _counting() as graphs, torch.autocast("cpu", torch.bfloat16):
+        torch.compile(function, dynamic=False, fullgraph=True)(*inputs).backward()
+    return dict(zip(("forward", "backward"), graphs, strict=True))
+
+
+@contextmanager
+def _counting() -> Iterator[list[dict[str, int]]]:
+    """The graphs that Inductor lowers meanwhile, each as kernel → bytes."""
+    from torch._inductor import config, ir, metrics
+    from torch._inductor.graph import GraphLowering
+
+    graphs: list[dict[str, int]] = []
+    compiled = GraphLowering.codegen
+
+    def counted(graph: Any) -> Any:
+        code = compiled(graph)
+        graphs.append({_name(i, node): 4 * words for i, (node, words) in enumerate(graph.count_bytes()[1])})
+        return code
+
+    with (
+        config.patch(force_disable_caches=True),
+        # On a CPU Inductor writes an exponential that is used twice to memory; a GPU computes it twice.
+        patch.object(ir, "is_cpu", lambda *_: False),
+        patch("model.gpt.LOW_RESIDUAL", ("cpu",)),
+        patch.object(GraphLowering, "codegen", counted),
+    ):
+        torch._dynamo.reset()
+        metrics.reset()
+        yield graphs
+
+
+def _name(number: int, kernel: Any) -> str:
+    """Its operations, as torch names them."""
+    parts = []
+    for node in kernel.get_nodes():
+        origins = getattr(node.node, "origins", None) or ()
+        names = {str(origin.target).removeprefix("aten.").partition(".")[0] for origin in origins}
+        parts.append("+".join(sorted(names)) or type(node).__name__)
+    return f"{number:3d} {' | '.join(parts)}"
