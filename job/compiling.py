@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import shutil
 
+from job.batch_schedule import tokens_before
+from job.network_size import flops_per_token
 from job.recipe import Recipe
 
-# On 2 CPU cores compiling takes 20-40 s and then saves a third of each step, so it pays from a
-# recipe of about 1e14 FLOPs, which are 10 minutes there (docs/log.md).
-COMPILE_PAYS_FROM_FLOPS = 1e14
+# The FLOPs of a recipe from which on it pays. On 2 CPU cores compiling takes 20-40 s and then saves a third of each
+# step: 10 minutes there (docs/log.md). On a GPU it takes about as long, with what it left in the cache a few seconds, and
+# 3e15 are 10 to 40 s of it uncompiled: an estimate, `bench/gpu.sh third` measures it.
+PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 3e15}
 
 
-def should_compile(recipe: Recipe, device: str, flops: float) -> tuple[bool, str]:
-    """Whether to compile, and why. A function of recipe and machine alone, so that a resume agrees.
-
-    ``device`` is cuda, mps or cpu; ``flops`` is what the whole recipe costs.
-    """
+def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:
+    """Whether to compile on ``device`` (cuda, mps or cpu), and why. A function of recipe and machine alone, so that a
+    resume agrees."""
     if recipe.train.compile != "auto":
         return recipe.train.compile, "the recipe says so"
     if device == "mps":
         return False, "not on mps"
     if device == "cpu" and shutil.which("g++") is None:
         return False, "no C++ compiler here"
-    if device == "cpu" and flops < COMPILE_PAYS_FROM_FLOPS:
+    flops = flops_per_token(recipe) * tokens_before(recipe.train, recipe.train.max_steps)
+    if flops < PAYS_FROM_FLOPS[device]:
         return False, "the run is too short for it to pay"
     return True, "the run is long enough for it to pay"

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
+from job.compiling import should_compile
 from job.exit_status import UserError
 from job.memory import chosen_micro_batch
 from job.peak_flops import datasheet_flops
@@ -67,10 +68,8 @@ def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]
 def fitting_micro_batch(recipe: Recipe, device: torch.device, processes: int) -> int:
     """The recipe's ``micro_batch``; for ``auto`` what fits in the GPU's memory, on a CPU a number that suits it."""
     room = float(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
-    bf16, compiled = (
-        number_format(recipe.train.dtype, device) == "bfloat16",
-        recipe.train.compile is not False,
-    )
+    bf16 = number_format(recipe.train.dtype, device) == "bfloat16"
+    compiled, _ = should_compile(recipe, device.type)
     return chosen_micro_batch(recipe, room, processes, bf16, compiled)
 
 

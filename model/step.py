@@ -72,8 +72,7 @@ class Steps:
         self.rehearsals = (
             2 if world.size > 1 and not self.sharded else 0
         )  # a sharded forward pass is an exchange
-        flops = network.flops_per_token() * tokens_before(self.config, self.config.max_steps)
-        compiled, reason = should_compile(recipe, device.type, flops)
+        compiled, reason = should_compile(recipe, device.type)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         # flex_attention has no dropout, and without the compiler no kernel.
         self.flex = compiled and device.type == "cuda" and recipe.model.dropout == 0 and any(network.short)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.compiling import should_compile
 from job.memory import chosen_micro_batch, largest_micro_batch, micro_batch_size, training_memory
 from job.recipe import Recipe
 
@@ -69,7 +70,7 @@ def uses_bf16(recipe: Recipe, gpu: str) -> bool:
 def fit(recipe: Recipe, gpu: str, processes: int) -> Fit:
     """How ``recipe`` fits where ``processes`` GPUs of that kind share a step."""
     room, bf16 = MEMORY_GB[gpu] * 1e9, uses_bf16(recipe, gpu)
-    compiled = recipe.train.compile is not False  # auto: on a GPU it always is
+    compiled, _ = should_compile(recipe, "cuda")
     share = max(1, recipe.sequences_per_step // processes)
     size = micro_batch_size(share, chosen_micro_batch(recipe, room, processes, bf16, compiled))
     needed = training_memory(recipe, size, processes, bf16, compiled).on_gpu
