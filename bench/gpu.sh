@@ -6,8 +6,8 @@
 #   bench/gpu.sh third
 #   bench/gpu.sh fourth
 #
-# `first`: speed, steps, memory. `second`: the losses; with the OUT of the call before it goes on, ONLY=ours,nanogpt
-# chooses. `third`: checkpoints, Shakespeare, speedrun beside nanochat. `fourth`: kernels and
+# `first`: speed, steps, memory. `second`: the losses, ours and nanoGPT's; with the OUT of the call before it goes on, and
+# ONLY=ours,nanochat,hf chooses others. `third`: checkpoints, Shakespeare, speedrun beside nanochat. `fourth`: kernels and
 # windows of attention against the default. DATA holds novels.txt.xz, tinyshakespeare.txt and tiktoken/;
 # PEERS holds checkouts nanoGPT and nanochat, which are left out where they are missing. OUT may be a folder. No
 # network is needed. A part that fails, or that the time does not reach, loses no other's results.
@@ -56,12 +56,12 @@ first)
     bench 2 steps "$recipe" "$batch" "${novels[@]}" "${nanogpt[@]}" --steps 100
     bench 2 memory "$recipe" "${novels[@]}" "${nanogpt[@]}" --micro-batch 64
     ;;
-second) bench "$minutes" loss novels "${LOSS_RECIPE:-speedrun}" "${novels[@]}" "${with[@]}" ${ONLY:+--only "$ONLY"} ;;
+second) bench "$minutes" loss novels "${LOSS_RECIPE:-speedrun}" "${novels[@]}" "${with[@]}" --only "${ONLY:-ours,nanogpt}" ;;
 third)
     bench 4 checkpoint "$recipe" "$batch" "${novels[@]}" --repeats 2
     bench 3 loss shakespeare "${characters[@]}" "${nanogpt[@]}"
     bench 2 speed speedrun "$batch" "${novels[@]}" "${with[@]}" --only ours,nanochat --steps 40 --peer-micro-batch 32
-    bench 2 speed shakespeare_char "${characters[@]}" "${nanogpt[@]}" --steps 200 --peer-micro-batch 64
+    bench 2 speed shakespeare_char global_batch_tokens=16384 micro_batch=64 compile=true "${characters[@]}" "${nanogpt[@]}" --steps 200 --peer-micro-batch 64
     ;;
 fourth)
     # speed NAME OVERRIDES ...: the modern network so; the result carries NAME as its recipe.
@@ -73,6 +73,8 @@ fourth)
     speed context_4096 block_size=4096 micro_batch=16
     speed context_4096_cudnn block_size=4096 micro_batch=16 attention=cudnn
     speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL window_size=512
+    # Inductor's own searches: minutes of compiling for faster kernels.
+    TORCHINDUCTOR_COORDINATE_DESCENT_TUNING=1 speed coordinate_descent
     speed window_128_to_256 attention_pattern=SSSL window_size=256 'window_schedule=[[0,128],[20,256]]'
     ;;
 *)

@@ -5,7 +5,8 @@
     python -m bench loss cpu --text input.txt --peer nanogpt=../nanoGPT [--repeats 2]
 
 novels: 256 steps of 131,072 tokens (33.5 million), then the loss over 1,048,576 held-out tokens at the recipe's
-context; each trainer with three learning rates, of which the best counts.
+context; each trainer with three learning rates, of which the best counts. Then ours with ever more of the tokens, each
+time a whole run, until its loss is that of a peer's best.
 shakespeare: until the loss over the validation characters is 1.4697, which nanoGPT's README states.
 cpu: shakespeare_char_cpu against the line of nanoGPT's README for a machine with no GPU, each as a whole process.
 
@@ -21,7 +22,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from bench import setup as setups
-from bench.contenders import Task, contenders, nanogpt
+from bench.contenders import Task, contenders, nanogpt, ours
 from bench.process import guarded, watch
 from bench.results import Results
 from bench.setup import Setup
@@ -30,6 +31,10 @@ from job.metrics import read_metrics
 
 NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
 TARGET = 1.4697
+# Ours until a peer's loss: steps of an eighth of the tokens and no warm-up, since few tokens teach more in small steps
+# (docs/log.md); parts of all the tokens.
+SHORTER = 8
+PARTS = (32, 16, 8, 4, 2)
 # Where nothing else is known of a contender's rate. nanochat's is a factor on all of its own.
 BASE_RATES = {"nanogpt": 1e-3, "hf": 1e-3, "nanochat": 1.0}
 
@@ -58,29 +63,45 @@ def main(arguments: Namespace, results: Results) -> int:
 
 
 def novels(setup: Setup, arguments: Namespace) -> None:
-    """Every contender with every rate, the middle one first, so that a budget that ends early has it."""
+    """Every contender with every rate, the middle one first, so that a budget that ends early has it; then how soon
+    ours is where a peer's best run ended."""
     results = setup.results
     factors = sorted(map(float, arguments.rates.split(",")), key=lambda factor: abs(factor - 1))
     running = contenders(setup, arguments.only)
     done = {(r["contender"], r["lr"], r["steps"]): r for r in _before(results) if r["what"] == "loss run"}
-    for factor in factors:
-        for name, contender in running.items():
-            rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
-            task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
-            if (name, rate, task.steps) in done or not setup.has_time(task.name):
-                continue
-            with guarded(results, part="novels", contender=name, lr=rate):
-                results.say(f"{name} with rate {rate:g}")
-                found = contender.train(setup, task)
-                done[name, rate, task.steps] = results.add(
-                    "loss run",
-                    **{"recipe": setup.recipe.name, "contender": name, "lr": rate, **found.facts()},
-                    training_seconds=round(found.training_seconds, 2),
-                    training_seconds_without_compiling=round(found.median * task.steps, 2),
-                )
+
+    def train(name: str, factor: float) -> None:
+        rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
+        task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
+        if (name, rate, task.steps) in done or not setup.has_time(task.name):
+            return
+        with guarded(results, part="novels", contender=name, lr=rate):
+            results.say(f"{name} with rate {rate:g}")
+            found = running[name].train(setup, task)
+            done[name, rate, task.steps] = results.add(
+                "loss run",
+                **{"recipe": setup.recipe.name, "contender": name, "lr": rate, **found.facts()},
+                training_seconds=round(found.training_seconds, 2),
+                training_seconds_without_compiling=round(found.median * task.steps, 2),
+            )
+
+    def best_of(name: str) -> dict[str, Any] | None:
+        runs = [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]
+        return min(runs, key=lambda run: float(run["val_loss"]), default=None)
+
     for name in running:
-        if runs := [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]:
-            best = min(runs, key=lambda run: run["val_loss"])
+        train(name, factors[0])
+    for factor in factors[1:]:
+        for name in running:
+            if name != "ours":
+                train(name, factor)
+    if "ours" in running:
+        ends = {name: best for name in BASE_RATES if (best := best_of(name)) is not None}
+        _until_there(setup, arguments, ends)
+        for factor in factors[1:]:
+            train("ours", factor)
+    for name in running:
+        if best := best_of(name):
             keys = (
                 "lr",
                 "val_loss",
@@ -88,7 +109,40 @@ def novels(setup: Setup, arguments: Namespace) -> None:
                 "training_seconds_without_compiling",
                 "wall_seconds",
             )
-            results.add("loss", contender=name, rates_tried=len(runs), **{key: best[key] for key in keys})
+            tried = sum(run["contender"] == name for run in done.values())
+            results.add("loss", contender=name, rates_tried=tried, **{key: best[key] for key in keys})
+
+
+def _until_there(setup: Setup, arguments: Namespace, ends: dict[str, dict[str, Any]]) -> None:
+    """Ours with a growing part of the tokens, each time a whole run, until its loss is that of each peer's best run."""
+    batch = setup.recipe.train.global_batch_tokens
+    tokens, least = arguments.steps * batch, setup.recipe.model.block_size
+    short = setup.with_overrides(f"global_batch_tokens={max(batch // SHORTER, least)}", "warmup_steps=0")
+    for part in PARTS:
+        steps = max(1, tokens // part // short.recipe.train.global_batch_tokens)
+        if not ends or not setup.has_time(f"ours with a {part}th of the tokens"):
+            return
+        with guarded(setup.results, part="novels", contender="ours"):
+            setup.results.say(f"ours with a {part}th of the tokens")
+            task = Task(f"ours-{part}", steps, None, None, arguments.val_tokens)
+            found = ours.train(short, task)
+            loss = found.val_loss if found.val_loss is not None else float("inf")
+            setup.results.add("short run", part=part, **found.facts())
+            for name in [name for name, best in ends.items() if loss <= best["val_loss"]]:
+                best = ends.pop(name)
+                training = found.median * steps
+                setup.results.add(
+                    "time to a loss",
+                    peer=name,
+                    target=best["val_loss"],
+                    val_loss=loss,
+                    of_its_tokens=round(1 / part, 4),
+                    wall_seconds=round(found.wall_seconds, 2),
+                    of_its_wall=round(found.wall_seconds / best["wall_seconds"], 3),
+                    of_its_training_without_compiling=round(
+                        training / best["training_seconds_without_compiling"], 3
+                    ),
+                )
 
 
 def shakespeare(setup: Setup, arguments: Namespace) -> None:

@@ -169,26 +169,36 @@ def test_time_to_a_loss_stops_at_the_first_evaluation_under_it(
 
 
 @pytest.mark.slow
-def test_a_second_call_goes_on_with_the_rates_that_are_left(lab: Lab) -> None:
+def test_a_second_call_goes_on_with_the_rates_that_are_left_until_a_peers_loss(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "PARTS", (4, 2))
     out = lab.folder / "results.jsonl"
     words = ["loss", "novels", str(lab.recipe), "--text", str(lab.folder / "text.txt"), "--device", "cpu"]
-    words += [
-        "global_batch_tokens=256",
-        "warmup_steps=2",
-        "--steps",
-        "4",
-        "--val-tokens",
-        "512",
-        "--out",
-        str(out),
-    ]
+    words += ["global_batch_tokens=256", "warmup_steps=2", "--steps", "4", "--val-tokens", "512"]
+    words += ["--out", str(out)]
     assert main([*words, "--rates", "1"]) == ExitStatus.DONE
+    first = results_of(out)
+    assert [r["what"] for r in first] == ["loss run", "loss"]  # no peer, no loss of its to be reached
+    # What a peer gave in a call before: a loss that any run has, and one that none has.
+    seconds = {"wall_seconds": 1000.0, "training_seconds": 900.0, "training_seconds_without_compiling": 8.0}
+    for peer, loss_of in (("nanogpt", 9.0), ("hf", 0.0)):
+        run = {"what": "loss run", "contender": peer, "lr": 1e-3, "steps": 4, "val_loss": loss_of, **seconds}
+        out.write_text(out.read_text() + json.dumps(run) + "\n")
     assert main([*words, "--rates", "1,2"]) == ExitStatus.DONE
     results = results_of(out)
-    assert [r["lr"] for r in results if r["what"] == "loss run"] == [0.003, 0.006]
+    assert [r["lr"] for r in results if r.get("contender") == "ours" and r["what"] == "loss run"] == [
+        0.003,
+        0.006,
+    ]
     best = results[-1]
     assert (best["what"], best["rates_tried"]) == ("loss", 2)
-    assert best["val_loss"] == min(r["val_loss"] for r in results if r["what"] == "loss run")
+    assert best["val_loss"] == min(r["val_loss"] for r in results if r.get("contender") == "ours")
+    (there,) = [r for r in results if r["what"] == "time to a loss"]
+    assert (there["peer"], there["target"], there["of_its_tokens"]) == ("nanogpt", 9.0, 0.25)
+    assert there["of_its_wall"] == pytest.approx(there["wall_seconds"] / 1000, abs=1e-3)
+    assert 0 < there["of_its_training_without_compiling"] < 10
+    assert [r["part"] for r in results if r["what"] == "short run"] == [4, 2]  # for the other's
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ MUON = {"optimizer": "muon"}
     [
         ("quickstart", 8, False, {}),
         ("shakespeare_char_cpu", 12, True, {}),
-        ("shakespeare_char", 64, True, {}),
+        ("shakespeare_char", 64, True, {"variant": "gpt2", "dropout": 0.2, "global_batch_tokens": 16384}),
         ("gpt2_shallow", 16, True, {}),
         ("gpt2_shallow", 1, True, {}),
         ("gpt2_shallow", 16, False, {}),
