@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 import math
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from runner.cloud.prices import TABLE, Prices
 
@@ -30,14 +31,17 @@ OTHERWISE = {
 
 def live_prices() -> Prices | None:
     """The table with what Modal says now; None where it does not answer in time, or names none of our GPUs."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        rates: Future[dict[str, float]] = pool.submit(_ask)
-        return from_rates(rates.result(PATIENCE), datetime.date.today())
-    except Exception:  # no token, no network, no such right in this workspace: the table does
-        return None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    answer: list[dict[str, float]] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # no token, no network, no such right in this workspace: the table does
+            answer.append(_ask())
+
+    # A daemon: a Modal that hangs holds up neither the plan nor the end of the process.
+    asking = threading.Thread(target=ask, name="rates", daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return from_rates(answer[0], datetime.date.today()) if answer else None
 
 
 def from_rates(rates: Mapping[str, float], day: datetime.date) -> Prices | None:

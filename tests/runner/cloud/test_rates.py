@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from job.locations import CHECKOUT
 from tests.runner.cloud.conftest import make_checkout, open_lab
 
 RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
@@ -37,3 +40,17 @@ def test_where_modal_gives_none_the_table_counts_and_live_says_so(tmp_path: Path
         assert "Modal's rates" not in out
         _, err = lab.run("plan", "tiny", "--live", status=1)
         assert "Modal gave no rates" in err
+
+
+def test_a_modal_that_never_answers_holds_up_neither_the_plan_nor_its_end() -> None:
+    """A thread of an executor would be waited for when the interpreter ends."""
+    program = (
+        "import time\n"
+        "from runner.cloud import rates\n"
+        "rates.PATIENCE, rates._ask = 0.1, lambda: time.sleep(600)\n"
+        "print(rates.live_prices())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, cwd=CHECKOUT
+    )
+    assert (ended.returncode, ended.stdout) == (0, "None\n"), ended.stderr
