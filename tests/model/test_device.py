@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from job.locations import CHECKOUT
 from model import device as devices
 
 CUDA = torch.device("cuda", 1)
@@ -28,3 +32,9 @@ def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, e
 
 def test_a_cpu_has_none() -> None:
     assert devices.gpu_use(torch.device("cpu")) is None
+
+
+def test_one_process_does_not_import_what_only_several_need() -> None:
+    """A second of the three that a trainer's start took."""
+    code = "import sys, model.train; sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
