@@ -111,10 +111,13 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(grads, momenta, group["momentum"])  # Nesterov
         stack_nRC = self._orthogonal(torch.stack([whole(grad) for grad in grads]))
         second_nR1 = torch.stack([self.state[p]["second"] for p in parameters])
-        second_nR1.lerp_(stack_nRC.square().mean(-1, keepdim=True), 1 - group["beta2"])
-        norms = stack_nRC.norm(dim=(-2, -1), keepdim=True)
-        stack_nRC = stack_nRC / second_nR1.sqrt().clamp_min(1e-8)
-        stack_nRC *= norms / stack_nRC.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-8)
+        squares_nR1 = torch.linalg.vector_norm(stack_nRC, dim=-1, keepdim=True).square()
+        second_nR1.lerp_(squares_nR1 / stack_nRC.size(-1), 1 - group["beta2"])
+        # Each row by the root of its second moment, all of a matrix so that it keeps its norm.
+        inverse_nR1 = second_nR1.clamp_min(1e-16).reciprocal()
+        scaled_n11 = (squares_nR1 * inverse_nR1).sum(-2, keepdim=True).clamp_min(1e-8)
+        kept_n11 = squares_nR1.sum(-2, keepdim=True) / scaled_n11
+        stack_nRC *= (inverse_nR1 * kept_n11).sqrt()
         rows, columns = stack_nRC.shape[-2:]
         step = group["lr"] * max(1.0, rows / columns) ** 0.5
         torch._foreach_copy_([self.state[p]["second"] for p in parameters], list(second_nR1))

@@ -55,3 +55,17 @@ def test_muon_moves_each_matrix_by_its_rate() -> None:
             expected = 0.02 * max(1, rows / columns) ** 0.5 / max(rows, columns) ** 0.5
             moved = (p.detach() - before[id(p)]).square().mean().sqrt().item()
             assert moved == pytest.approx(expected, rel=0.35)
+
+
+def test_a_gradient_of_zeros_moves_nothing() -> None:
+    """At the first step of a network that begins as the identity most gradients are."""
+    net = network("modern")
+    net(ids(), ids()).backward()
+    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
+    matrices = [p for group in muon.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in matrices]
+    for p in matrices:
+        assert p.grad is not None
+        p.grad.zero_()
+    muon.step()
+    assert all(torch.equal(p, b) for p, b in zip(matrices, before, strict=True))
