@@ -106,5 +106,5 @@ def gpu_use(device: torch.device) -> float | None:
         return torch.cuda.utilization(device) / 100
     except (
         Exception
-    ):  # no NVML, another driver, a part of a GPU: each has an error of its own, and none ends a run
+    ):  # no NVML, another driver, a part of a GPU: each has an error of its own; none ends a run
         return None

@@ -146,12 +146,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        mask: Mask,
-        rotary: Rotary | None,
-        cache: LayerCache | None,
-        start: int,
+        self, x_BTD: Tensor, mask: Mask, rotary: Rotary | None, cache: LayerCache | None, start: int
     ) -> Tensor:
         B, T, D = x_BTD.shape
         qkv_BT3HK = self.c_attn(x_BTD).view(B, T, 3, self.n_head, -1)
@@ -217,12 +212,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        mask: Mask,
-        rotary: Rotary | None,
-        cache: LayerCache | None,
-        start: int,
+        self, x_BTD: Tensor, mask: Mask, rotary: Rotary | None, cache: LayerCache | None, start: int
     ) -> Tensor:
         x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), mask, rotary, cache, start))
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))

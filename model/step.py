@@ -71,7 +71,7 @@ class Steps:
         self.sharded = self.config.shard and world.size > 1
         self.rehearsals = (
             2 if world.size > 1 and not self.sharded else 0
-        )  # a sharded forward pass is an exchange
+        )  # sharded, a forward pass is an exchange
         compiled, reason = should_compile(recipe, device.type)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         # flex_attention has no dropout, and without the compiler no kernel.
@@ -215,7 +215,5 @@ class Steps:
     def weights_are_numbers(self) -> bool:
         """Whether all weights are finite: one that is not would be in every checkpoint from then on."""
         with torch.no_grad():
-            norms = torch._foreach_norm(
-                list(self.names)
-            )  # a sharded network may have whole ones in their place
-        return bool(torch.stack([whole(norm) for norm in norms]).isfinite().all())
+            norms = [whole(norm) for norm in torch._foreach_norm(list(self.names))]
+        return bool(torch.stack(norms).isfinite().all())
