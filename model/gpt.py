@@ -153,8 +153,8 @@ class Attention(nn.Module):
         if rotary is None:
             q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(2)
         else:  # QK-norm after the rotation, which keeps lengths: bounded attention scores
-            qk_BT2HK, v_BTHK = qkv_BT3HK[:, :, :2], qkv_BT3HK[:, :, 2]
-            q_BTHK, k_BTHK = rms_norm(rotary(qk_BT2HK, start)).unbind(2)
+            qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), 2)  # slices would be added up in the backward pass
+            (q_BTHK, k_BTHK), v_BTHK = rms_norm(rotary(qk_BT2HK, start)).unbind(2), v_BT1HK.squeeze(2)
         q, k, v = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(k, v, start)
