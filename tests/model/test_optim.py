@@ -34,10 +34,11 @@ def test_every_parameter_has_one_optimizer(variant: str) -> None:
     assert matrices == {id(p) for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 40, 40), (2, 96, 32), (2, 32, 128)])
-def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
+def test_singular_values_come_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape), dtype))
     assert values.min() > 0.5
     assert values.max() < 1.3
 
