@@ -73,6 +73,10 @@ fourth)
     speed context_4096 block_size=4096 micro_batch=16
     speed context_4096_cudnn block_size=4096 micro_batch=16 attention=cudnn
     speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL window_size=512
+    # Whether compiling pays for a run this short (job/compiling.py).
+    for compile in false true; do
+        bench 1 speed shakespeare_char "${characters[@]}" --only ours --steps 200 "compile=$compile" "name=compile_$compile"
+    done
     # Inductor's own searches: minutes of compiling for faster kernels.
     TORCHINDUCTOR_COORDINATE_DESCENT_TUNING=1 speed coordinate_descent
     speed window_128_to_256 attention_pattern=SSSL window_size=256 'window_schedule=[[0,128],[20,256]]'

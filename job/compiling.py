@@ -10,7 +10,7 @@ from job.recipe import Recipe
 
 # The FLOPs of a recipe from which on it pays. On 2 CPU cores compiling takes 20-40 s and then saves a third of each
 # step: 10 minutes there (docs/log.md). On a GPU it takes about as long, with what it left in the cache a few seconds, and
-# 3e15 are 10 to 40 s of it uncompiled: an estimate, `bench/gpu.sh third` measures it.
+# 3e15 are 10 to 40 s of it uncompiled: an estimate, `bench/gpu.sh fourth` measures it.
 PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 3e15}
 
 
