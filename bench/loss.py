@@ -68,7 +68,8 @@ def novels(setup: Setup, arguments: Namespace) -> None:
     results = setup.results
     factors = sorted(map(float, arguments.rates.split(",")), key=lambda factor: abs(factor - 1))
     running = contenders(setup, arguments.only)
-    done = {(r["contender"], r["lr"], r["steps"]): r for r in _before(results) if r["what"] == "loss run"}
+    before = _before(results)
+    done = {(r["contender"], r["lr"], r["steps"]): r for r in before if r["what"] == "loss run"}
 
     def train(name: str, factor: float) -> None:
         rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
@@ -85,9 +86,10 @@ def novels(setup: Setup, arguments: Namespace) -> None:
                 training_seconds_without_compiling=round(found.median * task.steps, 2),
             )
 
-    def best_of(name: str) -> dict[str, Any] | None:
+    def runs_of(name: str) -> list[dict[str, Any]]:
+        """The best first."""
         runs = [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]
-        return min(runs, key=lambda run: float(run["val_loss"]), default=None)
+        return sorted(runs, key=lambda run: float(run["val_loss"]))
 
     for name in running:
         train(name, factors[0])
@@ -96,12 +98,15 @@ def novels(setup: Setup, arguments: Namespace) -> None:
             if name != "ours":
                 train(name, factor)
     if "ours" in running:
-        ends = {name: best for name in BASE_RATES if (best := best_of(name)) is not None}
-        _until_there(setup, arguments, ends)
+        ends = {name: runs[0] for name in BASE_RATES if (runs := runs_of(name))}
+        there = [(r["peer"], r["target"]) for r in before if r["what"] == "time to a loss"]
+        _until_there(
+            setup, arguments, {n: end for n, end in ends.items() if (n, end["val_loss"]) not in there}
+        )
         for factor in factors[1:]:
             train("ours", factor)
     for name in running:
-        if best := best_of(name):
+        if runs := runs_of(name):
             keys = (
                 "lr",
                 "val_loss",
@@ -109,8 +114,7 @@ def novels(setup: Setup, arguments: Namespace) -> None:
                 "training_seconds_without_compiling",
                 "wall_seconds",
             )
-            tried = sum(run["contender"] == name for run in done.values())
-            results.add("loss", contender=name, rates_tried=tried, **{key: best[key] for key in keys})
+            results.add("loss", contender=name, rates_tried=len(runs), **{key: runs[0][key] for key in keys})
 
 
 def _until_there(setup: Setup, arguments: Namespace, ends: dict[str, dict[str, Any]]) -> None:

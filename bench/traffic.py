@@ -78,7 +78,7 @@ def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, i
 @contextmanager
 def _counting() -> Iterator[list[dict[str, int]]]:
     """The graphs that Inductor lowers meanwhile, each as kernel → bytes."""
-    from torch._inductor import config, ir, metrics
+    from torch._inductor import config, ir
     from torch._inductor.graph import GraphLowering
 
     graphs: list[dict[str, int]] = []
@@ -97,7 +97,6 @@ def _counting() -> Iterator[list[dict[str, int]]]:
         patch.object(GraphLowering, "codegen", counted),
     ):
         torch._dynamo.reset()
-        metrics.reset()
         yield graphs
 
 

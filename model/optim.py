@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan 2024) with NorMuon's second moment of each row (arXiv:2510.05491).
 
     torch.optim.Muon takes one matrix after another; here those of one shape are stacked, so that a network of
-    12 layers needs 3 sequences of products instead of 48, and each process orthogonalises its part of a stack.
+    12 layers needs 4 sequences of products instead of 48, and each process orthogonalises its part of a stack.
     """
 
     def __init__(
