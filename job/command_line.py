@@ -14,6 +14,8 @@ from job.exit_status import ExitStatus, Interrupted, UserError
 from job.locations import CONFIGS
 from job.recipe import Recipe, RecipeError, load
 
+DEVICES = ("cuda", "mps", "cpu")
+
 
 def find_recipe(name: str) -> Path:
     """The recipe at the path ``name``, or of that name in configs/; RecipeError with a did-you-mean."""
@@ -44,6 +46,27 @@ def argument_parser(module: str, description: str) -> ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """The option --device."""
+    parser.add_argument("--device", choices=DEVICES, help="the best one there by default")
+
+
+def parse_run(
+    command: str, description: str, argv: Sequence[str] | None, into: bool = False, choices: bool = False
+) -> Namespace:
+    """The arguments of a command that reads a run: --name, --device, overrides; no recipe of its own."""
+    parser = argument_parser(f"model.{command}", description)
+    parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
+    add_device(parser)
+    if into:
+        parser.add_argument("--into", metavar="DIR", help="the run's folder hugging_face/ by default")
+    if choices:
+        parser.add_argument(
+            "--choices", metavar="FILE", help="questions of multiple choice, a JSON line each"
+        )
+    return parse(parser, argv)
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespace:

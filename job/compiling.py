@@ -9,9 +9,9 @@ from job.network_size import flops_per_token
 from job.recipe import Recipe
 
 # The FLOPs of a recipe from which on it pays. On 2 CPU cores compiling takes 20-40 s and then saves a third of each
-# step: 10 minutes there (docs/log.md). On a GPU it takes about as long, with what it left in the cache a few seconds, and
-# 3e15 are 10 to 40 s of it uncompiled: an estimate, `bench/gpu.sh fourth` measures it.
-PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 3e15}
+# step: 10 minutes there (docs/log.md). On an H200 it takes 40 to 60 s at 12 layers and 1e16 take 25 s compiled, about twice as
+# long uncompiled: an estimate, `bench/gpu.sh fourth` measures it.
+PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 1e16}
 
 
 def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:

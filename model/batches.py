@@ -13,9 +13,9 @@ from corpus.shards import TokenStream
 from model.distributed import World
 from model.gpt import IGNORED
 
-# Tokens stay on the GPU where they take at most this part of its free memory: a batch is then one
-# gather with no copy from the host.
-RESIDENT_FRACTION = 0.25
+# Tokens stay on the GPU where they take at most this part of its free memory, and no more than so many bytes, which each
+# process of the machine reads at the start: a batch is then one gather with no copy from the host.
+RESIDENT_FRACTION, RESIDENT_BYTES = 0.25, 4e9
 
 
 class TokenBatches:
@@ -28,7 +28,7 @@ class TokenBatches:
         self.resident: Tensor | None = None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            if 2 * len(stream) < RESIDENT_FRACTION * free:
+            if 2 * len(stream) < min(RESIDENT_FRACTION * free, RESIDENT_BYTES):
                 # int16 carries the bits of uint16, which torch can't index.
                 tokens = stream.slice(0, len(stream)).view(np.int16)
                 self.resident = torch.from_numpy(tokens).to(device)

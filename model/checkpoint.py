@@ -26,7 +26,7 @@ from torch import Tensor
 from job.exit_status import UserError
 from job.files import fsync_file, fsync_folder, write_atomically
 from job.step_folders import MANIFEST, PARTIAL, STEP_FOLDER, point_latest, sha256, step_folder, steps
-from model.parallel import part_like, whole
+from model.parallel import is_part, part_like, whole
 
 
 class DamagedCheckpoint(UserError):
@@ -125,7 +125,14 @@ class BackgroundWriter:
         self.on_written = on_written
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
-        self.copies: dict[tuple[str, str], Tensor] = {}
+        self.copies: dict[str, Tensor] = {}  # weights are named w, the optimizer's tensors w:entry
+
+    def prepare(self, tensors: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+        """Pin the memory of the copies in the background: 1.5 GB take about a second, for which the first checkpoint
+        would hold up the training. Not of what the processes share: to make it whole is an exchange."""
+        named = (tensors[0] | tensors[1]).items()
+        mine = [(name, tensor) for name, tensor in named if tensor.is_cuda and not is_part(tensor)]
+        self._begin(lambda: [self._memory(*each) for each in mine])
 
     def submit(
         self, step: int, tensors: tuple[dict[str, Tensor], dict[str, Tensor]], state: Any, write: bool = True
@@ -134,31 +141,39 @@ class BackgroundWriter:
         a tensor must call; one of them with ``write``."""
         self.wait()
         model, optimizer = (
-            {name: self._copy(kind, name, tensor) for name, tensor in group.items()}
-            for kind, group in zip(("model", "optimizer"), tensors, strict=True)
+            {name: self._copy(name, tensor) for name, tensor in group.items()} for group in tensors
         )
         if not write:
             return
         if any(tensor.is_cuda for tensor in tensors[0].values()):
             torch.cuda.synchronize()  # the copies are queued behind the step
         checkpoint = Checkpoint(step, model, optimizer, state)
-        # Not a daemon: an interpreter that ends normally waits until the checkpoint is whole.
-        self.thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
-        self.thread.start()
+        self._begin(lambda: self._write(checkpoint))
 
-    def _copy(self, kind: str, name: str, tensor: Tensor) -> Tensor:
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
         """A copy on the CPU, in the memory of the checkpoint before: pinning new pages costs more than copying."""
         tensor = whole(tensor)
-        if (kind, name) not in self.copies:
-            self.copies[kind, name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return self.copies[kind, name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+        return self._memory(name, tensor).copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+
+    def _memory(self, name: str, tensor: Tensor) -> Tensor:
+        if name not in self.copies:
+            self.copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return self.copies[name]
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        try:
-            write(self.run, checkpoint)
-            self.on_written(checkpoint.step)
-        except BaseException as error:
-            self.error = error
+        write(self.run, checkpoint)
+        self.on_written(checkpoint.step)
+
+    def _begin(self, work: Callable[[], object]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.error = error
+
+        # Not a daemon: an interpreter that ends normally waits until the checkpoint is whole.
+        self.thread = threading.Thread(target=guarded, name="checkpoint")
+        self.thread.start()
 
     def wait(self) -> None:
         """Return when the last checkpoint is on the disk."""

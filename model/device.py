@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import lru_cache
 
 import torch
 
@@ -12,8 +13,6 @@ from job.exit_status import UserError
 from job.memory import chosen_micro_batch
 from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
-
-KINDS = ("cuda", "mps", "cpu")
 
 
 def pick_device(asked: str | None, local_rank: int) -> torch.device:
@@ -98,8 +97,10 @@ def memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def gpu_use(device: torch.device) -> float | None:
-    """The share of the last second in which the GPU was at work, 0 to 1, by NVML; None where nobody counts it."""
+@lru_cache(maxsize=1)
+def gpu_use(device: torch.device, second: int) -> float | None:
+    """The share of the last second in which the GPU was at work, 0 to 1, by NVML, which is asked once in each ``second``
+    of a clock; None where nobody counts it."""
     if device.type != "cuda":
         return None
     try:

@@ -18,14 +18,14 @@ from typing import Any
 
 from corpus.questions import accuracies, read_questions
 from corpus.shards import TokenStream
-from job.command_line import run
+from job.command_line import parse_run, run
 from job.exit_status import ExitStatus
 from job.locations import Locations
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.choices import ending_losses
 from model.distributed import World
-from model.trained import TrainedRun, open_run, parse_run
+from model.trained import TrainedRun, open_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

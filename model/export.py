@@ -10,10 +10,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from job.command_line import run, say
+from job.command_line import parse_run, run, say
 from job.exit_status import ExitStatus
 from model.hugging_face import export
-from model.trained import open_run, parse_run
+from model.trained import open_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -139,17 +139,18 @@ class Muon(torch.optim.Optimizer):
         """The stack orthogonalised, in float32; with many processes each does its part of it."""
         size, n = self.world.size, len(stack_nRC)
         if size == 1 or n < size:
-            return orthogonal(stack_nRC, self.dtype)
+            return orthogonal(stack_nRC, self.dtype).float()
         share = -(-n // size)
         padded = torch.cat([stack_nRC, stack_nRC.new_zeros(share * size - n, *stack_nRC.shape[1:])])
         part = padded[self.world.rank * share : (self.world.rank + 1) * share]
         mine = orthogonal(part, self.dtype).contiguous()
+        padded = padded.to(self.dtype)  # half the bytes between the processes, and the same numbers
         dist.all_gather_single(padded, mine)
-        return padded[:n]
+        return padded[:n].float()
 
 
 def orthogonal(stack_nRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest matrices with all singular values 1, about: (n, R, C) float32 to the same, by products in ``dtype``."""
+    """The nearest matrices with all singular values 1, about: (n, R, C) float32 to ``dtype``, by products in it."""
     x = stack_nRC.to(dtype)
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # the product of a matrix with itself is then the smaller one
@@ -157,4 +158,4 @@ def orthogonal(stack_nRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).float()
+    return x.mT if tall else x

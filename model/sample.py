@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TextIO
 
 from corpus.tokenizers import StreamDecoder, Tokenizer
-from job.command_line import run, say
+from job.command_line import parse_run, run, say
 from job.exit_status import ExitStatus
 from job.recipe import Recipe, SampleConfig
 from model.generate import Sampling, generate
 from model.gpt import GPT
-from model.trained import open_run, parse_run
+from model.trained import open_run
 
 BETWEEN = "\n--------------------------------\n"
 

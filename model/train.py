@@ -26,7 +26,7 @@ from corpus.run_tokenizer import keep_tokenizer, vocabulary
 from corpus.shards import TokenStream
 from corpus.tokenizers import Tokenizer, from_meta
 from job.batch_schedule import common_sequences
-from job.command_line import argument_parser, leave, load_recipe, parse, run, say
+from job.command_line import add_device, argument_parser, leave, load_recipe, parse, run, say
 from job.display import Display, duration
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
     parser = argument_parser("model.train", __doc__ or "")
     parser.add_argument("--name", metavar="RUN", help="name of the run; the recipe's by default")
-    parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
+    add_device(parser)
     return run(_main, parse(parser, argv))
 
 

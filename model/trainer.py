@@ -118,13 +118,15 @@ class Trainer:
         # Importing torch and reading the data count: they are paid for.
         since = time.time() - self.session.attempt.started if self.session is not None else 0.0
         self.began = self.clock - since - self.progress.seconds
-        stopped = False
+        first, stopped = self.progress.step, False
         try:
             while self.progress.step < self.config.max_steps:
                 if stop.asked():
                     stopped = True
                     break
                 self.pending.append(self.steps.take(self.progress.step))
+                if self.progress.step == first and self.world.is_main:
+                    self.writer.prepare(self.steps.state())
                 self.progress.step += 1
                 self.progress.tokens = tokens_before(self.config, self.progress.step)
                 step, last = self.progress.step, self.progress.step == self.config.max_steps
@@ -175,7 +177,7 @@ class Trainer:
             for ceiling in (self.peak_flops, self.roofline_flops)
         )
         if self.metrics is not None:
-            memory, use = devices.memory_bytes(self.device), devices.gpu_use(self.device)
+            memory, use = devices.memory_bytes(self.device), devices.gpu_use(self.device, int(self.clock))
             for i, (loss, norm, taken) in enumerate(zip(losses, norms, pending, strict=True)):
                 self.metrics.log(
                     "train",

@@ -17,8 +17,9 @@ CUDA = torch.device("cuda", 1)
 def test_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 93)
-    assert devices.gpu_use(CUDA) == 0.93
-    assert asked == [CUDA]
+    devices.gpu_use.cache_clear()
+    assert [devices.gpu_use(CUDA, second) for second in (1, 1, 1, 2)] == [0.93] * 4
+    assert asked == [CUDA, CUDA]  # once a second: a small network's step is shorter than the question
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("pynvml"), RuntimeError("NVML"), ValueError("MIG")])
@@ -27,11 +28,12 @@ def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, e
         raise error
 
     monkeypatch.setattr(torch.cuda, "utilization", fail)
-    assert devices.gpu_use(CUDA) is None
+    devices.gpu_use.cache_clear()
+    assert devices.gpu_use(CUDA, 1) is None
 
 
 def test_a_cpu_has_none() -> None:
-    assert devices.gpu_use(torch.device("cpu")) is None
+    assert devices.gpu_use(torch.device("cpu"), 1) is None
 
 
 def test_one_process_does_not_import_what_only_several_need() -> None:
