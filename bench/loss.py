@@ -5,8 +5,8 @@
     python -m bench loss cpu --text input.txt --peer nanogpt=../nanoGPT [--repeats 2]
 
 novels: 256 steps of 131,072 tokens (33.5 million), then the loss over 1,048,576 held-out tokens at the recipe's
-context; each trainer with three learning rates, of which the best counts. Then ours with ever more of the tokens, each
-time a whole run, until its loss is that of a peer's best.
+context; each trainer with three learning rates, of which the best counts. The peers first, then ours with ever
+more of the tokens, each time a whole run, until its loss is that of a peer's best, then ours with all of them.
 shakespeare: until the loss over the validation characters is 1.4697, which nanoGPT's README states.
 cpu: shakespeare_char_cpu against the line of nanoGPT's README for a machine with no GPU, each as a whole process.
 
@@ -74,7 +74,8 @@ def novels(setup: Setup, arguments: Namespace) -> None:
     def train(name: str, factor: float) -> None:
         rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
         task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
-        if (name, rate, task.steps) in done or not setup.has_time(task.name):
+        needs = max((r["wall_seconds"] for r in done.values() if r["contender"] == name), default=None)
+        if (name, rate, task.steps) in done or not setup.has_time(task.name, needs):
             return
         with guarded(results, part="novels", contender=name, lr=rate):
             results.say(f"{name} with rate {rate:g}")
@@ -91,9 +92,7 @@ def novels(setup: Setup, arguments: Namespace) -> None:
         runs = [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]
         return sorted(runs, key=lambda run: float(run["val_loss"]))
 
-    for name in running:
-        train(name, factors[0])
-    for factor in factors[1:]:
+    for factor in factors:
         for name in running:
             if name != "ours":
                 train(name, factor)
@@ -103,7 +102,7 @@ def novels(setup: Setup, arguments: Namespace) -> None:
         _until_there(
             setup, arguments, {n: end for n, end in ends.items() if (n, end["val_loss"]) not in there}
         )
-        for factor in factors[1:]:
+        for factor in factors:
             train("ours", factor)
     for name in running:
         if runs := runs_of(name):
@@ -122,14 +121,16 @@ def _until_there(setup: Setup, arguments: Namespace, ends: dict[str, dict[str, A
     batch = setup.recipe.train.global_batch_tokens
     tokens, least = arguments.steps * batch, setup.recipe.model.block_size
     short = setup.with_overrides(f"global_batch_tokens={max(batch // SHORTER, least)}", "warmup_steps=0")
+    needs: float | None = None
     for part in PARTS:
         steps = max(1, tokens // part // short.recipe.train.global_batch_tokens)
-        if not ends or not setup.has_time(f"ours with a {part}th of the tokens"):
+        if not ends or not setup.has_time(f"ours with a {part}th of the tokens", needs):
             return
         with guarded(setup.results, part="novels", contender="ours"):
             setup.results.say(f"ours with a {part}th of the tokens")
             task = Task(f"ours-{part}", steps, None, None, arguments.val_tokens)
             found = ours.train(short, task)
+            needs = 2 * found.wall_seconds
             loss = found.val_loss if found.val_loss is not None else float("inf")
             setup.results.add("short run", part=part, **found.facts())
             for name in [name for name, best in ends.items() if loss <= best["val_loss"]]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from job.command_line import argument_parser, parse, run
+from job.command_line import add_device, argument_parser, parse, run
 from job.exit_status import ExitStatus
 from job.files import write_atomically
 from job.locations import Locations
@@ -36,7 +36,7 @@ SECONDS = 0.5  # for each of them
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
     parser = argument_parser("bench.roofline", __doc__ or "")
-    parser.add_argument("--device", choices=devices.KINDS, help="the best one there by default")
+    add_device(parser)
     return run(_main, parse(parser, argv))
 
 

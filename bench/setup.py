@@ -17,13 +17,15 @@ from bench.results import Results
 from corpus.meta import dataset_meta
 from corpus.shards import TokenStream
 from corpus.tokenizers import from_meta
-from job.command_line import find_recipe
+from job.command_line import add_device, find_recipe
 from job.locations import CHECKOUT, Locations
 from job.memory import micro_batch_size
 from job.recipe import Recipe, load
-from model.device import KINDS, fitting_micro_batch, pick_device
+from model.device import fitting_micro_batch, pick_device
 
-ENOUGH_SECONDS = 20.0  # less than this left of the budget, and nothing is started
+# Less than this left of the budget, and nothing is started that nobody knows more of. On a GPU a run begins with a minute
+# of starting and compiling.
+ENOUGH_SECONDS = {"cuda": 60.0, "mps": 20.0, "cpu": 20.0}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Setup:
     volumes: Locations
     peers: dict[str, str]
     results: Results
+    cold: bool = True  # nothing compiled was there when the bench began
 
     def with_overrides(self, *overrides: str) -> Setup:
         """The same with further overrides."""
@@ -46,7 +49,9 @@ class Setup:
     @property
     def environ(self) -> dict[str, str]:
         """Volumes and caches of the bench; tiktoken's files from where they are, if the environment says so."""
-        environ = {**self.volumes.environment(), "PYTHONPATH": str(CHECKOUT)}
+        # Behind ours: packages that the machine lacks may have been brought along.
+        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+        environ = {**self.volumes.environment(), "PYTHONPATH": path}
         if "TIKTOKEN_CACHE_DIR" in os.environ:
             del environ["TIKTOKEN_CACHE_DIR"]
         return environ
@@ -76,9 +81,9 @@ class Setup:
         seconds = watch([sys.executable, *words], cwd, self.environ, log, self.results.left())
         return log.read_text(errors="replace"), seconds
 
-    def has_time(self, what: str) -> bool:
-        """Whether the budget allows to start ``what``; says so if not."""
-        if self.results.left() > ENOUGH_SECONDS:
+    def has_time(self, what: str, needs: float | None = None) -> bool:
+        """Whether the budget allows to start ``what``, which ``needs`` so many seconds; says so if not."""
+        if self.results.left() > (needs or ENOUGH_SECONDS[self.device]):
             return True
         self.results.say(f"{what} is left out: the budget is spent")
         return False
@@ -92,7 +97,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="RECIPE, key=value",
         help="by default gpt2_124m on a GPU, else shakespeare_char_cpu",
     )
-    parser.add_argument("--device", choices=KINDS, help="the best one there by default")
+    add_device(parser)
     parser.add_argument(
         "--peer",
         action="append",
@@ -105,10 +110,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 @contextmanager
-def setup(arguments: Namespace, results: Results, *more: str, fresh_cache: bool = False) -> Iterator[Setup]:
+def setup(arguments: Namespace, results: Results, *more: str) -> Iterator[Setup]:
     """Read the recipe with overrides ``more`` before the user's, and prepare its tokens in a temporary folder.
 
-    What is compiled is kept in CACHE_PATH where that is set, for the next call, unless ``fresh_cache``.
+    What is compiled is kept in CACHE_PATH where that is set, for the next call.
     """
     device = pick_device(arguments.device, 0).type
     names = [word for word in arguments.words if "=" not in word]
@@ -117,8 +122,9 @@ def setup(arguments: Namespace, results: Results, *more: str, fresh_cache: bool 
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         work = Path(folder)
         volumes = Locations.under(work)
-        if "CACHE_PATH" in os.environ and not fresh_cache:
+        if "CACHE_PATH" in os.environ:
             volumes = replace(volumes, cache=Locations.current().cache)
+        cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
         if arguments.text is not None:
             text = work / "text.txt"
             raw = arguments.text.read_bytes()
@@ -128,7 +134,7 @@ def setup(arguments: Namespace, results: Results, *more: str, fresh_cache: bool 
             volumes = replace(volumes, data=Locations.current().data)
         words = (str(recipe), *overrides)
         peers = dict(peer.partition("=")[::2] for peer in arguments.peer)
-        made = Setup(words, load(recipe, overrides), device, work, volumes, peers, results)
+        made = Setup(words, load(recipe, overrides), device, work, volumes, peers, results, cold)
         results.say(f"preparing {made.recipe.data.dataset}")
         made.python("prepare", "-m", "corpus.prepare", *words)
         yield made

@@ -65,6 +65,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     theirs = nanogpt(Path(setup.peers["nanogpt"]).expanduser(), setup)
     ours = GPT(recipe.model, -(-setup.vocab_size // 64) * 64)
     copy_weights(theirs, ours)
+    ours.loss_chunk = config.loss_chunk
     on_cpu = device.type == "cpu"
     if compiled and on_cpu:  # as model/step.py does
         for block in ours.h:
