@@ -57,8 +57,6 @@ def _main(arguments: Namespace) -> ExitStatus:
         config = DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
     else:
         config = load_recipe(arguments).data
-    keys = {word.lstrip("-").partition("=")[0] for word in arguments.overrides}
-    any_source = not keys & {"source", "data.source"}
     stop = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -69,7 +67,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     folder = Locations.current().dataset(config.dataset)
-    options = {"force": arguments.force, "any_source": any_source}
+    options = {"force": arguments.force, "any_source": not names_source(arguments.overrides)}
     with reporter() as report:
         meta = prepare(config, folder, report=report, should_stop=stop.is_set, **options)
     said = f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
@@ -79,14 +77,26 @@ def _main(arguments: Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def ensure_prepared(recipe: Recipe, locations: Locations, *, should_stop: corpus.Stop = corpus.never) -> Meta:
-    """The recipe's dataset, prepared first where it is missing; a local copy instead of its URL will do.
+def names_source(overrides: Sequence[str]) -> bool:
+    """Whether a text was asked for, and not just that of the recipe, of which a copy from elsewhere will do."""
+    return any(word.lstrip("-").partition("=")[0] in ("source", "data.source") for word in overrides)
+
+
+def ensure_prepared(
+    recipe: Recipe,
+    locations: Locations,
+    overrides: Sequence[str] = (),
+    should_stop: corpus.Stop = corpus.never,
+) -> Meta:
+    """The recipe's dataset, prepared first where it is missing; made from another text than the recipe's it will do,
+    but not where ``overrides`` name the text.
 
     DataError where another dataset is there or the text can't be had; Interrupted where ``should_stop``.
     """
     with reporter() as report:
         folder = locations.dataset(recipe.data.dataset)
-        return prepare(recipe.data, folder, any_source=True, report=report, should_stop=should_stop)
+        any_source = not names_source(overrides)
+        return prepare(recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop)
 
 
 @contextmanager

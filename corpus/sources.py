@@ -60,6 +60,9 @@ def find_files(
         root = raw
     elif root.is_dir():
         paths = [p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())]
+        if binary := [path for path in paths if path.is_file() and _is_binary(path)]:
+            report(f"left out, no text: {', '.join(p.relative_to(root).as_posix() for p in sorted(binary))}")
+            paths = [path for path in paths if path not in set(binary)]
     elif root.exists():
         paths, root = [root], root.parent
     else:
@@ -69,6 +72,8 @@ def find_files(
     files = [_source_file(path, path.relative_to(root).as_posix()) for path in paths if path.is_file()]
     if not files:
         raise DataError(f"{source}: no file is there; data.source (--source) is a file, folder, glob or URL")
+    if not any(file.size for file in files):
+        raise DataError(f"{source}: is empty: there is no text to learn from")
     return sorted(files, key=lambda file: file.name)
 
 
@@ -78,6 +83,14 @@ NOT_THE_LIBRARY = re.compile(
     r"(^|/)(site-packages|dist-packages|tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|encodings"
     r"|__pycache__|config-[^/]*|_sysconfigdata[^/]*|sitecustomize\.py|usercustomize\.py)(/|$)"
 )
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file found in a folder is no text, as git sees it: a zero byte near its beginning. Parquet and .gz are read."""
+    if path.suffix in (".parquet", ".gz"):
+        return False
+    with path.open("rb") as file:
+        return b"\0" in file.read(8000)
 
 
 def _is_utf8(path: Path) -> bool:

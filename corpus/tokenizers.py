@@ -15,6 +15,8 @@ from corpus import DataError
 from corpus.shards import Tokens
 from job.locations import Locations
 
+SHOWN = 60  # characters, the last ones in the order of their code points: letters rather than signs
+
 
 class Tokenizer(ABC):
     """Text to tokens and back."""
@@ -87,9 +89,10 @@ class CharTokenizer(Tokenizer):
         ]
         if (ids < 0).any():
             unknown = text[int(np.argmax(ids < 0))]
+            known = "".join(self.characters[-SHOWN:])
             raise DataError(
-                f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the {self.vocab_size} that "
-                f"this model was trained on: {''.join(self.characters[:200])!r}"
+                f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the {self.vocab_size} of the text that "
+                f"this model learns: {known!r}{' and others' * (self.vocab_size > SHOWN)}"
             )
         return ids.astype(np.uint16)
 

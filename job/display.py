@@ -136,3 +136,13 @@ class Display:
         plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width)))
         if plot:
             self.say(plot)
+
+    def finished(
+        self, run: str, step: int, seconds: float, loss: float | None, val_loss: float | None
+    ) -> None:
+        """What came out, and what to type next. ``seconds`` are those of training."""
+        val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
+        self.say(
+            f"run {run} is finished: {step} steps in {duration(seconds)} of training, loss {loss:.4f}{val}"
+        )
+        self.say(f"write more: runner host sample --name {run} prompt='...'")

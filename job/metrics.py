@@ -12,15 +12,17 @@ from job.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """All complete lines of a metrics.jsonl; one that a kill cut short, or that is no line of ours, is left out."""
     if not path.exists():
         return []
     lines = []
     for text in path.read_text().splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             continue
+        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+            lines.append(line)
     return lines
 
 

@@ -44,12 +44,9 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
     if not path.exists():
         return
-    import yaml
+    from job.recipe import changes, load
 
-    from job.recipe import changes, from_mapping
-
-    before = from_mapping(yaml.safe_load(path.read_text()), str(path))
-    different = changes(before, recipe)
+    different = changes(load(path), recipe)
     different.pop("name", None)
     if different:
         lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())

@@ -42,7 +42,7 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
     try:
         return [*start, *tokenizer.encode(prompt).tolist()]
     except ValueError as error:
-        raise recipe.mistake("sample.prompt", str(error)) from None
+        raise recipe.mistake("sample.prompt", f"{error}; give another: prompt=TEXT") from None
 
 
 def write_samples(

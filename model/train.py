@@ -15,6 +15,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -27,7 +28,7 @@ from corpus.shards import TokenStream
 from corpus.tokenizers import Tokenizer, from_meta
 from job.batch_schedule import common_sequences
 from job.command_line import add_device, argument_parser, leave, load_recipe, parse, run, say
-from job.display import Display, duration
+from job.display import Display
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
 from job.finished import show_finished
@@ -85,13 +86,13 @@ def _main(arguments: Namespace) -> ExitStatus:
         with stop.listening():
             try:
                 if world.is_main:
-                    ensure_prepared(recipe, locations, should_stop=lambda: stop.received is not None)
+                    ensure_prepared(recipe, locations, arguments.overrides, lambda: stop.received is not None)
             except Interrupted:
                 say("stopped while the data was prepared; the same command goes on")
                 return ExitStatus.UNFINISHED
             world.barrier()
-            trainer, tokenizer = _make_trainer(recipe, arguments.overrides, locations, folder, device, world)
-            return _train(trainer, tokenizer, stop, arguments.json)
+            trainer = _make_trainer(recipe, arguments.overrides, locations, folder, device, world)
+            return _train(trainer, stop, arguments.json)
 
 
 def _make_trainer(
@@ -101,7 +102,7 @@ def _make_trainer(
     folder: Path,
     device: torch.device,
     world: World,
-) -> tuple[Trainer, Tokenizer]:
+) -> Trainer:
     dataset = locations.dataset(recipe.data.dataset)
     tokenizer = from_meta(dataset_meta(dataset).tokenizer)
     train, val = TokenStream(dataset, "train"), TokenStream(dataset, "val")
@@ -112,6 +113,9 @@ def _make_trainer(
                 f"block_size ({recipe.model.block_size}) is longer than the {part} set of "
                 f"{recipe.data.dataset} ({len(stream)} tokens)",
             )
+    prompt = prompt_tokens(
+        recipe.sample.prompt, tokenizer, recipe
+    )  # a mistake in it shows now, not at the end
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     is_new, said = not steps(folder), list[str]()
@@ -127,6 +131,7 @@ def _make_trainer(
     if not (resumed or is_new) and recipe.train.init_from is not None:  # none of its checkpoints is sound
         initialise(network, recipe.train.init_from, locations, display.say)
     if session is not None:
+        trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
         keep_tokenizer(folder, dataset_meta(dataset).tokenizer)
         session.attempt.device = devices.device_name(device)
         session.attempt.world_size = world.size
@@ -139,20 +144,22 @@ def _make_trainer(
         f"{recipe.train.global_batch_tokens:,} tokens ({world.size} x {trainer.steps.micro_batch} x "
         f"{recipe.model.block_size}, accumulated {trainer.steps.grad_accum_steps} times) on {devices.device_name(device)}"
     )
-    return trainer, tokenizer
+    return trainer
 
 
-def _train(trainer: Trainer, tokenizer: Tokenizer, stop: StopSignal, as_json: bool) -> ExitStatus:
-    session, display, folder = trainer.session, trainer.display, trainer.folder
-    if session is not None:
-        trainer.write_sample = lambda network, step: _sample(trainer, network, tokenizer, step, None)
+def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
+    session, display = trainer.session, trainer.display
     try:
         with display:
             finished = trainer.train(stop)
         if finished:
             network = trainer.steps.whole_network()
-            if session is not None:
-                _conclude(trainer, network, tokenizer, None if as_json else sys.stdout)
+            if trainer.write_sample is not None:
+                display.final_plot()
+                known = trainer.progress
+                trainer.write_sample(network, known.step, None if as_json else sys.stdout)
+                end = (known.step, known.train_seconds, known.train_loss, known.val_loss)
+                display.finished(trainer.folder.name, *end)
     except BaseException as error:
         display.log_only(f"failed: {type(error).__name__}: {error}")
         if session is not None:
@@ -171,26 +178,14 @@ def _train(trainer: Trainer, tokenizer: Tokenizer, stop: StopSignal, as_json: bo
     if session is not None:
         session.end("finished", "finished")
         if as_json:
-            print((folder / "run.json").read_text(), end="")
+            print((trainer.folder / "run.json").read_text(), end="")
     return ExitStatus.DONE
 
 
-def _conclude(trainer: Trainer, network: GPT, tokenizer: Tokenizer, out: TextIO | None) -> None:
-    """The curve, a sample and the result, shown and kept."""
-    display, progress = trainer.display, trainer.progress
-    display.final_plot()
-    _sample(trainer, network, tokenizer, progress.step, out)
-    val = f", validation loss {progress.val_loss:.4f}" if progress.val_loss is not None else ""
-    display.say(
-        f"run {trainer.folder.name} is finished: {progress.step} steps in "
-        f"{duration(progress.train_seconds)} of training, loss {progress.train_loss:.4f}{val}"
-    )
-    display.say(f"write more: runner host sample --name {trainer.folder.name} prompt='...'")
-
-
-def _sample(trainer: Trainer, network: GPT, tokenizer: Tokenizer, step: int, out: TextIO | None) -> None:
+def _sample(
+    trainer: Trainer, tokenizer: Tokenizer, prompt: list[int], network: GPT, step: int, out: TextIO | None
+) -> None:
     config = trainer.recipe.sample
-    prompt = prompt_tokens(config.prompt, tokenizer, trainer.recipe)
     # Blocks that are compiled one by one would be so again for each position, until torch gives up at the eighth.
     with torch.compiler.set_stance("force_eager"):
         text = write_samples(network, tokenizer, prompt, config, Sampling.of(config), out)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -74,7 +74,8 @@ class Trainer:
         # Steps whose numbers are still on the device: read late, so that a step waits for nothing.
         self.pending: list[Taken] = []
         self.said_nan = False
-        self.write_sample: Callable[[GPT, int], None] | None = None  # on the main process
+        # On the main process: of a network, for a step; onto a stream as well.
+        self.write_sample: Callable[[GPT, int, TextIO | None], None] | None = None
         self.metrics: Metrics | None = None
         self.writer = checkpoint.BackgroundWriter(folder, self._written)
         self.peak_flops = devices.peak_flops(device)
@@ -245,7 +246,7 @@ class Trainer:
         started = time.perf_counter()
         network = self.steps.whole_network()
         if self.write_sample is not None:
-            self.write_sample(network, self.progress.step)
+            self.write_sample(network, self.progress.step, None)
         self.clock = time.perf_counter()
         self.pace.sample(self.clock - started)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from corpus import DataError
 from corpus.prepare import ensure_prepared, main
 from job.command_line import argument_parser, find_recipe, load_recipe, parse
 from job.locations import Locations
@@ -37,6 +38,9 @@ def test_a_local_copy_serves_instead_of_the_url(
     assert "is already prepared, from " + str(text) in capsys.readouterr().err
     recipe = load(find_recipe("shakespeare_char_cpu"))
     assert ensure_prepared(recipe, Locations.current()).val_tokens == 1000
+    asked = ["lr=1", "data.source=mine.txt"]  # another text, and not the recipe's
+    with pytest.raises(DataError, match=r"source was .*f\.txt, now mine\.txt"):
+        ensure_prepared(load(find_recipe("shakespeare_char_cpu"), asked), Locations.current(), asked)
     assert main(["shakespeare_char", "--source=other"]) == 1
     assert "source was" in capsys.readouterr().err
 

@@ -56,6 +56,20 @@ def test_a_folder_is_read_whole_and_sorted_but_for_hidden_files(tree: Path, tmp_
     assert documents(tree, tmp_path) == ["text of a/y.md\n", "text of a/z.txt\n", "text of b.txt\n"]
 
 
+def test_a_picture_among_the_texts_is_left_out_aloud(tree: Path, tmp_path: Path) -> None:
+    (tree / "a" / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" * 10)
+    said: list[object] = []
+    files = find_files(str(tree), tmp_path / "raw", report=said.append)
+    assert [file.name for file in files] == ["a/y.md", "a/z.txt", "b.txt"]
+    assert said == ["left out, no text: a/photo.jpg"]
+
+
+def test_an_empty_text_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").touch()
+    with pytest.raises(DataError, match=r"f\.txt: is empty"):
+        find_files(str(tmp_path / "f.txt"), tmp_path / "raw")
+
+
 def test_a_glob_takes_what_matches(tree: Path, tmp_path: Path) -> None:
     assert names(f"{tree}/**/*.txt", tmp_path) == ["a/z.txt", "b.txt"]
     assert names(f"{tree}/a/[yz].*", tmp_path) == ["y.md", "z.txt"]

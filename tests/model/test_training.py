@@ -159,6 +159,23 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_and_batch(lab: Lab) ->
     assert "the loss is" in record.attempts[-1].reason
 
 
+def test_a_prompt_that_can_not_be_written_is_named_before_anything_is_trained(lab: Lab) -> None:
+    words = ("data.dataset=letters", "tokenizer=chars", "prompt=the Ω")
+    _, err = lab.train("greek", *words, status=ExitStatus.USAGE)
+    assert "argument 'prompt=the Ω': the character 'Ω' (U+03A9) is not among the" in err
+    assert err.rstrip().endswith("give another: prompt=TEXT")
+    assert not lab.run_folder("greek").exists()
+
+
+def test_a_damaged_record_of_the_recipe_is_named_with_its_line(lab: Lab) -> None:
+    lab.train("begun", "max_steps=10")
+    (lab.run_folder("begun") / "recipe.yaml").write_text("model: {n_layer: [\n")
+    (lab.run_folder("begun") / "metrics.jsonl").write_text('null\n{"kind": "tr')
+    _, err = lab.train("begun", "max_steps=10", status=ExitStatus.USAGE)
+    assert "Traceback" not in err
+    assert "begun/recipe.yaml:" in err
+
+
 def test_a_block_longer_than_the_data_is_named_with_its_line(lab: Lab) -> None:
     _, err = lab.train("long", "max_steps=2", "warmup_steps=0", "block_size=131072", "global_batch_tokens=131072", status=ExitStatus.USAGE)  # fmt: skip
     assert "argument 'block_size=131072': block_size (131072) is longer than" in err
