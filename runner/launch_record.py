@@ -6,9 +6,11 @@ The record, run.json, is the job's own; these two also tell of a job that never 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from job.exit_status import ExitStatus
 from job.files import write_atomically
 from runner.targets.protocol import Started
 
@@ -62,3 +64,11 @@ def read_exit(folder: Path) -> int | None:
         return int((folder / EXIT).read_text())
     except (OSError, ValueError):
         return None
+
+
+def forget_unbegun(folder: Path, code: int) -> None:
+    """Remove the folder where a job ended with ``code`` for a mistake, or by a Ctrl-C, before it wrote anything into it:
+    the same name begins anew."""
+    ends = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED)
+    if code in ends and folder.is_dir() and {path.name for path in folder.iterdir()} <= {NAME, EXIT}:
+        shutil.rmtree(folder)

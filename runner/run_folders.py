@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
+from job.step_folders import LATEST, steps
 from runner.containers import is_container_id
 from runner.launch_record import read_exit, read_launch
 from runner.targets.protocol import RunState, Started
@@ -19,12 +20,14 @@ Look = Callable[[Started], tuple[bool, int | None]]
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest complete checkpoint, which the file ``latest`` names; None without one."""
+    """The step of the newest complete checkpoint, which the file ``latest`` names; where it names none that is there, as
+    the trainer finds it: by the folders. None without one."""
+    there = steps(folder)
     try:
-        name = (folder / "latest").read_text().strip()
-        return int(name.removeprefix("step_"))
+        named = int((folder / LATEST).read_text().strip().removeprefix("step_"))
     except (OSError, ValueError):
-        return None
+        named = None
+    return named if named in there else there[-1] if there else None
 
 
 def folders(checkpoints: Path) -> Iterator[Path]:

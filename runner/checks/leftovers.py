@@ -50,7 +50,8 @@ def check(scene: Scene) -> Iterator[Finding]:
         if run.is_wrong:
             yield Finding(
                 "error",
-                f"{_name(scene, run.folder / 'latest')} names {run.latest}, which is not there or damaged",
+                f"{_name(scene, run.folder / 'latest')} "
+                + (f"names {run.latest}, which is not there or damaged" if run.latest else "is missing"),
                 f"runner doctor --fix lets it name {run.best}" if run.best else "no whole checkpoint is here",
             )
 
@@ -79,9 +80,9 @@ class _Run:
 
     @property
     def is_wrong(self) -> bool:
-        return bool(self.latest) and (
-            self.latest not in self.steps or not _is_whole(self.folder / self.latest)
-        )
+        if not self.latest:
+            return bool(self.best)
+        return self.latest not in self.steps or not _is_whole(self.folder / self.latest)
 
 
 def _runs(scene: Scene) -> Iterator[_Run]:

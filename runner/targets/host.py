@@ -23,7 +23,14 @@ from runner.facts import common_facts
 from runner.folder import Folder
 from runner.host_command import for_command, occupied
 from runner.interrupts import Interrupts, keep
-from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
+from runner.launch_record import (
+    forget_unbegun,
+    make_folder,
+    note_exit,
+    read_exit,
+    read_launch,
+    write_launch,
+)
 from runner.machine import Machine
 from runner.plan import Facts, Plan, Volume, make_plan
 from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
@@ -117,7 +124,7 @@ class Host:
     def follow(self, started: Started) -> int:
         """Wait for the process; the first Ctrl-C is passed on, the second kills every process of the job."""
         process = self._processes[started.id]
-        say = self.env.say
+        folder, say = self.locations.run(started.run), self.env.say
 
         def first(which: signal.Signals) -> None:
             say(f"stopping: {started.job} finishes what it is at; Ctrl-C again kills it")
@@ -131,9 +138,9 @@ class Host:
         with Interrupts(first, again) as interrupts:
             code = process.wait()
         code = code if code >= 0 else 128 - code
-        folder = self.locations.run(started.run)
         if read_launch(folder) == started:
             note_exit(folder, code)
+            forget_unbegun(folder, code)
         return int(ExitStatus.INTERRUPTED) if interrupts.killed and code else code
 
     def stop(self, run: str, now: bool = False) -> bool:

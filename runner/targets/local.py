@@ -26,7 +26,14 @@ from runner.errors import RunnerError
 from runner.facts import common_facts
 from runner.folder import Folder
 from runner.interrupts import Interrupts, keep
-from runner.launch_record import make_folder, note_exit, read_exit, read_launch, write_launch
+from runner.launch_record import (
+    forget_unbegun,
+    make_folder,
+    note_exit,
+    read_exit,
+    read_launch,
+    write_launch,
+)
 from runner.local_command import (
     IMAGE_VARIABLE,
     binds,
@@ -142,6 +149,7 @@ class Local:
         folder = self.locations.run(started.run)
         if read_launch(folder) == started:
             note_exit(folder, code)
+            forget_unbegun(folder, code)
         ended_by_us = interrupts.killed or too_early
         return int(ExitStatus.INTERRUPTED) if ended_by_us and code else code
 

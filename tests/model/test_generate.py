@@ -88,7 +88,7 @@ def test_a_sample_of_a_compiled_network_compiles_nothing(tmp_path: Path) -> None
     trainer = SimpleNamespace(
         recipe=recipe, folder=tmp_path, display=SimpleNamespace(log_only=lambda text: None)
     )
-    _sample(trainer, made, ByteTokenizer(), 7, None)  # type: ignore[arg-type]
+    _sample(trainer, ByteTokenizer(), [1, 2], made, 7, None)  # type: ignore[arg-type]
     assert (tmp_path / "samples" / "step_00000007.txt").exists()
     assert not graphs
     made(torch.tensor([[1, 2, 3]]))

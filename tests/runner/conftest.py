@@ -100,6 +100,7 @@ def make_run(checkout: Path) -> Callable[..., Path]:
         (folder / "recipe.yaml").write_text(RECIPE)
         if step is not None:
             (folder / "latest").write_text(f"step_{step:08d}\n")
+            (folder / f"step_{step:08d}").mkdir()
         return folder
 
     return make

@@ -28,6 +28,7 @@ class FakeTarget:
     has: dict[str, object] = field(default_factory=dict)  # facts that differ
     did: list[str] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
+    last: Started | None = None
 
     def facts(self, request: Request) -> Facts:
         volumes = self.checkout / "volumes"
@@ -49,7 +50,8 @@ class FakeTarget:
 
     def start(self, plan: Plan) -> Started:
         self.did.append(f"start {plan.run}")
-        return Started(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
+        self.last = Started(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
+        return self.last
 
     def follow(self, started: Started) -> int:
         self.did.append(f"follow {started.run}")
@@ -66,7 +68,8 @@ class FakeTarget:
         return next((state for state in self.states if state.run == run), None)
 
     def launched(self, run: str) -> Started | None:
-        return read_launch(self.checkout / "volumes" / "checkpoints" / run)
+        noted = read_launch(self.checkout / "volumes" / "checkpoints" / run)
+        return noted or (self.last if self.last is not None and self.last.run == run else None)
 
     def output(self, run: str, lines: int) -> list[str]:
         return self.printed[-lines:] if lines else []

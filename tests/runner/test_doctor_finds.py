@@ -126,7 +126,7 @@ class TestSettings:
 def checkpoint(run: Path, step: int) -> Path:
     """A whole one, as far as sizes tell."""
     folder = run / f"step_{step:08d}"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     (folder / "manifest.json").write_text(json.dumps({"model.safetensors": {"bytes": 100, "sha256": ""}}))
     return folder
@@ -191,8 +191,15 @@ class TestLeftovers:
         assert newest.is_dir()
         assert find("warm/latest names") == {}
 
+    def test_a_latest_that_is_missing(self, type_, find, make_run) -> None:
+        run = make_run("warm")
+        checkpoint(run, 20)
+        assert find("warm/latest is missing")["severity"] == "error"
+        type_("runner doctor --fix")
+        assert (run / "latest").read_text() == "step_00000020\n"
+
     def test_a_run_without_its_checkpoints_is_no_fault(self, find, make_run) -> None:
-        make_run("pulled", step=20)
+        (make_run("pulled", step=20) / "step_00000020").rmdir()
         assert find("pulled") == {}
 
 

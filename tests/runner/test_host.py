@@ -105,11 +105,33 @@ class TestAttached:
     @pytest.mark.parametrize(
         ("code", "ours"), [("1", 100), ("101", 101), ("2", 2), ("'words'", 100), ("0", 0)]
     )
-    def test_exit_status(self, spawn, job, code: str, ours: int) -> None:
+    def test_exit_status(self, spawn, job, checkout, code: str, ours: int) -> None:
+        (checkout / "volumes" / "checkpoints" / "quickstart" / "step_00000010").mkdir(parents=True)
         job(f"import sys; sys.exit({code})")
         process = spawn("host")
         process.communicate(timeout=60)
         assert process.returncode == ours
+
+    @pytest.mark.parametrize("code", ["1", "2"])
+    def test_a_mistake_before_anything_was_begun_leaves_no_run(self, spawn, job, checkout, code: str) -> None:
+        job(f"import sys; print('error: no such text', file=sys.stderr); sys.exit({code})")
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == int(code)
+        assert "error: no such text" in err
+        assert "runner logs" not in err  # there are none
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    def test_ctrl_c_while_torch_is_imported_ends_it_without_a_traceback(self, spawn, job, checkout) -> None:
+        job("print('importing', flush=True)\nimport time; time.sleep(600)")
+        (checkout / "model" / "__init__.py").write_text("import job.quiet_interrupt\n")
+        process = spawn("host")
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
     def test_a_job_that_was_killed_has_failed(self, spawn, job) -> None:
         job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")

@@ -126,10 +126,17 @@ class TestJudgement:
         (volume / "notes.txt").touch()
         assert [*states(volume, "host", lambda _: (False, None))] == []
 
-    @pytest.mark.parametrize(("text", "step"), [("step_00001000\n", 1000), ("", None), ("junk", None)])
-    def test_newest_step(self, tmp_path, text: str, step: int | None) -> None:
-        (tmp_path / "latest").write_text(text)
-        assert newest_step(tmp_path) == step
+    @pytest.mark.parametrize(
+        ("text", "step"),
+        [("step_00001000\n", 1000), (None, 2000), ("", 2000), ("junk", 2000), ("step_00003000", 2000)],
+    )
+    def test_newest_step(self, tmp_path, text: str | None, step: int) -> None:
+        if text is not None:
+            (tmp_path / "latest").write_text(text)
+        assert newest_step(tmp_path) is None  # no folder, nothing to go on from
+        for name in ("step_00001000", "step_00002000", ".partial_step_00009000"):
+            (tmp_path / name).mkdir()
+        assert newest_step(tmp_path) == step  # as the trainer finds it
 
 
 class TestStatus:

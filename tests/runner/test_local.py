@@ -165,11 +165,19 @@ class TestBefore:
 
 
 class TestAttached:
-    @pytest.mark.parametrize(("code", "ours"), [(0, 0), (101, 101), (1, 100), (2, 2)])
+    @pytest.mark.parametrize(("code", "ours"), [(0, 0), (101, 101), (3, 100)])
     def test_exit_status(self, type_, local, docker, checkout, code: int, ours: int) -> None:
         docker.answer("job", f"exit {code}\n")
         assert type_("runner local").exit_code == ours
         assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
+
+    @pytest.mark.parametrize("code", [1, 2])
+    def test_a_mistake_before_anything_was_begun_leaves_no_run(
+        self, type_, local, docker, checkout, code: int
+    ) -> None:
+        docker.answer("job", f"exit {code}\n")
+        assert type_("runner local").exit_code == code
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
     @pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
     def test_the_first_signal_is_the_jobs(self, spawn, docker, sent, word: str) -> None:
