@@ -13,6 +13,7 @@ its README for a machine with no GPU says.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable
@@ -156,7 +157,7 @@ def nanogpt(checkout: Path, setup: Setup) -> Any:
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # the compiler asks for it by name
     spec.loader.exec_module(module)
     shape = setup.recipe.model
     torch.manual_seed(setup.recipe.train.seed)

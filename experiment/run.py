@@ -16,6 +16,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from experiment import current, stopping
 from experiment.load import load_train
@@ -114,8 +115,12 @@ def _train(session: Session, path: Path, given: Mapping[str, Value], signature: 
         return _stopped(session, "")
     session.record.result = as_result(returned, say)
     session.end("finished", "finished")
-    say(f"run {name} is finished: {in_short(session.record.result, 200) or 'train() returned nothing'}")
+    say(f"run {name} is finished: {_what_came(session.record.result)}")
     return ExitStatus.DONE
+
+
+def _what_came(result: Mapping[str, Any]) -> str:
+    return in_short(result, 200) or ("its result is in run.json" if result else "train() returned nothing")
 
 
 def _stopped(session: Session, when: str) -> ExitStatus:
@@ -141,7 +146,7 @@ def _show_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    say(f"run {folder.name} is finished already: {in_short(record.result, 200) or 'it returned nothing'}")
+    say(f"run {folder.name} is finished already: {_what_came(record.result)}")
     if record.file.get("sha256") not in (None, digest):
         say("the file has changed since; what it does now is another run")
     say(f"run it again under another name: --name {folder.name}-2")

@@ -15,7 +15,7 @@ def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
         return {}
     if isinstance(returned, Mapping):
         return {str(key): _plain(value, str(key), say) for key, value in returned.items()}
-    say(f"warning: train() returned a {type(returned).__name__} and no dict; it is kept as 'result'")
+    say(f"warning: train() returned no dict but {type(returned).__name__}; it is kept as 'result'")
     return {"result": _plain(returned, "result", say)}
 
 
@@ -32,7 +32,7 @@ def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
         return [_plain(part, key, say) for part in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist(), key, say)
-    say(f"warning: '{key}' of the result is a {type(value).__name__}, which JSON lacks; kept as text")
+    say(f"warning: '{key}' of the result is of type {type(value).__name__}, which JSON lacks; kept as text")
     return repr(value)[:LONGEST]
 
 

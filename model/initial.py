@@ -33,10 +33,10 @@ def initialise(network: GPT, source: str, locations: Locations, say: Callable[[s
         weights = found[0]
     mine = network.state_dict()
     for name in mine.keys() | weights.keys():
-        shapes = [tuple(side[name].shape) if name in side else None for side in (weights, mine)]
+        shapes = [tuple(side[name].shape) if name in side else "missing" for side in (weights, mine)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"train.init_from: {source} does not fit the recipe's model: {name} has shape {shapes[0]} there "
+                f"train.init_from: {source} does not fit the recipe's model: {name} is {shapes[0]} there "
                 f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size and variant"
             )
     checkpoint.restore_model({p: name for name, p in network.named_parameters()}, weights)
