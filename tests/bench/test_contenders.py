@@ -32,6 +32,12 @@ for i in range(int(given.get("max_iters", 3)) + 1):
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are more than these networks have work for: they spin, 18 s of CPU for a pair of runs instead of 10."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "nanoGPT"
@@ -45,9 +51,8 @@ def results_of(path: Path) -> list[dict]:
 
 
 def test_contenders_take_turns_and_each_result_is_kept(
-    lab: Lab, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = lab.folder / "results.jsonl"
     words = [
         str(lab.recipe),
