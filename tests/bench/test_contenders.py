@@ -32,12 +32,6 @@ for i in range(int(given.get("max_iters", 3)) + 1):
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two are more than these networks have work for: they spin, 18 s of CPU for a pair of runs instead of 10."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "nanoGPT"

@@ -147,8 +147,6 @@ def test_the_trainers_tests_pass_inside(ordinary):
         f"tests/{name}.py"
         for name in ("model/test_gpt", "model/test_generate", "job/test_recipe", "job/test_health")
     ]
-    # One thread: their networks are too small for two, whose spinning slows a busy machine tenfold.
-    ordinary.override("test", {"environment": {"OMP_NUM_THREADS": "1"}})
     result = ordinary.run("test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False)
     assert result.returncode == 0, result.stdout[-5000:]
     assert " passed" in result.stdout
