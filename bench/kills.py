@@ -29,7 +29,14 @@ from bench.moments import RUN, Moment, random_moment, what_it_left
 from bench.results import Results
 from job.locations import Locations
 
-PRELOADED = ["model.train", "torch.utils.tensorboard", "safetensors.torch", "plotext", "corpus.prepare"]
+PRELOADED = [
+    "model.train",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "safetensors.torch",
+    "plotext",
+    "corpus.prepare",
+]
 LOOK_SECONDS = 0.0002  # between two looks at the folder, while a moment is waited for
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),

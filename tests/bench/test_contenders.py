@@ -45,9 +45,8 @@ def results_of(path: Path) -> list[dict]:
 
 
 def test_contenders_take_turns_and_each_result_is_kept(
-    lab: Lab, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = lab.folder / "results.jsonl"
     words = [
         str(lab.recipe),

@@ -17,17 +17,20 @@ import pytest
 from job.locations import CHECKOUT, Locations
 from tests.tiny import write_recipe, write_text
 from tests.waiting import wait_for
+from tests.warm_process import ONE_THREAD, WarmProcess
 
+Process = subprocess.Popen[str] | WarmProcess
 Unbroken = Callable[..., Path]
 
 
 @dataclass
 class Lab:
-    """A folder with volumes, a text and a recipe, in which jobs run as processes."""
+    """A folder with volumes, a text and a recipe, in which jobs run as processes: ``warm`` ones, where they can."""
 
     folder: Path
     recipe: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    warm: bool = sys.platform == "linux"
+    started: list[Process] = field(default_factory=list)
 
     @property
     def locations(self) -> Locations:
@@ -37,16 +40,14 @@ class Lab:
         return self.locations.run(name)
 
     def environment(self) -> dict[str, str]:
-        # One thread: these networks are too small for two, whose spinning would slow a busy machine tenfold.
-        more = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-        return {**os.environ, **self.locations.environment(), **more}
+        return {**os.environ, **self.locations.environment(), **ONE_THREAD}
 
     def start(
         self, job: str, *words: str, processes: int = 1, machine: tuple[int, int, int] | None = None
-    ) -> subprocess.Popen[str]:
+    ) -> Process:
         """The job as a process; stdout and stderr are pipes. ``machine``: its rank, how many there are, and the
         port where they meet."""
-        launcher = [sys.executable]
+        launcher = []
         if machine is not None:
             rank, machines, port = machine
             launcher += ["-m", "torch.distributed.run", f"--nnodes={machines}", f"--node-rank={rank}"]
@@ -54,9 +55,15 @@ class Lab:
         elif processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         what = [job] if job.endswith(".py") else ["-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}"]
-        command = [*launcher, *what, *words]
-        process = subprocess.Popen(
-            command,
+        process = self._python(*launcher, *what, *words)
+        self.started.append(process)
+        return process
+
+    def _python(self, *command: str) -> Process:
+        if self.warm and (command[0] == "-c" or command[1].startswith(("corpus.", "model."))):
+            return WarmProcess(command, self.environment())
+        return subprocess.Popen(
+            [sys.executable, *command],
             cwd=CHECKOUT,
             env=self.environment(),
             text=True,
@@ -64,30 +71,20 @@ class Lab:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
-        self.started.append(process)
-        return process
 
     def run(self, job: str, *words: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
         """Run the job to its end; it must exit with ``status``. stdout and stderr."""
-        process = self.start(job, *words, processes=processes)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
-        return out, err
+        return self._end_of(self.start(job, *words, processes=processes), status)
 
     def run_python(self, code: str, status: int = 0) -> tuple[str, str]:
         """Run ``code`` in a Python of its own; it must exit with ``status``. stdout and stderr."""
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=CHECKOUT,
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout, done.stderr
+        self.started.append(self._python("-c", code))
+        return self._end_of(self.started[-1], status)
+
+    def _end_of(self, process: Process, status: int) -> tuple[str, str]:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
 
     def train(self, name: str, *overrides: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
         words = (str(self.recipe), *overrides, "--name", name)
@@ -135,8 +132,9 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     """``unbroken("max_steps=20")``: the folder of a run that nothing disturbed, trained once for all who compare
-    theirs with it, who only read."""
+    theirs with it, who only read. By a process of its own: the others' are forks, which have torch already."""
     shared = make_lab(tmp_path_factory.mktemp("unbroken"))
+    shared.warm = False
 
     @cache
     def train(*overrides: str) -> Path:

@@ -47,12 +47,15 @@ def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Coun
     path = checkout.parent / "starts"
     path.touch()
     monkeypatch.setenv("STARTS", str(path))
-    (checkout / "mine.py").write_text(MINE)
+    # In a folder of its own: beside folders with the names of our packages, as the checkout has them, each trial
+    # would first import all of the library, and so torch, for 2 s (experiment/load.py).
+    (checkout / "mine").mkdir()
+    (checkout / "mine" / "mine.py").write_text(MINE)
     return lambda: Counter(path.read_text().split())
 
 
 def write_sweep(checkout: Path, space: str, more: str = "") -> None:
-    (checkout / "s.yaml").write_text(f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}")
+    (checkout / "mine" / "s.yaml").write_text(f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}")
 
 
 def state(checkout: Path) -> dict[str, Any]:
@@ -66,12 +69,12 @@ def test_twelve_trials_two_that_fail_killed_in_the_middle(
 ) -> None:
     rows = ", ".join(f"{{x: {n}, y: {3 if n in (2, 9) else 1}}}" for n in range(1, 13))
     write_sweep(checkout, f"{{list: [{rows}]}}")
-    first = spawn("sweep", "s.yaml", "--max-parallel", "2")
+    first = spawn("sweep", "mine/s.yaml", "--max-parallel", "2")
     wait_for(lambda: len(starts()) >= 6, 60)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert len(starts()) < 13
-    second = spawn("sweep", "s.yaml", "--max-parallel", "2", "--json")
+    second = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json")
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
     result = json.loads(out)
@@ -82,7 +85,7 @@ def test_twelve_trials_two_that_fail_killed_in_the_middle(
     assert set(starts().values()) == {1}
     assert len(starts()) == 13  # and the smoke run
     assert Path(result["plot"]).stat().st_size > 5000
-    third = spawn("sweep", "s.yaml")
+    third = spawn("sweep", "mine/s.yaml")
     out, err = third.communicate(timeout=60)
     assert third.returncode == 0
     assert out.splitlines()[1].split()[:4] == ["s-001", "1", "1", "2"]
@@ -93,7 +96,7 @@ def test_ctrl_c_stops_the_trials_and_the_same_line_goes_on(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}", "fixed: {steps: 400}\n")
-    first = spawn("sweep", "s.yaml", "--max-parallel", "2", "--no-smoke")
+    first = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--no-smoke")
     done = [checkout / "volumes" / "checkpoints" / run / "done" for run in ("s-001", "s-002")]
     wait_for(lambda: all(path.exists() and int(path.read_text() or 0) > 5 for path in done), 60)
     first.send_signal(signal.SIGINT)
@@ -101,7 +104,7 @@ def test_ctrl_c_stops_the_trials_and_the_same_line_goes_on(
     assert first.returncode == 101, err
     assert [t["status"] for t in state(checkout)["trials"]] == ["unfinished"] * 2
     assert all(int(path.read_text()) < 400 for path in done)
-    second = spawn("sweep", "s.yaml", "--max-parallel", "2")
+    second = spawn("sweep", "mine/s.yaml", "--max-parallel", "2")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     assert [t["status"] for t in state(checkout)["trials"]] == ["finished"] * 2
@@ -116,7 +119,7 @@ def test_the_hopeless_one_is_stopped_early(
     rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 3000}"
     write_sweep(checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n")
     # The others first: what is not finished when the last one is judged counts too, by its curve.
-    process = spawn("sweep", "s.yaml", "--no-smoke", "--json")
+    process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     trials = {t["values"]["x"]: t for t in json.loads(out)["trials"]}
@@ -130,12 +133,12 @@ def test_a_mistake_shows_in_the_smoke_run_before_any_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {y: [3, 1]}}")
-    process = spawn("sweep", "s.yaml")
+    process = spawn("sweep", "mine/s.yaml")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 100
     assert "the smoke run ended as failed (ValueError: y is 3), and no trial was started" in err
     assert starts() == {"s-smoke": 1}
-    without = spawn("sweep", "s.yaml", "--no-smoke")
+    without = spawn("sweep", "mine/s.yaml", "--no-smoke")
     without.communicate(timeout=60)
     assert without.returncode == 0
     assert [t["status"] for t in state(checkout)["trials"]] == ["failed", "finished"]
@@ -145,9 +148,9 @@ def test_two_terminals_do_not_conduct_one_sweep(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1]}}", "fixed: {steps: 3000}\n")
-    first = spawn("sweep", "s.yaml", "--no-smoke")
+    first = spawn("sweep", "mine/s.yaml", "--no-smoke")
     wait_for(lambda: starts()["s-001"] == 1, 60)
-    second = spawn("sweep", "s.yaml")
+    second = spawn("sweep", "mine/s.yaml")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 1
     assert "is conducted by another terminal now" in err
@@ -159,12 +162,12 @@ def test_two_terminals_do_not_conduct_one_sweep(
 def test_trials_at_once_share_the_cores(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
-    (checkout / "mine.py").write_text(
+    (checkout / "mine" / "mine.py").write_text(
         "import os\ndef train(output_dir='.', x: int = 0) -> dict:\n"
         "    return {'score': int(os.environ.get('OMP_NUM_THREADS', 0))}\n"
     )
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
-    process = spawn("sweep", "s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
+    process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert {t["metric"] for t in json.loads(out)["trials"]} == {float(max(1, (os.cpu_count() or 1) // 2))}
@@ -174,8 +177,8 @@ def test_a_run_that_is_another_one_is_taken_for_no_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
-    spawn("host", "run", "mine.py", "x=7", "--name", "s-001").communicate(timeout=60)
-    process = spawn("sweep", "s.yaml", "--no-smoke", "--json")
+    spawn("host", "run", "mine/mine.py", "x=7", "--name", "s-001").communicate(timeout=60)
+    process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     trials = {t["run"]: t for t in json.loads(out)["trials"]}
@@ -189,9 +192,9 @@ def test_without_its_record_a_sweep_finds_its_runs_again(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
-    spawn("sweep", "s.yaml", "--no-smoke").communicate(timeout=60)
+    spawn("sweep", "mine/s.yaml", "--no-smoke").communicate(timeout=60)
     (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
-    process = spawn("sweep", "s.yaml", "--no-smoke")
+    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert starts() == {"s-001": 1, "s-002": 1}
