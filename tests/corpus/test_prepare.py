@@ -321,7 +321,8 @@ def test_text_that_is_no_utf8_is_located(
     ("text", "split", "words"),
     [
         ("words", "documents", r"f\.txt: is a single document.*data\.split=tail"),
-        ("", "tail", "too little text to split: it gives 0 training and 0 validation tokens"),
+        ("", "tail", r"f\.txt: is empty"),
+        ("x", "tail", "too little text to split: it gives 0 training and 1 validation tokens"),
     ],
 )
 def test_what_cannot_be_split_says_so(
