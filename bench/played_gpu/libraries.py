@@ -1,0 +1,49 @@
+"""C++ for what torch calls of cuBLAS, cuSOLVER and cuSPARSE, on stdout: each function says that it is done.
+
+python libraries.py | g++ -shared -fPIC -x c++ -
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+# Those that give something back: handles and descriptors, a mode, the one algorithm for a product.
+OWN = """
+static char anything[4096];
+int cublasCreate_v2(void** handle) { return *handle = anything, 0; }
+int cusolverDnCreate(void** handle) { return *handle = anything, 0; }
+int cusparseCreate(void** handle) { return *handle = anything, 0; }
+int cublasGetMathMode(void*, int* mode) { return *mode = 0; }
+int cublasGetPointerMode_v2(void*, int* mode) { return *mode = 0; }
+size_t cublasLtGetVersion() { return 130000; }
+int cublasLtMatmulDescCreate(void** made, int, int) { return *made = anything, 0; }
+int cublasLtMatrixLayoutCreate(void** made, int, unsigned long, unsigned long, long) { return *made = anything, 0; }
+int cublasLtMatmulPreferenceCreate(void** made) { return *made = anything, 0; }
+int cublasLtMatmulAlgoGetHeuristic(
+    void*, void*, void*, void*, void*, void*, void*, int, void* found, int* count) {
+    return memset(found, 0, 96), *count = 1, 0;
+}
+"""
+
+
+def called() -> set[str]:
+    """The functions that torch's libraries look for in others."""
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    names: set[str] = set()
+    for library in (Path(spec.origin).parent / "lib").glob("lib*torch*.so"):
+        command = ["nm", "--dynamic", "--undefined-only", str(library)]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        names |= set(re.findall(r"\b(?:cublas|cusolver|cusparse)(?!Lt_)\w+", listed))
+    return names
+
+
+if __name__ == "__main__":
+    print('#include <cstddef>\n#include <cstring>\nextern "C" {' + OWN)
+    for name in sorted(called() - set(re.findall(r"\w+(?=\()", OWN))):
+        print(f"int {name}() {{ return 0; }}")
+    print("}")
