@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.same_job import other_job
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
 from runner.request import Request
 
 if TYPE_CHECKING:
+    from job.runs import RunRecord
     from runner.experiment import Experiment
 
 
@@ -61,6 +63,7 @@ class Facts:
     setup_built: bool = True
     finished: bool = False  # the run's last attempt
     attempts: int = 0  # of the run, so far
+    record: RunRecord | None = None  # of the run, as it stands
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,8 @@ def _check(request: Request, facts: Facts) -> None:
             f"this Python lacks {', '.join(facts.missing)}, which {request.job.name} needs; "
             "type: pip install '.[train]'   (or run it in the container: runner local)"
         )
+    if request.job.has_run and facts.record and (why := other_job(facts.record, request.job.name)):
+        raise usage(why)
     if facts.busy:
         raise RunnerError(
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "

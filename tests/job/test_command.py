@@ -134,6 +134,14 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
         assert "no program 'trane.py'" in err
         assert "write ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
 
+    def test_the_folder_of_a_training_is_not_taken_over(self, start: Start, record, volumes: Path) -> None:
+        folder = volumes / "checkpoints" / "r"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"name": "r", "job": "train", "status": "finished"}))
+        process = start("python", "-c", "print(1)")
+        assert "run 'r' is a train already" in process.communicate(timeout=60)[1]
+        assert (process.returncode, record().job, record().attempts) == (1, "train", [])
+
 
 class TestEnvironment:
     def test_our_packages_do_not_stand_in_for_its_own(self, start: Start) -> None:

@@ -81,6 +81,17 @@ class TestWords:
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is another command" in result.stderr) == (2, True)
 
+    def test_the_name_of_another_kind_of_run_is_refused(self, type_, fake, folder: Path, make_run) -> None:
+        make_run("m1", step=100)
+        result = type_("runner host --name m1 --dir ../nano -- python train.py")
+        assert result.exit_code == 2
+        assert "run 'm1' is a train already; choose another name with --name" in result.stderr
+        make_run("nano-train", job="command")
+        make_run("mygpt", job="experiment")
+        assert "'nano-train' is a command already" in type_("runner host train --name nano-train").stderr
+        assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
+        assert fake.did == []
+
 
 class TestPlan:
     def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
