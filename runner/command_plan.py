@@ -38,7 +38,7 @@ def command_plan(request: Request, command: Command, facts: Facts) -> Plan:
         does=tuple(_does(command, facts)),
         detach=request.detach,
         as_json=request.as_json,
-        notes=folder_notes(facts, folder),
+        notes=(("new run", request.hint), *folder_notes(facts, folder)),
         more=request.more,
         has_run=True,
         folder=folder,

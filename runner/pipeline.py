@@ -11,7 +11,7 @@ from job.exit_status import ExitStatus
 from job.runs import RunRecord, parse_record
 from runner.arguments import CommandLine
 from runner.command import Command
-from runner.command_request import command_of_run
+from runner.command_request import command_of_run, refuse_another
 from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
 from runner.launch import WORD, confirm, follow_plan
@@ -150,6 +150,8 @@ def _step(
     files = target.files("checkpoints")
     before = command_of_run(files, run)
     missing = [path for path in stage.outputs if not _is_there(target, path, command, run)]
+    if before is not None:
+        refuse_another(run, replace(before, words=command.words), command)  # other words are another matter
     same = before is not None and before.words == command.words
     runs, why = decide(_record(files, run), same, stage.outputs, missing, asked)
     return Step(name, why, request if runs else None)

@@ -44,6 +44,7 @@ class Request:
     more: tuple[tuple[str, str], ...] = ()  # options that only one target has
     experiment: Experiment | None = None  # of the user's; then there is no recipe
     command: Command | None = None  # of the user's; then there is no recipe
+    hint: str = ""  # a row of the plan: why the run has not the name that it might have been expected to have
 
 
 def read_request(

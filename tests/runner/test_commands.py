@@ -92,6 +92,35 @@ class TestWords:
         assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
         assert fake.did == []
 
+    def test_a_folder_of_the_same_name_elsewhere_is_another_run(
+        self, type_, fake, folder: Path, make_run, tmp_path: Path
+    ) -> None:
+        make_folder(tmp_path / "b" / "nano")
+        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
+        make_run("nano-train", job="command", attempts=attempts)
+        result = type_("runner host --dir ../b/nano -- python train.py")
+        assert fake.plans[0].run == "nano-train-2"
+        assert f"nano-train is the same command in {folder}, another folder" in result.stderr
+        result = type_("runner host --name nano-train --dir ../b/nano -- python train.py")
+        assert result.exit_code == 2
+        assert f"folder: {folder} → {tmp_path / 'b' / 'nano'}" in result.stderr
+        (tmp_path / "link").symlink_to(folder)
+        assert type_("runner host --name nano-train --dir ../link -- python train.py").exit_code == 0
+
+    def test_a_folder_that_was_moved_goes_on_under_the_runs_name(
+        self, type_, fake, folder: Path, make_run, tmp_path: Path
+    ) -> None:
+        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
+        make_run("nano-train", job="command", attempts=attempts)
+        (tmp_path / "b").mkdir()
+        folder.rename(tmp_path / "b" / "nano")
+        result = type_("runner host --dir ../b/nano --dry-run -- python train.py")
+        assert "moved, go on with it: --name nano-train" in " ".join(result.stderr.split())
+        assert type_("runner host --name nano-train --dir ../b/nano -- python train.py").exit_code == 0
+        assert [plan.run for plan in fake.plans] == ["nano-train-2", "nano-train"]
+
 
 class TestPlan:
     def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
