@@ -10,6 +10,7 @@ what the user installs beside us must not break it.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -21,7 +22,7 @@ from job.exit_status import ExitStatus, UserError
 from job.kept import Kept, place, settle
 from job.last_whole import LastWhole
 from job.locations import Locations
-from job.resume_words import resume_path, words_to_resume
+from job.resume_words import begun, resume_path, words_to_resume
 from job.session import Session
 
 
@@ -56,11 +57,11 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         kept = [place(folder, word, given.seeds) for word in given.keep]
         kept += [Kept(Path(word)) for word in given.kept]
         checkpoint = _last_whole(given, folder, out)
-        if checkpoint is not None and len(session.record.attempts) > 1:
-            checkpoint.restore()
-        added = words_to_resume(
-            given.resume_with, given.resume_if, folder, [item.place for item in kept], session.record, out
-        )
+        since = begun(session.record, command)
+        if checkpoint is not None and since < math.inf:
+            checkpoint.restore(since)
+        places = [*(item.place for item in kept), out]
+        added = words_to_resume(given.resume_with, given.resume_if, folder, places, since, out)
         if added:
             print(f"runner: going on, with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)

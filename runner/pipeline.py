@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,8 +154,25 @@ def _step(
     if before is not None:
         refuse_another(run, replace(before, words=command.words), command)  # other words are another matter
     same = before is not None and before.words == command.words
-    runs, why = decide(_record(files, run), same, stage.outputs, missing, asked)
+    record = _record(files, run)
+    runs, why = decide(record, same, stage.outputs, missing, asked)
+    if before is not None and record is not None and not same:
+        resumes = stage.resume_with and record.status != "finished"
+        if resumes and (stage.resume_if is None or _is_there(target, stage.resume_if, command, run)):
+            raise usage(_two_commands(name, record, before, command))
+        if runs and stage.resume_with and record.status == "finished":
+            why += f"; it begins anew (to go on from what it left, add {stage.resume_with} to {name}.args)"
     return Step(name, why, request if runs else None)
+
+
+def _two_commands(stage: str, record: RunRecord, before: Command, command: Command) -> str:
+    """What is said where going on would be with a checkpoint of other words, and a new start over it."""
+    return (
+        f"stage {stage} is {record.status}, and its command is another than last time; it would be a mixture of the "
+        f"two, or write over the checkpoint of the first:\n  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
+        f"to go on, give the words of the first (`runner resume {record.name}` has them); to begin with the second, "
+        f"give the pipeline another name and place (--name NEW-NAME keep.PATH=VOLUME/NEW-PLACE)"
+    )
 
 
 def _options(stage: Stage, more: Pairs) -> Pairs:
@@ -168,6 +186,8 @@ def _is_there(target: Target, path: str, command: Command, run: str) -> bool:
     """Whether an output is on its volume, or in the folder itself where that stays what it is."""
     if target.name == "host" and (command.folder / path).is_file():
         return True
+    if path.startswith("$OUT_DIR/"):
+        return target.files("checkpoints").size(path.replace("$OUT_DIR", run, 1)) is not None
     for keep in command.keep:
         if path == keep.path or path.startswith(f"{keep.path}/"):
             place = f"{keep.of(run)}{path.removeprefix(keep.path)}"

@@ -56,7 +56,7 @@ def start(volumes: Path, folder: Path) -> Iterator[Start]:
     def begin(*command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         set_by_the_image = Locations.current().environment()
         environ = {name: value for name, value in os.environ.items() if name not in set_by_the_image}
-        environ |= {"PYTHONPATH": str(ROOT), "RUN_LAUNCH": "{}"}
+        environ |= {"PYTHONPATH": str(ROOT), "RUN_LAUNCH": os.environ.get("RUN_LAUNCH", "{}")}
         environ |= {f"{name.upper()}_PATH": str(volumes / name) for name in ("data", "checkpoints", "cache")}
         environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
         words = ["--name", "r", "--folder", str(folder), *options, "--", *command]
@@ -217,6 +217,28 @@ class TestResume:
         assert "resuming" not in out_of(start(*self.WORDS, options=options))
         assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
         assert (place / "ckpt.pt").read_text() == "3"
+
+    def test_a_checkpoint_of_other_words_is_not_gone_on_from(
+        self, start: Start, folder: Path, record, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def launched(*words: str) -> None:
+            monkeypatch.setenv("RUN_LAUNCH", json.dumps({"command": {"words": words}}))
+
+        options = ("--resume-with=--init_from=resume", "--resume-if=out/ckpt.pt")
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        other, dies = (*self.WORDS, "--lr=2"), ("python", "-c", "raise SystemExit(1)")
+        launched(*self.WORDS)
+        out_of(start(*self.WORDS, options=options))
+        os.utime(folder / "out" / "ckpt.pt", (1e9, 1e9))
+        launched(*dies)
+        out_of(start(*dies, options=options), 1)
+        process = start(*dies, options=options)  # it wrote nothing: what is there is the first command's
+        assert (
+            "ckpt.pt is older than this run: it does not go on from it" in process.communicate(timeout=60)[1]
+        )
+        launched(*other)
+        assert "resuming" not in out_of(start(*other, options=options))
+        assert "resuming at 3" in out_of(start(*other, options=options))
 
 
 class TestKept:
