@@ -35,6 +35,8 @@ class CommandLine:
     resume_with: str | None = None
     resume_if: str | None = None
     command: tuple[str, ...] = ()  # what stands behind --
+    shards: int | None = None
+    force: bool = False
 
     @property
     def is_command(self) -> bool:
@@ -137,6 +139,13 @@ def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = G
         gpu,
         DEVICE,
         click.option("--source", metavar="S", help="prepare: the text, instead of the recipe's source."),
+        click.option(
+            "--shards",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="prepare: training shards to download, of a published dataset.",
+        ),
+        click.option("--force", is_flag=True, help="prepare: replace the dataset that is there."),
         click.option("--into", metavar="DIR", help="export: the folder to write."),
         click.option(
             "--choices", metavar="FILE", help="evaluate: questions of multiple choice, a JSON line each."

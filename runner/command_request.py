@@ -124,7 +124,10 @@ def _check(line: CommandLine) -> None:
             "--gpu N is for the trainer; a command says itself how many processes it has (torchrun), and "
             "CUDA_VISIBLE_DEVICES chooses GPUs of this machine"
         )
-    for name, value in (("source", line.source), ("into", line.into), ("device", line.device)):
+    others = {
+        name: getattr(line, name) for name in ("source", "into", "device", "choices", "shards", "force")
+    }
+    for name, value in others.items():
         if value:
             raise usage(f"--{name} is not for a command; give it to the command itself, behind --")
     if line.resume_if and not line.resume_with:

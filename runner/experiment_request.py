@@ -136,8 +136,8 @@ def _check(line: CommandLine, rest: list[str]) -> None:
         raise usage(
             "an experiment keeps what it writes below output_dir and finds it there; leave --keep and -- away"
         )
-    for name, value in (("source", line.source), ("into", line.into)):
-        if value:
+    for name in ("source", "into", "choices", "shards", "force"):
+        if getattr(line, name):
             raise usage(f"--{name} belongs to another job; parameters of the file are key=value")
     if line.device not in (None, "cpu"):
         raise usage(f"--device {line.device}: the file chooses its device; only cpu hides the GPUs from it")

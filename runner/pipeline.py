@@ -156,22 +156,29 @@ def _step(
     same = before is not None and before.words == command.words
     record = _record(files, run)
     runs, why = decide(record, same, stage.outputs, missing, asked)
-    if before is not None and record is not None and not same:
-        resumes = stage.resume_with and record.status != "finished"
-        if resumes and (stage.resume_if is None or _is_there(target, stage.resume_if, command, run)):
-            raise usage(_two_commands(name, record, before, command))
+    if before is not None and record is not None and not (same or _resumes_itself(stage, command)):
+        left = stage.resume_if is None or _is_there(target, stage.resume_if, command, run)
+        if stage.resume_with and left and record.status != "finished":
+            raise usage(_two_commands(stage, name, record, before, command))
         if runs and stage.resume_with and record.status == "finished":
             why += f"; it begins anew (to go on from what it left, add {stage.resume_with} to {name}.args)"
     return Step(name, why, request if runs else None)
 
 
-def _two_commands(stage: str, record: RunRecord, before: Command, command: Command) -> str:
+def _resumes_itself(stage: Stage, command: Command) -> bool:
+    """Whether the words to resume with were typed: who does that knows whose checkpoint it goes on from."""
+    return bool(stage.resume_with) and set(shlex.split(stage.resume_with)) <= {*command.words}
+
+
+def _two_commands(stage: Stage, name: str, record: RunRecord, before: Command, command: Command) -> str:
     """What is said where going on would be with a checkpoint of other words, and a new start over it."""
     return (
-        f"stage {stage} is {record.status}, and its command is another than last time; it would be a mixture of the "
-        f"two, or write over the checkpoint of the first:\n  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
-        f"to go on, give the words of the first (`runner resume {record.name}` has them); to begin with the second, "
-        f"give the pipeline another name and place (--name NEW-NAME keep.PATH=VOLUME/NEW-PLACE)"
+        f"stage {name} is {record.status}, and its command is another than last time:\n"
+        f"  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
+        f"to go on with the first, give its words (`runner resume {record.name}` has them)\n"
+        f"to go on from its checkpoint with the second, add {stage.resume_with} to {name}.args\n"
+        f"to begin with the second, give the pipeline another name and place: "
+        f"--name NEW-NAME keep.PATH=VOLUME/NEW-PLACE"
     )
 
 

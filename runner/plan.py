@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from job.same_job import other_job
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
-from runner.request import Request
+from runner.request import PUBLISHED, Request
 
 if TYPE_CHECKING:
     from job.runs import RunRecord
@@ -158,7 +158,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         override if (path := path_in(override)) is None else replace_path(override, seen(path))
         for override in request.overrides
     )
-    arguments: list[str] = [recipe] if recipe else []
+    arguments: list[str] = [word for word in (recipe, request.published) if word]
     if request.experiment is not None:
         arguments += [_file(request, request.experiment, facts)]
     arguments += overrides
@@ -166,6 +166,10 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
+    if request.shards:
+        arguments += ["--shards", str(request.shards)]
+    if request.force:
+        arguments += ["--force"]
     if request.choices:
         arguments += ["--choices", seen(request.choices)]
     if request.job.name == "export":
@@ -327,8 +331,8 @@ def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
     settings, wanted = request.settings, set()
     if settings is not None and settings.train.wandb_project and request.job.name == "train":
         wanted.add("WANDB_API_KEY")
-    source = request.source or (settings.data.source if settings else None) or ""
-    if request.job.reads_recipe and (source == "fineweb10B" or "huggingface.co" in source):
+    source = request.source or request.published or (settings.data.source if settings else None) or ""
+    if request.job.reads_recipe and (source == PUBLISHED or "huggingface.co" in source):
         wanted.add("HF_TOKEN")  # the Hub gives more to those it knows, and some datasets to them alone
     return tuple(name for name in facts.secrets if name in wanted)
 
@@ -351,6 +355,8 @@ def _in_words(request: Request, facts: Facts) -> list[str]:
         words.append(
             f"{'goes on with' if facts.step is not None else 'runs'} {request.experiment.in_words()}"
         )
+    elif request.force:
+        words.append("replaces the dataset that is there")
     else:
         words.append(request.job.does + (f", step {facts.step}" if facts.step is not None else ""))
     if settings is not None and settings.train.wandb_project and not _wanted_secrets(request, facts):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from runner.targets.protocol import Files
 
 DEFAULT_RECIPE = "quickstart"
+PUBLISHED = (
+    "fineweb10B"  # a dataset whose shards are downloaded: `prepare` takes its name in a recipe's place
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Request:
     gpus: int = 1  # processes, one on each GPU
     device: str | None = None
     source: str | None = None
+    published: str | None = None  # dataset that prepare downloads, in place of a recipe
+    shards: int | None = None
+    force: bool = False
     into: Path | None = None
     choices: str | None = None  # a file
     detach: bool = False
@@ -59,12 +65,15 @@ def read_request(
     Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
     """
     known = recipes(checkout)
-    words = sort_words(line.words, known, lambda: run_names(files))
+    published = [PUBLISHED] if "prepare" in line.words else []
+    words = sort_words(line.words, [*known, *published], lambda: run_names(files))
     job = JOBS[words.job]
     _check_options(line, job)
     overrides = tuple(_from_here(override, cwd) for override in words.overrides)
     if line.name is not None:
         check_run_name(line.name)
+    if words.recipe in published and words.recipe not in known:
+        return _download(line, job, PUBLISHED, overrides, more)
     if job.reads_recipe:
         return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
@@ -158,6 +167,27 @@ def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[st
     return Request(job, name, device=line.device, detach=line.detach, as_json=line.as_json, more=more)
 
 
+def _download(
+    line: CommandLine, job: Job, dataset: str, overrides: tuple[str, ...], more: tuple[tuple[str, str], ...]
+) -> Request:
+    if wrong := [*overrides, *([f"--source {line.source}"] if line.source else [])]:
+        raise usage(
+            f"{dataset} is downloaded as it is and takes --shards and --force alone; leave {wrong[0]} away"
+        )
+    run = line.name or f"{job.name}-{dataset}"
+    check_run_name(run)
+    return Request(
+        job,
+        run,
+        published=dataset,
+        shards=line.shards,
+        force=line.force,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=more,
+    )
+
+
 def _with_recipe(
     line: CommandLine,
     job: Job,
@@ -181,6 +211,8 @@ def _with_recipe(
         gpus=line.gpu or 1,
         device=line.device,
         source=absolute(line.source, cwd) if line.source else None,
+        shards=line.shards,
+        force=line.force,
         detach=line.detach,
         as_json=line.as_json,
         more=more,
@@ -190,6 +222,10 @@ def _with_recipe(
 def _check_options(line: CommandLine, job: Job) -> None:
     if line.source and job.name != "prepare":
         raise usage(f"--source belongs to prepare; for {job.name} write data.source={line.source}")
+    if line.shards and job.name != "prepare":
+        raise usage(f"--shards belongs to prepare; for {job.name} write data.shards={line.shards}")
+    if line.force and job.name != "prepare":
+        raise usage(f"--force belongs to prepare, and replaces a dataset; {job.name} replaces nothing")
     if line.into and job.name != "export":
         raise usage(f"--into belongs to export, not to {job.name}")
     if line.choices and job.name != "evaluate":

@@ -150,6 +150,8 @@ class TestHost:
         assert "--max_iters=40 --pause=0.2\n→ python train.py --max_iters=4 --max_iters=5" in err
         assert "`runner resume letters-train`" in err
         assert ckpt.read_text() == left
+        out, err = spawn(*line, "train.args=--max_iters=5 --init_from=resume").communicate(timeout=60)
+        assert f"resuming at {left}" in out, err
 
     def test_it_ends_at_the_first_failure_and_goes_on_there(
         self, spawn, folder: Path, checkout: Path
