@@ -50,6 +50,7 @@ class Facts:
     gpus: int | None = None  # that it can hand out; None: unknown
     gpu_remedy: str = ""
     missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
+    remedy: str = ""  # what to type for them
     busy: str | None = None  # what is running under this run's name
     step: int | None = None  # of the newest checkpoint
     dataset_ready: bool | None = None
@@ -237,7 +238,7 @@ def _check(request: Request, facts: Facts) -> None:
     if facts.missing:
         raise RunnerError(
             f"this Python lacks {', '.join(facts.missing)}, which {request.job.name} needs; "
-            "type: pip install '.[train]'   (or run it in the container: runner local)"
+            f"type:\n  {facts.remedy}\nor run it in the container: runner local"
         )
     if request.job.has_run and facts.record and (why := other_job(facts.record, request.job.name)):
         raise usage(why)
