@@ -37,12 +37,38 @@ class TestRuns:
         ]
         header, *lines = (line.split() for line in type_("runner runs").stdout.splitlines())
         assert header.index("estimated") == header.index("cost") + 1
-        assert {line[0]: line[-3:-1] for line in lines} == {"paid": ["$1.31", "$1.20"], "free": ["-", "-"]}
+        assert {line[0]: line[-2:] for line in lines} == {"paid": ["$1.31", "$1.20"], "free": ["-", "-"]}
         told = json.loads(type_("runner runs --json").stdout)
         assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
         assert (
             "$1.31, estimated at $1.20 before it began, at $1.33 in all" in type_("runner status paid").stdout
         )
+
+    @pytest.mark.parametrize(
+        ("width", "titles"),
+        [
+            (120, "run job target gpu status step loss age"),
+            (80, "run job target status step loss age"),
+            (60, "run job status step loss age"),
+            (40, "run status step loss"),
+            (20, "run status step loss"),
+        ],
+    )
+    def test_a_narrow_terminal_has_fewer_columns_and_whole_values(
+        self, type_, fake, env, monkeypatch: pytest.MonkeyPatch, width: int, titles: str
+    ) -> None:
+        common = {"gpu": "cpu, 2 threads", "max_steps": 300, "loss": 5.7012, "started": time.time() - 7300}
+        fake.states = [
+            RunState("nanogpt-lr1-warm", "train", "host", "unfinished", step=150, **common),
+            RunState("cc", "train", "host", "finished", step=300, **common),
+        ]
+        monkeypatch.setenv("COLUMNS", str(width))
+        env.terminal, env.environ = True, {**env.environ, "NO_COLOR": "1"}
+        header, _, line = type_("runner runs").stdout.splitlines()
+        assert header.split() == titles.split()
+        assert [word in line for word in ("nanogpt-lr1-warm", "unfinished", "150/300", "5.7012", "…")] == [
+            *(True, True, True, True, False)
+        ]
 
     def test_none_yet(self, type_) -> None:
         result = type_("runner runs")
