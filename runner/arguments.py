@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from runner import completion
+from runner.errors import usage
 from runner.terminal import Environment
 
 
@@ -52,6 +53,8 @@ class LaunchCommand(click.Command):
         """The words before ``--``, as click does."""
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[COMMAND_WORDS] = tuple(args[at + 1 :])
+        if at < len(args) and not "".join(args[at + 1 : at + 2]).strip() and not ctx.resilient_parsing:
+            raise usage("nothing to run stands behind --; write it behind --: -- python train.py")
         return super().parse_args(ctx, args[:at])
 
 

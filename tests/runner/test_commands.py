@@ -25,6 +25,8 @@ class TestWords:
         [
             ("--dir ../nano", "write it behind --"),
             ("--dir ../nano --", "write it behind --"),
+            ("--", "nothing to run stands behind --"),
+            ("lr=1e-3 -- ''", "nothing to run stands behind --"),
             ("--dir ../nano train -- python x.py", "'train' stands before the --"),
             ("--dir ../none -- python x.py", "../none: is not there"),
             ("--dir ../nano/train.py -- python x.py", "is a file"),
