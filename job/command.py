@@ -41,6 +41,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--copy", type=Path, metavar="DIR", help="copy the folder there if it is read-only")
     parser.add_argument("--resume-with", default="", metavar="WORDS", help="added in later attempts")
     parser.add_argument("--resume-if", metavar="PATH", help="... if there is such a file")
+    parser.add_argument(
+        "--json", action="store_true", help="stdout is the run's record; what it prints is on stderr"
+    )
     return parser
 
 
@@ -66,7 +69,8 @@ def run(given: Namespace, command: Sequence[str]) -> int:
             print(f"runner: going on, with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
-        process = start([*command, *added], folder, given.name, out, early, hold)
+        data = sys.stderr.buffer if given.json else None
+        process = start([*command, *added], folder, given.name, out, early, hold, data)
     except BaseException as error:
         session.end("failed", str(error) or type(error).__name__)
         raise
@@ -79,7 +83,10 @@ def run(given: Namespace, command: Sequence[str]) -> int:
     code = process.wait(look)
     for item in kept:
         item.hand_on(session.attempt.started)
-    return _end(session, process, code)
+    status = _end(session, process, code)
+    if given.json:
+        print((out / "run.json").read_text(), end="", flush=True)
+    return status
 
 
 def _last_whole(given: Namespace, folder: Path, out: Path) -> LastWhole | None:

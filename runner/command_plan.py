@@ -74,6 +74,8 @@ def _words(request: Request, command: Command, facts: Facts, kept: tuple[KeptFol
         words += ["--kept", keep.inside] if mounted else ["--keep", f"{keep.path}={keep.inside}"]
     if not facts.mounts:
         words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(facts.folder).name}"]
+    if request.as_json:
+        words.append("--json")
     if command.resume_with:
         words.append(f"--resume-with={command.resume_with}")  # its own dashes must not be taken for ours
     if command.resume_if:

@@ -100,6 +100,7 @@ def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[
 
     if line.detach:
         raise usage("a pipeline waits for each of its stages; leave --detach away")
+    _check(line)
     words = [word for word in line.words if word != WORD]
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
@@ -112,6 +113,20 @@ def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[
             guess = did_you_mean(name, pipeline.stages) or f"; there are {', '.join(pipeline.stages)}"
             raise usage(f"{path.name} has no stage '{name}'{guess}")
     return pipeline, names[1:]
+
+
+def _check(line: CommandLine) -> None:
+    """Refuse what would be ignored. Raises RunnerError, exit code 2."""
+    for name in ("gpu", "device", "source", "into", "choices", "params", "shards", "force"):
+        if getattr(line, name):
+            option = name.removesuffix("s") if name == "params" else name
+            raise usage(
+                f"--{option} is not for a pipeline, whose commands say themselves what they use; give words to a "
+                "stage: STAGE.args='...'"
+            )
+    for name in ("setup", "keep", "resume_with", "resume_if"):
+        if getattr(line, name):
+            raise usage(f"--{name.replace('_', '-')} is a key of the pipeline's file; write it there")
 
 
 def _find(name: str, checkout: Path, cwd: Path) -> Path:

@@ -107,6 +107,12 @@ class TestEnd:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
         assert process.communicate(timeout=60) == ("data\n", "talk\n")
 
+    def test_as_json_stdout_is_the_record_alone(self, start: Start) -> None:
+        process = start("python", "-c", "print('data'); raise SystemExit(3)", options=("--json",))
+        out, err = process.communicate(timeout=60)
+        assert json.loads(out)["result"] == {"exit_status": 3}
+        assert (process.returncode, err) == (3, "data\n")
+
     def test_lines_of_stdout_and_stderr_stay_whole_in_the_log(self, start: Start, volumes: Path) -> None:
         program = """
 import os, time

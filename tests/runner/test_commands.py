@@ -137,6 +137,11 @@ class TestPlan:
         type_("runner host --dir ../nano --keep 'out=checkpoints/{run}/out' -- python train.py")
         assert fake.plans[0].folder.kept[0].inside == "/vol/checkpoints/nano-train/out"
 
+    def test_json_is_asked_of_the_job(self, type_, fake, folder: Path) -> None:
+        type_("runner host --dir ../nano --json -- python train.py --json")
+        command = fake.plans[0].command
+        assert "--json" in command[: command.index("--")]
+
     def test_json_says_the_same(self, type_, folder: Path) -> None:
         plan = json.loads(type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout)
         assert plan["folder"]["here"] == str(folder)

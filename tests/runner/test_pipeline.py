@@ -187,6 +187,8 @@ class TestHost:
             (("pipeline",), "which pipeline?"),
             (("pipeline", "nothing.yaml"), "there is no pipeline nothing.yaml"),
             (("pipeline", "letters.yaml", "--detach"), "leave --detach away"),
+            (("pipeline", "letters.yaml", "--gpu", "2"), "--gpu is not for a pipeline"),
+            (("pipeline", "letters.yaml", "--keep", "out=data"), "--keep is a key of the pipeline's file"),
             (("pipeline", "letters.yaml", "--dir", "../none"), "say where it is: --dir"),
             (("pipeline", "letters.yaml", "--", "ls"), "before the --"),
         ],
