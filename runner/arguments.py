@@ -11,6 +11,7 @@ import click
 
 from runner import completion
 from runner.errors import usage
+from runner.mistyped import as_setting
 from runner.terminal import Environment
 
 
@@ -55,7 +56,16 @@ class LaunchCommand(click.Command):
         ctx.meta[COMMAND_WORDS] = tuple(args[at + 1 :])
         if at < len(args) and not "".join(args[at + 1 : at + 2]).strip() and not ctx.resilient_parsing:
             raise usage("nothing to run stands behind --; write it behind --: -- python train.py")
-        return super().parse_args(ctx, args[:at])
+        ours = args[:at]
+        try:
+            return super().parse_args(ctx, list(ours))
+        except click.NoSuchOption as error:
+            setting = as_setting(error.option_name, ours)
+            if setting:
+                raise usage(
+                    f"no option {error.option_name}; a setting of the recipe is written {setting}"
+                ) from None
+            raise
 
 
 COMMAND_WORDS = "runner.command"
