@@ -83,9 +83,15 @@ class Environment:
         """A rich console for talk, or for ``data``; plain and as wide as it needs off a terminal."""
         from rich.console import Console
 
+        class Piped(Console):
+            """Leaves the end of a pipe to the command line, as all else does that prints."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
         stream = sys.stdout if data else sys.stderr
         on_terminal = self.terminal if self.terminal is not None else _is_tty(stream)
-        return Console(
+        return Piped(
             file=stream,
             force_terminal=on_terminal,
             no_color=not self.color,

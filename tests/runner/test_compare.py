@@ -167,3 +167,12 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_r
     assert "read is the copy that was pulled" in result.stderr
     there = json.loads(result.stdout)["runs"][1]
     assert (there["target"], there["status"], there["cost"], there["step"]) == ("cloud", "finished", 4.0, 100)
+
+
+@pytest.mark.parametrize("words", [("compare", "warm", "cool"), ("runs",), ("status", "warm")])
+def test_a_reader_that_leaves_is_no_error(make_run, spawn, words: tuple[str, ...]) -> None:
+    for name, lr in (("warm", 1e-2), ("cool", 1e-3)):
+        tell(make_run(name, step=100), lr=lr)
+    process = spawn(*words)
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0, "")
