@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from job.runs import RUN_NAME
 from runner.arguments import CommandLine
-from runner.checkout import is_sweep, recipes
+from runner.checkout import is_pipeline, is_sweep, recipes
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 from runner.paths import absolute, path_in, replace_path
@@ -109,6 +109,8 @@ def find_recipe(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Pa
         return known[name]
     if any(is_sweep(folder / Path(name).expanduser()) for folder in (cwd, checkout)):
         raise usage(f"{name} is a sweep; type: runner sweep {name}")
+    if any(is_pipeline(folder / Path(name).expanduser()) for folder in (cwd, checkout)):
+        raise usage(f"{name} is a pipeline; type: runner host pipeline {name}   (or local, or cloud)")
     for folder in (cwd, checkout):
         path = folder / Path(name).expanduser()
         if path.is_file():

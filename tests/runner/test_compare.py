@@ -169,6 +169,14 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_r
     assert (there["target"], there["status"], there["cost"], there["step"]) == ("cloud", "finished", 4.0, 100)
 
 
+def test_no_folder_is_made_for_a_picture(type_, two, checkout: Path) -> None:
+    result = type_("runner compare warm cool --png no/such/x.png")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    result = type_("runner report warm --into no/such/x.html")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    assert not (checkout / "no").exists()
+
+
 @pytest.mark.parametrize("words", [("compare", "warm", "cool"), ("runs",), ("status", "warm")])
 def test_a_reader_that_leaves_is_no_error(make_run, spawn, words: tuple[str, ...]) -> None:
     for name, lr in (("warm", 1e-2), ("cool", 1e-3)):

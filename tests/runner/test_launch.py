@@ -161,6 +161,7 @@ class TestMistakes:
             ("runner host prepare --gpu 2", "prepare runs in one process"),
             ("runner host --gpu 0", "0 is not in the range"),
             ("runner host --nme x", "No such option"),
+            ("runner plan sample", "sample is another job"),
             ("runner host --lr 1e-3", "no option --lr; a setting of the recipe is written lr=1e-3"),
             ("runner host --max-steps=5 warm", "is written max_steps=5"),
             ("runner host --learning_rate 1", "is written train.lr=1"),

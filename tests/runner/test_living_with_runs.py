@@ -13,6 +13,7 @@ from runner import run_log
 from runner.folder import Folder
 from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
 from runner.run_table import age
+from runner.sweep.record import SweepRecord, Trial
 from runner.targets.protocol import RunState, Started
 
 RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
@@ -181,6 +182,18 @@ class TestStatus:
         assert "there is no run 'wram'; did you mean 'warm'?" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "logs"])
+def test_a_sweeps_name_is_told_from_a_runs(type_, checkout, command: str) -> None:
+    trials = [Trial(number, f"s-00{number}", {}, "finished", metric=1.0 / number) for number in (1, 2)]
+    folder = checkout / "volumes" / "checkpoints" / "s"
+    folder.mkdir(parents=True)
+    SweepRecord("s", "host", "val_loss", "min", trials=trials).write(folder)
+    result = type_(f"runner {command} s")
+    assert result.exit_code == 102
+    assert "'s' is a sweep, whose runs are s-001 to s-002; name one of them" in result.stderr
+    assert "runner status s-002" in result.stderr
+
+
 class TestLogs:
     def test_all_or_the_end(self, type_, fake, make_run) -> None:
         fake.states = [RunState("warm", "train", "host", "finished")]
@@ -188,6 +201,14 @@ class TestLogs:
         assert type_("runner logs warm").stdout == "one\ntwo\nthree\n"
         assert type_("runner logs warm --tail 2").stdout == "two\nthree\n"
         assert type_("runner logs warm --tail 0").stdout == ""
+
+    @pytest.mark.parametrize(("tail", "shown"), [(0, ""), (1, "three\n"), (9, "one\ntwo\nthree\n")])
+    def test_the_end_of_the_last_day(self, type_, fake, make_run, tail: int, shown: str) -> None:
+        fake.states = [RunState("warm", "train", "host", "finished")]
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ")
+        text = "".join(f"{stamp}{word}\n" for word in ("one", "two", "three"))
+        (make_run("warm") / "log.txt").write_text(text)
+        assert type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
 
     def test_without_a_log(self, type_, fake, make_run) -> None:
         fake.states = [RunState("warm", "train", "host", "dead")]

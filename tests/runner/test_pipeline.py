@@ -204,3 +204,6 @@ def test_a_pipeline_is_no_recipe(type_, checkout: Path) -> None:
     (checkout / "configs" / "letters.yaml").write_text(PIPELINE)
     result = type_("runner host lettrs")
     assert "letters" not in result.stderr
+    result = type_("runner host configs/letters.yaml")
+    assert result.exit_code == 2
+    assert "is a pipeline; type: runner host pipeline configs/letters.yaml" in result.stderr
