@@ -25,6 +25,7 @@ from job.runs import (
     launch_facts,
     read_record,
 )
+from job.same_job import other_job
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -40,7 +41,8 @@ class RunRefused(UserError):
 
 
 def refuse_changes(folder: Path, recipe: Recipe) -> None:
-    """Raise RunRefused where the run in ``folder`` was begun with settings that make it another run."""
+    """Raise RunRefused where the run in ``folder`` is no training, or was begun with settings that make it another."""
+    refuse_another_job(folder, "train")
     path = folder / "recipe.yaml"
     if not path.exists():
         return
@@ -56,6 +58,13 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
         )
 
 
+def refuse_another_job(folder: Path, job: str) -> None:
+    """Raise RunRefused where the run in ``folder`` is the work of another kind of job."""
+    record = read_record(folder)
+    if record is not None and (why := other_job(record, job)):
+        raise RunRefused(why)
+
+
 class Session:
     """This process's hold on a run's folder; only the main process has one.
 
@@ -64,6 +73,7 @@ class Session:
     """
 
     def __init__(self, folder: Path, recipe: Recipe | None, job: str, overrides: list[str]) -> None:
+        refuse_another_job(folder, job)
         if recipe is not None:
             refuse_changes(folder, recipe)
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -95,8 +96,12 @@ class Commands(click.Group):
         """Run the command; what it returns is the exit code. Errors become one line unless --debug."""
         try:
             status = super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.UsageError, BrokenPipeError):
+            sys.stdout.flush()
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
+        except BrokenPipeError:  # `| head -1` has had enough: the end, without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

@@ -43,6 +43,10 @@ def find_run(env: Environment, name: str) -> Found:
             here.append(Found(state, target))
     if here:
         return max(here, key=lambda item: (item.state.alive, item.state.started or 0.0))
+    from runner.sweep.named import runs_of_sweep  # for a mistake alone
+
+    if sweep := runs_of_sweep(env, name):
+        raise not_found(sweep)
     names = {item.state.run for item in every_run(env)}
     guess = did_you_mean(name, names)
     hint = guess or ("; `runner runs` lists them" if names else "; there are no runs yet")

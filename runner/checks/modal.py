@@ -35,7 +35,11 @@ def check(scene: Scene) -> Iterator[Finding]:
     try:
         said = json.loads(answer.out)
     except ValueError:
-        yield Finding("warning", f"Modal can't be asked: {answer.last_line}", "pip install --upgrade modal")
+        yield Finding(
+            "warning",
+            f"Modal can't be asked: {answer.last_line}",
+            f"{sys.executable} -m pip install --upgrade modal",
+        )
         return
     if said["problem"]:
         message, _, remedy = said["problem"].partition("; ")

@@ -47,12 +47,17 @@ def command(
     from runner.cloud.gpus import Gpus, parse_gpus
     from runner.cloud.price_file import current_prices
     from runner.cloud.prices import BUILT_IN
+    from runner.errors import usage
     from runner.request import find_recipe
     from runner.words import sort_words
 
     checkout = find_checkout(env.cwd)
     known = recipes(checkout)
     sorted_words = sort_words(words, known)
+    if sorted_words.job != "train":
+        raise usage(
+            f"a plan compares GPUs for training, and {sorted_words.job} is another job; leave it away"
+        )
     recipe = load(find_recipe(sorted_words, known, checkout, env.cwd), sorted_words.overrides)
     gpus = [parse_gpus(word) for word in gpu.split(",")] if gpu else [Gpus((name,)) for name in ALL]
     prices = current_prices(checkout, env.environ, _ask(env) if live else BUILT_IN)

@@ -295,6 +295,7 @@ class Cloud:
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
             "finished": found.record is not None and found.record.status == "finished",
+            "record": found.record,
         }
 
     def _look_at_folder(self, command: Command) -> dict[str, Any]:
