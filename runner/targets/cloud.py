@@ -28,6 +28,7 @@ from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
 from runner.cloud.secrets import check_there
+from runner.cloud.servers import check_reachable
 from runner.cloud.volumes import modal_name
 from runner.command import Command, folder_name
 from runner.dotenv import secret_names
@@ -235,7 +236,7 @@ class Cloud:
             if image.was_built_here(self.locations.cache):
                 raise RunnerError("there is no Modal token here")
             return []
-        account.check_reachable(self.env.environ)
+        check_reachable(self.env.environ)
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
 
@@ -243,7 +244,7 @@ class Cloud:
         """How one run stands; None where the cloud has none of that name."""
         if not account.is_set_up(self.env.environ):
             return None
-        account.check_reachable(self.env.environ)
+        check_reachable(self.env.environ)
         found = self.read(run)
         if not found.is_of_cloud:
             return None
