@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from job.exit_status import UserError
+from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
 from job.locations import CHECKOUT
 from job.runs import (
@@ -25,6 +25,7 @@ from job.runs import (
     launch_facts,
     read_record,
 )
+from job.same_recipe import other_recipe
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -39,24 +40,25 @@ class RunRefused(UserError):
     """This run can't be started so; the text says why and what to type."""
 
 
+class OtherSettings(RunRefused):
+    """It was begun with other ones: a mistake in what was typed, and nothing was begun."""
+
+    status = ExitStatus.USAGE
+
+
 def refuse_changes(folder: Path, recipe: Recipe) -> None:
-    """Raise RunRefused where the run in ``folder`` was begun with settings that make it another run."""
+    """Raise OtherSettings where the run in ``folder`` was begun with settings that make it another run."""
     path = folder / "recipe.yaml"
     if not path.exists():
         return
     import yaml
 
-    from job.recipe import changes, from_mapping
+    from job.recipe import from_mapping
 
     before = from_mapping(yaml.safe_load(path.read_text()), str(path))
-    different = changes(before, recipe)
-    different.pop("name", None)
-    if different:
-        lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())
-        raise RunRefused(
-            f"run {folder.name} was begun with other settings, and going on would mix the two:\n{lines}\n"
-            f"start another run with --name NEW-NAME, or give the settings that it was begun with"
-        )
+    why = other_recipe(folder.name, before, recipe, str(launch_facts().get("target") or "host"))
+    if why:
+        raise OtherSettings(why)
 
 
 class Session:

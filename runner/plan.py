@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.same_recipe import other_recipe
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
 from runner.request import Request
 
 if TYPE_CHECKING:
+    from job.recipe import Recipe
     from runner.experiment import Experiment
 
 
@@ -61,6 +63,7 @@ class Facts:
     setup_built: bool = True
     finished: bool = False  # the run's last attempt
     attempts: int = 0  # of the run, so far
+    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,10 @@ def _check(request: Request, facts: Facts) -> None:
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
+    if request.settings is not None and facts.begun_with is not None:
+        why = other_recipe(request.run, facts.begun_with, request.settings, facts.target)
+        if why:  # the job would refuse it too, on a machine that is paid for
+            raise usage(why)
     if request.job.reads_run and facts.step is None:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"

@@ -148,6 +148,13 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
             raise RecipeError(str(error).replace(str(copy), name)) from None
 
 
+def settings_begun_with(files: Files, request: Request) -> Recipe | None:
+    """What the run that a training would go on with was begun with; None where none was begun."""
+    if request.job.name != "train" or request.settings is None:
+        return None
+    return settings_of_run(files, request.run)
+
+
 def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[str, str], ...]) -> Request:
     for word in (words.recipe, *words.overrides):
         if word is not None:

@@ -39,7 +39,7 @@ from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
 from runner.outcome import outcome
 from runner.plan import Facts, Plan, Volume
-from runner.request import Request
+from runner.request import Request, settings_begun_with
 from runner.setup import digest, setup_lines
 from runner.shipped import list_files
 from runner.targets.protocol import Files, RunState, Started
@@ -274,10 +274,11 @@ class Cloud:
         """What the volumes say of the run and of the dataset."""
         checkpoints, data = self._files["checkpoints"], self._files["data"]
         dataset = request.settings.data.dataset if request.settings else None
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(5) as pool:
             live = pool.submit(rates.live_prices)
             latest = pool.submit(checkpoints.text, f"{request.run}/latest")
             run = pool.submit(self.read, request.run)
+            before = pool.submit(settings_begun_with, checkpoints, request)
             ready = pool.submit(_is_ready, data, dataset) if dataset else None
         found, busy = run.result(), None
         writes = request.job.has_run or request.detach
@@ -295,6 +296,7 @@ class Cloud:
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+            "begun_with": before.result(),
             "finished": found.record is not None and found.record.status == "finished",
         }
 
