@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from job.recipe import load
+from job.recipe import known_keys, load
 from job.runs import read_record
 from job.session import OtherSettings, refuse_changes
+from runner.commands import resume
 from runner.targets.host import Host
 from runner.terminal import Environment
 
@@ -43,3 +44,11 @@ def test_a_free_setting_goes_on(type_: Type, env: Environment, checkout: Path, m
     planned = type_("runner resume warm eval_every=5 --dry-run")
     assert planned.exit_code == 0, planned.stderr
     assert "goes on from step 50 of 100" in planned.stderr
+
+
+def test_the_examples_of_resume_change_only_what_may_change() -> None:
+    lines = [line.split() for line in str(resume.__doc__).splitlines() if line.startswith("  runner resume")]
+    changed = {word.partition("=")[0] for line in lines for word in line if "=" in word}
+    free = {key.rpartition(".")[2] for key, is_free in known_keys().items() if is_free}
+    assert changed
+    assert changed <= free
