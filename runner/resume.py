@@ -31,6 +31,11 @@ def resume_request(
         raise usage(f"'{wrong[0]}' is no key=value; `runner resume` takes up one run")
     run = line.name or ""
     found = find_run(env, run)
+    if found.state.is_copy and on is None:
+        raise RunnerError(
+            f"run '{run}' was last in the cloud, which does not answer for it; to go on from the copy that was "
+            f"pulled: `runner resume {run} --on host`"
+        )
     if found.state.job == EXPERIMENT.name:
         return resume_experiment(env, line, found, overrides, on, more)
     if found.state.job not in WITH_RUN:

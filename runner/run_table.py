@@ -10,6 +10,7 @@ from job.results import in_short
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
 
+PULLED = "; the copy that was pulled"
 SHORT, LONG = 40, 200  # characters of an experiment's result
 
 
@@ -29,7 +30,7 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
         table.add_row(
             state.run,
             state.job,
-            state.target,
+            where(state),
             state.gpu or "-",
             state.status,
             step(state),
@@ -45,7 +46,7 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
 def rows(state: RunState) -> list[tuple[str, str]]:
     """The facts of one run, for ``runner status``."""
     found = [
-        ("run", f"{state.run} ({state.job} on {state.target})"),
+        ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
         ("status", state.status),
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
@@ -58,6 +59,11 @@ def rows(state: RunState) -> list[tuple[str, str]]:
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
+
+
+def where(state: RunState) -> str:
+    """The target; of the cloud alone there are copies here."""
+    return f"{state.target} (copy)" if state.is_copy else state.target
 
 
 def dollars(amount: float | None) -> str:
