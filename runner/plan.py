@@ -248,6 +248,8 @@ def _check(request: Request, facts: Facts) -> None:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )
+    if request.device == "mps" and facts.contained:
+        raise usage(f"--device mps is a Mac's own GPU, which {facts.target} does not see; type: runner host")
     if request.gpus > 1 and request.device == "mps":
         raise usage("--device mps is one GPU; leave --gpu away")
     if facts.gpus is not None and request.device != "cpu" and request.gpus > max(facts.gpus, 1):

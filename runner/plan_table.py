@@ -22,7 +22,7 @@ def show_rows(env: Environment, lines: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in lines:
-        table.add_row(name, value)
+        table.add_row(name, value, style="yellow" if name == "warning" else None)
     env.print_table(table)
 
 
