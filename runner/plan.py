@@ -63,6 +63,7 @@ class Facts:
     setup_built: bool = True
     finished: bool = False  # the run's last attempt
     attempts: int = 0  # of the run, so far
+    account: bool = True  # False: nothing could be looked up, neither runs nor data
     begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
 
 
@@ -162,7 +163,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
     if request.experiment is not None:
         arguments += [_file(request, request.experiment, facts)]
     arguments += overrides
-    if request.job.reads_run or request.job.has_run:
+    if request.run and (request.job.reads_run or request.job.has_run):
         arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
@@ -244,7 +245,7 @@ def _check(request: Request, facts: Facts) -> None:
         why = other_recipe(request.run, facts.begun_with, request.settings, facts.target)
         if why:  # the job would refuse it too, on a machine that is paid for
             raise usage(why)
-    if request.job.reads_run and facts.step is None:
+    if request.job.reads_run and facts.step is None and facts.account:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )

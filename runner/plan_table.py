@@ -37,7 +37,10 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
             for folder, volume in zip(folders, plan.volumes, strict=True)
         ]
     found = [
-        ("run", f"{plan.run} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})"),
+        (
+            "run",
+            f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})",
+        ),
         ("does", "; ".join(plan.does)),
         ("recipe", plan.recipe or ""),
         ("changed", " ".join(plan.overrides)),

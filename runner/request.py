@@ -30,7 +30,7 @@ class Request:
     """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
 
     job: Job
-    run: str
+    run: str  # '' for the newest one, where nothing can be looked up
     recipe: Path | None = None
     overrides: tuple[str, ...] = ()
     settings: Recipe | None = None
@@ -50,15 +50,16 @@ def read_request(
     line: CommandLine,
     checkout: Path,
     cwd: Path,
-    files: Files,
+    files: Files | None,
     more: tuple[tuple[str, str], ...] = (),
 ) -> Request:
-    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume.
+    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume, None where it can't
+    be looked at.
 
     Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
     """
     known = recipes(checkout)
-    words = sort_words(line.words, known, lambda: run_names(files))
+    words = sort_words(line.words, known, lambda: run_names(files) if files is not None else [])
     job = JOBS[words.job]
     _check_options(line, job)
     overrides = tuple(_from_here(override, cwd) for override in words.overrides)
@@ -68,12 +69,13 @@ def read_request(
         return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
         return _measurement(line, job, words, more)
-    run = find_run(line.name or _run_of(words, known, checkout, cwd), files)
+    name = line.name or _run_of(words, known, checkout, cwd)
+    run = find_run(name, files) if files is not None else name or ""
     return Request(
         job,
         run,
         overrides=overrides,
-        settings=settings_of_run(files, run, overrides),
+        settings=settings_of_run(files, run, overrides) if files is not None else None,
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
         choices=absolute(line.choices, cwd) if line.choices else None,

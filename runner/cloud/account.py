@@ -6,6 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from runner.errors import RunnerError
+
+NO_TOKEN = "there is no Modal token here"
+
 
 def config_file(environ: Mapping[str, str]) -> Path:
     """Where Modal's client keeps tokens."""
@@ -22,6 +26,13 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
         return "token_id" in config_file(environ).read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+def need_token(environ: Mapping[str, str], otherwise: str = "") -> None:
+    """RunnerError where there is none, before a network is looked for that would be of no use. ``otherwise``: what to
+    type in its place."""
+    if not is_set_up(environ):
+        raise RunnerError(f"{NO_TOKEN}; type: modal token new{f'   ({otherwise})' if otherwise else ''}")
 
 
 def account_name(environ: Mapping[str, str]) -> str:

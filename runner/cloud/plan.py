@@ -19,6 +19,7 @@ from runner.request import Request
 
 MASTER_PORT = 29500  # torch's own default
 PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options
+NO_ACCOUNT = "no Modal token here, so what is there was not looked up; `modal token new` makes one"
 MODALS = " (Modal's)"  # behind the name of a secret that Modal keeps
 
 
@@ -29,7 +30,6 @@ class CloudFacts(Facts):
     why_build: str = ""
     seconds: float = 0.0
     cost: float = 0.0
-    account: bool = True
     live: prices.Prices | None = None  # what Modal says that this account pays
 
 
@@ -66,7 +66,7 @@ def cloud_plan(
         ("estimate", _estimate(seconds, hourly, facts)),
         ("cap", _cap(options, facts)),
         ("warning", _warning(seconds, hourly, options, facts, request)),
-        ("account", "" if facts.account else "no Modal token here; `modal token new` makes one"),
+        ("account", "" if facts.account else NO_ACCOUNT),
     ]
     return with_notes(plan, *notes, question=_question(seconds, hourly, options, facts))
 

@@ -28,15 +28,15 @@ from runner.terminal import Environment
 AT_WORK_SECONDS = 60.0
 
 
-def find_source(place: Place, typed: str, cwd: Path) -> Path:
-    """What ``typed`` means: a path from where it was typed, or one in the volume's folder here. In the
+def find_source(root: Path, has_runs: bool, typed: str, cwd: Path) -> Path:
+    """What ``typed`` means: a path from where it was typed, or one in the volume's folder ``root``. In the
     checkpoints a name is a run's. Raises RunnerError (102) where there is neither."""
-    seen, kept = cwd / Path(typed).expanduser(), place.root / typed
-    order = [kept, seen] if place.has_runs and "/" not in typed else [seen, kept]
+    seen, kept = cwd / Path(typed).expanduser(), root / typed
+    order = [kept, seen] if has_runs and "/" not in typed else [seen, kept]
     for path in order:
         if path.exists():
             return path.resolve() if path.is_symlink() else path
-    raise not_found(f"there is no {typed} here, and none in {place.root}; give the path of a file or folder")
+    raise not_found(f"there is no {typed} here, and none in {root}; give the path of a file or folder")
 
 
 def remote_path(place: Place, source: Path, to: str | None) -> str:

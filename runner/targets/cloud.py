@@ -20,7 +20,7 @@ from job.locations import VOLUMES, Locations
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
-from runner.cloud.files import LateFiles
+from runner.cloud.files import LateFiles, NoFiles
 from runner.cloud.given_folder import GivenFolder
 from runner.cloud.ledger import STOP
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
@@ -112,10 +112,7 @@ class Cloud:
 
     def start(self, plan: Plan) -> Started:
         """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
-        if not account.is_set_up(self.env.environ):
-            raise RunnerError(
-                "there is no Modal token here; type: modal token new   (or run it here: runner local)"
-            )
+        account.need_token(self.env.environ, "or run it here: runner local")
         options = from_pairs(plan.more)
         if PREPARE_FIRST in plan.more:
             self._prepare(plan, options)
@@ -234,7 +231,7 @@ class Cloud:
         """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
         if not account.is_set_up(self.env.environ):
             if image.was_built_here(self.locations.cache):
-                raise RunnerError("there is no Modal token here")
+                raise RunnerError(account.NO_TOKEN)
             return []
         check_reachable(self.env.environ)
         with ThreadPoolExecutor(8) as pool:
@@ -263,8 +260,9 @@ class Cloud:
         return calls.log(found.call, lines) if found.call else []
 
     def files(self, volume: str) -> Files:
-        """The volume on Modal, opened when it is read."""
-        return self._files[volume]
+        """The volume on Modal, opened when it is read. Without an account there is nothing in it: a plan is
+        made all the same, and says so."""
+        return self._files[volume] if account.is_set_up(self.env.environ) else NoFiles()
 
     def read(self, run: str) -> records.CloudRun:
         """The run's records on the volume."""
