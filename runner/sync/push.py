@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from job.step_folders import LATEST, MANIFEST
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import not_found, usage
+from runner.sync.at_work import is_at_work
 from runner.sync.checkpoints import Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
 from runner.sync.outcome import Outcome
@@ -22,10 +23,6 @@ from runner.sync.selection import Checkpoint, select
 from runner.sync.upload import TRIES, Upload, batches
 from runner.sync.workers import Job, Missing, Workers
 from runner.terminal import Environment
-
-# A run whose heartbeat in the volume is younger than this, in seconds, is at work: it beats every 5 s, and a
-# volume shows it some seconds later.
-AT_WORK_SECONDS = 60.0
 
 
 def find_source(root: Path, has_runs: bool, typed: str, cwd: Path) -> Path:
@@ -88,7 +85,7 @@ class Push:
             if there is not None and there > step:
                 found.append(f"run {run} is further in the cloud (step {there}, here {max(step, 0)})")
             beat = self.there.get(f"{run}/heartbeat")
-            if beat is not None and time.time() - beat.modified < AT_WORK_SECONDS:
+            if is_at_work(self.place.files, run, beat.modified if beat is not None else None):
                 found.append(f"run {run} is at work in the cloud")
         return found
 
