@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from modal.config import _SETTINGS
@@ -67,8 +68,20 @@ def test_behind_a_proxy_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == []
 
 
-def test_the_client_reads_a_volume_over_the_server_that_is_there(tmp_path, monkeypatch) -> None:
+def test_the_client_reads_a_volume_over_the_server_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ModalStandin(tmp_path / "state") as modal, modal.active():
         monkeypatch.setenv("MODAL_SERVER_URL", f"http://nowhere.invalid,{modal.environ['MODAL_SERVER_URL']}")
         files = open_files("data", create=True)
         assert files.is_there
+
+
+def test_a_token_that_is_not_accepted_is_one_line(tmp_path: Path) -> None:
+    with ModalStandin(tmp_path / "state") as modal, modal.active():
+        modal.inject("*", "UNAUTHENTICATED", times=None)
+        with pytest.raises(RunnerError) as refused:
+            open_files("data")
+    assert "Modal does not accept the token" in refused.value.message
+    assert "`modal token new` makes another" in refused.value.message
+    assert "\n" not in refused.value.message
