@@ -59,7 +59,7 @@ def find_run(env: Environment, name: str) -> Found:
             here.append(Found(state, target))
     if here:
         found = max(here, key=lambda item: (item.state.alive, item.state.started or 0.0))
-        if not found.state.alive:  # one that is at work here is nowhere else
+        if not found.state.alive and found.state.status != "finished":  # the cloud may have taken it up
             _say_silent(env, silent)
         return found
     copies = pulled_copies(env)

@@ -102,3 +102,18 @@ class TestWarning:
     ) -> None:
         make_run("mine", step=100)
         assert type_("runner status mine").stderr == ""
+
+
+@pytest.mark.parametrize(("status", "warned"), [("finished", 0), ("unfinished", 1)])
+def test_offline_the_cloud_is_named_where_it_may_have_taken_up_the_run(
+    status: str, warned: int, type_: Type, env: Environment, pulled, make_run: Callable[..., Path]
+) -> None:
+    make_run("mine", step=50, status=status)
+    env.environ = {
+        **env.environ,
+        "MODAL_TOKEN_ID": "a",
+        "MODAL_TOKEN_SECRET": "b",
+        "MODAL_SERVER_URL": "http://127.0.0.1:1",
+    }
+    env.targets["cloud"] = Cloud(env, env.cwd)
+    assert type_("runner status mine").stderr.count("cloud is left out: Modal can't be reached") == warned
