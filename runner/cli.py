@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from runner.empty_values import refuse_empty
 from runner.errors import RunnerError, did_you_mean
 from runner.terminal import Environment
 
@@ -51,7 +52,7 @@ class Commands(click.Group):
         command = import_module(f"runner.commands.{cmd_name}").command
         assert isinstance(command, click.Command)
         command.name = cmd_name
-        return command
+        return refuse_empty(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

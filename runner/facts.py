@@ -9,7 +9,7 @@ from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
 from runner.plan import Facts
-from runner.request import Request
+from runner.request import Request, settings_begun_with
 from runner.run_folders import newest_step
 from runner.setup import setup_lines
 from runner.targets.protocol import Target
@@ -39,6 +39,7 @@ def common_facts(
         attempts=len(record.attempts) if record else 0,
         finished=record is not None and record.status == "finished",
         record=record,
+        begun_with=settings_begun_with(target.files("checkpoints"), request),
     )
 
 

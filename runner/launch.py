@@ -47,7 +47,7 @@ def launch(
     elif line.is_command:
         request = command_request(line, env.cwd, known, more)
     else:
-        request = read_request(line, checkout, env.cwd, files, more)
+        request = read_request(line, checkout, env.cwd, known, more)
     return carry_out(env, target, request, line)
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.same_job import other_job
+from job.same_recipe import other_recipe
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
 from runner.request import PUBLISHED, Request
 
 if TYPE_CHECKING:
+    from job.recipe import Recipe
     from job.runs import RunRecord
     from runner.experiment import Experiment
 
@@ -65,6 +67,8 @@ class Facts:
     finished: bool = False  # the run's last attempt
     attempts: int = 0  # of the run, so far
     record: RunRecord | None = None  # of the run, as it stands
+    account: bool = True  # False: nothing could be looked up, neither runs nor data
+    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
     if request.experiment is not None:
         arguments += [_file(request, request.experiment, facts)]
     arguments += overrides
-    if request.job.reads_run or request.job.has_run:
+    if request.run and (request.job.reads_run or request.job.has_run):
         arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
@@ -247,10 +251,16 @@ def _check(request: Request, facts: Facts) -> None:
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
-    if request.job.reads_run and facts.step is None:
+    if request.settings is not None and facts.begun_with is not None:
+        why = other_recipe(request.run, facts.begun_with, request.settings, facts.target)
+        if why:  # the job would refuse it too, on a machine that is paid for
+            raise usage(why)
+    if request.job.reads_run and facts.step is None and facts.account:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )
+    if request.device == "mps" and facts.contained:
+        raise usage(f"--device mps is a Mac's own GPU, which {facts.target} does not see; type: runner host")
     if request.gpus > 1 and request.device == "mps":
         raise usage("--device mps is one GPU; leave --gpu away")
     if facts.gpus is not None and request.device != "cpu" and request.gpus > max(facts.gpus, 1):

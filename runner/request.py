@@ -33,7 +33,7 @@ class Request:
     """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
 
     job: Job
-    run: str
+    run: str  # '' for the newest one, where nothing can be looked up
     recipe: Path | None = None
     overrides: tuple[str, ...] = ()
     settings: Recipe | None = None
@@ -57,16 +57,19 @@ def read_request(
     line: CommandLine,
     checkout: Path,
     cwd: Path,
-    files: Files,
+    files: Files | None,
     more: tuple[tuple[str, str], ...] = (),
 ) -> Request:
-    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume.
+    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume, None where it can't
+    be looked at.
 
     Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
     """
     known = recipes(checkout)
     published = [PUBLISHED] if "prepare" in line.words else []
-    words = sort_words(line.words, [*known, *published], lambda: run_names(files))
+    words = sort_words(
+        line.words, [*known, *published], lambda: run_names(files) if files is not None else []
+    )
     job = JOBS[words.job]
     _check_options(line, job)
     overrides = tuple(_from_here(override, cwd) for override in words.overrides)
@@ -78,12 +81,13 @@ def read_request(
         return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
         return _measurement(line, job, words, more)
-    run = find_run(line.name or _run_of(words, known, checkout, cwd), files)
+    name = line.name or _run_of(words, known, checkout, cwd)
+    run = find_run(name, files) if files is not None else name or ""
     return Request(
         job,
         run,
         overrides=overrides,
-        settings=settings_of_run(files, run, overrides),
+        settings=settings_of_run(files, run, overrides) if files is not None else None,
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
         choices=absolute(line.choices, cwd) if line.choices else None,
@@ -158,6 +162,13 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
             return load(copy, overrides)
         except RecipeError as error:
             raise RecipeError(str(error).replace(str(copy), name)) from None
+
+
+def settings_begun_with(files: Files, request: Request) -> Recipe | None:
+    """What the run that a training would go on with was begun with; None where none was begun."""
+    if request.job.name != "train" or request.settings is None:
+        return None
+    return settings_of_run(files, request.run)
 
 
 def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[str, str], ...]) -> Request:

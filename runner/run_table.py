@@ -10,6 +10,7 @@ from job.results import in_short
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
 
+PULLED = "; the copy that was pulled"
 SHORT, LONG = 40, 200  # characters of an experiment's result
 
 
@@ -37,7 +38,7 @@ def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
     found = {
         "run": [state.run for state in states],
         "job": [state.job for state in states],
-        "target": [state.target for state in states],
+        "target": [where(state) for state in states],
         "gpu": [state.gpu or "-" for state in states],
         "status": [state.status for state in states],
         "step": [step(state) for state in states],
@@ -69,7 +70,7 @@ def _width(columns: dict[str, list[str]]) -> int:
 def rows(state: RunState) -> list[tuple[str, str]]:
     """The facts of one run, for ``runner status``."""
     found = [
-        ("run", f"{state.run} ({state.job} on {state.target})"),
+        ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
         ("status", state.status),
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
@@ -82,6 +83,11 @@ def rows(state: RunState) -> list[tuple[str, str]]:
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
+
+
+def where(state: RunState) -> str:
+    """The target; of the cloud alone there are copies here."""
+    return f"{state.target} (copy)" if state.is_copy else state.target
 
 
 def dollars(amount: float | None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from runner.checkout import INSTALLED
 from runner.checks.finding import Finding, Scene
-from runner.cloud.account import check_reachable, is_set_up
+from runner.cloud.account import is_set_up
+from runner.cloud.servers import check_reachable
 from runner.errors import RunnerError
 
 ORDER = 80

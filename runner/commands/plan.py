@@ -71,8 +71,9 @@ def command(
 
 def _ask(env: Environment) -> Prices:
     """Raises RunnerError where Modal gives no rates."""
-    from runner.cloud.account import check_reachable, is_set_up
+    from runner.cloud.account import is_set_up
     from runner.cloud.rates import live_prices
+    from runner.cloud.servers import check_reachable
     from runner.errors import RunnerError
 
     if not is_set_up(env.environ):

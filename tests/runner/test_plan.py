@@ -205,7 +205,8 @@ class TestRefusals:
             ({"busy": "running on local"}, {}, "runner stop warm", 1),
             ({"gpus": 1}, {"gpus": 4}, "4 GPUs are asked for and local has 1", 2),
             ({"gpus": 0, "gpu_remedy": "do this"}, {"gpus": 2}, "has none; do this", 2),
-            ({}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
+            ({"contained": False}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
+            ({}, {"device": "mps"}, "which local does not see; type: runner host", 2),
             ({}, {"job": JOBS["sample"], "recipe": None}, "has no checkpoint yet", 102),
         ],
     )
