@@ -6,16 +6,17 @@ NAME =# of the run
 ARGS =# handed on as they are: make train ARGS="lr=1e-3 max_steps=500"; make test ARGS="-k resume"
 
 bin := .venv/bin
+pip := $(bin)/python -m pip install --disable-pip-version-check
 # Before the rest and exact, so that pip takes a build of torch that it finds on this machine.
 torch := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help train test bench lint fmt docs lock clean
+.PHONY: help train test bench lint fmt docs lock clean always
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
 train: .venv/with-train ## a GPT, trained here (RECIPE= NAME= ARGS=); again: goes on, or says that it is done
-	@$(bin)/runner host train $(RECIPE) $(if $(NAME),--name $(NAME)) $(ARGS)
+	@$(bin)/python -m runner host train $(RECIPE) $(if $(NAME),--name $(NAME)) $(ARGS)
 
 test: .venv/with-dev ## the whole suite (ARGS=); in containers too where a Docker engine answers
 	@$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -24,25 +25,30 @@ bench: .venv/with-dev ## the trainer measured on this machine, beside peers (ARG
 	@$(bin)/python -m bench $(RECIPE) $(ARGS)
 
 lint: .venv/with-dev ## ruff, mypy, hadolint
-	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy && $(bin)/hadolint Dockerfile
+	@$(bin)/python -m ruff check . && $(bin)/python -m ruff format --check . && $(bin)/python -m mypy && $(bin)/hadolint Dockerfile
 
 fmt: .venv/with-dev ## put the code into its format
-	@$(bin)/ruff check --fix . && $(bin)/ruff format .
+	@$(bin)/python -m ruff check --fix . && $(bin)/python -m ruff format .
 
 docs: .venv/with-dev ## remake docs/cli.md from the commands
 	@$(bin)/python -m runner.cli_reference
 
 lock: .venv/with-dev ## remake requirements.lock from pyproject.toml (ARGS=--upgrade)
-	@$(bin)/pip install --quiet uv && PATH="$(bin):$$PATH" $(bin)/python container/lock.py $(ARGS)
+	@$(pip) --quiet uv && PATH="$(bin):$$PATH" $(bin)/python container/lock.py $(ARGS)
 
 clean: ## remove .venv and caches; never volumes/
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The extra of that name is installed, as pyproject.toml now has it.
-.venv/with-%: pyproject.toml | .venv/bin/pip
-	$(bin)/pip install --disable-pip-version-check $(torch)
-	$(bin)/pip install --disable-pip-version-check --quiet --editable '.[$*]'
+.venv/with-%: pyproject.toml .venv/place
+	$(pip) $(torch)
+	$(pip) --quiet --editable '.[$*]'
 	@touch $@
+
+# Where .venv is. Scripts in it name that place, .venv/bin/runner too, so that a checkout that was moved installs
+# itself again; nothing here starts through them, for the first line of each is a path that is gone by then.
+.venv/place: always | .venv/bin/pip
+	@here="$$(cd .venv && pwd -P)"; [ "$$(cat $@ 2>/dev/null)" = "$$here" ] || echo "$$here" > $@
 
 # pip in an environment of its own. Debian parts venv from Python: there, the host's pip serves, if any.
 .venv/bin/pip:

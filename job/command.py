@@ -10,6 +10,7 @@ what the user installs beside us must not break it.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -21,7 +22,7 @@ from job.exit_status import ExitStatus, UserError
 from job.kept import Kept, place, settle
 from job.last_whole import LastWhole
 from job.locations import Locations
-from job.resume_words import resume_path, words_to_resume
+from job.resume_words import begun, resume_path, words_to_resume
 from job.session import Session
 
 
@@ -40,6 +41,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--copy", type=Path, metavar="DIR", help="copy the folder there if it is read-only")
     parser.add_argument("--resume-with", default="", metavar="WORDS", help="added in later attempts")
     parser.add_argument("--resume-if", metavar="PATH", help="... if there is such a file")
+    parser.add_argument(
+        "--json", action="store_true", help="stdout is the run's record; what it prints is on stderr"
+    )
     return parser
 
 
@@ -56,16 +60,17 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         kept = [place(folder, word, given.seeds) for word in given.keep]
         kept += [Kept(Path(word)) for word in given.kept]
         checkpoint = _last_whole(given, folder, out)
-        if checkpoint is not None and len(session.record.attempts) > 1:
-            checkpoint.restore()
-        added = words_to_resume(
-            given.resume_with, given.resume_if, folder, [item.place for item in kept], session.record, out
-        )
+        since = begun(session.record, command)
+        if checkpoint is not None and since < math.inf:
+            checkpoint.restore(since)
+        places = [*(item.place for item in kept), out]
+        added = words_to_resume(given.resume_with, given.resume_if, folder, places, since, out)
         if added:
             print(f"runner: going on, with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
-        process = start([*command, *added], folder, given.name, out, early, hold)
+        data = sys.stderr.buffer if given.json else None
+        process = start([*command, *added], folder, given.name, out, early, hold, data)
     except BaseException as error:
         session.end("failed", str(error) or type(error).__name__)
         raise
@@ -78,7 +83,10 @@ def run(given: Namespace, command: Sequence[str]) -> int:
     code = process.wait(look)
     for item in kept:
         item.hand_on(session.attempt.started)
-    return _end(session, process, code)
+    status = _end(session, process, code)
+    if given.json:
+        print((out / "run.json").read_text(), end="", flush=True)
+    return status
 
 
 def _last_whole(given: Namespace, folder: Path, out: Path) -> LastWhole | None:

@@ -7,12 +7,14 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.locations import CONFIGS
 from job.recipe import Recipe, RecipeError, load
+from job.stdout import PatientStdout
 
 DEVICES = ("cuda", "mps", "cpu")
 
@@ -91,8 +93,10 @@ def load_recipe(arguments: Namespace) -> Recipe:
 
 def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:
     """The exit status of ``command``; a user's mistake is one line on stderr, with --debug a traceback too."""
+    stdout = PatientStdout(sys.stdout)
     try:
-        return command(arguments)
+        with redirect_stdout(cast(TextIO, stdout)):
+            return command(arguments)
     except (RecipeError, UserError, OSError) as error:
         if arguments.debug:
             raise
@@ -105,6 +109,8 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
         return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
+    finally:
+        stdout.flush()
 
 
 def leave(status: int) -> NoReturn:

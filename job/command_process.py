@@ -50,6 +50,7 @@ class CommandProcess:
         log: IO[bytes],
         alone: bool,
         hold: Callable[[], None] | None,
+        data: IO[bytes],
     ) -> None:
         self.process = process
         self.asked: signal.Signals | None = None
@@ -62,7 +63,7 @@ class CommandProcess:
         assert process.stderr is not None
         self._copiers = [
             threading.Thread(target=self._copy, args=(pipe, stream), daemon=True)
-            for pipe, stream in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
+            for pipe, stream in ((process.stdout, data), (process.stderr, sys.stderr.buffer))
         ]
         for copier in self._copiers:
             copier.start()
@@ -137,8 +138,10 @@ def start(
     out: Path,
     early: list[signal.Signals],
     hold: Callable[[], None] | None = None,
+    data: IO[bytes] | None = None,
 ) -> CommandProcess:
-    """Start it; ``early`` is what ``catch_signals`` gave. Raises UserError where there is no such program."""
+    """Start it; ``early`` is what ``catch_signals`` gave, ``data`` is where its stdout goes on to, by default ours.
+    Raises UserError where there is no such program."""
     given = variables(os.environ, run, out)
     # At a terminal Ctrl-C reaches every process of the group; the command shall have it once, from us.
     alone = sys.stdin is not None and sys.stdin.isatty()
@@ -156,7 +159,7 @@ def start(
     except OSError as error:
         log.close()
         raise UserError(_why_not(command[0], folder, given, error)) from None
-    made = CommandProcess(process, command[0], log, alone, hold)
+    made = CommandProcess(process, command[0], log, alone, hold, data or sys.stdout.buffer)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         made.ask(signal.Signals(number))

@@ -48,9 +48,11 @@ class LastWhole:
         self.copy = out / FOLDER / path.name
         self._copied = self._stamp()
 
-    def restore(self) -> None:
-        """Before a later attempt: put the copy in the place of what is torn or gone, and say so."""
-        if self.copy.is_file() and (is_torn(self.path) or not self.path.exists()):
+    def restore(self, since: float) -> None:
+        """Before a later attempt: put the copy in the place of what is torn or gone, and say so. One from before
+        ``since``, seconds since the epoch, is of another command."""
+        ours = self.copy.is_file() and self.copy.stat().st_mtime >= since
+        if ours and (is_torn(self.path) or not self.path.exists()):
             _copy(self.copy, self.path)
             self._say("was not written to its end; its last whole copy is in its place")
         self._copied = self._stamp()

@@ -47,6 +47,8 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
         or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         or [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)]
     )
+    if not close and name != name.lower():
+        return did_you_mean(name.lower(), known)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

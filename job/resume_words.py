@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from job.runs import RunRecord
+from job.runs import Attempt, RunRecord
 
 # Ours, in the run's folder: they do not tell that the command wrote something.
 RECORDS = {
@@ -23,19 +25,40 @@ RECORDS = {
 }
 
 
+def begun(record: RunRecord, command: Sequence[str]) -> float:
+    """When an attempt before this one first had these very words, with none of other words since: in whole seconds
+    since the epoch, as some volumes keep them; infinity where there is none. What was written before that is of
+    another command, and its checkpoint is not this one's to go on from."""
+    before, since = record.attempts[:-1], math.inf
+    while before and words_of(before[-1]) in (None, list(command)):
+        since = before.pop().started
+    return math.floor(since) if since < math.inf else since
+
+
+def words_of(attempt: Attempt) -> list[str] | None:
+    """The command's words in that attempt; None where the runner did not note them."""
+    launched = attempt.launch.get("command")
+    return list(launched["words"]) if isinstance(launched, dict) and "words" in launched else None
+
+
 def words_to_resume(
-    added: str, condition: str | None, folder: Path, kept: Iterable[Path], record: RunRecord, out: Path
+    added: str, condition: str | None, folder: Path, places: Iterable[Path], since: float, out: Path
 ) -> list[str]:
-    """The words of ``added``, as a shell splits them, where this is a later attempt and there is something to go
-    on from: the file or glob ``condition``, seen from ``folder`` and with variables such as $OUT_DIR; without
-    one, any file that was written in a kept folder or in OUT_DIR since the run began."""
-    if not added or len(record.attempts) < 2:
+    """The words of ``added``, as a shell splits them, where there is something to go on from that was written after
+    ``since``: the file or glob ``condition``, seen from ``folder`` and with variables such as $OUT_DIR; without
+    one, any file in ``places``."""
+    if not added or since == math.inf:
         return []
-    if condition is not None:
-        found = is_there(condition, folder, out)
-    else:
-        found = any(_written_since(record.created, place) for place in [*kept, out])
-    return shlex.split(added) if found else []
+    found = list(places) if condition is None else matches(condition, folder, out)
+    if any(_written_since(since, path) for path in found):
+        return shlex.split(added)
+    if condition is not None and found:
+        print(
+            f"runner: {found[0]} is older than this run: it does not go on from it",
+            file=sys.stderr,
+            flush=True,
+        )
+    return []
 
 
 def resume_path(path: str, folder: Path, out: Path) -> Path:
@@ -43,19 +66,21 @@ def resume_path(path: str, folder: Path, out: Path) -> Path:
     return folder / os.path.expandvars(path.replace("$OUT_DIR", str(out)).replace("${OUT_DIR}", str(out)))
 
 
-def is_there(path: str, folder: Path, out: Path) -> bool:
-    """Whether a file or glob matches."""
+def matches(path: str, folder: Path, out: Path) -> list[Path]:
+    """The file of that name, or those that it matches as a glob."""
     where = resume_path(path, folder, out)
     if where.exists():
-        return True
+        return [where]
     base = Path(where.anchor)
-    return any(True for _ in base.glob(str(where.relative_to(base))))
+    return list(base.glob(str(where.relative_to(base))))
 
 
 def _written_since(moment: float, place: Path) -> bool:
+    if place.is_file():
+        return place.stat().st_mtime >= moment
     for folder, _, names in os.walk(place):
         for name in names:
             path = Path(folder) / name
-            if name not in RECORDS and not name.startswith(".") and path.stat().st_mtime > moment:
+            if name not in RECORDS and not name.startswith(".") and path.stat().st_mtime >= moment:
                 return True
     return False

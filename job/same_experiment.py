@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from job.runs import RunRecord
+from job.same_job import other_job
 
 JOB = "experiment"
 
@@ -15,8 +16,8 @@ def other_experiment(record: RunRecord, file: str, arguments: Mapping[str, Any])
 
     ``file`` is the name without folders: the same one lies elsewhere on another target.
     """
-    if record.job != JOB:
-        return f"run '{record.name}' is a {record.job} already; choose another name with --name"
+    if why := other_job(record, JOB):
+        return why
     if not record.arguments and not record.file:
         return ""  # it ended before it came to note them
     before = record.file.get("path", file).replace("\\", "/").rpartition("/")[2]

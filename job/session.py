@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from job.exit_status import UserError
+from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
 from job.locations import CHECKOUT
 from job.runs import (
@@ -25,6 +25,8 @@ from job.runs import (
     launch_facts,
     read_record,
 )
+from job.same_job import other_job
+from job.same_recipe import other_recipe
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -39,21 +41,31 @@ class RunRefused(UserError):
     """This run can't be started so; the text says why and what to type."""
 
 
+class OtherSettings(RunRefused):
+    """It was begun with other ones: a mistake in what was typed, and nothing was begun."""
+
+    status = ExitStatus.USAGE
+
+
 def refuse_changes(folder: Path, recipe: Recipe) -> None:
-    """Raise RunRefused where the run in ``folder`` was begun with settings that make it another run."""
+    """Raise RunRefused where the run in ``folder`` is no training, OtherSettings where it was begun with ones that make it
+    another run."""
+    refuse_another_job(folder, "train")
     path = folder / "recipe.yaml"
     if not path.exists():
         return
-    from job.recipe import changes, load
+    from job.recipe import load
 
-    different = changes(load(path), recipe)
-    different.pop("name", None)
-    if different:
-        lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())
-        raise RunRefused(
-            f"run {folder.name} was begun with other settings, and going on would mix the two:\n{lines}\n"
-            f"start another run with --name NEW-NAME, or give the settings that it was begun with"
-        )
+    why = other_recipe(folder.name, load(path), recipe, str(launch_facts().get("target") or "host"))
+    if why:
+        raise OtherSettings(why)
+
+
+def refuse_another_job(folder: Path, job: str) -> None:
+    """Raise RunRefused where the run in ``folder`` is the work of another kind of job."""
+    record = read_record(folder)
+    if record is not None and (why := other_job(record, job)):
+        raise RunRefused(why)
 
 
 class Session:
@@ -64,6 +76,7 @@ class Session:
     """
 
     def __init__(self, folder: Path, recipe: Recipe | None, job: str, overrides: list[str]) -> None:
+        refuse_another_job(folder, job)
         if recipe is not None:
             refuse_changes(folder, recipe)
         folder.mkdir(parents=True, exist_ok=True)

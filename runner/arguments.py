@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from runner import completion
+from runner.errors import usage
+from runner.mistyped import as_setting
 from runner.terminal import Environment
 
 
@@ -35,6 +37,8 @@ class CommandLine:
     resume_with: str | None = None
     resume_if: str | None = None
     command: tuple[str, ...] = ()  # what stands behind --
+    shards: int | None = None
+    force: bool = False
 
     @property
     def is_command(self) -> bool:
@@ -50,7 +54,18 @@ class LaunchCommand(click.Command):
         """The words before ``--``, as click does."""
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[COMMAND_WORDS] = tuple(args[at + 1 :])
-        return super().parse_args(ctx, args[:at])
+        if at < len(args) and not "".join(args[at + 1 : at + 2]).strip() and not ctx.resilient_parsing:
+            raise usage("nothing to run stands behind --; write it behind --: -- python train.py")
+        ours = args[:at]
+        try:
+            return super().parse_args(ctx, list(ours))
+        except click.NoSuchOption as error:
+            setting = as_setting(error.option_name, ours)
+            if setting:
+                raise usage(
+                    f"no option {error.option_name}; a setting of the recipe is written {setting}"
+                ) from None
+            raise
 
 
 COMMAND_WORDS = "runner.command"
@@ -137,6 +152,13 @@ def launch_arguments(function: Callable[..., int], gpu: Callable[[Any], Any] = G
         gpu,
         DEVICE,
         click.option("--source", metavar="S", help="prepare: the text, instead of the recipe's source."),
+        click.option(
+            "--shards",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="prepare: training shards to download, of a published dataset.",
+        ),
+        click.option("--force", is_flag=True, help="prepare: replace the dataset that is there."),
         click.option("--into", metavar="DIR", help="export: the folder to write."),
         click.option(
             "--choices", metavar="FILE", help="evaluate: questions of multiple choice, a JSON line each."

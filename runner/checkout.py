@@ -44,7 +44,12 @@ def recipes(checkout: Path) -> dict[str, Path]:
 
 def is_recipe(path: Path) -> bool:
     """Whether the file is neither a pipeline nor a sweep, which lie beside the recipes."""
-    return not (_has_key(path, "stages") or is_sweep(path))
+    return not (is_pipeline(path) or is_sweep(path))
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether the file is a pipeline: it has stages."""
+    return _has_key(path, "stages")
 
 
 def is_sweep(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 
+from runner.empty_values import refuse_empty
 from runner.errors import RunnerError, did_you_mean
 from runner.terminal import Environment
 
@@ -50,7 +52,7 @@ class Commands(click.Group):
         command = import_module(f"runner.commands.{cmd_name}").command
         assert isinstance(command, click.Command)
         command.name = cmd_name
-        return command
+        return refuse_empty(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -95,8 +97,12 @@ class Commands(click.Group):
         """Run the command; what it returns is the exit code. Errors become one line unless --debug."""
         try:
             status = super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.UsageError, BrokenPipeError):
+            sys.stdout.flush()
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
+        except BrokenPipeError:  # `| head -1` has had enough: the end, without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from job.resume_words import words_of
 from runner.command import Command
 from runner.plan import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
 from runner.request import Request
@@ -38,7 +39,7 @@ def command_plan(request: Request, command: Command, facts: Facts) -> Plan:
         does=tuple(_does(command, facts)),
         detach=request.detach,
         as_json=request.as_json,
-        notes=folder_notes(facts, folder),
+        notes=(("new run", request.hint), *folder_notes(facts, folder)),
         more=request.more,
         has_run=True,
         folder=folder,
@@ -73,6 +74,8 @@ def _words(request: Request, command: Command, facts: Facts, kept: tuple[KeptFol
         words += ["--kept", keep.inside] if mounted else ["--keep", f"{keep.path}={keep.inside}"]
     if not facts.mounts:
         words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(facts.folder).name}"]
+    if request.as_json:
+        words.append("--json")
     if command.resume_with:
         words.append(f"--resume-with={command.resume_with}")  # its own dashes must not be taken for ours
     if command.resume_if:
@@ -92,10 +95,17 @@ def _does(command: Command, facts: Facts) -> list[str]:
         words.append("runs the command again: it finished before")
     else:
         words.append(f"runs the command again, its attempt {facts.attempts + 1}")
-    if facts.attempts and command.resume_with:
+    if _was_another(command, facts):
+        words.append("from its beginning: it is another command than the last time")
+    elif facts.attempts and command.resume_with:
         condition = f" if {command.resume_if} is there" if command.resume_if else " if it left anything"
         words.append(f"with {command.resume_with}{condition}")
     return words
+
+
+def _was_another(command: Command, facts: Facts) -> bool:
+    attempts = facts.record.attempts if facts.record else []
+    return bool(attempts) and words_of(attempts[-1]) not in (None, list(command.words))
 
 
 def folder_notes(facts: Facts, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from runner.arguments import CommandLine
@@ -37,33 +38,66 @@ def command_request(
     )
     if line.name is not None:
         check_run_name(line.name)
-    if files is None:
-        run = line.name or run_name(folder, command.words)
-    else:
-        run = name_for(command, line.name, files)
-    return Request(COMMAND, run, detach=line.detach, as_json=line.as_json, more=more, command=command)
+    run, hint = line.name or run_name(folder, command.words), ""
+    if files is not None:
+        run, hint = name_for(command, line.name, files)
+    return Request(
+        COMMAND, run, detach=line.detach, as_json=line.as_json, more=more, command=command, hint=hint
+    )
 
 
-def name_for(command: Command, given: str | None, files: Files) -> str:
+def name_for(command: Command, given: str | None, files: Files) -> tuple[str, str]:
     """The run's name: the one that was given, if the run of that name is this command's; or the first free one
-    of nanoGPT-train, nanoGPT-train-2 ..., or the one that was this command's before."""
+    of nanoGPT-train, nanoGPT-train-2 ..., or the one that was this command's before. Second what the plan says
+    of it: which run would have been meant, had its folder been moved here."""
     if given is not None:
         before = command_of_run(files, given)
-        if before is not None and before.words != command.words:
-            raise usage(
-                f"run '{given}' is another command:\n  {' '.join(before.words)}\n"
-                f"start this one under another --name; `runner resume {given}` goes on with that one"
-            )
-        return given
-    base, number = run_name(command.folder, command.words), 1
+        if before is not None:
+            refuse_another(given, before, command)
+        return given, ""
+    base, number, elsewhere = run_name(command.folder, command.words), 1, ""
     while True:
         name = base if number == 1 else f"{base}-{number}"
         before = command_of_run(files, name)
         if before is None and files.size(f"{name}/run.json") is None:
-            return name
-        if before is not None and (before.words, before.folder.name) == (command.words, command.folder.name):
-            return name
+            return name, elsewhere
+        if before is not None and before.words == command.words:
+            if same_folder(before, command):
+                return name, ""
+            elsewhere = elsewhere or _elsewhere(name, before)
         number += 1
+
+
+def refuse_another(run: str, before: Command, command: Command) -> None:
+    """RunnerError, exit code 2, where the run is another command, or this one in a folder that is another. A
+    folder that is gone was moved, or is of another machine: the one that was named now stands for it."""
+    if before.words != command.words:
+        raise usage(
+            f"run '{run}' is another command:\n  {shlex.join(before.words)}\n"
+            f"start this one under another --name; `runner resume {run}` goes on with that one"
+        )
+    if not same_folder(before, command) and before.folder.is_dir():
+        raise usage(
+            f"run '{run}' is this command in another folder, which is still there, and going on would mix the two:\n"
+            f"  folder: {before.folder} → {command.folder}\n"
+            f"start this one under another --name; `runner resume {run}` goes on with that one"
+        )
+
+
+def same_folder(before: Command, command: Command) -> bool:
+    """Whether both are one folder of this machine, whatever the way to it is called."""
+    if before.folder == command.folder:
+        return True
+    return before.folder.is_dir() and before.folder.samefile(command.folder)
+
+
+def _elsewhere(run: str, before: Command) -> str:
+    if before.folder.is_dir():
+        return f"{run} is the same command in {before.folder}, another folder"
+    return (
+        f"{run} is the same command in {before.folder}, which is not here; if that is this folder, "
+        f"moved, go on with it: --name {run}"
+    )
 
 
 def command_of_run(files: Files, run: str) -> Command | None:
@@ -90,7 +124,10 @@ def _check(line: CommandLine) -> None:
             "--gpu N is for the trainer; a command says itself how many processes it has (torchrun), and "
             "CUDA_VISIBLE_DEVICES chooses GPUs of this machine"
         )
-    for name, value in (("source", line.source), ("into", line.into), ("device", line.device)):
+    others = {
+        name: getattr(line, name) for name in ("source", "into", "device", "choices", "shards", "force")
+    }
+    for name, value in others.items():
         if value:
             raise usage(f"--{name} is not for a command; give it to the command itself, behind --")
     if line.resume_if and not line.resume_with:

@@ -12,6 +12,7 @@ from job.results import in_short
 from job.runs import RUN_NAME, RunRecord, parse_record
 from job.same_experiment import other_experiment
 from job.signature import ExperimentError, read_signature
+from job.step_folders import sha256
 from runner.arguments import CommandLine
 from runner.checkout import find_checkout
 from runner.command import Command
@@ -113,10 +114,13 @@ def finished_record(request: Request, files: Files | None) -> RunRecord | None:
     return record if record is not None and record.status == "finished" else None
 
 
-def show_finished(env: Environment, record: RunRecord, as_json: bool) -> ExitStatus:
-    """Say that nothing is started; with ``as_json`` the record is the data."""
+def show_finished(env: Environment, record: RunRecord, file: Path, as_json: bool) -> ExitStatus:
+    """Say that nothing is started, and whether ``file`` is still what was run; with ``as_json`` the record is
+    the data."""
     result = in_short(record.result, 200) or "it returned nothing"
     env.say(f"run '{record.name}' is finished already, with these parameters: {result}")
+    if record.file.get("sha256") not in (None, sha256(file)):
+        env.warn(f"{file.name} was edited since: that is the result of the file before, and nothing was run")
     env.say(f"to run it again, give another name: --name {record.name}-2")
     if as_json:
         env.write(json.dumps(asdict(record), indent=2))
@@ -132,8 +136,8 @@ def _check(line: CommandLine, rest: list[str]) -> None:
         raise usage(
             "an experiment keeps what it writes below output_dir and finds it there; leave --keep and -- away"
         )
-    for name, value in (("source", line.source), ("into", line.into)):
-        if value:
+    for name in ("source", "into", "choices", "shards", "force"):
+        if getattr(line, name):
             raise usage(f"--{name} belongs to another job; parameters of the file are key=value")
     if line.device not in (None, "cpu"):
         raise usage(f"--device {line.device}: the file chooses its device; only cpu hides the GPUs from it")

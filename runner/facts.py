@@ -9,7 +9,7 @@ from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
 from runner.plan import Facts
-from runner.request import Request
+from runner.request import Request, settings_begun_with
 from runner.run_folders import newest_step
 from runner.setup import setup_lines
 from runner.targets.protocol import Target
@@ -21,7 +21,7 @@ def common_facts(
 ) -> Facts:
     """The facts that are read from this machine's disk; the target replaces what it knows better."""
     command = request.command
-    record = read_record(here.run(request.run)) if command else None
+    record = read_record(here.run(request.run)) if request.job.has_run else None
     data = request.settings.data.dataset if request.settings else None
     writes = request.job.has_run or request.detach
     return Facts(
@@ -38,6 +38,8 @@ def common_facts(
         setup=setup_lines(command) if command else (),
         attempts=len(record.attempts) if record else 0,
         finished=record is not None and record.status == "finished",
+        record=record,
+        begun_with=settings_begun_with(target.files("checkpoints"), request),
     )
 
 

@@ -42,12 +42,12 @@ def launch(
     if names_experiment(line.words):
         request = experiment_request(line, env.cwd, known, more)
         record = finished_record(request, known)
-        if record is not None:
-            return show_finished(env, record, line.as_json)
+        if record is not None and request.experiment is not None:
+            return show_finished(env, record, request.experiment.file, line.as_json)
     elif line.is_command:
         request = command_request(line, env.cwd, known, more)
     else:
-        request = read_request(line, checkout, env.cwd, files, more)
+        request = read_request(line, checkout, env.cwd, known, more)
     return carry_out(env, target, request, line)
 
 

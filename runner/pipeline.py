@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from job.exit_status import ExitStatus
 from job.runs import RunRecord, parse_record
 from runner.arguments import CommandLine
 from runner.command import Command
-from runner.command_request import command_of_run
+from runner.command_request import command_of_run, refuse_another
 from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
 from runner.launch import WORD, confirm, follow_plan
@@ -99,6 +100,7 @@ def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[
 
     if line.detach:
         raise usage("a pipeline waits for each of its stages; leave --detach away")
+    _check(line)
     words = [word for word in line.words if word != WORD]
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
@@ -111,6 +113,20 @@ def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[
             guess = did_you_mean(name, pipeline.stages) or f"; there are {', '.join(pipeline.stages)}"
             raise usage(f"{path.name} has no stage '{name}'{guess}")
     return pipeline, names[1:]
+
+
+def _check(line: CommandLine) -> None:
+    """Refuse what would be ignored. Raises RunnerError, exit code 2."""
+    for name in ("gpu", "device", "source", "into", "choices", "params", "shards", "force"):
+        if getattr(line, name):
+            option = name.removesuffix("s") if name == "params" else name
+            raise usage(
+                f"--{option} is not for a pipeline, whose commands say themselves what they use; give words to a "
+                "stage: STAGE.args='...'"
+            )
+    for name in ("setup", "keep", "resume_with", "resume_if"):
+        if getattr(line, name):
+            raise usage(f"--{name.replace('_', '-')} is a key of the pipeline's file; write it there")
 
 
 def _find(name: str, checkout: Path, cwd: Path) -> Path:
@@ -150,9 +166,35 @@ def _step(
     files = target.files("checkpoints")
     before = command_of_run(files, run)
     missing = [path for path in stage.outputs if not _is_there(target, path, command, run)]
+    if before is not None:
+        refuse_another(run, replace(before, words=command.words), command)  # other words are another matter
     same = before is not None and before.words == command.words
-    runs, why = decide(_record(files, run), same, stage.outputs, missing, asked)
+    record = _record(files, run)
+    runs, why = decide(record, same, stage.outputs, missing, asked)
+    if before is not None and record is not None and not (same or _resumes_itself(stage, command)):
+        left = stage.resume_if is None or _is_there(target, stage.resume_if, command, run)
+        if stage.resume_with and left and record.status != "finished":
+            raise usage(_two_commands(stage, name, record, before, command))
+        if runs and stage.resume_with and record.status == "finished":
+            why += f"; it begins anew (to go on from what it left, add {stage.resume_with} to {name}.args)"
     return Step(name, why, request if runs else None)
+
+
+def _resumes_itself(stage: Stage, command: Command) -> bool:
+    """Whether the words to resume with were typed: who does that knows whose checkpoint it goes on from."""
+    return bool(stage.resume_with) and set(shlex.split(stage.resume_with)) <= {*command.words}
+
+
+def _two_commands(stage: Stage, name: str, record: RunRecord, before: Command, command: Command) -> str:
+    """What is said where going on would be with a checkpoint of other words, and a new start over it."""
+    return (
+        f"stage {name} is {record.status}, and its command is another than last time:\n"
+        f"  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
+        f"to go on with the first, give its words (`runner resume {record.name}` has them)\n"
+        f"to go on from its checkpoint with the second, add {stage.resume_with} to {name}.args\n"
+        f"to begin with the second, give the pipeline another name and place: "
+        f"--name NEW-NAME keep.PATH=VOLUME/NEW-PLACE"
+    )
 
 
 def _options(stage: Stage, more: Pairs) -> Pairs:
@@ -166,6 +208,8 @@ def _is_there(target: Target, path: str, command: Command, run: str) -> bool:
     """Whether an output is on its volume, or in the folder itself where that stays what it is."""
     if target.name == "host" and (command.folder / path).is_file():
         return True
+    if path.startswith("$OUT_DIR/"):
+        return target.files("checkpoints").size(path.replace("$OUT_DIR", run, 1)) is not None
     for keep in command.keep:
         if path == keep.path or path.startswith(f"{keep.path}/"):
             place = f"{keep.of(run)}{path.removeprefix(keep.path)}"

@@ -11,11 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.same_job import other_job
+from job.same_recipe import other_recipe
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import mount_point, path_in, replace_path, solid_part
-from runner.request import Request
+from runner.request import PUBLISHED, Request
 
 if TYPE_CHECKING:
+    from job.recipe import Recipe
+    from job.runs import RunRecord
     from runner.experiment import Experiment
 
 
@@ -48,6 +52,7 @@ class Facts:
     gpus: int | None = None  # that it can hand out; None: unknown
     gpu_remedy: str = ""
     missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
+    remedy: str = ""  # what to type for them
     busy: str | None = None  # what is running under this run's name
     step: int | None = None  # of the newest checkpoint
     dataset_ready: bool | None = None
@@ -61,6 +66,9 @@ class Facts:
     setup_built: bool = True
     finished: bool = False  # the run's last attempt
     attempts: int = 0  # of the run, so far
+    record: RunRecord | None = None  # of the run, as it stands
+    account: bool = True  # False: nothing could be looked up, neither runs nor data
+    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
 
 
 @dataclass(frozen=True)
@@ -155,14 +163,18 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         override if (path := path_in(override)) is None else replace_path(override, seen(path))
         for override in request.overrides
     )
-    arguments: list[str] = [recipe] if recipe else []
+    arguments: list[str] = [word for word in (recipe, request.published) if word]
     if request.experiment is not None:
         arguments += [_file(request, request.experiment, facts)]
     arguments += overrides
-    if request.job.reads_run or request.job.has_run:
+    if request.run and (request.job.reads_run or request.job.has_run):
         arguments += ["--name", request.run]
     if request.source:
         arguments += ["--source", seen(request.source)]
+    if request.shards:
+        arguments += ["--shards", str(request.shards)]
+    if request.force:
+        arguments += ["--force"]
     if request.choices:
         arguments += ["--choices", seen(request.choices)]
     if request.job.name == "export":
@@ -230,17 +242,25 @@ def _check(request: Request, facts: Facts) -> None:
     if facts.missing:
         raise RunnerError(
             f"this Python lacks {', '.join(facts.missing)}, which {request.job.name} needs; "
-            "type: pip install '.[train]'   (or run it in the container: runner local)"
+            f"type:\n  {facts.remedy}\nor run it in the container: runner local"
         )
+    if request.job.has_run and facts.record and (why := other_job(facts.record, request.job.name)):
+        raise usage(why)
     if facts.busy:
         raise RunnerError(
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
-    if request.job.reads_run and facts.step is None:
+    if request.settings is not None and facts.begun_with is not None:
+        why = other_recipe(request.run, facts.begun_with, request.settings, facts.target)
+        if why:  # the job would refuse it too, on a machine that is paid for
+            raise usage(why)
+    if request.job.reads_run and facts.step is None and facts.account:
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )
+    if request.device == "mps" and facts.contained:
+        raise usage(f"--device mps is a Mac's own GPU, which {facts.target} does not see; type: runner host")
     if request.gpus > 1 and request.device == "mps":
         raise usage("--device mps is one GPU; leave --gpu away")
     if facts.gpus is not None and request.device != "cpu" and request.gpus > max(facts.gpus, 1):
@@ -322,8 +342,8 @@ def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
     settings, wanted = request.settings, set()
     if settings is not None and settings.train.wandb_project and request.job.name == "train":
         wanted.add("WANDB_API_KEY")
-    source = request.source or (settings.data.source if settings else None) or ""
-    if request.job.reads_recipe and (source == "fineweb10B" or "huggingface.co" in source):
+    source = request.source or request.published or (settings.data.source if settings else None) or ""
+    if request.job.reads_recipe and (source == PUBLISHED or "huggingface.co" in source):
         wanted.add("HF_TOKEN")  # the Hub gives more to those it knows, and some datasets to them alone
     return tuple(name for name in facts.secrets if name in wanted)
 
@@ -346,6 +366,8 @@ def _in_words(request: Request, facts: Facts) -> list[str]:
         words.append(
             f"{'goes on with' if facts.step is not None else 'runs'} {request.experiment.in_words()}"
         )
+    elif request.force:
+        words.append("replaces the dataset that is there")
     else:
         words.append(request.job.does + (f", step {facts.step}" if facts.step is not None else ""))
     if settings is not None and settings.train.wandb_project and not _wanted_secrets(request, facts):

@@ -22,7 +22,7 @@ def show_rows(env: Environment, lines: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in lines:
-        table.add_row(name, value)
+        table.add_row(name, value, style="yellow" if name == "warning" else None)
     env.print_table(table)
 
 
@@ -37,7 +37,10 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
             for folder, volume in zip(folders, plan.volumes, strict=True)
         ]
     found = [
-        ("run", f"{plan.run} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})"),
+        (
+            "run",
+            f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})",
+        ),
         ("does", "; ".join(plan.does)),
         ("recipe", plan.recipe or ""),
         ("changed", " ".join(plan.overrides)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from job.runs import RUN_NAME
 from runner.arguments import CommandLine
-from runner.checkout import is_sweep, recipes
+from runner.checkout import is_pipeline, is_sweep, recipes
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 from runner.paths import absolute, path_in, replace_path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from runner.targets.protocol import Files
 
 DEFAULT_RECIPE = "quickstart"
+PUBLISHED = (
+    "fineweb10B"  # a dataset whose shards are downloaded: `prepare` takes its name in a recipe's place
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,16 @@ class Request:
     """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
 
     job: Job
-    run: str
+    run: str  # '' for the newest one, where nothing can be looked up
     recipe: Path | None = None
     overrides: tuple[str, ...] = ()
     settings: Recipe | None = None
     gpus: int = 1  # processes, one on each GPU
     device: str | None = None
     source: str | None = None
+    published: str | None = None  # dataset that prepare downloads, in place of a recipe
+    shards: int | None = None
+    force: bool = False
     into: Path | None = None
     choices: str | None = None  # a file
     detach: bool = False
@@ -44,36 +50,44 @@ class Request:
     more: tuple[tuple[str, str], ...] = ()  # options that only one target has
     experiment: Experiment | None = None  # of the user's; then there is no recipe
     command: Command | None = None  # of the user's; then there is no recipe
+    hint: str = ""  # a row of the plan: why the run has not the name that it might have been expected to have
 
 
 def read_request(
     line: CommandLine,
     checkout: Path,
     cwd: Path,
-    files: Files,
+    files: Files | None,
     more: tuple[tuple[str, str], ...] = (),
 ) -> Request:
-    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume.
+    """Check the command line and read the recipe. ``files`` is the target's checkpoints volume, None where it can't
+    be looked at.
 
     Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
     """
     known = recipes(checkout)
-    words = sort_words(line.words, known, lambda: run_names(files))
+    published = [PUBLISHED] if "prepare" in line.words else []
+    words = sort_words(
+        line.words, [*known, *published], lambda: run_names(files) if files is not None else []
+    )
     job = JOBS[words.job]
     _check_options(line, job)
     overrides = tuple(_from_here(override, cwd) for override in words.overrides)
     if line.name is not None:
         check_run_name(line.name)
+    if words.recipe in published and words.recipe not in known:
+        return _download(line, job, PUBLISHED, overrides, more)
     if job.reads_recipe:
         return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
         return _measurement(line, job, words, more)
-    run = find_run(line.name or _run_of(words, known, checkout, cwd), files)
+    name = line.name or _run_of(words, known, checkout, cwd)
+    run = find_run(name, files) if files is not None else name or ""
     return Request(
         job,
         run,
         overrides=overrides,
-        settings=settings_of_run(files, run, overrides),
+        settings=settings_of_run(files, run, overrides) if files is not None else None,
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
         choices=absolute(line.choices, cwd) if line.choices else None,
@@ -99,6 +113,8 @@ def find_recipe(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Pa
         return known[name]
     if any(is_sweep(folder / Path(name).expanduser()) for folder in (cwd, checkout)):
         raise usage(f"{name} is a sweep; type: runner sweep {name}")
+    if any(is_pipeline(folder / Path(name).expanduser()) for folder in (cwd, checkout)):
+        raise usage(f"{name} is a pipeline; type: runner host pipeline {name}   (or local, or cloud)")
     for folder in (cwd, checkout):
         path = folder / Path(name).expanduser()
         if path.is_file():
@@ -148,6 +164,13 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
             raise RecipeError(str(error).replace(str(copy), name)) from None
 
 
+def settings_begun_with(files: Files, request: Request) -> Recipe | None:
+    """What the run that a training would go on with was begun with; None where none was begun."""
+    if request.job.name != "train" or request.settings is None:
+        return None
+    return settings_of_run(files, request.run)
+
+
 def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[str, str], ...]) -> Request:
     for word in (words.recipe, *words.overrides):
         if word is not None:
@@ -155,6 +178,27 @@ def _measurement(line: CommandLine, job: Job, words: Words, more: tuple[tuple[st
     name = line.name or job.name
     check_run_name(name)
     return Request(job, name, device=line.device, detach=line.detach, as_json=line.as_json, more=more)
+
+
+def _download(
+    line: CommandLine, job: Job, dataset: str, overrides: tuple[str, ...], more: tuple[tuple[str, str], ...]
+) -> Request:
+    if wrong := [*overrides, *([f"--source {line.source}"] if line.source else [])]:
+        raise usage(
+            f"{dataset} is downloaded as it is and takes --shards and --force alone; leave {wrong[0]} away"
+        )
+    run = line.name or f"{job.name}-{dataset}"
+    check_run_name(run)
+    return Request(
+        job,
+        run,
+        published=dataset,
+        shards=line.shards,
+        force=line.force,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=more,
+    )
 
 
 def _with_recipe(
@@ -180,6 +224,8 @@ def _with_recipe(
         gpus=line.gpu or 1,
         device=line.device,
         source=absolute(line.source, cwd) if line.source else None,
+        shards=line.shards,
+        force=line.force,
         detach=line.detach,
         as_json=line.as_json,
         more=more,
@@ -189,6 +235,10 @@ def _with_recipe(
 def _check_options(line: CommandLine, job: Job) -> None:
     if line.source and job.name != "prepare":
         raise usage(f"--source belongs to prepare; for {job.name} write data.source={line.source}")
+    if line.shards and job.name != "prepare":
+        raise usage(f"--shards belongs to prepare; for {job.name} write data.shards={line.shards}")
+    if line.force and job.name != "prepare":
+        raise usage(f"--force belongs to prepare, and replaces a dataset; {job.name} replaces nothing")
     if line.into and job.name != "export":
         raise usage(f"--into belongs to export, not to {job.name}")
     if line.choices and job.name != "evaluate":

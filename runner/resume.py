@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from runner.arguments import CommandLine
 from runner.checkout import find_checkout, volumes
+from runner.cloud.account import need_token
 from runner.command_request import command_of_run
 from runner.errors import RunnerError, usage
 from runner.experiment_resume import resume_experiment
@@ -31,12 +32,19 @@ def resume_request(
         raise usage(f"'{wrong[0]}' is no key=value; `runner resume` takes up one run")
     run = line.name or ""
     found = find_run(env, run)
+    if found.state.is_copy and on is None:
+        raise RunnerError(
+            f"run '{run}' was last in the cloud, which does not answer for it; to go on from the copy that was "
+            f"pulled: `runner resume {run} --on host`"
+        )
     if found.state.job == EXPERIMENT.name:
         return resume_experiment(env, line, found, overrides, on, more)
     if found.state.job not in WITH_RUN:
         raise usage(f"run '{run}' is a {found.state.job}, which has nothing to take up; start it again")
     checkout = find_checkout(env.cwd)
     target = open_target(on, env, checkout) if on else found.target
+    if target.name == "cloud":
+        need_token(env.environ)
     given = dict(more)
     if target.name != "cloud":
         line = replace(line, gpu=_number(given.pop("gpu", None)))

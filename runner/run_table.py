@@ -10,42 +10,67 @@ from job.results import in_short
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
 
+PULLED = "; the copy that was pulled"
 SHORT, LONG = 40, 200  # characters of an experiment's result
+
+
+# Where a terminal is too narrow these go, the first first; the others stay, and stay whole.
+LESS = ("gpu", "target", "job", "age", "estimated", "cost", "result")
+RIGHT = ("step", "loss", "cost", "estimated", "age")
+GAP = 2  # blanks between columns
 
 
 def show_runs(states: Sequence[RunState], env: Environment) -> None:
     """Print the table on stdout: it is data."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("run", "job", "target", "gpu", "status"):
-        table.add_column(title, no_wrap=True)
-    for title in ("step", "loss", "cost", "estimated", "age"):
-        table.add_column(title, no_wrap=True, justify="right")
-    results = any(state.result for state in states)
-    if results:
-        table.add_column("result", no_wrap=True)
-    for state in states:
-        table.add_row(
-            state.run,
-            state.job,
-            state.target,
-            state.gpu or "-",
-            state.status,
-            step(state),
-            "-" if state.loss is None else f"{state.loss:.4f}",
-            dollars(state.cost),
-            dollars(state.estimated_cost),
-            age(state.started),
-            *([in_short(state.result, SHORT)] if results else []),
-        )
-    env.print_table(table, data=True)
+    columns = fitting(columns_of(states), env.console(data=True).width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    for title in columns:
+        table.add_column(title, no_wrap=True, justify="right" if title in RIGHT else "left")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    env.print_table(table, data=True, least=_width(columns))
+
+
+def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
+    """The table by its titles, without the columns in which no run has anything."""
+    found = {
+        "run": [state.run for state in states],
+        "job": [state.job for state in states],
+        "target": [where(state) for state in states],
+        "gpu": [state.gpu or "-" for state in states],
+        "status": [state.status for state in states],
+        "step": [step(state) for state in states],
+        "loss": ["-" if state.loss is None else f"{state.loss:.4f}" for state in states],
+        "cost": [dollars(state.cost) for state in states],
+        "estimated": [dollars(state.estimated_cost) for state in states],
+        "age": [age(state.started) for state in states],
+        "result": [in_short(state.result, SHORT) for state in states],
+    }
+    return {title: cells for title, cells in found.items() if not {*cells} <= {"", "-"}}
+
+
+def fitting(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """The columns that a terminal of ``width`` characters has room for."""
+    kept = dict(columns)
+    for title in LESS:
+        if _width(kept) <= width:
+            break
+        kept.pop(title, None)
+    return kept
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    from rich.cells import cell_len
+
+    return sum(max(map(cell_len, [title, *cells])) + GAP for title, cells in columns.items())
 
 
 def rows(state: RunState) -> list[tuple[str, str]]:
     """The facts of one run, for ``runner status``."""
     found = [
-        ("run", f"{state.run} ({state.job} on {state.target})"),
+        ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
         ("status", state.status),
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
@@ -58,6 +83,11 @@ def rows(state: RunState) -> list[tuple[str, str]]:
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
+
+
+def where(state: RunState) -> str:
+    """The target; of the cloud alone there are copies here."""
+    return f"{state.target} (copy)" if state.is_copy else state.target
 
 
 def dollars(amount: float | None) -> str:

@@ -69,9 +69,11 @@ class Environment:
         """A yes or no from the terminal; no is the default."""
         return click.confirm(question, default=False, err=True)
 
-    def print_table(self, table: Table, *, data: bool = False) -> None:
-        """A rich table as talk, or as ``data``; no blanks are left at the ends of its lines."""
+    def print_table(self, table: Table, *, data: bool = False, least: int = 0) -> None:
+        """A rich table as talk, or as ``data``; no blanks are left at the ends of its lines. Where the terminal
+        has fewer columns than ``least``, it may break the lines, and no value is cut off."""
         console = self.console(data=data)
+        console.width = max(console.width, least)
         with console.capture() as capture:
             console.print(table)
         lines = (line.rstrip() for line in capture.get().splitlines())
@@ -81,9 +83,15 @@ class Environment:
         """A rich console for talk, or for ``data``; plain and as wide as it needs off a terminal."""
         from rich.console import Console
 
+        class Piped(Console):
+            """Leaves the end of a pipe to the command line, as all else does that prints."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
         stream = sys.stdout if data else sys.stderr
         on_terminal = self.terminal if self.terminal is not None else _is_tty(stream)
-        return Console(
+        return Piped(
             file=stream,
             force_terminal=on_terminal,
             no_color=not self.color,

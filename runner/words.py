@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from runner.errors import did_you_mean, usage
 from runner.jobs import JOBS
+from runner.mistyped import with_blanks
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ def sort_words(
     What contains ``=`` is an override, a job's name the job, a path or a known name the recipe.
     Raises RunnerError (exit code 2) for a word that is none of them and for a second job or recipe.
     """
+    if blanks := with_blanks(words):
+        raise usage(f"'{blanks[0]}': a setting is one word; write {blanks[1]}")
     if any(word in JOBS and JOBS[word].measures for word in words):
         words = [word for word in words if word != "bench"]  # `bench roofline` says what it is
     jobs = [word for word in words if word in JOBS]
@@ -35,6 +38,9 @@ def sort_words(
         if word.endswith(".py"):
             raise usage(f"{word} is no recipe; an experiment is started by the word run: run {word}")
         if word not in recipes and not looks_like_path(word):
+            before = words[max(0, words.index(word) - 1)]
+            if before.endswith("="):
+                raise usage(f"'{before} {word}': a setting is one word; write {before}{word}")
             raise usage(_unknown(word, recipes, runs()))
     if len(jobs) > 1:
         raise usage(f"two jobs, '{jobs[0]}' and '{jobs[1]}'; start them one after the other")

@@ -229,9 +229,32 @@ class TestMakefile:
         (tmp_path / "pyproject.toml").write_text(pyproject.replace("torch==", "torch==9."))
         (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
         lines = make("--dry-run", "-C", str(tmp_path), "train").stdout.splitlines()
-        installs = [line for line in lines if " install " in line and ".venv/bin/pip" in line]
+        installs = [line for line in lines if ".venv/bin/python -m pip install" in line]
         assert "torch==9." in installs[0]
         assert "'.[train]'" in installs[1]
+
+    def test_a_checkout_that_was_moved_installs_itself_again_and_starts(self, tmp_path):
+        """Its Python only notes how it is called: what is installed needs the network."""
+        first, second = tmp_path / "first", tmp_path / "second"
+        (first / ".venv" / "bin").mkdir(parents=True)
+        for name in ("Makefile", "pyproject.toml"):
+            (first / name).write_bytes((ROOT / name).read_bytes())
+        (first / ".venv" / "bin" / "pip").touch()
+        python = first / ".venv" / "bin" / "python"
+        python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+        python.chmod(0o755)
+
+        def calls(checkout: Path) -> list[str]:
+            (checkout / "calls").unlink(missing_ok=True)
+            assert make("-C", str(checkout), "train").returncode == 0
+            return [" ".join(line.split()[:3]) for line in (checkout / "calls").read_text().splitlines()]
+
+        installs = ["-m pip install", "-m pip install"]
+        assert calls(first) == [*installs, "-m runner host"]
+        assert calls(first) == ["-m runner host"]
+        first.rename(second)
+        assert calls(second) == [*installs, "-m runner host"]
+        assert calls(second) == ["-m runner host"]
 
     @pytest.mark.parametrize(
         ("script", "message"),

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from runner.checkout import INSTALLED
 from runner.checks.finding import Finding, Scene
-from runner.cloud.account import check_reachable, is_set_up
+from runner.cloud.account import is_set_up
+from runner.cloud.servers import check_reachable
 from runner.errors import RunnerError
 
 ORDER = 80
@@ -35,7 +36,11 @@ def check(scene: Scene) -> Iterator[Finding]:
     try:
         said = json.loads(answer.out)
     except ValueError:
-        yield Finding("warning", f"Modal can't be asked: {answer.last_line}", "pip install --upgrade modal")
+        yield Finding(
+            "warning",
+            f"Modal can't be asked: {answer.last_line}",
+            f"{sys.executable} -m pip install --upgrade modal",
+        )
         return
     if said["problem"]:
         message, _, remedy = said["problem"].partition("; ")

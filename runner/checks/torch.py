@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from runner.checks.finding import Finding, Scene
+from runner.extras import install_line
 
 ORDER = 40
 
@@ -20,7 +21,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         yield Finding(
             "note",
             "torch is not installed in this Python, so `runner host` can't train; `runner local` can",
-            "pip install '.[train]'",
+            install_line("train"),
         )
 
 
@@ -29,14 +30,14 @@ def _sees_gpus(scene: Scene) -> Finding:
     code = "import torch; print(torch.cuda.device_count(), torch.__version__, torch.version.cuda)"
     answer = scene.machine.call([sys.executable, "-c", code], patience=60)
     if answer.code != 0:
-        return Finding("error", f"torch can't be imported: {answer.last_line}", "pip install '.[train]'")
+        return Finding("error", f"torch can't be imported: {answer.last_line}", install_line("train"))
     count, version, cuda = answer.out.split()
     if int(count) == 0:
         why = "it is a build without CUDA" if cuda == "None" else f"the driver may be too old for CUDA {cuda}"
         return Finding(
             "warning",
             f"torch {version} sees no GPU ({why}), so `runner host` trains on the CPU",
-            "pip install --force-reinstall torch, or a newer NVIDIA driver",
+            f"{sys.executable} -m pip install --force-reinstall torch, or a newer NVIDIA driver",
         )
     return Finding(
         "ok", f"torch {version} sees {count} GPU{'s' * (int(count) > 1)}: `runner host` trains on cuda"

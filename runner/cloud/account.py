@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from runner.errors import RunnerError
 
-SERVER = "https://api.modal.com"
-PATIENCE = 1.5  # seconds for a connection: who lists the runs of this machine must not wait for a network
+NO_TOKEN = "there is no Modal token here"
 
 
 def config_file(environ: Mapping[str, str]) -> Path:
@@ -31,21 +28,16 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
         return False
 
 
+def need_token(environ: Mapping[str, str], otherwise: str = "") -> None:
+    """RunnerError where there is none, before a network is looked for that would be of no use. ``otherwise``: what to
+    type in its place."""
+    if not is_set_up(environ):
+        raise RunnerError(f"{NO_TOKEN}; type: modal token new{f'   ({otherwise})' if otherwise else ''}")
+
+
 def account_name(environ: Mapping[str, str]) -> str:
     """A name that differs between accounts, profiles and environments, and tells no token."""
     parts = [
         environ.get(f"MODAL_{name}", "") for name in ("SERVER_URL", "TOKEN_ID", "PROFILE", "ENVIRONMENT")
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def check_reachable(environ: Mapping[str, str]) -> None:
-    """RunnerError within PATIENCE seconds where there is no way to Modal; the client would try for a minute."""
-    if any(environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return  # the way is the proxy's business
-    server = urlsplit(environ.get("MODAL_SERVER_URL") or SERVER)
-    port = server.port or (443 if server.scheme == "https" else 80)
-    try:
-        socket.create_connection((server.hostname or "", port), PATIENCE).close()
-    except OSError as error:
-        raise RunnerError(f"Modal can't be reached ({error}); check the network") from error

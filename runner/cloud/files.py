@@ -13,6 +13,22 @@ from runner.cloud.volumes import VolumeFiles, open_files, open_volume
 from runner.targets.protocol import Entry
 
 
+class NoFiles:
+    """``Files`` where nothing can be looked at."""
+
+    def size(self, path: str) -> int | None:
+        """None."""
+        return None
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Raises FileNotFoundError."""
+        raise FileNotFoundError(path)
+
+    def entries(self, path: str = "") -> Iterator[Entry]:
+        """Raises FileNotFoundError."""
+        raise FileNotFoundError(path)
+
+
 class LateFiles:
     """``Files`` over the volume ``name``."""
 

@@ -6,6 +6,7 @@ and no name is ever replaced by another.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from runner.errors import did_you_mean, usage
@@ -51,7 +52,7 @@ def parse_gpus(text: str) -> Gpus:
         name, colon, number = word.strip().partition(":")
         name = name.upper()
         if name not in MOST:
-            raise usage(f"Modal has no GPU '{word.strip()}'{guess(name)}")
+            raise usage(f"Modal has no GPU '{word.strip()}'{_with_number(name) or guess(name)}")
         if colon and not number.isdigit():
             raise usage(f"'{word.strip()}' names no number of GPUs; write {name}:2")
         count = int(number) if colon else 1
@@ -67,6 +68,15 @@ def parse_gpus(text: str) -> Gpus:
             f"write {','.join(f'{name}:{counts[0]}' for name in names)}"
         )
     return Gpus(tuple(names), counts[0])
+
+
+def _with_number(word: str) -> str:
+    """``; did you mean 'H100:8'?`` for the H100x8, H100-8 or 8xH100 of other clouds."""
+    match = re.fullmatch(r"(?P<name>.+?)[X*/-](?P<count>[1-8])|(?P<first>[1-8])[X*](?P<last>.+)", word)
+    if match is None:
+        return ""
+    name, count = match["name"] or match["last"], match["count"] or match["first"]
+    return f"; did you mean '{name}:{count}'?" if int(count) <= MOST.get(name, 0) else ""
 
 
 def guess(name: str) -> str:

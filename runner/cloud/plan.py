@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 
 from job.recipe import Recipe
 from runner.cloud import prices
-from runner.cloud.durations import in_words
+from runner.cloud.durations import in_dollars, in_words
 from runner.cloud.estimate import training_seconds
 from runner.cloud.fit import fit, fits, smallest
 from runner.cloud.options import WITHOUT_GPU, Options
+from runner.cloud.prospects import refuse_too_large, warnings
 from runner.errors import usage
 from runner.plan import Facts, Plan, make_plan, with_notes
 from runner.request import Request
 
 MASTER_PORT = 29500  # torch's own default
 PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options
+NO_ACCOUNT = "no Modal token here, so what is there was not looked up; `modal token new` makes one"
 MODALS = " (Modal's)"  # behind the name of a secret that Modal keeps
 
 
@@ -28,7 +30,6 @@ class CloudFacts(Facts):
     why_build: str = ""
     seconds: float = 0.0
     cost: float = 0.0
-    account: bool = True
     live: prices.Prices | None = None  # what Modal says that this account pays
 
 
@@ -64,7 +65,8 @@ def cloud_plan(
         ("price", _price(hourly, table.source)),
         ("estimate", _estimate(seconds, hourly, facts)),
         ("cap", _cap(options, facts)),
-        ("account", "" if facts.account else "no Modal token here; `modal token new` makes one"),
+        ("warning", _warning(seconds, hourly, options, facts, request)),
+        ("account", "" if facts.account else NO_ACCOUNT),
     ]
     return with_notes(plan, *notes, question=_question(seconds, hourly, options, facts))
 
@@ -75,12 +77,10 @@ def _check(request: Request, facts: CloudFacts, options: Options) -> None:
             f"{request.job.name} writes to this terminal and keeps no log; leave --detach away, "
             f"or write it to a file: runner cloud {request.job.name} --name {request.run} > text.txt"
         )
-    if not request.job.has_run or (
-        facts.step is not None
-        and request.settings is not None
-        and facts.step >= request.settings.train.max_steps
-    ):
+    if not request.job.has_run or _is_trained(request, facts):
         return
+    if request.job.name == "train" and request.settings is not None:
+        refuse_too_large(request.settings, options)
     if facts.seconds >= options.timeout:
         raise usage(
             f"run '{request.run}' has used {in_words(facts.seconds)} of its {in_words(options.timeout)}; "
@@ -88,9 +88,15 @@ def _check(request: Request, facts: CloudFacts, options: Options) -> None:
         )
     if options.max_cost is not None and facts.cost >= options.max_cost:
         raise usage(
-            f"run '{request.run}' has cost ${facts.cost:.2f} of its ${options.max_cost:.2f}; "
+            f"run '{request.run}' has cost {in_dollars(facts.cost)} of its {in_dollars(options.max_cost)}; "
             f"give it more: --max-cost {math.ceil(2 * options.max_cost)}"
         )
+
+
+def _is_trained(request: Request, facts: CloudFacts) -> bool:
+    """Whether the run only shows what it came to."""
+    steps = request.settings.train.max_steps if request.settings is not None else None
+    return facts.step is not None and steps is not None and facts.step >= steps
 
 
 def _on_nodes(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
@@ -191,16 +197,28 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts:
     if seconds is None:
         return ""
     spans = [
-        f"{in_words(span)}, ${span / 3600 * hourly[name]:.2f}{f' on {name}' if len(seconds) > 1 else ''}"
+        f"{in_words(span)}, {in_dollars(span / 3600 * hourly[name])}{f' on {name}' if len(seconds) > 1 else ''}"
         for name, span in seconds.items()
     ]
     return f"about {'; '.join(spans)} (from its FLOPs; after 50 steps the run says what it really is)"
 
 
+def _warning(
+    seconds: dict[str, float] | None,
+    hourly: dict[str, float],
+    options: Options,
+    facts: CloudFacts,
+    request: Request,
+) -> str:
+    if seconds is None or _is_trained(request, facts):
+        return ""
+    return warnings(seconds, hourly, options, facts.cost, facts.seconds)
+
+
 def _cap(options: Options, facts: CloudFacts) -> str:
-    spent = f", ${facts.cost:.2f} spent in {facts.attempts} attempts" if facts.attempts else ""
+    spent = f", {in_dollars(facts.cost)} spent in {facts.attempts} attempts" if facts.attempts else ""
     money = (
-        f"${options.max_cost:.2f}, then it writes a checkpoint and ends"
+        f"{in_dollars(options.max_cost)}, then it writes a checkpoint and ends"
         if options.max_cost
         else "none in dollars"
     )
@@ -216,5 +234,5 @@ def _question(
         most = min(most, max(0.0, options.max_cost - facts.cost))
     if seconds is not None:
         about = max(span / 3600 * hourly[name] for name, span in seconds.items())
-        return f"This will cost about ${min(about, most):.2f}, ${most:.2f} at most. Start it?"
-    return f"This costs ${dearest:.2f} an hour, ${most:.2f} at most. Start it?"
+        return f"This will cost about {in_dollars(min(about, most))}, {in_dollars(most)} at most. Start it?"
+    return f"This costs ${dearest:.2f} an hour, {in_dollars(most)} at most. Start it?"

@@ -136,6 +136,8 @@ def judge(run: CloudRun, call: CallState, began: bool) -> str:
     status = run.record.status if run.record else "running"
     if call.alive:
         return "running" if began and status == "running" else "starting"
+    if status == "finished":  # an attempt that the job refused, or that never came so far, takes nothing back
+        return status
     code = run.ledger.status if run.ledger.call == run.call else None
     if code is None and call.value is not None:
         code = call.value.get("status")

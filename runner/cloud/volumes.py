@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from job.locations import VOLUMES
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Patience, Unavailable
+from runner.cloud.servers import check_known, unreachable
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.targets.protocol import Entry
 
@@ -55,8 +54,9 @@ def _look_up(volume: str, environ: Mapping[str, str], create: bool) -> modal.Vol
     name = modal_name(volume, environ)
     import modal
     from modal import exception
+    from modal.config import config
 
-    _look_for_server()
+    check_known(str(config.get("server_url")))
     found = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
     def hydrate() -> modal.Volume:
@@ -67,22 +67,18 @@ def _look_up(volume: str, environ: Mapping[str, str], create: bool) -> modal.Vol
             return found
         except Unavailable as error:
             if isinstance(error.__cause__, exception.ConnectionError):  # the client has tried for a minute
-                raise RunnerError(_unreachable(str(error))) from error
+                raise RunnerError(unreachable(str(error))) from error
             raise
 
     try:
         return Patience().ask(hydrate)
     except Unavailable as error:
-        raise RunnerError(_unreachable(str(error))) from error
+        raise RunnerError(unreachable(str(error))) from error
     except RunnerError as error:
         cause = error.__cause__
         if isinstance(cause, exception.InvalidError) and "version" in str(cause):
             raise RunnerError(_old_version(name, volume)) from cause
         raise
-
-
-def _unreachable(why: str) -> str:
-    return f"Modal can't be reached: {why.rstrip('.')}; check the network and type the same again"
 
 
 def _old_version(name: str, volume: str) -> str:
@@ -233,19 +229,3 @@ def _inside(path: str) -> str:
     if ".." in parts:
         raise usage(f"{path} leaves the volume; give a path inside it")
     return "/".join(parts)
-
-
-def _look_for_server() -> None:
-    """Raise RunnerError at once where the server's name can't be resolved: the client would try for a minute.
-
-    Behind a proxy names are the proxy's business.
-    """
-    from modal.config import config
-
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return
-    host = urlparse(str(config.get("server_url"))).hostname or ""
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise RunnerError(_unreachable(f"{host} is unknown here ({error.strerror})")) from error

@@ -1,15 +1,18 @@
 """Run a job on Modal: the same image, the same command, GPUs by the second.
 
 \b
-JOB is prepare, train (default), sample, evaluate or export; RECIPE a path or
-a name from configs/ (default quickstart); key=value overrides a setting of it.
-In any order:
-\b
+JOB is train (default), prepare, sample, evaluate, export or roofline; or
+run FILE, an experiment (docs/experiments.md); or pipeline FILE.
+RECIPE is a path or a name from configs/ (default quickstart); key=value
+overrides a setting of it. In any order:
   runner cloud --gpu H100:8 gpt2_124m --max-cost 25
   runner cloud prepare shakespeare_char
   runner cloud --gpu H100,A100-80GB lr=1e-3 --name try --detach
   runner cloud sample --name try prompt="def "
+  runner cloud run my_gpt.py --gpu L4
+  runner cloud pipeline configs/nanogpt_shakespeare.yaml
 
+\b
 Or any command in any folder, as a run like the others (docs/commands.md):
   runner cloud --gpu H100 --dir ../nanoGPT --keep out=checkpoints -- python train.py
 

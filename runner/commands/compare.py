@@ -39,6 +39,8 @@ def command(env: Environment, runs: tuple[str, ...], axis: Any, png: str | None,
         raise usage("give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them")
     if png:
         need_matplotlib()
+        if not (folder := (env.cwd / png).parent).is_dir():
+            raise usage(f"--png {png}: there is no folder {folder}; make it first, or choose another")
         if (env.cwd / png).exists() and not is_png(env.cwd / png):
             raise usage(f"{png} is there and is no PNG; choose another name with --png")
     histories = read_runs(env, runs)

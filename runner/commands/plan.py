@@ -47,12 +47,17 @@ def command(
     from runner.cloud.gpus import Gpus, parse_gpus
     from runner.cloud.price_file import current_prices
     from runner.cloud.prices import BUILT_IN
+    from runner.errors import usage
     from runner.request import find_recipe
     from runner.words import sort_words
 
     checkout = find_checkout(env.cwd)
     known = recipes(checkout)
     sorted_words = sort_words(words, known)
+    if sorted_words.job != "train":
+        raise usage(
+            f"a plan compares GPUs for training, and {sorted_words.job} is another job; leave it away"
+        )
     recipe = load(find_recipe(sorted_words, known, checkout, env.cwd), sorted_words.overrides)
     gpus = [parse_gpus(word) for word in gpu.split(",")] if gpu else [Gpus((name,)) for name in ALL]
     prices = current_prices(checkout, env.environ, _ask(env) if live else BUILT_IN)
@@ -66,8 +71,9 @@ def command(
 
 def _ask(env: Environment) -> Prices:
     """Raises RunnerError where Modal gives no rates."""
-    from runner.cloud.account import check_reachable, is_set_up
+    from runner.cloud.account import is_set_up
     from runner.cloud.rates import live_prices
+    from runner.cloud.servers import check_reachable
     from runner.errors import RunnerError
 
     if not is_set_up(env.environ):

@@ -34,11 +34,11 @@ def command(
 ) -> int:
     from runner.sync.confirm import confirm
     from runner.sync.outcome import outcome_json, say_outcome, show_plan
-    from runner.sync.place import open_place
+    from runner.sync.place import local_folder, open_place
     from runner.sync.push import Push, find_source, remote_path
 
+    source = find_source(local_folder(env, volume), volume == "checkpoints", path, env.cwd)
     place = open_place(env, volume, create=not dry_run)
-    source = find_source(place, path, env.cwd)
     remote = remote_path(place, source, to)
     push = Push(place, source, remote, everything)
     if dry_run:

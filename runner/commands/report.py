@@ -31,6 +31,8 @@ def command(env: Environment, run: str, into: str | None) -> int:
     path = env.cwd / name
     if name != "-" and path.is_dir():
         raise usage(f"{name} is a folder; type: runner report {run} --into {name.rstrip('/')}/{run}.html")
+    if name != "-" and not path.parent.is_dir():
+        raise usage(f"--into {name}: there is no folder {path.parent}; make it first, or choose another")
     if name != "-" and path.exists() and not is_report(path):
         raise usage(f"{name} is there and is no report; choose another name with --into")
     (history,) = read_runs(env, [run], all_samples=True)

@@ -17,13 +17,11 @@ from runner.terminal import Environment
 @YES
 @click.pass_obj
 def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool) -> int:
-    import time
-
     from runner.errors import usage
+    from runner.sync.at_work import is_at_work
     from runner.sync.confirm import confirm
     from runner.sync.place import nothing_there, open_place
     from runner.sync.progress import bytes_in_words, count
-    from runner.sync.push import AT_WORK_SECONDS
 
     place = open_place(env, volume)
     path = path.strip("/")
@@ -39,7 +37,7 @@ def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool
     files = [entry for entry in found if entry.kind != "directory"]
     facts = [f"{volume}/{path}: {count(len(files), 'file')}, {bytes_in_words(sum(f.size for f in files))}"]
     beats = [f.modified for f in files if f.path == f"{path}/heartbeat"]
-    if place.has_runs and beats and time.time() - beats[0] < AT_WORK_SECONDS:
+    if place.has_runs and is_at_work(place.files, path, beats[0] if beats else None):
         facts.append(f"run {path} is at work")
     if not confirm(env, facts, "delete it from the cloud for good", yes):
         return 103

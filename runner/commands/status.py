@@ -33,7 +33,6 @@ def command(env: Environment, run: str, as_json: bool) -> int:
         for line in found.target.output(run, 10):
             env.say(f"  {line}")
     if state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:
-        env.say(
-            f"`runner resume {run}` goes on from its newest checkpoint; `runner logs {run}` shows its log"
-        )
+        resume = f"runner resume {run}" + (" --on host" if state.is_copy else "")
+        env.say(f"`{resume}` goes on from its newest checkpoint; `runner logs {run}` shows its log")
     return 0

@@ -20,6 +20,10 @@ def command(env: Environment, run: str, now: bool) -> int:
     from runner.jobs import WITH_RUN
 
     found = find_run(env, run)
+    if found.state.is_copy:
+        raise RunnerError(
+            f"run '{run}' was last in the cloud, which does not answer for it; here is only the copy that was pulled"
+        )
     if not found.state.alive:
         env.say(f"run '{run}' is not at work; it is {found.state.status}")
         return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError
+from runner.extras import install_line
 from runner.history.curve import Axis, Curve, thinned
 from runner.history.numbers import AXIS_LABEL, on_axis
 
@@ -43,7 +44,7 @@ def need_matplotlib() -> None:
 
     if find_spec("matplotlib") is None or find_spec("jinja2") is None:
         raise RunnerError(
-            "pictures are drawn by matplotlib, which is not installed; type: pip install '.[report]'"
+            f"pictures are drawn by matplotlib, which is not installed; type:\n  {install_line('report')}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from runner.extras import install_line
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.terminal import Environment
@@ -36,7 +37,7 @@ def show_outcome(env: Environment, record: SweepRecord, folder: Path, as_json: b
     if picture:
         env.say(f"plot: {picture}")
     elif find_spec("matplotlib") is None:
-        env.say("no picture: matplotlib is not installed; type: pip install '.[report]'")
+        env.say(f"no picture: matplotlib is not installed; type:\n  {install_line('report')}")
     best = record.best
     if best is not None:
         env.say(f"best: {best.run} with {in_words(best)}: {record.metric} {best.metric:.6g}")

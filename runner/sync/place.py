@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.checkout import find_checkout, volumes
+from runner.cloud.account import need_token
 from runner.cloud.volumes import VolumeFiles, modal_name, open_files
 from runner.errors import did_you_mean, not_found
 from runner.sync.journal import Journal
@@ -45,6 +46,7 @@ def open_place(env: Environment, volume: str, root: Path | None = None, create: 
     """The volume, made where it is missing with ``create``, and ``root`` (by default its folder of the
     checkout). Raises RunnerError."""
     folder = local_folder(env, volume)
+    need_token(env.environ)
     files = open_files(volume, env.environ, create)
     notes = volumes(find_checkout(env.cwd), env.environ).cache / ".sync"
     root = Path(os.path.abspath(root or folder))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from job.step_folders import LATEST, MANIFEST
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import not_found, usage
+from runner.sync.at_work import is_at_work
 from runner.sync.checkpoints import Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
 from runner.sync.outcome import Outcome
@@ -23,20 +24,16 @@ from runner.sync.upload import TRIES, Upload, batches
 from runner.sync.workers import Job, Missing, Workers
 from runner.terminal import Environment
 
-# A run whose heartbeat in the volume is younger than this, in seconds, is at work: it beats every 5 s, and a
-# volume shows it some seconds later.
-AT_WORK_SECONDS = 60.0
 
-
-def find_source(place: Place, typed: str, cwd: Path) -> Path:
-    """What ``typed`` means: a path from where it was typed, or one in the volume's folder here. In the
+def find_source(root: Path, has_runs: bool, typed: str, cwd: Path) -> Path:
+    """What ``typed`` means: a path from where it was typed, or one in the volume's folder ``root``. In the
     checkpoints a name is a run's. Raises RunnerError (102) where there is neither."""
-    seen, kept = cwd / Path(typed).expanduser(), place.root / typed
-    order = [kept, seen] if place.has_runs and "/" not in typed else [seen, kept]
+    seen, kept = cwd / Path(typed).expanduser(), root / typed
+    order = [kept, seen] if has_runs and "/" not in typed else [seen, kept]
     for path in order:
         if path.exists():
             return path.resolve() if path.is_symlink() else path
-    raise not_found(f"there is no {typed} here, and none in {place.root}; give the path of a file or folder")
+    raise not_found(f"there is no {typed} here, and none in {root}; give the path of a file or folder")
 
 
 def remote_path(place: Place, source: Path, to: str | None) -> str:
@@ -88,7 +85,7 @@ class Push:
             if there is not None and there > step:
                 found.append(f"run {run} is further in the cloud (step {there}, here {max(step, 0)})")
             beat = self.there.get(f"{run}/heartbeat")
-            if beat is not None and time.time() - beat.modified < AT_WORK_SECONDS:
+            if is_at_work(self.place.files, run, beat.modified if beat is not None else None):
                 found.append(f"run {run} is at work in the cloud")
         return found
 

@@ -20,7 +20,7 @@ from job.locations import VOLUMES, Locations
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
-from runner.cloud.files import LateFiles
+from runner.cloud.files import LateFiles, NoFiles
 from runner.cloud.given_folder import GivenFolder
 from runner.cloud.ledger import STOP
 from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
@@ -28,6 +28,7 @@ from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
 from runner.cloud.secrets import check_there
+from runner.cloud.servers import check_reachable
 from runner.cloud.volumes import modal_name
 from runner.command import Command, folder_name
 from runner.dotenv import secret_names
@@ -38,7 +39,7 @@ from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
 from runner.outcome import outcome
 from runner.plan import Facts, Plan, Volume
-from runner.request import Request
+from runner.request import Request, settings_begun_with
 from runner.setup import digest, setup_lines
 from runner.shipped import list_files
 from runner.targets.protocol import Files, RunState, Started
@@ -111,10 +112,7 @@ class Cloud:
 
     def start(self, plan: Plan) -> Started:
         """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
-        if not account.is_set_up(self.env.environ):
-            raise RunnerError(
-                "there is no Modal token here; type: modal token new   (or run it here: runner local)"
-            )
+        account.need_token(self.env.environ, "or run it here: runner local")
         options = from_pairs(plan.more)
         if PREPARE_FIRST in plan.more:
             self._prepare(plan, options)
@@ -233,9 +231,9 @@ class Cloud:
         """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
         if not account.is_set_up(self.env.environ):
             if image.was_built_here(self.locations.cache):
-                raise RunnerError("there is no Modal token here")
+                raise RunnerError(account.NO_TOKEN)
             return []
-        account.check_reachable(self.env.environ)
+        check_reachable(self.env.environ)
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
 
@@ -243,7 +241,7 @@ class Cloud:
         """How one run stands; None where the cloud has none of that name."""
         if not account.is_set_up(self.env.environ):
             return None
-        account.check_reachable(self.env.environ)
+        check_reachable(self.env.environ)
         found = self.read(run)
         if not found.is_of_cloud:
             return None
@@ -262,8 +260,9 @@ class Cloud:
         return calls.log(found.call, lines) if found.call else []
 
     def files(self, volume: str) -> Files:
-        """The volume on Modal, opened when it is read."""
-        return self._files[volume]
+        """The volume on Modal, opened when it is read. Without an account there is nothing in it: a plan is
+        made all the same, and says so."""
+        return self._files[volume] if account.is_set_up(self.env.environ) else NoFiles()
 
     def read(self, run: str) -> records.CloudRun:
         """The run's records on the volume."""
@@ -273,10 +272,11 @@ class Cloud:
         """What the volumes say of the run and of the dataset."""
         checkpoints, data = self._files["checkpoints"], self._files["data"]
         dataset = request.settings.data.dataset if request.settings else None
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(5) as pool:
             live = pool.submit(rates.live_prices)
             latest = pool.submit(checkpoints.text, f"{request.run}/latest")
             run = pool.submit(self.read, request.run)
+            before = pool.submit(settings_begun_with, checkpoints, request)
             ready = pool.submit(_is_ready, data, dataset) if dataset else None
         found, busy = run.result(), None
         writes = request.job.has_run or request.detach
@@ -294,7 +294,9 @@ class Cloud:
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+            "begun_with": before.result(),
             "finished": found.record is not None and found.record.status == "finished",
+            "record": found.record,
         }
 
     def _look_at_folder(self, command: Command) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from job.exit_status import ExitStatus
 from runner.checkout import volumes
 from runner.dotenv import secret_values
+from runner.extras import install_line
 from runner.facts import common_facts
 from runner.folder import Folder
 from runner.host_command import for_command, occupied
@@ -82,6 +83,7 @@ class Host:
             contained=False,
             gpus=None if sys.platform == "darwin" else len(Machine(self.env.environ).gpus),
             missing=tuple(module for module in request.job.needs if not self.has_module(module)),
+            remedy=install_line("train"),
             environment=tuple(variables.items()),
             occupied=occupied(request.command) if request.command else (),
         )

@@ -56,7 +56,7 @@ def start(volumes: Path, folder: Path) -> Iterator[Start]:
     def begin(*command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         set_by_the_image = Locations.current().environment()
         environ = {name: value for name, value in os.environ.items() if name not in set_by_the_image}
-        environ |= {"PYTHONPATH": str(ROOT), "RUN_LAUNCH": "{}"}
+        environ |= {"PYTHONPATH": str(ROOT), "RUN_LAUNCH": os.environ.get("RUN_LAUNCH", "{}")}
         environ |= {f"{name.upper()}_PATH": str(volumes / name) for name in ("data", "checkpoints", "cache")}
         environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
         words = ["--name", "r", "--folder", str(folder), *options, "--", *command]
@@ -107,6 +107,12 @@ class TestEnd:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
         assert process.communicate(timeout=60) == ("data\n", "talk\n")
 
+    def test_as_json_stdout_is_the_record_alone(self, start: Start) -> None:
+        process = start("python", "-c", "print('data'); raise SystemExit(3)", options=("--json",))
+        out, err = process.communicate(timeout=60)
+        assert json.loads(out)["result"] == {"exit_status": 3}
+        assert (process.returncode, err) == (3, "data\n")
+
     def test_lines_of_stdout_and_stderr_stay_whole_in_the_log(self, start: Start, volumes: Path) -> None:
         program = """
 import os, time
@@ -133,6 +139,14 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
         assert (process.returncode, record().status) == (1, "failed")
         assert "no program 'trane.py'" in err
         assert "write ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
+
+    def test_the_folder_of_a_training_is_not_taken_over(self, start: Start, record, volumes: Path) -> None:
+        folder = volumes / "checkpoints" / "r"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"name": "r", "job": "train", "status": "finished"}))
+        process = start("python", "-c", "print(1)")
+        assert "run 'r' is a train already" in process.communicate(timeout=60)[1]
+        assert (process.returncode, record().job, record().attempts) == (1, "train", [])
 
 
 class TestEnvironment:
@@ -209,6 +223,28 @@ class TestResume:
         assert "resuming" not in out_of(start(*self.WORDS, options=options))
         assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
         assert (place / "ckpt.pt").read_text() == "3"
+
+    def test_a_checkpoint_of_other_words_is_not_gone_on_from(
+        self, start: Start, folder: Path, record, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def launched(*words: str) -> None:
+            monkeypatch.setenv("RUN_LAUNCH", json.dumps({"command": {"words": words}}))
+
+        options = ("--resume-with=--init_from=resume", "--resume-if=out/ckpt.pt")
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        other, dies = (*self.WORDS, "--lr=2"), ("python", "-c", "raise SystemExit(1)")
+        launched(*self.WORDS)
+        out_of(start(*self.WORDS, options=options))
+        os.utime(folder / "out" / "ckpt.pt", (1e9, 1e9))
+        launched(*dies)
+        out_of(start(*dies, options=options), 1)
+        process = start(*dies, options=options)  # it wrote nothing: what is there is the first command's
+        assert (
+            "ckpt.pt is older than this run: it does not go on from it" in process.communicate(timeout=60)[1]
+        )
+        launched(*other)
+        assert "resuming" not in out_of(start(*other, options=options))
+        assert "resuming at 3" in out_of(start(*other, options=options))
 
 
 class TestKept:

@@ -135,7 +135,7 @@ def test_a_finished_run_is_left_alone_and_its_sample_shown(lab: Lab) -> None:
 
 def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
     lab.train("begun", "max_steps=20")
-    _, err = lab.train("begun", "max_steps=20", "lr=1e-3", status=ExitStatus.ERROR)
+    _, err = lab.train("begun", "max_steps=20", "lr=1e-3", status=ExitStatus.USAGE)
     assert "train.lr: 0.003 → 0.001" in err
     assert "--name" in err
     lab.train("begun", "max_steps=20", "log_every=2")  # what does not alter the computation may change

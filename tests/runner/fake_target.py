@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from job.runs import read_record
 from runner.folder import Folder
 from runner.launch_record import read_launch
 from runner.plan import Facts, Plan, Volume, make_plan, with_notes
@@ -40,6 +41,7 @@ class FakeTarget:
                 Volume(name, str(volumes / name), f"/vol/{name}") for name in ("data", "checkpoints", "cache")
             ),
             "step": newest_step(volumes / "checkpoints" / request.run),
+            "record": read_record(volumes / "checkpoints" / request.run),
         }
         return Facts(**{**facts, **self.has})
 

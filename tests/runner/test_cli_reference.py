@@ -10,6 +10,7 @@ import pytest
 
 from runner.cli import COMMANDS
 from runner.cli_reference import PAGE, page
+from runner.jobs import JOBS
 
 NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
 
@@ -28,6 +29,21 @@ def test_every_command_has_an_example(name: str) -> None:
 def test_every_option_says_what_it_does(name: str) -> None:
     command = import_module(f"runner.commands.{name}").command
     assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mark_of_clicks_is_left_in_a_text_nor_a_line_folded(name: str) -> None:
+    command = import_module(f"runner.commands.{name}").command
+    text = command.get_help(click.Context(command, info_name=name, terminal_width=80))
+    assert "\b" not in text
+    assert not any(line.strip() == "" and line for line in text.splitlines())
+    assert not re.search(r"^ *[^` ].*[:,;)] runner (host|local|cloud) --", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["host", "local", "cloud"])
+def test_every_job_is_named(name: str) -> None:
+    text = import_module(f"runner.commands.{name}").command.help
+    assert [word for word in (*JOBS, "run FILE", "pipeline FILE") if word not in text] == []
 
 
 def test_lines_fit_a_terminal() -> None:

@@ -25,6 +25,8 @@ class TestWords:
         [
             ("--dir ../nano", "write it behind --"),
             ("--dir ../nano --", "write it behind --"),
+            ("--", "nothing to run stands behind --"),
+            ("lr=1e-3 -- ''", "nothing to run stands behind --"),
             ("--dir ../nano train -- python x.py", "'train' stands before the --"),
             ("--dir ../none -- python x.py", "../none: is not there"),
             ("--dir ../nano/train.py -- python x.py", "is a file"),
@@ -81,6 +83,46 @@ class TestWords:
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is another command" in result.stderr) == (2, True)
 
+    def test_the_name_of_another_kind_of_run_is_refused(self, type_, fake, folder: Path, make_run) -> None:
+        make_run("m1", step=100)
+        result = type_("runner host --name m1 --dir ../nano -- python train.py")
+        assert result.exit_code == 2
+        assert "run 'm1' is a train already; choose another name with --name" in result.stderr
+        make_run("nano-train", job="command")
+        make_run("mygpt", job="experiment")
+        assert "'nano-train' is a command already" in type_("runner host train --name nano-train").stderr
+        assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
+        assert fake.did == []
+
+    def test_a_folder_of_the_same_name_elsewhere_is_another_run(
+        self, type_, fake, folder: Path, make_run, tmp_path: Path
+    ) -> None:
+        make_folder(tmp_path / "b" / "nano")
+        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
+        make_run("nano-train", job="command", attempts=attempts)
+        result = type_("runner host --dir ../b/nano -- python train.py")
+        assert fake.plans[0].run == "nano-train-2"
+        assert f"nano-train is the same command in {folder}, another folder" in result.stderr
+        result = type_("runner host --name nano-train --dir ../b/nano -- python train.py")
+        assert result.exit_code == 2
+        assert f"folder: {folder} → {tmp_path / 'b' / 'nano'}" in result.stderr
+        (tmp_path / "link").symlink_to(folder)
+        assert type_("runner host --name nano-train --dir ../link -- python train.py").exit_code == 0
+
+    def test_a_folder_that_was_moved_goes_on_under_the_runs_name(
+        self, type_, fake, folder: Path, make_run, tmp_path: Path
+    ) -> None:
+        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
+        make_run("nano-train", job="command", attempts=attempts)
+        (tmp_path / "b").mkdir()
+        folder.rename(tmp_path / "b" / "nano")
+        result = type_("runner host --dir ../b/nano --dry-run -- python train.py")
+        assert "moved, go on with it: --name nano-train" in " ".join(result.stderr.split())
+        assert type_("runner host --name nano-train --dir ../b/nano -- python train.py").exit_code == 0
+        assert [plan.run for plan in fake.plans] == ["nano-train-2", "nano-train"]
+
 
 class TestPlan:
     def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
@@ -94,6 +136,11 @@ class TestPlan:
     def test_a_place_can_be_the_runs_own(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --keep 'out=checkpoints/{run}/out' -- python train.py")
         assert fake.plans[0].folder.kept[0].inside == "/vol/checkpoints/nano-train/out"
+
+    def test_json_is_asked_of_the_job(self, type_, fake, folder: Path) -> None:
+        type_("runner host --dir ../nano --json -- python train.py --json")
+        command = fake.plans[0].command
+        assert "--json" in command[: command.index("--")]
 
     def test_json_says_the_same(self, type_, folder: Path) -> None:
         plan = json.loads(type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout)

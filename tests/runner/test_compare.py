@@ -145,7 +145,7 @@ def test_a_run_that_is_not_there(type_, two) -> None:
 def test_without_matplotlib_it_says_what_to_install(type_, two, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = type_("runner compare warm cool --png x.png")
-    assert (result.exit_code, "pip install '.[report]'" in result.stderr) == (1, True)
+    assert (result.exit_code, "-m pip install 'Jinja2" in result.stderr) == (1, True)
     assert type_("runner compare warm cool").exit_code == 0
 
 
@@ -167,3 +167,20 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_r
     assert "read is the copy that was pulled" in result.stderr
     there = json.loads(result.stdout)["runs"][1]
     assert (there["target"], there["status"], there["cost"], there["step"]) == ("cloud", "finished", 4.0, 100)
+
+
+def test_no_folder_is_made_for_a_picture(type_, two, checkout: Path) -> None:
+    result = type_("runner compare warm cool --png no/such/x.png")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    result = type_("runner report warm --into no/such/x.html")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    assert not (checkout / "no").exists()
+
+
+@pytest.mark.parametrize("words", [("compare", "warm", "cool"), ("runs",), ("status", "warm")])
+def test_a_reader_that_leaves_is_no_error(make_run, spawn, words: tuple[str, ...]) -> None:
+    for name, lr in (("warm", 1e-2), ("cool", 1e-3)):
+        tell(make_run(name, step=100), lr=lr)
+    process = spawn(*words)
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -97,6 +98,18 @@ class TestRun:
         assert "lr: 0.1 → 0.2" in result.stderr
         make_run("warm")
         assert "run 'warm' is a train already" in type_("runner host run mine.py --name warm").stderr
+        assert fake.did == []
+
+    def test_a_file_that_was_edited_since_is_not_passed_off_for_what_ran(
+        self, mine: Path, type_: Callable[[str], Result], fake: FakeTarget, make_run: Callable[..., Path]
+    ) -> None:
+        ran = {"path": "mine.py", "sha256": hashlib.sha256(MINE.encode()).hexdigest()}
+        make_run("mine", job="experiment", arguments={"lr": 0.1, "steps": 3}, file=ran)
+        assert "edited" not in type_("runner host run mine.py").stderr
+        mine.write_text(MINE + "# other\n")
+        result = type_("runner host run mine.py")
+        assert "mine.py was edited since: that is the result of the file before" in result.stderr
+        assert "--name mine-2" in result.stderr
         assert fake.did == []
 
 

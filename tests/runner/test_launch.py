@@ -51,6 +51,40 @@ class TestPlan:
         assert "\x1b[3" not in type_("runner host --dry-run").stderr
 
 
+class TestPrepare:
+    def test_it_takes_what_corpus_prepare_takes(self, type_, fake) -> None:
+        assert type_("runner host prepare warm --shards 3 --force").exit_code == 0
+        assert fake.plans[0].command[2:] == (
+            "corpus.prepare",
+            "configs/warm.yaml",
+            "--shards",
+            "3",
+            "--force",
+        )
+
+    def test_a_published_dataset_stands_in_a_recipes_place(self, type_, fake) -> None:
+        fake.has = {"secrets": ("HF_TOKEN",)}
+        assert type_("runner host prepare fineweb10B --shards 9").exit_code == 0
+        (plan,) = fake.plans
+        assert plan.command[2:] == ("corpus.prepare", "fineweb10B", "--shards", "9")
+        assert (plan.run, plan.secrets) == ("prepare-fineweb10B", ("HF_TOKEN",))
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("train --shards 9", "write data.shards=9"),
+            ("--force", "--force belongs to prepare"),
+            ("prepare fineweb10B --source x", "leave --source x away"),
+            ("prepare fineweb10B val_fraction=0.5", "leave val_fraction=0.5 away"),
+            ("fineweb10B", "is neither a job"),
+            ("--force -- python x.py", "--force is not for a command"),
+        ],
+    )
+    def test_elsewhere_they_are_refused(self, type_, fake, line: str, said: str) -> None:
+        result = type_(f"runner host {line}")
+        assert (result.exit_code, said in result.stderr, fake.did) == (2, True, []), result.stderr
+
+
 class TestExitStatus:
     @pytest.mark.parametrize(
         ("job", "ours", "words"),
@@ -127,6 +161,12 @@ class TestMistakes:
             ("runner host prepare --gpu 2", "prepare runs in one process"),
             ("runner host --gpu 0", "0 is not in the range"),
             ("runner host --nme x", "No such option"),
+            ("runner plan sample", "sample is another job"),
+            ("runner host --lr 1e-3", "no option --lr; a setting of the recipe is written lr=1e-3"),
+            ("runner host --max-steps=5 warm", "is written max_steps=5"),
+            ("runner host --learning_rate 1", "is written train.lr=1"),
+            ("runner host LR=1e-3", "did you mean 'train.lr'?"),
+            ("runner host lr = 1e-3", "write lr=1e-3"),
             ("runner host --device gpu", "'gpu' is not one of"),
         ],
     )

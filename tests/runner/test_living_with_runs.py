@@ -13,6 +13,7 @@ from runner import run_log
 from runner.folder import Folder
 from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
 from runner.run_table import age
+from runner.sweep.record import SweepRecord, Trial
 from runner.targets.protocol import RunState, Started
 
 RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
@@ -37,12 +38,38 @@ class TestRuns:
         ]
         header, *lines = (line.split() for line in type_("runner runs").stdout.splitlines())
         assert header.index("estimated") == header.index("cost") + 1
-        assert {line[0]: line[-3:-1] for line in lines} == {"paid": ["$1.31", "$1.20"], "free": ["-", "-"]}
+        assert {line[0]: line[-2:] for line in lines} == {"paid": ["$1.31", "$1.20"], "free": ["-", "-"]}
         told = json.loads(type_("runner runs --json").stdout)
         assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
         assert (
             "$1.31, estimated at $1.20 before it began, at $1.33 in all" in type_("runner status paid").stdout
         )
+
+    @pytest.mark.parametrize(
+        ("width", "titles"),
+        [
+            (120, "run job target gpu status step loss age"),
+            (80, "run job target status step loss age"),
+            (60, "run job status step loss age"),
+            (40, "run status step loss"),
+            (20, "run status step loss"),
+        ],
+    )
+    def test_a_narrow_terminal_has_fewer_columns_and_whole_values(
+        self, type_, fake, env, monkeypatch: pytest.MonkeyPatch, width: int, titles: str
+    ) -> None:
+        common = {"gpu": "cpu, 2 threads", "max_steps": 300, "loss": 5.7012, "started": time.time() - 7300}
+        fake.states = [
+            RunState("nanogpt-lr1-warm", "train", "host", "unfinished", step=150, **common),
+            RunState("cc", "train", "host", "finished", step=300, **common),
+        ]
+        monkeypatch.setenv("COLUMNS", str(width))
+        env.terminal, env.environ = True, {**env.environ, "NO_COLOR": "1"}
+        header, _, line = type_("runner runs").stdout.splitlines()
+        assert header.split() == titles.split()
+        assert [word in line for word in ("nanogpt-lr1-warm", "unfinished", "150/300", "5.7012", "…")] == [
+            *(True, True, True, True, False)
+        ]
 
     def test_none_yet(self, type_) -> None:
         result = type_("runner runs")
@@ -162,6 +189,18 @@ class TestStatus:
         assert "there is no run 'wram'; did you mean 'warm'?" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "logs"])
+def test_a_sweeps_name_is_told_from_a_runs(type_, checkout, command: str) -> None:
+    trials = [Trial(number, f"s-00{number}", {}, "finished", metric=1.0 / number) for number in (1, 2)]
+    folder = checkout / "volumes" / "checkpoints" / "s"
+    folder.mkdir(parents=True)
+    SweepRecord("s", "host", "val_loss", "min", trials=trials).write(folder)
+    result = type_(f"runner {command} s")
+    assert result.exit_code == 102
+    assert "'s' is a sweep, whose runs are s-001 to s-002; name one of them" in result.stderr
+    assert "runner status s-002" in result.stderr
+
+
 class TestLogs:
     def test_all_or_the_end(self, type_, fake, make_run) -> None:
         fake.states = [RunState("warm", "train", "host", "finished")]
@@ -169,6 +208,14 @@ class TestLogs:
         assert type_("runner logs warm").stdout == "one\ntwo\nthree\n"
         assert type_("runner logs warm --tail 2").stdout == "two\nthree\n"
         assert type_("runner logs warm --tail 0").stdout == ""
+
+    @pytest.mark.parametrize(("tail", "shown"), [(0, ""), (1, "three\n"), (9, "one\ntwo\nthree\n")])
+    def test_the_end_of_the_last_day(self, type_, fake, make_run, tail: int, shown: str) -> None:
+        fake.states = [RunState("warm", "train", "host", "finished")]
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ")
+        text = "".join(f"{stamp}{word}\n" for word in ("one", "two", "three"))
+        (make_run("warm") / "log.txt").write_text(text)
+        assert type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
 
     def test_without_a_log(self, type_, fake, make_run) -> None:
         fake.states = [RunState("warm", "train", "host", "dead")]

@@ -13,6 +13,7 @@ from runner.pipeline import decide
 from runner.pipeline_config import load_pipeline
 from tests.runner.conftest import ROOT
 from tests.runner.nano_folder import make_folder
+from tests.waiting import wait_for
 
 PIPELINE = """\
 name: letters
@@ -126,9 +127,31 @@ class TestHost:
         out, err = spawn("host", "pipeline", "letters.yaml", "train.args=--max_iters=6").communicate(
             timeout=60
         )
-        assert "train: its command is another than last time" in err
-        assert "resuming at 4" in out
+        assert "train: its command is another than last time; it begins anew" in err
+        assert "from its beginning: it is another command than the last time" in err
+        assert "resuming" not in out
         assert out.endswith("6")
+
+    def test_a_stage_that_was_stopped_does_not_go_on_with_other_words(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        line = ("host", "pipeline", "letters.yaml", "train")
+        process = spawn(*line, "train.args=--max_iters=40 --pause=0.2")
+        ckpt = checkout / "volumes" / "checkpoints" / "nano" / "out" / "ckpt.pt"
+        wait_for(lambda: ckpt.exists() and ckpt.read_text() == "3")
+        process.terminate()
+        assert process.wait(60) == 101
+        left = ckpt.read_text()
+        process = spawn(*line, "train.args=--max_iters=5")
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+        assert "--max_iters=40 --pause=0.2\n→ python train.py --max_iters=4 --max_iters=5" in err
+        assert "`runner resume letters-train`" in err
+        assert ckpt.read_text() == left
+        out, err = spawn(*line, "train.args=--max_iters=5 --init_from=resume").communicate(timeout=60)
+        assert f"resuming at {left}" in out, err
 
     def test_it_ends_at_the_first_failure_and_goes_on_there(
         self, spawn, folder: Path, checkout: Path
@@ -164,6 +187,8 @@ class TestHost:
             (("pipeline",), "which pipeline?"),
             (("pipeline", "nothing.yaml"), "there is no pipeline nothing.yaml"),
             (("pipeline", "letters.yaml", "--detach"), "leave --detach away"),
+            (("pipeline", "letters.yaml", "--gpu", "2"), "--gpu is not for a pipeline"),
+            (("pipeline", "letters.yaml", "--keep", "out=data"), "--keep is a key of the pipeline's file"),
             (("pipeline", "letters.yaml", "--dir", "../none"), "say where it is: --dir"),
             (("pipeline", "letters.yaml", "--", "ls"), "before the --"),
         ],
@@ -179,3 +204,6 @@ def test_a_pipeline_is_no_recipe(type_, checkout: Path) -> None:
     (checkout / "configs" / "letters.yaml").write_text(PIPELINE)
     result = type_("runner host lettrs")
     assert "letters" not in result.stderr
+    result = type_("runner host configs/letters.yaml")
+    assert result.exit_code == 2
+    assert "is a pipeline; type: runner host pipeline configs/letters.yaml" in result.stderr

@@ -201,11 +201,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("facts", "request_", "message", "code"),
         [
-            ({"missing": ("torch",)}, {}, "pip install '.[train]'", 1),
+            ({"missing": ("torch",), "remedy": "pip install t"}, {}, "type:\n  pip install t\n", 1),
             ({"busy": "running on local"}, {}, "runner stop warm", 1),
             ({"gpus": 1}, {"gpus": 4}, "4 GPUs are asked for and local has 1", 2),
             ({"gpus": 0, "gpu_remedy": "do this"}, {"gpus": 2}, "has none; do this", 2),
-            ({}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
+            ({"contained": False}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
+            ({}, {"device": "mps"}, "which local does not see; type: runner host", 2),
             ({}, {"job": JOBS["sample"], "recipe": None}, "has no checkpoint yet", 102),
         ],
     )

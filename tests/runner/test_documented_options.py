@@ -1,0 +1,54 @@
+"""What the pages and the messages tell one to type can be typed: each option that they name exists."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+import click
+
+from runner.cli import COMMANDS
+from runner.jobs import JOBS
+from tests.runner.conftest import ROOT
+
+NAMES = {path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__"}
+TARGETS = ("host", "local", "cloud")
+LINE = re.compile(r"\brunner ([a-z]+)\b([^`|\"\n]*(?:\\\n[^`|\"\n]*)*)")
+BARE = re.compile(rf"`({'|'.join(JOBS)}) ([^`\n]*)`")  # `prepare --force`, on any target
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
+    path
+    for package in ("runner", "job", "corpus", "model", "experiment", "configs")
+    for path in sorted((ROOT / package).rglob("*"))
+    if path.suffix in (".py", ".yaml")
+]
+
+
+def options_of(command: str) -> set[str]:
+    params = import_module(f"runner.commands.{command}").command.params
+    found = {name for p in params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    return found | {"--help"}
+
+
+def named_in(text: str) -> list[tuple[str, str]]:
+    """Command and option, for each option that a line to be typed has before its --."""
+    lines = [(found[1], found[2]) for found in LINE.finditer(text) if found[1] in NAMES]
+    lines += [(target, f"{found[1]} {found[2]}") for found in BARE.finditer(text) for target in TARGETS]
+    return [(name, option) for name, words in lines for option in OPTION.findall(words.partition(" -- ")[0])]
+
+
+def test_every_option_that_is_named_exists() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)}: runner {name} {option}"
+        for path in FILES
+        for name, option in named_in(path.read_text(encoding="utf-8"))
+        if option not in options_of(name)
+    ]
+    assert missing == []
+
+
+def test_they_are_found() -> None:
+    text = "type `runner host prepare x --force` or `prepare --shards 9`, `runner cloud --gpu H100 -- a --b`"
+    assert ("host", "--force") in named_in(text)
+    assert ("local", "--shards") in named_in(text)
+    assert ("cloud", "--b") not in named_in(text)

@@ -1,0 +1,54 @@
+"""On this machine too, a run with other settings than it was begun with is refused before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from job.recipe import known_keys, load
+from job.runs import read_record
+from job.session import OtherSettings, refuse_changes
+from runner.commands import resume
+from runner.targets.host import Host
+from runner.terminal import Environment
+
+Type = Callable[[str], Result]
+MakeRun = Callable[..., Path]
+
+
+@pytest.mark.parametrize("line", ["runner host warm lr=1 --name warm", "runner resume warm lr=1"])
+@pytest.mark.parametrize("status", ["finished", "unfinished"])
+def test_the_plan_refuses_as_the_job_does(
+    line: str, status: str, type_: Type, env: Environment, checkout: Path, make_run: MakeRun
+) -> None:
+    folder = make_run("warm", step=50, status=status)
+    env.targets["host"] = Host(env, checkout, has_module=lambda name: True)
+    refused = type_(line)
+    assert refused.exit_code == 2
+    with pytest.raises(OtherSettings) as of_the_job:
+        refuse_changes(folder, load(folder / "recipe.yaml", ["lr=1"]))
+    assert refused.stderr == f"error: {of_the_job.value}\n"
+    assert "  train.lr: 0.0006 → 1.0\n" in refused.stderr
+    assert "`runner host RECIPE --name NEW-NAME`, with init_from=warm too" in refused.stderr
+    record = read_record(folder)
+    assert record is not None
+    assert record.status == status
+
+
+def test_a_free_setting_goes_on(type_: Type, env: Environment, checkout: Path, make_run: MakeRun) -> None:
+    make_run("warm", step=50, status="unfinished")
+    env.targets["host"] = Host(env, checkout, has_module=lambda name: True)
+    planned = type_("runner resume warm eval_every=5 --dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert "goes on from step 50 of 100" in planned.stderr
+
+
+def test_the_examples_of_resume_change_only_what_may_change() -> None:
+    lines = [line.split() for line in str(resume.__doc__).splitlines() if line.startswith("  runner resume")]
+    changed = {word.partition("=")[0] for line in lines for word in line if "=" in word}
+    free = {key.rpartition(".")[2] for key, is_free in known_keys().items() if is_free}
+    assert changed
+    assert changed <= free
