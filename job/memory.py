@@ -73,9 +73,9 @@ _KEPT = {
     ("modern", False): _Kept(80, last=16, mlp=33, again=30, logit=16, chunked=19, head=12, fixed=8),
     ("modern", True): _Kept(48, last=14.5, mlp=33, again=22, logit=16, chunked=22, head=12, fixed=8),
 }
-# torch.compile fuses the loss: measured on the CPU's Inductor 2.5 and 6.25 bytes a logit, gradients of the head
-# included; what it generates for a GPU may hold the logits and their gradient, both bfloat16, side by side.
-_COMPILED_LOGIT = {"gpt2": 4.0, "modern": 6.5}
+# torch.compile fuses the loss. By torch's allocator on a GPU that was played (docs/log.md), bytes a logit: at once 2.0, the
+# gradient in the logits' place; in chunks 3.8, both side by side.
+_COMPILED_LOGIT, _COMPILED_CHUNKED = 2.1, 4.0
 # Muon works on all matrices of one shape at once; bytes for each number of the largest stack, two hidden layers' wide.
 _MUON_STACK = 21
 
@@ -116,10 +116,11 @@ def training_memory(
         in_last += block
 
     if train.loss_chunk is None:
-        per_logit = _COMPILED_LOGIT[config.variant] if compiled else kept.logit
+        per_logit = _COMPILED_LOGIT if compiled else kept.logit
         logits = tokens * size.rows * per_logit
     else:  # the head's gradient is ready with the loss, beside what the newest chunk adds to it
-        logits = min(tokens, train.loss_chunk) * size.rows * kept.chunked
+        per_logit = _COMPILED_CHUNKED if compiled else kept.chunked
+        logits = min(tokens, train.loss_chunk) * size.rows * per_logit
         logits += (WORD + (HALF if bf16 else WORD)) * head + tokens * width * WORD
     loss = max(logits + tokens * width * kept.last, in_last)
     begins = weights + moments + gathered + copies + (gradients if keeps_gradients else 0)
