@@ -63,7 +63,7 @@ def parse_run(
     parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
     add_device(parser)
     if into:
-        parser.add_argument("--into", metavar="DIR", help="the run's folder hugging_face/ by default")
+        parser.add_argument("--into", metavar="DIR", help="the run's folder huggingface/ by default")
     if choices:
         parser.add_argument(
             "--choices", metavar="FILE", help="questions of multiple choice, a JSON line each"

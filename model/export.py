@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, "cpu")
-    into = Path(arguments.into) if arguments.into else trained.folder / "hugging_face"
+    into = Path(arguments.into) if arguments.into else trained.folder / "huggingface"
     export(trained.network, into, trained.tokenizer.eot)
     say(f"run {trained.folder.name}, step {trained.step}: GPT2LMHeadModel.from_pretrained reads it")
     print(into)
