@@ -45,10 +45,10 @@ def main(arguments: Namespace, results: Results) -> int:
 def compare(setup: Setup, arguments: Namespace) -> int:
     """The turns; each is a result, then one line for each contender."""
     results = setup.results
+    running = contenders(setup, arguments.only)
     if not any(setup.volumes.cache.glob("roofline/*")):
         with guarded(results, part="roofline"):
             setup.python("roofline", "-m", "bench.roofline", "--device", setup.device)
-    running = contenders(setup, arguments.only)
     micro_batch = arguments.peer_micro_batch
     tried: Measured | None = None
     if "nanogpt" in running and micro_batch is None:
