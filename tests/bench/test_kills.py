@@ -16,7 +16,9 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     outcome = Kills(tmp_path, seed=7).kill(10)
     assert outcome.kills == 10
     assert outcome.differences == []
-    assert len(outcome.found) >= 2  # they struck in several places; on a slow machine ten find two kinds of them
+    assert (
+        len(outcome.found) >= 2
+    )  # they struck in several places; on a slow machine ten find two kinds of them
 
     # One bit of the weights, one step's loss, and a step logged twice: each is seen.
     one, other = tmp_path / "unbroken_plain", tmp_path / "unbroken_again_plain"
