@@ -322,7 +322,7 @@ def test_text_that_is_no_utf8_is_located(
     [
         ("words", "documents", r"f\.txt: is a single document.*data\.split=tail"),
         ("", "tail", r"f\.txt: is empty"),
-        ("x", "tail", "too little text to split: it gives 0 training and"),
+        ("x", "tail", "too little text to split: it gives 0 training and 2 validation tokens"),
     ],
 )
 def test_what_cannot_be_split_says_so(
