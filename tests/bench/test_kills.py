@@ -13,12 +13,10 @@ from job.locations import Locations
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    outcome = Kills(tmp_path, seed=7).kill(10)
+    outcome = Kills(tmp_path, seed=1).kill(10)  # its first moments wait for signs of the preparation
     assert outcome.kills == 10
     assert outcome.differences == []
-    assert (
-        len(outcome.found) >= 2
-    )  # they struck in several places; on a slow machine ten find two kinds of them
+    assert len(outcome.found) >= 3  # they struck in several places
 
     # One bit of the weights, one step's loss, and a step logged twice: each is seen.
     one, other = tmp_path / "unbroken_plain", tmp_path / "unbroken_again_plain"
