@@ -60,9 +60,9 @@ def find_files(
         root = raw
     elif root.is_dir():
         paths = [p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())]
-        if binary := [path for path in paths if path.is_file() and _is_binary(path)]:
+        if binary := {path for path in paths if path.is_file() and _is_binary(path)}:
             report(f"left out, no text: {', '.join(p.relative_to(root).as_posix() for p in sorted(binary))}")
-            paths = [path for path in paths if path not in set(binary)]
+            paths = [path for path in paths if path not in binary]
     elif root.exists():
         paths, root = [root], root.parent
     else:

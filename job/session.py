@@ -76,9 +76,10 @@ class Session:
     """
 
     def __init__(self, folder: Path, recipe: Recipe | None, job: str, overrides: list[str]) -> None:
-        refuse_another_job(folder, job)
         if recipe is not None:
             refuse_changes(folder, recipe)
+        else:
+            refuse_another_job(folder, job)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder)

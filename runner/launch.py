@@ -102,7 +102,7 @@ def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
     status = outcome(code, _recorded(target, plan, started) if plan.has_run and code else None)
     if plan.job == "command" and status == ExitStatus.USAGE:
         status = ExitStatus.JOB_FAILED  # the 2 is the command's own word
-    begun = plan.has_run and target.launched(plan.run) is not None
+    begun = plan.has_run and (code == 0 or target.launched(plan.run) is not None)
     if status == ExitStatus.JOB_FAILED and plan.has_run and not begun:
         env.say("nothing was begun: mend what it says above, and type the same again")
         return ExitStatus.ERROR
