@@ -5,8 +5,8 @@
 
 The contenders take turns, `--repeats` times: the machine is the same for all. A step's time is taken with its
 loss read back, in each of them. The first turn compiles with an empty cache, if CACHE_PATH names none that holds
-something, the second with a warm one. nanoGPT's micro-batch is tried upward until it is no faster or out of memory, and the other peers take the same, or half of it
-where they run out of memory; --peer-micro-batch gives it instead.
+something, the second with a warm one. nanoGPT's micro-batch is tried upward until it is no faster or out of memory, and
+the other peers take the same, or half of it where they run out of memory; --peer-micro-batch gives it instead.
 """
 
 from __future__ import annotations
@@ -58,9 +58,8 @@ def compare(setup: Setup, arguments: Namespace) -> int:
     turns: dict[str, list[Measured]] = {name: [] for name in running}
     for turn in range(arguments.repeats):
         for name, contender in running.items():
-            if setup.has_time(
-                f"turn {turn + 1} of {name}", turns[name][-1].wall_seconds if turns[name] else None
-            ):
+            needs = turns[name][-1].wall_seconds if turns[name] else None
+            if setup.has_time(f"turn {turn + 1} of {name}", needs):
                 with guarded(results, part="speed", contender=name, turn=turn + 1):
                     results.say(f"turn {turn + 1}: {name}")
                     task = Task(f"{name}-{turn + 1}", arguments.steps, micro_batches[name])

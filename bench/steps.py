@@ -157,9 +157,8 @@ def nanogpt(checkout: Path, setup: Setup) -> Any:
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(
-        spec
-    )  # the compiler asks for it by name
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # the compiler asks for it by name
     spec.loader.exec_module(module)
     shape = setup.recipe.model
     torch.manual_seed(setup.recipe.train.seed)

@@ -16,7 +16,6 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from experiment import current, stopping
 from experiment.load import load_train
@@ -24,7 +23,7 @@ from experiment.output import Tee
 from job.command_line import run, say
 from job.exit_status import ExitStatus, UserError
 from job.locations import Locations
-from job.results import as_result, in_short
+from job.results import as_result, what_came
 from job.runs import RUN_NAME, RunRecord, read_record
 from job.same_experiment import JOB, other_experiment
 from job.session import RunRefused, Session
@@ -115,12 +114,8 @@ def _train(session: Session, path: Path, given: Mapping[str, Value], signature: 
         return _stopped(session, "")
     session.record.result = as_result(returned, say)
     session.end("finished", "finished")
-    say(f"run {name} is finished: {_what_came(session.record.result)}")
+    say(f"run {name} is finished: {what_came(session.record.result)}")
     return ExitStatus.DONE
-
-
-def _what_came(result: Mapping[str, Any]) -> str:
-    return in_short(result, 200) or ("its result is in run.json" if result else "train() returned nothing")
 
 
 def _stopped(session: Session, when: str) -> ExitStatus:
@@ -146,7 +141,7 @@ def _show_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    say(f"run {folder.name} is finished already: {_what_came(record.result)}")
+    say(f"run {folder.name} is finished already: {what_came(record.result)}")
     if record.file.get("sha256") not in (None, digest):
         say("the file has changed since; what it does now is another run")
     say(f"run it again under another name: --name {folder.name}-2")

@@ -41,6 +41,11 @@ def _is_single(value: Any) -> bool:
     return bool(count == 1)
 
 
+def what_came(result: Mapping[str, Any]) -> str:
+    """What an experiment gave, for a line that says that it is finished."""
+    return in_short(result, 200) or ("its result is in run.json" if result else "train() returned nothing")
+
+
 def in_short(result: Mapping[str, Any], width: int = 60) -> str:
     """``loss=0.1234 accuracy=0.98``: the plain values, as many as fit into ``width`` characters."""
     text = ""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.results import in_short
+from job.results import what_came
 from job.runs import RUN_NAME, RunRecord, parse_record
 from job.same_experiment import other_experiment
 from job.signature import ExperimentError, read_signature
@@ -117,8 +117,7 @@ def finished_record(request: Request, files: Files | None) -> RunRecord | None:
 def show_finished(env: Environment, record: RunRecord, file: Path, as_json: bool) -> ExitStatus:
     """Say that nothing is started, and whether ``file`` is still what was run; with ``as_json`` the record is
     the data."""
-    result = in_short(record.result, 200) or "it returned nothing"
-    env.say(f"run '{record.name}' is finished already, with these parameters: {result}")
+    env.say(f"run '{record.name}' is finished already, with these parameters: {what_came(record.result)}")
     if record.file.get("sha256") not in (None, sha256(file)):
         env.warn(f"{file.name} was edited since: that is the result of the file before, and nothing was run")
     env.say(f"to run it again, give another name: --name {record.name}-2")

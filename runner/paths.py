@@ -13,7 +13,9 @@ from pathlib import Path
 # Overrides whose value may be a path. A prompt is one where it begins with @.
 PATH_KEYS = {"data.source", "source", "train.init_from", "init_from"}
 PROMPT_KEYS = {"sample.prompt", "prompt"}
-NAMES = {"stdlib", "fineweb10B", "null"}  # sources that are words, even where a file has that name
+# A dataset whose shards are downloaded: `prepare` takes its name in a recipe's place.
+PUBLISHED = "fineweb10B"
+NAMES = {"stdlib", PUBLISHED, "null"}  # sources that are words, even where a file has that name
 
 # Mounting over one of these would take the container's own programs away.
 SYSTEM = {"usr", "lib", "lib64", "bin", "sbin", "etc", "opt", "proc", "sys", "dev", "var", "workspace", "vol"}

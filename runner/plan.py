@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from job.same_job import other_job
 from job.same_recipe import other_recipe
 from runner.errors import RunnerError, not_found, usage
-from runner.paths import mount_point, path_in, replace_path, solid_part
-from runner.request import PUBLISHED, Request
+from runner.paths import PUBLISHED, mount_point, path_in, replace_path, solid_part
+from runner.request import Request
 
 if TYPE_CHECKING:
     from job.recipe import Recipe

@@ -13,7 +13,7 @@ from runner.arguments import CommandLine
 from runner.checkout import is_pipeline, is_sweep, recipes
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
-from runner.paths import absolute, path_in, replace_path
+from runner.paths import PUBLISHED, absolute, path_in, replace_path
 from runner.words import Words, sort_words
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from runner.targets.protocol import Files
 
 DEFAULT_RECIPE = "quickstart"
-PUBLISHED = (
-    "fineweb10B"  # a dataset whose shards are downloaded: `prepare` takes its name in a recipe's place
-)
 
 
 @dataclass(frozen=True)
