@@ -8,7 +8,6 @@ written after it is cut off at the next start, so a kill at any moment is harmle
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,7 +28,7 @@ from corpus.sources import Cursor, SourceFile
 from corpus.split import ByDocument, ByTail, Part, Splitter, count_characters
 from corpus.tokenizers import Tokenizer, from_meta
 from job.exit_status import Interrupted
-from job.files import write_atomically
+from job.files import alone_in, write_atomically
 from job.recipe import DataConfig
 
 JOURNAL_SECONDS = 5.0
@@ -56,7 +54,9 @@ def prepare(
     DataError for what the user can mend; Interrupted where ``should_stop``: the same call goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with alone_in(folder) as alone:
+        if not alone:
+            raise DataError(f"{folder}: another process is preparing it now; wait for it or stop it")
         if not force and is_prepared(config, folder, any_source=any_source):
             meta = dataset_meta(folder)
             (folder / JOURNAL).unlink(missing_ok=True)  # killed just before its end
@@ -72,23 +72,6 @@ def prepare(
             raise DataError(f"{folder}: holds shards that nothing describes; `prepare --force` replaces them")
         files = sources.find_files(config.source, folder / "raw", report=report, should_stop=should_stop)
         return _Preparation(config, folder, files, workers or _cores(), report, should_stop).run()
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system drops with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(f"{folder}: another process is preparing it now; wait for it or stop it") from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _shards(folder: Path) -> list[Path]:

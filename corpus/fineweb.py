@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,12 +10,13 @@ from pathlib import Path
 
 from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
+from corpus.hub import address, headers
 from corpus.meta import FINEWEB, Meta, shards_meta
 from corpus.shards import read_header
 from job.exit_status import Interrupted
 from job.recipe import DataConfig
 
-URL = "https://huggingface.co/datasets/kjj0/fineweb10B-gpt2/resolve/main"  # FINEWEB_URL names a mirror
+REPOSITORY = "datasets/kjj0/fineweb10B-gpt2"  # on the Hugging Face Hub
 PUBLISHED = 103  # training shards of 100 million tokens, 200 MB each
 PARALLEL = 4
 
@@ -38,11 +38,9 @@ def download_shards(
         raise DataError(
             f"{FINEWEB} is {PUBLISHED} shards of GPT-2 tokens: take fewer, and data.tokenizer=gpt2"
         )
-    base = (os.environ.get("FINEWEB_URL") or URL).rstrip("/")
-    token = os.environ.get("HF_TOKEN")
     names = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in range(1, config.shards + 1))]
     missing = [name for name in names if not _is_whole(folder / name)]
-    report(f"downloading {len(missing)} of {len(names)} shards from {base}")
+    report(f"downloading {len(missing)} of {len(names)} shards from {address(REPOSITORY, '')}")
     done, total, failed = dict.fromkeys(missing, 0), dict.fromkeys(missing, 0), threading.Event()
 
     def fetch(name: str) -> None:
@@ -58,9 +56,9 @@ def download_shards(
 
         try:
             download(
-                f"{base}/{name}",
+                address(REPOSITORY, name),
                 folder / name,
-                headers={"Authorization": f"Bearer {token}"} if token else {},
+                headers=headers(),
                 check=read_header,
                 report=tell,
                 should_stop=lambda: failed.is_set() or should_stop(),

@@ -1,7 +1,7 @@
 """python -m corpus.prepare [RECIPE] [key=value ...] [--source S]
 
 Makes the dataset of a recipe: downloads its text, splits it, and writes shards of tokens and meta.json into the
-data volume. What is there already is left alone. Interrupted, it goes on when the same is typed again.
+data volume; published weights that the recipe begins with (train.init_from) go into the cache volume. What is there already is left alone. Interrupted, it goes on when the same is typed again.
 
   python -m corpus.prepare shakespeare_char --source input.txt
   python -m corpus.prepare fineweb10B --shards 9
@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 import corpus
 from corpus.build import prepare
+from corpus.hub import ensure_weights
 from corpus.meta import FINEWEB, Meta
 from job.command_line import argument_parser, load_recipe, parse, run
 from job.exit_status import ExitStatus
@@ -54,9 +55,10 @@ def _main(arguments: Namespace) -> ExitStatus:
             raise RecipeError(
                 f"{FINEWEB} takes --shards alone; a recipe with data.source={FINEWEB} takes the rest"
             )
-        config = DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
+        recipe, config = None, DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
     else:
-        config = load_recipe(arguments).data
+        recipe = load_recipe(arguments)
+        config = recipe.data
     stop = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -66,10 +68,13 @@ def _main(arguments: Namespace) -> ExitStatus:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    folder = Locations.current().dataset(config.dataset)
+    locations = Locations.current()
+    folder = locations.dataset(config.dataset)
     options = {"force": arguments.force, "any_source": not names_source(arguments.overrides)}
     with reporter() as report:
         meta = prepare(config, folder, report=report, should_stop=stop.is_set, **options)
+        if recipe is not None:
+            ensure_weights(recipe, locations, report=report, should_stop=stop.is_set)
     said = f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
     print(said, file=sys.stderr)
     if arguments.json:
@@ -88,15 +93,17 @@ def ensure_prepared(
     overrides: Sequence[str] = (),
     should_stop: corpus.Stop = corpus.never,
 ) -> Meta:
-    """The recipe's dataset, prepared first where it is missing; made from another text than the recipe's it will do,
-    but not where ``overrides`` name the text.
+    """The recipe's dataset, prepared first where it is missing, and published weights that it begins with. Made from
+    another text than the recipe's the dataset will do, but not where ``overrides`` name the text.
 
     DataError where another dataset is there or the text can't be had; Interrupted where ``should_stop``.
     """
     with reporter() as report:
         folder = locations.dataset(recipe.data.dataset)
         any_source = not names_source(overrides)
-        return prepare(recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop)
+        meta = prepare(recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop)
+        ensure_weights(recipe, locations, report=report, should_stop=should_stop)
+        return meta
 
 
 @contextmanager

@@ -141,8 +141,7 @@ class Display:
         self, run: str, step: int, seconds: float, loss: float | None, val_loss: float | None
     ) -> None:
         """What came out, and what to type next. ``seconds`` are those of training."""
+        told = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
-        self.say(
-            f"run {run} is finished: {step} steps in {duration(seconds)} of training, loss {loss:.4f}{val}"
-        )
+        self.say(f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}")
         self.say(f"write more: runner host sample --name {run} prompt='...'")

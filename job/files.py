@@ -1,8 +1,10 @@
-"""Files that are never half-written: temporary name, fsync, rename."""
+"""Files that are never half-written: temporary name, fsync, rename; and folders that one process alone fills."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,3 +33,22 @@ def fsync_file(path: Path) -> None:
     """Make the content of a file written elsewhere durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock, which the system drops with the process; False where another process has it."""
+    import fcntl  # not everywhere where this module is read
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    except OSError:
+        alone = True  # a file system without locks
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)

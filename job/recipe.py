@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from job.published import GPT2, gpt2_shape, other_shape, published
 from job.recipe_errors import RecipeError, describe
 from job.recipe_yaml import Source, apply_override, read_yaml
 
@@ -139,7 +140,9 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """How the run trains."""
 
-    max_steps: int = Field(ge=1, description="optimizer steps")
+    max_steps: int = Field(
+        ge=0, description="optimizer steps; 0, with init_from, measures those weights and trains nothing"
+    )
     global_batch_tokens: int = Field(ge=2, description="tokens in one optimizer step, over all processes")
     batch_schedule: list[list[int]] = Field(
         [],
@@ -195,7 +198,8 @@ class TrainConfig(Section):
     seed: int = Field(1337, ge=0)
     init_from: str | None = Field(
         None,
-        description="begin with these weights: a run, a checkpoint folder, or a Hugging Face folder of GPT-2",
+        description="begin with these weights: a run, a checkpoint folder, a Hugging Face folder of GPT-2, or what the "
+        "Hub has: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME",
     )
     eval_every: int = free(250, "steps between evaluations", ge=1)
     eval_tokens: int | None = free(
@@ -211,6 +215,16 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
+        try:
+            published(self.init_from)
+        except ValueError as error:
+            raise impossible("init_from", str(error)) from None
+        if self.max_steps == 0:
+            if self.init_from is None:
+                raise impossible(
+                    "max_steps", "max_steps=0 measures the weights of init_from, and there is none"
+                )
+            return self
         if self.warmup_steps >= self.max_steps:
             raise impossible(
                 "warmup_steps",
@@ -299,6 +313,11 @@ class Recipe(Section):
                 "train.window_schedule",
                 f"{windows} must end with model.window_size ({self.model.window_size}), which the trained network keeps, "
                 f"and have no window longer than block_size ({block})",
+            )
+        source = self.train.init_from
+        if source in GPT2 and (words := other_shape(self.model.model_dump(), gpt2_shape(source))):
+            raise impossible(
+                "train.init_from", f"{source} is another network than the recipe's; write {words}"
             )
         tokens = self.train.global_batch_tokens
         if tokens % block:

@@ -132,6 +132,7 @@ class BackgroundWriter:
         would hold up the training. Not of what the processes share: to make it whole is an exchange."""
         named = (tensors[0] | tensors[1]).items()
         mine = [(name, tensor) for name, tensor in named if tensor.is_cuda and not is_part(tensor)]
+        self.wait()  # a run with first weights has written a checkpoint by then
         self._begin(lambda: [self._memory(*each) for each in mine])
 
     def submit(

@@ -1,4 +1,4 @@
-"""First weights that come from elsewhere: another run, a checkpoint, a Hugging Face folder of GPT-2."""
+"""First weights that come from elsewhere: another run, a checkpoint, GPT-2 in a folder or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job.exit_status import UserError
 from job.locations import Locations
+from job.published import published
 from model import checkpoint
 from model.gpt import GPT
 from model.hugging_face import read_weights
@@ -14,7 +15,10 @@ from model.hugging_face import read_weights
 
 def initialise(network: GPT, source: str, locations: Locations, say: Callable[[str], None]) -> None:
     """Put the weights of ``source`` into ``network``; UserError where they are not there or do not fit."""
-    path = Path(source) if Path(source).exists() else locations.run(source)
+    if (hub := published(source)) is not None:
+        path = locations.cache / hub.folder
+    else:
+        path = Path(source) if Path(source).exists() else locations.run(source)
     if (path / "config.json").exists():
         weights = read_weights(path, network.vocab_size)
     else:
@@ -37,7 +41,7 @@ def initialise(network: GPT, source: str, locations: Locations, say: Callable[[s
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"train.init_from: {source} does not fit the recipe's model: {name} is {shapes[0]} there "
-                f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size and variant"
+                f"and {shapes[1]} here; take its n_layer, n_head, n_embd, block_size, bias and variant"
             )
     checkpoint.restore_model({p: name for name, p in network.named_parameters()}, weights)
     say(f"first weights: {path}")

@@ -109,18 +109,20 @@ class Trainer:
     def train(self, stop: StopSignal) -> bool:
         """Train to the last step; True when done, False when told to stop. A checkpoint is there either way."""
         if self.world.is_main:
-            self.metrics = Metrics(
-                self.folder, self.progress.step, self.config.wandb_project, self.display.say
-            )
+            known = self.progress.step if self.saved_step is not None else -1  # step 0 is measured anew
+            self.metrics = Metrics(self.folder, known, self.config.wandb_project, self.display.say)
             self.display.recall(self.folder / "metrics.jsonl")
         self.clock = time.perf_counter()
-        known = min(len(self.val_batches.stream), self.config.eval_tokens or len(self.val_batches.stream))
-        self.pace = Pace(self.config, self.progress.step, known)
+        tokens = min(len(self.val_batches.stream), self.config.eval_tokens or len(self.val_batches.stream))
+        self.pace = Pace(self.config, self.progress.step, tokens)
         # Importing torch and reading the data count: they are paid for.
         since = time.time() - self.session.attempt.started if self.session is not None else 0.0
         self.began = self.clock - since - self.progress.seconds
         first, stopped = self.progress.step, False
         try:
+            if self.saved_step is None and self.config.init_from is not None:
+                self._evaluate()  # what there was to begin with, kept as the best until it is bettered
+                self._save()
             while self.progress.step < self.config.max_steps:
                 if stop.asked():
                     stopped = True

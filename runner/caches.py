@@ -20,6 +20,7 @@ KINDS = {
     "cuda": "kernels that the driver has compiled",
     "tiktoken": "vocabularies of tokenizers",
     "huggingface": "models, datasets and tokenizers from the Hub",
+    "pretrained": "published weights, for train.init_from",
 }
 
 

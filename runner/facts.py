@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from job.locations import Locations
+from job.published import weights_of
 from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
@@ -23,6 +24,7 @@ def common_facts(
     command = request.command
     record = read_record(here.run(request.run)) if request.job.has_run else None
     data = request.settings.data.dataset if request.settings else None
+    weights = weights_of(request.settings)
     writes = request.job.has_run or request.detach
     return Facts(
         target=target.name,
@@ -32,6 +34,7 @@ def common_facts(
         busy=_busy(target, here.run(request.run)) if writes else None,
         step=newest_step(here.run(request.run)),
         dataset_ready=_is_ready(here.dataset(data)) if data else None,
+        weights_ready=(here.cache / weights.weights).is_file() if weights else None,
         secrets=secret_names(env.environ, checkout),
         git=tuple((git_state(command.folder if command else checkout) or {}).items()),
         folder=str(command.folder) if command else "",

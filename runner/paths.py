@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# Overrides whose value may be a path. A prompt is one where it begins with @.
-PATH_KEYS = {"data.source", "source", "train.init_from", "init_from"}
+from job.published import GPT2
+
 PROMPT_KEYS = {"sample.prompt", "prompt"}
 # A dataset whose shards are downloaded: `prepare` takes its name in a recipe's place.
 PUBLISHED = "fineweb10B"
 NAMES = {"stdlib", PUBLISHED, "null"}  # sources that are words, even where a file has that name
+# Overrides whose value may be a path, and the values that are words all the same. A prompt is one where it begins with @.
+PATH_KEYS = {"source": NAMES, "init_from": {*GPT2, "null"}}
 
 # Mounting over one of these would take the container's own programs away.
 SYSTEM = {"usr", "lib", "lib64", "bin", "sbin", "etc", "opt", "proc", "sys", "dev", "var", "workspace", "vol"}
@@ -27,8 +29,9 @@ def path_in(override: str) -> str | None:
     key = key.strip().removeprefix("--")
     if key in PROMPT_KEYS and value.startswith("@") and len(value) > 1:
         return value[1:]
-    if key in PATH_KEYS and value and "://" not in value and value not in NAMES:
-        return value
+    section, _, last = key.rpartition(".")
+    if last in PATH_KEYS and section in ("", "data", "train") and value and "://" not in value:
+        return None if value in PATH_KEYS[last] else value
     return None
 
 

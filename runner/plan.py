@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.published import weights_of
 from job.same_job import other_job
 from job.same_recipe import other_recipe
 from runner.errors import RunnerError, not_found, usage
@@ -56,6 +57,7 @@ class Facts:
     busy: str | None = None  # what is running under this run's name
     step: int | None = None  # of the newest checkpoint
     dataset_ready: bool | None = None
+    weights_ready: bool | None = None  # published ones, with which the run begins; None: there are none
     secrets: tuple[str, ...] = ()  # names of those that are at hand
     environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
     git: tuple[tuple[str, Any], ...] = ()
@@ -343,7 +345,9 @@ def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
     if settings is not None and settings.train.wandb_project and request.job.name == "train":
         wanted.add("WANDB_API_KEY")
     source = request.source or request.published or (settings.data.source if settings else None) or ""
-    if request.job.reads_recipe and (source == PUBLISHED or "huggingface.co" in source):
+    if request.job.reads_recipe and (
+        source == PUBLISHED or "huggingface.co" in source or weights_of(settings)
+    ):
         wanted.add("HF_TOKEN")  # the Hub gives more to those it knows, and some datasets to them alone
     return tuple(name for name in facts.secrets if name in wanted)
 
@@ -355,9 +359,13 @@ def _in_words(request: Request, facts: Facts) -> list[str]:
     if request.job.name == "train" and settings is not None:
         if facts.dataset_ready is False:
             words.append(f"prepares the dataset {settings.data.dataset} first; it is not there yet")
+        if facts.weights_ready is False and facts.step is None:
+            words.append(f"downloads the weights {settings.train.init_from} first")
         last = settings.train.max_steps
         if facts.step is None:
-            words.append(f"trains {last} steps")
+            words.append(
+                f"trains {last} steps" if last else f"measures {settings.train.init_from}, trains nothing"
+            )
         elif facts.step < last:
             words.append(f"goes on from step {facts.step} of {last}")
         else:

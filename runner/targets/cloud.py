@@ -17,6 +17,7 @@ from typing import Any
 
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
+from job.published import weights_of
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
@@ -272,12 +273,14 @@ class Cloud:
         """What the volumes say of the run and of the dataset."""
         checkpoints, data = self._files["checkpoints"], self._files["data"]
         dataset = request.settings.data.dataset if request.settings else None
-        with ThreadPoolExecutor(5) as pool:
+        weights = weights_of(request.settings)
+        with ThreadPoolExecutor(6) as pool:
             live = pool.submit(rates.live_prices)
             latest = pool.submit(checkpoints.text, f"{request.run}/latest")
             run = pool.submit(self.read, request.run)
             before = pool.submit(settings_begun_with, checkpoints, request)
             ready = pool.submit(_is_ready, data, dataset) if dataset else None
+            there = pool.submit(self._files["cache"].size, weights.weights) if weights else None
         found, busy = run.result(), None
         writes = request.job.has_run or request.detach
         if writes and found.is_of_cloud:
@@ -291,6 +294,7 @@ class Cloud:
             "busy": busy,
             "step": int(name) if name.isdigit() else None,
             "dataset_ready": ready.result() if ready else None,
+            "weights_ready": there.result() is not None if there else None,
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,

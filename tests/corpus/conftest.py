@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import lzma
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from corpus.tokenizers import GPT2Tokenizer
+from tests.file_server import FileServer, serving
 
 
 @pytest.fixture(autouse=True)
@@ -31,59 +30,7 @@ def novels(shared_data: Path) -> bytes:
     return lzma.decompress((shared_data / "novels.txt.xz").read_bytes())
 
 
-class FileServer(ThreadingHTTPServer):
-    """Serves ``files``, with ranges. ``troubles`` says what happens to the coming requests of a path:
-
-    a number below 100: cut after so many bytes; a status: answer that; "no range": send all.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.troubles: dict[str, list[int | str]] = {}
-        self.requests: list[tuple[str, str | None, str | None]] = []  # path, Range, Authorization
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FileServer
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.path, wanted, self.headers.get("Authorization")))
-        troubles = self.server.troubles.get(self.path) or [0]
-        trouble = troubles.pop(0)
-        body = self.server.files.get(self.path)
-        if body is None or (isinstance(trouble, int) and trouble >= 400):
-            self.send_error(trouble if isinstance(trouble, int) and trouble else 404)
-            return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and trouble != "no range" else 0
-        if wanted and start >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        cut = isinstance(trouble, int) and trouble > 0
-        self.wfile.write(body[start : start + trouble] if cut else body[start:])
-        self.close_connection = True
-
-
 @pytest.fixture
 def server() -> Iterator[FileServer]:
-    with FileServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()

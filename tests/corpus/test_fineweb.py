@@ -14,10 +14,11 @@ from corpus.meta import dataset_meta, is_prepared
 from corpus.shards import TokenStream
 from job.exit_status import Interrupted
 from job.recipe import DataConfig
-from tests.corpus.conftest import FileServer
+from tests.file_server import FileServer
 
 CONFIG = DataConfig(dataset="fineweb10B", source="fineweb10B", shards=3)
 NAMES = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in (1, 2, 3))]
+AT = "/datasets/kjj0/fineweb10B-gpt2/resolve/main"
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def published(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer
         tokens = np.random.default_rng(seed).integers(0, 50257, 5000, dtype=np.uint16)
         header = np.zeros(256, "<i4")
         header[:3] = 20240520, 1, 5000
-        server.files[f"/main/{name}"] = header.tobytes() + tokens.tobytes()
-    monkeypatch.setenv("FINEWEB_URL", f"{server.url}/main")
+        server.files[f"{AT}/{name}"] = header.tobytes() + tokens.tobytes()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setattr(download, "BLOCK", 10)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return server
@@ -41,7 +42,7 @@ def fetch(folder: Path, config: DataConfig = CONFIG) -> list[float]:
 
 
 def same(server: FileServer, folder: Path) -> bool:
-    return all((folder / name).read_bytes() == server.files[f"/main/{name}"] for name in NAMES)
+    return all((folder / name).read_bytes() == server.files[f"{AT}/{name}"] for name in NAMES)
 
 
 def test_the_shards_come_as_they_are(published: FileServer, tmp_path: Path) -> None:
@@ -56,19 +57,19 @@ def test_the_shards_come_as_they_are(published: FileServer, tmp_path: Path) -> N
 
 def test_cuts_and_busy_servers_are_survived(published: FileServer, tmp_path: Path) -> None:
     published.troubles = {
-        f"/main/{NAMES[0]}": [50, 300, 503],  # 50 bytes, 300 more, busy, the rest
-        f"/main/{NAMES[1]}": [503, 429, 90],
-        f"/main/{NAMES[2]}": [99, "no range", 0],
+        f"{AT}/{NAMES[0]}": [50, 300, 503],  # 50 bytes, 300 more, busy, the rest
+        f"{AT}/{NAMES[1]}": [503, 429, 90],
+        f"{AT}/{NAMES[2]}": [99, "no range", 0],
     }
     pauses = fetch(tmp_path)
     assert same(published, tmp_path)
     assert sorted(pauses) == [1, 1, 1, 1, 1, 2, 2]
-    ranges = [wanted for path, wanted, _ in published.requests if path == f"/main/{NAMES[0]}"]
+    ranges = [wanted for path, wanted, _ in published.requests if path == f"{AT}/{NAMES[0]}"]
     assert ranges[:2] == [None, "bytes=50-"]
 
 
 def test_an_interrupted_download_goes_on(published: FileServer, tmp_path: Path) -> None:
-    published.troubles = {f"/main/{NAMES[2]}": [80] + [503] * 6}
+    published.troubles = {f"{AT}/{NAMES[2]}": [80] + [503] * 6}
     with pytest.raises(
         DataError, match="answers 503 Service Unavailable, 6 times; type the same later to go on"
     ):
@@ -79,7 +80,7 @@ def test_an_interrupted_download_goes_on(published: FileServer, tmp_path: Path) 
     published.requests.clear()
     fetch(tmp_path)
     assert same(published, tmp_path)
-    assert (f"/main/{NAMES[2]}", "bytes=80-", None) in published.requests
+    assert (f"{AT}/{NAMES[2]}", "bytes=80-", None) in published.requests
     assert len(published.requests) < 4  # what was complete is not asked for again
 
 
@@ -92,19 +93,19 @@ def test_stopping_leaves_the_parts(published: FileServer, tmp_path: Path) -> Non
 
 
 def test_a_part_that_was_complete_gets_its_name(published: FileServer, tmp_path: Path) -> None:
-    (tmp_path / f".{NAMES[1]}.part").write_bytes(published.files[f"/main/{NAMES[1]}"])
+    (tmp_path / f".{NAMES[1]}.part").write_bytes(published.files[f"{AT}/{NAMES[1]}"])
     fetch(tmp_path)
     assert same(published, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: b"<html>" + raw[6:], lambda raw: raw[:-2]])
 def test_a_damaged_shard_never_gets_its_name(published: FileServer, tmp_path: Path, damage: object) -> None:
-    good = published.files[f"/main/{NAMES[1]}"]
-    published.files[f"/main/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
+    good = published.files[f"{AT}/{NAMES[1]}"]
+    published.files[f"{AT}/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
     with pytest.raises(DataError, match=f"{NAMES[1]}: .*(no shard|is damaged)"):
         fetch(tmp_path)
     assert not (tmp_path / NAMES[1]).exists()
-    published.files[f"/main/{NAMES[1]}"] = good
+    published.files[f"{AT}/{NAMES[1]}"] = good
     fetch(tmp_path)
     assert same(published, tmp_path)
 
@@ -114,7 +115,7 @@ def test_more_shards_are_added_to_those_that_are_there(published: FileServer, tm
     assert not is_prepared(CONFIG, tmp_path)
     published.requests.clear()
     fetch(tmp_path)
-    assert {path for path, *_ in published.requests} == {f"/main/{name}" for name in NAMES[2:]}
+    assert {path for path, *_ in published.requests} == {f"{AT}/{name}" for name in NAMES[2:]}
     assert dataset_meta(tmp_path).train_tokens == 15_000
 
 
@@ -127,17 +128,17 @@ def test_the_token_is_sent(published: FileServer, tmp_path: Path, monkeypatch: p
 def test_a_missing_shard_and_a_missing_server_are_named(
     published: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del published.files[f"/main/{NAMES[3]}"]
+    del published.files[f"{AT}/{NAMES[3]}"]
     with pytest.raises(DataError, match=f"{NAMES[3]}: the server answers 404"):
         fetch(tmp_path)
-    monkeypatch.setenv("FINEWEB_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="can't be reached"):
         fetch(tmp_path)
 
 
 def test_shards_that_were_put_there_by_hand_are_a_dataset(published: FileServer, tmp_path: Path) -> None:
     for name in NAMES:
-        (tmp_path / name).write_bytes(published.files[f"/main/{name}"])
+        (tmp_path / name).write_bytes(published.files[f"{AT}/{name}"])
     meta = dataset_meta(tmp_path)
     assert (meta.train_tokens, meta.val_tokens, meta.vocab_size) == (15_000, 5_000, 50257)
     assert is_prepared(DataConfig(dataset="mine"), tmp_path)
@@ -154,5 +155,5 @@ def test_force_mends_a_damaged_shard_and_keeps_the_rest(published: FileServer, t
     published.requests.clear()
     prepare(CONFIG, tmp_path, force=True)
     assert same(published, tmp_path)
-    assert [path for path, *_ in published.requests] == [f"/main/{NAMES[2]}"]
+    assert [path for path, *_ in published.requests] == [f"{AT}/{NAMES[2]}"]
     assert not (tmp_path / "other_train_000001.bin").exists()

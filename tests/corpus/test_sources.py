@@ -14,7 +14,7 @@ import pytest
 
 from corpus import DataError, download, sources
 from corpus.sources import Cursor, find_files, read
-from tests.corpus.conftest import FileServer
+from tests.file_server import FileServer
 
 TEXTS = ["one\ntwo\n", "", "drei – vier 🙂", 'five "six"']
 

@@ -1,0 +1,110 @@
+"""Published weights: downloaded once, refused where they are another network, and what a recipe says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from corpus import download, prepare
+from corpus.hub import ensure_weights
+from job.locations import Locations
+from job.recipe import Recipe, RecipeError, load
+from tests.file_server import FileServer
+from tests.tiny import write_recipe, write_text
+
+AT = "/me/small/resolve/main"
+CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32}
+WEIGHTS = save({"transformer.wte.weight": np.arange(320, dtype=np.float32).reshape(10, 32)})
+
+
+@pytest.fixture
+def hub(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
+    server.files |= {f"{AT}/config.json": json.dumps(CONFIG).encode(), f"{AT}/model.safetensors": WEIGHTS}
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(download, "BLOCK", 100)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return server
+
+
+def recipe(folder: Path, source: str = "hf://me/small", *words: str) -> Recipe:
+    path = write_recipe(folder / "tiny.yaml", str(write_text(folder / "text.txt")))
+    return load(path, [f"init_from={source}", "variant=gpt2", *words])
+
+
+def ensure(folder: Path, *words: str) -> Path:
+    ensure_weights(recipe(folder, *words), Locations.current(), pause=lambda seconds: None)
+    return Locations.current().cache / "pretrained" / "me--small--main"
+
+
+def test_they_come_whole_over_a_bad_network_and_once(hub: FileServer, tmp_path: Path) -> None:
+    hub.troubles = {f"{AT}/model.safetensors": [50, 503, 70, "no range"], f"{AT}/config.json": [429]}
+    folder = ensure(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    hub.requests.clear()
+    ensure(tmp_path)
+    assert hub.requests == []
+
+
+def test_a_revision_and_the_token_are_asked_for(
+    hub: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files = {path.replace("main", "v2"): content for path, content in hub.files.items()}
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    ensure(tmp_path, "hf://me/small@v2")
+    assert {authorization for *_, authorization in hub.requests} == {"Bearer hf_x"}
+    assert (Locations.current().cache / "pretrained" / "me--small--v2" / "model.safetensors").exists()
+
+
+def test_another_network_is_refused_before_its_weights_are_downloaded(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    hub.files[f"{AT}/config.json"] = json.dumps({**CONFIG, "n_layer": 3, "n_head": 4}).encode()
+    with pytest.raises(RecipeError, match=r"than the recipe's; write n_layer=3 n_head=4$"):
+        ensure(tmp_path)
+    assert [path for path, *_ in hub.requests] == [f"{AT}/config.json"]
+    hub.files[f"{AT}/config.json"] = b'{"model_type": "llama"}'
+    with pytest.raises(RecipeError, match="me/small is no GPT-2"):
+        ensure(tmp_path)
+
+
+def test_what_is_not_there_is_not_open_or_is_damaged_is_said(hub: FileServer, tmp_path: Path) -> None:
+    hub.files[f"{AT}/model.safetensors"] = WEIGHTS[:-1]
+    with pytest.raises(RecipeError, match="no whole file of tensors"):
+        ensure(tmp_path)
+    del hub.files[f"{AT}/model.safetensors"]
+    with pytest.raises(RecipeError, match=r"404.*; only what has config.json and model.safetensors"):
+        ensure(tmp_path)
+    hub.troubles = {f"{AT}/model.safetensors": [401]}
+    with pytest.raises(RecipeError, match=r"argument 'init_from=hf://me/small': .* 401 .*HF_TOKEN must name"):
+        ensure(tmp_path)
+
+
+def test_prepare_fetches_them_with_the_data(hub: FileServer, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", str(write_text(tmp_path / "text.txt")))
+    assert prepare.main([str(path), "init_from=hf://me/small", "variant=gpt2"]) == 0
+    assert (Locations.current().cache / "pretrained" / "me--small--main" / "model.safetensors").exists()
+
+
+class TestRecipe:
+    def test_openais_names_ask_for_their_shape(self, tmp_path: Path) -> None:
+        words = "n_layer=24 n_head=16 n_embd=1024 block_size=1024"
+        with pytest.raises(RecipeError, match=rf"'init_from=gpt2-medium': .* write {words}$"):
+            recipe(tmp_path, "gpt2-medium")
+        whole = recipe(tmp_path, "gpt2-medium", *words.split(), "global_batch_tokens=1024")
+        assert whole.train.init_from == "gpt2-medium"
+
+    def test_an_address_that_is_none_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="hf://small is no hf://OWNER/NAME"):
+            recipe(tmp_path, "hf://small")
+
+    def test_no_steps_need_weights_to_measure(self, tmp_path: Path) -> None:
+        assert recipe(tmp_path, "other", "max_steps=0").train.max_steps == 0
+        with pytest.raises(
+            RecipeError, match="max_steps=0 measures the weights of init_from, and there is none"
+        ):
+            recipe(tmp_path, "null", "max_steps=0")
