@@ -56,7 +56,7 @@ def test_values_are_typed(recipe: Path) -> None:
         (("lr: 1e-3", "learning_rate: 1e-3"), ":11: train.learning_rate: unknown key; did you mean 'train.lr'?"),
         (("n_head: 2", "n_head: 3"), ":4: n_embd (32) must be a multiple of n_head (3)"),
         (("max_steps: 10", "max_steps: ten"), ":9: train.max_steps: 'ten' is no whole number"),
-        (("max_steps: 10", "max_steps: 0"), ":9: train.max_steps: 0 is too small; it must be at least 1"),
+        (("max_steps: 10", "max_steps: 0"), ":9: max_steps=0 trains nothing: take 1 at least, or name weights to measure (init_from=gpt2)"),
         (("  max_steps: 10\n", ""), ":8: train.max_steps: is missing"),
         (("block_size: 32", "block_size: 48"), ":10: global_batch_tokens (64) must be a multiple of model.block_size (48); the nearest is 48"),
         (("model:", "modle:"), ":1: modle: unknown key; did you mean 'model'?"),

@@ -15,6 +15,7 @@ from job.recipe import Recipe
 from runner.errors import RunnerError
 from runner.jobs import JOBS
 from runner.plan import Facts, Plan, Volume, make_plan
+from runner.paths import path_in
 from runner.plan_table import rows
 from runner.request import Request
 
@@ -129,6 +130,12 @@ class TestPaths:
         made = plan(facts, overrides=("data.source=/home/me/gpt/texts/a.txt",))
         assert made.overrides == ("data.source=texts/a.txt",)
 
+    def test_the_hubs_names_are_no_paths(self, tmp_path: Path) -> None:
+        (tmp_path / "gpt2").mkdir()
+        assert [path_in(f"init_from={name}") for name in ("gpt2", "hf://me/small")] == [None, None]
+        assert path_in("source=gpt2") == "gpt2"
+        assert path_in("train.init_from=./gpt2") == "./gpt2"
+
     @pytest.mark.parametrize("facts", [HERE, INSIDE])
     def test_what_lies_outside_keeps_its_name(self, facts: Facts) -> None:
         made = plan(facts, overrides=("data.source=/home/me/texts/*.jsonl",))
@@ -173,6 +180,20 @@ class TestWords:
     )
     def test_what_it_will_do(self, facts: dict[str, object], words: str) -> None:
         assert words in plan(replace(INSIDE, **facts)).does
+
+    def test_published_weights_are_said_to_be_downloaded_and_may_need_a_token(self) -> None:
+        asked = SETTINGS.model_copy(
+            update={"train": SETTINGS.train.model_copy(update={"init_from": "hf://me/small", "max_steps": 0})}
+        )
+        facts = replace(INSIDE, weights_ready=False, secrets=("WANDB_API_KEY", "HF_TOKEN"))
+        made = plan(facts, settings=asked)
+        assert made.does == (
+            "downloads the weights hf://me/small first",
+            "measures hf://me/small, trains nothing",
+        )
+        assert made.secrets == ("HF_TOKEN",)
+        assert plan(replace(facts, weights_ready=True), settings=asked).does[0].startswith("measures")
+        assert plan(replace(facts, step=0), settings=asked).does[0].startswith("finished at step 0")
 
     def test_a_secret_is_named_where_the_recipe_asks_for_it(self) -> None:
         facts = replace(INSIDE, secrets=("WANDB_API_KEY", "HF_TOKEN"))

@@ -188,6 +188,12 @@ class TestPlan:
         assert ("prepare-first", "yes") in plan.more
         assert ("prepare-first", "yes") not in make(more=(("gpu", "H100:8"),)).more
 
+    def test_so_are_published_weights_downloaded(self, make: Callable[..., Plan]) -> None:
+        more = (("gpu", "H100:8"),)
+        assert ("prepare-first", "yes") in make(more=more, weights_ready=False).more
+        assert ("prepare-first", "yes") not in make(more=more, weights_ready=True).more
+        assert ("prepare-first", "yes") not in make(more=more, weights_ready=False, step=10).more
+
 
 class TestCommandLine:
     def test_off_a_terminal_it_stops_and_prints_the_line(self, type_: Callable[..., Result]) -> None:
