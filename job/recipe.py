@@ -222,7 +222,8 @@ class TrainConfig(Section):
         if self.max_steps == 0:
             if self.init_from is None:
                 raise impossible(
-                    "max_steps", "max_steps=0 trains nothing: take 1 at least, or name weights to measure (init_from=gpt2)"
+                    "max_steps",
+                    "max_steps=0 trains nothing: take 1 at least, or name weights to measure (init_from=gpt2)",
                 )
             return self
         if self.warmup_steps >= self.max_steps:

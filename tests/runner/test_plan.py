@@ -14,8 +14,8 @@ import pytest
 from job.recipe import Recipe
 from runner.errors import RunnerError
 from runner.jobs import JOBS
-from runner.plan import Facts, Plan, Volume, make_plan
 from runner.paths import path_in
+from runner.plan import Facts, Plan, Volume, make_plan
 from runner.plan_table import rows
 from runner.request import Request
 
