@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from job.results import in_short
+from runner.history.numbers import dollars
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
 
@@ -43,8 +44,8 @@ def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
         "status": [state.status for state in states],
         "step": [step(state) for state in states],
         "loss": ["-" if state.loss is None else f"{state.loss:.4f}" for state in states],
-        "cost": [dollars(state.cost) for state in states],
-        "estimated": [dollars(state.estimated_cost) for state in states],
+        "cost": [in_dollars(state.cost) for state in states],
+        "estimated": [in_dollars(state.estimated_cost) for state in states],
         "age": [age(state.started) for state in states],
         "result": [in_short(state.result, SHORT) for state in states],
     }
@@ -85,14 +86,14 @@ def rows(state: RunState) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value and value != "-"]
 
 
+def in_dollars(amount: float | None) -> str:
+    """``$1.31``; nothing is known of some runs."""
+    return "-" if amount is None else dollars(amount)
+
+
 def where(state: RunState) -> str:
     """The target; of the cloud alone there are copies here."""
     return f"{state.target} (copy)" if state.is_copy else state.target
-
-
-def dollars(amount: float | None) -> str:
-    """``$1.31``."""
-    return "-" if amount is None else f"${amount:.2f}"
 
 
 def cost(state: RunState) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from runner.errors import usage
@@ -27,13 +26,6 @@ def dollars(text: str, option: str) -> float:
     if not 0 < amount < 1e7:
         raise usage(f"{option} {text}: write an amount of US dollars above 0, for example 25")
     return amount
-
-
-def in_dollars(amount: float) -> str:
-    """``$25.00``; below a cent as many digits as say something: ``$0.0001``."""
-    if not 0 < amount < 0.01:
-        return f"${amount:.2f}"
-    return f"${amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")
 
 
 def in_words(span: float) -> str:

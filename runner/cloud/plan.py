@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from job.recipe import Recipe
 from runner.cloud import prices
-from runner.cloud.durations import in_dollars, in_words
+from runner.cloud.durations import in_words
 from runner.cloud.estimate import training_seconds
 from runner.cloud.fit import fit, fits, smallest
 from runner.cloud.options import WITHOUT_GPU, Options
 from runner.cloud.prospects import refuse_too_large, warnings
 from runner.errors import usage
+from runner.history.numbers import dollars
 from runner.plan import Facts, Plan, make_plan, with_notes
 from runner.request import Request
 
@@ -88,7 +89,7 @@ def _check(request: Request, facts: CloudFacts, options: Options) -> None:
         )
     if options.max_cost is not None and facts.cost >= options.max_cost:
         raise usage(
-            f"run '{request.run}' has cost {in_dollars(facts.cost)} of its {in_dollars(options.max_cost)}; "
+            f"run '{request.run}' has cost {dollars(facts.cost)} of its {dollars(options.max_cost)}; "
             f"give it more: --max-cost {math.ceil(2 * options.max_cost)}"
         )
 
@@ -198,7 +199,7 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts:
     if seconds is None:
         return ""
     spans = [
-        f"{in_words(span)}, {in_dollars(span / 3600 * hourly[name])}{f' on {name}' if len(seconds) > 1 else ''}"
+        f"{in_words(span)}, {dollars(span / 3600 * hourly[name])}{f' on {name}' if len(seconds) > 1 else ''}"
         for name, span in seconds.items()
     ]
     return f"about {'; '.join(spans)} (from its FLOPs; after 50 steps the run says what it really is)"
@@ -217,9 +218,9 @@ def _warning(
 
 
 def _cap(options: Options, facts: CloudFacts) -> str:
-    spent = f", {in_dollars(facts.cost)} spent in {facts.attempts} attempts" if facts.attempts else ""
+    spent = f", {dollars(facts.cost)} spent in {facts.attempts} attempts" if facts.attempts else ""
     money = (
-        f"{in_dollars(options.max_cost)}, then it writes a checkpoint and ends"
+        f"{dollars(options.max_cost)}, then it writes a checkpoint and ends"
         if options.max_cost
         else "none in dollars"
     )
@@ -235,5 +236,5 @@ def _question(
         most = min(most, max(0.0, options.max_cost - facts.cost))
     if seconds is not None:
         about = max(span / 3600 * hourly[name] for name, span in seconds.items())
-        return f"This will cost about {in_dollars(min(about, most))}, {in_dollars(most)} at most. Start it?"
-    return f"This costs ${dearest:.2f} an hour, {in_dollars(most)} at most. Start it?"
+        return f"This will cost about {dollars(min(about, most))}, {dollars(most)} at most. Start it?"
+    return f"This costs ${dearest:.2f} an hour, {dollars(most)} at most. Start it?"

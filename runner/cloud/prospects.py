@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from job.recipe import Recipe
-from runner.cloud.durations import in_dollars, in_words
+from runner.cloud.durations import in_words
 from runner.cloud.fit import fit
 from runner.cloud.options import Options
 from runner.errors import usage
+from runner.history.numbers import dollars
 
 
 def refuse_too_large(recipe: Recipe, options: Options) -> None:
@@ -32,7 +33,7 @@ def warnings(
     price = min(span / 3600 * hourly[name] for name, span in seconds.items())
     if options.max_cost is not None and (left := options.max_cost - spent) < price:
         lines.append(
-            f"the cap pays for {_percent(left / price)} of it, {in_dollars(left)} of about {in_dollars(price)}; "
+            f"the cap pays for {_percent(left / price)} of it, {dollars(left)} of about {dollars(price)}; "
             "give it more with --max-cost, or train fewer steps"
         )
     span = min(seconds.values())

@@ -33,8 +33,10 @@ def gibibytes(count: float) -> str:
 
 
 def dollars(amount: float) -> str:
-    """$0.42; below a cent $0.003."""
-    return f"${amount:.2f}" if amount >= 0.01 or amount == 0 else f"${amount:.3f}"
+    """``$25.00``; below a cent as many digits as say something: ``$0.0001``."""
+    if not 0 < amount < 0.01:
+        return f"${amount:.2f}"
+    return f"${amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")
 
 
 def on_axis(axis: Axis, value: float) -> str:

@@ -16,6 +16,7 @@ from signal import SIGINT, Signals
 
 from job.exit_status import ExitStatus
 from runner.errors import RunnerError
+from runner.history.numbers import dollars
 from runner.interrupts import Interrupts
 from runner.request import Request
 from runner.sweep.budget import Purse, expected_cost, shares
@@ -137,9 +138,9 @@ class Conductor:
         expected = expected_cost(self.costs.get(waiting[0].run), seen)
         paid = shares(self.purse(), expected, room)
         if not paid and not self.running:
-            about = f", and a trial takes about ${expected:.2f}" if expected else ""
+            about = f", and a trial takes about {dollars(expected)}" if expected else ""
             self.env.say(
-                f"${self.purse().left:.2f} of the budget is left{about}: no further trial is started"
+                f"{dollars(self.purse().left)} of the budget is left{about}: no further trial is started"
             )
             self.unpaid = True
         for trial, share in zip(waiting, paid, strict=False):
@@ -243,7 +244,7 @@ class Conductor:
         reason = f" ({trial.reason.splitlines()[0]})" if trial.reason else ""
         done = sum(t.is_over for t in record.trials)
         so_far = f"; best {best.metric:.4g} by {best.run}" if best and best.metric is not None else ""
-        money = f"; ${record.spent:.2f}" if record.spent else ""
+        money = f"; {dollars(record.spent)}" if record.spent else ""
         self.env.say(
             f"{trial.run} {trial.status}{metric}{reason}   [{done} of {len(record.trials)}{so_far}{money}]"
         )

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runner.extras import install_line
+from runner.history.numbers import dollars
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.terminal import Environment
@@ -67,11 +68,11 @@ def show_results(env: Environment, record: SweepRecord) -> None:
             *(shown(trial, key) for key in keys),
             "-" if trial.metric is None else f"{trial.metric:.5g}",
             str(trial.step or "-"),
-            *([f"${trial.cost or 0:.2f}"] if paid else []),
+            *([dollars(trial.cost or 0)] if paid else []),
             took,
             trial.status + (f": {trial.reason.splitlines()[0][:60]}" if trial.reason else ""),
         )
     env.print_table(table, data=True)
     if paid:
-        of = f" of ${record.budget:.2f}" if record.budget is not None else ""
-        env.say(f"${record.spent:.2f}{of}, the smoke run's ${record.smoke_cost:.2f} included")
+        of = f" of {dollars(record.budget)}" if record.budget is not None else ""
+        env.say(f"{dollars(record.spent)}{of}, the smoke run's {dollars(record.smoke_cost)} included")

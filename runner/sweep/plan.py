@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.cloud.durations import in_words
+from runner.history.numbers import dollars
 from runner.plan import Plan
 from runner.plan_table import show_rows
 from runner.sweep.outcome import shown
@@ -40,13 +41,13 @@ class SweepPlan:
         paid = [plan for plan in self.plans if plan.usd_per_hour is not None]
         if not paid:
             return None
-        about = f"about ${self.dollars:.2f}" if self.dollars is not None else "what its trials take"
+        about = f"about {dollars(self.dollars)}" if self.dollars is not None else "what its trials take"
         if self.record.budget is None:
             return f"The sweep will cost {about}, and no --budget limits it. Start it?"
         left = max(0.0, self.record.budget - self.record.spent - self.record.reserved)
         if self.dollars is not None:
-            about = f"about ${min(self.dollars, left):.2f}"
-        return f"The sweep will cost {about}, ${left:.2f} at most. Start it?"
+            about = f"about {dollars(min(self.dollars, left))}"
+        return f"The sweep will cost {about}, {dollars(left)} at most. Start it?"
 
     def facts(self) -> dict[str, Any]:
         """The plan for --json."""
@@ -100,9 +101,9 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
         if (count := record.count(status))
     )
     hours = in_words(plan.seconds) if plan.seconds is not None else ""
-    dollars = f", ${plan.dollars:.2f}" if plan.dollars is not None else ""
+    about = f", {dollars(plan.dollars)}" if plan.dollars is not None else ""
     price = next((p.usd_per_hour for p in plan.plans if p.usd_per_hour is not None), None)
-    spent = f", ${record.spent:.2f} spent" if record.spent else ""
+    spent = f", {dollars(record.spent)} spent" if record.spent else ""
     found = [
         ("sweep", f"{record.name}: {len(record.trials)} trials of {plan.title} on {record.target}"),
         ("so far", done),
@@ -111,11 +112,11 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
         ("first", plan.smoke),
         ("at once", str(plan.max_parallel) if plan.max_parallel > 1 else "one"),
         ("early stop", plan.early_stop),
-        ("price", f"${price:.2f} an hour and trial" if price is not None else ""),
-        ("estimate", f"about {hours} of machines{dollars} in all" if hours else ""),
+        ("price", f"{dollars(price)} an hour and trial" if price is not None else ""),
+        ("estimate", f"about {hours} of machines{about} in all" if hours else ""),
         (
             "budget",
-            f"${record.budget:.2f} for all trials{spent}; one that it can't pay for is not started"
+            f"{dollars(record.budget)} for all trials{spent}; one that it can't pay for is not started"
             if record.budget is not None
             else ("none" if price is not None else ""),
         ),
@@ -139,6 +140,6 @@ def trial_table(plan: SweepPlan) -> Any:
         table.add_column("about", justify="right", no_wrap=True)
     for trial in plan.record.trials:
         cost = estimates.get(trial.run)
-        about = [f"${cost:.2f}" if cost is not None else ""] if priced else []
+        about = [dollars(cost) if cost is not None else ""] if priced else []
         table.add_row(trial.run, *(shown(trial, key) for key in keys), trial.status, *about)
     return table

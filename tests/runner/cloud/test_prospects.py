@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runner.cli import main
-from runner.cloud.durations import in_dollars
+from runner.history.numbers import dollars
 from runner.terminal import Environment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,4 +60,4 @@ def test_what_can_not_begin_is_refused(line: str, words: str, tmp_path: Path) ->
     [(0.0, "$0.00"), (0.0001, "$0.0001"), (0.00416, "$0.0042"), (0.01, "$0.01"), (25, "$25.00")],
 )
 def test_small_dollars_are_not_rounded_away(amount: float, text: str) -> None:
-    assert in_dollars(amount) == text
+    assert dollars(amount) == text

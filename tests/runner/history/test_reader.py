@@ -92,7 +92,7 @@ def test_numbers() -> None:
     ]
     assert [short(n) for n in (0.5, 950, 12500, 3.2e6, 1.1e9)] == ["0.5", "950", "12.5k", "3.2M", "1.1B"]
     assert [gibibytes(n) for n in (477e6, 80 * 2**30)] == ["455 MiB", "80.0 GiB"]
-    assert [dollars(n) for n in (0, 0.0034, 0.42, 25)] == ["$0.00", "$0.003", "$0.42", "$25.00"]
+    assert [dollars(n) for n in (0, 0.0034, 0.42, 25)] == ["$0.00", "$0.0034", "$0.42", "$25.00"]
 
 
 @pytest.mark.parametrize(
