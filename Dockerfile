@@ -5,12 +5,12 @@ FROM python:3.11-slim-bookworm
 # has the whole list.
 
 # g++ and gcc: torch.compile builds its CPU kernels with the one and Triton's launchers with the other.
-# git: a run's record names the commit. procps: ps and top in the shell.
+# git: a run's record names the commit. libibverbs1: NCCL's way to RDMA between nodes. procps: ps and top in the shell.
 # The folders are open to every user: the uid that a job runs as is known only when it starts.
 # Debian's packages are not pinned: bookworm is frozen but for security fixes, and those we want.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ gcc git procps \
+    && apt-get install -y --no-install-recommends g++ gcc git libibverbs1 procps \
     && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory /workspace \
     && install -d -m 1777 /vol/data /vol/checkpoints /vol/cache /home/runner

@@ -1,13 +1,26 @@
-"""Function calls on Modal, found again by their id from any terminal, machine and day."""
+"""Function calls on Modal, found again by their id from any terminal, machine and day.
+
+What is printed is asked of the app, which has this one call alone: Modal's own lines (a machine is waited for, was taken
+back, could not start) belong to no call.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+OFFLINE = 5.0  # seconds between two questions while Modal can't be reached: a laptop that slept
+
+CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -40,10 +53,16 @@ def look(call: str, seconds: float = 0.0) -> CallState:
                 return CallState(True)
             except AttemptOver as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
+            except exception.InternalFailure as error:  # a container that was lost, after all retries
+                return CallState(False, error=f"Modal lost it: {error}", attempts_used_up=True)
             except exception.InputCancellation:
-                return CallState(False, error="cancelled")
+                return CallState(False, error=CANCELLED)
             except exception.RemoteError as error:
+                return CallState(False, error=CANCELLED if "cancelled by user" in str(error) else str(error))
+            except exception.ExecutionError as error:  # what the body gave can't be read here
                 return CallState(False, error=str(error))
+            except exception.PermissionDeniedError:  # a run that was pushed from there
+                return CallState(False, error="its last call was in another workspace")
     except FileNotFoundError:
         return CallState(False, error="Modal does not know the call any more")
     except Unavailable:
@@ -63,18 +82,39 @@ def cancel(call: str, kill: bool = False) -> None:
         modal.FunctionCall.from_id(call).cancel(terminate_containers=kill)
 
 
-def log(call: str, lines: int) -> list[str]:
-    """The last lines that Modal has of what the call printed; it keeps them a day on the smallest plan."""
+def log(app: str, lines: int) -> list[str]:
+    """The last lines that Modal has of what the app printed; it keeps them a day on the smallest plan."""
     import modal
 
-    with in_our_words():
-        entries = list(modal.FunctionCall.from_id(call).logs.tail(max(lines, 1)))
+    try:
+        with in_our_words():
+            entries = list(modal.App.lookup(app).logs.tail(max(lines, 1)))
+    except FileNotFoundError:  # Modal does not know it any more
+        return []
     return "".join(entry.message for entry in entries).splitlines()[-lines:] if lines else []
 
 
-def stream(call: str) -> Iterator[tuple[bool, str]]:
-    """What the call prints from now on, until it ends: (whether on stderr, text)."""
+def stream(app: str, over: threading.Event) -> Iterator[tuple[bool, str]]:
+    """What the app prints until it is done: (whether on stderr, text). Where the connection is lost it goes on behind the
+    last line, until ``over``."""
     import modal
 
-    for entry in modal.FunctionCall.from_id(call).logs.stream():
-        yield entry.source != "stdout", entry.message
+    last: datetime | None = None
+    told: set[str] = set()  # at that time
+    while True:
+        try:
+            with in_our_words():
+                logs = modal.App.lookup(app).logs
+                missed = logs.fetch(since=last) if last is not None else ()
+                for entry in chain(missed, logs.stream()):
+                    if last is not None and (
+                        entry.timestamp < last or (entry.timestamp == last and entry.message in told)
+                    ):
+                        continue
+                    told = {entry.message} | (told if entry.timestamp == last else set())
+                    last = entry.timestamp
+                    yield entry.source != "stdout", entry.message
+                return
+        except Unavailable:
+            if over.wait(OFFLINE):
+                return

@@ -8,13 +8,14 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from job.exit_status import ExitStatus
 from runner.cloud import calls
-from runner.cloud.calls import CallState
+from runner.cloud.calls import CANCELLED, OFFLINE, CallState
 from runner.cloud.patience import Unavailable
 from runner.interrupts import Interrupts
 from runner.targets.protocol import Started
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 LOOK = 0.1  # seconds between two looks at whether Ctrl-C was pressed
 POLL = 30.0  # seconds that Modal holds a question about the end back
-REST = 10.0  # seconds for the last lines of the log after the end
-OFFLINE = 5.0  # seconds between two questions while Modal can't be reached: a laptop that slept
+REST, QUIET = 10.0, 2.0  # seconds after the end for the last lines of the log, at most and since the last one
 
 
 def follow(target: Cloud, started: Started) -> int:
@@ -33,7 +33,7 @@ def follow(target: Cloud, started: Started) -> int:
     ended = threading.Event()
     done: list[CallState] = []
     screen = threading.Lock()  # held while a question is asked, so that the log does not run over it
-    printer = threading.Thread(target=_print, args=(started.id, screen), daemon=True)
+    printer = _Printer(started.machine, screen, ended)
     printer.start()
     threading.Thread(target=lambda: _wait(started.id, done, ended), daemon=True).start()
     asked: list[signal.Signals] = []
@@ -54,7 +54,7 @@ def follow(target: Cloud, started: Started) -> int:
                     "stopping: the job writes its checkpoint; Ctrl-C again leaves it alone with that"
                 )
                 _ask_to_stop(target, started)
-    printer.join(REST)
+    printer.finish()
     return _status(target, started, done[0])
 
 
@@ -82,16 +82,30 @@ def _ask_to_stop(target: Cloud, started: Started) -> None:
         calls.cancel(started.id)
 
 
-def _print(call: str, screen: threading.Lock) -> None:
-    """Copy the call's output to stdout and stderr. Where the stream breaks the run still goes on."""
-    try:
-        for is_talk, text in calls.stream(call):
-            stream = sys.stderr if is_talk else sys.stdout
-            with screen:
-                stream.write(text)
-                stream.flush()
-    except Exception as error:
-        print(f"runner: the log can't be followed any more ({error}); the run goes on", file=sys.stderr)
+class _Printer(threading.Thread):
+    """Copies the app's output to stdout and stderr. Where the stream breaks for good the run still goes on."""
+
+    def __init__(self, app: str, screen: threading.Lock, ended: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.app, self.screen, self.ended = app, screen, ended
+        self.last = 0.0  # when something was printed
+
+    def run(self) -> None:
+        try:
+            for is_talk, text in calls.stream(self.app, self.ended):
+                stream = sys.stderr if is_talk else sys.stdout
+                with self.screen:
+                    stream.write(text)
+                    stream.flush()
+                self.last = time.monotonic()
+        except Exception as error:
+            print(f"runner: the log can't be followed any more ({error}); the run goes on", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Wait for the last lines: the app is not done at once, and its lines come late."""
+        began = time.monotonic()
+        while self.is_alive() and time.monotonic() < min(began + REST, max(began, self.last) + QUIET):
+            self.join(LOOK)
 
 
 def _wait(call: str, done: list[CallState], ended: threading.Event) -> None:
@@ -120,7 +134,7 @@ def _status(target: Cloud, started: Started, state: CallState) -> int:
         if reason in words:
             target.env.say(words[reason])
         return status
-    if state.attempts_used_up or state.error == "cancelled":
+    if state.attempts_used_up or state.error == CANCELLED:
         return int(ExitStatus.UNFINISHED)
     target.env.say(f"Modal: {state.error or 'the call ended without a word'}")
     return int(ExitStatus.ERROR)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,31 @@ if TYPE_CHECKING:
 
 STATE = "modal_image.json"  # in the cache volume of this machine
 WORKSPACE = "/workspace"
+BUILDER_VERSION = "2026.10"  # of Modal's image builder; the newest that the client of requirements.lock knows
+TRIES = 3  # of a build that Modal itself broke off
+
+
+def make(image: modal.Image, say: Callable[[str], None]) -> None:
+    """Have Modal build it now. What Modal breaks off ("external shut-down") is built again, from the layers that are
+    there; RemoteError for a command of the Dockerfile that fails."""
+    from modal import exception
+
+    for left in reversed(range(TRIES)):
+        try:
+            image.build()
+            return
+        except exception.RemoteError as error:
+            if "shut-down" not in str(error) or not left:
+                raise
+            say("Modal broke the build off; it is begun again")
 
 
 def build(checkout: Path, given: GivenFolder | None = None) -> modal.Image:
     """The image with the code mounted, and with the folder of a command. Nothing is sent before an app uses it."""
     import modal
 
+    # A workspace may stand at an older version, and up to 2024.10 that puts packages of its own over the locked ones.
+    os.environ.setdefault("MODAL_IMAGE_BUILDER_VERSION", BUILDER_VERSION)
     image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
     if given is not None and given.setup:
         image = given.extend(image)

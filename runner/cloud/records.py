@@ -48,6 +48,13 @@ class CloudRun:
         return self.ledger.call or (self.launch.id if self.launch else "")
 
     @property
+    def app(self) -> str:
+        """That call's app."""
+        if self.launch is not None and self.launch.id == self.call:
+            return self.launch.machine
+        return self.ledger.app
+
+    @property
     def is_of_cloud(self) -> bool:
         """Whether its last attempt was here: a run that was pushed has been elsewhere."""
         attempt = self.record.attempts[-1] if self.record and self.record.attempts else None

@@ -15,13 +15,13 @@ from typing import Any
 
 from job.locations import VOLUMES
 from runner.cloud import image as images
-from runner.cloud.app import NAME
+from runner.cloud.app import NAME, build_log, explained
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import Machine, Prices, per_hour
 from runner.cloud.volumes import open_volume
-from runner.errors import RunnerError, usage
+from runner.errors import usage
 from runner.interrupts import SIGNALS
 from runner.sync.confirm import confirm
 from runner.terminal import Environment
@@ -72,28 +72,24 @@ def run_shell(
     ):
         return 103
     import modal
-    from modal import exception
 
     volumes: Any = {f"/vol/{name}": open_volume(name, env.environ) for name in VOLUMES}
-    try:
-        with in_our_words():
-            app = modal.App.lookup(f"{NAME}-shell", create_if_missing=True)
-            sandbox = modal.Sandbox.create(
-                app=app,
-                image=images.build(checkout),
-                gpu=gpus.each()[0] if gpus.names else None,
-                cpu=CORES,
-                memory=int(MEMORY_GIB * 1024),
-                volumes=volumes,
-                workdir=images.WORKSPACE,
-                timeout=LONGEST,
-                idle_timeout=LEFT_ALONE,
-                tags={"project": NAME, "kind": "shell"},
-            )
-    except exception.RemoteError as error:
-        raise RunnerError(
-            f"Modal could not build the image: {error}; `docker compose build` does it here"
-        ) from error
+    image = images.build(checkout)
+    with explained():
+        with build_log(True):  # a first build takes some minutes
+            images.make(image, env.say)
+        sandbox = modal.Sandbox.create(
+            app=modal.App.lookup(f"{NAME}-shell", create_if_missing=True),
+            image=image,
+            gpu=gpus.each()[0] if gpus.names else None,
+            cpu=CORES,
+            memory=int(MEMORY_GIB * 1024),
+            volumes=volumes,
+            workdir=images.WORKSPACE,
+            timeout=LONGEST,
+            idle_timeout=LEFT_ALONE,
+            tags={"project": NAME, "kind": "shell"},
+        )
     try:
         with in_our_words(), _ended_by_signals():
             return _run(env, sandbox, words, int(idle))

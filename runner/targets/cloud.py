@@ -145,7 +145,7 @@ class Cloud:
         command = ("python", "-m", "corpus.prepare", *words, *plan.overrides)
         first = replace(plan, job="prepare", command=command)
         call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
-        code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time()))
+        code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time(), machine=call.app))
         if code:
             raise RunnerError(
                 "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
@@ -187,6 +187,7 @@ class Cloud:
             self.env.environ,
             each,
             lambda: self._image_is_there(given.digest if given else ""),
+            self.env.say,
             is_built=built,
             show_build=not plan.as_json,
             given=given,
@@ -258,7 +259,7 @@ class Cloud:
     def output(self, run: str, lines: int) -> list[str]:
         """What Modal still has of what the newest call printed."""
         found = self.read(run)
-        return calls.log(found.call, lines) if found.call else []
+        return calls.log(found.app, lines) if found.app else []
 
     def files(self, volume: str) -> Files:
         """The volume on Modal, opened when it is read. Without an account there is nothing in it: a plan is

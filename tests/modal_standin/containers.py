@@ -255,6 +255,8 @@ class Containers:
 
     def _log(self, task: Task, source: int, text: str) -> None:
         item = next(iter(task.inputs.values()), task.latest)  # the last lines can come after the output
+        if source == SYSTEM:  # Modal's own lines belong to no call
+            item = None
         self._logs.add(
             app=task.function.app_id,
             function=task.function.id,
