@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -109,6 +110,11 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
         return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
+    except Exception:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        traceback.print_exc()  # and then ``leave``: Python's own end would wait for the other processes, which wait for this
+        return ExitStatus.ERROR
     finally:
         stdout.flush()
 

@@ -115,6 +115,7 @@ def training_memory(
         activations = tokens * width * (HALF if bf16 else WORD) * config.n_layer
         in_last += block
 
+    compiled &= parts == 1  # sharded, blocks are compiled and the loss is not
     if train.loss_chunk is None:
         per_logit = _COMPILED_LOGIT if compiled else kept.logit
         logits = tokens * size.rows * per_logit

@@ -142,7 +142,8 @@ class BackgroundWriter:
         a tensor must call; one of them with ``write``."""
         self.wait()
         model, optimizer = (
-            {name: self._copy(name, tensor) for name, tensor in group.items()} for group in tensors
+            {name: self._copy(name, t) if write else whole(t) for name, t in group.items()}
+            for group in tensors
         )
         if not write:
             return

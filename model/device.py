@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,8 @@ from job.exit_status import UserError
 from job.memory import chosen_micro_batch
 from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
+
+GPU = Path("/dev/nvidia0")  # the first one, where the driver is there
 
 
 def pick_device(asked: str | None, local_rank: int) -> torch.device:
@@ -23,6 +26,11 @@ def pick_device(asked: str | None, local_rank: int) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "--device cuda: torch sees no GPU here; `runner doctor` says why, or use --device cpu"
+        )
+    if asked is None and kind == "cpu" and torch.version.cuda and GPU.exists():
+        raise UserError(
+            f"there is a GPU, and torch (CUDA {torch.version.cuda}) can't use it: its driver may be too old; `nvidia-smi` "
+            "shows it. Mend that, or take --device cpu"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this is no Apple GPU; use --device cpu")

@@ -27,6 +27,8 @@ from model.choices import ending_losses
 from model.distributed import World
 from model.trained import TrainedRun, open_run
 
+AT_ONCE = 8  # sequences: few, for nothing is compiled and all logits stand in memory, 1.6 GB in float32 for 8 x 1,024
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry; returns the exit status."""
@@ -55,7 +57,7 @@ def _choices(trained: TrainedRun, path: Path) -> dict[str, Any]:
     network, device = trained.network, trained.network.wte.weight.device
     questions = read_questions(path, trained.tokenizer, network.config.block_size)
     with devices.autocast(trained.recipe.train.dtype, device):
-        losses = ending_losses(network, questions, devices.fitting_micro_batch(trained.recipe, device, 1))
+        losses = ending_losses(network, questions, AT_ONCE)
     return accuracies(questions, losses)
 
 
@@ -69,13 +71,8 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
     device = trained.network.wte.weight.device
     batches = TokenBatches(val, trained.recipe.model.block_size, device)
     with devices.autocast(config.dtype, device):
-        loss, tokens = validation_loss(
-            trained.network,
-            batches,
-            config.eval_tokens if limited else None,
-            devices.fitting_micro_batch(trained.recipe, device, 1),
-            World(),
-        )
+        most = config.eval_tokens if limited else None
+        loss, tokens = validation_loss(trained.network, batches, most, AT_ONCE, World())
     text_bytes = int(trained.tokenizer.byte_lengths()[val.slice(1, tokens + 1)].sum())
     return {
         "tokens": tokens,

@@ -40,6 +40,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ignored: int,
         chunk: int,
     ) -> Tensor:
+        wanted = x_ND.requires_grad  # an evaluation needs no gradient
         count = (targets_N != ignored).sum().clamp_min(1)
         dtype = (
             torch.get_autocast_dtype(x_ND.device.type)
@@ -53,12 +54,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(x_ND), chunk):
             x = x_ND[start : start + chunk].to(dtype)
             if start and torch.compiler.is_compiling():  # else it keeps the logits of all: 8.6 GB, not 4.0
-                x = x + (total + grad_weight[0, 0] + grad_x[start - 1, 0]).clamp(0, 0).to(dtype)
+                before = total + grad_weight[0, 0] + grad_x[start - 1, 0] if wanted else total
+                x = x + before.clamp(0, 0).to(dtype)
             targets_n1 = targets_N[start : start + chunk, None]
             kept_n1 = targets_n1 != ignored
             logits_nV = softcap(x @ weight.mT, cap)
             log_p_nV = torch.log_softmax(logits_nV, dim=-1)
             total -= (log_p_nV.gather(1, targets_n1.clamp_min(0)) * kept_n1).sum()
+            if not wanted:
+                continue
             # A comparison, not a scatter: Inductor makes one kernel of all this, which reads and writes each logit once.
             grad_nV = log_p_nV.exp_().add_(rows_V == targets_n1, alpha=-1)
             grad_nV *= kept_n1 / count

@@ -32,15 +32,17 @@ def shard(network: nn.Module, blocks: nn.ModuleList, world: World, device: torch
 def replicate(forward: nn.Module, device: torch.device) -> nn.Module:
     """DDP: gradients are averaged while the backward pass is still at work."""
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+    # broadcast_buffers: the rotary tables never change, and a process that repeats its first pass would send them alone.
+    return DistributedDataParallel(
+        forward, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
 
 
-def exchange_gradients(forward: nn.Module, network: nn.Module, now: bool) -> None:
-    """Whether the next backward pass exchanges gradients: only the last of a step's micro-batches does."""
+def exchange_gradients(forward: nn.Module, now: bool) -> None:
+    """Whether the next backward pass exchanges gradients: with DDP only the last of a step's micro-batches does. With
+    FSDP2 each does: what is put off is kept in whole, and a part of it is all that there is room for."""
     if isinstance(forward, DistributedDataParallel):
         forward.require_backward_grad_sync = now
-    elif (exchange := getattr(network, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
-        exchange(now)
 
 
 def is_part(tensor: Tensor) -> TypeGuard[DTensor]:

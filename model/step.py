@@ -181,7 +181,7 @@ class Steps:
         total = torch.zeros((), device=self.device)
         for i, starts in enumerate(parts):
             ids_BT, targets_BT = self.batches.take(starts)
-            exchange_gradients(self.forward, self.network, now=i == len(parts) - 1 and not rehearsal)
+            exchange_gradients(self.forward, now=i == len(parts) - 1 and not rehearsal)
             with devices.autocast(self.config.dtype, self.device):
                 loss = self.forward(ids_BT, targets_BT) / len(parts)
             loss.backward()

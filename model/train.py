@@ -113,9 +113,7 @@ def _make_trainer(
                 f"block_size ({recipe.model.block_size}) is longer than the {part} set of "
                 f"{recipe.data.dataset} ({len(stream)} tokens)",
             )
-    prompt = prompt_tokens(
-        recipe.sample.prompt, tokenizer, recipe
-    )  # a mistake in it shows now, not at the end
+    prompt = prompt_tokens(recipe.sample.prompt, tokenizer, recipe)  # a mistake shows now, not at the end
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     is_new, said = not steps(folder), list[str]()
@@ -127,7 +125,9 @@ def _make_trainer(
     for line in said:
         display.say(line)
     trainer = Trainer(recipe, folder, network, train, val, world, device, display, session)
-    resumed = trainer.resume()
+    resumed, step = trainer.resume(), trainer.progress.step
+    if world.sum(torch.tensor(step)).item() != step * world.size:  # a node's volume may be behind another's
+        raise UserError(f"process {world.rank} found step {step}, others another one; type the same again")
     if not (resumed or is_new) and recipe.train.init_from is not None:  # none of its checkpoints is sound
         initialise(network, recipe.train.init_from, locations, display.say)
     if session is not None:

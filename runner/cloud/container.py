@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 
 import modal
@@ -15,11 +16,28 @@ from runner.cloud.nvidia_smi import ask_gpus
 
 
 def place_in_cluster(nodes: int) -> tuple[int, str]:
-    """This container's rank, and the address of the first."""
+    """This container's rank, and the address of the first.
+
+    gloo would listen at the address of the host's name, which is the same for all containers; it gets the interface of
+    this one's address in the cluster.
+    """
     if nodes < 2:
         return 0, ""
     cluster = modal.Cluster.from_context()
-    return cluster.container_rank(), cluster.container_ips()[0]
+    rank, addresses = cluster.container_rank(), cluster.container_ips()
+    if interface := interface_of(addresses[rank]):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    return rank, addresses[0]
+
+
+def interface_of(address: str, known: Path = Path("/proc/net/if_inet6")) -> str:
+    """The network interface that has an IPv6 address; '' for the loopback and for one of IPv4, which clusters do not use."""
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address).hex()
+        found = [line.split() for line in known.read_text().splitlines()]
+    except OSError:
+        return ""
+    return next((name for number, *_, name in found if number == packed and name != "lo"), "")
 
 
 def gpu_name() -> str:

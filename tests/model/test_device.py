@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from job.exit_status import UserError
 from job.locations import CHECKOUT
 from model import device as devices
 
@@ -30,6 +32,16 @@ def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, e
     monkeypatch.setattr(torch.cuda, "utilization", fail)
     devices.gpu_use.cache_clear()
     assert devices.gpu_use(CUDA, 1) is None
+
+
+def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(devices, "GPU", Path("/dev/null"))
+    with pytest.raises(UserError, match=r"there is a GPU, and torch \(CUDA 13.0\) can't use it"):
+        devices.pick_device(None, 0)
+    assert devices.pick_device("cpu", 0).type == "cpu"
+    monkeypatch.setattr(devices, "GPU", Path("/dev/none"))
+    assert devices.pick_device(None, 0).type == "cpu"
 
 
 def test_a_cpu_has_none() -> None:

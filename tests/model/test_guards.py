@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from job.exit_status import ExitStatus
 from job.runs import read_record
 from job.step_folders import steps
@@ -54,12 +56,13 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
 
 
-def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab: Lab) -> None:
-    script = lab.folder / "small.py"
-    script.write_text(SMALL_MEMORY.format(most=3, words=words(lab, "small", "max_steps=20", "micro_batch=4")))
+@pytest.mark.parametrize("variant", ["gpt2", "modern"])  # modern has buffers, which are not exchanged
+def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab: Lab, variant: str) -> None:
+    script, common = lab.folder / "small.py", (f"variant={variant}", "max_steps=20")
+    script.write_text(SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=4")))
     _, err = lab.run(str(script), processes=2)
     assert "out of memory with micro_batch 4: going on with 2, accumulated 2 times" in err
-    lab.run("train", *words(lab, "from_the_start", "max_steps=20", "micro_batch=2"), processes=2)
+    lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"), processes=2)
     assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
 

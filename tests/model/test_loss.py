@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.loss import chunked_cross_entropy, cross_entropy
 
@@ -29,3 +30,11 @@ def test_no_target_counts() -> None:
     x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8)
     loss = chunked_cross_entropy(x, weight, torch.full((4,), -100), None, -100, 2)
     assert loss.item() == 0.0
+
+
+def test_an_evaluation_computes_no_gradient() -> None:
+    weight, targets = torch.randn(50, 16, requires_grad=True), torch.randint(0, 50, (64,))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loss = chunked_cross_entropy(torch.randn(64, 16), weight, targets, 15.0, -100, 16)
+    assert counter.get_total_flops() == 2 * 64 * 50 * 16
+    assert loss > 0

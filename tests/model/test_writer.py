@@ -49,6 +49,13 @@ def test_the_first_checkpoint_waits_for_no_memory(tmp_path: Path, pinned: list[t
     assert found.model["w"].tolist() == [[2.0] * 3] * 2
 
 
+def test_a_process_that_writes_nothing_holds_no_copies(tmp_path: Path, pinned: list[tuple[int, ...]]) -> None:
+    writer = checkpoint.BackgroundWriter(tmp_path, lambda step: None)
+    writer.submit(7, ({"w": torch.ones(2, 3).as_subclass(OnGpu)}, {}), {}, write=False)
+    writer.wait()
+    assert (pinned, writer.copies, list(tmp_path.iterdir())) == ([], {}, [])
+
+
 def test_memory_that_can_not_be_had_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more locked memory")

@@ -11,7 +11,7 @@ from job.network_size import flops_per_token, network_size
 from job.peak_flops import datasheet_flops
 from job.recipe import Recipe, RecipeError, from_mapping, load
 from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices, rates
-from runner.cloud.container import price_of
+from runner.cloud.container import interface_of, price_of
 from runner.cloud.gpus import MOST, Gpus, parse_gpus
 from runner.cloud.options import Machine
 from runner.errors import RunnerError
@@ -354,3 +354,14 @@ class TestComparison:
         assert rows[0].gpu == "L4"
         assert rows[0].cheapest
         assert rows[0].usd == pytest.approx(rows[0].seconds / 3600 * 0.01)
+
+
+def test_a_node_knows_the_interface_of_its_address(tmp_path: Path) -> None:
+    known = tmp_path / "if_inet6"
+    known.write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe800000000000000000000000000002 02 40 20 80     eth0\n"
+        "fdaa000000000000000000000000000a 03 70 00 80     i6pn\n"
+    )
+    asked = ("fdaa::a", "::1", "127.0.0.1", "fdaa::b")
+    assert [interface_of(address, known) for address in asked] == ["i6pn", "", "", ""]
