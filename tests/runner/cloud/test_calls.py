@@ -1,0 +1,138 @@
+"""What Modal's real server answers beside what the stand-in does: calls that are lost, logs that break off, accounts at
+their limit, builds that are broken off."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import modal
+import pytest
+from modal import exception
+
+from runner.cloud import calls
+from runner.cloud.calls import CANCELLED, CallState, look
+from runner.cloud.image import make
+from runner.cloud.modal_errors import in_our_words
+from runner.cloud.patience import Unavailable
+from runner.errors import RunnerError
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (
+            exception.InternalFailure("Server has lost track of input"),
+            CallState(False, None, "Modal lost it: Server has lost track of input", attempts_used_up=True),
+        ),
+        (
+            exception.RemoteError("Function call was cancelled by user or a failure."),
+            CallState(False, None, CANCELLED),
+        ),
+        (exception.RemoteError("out of memory"), CallState(False, None, "out of memory")),
+        (exception.ExecutionError("Could not deserialize"), CallState(False, None, "Could not deserialize")),
+        (
+            exception.PermissionDeniedError("fc-1"),
+            CallState(False, None, "its last call was in another workspace"),
+        ),
+    ],
+)
+def test_a_call_that_ended_by_itself_is_an_end_and_no_fault(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, state: CallState
+) -> None:
+    def get(timeout: float) -> None:
+        raise error
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
+    assert look("fc-1") == state
+
+
+class Logs:
+    """Of an app that prints 0 to 5, a line a second, two of them in one; the connection is lost behind the third."""
+
+    def __init__(self) -> None:
+        start = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
+        times = (0, 1, 1, 2, 3, 4)
+        self.entries = [
+            SimpleNamespace(
+                message=f"{i}\n", source="stdout", timestamp=start + datetime.timedelta(seconds=at)
+            )
+            for i, at in enumerate(times)
+        ]
+        self.asked: list[datetime.datetime] = []
+
+    def stream(self) -> Iterator[Any]:
+        for i, entry in enumerate(self.entries):
+            if i == 2 and not self.asked:
+                raise exception.ConnectionError("Could not connect to the Modal server.")
+            yield entry
+
+    def fetch(self, since: datetime.datetime) -> Iterator[Any]:
+        self.asked.append(since)
+        return (entry for entry in self.entries[:5] if entry.timestamp >= since)
+
+
+def test_a_log_goes_on_where_the_connection_was_lost_with_each_line_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs = Logs()
+    monkeypatch.setattr(calls, "OFFLINE", 0.01)
+    monkeypatch.setattr(modal.App, "lookup", lambda app: SimpleNamespace(logs=logs))
+    printed = list(calls.stream("ap-1", threading.Event()))
+    assert printed == [(False, f"{i}\n") for i in range(6)]
+    assert logs.asked == [logs.entries[1].timestamp]
+
+
+def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    over.set()
+    monkeypatch.setattr(modal.App, "lookup", lambda app: SimpleNamespace(logs=Logs()))
+    assert [text for _, text in calls.stream("ap-1", over)] == ["0\n", "1\n"]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            exception.ResourceExhaustedError("exceeded its spend limit"),
+            "spend limit; modal.com/settings/usage has",
+        ),
+        (exception.InvalidError("Please add a payment method to use H100"), "the card, or take --gpu L4"),
+        (exception.VersionError("too old"), "Modal: too old"),
+    ],
+)
+def test_what_asking_again_does_not_mend_is_said_at_once(error: Exception, text: str) -> None:
+    with pytest.raises(RunnerError, match=text), in_our_words():
+        raise error
+    with pytest.raises(Unavailable), in_our_words():
+        raise exception.ResourceExhaustedError("too many requests")
+
+
+@pytest.fixture
+def image() -> Callable[[list[str]], Any]:
+    """One whose next builds end with these errors, and then well."""
+
+    def image(errors: list[str]) -> Any:
+        def build() -> None:
+            if errors:
+                raise exception.RemoteError(errors.pop(0))
+
+        return SimpleNamespace(build=build)
+
+    return image
+
+
+def test_a_build_that_modal_broke_off_is_begun_again(image: Callable[[list[str]], Any]) -> None:
+    said: list[str] = []
+    broken = "Image build for im-1 terminated due to external shut-down. Please try again."
+    make(image([broken, broken]), said.append)
+    assert said == ["Modal broke the build off; it is begun again"] * 2
+    with pytest.raises(exception.RemoteError, match="shut-down"):
+        make(image([broken] * 3), said.append)
+    said.clear()
+    with pytest.raises(exception.RemoteError, match="exit status 100"):
+        make(image(["apt-get: exit status 100"]), said.append)
+    assert said == []
