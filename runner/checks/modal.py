@@ -9,6 +9,7 @@ from runner.checks.finding import Finding, Scene
 from runner.cloud.account import is_set_up
 from runner.cloud.servers import check_reachable
 from runner.errors import RunnerError
+from runner.extras import own_requirement, pip_install
 
 ORDER = 80
 
@@ -39,7 +40,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"Modal can't be asked: {answer.last_line}",
-            f"{sys.executable} -m pip install --upgrade modal",
+            pip_install("--upgrade", own_requirement("modal")),
         )
         return
     if said["problem"]:
