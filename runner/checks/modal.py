@@ -18,8 +18,13 @@ PATIENCE = 15.0  # seconds; the client itself would try for a minute
 
 def check(scene: Scene) -> Iterator[Finding]:
     """No token is no fault, for everything else works without Modal; a token that is refused is one."""
-    if not is_set_up(scene.environ):
-        yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
+    try:
+        if not is_set_up(scene.environ):
+            yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
+            return
+    except RunnerError as error:
+        message, _, remedy = error.message.partition("; ")
+        yield Finding("error", message, remedy)
         return
     try:
         check_reachable(scene.environ)
