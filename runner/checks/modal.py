@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runner.checkout import INSTALLED
 from runner.checks.finding import Finding, Scene
 from runner.cloud.account import is_set_up
-from runner.cloud.servers import check_reachable
+from runner.cloud.servers import check_proxy, check_reachable
 from runner.errors import RunnerError
 from runner.extras import own_requirement, pip_install
 
@@ -22,6 +22,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         if not is_set_up(scene.environ):
             yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
             return
+        check_proxy(scene.environ)
     except RunnerError as error:
         message, _, remedy = error.message.partition("; ")
         yield Finding("error", message, remedy)
