@@ -101,6 +101,16 @@ class TestDockerfile:
         assert (result.stdout, result.returncode) == ("", 0)
 
 
+def test_modal_is_bounded_for_what_is_used_of_it_and_not_published():
+    modal = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "modal")
+    assert [modal.specifier.contains(v) for v in ("1.6.3", "1.6.4", "1.6.9", "1.7.0")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
 class TestLock:
     def test_holds_what_pyproject_asks_for(self):
         extras = PROJECT["optional-dependencies"]

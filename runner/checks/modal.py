@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from runner.checkout import INSTALLED
 from runner.checks.finding import Finding, Scene
 from runner.cloud.account import is_set_up
-from runner.cloud.servers import check_reachable
+from runner.cloud.servers import check_proxy, check_reachable
 from runner.errors import RunnerError
+from runner.extras import own_requirement, pip_install
 
 ORDER = 80
 
@@ -17,8 +18,14 @@ PATIENCE = 15.0  # seconds; the client itself would try for a minute
 
 def check(scene: Scene) -> Iterator[Finding]:
     """No token is no fault, for everything else works without Modal; a token that is refused is one."""
-    if not is_set_up(scene.environ):
-        yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
+    try:
+        if not is_set_up(scene.environ):
+            yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
+            return
+        check_proxy(scene.environ)
+    except RunnerError as error:
+        message, _, remedy = error.message.partition("; ")
+        yield Finding("error", message, remedy)
         return
     try:
         check_reachable(scene.environ)
@@ -39,7 +46,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"Modal can't be asked: {answer.last_line}",
-            f"{sys.executable} -m pip install --upgrade modal",
+            pip_install("--upgrade", own_requirement("modal")),
         )
         return
     if said["problem"]:

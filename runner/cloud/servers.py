@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from runner.cloud.account import setting
 from runner.errors import RunnerError
+from runner.extras import pip_install
 
 DEFAULT = "https://api.modal.com,https://api.modal2.com"  # as of modal 1.6; a test compares it
+PROXY_PACKAGES = ("python_socks", "aiohttp_socks")  # modal[api-proxy-support]: for its calls, and for blocks
 PATIENCE = 1.5  # seconds for a connection: who lists the runs of this machine must not wait for a network
 
 
@@ -19,14 +23,31 @@ def addresses(urls: str) -> list[tuple[str, int]]:
     return [(url.hostname or "", url.port or (80 if url.scheme == "http" else 443)) for url in found]
 
 
-def has_proxy(environ: Mapping[str, str]) -> bool:
-    """Whether the way to Modal, and what its name stands for, are a proxy's business."""
-    return any(environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+def proxy_variable(environ: Mapping[str, str]) -> str:
+    """The variable whose proxy the client takes to Modal; '' where it goes there itself. NO_PROXY is not asked: the
+    client asks it for its calls, and sends the blocks of files through the proxy all the same."""
+    for name in ("https_proxy", "all_proxy"):
+        found = name if name in environ else name.upper()  # a small one that is empty stands for none
+        if environ.get(found):
+            off = str(setting("disable_api_proxy", environ) or "").lower() not in ("", "0", "false")
+            return "" if off else found
+    return ""
+
+
+def check_proxy(environ: Mapping[str, str]) -> None:
+    """RunnerError where the client has a proxy and not what it needs to speak to it; it would try for a minute."""
+    variable = proxy_variable(environ)
+    if variable and not all(find_spec(package) for package in PROXY_PACKAGES):
+        raise RunnerError(
+            f"{variable} names a proxy, for which Modal's client needs packages that are not here; type: "
+            f"{pip_install('modal[api-proxy-support]')}   (or go without it: MODAL_DISABLE_API_PROXY=1)"
+        )
 
 
 def check_known(urls: str, environ: Mapping[str, str] = os.environ) -> None:
     """RunnerError at once where no server's name can be resolved; the client would try for a minute."""
-    if has_proxy(environ):
+    check_proxy(environ)
+    if proxy_variable(environ):  # the way there, and what the names stand for, are the proxy's business
         return
     why = []
     for host, port in addresses(urls):
@@ -41,7 +62,8 @@ def check_known(urls: str, environ: Mapping[str, str] = os.environ) -> None:
 
 def check_reachable(environ: Mapping[str, str]) -> None:
     """RunnerError within PATIENCE seconds for each server where there is no way to any; without a look at modal."""
-    if has_proxy(environ):
+    check_proxy(environ)
+    if proxy_variable(environ):  # the way there, and what the names stand for, are the proxy's business
         return
     why = ""
     for address in addresses(environ.get("MODAL_SERVER_URL") or DEFAULT):

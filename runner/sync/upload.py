@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from runner.cloud.patience import Unavailable
 from runner.cloud.volumes import VolumeFiles
 from runner.sync.checkpoints import APPENDED, Mismatch
 from runner.sync.local_listing import LocalFile
@@ -100,14 +101,19 @@ class Upload:
 
             for file, fd in zip(batch, descriptors, strict=True):
                 _check_unchanged(file, fd)
-            for _ in range(ROUNDS):
-                missing = self.files.put(new, receipts)
-                if not missing:
-                    return
-                self.workers.blocks(partial(send, block) for block in missing)
+            rounds = 0
+            while missing := self.files.put(new, receipts):
+                if rounds == ROUNDS:
+                    raise Mismatch("Modal says each time that blocks are missing, which were sent")
+                before = len(receipts)
+                try:
+                    self.workers.blocks(partial(send, block) for block in missing)
+                    rounds += 1
+                except Unavailable:
+                    if len(receipts) == before:
+                        raise  # else: addresses grow old; others serve the rest, and what was sent counts
                 for file, fd in zip(batch, descriptors, strict=True):
                     _check_unchanged(file, fd)
-            raise Mismatch("Modal says each time that blocks are missing, which were sent")
 
 
 def _block(descriptor: int, file: LocalFile, index: int) -> bytes:

@@ -29,7 +29,7 @@ from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
 from runner.cloud.secrets import check_there
-from runner.cloud.servers import check_reachable
+from runner.cloud.servers import check_proxy, check_reachable
 from runner.cloud.volumes import modal_name
 from runner.command import Command, folder_name
 from runner.dotenv import secret_names
@@ -272,6 +272,7 @@ class Cloud:
 
     def _look(self, request: Request) -> dict[str, Any]:
         """What the volumes say of the run and of the dataset."""
+        check_proxy(self.env.environ)  # before the prices are asked for, which are waited for
         checkpoints, data = self._files["checkpoints"], self._files["data"]
         dataset = request.settings.data.dataset if request.settings else None
         weights = weights_of(request.settings)

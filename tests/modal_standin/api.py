@@ -136,6 +136,10 @@ class Api(ABC):
     def clear_faults(self) -> None:
         self.call("clear_faults")
 
+    def volume_rules(self, **rules: Any) -> None:
+        """Be as strict with blocks as Modal may be: see `volume_blocks.py`. Without any, lenient again."""
+        self.call("volume_rules", **rules)
+
     def disconnect(self) -> int:
         """Cut the connections of clients outside; returns how many there were."""
         return int(self.call("disconnect"))

@@ -12,6 +12,7 @@ from typing import Any
 from .record import redacted
 from .server import Server
 from .tasks import Task
+from .volume_blocks import Rules
 
 POLL = 0.02  # seconds between two looks at a condition
 
@@ -122,6 +123,9 @@ class Controls:
 
     async def clear_faults(self) -> None:
         self._server.faults.clear()
+
+    async def volume_rules(self, **rules: Any) -> None:
+        self._server.volumes.blocks.rules = Rules(**rules)
 
     async def disconnect(self) -> int:
         return self._server.disconnect()

@@ -102,7 +102,7 @@ class Server:
 
     async def start(self) -> None:
         web_url = await self.web.start()
-        self.blobs.url = self.volumes.url = web_url
+        self.blobs.url = self.volumes.blocks.url = web_url
         await self._grpc.start("127.0.0.1", self.settings.port)
         listening: Any = self._grpc._server  # grpclib does not tell the port that it was given
         port = listening.sockets[0].getsockname()[1]

@@ -67,10 +67,10 @@ class Web:
             await self._runner.cleanup()
 
     async def _get_block(self, request: web.Request) -> web.StreamResponse:
-        block = self._volumes.block(request.match_info["token"], int(request.match_info["index"]))
+        block = self._volumes.blocks.read(request.match_info["token"], int(request.match_info["index"]))
         if block is None:
             return web.Response(status=403, text="this URL has expired")
-        return await self._send("BlockGet", request, *block)
+        return await self._send("BlockGet", request, block.file, block.begin, block.length, block.headers)
 
     async def _get_blob(self, request: web.Request) -> web.StreamResponse:
         path = self._blobs.path(request.match_info["blob"])
@@ -79,13 +79,19 @@ class Web:
         return await self._send("BlobGet", request, path, 0, path.stat().st_size)
 
     async def _send(
-        self, name: str, request: web.Request, file: Path, offset: int, length: int
+        self,
+        name: str,
+        request: web.Request,
+        file: Path,
+        offset: int,
+        length: int,
+        headers: dict[str, str] | None = None,
     ) -> web.StreamResponse:
         self.requests.append((name, request.path))
         fault = self._faults.draw(name, request.path)
         if fault is not None and fault.isdigit():
             return web.Response(status=int(fault), text="injected")
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers=headers)
         response.content_length = length // 2 if fault == "truncate" else length
         await response.prepare(request)
         wanted = length // 2 if fault in ("truncate", "cut") else length
@@ -110,6 +116,9 @@ class Web:
         received = await self._receive("BlockPut", request)
         if isinstance(received, web.Response):
             return received
+        if not self._volumes.blocks.takes(request.query.get("answer", "")):
+            received.unlink()
+            return web.Response(status=403, text="this URL has expired")
         stored = await asyncio.to_thread(self._content.adopt, received)
         received.unlink()
         if stored != sha256_hex:

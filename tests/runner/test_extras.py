@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import tomllib
+from importlib.metadata import version
 
 import pytest
+from packaging.requirements import Requirement
 
-from runner.extras import install_line, requirements
+from runner.extras import install_line, own_requirement, requirements
 from tests.runner.conftest import ROOT
 
 
@@ -25,3 +27,10 @@ def test_it_names_this_python_and_the_packages_and_not_this_project(extra: str) 
 def test_a_condition_of_the_system_stays_with_its_package() -> None:
     (nvidia,) = (line for line in requirements("train") if line.startswith("nvidia"))
     assert nvidia.partition(";")[2].strip() == 'sys_platform == "linux"'
+
+
+def test_what_replaces_a_package_of_the_runner_is_a_version_that_it_works_with() -> None:
+    modal = Requirement(own_requirement("modal"))
+    assert not modal.specifier.contains("1.6.3")
+    assert modal.specifier.contains(version("modal"))
+    assert own_requirement("no-such-package") == "no-such-package"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from modal.config import _SETTINGS
 
+from runner.cli import main
 from runner.cloud import servers
-from runner.cloud.servers import addresses, check_known, check_reachable
+from runner.cloud.servers import addresses, check_known, check_reachable, proxy_variable
 from runner.cloud.volumes import open_files
 from runner.errors import RunnerError
+from runner.extras import pip_install
+from runner.terminal import Environment
 from tests.modal_standin import ModalStandin
+from tests.runner.cloud.conftest import make_checkout
 
+PROXY = "http://proxy:3128"
 ONE_OF_TWO = "http://nowhere.invalid,http://127.0.0.1:{port}"
 
 
@@ -62,9 +71,73 @@ def test_one_server_that_takes_a_connection_is_enough() -> None:
         check_reachable({"MODAL_SERVER_URL": ONE_OF_TWO.format(port=port)})
 
 
-def test_behind_a_proxy_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def proxy_packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The packages for proxies that can be imported: none, until a test adds some."""
+    installed: set[str] = set()
+    monkeypatch.setattr(servers, "find_spec", lambda name: name if name in installed else None)
+    return installed
+
+
+def test_behind_a_proxy_nothing_is_asked(proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy_packages.update(servers.PROXY_PACKAGES)
     asked = names(monkeypatch)
-    check_known(servers.DEFAULT, {"HTTPS_PROXY": "http://proxy:3128"})
+    check_known(servers.DEFAULT, {"HTTPS_PROXY": PROXY})
+    assert asked == []
+
+
+@pytest.mark.parametrize("missing", servers.PROXY_PACKAGES)
+def test_what_the_client_lacks_for_a_proxy_is_said_before_anything_is_asked(
+    missing: str, proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy_packages.update({*servers.PROXY_PACKAGES} - {missing})
+    asked = names(monkeypatch)
+    environ = {"ALL_PROXY": PROXY, "NO_PROXY": "*"}
+    for check in (check_reachable, lambda environ: check_known(servers.DEFAULT, environ)):
+        with pytest.raises(RunnerError) as refused:
+            check(environ)
+        assert refused.value.message == (
+            "ALL_PROXY names a proxy, for which Modal's client needs packages that are not here; type: "
+            f"{pip_install('modal[api-proxy-support]')}   (or go without it: MODAL_DISABLE_API_PROXY=1)"
+        )
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HTTPS_PROXY": PROXY},
+        {"all_proxy": PROXY, "https_proxy": ""},
+        {"HTTPS_PROXY": PROXY, "https_proxy": ""},
+        {"HTTPS_PROXY": PROXY, "NO_PROXY": "*"},
+        {"HTTP_PROXY": PROXY},
+        {"https_proxy": PROXY, "MODAL_DISABLE_API_PROXY": "1"},
+        {"https_proxy": PROXY, "MODAL_DISABLE_API_PROXY": "false"},
+        {"https_proxy": PROXY, "MODAL_PROFILE": "direct"},
+        {},
+    ],
+)
+def test_the_proxy_is_the_one_that_the_client_takes(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".modal.toml").write_text("[direct]\ndisable_api_proxy = true\n")
+    given = {**environ, "HOME": str(tmp_path)}
+    program = "from modal._utils.proxy_support import *; print(get_proxy_url(None, use_ssl=True) or '')"
+    asked = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True)
+    variable = proxy_variable(given)
+    assert (given[variable] if variable else "") == asked.stdout.strip(), asked.stderr
+
+
+def test_a_plan_names_the_package_for_the_proxy(
+    proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("runner.cloud.rates._ask", lambda: asked.append("prices"))
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HTTPS_PROXY": PROXY}
+    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    env = Environment(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
+    for line in ("cloud tiny --dry-run", "status cl", "doctor"):
+        said = CliRunner().invoke(main, line.split(), obj=env)
+        assert "HTTPS_PROXY names a proxy" in said.output
+        assert "modal[api-proxy-support]" in said.output
     assert asked == []
 
 

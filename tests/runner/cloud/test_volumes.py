@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 
 import modal
 import pytest
+from modal._utils import blob_utils
 
+from runner.cloud import volume_rpc
 from runner.cloud.files import LateFiles
 from runner.cloud.patience import Patience, Unavailable
 from runner.cloud.volumes import VolumeFiles, modal_name, open_files, open_volume
 from runner.errors import RunnerError
+from runner.sync import part
 from tests.modal_standin import ModalStandin, StandinError
+from tests.runner.sync.conftest import noise
 
 BLOCK = 8 * 1024 * 1024
 
@@ -26,10 +31,11 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
 
 @pytest.fixture
 def files(standin: ModalStandin) -> Iterator[VolumeFiles]:
-    opened = open_files("data")
+    opened = open_files("data", create=True)
     opened.patience = Patience(attempts=4, sleep=lambda seconds: None)
     yield opened
     standin.clear_faults()
+    standin.volume_rules()
 
 
 def put(files: VolumeFiles, path: str, content: bytes) -> None:
@@ -70,6 +76,42 @@ def test_a_file_is_read_whole_from_the_middle_and_across_blocks(files: VolumeFil
     assert files.read("big.bin", len(content) - 3) == b"\0\0\0"
     assert files.read("big.bin", len(content)) == b""
     assert files.read("big.bin", 0, 0) == b""
+
+
+def test_a_range_may_end_behind_the_end_of_the_file(files: VolumeFiles) -> None:
+    content = noise(BLOCK + 1000)
+    put(files, "log.txt", content)
+    assert files.read("log.txt", 0, 4 * BLOCK) == content
+    assert files.read("log.txt", 10, 4 * BLOCK) == content[10:]
+    assert files.read("log.txt", BLOCK + 990, BLOCK) == content[-10:]
+    assert files.read("log.txt", len(content), BLOCK) == files.read("log.txt", 2 * BLOCK, BLOCK) == b""
+
+
+def test_a_digest_may_be_that_of_the_block_as_modal_keeps_it(
+    files: VolumeFiles, standin: ModalStandin
+) -> None:
+    content = noise(BLOCK - 1000) + b"\0" * 1000 + noise(1000, 2) + b"\0" * 10
+    put(files, "big.bin", content)
+    standin.volume_rules(sends_digests=True)
+    assert files.read("big.bin") == content
+    assert files.read("big.bin", 100, BLOCK) == content[100 : BLOCK + 100]
+    standin.inject("BlockGet", "corrupt", times=2)
+    assert files.read("big.bin") == content  # what has another digest is fetched again
+    standin.inject("BlockGet", "truncate", times=2)
+    assert files.read("big.bin", 5) == content[5:]
+
+
+def test_the_blocks_are_as_long_as_the_clients() -> None:
+    assert volume_rpc.BLOCK_SIZE == part.BLOCK_SIZE == blob_utils.BLOCK_SIZE
+
+
+def test_a_digest_that_can_not_be_read_is_none() -> None:
+    digest = bytes(range(32))
+    text = base64.b64encode(digest).decode()
+    read = volume_rpc._sha256_in
+    assert read(f"sha-256=:{text}:") == read(f"md5=:YWJj:, sha-256=:{text}:;q=1") == digest
+    for header in ("", "md5=:YWJj:", "sha-256=:YWJj:", "sha-256=:YWJ:", "sha-256", f"x-sha-256=:{text}:"):
+        assert read(header) is None
 
 
 def test_what_is_not_there_is_a_file_not_found_for_every_question(files: VolumeFiles) -> None:

@@ -81,6 +81,7 @@ def environ(standin: ModalStandin, tmp_path: Path) -> dict[str, str]:
 def cloud(standin: ModalStandin, environ: dict[str, str]) -> Iterator[Cloud]:
     yield Cloud(standin, environ)
     standin.clear_faults()
+    standin.volume_rules()
 
 
 @pytest.fixture

@@ -131,6 +131,42 @@ def test_a_killed_push_sends_no_block_twice_and_shows_nothing_half(
     assert cloud.transfers() == ["BlockPut"] * (BLOCKS - 3)
 
 
+def test_addresses_that_expire_are_asked_for_again_and_no_block_is_sent_twice(
+    type_: Type, cloud: Cloud, here: Path, impatient: None
+) -> None:
+    (here / "data/big.bin").write_bytes(BIG)
+    cloud.standin.volume_rules(puts_per_answer=2, needs_receipts=True)
+    before = cloud.standin.recorded()[-1].number
+    result = type_("runner push data big.bin")
+    assert result.exit_code == 0, result.stderr
+    assert tree(cloud.folder("data")) == {"big.bin": BIG}
+    asked = [r.message.files[0].blocks for r in cloud.standin.recorded("VolumePutFiles2", after=before)]
+    assert [sum(bool(block.put_response) for block in blocks) for blocks in asked] == [0, 2, 4, 6]
+
+
+def test_addresses_of_which_none_serves_are_not_asked_for_without_end(
+    type_: Type, cloud: Cloud, here: Path, impatient: None
+) -> None:
+    (here / "data/big.bin").write_bytes(BIG)
+    cloud.standin.volume_rules(puts_per_answer=0, needs_receipts=True)
+    result = type_("runner push data big.bin")
+    assert result.exit_code == 1
+    assert "HTTP 403 Forbidden: this URL has expired" in result.stderr
+    assert tree(cloud.folder("data")) == {}
+
+
+def test_a_file_that_is_in_its_place_needs_no_receipt_for_what_it_has(
+    type_: Type, cloud: Cloud, here: Path
+) -> None:
+    cloud.put("data", "big.bin", BIG)
+    (here / "data/big.bin").write_bytes(BIG + b"more")
+    cloud.standin.volume_rules(needs_receipts=True)
+    cloud.forget()
+    assert type_("runner push data big.bin").exit_code == 0
+    assert tree(cloud.folder("data")) == {"big.bin": BIG + b"more"}
+    assert cloud.transfers() == ["BlockPut"]
+
+
 def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) -> None:
     cloud.put("data", "big.bin", BIG)
     cloud.standin.inject("BlockGet", "503", times=None, after=1)
