@@ -82,11 +82,17 @@ def validation_loss(
     """Mean loss in nats over the validation windows, and how many tokens that were."""
     was_training = network.training
     network.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=batches.device)
+    losses: list[Tensor] = []
+    counts: list[int] = []
     for ids_BT, targets_BT, tokens in validation_batches(batches, limit_tokens, micro_batch, world):
         loss = network(ids_BT, targets_BT)
         if tokens:
-            totals += torch.stack([loss.double() * tokens, totals.new_tensor(float(tokens))])
+            losses.append(loss)
+            counts.append(tokens)
     network.train(was_training)
+    # Read at the end, so that no batch waits for the device; summed on the CPU, for an Apple GPU has no float64.
+    totals = torch.zeros(2, dtype=torch.float64)
+    for loss, tokens in zip(torch.stack(losses).tolist() if losses else [], counts, strict=True):
+        totals += torch.tensor([loss * tokens, tokens], dtype=torch.float64)
     loss_sum, tokens_sum = world.sum(totals).tolist()
     return loss_sum / tokens_sum, int(tokens_sum)
