@@ -10,6 +10,7 @@ import torch
 
 from corpus.questions import Question
 from job.locations import CHECKOUT
+from job.peak_flops import datasheet_flops
 from model import batches
 from model import device as devices
 from model.choices import ending_losses
@@ -45,6 +46,30 @@ def test_one_process_does_not_import_what_only_several_need() -> None:
     """A second of the three that a trainer's start took."""
     code = "import sys, model.train; sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 504),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", 65),
+        ("H100!", 989),
+        ("B200+", 2250),
+        ("RTX-PRO-6000", 504),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA L40", None),
+    ],
+)
+def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, teraflops: float | None) -> None:
+    assert datasheet_flops(name) == (teraflops and teraflops * 1e12)
 
 
 class OnApple(torch.Tensor):
