@@ -115,7 +115,7 @@ class Steps:
         return Taken(total, norm, rate)
 
     def _see(self, window: int | None) -> None:
-        """Give the short blocks their window. A new one compiles nothing anew, but one that is the whole context."""
+        """Give the short blocks their window. The network compiles again only for one that is the whole context."""
         length = self.recipe.model.block_size
         flex = block_mask(length, window, self.device) if self.flex and window and window < length else None
         self.network.see(window, flex)
