@@ -161,7 +161,9 @@ class TrainConfig(Section):
         "auto: as many as fit",
     )
     lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
-    min_lr: float = Field(0.0, ge=0.0, description="learning rate at the last step")
+    min_lr: float = Field(
+        0.0, ge=0.0, description="learning rate that the decay leads to: that of the step behind the last"
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(
@@ -360,11 +362,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         apply_override(source, override, known_keys(), text_keys())
     source.tree.setdefault("name", path.stem)
     return _check(source)
-
-
-def from_mapping(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a recipe that is already a mapping, for example one read from a run's folder."""
-    return _check(Source(origin, tree))
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
