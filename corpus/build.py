@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -242,11 +244,16 @@ class _Preparation:
 
     def _done(self, cursor: Cursor) -> int:
         """The input before ``cursor``, in the units of Progress."""
-        return min(self._total, sum(file.size for file in self.files[: cursor[0]]) + cursor[1])
+        return min(self._total, self._before[cursor[0]] + cursor[1])
 
     @property
     def _total(self) -> int:
-        return sum(file.size for file in self.files)
+        return self._before[-1]
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """The sizes of all files before each, and behind the last: it is asked for with every batch."""
+        return list(accumulate((file.size for file in self.files), initial=0))
 
     def _finish(self, journal: _Journal, tokenizer: Tokenizer, writers: dict[Split, ShardWriter]) -> Meta:
         train, val = (writers[split].total for split in SPLITS)

@@ -8,6 +8,7 @@ Parquet file is a document and a segment. Text is UTF-8 bytes, unchanged; ``.gz`
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import sysconfig
@@ -102,7 +103,10 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
-    path = raw / (unquote(urlsplit(url).path).rpartition("/")[2] or "download")
+    """The file of ``url`` in ``raw``: under its own name, which tells how it is read, behind a hash of the whole URL, for
+    many a URL ends in input.txt."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2] or "download"
+    path = raw / f"{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}-{name}"
     if not path.exists():
         report(f"downloading {url}")
         try:

@@ -44,8 +44,8 @@ class ByDocument:
             )
         ranks = [_rank(file.name.encode()) for file in files]
         # Of few files, all can lie above the fraction: the lowest is validation in any case.
-        self._bound = val_fraction
-        self._val = [rank < val_fraction or rank == min(ranks) for rank in ranks]
+        self._bound, lowest = val_fraction, min(ranks)
+        self._val = [rank < val_fraction or rank == lowest for rank in ranks]
         self._rows = [file.kind != "text" for file in files]
 
     def __call__(self, segment: Segment) -> Iterator[Part]:

@@ -153,7 +153,3 @@ class StreamDecoder:
     def push(self, *ids: int) -> str:
         """The text that ``ids`` complete."""
         return self._decoder.decode(self._tokenizer.decode_bytes(ids))
-
-    def finish(self) -> str:
-        """What is left at the end: U+FFFD for half a character."""
-        return self._decoder.decode(b"", final=True)

@@ -1,4 +1,4 @@
-"""What an experiment prints: where it would go anyway, and with the time of each line into log.txt."""
+"""What an experiment prints: where it would go anyway, and with the time of each line, in UTC, into log.txt."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ class Tee(io.TextIOBase):
     def _note(self, line: str) -> None:
         # Of a progress bar, which begins its line again and again, the last state alone.
         shown = line.rstrip("\r").rpartition("\r")[2]
-        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {shown}\n")
         self.log.flush()

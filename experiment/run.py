@@ -27,7 +27,7 @@ from job.results import as_result, what_came
 from job.runs import RUN_NAME, RunRecord, read_record
 from job.same_experiment import JOB, other_experiment
 from job.session import RunRefused, Session
-from job.signature import ExperimentError, Signature, Value, read_signature
+from job.signature import ExperimentError, Value, read_signature
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         data = Tee(sys.stderr if arguments.json else sys.stdout, log)
         with redirect_stdout(data), redirect_stderr(talk):
             try:
-                status = _train(session, path, given, signature)
+                status = _train(session, path, given)
             finally:
                 data.finish()
                 talk.finish()
@@ -89,7 +89,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     return status
 
 
-def _train(session: Session, path: Path, given: Mapping[str, Value], signature: Signature) -> ExitStatus:
+def _train(session: Session, path: Path, given: Mapping[str, Value]) -> ExitStatus:
     """Call the file's train and write down how that ended."""
     name, words = session.folder.name, " ".join(f"{key}={value}" for key, value in given.items())
     say(

@@ -84,9 +84,9 @@ class Display:
         self.log_only(text)
 
     def log_only(self, text: str) -> None:
-        """Lines for log.txt alone, each with its time."""
+        """Lines for log.txt alone, each with its time in UTC: containers and their host may write one file."""
         if self.file is not None:
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
             for line in text.splitlines() or [""]:
                 self.file.write(f"{now} {line}\n")
 

@@ -53,3 +53,11 @@ def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
         f"the memory of {device} is too small for micro_batch {micro_batch} ({why}). Type the same again with "
         f"micro_batch={smaller}: the batch, and so the result, stays the same"
     )
+
+
+def unusable(cuda: str) -> str:
+    """The driver has a GPU, and torch, built for this version of ``cuda``, sees none."""
+    return (
+        f"there is a GPU, and torch (CUDA {cuda}) can't use it: its driver may be too old; `nvidia-smi` shows it. Mend "
+        "that, or take --device cpu"
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 import zipfile
@@ -20,23 +21,28 @@ from job.files import fsync_file, write_atomically
 FOLDER = "last_whole"  # in the run's folder
 MARKER = "last_whole.json"  # beside it, written after each copy: in the cloud that is when to commit
 REST = 2.0  # seconds without a change
+HEADER = 100_000_000  # bytes, at most: the format's own limit for the header of a .safetensors
 HOLD = 10.0  # seconds that a signal is held back while the file is being written; a preemption leaves 24
 
 
 def is_torn(path: Path) -> bool:
-    """Whether the file breaks off, as far as its kind tells; an empty one does."""
+    """Whether the file breaks off, as far as its kind tells; an empty one does. A folder has no end."""
     try:
+        if path.is_dir():
+            return False
         with path.open("rb") as file:
             start = file.read(8)
             if path.suffix == ".safetensors":
-                length = int.from_bytes(start, "little")
+                size, length = path.stat().st_size, int.from_bytes(start, "little")
+                if length > min(size, HEADER):
+                    return True
                 tensors = json.loads(file.read(length))
                 ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
-                return path.stat().st_size < 8 + length + max(ends, default=0)
+                return size < 8 + length + max(ends, default=0)
         return not start or (start.startswith(b"PK") and not zipfile.is_zipfile(path))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return True
 
 
@@ -62,15 +68,17 @@ class LastWhole:
         stamp = self._stamp()
         if stamp is None or stamp == self._copied or is_torn(self.path):
             return
-        if not _tells_its_end(self.path) and time.time() - stamp[0] / 1e9 < REST:
-            return
         try:
+            if not _tells_its_end(self.path) and time.time() - stamp[0] / 1e9 < REST:
+                return
             _copy(self.path, self.copy)
             if self._stamp() != stamp or is_torn(self.copy):
                 self.copy.unlink()  # it was being written again; the next look finds it
                 return
             note = {"file": self.path.name, "bytes": stamp[1], "changed": stamp[0] / 1e9}
             write_atomically(self.out / MARKER, json.dumps(note) + "\n")
+        except FileNotFoundError:  # the command has deleted it since
+            return
         except OSError as error:  # a full disk must not end the command
             self._say(f"was not copied: {error}")
         self._copied = stamp
@@ -82,9 +90,12 @@ class LastWhole:
             time.sleep(0.05)
 
     def _stamp(self) -> tuple[int, int] | None:
+        """When the file was written, and its bytes; None where there is no file."""
         try:
             status = self.path.stat()
         except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_mtime_ns, status.st_size
 

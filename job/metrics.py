@@ -54,10 +54,6 @@ class Metrics:
         if self.wandb is not None:
             self.wandb.log({f"{kind}/{key}": value for key, value in numbers.items()}, step=step)
 
-    def text(self, tag: str, step: int, text: str) -> None:
-        """A sample, for TensorBoard's text page."""
-        self.tensorboard.add_text(tag, f"```\n{text}\n```", step)
-
     def flush(self) -> None:
         """Let readers see what was logged."""
         self.file.flush()

@@ -9,11 +9,12 @@ Every mistake becomes a RecipeError with file, line and, where a name is close, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from job.published import GPT2, gpt2_shape, other_shape, published
@@ -33,12 +34,13 @@ __all__ = [
 ]
 
 
+FREE: dict[str, Any] = {"resume": "free"}
 DURATION = r"^\d+(\.\d+)?[smhd]$"
 
 
 def free(default: Any, description: str, **limits: Any) -> Any:
     """A field that may change when a run is resumed: it does not alter what the run computes."""
-    return Field(default, description=description, json_schema_extra={"resume": "free"}, **limits)
+    return Field(default, description=description, json_schema_extra=FREE, **limits)
 
 
 def impossible(key: str, message: str) -> PydanticCustomError:
@@ -159,7 +161,9 @@ class TrainConfig(Section):
         "auto: as many as fit",
     )
     lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
-    min_lr: float = Field(0.0, ge=0.0, description="learning rate at the last step")
+    min_lr: float = Field(
+        0.0, ge=0.0, description="learning rate that the decay leads to: that of the step behind the last"
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(
@@ -355,14 +359,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     source = read_yaml(path)
     for override in overrides:
-        apply_override(source, override, known_keys())
+        apply_override(source, override, known_keys(), text_keys())
     source.tree.setdefault("name", path.stem)
     return _check(source)
-
-
-def from_mapping(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a recipe that is already a mapping, for example one read from a run's folder."""
-    return _check(Source(origin, tree))
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -377,18 +376,21 @@ def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
 
 def known_keys() -> dict[str, bool]:
     """Every full key of a recipe (``train.lr``) → whether it may change when a run is resumed."""
-    keys: dict[str, bool] = {}
+    return {key: field.json_schema_extra == FREE for key, field in _fields()}
+
+
+def text_keys() -> set[str]:
+    """The full keys whose value is any text."""
+    return {key for key, field in _fields() if field.annotation in (str, str | None)}
+
+
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
     for name, field in Recipe.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             for leaf, sub in field.annotation.model_fields.items():
-                keys[f"{name}.{leaf}"] = _is_free(sub.json_schema_extra)
+                yield f"{name}.{leaf}", sub
         else:
-            keys[name] = _is_free(field.json_schema_extra)
-    return keys
-
-
-def _is_free(extra: Any) -> bool:
-    return isinstance(extra, dict) and extra.get("resume") == "free"
+            yield name, field
 
 
 def _get(tree: dict[str, Any], key: str) -> Any:

@@ -34,7 +34,15 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses doubled keys."""
+    """SafeLoader that also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), refuses doubled keys, and names the line of
+    what looks like a value and is none, such as the date 2024-13-01."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            words = f"{getattr(node, 'value', '')} is no value ({error}); put it in quotes if it is text"
+            raise yaml.constructor.ConstructorError(None, None, words, node.start_mark) from None
 
 
 _Loader.add_implicit_resolver(
@@ -61,6 +69,11 @@ def read_yaml(
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(
+            f"{path}:{line}: not valid YAML: it has the character U+{error.character:04X}; delete it"
+        ) from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: {shape}")
     source = Source(str(path), tree)
@@ -86,8 +99,11 @@ def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
         _note_lines(value, f"{key}.", source)
 
 
-def apply_override(source: Source, argument: str, known: Collection[str]) -> None:
-    """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed."""
+def apply_override(
+    source: Source, argument: str, known: Collection[str], texts: Collection[str] = ()
+) -> None:
+    """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed. That of
+    one of the keys ``texts`` is taken as it is: a shell takes away the quotes that would make a text of 1984."""
     name, equals, text = argument.partition("=")
     name = name.strip().removeprefix("--")
     if not equals or not name:
@@ -102,18 +118,17 @@ def apply_override(source: Source, argument: str, known: Collection[str]) -> Non
         if not isinstance(child, dict):
             return  # the file itself is wrong there; the check says so with its line
         tree = child
-    tree[leaf] = _value(text, key)
+    tree[leaf] = _value(text, key in texts)
     source.overrides[key] = argument
 
 
-def _value(text: str, key: str) -> Any:
-    if key in {"sample.prompt", "data.source", "train.init_from"} and text not in {"null", "~", ""}:
-        return text  # free text: "prompt=- [x]" must not be read as a YAML list
+def _value(text: str, is_text: bool) -> Any:
+    if not text or (is_text and text not in {"null", "~"}):
+        return text
     try:
-        value = yaml.load(text, _Loader) if text else ""
+        return yaml.load(text, _Loader)
     except yaml.YAMLError:
         return text
-    return value
 
 
 def full_key(name: str, argument: str, known: Collection[str]) -> str:

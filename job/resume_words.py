@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from job.runs import Attempt, RunRecord
@@ -81,6 +82,9 @@ def _written_since(moment: float, place: Path) -> bool:
     for folder, _, names in os.walk(place):
         for name in names:
             path = Path(folder) / name
-            if name not in RECORDS and not name.startswith(".") and path.stat().st_mtime >= moment:
-                return True
+            if name in RECORDS or name.startswith("."):
+                continue
+            with suppress(OSError):  # a link that leads nowhere, or what was deleted since
+                if path.stat().st_mtime >= moment:
+                    return True
     return False

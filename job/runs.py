@@ -125,14 +125,16 @@ def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
 
 
 def find_run(name: str | None, checkpoints: Path) -> Path:
-    """The folder of the trained run ``name``, or of the newest run; NoSuchRun with the names there are."""
-    names = [folder.name for folder, _ in all_runs(checkpoints)]
+    """The folder of the trained run ``name``, or of the newest; NoSuchRun with the names there are."""
+    folders = [folder for folder, _ in all_runs(checkpoints)]
     if name is None:
-        if not names:
-            raise NoSuchRun(f"no run in {checkpoints} yet; train one first: runner host train")
-        return checkpoints / names[0]
+        newest = next((folder for folder in folders if (folder / "recipe.yaml").exists()), None)
+        if newest is None:
+            raise NoSuchRun(f"no trained run in {checkpoints} yet; train one first: runner host train")
+        return newest
     if not (checkpoints / name / "recipe.yaml").exists():
-        there = f"; there are: {', '.join(names[:10])}" if names else "; there is none yet"
+        names = ", ".join(folder.name for folder in folders[:10])
+        there = f"; there are: {names}" if names else "; there is none yet"
         raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
     return checkpoints / name
 

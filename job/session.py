@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -135,7 +136,10 @@ class Session:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._tells_of_steps or time.monotonic() - self._progress < HANG_SECONDS:
-                beat(self.folder)
+                with suppress(
+                    OSError
+                ):  # a volume that stumbles once must not end the thread: a live run would look dead
+                    beat(self.folder)
 
 
 def _lock(folder: Path) -> IO[str]:

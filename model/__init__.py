@@ -1,3 +1,3 @@
-"""What runs inside a job: recipes, data, the network, the trainer. Never imports click or modal."""
+"""The network, the trainer, and what reads a trained run. Never imports click or modal."""
 
 import job.quiet_interrupt  # noqa: F401

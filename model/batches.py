@@ -82,11 +82,13 @@ def validation_loss(
     """Mean loss in nats over the validation windows, and how many tokens that were."""
     was_training = network.training
     network.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=batches.device)
-    for ids_BT, targets_BT, tokens in validation_batches(batches, limit_tokens, micro_batch, world):
-        loss = network(ids_BT, targets_BT)
-        if tokens:
-            totals += torch.stack([loss.double() * tokens, totals.new_tensor(float(tokens))])
+    found = [
+        (network(ids_BT, targets_BT), tokens)
+        for ids_BT, targets_BT, tokens in validation_batches(batches, limit_tokens, micro_batch, world)
+    ]
     network.train(was_training)
-    loss_sum, tokens_sum = world.sum(totals).tolist()
-    return loss_sum / tokens_sum, int(tokens_sum)
+    # Read at the end, so that no batch waits for the device; summed on the CPU, for an Apple GPU has no float64.
+    losses = torch.stack([loss for loss, _ in found]).cpu().double()
+    tokens = torch.tensor([count for _, count in found], dtype=torch.float64)
+    loss_sum, count = world.sum(torch.stack([(losses * tokens)[tokens > 0].sum(), tokens.sum()])).tolist()
+    return loss_sum / count, int(count)

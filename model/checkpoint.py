@@ -28,6 +28,8 @@ from job.files import fsync_file, fsync_folder, write_atomically
 from job.step_folders import MANIFEST, PARTIAL, STEP_FOLDER, point_latest, sha256, step_folder, steps
 from model.parallel import is_part, part_like, whole
 
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
 
 class DamagedCheckpoint(UserError):
     """A checkpoint whose files are missing, cut short or changed; the text says which."""
@@ -66,20 +68,19 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Raise DamagedCheckpoint unless every file of the manifest is there, whole and unchanged."""
+    """Raise DamagedCheckpoint unless every file is there, whole and unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        expected = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
+    except (OSError, ValueError, LookupError, TypeError):
         raise DamagedCheckpoint(f"{folder.name}: manifest.json is missing or unreadable") from None
-    for name, entry in manifest.items():
+    for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{folder.name}: {name} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise DamagedCheckpoint(
-                f"{folder.name}: {name} has {path.stat().st_size} bytes, not {entry['bytes']}"
-            )
-        if sha256(path) != entry["sha256"]:
+        if path.stat().st_size != size:
+            raise DamagedCheckpoint(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {size}")
+        if sha256(path) != digest:
             raise DamagedCheckpoint(f"{folder.name}: {name} has changed since it was written (SHA-256)")
 
 

@@ -43,5 +43,5 @@ def _sums(network: GPT, texts: list[list[int]], lengths: list[int]) -> list[floa
     mask_BT = torch.from_numpy(counted_BT[:, 1:]).to(ids_BT.device)
     # The logits of the endings alone: those of all positions would be most of the memory.
     logits_NV = network.logits(network.hidden(ids_BT[:, :-1])[mask_BT])
-    losses_N = F.cross_entropy(logits_NV, ids_BT[:, 1:][mask_BT], reduction="none").double()
+    losses_N = F.cross_entropy(logits_NV, ids_BT[:, 1:][mask_BT], reduction="none").cpu().double()
     return [float(part.sum()) for part in torch.split(losses_N, lengths)]

@@ -11,6 +11,7 @@ import torch
 
 from job.compiling import should_compile
 from job.exit_status import UserError
+from job.faults import unusable
 from job.memory import chosen_micro_batch
 from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
@@ -28,10 +29,7 @@ def pick_device(asked: str | None, local_rank: int) -> torch.device:
             "--device cuda: torch sees no GPU here; `runner doctor` says why, or use --device cpu"
         )
     if asked is None and kind == "cpu" and torch.version.cuda and GPU.exists():
-        raise UserError(
-            f"there is a GPU, and torch (CUDA {torch.version.cuda}) can't use it: its driver may be too old; `nvidia-smi` "
-            "shows it. Mend that, or take --device cpu"
-        )
+        raise UserError(unusable(torch.version.cuda))
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this is no Apple GPU; use --device cpu")
     if kind == "cpu":

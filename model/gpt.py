@@ -264,8 +264,8 @@ class GPT(nn.Module):
                 parameter.uniform_(-bound, bound)
 
     def see(self, window: int | None, block_mask: BlockMask | None = None) -> None:
-        """Let the short blocks see ``window`` tokens. With ``block_mask`` by flex_attention, but for generation: it leaves
-        out what no token sees, and has to be compiled."""
+        """Let the short blocks see ``window`` tokens. ``block_mask`` is the same window for flex_attention, which skips
+        what no token sees; that has to be compiled, so generation never uses it."""
         self.window, self.block_mask = window, block_mask
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:

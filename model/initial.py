@@ -15,10 +15,9 @@ from model.hugging_face import read_weights
 
 def initialise(network: GPT, source: str, locations: Locations, say: Callable[[str], None]) -> None:
     """Put the weights of ``source`` into ``network``; UserError where they are not there or do not fit."""
-    if (hub := published(source)) is not None:
+    path = Path(source) if Path(source).exists() else locations.run(source)
+    if hub := published(source):
         path = locations.cache / hub.folder
-    else:
-        path = Path(source) if Path(source).exists() else locations.run(source)
     if (path / "config.json").exists():
         weights = read_weights(path, network.vocab_size)
     else:

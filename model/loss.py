@@ -53,7 +53,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         rows_V = torch.arange(len(weight_VD), device=x_ND.device)
         for start in range(0, len(x_ND), chunk):
             x = x_ND[start : start + chunk].to(dtype)
-            if start and torch.compiler.is_compiling():  # else it keeps the logits of all: 8.6 GB, not 4.0
+            if start and torch.compiler.is_compiling():
+                # Adds 0: each chunk depends on the one before, or Inductor holds the logits of all at once (8.6 GB, not 4.0).
                 before = total + grad_weight[0, 0] + grad_x[start - 1, 0] if wanted else total
                 x = x + before.clamp(0, 0).to(dtype)
             targets_n1 = targets_N[start : start + chunk, None]

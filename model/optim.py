@@ -145,8 +145,7 @@ class Muon(torch.optim.Optimizer):
         part = padded[self.world.rank * share : (self.world.rank + 1) * share]
         mine = orthogonal(part, self.dtype).contiguous()
         padded = padded.to(self.dtype)  # half the bytes between the processes, and the same numbers
-        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # before torch 2.13
-        gather(padded, mine)
+        dist.all_gather_single(padded, mine)
         return padded[:n].float()
 
 

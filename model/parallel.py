@@ -1,6 +1,6 @@
 """How many processes share a network: DDP, where each holds all of it, or FSDP2, where each holds a part.
 
-torch.distributed.fsdp and .tensor are imported where a network is cut alone: they take a quarter of a trainer's start.
+The functions that cut a network import torch.distributed.fsdp and .tensor themselves: a quarter of a trainer's start.
 """
 
 from __future__ import annotations

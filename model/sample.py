@@ -28,7 +28,7 @@ BETWEEN = "\n--------------------------------\n"
 
 
 def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int]:
-    """The prompt's tokens; where it is empty, the end of a text, or a line feed, behind which one begins."""
+    """The prompt's tokens; where it is empty, what one begins behind: the end of a text, or a line feed if the text has any."""
     if prompt == "-":
         prompt = sys.stdin.read()
     elif prompt.startswith("@"):
@@ -38,7 +38,8 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
             raise recipe.mistake("sample.prompt", f"can't read {prompt[1:]}: {error}") from None
     start = [] if tokenizer.eot is None else [tokenizer.eot]
     if not prompt:
-        return start or tokenizer.encode("\n").tolist()
+        texts = tokenizer.token_bytes()
+        return start or [texts.index(b"\n") if b"\n" in texts else 0]
     try:
         return [*start, *tokenizer.encode(prompt).tolist()]
     except ValueError as error:

@@ -69,9 +69,8 @@ class Steps:
             if isinstance(module, Attention):
                 module.kernel = self.config.attention
         self.sharded = self.config.shard and world.size > 1
-        self.rehearsals = (
-            2 if world.size > 1 and not self.sharded else 0
-        )  # sharded, a forward pass is an exchange
+        # Sharded there are none: a forward pass is an exchange.
+        self.rehearsals = 2 if world.size > 1 and not self.sharded else 0
         compiled, reason = should_compile(recipe, device.type)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         # flex_attention has no dropout, and without the compiler no kernel.
@@ -115,7 +114,7 @@ class Steps:
         return Taken(total, norm, rate)
 
     def _see(self, window: int | None) -> None:
-        """Give the short blocks their window. A new one compiles nothing anew, but one that is the whole context."""
+        """Give the short blocks their window. The network compiles again only for one that is the whole context."""
         length = self.recipe.model.block_size
         flex = block_mask(length, window, self.device) if self.flex and window and window < length else None
         self.network.see(window, flex)

@@ -37,9 +37,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
     found = checkpoint.weights(folder, say)
     if found is None:
-        raise NoSuchRun(
-            f"run {folder.name} has no checkpoint yet; it writes one every checkpoint_every steps"
-        )
+        raise NoSuchRun(f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps")
     weights, step = found
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     network.load_state_dict(weights)

@@ -234,7 +234,8 @@ class Trainer:
             )
         step = self.progress.step
         self.progress.val_loss = loss
-        if self.progress.best_val_loss is None or loss < self.progress.best_val_loss:
+        best = self.progress.best_val_loss
+        if loss < (math.inf if best is None else best):  # nothing is below what is no number
             self.progress.best_val_loss, self.progress.best_step = loss, step
         if self.metrics is not None:
             self.metrics.log("val", step, loss=loss, eval_tokens=tokens)

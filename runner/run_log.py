@@ -30,8 +30,8 @@ def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:
     return b"".join(kept).decode(errors="replace"), end
 
 
-def since(text: str, start: float, utc: bool) -> str:
-    """The lines written at ``start`` (seconds since the epoch) or later; ``utc``: the clock of the log.
+def since(text: str, start: float) -> str:
+    """The lines written at ``start`` (seconds since the epoch) or later; a log's times are in UTC.
 
     A line without a time belongs to the one before it.
     """
@@ -39,7 +39,7 @@ def since(text: str, start: float, utc: bool) -> str:
     for line in text.splitlines(keepends=True):
         if STAMP.match(line):
             moment = time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")
-            keep = (calendar.timegm(moment) if utc else time.mktime(moment)) >= int(start)
+            keep = calendar.timegm(moment) >= int(start)
         if keep:
             kept.append(line)
     return "".join(kept)

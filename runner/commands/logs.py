@@ -28,8 +28,8 @@ def command(env: Environment, run: str, follow: bool, lines: int | None, since: 
     found = find_run(env, run)
     files, path = found.target.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
-    if since:  # containers write in UTC
-        text = run_log.since(text, time.time() - seconds(since, "--since"), utc=found.target.name != "host")
+    if since:
+        text = run_log.since(text, time.time() - seconds(since, "--since"))
         kept = text.splitlines(keepends=True)
         text = "".join(kept[max(0, len(kept) - lines) :] if lines is not None else kept)
     env.write(text, newline=False)

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, Progress, sources
+from corpus import DataError, Progress, sources, split
 from corpus import build as preparation
 from corpus.build import prepare
 from corpus.meta import dataset_meta, is_prepared
@@ -101,6 +102,30 @@ def test_two_documents_are_one_for_each(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "in" / "b").write_text("b" * 10)
     meta = prepare(config(tmp_path / "in", val_fraction=0.001), folder)
     assert (meta.train_tokens, meta.val_tokens) == (11, 11)
+
+
+def test_of_many_files_each_is_looked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each a second time for each other, 100,000 files take minutes."""
+    looks: list[int] = []
+
+    class File(NamedTuple):
+        name: str
+        kind: str = "text"
+
+        @property
+        def size(self) -> int:
+            looks.append(1)
+            return 10
+
+    files: list[Any] = [File(f"{i}.txt") for i in range(100)]
+    lowest: list[int] = []
+    monkeypatch.setattr(split, "min", lambda ranks: lowest.append(1) or min(ranks), raising=False)
+    split.ByDocument(files, 0.1)
+    assert len(lowest) == 1
+    work = preparation._Preparation(config("x"), folder, files, 1, print, lambda: False)
+    assert [work._done((i, 3)) for i in range(100)] == [10 * i + 3 for i in range(100)]
+    assert work._done((100, 0)) == 1000
+    assert len(looks) == 100
 
 
 def test_rows_are_split_by_their_text(tmp_path: Path, folder: Path) -> None:

@@ -165,7 +165,15 @@ def test_a_url_is_downloaded_once(
     for _ in range(2):
         assert documents(f"{server.url}/a/input.txt", tmp_path) == ["some text\n" * 100]
     assert len([path for path, *_ in server.requests if path == "/a/input.txt"]) == 2
-    assert (tmp_path / "raw" / "input.txt").exists()
+    assert [path.name.partition("-")[2] for path in (tmp_path / "raw").iterdir()] == ["input.txt"]
+
+
+def test_urls_that_end_alike_are_texts_of_their_own(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a/input.txt"], server.files["/b/input.txt"] = b"of a", b"of b"
+    for which in ("a", "b", "a"):
+        assert documents(f"{server.url}/{which}/input.txt", tmp_path) == [f"of {which}"]
+    server.files["/rows.jsonl.gz?version=2"] = gzip.compress(b'{"text": "a row"}\n')
+    assert documents(f"{server.url}/rows.jsonl.gz?version=2", tmp_path) == ["a row"]
 
 
 def test_no_network_says_how_to_use_a_copy(tmp_path: Path) -> None:

@@ -42,10 +42,9 @@ def test_streamed_text_never_shows_half_a_character(gpt2: GPT2Tokenizer) -> None
     for tokenizer in tokenizers(gpt2):
         decoder = StreamDecoder(tokenizer)
         pieces = [decoder.push(int(token)) for token in tokenizer.encode(TEXT)]
-        assert "".join(pieces) + decoder.finish() == TEXT
-        assert "\ufffd" not in "".join(pieces)
+        assert "".join(pieces) == TEXT
     decoder = StreamDecoder(ByteTokenizer())
-    assert decoder.push(0xC3) + decoder.finish() == "\ufffd"
+    assert [decoder.push(0xC3), decoder.push(0xA4)] == ["", "ä"]
 
 
 def test_sizes(gpt2: GPT2Tokenizer) -> None:

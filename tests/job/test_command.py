@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from job import last_whole
 from job.health import running_runs
 from job.kept import seed, settle
-from job.last_whole import is_torn
+from job.last_whole import FOLDER, LastWhole, is_torn
 from job.locations import Locations
 from job.runs import RunRecord, read_record
 from tests.runner.nano_folder import make_folder
@@ -224,6 +226,18 @@ class TestResume:
         assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
         assert (place / "ckpt.pt").read_text() == "3"
 
+    def test_a_link_to_nothing_is_nothing_to_go_on_from(
+        self, start: Start, folder: Path, volumes: Path
+    ) -> None:
+        place = volumes / "checkpoints" / "nano" / "out"
+        place.mkdir(parents=True)
+        (place / "latest").symlink_to("gone")  # as wandb leaves it
+        options = ("--resume-with=--init_from=resume", f"--keep=out={place}")
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        out_of(start("false", options=options), 1)
+        assert "resuming" not in out_of(start(*self.WORDS, options=options))
+        assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
+
     def test_a_checkpoint_of_other_words_is_not_gone_on_from(
         self, start: Start, folder: Path, record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -372,3 +386,32 @@ class TestLastWhole:
         assert is_torn(file("d.safetensors", tensors + b"1234567"))
         assert not is_torn(file("e.safetensors", tensors + b"12345678"))
         assert is_torn(file("f.safetensors", tensors[:12]))
+        for length in (b"\xff" * 8, (1 << 62).to_bytes(8, "little")):
+            assert is_torn(file("g.safetensors", length + b"{}"))
+        assert is_torn(file("h.safetensors", (1 << 20).to_bytes(8, "little") + b"[" * (1 << 20)))
+        (tmp_path / "folder.safetensors").mkdir()
+        assert not is_torn(tmp_path / "folder.safetensors")
+
+    def test_a_file_that_is_deleted_under_its_eyes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, out = tmp_path / "ckpt.pt", tmp_path / "run"
+        watched = LastWhole(path, out)
+        path.write_text("text")
+        monkeypatch.setattr(last_whole, "is_torn", lambda path: path.unlink())
+        watched.look()
+        monkeypatch.undo()
+        path.write_text("text again")
+        os.utime(path, (1e9, 1e9))
+        watched.look()
+        assert (out / FOLDER / "ckpt.pt").read_text() == "text again"
+        assert capsys.readouterr().err == ""
+
+    def test_of_a_folder_nothing_is_copied_and_no_signal_waits_for_it(self, tmp_path: Path) -> None:
+        watched = LastWhole(tmp_path / "out", tmp_path / "run")
+        (tmp_path / "out").mkdir()
+        watched.look()
+        before = time.monotonic()
+        watched.wait_for_write()
+        assert time.monotonic() - before < 1
+        assert not (tmp_path / "run").exists()

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from job import health
+from job import health, session
 from job.exit_status import ExitStatus
 from job.runs import RunRecord, beat
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -64,3 +65,18 @@ def test_a_heartbeat_without_a_record_does_not_count(checkpoints):
     (checkpoints / "stray").mkdir()
     beat(checkpoints / "stray")
     assert health.main() == ExitStatus.ERROR
+
+
+def test_the_heart_goes_on_behind_a_beat_that_failed(tmp_path, monkeypatch):
+    beats = []
+
+    def failing(folder):
+        beats.append(folder)
+        if len(beats) == 2:  # the first is the lock's
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(session, "beat", failing)
+    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.01)
+    held = session.Session(tmp_path, None, "command", [])
+    wait_for(lambda: len(beats) > 3)
+    held.end("finished", "finished")

@@ -50,6 +50,24 @@ def test_values_are_typed(recipe: Path) -> None:
     assert loaded.sample.prompt == "- [x]: y"
 
 
+@pytest.mark.parametrize("value", ["1984", "2024-13-01", "1e-3", "true", "[x", "- [x]: y", "a: b"])
+def test_what_is_text_is_taken_as_it_was_typed(recipe: Path, value: str) -> None:
+    keys = (
+        "sample.prompt",
+        "data.source",
+        "data.text_column",
+        "train.wandb_project",
+        "resources.gpu",
+        "name",
+    )
+    loaded = load(recipe, [f"{key}={value}" for key in keys]).model_dump()
+    for section, _, leaf in (key.partition(".") for key in keys):
+        assert (loaded[section][leaf] if leaf else loaded[section]) == value
+    assert load(recipe, ["data.dataset=1984"]).data.dataset == "1984"
+    assert load(recipe, ["wandb_project=null", "gpu=~", "prompt="]).model_dump()["sample"]["prompt"] == ""
+    assert load(recipe, ["wandb_project=x", "wandb_project=null", "gpu=~"]).train.wandb_project is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -63,6 +81,9 @@ def test_values_are_typed(recipe: Path) -> None:
         (("lr: 1e-3", "lr: [1"), "not valid YAML"),
         (("lr: 1e-3", "lr: 1e-3\n  lr: 2e-3"), ":12: train.lr stands twice (first at line 11)"),
         (("model:", "- model:"), "not valid YAML"),
+        (("lr: 1e-3", "wandb_project: 2024-13-01"), ":11: not valid YAML: 2024-13-01 is no value (month must be in 1..12); put it in quotes"),
+        (("lr: 1e-3", "lr: !!timestamp soon"), ":11: not valid YAML: soon is no value"),
+        (("lr: 1e-3", "lr: 1e-3 # \a"), ":11: not valid YAML: it has the character U+0007; delete it"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -85,7 +106,8 @@ def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, s
         ("variant=modrn", "did you mean 'modern'?"),
         ("n_embd=33", "argument 'n_embd=33': n_embd (33) must be a multiple of n_head (2)"),
         ("nonsense", "an override is key=value"),
-        ("gpu=8", "8 is no text"),
+        ("lr=2024-13-01", "train.lr: '2024-13-01' is no number"),
+        ("dataset=null", "None is no text"),
         ("window_pattern=SL", "did you mean 'model.attention_pattern'?"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from job.runs import RunRecord
+from job.runs import NoSuchRun, RunRecord, find_run
 from job.session import RunRefused, Session, refuse_changes
 
 
@@ -23,3 +23,16 @@ def test_no_session_is_opened_in_another_jobs_folder_and_nothing_is_written(tmp_
         with pytest.raises(RunRefused, match="is a train already"):
             Session(tmp_path, None, job, [])
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
+    RunRecord("c", job="command", created=3.0).write(tmp_path / "c")
+    with pytest.raises(NoSuchRun, match=r"no trained run in .*; train one first"):
+        find_run(None, tmp_path)
+    for created, name in ((1.0, "a"), (2.0, "b")):
+        RunRecord(name, created=created).write(tmp_path / name)
+        (tmp_path / name / "recipe.yaml").write_text("")
+    assert find_run(None, tmp_path).name == "b"
+    assert find_run("a", tmp_path).name == "a"
+    with pytest.raises(NoSuchRun, match=r"no run c in .*; there are: c, b, a"):
+        find_run("c", tmp_path)

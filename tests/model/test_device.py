@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from corpus.questions import Question
 from job.exit_status import UserError
 from job.locations import CHECKOUT
+from job.peak_flops import datasheet_flops
+from model import batches
 from model import device as devices
+from model.choices import ending_losses
+from model.distributed import World
+from tests.model.test_gpt import network
 
 CUDA = torch.device("cuda", 1)
 
@@ -52,3 +58,69 @@ def test_one_process_does_not_import_what_only_several_need() -> None:
     """A second of the three that a trainer's start took."""
     code = "import sys, model.train; sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 504),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", 65),
+        ("H100!", 989),
+        ("B200+", 2250),
+        ("RTX-PRO-6000", 504),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA L40", None),
+    ],
+)
+def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, teraflops: float | None) -> None:
+    assert datasheet_flops(name) == (teraflops and teraflops * 1e12)
+
+
+class OnApple(torch.Tensor):
+    """As on an Apple GPU, there is no float64."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.cpu:
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0].as_subclass(torch.Tensor)
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+def test_a_validation_loss_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = [0.1, 2.5, 3.3]
+    parts = [(torch.tensor(loss), None, tokens) for loss, tokens in zip(losses, (32, 32, 7), strict=True)]
+    monkeypatch.setattr(batches, "validation_batches", lambda *_: [*parts, (torch.tensor(9.9), None, 0)])
+
+    class Network(torch.nn.Module):
+        def forward(self, loss: torch.Tensor, _: None) -> torch.Tensor:
+            return loss.as_subclass(OnApple)
+
+    apple = type("Batches", (), {"device": torch.device("mps")})()
+    loss, tokens = batches.validation_loss(Network(), apple, None, 1, World())
+    in_float64 = sum(float(loss) * tokens for loss, _, tokens in parts) / 71
+    assert (loss, tokens) == (pytest.approx(in_float64, rel=1e-15), 71)
+    monkeypatch.setattr(batches, "validation_batches", lambda *_: [(torch.tensor(9.9), None, 0)])
+    alone = type("Other", (World,), {"sum": lambda self, tensor: tensor + 1.0})()
+    assert batches.validation_loss(Network(), apple, None, 1, alone) == (1.0, 1)  # no window of its own
+
+
+def test_multiple_choice_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, questions = network("gpt2"), [Question([1, 2], [[3], [4, 5]], 0)]
+    expected = ending_losses(net, questions, 4)
+    real = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional, "cross_entropy", lambda *a, **k: real(*a, **k).as_subclass(OnApple)
+    )
+    assert ending_losses(net, questions, 4) == expected

@@ -40,6 +40,18 @@ from model.train import main
 raise SystemExit(main({words!r}))
 """
 
+# Of the evaluations the first gives no number.
+WILD_AT_FIRST = """
+import math, model.trainer as trainer
+real, losses = trainer.validation_loss, []
+def at_first(*given):
+    losses.append(real(*given))
+    return losses[-1] if losses[1:] else (math.nan, 1)
+trainer.validation_loss = at_first
+from model.train import main
+raise SystemExit(main({words!r}))
+"""
+
 
 def words(lab: Lab, name: str, *overrides: str) -> list[str]:
     return [str(lab.recipe), "variant=gpt2", *overrides, "--name", name]
@@ -103,3 +115,12 @@ def test_the_guard_can_be_switched_off(lab: Lab) -> None:
     assert err.count("stop_on_nan is false: it goes on") == 1
     assert "step 30/30" in err
     assert "the last loss is nan" in err
+
+
+def test_an_evaluation_that_is_no_number_is_not_the_best(lab: Lab) -> None:
+    overrides = ("max_steps=30", "eval_every=10", "checkpoint_every=30", "keep_last=1", "stop_on_nan=false")
+    lab.run_python(WILD_AT_FIRST.format(words=words(lab, "wild", *overrides)))
+    record = read_record(lab.run_folder("wild"))
+    assert record is not None
+    assert record.best_val_loss == record.val_loss
+    assert steps(lab.run_folder("wild")) == [30]

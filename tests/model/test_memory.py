@@ -14,7 +14,7 @@ from job.memory import (
     micro_batch_size,
     training_memory,
 )
-from job.recipe import Recipe, from_mapping, load
+from job.recipe import Recipe, load
 from tests.model.live_memory import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def recipe(name: str = "gpt2_124m", **train: Any) -> Recipe:
         "data": {"dataset": "d", "tokenizer": "gpt2"},
         "train": {"max_steps": 100, "global_batch_tokens": 524288, **train},
     }
-    return from_mapping(tree, name)
+    return Recipe.model_validate(tree)
 
 
 CHECKPOINTED = {"activation_checkpointing": True}

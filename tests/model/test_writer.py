@@ -65,3 +65,19 @@ def test_memory_that_can_not_be_had_ends_the_run(tmp_path: Path, monkeypatch: py
     writer.prepare(({"w": torch.ones(2).as_subclass(OnGpu)}, {}))
     with pytest.raises(RuntimeError, match="no more locked memory"):
         writer.wait()
+
+
+@pytest.mark.parametrize(
+    "manifest", ["null", "{}", "[]", '{"model.safetensors": null}', '{"state.json": {}}']
+)
+def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(tmp_path: Path, manifest: str) -> None:
+    for step in (1, 2):
+        checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1)}, {}, {}))
+    (tmp_path / "step_00000002" / "manifest.json").write_text(manifest)
+    said: list[str] = []
+    found = checkpoint.newest(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
+    assert said == [
+        "damaged checkpoint passed over: step_00000002: manifest.json is missing or unreadable; going back to the one before"
+    ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
 
 import pytest
 
+from experiment.output import Tee
+from job.display import Display
 from job.runs import Attempt, RunRecord
 from runner import run_log
 from runner.folder import Folder
@@ -212,10 +215,25 @@ class TestLogs:
     @pytest.mark.parametrize(("tail", "shown"), [(0, ""), (1, "three\n"), (9, "one\ntwo\nthree\n")])
     def test_the_end_of_the_last_day(self, type_, fake, make_run, tail: int, shown: str) -> None:
         fake.states = [RunState("warm", "train", "host", "finished")]
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S ")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.gmtime())
         text = "".join(f"{stamp}{word}\n" for word in ("one", "two", "three"))
         (make_run("warm") / "log.txt").write_text(text)
         assert type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
+
+    def test_times_are_in_utc_wherever_they_are_written(self, tmp_path, monkeypatch) -> None:
+        path = tmp_path / "log.txt"
+        display = Display(path, 10, silent=False)
+        for zone in ("UTC", "Asia/Tokyo", "America/Lima"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            display.log_only(f"by a trainer in {zone}")
+            with path.open("a") as log:
+                Tee(io.StringIO(), log).write(f"by an experiment in {zone}\n")
+            text = path.read_text()
+            assert run_log.since(text, time.time() - 60) == text
+            assert run_log.since(text, time.time() + 60) == ""
+        monkeypatch.undo()
+        time.tzset()
 
     def test_without_a_log(self, type_, fake, make_run) -> None:
         fake.states = [RunState("warm", "train", "host", "dead")]

@@ -9,7 +9,7 @@ import pytest
 
 from job.network_size import flops_per_token, network_size
 from job.peak_flops import datasheet_flops
-from job.recipe import Recipe, RecipeError, from_mapping, load
+from job.recipe import Recipe, RecipeError, load
 from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices, rates
 from runner.cloud.container import interface_of, price_of
 from runner.cloud.gpus import MOST, Gpus, parse_gpus
@@ -25,7 +25,7 @@ def recipe(**train: object) -> Recipe:
         "data": {"dataset": "d", "tokenizer": "gpt2"},
         "train": {"max_steps": 19073, "global_batch_tokens": 524288, **train},
     }
-    return from_mapping(tree, "gpt2")
+    return Recipe.model_validate(tree)
 
 
 class TestGpus:
@@ -293,7 +293,7 @@ class TestSize:
     def test_nothing_fits_a_network_that_is_too_large(self) -> None:
         tree = recipe().model_dump()
         tree["model"] |= {"n_layer": 48, "n_head": 25, "n_embd": 1600}
-        found = fit.fit(from_mapping(tree, "xl"), "T4", 1)
+        found = fit.fit(Recipe.model_validate(tree), "T4", 1)
         assert "not even one sequence fits" in found.advice
 
 
@@ -317,7 +317,7 @@ class TestTime:
             "micro_batch": 64,
             "eval_tokens": 1,
         }
-        small = estimate.training_seconds(from_mapping(tree, "c"), "A100-40GB", 1)
+        small = estimate.training_seconds(Recipe.model_validate(tree), "A100-40GB", 1)
         assert 120 < small - estimate.OVERHEAD_SECONDS < 240  # nanoGPT's own: about 3 minutes on an A100
 
     def test_float32_is_slower_and_a_t4_has_nothing_else(self) -> None:
