@@ -248,7 +248,8 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[0] == pytest.approx(1 / 11)
     assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55)
-    assert 0.1 <= rates[99] < 0.11
+    assert 0.1 < rates[99] < 0.11
+    assert learning_rate(100, config) == pytest.approx(0.1)
     linear = config.model_copy(update={"schedule": "linear", "decay_steps": 20})
     assert [learning_rate(step, linear) for step in (79, 80, 90)] == pytest.approx([1.0, 1.0, 0.55])
     constant = config.model_copy(update={"schedule": "constant"})
