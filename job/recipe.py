@@ -351,15 +351,16 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the recipe at ``path``, apply ``overrides`` (``key=value``) and check it.
+def load(path: str | Path, overrides: Sequence[str] = (), section: str = "train") -> Recipe:
+    """Read the recipe at ``path``, apply ``overrides`` (``key=value``) and check it. A word that several sections have
+    (``seed``) is that of ``section``.
 
     Raises RecipeError, whose text is complete: what, where and what to type.
     """
     path = Path(path)
     source = read_yaml(path)
     for override in overrides:
-        apply_override(source, override, known_keys(), text_keys())
+        apply_override(source, override, known_keys(), text_keys(), section)
     source.tree.setdefault("name", path.stem)
     return _check(source)
 

@@ -100,7 +100,7 @@ def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
 
 
 def apply_override(
-    source: Source, argument: str, known: Collection[str], texts: Collection[str] = ()
+    source: Source, argument: str, known: Collection[str], texts: Collection[str] = (), section: str = ""
 ) -> None:
     """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed. That of
     one of the keys ``texts`` is taken as it is: a shell takes away the quotes that would make a text of 1984."""
@@ -108,7 +108,7 @@ def apply_override(
     name = name.strip().removeprefix("--")
     if not equals or not name:
         raise RecipeError(f"argument '{argument}': an override is key=value, for example lr=1e-3")
-    key = full_key(name, argument, known)
+    key = full_key(name, argument, known, section)
     *sections, leaf = key.split(".")
     tree = source.tree
     for section in sections:
@@ -131,13 +131,16 @@ def _value(text: str, is_text: bool) -> Any:
         return text
 
 
-def full_key(name: str, argument: str, known: Collection[str]) -> str:
-    """The key that ``name`` means, in full or by its last word; RecipeError naming ``argument`` for none or two."""
+def full_key(name: str, argument: str, known: Collection[str], section: str = "") -> str:
+    """The key that ``name`` means, in full or by its last word, of several that of ``section``; RecipeError naming
+    ``argument`` for none or two."""
     if name in known:
         return name
     matches = [key for key in known if key.rpartition(".")[2] == name]
     if len(matches) == 1:
         return matches[0]
+    if f"{section}.{name}" in matches:
+        return f"{section}.{name}"
     if len(matches) > 1:
         raise RecipeError(
             f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"

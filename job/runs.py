@@ -69,6 +69,7 @@ class RunRecord:
     expected_seconds_now: float | None = None
     overrides: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)  # of the user's, where the job is one
+    dataset: dict[str, Any] = field(default_factory=dict)  # source, train_tokens, fingerprint
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
     versions: dict[str, str] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)

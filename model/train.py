@@ -21,6 +21,7 @@ from typing import TextIO
 
 import torch
 
+from corpus.identity import identity, other_dataset
 from corpus.meta import dataset_meta
 from corpus.prepare import ensure_prepared
 from corpus.run_tokenizer import keep_tokenizer, vocabulary
@@ -104,8 +105,12 @@ def _make_trainer(
     world: World,
 ) -> Trainer:
     dataset = locations.dataset(recipe.data.dataset)
-    tokenizer = from_meta(dataset_meta(dataset).tokenizer)
+    meta = dataset_meta(dataset)
+    tokenizer = from_meta(meta.tokenizer)
     train, val = TokenStream(dataset, "train"), TokenStream(dataset, "val")
+    data, record = identity(meta, train), read_record(folder)
+    if record is not None and (why := other_dataset(folder.name, record.dataset, data)):
+        raise UserError(why)
     for part, stream in (("training", train), ("validation", val)):
         if len(stream) <= recipe.model.block_size:
             raise recipe.mistake(
@@ -132,15 +137,16 @@ def _make_trainer(
         initialise(network, recipe.train.init_from, locations, display.say)
     if session is not None:
         trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
-        keep_tokenizer(folder, dataset_meta(dataset).tokenizer)
+        keep_tokenizer(folder, meta.tokenizer)
         session.attempt.device = devices.device_name(device)
         session.attempt.world_size = world.size
         session.attempt.first_step = trainer.progress.step
-        session.progress(force=True, parameters=network.num_parameters(), step=trainer.progress.step)
+        values = {"parameters": network.num_parameters(), "step": trainer.progress.step, "dataset": data}
+        session.progress(force=True, **values)
     going = f"goes on from step {trainer.progress.step}" if resumed else "begins"
     display.say(
         f"run {folder.name} {going}: {network.num_parameters() / 1e6:.2f}M parameters, "
-        f"{len(train):,} training tokens, {recipe.train.max_steps} steps of "
+        f"{len(train):,} training tokens of {meta.source}, {recipe.train.max_steps} steps of "
         f"{recipe.train.global_batch_tokens:,} tokens ({world.size} x {trainer.steps.micro_batch} x "
         f"{recipe.model.block_size}, accumulated {trainer.steps.grad_accum_steps} times) on {devices.device_name(device)}"
     )

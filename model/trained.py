@@ -33,7 +33,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     locations.set_defaults()
     device = devices.pick_device(device_kind, 0)
     folder = find_run(name, locations.checkpoints)
-    recipe = load(folder / "recipe.yaml", overrides)
+    recipe = load(folder / "recipe.yaml", overrides, section="sample")
     tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
     found = checkpoint.weights(folder, say)
     if found is None:

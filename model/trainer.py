@@ -19,7 +19,6 @@ import torch
 from corpus.shards import TokenStream
 from job.batch_schedule import tokens_before
 from job.display import Display
-from job.exit_status import UserError
 from job.faults import Diverged, last_good, no_number, no_weights
 from job.locations import Locations
 from job.metrics import Metrics
@@ -86,17 +85,9 @@ class Trainer:
 
     def resume(self) -> bool:
         """Go on from the newest sound checkpoint of the run, if it has one."""
-        say = self.display.say
-        found = checkpoint.newest(self.folder, say)
+        found = checkpoint.newest(self.folder, self.display.say)
         if found is None:
             return False
-        tokens = found.state.get("dataset_tokens")
-        if tokens != len(self.steps.batches.stream):
-            raise UserError(
-                f"the dataset {self.recipe.data.dataset} has {len(self.steps.batches.stream)} training tokens; "
-                f"run {self.folder.name} was begun with {tokens}. Start another run with --name NEW-NAME, "
-                f"or put the dataset back"
-            )
         self.steps.restore(found)
         self.progress = Progress(**found.state["progress"])
         self.saved_step = found.step
@@ -266,7 +257,6 @@ class Trainer:
         self.saved_step = self.progress.step
         state: dict[str, Any] = {
             "progress": vars(self.progress).copy(),
-            "dataset_tokens": len(self.steps.batches.stream),
             "world_size": self.world.size,
         }
         self.writer.submit(self.progress.step, self.steps.state(), state, write=self.world.is_main)

@@ -156,7 +156,7 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
         copy = Path(folder) / "recipe.yaml"
         copy.write_bytes(files.read(name))
         try:
-            return load(copy, overrides)
+            return load(copy, overrides, section="sample")  # the jobs that read a run sample
         except RecipeError as error:
             raise RecipeError(str(error).replace(str(copy), name)) from None
 

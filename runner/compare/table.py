@@ -29,11 +29,18 @@ def differences(histories: Sequence[History]) -> dict[str, list[Any]]:
     recipe of an earlier release may lack a key: then the value is None."""
     keys = {key: None for history in histories for key in history.recipe}
     found = {key: [history.recipe.get(key) for history in histories] for key in keys}
+    found["text"] = [_text(history) for history in histories]
     return {
         key: values
         for key, values in found.items()
         if key not in NOT_COMPARED and any(value != values[0] for value in values)
     }
+
+
+def _text(history: History) -> str | None:
+    """What it really trained on: a dataset of the recipe's name may have been made of another text."""
+    data = history.record.dataset if history.record else {}
+    return f"{data['source']} ({data['fingerprint']})" if data else None
 
 
 def rows(histories: Sequence[History]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:

@@ -149,6 +149,7 @@ def environment(history: History, words: dict[str, str]) -> list[tuple[str, str]
                 else ""
             ),
         ),
+        ("text", str(record.dataset.get("source") or "") if record else ""),
         *(record.versions.items() if record else ()),
         ("cap", dollars(history.max_cost) if history.max_cost else ""),
     ]

@@ -79,7 +79,8 @@ class Subject:
             "train.checkpoint_every": SMOKE_STEPS,
         }
         plain = {
-            full_key(key, key, known_keys()): value for key, value in {**self.config.fixed, **first}.items()
+            full_key(key, key, known_keys(), "train"): value
+            for key, value in {**self.config.fixed, **first}.items()
         }
         return {**plain, **own, "sample.max_new_tokens": 1}
 
@@ -156,7 +157,7 @@ def find_subject(config: SweepConfig, path: Path, checkout: Path) -> Subject:
         )
     for key in (*config.keys, *config.fixed, *(config.smoke or {})):
         try:
-            full_key(key, key, known_keys())
+            full_key(key, key, known_keys(), "train")
         except RecipeError as error:
             said = str(error).partition(": ")[2]
             raise config.mistake(config.where_of(key), said) from None

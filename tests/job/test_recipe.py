@@ -100,7 +100,6 @@ def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, s
     [
         ("lrr=1", "argument 'lrr=1': unknown key 'lrr'; did you mean 'train.lr'?"),
         ("batch_size=1", "did you mean 'train.micro_batch'?"),
-        ("seed=1", "stands in several sections; write train.seed or sample.seed"),
         ("lr=fast", "argument 'lr=fast': train.lr: 'fast' is no number"),
         ("compile=maybe", "'maybe' is neither true nor false, nor 'auto'"),
         ("variant=modrn", "did you mean 'modern'?"),
@@ -162,3 +161,12 @@ def test_a_recipe_written_out_reads_back_the_same(recipe: Path, tmp_path: Path) 
 def test_reading_recipes_imports_no_torch() -> None:
     code = "import sys, job.recipe, job.runs, job.locations; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_word_of_two_sections_is_that_of_the_job() -> None:
+    path = CONFIGS / "quickstart.yaml"
+    assert load(path, ["seed=7"]).train.seed == 7
+    recipe = load(path, ["seed=7"], section="sample")
+    assert (recipe.train.seed, recipe.sample.seed) == (1337, 7)
+    with pytest.raises(RecipeError, match=r"write train\.seed or sample\.seed"):
+        load(path, ["seed=7"], section="data")

@@ -182,6 +182,30 @@ def test_a_block_longer_than_the_data_is_named_with_its_line(lab: Lab) -> None:
     assert "Traceback" not in err
 
 
+def test_a_run_goes_on_with_no_other_text_though_it_is_as_long(lab: Lab) -> None:
+    lab.train("first", "max_steps=20")
+    record = read_record(lab.run_folder("first"))
+    assert record is not None
+    text = lab.folder / "text.txt"
+    assert (record.dataset["source"], record.dataset["train_tokens"]) == (str(text), 13_986)
+    record.status = "running"  # as a kill leaves it
+    record.write(lab.run_folder("first"))
+    other = lab.folder / "reversed.txt"
+    other.write_text(text.read_text()[::-1])
+    lab.run("prepare", str(lab.recipe), "--source", str(other), "--force")
+    _, err = lab.train("first", "max_steps=20", status=ExitStatus.ERROR)
+    assert (
+        f"run first was begun with 13,986 training tokens of {text}, and there are 13,986 of {other} now"
+        in err
+    )
+    lab.train("second", "max_steps=20")  # another run takes it, and notes it
+    record = read_record(lab.run_folder("second"))
+    assert record is not None
+    assert record.dataset["source"] == str(other)
+    lab.run("prepare", str(lab.recipe), "--force")
+    lab.train("first", "max_steps=20")
+
+
 def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
     lab.train("first", "max_steps=40")
     lab.train("second", "max_steps=10", "init_from=first", "lr=1e-4", "warmup_steps=0")
