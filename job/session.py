@@ -28,6 +28,7 @@ from job.runs import (
 )
 from job.same_job import other_job
 from job.same_recipe import other_recipe
+from job.step_folders import steps
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -57,7 +58,8 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
         return
     from job.recipe import load
 
-    why = other_recipe(folder.name, load(path), recipe, str(launch_facts().get("target") or "host"))
+    target, step = str(launch_facts().get("target") or "host"), max(steps(folder), default=0)
+    why = other_recipe(folder.name, load(path), recipe, target, step)
     if why:
         raise OtherSettings(why)
 

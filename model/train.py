@@ -74,7 +74,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     with join_world(device.type) as world:
         refuse_changes(folder, recipe)
         record = read_record(folder)
-        if record is not None and record.status == "finished":
+        if record is not None and record.status == "finished" and record.step >= recipe.train.max_steps:
             if world.is_main:
                 show_finished(folder, record, arguments.json)
             return ExitStatus.DONE

@@ -254,7 +254,7 @@ def _check(request: Request, facts: Facts) -> None:
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
     if request.settings is not None and facts.begun_with is not None:
-        why = other_recipe(request.run, facts.begun_with, request.settings, facts.target)
+        why = other_recipe(request.run, facts.begun_with, request.settings, facts.target, facts.step or 0)
         if why:  # the job would refuse it too, on a machine that is paid for
             raise usage(why)
     if request.job.reads_run and facts.step is None and facts.account:

@@ -4,12 +4,15 @@ It goes on where it was last, or with --on on another target: the volumes of
 the host and of the container are the same folders; to the cloud and back,
 `runner push checkpoints RUN` and `runner pull checkpoints RUN` bring it.
 
-Settings that would make it another run (max_steps, lr) are refused. To train
-longer, begin another run with its weights: the last line.
+Settings that would make it another run (lr, say) are refused. max_steps may
+change where no step so far would have been another: with schedule=constant, or
+before the last decay_steps. Else begin another run with its weights: the last
+line.
 
 \b
   runner resume warm
   runner resume warm checkpoint_every=100
+  runner resume steady max_steps=2000
   runner resume warm --on cloud --gpu H100
   runner host quickstart --name longer init_from=warm max_steps=2000
 """

@@ -141,6 +141,21 @@ def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
     lab.train("begun", "max_steps=20", "log_every=2")  # what does not alter the computation may change
 
 
+def test_a_finished_run_that_is_made_longer_ends_as_if_it_had_been_so_long(
+    lab: Lab, unbroken: Unbroken
+) -> None:
+    words = ("schedule=constant", "dropout=0.1")
+    lab.train("longer", *words, "max_steps=20")
+    _, err = lab.train("longer", *words, "max_steps=40")
+    assert "run longer goes on from step 20" in err
+    long = unbroken(*words, "max_steps=40")
+    assert final_bytes(lab.run_folder("longer")) == final_bytes(long)
+    assert losses(lab.run_folder("longer")) == losses(long)
+    lab.train("longer", *words, "max_steps=40")  # finished
+    _, err = lab.train("longer", *words[1:], "max_steps=60", status=ExitStatus.USAGE)
+    assert "train.schedule: 'constant' → 'cosine'" in err
+
+
 def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
     first = lab.start("train", str(lab.recipe), "max_steps=100000", "--name", "busy")
     wait_for((lab.run_folder("busy") / "metrics.jsonl").exists, 120)

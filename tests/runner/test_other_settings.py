@@ -48,7 +48,27 @@ def test_a_free_setting_goes_on(type_: Type, env: Environment, checkout: Path, m
 
 def test_the_examples_of_resume_change_only_what_may_change() -> None:
     lines = [line.split() for line in str(resume.__doc__).splitlines() if line.startswith("  runner resume")]
-    changed = {word.partition("=")[0] for line in lines for word in line if "=" in word}
+    changed = {word.partition("=")[0] for line in lines for word in line if "=" in word} - {"max_steps"}
     free = {key.rpartition(".")[2] for key, is_free in known_keys().items() if is_free}
     assert changed
     assert changed <= free
+
+
+def test_a_run_is_made_longer_where_its_rate_has_not_begun_to_fall(
+    type_: Type, env: Environment, checkout: Path, make_run: MakeRun
+) -> None:
+    env.targets["host"] = Host(env, checkout, has_module=lambda name: True)
+    recipe = make_run("warm", step=100, status="finished") / "recipe.yaml"
+    refused = type_("runner resume warm max_steps=200")
+    assert refused.exit_code == 2
+    assert "with schedule=constant, or before its last decay_steps" in refused.stderr
+    recipe.write_text(load(recipe, ["schedule=constant"]).to_yaml())
+    planned = type_("runner resume warm max_steps=200 --dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert "goes on from step 100 of 200" in planned.stderr
+    assert type_("runner resume warm max_steps=90 --dry-run").exit_code == 2
+    recipe.write_text(load(recipe, ["schedule=linear", "decay_steps=50"]).to_yaml())
+    assert type_("runner resume warm max_steps=200 --dry-run").exit_code == 2
+    recipe = make_run("amid", step=50, status="unfinished") / "recipe.yaml"
+    recipe.write_text(load(recipe, ["schedule=linear", "decay_steps=50"]).to_yaml())
+    assert type_("runner resume amid max_steps=200 --dry-run").exit_code == 0
