@@ -120,7 +120,9 @@ class Apps:
     async def AppGetOrCreate(
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
     ) -> api_pb2.AppGetOrCreateResponse:
-        app = self.apps.get(request.app_name) or self._named(request.app_name)  # an id does, of stopped apps too
+        app = self.apps.get(request.app_name) or self._named(
+            request.app_name
+        )  # an id does, of stopped apps too
         if app is None:
             if request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
                 raise GRPCError(Status.NOT_FOUND, f"App '{request.app_name}' not found")
