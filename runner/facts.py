@@ -31,7 +31,7 @@ def common_facts(
         checkout=str(checkout),
         workspace=str(checkout),
         volumes=(),
-        busy=_busy(target, here.run(request.run)) if writes else None,
+        busy=busy_in(target, here.run(request.run)) if writes else None,
         step=newest_step(here.run(request.run)),
         dataset_ready=_is_ready(here.dataset(data)) if data else None,
         weights_ready=(here.cache / weights.weights).is_file() if weights else None,
@@ -46,12 +46,12 @@ def common_facts(
     )
 
 
-def _busy(target: Target, folder: Path) -> str | None:
+def busy_in(target: Target, folder: Path) -> str | None:
     """What is at work in the run's folder. Of another target only the heartbeat is looked at: asking it could
     need an engine or a network that a start here does not."""
-    for state in target.runs():
-        if state.run == folder.name and state.alive:
-            return f"{state.status} on {state.target}"
+    state = target.state(folder.name)
+    if state is not None and state.alive:
+        return f"{state.status} on {state.target}"
     record, age = read_record(folder), heartbeat_age(folder)
     if record is None or record.status != "running" or age is None or age > 3 * HEARTBEAT_SECONDS:
         return None

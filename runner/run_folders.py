@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
+from job.runs import HEARTBEAT_SECONDS, RUN_NAME, Attempt, RunRecord, heartbeat_age, read_record
 from job.step_folders import LATEST, steps
 from runner.containers import is_container_id
 from runner.launch_record import read_exit, read_launch
@@ -42,6 +42,11 @@ def states(checkpoints: Path, target: str, look: Look) -> Iterator[RunState]:
         state = state_of(folder, target, look)
         if state is not None:
             yield state
+
+
+def state_named(run: str, checkpoints: Path, target: str, look: Look) -> RunState | None:
+    """How the run of that name stands; only its own folder is read."""
+    return state_of(checkpoints / run, target, look) if RUN_NAME.match(run) else None
 
 
 def state_of(folder: Path, target: str, look: Look) -> RunState | None:
