@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.checkout import is_checkout
+
 
 class TestPlan:
     def test_dry_run_prints_the_plan_and_stops(self, type_, fake) -> None:
@@ -224,6 +226,13 @@ class TestMistakes:
         result = type_("runner host")
         assert result.exit_code == 1
         assert "is in no checkout of the project" in result.stderr
+
+    def test_a_project_that_has_a_model_of_its_own_is_no_checkout(self, env, tmp_path) -> None:
+        other = tmp_path / "other"
+        (other / "model").mkdir(parents=True)
+        (other / "docker-compose.yml").touch()
+        assert not is_checkout(other)
+        assert is_checkout(env.cwd)
 
     def test_debug_shows_the_traceback(self, type_) -> None:
         assert "Traceback" in type_("runner --debug host trian").stderr
