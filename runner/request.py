@@ -138,15 +138,16 @@ def run_names(files: Files, with_recipe: bool = False) -> list[str]:
     """The runs in a checkpoints volume that have a record, newest first; those of commands and experiments have
     no recipe."""
     found = []
-    for folder in _entries(files):
-        inside = {e.path: e.modified for e in _entries(files, folder.path)} if folder.is_folder else {}
+    for folder in listing(files):
+        inside = {e.path: e.modified for e in listing(files, folder.path)} if folder.is_folder else {}
         began = inside.get(f"{folder.path}/run.json")
         if began is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in inside):
             found.append((began, folder.path))
     return [name for _, name in sorted(found, reverse=True)]
 
 
-def _entries(files: Files, path: str = "") -> list[Entry]:
+def listing(files: Files, path: str = "") -> list[Entry]:
+    """What a folder of a volume holds; nothing where it isn't there."""
     try:
         return list(files.entries(path))
     except FileNotFoundError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from job.runs import RunRecord, parse_record
 from runner.errors import RunnerError
+from runner.history.growing import GrowingFile
 from runner.request import Request
 from runner.sweep.median import Curve, curve
 from runner.sweep.record import Trial, now
@@ -21,6 +22,7 @@ class Look:
     env: Environment
     target: Target
     subject: Subject
+    curves: dict[str, tuple[GrowingFile, list[tuple[int, float]]]] = field(default_factory=dict)
 
     def state(self, run: str) -> RunState | None:
         """None where there is none, and where the target can't be asked now: a laptop that slept asks again."""
@@ -55,12 +57,19 @@ class Look:
             trial.status = "failed" if state.status == "failed" else "unfinished"
 
     def curve(self, run: str) -> Curve:
-        """The metric over the steps so far."""
-        try:
-            text = self.target.files("checkpoints").read(f"{run}/metrics.jsonl").decode(errors="replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return curve(text, self.subject.config.metric)
+        """The metric over the steps so far; each call reads what is new."""
+        if run not in self.curves:
+            files = self.target.files("checkpoints")
+            self.curves[run] = GrowingFile(files, f"{run}/metrics.jsonl"), []
+        file, values = self.curves[run]
+        is_all = False
+        while not is_all:
+            piece = file.look()
+            if piece.anew:
+                values.clear()
+            values += curve(piece.lines, self.subject.config.metric)
+            is_all = piece.is_all
+        return values
 
     def _record(self, run: str) -> RunRecord | None:
         try:
