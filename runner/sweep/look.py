@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from job.runs import RunRecord, parse_record
 from runner.errors import RunnerError
 from runner.history.growing import GrowingFile
+from runner.on_volumes import record_of
 from runner.request import Request
 from runner.sweep.median import Curve, curve
 from runner.sweep.record import Trial, now
@@ -38,14 +38,14 @@ class Look:
 
     def is_foreign(self, trial: Trial, request: Request) -> bool:
         """Whether the run is another one that happens to have the trial's name."""
-        record = self._record(trial.run)
+        record = record_of(self.target.files("checkpoints"), trial.run)
         return record is not None and not self.subject.is_trial(record, request, trial.values)
 
     def conclude(self, trial: Trial, state: RunState) -> None:
         """Note in ``trial`` how its run ended."""
         trial.step, trial.cost, trial.cap = state.step, state.cost, None
         trial.started, trial.ended = trial.started or state.started, state.ended or now()
-        trial.metric = self.subject.metric_of(self._record(trial.run))
+        trial.metric = self.subject.metric_of(record_of(self.target.files("checkpoints"), trial.run))
         trial.reason = state.reason or ""
         if state.status == "finished" and trial.metric is None:
             has = f"; it has {', '.join(state.result)}" if state.result else ""
@@ -70,12 +70,6 @@ class Look:
             values += curve(piece.lines, self.subject.config.metric)
             is_all = piece.is_all
         return values
-
-    def _record(self, run: str) -> RunRecord | None:
-        try:
-            return parse_record(self.target.files("checkpoints").read(f"{run}/run.json"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
 
 def is_unavailable(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from job.files import write_atomically
-from job.step_folders import LATEST, PARTIAL
+from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
 from runner.sync.checkpoint_download import CheckpointDownload
@@ -156,7 +156,7 @@ class _Transfer:
             before = latest.read_text().strip()
         except OSError:
             before = ""
-        there = (self.root / run / name / "manifest.json").is_file()
-        stands = (self.root / run / before / "manifest.json").is_file() if before else False
+        there = (self.root / run / name / MANIFEST).is_file()
+        stands = (self.root / run / before / MANIFEST).is_file() if before else False
         if there and not (stands and step_of_name(before) >= step_of_name(name)):
             write_atomically(latest, f"{name}\n")

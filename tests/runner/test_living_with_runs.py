@@ -12,7 +12,8 @@ from job.runs import Attempt, RunRecord
 from runner import run_folders, run_log
 from runner.facts import busy_in
 from runner.folder import Folder
-from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
+from runner.heartbeat import FRESH_SECONDS
+from runner.run_folders import judge, newest_step, states
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.targets.host import Host
@@ -132,7 +133,7 @@ class TestJudgement:
             return [state.status for state in states(folder.parent, "host", lambda _: (False, None))]
 
         assert found() == ["running"]
-        long_ago = time.time() - HEARTBEAT_LIMIT - 1
+        long_ago = time.time() - FRESH_SECONDS - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["dead"]
 
