@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from runner.folder import Folder
+from runner.history.figures import is_png
 from runner.sweep.budget import Purse, expected_cost, shares
 from runner.sweep.config import Distribution, Space, SweepConfig
 from runner.sweep.look import Look
 from runner.sweep.median import curve, hopeless
+from runner.sweep.plot import write_png
 from runner.sweep.record import SweepRecord, Trial, continue_sweep
 from runner.sweep.space import trials
 from runner.sweep.subject import Subject
@@ -162,3 +164,11 @@ class TestRecord:
             trial.status, trial.metric = status, metric  # type: ignore[assignment]
         assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
         assert record.best is record.trials[3]
+
+
+def test_the_picture_is_written_whole(tmp_path: Path) -> None:
+    rows = [Trial(n, f"s-{n}", {"lr": n}, status="finished", metric=1.0 / n) for n in (1, 2)]
+    path = tmp_path / "sweep.png"
+    assert write_png(SweepRecord("s", "host", "loss", "min", trials=rows), path) == path
+    assert is_png(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["sweep.png"]
