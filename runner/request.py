@@ -75,7 +75,7 @@ def read_request(
     if words.recipe in published and words.recipe not in known:
         return _download(line, job, PUBLISHED, overrides, more)
     if job.reads_recipe:
-        return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
+        return _with_recipe(line, job, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
         return _measurement(line, job, words, more)
     name = line.name or _run_of(words, known, checkout, cwd)
@@ -210,7 +210,6 @@ def _download(
 def _with_recipe(
     line: CommandLine,
     job: Job,
-    words: Words,
     overrides: tuple[str, ...],
     path: Path,
     cwd: Path,

@@ -64,7 +64,7 @@ def cloud_plan(
         ("machine", _machine(options)),
         ("memory", _fit(request, options)),
         ("price", _price(hourly, table.source)),
-        ("estimate", _estimate(seconds, hourly, facts)),
+        ("estimate", _estimate(seconds, hourly)),
         ("cap", _cap(options, facts)),
         ("warning", _warning(seconds, hourly, options, facts, request)),
         ("account", "" if facts.account else NO_ACCOUNT),
@@ -195,7 +195,7 @@ def _seconds(
     return {name: training_seconds(settings, name, count, facts.step or 0) for name in options.gpus.names}
 
 
-def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts: CloudFacts) -> str:
+def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str:
     if seconds is None:
         return ""
     spans = [
