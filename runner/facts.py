@@ -11,7 +11,7 @@ from runner.checkout import git_state
 from runner.dotenv import secret_names
 from runner.heartbeat import is_fresh
 from runner.on_volumes import is_ready
-from runner.plan import Facts
+from runner.planned import Facts
 from runner.request import Request, settings_begun_with
 from runner.run_folders import newest_step
 from runner.setup import setup_lines

@@ -16,8 +16,8 @@ from runner.experiment_request import (
 )
 from runner.interrupts import release
 from runner.outcome import in_words, outcome
-from runner.plan import Plan
 from runner.plan_table import show
+from runner.planned import Plan
 from runner.request import Request, read_request
 from runner.targets import open_target
 from runner.targets.protocol import Started, Target

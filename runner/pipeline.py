@@ -17,8 +17,8 @@ from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
 from runner.launch import WORD, confirm, follow_plan
 from runner.on_volumes import record_of
-from runner.plan import Plan
 from runner.plan_table import show
+from runner.planned import Plan
 from runner.request import Request
 from runner.targets.protocol import Target
 from runner.terminal import Environment

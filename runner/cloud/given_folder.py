@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner.cloud.mount import matcher
 from runner.command_plan import SEEDS
-from runner.plan import Plan
+from runner.planned import Plan
 from runner.setup import INSIDE, digest, setup_files
 from runner.shipped import Listing, keeps_out, list_files
 

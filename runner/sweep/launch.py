@@ -13,7 +13,7 @@ from runner.cloud.plan import CloudFacts
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import EXPERIMENT, JOBS
 from runner.launch import confirm
-from runner.plan import Plan
+from runner.planned import Plan
 from runner.request import Request, check_run_name
 from runner.sweep.conduct import Conductor
 from runner.sweep.config import Scalar, SweepConfig, load_sweep

@@ -41,7 +41,7 @@ from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
 from runner.on_volumes import is_ready
 from runner.outcome import outcome
-from runner.plan import Facts, Plan, Volume
+from runner.planned import Facts, Plan, Volume
 from runner.request import Request, settings_begun_with
 from runner.setup import digest, setup_lines
 from runner.shipped import list_files

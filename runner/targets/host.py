@@ -33,7 +33,8 @@ from runner.launch_record import (
     write_launch,
 )
 from runner.machine import Machine
-from runner.plan import Facts, Plan, Volume, make_plan
+from runner.plan import make_plan
+from runner.planned import Facts, Plan, Volume
 from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
 from runner.request import Request
 from runner.run_folders import state_named, states

@@ -44,7 +44,8 @@ from runner.local_command import (
 )
 from runner.machine import Machine
 from runner.paths import mount_point
-from runner.plan import Facts, Plan, PlannedFolder, Volume, make_plan
+from runner.plan import make_plan
+from runner.planned import Facts, Plan, PlannedFolder, Volume
 from runner.request import Request
 from runner.run_folders import state_named, states
 from runner.settings_file import write_missing

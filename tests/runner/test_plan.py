@@ -17,8 +17,9 @@ from runner.folder import Folder
 from runner.jobs import JOBS
 from runner.on_volumes import is_ready
 from runner.paths import path_in
-from runner.plan import Facts, Plan, Volume, make_plan
+from runner.plan import make_plan
 from runner.plan_table import rows
+from runner.planned import Facts, Plan, Volume
 from runner.request import Request
 
 SETTINGS = Recipe.model_validate(
