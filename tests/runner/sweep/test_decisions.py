@@ -14,10 +14,12 @@ from runner.sweep.budget import Purse, expected_cost, shares
 from runner.sweep.config import Distribution, Space, SweepConfig
 from runner.sweep.look import Look
 from runner.sweep.median import curve, hopeless
+from runner.sweep.outcome import show_results
 from runner.sweep.plot import write_png
 from runner.sweep.record import SweepRecord, Trial, continue_sweep
 from runner.sweep.space import trials
 from runner.sweep.subject import Subject
+from runner.terminal import Environment
 
 
 class TestSpace:
@@ -164,6 +166,14 @@ class TestRecord:
             trial.status, trial.metric = status, metric  # type: ignore[assignment]
         assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
         assert record.best is record.trials[3]
+
+
+def test_a_trial_that_only_measures_ends_at_step_zero(tmp_path: Path, capsys) -> None:
+    rows = [Trial(1, "s-1", {"init_from": "gpt2"}, status="finished", metric=3.5), Trial(2, "s-2", {})]
+    env = Environment(environ={}, cwd=tmp_path, terminal=False)
+    show_results(env, SweepRecord("s", "host", "loss", "min", trials=rows))
+    _, measured, waiting = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (measured[2:4], waiting[2:4]) == (["3.5", "0"], ["-", "-"])
 
 
 def test_the_picture_is_written_whole(tmp_path: Path) -> None:
