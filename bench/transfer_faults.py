@@ -81,7 +81,8 @@ class Bench:
         self.wait = wait  # for the files' times to say something; a test sets them back instead
         self.result = Result()
         self.checkout = folder / "checkout"
-        (self.checkout / "model").mkdir(parents=True)
+        (self.checkout / "job").mkdir(parents=True)
+        (self.checkout / "job" / "locations.py").touch()
         (self.checkout / "docker-compose.yml").write_text("services: {}\n")
         self.corpus = folder / "corpus"
         self.sums = write_corpus(self.corpus, size, files, self.random)

@@ -11,6 +11,7 @@ from runner.errors import RunnerError
 
 COMPOSE_FILE = "docker-compose.yml"
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
+OUR_CODE = "job/locations.py"
 OVERRIDE_COMPOSE_FILE = "docker-compose.override.yml"
 INSTALLED = Path(__file__).resolve().parent.parent
 
@@ -25,14 +26,14 @@ def find_checkout(cwd: Path) -> Path:
         if is_checkout(folder):
             return folder
     raise RunnerError(
-        f"{cwd} is in no checkout of the project ({COMPOSE_FILE} and model/ mark one); "
+        f"{cwd} is in no checkout of the project ({COMPOSE_FILE} and {OUR_CODE} mark one); "
         "`cd` into yours and type the same again"
     )
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether the folder holds the compose file and the code that runs inside."""
-    return (folder / COMPOSE_FILE).is_file() and (folder / "model").is_dir()
+    """Whether the folder holds the compose file and the code that runs inside: a model/ have others too."""
+    return (folder / COMPOSE_FILE).is_file() and (folder / OUR_CODE).is_file()
 
 
 def recipes(checkout: Path) -> dict[str, Path]:

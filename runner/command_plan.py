@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from job.resume_words import words_of
 from runner.command import Command
-from runner.plan import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
+from runner.planned import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
 from runner.request import Request
 
 SEEDS = "/job/.seeds"  # in the cloud: what the folder brings of its kept paths

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from runner.arguments import CommandLine
 from runner.command import Command, from_record, read_keeps, run_name
 from runner.errors import usage
 from runner.jobs import COMMAND
-from runner.request import Request, check_run_name
+from runner.request import Request, check_run_name, listing
 from runner.targets.protocol import Files
 
 NO_SETUP = "none"  # as the one --setup: not even the folder's requirements.txt
+READERS = 16  # records that are read at a time
 
 
 def command_request(
@@ -55,17 +60,30 @@ def name_for(command: Command, given: str | None, files: Files) -> tuple[str, st
         if before is not None:
             refuse_another(given, before, command)
         return given, ""
-    base, number, elsewhere = run_name(command.folder, command.words), 1, ""
-    while True:
-        name = base if number == 1 else f"{base}-{number}"
-        before = command_of_run(files, name)
-        if before is None and files.size(f"{name}/run.json") is None:
-            return name, elsewhere
+    base, elsewhere = run_name(command.folder, command.words), ""
+    known = _commands(files, base)
+    for name, before in known.items():
         if before is not None and before.words == command.words:
             if same_folder(before, command):
                 return name, ""
             elsewhere = elsewhere or _elsewhere(name, before)
-        number += 1
+    names = (base if number == 1 else f"{base}-{number}" for number in count(1))
+    return next(name for name in names if name not in known), elsewhere
+
+
+def _commands(files: Files, base: str) -> dict[str, Command | None]:
+    """The runs of that name, with a number or without, in their order, and what command each is. A folder without a
+    record is none yet."""
+    numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9]\d+))?")
+    found = {e.path: int(m[1] or 1) for e in listing(files) if (m := numbered.fullmatch(e.path))}
+    names = sorted(found, key=lambda name: found[name])
+    with ThreadPoolExecutor(READERS) as pool:  # in the cloud each is a request
+        commands = dict(zip(names, pool.map(partial(command_of_run, files), names), strict=True))
+    return {
+        name: command
+        for name, command in commands.items()
+        if command is not None or files.size(f"{name}/run.json") is not None
+    }
 
 
 def refuse_another(run: str, before: Command, command: Command) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+QUOTED = re.compile(r"""(['"])(.*?)\1(?:\s+#.*|\s*)$""")  # perhaps with a comment behind it
+AS_IT_IS = "surrogateescape"  # a letter that is no UTF-8, in a comment, is written again as it was read
 
 # Keys that jobs can use where the recipe asks for it.
 KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
@@ -16,7 +18,7 @@ KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
 def read_dotenv(checkout: Path) -> dict[str, str]:
     """The variables of ``.env``; empty where there is none."""
     try:
-        text = (checkout / ".env").read_text(encoding="utf-8")
+        text = (checkout / ".env").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     found = (LINE.match(line) for line in text.splitlines())
@@ -30,7 +32,7 @@ def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
     are kept in it.
     """
     path = (checkout / ".env").resolve()
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_text(encoding="utf-8", errors=AS_IT_IS) if path.exists() else ""
     left = dict(values)
     lines = []
     for line in before.splitlines():
@@ -61,8 +63,9 @@ def secret_values(names: Iterable[str], environ: Mapping[str, str], checkout: Pa
 
 
 def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
+    quoted = QUOTED.match(value)
+    if quoted:
+        return quoted[2]
     return value.split(" #")[0].rstrip()
 
 
@@ -71,7 +74,7 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".env.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors=AS_IT_IS) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.results import what_came
-from job.runs import RUN_NAME, RunRecord, parse_record
+from job.runs import RUN_NAME, RunRecord
 from job.same_experiment import other_experiment
 from job.signature import ExperimentError, read_signature
 from job.step_folders import sha256
@@ -20,6 +20,7 @@ from runner.command_request import NO_SETUP
 from runner.errors import did_you_mean, usage
 from runner.experiment import Experiment
 from runner.jobs import EXPERIMENT
+from runner.on_volumes import record_of
 from runner.request import Request, check_run_name
 from runner.targets.protocol import Files
 from runner.terminal import Environment
@@ -96,16 +97,6 @@ def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
     except ExperimentError as error:
         raise usage(str(error)) from None
     return Experiment(file, tuple(words), tuple(arguments.items()))
-
-
-def record_of(files: Files | None, run: str) -> RunRecord | None:
-    """The run's record on a volume; None where there is none."""
-    if files is None:
-        return None
-    try:
-        return parse_record(files.read(f"{run}/run.json"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def finished_record(request: Request, files: Files | None) -> RunRecord | None:

@@ -8,8 +8,9 @@ from runner.arguments import CommandLine
 from runner.checkout import find_checkout
 from runner.errors import RunnerError, usage
 from runner.experiment import from_record
-from runner.experiment_request import experiment_request, record_of
+from runner.experiment_request import experiment_request
 from runner.find_run import Found
+from runner.on_volumes import record_of
 from runner.request import Request
 from runner.targets import open_target
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from job.locations import Locations
 from job.published import weights_of
-from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
+from job.runs import heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
-from runner.plan import Facts
+from runner.heartbeat import is_fresh
+from runner.on_volumes import is_ready
+from runner.planned import Facts
 from runner.request import Request, settings_begun_with
 from runner.run_folders import newest_step
 from runner.setup import setup_lines
@@ -31,9 +33,9 @@ def common_facts(
         checkout=str(checkout),
         workspace=str(checkout),
         volumes=(),
-        busy=_busy(target, here.run(request.run)) if writes else None,
+        busy=busy_in(target, here.run(request.run)) if writes else None,
         step=newest_step(here.run(request.run)),
-        dataset_ready=_is_ready(here.dataset(data)) if data else None,
+        dataset_ready=is_ready(target.files("data"), data) if data else None,
         weights_ready=(here.cache / weights.weights).is_file() if weights else None,
         secrets=secret_names(env.environ, checkout),
         git=tuple((git_state(command.folder if command else checkout) or {}).items()),
@@ -46,21 +48,14 @@ def common_facts(
     )
 
 
-def _busy(target: Target, folder: Path) -> str | None:
+def busy_in(target: Target, folder: Path) -> str | None:
     """What is at work in the run's folder. Of another target only the heartbeat is looked at: asking it could
     need an engine or a network that a start here does not."""
-    for state in target.runs():
-        if state.run == folder.name and state.alive:
-            return f"{state.status} on {state.target}"
-    record, age = read_record(folder), heartbeat_age(folder)
-    if record is None or record.status != "running" or age is None or age > 3 * HEARTBEAT_SECONDS:
+    state = target.state(folder.name)
+    if state is not None and state.alive:
+        return f"{state.status} on {state.target}"
+    record = read_record(folder)
+    if record is None or record.status != "running" or not is_fresh(heartbeat_age(folder)):
         return None
     other = record.attempts[-1].launch.get("target") if record.attempts else None
     return None if other in (None, target.name) else f"running on {other}"
-
-
-def _is_ready(dataset: Path) -> bool | None:
-    """Whether the dataset is complete; None for shards of another origin, which have no meta.json."""
-    if (dataset / "meta.json").is_file():
-        return True
-    return None if any(dataset.glob("*train*.bin")) else False

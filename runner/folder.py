@@ -33,7 +33,10 @@ class Folder:
         """What the folder holds, by name."""
         folder = self._at(path)
         for child in sorted(folder.iterdir()):
-            stat = child.lstat()
+            try:
+                stat = child.lstat()
+            except FileNotFoundError:  # a temporary file has its final name by now
+                continue
             yield Entry(child.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime, child.is_dir())
 
     def _at(self, path: str) -> Path:

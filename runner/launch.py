@@ -16,8 +16,8 @@ from runner.experiment_request import (
 )
 from runner.interrupts import release
 from runner.outcome import in_words, outcome
-from runner.plan import Plan
 from runner.plan_table import show
+from runner.planned import Plan
 from runner.request import Request, read_request
 from runner.targets import open_target
 from runner.targets.protocol import Started, Target
@@ -114,7 +114,6 @@ def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
 
 def _recorded(target: Target, plan: Plan, started: Started) -> str | None:
     """The status in the run's record, if it is of this attempt."""
-    for state in target.runs():
-        if state.run == plan.run and state.ended is not None and state.ended >= started.started:
-            return state.status
-    return None
+    state = target.state(plan.run)
+    is_of_it = state is not None and state.ended is not None and state.ended >= started.started
+    return state.status if state is not None and is_of_it else None

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from job.kept import seed, share
 from runner.errors import RunnerError
 from runner.machine import Machine
-from runner.plan import PlannedFolder
+from runner.planned import PlannedFolder
 from runner.setup import INSIDE, digest, setup_files
 from runner.shipped import list_files
 from runner.terminal import Environment

@@ -19,13 +19,14 @@ from runner.checks import Scene
 from runner.cloud.account import is_set_up
 from runner.errors import RunnerError
 from runner.launch import launch
+from runner.short_run import as_words, shortened
 from runner.targets import open_target
 from runner.terminal import Environment
 
 STEPS = 10
 # Losses of the same step may differ by this: float32 on other devices differs in the fifth digit after ten steps.
 TOLERANCE = 1e-3
-SETTINGS = (f"max_steps={STEPS}", "warmup_steps=0", f"eval_every={STEPS}", f"checkpoint_every={STEPS}")
+SETTINGS = as_words({**shortened(STEPS), "train.log_every": 1})
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def parity(env: Environment, recipe: str, yes: bool, as_json: bool = False) -> i
     for name in names:
         run = runs[name] = f"parity-{int(time.time())}-{name}"
         env.say(f"{STEPS} steps of {recipe} on {name}, as run '{run}'")
-        line = CommandLine(words=("train", recipe, *SETTINGS, "log_every=1"), name=run, yes=yes)
+        line = CommandLine(words=("train", recipe, *SETTINGS), name=run, yes=yes)
         with _prints_are_talk():
             status = launch(env, name, line)
         if status != ExitStatus.DONE:

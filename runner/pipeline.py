@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
-from job.runs import RunRecord, parse_record
+from job.runs import RunRecord
 from runner.arguments import CommandLine
 from runner.command import Command
 from runner.command_request import command_of_run, refuse_another
 from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
 from runner.launch import WORD, confirm, follow_plan
-from runner.plan import Plan
+from runner.on_volumes import record_of
 from runner.plan_table import show
+from runner.planned import Plan
 from runner.request import Request
-from runner.targets.protocol import Files, Target
+from runner.targets.protocol import Target
 from runner.terminal import Environment
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _step(
     if before is not None:
         refuse_another(run, replace(before, words=command.words), command)  # other words are another matter
     same = before is not None and before.words == command.words
-    record = _record(files, run)
+    record = record_of(files, run)
     runs, why = decide(record, same, stage.outputs, missing, asked)
     if before is not None and record is not None and not (same or _resumes_itself(stage, command)):
         left = stage.resume_if is None or _is_there(target, stage.resume_if, command, run)
@@ -215,13 +216,6 @@ def _is_there(target: Target, path: str, command: Command, run: str) -> bool:
             place = f"{keep.of(run)}{path.removeprefix(keep.path)}"
             return target.files(keep.volume).size(place) is not None
     return False
-
-
-def _record(files: Files, run: str) -> RunRecord | None:
-    try:
-        return parse_record(files.read(f"{run}/run.json"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _plan(target: Target, request: Request) -> Plan:

@@ -6,151 +6,27 @@ process and reads no file, so that a plan can be shown, compared and tested with
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.published import weights_of
 from job.same_job import other_job
 from job.same_recipe import other_recipe
+from runner.command_plan import command_plan, folder_notes, planned_folder
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import PUBLISHED, mount_point, path_in, replace_path, solid_part
+from runner.planned import Facts, Plan, PlannedFolder, Volume, launch_variable
 from runner.request import Request
 
 if TYPE_CHECKING:
-    from job.recipe import Recipe
-    from job.runs import RunRecord
     from runner.experiment import Experiment
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A folder that the job sees: its name, where it is on this machine and inside; ``remote`` is its name on
-    a target that has a volume of its own, whose files lie in ``here`` only once they are pulled."""
-
-    name: str
-    here: str
-    inside: str
-    writable: bool = True
-    remote: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a target found when it looked; gathering them changes nothing."""
-
-    target: str
-    checkout: str
-    workspace: str  # the checkout as the job sees it, and its working folder
-    volumes: tuple[Volume, ...]  # data, checkpoints, cache
-    python: tuple[str, ...] = ("python",)
-    torchrun: tuple[str, ...] = ("torchrun",)
-    contained: bool = True  # the job sees only what is mounted
-    mounts: bool = True  # a folder of this machine can be mounted
-    image: str | None = None
-    image_built: bool = True
-    gpus: int | None = None  # that it can hand out; None: unknown
-    gpu_remedy: str = ""
-    missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
-    remedy: str = ""  # what to type for them
-    busy: str | None = None  # what is running under this run's name
-    step: int | None = None  # of the newest checkpoint
-    dataset_ready: bool | None = None
-    weights_ready: bool | None = None  # published ones, with which the run begins; None: there are none
-    secrets: tuple[str, ...] = ()  # names of those that are at hand
-    environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
-    git: tuple[tuple[str, Any], ...] = ()
-    folder: str = ""  # a command's folder as the job sees it
-    shipped: Shipped | None = None  # what of it is copied there; None where it is the folder itself
-    occupied: tuple[str, ...] = ()  # paths to keep that hold files of the user's own, and stay
-    setup: tuple[str, ...] = ()  # lines that the image is extended by, those of requirements.txt too
-    setup_built: bool = True
-    finished: bool = False  # the run's last attempt
-    attempts: int = 0  # of the run, so far
-    record: RunRecord | None = None  # of the run, as it stands
-    account: bool = True  # False: nothing could be looked up, neither runs nor data
-    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """What of a folder is copied to where the job is: how much, and what stands out."""
-
-    files: int
-    bytes: int
-    largest: tuple[tuple[str, int], ...] = ()  # file or folder at the top, and bytes, where it is much
-    links: tuple[str, ...] = ()  # to folders: they are left out
-
-
-@dataclass(frozen=True)
-class KeptFolder:
-    """A path of a command's folder that lies on a volume: ``here`` on this machine, ``inside`` for the job."""
-
-    path: str
-    here: str
-    inside: str
-
-
-@dataclass(frozen=True)
-class PlannedFolder:
-    """The folder that a command runs in: ``here`` on this machine, ``inside`` for the job."""
-
-    here: str
-    inside: str
-    shipped: Shipped | None = None
-    kept: tuple[KeptFolder, ...] = ()
-    setup: tuple[str, ...] = ()
-    setup_built: bool = True
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A launch, complete. ``command`` is what runs inside, in ``workspace``."""
-
-    job: str
-    target: str
-    run: str
-    recipe: str | None
-    overrides: tuple[str, ...]
-    command: tuple[str, ...]
-    workspace: str
-    checkout: str
-    image: str | None
-    image_built: bool
-    gpus: int
-    device: str | None
-    volumes: tuple[Volume, ...]
-    environment: tuple[tuple[str, str], ...]
-    secrets: tuple[str, ...]
-    resume: int | None
-    does: tuple[str, ...]
-    detach: bool = False
-    as_json: bool = False
-    notes: tuple[tuple[str, str], ...] = ()  # further rows that only one target has: price, fit, hours
-    question: str | None = None  # asked before it starts, for example where it costs money
-    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
-    has_run: bool = False  # it makes or continues a run's folder
-    seconds: float | None = None  # estimated, on the slowest GPU of those asked for
-    usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
-    folder: PlannedFolder | None = None  # of a command
-
-    @property
-    def is_noted(self) -> bool:
-        """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
-        return self.detach or self.has_run
-
-    def facts(self) -> dict[str, Any]:
-        """The plan for --json. It holds names of secrets and no values."""
-        return asdict(self)
 
 
 def make_plan(request: Request, facts: Facts) -> Plan:
     """Work out the launch. Raises RunnerError where it can't be done, with what to type instead."""
     _check(request, facts)
     if request.command is not None and request.experiment is None:
-        from runner.command_plan import command_plan  # it makes a Plan, which is defined here
-
         return command_plan(request, request.command, facts)
     given: list[Volume] = []
 
@@ -234,8 +110,6 @@ def _folder(request: Request, facts: Facts) -> tuple[PlannedFolder | None, tuple
     """An experiment's folder outside the checkout, and the rows of the table about it."""
     if request.command is None:
         return None, ()
-    from runner.command_plan import folder_notes, planned_folder  # they make what is defined here
-
     folder = planned_folder(request.run, request.command, facts)
     return folder, folder_notes(facts, folder)
 
@@ -323,21 +197,6 @@ def _export_folder(request: Request, facts: Facts) -> str:
     """Where an export goes by default: into the run's own folder."""
     checkpoints = next(volume for volume in facts.volumes if volume.name == "checkpoints")
     return f"{checkpoints.here or checkpoints.inside}/{request.run}/huggingface"
-
-
-def launch_variable(request: Request, facts: Facts) -> str:
-    """RUN_LAUNCH: what the record keeps of this launch."""
-    found: dict[str, Any] = {
-        "target": facts.target,
-        "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
-        "image": facts.image,
-        "git": dict(facts.git),
-    }
-    if request.experiment is not None:
-        found["experiment"] = request.experiment.as_record()
-    elif request.command is not None:
-        found["command"] = request.command.as_record()
-    return json.dumps(found)
 
 
 def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:

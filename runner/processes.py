@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def _identity_from_ps(pid: int) -> str:
     """On macOS, which has no /proc."""
     try:
         done = subprocess.run(
-            ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+            ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},  # a terminal's are not cron's
+            check=False,
         )
     except OSError:
         return ""
@@ -47,7 +52,9 @@ def _identity_from_ps(pid: int) -> str:
 
 def is_alive(started: Started) -> bool:
     """Whether the process that was noted still runs on this machine."""
-    if started.machine != this_machine() or not started.id.isdigit():
+    # A Mac's name changes with the network that it is in; number and start are enough there.
+    is_here = sys.platform == "darwin" or started.machine == this_machine()
+    if not is_here or not started.id.isdigit():
         return False
     identity = identity_of(int(started.id))
     return identity != "" and identity == started.identity

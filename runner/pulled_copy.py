@@ -18,7 +18,7 @@ from runner.cloud.records import CloudRun, state_of
 from runner.errors import RunnerError
 from runner.folder import Folder
 from runner.launch_record import read_launch
-from runner.plan import Facts, Plan
+from runner.planned import Facts, Plan
 from runner.request import Request
 from runner.run_folders import folders
 from runner.targets.protocol import Files, RunState, Started

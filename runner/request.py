@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from job.recipe import Recipe
     from runner.command import Command
     from runner.experiment import Experiment
-    from runner.targets.protocol import Files
+    from runner.targets.protocol import Entry, Files
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -75,7 +75,7 @@ def read_request(
     if words.recipe in published and words.recipe not in known:
         return _download(line, job, PUBLISHED, overrides, more)
     if job.reads_recipe:
-        return _with_recipe(line, job, words, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
+        return _with_recipe(line, job, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:
         return _measurement(line, job, words, more)
     name = line.name or _run_of(words, known, checkout, cwd)
@@ -121,10 +121,12 @@ def find_recipe(words: Words, known: Mapping[str, Path], checkout: Path, cwd: Pa
 
 
 def find_run(name: str | None, files: Files) -> str:
-    """``name`` if there is such a run, the newest run for None. Raises RunnerError, exit code 102."""
-    names = run_names(files)
+    """``name`` if there is such a run, the newest that has a recipe for None. Raises RunnerError, exit code 102."""
+    names = run_names(files, with_recipe=name is None)
     if name is None and not names:
-        raise not_found("there is no run yet; `runner host` or `runner local` trains the first one")
+        raise not_found(
+            "there is no run of a recipe yet; `runner host` or `runner local` trains the first one"
+        )
     if name is not None and name not in names:
         raise not_found(
             f"there is no run '{name}'{did_you_mean(name, names) or '; `runner runs` lists them'}"
@@ -132,17 +134,24 @@ def find_run(name: str | None, files: Files) -> str:
     return name or names[0]
 
 
-def run_names(files: Files) -> list[str]:
-    """The runs in a checkpoints volume that have a record, newest first."""
+def run_names(files: Files, with_recipe: bool = False) -> list[str]:
+    """The runs in a checkpoints volume that have a record, newest first; those of commands and experiments have
+    no recipe."""
     found = []
+    for folder in listing(files):
+        inside = {e.path: e.modified for e in listing(files, folder.path)} if folder.is_folder else {}
+        began = inside.get(f"{folder.path}/run.json")
+        if began is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in inside):
+            found.append((began, folder.path))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def listing(files: Files, path: str = "") -> list[Entry]:
+    """What a folder of a volume holds; nothing where it isn't there."""
     try:
-        for folder in files.entries():
-            if folder.is_folder:
-                record = [e for e in files.entries(folder.path) if e.path.endswith("/run.json")]
-                found += [(entry.modified, folder.path) for entry in record]
+        return list(files.entries(path))
     except FileNotFoundError:
         return []
-    return [name for _, name in sorted(found, reverse=True)]
 
 
 def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> Recipe | None:
@@ -201,7 +210,6 @@ def _download(
 def _with_recipe(
     line: CommandLine,
     job: Job,
-    words: Words,
     overrides: tuple[str, ...],
     path: Path,
     cwd: Path,

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_record
+from job.runs import RUN_NAME, Attempt, RunRecord, heartbeat_age, read_record
 from job.step_folders import LATEST, steps
 from runner.containers import is_container_id
+from runner.heartbeat import is_fresh
 from runner.launch_record import read_exit, read_launch
 from runner.targets.protocol import RunState, Started
-
-# A heartbeat older than this, in seconds, belongs to a process that is gone.
-HEARTBEAT_LIMIT = 6 * HEARTBEAT_SECONDS
 
 # Whether what was started lives, and the exit status where only the target knows it.
 Look = Callable[[Started], tuple[bool, int | None]]
@@ -44,6 +42,11 @@ def states(checkpoints: Path, target: str, look: Look) -> Iterator[RunState]:
             yield state
 
 
+def state_named(run: str, checkpoints: Path, target: str, look: Look) -> RunState | None:
+    """How the run of that name stands; only its own folder is read."""
+    return state_of(checkpoints / run, target, look) if RUN_NAME.match(run) else None
+
+
 def state_of(folder: Path, target: str, look: Look) -> RunState | None:
     """How the run in ``folder`` stands; None where it is no run, or was last on another target."""
     record, launch = read_record(folder), read_launch(folder)
@@ -55,8 +58,7 @@ def state_of(folder: Path, target: str, look: Look) -> RunState | None:
     ours = launch if launch is not None and launch.target == target and _is_of(launch, attempt) else None
     lives, code = look(ours) if ours is not None else (False, None)
     if ours is None and record is not None and record.status == "running":
-        age = heartbeat_age(folder)
-        lives = age is not None and age < HEARTBEAT_LIMIT
+        lives = is_fresh(heartbeat_age(folder))
     if code is None:
         code = read_exit(folder)
     return _state(folder, target, record, attempt, ours, lives, code)

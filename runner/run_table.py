@@ -117,8 +117,9 @@ def attempts(state: RunState) -> str:
 
 
 def step(state: RunState) -> str:
-    """``300/600``."""
-    return f"{state.step}/{state.max_steps}" if state.max_steps else "-"
+    """``300/600``; ``0/0`` of published weights that were only measured."""
+    is_measured = state.job == "train" and state.loss is not None
+    return f"{state.step}/{state.max_steps}" if state.max_steps or is_measured else "-"
 
 
 def age(since: float | None, now: float | None = None) -> str:

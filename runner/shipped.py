@@ -18,7 +18,7 @@ from typing import Any
 import pathspec
 
 from runner.command_plan import MUCH
-from runner.plan import Shipped
+from runner.planned import Shipped
 
 # Never, whatever the ignore files say: history, keys, environments, what Python compiles. Names and not patterns:
 # asked of 50,000 paths, those of pathspec cost half a second.

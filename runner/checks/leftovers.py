@@ -1,6 +1,5 @@
 """What ended amid its work has left: parts of transfers, checkpoints that are not whole, a `latest` that lies."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,9 +9,11 @@ from pathlib import Path
 from job.files import write_atomically
 from job.locations import VOLUMES
 from job.runs import heartbeat_age
-from job.step_folders import PARTIAL
+from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene
+from runner.heartbeat import is_fresh
+from runner.sync.checkpoints import missing_from, parse_manifest
 from runner.sync.names import BLOCKS, PART
 
 ORDER = 77
@@ -50,7 +51,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         if run.is_wrong:
             yield Finding(
                 "error",
-                f"{_name(scene, run.folder / 'latest')} "
+                f"{_name(scene, run.folder / LATEST)} "
                 + (f"names {run.latest}, which is not there or damaged" if run.latest else "is missing"),
                 f"runner doctor --fix lets it name {run.best}" if run.best else "no whole checkpoint is here",
             )
@@ -63,8 +64,8 @@ def fix(scene: Scene) -> Iterator[str]:
         yield f"deleted {_name(scene, path)}"
     for run in _runs(scene):
         if run.is_wrong and run.best:
-            write_atomically(run.folder / "latest", f"{run.best}\n")
-            yield f"{_name(scene, run.folder / 'latest')} names {run.best}"
+            write_atomically(run.folder / LATEST, f"{run.best}\n")
+            yield f"{_name(scene, run.folder / LATEST)} names {run.best}"
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ class _Run:
 def _runs(scene: Scene) -> Iterator[_Run]:
     root = volumes(scene.checkout, scene.environ).checkpoints
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
-        if not folder.is_dir() or _is_alive(folder):
+        if not folder.is_dir() or is_fresh(heartbeat_age(folder)):
             continue
         steps = sorted(path.name for path in folder.glob("step_*") if path.is_dir())
         try:
-            latest = (folder / "latest").read_text().strip()
+            latest = (folder / LATEST).read_text().strip()
         except OSError:
             latest = ""
         if steps:  # a run that was pulled without checkpoints has none to name
@@ -104,7 +105,8 @@ def _temporary(scene: Scene) -> list[Path]:
     root = volumes(scene.checkout, scene.environ).checkpoints
     for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
         is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
-        if not is_inside and _is_old(path) and not _is_alive(root / path.relative_to(root).parts[0]):
+        run = root / path.relative_to(root).parts[0]
+        if not is_inside and _is_old(path) and not is_fresh(heartbeat_age(run)):
             found.append(path)
     return found
 
@@ -116,20 +118,16 @@ def _hidden(root: Path, pattern: str) -> list[Path]:
 def _is_whole(step: Path) -> bool:
     """By sizes alone: SHA-256 of all checkpoints would take minutes, and a resume looks at it anyway."""
     try:
-        manifest = json.loads((step / "manifest.json").read_text())
-        return all((step / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = parse_manifest((step / MANIFEST).read_bytes())
+        sizes = {path.name: path.stat().st_size for path in step.iterdir()}
+    except OSError:
         return False
+    return manifest is not None and missing_from(manifest, sizes) is None
 
 
 def _is_old(path: Path) -> bool:
     inside = path.rglob("*") if path.is_dir() else ()
     return time.time() - max(p.lstat().st_mtime for p in (path, *inside)) > IN_THE_MAKING
-
-
-def _is_alive(folder: Path) -> bool:
-    age = heartbeat_age(folder)
-    return age is not None and age < 60
 
 
 def _name(scene: Scene, path: Path) -> str:

@@ -31,7 +31,7 @@ class Row:
     seconds: float
     usd_per_hour: float
     usd: float
-    usd_per_billion_tokens: float
+    usd_per_billion_tokens: float | None  # None where nothing is trained
     cheapest: bool = False
     fastest: bool = False
 
@@ -71,5 +71,5 @@ def _row(recipe: Recipe, gpu: str, count: int, prices: Prices, region: str | Non
         seconds,
         hourly,
         usd,
-        usd / tokens * 1e9,
+        usd / tokens * 1e9 if tokens else None,
     )

@@ -52,7 +52,7 @@ def show(recipe: Recipe, rows: Sequence[Row], prices: Prices, env: Environment) 
             in_words(row.seconds),
             f"{row.usd_per_hour:.2f}",
             f"{row.usd:.2f}",
-            f"{row.usd_per_billion_tokens:.2f}",
+            "-" if row.usd_per_billion_tokens is None else f"{row.usd_per_billion_tokens:.2f}",
             f"{row.fit.needed_gb:.1f} of {row.fit.there_gb:g} GB",
             remark(row),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.cloud.mount import matcher
 from runner.command_plan import SEEDS
-from runner.plan import Plan
+from runner.planned import Plan
 from runner.setup import INSIDE, digest, setup_files
 from runner.shipped import Listing, keeps_out, list_files
 
@@ -57,30 +57,15 @@ class GivenFolder:
     def mount(self, image: modal.Image) -> modal.Image:
         """Mounts, so that an edit of a file builds nothing."""
         out = keeps_out(self.listing, self.kept)
-        image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=_matcher(out))
+        image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=matcher(out))
         for path in self.kept:
             if self.listing.below(path):
                 # The rest of the listing is out of the way here: only what lies below the path is asked for.
                 seeds = keeps_out(Listing(self.folder / path, dict.fromkeys(self.listing.below(path), 0)))
                 image = image.add_local_dir(
-                    self.folder / path, f"{SEEDS}/{path}", copy=False, ignore=_matcher(seeds)
+                    self.folder / path, f"{SEEDS}/{path}", copy=False, ignore=matcher(seeds)
                 )
         return image
 
     def __str__(self) -> str:
         return shlex.quote(str(self.folder))
-
-
-def _matcher(out: Callable[[str], bool]) -> Any:
-    """What Modal's client asks of every path. It asks of a folder first, and leaves it out as a whole, only
-    where the matcher is one of its own kind and says that it may."""
-    from modal import FilePatternMatcher
-
-    class Matcher(FilePatternMatcher):
-        def __call__(self, path: Path) -> bool:
-            return out(path.as_posix())
-
-        def can_prune_directories(self) -> bool:
-            return True
-
-    return Matcher()

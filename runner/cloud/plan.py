@@ -15,7 +15,8 @@ from runner.cloud.options import WITHOUT_GPU, Options
 from runner.cloud.prospects import refuse_too_large, warnings
 from runner.errors import usage
 from runner.history.numbers import dollars
-from runner.plan import Facts, Plan, make_plan, with_notes
+from runner.plan import make_plan, with_notes
+from runner.planned import Facts, Plan
 from runner.request import Request
 
 MASTER_PORT = 29500  # torch's own default
@@ -64,7 +65,7 @@ def cloud_plan(
         ("machine", _machine(options)),
         ("memory", _fit(request, options)),
         ("price", _price(hourly, table.source)),
-        ("estimate", _estimate(seconds, hourly, facts)),
+        ("estimate", _estimate(seconds, hourly)),
         ("cap", _cap(options, facts)),
         ("warning", _warning(seconds, hourly, options, facts, request)),
         ("account", "" if facts.account else NO_ACCOUNT),
@@ -195,7 +196,7 @@ def _seconds(
     return {name: training_seconds(settings, name, count, facts.step or 0) for name in options.gpus.names}
 
 
-def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float], facts: CloudFacts) -> str:
+def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str:
     if seconds is None:
         return ""
     spans = [

@@ -16,6 +16,7 @@ from typing import Any
 from job.locations import VOLUMES
 from runner.cloud import image as images
 from runner.cloud.app import NAME, build_log, explained
+from runner.cloud.durations import in_words
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.price_file import current_prices
@@ -62,7 +63,7 @@ def run_shell(
         raise usage("a shell needs a terminal; give it a command: `runner shell --on cloud python -V`")
     dollars = price(gpus, current_prices(checkout, env.environ))
     where = f"a sandbox of Modal with {gpus.each()[0] if gpus.names else 'no GPU'}"
-    ends = f"it ends when you leave it, or after {idle / 60:.0f} minutes without a key"
+    ends = f"it ends when you leave it, or after {in_words(idle)} without a key"
     if not confirm(
         env,
         [f"{where}: about ${dollars:.2f} an hour; {ends}"],

@@ -25,7 +25,12 @@ from runner.terminal import Environment
 )
 @click.option("--watch", is_flag=True, help="checkpoints: go on until the run ends.")
 @click.option(
-    "--every", default=10.0, metavar="SECONDS", show_default=True, help="--watch: between two looks."
+    "--every",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="--watch: between two looks.",
 )
 @transfer_options
 @click.pass_obj

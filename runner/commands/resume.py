@@ -64,7 +64,7 @@ def command(
     from runner.launch import carry_out
     from runner.resume import resume_request
 
-    line = CommandLine((), run, None, device, None, None, dry_run, detach, as_json, yes)
+    line = CommandLine(name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes)
     given = {"gpu": gpu, "timeout": timeout, "max-cost": max_cost}
     more = tuple((name, value) for name, value in given.items() if value is not None)
     target, request = resume_request(env, line, overrides, on, more)

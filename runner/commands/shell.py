@@ -28,7 +28,14 @@ from runner.terminal import Environment
     shell_complete=completion.gpus,
 )
 @click.option("--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu.")
-@click.option("--idle", default=15.0, metavar="MINUTES", show_default=True, help="cloud: ends it.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(min=0.02),  # a second; bash takes 0 for no end at all
+    default=15.0,
+    metavar="MINUTES",
+    show_default=True,
+    help="cloud: ends it.",
+)
 @YES
 @click.argument("words", nargs=-1, metavar="[COMMAND ...]", type=click.UNPROCESSED)
 @click.pass_obj

@@ -82,7 +82,7 @@ def draw(axes: Any, strokes: Sequence[Stroke], axis: Axis, numbers: Any = None) 
         room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
         axes.set_ylim(low - room if low < 0 or low > room else 0, high + room)
     last = max((stroke.curve.points[-1].at(axis) for stroke in strokes), default=1.0)
-    axes.set_xlim(0, last * 1.01)  # a last tick's label has room
+    axes.set_xlim(0, (last or 1.0) * 1.01)  # a last tick's label has room
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10] if axis == "time" else None))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: on_axis(axis, value)))
     if numbers is not None:

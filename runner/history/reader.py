@@ -159,7 +159,7 @@ class Reader:
             if text is not None:
                 kept[entry.path] = (
                     entry,
-                    Sample(plain(name.removeprefix("step_").lstrip("0") or name), plain(text)),
+                    Sample(plain(_step_of(name)), plain(text)),
                 )
         self._samples = kept
 
@@ -168,6 +168,11 @@ class Reader:
             return self.files.read(f"{self.run}/{name}", 0, SMALL_FILE)
         except FileNotFoundError:
             return None
+
+
+def _step_of(name: str) -> str:
+    step = name.removeprefix("step_")
+    return str(int(step)) if step.isdecimal() else name
 
 
 def asked_of(record: bytes | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def pictures(history: History) -> list[Picture]:
         Stroke("training loss", curves["loss"], TRAIN),
         Stroke("validation loss", curves["val_loss"], VAL, True),
     ]
-    begun = [a.first_step for a in (history.record.attempts if history.record else []) if a.first_step]
+    begun = [a.first_step for a in (history.record.attempts[1:] if history.record else [])]
     found = [_picture("loss", loss, "{:.3g}".format, 11, 4.0, begun)]
     own = [(one_line(key), key, "{:.3g}".format) for key in history.metrics.others]
     others: Sequence[tuple[str, str, Callable[[float], str]]] = (

@@ -47,8 +47,10 @@ def watch(env: Environment, found: Found, every: float | None, as_json: bool) ->
     looker = Looker(reader, first, every, lambda: _elsewhere(env, run))
     try:
         with Interrupts(left.append, lambda: left.append(None)):
-            show = _on_screen if on_terminal else _in_lines
-            seen = show(env, looker, lambda: bool(left), every, as_json)
+            if on_terminal:
+                seen = _on_screen(env, looker, lambda: bool(left))
+            else:
+                seen = _in_lines(env, looker, lambda: bool(left), every, as_json)
     except Gone as error:
         raise not_found(f"run '{run}' was removed; `runner runs` lists those that are there") from error
     status = _say_end(env, seen)
@@ -59,9 +61,7 @@ def watch(env: Environment, found: Found, every: float | None, as_json: bool) ->
     return int(status)
 
 
-def _on_screen(
-    env: Environment, looker: Looker, left: Callable[[], bool], every: float, as_json: bool
-) -> Seen:
+def _on_screen(env: Environment, looker: Looker, left: Callable[[], bool]) -> Seen:
     from rich.live import Live
 
     console = env.console()

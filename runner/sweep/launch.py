@@ -6,19 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.files import alone_in
 from runner.checkout import find_checkout, volumes
 from runner.cloud.durations import dollars
 from runner.cloud.plan import CloudFacts
-from runner.errors import did_you_mean, usage
+from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import EXPERIMENT, JOBS
 from runner.launch import confirm
-from runner.plan import Plan
+from runner.planned import Plan
 from runner.request import Request, check_run_name
 from runner.sweep.conduct import Conductor
 from runner.sweep.config import Scalar, SweepConfig, load_sweep
 from runner.sweep.outcome import show_outcome
 from runner.sweep.plan import SweepPlan, cost_of, show_plan
-from runner.sweep.record import SweepRecord, Trial, continue_sweep, held, now, read_sweep
+from runner.sweep.record import SweepRecord, Trial, continue_sweep, now, read_sweep
 from runner.sweep.smoke import run_smoke
 from runner.sweep.space import trials
 from runner.sweep.subject import Subject, find_subject
@@ -85,7 +86,12 @@ def sweep(env: Environment, line: SweepLine) -> ExitStatus:
     if line.dry_run:
         return ExitStatus.DONE
     confirm(env, plan.question, line.yes)
-    with held(where, name):
+    where.mkdir(parents=True, exist_ok=True)
+    with alone_in(where) as is_alone:
+        if not is_alone:
+            raise RunnerError(
+                f"sweep '{name}' is conducted by another terminal now; end it there (Ctrl-C) to go on here"
+            )
         # Whoever held it until now may have gone on: what is on the disk counts.
         newest = read_sweep(where)
         record = _go_on(newest, fresh, line) if newest else record

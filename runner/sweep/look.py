@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from job.runs import RunRecord, parse_record
 from runner.errors import RunnerError
+from runner.history.growing import GrowingFile
+from runner.on_volumes import record_of
 from runner.request import Request
 from runner.sweep.median import Curve, curve
 from runner.sweep.record import Trial, now
@@ -21,6 +22,7 @@ class Look:
     env: Environment
     target: Target
     subject: Subject
+    curves: dict[str, tuple[GrowingFile, list[tuple[int, float]]]] = field(default_factory=dict)
 
     def state(self, run: str) -> RunState | None:
         """None where there is none, and where the target can't be asked now: a laptop that slept asks again."""
@@ -36,14 +38,14 @@ class Look:
 
     def is_foreign(self, trial: Trial, request: Request) -> bool:
         """Whether the run is another one that happens to have the trial's name."""
-        record = self._record(trial.run)
+        record = record_of(self.target.files("checkpoints"), trial.run)
         return record is not None and not self.subject.is_trial(record, request, trial.values)
 
     def conclude(self, trial: Trial, state: RunState) -> None:
         """Note in ``trial`` how its run ended."""
         trial.step, trial.cost, trial.cap = state.step, state.cost, None
         trial.started, trial.ended = trial.started or state.started, state.ended or now()
-        trial.metric = self.subject.metric_of(self._record(trial.run))
+        trial.metric = self.subject.metric_of(record_of(self.target.files("checkpoints"), trial.run))
         trial.reason = state.reason or ""
         if state.status == "finished" and trial.metric is None:
             has = f"; it has {', '.join(state.result)}" if state.result else ""
@@ -55,18 +57,19 @@ class Look:
             trial.status = "failed" if state.status == "failed" else "unfinished"
 
     def curve(self, run: str) -> Curve:
-        """The metric over the steps so far."""
-        try:
-            text = self.target.files("checkpoints").read(f"{run}/metrics.jsonl").decode(errors="replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return curve(text, self.subject.config.metric)
-
-    def _record(self, run: str) -> RunRecord | None:
-        try:
-            return parse_record(self.target.files("checkpoints").read(f"{run}/run.json"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        """The metric over the steps so far; each call reads what is new."""
+        if run not in self.curves:
+            files = self.target.files("checkpoints")
+            self.curves[run] = GrowingFile(files, f"{run}/metrics.jsonl"), []
+        file, values = self.curves[run]
+        is_all = False
+        while not is_all:
+            piece = file.look()
+            if piece.anew:
+                values.clear()
+            values += curve(piece.lines, self.subject.config.metric)
+            is_all = piece.is_all
+        return values
 
 
 def is_unavailable(error: Exception) -> bool:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 Curve = Sequence[tuple[int, float]]  # (step, value), steps rising
 OTHERS = 3  # fewer say too little
 
 
-def curve(metrics: str, metric: str) -> list[tuple[int, float]]:
-    """The values of ``metric`` in the text of a metrics.jsonl: ``val_loss`` is the loss of its lines ``val``."""
+def curve(lines: Iterable[str | bytes], metric: str) -> list[tuple[int, float]]:
+    """The values of ``metric`` in the lines of a metrics.jsonl: ``val_loss`` is the loss of its lines ``val``."""
     found = []
-    for line in metrics.splitlines():
+    for line in lines:
         try:
             row = json.loads(line)
             step, kind = int(row["step"]), row["kind"]
         except (ValueError, LookupError, TypeError):
-            continue  # the last line, half written
+            continue
         for key, value in row.items():
             names = (key, f"{kind}_{key}", f"{kind}/{key}", f"best_{kind}_{key}")
             if metric in names and key not in ("step", "kind") and isinstance(value, int | float):

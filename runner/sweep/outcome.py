@@ -67,7 +67,7 @@ def show_results(env: Environment, record: SweepRecord) -> None:
             trial.run,
             *(shown(trial, key) for key in keys),
             "-" if trial.metric is None else f"{trial.metric:.5g}",
-            str(trial.step or "-"),
+            "-" if not trial.step and trial.metric is None else str(trial.step),
             *([dollars(trial.cost or 0)] if paid else []),
             took,
             trial.status + (f": {trial.reason.splitlines()[0][:60]}" if trial.reason else ""),

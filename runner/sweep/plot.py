@@ -5,11 +5,11 @@ matplotlib and plotext are asked for here alone; a sweep on a machine without th
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from job.files import write_atomically
+from runner.history.figures import figure, png
 from runner.sweep.record import SweepRecord, Trial
 
 WIDTH, HEIGHT = 70, 16
@@ -71,20 +71,14 @@ def write_png(record: SweepRecord, path: Path) -> Path | None:
     if not keys:
         return None
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        made, panels = figure(4.2 * len(keys), 3.4, len(keys))
     except ImportError:
         return None
-    figure = Figure(figsize=(4.2 * len(keys), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     best = record.best
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+    for axes, key in zip(panels, keys, strict=True):
         _panel(axes, record, key, best)
-    figure.suptitle(f"{record.name}: {len(record.trials)} trials", fontsize=10)
-    descriptor, temporary = tempfile.mkstemp(suffix=".png", dir=path.parent)
-    os.close(descriptor)
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    made.suptitle(f"{record.name}: {len(record.trials)} trials", fontsize=10)
+    write_atomically(path, png(made))
     return path
 
 

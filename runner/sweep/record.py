@@ -5,11 +5,8 @@ What is there when everything was killed is enough to go on: a trial that is fin
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +57,6 @@ class SweepRecord:
     budget: float | None = None
     smoke: str = ""  # passed, or why it was left out
     smoke_cost: float = 0.0
-    smoke_cap: float = 0.0
     started: float = 0.0
 
     @property
@@ -157,20 +153,6 @@ def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
     old.trials += new.trials[len(old.trials) :]
     old.budget = new.budget
     return old
-
-
-@contextmanager
-def held(folder: Path, name: str) -> Iterator[None]:
-    """Keep a second runner away from the sweep. The kernel lets go however this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunnerError(
-                f"sweep '{name}' is conducted by another terminal now; end it there (Ctrl-C) to go on here"
-            ) from None
-        yield
 
 
 def now() -> float:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from runner.machine import Machine
-from runner.plan import Plan
+from runner.planned import Plan
 from runner.request import Request
 from runner.targets.protocol import Target
 from runner.terminal import Environment

@@ -23,6 +23,7 @@ from runner.experiment_request import folder_of
 from runner.jobs import EXPERIMENT, JOBS
 from runner.paths import absolute, path_in, replace_path
 from runner.request import Request
+from runner.short_run import shortened
 from runner.sweep.config import Scalar, SweepConfig
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")
@@ -71,18 +72,11 @@ class Subject:
             names = {parameter.name for parameter in self.signature.parameters}
             steps = next((name for name in ("max_steps", "steps") if name in names), None)
             return {**first, steps: SMOKE_STEPS} if steps else None
-        own = {
-            "train.max_steps": SMOKE_STEPS,
-            "train.warmup_steps": 0,
-            "train.decay_steps": None,
-            "train.eval_every": SMOKE_STEPS,
-            "train.checkpoint_every": SMOKE_STEPS,
-        }
         plain = {
             full_key(key, key, known_keys(), "train"): value
             for key, value in {**self.config.fixed, **first}.items()
         }
-        return {**plain, **own, "sample.max_new_tokens": 1}
+        return {**plain, **shortened(SMOKE_STEPS), "sample.max_new_tokens": 1}
 
     def metric_of(self, record: RunRecord | None) -> float | None:
         """The value that the sweep is about, from a run's record; None where it has none."""
@@ -99,8 +93,9 @@ class Subject:
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
             return not other_experiment(record, request.experiment.file.name, arguments)
+        words = [word for word in request.overrides if word.partition("=")[0] in values]
         return record.job == "train" and all(
-            f"{key}={as_word(value)}" in record.overrides for key, value in values.items()
+            any(_is_same(word, noted) for noted in record.overrides) for word in words
         )
 
     def _load(self, words: tuple[str, ...]) -> Recipe:
@@ -162,6 +157,16 @@ def find_subject(config: SweepConfig, path: Path, checkout: Path) -> Subject:
             said = str(error).partition(": ")[2]
             raise config.mistake(config.where_of(key), said) from None
     return Subject(file, config)
+
+
+def _is_same(word: str, noted: str) -> bool:
+    """Whether a word of a request is that of a record, where a path is written as the job saw it: relative to the
+    checkout, or below /vol."""
+    here, there = path_in(word), path_in(noted)
+    if here is None or there is None or replace_path(word, "") != replace_path(noted, ""):
+        return word == noted
+    tail = there.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
+    return here == there or here.endswith(f"/{tail}")
 
 
 def as_word(value: Scalar) -> str:

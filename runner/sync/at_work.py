@@ -7,10 +7,7 @@ import time
 from job.runs import parse_record
 from runner.cloud import ledger
 from runner.cloud.volumes import VolumeFiles
-
-# A heartbeat in the volume that is younger than this, in seconds, may be of a run at work: it beats every 5 s, and a
-# volume shows it some seconds later.
-FRESH_SECONDS = 60.0
+from runner.heartbeat import is_fresh
 
 
 def is_at_work(files: VolumeFiles, run: str, heartbeat: float | None) -> bool:
@@ -19,7 +16,7 @@ def is_at_work(files: VolumeFiles, run: str, heartbeat: float | None) -> bool:
     A run that ended leaves a fresh one behind: its record says so. One that was only taken from its machine goes on
     at once on another, and its ledger knows of a call that is not over.
     """
-    if heartbeat is None or time.time() - heartbeat >= FRESH_SECONDS:
+    if heartbeat is None or not is_fresh(time.time() - heartbeat):
         return False
     record = parse_record(_read(files, f"{run}/run.json"))
     if record is None or record.status == "running":

@@ -57,7 +57,7 @@ class CheckpointDownload:
         if name == MANIFEST:
             write_atomically(target, self.checkpoint.manifest_content)
             self.download.progress.advance(entry.size)
-        elif sums is not None and (is_whole(target, sums) or self._taken_over(name, target, index)):
+        elif sums is not None and (is_whole(target, sums) or self._taken_over(name, target)):
             self.download.progress.advance(entry.size)
         else:
             self.download.fetch(entry, target, sums)
@@ -68,7 +68,7 @@ class CheckpointDownload:
         if last:
             self._put_in_place()
 
-    def _taken_over(self, name: str, target: Path, index: int) -> bool:
+    def _taken_over(self, name: str, target: Path) -> bool:
         """Whether the file was sound in the damaged checkpoint that is here, and is copied from it."""
         old = self.final / name
         if not is_whole(old, self.checkpoint.manifest[name]):

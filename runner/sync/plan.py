@@ -83,6 +83,12 @@ def is_marker(path: str) -> bool:
     return path.rsplit("/", 1)[-1] == MARKER
 
 
+def waits(marker: str, lost: set[str]) -> bool:
+    """Whether a file of the folder that the marker speaks for could not be moved."""
+    folder = marker.removesuffix(MARKER)
+    return any(path.startswith(folder) for path in lost)
+
+
 def step_of_name(name: str) -> int:
     """100 of ``step_00000100``; -1 for another name."""
     match = STEP_FOLDER.match(name)

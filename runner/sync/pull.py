@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from job.files import write_atomically
-from job.step_folders import LATEST, PARTIAL
+from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
 from runner.sync.checkpoint_download import CheckpointDownload
@@ -17,7 +17,7 @@ from runner.sync.download import Download
 from runner.sync.names import BLOCKS, PART, beside, target_of
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, nothing_there, patient
-from runner.sync.plan import Transfer, make_plan, step_of_name
+from runner.sync.plan import Transfer, make_plan, step_of_name, waits
 from runner.sync.progress import Progress, bytes_in_words
 from runner.sync.selection import select
 from runner.sync.workers import Job, Missing, Workers
@@ -128,8 +128,8 @@ class _Transfer:
                 jobs += one.jobs()
         missing += workers.each(jobs)
         # A folder's meta.json comes when all else of it is there.
-        failed = {item.path.rpartition("/")[0] for item in missing}
-        ready = [t for t in plan.markers if not _touched(t.entry.path, failed)]
+        lost = {item.path for item in missing}
+        ready = [t for t in plan.markers if not waits(t.entry.path, lost)]
         missing += workers.each([self._job(transfer) for transfer in ready])
         missing += [
             Missing(t.entry.path, "it waits for the rest of its folder")
@@ -156,12 +156,7 @@ class _Transfer:
             before = latest.read_text().strip()
         except OSError:
             before = ""
-        there = (self.root / run / name / "manifest.json").is_file()
-        stands = (self.root / run / before / "manifest.json").is_file() if before else False
+        there = (self.root / run / name / MANIFEST).is_file()
+        stands = (self.root / run / before / MANIFEST).is_file() if before else False
         if there and not (stands and step_of_name(before) >= step_of_name(name)):
             write_atomically(latest, f"{name}\n")
-
-
-def _touched(marker: str, failed: set[str]) -> bool:
-    folder = marker.rpartition("/")[0]
-    return any(path == folder or path.startswith(f"{folder}/") or not folder for path in failed)

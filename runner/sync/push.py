@@ -17,7 +17,7 @@ from runner.sync.checkpoints import Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, patient
-from runner.sync.plan import make_plan, step_of_name
+from runner.sync.plan import make_plan, step_of_name, waits
 from runner.sync.progress import Progress
 from runner.sync.selection import Checkpoint, select
 from runner.sync.upload import TRIES, Upload, batches
@@ -105,11 +105,8 @@ class Push:
         missing = self._send(workers, upload, [*groups, *folders])
         missing += self._confirm([f for files, _ in (*groups, *folders) for f in files], missing)
         lost = {item.path for item in missing}
-        failed = {path.rpartition("/")[0] for path in lost}
         # meta.json and `latest` say that something is complete: they go when all else is seen to be there.
-        ready = [
-            f for f in marked if not any(folder.startswith(f.path.rpartition("/")[0]) for folder in failed)
-        ]
+        ready = [f for f in marked if not waits(f.path, lost)]
         missing += [Missing(f.path, "it waits for the rest of its folder") for f in marked if f not in ready]
         late = self._send(workers, upload, [(batch, None) for batch in batches(ready)])
         missing += late

@@ -18,6 +18,7 @@ from typing import Any
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
 from job.published import weights_of
+from job.step_folders import LATEST
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
@@ -38,8 +39,9 @@ from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.launch_record import NAME as LAUNCH
 from runner.launch_record import dumps
+from runner.on_volumes import is_ready
 from runner.outcome import outcome
-from runner.plan import Facts, Plan, Volume
+from runner.planned import Facts, Plan, Volume
 from runner.request import Request, settings_begun_with
 from runner.setup import digest, setup_lines
 from runner.shipped import list_files
@@ -278,10 +280,10 @@ class Cloud:
         weights = weights_of(request.settings)
         with ThreadPoolExecutor(6) as pool:
             live = pool.submit(rates.live_prices)
-            latest = pool.submit(checkpoints.text, f"{request.run}/latest")
+            latest = pool.submit(checkpoints.text, f"{request.run}/{LATEST}")
             run = pool.submit(self.read, request.run)
             before = pool.submit(settings_begun_with, checkpoints, request)
-            ready = pool.submit(_is_ready, data, dataset) if dataset else None
+            ready = pool.submit(is_ready, data, dataset) if dataset else None
             there = pool.submit(self._files["cache"].size, weights.weights) if weights else None
         found, busy = run.result(), None
         writes = request.job.has_run or request.detach
@@ -333,17 +335,6 @@ def _commits(plan: Plan) -> dict[str, Any]:
     """What the body commits while a command is at work: it writes where it likes, and marks no checkpoint as
     whole; the note about the file that it goes on from is the nearest to one."""
     return {"commits": ["checkpoints", "data"], "marker": MARKER} if plan.job == COMMAND.name else {}
-
-
-def _is_ready(data: LateFiles, dataset: str) -> bool | None:
-    """Whether the dataset is complete; None for shards of another origin, which have no meta.json."""
-    try:
-        names = [entry.path for entry in data.entries(dataset)]
-    except FileNotFoundError:
-        return False
-    if any(name.endswith("/meta.json") for name in names):
-        return True
-    return None if any("train" in name and name.endswith(".bin") for name in names) else False
 
 
 def open_target(env: Environment, checkout: Path) -> Cloud:

@@ -33,10 +33,11 @@ from runner.launch_record import (
     write_launch,
 )
 from runner.machine import Machine
-from runner.plan import Facts, Plan, Volume, make_plan
+from runner.plan import make_plan
+from runner.planned import Facts, Plan, Volume
 from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
 from runner.request import Request
-from runner.run_folders import states
+from runner.run_folders import state_named, states
 from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
 from runner.waiting import wait_until
@@ -169,7 +170,7 @@ class Host:
 
     def state(self, run: str) -> RunState | None:
         """One of ``runs``."""
-        return next((state for state in self.runs() if state.run == run), None)
+        return state_named(run, self.locations.checkpoints, self.name, self._look)
 
     def launched(self, run: str) -> Started | None:
         """What the run's folder says."""

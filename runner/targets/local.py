@@ -44,9 +44,10 @@ from runner.local_command import (
 )
 from runner.machine import Machine
 from runner.paths import mount_point
-from runner.plan import Facts, Plan, PlannedFolder, Volume, make_plan
+from runner.plan import make_plan
+from runner.planned import Facts, Plan, PlannedFolder, Volume
 from runner.request import Request
-from runner.run_folders import states
+from runner.run_folders import state_named, states
 from runner.settings_file import write_missing
 from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
@@ -166,15 +167,17 @@ class Local:
 
     def runs(self) -> Iterable[RunState]:
         """Every run whose last attempt was a container of this machine."""
-        known: dict[str, Container] = {}
-        if (self.checkout / "volumes").is_dir() and not self.machine.engine.problem:
-            for container in reversed(containers(self.machine, self.checkout)):
-                known[container.run] = container
+        known = self._newest()
         return states(self.locations.checkpoints, self.name, lambda started: self._look(started, known))
 
     def state(self, run: str) -> RunState | None:
         """One of ``runs``."""
-        return next((state for state in self.runs() if state.run == run), None)
+        return state_named(
+            run,
+            self.locations.checkpoints,
+            self.name,
+            lambda started: self._look(started, self._newest(run)),
+        )
 
     def launched(self, run: str) -> Started | None:
         """What the run's folder says."""
@@ -204,6 +207,12 @@ class Local:
         record = read_record(self.locations.run(run))
         host = record.attempts[-1].host if record and record.attempts else ""
         return [c for c in container_named(self.machine, host) if c.alive]
+
+    def _newest(self, run: str | None = None) -> dict[str, Container]:
+        """The newest container of each run, or of one."""
+        if not (self.checkout / "volumes").is_dir() or self.machine.engine.problem:
+            return {}
+        return {c.run: c for c in reversed(containers(self.machine, self.checkout, run))}
 
     def _look(self, started: Started, known: dict[str, Container]) -> tuple[bool, int | None]:
         container = known.get(started.run)

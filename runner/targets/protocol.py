@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runner.plan import Facts, Plan
+from runner.planned import Facts, Plan
 from runner.request import Request
 
 

@@ -35,8 +35,9 @@ train:
 def checkout(tmp_path: Path) -> Path:
     """A folder that the runner takes for a checkout, with the recipes quickstart and warm."""
     folder = tmp_path / "checkout"
-    for name in ("configs", "corpus", "model"):
+    for name in ("configs", "corpus", "job", "model"):
         (folder / name).mkdir(parents=True)
+    (folder / "job" / "locations.py").touch()
     (folder / "docker-compose.yml").write_text("services: {}\n")
     (folder / "docker-compose.gpu.yml").write_text("services: {}\n")
     (folder / "Dockerfile").write_text("FROM debian\n")

@@ -9,7 +9,8 @@ from pathlib import Path
 from job.runs import read_record
 from runner.folder import Folder
 from runner.launch_record import read_launch
-from runner.plan import Facts, Plan, Volume, make_plan, with_notes
+from runner.plan import make_plan, with_notes
+from runner.planned import Facts, Plan, Volume
 from runner.request import Request
 from runner.run_folders import newest_step
 from runner.targets.protocol import RunState, Started

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from job.runs import read_record
-from runner.command import run_name
+from runner.command import Command, run_name
+from runner.command_request import name_for
+from runner.folder import Folder
+from runner.targets.protocol import Entry
 from tests.runner.nano_folder import make_folder
 from tests.waiting import wait_for
 
@@ -82,6 +86,35 @@ class TestWords:
         assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is another command" in result.stderr) == (2, True)
+
+    def test_of_many_launches_one_listing_tells_the_names(self, tmp_path: Path, folder: Path) -> None:
+        (tmp_path / "runs").mkdir()
+        for number in range(1, 21):
+            words = ["python", "train.py", f"--lr={number}"]
+            command = {"words": words, "folder": str(folder)}
+            run = tmp_path / "runs" / ("nano-train" if number == 1 else f"nano-train-{number}")
+            run.mkdir()
+            if number != 13:  # of which nothing was written down
+                (run / "run.json").write_text(json.dumps({"attempts": [{"launch": {"command": command}}]}))
+        asked: list[str] = []
+
+        class Counting(Folder):
+            def entries(self, path: str = "") -> Iterator[Entry]:
+                asked.append("entries")
+                return super().entries(path)
+
+            def size(self, path: str) -> int | None:
+                asked.append("size")
+                return super().size(path)
+
+        def named(lr: int) -> str:
+            words = ("python", "train.py", f"--lr={lr}")
+            return name_for(Command(words, folder), None, Counting(tmp_path / "runs"))[0]
+
+        assert [named(lr) for lr in (1, 2, 20, 99)] == [
+            "nano-train", "nano-train-2", "nano-train-20", "nano-train-13",
+        ]  # fmt: skip
+        assert asked == ["entries", "size"] * 4
 
     def test_the_name_of_another_kind_of_run_is_refused(self, type_, fake, folder: Path, make_run) -> None:
         make_run("m1", step=100)

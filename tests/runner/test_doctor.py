@@ -63,6 +63,12 @@ class TestFix:
         assert "hush" not in result.stdout + result.stderr
         assert [name.name for name in checkout.glob(".env*")] == [".env"]
 
+    def test_a_comment_that_is_no_utf8_stays_as_it_is(self, checkout) -> None:
+        (checkout / ".env").write_bytes(b"# cl\xe9\nA=b\n")
+        assert read_dotenv(checkout) == {"A": "b"}
+        update_dotenv(checkout, {"A": "c"})
+        assert (checkout / ".env").read_bytes() == b"# cl\xe9\nA=c\n"
+
     def test_a_new_file_is_the_users_alone(self, checkout) -> None:
         update_dotenv(checkout, {"HOST_UID": "1"})
         assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
@@ -135,6 +141,8 @@ class TestFindings:
         ("A='b c'", "b c"),
         ('A="b"', "b"),
         ("A=b # why", "b"),
+        ('A="b # c" # why', "b # c"),
+        ("A='b' ", "b"),
         ("A = b", "b"),
         ("A=", ""),
     ],

@@ -32,6 +32,17 @@ def test_an_empty_value_is_refused(line: str, type_: Callable[[str], Result]) ->
     assert refused.stderr.startswith(f"error: {option} is empty; ")
 
 
+@pytest.mark.parametrize("line", ["shell --gpu H100 --idle 0", "shell --idle -5", "shell --idle 0.01"])
+def test_a_shell_that_would_never_end_is_refused(line: str, type_: Callable[[str], Result]) -> None:
+    refused = type_(f"runner {line}")
+    assert (refused.exit_code, "--idle" in refused.stderr, "x>=0.02" in refused.stderr) == (2, True, True)
+
+
+def test_a_watch_waits_between_its_looks(type_: Callable[[str], Result]) -> None:
+    refused = type_("runner pull checkpoints warm --watch --every -1")
+    assert (refused.exit_code, "--every" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 
 from job.runs import read_record
+from runner import processes
 from runner.launch_record import read_exit, read_launch
 from runner.processes import is_alive
+from runner.targets.protocol import Started
 from runner.terminal import Environment
 from tests.runner.conftest import ROOT
 from tests.waiting import wait_for
@@ -223,6 +227,22 @@ main()
     )
     assert done.returncode == 101, done.stderr
     assert (folder / "signals").read_text() == "2\n"
+
+
+@pytest.mark.skipif(which("ps") is None, reason="there is no ps here")
+def test_on_a_mac_a_process_is_known_by_its_number_and_start_alone(monkeypatch) -> None:
+    """Started in a terminal at home, looked for from cron at work: another zone, language and name of the host."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(processes, "identity_of", processes._identity_from_ps)
+    monkeypatch.setattr(processes, "this_machine", lambda: "mac.office")
+    monkeypatch.setenv("TZ", "XXX-14")
+    began = processes._identity_from_ps(os.getpid())
+    monkeypatch.setenv("TZ", "YYY+11")
+    started = Started("warm", "host", "train", str(os.getpid()), 1.0, machine="mac.home", identity=began)
+    assert is_alive(started)
+    assert not is_alive(replace(started, identity="Sun Nov 22 01:17:32 2020"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not is_alive(started)
 
 
 class TestDetached:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
+
+from runner.checkout import is_checkout
 
 
 class TestPlan:
@@ -184,10 +188,25 @@ class TestMistakes:
         assert result.exit_code == 2
         assert f"{path}:6: train.max_step: unknown key; did you mean 'train.max_steps'?" in result.stderr
 
-    def test_sampling_without_a_run(self, type_) -> None:
+    def test_sampling_without_a_run(self, type_, make_run) -> None:
+        (make_run("command") / "recipe.yaml").unlink()
         result = type_("runner host sample")
         assert result.exit_code == 102
-        assert "there is no run yet" in result.stderr
+        assert "there is no run of a recipe yet" in result.stderr
+
+    def test_the_newest_run_that_is_sampled_from_has_a_recipe(self, type_, fake, make_run) -> None:
+        os.utime(make_run("warm", step=50) / "run.json", (50, 50))
+        (make_run("command") / "recipe.yaml").unlink()
+        assert type_("runner host sample").exit_code == 0
+        assert fake.plans[0].run == "warm"
+
+    def test_a_file_that_is_renamed_while_it_is_listed_hides_no_run(
+        self, type_, fake, make_run, monkeypatch
+    ) -> None:
+        folder, found = make_run("warm", step=50), Path.iterdir
+        gone = folder / ".run.json.1.tmp"
+        monkeypatch.setattr(Path, "iterdir", lambda p: [*found(p), *([gone] if p == folder else [])])
+        assert type_("runner host sample").exit_code == 0
 
     def test_sampling_from_a_run_that_is_not_there(self, type_, make_run) -> None:
         make_run("warm", step=50)
@@ -207,6 +226,13 @@ class TestMistakes:
         result = type_("runner host")
         assert result.exit_code == 1
         assert "is in no checkout of the project" in result.stderr
+
+    def test_a_project_that_has_a_model_of_its_own_is_no_checkout(self, env, tmp_path) -> None:
+        other = tmp_path / "other"
+        (other / "model").mkdir(parents=True)
+        (other / "docker-compose.yml").touch()
+        assert not is_checkout(other)
+        assert is_checkout(env.cwd)
 
     def test_debug_shows_the_traceback(self, type_) -> None:
         assert "Traceback" in type_("runner --debug host trian").stderr

@@ -12,11 +12,15 @@ import pytest
 from experiment.output import Tee
 from job.display import Display
 from job.runs import Attempt, RunRecord
-from runner import run_log
+from runner import run_folders, run_log
+from runner.facts import busy_in
 from runner.folder import Folder
-from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
+from runner.heartbeat import FRESH_SECONDS
+from runner.run_folders import judge, newest_step, states
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
+from runner.targets.host import Host
+from runner.targets.local import Local
 from runner.targets.protocol import RunState, Started
 
 RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
@@ -132,7 +136,7 @@ class TestJudgement:
             return [state.status for state in states(folder.parent, "host", lambda _: (False, None))]
 
         assert found() == ["running"]
-        long_ago = time.time() - HEARTBEAT_LIMIT - 1
+        long_ago = time.time() - FRESH_SECONDS - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["dead"]
 
@@ -155,6 +159,22 @@ class TestJudgement:
         (volume / "lost+found").mkdir(parents=True)
         (volume / "notes.txt").touch()
         assert [*states(volume, "host", lambda _: (False, None))] == []
+
+    @pytest.mark.parametrize("target", [Host, Local])
+    def test_one_of_many_is_asked_for_without_a_look_at_the_others(
+        self, env, make_run, checkout, monkeypatch, target: type[Host | Local]
+    ) -> None:
+        attempts = [{"started": 1.0, "ended": 2.0, "launch": {"target": target.name}}]
+        for name in ("warm", "other", "third"):
+            folder = make_run(name, attempts=attempts)
+        read: list[str] = []
+        monkeypatch.setattr(run_folders, "read_launch", lambda folder: read.append(folder.name))
+        asked = target(env, checkout)
+        state = asked.state("warm")
+        assert (state and state.run, state and state.status, read) == ("warm", "finished", ["warm"])
+        assert [asked.state(name) for name in ("nothing", "", "../checkpoints/warm")] == [None] * 3
+        monkeypatch.setattr(target, "runs", lambda self: pytest.fail("all were looked at"))
+        assert busy_in(asked, folder) is None
 
     @pytest.mark.parametrize(
         ("text", "step"),

@@ -137,7 +137,7 @@ class TestBefore:
         assert type_("runner local --dry-run").exit_code == 0
         assert docker.calls("compose", "run") == []
         assert sorted(path.name for path in checkout.iterdir()) == [
-            "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "model",
+            "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "job", "model",
         ]  # fmt: skip
 
     def test_no_engine_offers_the_host_and_does_not_switch(self, type_, local, docker, checkout) -> None:

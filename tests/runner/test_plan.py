@@ -13,10 +13,13 @@ import pytest
 
 from job.recipe import Recipe
 from runner.errors import RunnerError
+from runner.folder import Folder
 from runner.jobs import JOBS
+from runner.on_volumes import is_ready
 from runner.paths import path_in
-from runner.plan import Facts, Plan, Volume, make_plan
+from runner.plan import make_plan
 from runner.plan_table import rows
+from runner.planned import Facts, Plan, Volume
 from runner.request import Request
 
 SETTINGS = Recipe.model_validate(
@@ -239,3 +242,15 @@ class TestRefusals:
 
     def test_processes_on_the_cpu_need_no_gpu(self) -> None:
         assert plan(replace(INSIDE, gpus=0), gpus=2, device="cpu").gpus == 2
+
+
+def test_a_dataset_is_judged_by_its_files_and_not_by_its_name(tmp_path: Path) -> None:
+    data, folder = Folder(tmp_path), tmp_path / "train.bin"
+    assert is_ready(data, "train.bin") is False
+    folder.mkdir()
+    (folder / "val_000000.bin").touch()
+    assert is_ready(data, "train.bin") is False
+    (folder / "a_train_000001.bin").touch()
+    assert is_ready(data, "train.bin") is None
+    (folder / "meta.json").touch()
+    assert is_ready(data, "train.bin") is True

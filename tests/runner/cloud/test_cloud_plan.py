@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from runner.cloud.options import from_pairs, read_options
 from runner.cloud.plan import CloudFacts, cloud_plan
 from runner.errors import RunnerError
 from runner.jobs import JOBS
-from runner.plan import Plan, Volume
 from runner.plan_table import rows
+from runner.planned import Plan, Volume
 from runner.request import Request
 from runner.terminal import Environment
 from tests.runner.cloud.conftest import make_checkout
@@ -275,17 +276,11 @@ class TestImage:
         assert caught.value.message.startswith(f"Dockerfile:{number}: ")
         assert part in caught.value.message
 
-    def test_what_is_mounted_is_the_code(self, checkout: Path) -> None:
-        out = ignored(checkout)
-        left_out = [
-            ".env",
-            ".git/config",
-            "volumes/data/x.bin",
-            ".venv/bin/python",
-            "model/__pycache__/gpt.cpython-311.pyc",
-            "deep/er/.DS_Store",
-        ]
-        assert [path for path in left_out if not out(Path(path))] == []
+    @pytest.mark.parametrize("in_git", [False, True])
+    def test_what_is_mounted_is_the_code(self, checkout: Path, in_git: bool) -> None:
+        (checkout / ".gitignore").write_text("/volumes/*/*\n!/volumes/*/.gitkeep\n/build/\nnotes/\n\\#x\n")
+        (checkout / "sub").mkdir()
+        (checkout / "sub" / ".gitignore").write_text("secret.txt\n")
         kept = [
             "model/gpt.py",
             "configs/tiny.yaml",
@@ -293,6 +288,27 @@ class TestImage:
             ".env.example",
             "my/build/x.py",
             "texts/a.txt",
+            "texts/notes",
         ]
-        assert [path for path in kept if out(Path(path))] == []
-        assert out(checkout / ".env")
+        left_out = [
+            ".env",
+            "sub/.env",
+            "sub/.env.local",
+            "sub/secret.txt",
+            "#x",
+            "volumes/data/x.bin",
+            "volumes/data/.gitkeep",
+            ".venv/bin/python",
+            "deep/.venv/bin/python",
+            "notes/a.txt",
+            "model/__pycache__/gpt.cpython-311.pyc",
+            "deep/er/.DS_Store",
+        ]
+        for path in (*kept, *left_out):
+            (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / path).touch()
+        if in_git:
+            subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
+        out = ignored(checkout)
+        assert [path for path in (*left_out, ".git/config", ".venv", "volumes") if not out(Path(path))] == []
+        assert [path for path in (*kept, "my", "my/build") if out(Path(path))] == []

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 from job.locations import CHECKOUT
+from job.recipe import load
+from runner.cloud.compare import compare
+from runner.cloud.compare_table import show
+from runner.cloud.gpus import Gpus
+from runner.cloud.prices import BUILT_IN
+from runner.terminal import Environment
 from tests.runner.cloud.conftest import make_checkout, open_lab
 
 RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
@@ -54,3 +60,11 @@ def test_a_modal_that_never_answers_holds_up_neither_the_plan_nor_its_end() -> N
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, cwd=CHECKOUT
     )
     assert (ended.returncode, ended.stdout) == (0, "None\n"), ended.stderr
+
+
+def test_of_a_recipe_that_trains_nothing_a_token_has_no_price(tmp_path: Path, capsys) -> None:
+    recipe = load(CHECKOUT / "configs" / "finetune_shakespeare.yaml", ("max_steps=0",))
+    (row,) = compare(recipe, [Gpus(("H100",), 1)], BUILT_IN)
+    assert row.usd_per_billion_tokens is None
+    show(recipe, [row], BUILT_IN, Environment(environ={}, cwd=tmp_path, terminal=False))
+    assert " - " in capsys.readouterr().out

@@ -13,6 +13,7 @@ from runner.history.numbers import dollars, duration, gibibytes, short, ticks
 from runner.history.reader import Reader, flat_recipe
 from runner.history.results import in_words, results
 from runner.history.text import plain
+from runner.run_table import step
 from runner.targets.protocol import RunState
 from tests.runner.told_run import tell
 
@@ -118,3 +119,18 @@ def test_an_experiment_and_a_command_are_told_by_what_they_were_given(folder: Pa
     assert in_words(results(history))["accuracy"] == "0.9123"
     (folder / "run.json").write_text(json.dumps({"name": "warm", "command": ["python", "train.py", "a b"]}))
     assert Reader("warm", fake).look().recipe == {"command": "python train.py 'a b'"}
+
+
+def test_step_zero_is_a_step(make_run, fake) -> None:
+    """A run that only measures published weights has no other."""
+    folder = make_run("gpt2", step=0, max_steps=0)
+    (folder / "metrics.jsonl").write_text('{"kind": "val", "step": 0, "loss": 3.5}\n')
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step_00000000.txt").write_text("To be")
+    fake.states = [RunState("gpt2", "train", "host", "finished", loss=3.5)]
+    history = Reader("gpt2", fake).look()
+    words = in_words(results(history))
+    assert (words["step"], words["best validation"]) == ("0", "3.5000 at 0")
+    assert [sample.step for sample in history.samples] == ["0"]
+    assert step(fake.states[0]) == "0/0"
+    assert step(RunState("test", "command", "host", "finished")) == "-"

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from job.runs import Attempt, RunRecord
+from runner.history.metrics import Metrics
+from runner.history.reader import History
 from runner.report.content import settings
+from runner.report.curves import pictures
 from runner.targets.protocol import RunState
 from tests.runner.report.browser import look_at
 from tests.runner.told_run import tell
@@ -229,3 +233,15 @@ def test_without_matplotlib_it_says_what_to_install(type_, told, monkeypatch) ->
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = type_("runner report warm")
     assert (result.exit_code, "-m pip install 'Jinja2" in result.stderr) == (1, True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_curve_of_step_zero_alone_is_drawn_and_an_attempt_from_there_is_marked() -> None:
+    metrics = Metrics()
+    metrics.read([b'{"kind": "train", "step": 0, "loss": 4.5}', b'{"kind": "val", "step": 0, "loss": 3.5}'])
+    attempts = [Attempt(started=1.0, host="h"), Attempt(started=2.0, host="h")]
+    state = RunState("gpt2", "train", "host", "finished")
+    record = RunRecord(name="gpt2", job="train", attempts=attempts)
+    (picture,) = pictures(History(state, record, metrics=metrics))
+    assert "3.5 at step 0" in picture.words
+    assert "another attempt begins" in picture.svg

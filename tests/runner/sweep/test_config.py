@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from job.recipe import load
+from job.runs import RunRecord
+from runner.jobs import JOBS
+from runner.parity import SETTINGS, STEPS
+from runner.request import Request
+from runner.sweep.config import Space, SweepConfig
+from runner.sweep.subject import Subject, find_subject
 from tests.runner.fake_target import FakeTarget
 
 RECIPE = """\
@@ -105,3 +112,46 @@ def test_a_sweep_is_no_recipe_and_no_recipe_a_sweep(checkout: Path, type_: Calla
     assert "type: runner sweep configs/s.yaml" in type_("runner host configs/s.yaml").stderr
     assert "is a recipe, not a sweep" in type_("runner sweep configs/warm.yaml").stderr
     assert type_("runner doctor").stdout.count("s.yaml") == 0
+
+
+SCHEDULES = "  batch_schedule: [[50, 4096]]\n  window_schedule: [[0, 64], [60, 128]]\n  decay_steps: 90\n"
+WINDOWS = "model:\n  variant: modern\n  attention_pattern: SL\n  window_size: 128\n  n_layer: 2\n"
+
+
+def test_a_short_run_of_a_recipe_with_schedules_can_be(
+    checkout: Path, type_: Callable[[str], Result]
+) -> None:
+    recipe = checkout / "configs" / "warm.yaml"
+    recipe.write_text(WINDOWS + recipe.read_text() + SCHEDULES)
+    config = SweepConfig(recipe="warm", space=Space(grid={"lr": [1e-3]}), metric="val_loss")
+    subject = find_subject(config, checkout / "s.yaml", checkout)
+    values = subject.smoke({"lr": 1e-3})
+    assert values is not None
+    short = subject.request("s-smoke", values, Request(JOBS["train"], "")).settings
+    assert short is not None
+    assert (short.train.max_steps, short.train.lr) == (3, 1e-3)
+    assert load(recipe, SETTINGS).train.max_steps == STEPS
+
+
+@pytest.mark.parametrize(
+    ("asked", "noted", "is_it"),
+    [
+        ("texts/a", "init_from=texts/a", True),
+        ("{here}/texts/a", "init_from=texts/a", True),
+        ("{here}/volumes/checkpoints/warm", "init_from=/vol/checkpoints/warm", True),
+        ("{here}/texts/a", "init_from=/vol/given{here}/texts/a", True),
+        ("{here}/texts/a", "init_from=texts/b", False),
+        ("{here}/texts/a", "init_from=a2", False),
+        ("{here}/texts/a", "lr=1", False),
+        ("gpt2", "init_from=gpt2", True),
+        ("gpt2", "init_from=gpt2-medium", False),
+    ],
+)
+def test_a_trial_is_known_again_wherever_its_file_was_seen(
+    tmp_path: Path, asked: str, noted: str, is_it: bool
+) -> None:
+    config = SweepConfig(recipe="warm", space=Space(grid={"init_from": ["a"]}), metric="val_loss")
+    words = ("seed=1", f"init_from={asked.format(here=tmp_path)}")
+    record = RunRecord("s-001", overrides=[noted.format(here=tmp_path)])
+    request = Request(JOBS["train"], "s-001", overrides=words)
+    assert Subject(tmp_path, config).is_trial(record, request, {"init_from": asked}) is is_it

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from runner.folder import Folder
+from runner.history.figures import is_png
 from runner.sweep.budget import Purse, expected_cost, shares
-from runner.sweep.config import Distribution, Space
+from runner.sweep.config import Distribution, Space, SweepConfig
+from runner.sweep.look import Look
 from runner.sweep.median import curve, hopeless
+from runner.sweep.outcome import show_results
+from runner.sweep.plot import write_png
 from runner.sweep.record import SweepRecord, Trial, continue_sweep
 from runner.sweep.space import trials
+from runner.sweep.subject import Subject
+from runner.terminal import Environment
 
 
 class TestSpace:
@@ -101,10 +109,36 @@ class TestMedianRule:
 
     def test_the_curve_of_a_metric_is_found_in_the_lines(self) -> None:
         rows = [{"kind": "train", "step": 1, "loss": 5.0}, {"kind": "val", "step": 2, "loss": 4.0}]
-        text = "\n".join(map(json.dumps, rows)) + '\n{"kind": "val", "st'
-        assert curve(text, "val_loss") == curve(text, "best_val_loss") == [(2, 4.0)]
-        assert curve(text, "train_loss") == [(1, 5.0)]
-        assert curve(json.dumps({"kind": "test", "step": 3, "score": 1}), "score") == [(3, 1.0)]
+        lines = [*map(json.dumps, rows), b'{"kind": "val", "st']
+        assert curve(lines, "val_loss") == curve(lines, "best_val_loss") == [(2, 4.0)]
+        assert curve(lines, "train_loss") == [(1, 5.0)]
+        assert curve([json.dumps({"kind": "test", "step": 3, "score": 1})], "score") == [(3, 1.0)]
+
+    def test_of_a_curve_that_grows_only_the_new_lines_are_read(self, checkout: Path, env, fake) -> None:
+        lines = [json.dumps({"kind": "val", "step": n, "loss": float(n)}) + "\n" for n in range(1000)]
+        path = checkout / "volumes" / "checkpoints" / "s-001" / "metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        read: list[int] = []
+
+        class Counting(Folder):
+            def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+                text = super().read(path, start, length)
+                read.append(len(text))
+                return text
+
+        fake.files = lambda volume: Counting(checkout / "volumes" / volume)
+        config = SweepConfig(recipe="warm", space=Space(grid={"lr": [1]}), metric="val_loss")
+        look = Look(env, fake, Subject(checkout, config))
+        assert look.curve("s-001") == []
+        path.write_text("".join(lines))
+        assert look.curve("s-001") == [(n, float(n)) for n in range(1000)]
+        read.clear()
+        with path.open("a") as file:
+            file.write('{"kind": "val", "step": 1000, "loss": 1}\n')
+        assert look.curve("s-001")[-2:] == [(999, 999.0), (1000, 1.0)]
+        assert sum(read) < 1000
+        path.write_text("".join(lines[:10]))
+        assert len(look.curve("s-001")) == 10
 
 
 class TestRecord:
@@ -132,3 +166,19 @@ class TestRecord:
             trial.status, trial.metric = status, metric  # type: ignore[assignment]
         assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
         assert record.best is record.trials[3]
+
+
+def test_a_trial_that_only_measures_ends_at_step_zero(tmp_path: Path, capsys) -> None:
+    rows = [Trial(1, "s-1", {"init_from": "gpt2"}, status="finished", metric=3.5), Trial(2, "s-2", {})]
+    env = Environment(environ={}, cwd=tmp_path, terminal=False)
+    show_results(env, SweepRecord("s", "host", "loss", "min", trials=rows))
+    _, measured, waiting = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (measured[2:4], waiting[2:4]) == (["3.5", "0"], ["-", "-"])
+
+
+def test_the_picture_is_written_whole(tmp_path: Path) -> None:
+    rows = [Trial(n, f"s-{n}", {"lr": n}, status="finished", metric=1.0 / n) for n in (1, 2)]
+    path = tmp_path / "sweep.png"
+    assert write_png(SweepRecord("s", "host", "loss", "min", trials=rows), path) == path
+    assert is_png(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["sweep.png"]

@@ -251,3 +251,19 @@ def test_a_log_that_grows_all_the_time_is_sent_as_long_as_it_was(
     sent = (cloud.folder("checkpoints") / "warm/log.txt").read_text()
     assert sent
     assert (run / "log.txt").read_text().startswith(sent)
+
+
+def test_a_dataset_does_not_wait_for_another_whose_name_begins_with_its_own(
+    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.sync.push.batches", lambda files: [[file] for file in files])
+    for name in ("letters", "letters2"):
+        folder = here / "data" / name
+        folder.mkdir(parents=True)
+        (folder / "train.bin").write_bytes(noise(1000))
+        (folder / "meta.json").write_text("{}")
+    cloud.standin.inject("VolumePutFiles2", "PERMISSION_DENIED", times=None, match="letters2/train")
+    result = type_(f"runner push data {here / 'data'}")
+    assert result.exit_code == 1
+    assert "missing: letters2/meta.json: it waits" in result.stderr
+    assert set(tree(cloud.folder("data"))) == {"letters/train.bin", "letters/meta.json"}

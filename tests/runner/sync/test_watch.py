@@ -119,7 +119,7 @@ def test_the_command_watches_a_run_that_has_ended_already(
     type_: Callable[[str], Result], cloud: Cloud, here: Path
 ) -> None:
     write_run(cloud.folder("checkpoints") / "warm", [10])
-    result = type_("runner pull checkpoints warm --watch --every 0.01")
+    result = type_("runner pull checkpoints warm --watch --every 0.1")
     assert result.exit_code == 0, result.output
     assert "run warm is finished" in result.stderr
     assert type_("runner pull data --watch").exit_code == 2

@@ -1,0 +1,148 @@
+"""The values of a plan: what a target found, and what a launch will do. runner/plan.py decides the one from the other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
+    from job.runs import RunRecord
+    from runner.request import Request
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder that the job sees: its name, where it is on this machine and inside; ``remote`` is its name on
+    a target that has a volume of its own, whose files lie in ``here`` only once they are pulled."""
+
+    name: str
+    here: str
+    inside: str
+    writable: bool = True
+    remote: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a target found when it looked; gathering them changes nothing."""
+
+    target: str
+    checkout: str
+    workspace: str  # the checkout as the job sees it, and its working folder
+    volumes: tuple[Volume, ...]  # data, checkpoints, cache
+    python: tuple[str, ...] = ("python",)
+    torchrun: tuple[str, ...] = ("torchrun",)
+    contained: bool = True  # the job sees only what is mounted
+    mounts: bool = True  # a folder of this machine can be mounted
+    image: str | None = None
+    image_built: bool = True
+    gpus: int | None = None  # that it can hand out; None: unknown
+    gpu_remedy: str = ""
+    missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
+    remedy: str = ""  # what to type for them
+    busy: str | None = None  # what is running under this run's name
+    step: int | None = None  # of the newest checkpoint
+    dataset_ready: bool | None = None
+    weights_ready: bool | None = None  # published ones, with which the run begins; None: there are none
+    secrets: tuple[str, ...] = ()  # names of those that are at hand
+    environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
+    git: tuple[tuple[str, Any], ...] = ()
+    folder: str = ""  # a command's folder as the job sees it
+    shipped: Shipped | None = None  # what of it is copied there; None where it is the folder itself
+    occupied: tuple[str, ...] = ()  # paths to keep that hold files of the user's own, and stay
+    setup: tuple[str, ...] = ()  # lines that the image is extended by, those of requirements.txt too
+    setup_built: bool = True
+    finished: bool = False  # the run's last attempt
+    attempts: int = 0  # of the run, so far
+    record: RunRecord | None = None  # of the run, as it stands
+    account: bool = True  # False: nothing could be looked up, neither runs nor data
+    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What of a folder is copied to where the job is: how much, and what stands out."""
+
+    files: int
+    bytes: int
+    largest: tuple[tuple[str, int], ...] = ()  # file or folder at the top, and bytes, where it is much
+    links: tuple[str, ...] = ()  # to folders: they are left out
+
+
+@dataclass(frozen=True)
+class KeptFolder:
+    """A path of a command's folder that lies on a volume: ``here`` on this machine, ``inside`` for the job."""
+
+    path: str
+    here: str
+    inside: str
+
+
+@dataclass(frozen=True)
+class PlannedFolder:
+    """The folder that a command runs in: ``here`` on this machine, ``inside`` for the job."""
+
+    here: str
+    inside: str
+    shipped: Shipped | None = None
+    kept: tuple[KeptFolder, ...] = ()
+    setup: tuple[str, ...] = ()
+    setup_built: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch, complete. ``command`` is what runs inside, in ``workspace``."""
+
+    job: str
+    target: str
+    run: str
+    recipe: str | None
+    overrides: tuple[str, ...]
+    command: tuple[str, ...]
+    workspace: str
+    checkout: str
+    image: str | None
+    image_built: bool
+    gpus: int
+    device: str | None
+    volumes: tuple[Volume, ...]
+    environment: tuple[tuple[str, str], ...]
+    secrets: tuple[str, ...]
+    resume: int | None
+    does: tuple[str, ...]
+    detach: bool = False
+    as_json: bool = False
+    notes: tuple[tuple[str, str], ...] = ()  # further rows that only one target has: price, fit, hours
+    question: str | None = None  # asked before it starts, for example where it costs money
+    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    has_run: bool = False  # it makes or continues a run's folder
+    seconds: float | None = None  # estimated, on the slowest GPU of those asked for
+    usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
+    folder: PlannedFolder | None = None  # of a command
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
+        return self.detach or self.has_run
+
+    def facts(self) -> dict[str, Any]:
+        """The plan for --json. It holds names of secrets and no values."""
+        return asdict(self)
+
+
+def launch_variable(request: Request, facts: Facts) -> str:
+    """RUN_LAUNCH: what the record keeps of this launch."""
+    found: dict[str, Any] = {
+        "target": facts.target,
+        "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
+        "image": facts.image,
+        "git": dict(facts.git),
+    }
+    if request.experiment is not None:
+        found["experiment"] = request.experiment.as_record()
+    elif request.command is not None:
+        found["command"] = request.command.as_record()
+    return json.dumps(found)
