@@ -21,13 +21,19 @@ def tail(files: Files, path: str, lines: int | None) -> tuple[str, int]:
         return "", 0
     if lines is None:
         return files.read(path, 0, end).decode(errors="replace"), end
-    text, start = b"", end
-    while start and text.count(b"\n") <= lines:
+    chunks, breaks, start = list[bytes](), 0, end
+    while start and breaks <= lines:
         step = min(CHUNK, start)
         start -= step
-        text = files.read(path, start, step) + text
-    kept = text.splitlines(keepends=True)[-lines:] if lines else []
+        chunks.append(files.read(path, start, step))
+        breaks += chunks[-1].count(b"\n")
+    kept = b"".join(reversed(chunks)).splitlines(keepends=True)[-lines:] if lines else []
     return b"".join(kept).decode(errors="replace"), end
+
+
+def has_times(text: str) -> bool:
+    """Whether a line of it says when it was written: a command's own log does not."""
+    return any(STAMP.match(line) for line in text.splitlines())
 
 
 def since(text: str, start: float) -> str:

@@ -22,12 +22,16 @@ def command(env: Environment, run: str, follow: bool, lines: int | None, since: 
 
     from runner import run_log
     from runner.cloud.durations import seconds
-    from runner.errors import not_found
+    from runner.errors import not_found, usage
     from runner.find_run import find_run
 
     found = find_run(env, run)
     files, path = found.target.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
+    if since and text and not run_log.has_times(text):
+        raise usage(
+            f"the log of '{run}' is what its program printed, without times; leave --since away, or take --tail 50"
+        )
     if since:
         text = run_log.since(text, time.time() - seconds(since, "--since"))
         kept = text.splitlines(keepends=True)

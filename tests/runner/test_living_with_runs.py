@@ -240,6 +240,19 @@ class TestLogs:
         (make_run("warm") / "log.txt").write_text(text)
         assert type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
 
+    def test_a_log_without_times_has_no_last_hour(self, type_, fake, make_run) -> None:
+        fake.states = [RunState("warm", "command", "host", "finished")]
+        (make_run("warm") / "log.txt").write_text("one\ntwo\n")
+        refused = type_("runner logs warm --since 1h")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "without times; leave --since away, or take --tail 50" in refused.stderr
+
+    def test_a_long_end_is_read_in_pieces_and_put_together_once(self, tmp_path) -> None:
+        lines = [f"{number:07d} {'x' * 40}\n" for number in range(20_000)]
+        (tmp_path / "log.txt").write_text("".join(lines))
+        for count in (1, 5_000, 20_000, 30_000):
+            assert run_log.tail(Folder(tmp_path), "log.txt", count) == ("".join(lines[-count:]), 980_000)
+
     def test_times_are_in_utc_wherever_they_are_written(self, tmp_path, monkeypatch) -> None:
         path = tmp_path / "log.txt"
         display = Display(path, 10, silent=False)
