@@ -154,8 +154,11 @@ def listing(files: Files, path: str = "") -> list[Entry]:
         return []
 
 
-def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> Recipe | None:
-    """The recipe that the run wrote down, with ``overrides``; None where it wrote none yet."""
+def settings_of_run(
+    files: Files, run: str, overrides: tuple[str, ...] = (), section: str = "sample"
+) -> Recipe | None:
+    """The recipe that the run wrote down, with ``overrides`` by the job that reads them (``section``: job/recipe.py); None
+    where it wrote none yet."""
     from job.recipe import RecipeError, load
 
     name = f"{run}/recipe.yaml"
@@ -165,7 +168,7 @@ def settings_of_run(files: Files, run: str, overrides: tuple[str, ...] = ()) -> 
         copy = Path(folder) / "recipe.yaml"
         copy.write_bytes(files.read(name))
         try:
-            return load(copy, overrides, section="sample")  # the jobs that read a run sample
+            return load(copy, overrides, section)
         except RecipeError as error:
             raise RecipeError(str(error).replace(str(copy), name)) from None
 

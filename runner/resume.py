@@ -52,7 +52,7 @@ def resume_request(
             raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
     if found.state.job == COMMAND.name:
         return target, _command_again(found, target, line, overrides, given)
-    settings = settings_of_run(target.files("checkpoints"), run, overrides)
+    settings = settings_of_run(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and target is not found.target:
         raise RunnerError(_not_there(run, found.target.name, target.name))
     if settings is None:

@@ -38,6 +38,16 @@ def test_the_plan_refuses_as_the_job_does(
     assert record.status == status
 
 
+def test_a_seed_is_that_of_the_training(
+    type_: Type, env: Environment, checkout: Path, make_run: MakeRun
+) -> None:
+    make_run("warm", step=50, status="unfinished")
+    env.targets["host"] = Host(env, checkout, has_module=lambda name: True)
+    refused = type_("runner resume warm seed=5 --dry-run")
+    assert (refused.exit_code, "train.seed: 1337 → 5" in refused.stderr) == (2, True)
+    assert type_("runner host sample --name warm seed=5 --dry-run").exit_code == 0
+
+
 def test_a_free_setting_goes_on(type_: Type, env: Environment, checkout: Path, make_run: MakeRun) -> None:
     make_run("warm", step=50, status="unfinished")
     env.targets["host"] = Host(env, checkout, has_module=lambda name: True)
