@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -54,8 +55,9 @@ def make_folder(folder: Path) -> None:
 
 
 def note_exit(folder: Path, code: int) -> None:
-    """Note the exit status of what was started last."""
-    write_atomically(folder / EXIT, f"{code}\n")
+    """Note the exit status of what was started last, where the disk has room for that: the run is `dead` without it."""
+    with suppress(OSError):
+        write_atomically(folder / EXIT, f"{code}\n")
 
 
 def read_exit(folder: Path) -> int | None:

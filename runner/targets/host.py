@@ -119,7 +119,11 @@ class Host:
             identity=identity_of(process.pid),
         )
         if plan.is_noted:
-            write_launch(folder, launch)
+            try:
+                write_launch(folder, launch)
+            except OSError:  # a full disk: nobody would find the job again
+                signal_group(launch, signal.SIGKILL)
+                raise
         self._processes[launch.id] = process
         return launch
 
