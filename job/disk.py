@@ -60,9 +60,12 @@ def _no_room(run: Path, step: int, needed: int) -> str:
 
 def free_bytes(path: Path) -> int:
     """Free bytes on the disk of ``path``, which need not be there yet."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(nearest_there(path)).free
+
+
+def nearest_there(path: Path) -> Path:
+    """``path``, or the nearest folder above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def size(count: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -150,6 +151,23 @@ def heartbeat_age(folder: Path) -> float | None:
         return max(0.0, time.time() - (folder / "heartbeat").stat().st_mtime)
     except OSError:
         return None
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process holds the run's lock, in a container too; None where that can't be told: no process made one, or
+    containers lie in a machine of their own (macOS, Windows)."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def launch_facts() -> dict[str, Any]:
