@@ -10,7 +10,10 @@ from job.runs import HEARTBEAT_SECONDS, Attempt, RunRecord, heartbeat_age, read_
 from job.step_folders import LATEST, steps
 from runner.containers import is_container_id
 from runner.launch_record import read_exit, read_launch
+from runner.outcome import SIGKILL_STATUS
 from runner.targets.protocol import RunState, Started
+
+SIGNALS = 128  # an exit status of 128 + n: signal n ended it
 
 # A heartbeat older than this, in seconds, belongs to a process that is gone.
 HEARTBEAT_LIMIT = 6 * HEARTBEAT_SECONDS
@@ -75,20 +78,22 @@ def _state(
         record = RunRecord(name=folder.name, job=launch.job if launch else "train")
     loss = record.val_loss if record.val_loss is not None else record.train_loss
     asked = attempt.launch.get("gpu") if attempt else None
+    status = judge(record, attempt, launch, lives, code)
+    reason = _reason(status, attempt, code)
     began = max((a for a in (attempt and attempt.started, launch and launch.started) if a), default=None)
     return RunState(
         run=folder.name,
         job=launch.job if launch else record.job,
         target=target,
-        status=judge(record, attempt, launch, lives, code),
+        status=status,
         alive=lives,
         gpu=asked or (attempt.device if attempt else None) or None,
         step=record.step,
         max_steps=record.max_steps,
         loss=loss,
         attempts=len(record.attempts),
-        reason=attempt.reason if attempt else None,
-        ends=tuple(a.reason for a in record.attempts if a.reason),
+        reason=reason,
+        ends=tuple(end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end),
         started=began,
         ended=attempt.ended if attempt else None,
         folder=str(folder),
@@ -116,7 +121,14 @@ def judge(
         case ExitStatus.UNFINISHED:
             return "unfinished"
         case _:
-            return "failed"
+            return "dead" if code > SIGNALS else "failed"
+
+
+def _reason(status: str, attempt: Attempt | None, code: int | None) -> str | None:
+    """Why the last attempt ended: its own word, else what is known of one that could say none."""
+    if (attempt is not None and attempt.reason) or status != "dead":
+        return attempt.reason if attempt else None
+    return f"killed by signal {code - SIGNALS}" if code and code != SIGKILL_STATUS else "killed"
 
 
 def _is_of(launch: Started, attempt: Attempt | None) -> bool:

@@ -14,6 +14,7 @@ from job.display import Display
 from job.runs import Attempt, RunRecord
 from runner import run_log
 from runner.folder import Folder
+from runner.launch_record import write_launch
 from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
@@ -114,7 +115,8 @@ class TestJudgement:
             ("running", OURS, True, None, "running"),
             ("finished", Attempt(started=5.0), True, None, "starting"),
             ("running", OURS, False, None, "dead"),
-            ("running", OURS, False, 137, "failed"),
+            ("running", OURS, False, 137, "dead"),
+            ("running", OURS, False, 1, "failed"),
             ("running", None, False, 0, "finished"),
             ("running", OURS, False, 101, "unfinished"),
             ("unfinished", OURS, False, None, "unfinished"),
@@ -135,6 +137,16 @@ class TestJudgement:
         long_ago = time.time() - HEARTBEAT_LIMIT - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["dead"]
+
+    @pytest.mark.parametrize(
+        ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
+    )
+    def test_what_was_killed_is_dead_and_says_so(self, make_run, code: int | None, why: str) -> None:
+        attempts = [{"started": 1.0, "reason": "SIGTERM"}, {"started": 5.0, "launch": {"target": "host"}}]
+        folder = make_run("warm", status="running", attempts=attempts)
+        write_launch(folder, Started("warm", "host", "train", "1", 4.0))
+        (state,) = states(folder.parent, "host", lambda _: (False, code))
+        assert (state.status, state.reason, state.ends) == ("dead", why, ("SIGTERM", why))
 
     def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
         both = [
