@@ -59,6 +59,7 @@ class Host:
         self.locations = volumes(checkout, env.environ)
         self.has_module = has_module or (lambda name: find_spec(name) is not None)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._launched: dict[str, Started] = {}
 
     def facts(self, request: Request) -> Facts:
         """Look for modules, GPUs, the run's folder and the commit."""
@@ -124,6 +125,7 @@ class Host:
             except OSError:  # a full disk: nobody would find the job again
                 signal_group(launch, signal.SIGKILL)
                 raise
+            self._launched[plan.run] = launch
         self._processes[launch.id] = process
         return launch
 
@@ -146,7 +148,8 @@ class Host:
         code = code if code >= 0 else 128 - code
         if read_launch(folder) == started:
             note_exit(folder, code)
-            forget_unbegun(folder, code)
+            if forget_unbegun(folder, code):
+                self._launched.pop(started.run)
         return int(ExitStatus.INTERRUPTED) if interrupts.killed and code else code
 
     def stop(self, run: str, now: bool = False) -> bool:
@@ -176,8 +179,8 @@ class Host:
         return next((state for state in self.runs() if state.run == run), None)
 
     def launched(self, run: str) -> Started | None:
-        """What the run's folder says."""
-        return read_launch(self.locations.run(run))
+        """What the run's folder says; of a folder that was deleted meanwhile, what was started from here."""
+        return read_launch(self.locations.run(run)) or self._launched.get(run)
 
     def output(self, run: str, lines: int) -> list[str]:
         """The end of ``output.txt``; empty where the last attempt was not detached."""

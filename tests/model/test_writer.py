@@ -121,23 +121,30 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000001", "step_00000002"]
 
 
-def test_a_training_that_meets_a_full_disk_says_so_in_one_line(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NO_ROOM, "the disk of RUN is full: the checkpoint of step 10 needs"),
+        (
+            "I/O error: No such file or directory (os error 2)",
+            "[Errno 2] No such file or directory: 'RUN/.partial",
+        ),
+    ],
+)
+def test_what_the_system_refuses_ends_a_training_in_one_line(lab: Lab, error: str, words: str) -> None:
     _, err = lab.run_python(
         "import sys\n"
         "from safetensors import SafetensorError\n"
         "from model import checkpoint, train\n"
         "def save(*_, **__):\n"
-        f"    raise SafetensorError({NO_ROOM!r})\n"
+        f"    raise SafetensorError({error!r})\n"
         "checkpoint.save_file = save\n"
         f"sys.exit(train.main([{str(lab.recipe)!r}, 'max_steps=10', '--name', 't']))\n",
         status=100,
     )
     assert "Traceback" not in err
-    last = err.splitlines()[-1]
-    assert last.startswith(
-        f"error: the disk of {lab.run_folder('t')} is full: the checkpoint of step 10 needs"
-    )
-    assert "there is none before it" in last
+    assert err.splitlines()[-1].startswith("error: " + words.replace("RUN", str(lab.run_folder("t"))))
+    assert '"status": "failed"' in (lab.run_folder("t") / "run.json").read_text()
 
 
 def test_the_weights_can_be_read_by_whom_the_rest_can(tmp_path: Path) -> None:

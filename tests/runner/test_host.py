@@ -120,7 +120,24 @@ class TestAttached:
         assert process.returncode == int(code)
         assert "error: no such text" in err
         assert "runner logs" not in err  # there are none
+        assert ("nothing was begun" in err) == (code == "1")
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    def test_a_run_whose_folder_was_deleted_was_begun_all_the_same(self, spawn, job, folder) -> None:
+        job(
+            "import shutil, sys, time\n"
+            "from pathlib import Path\n"
+            f"folder = Path({str(folder)!r})\n"
+            "while not (folder / 'launch.json').exists():\n"
+            "    time.sleep(0.01)\n"
+            "shutil.rmtree(folder)\n"
+            "sys.exit('error: there is no log.txt')\n"
+        )
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 100
+        assert "nothing was begun" not in err
+        assert "the job failed with exit status 1" in err
 
     def test_ctrl_c_while_torch_is_imported_ends_it_without_a_traceback(self, spawn, job, checkout) -> None:
         job("print('importing', flush=True)\nimport time; time.sleep(600)")
