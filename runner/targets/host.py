@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.locations import CACHES
 from runner.checkout import volumes
 from runner.dotenv import secret_values
 from runner.extras import install_line
@@ -65,7 +66,8 @@ class Host:
         """Look for modules, GPUs, the run's folder and the commit."""
         found = common_facts(self, self.env, self.checkout, self.locations, request)
         here = self.locations
-        variables = here.environment()
+        own = {name: value for name in CACHES if (value := self.env.environ.get(name))}
+        variables = here.environment() | {name: str(self.env.cwd / path) for name, path in own.items()}
         if request.command is not None:
             variables |= for_command(self.env.environ)
         return replace(

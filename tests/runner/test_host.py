@@ -94,6 +94,12 @@ class TestAttached:
         out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=60)
         assert out == f"{tmp_path / 'd'}\n"
 
+    def test_a_cache_of_the_users_own_is_theirs(self, spawn, job, checkout, tmp_path) -> None:
+        job("import os; print(os.environ['TIKTOKEN_CACHE_DIR'], os.environ['TRITON_CACHE_DIR'])")
+        own = {"TIKTOKEN_CACHE_DIR": "words", "TRITON_CACHE_DIR": ""}
+        out, _ = spawn("host", **own, CACHE_PATH=str(tmp_path)).communicate(timeout=60)
+        assert out == f"{checkout / 'words'} {tmp_path / 'triton'}\n"
+
     def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
         job("import os; print(os.environ.get('WANDB_API_KEY'))")
         (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
