@@ -210,6 +210,15 @@ class TestSignals:
         process.communicate(timeout=60)
 
 
+def test_a_finished_run_whose_checkpoints_were_deleted_says_so(spawn, make_run) -> None:
+    folder = make_run("warm")
+    process = spawn("host", "sample", "--name", "warm")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 102
+    said = f"run warm is finished, and its checkpoints are gone; to train it anew: runner host {folder}/recipe.yaml"
+    assert f"{said} --name warm-2" in err
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folder) -> None:
     job(RANK)

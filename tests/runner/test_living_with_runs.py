@@ -18,6 +18,7 @@ from runner.launch_record import write_launch
 from runner.run_folders import HEARTBEAT_LIMIT, judge, newest_step, states
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
+from runner.targets.host import Host
 from runner.targets.protocol import RunState, Started
 
 RUNNING = RunState("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
@@ -319,6 +320,13 @@ class TestResume:
         other = env.targets["local"] = FakeTarget(checkout, name="local")
         type_("runner resume warm --on local")
         assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
+
+    def test_without_its_recipe_it_says_so(self, type_, env, checkout, make_run) -> None:
+        (make_run("warm", step=50, status="unfinished") / "recipe.yaml").unlink()
+        env.targets = {"host": Host(env, checkout)}
+        result = type_("runner resume warm")
+        assert result.exit_code == 1
+        assert "the recipe.yaml of run 'warm' is gone" in result.stderr
 
     def test_a_mistake_is_one_line(self, type_, warm) -> None:
         for line, message in [
