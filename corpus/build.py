@@ -259,9 +259,10 @@ class _Preparation:
         train, val = (writers[split].total for split in SPLITS)
         if not train or not val:
             (self.folder / JOURNAL).unlink()
+            else_ = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
                 f"{self.config.source}: too little text to split: it gives {train} training and {val} validation "
-                "tokens; take data.split=tail, or another data.val_fraction"
+                f"tokens; take {else_}, or another data.val_fraction"
             )
         for writer in writers.values():
             writer.finish_shard()

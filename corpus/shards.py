@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus import DataError
-from job.files import fsync_folder
+from job.files import fsync_folder, naming
 
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
 
@@ -122,7 +122,8 @@ class ShardWriter:
                 self._file = self._part.open("wb")
                 self._file.write(bytes(HEADER_BYTES))
             fits, tokens = np.split(tokens, [self._limit - self._open_tokens])
-            self._file.write(fits.astype("<u2", copy=False).tobytes())
+            with naming(self._part):
+                self._file.write(fits.astype("<u2", copy=False).tobytes())
             self._open_tokens += len(fits)
             if self._open_tokens == self._limit:
                 self.finish_shard()
@@ -130,8 +131,9 @@ class ShardWriter:
     def state(self) -> dict[str, Any]:
         """What a writer needs to go on from here."""
         if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self._part):
+                self._file.flush()
+                os.fsync(self._file.fileno())
         return {"shards": [asdict(shard) for shard in self.shards], "open_tokens": self._open_tokens}
 
     def finish_shard(self) -> None:
@@ -152,7 +154,8 @@ class ShardWriter:
     def close(self) -> None:
         """Leave the open shard as it is."""
         if self._file:
-            self._file.close()
+            with naming(self._part):
+                self._file.close()
 
     @property
     def _path(self) -> Path:

@@ -2,15 +2,18 @@
 
 A source is a list of files and a sequence of Segments in an order that never changes; ``read`` goes on from
 the cursor behind any of them. A plain file is one document, in segments of about 1 MB; a row of a .jsonl or
-Parquet file is a document and a segment. Text is UTF-8 bytes, unchanged; ``.gz`` is unpacked.
+Parquet file is a document and a segment. Text is UTF-8 bytes, unchanged but for a byte order mark before the first;
+``.gz`` is unpacked.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
 import re
+import shlex
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
@@ -148,13 +151,32 @@ def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> It
                 stream.seek(offset)
                 for piece in stream if file.kind == "jsonl" else _pieces(stream):
                     text, end = piece, offset + len(piece)
+                    if offset == 0:
+                        text = _beginning(piece, file, files)
+                    start_of_text = end - len(text)  # behind a mark
                     if file.kind == "jsonl":
-                        text = _json_row(piece, file, offset, column)
+                        text = _json_row(text, file, offset, column)
                     first = file.kind == "jsonl" or offset == 0
-                    yield Segment(text, first, index, offset, (index, end))
+                    yield Segment(text, first, index, start_of_text, (index, end))
                     offset = end
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{file.path}: can't be unpacked: {error}") from None
+
+
+def _beginning(piece: bytes, file: SourceFile, files: Sequence[SourceFile]) -> bytes:
+    """The beginning of a file without its byte order mark. DataError for UTF-16, and for rows that would be read as text:
+    a source of .json files that are arrays of objects; among other files they are text like any."""
+    path = shlex.quote(str(file.path))
+    if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(
+            f"{file.path}: is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`, and name that"
+        )
+    if re.match(rb"\s*\[\s*\{", piece) and all(re.search(r"\.json(\.gz)?$", each.name) for each in files):
+        raise DataError(
+            f"{file.path}: is an array of JSON objects, not text; make a row of each: "
+            f"`{'zcat' if file.path.suffix == '.gz' else 'cat'} {path} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
+        )
+    return piece.removeprefix(codecs.BOM_UTF8)
 
 
 def _json_row(line: bytes, file: SourceFile, offset: int, column: str) -> bytes:
@@ -164,9 +186,10 @@ def _json_row(line: bytes, file: SourceFile, offset: int, column: str) -> bytes:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{file.path}: the line at byte {offset} is no JSON: {error}") from None
+    where = f"{file.path}: the line at byte {offset}"
     if not isinstance(row, dict) or column not in row:
-        raise _no_column(file, column, list(row) if isinstance(row, dict) else [])
-    return _utf8(row[column], file, column)
+        raise _no_column(where, column, list(row) if isinstance(row, dict) else [])
+    return _utf8(row[column], where, column)
 
 
 def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
@@ -174,7 +197,7 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
 
     with pq.ParquetFile(file.path) as table:
         if column not in table.schema_arrow.names:
-            raise _no_column(file, column, table.schema_arrow.names)
+            raise _no_column(f"{file.path}:", column, table.schema_arrow.names)
         for group in range(table.num_row_groups):
             size = table.metadata.row_group(group).num_rows
             if start >= size:
@@ -182,19 +205,19 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
                 continue
             for batch in table.iter_batches(256, row_groups=[group], columns=[column], use_threads=False):
                 for value in batch.column(0)[start:].to_pylist():
-                    yield _utf8(value, file, column)
+                    yield _utf8(value, f"{file.path}:", column)
                 start = max(0, start - len(batch))
 
 
-def _utf8(value: object, file: SourceFile, column: str) -> bytes:
+def _utf8(value: object, where: str, column: str) -> bytes:
     if not isinstance(value, str | None):
-        raise DataError(f"{file.path}: the column '{column}' holds {type(value).__name__}, not text")
+        raise DataError(f"{where} has {type(value).__name__}, not text, in the column '{column}'")
     return (value or "").encode(errors="replace")  # JSON can spell half a surrogate pair, UTF-8 can't
 
 
-def _no_column(file: SourceFile, column: str, there: list[str]) -> DataError:
+def _no_column(where: str, column: str, there: list[str]) -> DataError:
     return DataError(
-        f"{file.path}: has no column '{column}'; its columns are {', '.join(there) or 'none'}; "
+        f"{where} has no column '{column}'; its columns are {', '.join(there) or 'none'}; "
         "name the one that holds the text: data.text_column=NAME"
     )
 

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
+from job.disk import in_words
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.locations import CONFIGS
 from job.recipe import Recipe, RecipeError, load
@@ -101,7 +102,7 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
     except (RecipeError, UserError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         if isinstance(error, UserError):
             return error.status
         return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from job.files import naming
 from job.metrics import read_metrics
 
 PLOT_HEIGHT = 14
@@ -87,8 +88,8 @@ class Display:
         """Lines for log.txt alone, each with its time in UTC: containers and their host may write one file."""
         if self.file is not None:
             now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-            for line in text.splitlines() or [""]:
-                self.file.write(f"{now} {line}\n")
+            with naming(Path(self.file.name)):
+                self.file.writelines(f"{now} {line}\n" for line in text.splitlines() or [""])
 
     def step(
         self, step: int, loss: float, lr: float, tokens_per_second: float, mfu: float | None, eta: float

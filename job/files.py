@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,49 @@ from pathlib import Path
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` so that ``path`` holds either what it held before or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = _beside(path)
+    try:
+        with naming(path), temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk
+        raise
     fsync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[Path]:
+    """An OSError from within names ``path``: a write or an fsync knows of no file, and safetensors' error holds the
+    system's as words."""
+    try:
+        yield path
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """For what a library writes at ``path``: as ``naming``, and with the mode that open() gives. safetensors writes
+    files that nobody but their owner can read."""
+    with naming(path):
+        yield path
+        opened = _beside(path)
+        opened.touch()
+        shutil.copymode(opened, path)
+        opened.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,11 +1,38 @@
-"""What is shown of a run that is finished already, when it is started again."""
+"""How a run ends: what is noted of one that failed, and what is shown of one that is finished already."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from job.command_line import say
+from job.disk import in_words
+from job.display import Display
+from job.exit_status import ExitStatus, UserError
 from job.runs import RunRecord
+from job.session import Session
+
+
+class Failed(UserError):
+    """The system refused something in the midst of a training."""
+
+    status = ExitStatus.JOB_FAILED
+
+
+def note_failure(error: BaseException, display: Display, session: Session | None) -> None:
+    """Write ``error`` into log and record, as far as the disk has room for that. Raises Failed for what the system
+    refused: that ends a run, and is no mistake of before it."""
+    of_system = isinstance(error, OSError)
+    named = (
+        in_words(error) if of_system or isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    )
+    with suppress(OSError):
+        display.log_only(f"failed: {named}")
+    if session is not None:
+        with suppress(OSError):
+            session.end("failed", named)
+    if of_system:
+        raise Failed(named) from error
 
 
 def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:

@@ -15,6 +15,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "configs"
 
 VOLUMES = ("data", "checkpoints", "cache")
+# What others keep in the cache volume, each in a folder of its own; the user may have set these to another one.
+CACHES = {
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "TIKTOKEN_CACHE_DIR": "tiktoken",
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,7 @@ class Locations:
             "DATA_PATH": str(self.data),
             "CHECKPOINTS_PATH": str(self.checkpoints),
             "CACHE_PATH": str(self.cache),
-            "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),
-            "TRITON_CACHE_DIR": str(self.cache / "triton"),
-            "CUDA_CACHE_PATH": str(self.cache / "cuda"),
-            "TIKTOKEN_CACHE_DIR": str(self.cache / "tiktoken"),
+            **{name: str(self.cache / folder) for name, folder in CACHES.items()},
         }
 
     def set_defaults(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from job.files import write_atomically
+from job.files import naming, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -47,7 +47,8 @@ class Metrics:
 
     def log(self, kind: str, step: int, **values: Any) -> None:
         """One line: ``kind`` is train, val or checkpoint."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        with naming(self.path):
+            self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         for key, value in numbers.items():
             self.tensorboard.add_scalar(f"{kind}/{key}", value, step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -134,10 +135,30 @@ def find_run(name: str | None, checkpoints: Path) -> Path:
             raise NoSuchRun(f"no trained run in {checkpoints} yet; train one first: runner host train")
         return newest
     if not (checkpoints / name / "recipe.yaml").exists():
+        if (record := read_record(checkpoints / name)) is not None and record.job == "train":
+            raise NoSuchRun(
+                f"run {name} has no recipe.yaml in {checkpoints / name}, which says what network it is: put that back, or "
+                f"train another: runner host train --name {name}-2"
+            )
+        if record is not None:
+            raise NoSuchRun(f"run {name} is a {record.job}, and no network that the recipe's trainer wrote")
         names = ", ".join(folder.name for folder in folders[:10])
         there = f"; there are: {names}" if names else "; there is none yet"
         raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
     return checkpoints / name
+
+
+def without_checkpoint(folder: Path) -> NoSuchRun:
+    """That the run in ``folder`` has none: not yet, or no longer."""
+    record = read_record(folder)
+    if record is not None and record.status == "finished":
+        return NoSuchRun(checkpoints_gone(folder.name, "host", str(folder / "recipe.yaml")))
+    return NoSuchRun(f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps")
+
+
+def checkpoints_gone(run: str, target: str, recipe: str) -> str:
+    """Of a finished run, which the same line would not train again."""
+    return f"run {run} is finished, and its checkpoints are gone; to train it anew: runner {target} {recipe} --name {run}-2"
 
 
 def beat(folder: Path) -> None:
@@ -151,6 +172,23 @@ def heartbeat_age(folder: Path) -> float | None:
         return max(0.0, time.time() - (folder / "heartbeat").stat().st_mtime)
     except OSError:
         return None
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process holds the run's lock, in a container too; None where that can't be told: no process made one, or
+    containers lie in a machine of their own (macOS, Windows)."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def launch_facts() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus, UserError
-from job.files import write_atomically
+from job.files import naming, write_atomically
 from job.locations import CHECKOUT
 from job.runs import (
     HEARTBEAT_SECONDS,
@@ -132,8 +132,10 @@ class Session:
         self.attempt.reason = reason
         self.attempt.last_step = self.record.step
         self.record.status = status
-        self.record.write(self.folder)
-        self._lock.close()
+        try:
+            self.record.write(self.folder)
+        finally:
+            self._lock.close()
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
@@ -159,9 +161,10 @@ def _lock(folder: Path) -> IO[str]:
         ) from None
     except OSError:
         pass  # a network volume without locks; the launcher keeps a run to one container there
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with naming(folder / "lock"):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 

@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from job.disk import whole_or_gone
 from job.exit_status import UserError
-from job.files import fsync_file, fsync_folder, write_atomically
+from job.files import fsync_file, fsync_folder, write_atomically, written
 from job.step_folders import MANIFEST, PARTIAL, STEP_FOLDER, point_latest, sha256, step_folder, steps
 from model.parallel import is_part, part_like, whole
 
@@ -46,19 +47,23 @@ class Checkpoint:
 
 
 def write(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``checkpoint`` into its folder of ``run`` and move ``latest`` to it."""
+    """Write ``checkpoint`` into its folder of ``run`` and move ``latest`` to it. DiskFull where there is no room."""
     final = step_folder(run, checkpoint.step)
     temporary = run / f"{PARTIAL}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed attempt left
-    temporary.mkdir(parents=True)
-    save_file(checkpoint.model, temporary / "model.safetensors", metadata={"format": "pt"})
-    save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2))
-    manifest = {}
-    for file in sorted(temporary.iterdir()):
-        fsync_file(file)
-        manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
+    tensors = (*checkpoint.model.values(), *checkpoint.optimizer.values())
+    with whole_or_gone(run, checkpoint.step, temporary, sum(tensor.nbytes for tensor in tensors)):
+        with written(temporary / "model.safetensors") as path:
+            save_file(checkpoint.model, path, metadata={"format": "pt"})
+        with written(temporary / "optimizer.safetensors") as path:
+            save_file(checkpoint.optimizer, path)
+        (temporary / "state.json").write_text(
+            json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2)
+        )
+        manifest = {}
+        for file in sorted(temporary.iterdir()):
+            fsync_file(file)
+            manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
     if final.exists():  # a damaged one of the same step, which the resume passed over
         shutil.rmtree(final)
     temporary.rename(final)
@@ -108,10 +113,7 @@ def newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 def weights(run_or_folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], int] | None:
     """Weights and step of a step folder, or of a run's newest sound checkpoint."""
-    if STEP_FOLDER.match(run_or_folder.name):
-        found: Checkpoint | None = read(run_or_folder)
-    else:
-        found = newest(run_or_folder, say)
+    found = read(run_or_folder) if STEP_FOLDER.match(run_or_folder.name) else newest(run_or_folder, say)
     return None if found is None else (found.model, found.step)
 
 

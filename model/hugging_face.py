@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from job.exit_status import UserError
-from job.files import write_atomically
+from job.files import write_atomically, written
 from model.gpt import GPT
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -60,7 +60,8 @@ def export(network: GPT, folder: Path, eot: int | None) -> None:
         if not config.bias and name.endswith("weight") and name not in ("wte.weight", "wpe.weight"):
             width = tensor.size(0)  # theirs always has biases; zeros change nothing
             weights[PREFIX + name.removesuffix("weight") + "bias"] = torch.zeros(width)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with written(folder / "model.safetensors") as path:
+        save_file(weights, path, metadata={"format": "pt"})
     description = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

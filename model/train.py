@@ -32,7 +32,7 @@ from job.command_line import add_device, argument_parser, leave, load_recipe, pa
 from job.display import Display
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
-from job.finished import show_finished
+from job.finished import note_failure, show_finished
 from job.locations import Locations
 from job.recipe import Recipe
 from job.runs import RUN_NAME, read_record
@@ -167,10 +167,7 @@ def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
                 end = (known.step, known.train_seconds, known.train_loss, known.val_loss)
                 display.finished(trainer.folder.name, *end)
     except BaseException as error:
-        display.log_only(f"failed: {type(error).__name__}: {error}")
-        if session is not None:
-            named = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            session.end("failed", named)
+        note_failure(error, display, session)
         raise
     if not finished:
         reason = stop.received.name if stop.received is not None else "another process was told to stop"

@@ -10,7 +10,7 @@ from corpus.tokenizers import Tokenizer
 from job.command_line import say
 from job.locations import Locations
 from job.recipe import Recipe, load
-from job.runs import NoSuchRun, find_run
+from job.runs import find_run, without_checkpoint
 from model import checkpoint
 from model import device as devices
 from model.gpt import GPT
@@ -37,7 +37,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
     found = checkpoint.weights(folder, say)
     if found is None:
-        raise NoSuchRun(f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps")
+        raise without_checkpoint(folder)
     weights, step = found
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     network.load_state_dict(weights)

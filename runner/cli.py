@@ -127,7 +127,9 @@ def _as_one_line(error: Exception, debug: bool) -> click.ClickException:
     if type(error).__name__ == "Unavailable":  # by name too: nothing of the cloud is loaded here
         return RunnerError(f"Modal does not answer: {error}; check the network and type the same again")
     if isinstance(error, OSError):
-        return RunnerError(f"{error}; `runner doctor` checks this machine")
+        from job.disk import in_words
+
+        return RunnerError(f"{in_words(error)}; `runner doctor` checks this machine")
     where = "" if debug else "; this is a fault of the runner: `runner --debug ...` shows where"
     return RunnerError(f"{type(error).__name__}: {error}{where}")
 

@@ -24,7 +24,8 @@ def common_facts(
 ) -> Facts:
     """The facts that are read from this machine's disk; the target replaces what it knows better."""
     command = request.command
-    record = read_record(here.run(request.run)) if request.job.has_run else None
+    of_run = request.job.has_run or request.job.reads_run
+    record = read_record(here.run(request.run)) if of_run else None
     data = request.settings.data.dataset if request.settings else None
     weights = weights_of(request.settings)
     writes = request.job.has_run or request.detach

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -54,8 +55,9 @@ def make_folder(folder: Path) -> None:
 
 
 def note_exit(folder: Path, code: int) -> None:
-    """Note the exit status of what was started last."""
-    write_atomically(folder / EXIT, f"{code}\n")
+    """Note the exit status of what was started last, where the disk has room for that: the run is `dead` without it."""
+    with suppress(OSError):
+        write_atomically(folder / EXIT, f"{code}\n")
 
 
 def read_exit(folder: Path) -> int | None:
@@ -66,9 +68,11 @@ def read_exit(folder: Path) -> int | None:
         return None
 
 
-def forget_unbegun(folder: Path, code: int) -> None:
+def forget_unbegun(folder: Path, code: int) -> bool:
     """Remove the folder where a job ended with ``code`` for a mistake, or by a Ctrl-C, before it wrote anything into it:
-    the same name begins anew."""
+    the same name begins anew. Whether that was so: a folder that somebody else deleted may have held a run."""
     ends = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED)
-    if code in ends and folder.is_dir() and {path.name for path in folder.iterdir()} <= {NAME, EXIT}:
+    unbegun = code in ends and folder.is_dir() and {path.name for path in folder.iterdir()} <= {NAME, EXIT}
+    if unbegun:
         shutil.rmtree(folder)
+    return unbegun

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.published import weights_of
+from job.runs import checkpoints_gone
 from job.same_job import other_job
 from job.same_recipe import other_recipe
 from runner.command_plan import command_plan, folder_notes, planned_folder
@@ -132,6 +133,8 @@ def _check(request: Request, facts: Facts) -> None:
         if why:  # the job would refuse it too, on a machine that is paid for
             raise usage(why)
     if request.job.reads_run and facts.step is None and facts.account:
+        if facts.finished:
+            raise not_found(checkpoints_gone(request.run, facts.target, _recipe_of_run(request, facts)))
         raise not_found(
             f"run '{request.run}' has no checkpoint yet; `runner status {request.run}` says how far it is"
         )
@@ -144,6 +147,12 @@ def _check(request: Request, facts: Facts) -> None:
             f"{request.gpus} GPUs are asked for and {facts.target} has {facts.gpus or 'none'}; "
             f"{facts.gpu_remedy or 'ask for fewer'}, or add --device cpu for {request.gpus} processes on the CPU"
         )
+
+
+def _recipe_of_run(request: Request, facts: Facts) -> str:
+    """The run's own recipe as it is typed here; of one in the cloud it is not here."""
+    here = (v.here for v in facts.volumes if v.name == "checkpoints" and not v.remote)
+    return next((f"{folder}/{request.run}/recipe.yaml" for folder in here), "RECIPE")
 
 
 def _program(request: Request, facts: Facts) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def read_request(
         settings=settings_of_run(files, run, overrides) if files is not None else None,
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
-        choices=absolute(line.choices, cwd) if line.choices else None,
+        choices=_file_of(line.choices, cwd) if line.choices else None,
         detach=line.detach,
         as_json=line.as_json,
         more=more,
@@ -255,6 +255,13 @@ def _check_options(line: CommandLine, job: Job) -> None:
         raise usage(f"{job.name} needs no device; leave --device away")
     if (line.gpu or 1) > 1 and not job.in_processes:
         raise usage(f"{job.name} runs in one process; leave --gpu away")
+
+
+def _file_of(choices: str, cwd: Path) -> str:
+    path = absolute(choices, cwd)
+    if not Path(path).is_file():
+        raise usage(f"--choices {choices}: there is no such file; docs/recipes.md says what is in one")
+    return path
 
 
 def _from_here(override: str, cwd: Path) -> str:

@@ -55,6 +55,11 @@ def resume_request(
     settings = settings_of_run(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and target is not found.target:
         raise RunnerError(_not_there(run, found.target.name, target.name))
+    if settings is None and found.state.attempts:
+        raise RunnerError(
+            f"the recipe.yaml of run '{run}' is gone, which it would go on with; put it back into its folder, or train "
+            f"another: `runner {target.name} RECIPE --name {run}-2`"
+        )
     if settings is None:
         raise RunnerError(
             f"run '{run}' has no recipe yet: it ended before it began; start it again with "

@@ -11,7 +11,10 @@ from job.step_folders import LATEST, steps
 from runner.containers import is_container_id
 from runner.heartbeat import is_fresh
 from runner.launch_record import read_exit, read_launch
+from runner.outcome import SIGKILL_STATUS
 from runner.targets.protocol import RunState, Started
+
+SIGNALS = 128  # an exit status of 128 + n: signal n ended it
 
 # Whether what was started lives, and the exit status where only the target knows it.
 Look = Callable[[Started], tuple[bool, int | None]]
@@ -77,20 +80,22 @@ def _state(
         record = RunRecord(name=folder.name, job=launch.job if launch else "train")
     loss = record.val_loss if record.val_loss is not None else record.train_loss
     asked = attempt.launch.get("gpu") if attempt else None
+    status = judge(record, attempt, launch, lives, code)
+    reason = _reason(status, attempt, code)
     began = max((a for a in (attempt and attempt.started, launch and launch.started) if a), default=None)
     return RunState(
         run=folder.name,
         job=launch.job if launch else record.job,
         target=target,
-        status=judge(record, attempt, launch, lives, code),
+        status=status,
         alive=lives,
         gpu=asked or (attempt.device if attempt else None) or None,
         step=record.step,
         max_steps=record.max_steps,
         loss=loss,
         attempts=len(record.attempts),
-        reason=attempt.reason if attempt else None,
-        ends=tuple(a.reason for a in record.attempts if a.reason),
+        reason=reason,
+        ends=tuple(end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end),
         started=began,
         ended=attempt.ended if attempt else None,
         folder=str(folder),
@@ -118,7 +123,14 @@ def judge(
         case ExitStatus.UNFINISHED:
             return "unfinished"
         case _:
-            return "failed"
+            return "dead" if code > SIGNALS else "failed"
+
+
+def _reason(status: str, attempt: Attempt | None, code: int | None) -> str | None:
+    """Why the last attempt ended: its own word, else what is known of one that could say none."""
+    if (attempt is not None and attempt.reason) or status != "dead":
+        return attempt.reason if attempt else None
+    return f"killed by signal {code - SIGNALS}" if code and code != SIGKILL_STATUS else "killed"
 
 
 def _is_of(launch: Started, attempt: Attempt | None) -> bool:

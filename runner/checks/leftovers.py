@@ -8,7 +8,7 @@ from pathlib import Path
 
 from job.files import write_atomically
 from job.locations import VOLUMES
-from job.runs import heartbeat_age
+from job.runs import heartbeat_age, is_held
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene
@@ -18,7 +18,7 @@ from runner.sync.names import BLOCKS, PART
 
 ORDER = 77
 
-# Seconds. What was touched since may still be in the making.
+# Seconds. What was touched since may still be in the making, where no lock tells.
 IN_THE_MAKING = 3600.0
 
 
@@ -106,7 +106,12 @@ def _temporary(scene: Scene) -> list[Path]:
     for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
         is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
         run = root / path.relative_to(root).parts[0]
-        if not is_inside and _is_old(path) and not is_fresh(heartbeat_age(run)):
+        # A checkpoint is written by whoever holds the run's lock alone: where that is free, it is nobody's.
+        if path.name.startswith(PARTIAL) and (held := is_held(run)) is not None:
+            is_left = not held
+        else:
+            is_left = _is_old(path) and not is_fresh(heartbeat_age(run))
+        if is_left and not is_inside:
             found.append(path)
     return found
 

@@ -1,11 +1,13 @@
-"""Whether the volumes' folders are there and the user's own, and whether the disk has room."""
+"""Whether the volumes' folders are there and the user's own, and whether their disks and the checkout's have room."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from job.disk import free_bytes, nearest_there, size
 from job.locations import VOLUMES
+from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene, Severity
 
 ORDER = 60
@@ -25,9 +27,27 @@ def check(scene: Scene) -> Iterator[Finding]:
                 "error", f"{name} is not yours to write", f'sudo chown -R "$(id -u):$(id -g)" {name}', name
             )
     free = shutil.disk_usage(scene.checkout).free
+    remedy = "docker system prune removes images and containers of no use"
+    yield _room(free, f"{free / GIB:.0f} GiB free on the disk of the checkout", remedy)
+    yield from _other_disks(scene)
+
+
+def _other_disks(scene: Scene) -> Iterator[Finding]:
+    """Those of the volumes, where variables such as CHECKPOINTS_PATH or a mount put them elsewhere."""
+    seen = {scene.checkout.stat().st_dev}
+    for name in VOLUMES:
+        path = nearest_there(getattr(volumes(scene.checkout, scene.environ), name))
+        disk = path.stat().st_dev
+        if disk not in seen:
+            seen.add(disk)
+            free = free_bytes(path)
+            remedy = f"make room in {path}, or let {name.upper()}_PATH name a folder on another disk"
+            yield _room(free, f"{size(free)} free on the disk of {name}, {path}", remedy)
+
+
+def _room(free: int, message: str, remedy: str) -> Finding:
     severity: Severity = "error" if free < TOO_LITTLE else "warning" if free < LITTLE else "ok"
-    remedy = "" if severity == "ok" else "docker system prune removes images and containers of no use"
-    yield Finding(severity, f"{free / GIB:.0f} GiB free on the disk of the checkout", remedy)
+    return Finding(severity, message, "" if severity == "ok" else remedy)
 
 
 def fix(scene: Scene) -> Iterator[str]:

@@ -29,7 +29,7 @@ def command(env: Environment, run: str, as_json: bool) -> int:
         return 0
     for name, value in rows(state):
         env.write(f"{name:<9} {value}")
-    if state.status in ("dead", "failed") and state.reason is None:
+    if state.status == "dead" or (state.status == "failed" and state.reason is None):
         for line in found.target.output(run, 10):
             env.say(f"  {line}")
     if state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:

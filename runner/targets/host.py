@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.locations import CACHES
 from runner.checkout import volumes
 from runner.dotenv import secret_values
 from runner.extras import install_line
@@ -60,12 +61,14 @@ class Host:
         self.locations = volumes(checkout, env.environ)
         self.has_module = has_module or (lambda name: find_spec(name) is not None)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._launched: dict[str, Started] = {}
 
     def facts(self, request: Request) -> Facts:
         """Look for modules, GPUs, the run's folder and the commit."""
         found = common_facts(self, self.env, self.checkout, self.locations, request)
         here = self.locations
-        variables = here.environment()
+        own = {name: value for name in CACHES if (value := self.env.environ.get(name))}
+        variables = here.environment() | {name: str(self.env.cwd / path) for name, path in own.items()}
         if request.command is not None:
             variables |= for_command(self.env.environ)
         return replace(
@@ -120,7 +123,12 @@ class Host:
             identity=identity_of(process.pid),
         )
         if plan.is_noted:
-            write_launch(folder, launch)
+            try:
+                write_launch(folder, launch)
+            except OSError:  # a full disk: nobody would find the job again
+                signal_group(launch, signal.SIGKILL)
+                raise
+            self._launched[plan.run] = launch
         self._processes[launch.id] = process
         return launch
 
@@ -143,7 +151,8 @@ class Host:
         code = code if code >= 0 else 128 - code
         if read_launch(folder) == started:
             note_exit(folder, code)
-            forget_unbegun(folder, code)
+            if forget_unbegun(folder, code):
+                self._launched.pop(started.run)
         return int(ExitStatus.INTERRUPTED) if interrupts.killed and code else code
 
     def stop(self, run: str, now: bool = False) -> bool:
@@ -173,8 +182,8 @@ class Host:
         return state_named(run, self.locations.checkpoints, self.name, self._look)
 
     def launched(self, run: str) -> Started | None:
-        """What the run's folder says."""
-        return read_launch(self.locations.run(run))
+        """What the run's folder says; of a folder that was deleted meanwhile, what was started from here."""
+        return read_launch(self.locations.run(run)) or self._launched.get(run)
 
     def output(self, run: str, lines: int) -> list[str]:
         """The end of ``output.txt``; empty where the last attempt was not detached."""

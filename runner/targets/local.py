@@ -71,6 +71,7 @@ class Local:
         self.compose = Compose(self.machine, checkout)
         self.locations = volumes(checkout, {})  # what the compose file binds, whatever the host target uses
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._launched: dict[str, Started] = {}
 
     def facts(self, request: Request) -> Facts:
         """Look at the engine, the compose file, the image and the run's folder. RunnerError without an engine."""
@@ -122,6 +123,7 @@ class Local:
         launch = Started(plan.run, self.name, plan.job, id, started, plan.detach, plan.gpus, plan.device)
         if plan.is_noted:
             write_launch(folder, launch)
+            self._launched[plan.run] = launch
         return launch
 
     def follow(self, started: Started) -> int:
@@ -150,7 +152,8 @@ class Local:
         folder = self.locations.run(started.run)
         if read_launch(folder) == started:
             note_exit(folder, code)
-            forget_unbegun(folder, code)
+            if forget_unbegun(folder, code):
+                self._launched.pop(started.run)
         ended_by_us = interrupts.killed or too_early
         return int(ExitStatus.INTERRUPTED) if ended_by_us and code else code
 
@@ -180,8 +183,8 @@ class Local:
         )
 
     def launched(self, run: str) -> Started | None:
-        """What the run's folder says."""
-        return read_launch(self.locations.run(run))
+        """What the run's folder says; of a folder that was deleted meanwhile, what was started from here."""
+        return read_launch(self.locations.run(run)) or self._launched.get(run)
 
     def output(self, run: str, lines: int) -> list[str]:
         """The end of what the container printed, while the engine still has it."""

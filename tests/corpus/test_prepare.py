@@ -347,7 +347,11 @@ def test_text_that_is_no_utf8_is_located(
     [
         ("words", "documents", r"f\.txt: is a single document.*data\.split=tail"),
         ("", "tail", r"f\.txt: is empty"),
-        ("x", "tail", "too little text to split: it gives 0 training and 2 validation tokens"),
+        (
+            "x",
+            "tail",
+            "it gives 0 training and 2 validation tokens; take more text, or another data.val_frac",
+        ),
     ],
 )
 def test_what_cannot_be_split_says_so(

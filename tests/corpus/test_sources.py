@@ -101,7 +101,7 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
         ):
             documents(tmp_path / name, tmp_path)
         assert documents(tmp_path / name, tmp_path, "content") == ["x"]
-        with pytest.raises(DataError, match="'id' holds int, not text"):
+        with pytest.raises(DataError, match="int, not text, in the column 'id'"):
             documents(tmp_path / name, tmp_path, "id")
 
 
@@ -110,6 +110,18 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "byte 14 is no JSON"),
         ("a.jsonl", b"[1]\n", "no column"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"body": "y"}\n',
+            "line at byte 14 has no column 'text'; its columns are body;",
+        ),
+        (
+            "a.txt",
+            "\ufeffü".encode("utf-16-le"),
+            "is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 .*a.txt >",
+        ),
+        ("a.txt.gz", gzip.compress("\ufeffü".encode("utf-16-be"), mtime=0), "is UTF-16 text"),
+        ("a.json", b' [\n {"text": "x"}]', r"array of JSON objects.*`cat .*a\.json \| jq -c '\.\[\]' >"),
         ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
         # Without a time in it, which would be in the name of the test, another one in each process of pytest.
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-9], "can't be unpacked"),
@@ -120,6 +132,11 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, word
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}.*{words}"):
         documents(tmp_path / name, tmp_path)
+
+
+def test_an_array_among_texts_is_a_text(tree: Path, tmp_path: Path) -> None:
+    (tree / "c.json").write_text('[{"a": 1}]')
+    assert documents(tree, tmp_path)[-1] == '[{"a": 1}]'
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
@@ -133,12 +150,13 @@ def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "in"
     folder.mkdir()
     rows = [f"row {i}\n" * 3 for i in range(700)]
-    (folder / "a.txt").write_text("".join(rows[:50]) + "ü" * 1000 + " x" * 500)
+    (folder / "a.txt").write_text("\ufeff" + "".join(rows[:50]) + "ü" * 1000 + " x" * 500)
     (folder / "b.txt.gz").write_bytes(gzip.compress("".join(rows[:50]).encode()))
     (folder / "c.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows[:50]))
     pq.write_table(pa.table({"text": rows}), folder / "d.parquet", row_group_size=300)
     files = find_files(str(folder), tmp_path)
     whole = list(read(files, "text"))
+    assert (whole[0].first, whole[0].offset, whole[0].text[:5]) == (True, 3, b"row 0")  # without the mark
     for at in [*range(0, len(whole) - 701, 3), *range(len(whole) - 701, len(whole), 97)]:
         cursor: Cursor = whole[at].after
         assert next(read(files, "text", cursor), None) == (whole[at + 1] if at + 1 < len(whole) else None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from job.runs import NoSuchRun, RunRecord, find_run
+from job.runs import NoSuchRun, RunRecord, find_run, without_checkpoint
 from job.session import RunRefused, Session, refuse_changes
 
 
@@ -34,5 +34,19 @@ def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
         (tmp_path / name / "recipe.yaml").write_text("")
     assert find_run(None, tmp_path).name == "b"
     assert find_run("a", tmp_path).name == "a"
-    with pytest.raises(NoSuchRun, match=r"no run c in .*; there are: c, b, a"):
+    with pytest.raises(NoSuchRun, match=r"no run d in .*; there are: c, b, a"):
+        find_run("d", tmp_path)
+    with pytest.raises(NoSuchRun, match=r"run c is a command, and no network"):
         find_run("c", tmp_path)
+    (tmp_path / "a" / "recipe.yaml").unlink()
+    with pytest.raises(
+        NoSuchRun, match=r"run a has no recipe\.yaml in .*a, which .* runner host train --name a-2"
+    ):
+        find_run("a", tmp_path)
+
+
+def test_a_finished_run_without_checkpoints_had_some(tmp_path: Path) -> None:
+    RunRecord("a", status="unfinished").write(tmp_path / "a")
+    assert "has no checkpoint yet" in str(without_checkpoint(tmp_path / "a"))
+    RunRecord("a", status="finished").write(tmp_path / "a")
+    assert "are gone; to train it anew: runner host" in str(without_checkpoint(tmp_path / "a"))

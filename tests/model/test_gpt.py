@@ -49,6 +49,9 @@ def test_random_weights_of_transformers_give_equal_logits_both_ways(tmp_path: Pa
     assert (ours(tokens) - expected).abs().max() < 1e-4
 
     export(ours, tmp_path / "ours", eot=0)
+    assert (
+        len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1
+    )  # who reads one reads all
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
     assert (again(tokens).logits - expected).abs().max() < 1e-4
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from job.disk import DiskFull, in_words
+from job.files import naming, write_atomically
 from model import checkpoint
+from tests.model.conftest import Lab
+
+NO_ROOM = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
 class OnGpu(torch.Tensor):
@@ -81,3 +90,86 @@ def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(tmp_path: Path, 
     assert said == [
         "damaged checkpoint passed over: step_00000002: manifest.json is missing or unreadable; going back to the one before"
     ]
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on the disk has room for a part of a file of weights."""
+
+    def save(tensors: dict[str, torch.Tensor], path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError(NO_ROOM)
+
+    return lambda: monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: Callable[[], None]) -> None:
+    for step in (1, 2):
+        checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1 << 18)}, {}, {}))
+    full()
+    writer = checkpoint.BackgroundWriter(tmp_path, pytest.fail)
+    writer.submit(3, ({"w": torch.ones(1 << 18)}, {}), {})
+    with pytest.raises(DiskFull) as raised:
+        writer.wait()
+    said = str(raised.value)
+    assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MiB" in said
+    assert "iB are free; step_00000002 is the last good one" in said
+    assert (
+        f"(its oldest checkpoint is {tmp_path}/step_00000001) and type `runner resume {tmp_path.name}`"
+        in said
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NO_ROOM, "the disk of RUN is full: the checkpoint of step 10 needs"),
+        (
+            "I/O error: No such file or directory (os error 2)",
+            "[Errno 2] No such file or directory: 'RUN/.partial",
+        ),
+    ],
+)
+def test_what_the_system_refuses_ends_a_training_in_one_line(lab: Lab, error: str, words: str) -> None:
+    _, err = lab.run_python(
+        "import sys\n"
+        "from safetensors import SafetensorError\n"
+        "from model import checkpoint, train\n"
+        "def save(*_, **__):\n"
+        f"    raise SafetensorError({error!r})\n"
+        "checkpoint.save_file = save\n"
+        f"sys.exit(train.main([{str(lab.recipe)!r}, 'max_steps=10', '--name', 't']))\n",
+        status=100,
+    )
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: " + words.replace("RUN", str(lab.run_folder("t"))))
+    assert '"status": "failed"' in (lab.run_folder("t") / "run.json").read_text()
+
+
+def test_the_weights_can_be_read_by_whom_the_rest_can(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = checkpoint.write(tmp_path, checkpoint.Checkpoint(1, {"w": torch.ones(1)}, {}, {}))
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o640"}
+    assert len([*folder.iterdir()]) == 4
+
+
+def test_an_error_of_the_system_names_a_file_or_the_fullest_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_atomically(tmp_path / "run.json", "{}")
+    assert in_words(raised.value).startswith(f"{tmp_path}/run.json: no space left on device: ")
+    assert not [*tmp_path.iterdir()]  # no half a file
+    for name in ("DATA_PATH", "CHECKPOINTS_PATH", "CACHE_PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert in_words(OSError(errno.ENOSPC, "No space left on device")).startswith(f"{tmp_path}: no space left")
+    with pytest.raises(FileNotFoundError, match="gone"), naming(tmp_path / "gone"):
+        raise SafetensorError("I/O error: No such file or directory (os error 2)")

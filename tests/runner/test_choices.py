@@ -23,6 +23,17 @@ def test_the_file_is_handed_on_and_mounted_where_the_job_is_contained() -> None:
     assert (given.here, given.writable) == ("/home/me/hellaswag.jsonl", False)
 
 
+def test_a_file_that_is_not_there_is_a_mistake_before_anything_starts(
+    type_, make_run, fake, checkout
+) -> None:
+    make_run("warm", step=50)
+    result = type_("runner host evaluate --name warm --choices no.jsonl")
+    assert (result.exit_code, fake.did) == (2, [])
+    assert result.stderr.startswith("error: --choices no.jsonl: there is no such file")
+    (checkout / "no.jsonl").touch()
+    assert type_("runner host evaluate --name warm --choices no.jsonl").exit_code == 0
+
+
 def test_it_belongs_to_evaluate() -> None:
     with pytest.raises(RunnerError, match="belongs to evaluate, not to train"):
         _check_options(CommandLine(choices="x.jsonl"), JOBS["train"])

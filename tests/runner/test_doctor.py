@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,22 @@ class TestFindings:
         usage = shutil.disk_usage("/")._replace(free=int(free * 1024**3))
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         assert any("GiB free" in message for message in found(severity))
+
+    def test_room_on_the_disk_of_a_volume_elsewhere(
+        self, docker, found, env, checkout, tmp_path, monkeypatch
+    ) -> None:
+        import shutil
+
+        elsewhere = Path("/dev/shm")  # a disk of its own, for a folder that is not there yet
+        if not elsewhere.is_dir() or elsewhere.stat().st_dev == checkout.stat().st_dev:
+            pytest.skip("there is one disk alone")
+        env.environ = {**docker.variables, "CHECKPOINTS_PATH": str(elsewhere / "no" / "runs")}
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path: usage._replace(free=(path != elsewhere) * 2**40)
+        )
+        assert "0.0 MiB free on the disk of checkpoints, /dev/shm" in found("error")
+        assert "1024 GiB free on the disk of the checkout" in found("ok")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -163,6 +164,17 @@ class TestLeftovers:
     def test_so_is_what_is_young(self, type_, half) -> None:
         type_("runner doctor --fix")
         assert half.is_dir()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="locks of containers are seen on Linux alone")
+    def test_where_nothing_holds_the_runs_lock_it_is_nobodys(self, type_, find, half) -> None:
+        (half.parent / "heartbeat").touch()
+        with (half.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            type_("runner doctor --fix")
+            assert half.is_dir()
+        assert find(".partial_step_00000050 was not written to its end")["severity"] == "warning"
+        type_("runner doctor --fix")
+        assert not half.exists()
 
     def test_an_interrupted_transfer_is_named_and_kept(self, type_, find, make_run) -> None:
         part = make_run("warm") / ".model.safetensors.part"

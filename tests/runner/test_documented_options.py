@@ -52,3 +52,21 @@ def test_they_are_found() -> None:
     assert ("host", "--force") in named_in(text)
     assert ("local", "--shards") in named_in(text)
     assert ("cloud", "--b") not in named_in(text)
+
+
+def test_a_text_of_ones_own_goes_into_a_dataset_of_its_own() -> None:
+    """`prepare --source` without a recipe writes into the default one's dataset, from which the next run would learn."""
+    for path in FILES:
+        for found in LINE.finditer(path.read_text(encoding="utf-8")):
+            words = found[2].split()
+            if "prepare" in words and "--source" in words and words[words.index("prepare") + 1] == "--source":
+                assert "data.dataset=" in found[2], f"{path.relative_to(ROOT)}: {found[0]}"
+
+
+def test_the_page_on_sweeps_puts_trials_and_seed_where_they_are_read() -> None:
+    from runner.sweep.config import SweepConfig
+
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert "under `space:` `trials: 12` and `seed: 1`" in page
+    space = {"random": {"lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 12, "seed": 1}
+    SweepConfig.model_validate({"recipe": "quickstart", "space": space, "metric": "val_loss", "goal": "min"})

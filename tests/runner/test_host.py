@@ -98,6 +98,12 @@ class TestAttached:
         out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=60)
         assert out == f"{tmp_path / 'd'}\n"
 
+    def test_a_cache_of_the_users_own_is_theirs(self, spawn, job, checkout, tmp_path) -> None:
+        job("import os; print(os.environ['TIKTOKEN_CACHE_DIR'], os.environ['TRITON_CACHE_DIR'])")
+        own = {"TIKTOKEN_CACHE_DIR": "words", "TRITON_CACHE_DIR": ""}
+        out, _ = spawn("host", **own, CACHE_PATH=str(tmp_path)).communicate(timeout=60)
+        assert out == f"{checkout / 'words'} {tmp_path / 'triton'}\n"
+
     def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
         job("import os; print(os.environ.get('WANDB_API_KEY'))")
         (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
@@ -124,7 +130,24 @@ class TestAttached:
         assert process.returncode == int(code)
         assert "error: no such text" in err
         assert "runner logs" not in err  # there are none
+        assert ("nothing was begun" in err) == (code == "1")
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    def test_a_run_whose_folder_was_deleted_was_begun_all_the_same(self, spawn, job, folder) -> None:
+        job(
+            "import shutil, sys, time\n"
+            "from pathlib import Path\n"
+            f"folder = Path({str(folder)!r})\n"
+            "while not (folder / 'launch.json').exists():\n"
+            "    time.sleep(0.01)\n"
+            "shutil.rmtree(folder)\n"
+            "sys.exit('error: there is no log.txt')\n"
+        )
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 100
+        assert "nothing was begun" not in err
+        assert "the job failed with exit status 1" in err
 
     def test_ctrl_c_while_torch_is_imported_ends_it_without_a_traceback(self, spawn, job, checkout) -> None:
         job("print('importing', flush=True)\nimport time; time.sleep(600)")
@@ -189,6 +212,15 @@ class TestSignals:
         assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+
+
+def test_a_finished_run_whose_checkpoints_were_deleted_says_so(spawn, make_run) -> None:
+    folder = make_run("warm")
+    process = spawn("host", "sample", "--name", "warm")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 102
+    said = f"run warm is finished, and its checkpoints are gone; to train it anew: runner host {folder}/recipe.yaml"
+    assert f"{said} --name warm-2" in err
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")

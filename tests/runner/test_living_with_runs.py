@@ -16,6 +16,7 @@ from runner import run_folders, run_log
 from runner.facts import busy_in
 from runner.folder import Folder
 from runner.heartbeat import FRESH_SECONDS
+from runner.launch_record import write_launch
 from runner.run_folders import judge, newest_step, states
 from runner.run_table import age
 from runner.sweep.record import SweepRecord, Trial
@@ -118,7 +119,8 @@ class TestJudgement:
             ("running", OURS, True, None, "running"),
             ("finished", Attempt(started=5.0), True, None, "starting"),
             ("running", OURS, False, None, "dead"),
-            ("running", OURS, False, 137, "failed"),
+            ("running", OURS, False, 137, "dead"),
+            ("running", OURS, False, 1, "failed"),
             ("running", None, False, 0, "finished"),
             ("running", OURS, False, 101, "unfinished"),
             ("unfinished", OURS, False, None, "unfinished"),
@@ -139,6 +141,16 @@ class TestJudgement:
         long_ago = time.time() - FRESH_SECONDS - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["dead"]
+
+    @pytest.mark.parametrize(
+        ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
+    )
+    def test_what_was_killed_is_dead_and_says_so(self, make_run, code: int | None, why: str) -> None:
+        attempts = [{"started": 1.0, "reason": "SIGTERM"}, {"started": 5.0, "launch": {"target": "host"}}]
+        folder = make_run("warm", status="running", attempts=attempts)
+        write_launch(folder, Started("warm", "host", "train", "1", 4.0))
+        (state,) = states(folder.parent, "host", lambda _: (False, code))
+        assert (state.status, state.reason, state.ends) == ("dead", why, ("SIGTERM", why))
 
     def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
         both = [
@@ -340,6 +352,13 @@ class TestResume:
         other = env.targets["local"] = FakeTarget(checkout, name="local")
         type_("runner resume warm --on local")
         assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
+
+    def test_without_its_recipe_it_says_so(self, type_, env, checkout, make_run) -> None:
+        (make_run("warm", step=50, status="unfinished") / "recipe.yaml").unlink()
+        env.targets = {"host": Host(env, checkout)}
+        result = type_("runner resume warm")
+        assert result.exit_code == 1
+        assert "the recipe.yaml of run 'warm' is gone" in result.stderr
 
     def test_a_mistake_is_one_line(self, type_, warm) -> None:
         for line, message in [

@@ -220,7 +220,7 @@ class TestDetached:
             ("abc\twarm\tUp 3 minutes (healthy)\n", "starting"),
             ("abc\twarm\tExited (0) 1 second ago\n", "finished"),
             ("abc\twarm\tExited (101) 1 second ago\n", "unfinished"),
-            ("abc\twarm\tExited (137) 1 second ago\n", "failed"),
+            ("abc\twarm\tExited (137) 1 second ago\n", "dead"),
             ("", "dead"),
         ],
     )

@@ -232,6 +232,12 @@ class TestRefusals:
             ({"contained": False}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
             ({}, {"device": "mps"}, "which local does not see; type: runner host", 2),
             ({}, {"job": JOBS["sample"], "recipe": None}, "has no checkpoint yet", 102),
+            (
+                {"finished": True},
+                {"job": JOBS["sample"], "recipe": None},
+                "its checkpoints are gone; to train it anew: runner local /home/me/gpt/volumes/checkpoints/warm/recipe.yaml --name warm-2",
+                102,
+            ),
         ],
     )
     def test_what_can_not_be_done(self, facts, request_, message: str, code: int) -> None:
