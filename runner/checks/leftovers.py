@@ -30,7 +30,7 @@ def check(scene: Scene) -> Iterator[Finding]:
         )
     for volume in VOLUMES:
         root: Path = getattr(volumes(scene.checkout, scene.environ), volume)
-        parts = [path for path in _hidden(root, f".*{PART}") if _is_old(path)]
+        parts = [path for path in _hidden(root, f".*{PART}") if _age(path) > IN_THE_MAKING]
         if parts:
             size = sum(path.stat().st_size for path in parts) / 1024**2
             yield Finding(
@@ -105,6 +105,7 @@ def _temporary(scene: Scene) -> list[Path]:
     root = volumes(scene.checkout, scene.environ).checkpoints
     for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
         is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
+<<<<<<< HEAD
         run = root / path.relative_to(root).parts[0]
         # A checkpoint is written by whoever holds the run's lock alone: where that is free, it is nobody's.
         if path.name.startswith(PARTIAL) and (held := is_held(run)) is not None:
@@ -112,8 +113,20 @@ def _temporary(scene: Scene) -> list[Path]:
         else:
             is_left = _is_old(path) and not is_fresh(heartbeat_age(run))
         if is_left and not is_inside:
+=======
+        if not is_inside and _is_left(path, root / path.relative_to(root).parts[0]):
+>>>>>>> wt-disk
             found.append(path)
     return found
+
+
+def _is_left(path: Path, run: Path) -> bool:
+    """A checkpoint that a training writes is nobody's as soon as the run's lock is free. A transfer's holds no lock, and is
+    told by being younger than the last heartbeat here."""
+    beat, held = heartbeat_age(run), is_held(run)
+    if path.name.startswith(PARTIAL) and beat is not None and held is not None and _age(path) > beat - 60:
+        return not held
+    return _age(path) > IN_THE_MAKING and not _is_alive(run)
 
 
 def _hidden(root: Path, pattern: str) -> list[Path]:
@@ -130,9 +143,9 @@ def _is_whole(step: Path) -> bool:
     return manifest is not None and missing_from(manifest, sizes) is None
 
 
-def _is_old(path: Path) -> bool:
+def _age(path: Path) -> float:
     inside = path.rglob("*") if path.is_dir() else ()
-    return time.time() - max(p.lstat().st_mtime for p in (path, *inside)) > IN_THE_MAKING
+    return time.time() - max(p.lstat().st_mtime for p in (path, *inside))
 
 
 def _name(scene: Scene, path: Path) -> str:

@@ -30,6 +30,8 @@ def test_a_file_that_is_not_there_is_a_mistake_before_anything_starts(
     result = type_("runner host evaluate --name warm --choices no.jsonl")
     assert (result.exit_code, fake.did) == (2, [])
     assert result.stderr.startswith("error: --choices no.jsonl: there is no such file")
+    pushed = type_("runner host evaluate --name warm --choices /vol/data/hellaswag.jsonl")
+    assert pushed.exit_code == 0, pushed.stderr
     (checkout / "no.jsonl").touch()
     assert type_("runner host evaluate --name warm --choices no.jsonl").exit_code == 0
 
@@ -37,5 +39,3 @@ def test_a_file_that_is_not_there_is_a_mistake_before_anything_starts(
 def test_it_belongs_to_evaluate() -> None:
     with pytest.raises(RunnerError, match="belongs to evaluate, not to train"):
         _check_options(CommandLine(choices="x.jsonl"), JOBS["train"])
-    pushed = type_("runner host evaluate --name warm --choices /vol/data/hellaswag.jsonl")
-    assert pushed.exit_code == 0, pushed.stderr

@@ -176,6 +176,13 @@ class TestLeftovers:
         type_("runner doctor --fix")
         assert not half.exists()
 
+    def test_what_a_transfer_brings_after_a_training_here_is_let_alone(self, type_, half) -> None:
+        (half.parent / "lock").touch()
+        (half.parent / "heartbeat").touch()
+        long_ago(half.parent / "heartbeat")
+        type_("runner doctor --fix")
+        assert half.is_dir()
+
     def test_an_interrupted_transfer_is_named_and_kept(self, type_, find, make_run) -> None:
         part = make_run("warm") / ".model.safetensors.part"
         part.write_bytes(b"x" * 1024**2)
