@@ -105,17 +105,7 @@ def _temporary(scene: Scene) -> list[Path]:
     root = volumes(scene.checkout, scene.environ).checkpoints
     for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
         is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
-<<<<<<< HEAD
-        run = root / path.relative_to(root).parts[0]
-        # A checkpoint is written by whoever holds the run's lock alone: where that is free, it is nobody's.
-        if path.name.startswith(PARTIAL) and (held := is_held(run)) is not None:
-            is_left = not held
-        else:
-            is_left = _is_old(path) and not is_fresh(heartbeat_age(run))
-        if is_left and not is_inside:
-=======
         if not is_inside and _is_left(path, root / path.relative_to(root).parts[0]):
->>>>>>> wt-disk
             found.append(path)
     return found
 
@@ -126,7 +116,7 @@ def _is_left(path: Path, run: Path) -> bool:
     beat, held = heartbeat_age(run), is_held(run)
     if path.name.startswith(PARTIAL) and beat is not None and held is not None and _age(path) > beat - 60:
         return not held
-    return _age(path) > IN_THE_MAKING and not _is_alive(run)
+    return _age(path) > IN_THE_MAKING and not is_fresh(heartbeat_age(run))
 
 
 def _hidden(root: Path, pattern: str) -> list[Path]:
