@@ -1,5 +1,6 @@
 """A folder of somebody else's that behaves as nanoGPT does: its own model.py, a config file of Python, data that
-prepare.py writes beside itself, a checkpoint that is written in place, and no word about signals."""
+prepare.py writes beside itself, a checkpoint, and no word about signals. The checkpoint is replaced, not written in place as
+nanoGPT's: a busy machine may stop a program between the two halves of that."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ print(f"model: {NAME}")
 while iter_num < max_iters:
     iter_num += 1
     time.sleep(pause)
-    with open("out/ckpt.pt", "w") as file:
+    with open("out/.ckpt.pt", "w") as file:
         file.write(str(iter_num))
+    os.replace("out/.ckpt.pt", "out/ckpt.pt")
     print(f"iter {iter_num}: loss 1.0")
 print("done", file=sys.stderr)
 """
