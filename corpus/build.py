@@ -24,13 +24,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from corpus import DataError, Progress, Report, Stop, fineweb, never, quiet, sources
-from corpus.meta import FINEWEB, JOURNAL, META, Meta, dataset_meta, differences, is_prepared
+from corpus.meta import JOURNAL, META, Meta, dataset_meta, differences, is_prepared
 from corpus.shards import SPLITS, ShardWriter, Split, Tokens, shard_paths
 from corpus.sources import Cursor, SourceFile
 from corpus.split import ByDocument, ByTail, Part, Splitter, count_characters
 from corpus.tokenizers import Tokenizer, from_meta
 from job.exit_status import Interrupted
 from job.files import alone_in, write_atomically
+from job.published import FINEWEB
 from job.recipe import DataConfig
 
 JOURNAL_SECONDS = 5.0

@@ -11,9 +11,10 @@ from pathlib import Path
 from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
 from corpus.hub import address, headers
-from corpus.meta import FINEWEB, Meta, shards_meta
+from corpus.meta import Meta, shards_meta
 from corpus.shards import read_header
 from job.exit_status import Interrupted
+from job.published import FINEWEB
 from job.recipe import DataConfig
 
 REPOSITORY = "datasets/kjj0/fineweb10B-gpt2"  # on the Hugging Face Hub

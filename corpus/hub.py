@@ -13,7 +13,7 @@ from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
 from job.files import alone_in
 from job.locations import Locations
-from job.published import Published, other_shape, weights_of
+from job.published import Published, gpt2_shape, other_shape, weights_of
 from job.recipe import Recipe
 
 ENDPOINT = "https://huggingface.co"  # HF_ENDPOINT names a mirror
@@ -57,9 +57,16 @@ def ensure_weights(
                 continue
             url = address(source.repository, name, source.revision)
             report(f"downloading {url}")
-            tell = lambda done, total: report(Progress("downloading", done, total))  # noqa: E731
             try:
-                download(url, folder / name, headers=headers(), check=check, report=tell, should_stop=should_stop, pause=pause)  # fmt: skip
+                download(
+                    url,
+                    folder / name,
+                    headers=headers(),
+                    check=check,
+                    report=lambda done, total: report(Progress("downloading", done, total)),
+                    should_stop=should_stop,
+                    pause=pause,
+                )
             except DataError as error:
                 raise recipe.mistake("train.init_from", f"{error}{_advice(str(error))}") from None
 
@@ -68,12 +75,13 @@ def _fits(recipe: Recipe, source: Published) -> Callable[[Path], None]:
     def check(path: Path) -> None:
         try:
             config: dict[str, Any] = json.loads(path.read_text())
-            theirs = {"n_layer": config["n_layer"], "n_head": config["n_head"], "n_embd": config["n_embd"]}
+            layers, heads, width = (config[name] for name in ("n_layer", "n_head", "n_embd"))
+            is_gpt2 = config["model_type"] == "gpt2"
         except (ValueError, KeyError, TypeError):
-            config, theirs = {}, {}
-        if config.get("model_type") != "gpt2":
+            is_gpt2 = False
+        if not is_gpt2:
             raise DataError(f"{source.repository} is no GPT-2, and no other network can be read")
-        theirs = {"variant": "gpt2", **theirs, "block_size": config.get("n_positions", 1024), "bias": True}
+        theirs = gpt2_shape(layers, heads, width, config.get("n_positions", 1024))
         if words := other_shape(recipe.model.model_dump(), theirs):
             raise DataError(f"{source.repository} is another network than the recipe's; write {words}")
 

@@ -11,10 +11,10 @@ from typing import Any
 from corpus import DataError
 from corpus.shards import SPLITS, Shard, read_header, shard_paths
 from job.files import write_atomically
+from job.published import FINEWEB
 from job.recipe import DataConfig
 
 META, JOURNAL = "meta.json", ".progress.json"
-FINEWEB = "fineweb10B"  # the source that is downloaded as shards
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """python -m corpus.prepare [RECIPE] [key=value ...] [--source S]
 
 Makes the dataset of a recipe: downloads its text, splits it, and writes shards of tokens and meta.json into the
-data volume; published weights that the recipe begins with (train.init_from) go into the cache volume. What is there already is left alone. Interrupted, it goes on when the same is typed again.
+data volume; published weights that the recipe begins with (train.init_from) go into the cache volume. What is there
+already is left alone. Interrupted, it goes on when the same is typed again.
 
   python -m corpus.prepare shakespeare_char --source input.txt
   python -m corpus.prepare fineweb10B --shards 9
@@ -26,10 +27,11 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 import corpus
 from corpus.build import prepare
 from corpus.hub import ensure_weights
-from corpus.meta import FINEWEB, Meta
+from corpus.meta import Meta
 from job.command_line import argument_parser, load_recipe, parse, run
 from job.exit_status import ExitStatus
 from job.locations import Locations
+from job.published import FINEWEB
 from job.recipe import DataConfig, Recipe, RecipeError
 
 LINE_SECONDS = 5.0  # between lines of progress off a terminal

@@ -1,4 +1,5 @@
-"""Weights that others have published: what names them, and what they need of a recipe. Free of torch and of the network."""
+"""What others have published: a dataset, weights; their names, and what weights need of a recipe. Free of torch and of
+the network."""
 
 from __future__ import annotations
 
@@ -8,8 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
+FINEWEB = "fineweb10B"  # the dataset whose shards are downloaded: in a recipe a source, for `prepare` in a recipe's place
 # OpenAI's four (Radford et al. 2019), as the Hub has them: n_layer, n_head, n_embd. All with biases and 1,024 positions.
-GPT2 = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}  # fmt: skip
+GPT2 = {
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
 HUB = "hf://"
 NAMED = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 
@@ -53,7 +60,7 @@ def other_shape(mine: dict[str, object], theirs: dict[str, object]) -> str:
     return " ".join(f"{key}={str(value).lower()}" for key, value in theirs.items() if mine[key] != value)
 
 
-def gpt2_shape(source: str | None) -> dict[str, object]:
-    """What OpenAI's weights of this name ask of the section ``model``."""
-    layers, heads, width = GPT2[source or ""]
-    return {"variant": "gpt2", "n_layer": layers, "n_head": heads, "n_embd": width, "block_size": 1024, "bias": True}  # fmt: skip
+def gpt2_shape(n_layer: int, n_head: int, n_embd: int, block_size: int = 1024) -> dict[str, object]:
+    """What weights of GPT-2 ask of the section ``model``."""
+    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
+    return {"variant": "gpt2", **sizes, "bias": True}

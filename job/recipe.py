@@ -320,7 +320,7 @@ class Recipe(Section):
                 f"and have no window longer than block_size ({block})",
             )
         source = self.train.init_from
-        if source in GPT2 and (words := other_shape(self.model.model_dump(), gpt2_shape(source))):
+        if source in GPT2 and (words := other_shape(self.model.model_dump(), gpt2_shape(*GPT2[source]))):
             raise impossible(
                 "train.init_from", f"{source} is another network than the recipe's; write {words}"
             )

@@ -111,10 +111,10 @@ def apply_override(
     key = full_key(name, argument, known, section)
     *sections, leaf = key.split(".")
     tree = source.tree
-    for section in sections:
-        child = tree.get(section)
+    for name in sections:
+        child = tree.get(name)
         if child is None:
-            child = tree[section] = {}
+            child = tree[name] = {}
         if not isinstance(child, dict):
             return  # the file itself is wrong there; the check says so with its line
         tree = child

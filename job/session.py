@@ -140,9 +140,8 @@ class Session:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._tells_of_steps or time.monotonic() - self._progress < HANG_SECONDS:
-                with suppress(
-                    OSError
-                ):  # a volume that stumbles once must not end the thread: a live run would look dead
+                # A volume that stumbles once must not end the thread: a live run would look dead.
+                with suppress(OSError):
                     beat(self.folder)
 
 

@@ -37,9 +37,11 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
         except (OSError, UnicodeDecodeError) as error:
             raise recipe.mistake("sample.prompt", f"can't read {prompt[1:]}: {error}") from None
     start = [] if tokenizer.eot is None else [tokenizer.eot]
+    if not prompt and start:
+        return start
     if not prompt:
         texts = tokenizer.token_bytes()
-        return start or [texts.index(b"\n") if b"\n" in texts else 0]
+        return [texts.index(b"\n") if b"\n" in texts else 0]
     try:
         return [*start, *tokenizer.encode(prompt).tolist()]
     except ValueError as error:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from job.published import GPT2
+from job.published import FINEWEB, GPT2
 
 PROMPT_KEYS = {"sample.prompt", "prompt"}
-# A dataset whose shards are downloaded: `prepare` takes its name in a recipe's place.
-PUBLISHED = "fineweb10B"
-NAMES = {"stdlib", PUBLISHED, "null"}  # sources that are words, even where a file has that name
+NAMES = {"stdlib", FINEWEB, "null"}  # sources that are words, even where a file has that name
 # Overrides whose value may be a path, and the values that are words all the same. A prompt is one where it begins with @.
 PATH_KEYS = {"source": NAMES, "init_from": {*GPT2, "null"}}
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.published import weights_of
+from job.published import FINEWEB, weights_of
 from job.runs import checkpoints_gone
 from job.same_job import other_job
 from job.same_recipe import other_recipe
 from runner.command_plan import command_plan, folder_notes, planned_folder
 from runner.errors import RunnerError, not_found, usage
-from runner.paths import PUBLISHED, mount_point, path_in, replace_path, solid_part
+from runner.paths import mount_point, path_in, replace_path, solid_part
 from runner.planned import Facts, Plan, PlannedFolder, Volume, launch_variable
 from runner.request import Request
 
@@ -213,9 +213,7 @@ def _wanted_secrets(request: Request, facts: Facts) -> tuple[str, ...]:
     if settings is not None and settings.train.wandb_project and request.job.name == "train":
         wanted.add("WANDB_API_KEY")
     source = request.source or request.published or (settings.data.source if settings else None) or ""
-    if request.job.reads_recipe and (
-        source == PUBLISHED or "huggingface.co" in source or weights_of(settings)
-    ):
+    if request.job.reads_recipe and (source == FINEWEB or "huggingface.co" in source or weights_of(settings)):
         wanted.add("HF_TOKEN")  # the Hub gives more to those it knows, and some datasets to them alone
     return tuple(name for name in facts.secrets if name in wanted)
 

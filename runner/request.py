@@ -8,12 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from job.published import FINEWEB
 from job.runs import RUN_NAME
 from runner.arguments import CommandLine
 from runner.checkout import is_pipeline, is_sweep, recipes
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
-from runner.paths import PUBLISHED, absolute, path_in, replace_path
+from runner.paths import absolute, path_in, replace_path
 from runner.words import Words, sort_words
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_request(
     Raises RunnerError or RecipeError, exit code 2, for a mistake; RunnerError, 102, for a run that is missing.
     """
     known = recipes(checkout)
-    published = [PUBLISHED] if "prepare" in line.words else []
+    published = [FINEWEB] if "prepare" in line.words else []
     words = sort_words(
         line.words, [*known, *published], lambda: run_names(files) if files is not None else []
     )
@@ -73,7 +74,7 @@ def read_request(
     if line.name is not None:
         check_run_name(line.name)
     if words.recipe in published and words.recipe not in known:
-        return _download(line, job, PUBLISHED, overrides, more)
+        return _download(line, job, FINEWEB, overrides, more)
     if job.reads_recipe:
         return _with_recipe(line, job, overrides, find_recipe(words, known, checkout, cwd), cwd, more)
     if job.measures:

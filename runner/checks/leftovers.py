@@ -116,7 +116,7 @@ def _is_left(path: Path, run: Path) -> bool:
     beat, held = heartbeat_age(run), is_held(run)
     if path.name.startswith(PARTIAL) and beat is not None and held is not None and _age(path) > beat - 60:
         return not held
-    return _age(path) > IN_THE_MAKING and not is_fresh(heartbeat_age(run))
+    return _age(path) > IN_THE_MAKING and not is_fresh(beat)
 
 
 def _hidden(root: Path, pattern: str) -> list[Path]:

@@ -1,7 +1,6 @@
 """Whether the volumes' folders are there and the user's own, and whether their disks and the checkout's have room."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def check(scene: Scene) -> Iterator[Finding]:
             yield Finding(
                 "error", f"{name} is not yours to write", f'sudo chown -R "$(id -u):$(id -g)" {name}', name
             )
-    free = shutil.disk_usage(scene.checkout).free
+    free = free_bytes(scene.checkout)
     remedy = "docker system prune removes images and containers of no use"
     yield _room(free, f"{free / GIB:.0f} GiB free on the disk of the checkout", remedy)
     yield from _other_disks(scene)

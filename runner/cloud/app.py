@@ -112,11 +112,8 @@ def explained() -> Iterator[None]:
     except RunnerError:
         raise
     except exception.RemoteError as error:
-        advice = (
-            "type the same again"
-            if "shut-down" in str(error)
-            else "`docker compose build` builds the same here"
-        )
+        broken_off = images.BROKEN_OFF in str(error)
+        advice = "type the same again" if broken_off else "`docker compose build` builds the same here"
         raise RunnerError(f"Modal could not build the image: {error}; {advice}") from error
     except FileNotFoundError as error:  # a secret by a name that Modal does not have, for example
         raise RunnerError(f"Modal does not find it: {error}") from error

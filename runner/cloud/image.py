@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 STATE = "modal_image.json"  # in the cache volume of this machine
 WORKSPACE = "/workspace"
-BUILDER_VERSION = "2026.10"  # of Modal's image builder; the newest that the client of requirements.lock knows
-TRIES = 3  # of a build that Modal itself broke off
+BUILDER_VERSION = "2026.10"  # of Modal's image builder; the newest that its client knows (1.6.4)
+BROKEN_OFF = "external shut-down"  # in the error of a build that Modal itself ended
+TRIES = 3  # of such a build
 
 
 def make(image: modal.Image, say: Callable[[str], None]) -> None:
-    """Have Modal build it now. What Modal breaks off ("external shut-down") is built again, from the layers that are
-    there; RemoteError for a command of the Dockerfile that fails."""
+    """Have Modal build it now. What Modal itself ends is built again, from the layers that are there; RemoteError for a
+    command of the Dockerfile that fails."""
     from modal import exception
 
     for left in reversed(range(TRIES)):
@@ -39,7 +40,7 @@ def make(image: modal.Image, say: Callable[[str], None]) -> None:
             image.build()
             return
         except exception.RemoteError as error:
-            if "shut-down" not in str(error) or not left:
+            if BROKEN_OFF not in str(error) or not left:
                 raise
             say("Modal broke the build off; it is begun again")
 

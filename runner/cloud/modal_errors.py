@@ -49,10 +49,8 @@ def in_our_words() -> Iterator[None]:
         raise Unavailable(str(error)) from error
     except exception.DataLossError as error:
         raise RunnerError(f"Modal has lost data: {error}") from error
-    except (
-        exception.RemoteError
-    ):  # what an image's commands or a function's body gave: the caller knows which
-        raise
+    except exception.RemoteError:
+        raise  # what an image's commands or a function's body gave: the caller knows which
     except exception.Error as error:
         raise RunnerError(f"Modal: {error}") from error
 

@@ -114,7 +114,8 @@ def _on_nodes(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
 
 
 def prepares_first(request: Request, facts: CloudFacts, options: Options) -> bool:
-    """Whether the data is made, and published weights are downloaded, on a machine without a GPU before the one with GPUs is paid for."""
+    """Whether the data is made, and published weights are downloaded, on a machine without a GPU before the one with GPUs
+    is paid for."""
     weights = facts.weights_ready is False and facts.step is None
     missing = request.job.name == "train" and (facts.dataset_ready is False or weights)
     return missing and bool(options.gpus.names)
