@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.find_run import find_run
 from runner.history.past import read_runs
 from runner.history.reader import Reader
 from runner.report.page import html
+from runner.runs.find import find_run
 from runner.screen.view import Seen, screen
 from runner.terminal import Environment
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from runner.empty_values import refuse_empty
+from runner.command_line.empty_values import refuse_empty
 from runner.errors import RunnerError, did_you_mean
 from runner.terminal import Environment
 
@@ -90,7 +90,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """As click does, after click was told of the shell that it does not know."""
         if os.environ.get("_RUNNER_COMPLETE", "").startswith("powershell"):
-            import_module("runner.powershell")
+            import_module("runner.command_line.powershell")
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:

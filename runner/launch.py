@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
-from runner.arguments import CommandLine
 from runner.checkout import find_checkout
 from runner.cloud.account import is_set_up
-from runner.command_request import command_request
+from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError, usage
-from runner.experiment_request import (
+from runner.interrupts import release
+from runner.outcome import in_words, outcome
+from runner.plans.planned import Plan
+from runner.plans.table import show
+from runner.requests.command_request import command_request
+from runner.requests.experiment_request import (
     experiment_request,
     finished_record,
     names_experiment,
     show_finished,
 )
-from runner.interrupts import release
-from runner.outcome import in_words, outcome
-from runner.plan_table import show
-from runner.planned import Plan
-from runner.request import Request, read_request
+from runner.requests.request import Request, read_request
 from runner.targets import open_target
 from runner.targets.protocol import Started, Target
 from runner.terminal import Environment
@@ -34,7 +34,7 @@ def launch(
     target = open_target(target_name, env, checkout)
     files = target.files("checkpoints")
     if WORD in line.words and not line.command:
-        from runner.pipeline import run_pipeline  # it launches through this file
+        from runner.pipelines.pipeline import run_pipeline  # it launches through this file
 
         return run_pipeline(env, target, line, checkout, more)
     # Without a Modal account there is no run there yet, and the plan can be shown all the same.

@@ -13,13 +13,13 @@ from math import inf, isfinite
 
 from job.exit_status import ExitStatus
 from job.runs import parse_record
-from runner.arguments import CommandLine
 from runner.checkout import find_checkout
 from runner.checks import Scene
 from runner.cloud.account import is_set_up
+from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError
 from runner.launch import launch
-from runner.short_run import as_words, shortened
+from runner.requests.short_run import as_words, shortened
 from runner.targets import open_target
 from runner.terminal import Environment
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from runner.checkout import COMPOSE_FILE, GPU_COMPOSE_FILE
 from runner.checks.finding import Finding, Scene
-from runner.compose import Compose
+from runner.docker.compose import Compose
 from runner.errors import RunnerError
 
 ORDER = 20

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from runner.checks.finding import Finding, Scene
-from runner.compose import Compose
+from runner.docker.compose import Compose
 from runner.errors import RunnerError
 
 ORDER = 30

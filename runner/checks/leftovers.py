@@ -12,7 +12,7 @@ from job.runs import heartbeat_age, is_held
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene
-from runner.heartbeat import is_fresh
+from runner.runs.heartbeat import is_fresh
 from runner.sync.checkpoints import missing_from, parse_manifest
 from runner.sync.names import BLOCKS, PART
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from runner.checks.finding import Finding, Scene, Severity
+from runner.docker.settings_file import write_all, wrong
 from runner.dotenv import LINE
-from runner.settings_file import write_all, wrong
 
 ORDER = 50
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.cloud.mount import matcher
-from runner.command_plan import SEEDS
-from runner.planned import Plan
-from runner.setup import INSIDE, digest, setup_files
-from runner.shipped import Listing, keeps_out, list_files
+from runner.plans.command_plan import SEEDS
+from runner.plans.planned import Plan
+from runner.plans.setup import INSIDE, digest, setup_files
+from runner.plans.shipped import Listing, keeps_out, list_files
 
 if TYPE_CHECKING:
     import modal

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.shipped import keeps_out, list_files
+from runner.plans.shipped import keeps_out, list_files
 
 MOUNTED_THEMSELVES = ("volumes",)
 

@@ -12,7 +12,7 @@ from runner.cloud.deadlines import LONGEST_RUN
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.prices import Machine
 from runner.errors import usage
-from runner.request import Request
+from runner.requests.request import Request
 
 DEFAULT_GPU = "H100"  # of a training run whose recipe names none
 SMALL_GPUS = "L4,T4"  # what reads a checkpoint: sample, evaluate; the first has bf16

@@ -15,9 +15,9 @@ from runner.cloud.options import WITHOUT_GPU, Options
 from runner.cloud.prospects import refuse_too_large, warnings
 from runner.errors import usage
 from runner.history.numbers import dollars
-from runner.plan import make_plan, with_notes
-from runner.planned import Facts, Plan
-from runner.request import Request
+from runner.plans.plan import make_plan, with_notes
+from runner.plans.planned import Facts, Plan
+from runner.requests.request import Request
 
 MASTER_PORT = 29500  # torch's own default
 PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options

@@ -13,8 +13,8 @@ from runner.cloud import ledger as ledgers
 from runner.cloud.calls import CallState, look
 from runner.cloud.files import LateFiles
 from runner.cloud.ledger import CloudAttempt, Ledger
-from runner.launch_record import NAME as LAUNCH
-from runner.launch_record import parse_launch
+from runner.runs.launch_record import NAME as LAUNCH
+from runner.runs.launch_record import parse_launch
 from runner.targets.protocol import RunState, Started
 
 READERS = 16  # files that are read at a time; each is two round trips

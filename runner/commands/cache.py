@@ -11,7 +11,7 @@ They are made again when a job needs them: compiled again, downloaded again.
 
 import click
 
-from runner.arguments import JSON, YES
+from runner.command_line.arguments import JSON, YES
 from runner.terminal import Environment
 
 

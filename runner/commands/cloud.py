@@ -22,8 +22,8 @@ the run or only to leave it. Off a terminal SIGINT stops it, SIGTERM leaves it.
 
 import click
 
-from runner import completion
-from runner.arguments import CommandLine, LaunchCommand, launch_arguments
+from runner.command_line import completion
+from runner.command_line.arguments import CommandLine, LaunchCommand, launch_arguments
 from runner.terminal import Environment
 
 GPU = click.option(

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from runner import completion
-from runner.arguments import JSON
+from runner.command_line import completion
+from runner.command_line.arguments import JSON
 from runner.terminal import Environment
 
 PLOT = (100, 22)  # columns and lines at most

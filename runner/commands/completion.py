@@ -19,7 +19,7 @@ from runner.terminal import Environment
 def command(ctx: click.Context, shell: str) -> int:
     from click.shell_completion import get_completion_class
 
-    from runner import powershell  # noqa: F401  (known to click from here on)
+    from runner.command_line import powershell  # noqa: F401  (known to click from here on)
 
     env = ctx.ensure_object(Environment)
     complete = get_completion_class(shell)

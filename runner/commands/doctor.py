@@ -13,8 +13,8 @@ half-written checkpoints and lets `latest` name a whole one.
 
 import click
 
-from runner import completion
-from runner.arguments import JSON, YES
+from runner.command_line import completion
+from runner.command_line.arguments import JSON, YES
 from runner.terminal import Environment
 
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "warning", "error": "error  "}

@@ -17,7 +17,7 @@ Or any command in any folder, as a run like the others (docs/commands.md):
 
 import click
 
-from runner.arguments import CommandLine, LaunchCommand, launch_arguments
+from runner.command_line.arguments import CommandLine, LaunchCommand, launch_arguments
 from runner.terminal import Environment
 
 

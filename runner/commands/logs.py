@@ -7,7 +7,7 @@
 
 import click
 
-from runner import completion
+from runner.command_line import completion
 from runner.terminal import Environment
 
 
@@ -20,10 +20,10 @@ from runner.terminal import Environment
 def command(env: Environment, run: str, follow: bool, lines: int | None, since: str | None) -> int:
     import time
 
-    from runner import run_log
     from runner.cloud.durations import seconds
     from runner.errors import not_found, usage
-    from runner.find_run import find_run
+    from runner.runs import log as run_log
+    from runner.runs.find import find_run
 
     found = find_run(env, run)
     files, path = found.target.files("checkpoints"), f"{run}/log.txt"

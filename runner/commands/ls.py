@@ -7,7 +7,7 @@
 
 import click
 
-from runner.arguments import JSON, VOLUME
+from runner.command_line.arguments import JSON, VOLUME
 from runner.terminal import Environment
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner import completion
-from runner.arguments import JSON
+from runner.command_line import completion
+from runner.command_line.arguments import JSON
 from runner.terminal import Environment
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def command(
     from runner.cloud.gpus import Gpus, parse_gpus
     from runner.cloud.price_file import current_prices
     from runner.cloud.prices import BUILT_IN
+    from runner.command_line.words import sort_words
     from runner.errors import usage
-    from runner.request import find_recipe
-    from runner.words import sort_words
+    from runner.requests.request import find_recipe
 
     checkout = find_checkout(env.cwd)
     known = recipes(checkout)

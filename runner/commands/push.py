@@ -11,8 +11,8 @@ It can be interrupted at any moment; the same line goes on from there.
 
 import click
 
-from runner import completion
-from runner.arguments import VOLUME, transfer_options
+from runner.command_line import completion
+from runner.command_line.arguments import VOLUME, transfer_options
 from runner.terminal import Environment
 
 

@@ -9,7 +9,7 @@ is RUN.html here; `--into -` prints it.
 
 import click
 
-from runner import completion
+from runner.command_line import completion
 from runner.terminal import Environment
 
 

@@ -19,8 +19,8 @@ line.
 
 import click
 
-from runner import completion
-from runner.arguments import DETACH, DEVICE, DRY_RUN, JSON, YES, CommandLine
+from runner.command_line import completion
+from runner.command_line.arguments import DETACH, DEVICE, DRY_RUN, JSON, YES, CommandLine
 from runner.terminal import Environment
 
 
@@ -62,7 +62,7 @@ def command(
     yes: bool,
 ) -> int:
     from runner.launch import carry_out
-    from runner.resume import resume_request
+    from runner.requests.resume import resume_request
 
     line = CommandLine(name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes)
     given = {"gpu": gpu, "timeout": timeout, "max-cost": max_cost}

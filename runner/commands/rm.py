@@ -6,7 +6,7 @@
 
 import click
 
-from runner.arguments import VOLUME, YES
+from runner.command_line.arguments import VOLUME, YES
 from runner.terminal import Environment
 
 

@@ -10,7 +10,7 @@ A run is `dead` when it ended without a word; like an `unfinished` one,
 
 import click
 
-from runner.arguments import JSON
+from runner.command_line.arguments import JSON
 from runner.terminal import Environment
 
 
@@ -20,8 +20,8 @@ from runner.terminal import Environment
 def command(env: Environment, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from runner.find_run import every_run
-    from runner.run_table import show_runs
+    from runner.runs.find import every_run
+    from runner.runs.table import show_runs
 
     states = [found.state for found in every_run(env)]
     if as_json:

@@ -13,8 +13,8 @@ it, or after --idle minutes without a key; no key or token of yours goes in.
 
 import click
 
-from runner import completion
-from runner.arguments import YES
+from runner.command_line import completion
+from runner.command_line.arguments import YES
 from runner.terminal import Environment
 
 
@@ -53,6 +53,6 @@ def command(
         from runner.cloud.shell import run_shell
 
         return run_shell(env, find_checkout(env.cwd), gpu, words, idle * 60, yes)
-    from runner.services import run_service
+    from runner.docker.services import run_service
 
     return run_service(env, "shell", words)

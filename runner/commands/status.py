@@ -6,8 +6,8 @@
 
 import click
 
-from runner import completion
-from runner.arguments import JSON
+from runner.command_line import completion
+from runner.command_line.arguments import JSON
 from runner.terminal import Environment
 
 
@@ -18,9 +18,9 @@ from runner.terminal import Environment
 def command(env: Environment, run: str, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from runner.find_run import find_run
     from runner.jobs import WITH_RUN
-    from runner.run_table import rows
+    from runner.runs.find import find_run
+    from runner.runs.table import rows
 
     found = find_run(env, run)
     state = found.state

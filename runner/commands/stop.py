@@ -6,7 +6,7 @@
 
 import click
 
-from runner import completion
+from runner.command_line import completion
 from runner.terminal import Environment
 
 
@@ -16,8 +16,8 @@ from runner.terminal import Environment
 @click.pass_obj
 def command(env: Environment, run: str, now: bool) -> int:
     from runner.errors import RunnerError
-    from runner.find_run import find_run
     from runner.jobs import WITH_RUN
+    from runner.runs.find import find_run
 
     found = find_run(env, run)
     if found.state.is_copy:

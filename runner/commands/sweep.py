@@ -11,8 +11,8 @@ goes on, also after a crash, and repeats nothing that is done.
 
 import click
 
-from runner import completion
-from runner.arguments import DEVICE, DRY_RUN, JSON, YES
+from runner.command_line import completion
+from runner.command_line.arguments import DEVICE, DRY_RUN, JSON, YES
 from runner.commands.cloud import REGION, TIMEOUT
 from runner.terminal import Environment
 

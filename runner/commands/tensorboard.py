@@ -12,6 +12,6 @@ from runner.terminal import Environment
 @click.command(help=__doc__)
 @click.pass_obj
 def command(env: Environment) -> int:
-    from runner.services import up_service
+    from runner.docker.services import up_service
 
     return up_service(env, "tensorboard")

@@ -11,8 +11,8 @@ line every 10 seconds.
 
 import click
 
-from runner import completion
-from runner.arguments import JSON
+from runner.command_line import completion
+from runner.command_line.arguments import JSON
 from runner.terminal import Environment
 
 
@@ -22,7 +22,7 @@ from runner.terminal import Environment
 @JSON
 @click.pass_obj
 def command(env: Environment, run: str | None, every: float | None, as_json: bool) -> int:
-    from runner.find_run import find_run, newest_run
+    from runner.runs.find import find_run, newest_run
     from runner.screen.watch import watch
 
     return watch(env, find_run(env, run) if run else newest_run(env), every, as_json)

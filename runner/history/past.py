@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from runner.errors import not_found
-from runner.find_run import find_run
 from runner.history.reader import History, Place, Reader
+from runner.runs.find import find_run
 from runner.terminal import Environment
 
 

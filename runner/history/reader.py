@@ -19,8 +19,8 @@ from runner.cloud.ledger import Ledger
 from runner.history.growing import GrowingFile
 from runner.history.metrics import Metrics
 from runner.history.text import plain
-from runner.launch_record import NAME as LAUNCH
-from runner.launch_record import parse_launch
+from runner.runs.launch_record import NAME as LAUNCH
+from runner.runs.launch_record import parse_launch
 from runner.targets.protocol import Entry, Files, RunState, Started
 
 LOG_LINES = 200

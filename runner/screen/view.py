@@ -12,7 +12,7 @@ from rich.text import Text
 from runner.history.numbers import dollars, duration, gibibytes
 from runner.history.reader import History
 from runner.history.text import one_line
-from runner.run_table import attempts
+from runner.runs.table import attempts
 from runner.screen.plot import Line, plot
 
 STATUS_STYLE = {

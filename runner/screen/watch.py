@@ -12,9 +12,9 @@ from dataclasses import replace
 from job.exit_status import ExitStatus
 from runner.checkout import find_checkout
 from runner.errors import RunnerError, not_found
-from runner.find_run import Found
 from runner.history.reader import Reader
 from runner.interrupts import Interrupts
+from runner.runs.find import Found
 from runner.screen.keys import Keys
 from runner.screen.looker import Gone, Looker
 from runner.screen.view import Seen, facts, line, screen

@@ -18,7 +18,7 @@ from job.exit_status import ExitStatus
 from runner.errors import RunnerError
 from runner.history.numbers import dollars
 from runner.interrupts import Interrupts
-from runner.request import Request
+from runner.requests.request import Request
 from runner.sweep.budget import Purse, expected_cost, shares
 from runner.sweep.look import Look, is_unavailable
 from runner.sweep.median import Curve, hopeless

@@ -13,8 +13,8 @@ from runner.cloud.plan import CloudFacts
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import EXPERIMENT, JOBS
 from runner.launch import confirm
-from runner.planned import Plan
-from runner.request import Request, check_run_name
+from runner.plans.planned import Plan
+from runner.requests.request import Request, check_run_name
 from runner.sweep.conduct import Conductor
 from runner.sweep.config import Scalar, SweepConfig, load_sweep
 from runner.sweep.outcome import show_outcome

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from runner.errors import RunnerError
 from runner.history.growing import GrowingFile
-from runner.on_volumes import record_of
-from runner.request import Request
+from runner.requests.request import Request
+from runner.runs.on_volumes import record_of
 from runner.sweep.median import Curve, curve
 from runner.sweep.record import Trial, now
 from runner.sweep.subject import Subject

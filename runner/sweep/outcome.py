@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.extras import install_line
 from runner.history.numbers import dollars
-from runner.run_table import age
+from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.terminal import Environment
 

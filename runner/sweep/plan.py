@@ -7,8 +7,8 @@ from typing import Any
 
 from runner.cloud.durations import in_words
 from runner.history.numbers import dollars
-from runner.plan_table import show_rows
-from runner.planned import Plan
+from runner.plans.planned import Plan
+from runner.plans.table import show_rows
 from runner.sweep.outcome import shown
 from runner.sweep.record import SweepRecord
 from runner.terminal import Environment

@@ -5,8 +5,8 @@ from __future__ import annotations
 from job.exit_status import ExitStatus
 from runner.errors import RunnerError
 from runner.interrupts import Interrupts
-from runner.request import Request
-from runner.run_log import tail
+from runner.requests.request import Request
+from runner.runs.log import tail
 from runner.sweep.budget import shares
 from runner.sweep.conduct import NO_LIMIT, Conductor
 from runner.sweep.starting import start

@@ -6,8 +6,8 @@ import os
 from dataclasses import replace
 
 from runner.machine import Machine
-from runner.planned import Plan
-from runner.request import Request
+from runner.plans.planned import Plan
+from runner.requests.request import Request
 from runner.targets.protocol import Target
 from runner.terminal import Environment
 

@@ -14,16 +14,16 @@ from job.recipe_yaml import full_key
 from job.runs import RunRecord
 from job.same_experiment import other_experiment
 from job.signature import ExperimentError, Signature, read_signature
-from runner.arguments import CommandLine
 from runner.checkout import recipes
-from runner.command import Command
+from runner.command_line.arguments import CommandLine
+from runner.command_line.paths import absolute, path_in, replace_path
 from runner.errors import did_you_mean
-from runner.experiment import Experiment
-from runner.experiment_request import folder_of
 from runner.jobs import EXPERIMENT, JOBS
-from runner.paths import absolute, path_in, replace_path
-from runner.request import Request
-from runner.short_run import shortened
+from runner.requests.command import Command
+from runner.requests.experiment import Experiment
+from runner.requests.experiment_request import folder_of
+from runner.requests.request import Request
+from runner.requests.short_run import shortened
 from runner.sweep.config import Scalar, SweepConfig
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")

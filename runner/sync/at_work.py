@@ -7,7 +7,7 @@ import time
 from job.runs import parse_record
 from runner.cloud import ledger
 from runner.cloud.volumes import VolumeFiles
-from runner.heartbeat import is_fresh
+from runner.runs.heartbeat import is_fresh
 
 
 def is_at_work(files: VolumeFiles, run: str, heartbeat: float | None) -> bool:

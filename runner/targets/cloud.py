@@ -32,19 +32,19 @@ from runner.cloud.prices import BUILT_IN, Prices, per_hour
 from runner.cloud.secrets import check_there
 from runner.cloud.servers import check_proxy, check_reachable
 from runner.cloud.volumes import modal_name
-from runner.command import Command, folder_name
 from runner.dotenv import secret_names
 from runner.errors import RunnerError, usage
 from runner.interrupts import keep
 from runner.jobs import COMMAND
-from runner.launch_record import NAME as LAUNCH
-from runner.launch_record import dumps
-from runner.on_volumes import is_ready
 from runner.outcome import outcome
-from runner.planned import Facts, Plan, Volume
-from runner.request import Request, settings_begun_with
-from runner.setup import digest, setup_lines
-from runner.shipped import list_files
+from runner.plans.planned import Facts, Plan, Volume
+from runner.plans.setup import digest, setup_lines
+from runner.plans.shipped import list_files
+from runner.requests.command import Command, folder_name
+from runner.requests.request import Request, settings_begun_with
+from runner.runs.launch_record import NAME as LAUNCH
+from runner.runs.launch_record import dumps
+from runner.runs.on_volumes import is_ready
 from runner.targets.protocol import Files, RunState, Started
 from runner.terminal import Environment
 from runner.waiting import wait_until

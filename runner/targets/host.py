@@ -21,11 +21,17 @@ from job.locations import CACHES
 from runner.checkout import volumes
 from runner.dotenv import secret_values
 from runner.extras import install_line
-from runner.facts import common_facts
 from runner.folder import Folder
-from runner.host_command import for_command, occupied
+from runner.host.command import for_command, occupied
+from runner.host.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
 from runner.interrupts import Interrupts, keep
-from runner.launch_record import (
+from runner.machine import Machine
+from runner.plans.facts import common_facts
+from runner.plans.plan import make_plan
+from runner.plans.planned import Facts, Plan, Volume
+from runner.requests.request import Request
+from runner.runs.folders import state_named, states
+from runner.runs.launch_record import (
     forget_unbegun,
     make_folder,
     note_exit,
@@ -33,12 +39,6 @@ from runner.launch_record import (
     read_launch,
     write_launch,
 )
-from runner.machine import Machine
-from runner.plan import make_plan
-from runner.planned import Facts, Plan, Volume
-from runner.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
-from runner.request import Request
-from runner.run_folders import state_named, states
 from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
 from runner.waiting import wait_until
@@ -205,7 +205,7 @@ class Host:
 
     def _detach(self, plan: Plan, folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
         # The supervisor is this installation's (-P), the job the checkout's, which is its working folder.
-        command = [sys.executable, "-P", "-m", "runner.detached", str(folder), *plan.command]
+        command = [sys.executable, "-P", "-m", "runner.host.detached", str(folder), *plan.command]
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))
         with (folder / "output.txt").open("wb") as output:

@@ -18,23 +18,8 @@ from job.exit_status import ExitStatus
 from job.locations import VOLUMES
 from job.runs import read_record
 from runner.checkout import volumes
-from runner.command import Command
-from runner.compose import Compose, shell_variables
-from runner.containers import Container, container_named, containers, labels
-from runner.dotenv import secret_values
-from runner.errors import RunnerError
-from runner.facts import common_facts
-from runner.folder import Folder
-from runner.interrupts import Interrupts, keep
-from runner.launch_record import (
-    forget_unbegun,
-    make_folder,
-    note_exit,
-    read_exit,
-    read_launch,
-    write_launch,
-)
-from runner.local_command import (
+from runner.command_line.paths import mount_point
+from runner.docker.command import (
     IMAGE_VARIABLE,
     binds,
     build_layer,
@@ -42,13 +27,28 @@ from runner.local_command import (
     layer_name,
     prepare_folder,
 )
+from runner.docker.compose import Compose, shell_variables
+from runner.docker.containers import Container, container_named, containers, labels
+from runner.docker.settings_file import write_missing
+from runner.dotenv import secret_values
+from runner.errors import RunnerError
+from runner.folder import Folder
+from runner.interrupts import Interrupts, keep
 from runner.machine import Machine
-from runner.paths import mount_point
-from runner.plan import make_plan
-from runner.planned import Facts, Plan, PlannedFolder, Volume
-from runner.request import Request
-from runner.run_folders import state_named, states
-from runner.settings_file import write_missing
+from runner.plans.facts import common_facts
+from runner.plans.plan import make_plan
+from runner.plans.planned import Facts, Plan, PlannedFolder, Volume
+from runner.requests.command import Command
+from runner.requests.request import Request
+from runner.runs.folders import state_named, states
+from runner.runs.launch_record import (
+    forget_unbegun,
+    make_folder,
+    note_exit,
+    read_exit,
+    read_launch,
+    write_launch,
+)
 from runner.targets.protocol import Files, RunState, Started, Target
 from runner.terminal import Environment
 

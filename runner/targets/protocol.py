@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runner.planned import Facts, Plan
-from runner.request import Request
+from runner.plans.planned import Facts, Plan
+from runner.requests.request import Request
 
 
 @dataclass(frozen=True)

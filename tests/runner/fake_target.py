@@ -8,11 +8,11 @@ from pathlib import Path
 
 from job.runs import read_record
 from runner.folder import Folder
-from runner.launch_record import read_launch
-from runner.plan import make_plan, with_notes
-from runner.planned import Facts, Plan, Volume
-from runner.request import Request
-from runner.run_folders import newest_step
+from runner.plans.plan import make_plan, with_notes
+from runner.plans.planned import Facts, Plan, Volume
+from runner.requests.request import Request
+from runner.runs.folders import newest_step
+from runner.runs.launch_record import read_launch
 from runner.targets.protocol import RunState, Started
 
 

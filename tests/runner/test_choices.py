@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from runner.arguments import CommandLine
+from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError
 from runner.jobs import JOBS
-from runner.request import _check_options
+from runner.requests.request import _check_options
 from tests.runner.test_plan import HERE, INSIDE, plan
 
 

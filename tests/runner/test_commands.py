@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from job.runs import read_record
-from runner.command import Command, run_name
-from runner.command_request import name_for
 from runner.folder import Folder
+from runner.requests.command import Command, run_name
+from runner.requests.command_request import name_for
 from runner.targets.protocol import Entry
 from tests.runner.nano_folder import make_folder
 from tests.waiting import wait_for

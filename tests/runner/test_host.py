@@ -15,9 +15,9 @@ from shutil import which
 import pytest
 
 from job.runs import read_record
-from runner import processes
-from runner.launch_record import read_exit, read_launch
-from runner.processes import is_alive
+from runner.host import processes
+from runner.host.processes import is_alive
+from runner.runs.launch_record import read_exit, read_launch
 from runner.targets.protocol import Started
 from runner.terminal import Environment
 from tests.runner.conftest import ROOT
@@ -357,7 +357,7 @@ def test_without_torch_it_says_how_to_get_it(type_, env, checkout) -> None:
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout) -> None:
     from dataclasses import replace
 
-    from runner.processes import identity_of, this_machine
+    from runner.host.processes import identity_of, this_machine
     from runner.targets.protocol import Started
 
     mine = Started(

@@ -12,13 +12,14 @@ import pytest
 from experiment.output import Tee
 from job.display import Display
 from job.runs import Attempt, RunRecord
-from runner import run_folders, run_log
-from runner.facts import busy_in
 from runner.folder import Folder
-from runner.heartbeat import FRESH_SECONDS
-from runner.launch_record import write_launch
-from runner.run_folders import judge, newest_step, states
-from runner.run_table import age
+from runner.plans.facts import busy_in
+from runner.runs import folders as run_folders
+from runner.runs import log as run_log
+from runner.runs.folders import judge, newest_step, states
+from runner.runs.heartbeat import FRESH_SECONDS
+from runner.runs.launch_record import write_launch
+from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.targets.host import Host
 from runner.targets.local import Local
@@ -338,7 +339,7 @@ class TestResume:
         assert (plan.recipe, plan.resume, plan.run) == ("/vol/checkpoints/warm/recipe.yaml", 50, "warm")
 
     def test_on_as_many_gpus_as_before(self, type_, fake, warm) -> None:
-        from runner.launch_record import write_launch
+        from runner.runs.launch_record import write_launch
 
         fake.has = {"gpus": 8}
         write_launch(warm, Started("warm", "host", "train", "1", 1.0, gpus=4))

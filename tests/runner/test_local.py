@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.launch_record import read_exit, read_launch, write_launch
+from runner.runs.launch_record import read_exit, read_launch, write_launch
 from runner.targets.local import Local
 from runner.targets.protocol import Started
 from tests.runner.docker_stand_in import GPU_CONFIG, own_settings

@@ -9,8 +9,8 @@ import pytest
 
 from job.recipe_errors import RecipeError
 from job.runs import RunRecord
-from runner.pipeline import decide
-from runner.pipeline_config import load_pipeline
+from runner.pipelines.config import load_pipeline
+from runner.pipelines.pipeline import decide
 from tests.runner.conftest import ROOT
 from tests.runner.nano_folder import make_folder
 from tests.waiting import wait_for

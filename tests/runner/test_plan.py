@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from job.recipe import Recipe
+from runner.command_line.paths import path_in
 from runner.errors import RunnerError
 from runner.folder import Folder
 from runner.jobs import JOBS
-from runner.on_volumes import is_ready
-from runner.paths import path_in
-from runner.plan import make_plan
-from runner.plan_table import rows
-from runner.planned import Facts, Plan, Volume
-from runner.request import Request
+from runner.plans.plan import make_plan
+from runner.plans.planned import Facts, Plan, Volume
+from runner.plans.table import rows
+from runner.requests.request import Request
+from runner.runs.on_volumes import is_ready
 
 SETTINGS = Recipe.model_validate(
     {"name": "warm", "data": {"dataset": "letters"}, "train": {"max_steps": 100, "global_batch_tokens": 2048}}

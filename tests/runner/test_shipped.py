@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.shipped import keeps_out, list_files
+from runner.plans.shipped import keeps_out, list_files
 
 FILES = {
     ".gitignore": "*.pt\n/data/\n!keep.pt\n",

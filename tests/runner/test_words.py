@@ -6,8 +6,8 @@ from itertools import permutations
 
 import pytest
 
+from runner.command_line.words import Words, sort_words
 from runner.errors import RunnerError
-from runner.words import Words, sort_words
 
 RECIPES = ("quickstart", "shakespeare_char")
 

@@ -20,9 +20,9 @@ from runner.cloud.options import from_pairs, read_options
 from runner.cloud.plan import CloudFacts, cloud_plan
 from runner.errors import RunnerError
 from runner.jobs import JOBS
-from runner.plan_table import rows
-from runner.planned import Plan, Volume
-from runner.request import Request
+from runner.plans.planned import Plan, Volume
+from runner.plans.table import rows
+from runner.requests.request import Request
 from runner.terminal import Environment
 from tests.runner.cloud.conftest import make_checkout
 

@@ -13,7 +13,7 @@ from runner.history.numbers import dollars, duration, gibibytes, short, ticks
 from runner.history.reader import Reader, flat_recipe
 from runner.history.results import in_words, results
 from runner.history.text import plain
-from runner.run_table import step
+from runner.runs.table import step
 from runner.targets.protocol import RunState
 from tests.runner.told_run import tell
 

@@ -12,7 +12,7 @@ from job.recipe import load
 from job.runs import RunRecord
 from runner.jobs import JOBS
 from runner.parity import SETTINGS, STEPS
-from runner.request import Request
+from runner.requests.request import Request
 from runner.sweep.config import Space, SweepConfig
 from runner.sweep.subject import Subject, find_subject
 from tests.runner.fake_target import FakeTarget

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.arguments import CommandLine
 from runner.checkout import find_checkout
+from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError, usage
-from runner.experiment import from_record
-from runner.experiment_request import experiment_request
-from runner.find_run import Found
-from runner.on_volumes import record_of
-from runner.request import Request
+from runner.requests.experiment import from_record
+from runner.requests.experiment_request import experiment_request
+from runner.requests.request import Request
+from runner.runs.find import Found
+from runner.runs.on_volumes import record_of
 from runner.targets import open_target
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.checkout import find_checkout
 from runner.cloud.account import NO_TOKEN, is_set_up
 from runner.errors import RunnerError, did_you_mean, not_found
-from runner.pulled_copy import pulled_copies
+from runner.runs.pulled_copy import pulled_copies
 from runner.targets import all_targets
 from runner.targets.protocol import RunState, Target
 from runner.terminal import Environment

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from runner.command_line.mistyped import with_blanks
 from runner.errors import did_you_mean, usage
 from runner.jobs import JOBS
-from runner.mistyped import with_blanks
 
 
 @dataclass(frozen=True)

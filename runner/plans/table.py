@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from runner.planned import Plan
+from runner.plans.planned import Plan
 from runner.terminal import Environment
 
 

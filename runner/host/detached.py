@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner.launch_record import note_exit
+from runner.runs.launch_record import note_exit
 
 
 def main() -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 from job.exit_status import ExitStatus
 from job.runs import RUN_NAME, Attempt, RunRecord, heartbeat_age, read_record
 from job.step_folders import LATEST, steps
-from runner.containers import is_container_id
-from runner.heartbeat import is_fresh
-from runner.launch_record import read_exit, read_launch
+from runner.docker.containers import is_container_id
 from runner.outcome import SIGKILL_STATUS
+from runner.runs.heartbeat import is_fresh
+from runner.runs.launch_record import read_exit, read_launch
 from runner.targets.protocol import RunState, Started
 
 SIGNALS = 128  # an exit status of 128 + n: signal n ended it

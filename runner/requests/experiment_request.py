@@ -13,15 +13,15 @@ from job.runs import RUN_NAME, RunRecord
 from job.same_experiment import other_experiment
 from job.signature import ExperimentError, read_signature
 from job.step_folders import sha256
-from runner.arguments import CommandLine
 from runner.checkout import find_checkout
-from runner.command import Command
-from runner.command_request import NO_SETUP
+from runner.command_line.arguments import CommandLine
 from runner.errors import did_you_mean, usage
-from runner.experiment import Experiment
 from runner.jobs import EXPERIMENT
-from runner.on_volumes import record_of
-from runner.request import Request, check_run_name
+from runner.requests.command import Command
+from runner.requests.command_request import NO_SETUP
+from runner.requests.experiment import Experiment
+from runner.requests.request import Request, check_run_name
+from runner.runs.on_volumes import record_of
 from runner.targets.protocol import Files
 from runner.terminal import Environment
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path, PurePosixPath
 
-from runner.command import Command
+from runner.requests.command import Command
 
 REQUIREMENTS = "requirements.txt"
 INSTALL = f"pip install -r {REQUIREMENTS}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from job.resume_words import words_of
-from runner.command import Command
-from runner.planned import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
-from runner.request import Request
+from runner.plans.planned import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
+from runner.requests.command import Command
+from runner.requests.request import Request
 
 SEEDS = "/job/.seeds"  # in the cloud: what the folder brings of its kept paths
 COPY = "/tmp/job"  # in the cloud: where the folder is copied to if its mount is read-only

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 from runner.checkout import find_checkout, volumes
-from runner.compose import Compose
+from runner.docker.compose import Compose
+from runner.docker.settings_file import write_missing
 from runner.errors import RunnerError
 from runner.machine import Machine
-from runner.settings_file import write_missing
 from runner.terminal import Environment
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from runner import completion
+from runner.command_line import completion
+from runner.command_line.mistyped import as_setting
 from runner.errors import usage
-from runner.mistyped import as_setting
 from runner.terminal import Environment
 
 

@@ -9,12 +9,12 @@ from job.published import weights_of
 from job.runs import heartbeat_age, read_record
 from runner.checkout import git_state
 from runner.dotenv import secret_names
-from runner.heartbeat import is_fresh
-from runner.on_volumes import is_ready
-from runner.planned import Facts
-from runner.request import Request, settings_begun_with
-from runner.run_folders import newest_step
-from runner.setup import setup_lines
+from runner.plans.planned import Facts
+from runner.plans.setup import setup_lines
+from runner.requests.request import Request, settings_begun_with
+from runner.runs.folders import newest_step
+from runner.runs.heartbeat import is_fresh
+from runner.runs.on_volumes import is_ready
 from runner.targets.protocol import Target
 from runner.terminal import Environment
 

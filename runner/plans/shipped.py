@@ -17,8 +17,8 @@ from typing import Any
 
 import pathspec
 
-from runner.command_plan import MUCH
-from runner.planned import Shipped
+from runner.plans.command_plan import MUCH
+from runner.plans.planned import Shipped
 
 # Never, whatever the ignore files say: history, keys, environments, what Python compiles. Names and not patterns:
 # asked of 50,000 paths, those of pathspec cost half a second.

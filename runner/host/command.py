@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.checkout import INSTALLED
-from runner.command import Command
+from runner.requests.command import Command
 
 # Set where the user has chosen an environment in this shell; its `python` is theirs then.
 CHOSEN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYENV_VIRTUAL_ENV")

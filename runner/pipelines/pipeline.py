@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
 from job.runs import RunRecord
-from runner.arguments import CommandLine
-from runner.command import Command
-from runner.command_request import command_of_run, refuse_another
+from runner.command_line.arguments import CommandLine
 from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
 from runner.launch import WORD, confirm, follow_plan
-from runner.on_volumes import record_of
-from runner.plan_table import show
-from runner.planned import Plan
-from runner.request import Request
+from runner.plans.planned import Plan
+from runner.plans.table import show
+from runner.requests.command import Command
+from runner.requests.command_request import command_of_run, refuse_another
+from runner.requests.request import Request
+from runner.runs.on_volumes import record_of
 from runner.targets.protocol import Target
 from runner.terminal import Environment
 
 if TYPE_CHECKING:
-    from runner.pipeline_config import Pipeline, Stage
+    from runner.pipelines.config import Pipeline, Stage
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -97,7 +97,7 @@ def decide(
 
 def _read(line: CommandLine, checkout: Path, cwd: Path) -> tuple[Pipeline, list[str]]:
     """The pipeline, and the stages that were named."""
-    from runner.pipeline_config import load_pipeline
+    from runner.pipelines.config import load_pipeline
 
     if line.detach:
         raise usage("a pipeline waits for each of its stages; leave --detach away")

@@ -1,4 +1,4 @@
-"""The values of a plan: what a target found, and what a launch will do. runner/plan.py decides the one from the other."""
+"""The values of a plan: what a target found, and what a launch will do. runner/plans/plan.py decides the one from the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from job.recipe import Recipe
     from job.runs import RunRecord
-    from runner.request import Request
+    from runner.requests.request import Request
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from job.recipe import Section, impossible
 from job.recipe_errors import RecipeError, describe
 from job.recipe_yaml import Source, apply_override, read_yaml
-from runner.command import Keep, read_keeps
 from runner.errors import RunnerError
+from runner.requests.command import Keep, read_keeps
 
 STAGE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from job.published import FINEWEB
 from job.runs import RUN_NAME
-from runner.arguments import CommandLine
 from runner.checkout import is_pipeline, is_sweep, recipes
+from runner.command_line.arguments import CommandLine
+from runner.command_line.paths import absolute, path_in, replace_path
+from runner.command_line.words import Words, sort_words
 from runner.errors import did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
-from runner.paths import absolute, path_in, replace_path
-from runner.words import Words, sort_words
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
-    from runner.command import Command
-    from runner.experiment import Experiment
+    from runner.requests.command import Command
+    from runner.requests.experiment import Experiment
     from runner.targets.protocol import Entry, Files
 
 DEFAULT_RECIPE = "quickstart"

@@ -14,14 +14,14 @@ from job.published import FINEWEB, weights_of
 from job.runs import checkpoints_gone
 from job.same_job import other_job
 from job.same_recipe import other_recipe
-from runner.command_plan import command_plan, folder_notes, planned_folder
+from runner.command_line.paths import mount_point, path_in, replace_path, solid_part
 from runner.errors import RunnerError, not_found, usage
-from runner.paths import mount_point, path_in, replace_path, solid_part
-from runner.planned import Facts, Plan, PlannedFolder, Volume, launch_variable
-from runner.request import Request
+from runner.plans.command_plan import command_plan, folder_notes, planned_folder
+from runner.plans.planned import Facts, Plan, PlannedFolder, Volume, launch_variable
+from runner.requests.request import Request
 
 if TYPE_CHECKING:
-    from runner.experiment import Experiment
+    from runner.requests.experiment import Experiment
 
 
 def make_plan(request: Request, facts: Facts) -> Plan:

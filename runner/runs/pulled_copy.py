@@ -17,10 +17,10 @@ from runner.cloud.calls import CallState
 from runner.cloud.records import CloudRun, state_of
 from runner.errors import RunnerError
 from runner.folder import Folder
-from runner.launch_record import read_launch
-from runner.planned import Facts, Plan
-from runner.request import Request
-from runner.run_folders import folders
+from runner.plans.planned import Facts, Plan
+from runner.requests.request import Request
+from runner.runs.folders import folders
+from runner.runs.launch_record import read_launch
 from runner.targets.protocol import Files, RunState, Started
 from runner.terminal import Environment
 

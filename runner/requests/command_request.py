@@ -10,11 +10,11 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from runner.arguments import CommandLine
-from runner.command import Command, from_record, read_keeps, run_name
+from runner.command_line.arguments import CommandLine
 from runner.errors import usage
 from runner.jobs import COMMAND
-from runner.request import Request, check_run_name, listing
+from runner.requests.command import Command, from_record, read_keeps, run_name
+from runner.requests.request import Request, check_run_name, listing
 from runner.targets.protocol import Files
 
 NO_SETUP = "none"  # as the one --setup: not even the folder's requirements.txt

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from runner.arguments import CommandLine
 from runner.checkout import find_checkout, volumes
 from runner.cloud.account import need_token
-from runner.command_request import command_of_run
+from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError, usage
-from runner.experiment_resume import resume_experiment
-from runner.find_run import Found, find_run
 from runner.jobs import COMMAND, EXPERIMENT, JOBS, WITH_RUN
-from runner.request import Request, settings_of_run
+from runner.requests.command_request import command_of_run
+from runner.requests.experiment_resume import resume_experiment
+from runner.requests.request import Request, settings_of_run
+from runner.runs.find import Found, find_run
 from runner.targets import open_target
 from runner.targets.protocol import Target
 from runner.terminal import Environment

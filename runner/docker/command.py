@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from job.kept import seed, share
 from runner.errors import RunnerError
 from runner.machine import Machine
-from runner.planned import PlannedFolder
-from runner.setup import INSIDE, digest, setup_files
-from runner.shipped import list_files
+from runner.plans.planned import PlannedFolder
+from runner.plans.setup import INSIDE, digest, setup_files
+from runner.plans.shipped import list_files
 from runner.terminal import Environment
 
 IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # which image docker-compose.yml takes

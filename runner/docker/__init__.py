@@ -1,0 +1,1 @@
+"""What stands between the runner and Docker: the compose file, containers, the user's settings."""
