@@ -10,6 +10,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
 from job.locations import Locations
+from job.quantities import byte_size
 from job.step_folders import step_folder, steps
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +29,7 @@ def in_words(error: BaseException) -> str:
     # What names no file is one of the volumes': the fullest.
     where = Path(error.filename) if error.filename else min(_volumes(), key=free_bytes)
     return (
-        f"{where}: {(error.strerror or 'the disk is full').lower()}: {size(free_bytes(where))} are free there; make "
+        f"{where}: {(error.strerror or 'the disk is full').lower()}: {byte_size(free_bytes(where))} are free there; make "
         "room on that disk and type the same again"
     )
 
@@ -53,7 +54,7 @@ def _no_room(run: Path, step: int, needed: int) -> str:
     last = f"{step_folder(run, there[-1]).name} is the last good one" if there else "there is none before it"
     older = f" (its oldest checkpoint is {step_folder(run, there[0])})" if len(there) > 1 else ""
     return (
-        f"the disk of {run} is full: the checkpoint of step {step} needs {size(needed)}, {size(free_bytes(run))} are "
+        f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, {byte_size(free_bytes(run))} are "
         f"free; {last}. Make room there{older} and type `runner resume {run.name}`"
     )
 
@@ -66,11 +67,6 @@ def free_bytes(path: Path) -> int:
 def nearest_there(path: Path) -> Path:
     """``path``, or the nearest folder above it that is there."""
     return next(each for each in (path, *path.parents) if each.exists())
-
-
-def size(count: float) -> str:
-    """``1.5 GiB``, ``0.4 MiB``."""
-    return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.1f} MiB"
 
 
 def _volumes() -> list[Path]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from job.files import naming
 from job.metrics import read_metrics
+from job.quantities import duration
 
 PLOT_HEIGHT = 14
 BAR = 16
@@ -41,16 +42,6 @@ def loss_plot(
         plotext.scatter([s for s, _ in val], [v for _, v in val], marker="x", label="validation loss")
     plotext.xlabel("step")
     return str(plotext.uncolorize(plotext.build()))
-
-
-def duration(seconds: float) -> str:
-    """12s, 3m20s, 5h07m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 class Display:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from job.batch_schedule import tokens_before
-from job.display import Display, duration
+from job.display import Display
+from job.quantities import duration
 from job.recipe import TrainConfig
 from job.session import Session
 

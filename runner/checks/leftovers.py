@@ -8,6 +8,7 @@ from pathlib import Path
 
 from job.files import write_atomically
 from job.locations import VOLUMES
+from job.quantities import byte_size
 from job.runs import heartbeat_age, is_held
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.checkout import volumes
@@ -32,10 +33,10 @@ def check(scene: Scene) -> Iterator[Finding]:
         root: Path = getattr(volumes(scene.checkout, scene.environ), volume)
         parts = [path for path in _hidden(root, f".*{PART}") if _age(path) > IN_THE_MAKING]
         if parts:
-            size = sum(path.stat().st_size for path in parts) / 1024**2
+            size = sum(path.stat().st_size for path in parts)
             yield Finding(
                 "note",
-                f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({size:.0f} MiB), "
+                f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({byte_size(size)}), "
                 f"such as {_name(scene, parts[0])}",
                 f"runner pull {volume} goes on with it; or delete it, and its {BLOCKS}",
             )

@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from job.disk import free_bytes, nearest_there, size
+from job.disk import free_bytes, nearest_there
 from job.locations import VOLUMES
+from job.quantities import byte_size
 from runner.checkout import volumes
 from runner.checks.finding import Finding, Scene, Severity
 
 ORDER = 60
 
-GIB = 1024**3
-LITTLE, TOO_LITTLE = 10 * GIB, 1 * GIB  # the image alone takes about 6 GiB
+GB = 1e9
+LITTLE, TOO_LITTLE = 10 * GB, 1 * GB  # the image alone takes about 6 GB
 
 
 def check(scene: Scene) -> Iterator[Finding]:
@@ -27,7 +28,7 @@ def check(scene: Scene) -> Iterator[Finding]:
             )
     free = free_bytes(scene.checkout)
     remedy = "docker system prune removes images and containers of no use"
-    yield _room(free, f"{free / GIB:.0f} GiB free on the disk of the checkout", remedy)
+    yield _room(free, f"{byte_size(free)} free on the disk of the checkout", remedy)
     yield from _other_disks(scene)
 
 
@@ -41,7 +42,7 @@ def _other_disks(scene: Scene) -> Iterator[Finding]:
             seen.add(disk)
             free = free_bytes(path)
             remedy = f"make room in {path}, or let {name.upper()}_PATH name a folder on another disk"
-            yield _room(free, f"{size(free)} free on the disk of {name}, {path}", remedy)
+            yield _room(free, f"{byte_size(free)} free on the disk of {name}, {path}", remedy)
 
 
 def _room(free: int, message: str, remedy: str) -> Finding:

@@ -11,6 +11,7 @@ They are made again when a job needs them: compiled again, downloaded again.
 
 import click
 
+from job.quantities import byte_size
 from runner.command_line.arguments import JSON, YES
 from runner.terminal import Environment
 
@@ -36,12 +37,12 @@ def command(
     from runner.caches import choose, open_caches
     from runner.checkout import find_checkout
     from runner.sync.confirm import confirm
-    from runner.sync.progress import bytes_in_words, count
+    from runner.sync.progress import count
 
     volume = open_caches(env, find_checkout(env.cwd), target)
     found = choose(volume.caches(), kinds)
     lines = [
-        f"{cache.kind:<12} {bytes_in_words(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.about}".rstrip()
+        f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.about}".rstrip()
         for cache in found
     ]
     if action == "clear" and found:
@@ -52,7 +53,7 @@ def command(
     if as_json:
         env.json([asdict(cache) for cache in found])
     elif action == "clear":
-        total = bytes_in_words(sum(cache.bytes for cache in found))
+        total = byte_size(sum(cache.bytes for cache in found))
         env.say(
             f"cleared {', '.join(cache.kind for cache in found)}: {total}" if found else "nothing to clear"
         )

@@ -7,6 +7,7 @@
 
 import click
 
+from job.quantities import byte_size
 from runner.command_line.arguments import JSON, VOLUME
 from runner.terminal import Environment
 
@@ -21,7 +22,6 @@ def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
     from datetime import datetime
 
     from runner.sync.place import nothing_there, open_place
-    from runner.sync.progress import bytes_in_words
 
     place = open_place(env, volume)
     try:
@@ -34,7 +34,7 @@ def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
         env.json([asdict(entry) for entry in found])
         return 0
     for entry in found:
-        size = "" if entry.is_folder else bytes_in_words(entry.size)
+        size = "" if entry.is_folder else byte_size(entry.size)
         when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
         env.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
     if not found:

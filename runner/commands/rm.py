@@ -6,6 +6,7 @@
 
 import click
 
+from job.quantities import byte_size
 from runner.command_line.arguments import VOLUME, YES
 from runner.terminal import Environment
 
@@ -21,7 +22,7 @@ def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool
     from runner.sync.at_work import is_at_work
     from runner.sync.confirm import confirm
     from runner.sync.place import nothing_there, open_place
-    from runner.sync.progress import bytes_in_words, count
+    from runner.sync.progress import count
 
     place = open_place(env, volume)
     path = path.strip("/")
@@ -35,7 +36,7 @@ def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool
     if not is_file and not recursive:
         raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{env.line} -r`")
     files = [entry for entry in found if entry.kind != "directory"]
-    facts = [f"{volume}/{path}: {count(len(files), 'file')}, {bytes_in_words(sum(f.size for f in files))}"]
+    facts = [f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"]
     beats = [f.modified for f in files if f.path == f"{path}/heartbeat"]
     if place.has_runs and is_at_work(place.files, path, beats[0] if beats else None):
         facts.append(f"run {path} is at work")

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import math
 
+from job.quantities import duration
 from runner.history.curve import Axis
-
-
-def duration(seconds: float) -> str:
-    """12s, 3m20s, 5h07m, 3d04h."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
 def short(number: float) -> str:
@@ -25,11 +14,6 @@ def short(number: float) -> str:
         if abs(number) >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
-
-
-def gibibytes(count: float) -> str:
-    """455 MiB, 71.3 GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def dollars(amount: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.history.numbers import dollars, duration, gibibytes, short
+from job.quantities import byte_size, duration
+from runner.history.numbers import dollars, short
 from runner.history.reader import History
 from runner.history.text import one_line
 
@@ -60,7 +61,7 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
         + (f" at {step:,}" if best is not None and step is not None else ""),
         "tokens/s": _if(found["tokens_per_second"], "{:,.0f}".format),
         "MFU": _if(found["mfu"], "{:.1%}".format),
-        "memory": _if(found["memory_bytes"], gibibytes),
+        "memory": _if(found["memory_bytes"], byte_size),
         "training time": _if(found["train_seconds"], duration),
         "attempts": str(found["attempts"] or ""),
         **_returned(found["result"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from job.quantities import byte_size
 from job.resume_words import words_of
 from runner.plans.planned import Facts, KeptFolder, Plan, PlannedFolder, Shipped, launch_variable
 from runner.requests.command import Command
@@ -132,18 +133,12 @@ def _setup(facts: Facts) -> str:
 
 def in_words(shipped: Shipped) -> str:
     """``18 files, 0.4 MB``, with the largest of them and what is left out."""
-    text = f"{shipped.files} file{'s' if shipped.files != 1 else ''}, {size(shipped.bytes)}"
+    text = f"{shipped.files} file{'s' if shipped.files != 1 else ''}, {byte_size(shipped.bytes)}"
     if shipped.largest:
-        text += "; the largest: " + ", ".join(f"{path} {size(number)}" for path, number in shipped.largest)
+        text += "; the largest: " + ", ".join(
+            f"{path} {byte_size(number)}" for path, number in shipped.largest
+        )
         text += "; what .gitignore or .dockerignore names stays here"
     if shipped.links:
         text += f"\nleft out, links to folders: {', '.join(shipped.links)}"
     return text
-
-
-def size(number: int) -> str:
-    """Bytes in the unit that fits."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number} B"

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from job.quantities import duration
 from job.runs import Attempt
 from runner.cloud.ledger import Ledger
-from runner.history.numbers import dollars, duration, short
+from runner.history.numbers import dollars, short
 from runner.history.reader import History, Sample
 from runner.history.results import in_words, results
 from runner.history.text import one_line, setting

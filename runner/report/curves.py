@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from job.quantities import byte_size
 from runner.history.figures import Stroke, draw, figure
-from runner.history.numbers import gibibytes, short
+from runner.history.numbers import short
 from runner.history.reader import History
 from runner.history.text import one_line
 
@@ -44,7 +45,7 @@ def pictures(history: History) -> list[Picture]:
         ("tokens a second", "tokens_per_second", short),
         ("MFU", "mfu", "{:.0%}".format),
         ("GPU in use", "gpu_use", "{:.0%}".format),
-        ("memory", "memory_bytes", gibibytes),
+        ("memory", "memory_bytes", byte_size),
         ("learning rate", "lr", "{:.2g}".format),
         ("norm of the gradient", "grad_norm", "{:.3g}".format),
         *own,

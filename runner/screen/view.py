@@ -9,7 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.history.numbers import dollars, duration, gibibytes
+from job.quantities import byte_size, duration
+from runner.history.numbers import dollars
 from runner.history.reader import History
 from runner.history.text import one_line
 from runner.runs.table import attempts
@@ -119,7 +120,7 @@ def fact_words(history: History) -> list[tuple[str, str]]:
     if "gpu_use" in newest:
         found.append(("GPU", f"{newest['gpu_use']:.0%}"))
     if "memory_bytes" in newest:
-        found.append(("memory", gibibytes(newest["memory_bytes"])))
+        found.append(("memory", byte_size(newest["memory_bytes"])))
     if "lr" in newest:
         found.append(("lr", f"{newest['lr']:.2e}"))
     found += [(one_line(key), f"{newest[key]:.4g}") for key in history.metrics.others if key in newest]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from job.exit_status import ExitStatus
+from job.quantities import byte_size
 from runner.sync.plan import Plan
-from runner.sync.progress import bytes_in_words, count
+from runner.sync.progress import count
 from runner.sync.workers import Missing
 from runner.terminal import Environment
 
@@ -38,7 +39,7 @@ def say_outcome(env: Environment, outcome: Outcome, verb: str, where: str) -> No
     plan, missing = outcome.plan, (*outcome.plan.refused, *outcome.missing)
     moved = plan.count - len(outcome.missing)
     same = f"; {count(plan.same, 'file')} {'was' if plan.same == 1 else 'were'} the same" if plan.same else ""
-    took = f", {bytes_in_words(outcome.size)} in {outcome.seconds:.0f} s" if moved else ""
+    took = f", {byte_size(outcome.size)} in {outcome.seconds:.0f} s" if moved else ""
     env.say(f"{verb} {count(max(0, moved), 'file')} {where}{took}{same}")
     for item in missing[:SHOWN]:
         env.say(f"  missing: {ascii(item.path)[1:-1]}: {item.why}")
@@ -81,12 +82,12 @@ def show_plan(env: Environment, plan: Plan, as_json: bool) -> None:
         )
         return
     for row in plan.rows():
-        env.write(f"{row['why']:<10} {bytes_in_words(row['bytes']):>10}  {ascii(row['path'])[1:-1]}")
+        env.write(f"{row['why']:<10} {byte_size(row['bytes']):>10}  {ascii(row['path'])[1:-1]}")
     for item in plan.refused:
         env.say(f"  refused: {ascii(item.path)[1:-1]}: {item.why}")
     for note in plan.notes:
         env.say(f"  {note}")
     env.say(
-        f"would move {count(plan.count, 'file')}, {bytes_in_words(plan.size)} at most; "
+        f"would move {count(plan.count, 'file')}, {byte_size(plan.size)} at most; "
         f"{count(plan.same, 'file')} the same"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from job.quantities import byte_size
 from runner.terminal import Environment
 
 LINE_SECONDS = 10.0
@@ -83,23 +84,11 @@ class Progress:
             self._bar.update(self._task, completed=self.done_size, description=self._words())
         elif self.now() - self.last >= LINE_SECONDS:
             self.last = self.now()
-            rate = bytes_in_words(int(self.done_size / self.seconds))
-            self.env.say(
-                f"{self._words()}, {bytes_in_words(self.done_size)} of {bytes_in_words(self.size)}, {rate}/s"
-            )
+            rate = byte_size(int(self.done_size / self.seconds))
+            self.env.say(f"{self._words()}, {byte_size(self.done_size)} of {byte_size(self.size)}, {rate}/s")
 
     def _words(self) -> str:
         return f"{self.verb} {self.done_files:,} of {count(self.files, 'file')}"
-
-
-def bytes_in_words(size: int) -> str:
-    """``1.1 GB``; a kilobyte is 1,000 bytes."""
-    number = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(number) < 1000:
-            return f"{number:.0f} {unit}" if unit in ("bytes", "kB") else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def count(number: int, noun: str) -> str:

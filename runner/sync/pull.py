@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from job.files import write_atomically
+from job.quantities import byte_size
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import RunnerError
@@ -18,7 +19,7 @@ from runner.sync.names import BLOCKS, PART, beside, target_of
 from runner.sync.outcome import Outcome
 from runner.sync.place import Place, nothing_there, patient
 from runner.sync.plan import Transfer, make_plan, step_of_name, waits
-from runner.sync.progress import Progress, bytes_in_words
+from runner.sync.progress import Progress
 from runner.sync.selection import select
 from runner.sync.workers import Job, Missing, Workers
 from runner.terminal import Environment
@@ -73,7 +74,7 @@ class Pull:
         size = self.plan.size - self._partly_here()
         if size > free:
             raise RunnerError(
-                f"{bytes_in_words(size)} are to come and {there} has {bytes_in_words(free)} free; "
+                f"{byte_size(size)} are to come and {there} has {byte_size(free)} free; "
                 "make room, or choose another place with --into DIR"
             )
 

@@ -112,8 +112,8 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: 
     with pytest.raises(DiskFull) as raised:
         writer.wait()
     said = str(raised.value)
-    assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MiB" in said
-    assert "iB are free; step_00000002 is the last good one" in said
+    assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MB" in said
+    assert "B are free; step_00000002 is the last good one" in said
     assert (
         f"(its oldest checkpoint is {tmp_path}/step_00000001) and type `runner resume {tmp_path.name}`"
         in said

@@ -80,7 +80,7 @@ class TestFindings:
         type_("runner doctor --fix")
         assert found("error") == []
         well = " ".join(found("ok"))
-        for words in ("engine 20.10.24 answers", "compose 1.29.2", "recipes: quickstart, warm", "GiB free"):
+        for words in ("engine 20.10.24 answers", "compose 1.29.2", "recipes: quickstart, warm", "GB free"):
             assert words in well
 
     def test_no_engine_is_no_error_where_the_host_can_train(self, docker, found) -> None:
@@ -131,7 +131,7 @@ class TestFindings:
 
         usage = shutil.disk_usage("/")._replace(free=int(free * 1024**3))
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        assert any("GiB free" in message for message in found(severity))
+        assert any("B free on the disk" in message for message in found(severity))
 
     def test_room_on_the_disk_of_a_volume_elsewhere(
         self, docker, found, env, checkout, tmp_path, monkeypatch
@@ -146,8 +146,8 @@ class TestFindings:
         monkeypatch.setattr(
             shutil, "disk_usage", lambda path: usage._replace(free=(path != elsewhere) * 2**40)
         )
-        assert "0.0 MiB free on the disk of checkpoints, /dev/shm" in found("error")
-        assert "1024 GiB free on the disk of the checkout" in found("ok")
+        assert "0 bytes free on the disk of checkpoints, /dev/shm" in found("error")
+        assert "1.1 TB free on the disk of the checkout" in found("ok")
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ class TestLeftovers:
         part.write_bytes(b"x" * 1024**2)
         long_ago(part)
         type_("runner doctor --fix")
-        finding = find("1 interrupted transfer (1 MiB)")
+        finding = find("1 interrupted transfer (1.0 MB)")
         assert finding["severity"] == "note"
         assert "runner pull checkpoints goes on" in finding["remedy"]
         assert part.exists()

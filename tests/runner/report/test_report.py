@@ -88,7 +88,7 @@ def test_the_page_has_all_that_is_known(type_, told: Path, checkout: Path) -> No
     page = Elements((checkout / "warm.html").read_text())
     for words in (
         *("warm", "finished", "train on host", "began 2001-09-09"),
-        *("validation loss", "1.1", "2,000", "25.0%", "3.0 GiB", "50s"),
+        *("validation loss", "1.1", "2,000", "25.0%", "3.2 GB", "50s"),
         *("tokens a second", "learning rate", "norm of the gradient"),
         *("class Queue:\n    def __init__", "an earlier one", "step 50"),
         *("0 to 40", "SIGTERM", "40 to 100", "another attempt begins"),

@@ -39,7 +39,7 @@ def test_all_that_is_known() -> None:
     for words in (
         *("warm  train on cloud · H100 · running · 1m30s", "attempts 3: 2 x preempted"),
         *("step 100/400  25%", "2m30s left"),  # 300 steps of 1,000 tokens at 2,000 a second
-        *("tokens/s 2,000", "MFU 25.0%", "memory 3.0 GiB", "cost $1.25 of $5.00 (25%)"),
+        *("tokens/s 2,000", "MFU 25.0%", "memory 3.2 GB", "cost $1.25 of $5.00 (25%)"),
         *("training loss", "validation loss", "sample of step 100", "def f():", "q leaves"),
     ):
         assert words in text, words

@@ -22,7 +22,7 @@ class TestOnATerminal:
         person.expect("45s left")
         person.expect("loss.*4.8000")
         person.expect("MFU.*41.2%")
-        person.expect("memory.*3.0 GiB")
+        person.expect("memory.*3.2 GB")
         person.expect("training loss")
         at_work.order("step 90", rf"sample def f():\n    return '{ESCAPE}x'")
         person.expect("step 90/100")
@@ -97,7 +97,7 @@ class TestOffATerminal:
         out, err = process.communicate(timeout=60)
         assert process.returncode == ends, err
         last = out.splitlines()[-1]
-        assert "step 20/100  loss 4.6000  validation 4.5000  tokens/s 200  MFU 41.2%  memory 3.0 GiB" in last
+        assert "step 20/100  loss 4.6000  validation 4.5000  tokens/s 200  MFU 41.2%  memory 3.2 GB" in last
         assert "\x1b" not in out + err
         assert ("`runner resume quickstart` goes on" in err) == (code != 0)
 

@@ -1,0 +1,24 @@
+"""Times and sizes as a person reads them, the same wherever they are shown."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m20s, 5h07m, 3d04h."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def byte_size(count: float) -> str:
+    """``950 bytes``, ``1.1 GB``; a kilobyte is 1,000 bytes, as Docker and the makers of GPUs count."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
