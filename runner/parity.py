@@ -30,7 +30,7 @@ SETTINGS = as_words({**shortened(STEPS), "train.log_every": 1})
 
 
 @dataclass(frozen=True)
-class Trial:
+class ShortRun:
     """What one target did: the loss of each step, the versions that the record names, and the device."""
 
     losses: Mapping[int, float]
@@ -56,7 +56,7 @@ def parity(env: Environment, recipe: str, yes: bool, as_json: bool = False) -> i
     names = available(env)
     if not names:
         raise RunnerError("no target can train here; `runner doctor` says what is missing")
-    trials, runs = {}, {}
+    ran, runs = {}, {}
     for name in names:
         run = runs[name] = f"parity-{int(time.time())}-{name}"
         env.say(f"{STEPS} steps of {recipe} on {name}, as run '{run}'")
@@ -65,16 +65,16 @@ def parity(env: Environment, recipe: str, yes: bool, as_json: bool = False) -> i
             status = launch(env, name, line)
         if status != ExitStatus.DONE:
             raise RunnerError(f"{name} did not finish its {STEPS} steps; `runner logs {run}` shows why")
-        trials[name] = _trial(env, name, run)
+        ran[name] = _short_run(env, name, run)
     if as_json:
-        step, apart = worst(trials)
-        found = {name: {**asdict(trial), "run": runs[name]} for name, trial in trials.items()}
+        step, apart = worst(ran)
+        found = {name: {**asdict(one), "run": runs[name]} for name, one in ran.items()}
         env.json({"targets": found, "largest_difference": apart, "at_step": step, "tolerance": TOLERANCE})
-    for text in table(trials) if not as_json else []:
+    for text in table(ran) if not as_json else []:
         env.write(text)
-    if len(trials) < 2:
+    if len(ran) < 2:
         env.say(f"{names[0]} is the only target here, so there is nothing to compare it with")
-    return int(worst(trials)[1] > TOLERANCE)
+    return int(worst(ran)[1] > TOLERANCE)
 
 
 @contextmanager
@@ -91,12 +91,12 @@ def _prints_are_talk() -> Iterator[None]:
         os.close(ours)
 
 
-def worst(trials: Mapping[str, Trial]) -> tuple[int, float]:
+def worst(ran: Mapping[str, ShortRun]) -> tuple[int, float]:
     """The step whose losses lie furthest apart, and how far; a step that one target lacks is infinitely far."""
-    steps = sorted({step for trial in trials.values() for step in trial.losses})
+    steps = sorted({step for one in ran.values() for step in one.losses})
     found = (0, 0.0)
     for step in steps:
-        losses = [trial.losses.get(step, inf) for trial in trials.values()]
+        losses = [one.losses.get(step, inf) for one in ran.values()]
         # max() and min() pass over a nan or not, as it stands first or last.
         apart = max(losses) - min(losses) if all(map(isfinite, losses)) else inf
         if apart > found[1]:
@@ -104,26 +104,26 @@ def worst(trials: Mapping[str, Trial]) -> tuple[int, float]:
     return found
 
 
-def table(trials: Mapping[str, Trial]) -> list[str]:
+def table(ran: Mapping[str, ShortRun]) -> list[str]:
     """Lines: versions, then a loss for each step and target; the largest difference is marked."""
-    lines = [f"{'':<10}" + "".join(f"{name:>16}" for name in trials)]
-    for key in sorted({key for trial in trials.values() for key in trial.versions}):
-        values = [str(trial.versions.get(key, "-")) for trial in trials.values()]
+    lines = [f"{'':<10}" + "".join(f"{name:>16}" for name in ran)]
+    for key in sorted({key for one in ran.values() for key in one.versions}):
+        values = [str(one.versions.get(key, "-")) for one in ran.values()]
         differs = "  differ" if len(set(values)) > 1 else ""
         lines.append(f"{key[:10]:<10}" + "".join(f"{value[:15]:>16}" for value in values) + differs)
-    step_of_worst, apart = worst(trials)
-    for step in sorted({step for trial in trials.values() for step in trial.losses}):
-        values = [f"{trial.losses[step]:.6f}" if step in trial.losses else "-" for trial in trials.values()]
+    step_of_worst, apart = worst(ran)
+    for step in sorted({step for one in ran.values() for step in one.losses}):
+        values = [f"{one.losses[step]:.6f}" if step in one.losses else "-" for one in ran.values()]
         mark = f"  largest difference: {apart:.1e}" if step == step_of_worst else ""
         lines.append(f"{f'step {step}':<10}" + "".join(f"{value:>16}" for value in values) + mark)
     return lines
 
 
-def _trial(env: Environment, target: str, run: str) -> Trial:
+def _short_run(env: Environment, target: str, run: str) -> ShortRun:
     files = open_target(target, env, find_checkout(env.cwd)).files("checkpoints")
     rows = [json.loads(line) for line in files.read(f"{run}/metrics.jsonl").splitlines()]
     record = parse_record(files.read(f"{run}/run.json"))
     versions = dict(record.versions) if record else {}
     if record and record.attempts:
         versions["device"] = record.attempts[-1].device
-    return Trial({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}, versions)
+    return ShortRun({row["step"]: row["loss"] for row in rows if row["kind"] == "train"}, versions)

@@ -10,7 +10,7 @@ from job.recipe import Recipe
 from runner.cloud import durations
 from runner.cloud.deadlines import LONGEST_RUN
 from runner.cloud.gpus import Gpus, parse_gpus
-from runner.cloud.prices import Machine
+from runner.cloud.prices import RentedMachine
 from runner.errors import usage
 from runner.requests.request import Request
 
@@ -18,7 +18,7 @@ DEFAULT_GPU = "H100"  # of a training run whose recipe names none
 SMALL_GPUS = "L4,T4"  # what reads a checkpoint: sample, evaluate; the first has bf16
 
 # For jobs that need none: prepare reads in 4 processes at most, and holds a shard of 200 MB in memory.
-WITHOUT_GPU = Machine(Gpus(), 4.0, 8.0)
+WITHOUT_GPU = RentedMachine(Gpus(), 4.0, 8.0)
 
 GUARDS = ("stop-stalled-after", "stop-idle-gpu-after")  # in the recipe's resources
 
@@ -30,7 +30,7 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 class Options:
     """The options, checked. Times in seconds, money in US dollars."""
 
-    machine: Machine
+    machine: RentedMachine
     nodes: int = 1
     timeout: float = 24 * 3600.0  # of the whole run, over all attempts
     max_cost: float | None = None  # of the whole run, over all attempts
@@ -76,7 +76,7 @@ def from_pairs(pairs: tuple[tuple[str, str], ...]) -> Options:
     given = _by_name(pairs)
     gpu = _last(given, "gpu")
     gpus = parse_gpus(gpu) if gpu else Gpus((), int(_last(given, "gpus") or 1))
-    machine = Machine(gpus, float(_last(given, "cores") or 1), float(_last(given, "memory") or 1))
+    machine = RentedMachine(gpus, float(_last(given, "cores") or 1), float(_last(given, "memory") or 1))
     options = _options(given, machine, _last(given, "timeout") or "24h")
     return _guarded(options, *(_last(given, name) for name in GUARDS))
 
@@ -107,7 +107,7 @@ def _guarded(options: Options, stalled: str | None, idle: str | None) -> Options
     )
 
 
-def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Options:
+def _options(given: dict[str, list[str]], machine: RentedMachine, span: str) -> Options:
     timeout = durations.seconds(span, "--timeout")
     if timeout > LONGEST_RUN:
         raise usage(
@@ -128,7 +128,7 @@ def _options(given: dict[str, list[str]], machine: Machine, span: str) -> Option
     )
 
 
-def _machine(request: Request, gpus: Gpus) -> Machine:
+def _machine(request: Request, gpus: Gpus) -> RentedMachine:
     if not gpus.names:
         return replace(WITHOUT_GPU, gpus=gpus)
     if request.job.name == "train" and request.settings is not None:
@@ -136,18 +136,18 @@ def _machine(request: Request, gpus: Gpus) -> Machine:
     return _machine_for(request.settings, gpus, 4.0 if request.job.has_run else 2.0)
 
 
-def training_machine(recipe: Recipe, gpus: Gpus) -> Machine:
+def training_machine(recipe: Recipe, gpus: Gpus) -> RentedMachine:
     """Cores and memory that a training run asks for beside its ``gpus``. A container may use more than it asked for,
     and then pays for it."""
     return _machine_for(recipe, gpus, 4.0)
 
 
-def _machine_for(recipe: Recipe | None, gpus: Gpus, cores: float) -> Machine:
+def _machine_for(recipe: Recipe | None, gpus: Gpus, cores: float) -> RentedMachine:
     memory = 8.0 * gpus.count
     if recipe is not None:  # weights and optimizer are copied to the CPU while a checkpoint is written
         state = network_size(recipe.model, recipe.data.tokenizer).parameters * 12
         memory = max(memory, 4.0 + 2.0 * state / 2**30)
-    return Machine(gpus, cores * min(gpus.count, 4), float(math.ceil(memory)))
+    return RentedMachine(gpus, cores * min(gpus.count, 4), float(math.ceil(memory)))
 
 
 def _gpus(request: Request, asked: str | None) -> Gpus:

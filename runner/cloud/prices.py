@@ -46,7 +46,7 @@ BUILT_IN = Prices()
 
 
 @dataclass(frozen=True)
-class Machine:
+class RentedMachine:
     """What one container asks for."""
 
     gpus: Gpus
@@ -55,7 +55,7 @@ class Machine:
 
 
 def per_hour(
-    machine: Machine, nodes: int = 1, region: str | None = None, prices: Prices = BUILT_IN
+    machine: RentedMachine, nodes: int = 1, region: str | None = None, prices: Prices = BUILT_IN
 ) -> dict[str, float]:
     """GPU's name → dollars an hour for all ``nodes`` with it; the key is '' for a machine without.
 

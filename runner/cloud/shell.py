@@ -20,7 +20,7 @@ from runner.cloud.durations import in_words
 from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.price_file import current_prices
-from runner.cloud.prices import Machine, Prices, per_hour
+from runner.cloud.prices import Prices, RentedMachine, per_hour
 from runner.cloud.volumes import open_volume
 from runner.errors import usage
 from runner.interrupts import SIGNALS
@@ -46,8 +46,8 @@ def shell_gpus(text: str | None) -> Gpus:
 
 def price(gpus: Gpus, prices: Prices) -> float:
     """US dollars an hour."""
-    cores = sum(per_hour(Machine(Gpus(), CORES, MEMORY_GIB), prices=prices).values())
-    alone = sum(per_hour(Machine(gpus, 0.0, 0.0), prices=prices).values())
+    cores = sum(per_hour(RentedMachine(Gpus(), CORES, MEMORY_GIB), prices=prices).values())
+    alone = sum(per_hour(RentedMachine(gpus, 0.0, 0.0), prices=prices).values())
     return alone + SANDBOX_FACTOR * cores
 
 

@@ -14,7 +14,7 @@ from runner.sync.checkpoints import REPLACED, Mismatch, damage, is_whole
 from runner.sync.download import Download
 from runner.sync.names import Refused, folder_of, target_of
 from runner.sync.selection import Checkpoint
-from runner.sync.workers import Job
+from runner.sync.workers import Task
 
 
 class CheckpointDownload:
@@ -42,10 +42,10 @@ class CheckpointDownload:
         self._note()
         return True
 
-    def jobs(self) -> list[Job]:
+    def tasks(self) -> list[Task]:
         """One for each file; the one that ends last puts the folder into its place."""
         return [
-            Job(entry.path, partial(self._fetch, index))
+            Task(entry.path, partial(self._fetch, index))
             for index, entry in enumerate(self.checkpoint.entries)
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from job.exit_status import ExitStatus
 from job.quantities import byte_size
-from runner.sync.plan import Plan
+from runner.sync.plan import TransferPlan
 from runner.sync.progress import count
 from runner.sync.workers import Missing
 from runner.terminal import Environment
@@ -18,7 +18,7 @@ SHOWN = 10  # names of missing files; --json has them all
 class Outcome:
     """``missing`` is what should be there and is not; ``size`` in bytes."""
 
-    plan: Plan
+    plan: TransferPlan
     missing: tuple[Missing, ...]
     seconds: float
     size: int
@@ -68,7 +68,7 @@ def outcome_json(outcome: Outcome, **more: object) -> dict[str, object]:
     }
 
 
-def show_plan(env: Environment, plan: Plan, as_json: bool) -> None:
+def show_plan(env: Environment, plan: TransferPlan, as_json: bool) -> None:
     """What --dry-run prints, on stdout."""
     if as_json:
         env.json(

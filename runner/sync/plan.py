@@ -24,7 +24,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TransferPlan:
     """``files`` move in parallel with ``checkpoints``; then ``markers``; then each run's ``latest``."""
 
     files: tuple[Transfer, ...] = ()
@@ -57,7 +57,7 @@ def make_plan(
     chosen: Selection,
     is_same: Callable[[RemoteEntry], bool],
     why: Callable[[RemoteEntry], str],
-) -> Plan:
+) -> TransferPlan:
     """Leave out what is the same. A checkpoint is one thing: it is the same if all its files are."""
     moving = [entry for entry in chosen.files if not is_same(entry)]
     checkpoints = [c for c in chosen.checkpoints if not all(is_same(entry) for entry in c.entries)]
@@ -67,7 +67,7 @@ def make_plan(
         if checkpoint.run not in latest or latest[checkpoint.run].step < checkpoint.step:
             latest[checkpoint.run] = checkpoint
     kept = [c for c in chosen.checkpoints if c not in checkpoints]
-    return Plan(
+    return TransferPlan(
         files=tuple(t for t in transfers if not is_marker(t.entry.path)),
         checkpoints=tuple(checkpoints),
         markers=tuple(t for t in transfers if is_marker(t.entry.path)),

@@ -21,7 +21,7 @@ from runner.sync.place import Place, nothing_there, patient
 from runner.sync.plan import Transfer, make_plan, step_of_name, waits
 from runner.sync.progress import Progress
 from runner.sync.selection import select
-from runner.sync.workers import Job, Missing, Workers
+from runner.sync.workers import Missing, Task, Workers
 from runner.terminal import Environment
 
 
@@ -114,7 +114,7 @@ class _Transfer:
 
     def run(self, workers: Workers) -> list[Missing]:
         plan = self.plan
-        jobs, missing = [self._job(transfer) for transfer in plan.files], []
+        tasks, missing = [self._task(transfer) for transfer in plan.files], []
         for checkpoint in plan.checkpoints:
             try:
                 one = CheckpointDownload(self.download, checkpoint, self.root)
@@ -126,12 +126,12 @@ class _Transfer:
                 same = self.plan.same + len(checkpoint.entries)
                 self.plan = replace(self.plan, checkpoints=kept, same=same)
             else:
-                jobs += one.jobs()
-        missing += workers.each(jobs)
+                tasks += one.tasks()
+        missing += workers.each(tasks)
         # A folder's meta.json comes when all else of it is there.
         lost = {item.path for item in missing}
         ready = [t for t in plan.markers if not waits(t.entry.path, lost)]
-        missing += workers.each([self._job(transfer) for transfer in ready])
+        missing += workers.each([self._task(transfer) for transfer in ready])
         missing += [
             Missing(t.entry.path, "it waits for the rest of its folder")
             for t in plan.markers
@@ -141,8 +141,8 @@ class _Transfer:
             self._move_latest(run, name)
         return missing
 
-    def _job(self, transfer: Transfer) -> Job:
-        return Job(transfer.entry.path, partial(self._fetch, transfer.entry))
+    def _task(self, transfer: Transfer) -> Task:
+        return Task(transfer.entry.path, partial(self._fetch, transfer.entry))
 
     def _fetch(self, entry: RemoteEntry) -> None:
         target = target_of(self.root, entry.path)

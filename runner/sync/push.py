@@ -21,7 +21,7 @@ from runner.sync.plan import make_plan, step_of_name, waits
 from runner.sync.progress import Progress
 from runner.sync.selection import Checkpoint, select
 from runner.sync.upload import TRIES, Upload, batches
-from runner.sync.workers import Job, Missing, Workers
+from runner.sync.workers import Missing, Task, Workers
 from runner.terminal import Environment
 
 
@@ -119,11 +119,11 @@ class Push:
     def _send(
         self, workers: Workers, upload: Upload, groups: Sequence[tuple[list[LocalFile], Checkpoint | None]]
     ) -> list[Missing]:
-        jobs = [
-            Job(str(number), partial(self._send_group, upload, files, checkpoint))
+        tasks = [
+            Task(str(number), partial(self._send_group, upload, files, checkpoint))
             for number, (files, checkpoint) in enumerate(groups)
         ]
-        failed = workers.each(jobs)
+        failed = workers.each(tasks)
         return [Missing(f.path, item.why) for item in failed for f in groups[int(item.path)][0]]
 
     def _send_group(self, upload: Upload, files: list[LocalFile], checkpoint: Checkpoint | None) -> None:
@@ -179,7 +179,7 @@ class Push:
             local = Path(folder) / LATEST
             local.write_bytes(content)
             file = list_local(local, path)[0][0]
-            failed = workers.each([Job(path, lambda: upload.send([file]))])
+            failed = workers.each([Task(path, lambda: upload.send([file]))])
         entry = self.place.files.entry(path) if not failed else None
         if entry is not None and ours.is_file() and ours.read_bytes() == content:
             self.place.journal.note(entry, ours, time.time())

@@ -31,7 +31,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """One transfer. ``path`` names it in messages."""
 
     path: str
@@ -47,11 +47,11 @@ class Missing:
 
 
 class Workers:
-    """Runs jobs, and the blocks of a large file, each in a pool of its own: no job waits for another."""
+    """Runs tasks, and the blocks of a large file, each in a pool of its own: no task waits for another."""
 
     def __init__(self, files_at_once: int = FILES_AT_ONCE, blocks_at_once: int = BLOCKS_AT_ONCE) -> None:
         self._name = f"transfer-{id(self)}-"
-        self._jobs = ThreadPoolExecutor(files_at_once, f"{self._name}file")
+        self._tasks = ThreadPoolExecutor(files_at_once, f"{self._name}file")
         self._blocks = ThreadPoolExecutor(blocks_at_once, f"{self._name}block")
         self._cancelled = threading.Event()
         self._in_a_row = 0
@@ -64,7 +64,7 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
-        self._jobs.shutdown(wait=False, cancel_futures=True)
+        self._tasks.shutdown(wait=False, cancel_futures=True)
         self._blocks.shutdown(wait=False, cancel_futures=True)
         # The pools are not asked to wait: an interrupt while one starts a thread leaves it unknown to the pool,
         # and Python would wait for it at its end. What is half is continued next time, so nothing is lost.
@@ -91,14 +91,14 @@ class Workers:
         if self._cancelled.is_set():
             raise Cancelled
 
-    def each(self, jobs: Sequence[Job]) -> list[Missing]:
+    def each(self, tasks: Sequence[Task]) -> list[Missing]:
         """Run all of them; what failed, in their order. An error that concerns them all ends the rest."""
-        futures = [(job, self._jobs.submit(self._run, job)) for job in jobs]
-        missing = [(job, _result(future)) for job, future in futures]
-        return [Missing(job.path, why) for job, why in missing if why is not None]
+        futures = [(task, self._tasks.submit(self._run, task)) for task in tasks]
+        missing = [(task, _result(future)) for task, future in futures]
+        return [Missing(task.path, why) for task, why in missing if why is not None]
 
     def blocks(self, work: Iterable[Callable[[], None]]) -> None:
-        """Run the pieces of one job in parallel. The first error is raised, when none is at work any more."""
+        """Run the pieces of one task in parallel. The first error is raised, when none is at work any more."""
         waiting: set[Future[None]] = {self._blocks.submit(self._piece, piece) for piece in work}
         error: BaseException | None = None
         while waiting:
@@ -116,10 +116,10 @@ class Workers:
         self.check()
         piece()
 
-    def _run(self, job: Job) -> str | None:
+    def _run(self, task: Task) -> str | None:
         try:
             self.check()
-            job.run()
+            task.run()
             self._in_a_row = 0
             return None
         except Cancelled:

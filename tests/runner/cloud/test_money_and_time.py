@@ -13,7 +13,7 @@ from job.recipe import Recipe, RecipeError, load
 from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices, rates
 from runner.cloud.container import interface_of, price_of
 from runner.cloud.gpus import MOST, Gpus, parse_gpus
-from runner.cloud.options import Machine
+from runner.cloud.options import RentedMachine
 from runner.errors import RunnerError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,7 +69,7 @@ class TestGpus:
 
 class TestPrices:
     def test_an_hour_of_eight_h100_and_what_is_around_them(self) -> None:
-        machine = Machine(Gpus(("H100",), 8), 16.0, 64.0)
+        machine = RentedMachine(Gpus(("H100",), 8), 16.0, 64.0)
         hourly = prices.per_hour(machine)["H100"]
         assert hourly == pytest.approx(8 * 3.95 + 16 * 0.04716 + 64 * 0.007992)
         assert prices.per_hour(machine, nodes=4)["H100"] == pytest.approx(4 * hourly)
@@ -78,13 +78,13 @@ class TestPrices:
         ("region", "factor"), [(None, 1.0), ("us", 1.15), ("us-east", 1.75), ("us,eu-west", 1.75)]
     )
     def test_a_region_costs_more(self, region: str | None, factor: float) -> None:
-        machine = Machine(Gpus(("T4",), 1), 0.0, 0.0)
+        machine = RentedMachine(Gpus(("T4",), 1), 0.0, 0.0)
         assert prices.per_hour(machine, region=region)["T4"] == pytest.approx(0.59 * factor)
 
     def test_a_file_of_the_users_replaces_lines(self, tmp_path: Path) -> None:
         (tmp_path / "prices.yaml").write_text("date: 2026-11-20\nh100: 3.00\nCPU: 0\nMEMORY: 0\n")
         found = price_file.current_prices(tmp_path, {"HOME": str(tmp_path)})
-        assert prices.per_hour(Machine(Gpus(("H100",), 2), 4.0, 8.0), prices=found) == {"H100": 6.0}
+        assert prices.per_hour(RentedMachine(Gpus(("H100",), 2), 4.0, 8.0), prices=found) == {"H100": 6.0}
         assert found.table["L4"] == prices.PER_GPU["L4"]
         assert "2026-11-20" in found.source
         assert "prices.yaml" in found.source

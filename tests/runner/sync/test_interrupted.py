@@ -15,7 +15,7 @@ from click.testing import Result
 
 from runner.cloud.patience import Patience, Unavailable
 from runner.sync.checkpoints import Mismatch
-from runner.sync.workers import GIVE_UP_AFTER, Job, Workers
+from runner.sync.workers import GIVE_UP_AFTER, Task, Workers
 from tests.runner.sync.conftest import MIB, ROOT, Cloud, heed_ctrl_c, noise, tree, write_checkpoint, write_run
 
 Type = Callable[[str], Result]
@@ -182,9 +182,9 @@ def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) ->
 def test_ctrl_c_does_not_wait_for_a_connection_that_says_nothing() -> None:
     program = """
 import time
-from runner.sync.workers import Job, Workers
+from runner.sync.workers import Task, Workers
 with Workers() as workers:
-    workers.each([Job("a", lambda: print("began", flush=True) or time.sleep(600))])
+    workers.each([Task("a", lambda: print("began", flush=True) or time.sleep(600))])
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_the_rest(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with Workers(files_at_once=1) as workers:
-        missing = workers.each([Job("a", full), Job("b", lambda: ran.append("b"))])
+        missing = workers.each([Task("a", full), Task("b", lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a", "b"]
     assert "No space left" in missing[1].why
     assert ran == []
@@ -279,10 +279,10 @@ def test_one_bad_file_does_not_stop_the_others_and_many_in_a_row_do() -> None:
 
     ran: list[str] = []
     with Workers(files_at_once=1) as workers:
-        missing = workers.each([Job("a", damaged), Job("b", lambda: ran.append("b"))])
+        missing = workers.each([Task("a", damaged), Task("b", lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a"]
     with Workers(files_at_once=1) as workers:
-        jobs = [Job(str(n), fail) for n in range(GIVE_UP_AFTER)]
-        missing = workers.each([*jobs, Job("last", lambda: ran.append("last"))])
+        tasks = [Task(str(n), fail) for n in range(GIVE_UP_AFTER)]
+        missing = workers.each([*tasks, Task("last", lambda: ran.append("last"))])
     assert ran == ["b"]
     assert missing[-1].why == "given up: Modal does not answer"
