@@ -18,6 +18,7 @@ from runner.cloud import calls
 from runner.cloud import image as images
 from runner.cloud.deadlines import RETRIES
 from runner.cloud.given_folder import GivenFolder
+from runner.cloud.gpu_kinds import BY_NAME
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.options import Options
 from runner.cloud.secrets import modal_secrets
@@ -28,7 +29,7 @@ NAME = "gpt-runner"
 # Seconds that a container may take to start: pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own
 # default is the function's timeout, so that a container that never starts would be waited for a day.
 STARTUP_SECONDS = 1200
-RDMA = {"H100", "H100!", "H200", "B200", "B200+", "B300"}  # GPUs whose machines have it
+
 RETRY_SECONDS = 1.0  # before the second attempt; doubled for each further one, to Modal's limit of 60
 
 
@@ -65,8 +66,9 @@ def start(
     image = images.build(checkout, given)
     app = modal.App(NAME, tags={"project": NAME, "run": str(job["run"])[:63], "job": str(job["job"])})
     body: Any = run_job
-    if options.nodes > 1:  # over RDMA nodes exchange 3,200 Gbit/s, without it 50
-        body = modal.clustered(size=options.nodes, rdma=RDMA.issuperset(options.gpus.names))(run_job)
+    if options.nodes > 1:
+        rdma = all(BY_NAME[name].rdma for name in options.gpus.names)
+        body = modal.clustered(size=options.nodes, rdma=rdma)(run_job)
     function = app.function(
         name=str(job["job"]),
         image=image,

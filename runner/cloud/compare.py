@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 from job.batch_schedule import tokens_before
 from job.recipe import Recipe
-from runner.cloud.estimate import MFU, mfu, tokens_per_second, training_seconds
+from runner.cloud.estimate import mfu, tokens_per_second, training_seconds
 from runner.cloud.fit import Fit, fit
-from runner.cloud.gpus import MOST, Gpus
+from runner.cloud.gpu_kinds import BY_NAME, KINDS
+from runner.cloud.gpus import Gpus
 from runner.cloud.options import training_machine
 from runner.cloud.prices import Prices, per_hour
 
-# The other names of a GPU that is in the list: the same chip, and the same price.
-ALIASES = frozenset({"A100", "H100!", "B200+"})
-ALL = tuple(name for name in MOST if name not in ALIASES)
+ALL = tuple(KINDS)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def _row(recipe: Recipe, gpu: str, count: int, prices: Prices, region: str | Non
         found,
         tokens_per_second(recipe, gpu, count),
         mfu(recipe, gpu),
-        MFU[gpu].source,
+        BY_NAME[gpu].mfu_source,
         seconds,
         hourly,
         usd,

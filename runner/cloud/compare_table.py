@@ -11,7 +11,7 @@ from job.network_size import flops_per_token, network_size
 from job.recipe import Recipe
 from runner.cloud.compare import Row
 from runner.cloud.durations import in_words
-from runner.cloud.estimate import ASSUMED
+from runner.cloud.gpu_kinds import ASSUMED
 from runner.cloud.prices import Prices
 from runner.terminal import Environment
 

@@ -8,46 +8,13 @@ MFU, the share of the datasheet's peak that a trainer reaches, is a table: what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from job.batch_schedule import tokens_before
 from job.network_size import flops_per_token
 from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
 from runner.cloud.fit import fit, uses_bf16
+from runner.cloud.gpu_kinds import BY_NAME
 
-# The share of the datasheet's bf16 FLOP/s in float32: TF32 is half as fast as bfloat16; Turing has no TF32, 8.1 of 65 TFLOP/s.
-FLOAT32_SHARE = 0.5
-FLOAT32_SHARE_T4 = 0.125
-
-
-@dataclass(frozen=True)
-class Mfu:
-    """The share of the peak for a network as wide as GPT-2 124M (768), and where it is from."""
-
-    share: float
-    source: str
-
-
-NANOGPT_A100 = "nanoGPT, 124M on 8 A100: 300 B tokens in 4 days, 108k tokens/s a GPU"
-NANOGPT_H100 = "nanoGPT, 124M on an H100: 380k tokens/s by a user's report"
-ASSUMED = "assumed; nothing was measured"
-MFU = {
-    "T4": Mfu(0.30, ASSUMED),
-    "L4": Mfu(0.30, ASSUMED),
-    "A10": Mfu(0.30, ASSUMED),
-    "L40S": Mfu(0.30, ASSUMED),
-    "A100": Mfu(0.30, NANOGPT_A100),
-    "A100-40GB": Mfu(0.30, NANOGPT_A100),
-    "A100-80GB": Mfu(0.30, NANOGPT_A100),
-    "RTX-PRO-6000": Mfu(0.25, ASSUMED),
-    "H100": Mfu(0.33, NANOGPT_H100),
-    "H100!": Mfu(0.33, NANOGPT_H100),
-    "H200": Mfu(0.33, NANOGPT_H100 + "; the same chip"),
-    "B200": Mfu(0.25, ASSUMED),
-    "B200+": Mfu(0.25, ASSUMED),
-    "B300": Mfu(0.25, ASSUMED),
-}
 REFERENCE_WIDTH = 768
 # Narrow networks reach less: nanoGPT's shakespeare_char, 384 wide, takes 3 minutes on an A100, a tenth of the peak
 # and a third of 124M's share: the width to the power of 1.6. Wide ones reach more: torchtitan's 8B, 4,096
@@ -70,7 +37,7 @@ EVAL_TOKENS = 1_000_000
 def mfu(recipe: Recipe, gpu: str) -> float:
     """The share of the peak that this network is expected to reach there."""
     ratio = recipe.model.n_embd / REFERENCE_WIDTH
-    return min(MOST_MFU, MFU[gpu].share * ratio ** (NARROW_POWER if ratio < 1 else WIDE_POWER))
+    return min(MOST_MFU, BY_NAME[gpu].mfu * ratio ** (NARROW_POWER if ratio < 1 else WIDE_POWER))
 
 
 def tokens_per_second(recipe: Recipe, gpu: str, gpus: int) -> float:
@@ -78,7 +45,7 @@ def tokens_per_second(recipe: Recipe, gpu: str, gpus: int) -> float:
     peak = datasheet_flops(gpu)
     assert peak is not None  # of every GPU that can be asked for
     if not uses_bf16(recipe, gpu):
-        peak *= FLOAT32_SHARE_T4 if gpu == "T4" else FLOAT32_SHARE
+        peak *= BY_NAME[gpu].float32_share
     work = flops_per_token(recipe) * (AGAIN if recipe.train.activation_checkpointing else 1)
     by_flops = work / (gpus * peak * mfu(recipe, gpu))
     passes = fit(recipe, gpu, gpus).grad_accum_steps

@@ -10,25 +10,7 @@ from dataclasses import dataclass
 from job.compiling import should_compile
 from job.memory import chosen_micro_batch, largest_micro_batch, micro_batch_size, training_memory
 from job.recipe import Recipe
-
-# GB (1e9 bytes) by the makers' datasheets.
-MEMORY_GB = {
-    "T4": 16,
-    "L4": 24,
-    "A10": 24,
-    "L40S": 48,
-    "A100": 40,
-    "A100-40GB": 40,
-    "A100-80GB": 80,
-    "RTX-PRO-6000": 96,
-    "H100": 80,
-    "H100!": 80,
-    "H200": 141,
-    "B200": 180,
-    "B200+": 180,
-    "B300": 270,
-}
-WITHOUT_BF16 = frozenset({"T4"})  # Turing: autocast has no bfloat16 there, and float32 is what is left
+from runner.cloud.gpu_kinds import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -64,12 +46,13 @@ class Fit:
 
 def uses_bf16(recipe: Recipe, gpu: str) -> bool:
     """Whether the trainer's autocast will be bfloat16 there."""
-    return recipe.train.dtype == "bfloat16" or (recipe.train.dtype == "auto" and gpu not in WITHOUT_BF16)
+    return recipe.train.dtype == "bfloat16" or (recipe.train.dtype == "auto" and BY_NAME[gpu].bf16)
 
 
 def fit(recipe: Recipe, gpu: str, processes: int) -> Fit:
     """How ``recipe`` fits where ``processes`` GPUs of that kind share a step."""
-    room, bf16 = MEMORY_GB[gpu] * 1e9, uses_bf16(recipe, gpu)
+    there_gb, bf16 = BY_NAME[gpu].memory_gb, uses_bf16(recipe, gpu)
+    room = there_gb * 1e9
     compiled, _ = should_compile(recipe, "cuda")
     share = max(1, recipe.sequences_per_step // processes)
     size = micro_batch_size(share, chosen_micro_batch(recipe, room, processes, bf16, compiled))
@@ -78,7 +61,7 @@ def fit(recipe: Recipe, gpu: str, processes: int) -> Fit:
     return Fit(
         gpu,
         needed / 1e9,
-        MEMORY_GB[gpu],
+        there_gb,
         size,
         share // size,
         largest,
@@ -88,7 +71,7 @@ def fit(recipe: Recipe, gpu: str, processes: int) -> Fit:
 
 def smallest(names: tuple[str, ...]) -> str:
     """The one with the least memory: what fits there fits on all."""
-    return min(names, key=lambda name: MEMORY_GB[name])
+    return min(names, key=lambda name: BY_NAME[name].memory_gb)
 
 
 def fits(recipe: Recipe, names: tuple[str, ...], processes: int) -> str:

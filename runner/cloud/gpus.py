@@ -9,25 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from runner.cloud.gpu_kinds import BY_NAME
 from runner.errors import did_you_mean, usage
-
-# Name → most that one machine has. `H100!` is never given an H200, `B200+` may be a B300.
-MOST = {
-    "T4": 8,
-    "L4": 8,
-    "A10": 4,
-    "L40S": 8,
-    "A100": 8,
-    "A100-40GB": 8,
-    "A100-80GB": 8,
-    "RTX-PRO-6000": 8,
-    "H100": 8,
-    "H100!": 8,
-    "H200": 8,
-    "B200": 8,
-    "B200+": 8,
-    "B300": 8,
-}
 
 
 @dataclass(frozen=True)
@@ -51,14 +34,15 @@ def parse_gpus(text: str) -> Gpus:
     for word in text.split(","):
         name, colon, number = word.strip().partition(":")
         name = name.upper()
-        if name not in MOST:
+        if name not in BY_NAME:
             raise usage(f"Modal has no GPU '{word.strip()}'{_with_number(name) or guess(name)}")
         if colon and not number.isdigit():
             raise usage(f"'{word.strip()}' names no number of GPUs; write {name}:2")
         count = int(number) if colon else 1
-        if not 1 <= count <= MOST[name]:
-            more = "; for more, add --nodes" if count > MOST[name] == 8 else ""
-            raise usage(f"one machine has 1 to {MOST[name]} {name}, not {count}{more}")
+        most = BY_NAME[name].most
+        if not 1 <= count <= most:
+            more = "; for more, add --nodes" if count > most == 8 else ""
+            raise usage(f"one machine has 1 to {most} {name}, not {count}{more}")
         if name not in names:
             names.append(name)
         counts.append(count)
@@ -76,14 +60,15 @@ def _with_number(word: str) -> str:
     if match is None:
         return ""
     name, count = match["name"] or match["last"], match["count"] or match["first"]
-    return f"; did you mean '{name}:{count}'?" if int(count) <= MOST.get(name, 0) else ""
+    known = name in BY_NAME and int(count) <= BY_NAME[name].most
+    return f"; did you mean '{name}:{count}'?" if known else ""
 
 
 def guess(name: str) -> str:
     """``; did you mean 'H100'?``, or the list of all."""
-    plain = {known.replace("-", ""): known for known in MOST}
+    plain = {known.replace("-", ""): known for known in BY_NAME}
     near = did_you_mean(name.replace("-", "").replace("_", "").replace(" ", ""), [k.lower() for k in plain])
     if near:
         found = near.split("'")[1].upper()
         return f"; did you mean '{plain[found]}'?"
-    return f"; it has {', '.join(MOST)}"
+    return f"; it has {', '.join(BY_NAME)}"

@@ -8,28 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runner.cloud.gpu_kinds import BY_NAME
 from runner.cloud.gpus import Gpus
 
-# One GPU, an hour. Modal bills an upgrade that it makes by itself (H100 → H200) at the price of what was asked.
-PER_GPU = {
-    "T4": 0.59,
-    "L4": 0.80,
-    "A10": 1.10,
-    "L40S": 1.95,
-    "A100": 2.10,
-    "A100-40GB": 2.10,
-    "A100-80GB": 2.50,
-    "RTX-PRO-6000": 3.03,
-    "H100": 3.95,
-    "H100!": 3.95,
-    "H200": 4.54,
-    "B200": 6.25,
-    "B200+": 6.25,
-    "B300": 7.10,
-}
 PER_CORE = 0.0000131 * 3600  # a physical core, an hour
 PER_GIB = 0.00000222 * 3600  # a GiB of memory, an hour
-TABLE = {**PER_GPU, "CPU": PER_CORE, "MEMORY": PER_GIB}
+TABLE = {**{name: kind.dollars for name, kind in BY_NAME.items()}, "CPU": PER_CORE, "MEMORY": PER_GIB}
 
 BROAD, NARROW = 1.15, 1.75  # factors of a chosen region: a continent (us, eu), or a part of one (us-east)
 

@@ -12,21 +12,15 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
+from runner.cloud.gpu_kinds import ALIASES
 from runner.cloud.prices import TABLE, Prices
 
 PATIENCE = 4.0  # seconds: a plan must not wait for a price that the table has too
 # A rate this many times our table's, or below it by that much, is per minute, per 8 GPUs, or of something else.
 FAR = 3.0
 
-# Names of ours that Modal's rates call otherwise. Modal bills H100! and B200+ as what is asked for.
-OTHERWISE = {
-    "CPU": "cpu_hour_cost",
-    "MEMORY": "mem_gib_hour_cost",
-    "A10": "gpu_hour_cost_a10g",
-    "A100": "gpu_hour_cost_a100_40gb",
-    "H100!": "gpu_hour_cost_h100",
-    "B200+": "gpu_hour_cost_b200",
-}
+# Names of ours that Modal's rates call otherwise. Modal bills an alias as its kind.
+OTHERWISE = {"CPU": "cpu_hour_cost", "MEMORY": "mem_gib_hour_cost", "A10": "gpu_hour_cost_a10g"}
 
 
 def live_prices() -> Prices | None:
@@ -48,7 +42,8 @@ def from_rates(rates: Mapping[str, float], day: datetime.date) -> Prices | None:
     """The table with the rates that are believed; None where there is none."""
     found = {}
     for name, listed in TABLE.items():
-        rate = rates.get(OTHERWISE.get(name) or f"gpu_hour_cost_{name.lower().replace('-', '_')}")
+        kind = ALIASES.get(name, name).lower().replace("-", "_")
+        rate = rates.get(OTHERWISE.get(name) or f"gpu_hour_cost_{kind}")
         if rate is not None and math.isfinite(rate) and listed / FAR <= rate <= listed * FAR:
             found[name] = rate
     if not found:

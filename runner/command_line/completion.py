@@ -52,14 +52,15 @@ def volumes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[
 
 def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Modal's names of GPUs; behind a comma the next alternative, behind a colon the number."""
-    from runner.cloud.gpus import MOST
+    from runner.cloud.gpu_kinds import BY_NAME
 
     before, comma, last = typed.rpartition(",")
     name, colon, _ = last.upper().partition(":")
     if colon:
-        known = [f"{name}:{number}" for number in (1, 2, 4, 8) if number <= MOST.get(name, 0)]
+        most = BY_NAME[name].most if name in BY_NAME else 0
+        known = [f"{name}:{number}" for number in (1, 2, 4, 8) if number <= most]
     else:
-        known = list(MOST)
+        known = list(BY_NAME)
     return [f"{before}{comma}{word}" for word in _those(known, last.upper())]
 
 

@@ -12,7 +12,8 @@ from job.peak_flops import datasheet_flops
 from job.recipe import Recipe, RecipeError, load
 from runner.cloud import compare, deadlines, durations, estimate, fit, ledger, price_file, prices, rates
 from runner.cloud.container import interface_of, price_of
-from runner.cloud.gpus import MOST, Gpus, parse_gpus
+from runner.cloud.gpu_kinds import BY_NAME
+from runner.cloud.gpus import Gpus, parse_gpus
 from runner.cloud.options import RentedMachine
 from runner.errors import RunnerError
 
@@ -61,10 +62,8 @@ class TestGpus:
         assert part in caught.value.message
         assert caught.value.exit_code == 2
 
-    def test_every_gpu_has_a_price_a_memory_and_a_peak(self) -> None:
-        assert set(MOST) == set(prices.PER_GPU) == set(fit.MEMORY_GB)
-        assert set(MOST) == set(estimate.MFU)
-        assert all(datasheet_flops(name) for name in MOST)
+    def test_the_trainer_knows_the_peak_of_every_gpu(self) -> None:
+        assert all(datasheet_flops(name) for name in BY_NAME)
 
 
 class TestPrices:
@@ -85,7 +84,7 @@ class TestPrices:
         (tmp_path / "prices.yaml").write_text("date: 2026-11-20\nh100: 3.00\nCPU: 0\nMEMORY: 0\n")
         found = price_file.current_prices(tmp_path, {"HOME": str(tmp_path)})
         assert prices.per_hour(RentedMachine(Gpus(("H100",), 2), 4.0, 8.0), prices=found) == {"H100": 6.0}
-        assert found.table["L4"] == prices.PER_GPU["L4"]
+        assert found.table["L4"] == prices.TABLE["L4"]
         assert "2026-11-20" in found.source
         assert "prices.yaml" in found.source
 
@@ -117,7 +116,7 @@ class TestPrices:
         assert [live.table[name] for name in ("H100", "H100!", "A100-80GB", "A10", "CPU")] == [
             3.5, 3.5, 2.4, 1.0, 0.04,
         ]  # fmt: skip
-        assert live.table["L4"] == prices.PER_GPU["L4"], "a sixtieth of it is no price of an hour"
+        assert live.table["L4"] == prices.TABLE["L4"], "a sixtieth of it is no price of an hour"
         assert "Modal's rates for this account of 2026-11-21; A100, A100-40GB, B200" in live.source
         assert rates.from_rates({"gpu_hour_cost_l4": 0.8 / 60}, datetime.date.today()) is None
         (tmp_path / "prices.yaml").write_text("A10: 0.5\n")
