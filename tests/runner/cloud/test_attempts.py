@@ -48,24 +48,8 @@ def test_the_timeout_counts_all_attempts(lab: Lab, brief: int) -> None:
     assert "--timeout" in err
 
 
-def test_a_cap_in_dollars_checkpoints_and_ends_104(lab: Lab) -> None:
-    lab.slow_down(0.05)
-    words = ("--device", "cpu", "max_steps=2000", "--max-cost", "20")
-    a_dollar_a_second(lab)
-    _, err = lab.train(*words, status=104)
-    assert "--max-cost is spent" in err
-    assert reasons(lab) == ["budget"]
-    assert 0.90 * 20 <= lab.ledger()["cost"] <= 1.02 * 20
-    assert (lab.run_folder() / "latest").exists()
-    state = json.loads(lab.run("status", "tiny", "--json")[0])
-    assert state["status"] == "unfinished"
-    assert "runner resume tiny --max-cost MORE" in lab.run("watch", "tiny", status=104)[1]
-    _, err = lab.train(*words[:-1], "10", status=2)  # less than is spent
-    assert "has cost" in err
-
-
 @pytest.mark.slow
-def test_a_cap_holds_over_three_attempts_and_more_money_goes_on(lab: Lab, brief: int) -> None:
+def test_a_cap_in_dollars_holds_over_three_attempts_and_more_money_goes_on(lab: Lab, brief: int) -> None:
     lab.slow_down(0.05)
     a_dollar_a_second(lab)
     cap = min(60, 4 * brief)  # dollars, and so seconds: three attempts
@@ -84,6 +68,11 @@ def test_a_cap_holds_over_three_attempts_and_more_money_goes_on(lab: Lab, brief:
     assert book["cost"] == pytest.approx(sum(attempt["cost"] for attempt in book["attempts"]), abs=0.001)
     assert 0.90 * cap <= book["cost"] <= 1.02 * cap
     reached = json.loads((lab.run_folder() / "run.json").read_text())["step"]
+    assert (lab.run_folder() / "latest").exists()
+    assert json.loads(lab.run("status", "tiny", "--json")[0])["status"] == "unfinished"
+    assert "runner resume tiny --max-cost MORE" in lab.run("watch", "tiny", status=104)[1]
+    _, err = lab.train("--device", "cpu", "max_steps=9000", "--max-cost", "10", status=2)
+    assert "has cost" in err  # less than is spent
     _, err = lab.run("resume", "tiny", "-y", "--max-cost", str(more), status=104)
     assert f"goes on from step {reached}" in err
     assert 0.90 * more <= lab.ledger()["cost"] <= 1.02 * more
