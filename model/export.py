@@ -1,4 +1,4 @@
-"""Write a run's newest checkpoint in Hugging Face's format.
+"""Write a run's newest checkpoint in Hugging Face's format, with its tokenizer.
 
 python -m model.export --name gpt2 --into exported/
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
+from corpus.hugging_face import export_folder, write_tokenizer
 from job.command_line import parse_run, run, say
 from job.exit_status import ExitStatus
 from model.hugging_face import export
@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, "cpu")
-    into = Path(arguments.into) if arguments.into else trained.folder / "huggingface"
+    into = export_folder(arguments.into, trained.folder)
     export(trained.network, into, trained.tokenizer.eot)
-    say(f"run {trained.folder.name}, step {trained.step}: GPT2LMHeadModel.from_pretrained reads it")
+    write_tokenizer(trained.tokenizer, into, trained.network.config.block_size, trained.network.vocab_size)
+    say(f"run {trained.folder.name}, step {trained.step}: AutoTokenizer and GPT2LMHeadModel read it")
     print(into)
     return ExitStatus.DONE
 

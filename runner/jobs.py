@@ -52,7 +52,7 @@ JOBS = {
         Job("train", "trains", True, in_processes=True, has_run=True),
         Job("sample", "writes text from the newest checkpoint"),
         Job("evaluate", "measures loss over the validation set"),
-        Job("export", "writes the network in Hugging Face's format", takes_device=False),
+        Job("export", "writes the network and its tokenizer in Hugging Face's format", takes_device=False),
         Job("roofline", "measures what the device reaches", measures=True, package="bench"),
     )
 }

@@ -1,7 +1,10 @@
 """Compare runs: what differs in their recipes, what came out, the curves in one plot.
 
+A pattern, in quotes, stands for the runs that it fits.
+
 \b
 runner compare quickstart lower-lr
+runner compare 'seed*'
 runner compare quickstart lower-lr --by time --png curves.png
 """
 
@@ -34,16 +37,21 @@ def command(env: Environment, runs: tuple[str, ...], axis: Any, png: str | None,
     from runner.errors import usage
     from runner.history.figures import is_png, need_matplotlib
     from runner.history.past import read_runs
+    from runner.runs.named import runs_named
 
-    if len(set(runs)) < 2 or len(set(runs)) < len(runs):
-        raise usage("give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them")
+    names = runs_named(env, runs)
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        alone = f" ('{runs[0]}' fits {names[0]} alone)" if len(names) == 1 and names[0] not in runs else ""
+        raise usage(
+            f"give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them{alone}"
+        )
     if png:
         need_matplotlib()
         if not (folder := (env.cwd / png).parent).is_dir():
             raise usage(f"--png {png}: there is no folder {folder}; make it first, or choose another")
         if (env.cwd / png).exists() and not is_png(env.cwd / png):
             raise usage(f"{png} is there and is no PNG; choose another name with --png")
-    histories = read_runs(env, runs)
+    histories = read_runs(env, names)
     if as_json:
         env.json(facts(histories))
     else:

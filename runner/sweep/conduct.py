@@ -22,7 +22,7 @@ from runner.requests.request import Request
 from runner.sweep.budget import Purse, expected_cost, shares
 from runner.sweep.look import Look, is_unavailable
 from runner.sweep.median import Curve, hopeless
-from runner.sweep.outcome import in_words
+from runner.sweep.outcome import best_so_far, in_words
 from runner.sweep.record import SweepRecord, Trial, now
 from runner.sweep.starting import start
 from runner.sweep.subject import Subject
@@ -239,14 +239,13 @@ class Conductor:
     # --- telling --------------------------------------------------------------------------------
 
     def _tell(self, trial: Trial) -> None:
-        record, best = self.record, self.record.best
+        record = self.record
         metric = f", {record.metric} {trial.metric:.4g}" if trial.metric is not None else ""
         reason = f" ({trial.reason.splitlines()[0]})" if trial.reason else ""
         done = sum(t.is_over for t in record.trials)
-        so_far = f"; best {best.metric:.4g} by {best.run}" if best and best.metric is not None else ""
         money = f"; {dollars(record.spent)}" if record.spent else ""
         self.env.say(
-            f"{trial.run} {trial.status}{metric}{reason}   [{done} of {len(record.trials)}{so_far}{money}]"
+            f"{trial.run} {trial.status}{metric}{reason}   [{done} of {len(record.trials)}{best_so_far(record)}{money}]"
         )
 
     def _save(self) -> None:

@@ -9,15 +9,16 @@ from runner.extras import install_line
 from runner.history.numbers import dollars
 from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
+from runner.sweep.seeds import Setting
 from runner.terminal import Environment
 
 
-def in_words(trial: Trial) -> str:
+def in_words(trial: Trial | Setting) -> str:
     """``lr=0.001 n_layer=4``."""
     return " ".join(f"{key}={shown(trial, key)}" for key in trial.values)
 
 
-def shown(trial: Trial, key: str) -> str:
+def shown(trial: Trial | Setting, key: str) -> str:
     """A value of a trial, short."""
     value = trial.values.get(key, "-")
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -32,6 +33,7 @@ def show_outcome(env: Environment, record: SweepRecord, folder: Path, as_json: b
         env.json({**record.facts(), "plot": str(picture) if picture else None})
     else:
         show_results(env, record)
+        show_means(env, record)
         text = terminal_plot(record)
         if text:
             env.write(text)
@@ -39,15 +41,70 @@ def show_outcome(env: Environment, record: SweepRecord, folder: Path, as_json: b
         env.say(f"plot: {picture}")
     elif find_spec("matplotlib") is None:
         env.say(f"no picture: matplotlib is not installed; type:\n  {install_line('report')}")
-    best = record.best
-    if best is not None:
-        env.say(f"best: {best.run} with {in_words(best)}: {record.metric} {best.metric:.6g}")
+    if best := best_in_words(record):
+        env.say(best)
     if record.count("failed"):
         env.say(
             f"{record.count('failed')} failed; `runner logs RUN` says why, --retry-failed tries them again"
         )
     if record.count("waiting", "unfinished"):
         env.say("some are left; the same line goes on with them")
+
+
+def best_so_far(record: SweepRecord) -> str:
+    """``; best 1.234 by s-002`` for a line while the sweep goes on; '' where nothing has finished."""
+    best, found = record.best, record.settings
+    if best is None:
+        return ""
+    if found:
+        return (
+            f"; best mean {found[0].mean:.4g}, n={_count(found[0])}, with {in_words(found[0])}".removesuffix(
+                ", with "
+            )
+        )
+    return f"; best {best.metric:.4g} by {best.run}"
+
+
+def best_in_words(record: SweepRecord) -> str:
+    """The best trial, or the setting with the best mean over its seeds; '' where nothing has finished."""
+    best, found = record.best, record.settings
+    if best is None:
+        return ""
+    if not found:
+        return f"best: {best.run} with {in_words(best)}: {record.metric} {best.metric:.6g}"
+    first = found[0]
+    which = "best by the mean over seeds" if len(found) > 1 else "mean over seeds"
+    spread = f", standard deviation {first.sd:.2g}" if first.sd is not None else ""
+    return (
+        f"{which}: {in_words(first)}{': ' if first.values else ''}{record.metric} {first.mean:.6g}{spread}, "
+        f"n={_count(first)}; the best of these runs is {best.run} with {best.metric:.6g}"
+    )
+
+
+def show_means(env: Environment, record: SweepRecord) -> None:
+    """Where seeds are varied: a row for each setting without them, on stdout."""
+    from rich.table import Table
+
+    found = record.settings
+    if not found:
+        return
+    keys = list(dict.fromkeys(key for setting in found for key in setting.values))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for key in (*keys, f"mean {record.metric}", "standard deviation", "n"):
+        table.add_column(key, justify="right", no_wrap=True)
+    for setting in found:
+        table.add_row(
+            *(shown(setting, key) for key in keys),
+            "-" if setting.mean is None else f"{setting.mean:.5g}",
+            "-" if setting.sd is None else f"{setting.sd:.2g}",
+            _count(setting),
+        )
+    env.write("")
+    env.print_table(table, data=True)
+
+
+def _count(setting: Setting) -> str:
+    return f"{setting.n}" if setting.n == setting.trials else f"{setting.n} of {setting.trials}"
 
 
 def show_results(env: Environment, record: SweepRecord) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from job.files import write_atomically
 from runner.errors import RunnerError, usage
+from runner.sweep.seeds import Setting, badness, settings
 
 NAME = "sweep.json"
 
@@ -71,17 +72,23 @@ class SweepRecord:
 
     def ranked(self) -> list[Trial]:
         """Best first: the finished ones, then those stopped early, then the rest in order."""
-        sign = 1.0 if self.goal == "min" else -1.0
 
         def place(trial: Trial) -> tuple[int, float, int]:
             group = {"finished": 0, "stopped": 1}.get(trial.status, 2) if trial.metric is not None else 3
-            return group, sign * trial.metric if trial.metric is not None else 0.0, trial.number
+            return group, badness(trial.metric, self.goal), trial.number
 
         return sorted(self.trials, key=place)
 
     @property
+    def settings(self) -> list[Setting]:
+        """Where seeds are varied: the settings without them, by their means, best first; else []."""
+        return settings(self.trials, self.goal)
+
+    @property
     def best(self) -> Trial | None:
-        """The best of the finished ones."""
+        """The best of the finished ones; where seeds are varied, of the setting with the best mean."""
+        if found := self.settings:
+            return next((trial for trial in self.trials if trial.run == found[0].best_run), None)
         first = self.ranked()[0] if self.trials else None
         return (
             first if first is not None and first.status == "finished" and first.metric is not None else None
@@ -98,6 +105,7 @@ class SweepRecord:
             **asdict(self),
             "spent": round(self.spent, 4),
             "best": best.run if best else None,
+            "settings": [asdict(setting) for setting in self.settings],
             "trials": [asdict(trial) for trial in self.ranked()],
         }
 

@@ -131,6 +131,41 @@ def test_a_png_replaces_a_png_and_nothing_else(type_, two, checkout: Path) -> No
         assert type_("runner compare warm cool --png c.png").exit_code == 0
 
 
+@pytest.fixture
+def seeds(two, make_run, fake) -> None:
+    for name in ("seed2", "seed10", "seed1"):
+        tell(make_run(name, step=20), steps=20)
+        fake.states.append(RunState(name, "train", "host", "finished", step=20, max_steps=20))
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("'seed*'", ["seed1", "seed10", "seed2"]),
+        ("'seed?' warm", ["seed1", "seed2", "warm"]),
+        ("seed2 'seed*'", ["seed2", "seed1", "seed10"]),
+        ("'seed*' seed1 '*1'", ["seed10", "seed2", "seed1"]),
+    ],
+)
+def test_a_pattern_stands_for_the_runs_that_it_fits(type_, seeds, words: str, names: list[str]) -> None:
+    result = type_(f"runner compare {words} --json")
+    assert result.exit_code == 0, result.stderr
+    assert [run["run"] for run in json.loads(result.stdout)["runs"]] == names
+
+
+def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
+    result = type_("runner compare 'sead*'")
+    assert result.exit_code == 102
+    assert "no run fits 'sead*'; there are cool, seed1, seed10, seed2, warm; `runner runs`" in result.stderr
+    result = type_("runner compare 'wa*'")
+    assert (result.exit_code, "('wa*' fits warm alone)" in result.stderr) == (2, True)
+
+
+def test_a_pattern_where_there_are_no_runs(type_) -> None:
+    result = type_("runner compare 'seed*'")
+    assert (result.exit_code, "no run fits 'seed*'; there are no runs yet" in result.stderr) == (102, True)
+
+
 @pytest.mark.parametrize("line", ["runner compare warm", "runner compare warm warm"])
 def test_one_run_is_nothing_to_compare(type_, two, line: str) -> None:
     result = type_(line)

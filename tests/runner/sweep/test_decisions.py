@@ -14,7 +14,7 @@ from runner.sweep.budget import Purse, expected_cost, shares
 from runner.sweep.config import Distribution, Space, SweepConfig
 from runner.sweep.look import Look
 from runner.sweep.median import curve, hopeless
-from runner.sweep.outcome import show_results
+from runner.sweep.outcome import best_in_words, best_so_far, show_means, show_results
 from runner.sweep.plot import write_png
 from runner.sweep.record import SweepRecord, Trial, continue_sweep
 from runner.sweep.space import trials
@@ -166,6 +166,96 @@ class TestRecord:
             trial.status, trial.metric = status, metric  # type: ignore[assignment]
         assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
         assert record.best is record.trials[3]
+
+
+class TestSeeds:
+    """The lowest trial, 0.0, is of the setting lr=0.2, whose mean is the higher one."""
+
+    SCORES = (
+        ((0.1, 1), 1.0),
+        ((0.1, 2), 2.0),
+        ((0.1, 3), 3.0),
+        ((0.2, 1), 0.0),
+        ((0.2, 2), 5.0),
+        ((0.2, 3), 7.0),
+    )
+
+    def record(self, goal: str = "min", key: str = "seed") -> SweepRecord:
+        rows = [
+            Trial(n, f"s-{n:03d}", {key: seed, "lr": lr}, status="finished", metric=metric)
+            for n, ((lr, seed), metric) in enumerate(self.SCORES, 1)
+        ]
+        return SweepRecord("s", "host", "loss", goal, trials=rows)
+
+    @pytest.mark.parametrize("key", ["seed", "train.seed"])
+    def test_the_best_setting_is_that_of_the_best_mean(self, key: str) -> None:
+        first, second = self.record(key=key).settings
+        assert (first.values, first.mean, first.sd, first.n, first.trials) == ({"lr": 0.1}, 2.0, 1.0, 3, 3)
+        assert (second.values, second.mean, second.n) == ({"lr": 0.2}, 4.0, 3)
+        assert second.sd == pytest.approx(math.sqrt(13))  # (16 + 1 + 9) / (3 - 1)
+        best = self.record(key=key).best
+        assert best is not None
+        assert best.run == "s-001"
+        best = self.record("max").best
+        assert best is not None
+        assert best.run == "s-006"
+
+    def test_a_setting_of_which_some_did_not_finish_stands_behind(self) -> None:
+        record = self.record()
+        record.trials[2].status, record.trials[1].status = "stopped", "failed"
+        first, second = record.settings
+        assert (first.values, second.values) == ({"lr": 0.2}, {"lr": 0.1})
+        assert (second.mean, second.sd, second.n, second.trials) == (1.0, None, 1, 3)
+        for trial in record.trials:
+            trial.status = "failed"
+        assert [(s.mean, s.n) for s in record.settings] == [(None, 0), (None, 0)]
+        assert record.best is None
+
+    def test_one_that_is_no_number_is_the_worst(self) -> None:
+        record = self.record()
+        record.trials[0].metric = math.nan
+        assert [s.values["lr"] for s in record.settings] == [0.2, 0.1]
+        assert record.ranked()[-1] is record.trials[0]
+
+    def test_without_seeds_or_with_one_for_each_the_best_trial_is_the_best(self) -> None:
+        record = self.record(key="sample.seed")
+        assert record.settings == []
+        assert record.best is record.trials[3]
+        record = self.record()
+        for n, trial in enumerate(record.trials):
+            trial.values = {"seed": n, "lr": n / 10}  # as a random space draws them
+        assert record.settings == []
+        assert record.best is record.trials[3]
+
+    def test_the_means_are_a_table_and_the_last_line_says_by_what_it_judges(
+        self, tmp_path: Path, capsys
+    ) -> None:
+        record = self.record()
+        record.trials[5].status = "failed"
+        env = Environment(environ={}, cwd=tmp_path, terminal=False)
+        show_means(env, record)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+        assert lines == [
+            ["lr", "mean", "loss", "standard", "deviation", "n"],
+            ["0.1", "2", "1", "3"],
+            ["0.2", "2.5", "3.5", "2", "of", "3"],
+        ]
+        assert best_in_words(record) == (
+            "best by the mean over seeds: lr=0.1: loss 2, standard deviation 1, n=3; "
+            "the best of these runs is s-001 with 1"
+        )
+        assert best_so_far(record) == "; best mean 2, n=3, with lr=0.1"
+        assert record.facts()["settings"][0] == {
+            "values": {"lr": 0.1}, "mean": 2.0, "sd": 1.0, "n": 3, "trials": 3, "best_run": "s-001"
+        }  # fmt: skip
+
+    def test_seeds_alone_are_one_setting(self) -> None:
+        record = self.record()
+        record.trials = record.trials[:2]
+        for trial in record.trials:
+            del trial.values["lr"]
+        assert best_in_words(record).startswith("mean over seeds: loss 1.5, standard deviation 0.71, n=2; ")
+        assert best_so_far(record) == "; best mean 1.5, n=2"
 
 
 def test_a_trial_that_only_measures_ends_at_step_zero(tmp_path: Path, capsys) -> None:

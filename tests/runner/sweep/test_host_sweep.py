@@ -173,6 +173,26 @@ def test_trials_at_once_share_the_cores(
     assert {t["metric"] for t in json.loads(out)["trials"]} == {float(max(1, (os.cpu_count() or 1) // 2))}
 
 
+def test_over_seeds_the_mean_decides(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    (checkout / "mine" / "mine.py").write_text(
+        "def train(output_dir='.', x: int = 0, seed: int = 0) -> dict:\n"
+        "    return {'score': x * [1, 5, 0][seed]}\n"
+    )
+    write_sweep(checkout, "{grid: {x: [1, -1], seed: [0, 1, 2]}}", "goal: max\n")
+    process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--no-smoke")
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    assert "best by the mean over seeds: x=1: score 2, standard deviation 2.6, n=3; the best" in err
+    means = out.split("\n\n")[1].splitlines()
+    assert [line.split() for line in means[1:3]] == [["1", "2", "2.6", "3"], ["-1", "-2", "2.6", "3"]]
+    out, _ = spawn("sweep", "mine/s.yaml", "--json").communicate(timeout=60)
+    tree = json.loads(out)
+    assert (tree["best"], tree["settings"][0]["mean"]) == ("s-002", 2.0)
+    assert tree["settings"][0]["values"] == {"x": 1}
+
+
 def test_a_run_that_is_another_one_is_taken_for_no_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:

@@ -1,0 +1,142 @@
+"""A tokenizer as files that ``transformers.AutoTokenizer`` reads, beside an exported network.
+
+tokenizer.json is the format of the library tokenizers: GPT-2's is a byte-level BPE, bytes are one without merges, and
+characters are words of one letter. It is plain JSON, which needs neither library.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from corpus import DataError
+from corpus.tokenizers import CharTokenizer, GPT2Tokenizer, Tokenizer
+from job.files import write_atomically
+from job.runs import read_record
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unknown>"  # in no vocabulary of characters, so that an unknown one is an error there as here
+
+
+def export_folder(into: str | None, run: Path) -> Path:
+    """Where an export goes: ``into``, or huggingface/ in the run's folder. DataError for a run's folder itself, which has
+    another tokenizer.json."""
+    folder = Path(into) if into else run / "huggingface"
+    if read_record(folder) is not None:
+        raise DataError(
+            f"--into {folder} is a run's folder; give another one: --into {folder / 'huggingface'}"
+        )
+    return folder
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: int) -> None:
+    """Write the files of ``tokenizer`` into ``folder``, beside a network with a vocabulary of ``rows`` rows."""
+    eot = {"id": tokenizer.eot, "content": END_OF_TEXT, "special": True, "normalized": False}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    is_chars = isinstance(tokenizer, CharTokenizer)
+    description = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [] if tokenizer.eot is None else [eot | flags],
+        "normalizer": None,
+        "post_processor": None,
+        **(_characters(tokenizer) if is_chars else _byte_level(tokenizer)),
+    }
+    special = {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        # Without this transformers makes token_type_ids, and its GPT-2 would add their embeddings to the text's.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    padding = list(range(tokenizer.vocab_size, rows))  # rows that are no token are never drawn
+    generation = {
+        "bos_token_id": tokenizer.eot,
+        "eos_token_id": tokenizer.eot,
+        "suppress_tokens": padding or None,
+    }
+    _write(folder / "tokenizer.json", description)
+    _write(folder / "tokenizer_config.json", config, indent=2)
+    _write(folder / "generation_config.json", generation)
+
+
+def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
+    characters = [text.decode() for text in tokenizer.token_bytes()]
+    return {
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": r"[\s\S]"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {character: token for token, character in enumerate(characters)},
+            "unk_token": UNKNOWN,
+        },
+    }
+
+
+def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
+    letters = byte_letters()
+    tokens = ["".join(letters[byte] for byte in text) or END_OF_TEXT for text in tokenizer.token_bytes()]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
+    found = merges(tokenizer.token_bytes()) if is_gpt2 else []
+    return {
+        "pre_tokenizer": {**byte_level, "use_regex": is_gpt2},  # the library's own expression is GPT-2's
+        "decoder": {**byte_level, "use_regex": is_gpt2},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": [" ".join("".join(letters[byte] for byte in part) for part in pair) for pair in found],
+        },
+    }
+
+
+def byte_letters() -> list[str]:
+    """The letter of each byte in a byte-level vocabulary, GPT-2's: printable ones are themselves, the others come from
+    U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)]
+
+
+def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The pair of which each token was merged, in order. tiktoken keeps the tokens alone, but a token's number is its
+    merge's: merging its bytes with the merges before it leaves the two parts."""
+    numbers = {text: number for number, text in enumerate(tokens)}
+    found = []
+    for number, text in enumerate(tokens):
+        if len(text) > 1:
+            left, right = _merged(text, numbers, number)
+            found.append((left, right))
+    return found
+
+
+def _merged(text: bytes, numbers: dict[bytes, int], below: int) -> list[bytes]:
+    """``text`` in parts, with the merges of numbers below ``below``."""
+    parts = [text[i : i + 1] for i in range(len(text))]
+    while True:
+        pairs = [numbers.get(left + right, below) for left, right in pairwise(parts)]
+        first = min(pairs, default=below)
+        if first >= below:
+            return parts
+        at = pairs.index(first)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def _write(path: Path, tree: dict[str, Any], indent: int | None = None) -> None:
+    write_atomically(path, json.dumps(tree, ensure_ascii=False, indent=indent) + "\n")

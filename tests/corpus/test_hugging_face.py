@@ -1,0 +1,85 @@
+"""A tokenizer's files for transformers: its AutoTokenizer gives our tokens, and the text back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpus.hugging_face import byte_letters, merges, write_tokenizer
+from corpus.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
+
+AWKWARD = (
+    "def f(x):\n    return 'ä – 你好 🙂👩‍👩‍👧'  # x\n\n\n\tend   \r\n\x85 \x1c\u00a0\u3000 \u2028\ufeff\x00it's 'S we'll don't . , ! ?"
+    "a  b   c\n \n  \n1234 ½ x² e\u0301 \U0010fffd <unk> <s> [UNK]   "
+)
+
+
+@pytest.fixture
+def text(shared_data: Path) -> str:
+    """Real text, and what tokenizers have been wrong about."""
+    real = (shared_data / "tinyshakespeare.txt").read_text()[:20_000]
+    return f"{AWKWARD}{real}{AWKWARD}"
+
+
+@pytest.fixture(params=["bytes", "chars", "gpt2"])
+def ours(request: pytest.FixtureRequest, text: str) -> Tokenizer:
+    if request.param == "gpt2":
+        return request.getfixturevalue("gpt2")
+    return ByteTokenizer() if request.param == "bytes" else CharTokenizer(text)
+
+
+def read_again(tokenizer: Tokenizer, folder: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    write_tokenizer(tokenizer, folder, 32, tokenizer.padded_vocab_size)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_the_tokens_are_ours_and_the_text_comes_back(ours: Tokenizer, text: str, tmp_path: Path) -> None:
+    theirs = read_again(ours, tmp_path)
+    tokens = theirs(text)
+    assert tokens["input_ids"] == ours.encode(text).tolist()
+    assert theirs.decode(tokens["input_ids"]) == text
+    # transformers' GPT-2 adds the embeddings of token_type_ids to those of the text.
+    assert set(tokens) == {"input_ids", "attention_mask"}
+
+
+def test_the_end_of_text_and_the_context_are_told(ours: Tokenizer, tmp_path: Path) -> None:
+    theirs = read_again(ours, tmp_path)
+    assert (len(theirs), theirs.eos_token_id, theirs.bos_token_id) == (ours.vocab_size, ours.eot, ours.eot)
+    assert theirs.model_max_length == 32
+    if ours.eot is not None:
+        assert theirs.decode([ours.eot], skip_special_tokens=True) == ""
+    assert theirs.decode([ours.vocab_size]) == ""  # a row that only fills up the vocabulary
+
+
+def test_it_is_the_same_when_transformers_has_saved_it(ours: Tokenizer, text: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    read_again(ours, tmp_path / "a").save_pretrained(tmp_path / "b")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+    assert theirs(text)["input_ids"] == ours.encode(text).tolist()
+
+
+def test_a_character_that_is_not_known_is_an_error_there_too(tmp_path: Path) -> None:
+    theirs = read_again(CharTokenizer("abc"), tmp_path)
+    assert theirs("cab")["input_ids"] == [2, 0, 1]
+    with pytest.raises(Exception, match="Missing"):
+        theirs("xab")
+
+
+def test_every_character_is_cut_off_where_tiktoken_cuts(gpt2: GPT2Tokenizer, tmp_path: Path) -> None:
+    """The two have regular expressions of different libraries: what is a letter, a number or a space may differ."""
+    theirs = read_again(gpt2, tmp_path).backend_tokenizer
+    codes = [*range(0x3000), *range(0x3000, 0xD800, 7), *range(0xE000, 0x30000, 7)]
+    texts = [f"a{c} {c}{c}\n {c}1" for c in map(chr, codes)]
+    differ = [text[1] for text in texts if theirs.encode(text).ids != gpt2.encode(text).tolist()]
+    assert differ == []
+
+
+def test_the_merges_are_those_that_openai_published(gpt2: GPT2Tokenizer, shared_data: Path) -> None:
+    files = [path.read_text() for path in (shared_data / "tiktoken").iterdir()]
+    published = next(text for text in files if text.startswith("#version")).splitlines()[1:]
+    letters = byte_letters()
+    found = merges(gpt2.token_bytes())
+    assert [" ".join("".join(letters[b] for b in part) for part in pair) for pair in found] == published

@@ -1,0 +1,75 @@
+"""An exported run in Hugging Face's transformers: its tokenizer, its network and how it writes, with no network."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from corpus.hugging_face import write_tokenizer
+from corpus.tokenizers import ByteTokenizer
+from job.recipe import ModelConfig
+from model.gpt import GPT
+from model.hugging_face import export
+from tests.model.conftest import Lab
+
+TRAINED = ("variant=gpt2", "max_steps=20")
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def refuse(*args: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.slow
+def test_a_pipeline_writes_what_the_run_itself_does(lab: Lab, transformers: Any) -> None:
+    lab.train("small", *TRAINED)
+    out, _ = lab.run("export", "--name", "small", "--into", str(lab.folder / "out"))
+    assert out == f"{lab.folder / 'out'}\n"
+    words = ("--name", "small", "prompt=the ", "temperature=0", "max_new_tokens=20", "--json")
+    text = json.loads(lab.run("sample", *words)[0])["samples"][0]
+    write = transformers.pipeline("text-generation", model=str(lab.folder / "out"))
+    # A sample begins behind the end of a text.
+    found = write("<|endoftext|>the ", max_new_tokens=20, do_sample=False, return_full_text=False)
+    assert "the " + found[0]["generated_text"] == text
+    # The weights of such a folder are those of the run, for another one to begin with.
+    _, err = lab.train(
+        "next", *TRAINED[:1], "max_steps=0", f"init_from={lab.folder / 'out'}", "warmup_steps=0"
+    )
+    assert f"first weights: {lab.folder / 'out'}" in err
+
+
+def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(tmp_path: Path, transformers: Any) -> None:
+    tokenizer = ByteTokenizer()
+    network = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=32), tokenizer.padded_vocab_size)
+    torch.nn.init.ones_(network.ln_f.bias)
+    with torch.no_grad():  # the padding has the largest logits, then the end of text, then all else
+        network.wte.weight[tokenizer.vocab_size :] += 10
+        network.wte.weight[tokenizer.eot] += 5
+    export(network, tmp_path, tokenizer.eot)
+    write_tokenizer(tokenizer, tmp_path, 32, network.vocab_size)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    prompt = transformers.AutoTokenizer.from_pretrained(tmp_path)("the", return_tensors="pt")
+    assert theirs(**prompt).logits[0, -1].argmax() >= tokenizer.vocab_size
+    written = theirs.generate(**prompt, max_new_tokens=8, do_sample=False)
+    assert written[0].tolist() == [*b"the", tokenizer.eot]
+
+
+def test_a_run_keeps_its_own_tokenizer(lab: Lab) -> None:
+    lab.train("small", *TRAINED)
+    run = lab.run_folder("small")
+    before = (run / "tokenizer.json").read_text()
+    _, err = lab.run("export", "--name", "small", "--into", str(run), status=1)
+    assert f"--into {run} is a run's folder; give another one: --into {run}/huggingface" in err
+    assert (run / "tokenizer.json").read_text() == before
+    assert not (run / "config.json").exists()
+    lab.run("export", "--name", "small")
+    assert (run / "huggingface" / "tokenizer.json").exists()
