@@ -57,11 +57,8 @@ def best_so_far(record: SweepRecord) -> str:
     if best is None:
         return ""
     if found:
-        return (
-            f"; best mean {found[0].mean:.4g}, n={_count(found[0])}, with {in_words(found[0])}".removesuffix(
-                ", with "
-            )
-        )
+        setting = f", with {in_words(found[0])}" if found[0].values else ""
+        return f"; best mean {found[0].mean:.4g}, n={_count(found[0])}{setting}"
     return f"; best {best.metric:.4g} by {best.run}"
 
 
