@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from runner.parity import STEPS, Trial, table, worst
+from runner.parity import STEPS, ShortRun, table, worst
 from tests.runner.cloud.conftest import Lab
 
 
-def trial(*losses: float, torch: str = "2.9.1") -> Trial:
-    return Trial(dict(enumerate(losses, 1)), {"torch": torch})
+def short_run(*losses: float, torch: str = "2.9.1") -> ShortRun:
+    return ShortRun(dict(enumerate(losses, 1)), {"torch": torch})
 
 
 class TestComparison:
     def test_the_largest_difference_is_marked(self) -> None:
-        trials = {"host": trial(3.0, 2.5, 2.0), "local": trial(3.0, 2.502, 2.0005)}
+        trials = {"host": short_run(3.0, 2.5, 2.0), "local": short_run(3.0, 2.502, 2.0005)}
         assert worst(trials) == (2, pytest.approx(0.002))
         marked = [line for line in table(trials) if "largest difference" in line]
         assert len(marked) == 1
@@ -25,15 +25,15 @@ class TestComparison:
         assert marked[0].endswith("2.0e-03")
 
     def test_versions_that_differ_are_named(self) -> None:
-        lines = table({"host": trial(1.0), "cloud": trial(1.0, torch="2.8.0")})
+        lines = table({"host": short_run(1.0), "cloud": short_run(1.0, torch="2.8.0")})
         assert next(line for line in lines if line.startswith("torch")).endswith("differ")
 
-    @pytest.mark.parametrize("other", [trial(3.0), trial(3.0, float("nan"))])
-    def test_a_step_that_is_lost_or_no_number_is_no_parity(self, other: Trial) -> None:
-        assert worst({"host": trial(3.0, 2.5), "local": other})[1] == float("inf")
+    @pytest.mark.parametrize("other", [short_run(3.0), short_run(3.0, float("nan"))])
+    def test_a_step_that_is_lost_or_no_number_is_no_parity(self, other: ShortRun) -> None:
+        assert worst({"host": short_run(3.0, 2.5), "local": other})[1] == float("inf")
 
     def test_one_target_agrees_with_itself(self) -> None:
-        assert worst({"host": trial(3.0, 2.5)}) == (0, 0.0)
+        assert worst({"host": short_run(3.0, 2.5)}) == (0, 0.0)
 
 
 def test_ten_steps_on_host_and_cloud(lab: Lab, tmp_path: Path) -> None:
