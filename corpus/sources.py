@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
+from job.runs import launch_facts
 
 PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
 LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
@@ -120,7 +121,13 @@ def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
                 should_stop=should_stop,
             )
         except DataError as error:
-            raise DataError(f"{error}. With a copy of the file here: `prepare --source FILE`") from None
+            in_cloud = launch_facts().get("target") == "cloud"
+            copy = (
+                "`runner push data FILE`, then source=/vol/data/FILE"
+                if in_cloud
+                else "`prepare --source FILE`"
+            )
+            raise DataError(f"{error}. With a copy of the file here: {copy}") from None
     return path
 
 

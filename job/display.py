@@ -15,6 +15,7 @@ from rich.text import Text
 
 from job.files import naming
 from job.metrics import read_metrics
+from job.next_line import next_line
 from job.quantities import duration
 
 PLOT_HEIGHT = 14
@@ -136,4 +137,5 @@ class Display:
         told = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
         self.say(f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}")
-        self.say(f"write more: runner host sample --name {run} prompt='...'")
+        more = next_line("sample", f"--name {run} prompt='...'")
+        self.say(f"write more: {more}")

@@ -9,6 +9,7 @@ from job.command_line import say
 from job.disk import in_words
 from job.display import Display
 from job.exit_status import ExitStatus, UserError
+from job.next_line import next_line
 from job.runs import RunRecord
 from job.session import Session
 
@@ -45,4 +46,5 @@ def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
     elif samples:
         say(f"what it wrote ({samples[-1]}):")
         print(samples[-1].read_text())
-    say(f"train another: runner host train --name {folder.name}-2")
+    another = next_line("train", f"--name {folder.name}-2")
+    say(f"train another: {another}")

@@ -59,7 +59,11 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with our did-you-mean."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from runner.jobs import JOBS
+
             guess = did_you_mean(args[0], self.list_commands(ctx))
+            if args[0] in JOBS:
+                guess = f"; a job is done on a target: `runner host {args[0]}`, or local, or cloud"
             ctx.fail(f"no command '{args[0]}'{guess or '; `runner --help` lists them'}")
         return super().resolve_command(ctx, args)
 

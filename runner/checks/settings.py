@@ -12,10 +12,9 @@ ORDER = 50
 def check(scene: Scene) -> Iterator[Finding]:
     """Without it files in volumes/ would belong to someone else, and no GPU would be asked for."""
     if not (scene.checkout / ".env").is_file():
-        severity: Severity = "note" if scene.machine.engine.problem else "error"
-        yield Finding(
-            severity, ".env is missing", "runner doctor --fix (`runner local` writes it too)", ".env"
-        )
+        severity: Severity = "note" if scene.machine.engine.problem else "warning"
+        remedy = "`runner local` writes it, and so does runner doctor --fix"
+        yield Finding(severity, ".env is missing", remedy, ".env")
         return
     for number, line in enumerate(
         (scene.checkout / ".env").read_text(encoding="utf-8", errors="replace").splitlines(), 1

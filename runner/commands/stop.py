@@ -1,4 +1,4 @@
-"""Stop a run; it writes a checkpoint first.
+"""Stop a run; a training writes a checkpoint first.
 
 \b
   runner stop warm
@@ -27,9 +27,8 @@ def command(env: Environment, run: str, now: bool) -> int:
     if not found.state.alive:
         env.say(f"run '{run}' is not at work; it is {found.state.status}")
         return 0
-    env.say(
-        f"stopping run '{run}' on {found.target.name}" + ("" if now else "; it writes a checkpoint first")
-    )
+    saves = "; it writes a checkpoint first" if found.state.job == "train" and not now else ""
+    env.say(f"stopping run '{run}' on {found.target.name}{saves}")
     if not found.target.stop(run, now):
         raise RunnerError(
             f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"

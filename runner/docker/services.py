@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 from runner.checkout import find_checkout, volumes
@@ -14,17 +15,12 @@ from runner.machine import Machine
 from runner.terminal import Environment
 
 
-def run_service(env: Environment, service: str, words: tuple[str, ...]) -> int:
-    """One container of ``service`` with the terminal; its exit status."""
+def run_service(env: Environment, service: str, words: tuple[str, ...], is_server: bool = False) -> int:
+    """One container of ``service`` with the terminal; its exit status. With ``is_server`` it has the service's ports, and
+    ends with Ctrl-C."""
     compose, checkout = _ready(env)
-    flags = [] if env.is_terminal else ["-T"]
-    return _call(env, compose.command("run", "--rm", *flags, service, *words), checkout)
-
-
-def up_service(env: Environment, service: str) -> int:
-    """``docker compose up`` of one service, until Ctrl-C."""
-    compose, checkout = _ready(env)
-    return _call(env, compose.command("up", service), checkout)
+    flags = ["--service-ports"] * is_server + ["-T"] * (not env.is_terminal)
+    return follow_process(env, compose.command("run", "--rm", *flags, service, *words), checkout, is_server)
 
 
 def _ready(env: Environment) -> tuple[Compose, Path]:
@@ -40,11 +36,26 @@ def _ready(env: Environment) -> tuple[Compose, Path]:
     return Compose(machine, checkout), checkout
 
 
-def _call(env: Environment, words: list[str], checkout: Path) -> int:
-    # Ctrl-C is the container's: compose has it from the terminal, and we wait for what it makes of it.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+def follow_process(env: Environment, words: list[str], folder: Path, until_ctrl_c: bool = False) -> int:
+    """Wait for it; its exit status. Ctrl-C is its own: it has it from the terminal too, and with ``until_ctrl_c`` that is
+    a good end. SIGTERM is passed on."""
+    process: subprocess.Popen[bytes] | None = None
+    interrupted = threading.Event()
+
+    def pass_on(number: int, _: object) -> None:
+        if process is not None:
+            process.send_signal(number)
+
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: interrupted.set()),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
     try:
-        code = subprocess.Popen(words, cwd=checkout, env=dict(env.environ)).wait()
+        process = subprocess.Popen(words, cwd=folder, env=dict(env.environ))
+        code = process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)
+    if until_ctrl_c and interrupted.is_set():
+        return 0
     return code if code >= 0 else 128 - code

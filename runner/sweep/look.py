@@ -48,13 +48,18 @@ class Look:
         trial.metric = self.subject.metric_of(record_of(self.target.files("checkpoints"), trial.run))
         trial.reason = state.reason or ""
         if state.status == "finished" and trial.metric is None:
-            has = f"; it has {', '.join(state.result)}" if state.result else ""
-            wanted = self.subject.config.metric
-            trial.status, trial.reason = "failed", f"its result holds no number {wanted}{has}"
+            trial.status, trial.reason = "failed", self.lacks_metric(trial.run, state)
         elif state.status == "finished":
             trial.status, trial.reason = "finished", ""
         else:
             trial.status = "failed" if state.status == "failed" else "unfinished"
+
+    def lacks_metric(self, run: str, state: RunState) -> str:
+        """What is wrong with the result of a finished run; '' where it holds the metric."""
+        if self.subject.metric_of(record_of(self.target.files("checkpoints"), run)) is not None:
+            return ""
+        has = f"; it has {', '.join(state.result)}" if state.result else ""
+        return f"its result holds no number {self.subject.config.metric}{has}"
 
     def curve(self, run: str) -> Curve:
         """The metric over the steps so far; each call reads what is new."""

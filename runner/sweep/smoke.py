@@ -33,10 +33,16 @@ def run_smoke(conductor: Conductor, request: Request) -> None:
                     "stopped in the smoke run; the same line begins again", ExitStatus.UNFINISHED
                 )
     record.smoke_cost = state.cost or 0.0
-    record.smoke = "passed" if state.status == "finished" else ""
+    trouble = conductor.at.lacks_metric(request.run, state) if state.status == "finished" else ""
+    record.smoke = "passed" if state.status == "finished" and not trouble else ""
     record.write(conductor.folder)
     if record.smoke:
         return
+    if trouble:
+        raise RunnerError(
+            f"the smoke run worked, but {trouble}: correct `metric` in the sweep's file; no trial was started",
+            ExitStatus.JOB_FAILED,
+        )
     log, _ = tail(target.files("checkpoints"), f"{request.run}/log.txt", LINES)
     for line in log.splitlines() or target.output(request.run, LINES):
         env.say(f"  {line}")

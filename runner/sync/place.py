@@ -97,6 +97,6 @@ def nothing_there(place: Place, path: str) -> Exception:
         known = []
     guess = (
         did_you_mean(name, known)
-        or f"; `runner ls {place.volume} {parent}`".rstrip() + " lists what is there"
+        or f"; `{f'runner ls {place.volume} {parent}'.rstrip()}` lists what is there"
     )
-    return not_found(f"the volume {place.volume} in the cloud has no {path}{guess}".replace(" `", " `"))
+    return not_found(f"the volume {place.volume} in the cloud has no {path}{guess}")

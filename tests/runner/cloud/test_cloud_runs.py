@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from model.checkpoint import newest
 from tests.runner.cloud.conftest import Lab
+from tests.waiting import wait_for
 
 
 def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -> None:
@@ -49,6 +54,31 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     assert len(lab.modal.builds) == builds
 
 
+@contextmanager
+def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
+    """``runner tensorboard tiny``: what it has of the run, asked anew by each call."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    board = lab.start("tensorboard", "tiny", "--port", str(port))
+
+    def tags() -> bytes:
+        try:
+            url = f"http://127.0.0.1:{port}/data/plugin/scalars/tags"
+            return bytes(urllib.request.urlopen(url, timeout=5).read())
+        except OSError:
+            return b""
+
+    try:
+        yield tags
+    finally:
+        board.send_signal(signal.SIGTERM)
+        _, err = board.communicate(timeout=30)
+    assert board.returncode == 0, err
+    assert f"curves of tiny: http://127.0.0.1:{port} (Ctrl-C ends it)" in err
+    assert "Traceback" not in err
+
+
 def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None:
     lab.slow_down(0.02)
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
@@ -57,9 +87,12 @@ def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None
     process.send_signal(signal.SIGKILL)
     process.communicate()
     lab.wait_for_step(10)
-    state = json.loads(lab.run("status", "tiny", "--json")[0])
-    assert (state["status"], state["alive"]) == ("running", True)
-    assert "step" in lab.run("logs", "tiny", "--tail", "5")[0]
+    with _tensorboard(lab) as tags:
+        state = json.loads(lab.run("status", "tiny", "--json")[0])
+        assert (state["status"], state["alive"]) == ("running", True)
+        assert "step" in lab.run("logs", "tiny", "--tail", "5")[0]
+        wait_for(lambda: b"train/loss" in tags(), 60)
+    assert not (lab.checkout / "volumes" / "checkpoints" / "tiny").exists()
     lab.run("stop", "tiny")
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert state["status"] == "unfinished"

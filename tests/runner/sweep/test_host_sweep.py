@@ -144,6 +144,19 @@ def test_a_mistake_shows_in_the_smoke_run_before_any_trial(
     assert [t["status"] for t in state(checkout)["trials"]] == ["failed", "finished"]
 
 
+def test_a_metric_that_no_result_holds_shows_in_the_smoke_run(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [3, 1]}}")
+    file = checkout / "mine" / "s.yaml"
+    file.write_text(file.read_text().replace("metric: score", "metric: scores"))
+    process = spawn("sweep", "mine/s.yaml")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 100
+    assert "its result holds no number scores; it has score: correct `metric` in the sweep's file" in err
+    assert starts() == {"s-smoke": 1}
+
+
 def test_two_terminals_do_not_conduct_one_sweep(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:

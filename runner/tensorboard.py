@@ -1,0 +1,88 @@
+"""TensorBoard in the browser: over all runs of this machine, or over one run, of the cloud too while it trains.
+
+It is this Python's own where that has TensorBoard, else the compose file's service.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from runner.checkout import find_checkout, volumes
+from runner.docker.services import follow_process, run_service
+from runner.errors import RunnerError
+from runner.extras import install_line
+from runner.machine import Machine
+from runner.runs.find import find_run
+from runner.terminal import Environment
+
+LOOK_SECONDS = 10.0  # between two looks at a run in the cloud
+INSIDE = {"checkpoints": "/vol/checkpoints", "cache": "/vol/cache"}
+
+
+def serve(env: Environment, run: str | None, port: int) -> int:
+    """Show the curves at ``port`` of this machine until Ctrl-C. Raises RunnerError: 102 for a run that is not there."""
+    here = volumes(find_checkout(env.cwd), env.environ)
+    where, path = "checkpoints", run or ""
+    if run is not None and find_run(env, run).target.name == "cloud":
+        where, path = "cache", f"tensorboard/{run}"
+    folder: Path = getattr(here, where) / path
+    folder.mkdir(parents=True, exist_ok=True)
+    env.say(f"curves of {run or 'all runs here'}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    with _kept_up_to_date(env, run, folder.parent) if where == "cache" and run else _as_it_is():
+        if find_spec("tensorboard") is not None:
+            server = [sys.executable, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", str(port)]
+            return follow_process(env, [*server, *_words(str(folder))], env.cwd, until_ctrl_c=True)
+        if problem := Machine(env.environ).engine.problem:
+            raise RunnerError(
+                f"TensorBoard is neither in this Python nor in a container ({problem}); type:\n  {install_line('train')}"
+            )
+        logdir = f"{INSIDE[where]}/{path}".rstrip("/")
+        words = ("tensorboard", "--host", "0.0.0.0", "--port", "6006", *_words(logdir))
+        env.environ = {**env.environ, "TENSORBOARD_PORT": str(port)}
+        return run_service(env, "tensorboard", words, is_server=True)
+
+
+def _words(folder: str) -> list[str]:
+    return ["--logdir", folder, "--reload_interval", "5"]
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _kept_up_to_date(env: Environment, run: str, root: Path) -> Iterator[None]:
+    """Fetch what the run has written for TensorBoard into ``root``, again and again. A look that fails is told once."""
+    from runner.sync.place import alone, open_place
+    from runner.sync.pull import Pull
+
+    place, ended = open_place(env, "checkpoints", root), threading.Event()
+
+    def look() -> None:
+        told = ""
+        while True:
+            why = ""
+            try:
+                with alone(place, env.say):
+                    outcome = Pull(place, f"{run}/tensorboard").carry_out(env, quiet=True)
+                why = outcome.missing[0].why if outcome.missing else ""
+            except (RunnerError, OSError) as error:
+                why = str(error)
+            if why and why != told:
+                env.say(f"no new curves from the cloud: {why}; trying again")
+            told = why
+            if ended.wait(LOOK_SECONDS):
+                return
+
+    looker = threading.Thread(target=look, name="curves", daemon=True)
+    looker.start()
+    try:
+        yield
+    finally:
+        ended.set()
