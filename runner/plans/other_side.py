@@ -1,0 +1,45 @@
+"""A run that is in two places, here and in the cloud: what forbids to go on with it in one of them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.errors import RunnerError, usage
+
+
+@dataclass(frozen=True)
+class OtherSide:
+    """What the cloud has of a run that is started here, or this machine of one that is started there."""
+
+    target: str  # that it was last on there
+    alive: bool = False
+    step: int | None = None  # of its newest checkpoint there
+
+
+def check_other_side(run: str, target: str, step: int | None, other: OtherSide, folder: str) -> None:
+    """RunnerError where ``run`` is at work on the other side, or further there than the ``step`` from which ``target``
+    would go on; ``folder`` is the run's on this machine."""
+    if other.alive:
+        raise at_work(run, other.target, target)
+    if other.step is None or other.step <= (-1 if step is None else step):
+        return
+    at = "has no checkpoint" if step is None else f"is at step {step}"
+    if target == "cloud":
+        raise usage(
+            f"run '{run}' is at step {other.step} here and {at} in the cloud, where it would go on; bring the newer one "
+            f"there first: `runner push checkpoints {run}` (or move {folder} away, to go on from the older one)"
+        )
+    raise usage(
+        f"run '{run}' is at step {other.step} in the cloud and {at} here, where it would go on; bring the newer one "
+        f"first: `runner pull checkpoints {run}` (or give {folder} another name, under which the older one goes on)"
+    )
+
+
+def at_work(run: str, there: str, here: str) -> RunnerError:
+    """The error for a start on ``here`` of a run that is at work on ``there``."""
+    where = "in the cloud" if there == "cloud" else f"on {there}"
+    side = "pull" if there == "cloud" else "push" if here == "cloud" else ""
+    bring = f" then `runner {side} checkpoints {run}`," if side else ""
+    return RunnerError(
+        f"run '{run}' is at work {where}; `runner stop {run}` first,{bring} or give another --name"
+    )
