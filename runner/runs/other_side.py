@@ -5,19 +5,22 @@ The cloud is asked for a run alone that was in the cloud, by what lies here: a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from job.runs import RunRecord, heartbeat_age, read_record
 from runner.checkout import volumes
 from runner.cloud import ledger
 from runner.cloud.account import NO_TOKEN, is_set_up
-from runner.errors import RunnerError
+from runner.errors import NoSuchRun, RunnerError, not_found
+from runner.jobs import JOBS
 from runner.plans.other_side import OtherSide
 from runner.runs.folders import newest_step
 from runner.runs.heartbeat import is_fresh
 from runner.runs.launch_record import read_launch
 from runner.runs.on_volumes import record_of, step_of
 from runner.targets import all_targets
+from runner.targets.protocol import Target
 from runner.terminal import Environment
 
 
@@ -26,7 +29,7 @@ def in_cloud(env: Environment, checkout: Path, folder: Path) -> OtherSide | None
     record = read_record(folder)
     if not _was_in_cloud(env, checkout, folder, record):
         return None
-    cloud = next((target for target in all_targets(env, checkout) if target.name == "cloud"), None)
+    cloud = _cloud(env, checkout)
     if cloud is None or cloud.name in env.left_out:
         return None
     try:
@@ -54,6 +57,35 @@ def on_this_machine(env: Environment, checkout: Path, run: str, there: RunRecord
     target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
     beats = record.status == "running" and is_fresh(heartbeat_age(folder))
     return OtherSide(target, alive=beats and target != "cloud", step=newest_step(folder))
+
+
+def look_on_other_side(
+    env: Environment, checkout: Path, target: str, words: Sequence[str], missing: NoSuchRun
+) -> RunnerError:
+    """What to say of a run that ``target`` lacks: that it is on the other side, if it is; ``words`` name the job."""
+    run, job = missing.run, next((word for word in words if word in JOBS), "sample")
+    if target == "cloud":
+        if read_record(volumes(checkout, env.environ).run(run)) is None:
+            return missing
+        return not_found(
+            f"run '{run}' is on this machine: `runner host {job} --name {run}`, or `runner push checkpoints {run}` first"
+        )
+    cloud = _cloud(env, checkout)
+    try:
+        if cloud is None or not is_set_up(env.environ):
+            return missing
+        if cloud.state(run) is None and record_of(cloud.files("checkpoints"), run) is None:
+            return missing
+    except (RunnerError, OSError) as error:
+        env.warn(f"the cloud could not be asked for it: {error}")
+        return missing
+    return not_found(
+        f"run '{run}' is in the cloud: `runner cloud {job} --name {run}`, or `runner pull checkpoints {run}` first"
+    )
+
+
+def _cloud(env: Environment, checkout: Path) -> Target | None:
+    return next((target for target in all_targets(env, checkout) if target.name == "cloud"), None)
 
 
 def _was_in_cloud(env: Environment, checkout: Path, folder: Path, record: RunRecord | None) -> bool:

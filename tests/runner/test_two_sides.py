@@ -146,6 +146,39 @@ class TestHere:
         assert "the cloud could not be asked whether run 'warm' went on there" in planned.stderr
 
 
+class TestNotHere:
+    """A run that is asked to write, and is on the other side."""
+
+    def test_what_is_in_the_cloud_is_named_with_the_way_to_it(
+        self, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        folder = both(40, there=50)
+        folder.rename(folder.with_name("other"))
+        refused = type_("runner host sample --name warm")
+        assert refused.exit_code == 102
+        ways = "`runner cloud sample --name warm`, or `runner pull checkpoints warm` first"
+        assert f"run 'warm' is in the cloud: {ways}" in refused.stderr
+
+    def test_what_is_here_is_named_with_the_way_there(
+        self, type_: Type, cloud: FakeTarget, make_run: Callable[..., Path]
+    ) -> None:
+        make_run("warm", step=40)
+        refused = type_("runner cloud evaluate --name warm")
+        assert refused.exit_code == 102
+        assert "run 'warm' is on this machine: `runner host evaluate --name warm`" in refused.stderr
+
+    def test_without_an_answer_it_is_not_here(
+        self, type_: Type, env: Environment, cloud: FakeTarget, checkout: Path
+    ) -> None:
+        assert "there is no run 'warm'" in type_("runner host sample --name warm").stderr
+        env.environ = {**env.environ, "MODAL_SERVER_URL": "http://127.0.0.1:1"}
+        env.targets["cloud"] = Cloud(env, checkout)
+        refused = type_("runner host sample --name warm")
+        assert refused.exit_code == 102
+        assert "the cloud could not be asked for it: Modal can't be reached" in refused.stderr
+        assert "there is no run 'warm'" in refused.stderr
+
+
 class TestThere:
     def test_what_is_here_of_the_same_run_is_known(
         self, env: Environment, checkout: Path, make_run: Callable[..., Path]
