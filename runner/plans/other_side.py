@@ -14,6 +14,7 @@ class OtherSide:
     target: str  # that it was last on there
     alive: bool = False
     step: int | None = None  # of its newest checkpoint there
+    went_on: bool = False  # a command, whose checkpoints have no steps, was started there since
 
 
 def check_other_side(run: str, target: str, step: int | None, other: OtherSide, folder: str) -> None:
@@ -21,17 +22,18 @@ def check_other_side(run: str, target: str, step: int | None, other: OtherSide, 
     would go on; ``folder`` is the run's on this machine."""
     if other.alive:
         raise at_work(run, other.target, target)
+    there, here = ("here", "in the cloud") if target == "cloud" else ("in the cloud", "here")
+    bring = f"bring that first: `runner {'push' if target == 'cloud' else 'pull'} checkpoints {run}`"
+    if other.went_on:
+        raise usage(f"run '{run}' went on {there}, and what it kept {here} is older; {bring}")
     if other.step is None or other.step <= (-1 if step is None else step):
         return
-    at = "has no checkpoint" if step is None else f"is at step {step}"
-    if target == "cloud":
-        raise usage(
-            f"run '{run}' is at step {other.step} here and {at} in the cloud, where it would go on; bring the newer one "
-            f"there first: `runner push checkpoints {run}` (or move {folder} away, to go on from the older one)"
-        )
+    if step is None:
+        raise usage(f"run '{run}' is at step {other.step} {there} and has no checkpoint {here}; {bring}")
+    way = f"move {folder} away" if target == "cloud" else f"rename {folder}, and take that name up"
     raise usage(
-        f"run '{run}' is at step {other.step} in the cloud and {at} here, where it would go on; bring the newer one "
-        f"first: `runner pull checkpoints {run}` (or give {folder} another name, under which the older one goes on)"
+        f"run '{run}' is at step {other.step} {there} and at step {step} {here}, where it would go on; {bring} "
+        f"(or {way}, to go on from the older one)"
     )
 
 

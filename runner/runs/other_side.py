@@ -13,7 +13,7 @@ from runner.checkout import volumes
 from runner.cloud import ledger
 from runner.cloud.account import NO_TOKEN, is_set_up
 from runner.errors import NoSuchRun, RunnerError, not_found
-from runner.jobs import JOBS
+from runner.jobs import COMMAND, JOBS
 from runner.plans.other_side import OtherSide
 from runner.runs.folders import newest_step
 from runner.runs.heartbeat import is_fresh
@@ -41,7 +41,7 @@ def in_cloud(env: Environment, checkout: Path, folder: Path) -> OtherSide | None
         there = record_of(files, folder.name)
         if there is None or (record is not None and record.created != there.created):
             return None  # another run of that name
-        return OtherSide("cloud", step=step_of(files, folder.name))
+        return OtherSide("cloud", step=step_of(files, folder.name), went_on=_went_on(there, record))
     except (RunnerError, OSError) as error:
         env.warn(f"the cloud could not be asked whether run '{folder.name}' went on there: {error}")
         env.left_out.add(cloud.name)
@@ -56,7 +56,7 @@ def on_this_machine(env: Environment, checkout: Path, run: str, there: RunRecord
         return None
     target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
     beats = record.status == "running" and is_fresh(heartbeat_age(folder))
-    return OtherSide(target, alive=beats and target != "cloud", step=newest_step(folder))
+    return OtherSide(target, beats and target != "cloud", newest_step(folder), _went_on(record, there))
 
 
 def look_on_other_side(
@@ -82,6 +82,11 @@ def look_on_other_side(
     return not_found(
         f"run '{run}' is in the cloud: `runner cloud {job} --name {run}`, or `runner pull checkpoints {run}` first"
     )
+
+
+def _went_on(there: RunRecord, here: RunRecord | None) -> bool:
+    begun = max((attempt.started for attempt in here.attempts), default=0.0) if here is not None else 0.0
+    return there.job == COMMAND.name and any(attempt.started > begun for attempt in there.attempts)
 
 
 def _cloud(env: Environment, checkout: Path) -> Target | None:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import Result
 
 from job.runs import RunRecord, beat, read_record
-from runner.plans.other_side import OtherSide
+from runner.errors import RunnerError
+from runner.plans.other_side import OtherSide, check_other_side
 from runner.requests.last_launch import Machine, machine_again
 from runner.runs.other_side import on_this_machine
 from runner.targets.cloud import Cloud
@@ -73,11 +74,19 @@ class TestHere:
         folder = both(40, there=50)
         refused = type_(line)
         assert refused.exit_code == 2
-        assert "is at step 50 in the cloud and is at step 40 here" in refused.stderr
+        assert "is at step 50 in the cloud and at step 40 here" in refused.stderr
         assert "`runner pull checkpoints warm`" in refused.stderr
         # The other way that it names: the older one goes on under another name.
         folder.rename(folder.with_name("older"))
         assert "goes on from step 40" in type_("runner resume older --on host --dry-run").stderr
+
+    def test_without_a_checkpoint_here_it_does_not_begin_anew(
+        self, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        both(None, there=50)
+        refused = type_(LINES[0])
+        assert refused.exit_code == 2
+        assert "is at step 50 in the cloud and has no checkpoint here; bring that first" in refused.stderr
 
     def test_it_goes_on_from_the_same_step_and_from_a_newer_one(
         self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
@@ -191,6 +200,19 @@ class TestThere:
         assert on_this_machine(env, checkout, "warm", record) == OtherSide("host", True, 50)
         assert on_this_machine(env, checkout, "warm", RunRecord("warm", created=8.0)) is None
         assert on_this_machine(env, checkout, "warm", None) is None
+
+    def test_a_command_went_on_where_it_was_started_last(
+        self, env: Environment, checkout: Path, make_run: Callable[..., Path]
+    ) -> None:
+        folder = make_run("warm", job="command", created=7.0)
+        record = read_record(folder)
+        assert record is not None
+        same = on_this_machine(env, checkout, "warm", record)
+        older = on_this_machine(env, checkout, "warm", replace(record, attempts=[]))
+        assert (same and same.went_on, older and older.went_on) == (False, True)
+        assert older is not None
+        with pytest.raises(RunnerError, match=r"went on here, .* `runner push checkpoints warm`"):
+            check_other_side("warm", "cloud", None, older, str(folder))
 
 
 class TestMachine:
