@@ -23,6 +23,14 @@ class RunnerError(click.ClickException):
         click.echo(f"error: {self.message}", file=file, err=True)
 
 
+class NoSuchRun(RunnerError):
+    """There is no run ``run`` where it was looked for: exit code 102."""
+
+    def __init__(self, run: str, message: str) -> None:
+        super().__init__(message, ExitStatus.NOT_FOUND)
+        self.run = run
+
+
 def usage(message: str) -> RunnerError:
     """A mistake on the command line or in a recipe: exit code 2."""
     return RunnerError(message, ExitStatus.USAGE)

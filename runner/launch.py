@@ -6,7 +6,7 @@ from job.exit_status import ExitStatus
 from runner.checkout import find_checkout
 from runner.cloud.account import is_set_up
 from runner.command_line.arguments import CommandLine
-from runner.errors import RunnerError, usage
+from runner.errors import NoSuchRun, RunnerError, usage
 from runner.interrupts import release
 from runner.outcome import in_words, outcome
 from runner.plans.planned import Plan
@@ -19,6 +19,7 @@ from runner.requests.experiment_request import (
     show_finished,
 )
 from runner.requests.request import Request, read_request
+from runner.runs.other_side import look_on_other_side
 from runner.targets import open_target
 from runner.targets.protocol import Started, Target
 from runner.terminal import Environment
@@ -47,7 +48,10 @@ def launch(
     elif line.is_command:
         request = command_request(line, env.cwd, known, more)
     else:
-        request = read_request(line, checkout, env.cwd, known, more)
+        try:
+            request = read_request(line, checkout, env.cwd, known, more)
+        except NoSuchRun as error:
+            raise look_on_other_side(env, checkout, target.name, line.words, error) from None
     return carry_out(env, target, request, line)
 
 

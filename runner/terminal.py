@@ -34,6 +34,7 @@ class Environment:
     line: str = "runner"  # the command line as typed, quoted for a shell
     targets: dict[str, Target] = field(default_factory=dict)
     only_given_targets: bool = False  # tests: no other target is opened
+    left_out: set[str] = field(default_factory=set)  # targets that did not answer, which was said
 
     @property
     def is_terminal(self) -> bool:

@@ -154,6 +154,8 @@ def _gpus(request: Request, asked: str | None) -> Gpus:
     job = request.job
     if asked is not None and not job.takes_device:
         raise usage(f"{job.name} needs no GPU; leave --gpu away")
+    if asked is not None and request.device == "cpu":
+        raise usage(f"--device cpu takes no GPU and --gpu {asked} asks for one; leave one of the two away")
     if not job.takes_device or request.device == "cpu":
         return Gpus((), request.gpus)
     if request.command is not None and request.experiment is None:

@@ -15,6 +15,7 @@ from runner.requests.request import Request, settings_begun_with
 from runner.runs.folders import newest_step
 from runner.runs.heartbeat import is_fresh
 from runner.runs.on_volumes import is_ready
+from runner.runs.other_side import in_cloud
 from runner.targets.protocol import Target
 from runner.terminal import Environment
 
@@ -46,6 +47,7 @@ def common_facts(
         finished=record is not None and record.status == "finished",
         record=record,
         begun_with=settings_begun_with(target.files("checkpoints"), request),
+        other=in_cloud(env, checkout, here.run(request.run)) if request.job.has_run else None,
     )
 
 
@@ -59,4 +61,5 @@ def busy_in(target: Target, folder: Path) -> str | None:
     if record is None or record.status != "running" or not is_fresh(heartbeat_age(folder)):
         return None
     other = record.attempts[-1].launch.get("target") if record.attempts else None
-    return None if other in (None, target.name) else f"running on {other}"
+    # The heartbeat here is none of the cloud's: ``in_cloud`` asks there.
+    return None if other in (None, target.name, "cloud") else f"running on {other}"

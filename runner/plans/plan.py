@@ -17,6 +17,7 @@ from job.same_recipe import other_recipe
 from runner.command_line.paths import mount_point, path_in, replace_path, solid_part
 from runner.errors import RunnerError, not_found, usage
 from runner.plans.command_plan import command_plan, folder_notes, planned_folder
+from runner.plans.other_side import check_other_side
 from runner.plans.planned import Facts, Plan, PlannedFolder, Volume, launch_variable
 from runner.requests.request import Request
 
@@ -128,6 +129,8 @@ def _check(request: Request, facts: Facts) -> None:
             f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
             f"shows it, `runner stop {request.run}` ends it, --name starts another"
         )
+    if facts.other is not None:
+        check_other_side(request.run, facts.target, facts.step, facts.other, _folder_here(request, facts))
     if request.settings is not None and facts.begun_with is not None:
         why = other_recipe(request.run, facts.begun_with, request.settings, facts.target, facts.step or 0)
         if why:  # the job would refuse it too, on a machine that is paid for
@@ -147,6 +150,11 @@ def _check(request: Request, facts: Facts) -> None:
             f"{request.gpus} GPUs are asked for and {facts.target} has {facts.gpus or 'none'}; "
             f"{facts.gpu_remedy or 'ask for fewer'}, or add --device cpu for {request.gpus} processes on the CPU"
         )
+
+
+def _folder_here(request: Request, facts: Facts) -> str:
+    """The run's folder on this machine."""
+    return next((f"{v.here}/{request.run}" for v in facts.volumes if v.name == "checkpoints"), "")
 
 
 def _recipe_of_run(request: Request, facts: Facts) -> str:

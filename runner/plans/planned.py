@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from job.recipe import Recipe
     from job.runs import RunRecord
+    from runner.plans.other_side import OtherSide
     from runner.requests.request import Request
 
 
@@ -59,6 +60,9 @@ class Facts:
     record: RunRecord | None = None  # of the run, as it stands
     account: bool = True  # False: nothing could be looked up, neither runs nor data
     begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
+    other: OtherSide | None = (
+        None  # what the cloud has of a run that is started here, or this machine of one there
+    )
 
 
 @dataclass(frozen=True)

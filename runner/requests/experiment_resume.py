@@ -9,8 +9,9 @@ from runner.command_line.arguments import CommandLine
 from runner.errors import RunnerError, usage
 from runner.requests.experiment import from_record
 from runner.requests.experiment_request import experiment_request
+from runner.requests.last_launch import machine_again
 from runner.requests.request import Request
-from runner.runs.find import Found
+from runner.runs.find import Found, refuse_a_second
 from runner.runs.on_volumes import record_of
 from runner.targets import open_target
 
@@ -34,6 +35,7 @@ def resume_experiment(
             f"'{overrides[0]}': with other parameters it is another run; start it under another --name"
         )
     target = open_target(on, env, find_checkout(env.cwd)) if on else found.target
+    refuse_a_second(found, target)
     record = record_of(target.files("checkpoints"), run)
     if record is None:
         side = "push" if target.name == "cloud" else "pull"
@@ -51,18 +53,15 @@ def resume_experiment(
             f"{file}, which run '{run}' runs, is not on this machine; where it is now, type:\n"
             f"  runner {target.name} run {file.name} {' '.join(words)} --name {run}"
         )
-    last = target.launched(run) if target is found.target else None
     given = dict(more)
-    before = tuple(pair for pair in (last.more if last else ()) if pair[0] not in given)
-    if target.name != "cloud":
-        if given:
-            raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
-        before = ()
+    if target.name != "cloud" and given:
+        raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
+    machine = machine_again(target, run, None, line.device, given)
     again = CommandLine(
         ("run", str(file), *words),
         run,
-        device=line.device or (last.device if last else None),
+        device=machine.device,
         detach=line.detach,
         as_json=line.as_json,
     )
-    return target, experiment_request(again, env.cwd, target.files("checkpoints"), (*before, *given.items()))
+    return target, experiment_request(again, env.cwd, target.files("checkpoints"), machine.more)

@@ -14,7 +14,7 @@ from runner.checkout import is_pipeline, is_sweep, recipes
 from runner.command_line.arguments import CommandLine
 from runner.command_line.paths import absolute, path_in, replace_path
 from runner.command_line.words import Words, sort_words
-from runner.errors import did_you_mean, not_found, usage
+from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 
 if TYPE_CHECKING:
@@ -129,9 +129,8 @@ def find_run(name: str | None, files: Files) -> str:
             "there is no run of a recipe yet; `runner host` or `runner local` trains the first one"
         )
     if name is not None and name not in names:
-        raise not_found(
-            f"there is no run '{name}'{did_you_mean(name, names) or '; `runner runs` lists them'}"
-        )
+        guess = did_you_mean(name, names) or "; `runner runs` lists them"
+        raise NoSuchRun(name, f"there is no run '{name}'{guess}")
     return name or names[0]
 
 

@@ -12,8 +12,9 @@ from runner.errors import RunnerError, usage
 from runner.jobs import COMMAND, EXPERIMENT, JOBS, WITH_RUN
 from runner.requests.command_request import command_of_run
 from runner.requests.experiment_resume import resume_experiment
+from runner.requests.last_launch import machine_again
 from runner.requests.request import Request, settings_of_run
-from runner.runs.find import Found, find_run
+from runner.runs.find import Found, find_run, refuse_a_second
 from runner.targets import open_target
 from runner.targets.protocol import Target
 from runner.terminal import Environment
@@ -45,6 +46,7 @@ def resume_request(
     target = open_target(on, env, checkout) if on else found.target
     if target.name == "cloud":
         need_token(env.environ)
+    refuse_a_second(found, target)
     given = dict(more)
     if target.name != "cloud":
         line = replace(line, gpu=_number(given.pop("gpu", None)))
@@ -66,18 +68,18 @@ def resume_request(
             f"`runner {target.name} RECIPE --name {run}`"
         )
     folder = volumes(checkout, env.environ if target.name == "host" else {}).run(run)
-    last = target.launched(run) if target is found.target else None
+    machine = machine_again(target, run, line.gpu, line.device, given)
     return target, Request(
         JOBS["train"],
         run,
         recipe=folder / "recipe.yaml",
         overrides=overrides,
         settings=settings,
-        gpus=line.gpu or (last.gpus if last else 1),
-        device=line.device or (last.device if last else None),
+        gpus=machine.gpus,
+        device=machine.device,
         detach=line.detach,
         as_json=line.as_json,
-        more=_renewed(last.more if last else (), given) if target.name == "cloud" else (),
+        more=machine.more,
     )
 
 
@@ -98,13 +100,12 @@ def _command_again(
             f"run '{run}' was started in {command.folder}, which is not on this machine; name the folder:\n"
             f"  runner {target.name} --name {run} --dir FOLDER -- {shlex.join(command.words)}"
         )
-    last = target.launched(run) if target is found.target else None
     return Request(
         COMMAND,
         run,
         detach=line.detach,
         as_json=line.as_json,
-        more=_renewed(last.more if last else (), given) if target.name == "cloud" else (),
+        more=machine_again(target, run, line.gpu, line.device, given).more,
         command=command,
     )
 
@@ -115,11 +116,6 @@ def _number(word: str | None) -> int | None:
     if not word.isdigit() or int(word) < 1:
         raise usage(f"--gpu {word}: here that is a number of GPUs; names are for the cloud (--on cloud)")
     return int(word)
-
-
-def _renewed(last: tuple[tuple[str, str], ...], given: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The options of the last launch, with those that were given now instead."""
-    return (*(pair for pair in last if pair[0] not in given), *given.items())
 
 
 def _not_there(run: str, last: str, target: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runner.checkout import find_checkout
 from runner.cloud.account import NO_TOKEN, is_set_up
 from runner.errors import RunnerError, did_you_mean, not_found
+from runner.plans.other_side import at_work
 from runner.runs.pulled_copy import pulled_copies
 from runner.targets import all_targets
 from runner.targets.protocol import RunState, Target
@@ -80,9 +81,16 @@ def find_run(env: Environment, name: str) -> Found:
     raise not_found(f"there is no run '{name}'{hint}")
 
 
+def refuse_a_second(found: Found, target: Target) -> None:
+    """RunnerError where the run is at work on another target than the one on which it is to go on."""
+    if found.state.alive and found.target is not target:
+        raise at_work(found.state.run, found.target.name, target.name)
+
+
 def _say_silent(env: Environment, silent: dict[str, str]) -> None:
     for name, why in silent.items():
         env.warn(f"{name} is left out: {why}")
+        env.left_out.add(name)
 
 
 def newest_run(env: Environment) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job.runs import RunRecord, parse_record
+from job.step_folders import LATEST
 from runner.targets.protocol import Files
 
 
@@ -14,6 +15,16 @@ def record_of(files: Files | None, run: str) -> RunRecord | None:
         return parse_record(files.read(f"{run}/run.json"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def step_of(files: Files, run: str) -> int | None:
+    """The step of the run's newest checkpoint, which the file ``latest`` names; None where there is none."""
+    try:
+        named = files.read(f"{run}/{LATEST}").decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    number = named.strip().removeprefix("step_")
+    return int(number) if number.isdigit() else None
 
 
 def is_ready(data: Files, dataset: str) -> bool | None:

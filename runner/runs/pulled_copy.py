@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from job.runs import read_record
+from job.runs import RunRecord, read_record
 from runner.checkout import find_checkout, volumes
 from runner.cloud import ledger
 from runner.cloud.calls import CallState
@@ -45,7 +45,8 @@ class PulledCopy:
         if not found.is_of_cloud:
             return None
         state = state_of(found, lambda call: CallState(False))
-        return replace(state, status=record.status, folder=str(folder), is_copy=True)
+        status = state.status if found.ledger.status is not None else record.status
+        return replace(state, status=status, folder=str(folder), is_copy=True, seen=_last_seen(found, record))
 
     def runs(self) -> Iterable[RunState]:
         """Every run that was pulled."""
@@ -83,6 +84,13 @@ class PulledCopy:
     def stop(self, run: str, now: bool = False) -> bool:
         """Raises RunnerError."""
         _refuse(run)
+
+
+def _last_seen(run: CloudRun, record: RunRecord) -> float | None:
+    """When it was last at work, as far as was pulled; None where nothing tells."""
+    if run.ledger.attempts:
+        return run.ledger.attempts[-1].seen
+    return record.attempts[-1].started if record.attempts else run.launch.started if run.launch else None
 
 
 def pulled_copies(env: Environment) -> PulledCopy:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from job.results import in_short
 from runner.history.numbers import dollars
+from runner.runs.heartbeat import is_fresh
 from runner.targets.protocol import RunState
 from runner.terminal import Environment
 
@@ -25,13 +26,16 @@ def show_runs(states: Sequence[RunState], env: Environment) -> None:
     """Print the table on stdout: it is data."""
     from rich.table import Table
 
-    columns = fitting(columns_of(states), env.console(data=True).width)
+    everything = columns_of(states)
+    columns = fitting(everything, env.console(data=True).width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
     for title in columns:
         table.add_column(title, no_wrap=True, justify="right" if title in RIGHT else "left")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     env.print_table(table, data=True, least=_width(columns))
+    if left_out := [title for title in everything if title not in columns]:
+        env.say(f"no room for {', '.join(left_out)}; a wider terminal shows all, and `runner runs --json`")
 
 
 def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
@@ -41,7 +45,7 @@ def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
         "job": [state.job for state in states],
         "target": [where(state) for state in states],
         "gpu": [state.gpu or "-" for state in states],
-        "status": [state.status for state in states],
+        "status": [standing(state) for state in states],
         "step": [step(state) for state in states],
         "loss": ["-" if state.loss is None else f"{state.loss:.4f}" for state in states],
         "cost": [in_dollars(state.cost) for state in states],
@@ -55,7 +59,9 @@ def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
 def fitting(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
     """The columns that a terminal of ``width`` characters has room for."""
     kept = dict(columns)
-    for title in LESS:
+    # Two runs of one name are told apart by their targets alone; where all have the same one it says least.
+    order = sorted(LESS, key="target".__eq__) if len({*columns.get("target", ())}) > 1 else LESS
+    for title in order:
         if _width(kept) <= width:
             break
         kept.pop(title, None)
@@ -72,7 +78,7 @@ def rows(state: RunState) -> list[tuple[str, str]]:
     """The facts of one run, for ``runner status``."""
     found = [
         ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
-        ("status", state.status),
+        ("status", standing(state)),
         ("step", step(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
         ("result", in_short(state.result, LONG)),
@@ -94,6 +100,14 @@ def in_dollars(amount: float | None) -> str:
 def where(state: RunState) -> str:
     """The target; of the cloud alone there are copies here."""
     return f"{state.target} (copy)" if state.is_copy else state.target
+
+
+def standing(state: RunState) -> str:
+    """The status; ``running 3d ago`` of a copy that was pulled while the run was at work: it says nothing of now."""
+    at_work = state.status in ("running", "starting")
+    if not at_work or state.seen is None or is_fresh(time.time() - state.seen):
+        return state.status
+    return f"{state.status} {age(state.seen)} ago"
 
 
 def cost(state: RunState) -> str:

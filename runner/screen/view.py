@@ -13,7 +13,7 @@ from job.quantities import byte_size, duration
 from runner.history.numbers import dollars
 from runner.history.reader import History
 from runner.history.text import one_line
-from runner.runs.table import attempts
+from runner.runs.table import attempts, standing
 from runner.screen.plot import Line, plot
 
 STATUS_STYLE = {
@@ -64,7 +64,7 @@ def _title(history: History, now: float) -> Text:
     if state.gpu:
         title.append(f" · {one_line(state.gpu)}")
     title.append(" · ")
-    title.append(state.status, style=STATUS_STYLE.get(state.status, "bold"))
+    title.append(standing(state), style=STATUS_STYLE.get(state.status, "bold"))
     if state.started:
         until = state.ended if state.ended and not state.alive else now
         title.append(f" · {duration(until - state.started)}")
@@ -194,7 +194,7 @@ def _foot(seen: Seen) -> Text:
 def line(seen: Seen) -> str:
     """One look as one line, for a log."""
     state = seen.history.state
-    words = [state.status]
+    words = [standing(state)]
     if state.max_steps:
         words.append(f"step {max(state.step, seen.history.metrics.step)}/{state.max_steps}")
     words += [f"{name} {value}" for name, value in fact_words(seen.history)]

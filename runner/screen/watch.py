@@ -15,6 +15,7 @@ from runner.errors import RunnerError, not_found
 from runner.history.reader import Reader
 from runner.interrupts import Interrupts
 from runner.runs.find import Found
+from runner.runs.table import standing
 from runner.screen.keys import Keys
 from runner.screen.looker import Gone, Looker
 from runner.screen.view import Seen, facts, line, screen
@@ -99,7 +100,8 @@ def _say_end(env: Environment, seen: Seen) -> ExitStatus:
     if not seen.over:
         env.say(f"left; run {state.run} goes on. `runner watch {state.run}` shows it again")
         return ExitStatus.INTERRUPTED
-    env.say(f"run {state.run} is {state.status}")
+    stands = standing(state)
+    env.say(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
     if state.status == "unfinished" and state.ends[-1:] == ("budget",):
         env.say(f"its --max-cost is spent; `runner resume {state.run} --max-cost MORE` goes on")
         return ExitStatus.OVER_BUDGET

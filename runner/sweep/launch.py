@@ -178,7 +178,8 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
     left = [trial for trial in record.trials if not trial.is_over]
     if not left:
         return ()
-    facts = replace(target.facts(requests[left[0].run]), step=None, busy=None, attempts=0, begun_with=None)
+    found = target.facts(requests[left[0].run])
+    facts = replace(found, step=None, busy=None, attempts=0, begun_with=None, other=None)
     if isinstance(facts, CloudFacts):
         facts = replace(facts, seconds=0.0, cost=0.0)
     return tuple(target.plan(requests[trial.run], facts) for trial in left)

@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from job.step_folders import LATEST, MANIFEST
 from runner.cloud.volumes import RemoteEntry
 from runner.errors import not_found, usage
+from runner.runs.launch_record import NAME as LAUNCH
+from runner.runs.launch_record import read_launch
 from runner.sync.at_work import is_at_work
 from runner.sync.checkpoints import Mismatch, damage, newest_remote_step
 from runner.sync.local_listing import LocalFile, list_local
@@ -61,11 +63,11 @@ class Push:
         self.place = place
         self.remote = remote
         found, left_out = list_local(source, remote)
-        self.local = {file.path: file for file in found}
+        self.local = {file.path: file for file in found if not self._is_launch_here(file)}
         self.there = self._listing()
         in_a_run = remote.count("/") > 0
         self.chosen = select(
-            (file.entry for file in found),
+            (file.entry for file in self.local.values()),
             lambda entry: self.local[entry.path].local.read_bytes(),
             runs=place.has_runs,
             everything=everything or in_a_run,
@@ -191,6 +193,14 @@ class Push:
             return {entry.path: entry for entry in self.place.files.listing(where) if entry.kind == "file"}
         except FileNotFoundError:
             return {}
+
+    def _is_launch_here(self, file: LocalFile) -> bool:
+        """Whether it notes a start on this machine: that would replace the options with which the run was last in the
+        cloud, and with which it is to go on there."""
+        if not self.place.has_runs or file.path.partition("/")[2] != LAUNCH:
+            return False
+        launch = read_launch(file.local.parent)
+        return launch is not None and launch.target != "cloud"
 
     def _is_same(self, entry: RemoteEntry) -> bool:
         # Without `settled`: what is here was sent under this name, and stays what is meant to be there.

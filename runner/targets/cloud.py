@@ -18,7 +18,7 @@ from typing import Any
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
 from job.published import weights_of
-from job.step_folders import LATEST
+from job.runs import RunRecord
 from runner.checkout import git_state, volumes
 from runner.cloud import account, app, calls, follow, image, rates, records
 from runner.cloud.deadlines import attempt_timeout
@@ -37,6 +37,7 @@ from runner.errors import RunnerError, usage
 from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.outcome import outcome
+from runner.plans.other_side import OtherSide
 from runner.plans.planned import Facts, Plan, Volume
 from runner.plans.setup import digest, setup_lines
 from runner.plans.shipped import list_files
@@ -44,7 +45,8 @@ from runner.requests.command import Command, folder_name
 from runner.requests.request import Request, settings_begun_with
 from runner.runs.launch_record import NAME as LAUNCH
 from runner.runs.launch_record import dumps
-from runner.runs.on_volumes import is_ready
+from runner.runs.on_volumes import is_ready, step_of
+from runner.runs.other_side import on_this_machine
 from runner.targets.protocol import Files, RunState, Started
 from runner.terminal import Environment
 from runner.waiting import wait_until
@@ -280,7 +282,7 @@ class Cloud:
         weights = weights_of(request.settings)
         with ThreadPoolExecutor(6) as pool:
             live = pool.submit(rates.live_prices)
-            latest = pool.submit(checkpoints.text, f"{request.run}/{LATEST}")
+            step = pool.submit(step_of, checkpoints, request.run)
             run = pool.submit(self.read, request.run)
             before = pool.submit(settings_begun_with, checkpoints, request)
             ready = pool.submit(is_ready, data, dataset) if dataset else None
@@ -290,13 +292,12 @@ class Cloud:
         if writes and found.is_of_cloud:
             state = records.state_of(found)
             busy = f"{state.status} in the cloud" if state.alive else None
-        name = (latest.result() or b"").decode(errors="replace").strip().removeprefix("step_")
         now = time.time()
         self._live = live.result()
         return {
             "live": self._live,
             "busy": busy,
-            "step": int(name) if name.isdigit() else None,
+            "step": step.result(),
             "dataset_ready": ready.result() if ready else None,
             "weights_ready": there.result() is not None if there else None,
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
@@ -305,7 +306,12 @@ class Cloud:
             "begun_with": before.result(),
             "finished": found.record is not None and found.record.status == "finished",
             "record": found.record,
+            "other": self._here(request, found.record),
         }
+
+    def _here(self, request: Request, there: RunRecord | None) -> OtherSide | None:
+        """What this machine has of the run."""
+        return on_this_machine(self.env, self.checkout, request.run, there) if request.job.has_run else None
 
     def _look_at_folder(self, command: Command) -> dict[str, Any]:
         """What of the command's folder goes there, and what its image has besides."""

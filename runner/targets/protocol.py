@@ -58,6 +58,7 @@ class RunState:
     cost: float | None = None  # US dollars; None where nobody is paid
     folder: str = ""  # on this machine, where it is here
     is_copy: bool = False  # how it stood when it was pulled: the cloud was not asked, or no longer has it
+    seen: float | None = None  # of such a copy: when the run was last at work, seconds since the epoch
     estimated_cost: float | None = None  # US dollars for the whole run, by the plan of its first launch
     expected_cost: float | None = None  # the same, by what the run itself measures from its 50th step on
     estimated_seconds: float | None = None  # of the whole run, over all attempts, by that plan

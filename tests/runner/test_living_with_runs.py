@@ -74,11 +74,28 @@ class TestRuns:
         ]
         monkeypatch.setenv("COLUMNS", str(width))
         env.terminal, env.environ = True, {**env.environ, "NO_COLOR": "1"}
-        header, _, line = type_("runner runs").stdout.splitlines()
+        result = type_("runner runs")
+        header, _, line = result.stdout.splitlines()
         assert header.split() == titles.split()
+        lacking = [word for word in ("job", "target", "gpu", "age") if word not in titles.split()]
+        assert result.stderr.startswith(f"no room for {', '.join(lacking)};" if lacking else "")
+        assert bool(lacking) == bool(result.stderr)
         assert [word in line for word in ("nanogpt-lr1-warm", "unfinished", "150/300", "5.7012", "…")] == [
             *(True, True, True, True, False)
         ]
+
+    def test_where_targets_differ_they_are_shown_before_all_else(
+        self, type_, fake, env, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        common = {"gpu": "cpu, 2 threads", "max_steps": 300, "started": time.time() - 7300}
+        fake.states = [
+            RunState("longer", "train", target, "unfinished", **common) for target in ("host", "cloud")
+        ]
+        monkeypatch.setenv("COLUMNS", "40")
+        env.terminal, env.environ = True, {**env.environ, "NO_COLOR": "1"}
+        header, *lines = type_("runner runs").stdout.splitlines()
+        assert header.split() == ["run", "target", "status", "step", "age"]
+        assert {line.split()[1] for line in lines} == {"host", "cloud"}
 
     def test_none_yet(self, type_) -> None:
         result = type_("runner runs")

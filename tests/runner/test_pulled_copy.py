@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from runner.cloud.image import STATE
+from runner.cloud.ledger import CloudAttempt, Ledger
 from runner.targets.cloud import Cloud
 from runner.targets.host import Host
 from runner.terminal import Environment
@@ -68,6 +70,28 @@ class TestWithoutAToken:
         refused = type_("runner resume cl")
         assert (refused.exit_code, "`runner resume cl --on host`" in refused.stderr) == (1, True)
         assert "`runner resume cl --on host` goes on" in type_("runner status cl").stderr
+
+    def test_one_that_was_at_work_says_when(
+        self, type_: Type, pulled: Callable[..., Path], checkout: Path
+    ) -> None:
+        folder = pulled("running", step=40)
+        now = time.time()
+
+        def note(seen: float, status: int | None = None) -> None:
+            """What the pull brought of its attempt in the cloud."""
+            attempt = CloudAttempt("fc-1", "ta-1", 5.0, seen, 4.2)
+            Ledger([attempt], "fc-1", "ap-1", status=status).write(folder)
+
+        note(now - 7200)
+        assert "running 2h ago" in type_("runner runs").stdout
+        assert "status    running 2h ago\n" in type_("runner status cl").stdout
+        assert "run cl was running 2h ago" in type_("runner watch cl").stderr
+        told = json.loads(type_("runner status cl --json").stdout)
+        assert (told["status"], told["alive"], told["seen"]) == ("running", False, now - 7200)
+        note(now - 5)
+        assert "status    running\n" in type_("runner status cl").stdout
+        note(now - 7200, status=100)  # its machine went down before the record said so
+        assert "status    failed\n" in type_("runner status cl").stdout
 
     def test_it_can_not_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("running")

@@ -135,6 +135,15 @@ class TestPlan:
         assert shown["rebuild"] == "built again: requirements.lock changed"
         assert "not built yet" in shown["image"]
 
+    def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
+        path = checkout / "configs" / "tiny.yaml"
+        request = Request(JOBS["train"], "tiny", path, (), load(path), device="cpu", more=(("gpu", "H100"),))
+        with pytest.raises(
+            RunnerError, match=r"--device cpu .* --gpu H100 .* leave one of the two away"
+        ) as caught:
+            read_options(request)
+        assert caught.value.exit_code == 2
+
     def test_several_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
         plan = make(more=(("gpu", "H100:8"), ("nodes", "4")))
         assert "--nnodes=4" in plan.command

@@ -34,6 +34,20 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_here(lab: 
     assert [attempt["launch"].get("target") for attempt in record["attempts"]] == ["host", "cloud", None]
     rows = map(json.loads, (here / "metrics.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
+    the_newer_goes_there_first(lab)
+
+
+def the_newer_goes_there_first(lab: Lab) -> None:
+    """The run that is finished here does not go on from its older checkpoint in the cloud; once it is there, it does on
+    the machine that it had in the cloud."""
+    _, err = lab.run("resume", "tiny", "--on", "cloud", "-y", status=2)
+    assert "is at step 150 here" in err
+    assert "`runner push checkpoints tiny`" in err
+    lab.run("push", "checkpoints", "tiny", "-y")
+    _, err = lab.run("resume", "tiny", "--on", "cloud", "--dry-run")
+    assert "no GPU" in err
+    _, err = lab.run("resume", "tiny", "--on", "cloud", "--dry-run", "--gpu", "L4:2")
+    assert "2 x L4" in err
 
 
 def begin_here_and_go_on_there(lab: Lab) -> None:
@@ -52,6 +66,10 @@ def begin_here_and_go_on_there(lab: Lab) -> None:
     lab.hold_at(100)
     cloud = lab.start("resume", "tiny", "--on", "cloud", "-y", "--device", "cpu")
     lab.wait_for_step(80)
+    lab.run("pull", "checkpoints", "tiny", "-y")
+    for line in (("resume", "tiny", "--on", "host"), ("host", "tiny", *STEPS)):
+        _, err = lab.run(*line, "--dry-run", status=1)
+        assert "run 'tiny' is at work in the cloud; `runner stop tiny` first" in err
     cloud.send_signal(signal.SIGINT)
     assert cloud.wait(60) == 101, cloud.communicate()
 

@@ -147,6 +147,21 @@ def test_a_run_at_work_or_further_in_the_cloud_is_asked_about(type_: Type, cloud
     assert not (there / "step_00000010").exists()
 
 
+def test_the_launch_that_was_last_in_the_cloud_stays_there(type_: Type, cloud: Cloud, here: Path) -> None:
+    launch = {"run": "warm", "job": "train", "id": "1", "started": 5.0}
+    there = write_run(cloud.folder("checkpoints") / "warm", [10]) / "launch.json"
+    there.write_text(json.dumps({**launch, "target": "cloud", "device": "cpu"}))
+    ours = write_run(here / "checkpoints/warm", [30]) / "launch.json"
+    ours.write_text(json.dumps({**launch, "target": "host"}))
+    assert type_("runner push checkpoints warm").exit_code == 0
+    assert json.loads(there.read_text())["device"] == "cpu"
+    ours.write_text(
+        json.dumps({**launch, "target": "cloud", "device": "cuda"})
+    )  # a copy that was pulled once
+    assert type_("runner push checkpoints warm").exit_code == 0
+    assert json.loads(there.read_text())["device"] == "cuda"
+
+
 def test_a_dry_run_sends_nothing(type_: Type, cloud: Cloud, corpus: Path) -> None:
     result = type_("runner push data ./my_corpus --dry-run --json")
     assert [row["path"] for row in json.loads(result.stdout)["files"]] == [
