@@ -20,7 +20,7 @@ from runner.requests.experiment_request import (
 )
 from runner.requests.request import Request, read_request
 from runner.targets import open_target
-from runner.targets.protocol import Started, Target
+from runner.targets.protocol import RunState, Started, Target
 from runner.terminal import Environment
 
 WORD = "pipeline"  # in the place of a job
@@ -99,21 +99,25 @@ def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
         raise
     finally:
         release()
-    status = outcome(code, _recorded(target, plan, started) if plan.has_run and code else None)
+    if code is None:  # it goes on, and the user knows
+        return ExitStatus.INTERRUPTED
+    state = _recorded(target, plan, started) if plan.has_run and code else None
+    status = outcome(code, state.status if state else None)
     if plan.job == "command" and status == ExitStatus.USAGE:
         status = ExitStatus.JOB_FAILED  # the 2 is the command's own word
     begun = plan.has_run and (code == 0 or target.launched(plan.run) is not None)
     if status == ExitStatus.JOB_FAILED and plan.has_run and not begun:
         env.say("nothing was begun: mend what it says above, and type the same again")
         return ExitStatus.ERROR
-    words = in_words(status, code, plan.run, env.line, resumes=begun)
+    ended = state.ends[-1] if state and state.ends else ""
+    words = in_words(status, code, plan.run, env.line, resumes=begun, ended=ended)
     if words:
         env.say(words)
     return status
 
 
-def _recorded(target: Target, plan: Plan, started: Started) -> str | None:
-    """The status in the run's record, if it is of this attempt."""
+def _recorded(target: Target, plan: Plan, started: Started) -> RunState | None:
+    """How the run's record says that it stands, if that is of this attempt."""
     state = target.state(plan.run)
     is_of_it = state is not None and state.ended is not None and state.ended >= started.started
-    return state.status if state is not None and is_of_it else None
+    return state if is_of_it else None

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from job.exit_status import ExitStatus
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
 from job.published import weights_of
@@ -148,6 +149,11 @@ class Cloud:
         first = replace(plan, job="prepare", command=command)
         call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
         code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time(), machine=call.app))
+        if code is None:
+            raise RunnerError(
+                "the data is still being made, and no GPU was asked for; type the same again once it is there",
+                ExitStatus.INTERRUPTED,
+            )
         if code:
             raise RunnerError(
                 "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
@@ -205,7 +211,7 @@ class Cloud:
         except (OSError, RunnerError) as error:
             self.env.warn(f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}")
 
-    def follow(self, started: Started) -> int:
+    def follow(self, started: Started) -> int | None:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
         return follow.follow(self, started)
 
@@ -302,6 +308,7 @@ class Cloud:
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+            "reached": records.reached(found),
             "begun_with": before.result(),
             "finished": found.record is not None and found.record.status == "finished",
             "record": found.record,

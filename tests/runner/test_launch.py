@@ -114,6 +114,38 @@ class TestExitStatus:
         fake.states = [RunState("warm", "train", "host", "unfinished", ended=200.0)]
         assert type_("runner host warm").exit_code == 101
 
+    @pytest.mark.parametrize(
+        ("code", "reason", "words"),
+        [
+            (
+                104,
+                "budget",
+                "stopped: its --max-cost is spent; `runner resume warm --max-cost MORE` goes on\n",
+            ),
+            (
+                101,
+                "timeout",
+                "stopped: its --timeout is used up; `runner resume warm --timeout LONGER` goes on\n",
+            ),
+        ],
+    )
+    def test_a_cap_that_was_reached_is_not_typed_again(self, type_, fake, code, reason, words) -> None:
+        from runner.targets.protocol import RunState
+
+        fake.code = code
+        fake.states = [
+            RunState("warm", "train", "host", "unfinished", ended=200.0, ends=("preempted", reason))
+        ]
+        result = type_("runner host warm")
+        assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
+        assert "type the same again" not in result.stderr
+
+    def test_a_run_that_was_left_is_no_end(self, type_, fake) -> None:
+        fake.code = None
+        result = type_("runner host warm")
+        assert result.exit_code == 130
+        assert "to go on" not in result.stderr
+
     def test_an_older_attempts_record_tells_nothing(self, type_, fake) -> None:
         from runner.targets.protocol import RunState
 

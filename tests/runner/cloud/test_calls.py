@@ -3,9 +3,10 @@ their limit, builds that are broken off."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from modal import exception
 from runner.cloud import calls
 from runner.cloud.calls import CANCELLED, CallState, look
 from runner.cloud.image import make
+from runner.cloud.leavable import Leavable, Left
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
@@ -84,6 +86,33 @@ def test_a_log_goes_on_where_the_connection_was_lost_with_each_line_once(
     printed = list(calls.stream("ap-1", threading.Event()))
     assert printed == [(False, f"{i}\n") for i in range(6)]
     assert logs.asked == [logs.entries[1].timestamp]
+
+
+def test_what_is_waited_for_in_a_thread_can_be_given_up() -> None:
+    is_asked, told = threading.Event(), list[str]()
+
+    async def answers() -> AsyncIterator[str]:
+        try:
+            yield "first"
+            is_asked.set()
+            await asyncio.Event().wait()
+        finally:
+            told.append("closed")
+
+    def read(asked: Leavable) -> None:
+        try:
+            told.extend(asked.each(answers()))
+        except Left:
+            told.append("left")
+
+    with Leavable() as asked:
+        reader = threading.Thread(target=read, args=(asked,))
+        reader.start()
+        assert is_asked.wait(10)
+    reader.join(10)
+    assert told == ["first", "closed", "left"]
+    with pytest.raises(Left):
+        asked.ask(answers().__anext__())
 
 
 def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
