@@ -221,10 +221,11 @@ class Cloud:
         state = records.state_of(found)
         if not state.alive:
             return False
-        if now or not any(attempt.call == found.call for attempt in found.ledger.attempts):
+        is_at_work = any(attempt.call == found.call for attempt in found.ledger.attempts)
+        if is_at_work:
+            self.ask_to_stop(run, found.call)  # with --now too: the body then knows who took its machine away
+        if now or not is_at_work:
             calls.cancel(found.call, kill=now)
-        else:
-            self.ask_to_stop(run, found.call)
         wait_until(
             lambda: not calls.look(found.call, seconds=2.0).alive,
             STOP_SECONDS,

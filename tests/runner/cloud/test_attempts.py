@@ -147,4 +147,5 @@ def test_a_run_is_killed_with_now(lab: Lab) -> None:
     lab.wait_for_step(10)
     lab.run("stop", "tiny", "--now")
     lab.modal.wait_until(lambda: not any(task["alive"] for task in lab.modal.tasks()), 60)
-    assert json.loads(lab.run("status", "tiny", "--json")[0])["status"] == "unfinished"
+    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    assert (state["status"], state["ends"], state["reason"]) == ("unfinished", ["stopped"], "stopped")
