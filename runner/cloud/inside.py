@@ -149,7 +149,9 @@ class Body:
         """What the job's end means, written down and committed."""
         if not self.signals.empty() and reason not in ("preempted", "cancelled"):
             reason = "preempted" if self.signals.get() == signal.SIGINT else "cancelled"
-        if reason == "preempted" and self._stop_asked():  # `runner stop --now` takes the machine away like Modal
+        if (
+            reason == "preempted" and self._stop_asked()
+        ):  # `runner stop --now` takes the machine away like Modal
             reason = "stopped"
         recorded = self._recorded()
         if code == 0 or recorded == "finished":  # torchrun that was told to stop ends 1 in any case

@@ -30,7 +30,7 @@ from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
-from runner.cloud.secrets import check_there
+from runner.cloud.secrets import check_kept, check_there
 from runner.cloud.servers import check_proxy, check_reachable
 from runner.cloud.volumes import modal_name
 from runner.dotenv import secret_names
@@ -76,6 +76,8 @@ class Cloud:
             self.checkout, self.locations.cache, account.account_name(self.env.environ)
         )
         found: dict[str, Any] = self._look(request) if has_account else {"dataset_ready": None}
+        if has_account:
+            check_kept(options.modal_secrets)
         if request.command is not None:
             found |= self._look_at_folder(request.command)
         return CloudFacts(
