@@ -14,11 +14,11 @@ from runner.plans.table import show
 from runner.requests.command_request import command_request
 from runner.requests.experiment_request import (
     experiment_request,
-    finished_record,
     names_experiment,
     show_finished,
 )
 from runner.requests.request import Request, read_request
+from runner.runs.finished import show_trained, trained
 from runner.targets import open_target
 from runner.targets.protocol import RunState, Started, Target
 from runner.terminal import Environment
@@ -41,9 +41,6 @@ def launch(
     known = files if target.name != "cloud" or is_set_up(env.environ) else None
     if names_experiment(line.words):
         request = experiment_request(line, env.cwd, known, more)
-        record = finished_record(request, known)
-        if record is not None and request.experiment is not None:
-            return show_finished(env, record, request.experiment.file, line.as_json)
     elif line.is_command:
         request = command_request(line, env.cwd, known, more)
     else:
@@ -53,7 +50,13 @@ def launch(
 
 def carry_out(env: Environment, target: Target, request: Request, line: CommandLine) -> ExitStatus:
     """The part of a launch that follows once it is known what is wanted."""
-    plan = target.plan(request, target.facts(request))
+    facts = target.facts(request)
+    if request.experiment is not None and facts.record is not None and facts.record.status == "finished":
+        return show_finished(env, facts.record, request.experiment.file, line.as_json)
+    plan = target.plan(request, facts)
+    record = trained(request, facts)
+    if record is not None and plan.question is not None and not line.dry_run:  # it would be paid for
+        return show_trained(env, target.files("checkpoints"), request.run, record, line.as_json)
     if line.dry_run and line.as_json:
         env.json(plan.facts())
         return ExitStatus.DONE

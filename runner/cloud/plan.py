@@ -226,7 +226,8 @@ def _warning(
 
 
 def _cap(options: Options, facts: CloudFacts) -> str:
-    spent = f", {dollars(facts.cost)} spent in {facts.attempts} attempts" if facts.attempts else ""
+    attempts = f"{facts.attempts} attempt{'s' if facts.attempts > 1 else ''}"
+    spent = f", {dollars(facts.cost)} spent in {attempts}" if facts.attempts else ""
     money = (
         f"{dollars(options.max_cost)}, then it writes a checkpoint and ends"
         if options.max_cost
