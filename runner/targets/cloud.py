@@ -289,6 +289,9 @@ class Cloud:
         weights = weights_of(request.settings)
         with ThreadPoolExecutor(6) as pool:
             live = pool.submit(rates.live_prices)
+            _ = (
+                checkpoints.opened
+            )  # once, before all that read it: each would wait for a Modal that does not answer
             latest = pool.submit(checkpoints.text, f"{request.run}/{LATEST}")
             run = pool.submit(self.read, request.run)
             before = pool.submit(settings_begun_with, checkpoints, request)
