@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LOOK = 0.1  # seconds between two looks at whether Ctrl-C was pressed
 POLL = 30.0  # seconds that Modal holds a question about the end back
+SILENT = 8.0  # seconds without a word, Modal's own lines included, after which it is said what is waited for
 REST, QUIET = 10.0, 2.0  # seconds after the end for the last lines of the log, at most and since the last one
 
 
@@ -50,9 +51,13 @@ def _stays(target: Cloud, started: Started, printer: _Printer, screen: threading
     """Wait for the end. False where the user left before, and was told so: then nothing more is printed."""
     pressed: list[signal.Signals] = []
     again = threading.Event()
-    stopping = False
+    stopping, told = False, False
+    began = time.monotonic()
     with Interrupts(pressed.append, again.set):
         while not printer.ended.wait(LOOK):
+            if not (told or printer.last or pressed) and time.monotonic() - began >= SILENT:
+                told = True
+                target.env.say("started on Modal; its first words come once a machine is there and has begun")
             if again.is_set():
                 with screen:
                     printer.is_left = True

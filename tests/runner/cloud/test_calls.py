@@ -14,13 +14,14 @@ import modal
 import pytest
 from modal import exception
 
-from runner.cloud import calls
+from runner.cloud import calls, follow
 from runner.cloud.calls import CANCELLED, CallState, look
 from runner.cloud.image import make
 from runner.cloud.leavable import Leavable, Left
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
+from runner.targets.protocol import Started
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,22 @@ def test_what_is_waited_for_in_a_thread_can_be_given_up() -> None:
     assert told == ["first", "closed", "left"]
     with pytest.raises(Left):
         asked.ask(answers().__anext__())
+
+
+@pytest.mark.parametrize(("printed", "lines"), [(0.0, 1), (5.0, 0)])
+def test_a_launch_that_is_silent_says_once_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, printed: float, lines: int
+) -> None:
+    monkeypatch.setattr(follow, "SILENT", 0.0)
+    looks = iter((False, False, False, True))
+    said: list[str] = []
+    target: Any = SimpleNamespace(env=SimpleNamespace(say=said.append))
+    ended = SimpleNamespace(wait=lambda seconds: next(looks))
+    printer: Any = SimpleNamespace(ended=ended, last=printed)
+    started = Started("tiny", "cloud", "train", "fc-1", 0.0)
+    assert follow._stays(target, started, printer, threading.Lock())
+    assert len(said) == lines
+    assert all("once a machine is there" in line for line in said)
 
 
 def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
