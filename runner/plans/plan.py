@@ -124,10 +124,7 @@ def _check(request: Request, facts: Facts) -> None:
     if request.job.has_run and facts.record and (why := other_job(facts.record, request.job.name)):
         raise usage(why)
     if facts.busy:
-        raise RunnerError(
-            f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
-            f"shows it, `runner stop {request.run}` ends it, --name starts another"
-        )
+        raise RunnerError(at_work_already(request.run, facts.busy))
     if request.settings is not None and facts.begun_with is not None:
         why = other_recipe(request.run, facts.begun_with, request.settings, facts.target, facts.step or 0)
         if why:  # the job would refuse it too, on a machine that is paid for
@@ -147,6 +144,14 @@ def _check(request: Request, facts: Facts) -> None:
             f"{request.gpus} GPUs are asked for and {facts.target} has {facts.gpus or 'none'}; "
             f"{facts.gpu_remedy or 'ask for fewer'}, or add --device cpu for {request.gpus} processes on the CPU"
         )
+
+
+def at_work_already(run: str, how: str) -> str:
+    """Why a run is not started a second time, and what to type."""
+    return (
+        f"run '{run}' is at work already ({how}); `runner logs {run} --follow` shows it, `runner stop {run}` ends it, "
+        "--name starts another"
+    )
 
 
 def _recipe_of_run(request: Request, facts: Facts) -> str:

@@ -38,6 +38,7 @@ from runner.errors import RunnerError, usage
 from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.outcome import outcome
+from runner.plans.plan import at_work_already
 from runner.plans.planned import Facts, Plan, Volume
 from runner.plans.setup import digest, setup_lines
 from runner.plans.shipped import list_files
@@ -122,7 +123,7 @@ class Cloud:
         options = from_pairs(plan.more)
         if PREPARE_FIRST in plan.more:
             self._prepare(plan, options)
-        used = self.read(plan.run).ledger.seconds(time.time()) if plan.is_noted else 0.0
+        used = self._used(plan.run) if plan.is_noted else 0.0
         started = time.time()
         call = self._spawn(plan, options, used, plan.is_noted)
         if not plan.detach:
@@ -142,6 +143,14 @@ class Cloud:
         if plan.is_noted:
             self._note(launch)
         return launch
+
+    def _used(self, run: str) -> float:
+        """Seconds of its time that are used up. RunnerError where it was started elsewhere since the plan was made: a
+        question may stand for hours, and data takes a while."""
+        found = self.read(run)
+        if found.is_of_cloud and (state := records.state_of(found)).alive:
+            raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
+        return found.ledger.seconds(time.time())
 
     def _prepare(self, plan: Plan, options: Options) -> None:
         """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""

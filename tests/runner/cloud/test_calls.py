@@ -15,9 +15,11 @@ import pytest
 from modal import exception
 
 from runner.cloud import calls, follow
+from runner.cloud.at_work import other_call
 from runner.cloud.calls import CANCELLED, CallState, look
 from runner.cloud.image import make
 from runner.cloud.leavable import Leavable, Left
+from runner.cloud.ledger import CloudAttempt, Ledger
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
@@ -51,6 +53,33 @@ def test_a_call_that_ended_by_itself_is_an_end_and_no_fault(
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
     assert look("fc-1") == state
+
+
+@pytest.mark.parametrize(
+    ("error", "other"),
+    [
+        (TimeoutError(), "fc-1"),  # it has not ended
+        (exception.FunctionTimeoutError("used up"), ""),
+        (exception.InputCancellation("cancelled"), ""),
+        (exception.RemoteError("lost"), ""),
+        (None, ""),
+    ],
+)
+def test_a_body_leaves_a_run_alone_on_which_another_launch_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, other: str
+) -> None:
+    def get(timeout: float) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
+    ledger = Ledger()
+    assert other_call(ledger, "fc-2") == ""
+    ledger.begin(CloudAttempt("fc-1", "ta-1", 0.0, 1.0, 1.0), "ap-1")
+    assert other_call(ledger, "fc-1") == ""  # a further attempt of its own
+    assert other_call(ledger, "fc-2") == other
+    ledger.end_attempt("stopped", 101, 2.0)
+    assert other_call(ledger, "fc-2") == ""
 
 
 class Logs:
