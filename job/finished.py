@@ -36,10 +36,15 @@ def note_failure(error: BaseException, display: Display, session: Session | None
         raise Failed(named) from error
 
 
+def how_it_ended(run: str, record: RunRecord) -> str:
+    """``run tiny is finished already: 60 steps, validation loss 2.5000``."""
+    val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
+    return f"run {run} is finished already: {record.step} steps{val}"
+
+
 def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
     """The result and the newest sample, or with ``as_json`` the record; and the line for another run."""
-    val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
-    say(f"run {folder.name} is finished already: {record.step} steps{val}")
+    say(how_it_ended(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
         print((folder / "run.json").read_text(), end="")

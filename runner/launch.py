@@ -14,14 +14,14 @@ from runner.plans.table import show
 from runner.requests.command_request import command_request
 from runner.requests.experiment_request import (
     experiment_request,
-    finished_record,
     names_experiment,
     show_finished,
 )
 from runner.requests.request import Request, read_request
+from runner.runs.finished import show_trained, trained
 from runner.runs.other_side import look_on_other_side
 from runner.targets import open_target
-from runner.targets.protocol import Started, Target
+from runner.targets.protocol import RunState, Started, Target
 from runner.terminal import Environment
 
 WORD = "pipeline"  # in the place of a job
@@ -42,9 +42,6 @@ def launch(
     known = files if target.name != "cloud" or is_set_up(env.environ) else None
     if names_experiment(line.words):
         request = experiment_request(line, env.cwd, known, more)
-        record = finished_record(request, known)
-        if record is not None and request.experiment is not None:
-            return show_finished(env, record, request.experiment.file, line.as_json)
     elif line.is_command:
         request = command_request(line, env.cwd, known, more)
     else:
@@ -57,7 +54,13 @@ def launch(
 
 def carry_out(env: Environment, target: Target, request: Request, line: CommandLine) -> ExitStatus:
     """The part of a launch that follows once it is known what is wanted."""
-    plan = target.plan(request, target.facts(request))
+    facts = target.facts(request)
+    if request.experiment is not None and facts.record is not None and facts.record.status == "finished":
+        return show_finished(env, facts.record, request.experiment.file, line.as_json)
+    plan = target.plan(request, facts)
+    record = trained(request, facts)
+    if record is not None and plan.question is not None and not line.dry_run:  # it would be paid for
+        return show_trained(env, target.files("checkpoints"), request.run, record, line.as_json)
     if line.dry_run and line.as_json:
         env.json(plan.facts())
         return ExitStatus.DONE
@@ -103,21 +106,25 @@ def follow_plan(env: Environment, target: Target, plan: Plan) -> ExitStatus:
         raise
     finally:
         release()
-    status = outcome(code, _recorded(target, plan, started) if plan.has_run and code else None)
+    if code is None:  # it goes on, and the user knows
+        return ExitStatus.INTERRUPTED
+    state = _recorded(target, plan, started) if plan.has_run and code else None
+    status = outcome(code, state.status if state else None)
     if plan.job == "command" and status == ExitStatus.USAGE:
         status = ExitStatus.JOB_FAILED  # the 2 is the command's own word
     begun = plan.has_run and (code == 0 or target.launched(plan.run) is not None)
     if status == ExitStatus.JOB_FAILED and plan.has_run and not begun:
         env.say("nothing was begun: mend what it says above, and type the same again")
         return ExitStatus.ERROR
-    words = in_words(status, code, plan.run, env.line, resumes=begun)
+    ended = state.ends[-1] if state and state.ends else ""
+    words = in_words(status, code, plan.run, env.line, resumes=begun, ended=ended)
     if words:
         env.say(words)
     return status
 
 
-def _recorded(target: Target, plan: Plan, started: Started) -> str | None:
-    """The status in the run's record, if it is of this attempt."""
+def _recorded(target: Target, plan: Plan, started: Started) -> RunState | None:
+    """How the run's record says that it stands, if that is of this attempt."""
     state = target.state(plan.run)
     is_of_it = state is not None and state.ended is not None and state.ended >= started.started
-    return state.status if state is not None and is_of_it else None
+    return state if is_of_it else None

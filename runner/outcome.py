@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
+from runner.runs import caps
 
 # What a job says in these words of its own is passed on; any other failure is that of the job.
 OWN_WORDS = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}
@@ -22,8 +23,13 @@ def outcome(code: int, recorded: str | None = None) -> ExitStatus:
     return ExitStatus.JOB_FAILED
 
 
-def in_words(status: ExitStatus, code: int, run: str, line: str, resumes: bool) -> str | None:
-    """What to tell the user; None where all is said. ``line`` is what was typed."""
+def in_words(
+    status: ExitStatus, code: int, run: str, line: str, resumes: bool, ended: str = ""
+) -> str | None:
+    """What to tell the user; None where all is said. ``line`` is what was typed, ``ended`` why the record says that
+    the attempt ended."""
+    if cap := caps.in_words(run, ended):
+        return f"stopped: {cap}"
     match status:
         case ExitStatus.UNFINISHED:
             again = f"to go on, type the same again:\n  {line}" if resumes else f"type it again: {line}"

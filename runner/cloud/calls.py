@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from runner.cloud.leavable import Leavable
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
 
@@ -34,7 +35,7 @@ class CallState:
     attempts_used_up: bool = False
 
 
-def look(call: str, seconds: float = 0.0) -> CallState:
+def look(call: str, seconds: float = 0.0, asked: Leavable | None = None) -> CallState:
     """How the call stands, waited for at most ``seconds``. Raises Unavailable where Modal can't be asked."""
     import modal
     from modal import exception
@@ -44,7 +45,8 @@ def look(call: str, seconds: float = 0.0) -> CallState:
     try:
         with in_our_words():
             try:
-                value = modal.FunctionCall.from_id(call).get(timeout=seconds)
+                found = modal.FunctionCall.from_id(call)
+                value = asked.ask(found.get.aio(timeout=seconds)) if asked else found.get(timeout=seconds)
             except exception.FunctionTimeoutError as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
             except exception.OutputExpiredError:
@@ -94,7 +96,7 @@ def log(app: str, lines: int) -> list[str]:
     return "".join(entry.message for entry in entries).splitlines()[-lines:] if lines else []
 
 
-def stream(app: str, over: threading.Event) -> Iterator[tuple[bool, str]]:
+def stream(app: str, over: threading.Event, asked: Leavable | None = None) -> Iterator[tuple[bool, str]]:
     """What the app prints until it is done: (whether on stderr, text). Where the connection is lost it goes on behind the
     last line, until ``over``."""
     import modal
@@ -106,7 +108,8 @@ def stream(app: str, over: threading.Event) -> Iterator[tuple[bool, str]]:
             with in_our_words():
                 logs = modal.App.lookup(app).logs
                 missed = logs.fetch(since=last) if last is not None else ()
-                for entry in chain(missed, logs.stream()):
+                new = asked.each(logs.stream.aio()) if asked else logs.stream()
+                for entry in chain(missed, new):
                     if last is not None and (
                         entry.timestamp < last or (entry.timestamp == last and entry.message in told)
                     ):

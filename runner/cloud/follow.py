@@ -16,8 +16,11 @@ import click
 from job.exit_status import ExitStatus
 from runner.cloud import calls
 from runner.cloud.calls import CANCELLED, OFFLINE, CallState
+from runner.cloud.leavable import Leavable, Left
 from runner.cloud.patience import Unavailable
 from runner.interrupts import Interrupts
+from runner.jobs import WITH_RUN
+from runner.runs import caps
 from runner.targets.protocol import Started
 
 if TYPE_CHECKING:
@@ -25,37 +28,53 @@ if TYPE_CHECKING:
 
 LOOK = 0.1  # seconds between two looks at whether Ctrl-C was pressed
 POLL = 30.0  # seconds that Modal holds a question about the end back
+SILENT = 8.0  # seconds without a word, Modal's own lines included, after which it is said what is waited for
 REST, QUIET = 10.0, 2.0  # seconds after the end for the last lines of the log, at most and since the last one
 
 
-def follow(target: Cloud, started: Started) -> int:
-    """Print the job's output until it ends; its own exit status. 130 where the user left before."""
+def follow(target: Cloud, started: Started) -> int | None:
+    """Print the job's output until it ends; its own exit status. None where the user left before."""
+    screen = threading.Lock()  # held while a question is asked, so that the log does not run over it
     ended = threading.Event()
     done: list[CallState] = []
-    screen = threading.Lock()  # held while a question is asked, so that the log does not run over it
-    printer = _Printer(started.machine, screen, ended)
-    printer.start()
-    threading.Thread(target=lambda: _wait(started.id, done, ended), daemon=True).start()
-    asked: list[signal.Signals] = []
+    with Leavable() as asked:
+        printer = _Printer(started.machine, screen, ended, asked)
+        printer.start()
+        threading.Thread(target=lambda: _wait(started.id, done, ended, asked), daemon=True).start()
+        if not _stays(target, started, printer, screen):
+            return None
+        printer.finish()
+    return _status(target, started, done[0])
+
+
+def _stays(target: Cloud, started: Started, printer: _Printer, screen: threading.Lock) -> bool:
+    """Wait for the end. False where the user left before, and was told so: then nothing more is printed."""
+    pressed: list[signal.Signals] = []
     again = threading.Event()
-    stopping = False
-    with Interrupts(asked.append, again.set):
-        while not ended.wait(LOOK):
+    stopping, told = False, False
+    began = time.monotonic()
+    with Interrupts(pressed.append, again.set):
+        while not printer.ended.wait(LOOK):
+            if not (told or printer.last or pressed) and time.monotonic() - began >= SILENT:
+                told = True
+                target.env.say("started on Modal; its first words come once a machine is there and has begun")
             if again.is_set():
-                target.env.say(f"left; the run goes on stopping. {_how_to_find(started.run)}")
-                return int(ExitStatus.INTERRUPTED)
-            if asked and not stopping:
                 with screen:
-                    stopping = _wants_stop(target, started, asked[0])
+                    printer.is_left = True
+                target.env.say(f"left; the run goes on stopping. {_how_to_find(started.run)}")
+                return False
+            if pressed and not stopping:
+                with screen:
+                    stopping = _wants_stop(target, started, pressed[0])
+                    printer.is_left = not stopping
                 if not stopping:
                     target.env.say(f"left; the run goes on. {_how_to_find(started.run)}")
-                    return int(ExitStatus.INTERRUPTED)
+                    return False
                 target.env.say(
                     "stopping: the job writes its checkpoint; Ctrl-C again leaves it alone with that"
                 )
                 _ask_to_stop(target, started)
-    printer.finish()
-    return _status(target, started, done[0])
+    return True
 
 
 def _wants_stop(target: Cloud, started: Started, which: signal.Signals) -> bool:
@@ -85,19 +104,24 @@ def _ask_to_stop(target: Cloud, started: Started) -> None:
 class _Printer(threading.Thread):
     """Copies the app's output to stdout and stderr. Where the stream breaks for good the run still goes on."""
 
-    def __init__(self, app: str, screen: threading.Lock, ended: threading.Event) -> None:
+    def __init__(self, app: str, screen: threading.Lock, ended: threading.Event, asked: Leavable) -> None:
         super().__init__(daemon=True)
-        self.app, self.screen, self.ended = app, screen, ended
+        self.app, self.screen, self.ended, self.asked = app, screen, ended, asked
         self.last = 0.0  # when something was printed
+        self.is_left = False  # set while the screen is held: from then on it prints nothing
 
     def run(self) -> None:
         try:
-            for is_talk, text in calls.stream(self.app, self.ended):
+            for is_talk, text in calls.stream(self.app, self.ended, self.asked):
                 stream = sys.stderr if is_talk else sys.stdout
                 with self.screen:
+                    if self.is_left:
+                        return
                     stream.write(text)
                     stream.flush()
                 self.last = time.monotonic()
+        except Left:
+            return
         except Exception as error:
             print(f"runner: the log can't be followed any more ({error}); the run goes on", file=sys.stderr)
 
@@ -108,10 +132,12 @@ class _Printer(threading.Thread):
             self.join(LOOK)
 
 
-def _wait(call: str, done: list[CallState], ended: threading.Event) -> None:
+def _wait(call: str, done: list[CallState], ended: threading.Event, asked: Leavable) -> None:
     while True:
         try:
-            state = calls.look(call, POLL)
+            state = calls.look(call, POLL, asked)
+        except Left:
+            return
         except Unavailable:
             ended.wait(OFFLINE)
             continue
@@ -126,14 +152,10 @@ def _wait(call: str, done: list[CallState], ended: threading.Event) -> None:
 def _status(target: Cloud, started: Started, state: CallState) -> int:
     """The exit status, with a word about an end that was not the job's own."""
     if state.value is not None:
-        status, reason = int(state.value.get("status", 1)), str(state.value.get("reason", ""))
-        words = {
-            "budget": f"stopped: --max-cost is spent; to go on: runner cloud --name {started.run} --max-cost MORE",
-            "timeout": "stopped: --timeout is used up; give it more to go on",
-        }
-        if reason in words:
-            target.env.say(words[reason])
-        return status
+        cap = caps.option(str(state.value.get("reason", "")))
+        if cap and started.job not in WITH_RUN:  # a run's record says it, and `runner resume` goes on with it
+            target.env.say(f"stopped: its {cap} is used up; type it again with more")
+        return int(state.value.get("status", 1))
     if state.attempts_used_up or state.error == CANCELLED:
         return int(ExitStatus.UNFINISHED)
     target.env.say(f"Modal: {state.error or 'the call ended without a word'}")

@@ -27,6 +27,7 @@ import modal
 from modal.exception import InputCancellation
 
 from runner.cloud import ledger as ledgers
+from runner.cloud.at_work import other_call
 from runner.cloud.container import gpu_name, place_in_cluster, price_of, uptime
 from runner.cloud.deadlines import Deadline, next_deadline, with_room
 from runner.cloud.guards import Guards
@@ -42,7 +43,11 @@ COMMIT = 60.0  # seconds between two commits where no checkpoint was written
 ASK = 3.0  # seconds between two looks for a stop request, which cost a call each
 GRACE = 24.0  # seconds for the checkpoint after a preemption: Modal kills after about 30
 KEEP_RECORDS = ("train", "command", "experiment")  # jobs that write how they ended into run.json
-UNFINISHED, OVER_BUDGET = 101, 104  # job/exit_status.py, which the body must not import: it may be broken
+AT_WORK, UNFINISHED, OVER_BUDGET = (
+    1,
+    101,
+    104,
+)  # job/exit_status.py, which the body must not import: it may be broken
 
 
 class AttemptOver(Exception):
@@ -90,7 +95,15 @@ class Body:
     def _attempt(self) -> tuple[str, int | None]:
         """Why it ended, and the job's exit status; None where another attempt goes on."""
         self.volumes.reload()
+        if self.keeps_record and (other := other_call(ledgers.read(self.folder), self.call)):
+            print(
+                f"runner: run '{self.job['run']}' is at work already, in call {other}; nothing was begun",
+                file=sys.stderr,
+                flush=True,
+            )
+            return "at work already", AT_WORK
         deadline = self._begin()
+        self.volumes.commit_in_background("checkpoints")  # another launch must see that this one works
         if deadline is not None and deadline.stop <= time.time():
             return self._end(deadline.reason, OVER_BUDGET if deadline.reason == "budget" else UNFINISHED)
         if self._stop_asked():
@@ -149,6 +162,10 @@ class Body:
         """What the job's end means, written down and committed."""
         if not self.signals.empty() and reason not in ("preempted", "cancelled"):
             reason = "preempted" if self.signals.get() == signal.SIGINT else "cancelled"
+        if (
+            reason == "preempted" and self._stop_asked()
+        ):  # `runner stop --now` takes the machine away like Modal
+            reason = "stopped"
         recorded = self._recorded()
         if code == 0 or recorded == "finished":  # torchrun that was told to stop ends 1 in any case
             return self._end("finished", 0)

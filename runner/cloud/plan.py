@@ -32,6 +32,9 @@ class CloudFacts(Facts):
     why_build: str = ""
     seconds: float = 0.0
     cost: float = 0.0
+    reached: tuple[str, float] | None = (
+        None  # timeout or budget that ended its newest launch, and how much it was
+    )
     live: prices.Prices | None = None  # what Modal says that this account pays
 
 
@@ -83,15 +86,18 @@ def _check(request: Request, facts: CloudFacts, options: Options) -> None:
         return
     if request.job.name == "train" and request.settings is not None:
         refuse_too_large(request.settings, options)
-    if facts.seconds >= options.timeout:
+    # What is left of a cap that ended it is less than a machine needs to begin.
+    why, before = facts.reached or ("", 0.0)
+    if facts.seconds >= options.timeout or (why == "timeout" and options.timeout <= before):
         raise usage(
             f"run '{request.run}' has used {in_words(facts.seconds)} of its {in_words(options.timeout)}; "
             f"give it more: --timeout {math.ceil(2 * options.timeout / 3600)}h"
         )
-    if options.max_cost is not None and facts.cost >= options.max_cost:
+    cap = options.max_cost
+    if cap is not None and (facts.cost >= cap or (why == "budget" and cap <= before)):
         raise usage(
-            f"run '{request.run}' has cost {dollars(facts.cost)} of its {dollars(options.max_cost)}; "
-            f"give it more: --max-cost {math.ceil(2 * options.max_cost)}"
+            f"run '{request.run}' has cost {dollars(facts.cost)} of its {dollars(cap)}; "
+            f"give it more: --max-cost {math.ceil(2 * cap)}"
         )
 
 
@@ -220,7 +226,8 @@ def _warning(
 
 
 def _cap(options: Options, facts: CloudFacts) -> str:
-    spent = f", {dollars(facts.cost)} spent in {facts.attempts} attempts" if facts.attempts else ""
+    attempts = f"{facts.attempts} attempt{'s' if facts.attempts > 1 else ''}"
+    spent = f", {dollars(facts.cost)} spent in {attempts}" if facts.attempts else ""
     money = (
         f"{dollars(options.max_cost)}, then it writes a checkpoint and ends"
         if options.max_cost

@@ -13,6 +13,7 @@ from runner.cloud import ledger as ledgers
 from runner.cloud.calls import CallState, look
 from runner.cloud.files import LateFiles
 from runner.cloud.ledger import CloudAttempt, Ledger
+from runner.cloud.options import from_pairs
 from runner.runs.launch_record import NAME as LAUNCH
 from runner.runs.launch_record import parse_launch
 from runner.targets.protocol import RunState, Started
@@ -129,6 +130,15 @@ def state_of(run: CloudRun, ask: Callable[[str], CallState] = look) -> RunState:
         seconds=record.seconds or None,
         result=record.result if record.job == "experiment" else {},
     )
+
+
+def reached(run: CloudRun) -> tuple[str, float] | None:
+    """The cap that ended its newest launch, ``budget`` or ``timeout``, and how much it was: dollars or seconds."""
+    if run.launch is None or run.launch.id != run.ledger.call:
+        return None
+    options = from_pairs(run.launch.more)
+    cap = {"budget": options.max_cost, "timeout": options.timeout}.get(run.ledger.reason)
+    return (run.ledger.reason, cap) if cap is not None else None
 
 
 def _expected_cost(record: RunRecord, last: CloudAttempt | None) -> float | None:

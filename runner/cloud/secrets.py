@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cloud.modal_errors import in_our_words
 from runner.dotenv import read_dotenv, secret_values
 from runner.errors import usage
 
@@ -21,6 +22,21 @@ def check_there(names: Iterable[str], environ: Mapping[str, str], checkout: Path
             raise usage(
                 f"--env {name}: there is no {name} in the environment or in .env; write --env {name}=VALUE"
             )
+
+
+def check_kept(names: Iterable[str]) -> None:
+    """RunnerError, exit code 2, for a secret that Modal does not keep: a build of the image would come first."""
+    import modal
+
+    for name in names:
+        try:
+            with in_our_words():
+                modal.Secret.from_name(name).hydrate()
+        except FileNotFoundError:
+            raise usage(
+                f"--secret {name}: Modal keeps no secret of that name; to make it, type: "
+                f"modal secret create {name} KEY=VALUE"
+            ) from None
 
 
 def modal_secrets(

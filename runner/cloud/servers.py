@@ -60,13 +60,14 @@ def check_known(urls: str, environ: Mapping[str, str] = os.environ) -> None:
     raise RunnerError(unreachable(" and ".join(why)))
 
 
-def check_reachable(environ: Mapping[str, str]) -> None:
-    """RunnerError within PATIENCE seconds for each server where there is no way to any; without a look at modal."""
+def check_reachable(environ: Mapping[str, str], urls: str = "") -> None:
+    """RunnerError within PATIENCE seconds for each server where there is no way to any; without a look at modal.
+    ``urls`` is the client's setting, where that was looked at."""
     check_proxy(environ)
     if proxy_variable(environ):  # the way there, and what the names stand for, are the proxy's business
         return
     why = ""
-    for address in addresses(environ.get("MODAL_SERVER_URL") or DEFAULT):
+    for address in addresses(urls or environ.get("MODAL_SERVER_URL") or DEFAULT):
         try:
             socket.create_connection(address, PATIENCE).close()
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from job.locations import VOLUMES
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Patience, Unavailable
-from runner.cloud.servers import check_known, unreachable
+from runner.cloud.servers import check_known, check_reachable, unreachable
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.targets.protocol import Entry
 
@@ -46,17 +46,21 @@ def open_volume(volume: str, environ: Mapping[str, str] = os.environ) -> modal.V
 def open_files(volume: str, environ: Mapping[str, str] = os.environ, create: bool = False) -> VolumeFiles:
     """The volume as files. One that is missing is made with ``create``, else it holds nothing: who only reads
     must not make it. Raises what ``open_volume`` raises."""
-    return VolumeFiles(_look_up(volume, environ, create))
+    return VolumeFiles(_look_up(volume, environ, create, begins=True))
 
 
-def _look_up(volume: str, environ: Mapping[str, str], create: bool) -> modal.Volume:
-    """The volume; one that is missing and that is not to be made stays unhydrated."""
+def _look_up(volume: str, environ: Mapping[str, str], create: bool, begins: bool = False) -> modal.Volume:
+    """The volume; one that is missing and that is not to be made stays unhydrated. ``begins``: it is the first that
+    a command asks of Modal."""
     name = modal_name(volume, environ)
     import modal
     from modal import exception
     from modal.config import config
 
-    check_known(str(config.get("server_url")))
+    urls = str(config.get("server_url"))
+    check_known(urls)
+    if begins:  # the client would try for a minute, which is right where something is under way
+        check_reachable(environ, urls)
     found = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
     def hydrate() -> modal.Volume:

@@ -19,6 +19,7 @@ def command(env: Environment, run: str, as_json: bool) -> int:
     from dataclasses import asdict
 
     from runner.jobs import WITH_RUN
+    from runner.runs import caps
     from runner.runs.find import find_run
     from runner.runs.table import rows
 
@@ -32,7 +33,10 @@ def command(env: Environment, run: str, as_json: bool) -> int:
     if state.status == "dead" or (state.status == "failed" and state.reason is None):
         for line in found.target.output(run, 10):
             env.say(f"  {line}")
-    if state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:
+    ended = state.ends[-1] if state.ends and state.status == "unfinished" else ""
+    if (cap := caps.in_words(run, ended)) and not state.is_copy:
+        env.say(cap)
+    elif state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:
         resume = f"runner resume {run}" + (" --on host" if state.is_copy else "")
         env.say(f"`{resume}` goes on from its newest checkpoint; `runner logs {run}` shows its log")
     return 0

@@ -125,10 +125,7 @@ def _check(request: Request, facts: Facts) -> None:
     if request.job.has_run and facts.record and (why := other_job(facts.record, request.job.name)):
         raise usage(why)
     if facts.busy:
-        raise RunnerError(
-            f"run '{request.run}' is at work already ({facts.busy}); `runner logs {request.run} --follow` "
-            f"shows it, `runner stop {request.run}` ends it, --name starts another"
-        )
+        raise RunnerError(at_work_already(request.run, facts.busy))
     if facts.other is not None:
         check_other_side(request.run, facts.target, facts.step, facts.other, _folder_here(request, facts))
     if request.settings is not None and facts.begun_with is not None:
@@ -155,6 +152,14 @@ def _check(request: Request, facts: Facts) -> None:
 def _folder_here(request: Request, facts: Facts) -> str:
     """The run's folder on this machine."""
     return next((f"{v.here}/{request.run}" for v in facts.volumes if v.name == "checkpoints"), "")
+
+
+def at_work_already(run: str, how: str) -> str:
+    """Why a run is not started a second time, and what to type."""
+    return (
+        f"run '{run}' is at work already ({how}); `runner logs {run} --follow` shows it, `runner stop {run}` ends it, "
+        "--name starts another"
+    )
 
 
 def _recipe_of_run(request: Request, facts: Facts) -> str:

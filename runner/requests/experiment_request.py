@@ -99,12 +99,6 @@ def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
     return Experiment(file, tuple(words), tuple(arguments.items()))
 
 
-def finished_record(request: Request, files: Files | None) -> RunRecord | None:
-    """The record, where the experiment has already been run to its end under this name."""
-    record = record_of(files, request.run)
-    return record if record is not None and record.status == "finished" else None
-
-
 def show_finished(env: Environment, record: RunRecord, file: Path, as_json: bool) -> ExitStatus:
     """Say that nothing is started, and whether ``file`` is still what was run; with ``as_json`` the record is
     the data."""

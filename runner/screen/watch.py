@@ -14,6 +14,7 @@ from runner.checkout import find_checkout
 from runner.errors import RunnerError, not_found
 from runner.history.reader import Reader
 from runner.interrupts import Interrupts
+from runner.runs import caps
 from runner.runs.find import Found
 from runner.runs.table import standing
 from runner.screen.keys import Keys
@@ -102,9 +103,10 @@ def _say_end(env: Environment, seen: Seen) -> ExitStatus:
         return ExitStatus.INTERRUPTED
     stands = standing(state)
     env.say(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
-    if state.status == "unfinished" and state.ends[-1:] == ("budget",):
-        env.say(f"its --max-cost is spent; `runner resume {state.run} --max-cost MORE` goes on")
-        return ExitStatus.OVER_BUDGET
+    ended = state.ends[-1] if state.ends and state.status == "unfinished" else ""
+    if cap := caps.in_words(state.run, ended):
+        env.say(cap)
+        return ExitStatus.OVER_BUDGET if ended == "budget" else ExitStatus.UNFINISHED
     if state.status != "finished" and state.job == "train":
         env.say(
             f"`runner resume {state.run}` goes on from its newest checkpoint; "

@@ -181,5 +181,5 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
     found = target.facts(requests[left[0].run])
     facts = replace(found, step=None, busy=None, attempts=0, begun_with=None, other=None)
     if isinstance(facts, CloudFacts):
-        facts = replace(facts, seconds=0.0, cost=0.0)
+        facts = replace(facts, seconds=0.0, cost=0.0, reached=None)
     return tuple(target.plan(requests[trial.run], facts) for trial in left)

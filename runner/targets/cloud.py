@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from job.exit_status import ExitStatus
 from job.last_whole import MARKER
 from job.locations import VOLUMES, Locations
 from job.published import weights_of
@@ -29,7 +30,7 @@ from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
-from runner.cloud.secrets import check_there
+from runner.cloud.secrets import check_kept, check_there
 from runner.cloud.servers import check_proxy, check_reachable
 from runner.cloud.volumes import modal_name
 from runner.dotenv import secret_names
@@ -38,6 +39,7 @@ from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.outcome import outcome
 from runner.plans.other_side import OtherSide
+from runner.plans.plan import at_work_already
 from runner.plans.planned import Facts, Plan, Volume
 from runner.plans.setup import digest, setup_lines
 from runner.plans.shipped import list_files
@@ -77,6 +79,8 @@ class Cloud:
             self.checkout, self.locations.cache, account.account_name(self.env.environ)
         )
         found: dict[str, Any] = self._look(request) if has_account else {"dataset_ready": None}
+        if has_account:
+            check_kept(options.modal_secrets)
         if request.command is not None:
             found |= self._look_at_folder(request.command)
         return CloudFacts(
@@ -121,7 +125,7 @@ class Cloud:
         options = from_pairs(plan.more)
         if PREPARE_FIRST in plan.more:
             self._prepare(plan, options)
-        used = self.read(plan.run).ledger.seconds(time.time()) if plan.is_noted else 0.0
+        used = self._used(plan.run) if plan.is_noted else 0.0
         started = time.time()
         call = self._spawn(plan, options, used, plan.is_noted)
         if not plan.detach:
@@ -142,6 +146,14 @@ class Cloud:
             self._note(launch)
         return launch
 
+    def _used(self, run: str) -> float:
+        """Seconds of its time that are used up. RunnerError where it was started elsewhere since the plan was made: a
+        question may stand for hours, and data takes a while."""
+        found = self.read(run)
+        if found.is_of_cloud and (state := records.state_of(found)).alive:
+            raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
+        return found.ledger.seconds(time.time())
+
     def _prepare(self, plan: Plan, options: Options) -> None:
         """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
         self.env.say("preparing the dataset on a machine without a GPU; the GPU is asked for after that")
@@ -150,6 +162,11 @@ class Cloud:
         first = replace(plan, job="prepare", command=command)
         call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
         code = self.follow(Started(plan.run, self.name, "prepare", call.id, time.time(), machine=call.app))
+        if code is None:
+            raise RunnerError(
+                "the data is still being made, and no GPU was asked for; type the same again once it is there",
+                ExitStatus.INTERRUPTED,
+            )
         if code:
             raise RunnerError(
                 "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
@@ -207,7 +224,7 @@ class Cloud:
         except (OSError, RunnerError) as error:
             self.env.warn(f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}")
 
-    def follow(self, started: Started) -> int:
+    def follow(self, started: Started) -> int | None:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
         return follow.follow(self, started)
 
@@ -217,10 +234,11 @@ class Cloud:
         state = records.state_of(found)
         if not state.alive:
             return False
-        if now or not any(attempt.call == found.call for attempt in found.ledger.attempts):
+        is_at_work = any(attempt.call == found.call for attempt in found.ledger.attempts)
+        if is_at_work:
+            self.ask_to_stop(run, found.call)  # with --now too: the body then knows who took its machine away
+        if now or not is_at_work:
             calls.cancel(found.call, kill=now)
-        else:
-            self.ask_to_stop(run, found.call)
         wait_until(
             lambda: not calls.look(found.call, seconds=2.0).alive,
             STOP_SECONDS,
@@ -282,6 +300,8 @@ class Cloud:
         weights = weights_of(request.settings)
         with ThreadPoolExecutor(6) as pool:
             live = pool.submit(rates.live_prices)
+            # Once, before all that read it: each would wait for a Modal that does not answer.
+            _ = checkpoints.opened
             step = pool.submit(step_of, checkpoints, request.run)
             run = pool.submit(self.read, request.run)
             before = pool.submit(settings_begun_with, checkpoints, request)
@@ -303,6 +323,7 @@ class Cloud:
             "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
             "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
             "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
+            "reached": records.reached(found),
             "begun_with": before.result(),
             "finished": found.record is not None and found.record.status == "finished",
             "record": found.record,

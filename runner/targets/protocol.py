@@ -112,9 +112,9 @@ class Target(Protocol):
         """Start it; with ``plan.detach`` it outlives this process. Raises RunnerError."""
         ...
 
-    def follow(self, started: Started) -> int:
+    def follow(self, started: Started) -> int | None:
         """Wait for what ``start`` of this object started, passing signals on; the job's own exit status,
-        128 + n for one that signal n ended."""
+        128 + n for one that signal n ended. None where it goes on and the user, who was told so, is left alone."""
         ...
 
     def stop(self, run: str, now: bool = False) -> bool:

@@ -23,7 +23,7 @@ class FakeTarget:
     checkout: Path
     name: str = "host"
     look_seconds: float = 0.01
-    code: int = 0  # the job's exit status
+    code: int | None = 0  # the job's exit status; None: the user leaves it at work
     question: str | None = None
     states: list[RunState] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class FakeTarget:
         self.last = Started(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
         return self.last
 
-    def follow(self, started: Started) -> int:
+    def follow(self, started: Started) -> int | None:
         self.did.append(f"follow {started.run}")
         return self.code
 

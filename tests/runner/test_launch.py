@@ -114,6 +114,38 @@ class TestExitStatus:
         fake.states = [RunState("warm", "train", "host", "unfinished", ended=200.0)]
         assert type_("runner host warm").exit_code == 101
 
+    @pytest.mark.parametrize(
+        ("code", "reason", "words"),
+        [
+            (
+                104,
+                "budget",
+                "stopped: its --max-cost is spent; `runner resume warm --max-cost MORE` goes on\n",
+            ),
+            (
+                101,
+                "timeout",
+                "stopped: its --timeout is used up; `runner resume warm --timeout LONGER` goes on\n",
+            ),
+        ],
+    )
+    def test_a_cap_that_was_reached_is_not_typed_again(self, type_, fake, code, reason, words) -> None:
+        from runner.targets.protocol import RunState
+
+        fake.code = code
+        fake.states = [
+            RunState("warm", "train", "host", "unfinished", ended=200.0, ends=("preempted", reason))
+        ]
+        result = type_("runner host warm")
+        assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
+        assert "type the same again" not in result.stderr
+
+    def test_a_run_that_was_left_is_no_end(self, type_, fake) -> None:
+        fake.code = None
+        result = type_("runner host warm")
+        assert result.exit_code == 130
+        assert "to go on" not in result.stderr
+
     def test_an_older_attempts_record_tells_nothing(self, type_, fake) -> None:
         from runner.targets.protocol import RunState
 
@@ -135,6 +167,26 @@ class TestDetach:
 
 class TestQuestion:
     """A target that costs money asks first."""
+
+    def test_a_finished_training_is_shown_and_not_paid_for_again(self, type_, fake, make_run) -> None:
+        fake.question = "This costs $3. Start it?"
+        folder = make_run("warm", step=100, val_loss=1.5)
+        (folder / "samples").mkdir()
+        for step, text in ((50, "once"), (100, "in the end")):
+            (folder / "samples" / f"step_{step:08d}.txt").write_text(text)
+        result = type_("runner host warm")
+        assert (result.exit_code, result.stdout) == (0, "in the end\n")
+        assert "run warm is finished already: 100 steps, validation loss 1.5000" in result.stderr
+        assert json.loads(type_("runner host warm --detach --json").stdout)["val_loss"] == 1.5
+        assert "shows its sample" in type_("runner host warm --dry-run").stderr
+        assert fake.did == []
+        assert type_("runner host warm max_steps=200 -y").exit_code == 0
+        assert fake.did == ["start warm", "follow warm"]
+
+    def test_where_nobody_pays_the_job_shows_it_itself(self, type_, fake, make_run) -> None:
+        make_run("warm", step=100)
+        type_("runner host warm")
+        assert fake.did == ["start warm", "follow warm"]
 
     def test_nobody_there_to_answer(self, type_, fake) -> None:
         fake.question = "This costs $3. Start it?"

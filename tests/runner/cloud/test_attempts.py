@@ -39,13 +39,19 @@ def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab, br
 
 def test_the_timeout_counts_all_attempts(lab: Lab, brief: int) -> None:
     lab.slow_down(0.05)
-    lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief}s", status=101)
+    _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief}s", status=101)
     assert reasons(lab) == ["timeout"]
+    words = "its --timeout is used up; `runner resume tiny --timeout LONGER` goes on"
+    assert err.splitlines()[-1] == f"stopped: {words}"
+    assert lab.run("status", "tiny")[1] == f"{words}\n"
     assert (lab.run_folder() / "latest").exists()
     # Less than was used: the checkpoint is written, and the attempt over, some seconds before its time is up.
     _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief // 2}s", status=2)
     assert "has used" in err
     assert "--timeout" in err
+    assert "give it more: --timeout 1h" in lab.run("resume", "tiny", "-y", status=2)[1]
+    assert "--timeout 1h" not in lab.run("resume", "tiny", "--timeout", "1h", "--dry-run")[1]
+    assert len(lab.modal.calls()) == 1
 
 
 @pytest.mark.slow
@@ -130,7 +136,7 @@ def test_sigterm_leaves_the_run_alone(lab: Lab) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the run goes on" in err
+    assert err.splitlines()[-1].startswith("left; the run goes on. `runner logs tiny --follow` shows it")
     go.touch()
     lab.modal.wait_until(lambda: lab.ledger()["status"] == 0, 60)
 
@@ -141,4 +147,5 @@ def test_a_run_is_killed_with_now(lab: Lab) -> None:
     lab.wait_for_step(10)
     lab.run("stop", "tiny", "--now")
     lab.modal.wait_until(lambda: not any(task["alive"] for task in lab.modal.tasks()), 60)
-    assert json.loads(lab.run("status", "tiny", "--json")[0])["status"] == "unfinished"
+    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    assert (state["status"], state["ends"], state["reason"]) == ("unfinished", ["stopped"], "stopped")

@@ -3,9 +3,10 @@ their limit, builds that are broken off."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +14,16 @@ import modal
 import pytest
 from modal import exception
 
-from runner.cloud import calls
+from runner.cloud import calls, follow
+from runner.cloud.at_work import other_call
 from runner.cloud.calls import CANCELLED, CallState, look
 from runner.cloud.image import make
+from runner.cloud.leavable import Leavable, Left
+from runner.cloud.ledger import CloudAttempt, Ledger
 from runner.cloud.modal_errors import in_our_words
 from runner.cloud.patience import Unavailable
 from runner.errors import RunnerError
+from runner.targets.protocol import Started
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,33 @@ def test_a_call_that_ended_by_itself_is_an_end_and_no_fault(
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
     assert look("fc-1") == state
+
+
+@pytest.mark.parametrize(
+    ("error", "other"),
+    [
+        (TimeoutError(), "fc-1"),  # it has not ended
+        (exception.FunctionTimeoutError("used up"), ""),
+        (exception.InputCancellation("cancelled"), ""),
+        (exception.RemoteError("lost"), ""),
+        (None, ""),
+    ],
+)
+def test_a_body_leaves_a_run_alone_on_which_another_launch_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, other: str
+) -> None:
+    def get(timeout: float) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
+    ledger = Ledger()
+    assert other_call(ledger, "fc-2") == ""
+    ledger.begin(CloudAttempt("fc-1", "ta-1", 0.0, 1.0, 1.0), "ap-1")
+    assert other_call(ledger, "fc-1") == ""  # a further attempt of its own
+    assert other_call(ledger, "fc-2") == other
+    ledger.end_attempt("stopped", 101, 2.0)
+    assert other_call(ledger, "fc-2") == ""
 
 
 class Logs:
@@ -84,6 +116,49 @@ def test_a_log_goes_on_where_the_connection_was_lost_with_each_line_once(
     printed = list(calls.stream("ap-1", threading.Event()))
     assert printed == [(False, f"{i}\n") for i in range(6)]
     assert logs.asked == [logs.entries[1].timestamp]
+
+
+def test_what_is_waited_for_in_a_thread_can_be_given_up() -> None:
+    is_asked, told = threading.Event(), list[str]()
+
+    async def answers() -> AsyncIterator[str]:
+        try:
+            yield "first"
+            is_asked.set()
+            await asyncio.Event().wait()
+        finally:
+            told.append("closed")
+
+    def read(asked: Leavable) -> None:
+        try:
+            told.extend(asked.each(answers()))
+        except Left:
+            told.append("left")
+
+    with Leavable() as asked:
+        reader = threading.Thread(target=read, args=(asked,))
+        reader.start()
+        assert is_asked.wait(10)
+    reader.join(10)
+    assert told == ["first", "closed", "left"]
+    with pytest.raises(Left):
+        asked.ask(answers().__anext__())
+
+
+@pytest.mark.parametrize(("printed", "lines"), [(0.0, 1), (5.0, 0)])
+def test_a_launch_that_is_silent_says_once_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, printed: float, lines: int
+) -> None:
+    monkeypatch.setattr(follow, "SILENT", 0.0)
+    looks = iter((False, False, False, True))
+    said: list[str] = []
+    target: Any = SimpleNamespace(env=SimpleNamespace(say=said.append))
+    ended = SimpleNamespace(wait=lambda seconds: next(looks))
+    printer: Any = SimpleNamespace(ended=ended, last=printed)
+    started = Started("tiny", "cloud", "train", "fc-1", 0.0)
+    assert follow._stays(target, started, printer, threading.Lock())
+    assert len(said) == lines
+    assert all("once a machine is there" in line for line in said)
 
 
 def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

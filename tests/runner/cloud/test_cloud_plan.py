@@ -159,6 +159,18 @@ class TestPlan:
         with pytest.raises(RunnerError, match=r"has used 25 h of its 24 h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
+    def test_what_a_cap_left_over_when_it_ended_a_run_pays_for_no_start(
+        self, make: Callable[..., Plan]
+    ) -> None:
+        spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
+        with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
+            make(more=(("max-cost", "25"),), **spent, reached=("budget", 25.0))
+        with pytest.raises(RunnerError, match=r"has used .* of its 24 h.*--timeout 48h"):
+            make(**spent, reached=("timeout", 86400.0))
+        assert make(more=(("max-cost", "26"),), **spent, reached=("budget", 25.0)).question
+        assert make(more=(("timeout", "25h"),), **spent, reached=("timeout", 86400.0)).question
+        assert make(more=(("max-cost", "25"),), **spent).question  # it was stopped before
+
     def test_the_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
         more = (
             ("gpu", "H100:2,H200:2"),

@@ -42,16 +42,19 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     assert state["gpu"] == "H100,A100-80GB"
     assert 0 < state["cost"] < 0.2
     assert "run tiny is finished" in lab.run("logs", "tiny", "--tail", "3")[0]
-    # Again, with the code edited: no image is built, and the finished run is only shown.
-    builds = len(lab.modal.builds)
+    # Again, with the code edited: no image would be built, and the finished run is only shown.
+    calls = len(lab.modal.calls())
     with (lab.checkout / "model" / "gpt.py").open("a") as code:
         code.write("\n# an edit\n")
     with (lab.checkout / "configs" / "tiny.yaml").open("a") as recipe:
         recipe.write("\n# an edit\n")
+    assert "cached, built" in lab.run("cloud", "tiny", "--device", "cpu", "--dry-run")[1]
+    sample = (lab.run_folder() / "samples" / "step_00000060.txt").read_text()
     out, err = lab.train("--device", "cpu")
-    assert "is finished already" in err + out
-    assert "cached, built" in err
-    assert len(lab.modal.builds) == builds
+    assert out == f"{sample}\n"
+    assert "run tiny is finished already: 60 steps, validation loss" in err
+    assert lab.run("resume", "tiny", "-y")[0] == out
+    assert len(lab.modal.calls()) == calls
 
 
 @contextmanager

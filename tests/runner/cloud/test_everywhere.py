@@ -94,11 +94,17 @@ def test_ctrl_c_on_a_terminal_asks(lab: Lab, answer: str, status: int, reason: s
     person.sendline("y")
     lab.wait_for_step(10)
     person.sendintr()
-    person.expect("Stop run 'tiny'?")
+    person.expect(r"Stop run 'tiny'\?.*\[y/N\]: ")
+    if answer == "n":  # what it prints meanwhile is not for a terminal that was left
+        go.touch()
+        lab.wait_for_step(60)
     person.sendline(answer)
     person.expect(pexpect.EOF)
     person.close()
     assert person.exitstatus == status
+    if answer == "n":
+        words = "left; the run goes on. `runner logs tiny --follow` shows it, `runner stop tiny` ends it"
+        assert person.before.decode().splitlines() == ["n", words]
     go.touch()
     lab.modal.wait_until(lambda: lab.ledger()["status"] is not None, 60)
     assert [attempt["reason"] for attempt in lab.ledger()["attempts"]] == [reason]

@@ -46,6 +46,10 @@ def test_no_secret_is_seen_anywhere(lab: Lab) -> None:
     words = ["--gpu", "T4", "train.wandb_project=mine", "--env", "MY_TOKEN", "--secret", "kept-by-modal"]
     plan, _ = lab.run("cloud", "tiny", *words, "--dry-run", "--json")
     assert json.loads(plan)["secrets"] == ["WANDB_API_KEY", "MY_TOKEN", "kept-by-modal (Modal's)"]
+    _, err = lab.run("cloud", "tiny", "-y", *words[:-1], "nosuch", status=2)
+    assert "--secret nosuch: Modal keeps no secret of that name" in err
+    assert "modal secret create nosuch KEY=VALUE" in err
+    assert "building the image" not in err
     process = lab.start("cloud", "tiny", "-y", *words)
     seen = [_command_lines()]
     lab.modal.wait_until(lambda: seen.append(_command_lines()) or process.poll() is not None, 60)

@@ -150,6 +150,22 @@ def test_the_client_reads_a_volume_over_the_server_that_is_there(
         assert files.is_there
 
 
+def test_a_launch_without_a_network_ends_before_the_client_has_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.cloud.rates._ask", lambda: {})
+    monkeypatch.setattr("modal.Volume.from_name", lambda *_, **__: pytest.fail("the client was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setattr("modal.config.config.get", lambda name: f"http://127.0.0.1:{port}")
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    env = Environment(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
+    said = CliRunner().invoke(main, ["cloud", "tiny", "-y"], obj=env)
+    assert (said.exit_code, said.output.count("\n")) == (1, 1)
+    assert "Modal can't be reached ([Errno 111] Connection refused); check the network" in said.output
+
+
 def test_a_token_that_is_not_accepted_is_one_line(tmp_path: Path) -> None:
     with ModalStandin(tmp_path / "state") as modal, modal.active():
         modal.inject("*", "UNAUTHENTICATED", times=None)
