@@ -69,7 +69,7 @@ def cloud_plan(
         ("memory", _fit(request, options)),
         ("price", _price(hourly, table.source)),
         ("estimate", _estimate(seconds, hourly)),
-        ("cap", _cap(options, facts)),
+        ("cap", _cap(request.job.name, options, facts)),
         ("warning", _warning(seconds, hourly, options, facts, request)),
         ("account", "" if facts.account else NO_ACCOUNT),
     ]
@@ -225,14 +225,12 @@ def _warning(
     return warnings(seconds, hourly, options, facts.cost, facts.seconds)
 
 
-def _cap(options: Options, facts: CloudFacts) -> str:
+def _cap(job: str, options: Options, facts: CloudFacts) -> str:
+    # Whether code of the user's writes a checkpoint is its own affair.
+    then = "writes a checkpoint and ends" if job == "train" else "is told to end"
     attempts = f"{facts.attempts} attempt{'s' if facts.attempts > 1 else ''}"
     spent = f", {dollars(facts.cost)} spent in {attempts}" if facts.attempts else ""
-    money = (
-        f"{dollars(options.max_cost)}, then it writes a checkpoint and ends"
-        if options.max_cost
-        else "none in dollars"
-    )
+    money = f"{dollars(options.max_cost)}, then it {then}" if options.max_cost else "none in dollars"
     return f"{money}; {in_words(options.timeout)} over all attempts{spent}"
 
 

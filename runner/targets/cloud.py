@@ -17,12 +17,11 @@ from typing import Any
 
 from job.exit_status import ExitStatus
 from job.last_whole import MARKER
-from job.locations import VOLUMES, Locations
-from job.published import weights_of
-from job.runs import RunRecord
-from runner.checkout import git_state, volumes
-from runner.cloud import account, app, calls, follow, image, rates, records
+from job.locations import VOLUMES
+from runner.checkout import volumes
+from runner.cloud import account, app, calls, follow, image, records
 from runner.cloud.deadlines import attempt_timeout
+from runner.cloud.facts import cloud_facts
 from runner.cloud.files import LateFiles, NoFiles
 from runner.cloud.given_folder import GivenFolder
 from runner.cloud.ledger import STOP
@@ -30,30 +29,21 @@ from runner.cloud.options import WITHOUT_GPU, Options, from_pairs, read_options
 from runner.cloud.plan import MODALS, PREPARE_FIRST, CloudFacts, cloud_plan
 from runner.cloud.price_file import current_prices
 from runner.cloud.prices import BUILT_IN, Prices, per_hour
-from runner.cloud.secrets import check_kept, check_there
-from runner.cloud.servers import check_proxy, check_reachable
+from runner.cloud.servers import check_reachable
 from runner.cloud.volumes import modal_name
-from runner.dotenv import secret_names
-from runner.errors import RunnerError, usage
+from runner.errors import RunnerError
 from runner.interrupts import keep
 from runner.jobs import COMMAND
 from runner.outcome import outcome
-from runner.plans.other_side import OtherSide
 from runner.plans.plan import at_work_already
-from runner.plans.planned import Facts, Plan, Volume
-from runner.plans.setup import digest, setup_lines
-from runner.plans.shipped import list_files
-from runner.requests.command import Command, folder_name
-from runner.requests.request import Request, settings_begun_with
+from runner.plans.planned import Facts, Plan
+from runner.requests.request import Request
 from runner.runs.launch_record import NAME as LAUNCH
 from runner.runs.launch_record import dumps
-from runner.runs.on_volumes import is_ready, step_of
-from runner.runs.other_side import on_this_machine
 from runner.targets.protocol import Files, RunState, Started
 from runner.terminal import Environment
 from runner.waiting import wait_until
 
-WORKSPACE = "/workspace"
 STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
 
 
@@ -72,44 +62,9 @@ class Cloud:
 
     def facts(self, request: Request) -> CloudFacts:
         """Look at the run's records and the dataset on Modal, and at the image's last build."""
-        options = read_options(request)
-        check_there(options.own_secrets, self.env.environ, self.checkout)
-        has_account = account.is_set_up(self.env.environ)
-        built, why = image.describe(
-            self.checkout, self.locations.cache, account.account_name(self.env.environ)
-        )
-        found: dict[str, Any] = self._look(request) if has_account else {"dataset_ready": None}
-        if has_account:
-            check_kept(options.modal_secrets)
-        if request.command is not None:
-            found |= self._look_at_folder(request.command)
-        return CloudFacts(
-            target=self.name,
-            checkout=str(self.checkout),
-            workspace=WORKSPACE,
-            volumes=tuple(
-                Volume(
-                    name,
-                    str(getattr(self.locations, name)),
-                    f"/vol/{name}",
-                    remote=modal_name(name, self.env.environ),
-                )
-                for name in VOLUMES
-            ),
-            mounts=False,
-            image=f"Dockerfile, {why}" if built else "Dockerfile",
-            image_built=built,
-            why_build=why,
-            secrets=secret_names(self.env.environ, self.checkout),
-            environment=tuple(
-                {**Locations.under(Path("/vol")).environment(), "PYTHONPATH": WORKSPACE}.items()
-            ),
-            git=tuple(
-                (git_state(request.command.folder if request.command else self.checkout) or {}).items()
-            ),
-            account=has_account,
-            **found,
-        )
+        found = cloud_facts(self.env, self.checkout, self._files, request)
+        self._live = found.live
+        return found
 
     def plan(self, request: Request, facts: Facts) -> Plan:
         """``make_plan``, and what it costs."""
@@ -291,66 +246,6 @@ class Cloud:
     def read(self, run: str) -> records.CloudRun:
         """The run's records on the volume."""
         return records.read_run(self._files["checkpoints"], run)
-
-    def _look(self, request: Request) -> dict[str, Any]:
-        """What the volumes say of the run and of the dataset."""
-        check_proxy(self.env.environ)  # before the prices are asked for, which are waited for
-        checkpoints, data = self._files["checkpoints"], self._files["data"]
-        dataset = request.settings.data.dataset if request.settings else None
-        weights = weights_of(request.settings)
-        with ThreadPoolExecutor(6) as pool:
-            live = pool.submit(rates.live_prices)
-            # Once, before all that read it: each would wait for a Modal that does not answer.
-            _ = checkpoints.opened
-            step = pool.submit(step_of, checkpoints, request.run)
-            run = pool.submit(self.read, request.run)
-            before = pool.submit(settings_begun_with, checkpoints, request)
-            ready = pool.submit(is_ready, data, dataset) if dataset else None
-            there = pool.submit(self._files["cache"].size, weights.weights) if weights else None
-        found, busy = run.result(), None
-        writes = request.job.has_run or request.detach
-        if writes and found.is_of_cloud:
-            state = records.state_of(found)
-            busy = f"{state.status} in the cloud" if state.alive else None
-        now = time.time()
-        self._live = live.result()
-        return {
-            "live": self._live,
-            "busy": busy,
-            "step": step.result(),
-            "dataset_ready": ready.result() if ready else None,
-            "weights_ready": there.result() is not None if there else None,
-            "seconds": found.ledger.seconds(now) if request.job.has_run else 0.0,
-            "cost": found.ledger.cost(now) if request.job.has_run else 0.0,
-            "attempts": len(found.ledger.attempts) if request.job.has_run else 0,
-            "reached": records.reached(found),
-            "begun_with": before.result(),
-            "finished": found.record is not None and found.record.status == "finished",
-            "record": found.record,
-            "other": self._here(request, found.record),
-        }
-
-    def _here(self, request: Request, there: RunRecord | None) -> OtherSide | None:
-        """What this machine has of the run."""
-        return on_this_machine(self.env, self.checkout, request.run, there) if request.job.has_run else None
-
-    def _look_at_folder(self, command: Command) -> dict[str, Any]:
-        """What of the command's folder goes there, and what its image has besides."""
-        lines = setup_lines(command)
-        summary = list_files(command.folder, self.checkout).summary()
-        if not summary.files:
-            raise usage(
-                f"nothing of {command.folder} would be in the cloud: it is empty, or .gitignore or .dockerignore "
-                "names all that is in it"
-            )
-        account_name = account.account_name(self.env.environ)
-        return {
-            "folder": f"/job/{folder_name(command.folder)}",
-            "shipped": summary,
-            "setup": lines,
-            "setup_built": not lines
-            or image.has_setup(self.locations.cache, account_name, digest(command.folder, lines)),
-        }
 
     def _image_is_there(self, setup: str) -> None:
         with suppress(OSError):  # only the next plan's words depend on it

@@ -13,7 +13,7 @@ from click.testing import Result
 from job.runs import RunRecord, beat, read_record
 from runner.errors import RunnerError
 from runner.plans.other_side import OtherSide, check_other_side
-from runner.requests.last_launch import Machine, machine_again
+from runner.requests.last_launch import Again, machine_again
 from runner.runs.other_side import on_this_machine
 from runner.targets.cloud import Cloud
 from runner.targets.host import Host
@@ -220,25 +220,25 @@ class TestMachine:
 
     LAST = Started("warm", "cloud", "train", "fc-1", 5.0, gpus=8, more=(("gpu", "H100:8"), ("timeout", "5h")))
 
-    def again(self, last: Started, *words: str | None, name: str = "cloud", **given: str) -> Machine:
+    def again(self, last: Started, *words: str | None, name: str = "cloud", **given: str) -> Again:
         gpus, device = words or (None, None)
         target = FakeTarget(Path("nowhere"), name=name, last=last)
         return machine_again(target, "warm", int(gpus) if gpus else None, device, given)
 
     def test_all_of_it(self) -> None:
-        assert self.again(self.LAST) == Machine(8, None, self.LAST.more)
+        assert self.again(self.LAST) == Again(8, None, self.LAST.more)
 
     def test_nothing_of_a_launch_elsewhere(self) -> None:
-        assert self.again(self.LAST, name="host") == Machine()
+        assert self.again(self.LAST, name="host") == Again()
 
     def test_gpus_end_an_earlier_cpu(self) -> None:
         on_cpu = replace(self.LAST, device="cpu", gpus=1, more=(("timeout", "5h"),))
         assert self.again(on_cpu).device == "cpu"
-        assert self.again(on_cpu, gpu="L4:2") == Machine(1, None, (("timeout", "5h"), ("gpu", "L4:2")))
+        assert self.again(on_cpu, gpu="L4:2") == Again(1, None, (("timeout", "5h"), ("gpu", "L4:2")))
         here = replace(on_cpu, target="host", more=())
-        assert self.again(here, "2", None, name="host") == Machine(2)
+        assert self.again(here, "2", None, name="host") == Again(2)
 
     def test_cpu_ends_earlier_gpus_of_the_cloud(self) -> None:
-        assert self.again(self.LAST, None, "cpu") == Machine(1, "cpu", (("timeout", "5h"),))
+        assert self.again(self.LAST, None, "cpu") == Again(1, "cpu", (("timeout", "5h"),))
         here = replace(self.LAST, target="host", more=())
-        assert self.again(here, None, "cpu", name="host") == Machine(8, "cpu")
+        assert self.again(here, None, "cpu", name="host") == Again(8, "cpu")
