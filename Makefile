@@ -19,7 +19,7 @@ train: .venv/with-train ## a GPT, trained here (RECIPE= NAME= ARGS=); again: goe
 	@$(bin)/python -m runner host train $(RECIPE) $(if $(NAME),--name $(NAME)) $(ARGS)
 
 test: .venv/with-dev ## the whole suite (ARGS=); in containers too where a Docker engine answers
-	@$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(bin)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: .venv/with-dev ## the trainer measured on this machine, beside peers (ARGS=; docs/bench.md)
 	@$(bin)/python -m bench $(RECIPE) $(ARGS)
