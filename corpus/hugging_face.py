@@ -85,10 +85,11 @@ def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
     letters = byte_letters()
-    tokens = ["".join(letters[byte] for byte in text) or END_OF_TEXT for text in tokenizer.token_bytes()]
+    texts = tokenizer.token_bytes()
+    tokens = ["".join(letters[byte] for byte in text) or END_OF_TEXT for text in texts]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-    found = merges(tokenizer.token_bytes()) if is_gpt2 else []
+    found = merges(texts) if is_gpt2 else []
     return {
         "pre_tokenizer": {**byte_level, "use_regex": is_gpt2},  # the library's own expression is GPT-2's
         "decoder": {**byte_level, "use_regex": is_gpt2},

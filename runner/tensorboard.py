@@ -59,28 +59,22 @@ def _as_it_is() -> Iterator[None]:
 @contextmanager
 def _kept_up_to_date(env: Environment, run: str, root: Path) -> Iterator[None]:
     """Fetch what the run has written for TensorBoard into ``root``, again and again. A look that fails is told once."""
-    from runner.sync.place import alone, open_place
-    from runner.sync.pull import Pull
+    from runner.sync.place import open_place
+    from runner.sync.watch import look
 
     place, ended = open_place(env, "checkpoints", root), threading.Event()
 
-    def look() -> None:
+    def keep() -> None:
         told = ""
         while True:
-            why = ""
-            try:
-                with alone(place, env.say):
-                    outcome = Pull(place, f"{run}/tensorboard").carry_out(env, quiet=True)
-                why = outcome.missing[0].why if outcome.missing else ""
-            except (RunnerError, OSError) as error:
-                why = str(error)
+            _, why = look(env, place, f"{run}/tensorboard", everything=False)
             if why and why != told:
                 env.say(f"no new curves from the cloud: {why}; trying again")
             told = why
             if ended.wait(LOOK_SECONDS):
                 return
 
-    looker = threading.Thread(target=look, name="curves", daemon=True)
+    looker = threading.Thread(target=keep, name="curves", daemon=True)
     looker.start()
     try:
         yield

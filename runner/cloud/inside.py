@@ -43,11 +43,8 @@ COMMIT = 60.0  # seconds between two commits where no checkpoint was written
 ASK = 3.0  # seconds between two looks for a stop request, which cost a call each
 GRACE = 24.0  # seconds for the checkpoint after a preemption: Modal kills after about 30
 KEEP_RECORDS = ("train", "command", "experiment")  # jobs that write how they ended into run.json
-AT_WORK, UNFINISHED, OVER_BUDGET = (
-    1,
-    101,
-    104,
-)  # job/exit_status.py, which the body must not import: it may be broken
+# As in job/exit_status.py, which the body must not import: it may be broken.
+AT_WORK, UNFINISHED, OVER_BUDGET = 1, 101, 104
 
 
 class AttemptOver(Exception):
@@ -162,9 +159,8 @@ class Body:
         """What the job's end means, written down and committed."""
         if not self.signals.empty() and reason not in ("preempted", "cancelled"):
             reason = "preempted" if self.signals.get() == signal.SIGINT else "cancelled"
-        if (
-            reason == "preempted" and self._stop_asked()
-        ):  # `runner stop --now` takes the machine away like Modal
+        # `runner stop --now` takes the machine away like Modal.
+        if reason == "preempted" and self._stop_asked():
             reason = "stopped"
         recorded = self._recorded()
         if code == 0 or recorded == "finished":  # torchrun that was told to stop ends 1 in any case

@@ -60,9 +60,8 @@ class Facts:
     record: RunRecord | None = None  # of the run, as it stands
     account: bool = True  # False: nothing could be looked up, neither runs nor data
     begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
-    other: OtherSide | None = (
-        None  # what the cloud has of a run that is started here, or this machine of one there
-    )
+    # What the cloud has of a run that is started here, or this machine of one that is started there.
+    other: OtherSide | None = None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def watch_run(
     ended: float | None = None
     told = ""
     while True:
-        outcome, trouble = _look(env, place, path, everything)
+        outcome, trouble = look(env, place, path, everything)
         if trouble and trouble != told:
             env.say(f"not all came: {trouble}; trying again")
         told = trouble
@@ -71,7 +71,7 @@ def _status(place: Place, run: str) -> str:
     return record.status if record is not None else "running"
 
 
-def _look(env: Environment, place: Place, path: str, everything: bool) -> tuple[Outcome | None, str]:
+def look(env: Environment, place: Place, path: str, everything: bool) -> tuple[Outcome | None, str]:
     """One pull, and what went wrong with it."""
     try:
         with alone(place, env.say):
