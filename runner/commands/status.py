@@ -33,8 +33,7 @@ def command(env: Environment, run: str, as_json: bool) -> int:
     if state.status == "dead" or (state.status == "failed" and state.reason is None):
         for line in found.target.output(run, 10):
             env.say(f"  {line}")
-    ended = state.ends[-1] if state.ends and state.status == "unfinished" else ""
-    if (cap := caps.in_words(run, ended)) and not state.is_copy:
+    if (cap := caps.in_words(run, state.left_by)) and not state.is_copy:
         env.say(cap)
     elif state.status in ("dead", "failed", "unfinished") and state.job in WITH_RUN:
         resume = f"runner resume {run}" + (" --on host" if state.is_copy else "")

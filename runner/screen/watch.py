@@ -103,10 +103,9 @@ def _say_end(env: Environment, seen: Seen) -> ExitStatus:
         return ExitStatus.INTERRUPTED
     stands = standing(state)
     env.say(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
-    ended = state.ends[-1] if state.ends and state.status == "unfinished" else ""
-    if cap := caps.in_words(state.run, ended):
+    if cap := caps.in_words(state.run, state.left_by):
         env.say(cap)
-        return ExitStatus.OVER_BUDGET if ended == "budget" else ExitStatus.UNFINISHED
+        return ExitStatus.OVER_BUDGET if state.left_by == "budget" else ExitStatus.UNFINISHED
     if state.status != "finished" and state.job == "train":
         env.say(
             f"`runner resume {state.run}` goes on from its newest checkpoint; "

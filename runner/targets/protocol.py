@@ -66,6 +66,11 @@ class RunState:
     seconds: float | None = None  # that it trained so far, evaluations and checkpoints included
     result: dict[str, Any] = field(default_factory=dict)  # what an experiment returned
 
+    @property
+    def left_by(self) -> str:
+        """Why the last attempt of an unfinished run ended; '' for any other."""
+        return self.ends[-1] if self.ends and self.status == "unfinished" else ""
+
 
 @dataclass(frozen=True)
 class Entry:
