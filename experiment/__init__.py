@@ -1,8 +1,8 @@
-"""What an experiment imports: a Python file with ``train(output_dir=".", ...) -> dict`` that the runner runs.
+"""Library for experiments: Python files with ``train(output_dir=".", ...) -> dict``.
 
     from experiment import TBLogger, load_checkpoint, save_checkpoint, should_stop
 
-Each name is loaded when it is first asked for: a file that needs no torch does not wait for it.
+Each name is imported on first use, so that a file that needs no torch does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiment.checkpoint import Loaded, OtherConfiguration, load_checkpoint, save_checkpoint
+    from experiment.checkpoint import (
+        ConfigMismatch,
+        LoadedCheckpoint,
+        load_checkpoint,
+        save_checkpoint,
+    )
     from experiment.logger import TBLogger
-    from experiment.stopping import should_stop
+    from experiment.preemption import should_stop
 
 __all__ = [
-    "Loaded",
-    "OtherConfiguration",
+    "ConfigMismatch",
+    "LoadedCheckpoint",
     "TBLogger",
     "load_checkpoint",
     "save_checkpoint",
     "should_stop",
 ]
 
-MODULES = {"TBLogger": "logger", "should_stop": "stopping"}
+MODULES = {"TBLogger": "logger", "should_stop": "preemption"}
 
 
 def __getattr__(name: str) -> Any:

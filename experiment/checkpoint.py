@@ -1,42 +1,50 @@
-"""Checkpoints of an experiment, in the form of the trainer's (model/checkpoint.py): whole or not at all, verified,
-unable to run code. Each holds the configuration that it was written under, and is given to no other.
+"""Checkpoints of an experiment: atomic, verified, unable to run code, tied to a configuration.
+
+The format is the trainer's (model/checkpoint.py):
 
     <run>/step_00001000/     model.safetensors, optimizer.safetensors, state.json, manifest.json
     <run>/latest
 
-``output_dir`` is the run's folder where the runner calls. Elsewhere, when the file is started by itself, they go
-into a folder of the experiment's name below it, so that two experiments in one place do not mix.
+Under the runner ``output_dir`` is the run's folder. When the file is run by itself, checkpoints go
+into a folder below it with the experiment's name, so that two experiments do not mix.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from experiment import current
-from experiment.configuration import OtherConfiguration, as_plain, differences
-from experiment.weights import load_weights, plain_module, weights_of
+from experiment import active_run
+from experiment.weights import ModelMismatch, collect_weights, load_weights, own_name, unwrap
 from job.command_line import say
-from job.exit_status import UserError
+from job.exit_status import ExitStatus, UserError
 from job.step_folders import prune, step_folder, steps
 from model import checkpoint as files
 
-__all__ = ["Loaded", "OtherConfiguration", "load_checkpoint", "save_checkpoint"]
+RANDOM = "#random"  # a prefix that no parameter's name has
+NON_FINITE = "#float"  # marks an encoded NaN or infinity, which JSON lacks
+MISSING = object()
 
-RANDOM = "#random"  # no parameter has such a name
+
+class ConfigMismatch(UserError):
+    """The checkpoint was written under another configuration; the text shows the differences."""
+
+    status = ExitStatus.JOB_FAILED
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What ``load_checkpoint`` found: the step that was done, and what was saved as ``state``."""
+class LoadedCheckpoint:
+    """The step of the checkpoint, and the ``state`` that was saved with it."""
 
     step: int
     state: dict[str, Any] = field(default_factory=dict)
@@ -53,34 +61,42 @@ def save_checkpoint(
     name: str | None = None,
     keep_last: int = 2,
 ) -> Path:
-    """Write the checkpoint of ``step``, with the random state of torch, Python and numpy; its folder.
+    """Write the checkpoint of ``step`` and delete all but the ``keep_last`` newest.
 
-    ``config`` (a dict, dataclass or pydantic model) is all that makes this another experiment than others.
-    ``state`` is what else the loop needs, as JSON can hold it. Only the ``keep_last`` newest stay. Raises
-    OtherConfiguration where the folder holds checkpoints of another ``config``.
+    ``config`` is a dict, dataclass or pydantic model with everything that distinguishes this
+    experiment from others. ``state`` is what else the loop needs, as JSON can hold it. The random
+    state of torch, Python and numpy is saved too. Returns the checkpoint's folder.
+
+    Raises ConfigMismatch if the folder holds checkpoints of another ``config``.
     """
+    step = int(step)
+    if step < 0:
+        raise ValueError(f"step must be 0 or more, got {step}")
     folder = checkpoint_folder(output_dir, name)
-    configuration = as_plain(config)
-    _refuse_others(folder, configuration)
-    weights, tied = weights_of(model) if model is not None else ({}, {})
-    training: dict[str, Tensor] = dict(_random_state())
+    encoded = encode(config)
+    _check_folder(folder, encoded)
+    weights, tied = collect_weights(model) if model is not None else ({}, {})
+    tensors: dict[str, Tensor] = dict(_random_state())
     groups: list[dict[str, Any]] = []
     if optimizer is not None:
-        training |= files.flatten_optimizer(optimizer, _names(model, optimizer))
-        groups = [_plain_group(group) for group in optimizer.param_groups]
-    kept = {
-        "experiment": name or _own_name(),
-        "config": configuration,
-        "state": as_plain(state or {}),
+        tensors |= files.flatten_optimizer(optimizer, _parameter_names(model, optimizer))
+        groups = [_group_settings(group) for group in optimizer.param_groups]
+    saved = {
+        "experiment": name or _script_name(),
+        "config": encoded,
+        "state": encode(state or {}),
+        "losses": active_run.recorded_losses(),
         "tied": tied,
-        "groups": groups,
-        "python_random": as_plain(random.getstate()),
-        "numpy_random": _numpy_random(),
+        "optimizer": type(optimizer).__name__ if optimizer is not None else None,
+        "groups": encode(groups),
+        "python_random": encode(random.getstate()),
+        "numpy_random": _numpy_random_state(),
     }
-    training = {key: tensor.detach().contiguous() for key, tensor in training.items()}
-    written = files.write(folder, files.Checkpoint(step, weights, training, kept))
+    tensors = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    active_run.sync_loggers(Path(output_dir))
+    written = files.write(folder, files.Checkpoint(step, weights, tensors, saved))
     prune(folder, max(1, keep_last), set())
-    current.note(step=step)
+    active_run.update_record(step=step)
     return written
 
 
@@ -91,85 +107,174 @@ def load_checkpoint(
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     name: str | None = None,
-) -> Loaded | None:
-    """Put the newest sound checkpoint into ``model`` and ``optimizer``, and set the random state; None: there is
-    none, begin at step 0. A damaged one is passed over aloud. Call it before or after torch.compile.
+) -> LoadedCheckpoint | None:
+    """Load the newest intact checkpoint into ``model`` and ``optimizer``, with the random state.
 
-    Raises OtherConfiguration, with the differences, where it was written under another ``config``.
+    Returns None if there is no checkpoint: start at step 0. Warns about damaged checkpoints and
+    skips them. Call it before or after torch.compile.
+
+    Raises ConfigMismatch if the checkpoint was written under another ``config``.
     """
     folder = checkpoint_folder(output_dir, name)
     found = files.newest(folder, say)
     if found is None:
         return None
-    kept = found.state
-    if "config" not in kept:
-        raise UserError(f"{folder} holds checkpoints of a run of a recipe; choose another name with --name")
-    _refuse(folder, kept, as_plain(config))
-    if model is not None:
-        load_weights(model, found.model, kept["tied"])
+    saved = found.state
+    _check_config(folder, saved, encode(config))
     if optimizer is not None:
-        files.restore_optimizer(optimizer, _names(model, optimizer), found.optimizer)
-        for group, saved in zip(optimizer.param_groups, kept["groups"], strict=False):
-            group.update(saved)
-    _set_random_state(found.optimizer, kept)
-    current.note(step=found.step)
-    say(f"goes on from the checkpoint of step {found.step}")
-    return Loaded(found.step, kept["state"])
+        _check_optimizer(optimizer, saved)
+    if model is not None:
+        load_weights(model, found.model, saved["tied"])
+    if optimizer is not None:
+        names = _parameter_names(model, optimizer)
+        files.restore_optimizer(optimizer, names, found.optimizer)
+        for group, settings in zip(optimizer.param_groups, decode(saved["groups"]), strict=True):
+            group.update(settings)
+    _restore_random_state(found.optimizer, saved)
+    # The next attempt may have no step left to log: a killed run must end with the same record.
+    active_run.update_record(step=found.step, **saved["losses"])
+    say(f"resumed from the checkpoint of step {found.step}")
+    return LoadedCheckpoint(found.step, decode(saved["state"]))
 
 
 def checkpoint_folder(output_dir: str | Path, name: str | None = None) -> Path:
-    """Where the checkpoints are: the run's folder itself, else one of the experiment's name below it."""
+    """Return the run's folder, or outside the runner the experiment's folder in ``output_dir``."""
     folder = Path(output_dir)
     if name is None and (folder / "run.json").exists():
         return folder
-    return folder / (name or _own_name())
+    return folder / (name or _script_name())
 
 
-def _own_name() -> str:
+def encode(value: object) -> Any:
+    """Return ``value`` as valid JSON can hold it; ``decode`` restores NaN and infinity.
+
+    Raises TypeError for a value that could not be compared or restored later.
+    """
+    if isinstance(value, Enum):
+        return encode(value.value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {NON_FINITE: str(value)}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): encode(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return encode(asdict(value))
+    if hasattr(value, "model_dump"):
+        return encode(value.model_dump(mode="json"))
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch and numpy
+        return encode(value.item())
+    # A namespace. A function or a network has attributes too, which do not tell it from another.
+    if not callable(value) and getattr(value, "__dict__", None):
+        return encode(vars(value))
+    raise TypeError(
+        "config and state hold numbers, strings, lists and dicts, "
+        f"got a {type(value).__name__}: {value!r}"
+    )
+
+
+def decode(value: Any) -> Any:
+    """Return what ``encode`` encoded, with lists for tuples and dicts for objects."""
+    if isinstance(value, dict):
+        if value.keys() == {NON_FINITE}:
+            return float(value[NON_FINITE])
+        return {key: decode(part) for key, part in value.items()}
+    return [decode(part) for part in value] if isinstance(value, list) else value
+
+
+def _script_name() -> str:
     return Path(sys.argv[0]).stem or "experiment"
 
 
-def _refuse_others(folder: Path, configuration: Mapping[str, Any]) -> None:
+def _check_folder(folder: Path, config: Any) -> None:
+    """Raise ConfigMismatch if the oldest readable checkpoint in ``folder`` has another config."""
     for step in steps(folder):
         try:
-            kept = json.loads((step_folder(folder, step) / "state.json").read_text())
+            saved = json.loads((step_folder(folder, step) / "state.json").read_bytes())
         except (OSError, ValueError):
             continue
-        if "config" in kept:
-            _refuse(folder, kept, configuration)
-        return
+        if isinstance(saved, dict):
+            _check_config(folder, saved, config)
+            return
 
 
-def _refuse(folder: Path, kept: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
-    lines = differences(kept["config"], configuration)
+def _check_config(folder: Path, saved: Mapping[str, Any], config: Any) -> None:
+    if "config" not in saved:
+        raise UserError(
+            f"{folder} holds checkpoints that the trainer wrote; choose another run with --name"
+        )
+    lines = _differences(decode(saved["config"]), decode(config))
     if lines:
-        raise OtherConfiguration(
+        raise ConfigMismatch(
             f"{folder} holds checkpoints of another configuration:\n"
             + "\n".join(f"  {line}" for line in lines)
-            + "\nstart another run with --name NEW-NAME, or give the configuration that they were written under"
+            + "\nstart another run with --name NEW-NAME, or restore the configuration"
         )
 
 
-def _names(model: nn.Module | None, optimizer: torch.optim.Optimizer) -> dict[Tensor, str]:
-    """A name for each parameter of the optimizer: the model's own, else its place."""
-    by_model = {p: n for n, p in plain_module(model).named_parameters()} if model is not None else {}
-    names: dict[Tensor, str] = {}
-    for number, group in enumerate(optimizer.param_groups):
-        for place, parameter in enumerate(group["params"]):
-            given = by_model.get(parameter)
-            names[parameter] = given.replace("_orig_mod.", "") if given else f"group{number}.{place}"
-    return names
+def _differences(before: Any, after: Any, key: str = "") -> list[str]:
+    """Return ``lr: 0.1 → 0.2`` for each value that differs, with the full key of a nested one."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            line
+            for name in {**before, **after}
+            for line in _differences(
+                before.get(name, MISSING),
+                after.get(name, MISSING),
+                f"{key}.{name}" if key else name,
+            )
+        ]
+    if before == after or repr(before) == repr(after):  # NaN does not equal itself
+        return []
+    return [f"{key or 'config'}: {_shown(before)} → {_shown(after)}"]
 
 
-def _plain_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a scheduler may have changed: the learning rate and its like."""
-    found = {}
+def _shown(value: object) -> str:
+    return "(not set)" if value is MISSING else repr(value)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raise ModelMismatch unless the checkpoint has the state of an optimizer like this one."""
+    given, kind = type(optimizer).__name__, saved.get("optimizer")
+    if kind != given:
+        raise ModelMismatch(
+            f"the checkpoint holds the state of {kind or 'no optimizer'}, expected {given}\n"
+            "put the choice of the optimizer into config=, and use another --name"
+        )
+    if len(saved["groups"]) != len(optimizer.param_groups):
+        raise ModelMismatch(
+            f"the checkpoint's optimizer has {len(saved['groups'])} parameter groups, "
+            f"expected {len(optimizer.param_groups)}\n"
+            "put what divides the parameters into config=, and use another --name"
+        )
+
+
+def _parameter_names(
+    model: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> dict[Tensor, str]:
+    """Name each of the optimizer's parameters as the model does, or else by its position."""
+    named = unwrap(model).named_parameters() if model is not None else ()
+    in_model = {parameter: own_name(name) for name, parameter in named}
+    return {
+        parameter: in_model.get(parameter) or f"group{number}.{position}"
+        for number, group in enumerate(optimizer.param_groups)
+        for position, parameter in enumerate(group["params"])
+    }
+
+
+def _group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a scheduler may have changed, such as the learning rate."""
+    settings = {}
     for key, value in group.items():
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
         if key != "params" and isinstance(value, bool | int | float | list | tuple):
-            found[key] = value
-    return found
+            settings[key] = value
+    return settings
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -179,8 +284,8 @@ def _random_state() -> dict[str, Tensor]:
     return states
 
 
-def _numpy_random() -> Any:
-    """Of numpy's global generator; None where nothing has imported numpy.random."""
+def _numpy_random_state() -> Any:
+    """Return the state of numpy's global generator; None if numpy.random is not imported."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is None:
         return None
@@ -188,13 +293,13 @@ def _numpy_random() -> Any:
     return [name, keys.tolist(), *rest]
 
 
-def _set_random_state(saved: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:
-    torch.set_rng_state(saved[f"{RANDOM}:cpu"])
+def _restore_random_state(tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors[f"{RANDOM}:cpu"])
     for number in range(torch.cuda.device_count()):
-        if f"{RANDOM}:cuda{number}" in saved:
-            torch.cuda.set_rng_state(saved[f"{RANDOM}:cuda{number}"], number)
-    version, internal, gauss = kept["python_random"]
+        if f"{RANDOM}:cuda{number}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"{RANDOM}:cuda{number}"], number)
+    version, internal, gauss = saved["python_random"]
     random.setstate((version, tuple(internal), gauss))
     numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None and kept["numpy_random"] is not None:
-        numpy_random.set_state(kept["numpy_random"])
+    if numpy_random is not None and saved["numpy_random"] is not None:
+        numpy_random.set_state(saved["numpy_random"])

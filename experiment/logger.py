@@ -1,4 +1,4 @@
-"""``TBLogger``: an experiment's numbers for TensorBoard and metrics.jsonl, live, each step once."""
+"""``TBLogger``: log an experiment's numbers to TensorBoard and metrics.jsonl while it trains."""
 
 from __future__ import annotations
 
@@ -9,70 +9,104 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from experiment import current
-from job.files import write_atomically
+from experiment import active_run
+from job.command_line import say
+from job.files import fsync_file, naming, write_atomically
 from job.metrics import read_metrics
 
-FLUSH_SECONDS = 1.0  # a flush waits for TensorBoard's writer; one for each step would slow small steps down
+FLUSH_INTERVAL_S = (
+    1.0  # a flush waits for TensorBoard's thread: one per step slows short steps down
+)
 
 
 class TBLogger:
-    """Logs under ``name``: ``TBLogger(output_dir, "train").log(step, loss=0.3)`` is ``train/loss`` in TensorBoard.
+    """Log scalars under ``name``: loss appears as ``train/loss`` for the default name.
 
-    Begun again by an attempt that goes on from a checkpoint, it forgets what was logged from its first step on, so
-    that the curve has each step once.
+    The first step that an attempt logs removes this logger's later steps, so that a resumed run
+    has every step once.
     """
 
     def __init__(self, output_dir: str | Path, name: str = "train") -> None:
         self.folder = Path(output_dir)
         self.name = name
         self._path = self.folder / "metrics.jsonl"
-        self._writer: Any = None
+        self._is_started = False
+        self._writer: Any = None  # None before the first step, and after TensorBoard failed
         self._flushed = 0.0
 
     def log(self, step: int, **scalars: float) -> None:
-        """One line in metrics.jsonl, one point for each value in TensorBoard. One-element tensors will do."""
-        values = {key: _number(value, key) for key, value in scalars.items()}
-        if self._writer is None:
-            self._begin(step)
-        # JSON has no nan: a value that is none is null there.
-        line = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with self._path.open("a") as file:  # another logger of this run may have written it anew
-            file.write(json.dumps({"kind": self.name, "step": step, **line}) + "\n")
+        """Log one value per keyword; a tensor of one element is a valid value."""
+        step = int(step)
+        values = {key: _to_float(value, key) for key, value in scalars.items()}
+        if not self._is_started:
+            self._start(step)
+        # JSON has no NaN and no infinity; null is what readers expect for a missing value.
+        row = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line = json.dumps({"kind": self.name, "step": step, **row}) + "\n"
+        # Opened for each line, since another logger of this run may have replaced the file.
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
         for key, value in values.items():
-            self._writer.add_scalar(f"{self.name}/{key}", value, step)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._tensorboard("add_scalar", f"{self.name}/{key}", value, step)
+        if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
             self.flush()
-        self._note(step, line.get("loss"))
+        field = active_run.RECORDED_LOSSES.get(self.name)
+        loss = {field: row["loss"]} if field and "loss" in row else {}
+        active_run.update_record(step=step, **loss)
 
     def flush(self) -> None:
-        """Let TensorBoard see what was logged; it happens by itself about once a second, and at the end."""
-        if self._writer is not None:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+        """Show TensorBoard everything logged so far. Happens once a second and at exit anyway."""
+        self._tensorboard("flush")
+        self._flushed = time.monotonic()
+
+    def sync(self) -> None:
+        """Write everything logged so far to disk."""
+        self.flush()
+        if self._is_started:
+            with naming(self._path):
+                fsync_file(self._path)
 
     def close(self) -> None:
-        """The same as the end of the process."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the TensorBoard file. Happens at exit anyway."""
+        self._tensorboard("close")
+        self._writer = None
+        self._is_started = False
 
-    def _begin(self, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        rows = read_metrics(self._path)
-        kept = [row for row in rows if row.get("kind") != self.name or row["step"] < step]
+    def _start(self, step: int) -> None:
+        """Remove the steps that an earlier attempt logged from ``step`` on."""
+        kept = [
+            row
+            for row in read_metrics(self._path)
+            if row["kind"] != self.name or row["step"] < step
+        ]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._writer = SummaryWriter(self.folder / "tensorboard" / self.name, purge_step=step)
-        weakref.finalize(self, self._writer.close)  # at the end of the process too
+        self._is_started = True
+        try:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def _note(self, step: int, loss: float | None) -> None:
-        field = {"train": "train_loss", "val": "val_loss"}.get(self.name)
-        current.note(step=step, **({field: loss} if field and loss is not None else {}))
+            folder = self.folder / "tensorboard" / self.name
+            self._writer = SummaryWriter(folder, purge_step=step)
+        except (ImportError, OSError) as error:
+            say(f"warning: no TensorBoard: {error}; metrics.jsonl has every value")
+        else:
+            weakref.finalize(self, self._writer.close)
+        active_run.register_logger(self)
+
+    def _tensorboard(self, method: str, *arguments: object) -> None:
+        """Call a method of TensorBoard's writer. A failure there must not end the training."""
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments)
+        except Exception as error:
+            self._writer = None
+            say(f"warning: TensorBoard failed: {error}; metrics.jsonl has every value")
 
 
-def _number(value: Any, key: str) -> float:
+def _to_float(value: Any, key: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"log({key}=...) takes a number or a tensor of one element, not {value!r}") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise TypeError(
+            f"log({key}=...): expected a number or a tensor of one element, got {value!r}"
+        ) from None

@@ -1,37 +1,43 @@
-"""Run an experiment, or go on with it: a Python file with train(output_dir=".", ...) -> dict.
+"""Run or resume an experiment: a Python file with train(output_dir=".", ...) -> dict.
 
     python -m experiment.run my_experiment.py lr=3e-4 --name RUN
 
-Parameters are read from train's signature. Exit status: 0 done, 2 a mistake in the command, 100 an exception
-of the file, 101 told to stop (the same command goes on).
+The parameters are those of train(). Exit status: 0 finished, 2 a mistake in the command, 100 the
+experiment failed, 101 stopped early (the same command resumes it).
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import sys
+import time
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
+from io import TextIOBase
 from pathlib import Path
+from typing import Any, TextIO, cast
 
-from experiment import current, stopping
-from experiment.load import load_train
-from experiment.output import Tee
+from experiment import active_run, preemption
 from job.command_line import run, say
+from job.disk import FULL, in_words
 from job.exit_status import ExitStatus, UserError
-from job.locations import Locations
+from job.locations import CHECKOUT, Locations
 from job.results import as_result, what_came
-from job.runs import RUN_NAME, RunRecord, read_record
+from job.runs import RUN_NAME, RunRecord, Status, read_record
 from job.same_experiment import JOB, other_experiment
 from job.session import RunRefused, Session
-from job.signature import ExperimentError, Value, read_signature
+from job.signature import FUNCTION, ExperimentError, Value, read_signature
+
+PACKAGES = ("model", "corpus", "job", "runner")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = ArgumentParser(
         prog="python -m experiment.run",
         description=__doc__,
@@ -40,100 +46,146 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="the Python file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="parameters of its train()")
-    parser.add_argument("--name", metavar="RUN", help="name of the run; the file's by default")
-    parser.add_argument("--json", action="store_true", help="print the run's record as JSON on stdout")
+    parser.add_argument("--name", metavar="RUN", help="name of the run (default: the file's name)")
+    parser.add_argument("--json", action="store_true", help="print the run's record as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return run(_main, parser.parse_intermixed_args(argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
-    stopping.listen()
+    preemption.STOP.may_interrupt = False
+    preemption.listen()
     path = arguments.file.absolute()
     signature = read_signature(path)
     given = signature.values(arguments.words)
     parameters = signature.complete(given)
     name = arguments.name or path.stem
     if not RUN_NAME.match(name):
-        raise ExperimentError(f"'{name}': a run's name is letters, digits, '.', '_' and '-'; give --name")
+        raise ExperimentError(
+            f"invalid run name '{name}': pass --name with letters, digits, '.', '_' and '-' only"
+        )
     locations = Locations.current()
     locations.set_defaults()
     folder = locations.run(name).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = read_record(folder)
     if record is not None:
-        why = other_experiment(record, path.name, parameters)
-        if why:
-            raise RunRefused(why)
+        difference = other_experiment(record, path.name, parameters)
+        if difference:
+            raise RunRefused(difference)
         if record.status == "finished":
             _show_finished(folder, record, digest, arguments.json)
             return ExitStatus.DONE
     session = Session(folder, None, JOB, list(arguments.words))
-    steps = parameters.get("max_steps", parameters.get("steps"))
     session.progress(
         force=True,
         arguments=parameters,
         file={"path": arguments.file.as_posix(), "sha256": digest},
     )
-    current.begin(session, steps if isinstance(steps, int) else 0)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        talk = Tee(sys.stderr, log)
-        data = Tee(sys.stderr if arguments.json else sys.stdout, log)
-        with redirect_stdout(data), redirect_stderr(talk):
-            try:
-                status = _train(session, path, given)
-            finally:
-                data.finish()
-                talk.finish()
+    steps = parameters.get("max_steps", parameters.get("steps"))
+    active_run.activate(session, steps if isinstance(steps, int) else 0)
+    out = LoggedStream(sys.stderr if arguments.json else sys.stdout, folder / "log.txt")
+    err = LoggedStream(sys.stderr, folder / "log.txt")
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            status = _train(session, path, given)
+        finally:
+            out.close()
+            err.close()
     if arguments.json and status == ExitStatus.DONE:
-        print((folder / "run.json").read_text(), end="")
+        print((folder / "run.json").read_text(encoding="utf-8"), end="")
     return status
 
 
 def _train(session: Session, path: Path, given: Mapping[str, Value]) -> ExitStatus:
-    """Call the file's train and write down how that ended."""
-    name, words = session.folder.name, " ".join(f"{key}={value}" for key, value in given.items())
-    say(
-        f"run {name} {'goes on' if len(session.record.attempts) > 1 else 'begins'}: {path.name} {words}".rstrip()
-    )
+    """Call train() of the file and record how the attempt ended."""
+    verb = "resumes" if len(session.record.attempts) > 1 else "starts"
+    values = " ".join(f"{key}={value}" for key, value in given.items())
+    say(f"run {session.folder.name} {verb}: {path.name} {values}".rstrip())
     try:
-        os.chdir(path.parent)
-        train = load_train(path)
-        returned = train(output_dir=str(session.folder), **given)
+        with preemption.interruptible():
+            os.chdir(path.parent)
+            train = load_train(path)
+            returned = train(output_dir=str(session.folder), **given)
     except KeyboardInterrupt:
-        return _stopped(session, "before it asked should_stop()")
+        is_polled = preemption.STOP.is_polled
+        return _stop(session, "" if is_polled else " before the file called should_stop()")
     except SystemExit as end:
         if end.code not in (None, 0):
-            return _failed(session, f"it called sys.exit({end.code!r})")
+            return _fail(session, f"the file called sys.exit({end.code!r})")
         returned = None
-    except UserError as error:
-        return _failed(session, str(error))
     except BaseException as error:
-        _show_traceback(error, path)
-        return _failed(session, f"{type(error).__name__}: {error}")
-    if stopping.STOP.was_told:
-        return _stopped(session, "")
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in FULL):
+            return _fail(session, in_words(error))
+        _print_traceback(error, path)
+        return _fail(session, f"{type(error).__name__}: {error}")
+    if preemption.STOP.was_reported:
+        return _stop(session, "")
     session.record.result = as_result(returned, say)
-    session.end("finished", "finished")
-    say(f"run {name} is finished: {what_came(session.record.result)}")
+    if not _end(session, "finished", "finished"):
+        return ExitStatus.JOB_FAILED
+    say(f"run {session.folder.name} is finished: {what_came(session.record.result)}")
     return ExitStatus.DONE
 
 
-def _stopped(session: Session, when: str) -> ExitStatus:
-    received = stopping.STOP.received
+def load_train(path: Path) -> Callable[..., Any]:
+    """Import the file under its own name, its folder first on the path; return its ``train``."""
+    _unload_shadowed_packages(path.parent)
+    sys.path[:] = [str(path.parent), *(entry for entry in sys.path if entry != str(path.parent))]
+    sys.argv = [str(path)]
+    name = path.stem if path.stem not in sys.modules else f"experiment_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ExperimentError(f"{path} is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickle and dataclasses look the module up by name
+    spec.loader.exec_module(module)
+    train: Callable[..., Any] = getattr(module, FUNCTION)
+    return train
+
+
+def _unload_shadowed_packages(folder: Path) -> None:
+    """Let the user's file import its own model.py or job/ instead of the packages used here."""
+    if folder == CHECKOUT:
+        return
+    shadowed = {
+        name for name in PACKAGES if (folder / f"{name}.py").exists() or (folder / name).is_dir()
+    }
+    if not shadowed:
+        return
+    for part in ("checkpoint", "logger"):  # import what the library needs while the names are ours
+        import_module(f"experiment.{part}")
+    for name in [*sys.modules]:
+        if name.partition(".")[0] in shadowed:
+            del sys.modules[name]
+
+
+def _stop(session: Session, when: str) -> ExitStatus:
+    received = preemption.STOP.signal
     reason = received.name if received is not None else "interrupted"
-    say(f"stopped by {reason}{f' {when}' if when else ''}; the same command goes on")
-    session.end("unfinished", reason)
+    say(f"stopped by {reason}{when}; run the same command to resume")
+    _end(session, "unfinished", reason)
     return ExitStatus.UNFINISHED
 
 
-def _failed(session: Session, reason: str) -> ExitStatus:
-    say(f"failed: {reason}")
-    session.end("failed", reason)
+def _fail(session: Session, reason: str) -> ExitStatus:
+    say(f"error: the experiment failed: {reason}")
+    _end(session, "failed", reason)
     return ExitStatus.JOB_FAILED
 
 
-def _show_traceback(error: BaseException, path: Path) -> None:
-    """From the user's file on: what is above it is ours, and no fault of theirs."""
+def _end(session: Session, status: Status, reason: str) -> bool:
+    """Record the end of the attempt; return False if the disk refuses it."""
+    try:
+        session.end(status, reason)
+    except OSError as error:
+        say(f"error: the end of the run is not recorded: {in_words(error)}")
+        return False
+    return True
+
+
+def _print_traceback(error: BaseException, path: Path) -> None:
+    """Print the traceback from the user's file on, without the frames of this library above it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
         trace = trace.tb_next
@@ -141,12 +193,84 @@ def _show_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    say(f"run {folder.name} is finished already: {what_came(record.result)}")
+    say(f"run {folder.name} is already finished: {what_came(record.result)}")
     if record.file.get("sha256") not in (None, digest):
-        say("the file has changed since; what it does now is another run")
-    say(f"run it again under another name: --name {folder.name}-2")
+        say("the file has changed since then; this is the result of the old version")
+    say(f"to run it again, choose another name: --name {folder.name}-2")
     if as_json:
-        print((folder / "run.json").read_text(), end="")
+        print((folder / "run.json").read_text(encoding="utf-8"), end="")
+
+
+class LoggedStream(TextIOBase):
+    """A text stream that also appends each line, with its time in UTC, to a log file.
+
+    A write never fails: a closed terminal or a full disk must not end the training.
+    """
+
+    def __init__(self, stream: TextIO, log: Path) -> None:
+        self.stream: TextIO | None = stream
+        self._log = log
+        self._file = log.open("ab", buffering=0)  # buffered text would fail once more on close
+        self._line = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a read-only property in the base too
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write ``text`` to the stream, and its complete lines to the log."""
+        try:
+            if self.stream is not None:
+                self.stream.write(self._encodable(text))
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._disconnect()
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._append(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass buffered text on to the reader of the stream."""
+        try:
+            if self.stream is not None:
+                self.stream.flush()
+        except (OSError, ValueError):
+            self._disconnect()
+
+    def isatty(self) -> bool:
+        return self.stream is not None and self.stream.isatty()
+
+    def fileno(self) -> int:
+        if self.stream is None:
+            raise OSError("the stream is closed")
+        return self.stream.fileno()
+
+    def close(self) -> None:
+        """Log a last line without a newline, and close the log; the stream stays open."""
+        if self._line:
+            self._append(self._line)
+            self._line = ""
+        self.flush()
+        self._file.close()
+
+    def _disconnect(self) -> None:
+        """Send buffered text to the null device, or Python's last flush fails with status 120."""
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), self.fileno())
+        self.stream = None
+
+    def _encodable(self, text: str) -> str:
+        """Escape the characters that the terminal's encoding lacks."""
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def _append(self, line: str) -> None:
+        # A progress bar returns to the start of its line: log its last state only.
+        shown = line.rstrip("\r").rpartition("\r")[2]
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        # On a full disk the next checkpoint or metric fails and says so. A logging handler of the
+        # user's may still write after the log is closed (ValueError).
+        with suppress(OSError, ValueError):
+            self._file.write(f"{stamp} {shown}\n".encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A network's weights without what wraps it: torch.compile's ``_orig_mod.``, DDP's ``module.``; tied ones once."""
+"""Weights under the network's own names, without wrappers such as torch.compile and DDP."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from job.exit_status import ExitStatus, UserError
 
 COMPILED = "_orig_mod"
-SHOWN = 5  # names in a message
+SHOWN_DIFFERENCES = 5
 
 
-class OtherNetwork(UserError):
-    """The checkpoint's weights are not those of this network."""
+class ModelMismatch(UserError):
+    """The weights or optimizer state in the checkpoint belong to another network or optimizer."""
 
     status = ExitStatus.JOB_FAILED
 
 
-def plain_module(model: nn.Module) -> nn.Module:
-    """The network inside a compiled or distributed one."""
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside torch.compile and DistributedDataParallel."""
     while True:
         inner = model._modules.get(COMPILED)
         if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
@@ -29,43 +29,55 @@ def plain_module(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def weights_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(name → tensor, name → the name of the tensor that it is tied to); safetensors holds each memory once."""
-    kept: dict[str, Tensor] = {}
+def own_name(name: str) -> str:
+    """Return a parameter's name without the parts that torch.compile inserts."""
+    return name.replace(f"{COMPILED}.", "")
+
+
+def collect_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors by name, and for each tied name the name that holds its tensor.
+
+    safetensors refuses to store the same memory twice.
+    """
+    tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
-    seen: dict[tuple[object, ...], str] = {}
-    for name, tensor in plain_module(model).state_dict().items():
-        name = name.replace(f"{COMPILED}.", "")
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in seen:
-            tied[name] = seen[place]
+    names: dict[tuple[object, ...], str] = {}
+    for wrapped_name, tensor in unwrap(model).state_dict().items():
+        name = own_name(wrapped_name)
+        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and memory in names:
+            tied[name] = names[memory]
             continue
-        seen[place] = name
-        # A copy where it is a view: two views of one memory would be refused too.
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        kept[name] = tensor.contiguous() if whole else tensor.clone().contiguous()
-    return kept, tied
+        names[memory] = name
+        # Two views of one memory are refused too: copy a tensor that does not fill its storage.
+        is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+        tensors[name] = (tensor.clone() if is_view else tensor).contiguous()
+    return tensors, tied
 
 
 def load_weights(model: nn.Module, saved: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
-    """Put them into ``model``, compiled or not. Raises OtherNetwork where names or shapes are others."""
-    weights = {name.replace(f"{COMPILED}.", ""): tensor for name, tensor in saved.items()}
+    """Copy the saved weights into ``model``, compiled or not.
+
+    Raises ModelMismatch if a name or a shape differs; ``model`` is then unchanged.
+    """
+    weights = {own_name(name): tensor for name, tensor in saved.items()}
     weights |= {name: weights[other] for name, other in tied.items()}
-    network = plain_module(model)
-    ours = {name.replace(f"{COMPILED}.", ""): name for name in network.state_dict()}
-    shapes = network.state_dict()
-    wrong = [f"{name} is missing" for name in ours if name not in weights]
-    wrong += [f"{name} is not in this network" for name in weights if name not in ours]
-    wrong += [
-        f"{name} has shape {tuple(weights[name].shape)}, here {tuple(shapes[own].shape)}"
-        for name, own in ours.items()
-        if name in weights and weights[name].shape != shapes[own].shape
+    network = unwrap(model)
+    state = network.state_dict()
+    names = {own_name(name): name for name in state}
+    errors = [f"{name} is missing" for name in names if name not in weights]
+    errors += [f"{name} is not in this network" for name in weights if name not in names]
+    errors += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(state[own].shape)}"
+        for name, own in names.items()
+        if name in weights and weights[name].shape != state[own].shape
     ]
-    if wrong:
-        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise OtherNetwork(
-            "the checkpoint is of another network (put what shapes it into config=):\n  "
-            + "\n  ".join(wrong[:SHOWN])
-            + more
+    if errors:
+        hidden = len(errors) - SHOWN_DIFFERENCES
+        raise ModelMismatch(
+            "the checkpoint belongs to another network:\n  "
+            + "\n  ".join(errors[:SHOWN_DIFFERENCES])
+            + (f"\n  and {hidden} more" if hidden > 0 else "")
+            + "\nput everything that shapes the network into config=, and use another --name"
         )
-    network.load_state_dict({own: weights[name] for name, own in ours.items()})
+    network.load_state_dict({own: weights[name] for name, own in names.items()})

@@ -16,12 +16,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+        if isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
 

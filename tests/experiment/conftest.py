@@ -1,4 +1,4 @@
-"""Experiments as processes of their own, in a folder with volumes."""
+"""Run experiments as processes of their own, in a folder with volumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,38 +17,41 @@ from job.locations import CHECKOUT, Locations
 
 
 @dataclass
-class Bench:
-    """``write`` a file, ``run`` it, look at its run's folder."""
+class Workspace:
+    """A user's folder with its own volumes: write files, run them, read their runs."""
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self, name: str, code: str) -> Path:
         path = self.folder / name
-        path.write_text(code)
+        path.write_text(code, encoding="utf-8")
         return path
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """``python -m experiment.run WORDS`` in the folder, which is not searched for modules of ours (-P)."""
+    def start(
+        self, *words: str, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start ``python -m experiment.run WORDS`` in the folder, which -P keeps off sys.path."""
         environ = {
             **os.environ,
             **Locations.under(self.folder / "volumes").environment(),
             "PYTHONPATH": str(CHECKOUT),
             "OMP_NUM_THREADS": "1",
+            **(env or {}),
         }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "experiment.run", *words],
             cwd=self.folder,
             env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            **{**pipes, **options},
         )
         self.started.append(process)
         return process
 
-    def run(self, *words: str, status: int = 0) -> tuple[str, str]:
-        process = self.start(*words)
+    def run(self, *words: str, status: int = 0, **options: Any) -> tuple[str, str]:
+        process = self.start(*words, **options)
         out, err = process.communicate(timeout=120)
         assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
@@ -61,15 +64,15 @@ class Bench:
 
     def log(self, name: str) -> str:
         try:
-            return (self.run_folder(name) / "log.txt").read_text()
+            return (self.run_folder(name) / "log.txt").read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = Workspace(tmp_path)
     yield made
     for process in made.started:
-        with process:  # closes our ends of its pipes: a process that it left may hold the others
+        with process:  # closes our ends of its pipes: a child that it left may hold the others
             process.kill()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from experiment.output import Tee
+from experiment.run import LoggedStream
 from job.display import Display
 from job.runs import Attempt, RunRecord
 from runner.folder import Folder
@@ -290,8 +290,7 @@ class TestLogs:
             monkeypatch.setenv("TZ", zone)
             time.tzset()
             display.log_only(f"by a trainer in {zone}")
-            with path.open("a") as log:
-                Tee(io.StringIO(), log).write(f"by an experiment in {zone}\n")
+            LoggedStream(io.StringIO(), path).write(f"by an experiment in {zone}\n")
             text = path.read_text()
             assert run_log.since(text, time.time() - 60) == text
             assert run_log.since(text, time.time() + 60) == ""

@@ -48,7 +48,7 @@ def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Coun
     path.touch()
     monkeypatch.setenv("STARTS", str(path))
     # In a folder of its own: beside folders with the names of our packages, as the checkout has them, each trial
-    # would first import all of the library, and so torch, for 2 s (experiment/load.py).
+    # would first import all of the library, and so torch, for 2 s (experiment/run.py).
     (checkout / "mine").mkdir()
     (checkout / "mine" / "mine.py").write_text(MINE)
     return lambda: Counter(path.read_text().split())
