@@ -7,14 +7,17 @@ the newest. model/checkpoint.py writes and reads them, runner/sync/ moves them.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from job.files import write_atomically
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
-PARTIAL = ".partial_"
+PARTIAL = ".partial_"  # being written
+DELETED = ".deleted_"  # being deleted
 MANIFEST = "manifest.json"
 LATEST = "latest"
 
@@ -39,10 +42,79 @@ def point_latest(run: Path, step: int) -> None:
 
 
 def prune(run: Path, keep_last: int, also: set[int]) -> None:
-    """Delete checkpoints but for the ``keep_last`` newest and the steps in ``also``."""
-    for step in steps(run)[:-keep_last]:
-        if step not in also:
-            shutil.rmtree(step_folder(run, step), ignore_errors=True)
+    """Delete checkpoints older than the ``keep_last`` newest intact ones, except the steps in ``also``.
+
+    Counts from the checkpoint that ``latest`` names, which was just written. Later steps are left by
+    an attempt before the resume: they are damaged, and must not push out the new ones.
+    """
+    for leftover in run.glob(f"{DELETED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    newest = _latest_step(run)
+    if newest is not None:
+        _known_intact.add(_identity(step_folder(run, newest)))
+    kept = 0
+    for step in reversed(steps(run)):
+        folder = step_folder(run, step)
+        if newest is not None and step > newest:
+            continue
+        if kept < max(1, keep_last):
+            kept += _is_intact(folder)
+        elif step not in also:
+            discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint; a kill in between leaves no folder with a checkpoint's name."""
+    deleted = folder.with_name(f"{DELETED}{folder.name}")
+    shutil.rmtree(deleted, ignore_errors=True)
+    with suppress(OSError):
+        folder.rename(deleted)
+        shutil.rmtree(deleted, ignore_errors=True)
+
+
+def find_damage(folder: Path) -> str:
+    """Return what is wrong with a checkpoint, or '' if its files have their size and SHA-256."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or unreadable"
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found} bytes, expected {size}"
+        if sha256(path) != digest:
+            return f"{name} has changed since it was written (SHA-256)"
+    return "" if expected else f"{MANIFEST} is empty"
+
+
+# Hashing a large checkpoint takes seconds: each is verified once in a process.
+_known_intact: set[tuple[Path, int]] = set()
+
+
+def _is_intact(folder: Path) -> bool:
+    identity = _identity(folder)
+    if identity not in _known_intact and not find_damage(folder):
+        _known_intact.add(identity)
+    return identity in _known_intact
+
+
+def _identity(folder: Path) -> tuple[Path, int]:
+    try:
+        return folder, (folder / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return folder, 0
+
+
+def _latest_step(run: Path) -> int | None:
+    """Return the step that ``latest`` names; None if it names no checkpoint."""
+    try:
+        match = STEP_FOLDER.match((run / LATEST).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
+    return int(match[1]) if match and (run / match[0]).is_dir() else None
 
 
 def sha256(path: Path) -> str:

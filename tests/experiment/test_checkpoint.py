@@ -223,3 +223,18 @@ class TestFolder:
     def test_negative_step_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="step must be 0 or more, got -1"):
             save_checkpoint(tmp_path, -1, config={})
+
+    def test_new_checkpoint_outlives_a_damaged_newer_one(self, tmp_path: Path) -> None:
+        save_checkpoint(tmp_path, 10, config={})
+        folder = save_checkpoint(tmp_path, 20, config={}, model=make_model())
+        (folder / "model.safetensors").write_bytes(b"")
+        found = load_checkpoint(tmp_path, config={})
+        assert found is not None
+        assert found.step == 10
+        for step in (11, 12):
+            save_checkpoint(tmp_path, step, config={}, keep_last=1)
+        assert steps_in(folder.parent) == [12, 20]
+        assert (folder.parent / "latest").read_text() == "step_00000012\n"
+        found = load_checkpoint(tmp_path, config={})
+        assert found is not None
+        assert found.step == 12
