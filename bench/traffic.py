@@ -93,7 +93,7 @@ def _counting() -> Iterator[list[dict[str, int]]]:
         config.patch(force_disable_caches=True),
         # On a CPU Inductor writes an exponential that is used twice to memory; a GPU computes it twice.
         patch.object(ir, "is_cpu", lambda *_: False),
-        patch("model.gpt.LOW_RESIDUAL", ("cpu",)),
+        patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
         patch.object(GraphLowering, "codegen", counted),
     ):
         torch._dynamo.reset()

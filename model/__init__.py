@@ -1,3 +1,6 @@
-"""The network, the trainer, and what reads a trained run. Never imports click or modal."""
+"""The network, the trainer, and the programs that read a trained run.
+
+Nothing here imports click or modal.
+"""
 
 import job.quiet_interrupt  # noqa: F401

@@ -1,4 +1,9 @@
-"""One process or many: what torchrun says of this process, and the few words they exchange."""
+"""One process or many: joining torchrun's processes, sharing a network, and stopping together.
+
+A network is replicated (DDP: each process has all of it) or sharded (FSDP2: each has a part). The
+functions that shard import torch.distributed.fsdp and .tensor themselves, because that import is a
+quarter of a trainer's start.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-# Rank 0 may prepare a large dataset while the others wait for it.
-PATIENCE = timedelta(hours=4)
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+# Rank 0 may prepare a large dataset while the other processes wait.
+EXCHANGE_TIMEOUT = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``size``, ``local_rank`` on its machine."""
+    """This process: ``rank`` among ``size`` processes, ``local_rank`` on its machine."""
 
     rank: int = 0
     local_rank: int = 0
@@ -31,24 +41,24 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes, in place."""
+        """Average over all processes, in place."""
         return self.sum(tensor).div_(self.size) if self.size > 1 else tensor
 
 
 @contextmanager
-def world(device_type: str) -> Iterator[World]:
-    """Join the processes that torchrun started; alone where it did not."""
+def join_world(device_type: str) -> Iterator[World]:
+    """Join the processes that torchrun started; without torchrun, yield a World of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -56,18 +66,20 @@ def world(device_type: str) -> Iterator[World]:
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
-    # gloo carries the words between the processes, nccl the gradients on GPUs.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
+    # gloo exchanges tensors on the CPU, nccl those on GPUs.
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=EXCHANGE_TIMEOUT)
     yield World(dist.get_rank(), local_rank, size)
-    # Not behind an error: NCCL's end waits for every process, and the others wait in an exchange with the one that failed.
+    # Not after an error: NCCL's shutdown waits for every process, and the others wait in an
+    # exchange with the process that failed.
     dist.destroy_process_group()
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a question asked once a step: has anyone been told to stop?
+    """Turns SIGTERM and SIGINT into a flag that the trainer reads before each step.
 
-    With several processes the answer travels one step behind, so that asking never waits:
-    each step starts an exchange and reads that of the step before. All read the same answer.
+    With several processes, each read starts an exchange and returns the result of the previous
+    one. So no read waits, and all processes get the same answer, one step late.
     """
 
     def __init__(self, world: World) -> None:
@@ -77,14 +89,15 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
-        """Take SIGTERM and SIGINT while the block runs; a second SIGINT interrupts at once."""
-        before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        """Handle SIGTERM and SIGINT inside the block; a second SIGINT interrupts at once."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        previous = {number: signal.signal(number, self._receive) for number in signals}
         try:
             yield self
-            if self._exchange is not None:  # a process that ends while one is under way is aborted by gloo
+            if self._exchange is not None:  # gloo aborts a process that exits during an exchange
                 self._exchange[1].wait()
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -92,8 +105,8 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
-    def asked(self) -> bool:
-        """Whether to stop before the next step; the same answer in every process."""
+    def is_set(self) -> bool:
+        """Return True if the trainer must stop before the next step, the same in every process."""
         if self.world.size == 1:
             return self.received is not None
         answer = False
@@ -106,3 +119,59 @@ class StopSignal:
         assert work is not None
         self._exchange = (flag, work)
         return answer
+
+
+def shard(network: nn.Module, blocks: nn.ModuleList, world: World, device: torch.device) -> None:
+    """Split every parameter over all processes, in place (FSDP2).
+
+    A block's parameters are gathered when the pass reaches it and freed after it. Gradients and
+    optimizer state are split too.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world.size,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def replicate(forward: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap ``forward`` in DDP, which averages gradients while the backward pass runs."""
+    return DistributedDataParallel(
+        forward,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        # The rotary tables never change. A process that repeats its first pass would be the only
+        # one to send them.
+        broadcast_buffers=False,
+    )
+
+
+def set_gradient_exchange(forward: nn.Module, enabled: bool) -> None:
+    """Set if the next backward pass exchanges gradients.
+
+    With DDP, the last micro-batch of a step does. With FSDP2 every one does: postponed gradients
+    would be kept unsharded, and there is memory for a part of them only.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        forward.require_backward_grad_sync = enabled
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return True if each process has a part of the tensor, without importing DTensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor, for which every process must call this; return others unchanged."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a full ``tensor``, split in the way that ``like`` is."""
+    if not is_sharded(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

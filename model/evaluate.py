@@ -1,8 +1,8 @@
-"""Loss, perplexity and bits per byte of a run's newest checkpoint over its whole validation set.
+"""Compute loss, perplexity and bits per byte of a run's newest checkpoint on its validation set.
 
 python -m model.evaluate --name quickstart
 python -m model.evaluate --name quickstart eval_tokens=65536 --json
-python -m model.evaluate --choices hellaswag_val.jsonl      # multiple choice instead: corpus/questions.py
+python -m model.evaluate --choices hellaswag_val.jsonl      # multiple choice: corpus/questions.py
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from job.exit_status import ExitStatus
 from job.locations import Locations
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
-from model.choices import ending_losses
 from model.distributed import World
-from model.trained import TrainedRun, open_run
+from model.load_run import TrainedRun, open_run
+from model.multiple_choice import ending_losses
 
-AT_ONCE = 8  # sequences: few, for nothing is compiled and all logits stand in memory, 1.6 GB in float32 for 8 x 1,024
+# Sequences in a batch. Few, because nothing is compiled and all logits are in memory: 1.6 GB in
+# float32 for 8 x 1,024 tokens.
+BATCH_SIZE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Parse the command line, evaluate, and return the exit status."""
     return run(_main, parse_run("evaluate", __doc__ or "", argv, choices=True))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
     started = time.perf_counter()
-    result = _choices(trained, Path(arguments.choices)) if arguments.choices else _loss(trained, arguments)
-    result = {
-        "run": trained.folder.name,
-        "step": trained.step,
-        **result,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    if arguments.choices:
+        measured = _multiple_choice(trained, Path(arguments.choices))
+    else:
+        measured = _loss(trained, arguments)
+    seconds = round(time.perf_counter() - started, 2)
+    result = {"run": trained.folder.name, "step": trained.step, **measured, "seconds": seconds}
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -53,32 +54,34 @@ def _main(arguments: Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _choices(trained: TrainedRun, path: Path) -> dict[str, Any]:
+def _multiple_choice(trained: TrainedRun, path: Path) -> dict[str, Any]:
     network, device = trained.network, trained.network.wte.weight.device
     questions = read_questions(path, trained.tokenizer, network.config.block_size)
     with devices.autocast(trained.recipe.train.dtype, device):
-        losses = ending_losses(network, questions, AT_ONCE)
+        losses = ending_losses(network, questions, BATCH_SIZE)
     return accuracies(questions, losses)
 
 
 def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
     config = trained.recipe.train
-    # The whole set, unless it is limited here: the recipe's own limit is for the evaluations in a run.
-    limited = any(
-        word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens=")) for word in arguments.overrides
+    # The recipe's eval_tokens limits the evaluations of a training run, not this one; an
+    # eval_tokens among the arguments does.
+    is_limited = any(
+        word.lstrip("-").startswith(("eval_tokens=", "train.eval_tokens="))
+        for word in arguments.overrides
     )
+    limit = config.eval_tokens if is_limited else None
     val = TokenStream(Locations.current().dataset(trained.recipe.data.dataset), "val")
     device = trained.network.wte.weight.device
     batches = TokenBatches(val, trained.recipe.model.block_size, device)
     with devices.autocast(config.dtype, device):
-        most = config.eval_tokens if limited else None
-        loss, tokens = validation_loss(trained.network, batches, most, AT_ONCE, World())
+        loss, tokens = validation_loss(trained.network, batches, limit, BATCH_SIZE, World())
     text_bytes = int(trained.tokenizer.byte_lengths()[val.slice(1, tokens + 1)].sum())
     return {
         "tokens": tokens,
         "loss": loss,
         "perplexity": math.exp(loss),
-        # nats a token → bits a byte of the text, which compares across tokenizers
+        # nats per token → bits per byte of text, comparable across tokenizers
         "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
     }
 

@@ -1,4 +1,4 @@
-"""Write a run's newest checkpoint in Hugging Face's format, with its tokenizer.
+"""Export a run's newest checkpoint and its tokenizer to Hugging Face format.
 
 python -m model.export --name gpt2 --into exported/
 """
@@ -13,21 +13,25 @@ from corpus.hugging_face import export_folder, write_tokenizer
 from job.command_line import parse_run, run, say
 from job.exit_status import ExitStatus
 from model.hugging_face import export
-from model.trained import open_run
+from model.load_run import open_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Parse the command line, export, and return the exit status."""
     return run(_main, parse_run("export", __doc__ or "", argv, into=True))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, "cpu")
-    into = export_folder(arguments.into, trained.folder)
-    export(trained.network, into, trained.tokenizer.eot)
-    write_tokenizer(trained.tokenizer, into, trained.network.config.block_size, trained.network.vocab_size)
-    say(f"run {trained.folder.name}, step {trained.step}: AutoTokenizer and GPT2LMHeadModel read it")
-    print(into)
+    network, tokenizer = trained.network, trained.tokenizer
+    folder = export_folder(arguments.into, trained.folder)
+    export(network, folder, tokenizer.eot)
+    write_tokenizer(tokenizer, folder, network.config.block_size, network.vocab_size)
+    say(
+        f"exported run {trained.folder.name}, step {trained.step}; load it with AutoTokenizer and "
+        f"GPT2LMHeadModel"
+    )
+    print(folder)
     return ExitStatus.DONE
 
 

@@ -1,7 +1,7 @@
-"""GPT-2 in Hugging Face's format: config.json and model.safetensors, both ways.
+"""Read and write GPT-2 in Hugging Face format: config.json and model.safetensors.
 
-Theirs keeps the matrices of attention and MLP transposed (Conv1D) and names everything below
-``transformer.``; the other names are ours too.
+Their matrices of attention and MLP are transposed (Conv1D), and their names start with
+``transformer.``; otherwise the names are the same.
 """
 
 from __future__ import annotations
@@ -19,47 +19,53 @@ from model.gpt import GPT
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 PREFIX = "transformer."
-# Buffers of the causal mask, which old files hold and no network needs.
+# Buffers of the causal mask in old files; the network does not need them.
 MASKS = (".attn.bias", ".attn.masked_bias")
 
 
 def read_weights(folder: Path, vocab_size: int) -> dict[str, Tensor]:
-    """The weights under our names; rows of the vocabulary are filled up to ``vocab_size`` with the mean of all rows.
+    """Return the weights under our names, with the vocabulary padded to ``vocab_size`` rows.
 
-    A token of such a row gets the mean of all logits, so that the 47 rows to 50,304 cost less than 47 / 50,257 of the
-    probability (Jensen): 0.0009 of loss. Zeros would take nearly all of it, where GPT-2's logits are about -40 to -100.
+    A padding row is the mean of all rows, so its logit is the mean of all logits, and the 47 rows
+    to 50,304 get less than 47 / 50,257 of the probability (Jensen): 0.0009 of loss. Rows of zeros
+    would get nearly all of it, because GPT-2's logits are about -40 to -100.
     """
     path, weights = folder / "model.safetensors", dict[str, Tensor]()
     if not path.exists():
-        raise UserError(f"{folder} has no model.safetensors, in which the weights must be")
+        raise UserError(f"{folder} has no model.safetensors; give a folder with GPT-2's weights")
     for name, tensor in load_file(path).items():
         short = name.removeprefix(PREFIX)
         if short == "lm_head.weight" or short.endswith(MASKS):
             continue  # the head is the embedding
         weights[short] = tensor.t().contiguous() if short.endswith(CONV1D) else tensor
     if (embedding := weights.get("wte.weight")) is None:
-        raise UserError(f"{folder} is no GPT-2 in Hugging Face's format, and no other network can be read")
+        raise UserError(
+            f"{folder} is not a GPT-2 in Hugging Face format; other networks are not supported"
+        )
     if embedding.size(0) < vocab_size:
         mean = embedding.float().mean(0, keepdim=True).to(embedding.dtype)
-        weights["wte.weight"] = torch.cat((embedding, mean.expand(vocab_size - embedding.size(0), -1)))
+        padding = mean.expand(vocab_size - embedding.size(0), -1)
+        weights["wte.weight"] = torch.cat((embedding, padding))
     return weights
 
 
 def export(network: GPT, folder: Path, eot: int | None) -> None:
-    """Write ``network`` so that ``transformers.GPT2LMHeadModel.from_pretrained(folder)`` reads it."""
+    """Write ``network`` for ``transformers.GPT2LMHeadModel.from_pretrained(folder)``."""
     config = network.config
     if config.variant != "gpt2":
         raise UserError(
-            "transformers has no class for the modern variant; train with model.variant=gpt2 to export"
+            "transformers has no class for the modern variant; to export, train with "
+            "model.variant=gpt2"
         )
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}
     for name, tensor in network.state_dict().items():
         value = tensor.detach().cpu().t() if name.endswith(CONV1D) else tensor.detach().cpu()
         weights[PREFIX + name] = value.contiguous()
-        if not config.bias and name.endswith("weight") and name not in ("wte.weight", "wpe.weight"):
-            width = tensor.size(0)  # theirs always has biases; zeros change nothing
-            weights[PREFIX + name.removesuffix("weight") + "bias"] = torch.zeros(width)
+        is_table = name in ("wte.weight", "wpe.weight")
+        if not config.bias and name.endswith("weight") and not is_table:
+            # Their network always has biases; zeros change nothing.
+            weights[PREFIX + name.removesuffix("weight") + "bias"] = torch.zeros(tensor.size(0))
     with written(folder / "model.safetensors") as path:
         save_file(weights, path, metadata={"format": "pt"})
     description = {

@@ -1,10 +1,10 @@
-"""Write text from a run's newest checkpoint.
+"""Generate text from a run's newest checkpoint.
 
     python -m model.sample                                   # the newest run
     python -m model.sample --name quickstart prompt="def " temperature=0.5 num_samples=4
     echo "class Tree" | python -m model.sample prompt=-      # from stdin; prompt=@FILE reads a file
 
-The text goes to stdout as it is written; the keys are those of the recipe's section `sample`.
+The text goes to stdout while it is generated; the keys are those of the recipe's section `sample`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,102 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+import torch
+from torch import Tensor
 
 from corpus.tokenizers import StreamDecoder, Tokenizer
 from job.command_line import parse_run, run, say
 from job.exit_status import ExitStatus
 from job.recipe import Recipe, SampleConfig
-from model.generate import Sampling, generate
 from model.gpt import GPT
-from model.trained import open_run
+from model.load_run import open_run
 
-BETWEEN = "\n--------------------------------\n"
+SEPARATOR = "\n--------------------------------\n"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw the next token from the logits."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    @classmethod
+    def from_config(cls, config: SampleConfig) -> Sampling:
+        return cls(config.temperature, config.top_k, config.top_p)
+
+    def draw(self, logits_BV: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one token for each row (B,); temperature 0 selects the most likely."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1)
+        logits_BV = logits_BV / self.temperature
+        if self.top_k is not None and self.top_k < logits_BV.size(-1):
+            kth = logits_BV.topk(self.top_k).values[:, -1:]
+            logits_BV = logits_BV.masked_fill(logits_BV < kth, -torch.inf)
+        if self.top_p is not None:
+            ordered, index = logits_BV.sort(descending=True)
+            probabilities = ordered.softmax(-1)
+            # Drop a token if those before it reach top_p; the first is always kept.
+            dropped = probabilities.cumsum(-1) - probabilities >= self.top_p
+            logits_BV = logits_BV.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf)
+        return torch.multinomial(logits_BV.softmax(-1), 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    network: GPT,
+    prompt: list[int],
+    num_samples: int,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    num_tokens: int,
+    eot: int | None = None,
+) -> Iterator[list[int | None]]:
+    """Yield, for each new position, one token for each sample; None after ``eot``.
+
+    ``num_tokens`` is the tokenizer's vocabulary: the network's padding rows are never drawn. When
+    the context is full, generation continues from its last half.
+    """
+    device = network.wte.weight.device
+    block = network.config.block_size
+    generator = torch.Generator(device).manual_seed(seed)
+    was_training = network.training
+    network.eval()
+    text_BT = torch.tensor([prompt] * num_samples, device=device)[:, -block:]
+    cache, position = network.new_cache(num_samples, block), 0
+    unread_BT = text_BT
+    ended = torch.zeros(num_samples, dtype=torch.bool, device=device)
+    for _ in range(max_new_tokens):
+        if position + unread_BT.size(1) > block:  # the context is full: read its last half again
+            unread_BT, position = text_BT[:, -(block // 2) :], 0
+        hidden_B1D = network.hidden(unread_BT, cache, position)[:, -1:]
+        logits_BV = network.logits(hidden_B1D)[:, 0, :num_tokens]
+        position += unread_BT.size(1)
+        next_B = sampling.draw(logits_BV, generator)
+        if eot is not None:
+            ended |= next_B == eot
+            if bool(ended.all()):
+                break
+        done = ended.tolist()
+        yield [None if done[i] else token for i, token in enumerate(next_B.tolist())]
+        unread_BT = next_B[:, None]
+        text_BT = torch.cat((text_BT, unread_BT), dim=1)[:, -block:]
+    network.train(was_training)
 
 
 def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int]:
-    """The prompt's tokens; where it is empty, what one begins behind: the end of a text, or a line feed if the text has any."""
+    """Return the prompt's tokens.
+
+    An empty prompt is the end-of-text token; without one, a line feed if the text has any, else
+    the first character.
+    """
     if prompt == "-":
         prompt = sys.stdin.read()
     elif prompt.startswith("@"):
@@ -45,7 +124,8 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
     try:
         return [*start, *tokenizer.encode(prompt).tolist()]
     except ValueError as error:
-        raise recipe.mistake("sample.prompt", f"{error}; give another: prompt=TEXT") from None
+        text = f"{error}; give another prompt: prompt=TEXT"
+        raise recipe.mistake("sample.prompt", text) from None
 
 
 def write_samples(
@@ -56,12 +136,12 @@ def write_samples(
     sampling: Sampling,
     out: TextIO | None,
 ) -> str:
-    """Generate ``config.num_samples`` texts in one batch and return them, parted by a ruled line.
+    """Generate ``config.num_samples`` texts in one batch and return them, joined by SEPARATOR.
 
-    The first is written to ``out`` while it grows, the others behind it when they are done.
+    The first text is written to ``out`` while it is generated, the others when all are complete.
     """
-    spoken = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
-    texts = [tokenizer.decode(spoken)] * config.num_samples
+    visible = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
+    texts = [tokenizer.decode(visible)] * config.num_samples
     decoders = [StreamDecoder(tokenizer) for _ in texts]
     if out is not None:
         out.write(texts[0])
@@ -83,25 +163,26 @@ def write_samples(
                     out.write(piece)
                     out.flush()
     if out is not None:
-        out.write("".join(BETWEEN + text for text in texts[1:]) + "\n")
+        out.write("".join(SEPARATOR + text for text in texts[1:]) + "\n")
         out.flush()
-    return BETWEEN.join(texts)
+    return SEPARATOR.join(texts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Parse the command line, sample, and return the exit status."""
     return run(_main, parse_run("sample", __doc__ or "", argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
-    config = trained.recipe.sample
-    prompt = prompt_tokens(config.prompt, trained.tokenizer, trained.recipe)
+    config, network, tokenizer = trained.recipe.sample, trained.network, trained.tokenizer
+    prompt = prompt_tokens(config.prompt, tokenizer, trained.recipe)
     say(f"run {trained.folder.name}, step {trained.step}")
     out = None if arguments.json else sys.stdout
-    text = write_samples(trained.network, trained.tokenizer, prompt, config, Sampling.of(config), out)
+    text = write_samples(network, tokenizer, prompt, config, Sampling.from_config(config), out)
     if arguments.json:
-        result = {"run": trained.folder.name, "step": trained.step, "samples": text.split(BETWEEN)}
+        samples = text.split(SEPARATOR)
+        result = {"run": trained.folder.name, "step": trained.step, "samples": samples}
         print(json.dumps(result, ensure_ascii=False))
     return ExitStatus.DONE
 

@@ -1,7 +1,7 @@
-"""One optimizer step: the gradients of its micro-batches, over one process or many, and the update.
+"""One optimizer step: the gradients of its micro-batches, over all processes, and the update.
 
-A step is a function of its number alone: its windows, its learning rate, its random numbers. The micro-batch, and
-how many processes share the work, change nothing but rounding.
+A step is a function of its number: its windows, its learning rate, its random numbers. The size of
+a micro-batch and the number of processes change only rounding.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from job.memory import micro_batch_size
 from job.recipe import Recipe
 from model import checkpoint
 from model import device as devices
+from model.attention import block_mask
 from model.batches import TokenBatches
-from model.distributed import World
-from model.gpt import GPT, Attention, block_mask
+from model.distributed import World, full_tensor, replicate, set_gradient_exchange, shard
+from model.gpt import GPT, Attention
 from model.optim import make_optimizers
-from model.parallel import exchange_gradients, replicate, shard, whole
 
 
-class Taken(NamedTuple):
-    """What a step gave: this process's mean loss and the gradient's norm, both still on the device; its rate."""
+class StepResult(NamedTuple):
+    """This process's mean loss and the gradient's norm, both still on the device; the rate."""
 
     loss: Tensor
     norm: Tensor
     rate: float
 
 
-class Steps:
-    """Takes steps on ``network``. ``say`` tells the user, ``note`` the log alone."""
+class StepRunner:
+    """Runs optimizer steps on ``network``. ``say`` writes to the user, ``note`` to the log only."""
 
     def __init__(
         self,
@@ -60,7 +60,8 @@ class Steps:
         self.order = BatchOrder(len(train), block, recipe.sequences_per_step, self.config.seed)
         self.batches = TokenBatches(train, block, device)
         share = common_sequences(recipe) // world.size
-        self.micro_batch = micro_batch_size(share, devices.fitting_micro_batch(recipe, device, world.size))
+        fitting = devices.fitting_micro_batch(recipe, device, world.size)
+        self.micro_batch = micro_batch_size(share, fitting)
         self.grad_accum_steps = recipe.sequences_per_step // world.size // self.micro_batch
         self.network = network.to(device)
         network.loss_chunk = self.config.loss_chunk
@@ -69,22 +70,25 @@ class Steps:
             if isinstance(module, Attention):
                 module.kernel = self.config.attention
         self.sharded = self.config.shard and world.size > 1
-        # Sharded there are none: a forward pass is an exchange.
-        self.rehearsals = 2 if world.size > 1 and not self.sharded else 0
+        # A sharded network is not probed: its forward pass is an exchange.
+        self.memory_probes = 2 if world.size > 1 and not self.sharded else 0
         compiled, reason = should_compile(recipe, device.type)
         note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
-        # flex_attention has no dropout, and without the compiler no kernel.
-        self.flex = compiled and device.type == "cuda" and recipe.model.dropout == 0 and any(network.short)
-        self._see(recipe.model.window_size)
+        is_gpu = device.type == "cuda"
+        # flex_attention has no dropout, and it needs the compiler.
+        self.flex = compiled and is_gpu and recipe.model.dropout == 0 and any(network.short)
+        self._set_window(recipe.model.window_size)
         self.eval_forward, self.forward = self._prepare(compiled)
         self.names: dict[Tensor, str] = {p: n for n, p in network.named_parameters()}
-        self.optimizers = make_optimizers(network, self.config, device, world)
+        self.optimizers = make_optimizers(
+            network, self.config, device, world, compiled and is_gpu and not self.sharded
+        )
 
     def _prepare(self, compiled: bool) -> tuple[nn.Module, nn.Module]:
-        """The network as it is evaluated and as it is trained."""
+        """Return the network for evaluation and for training, compiled and distributed."""
         forward: nn.Module = self.network
         if compiled and (self.sharded or self.device.type == "cpu"):
-            # One graph for all blocks: two thirds of the time that compiling the whole network takes.
+            # One graph for all blocks takes two thirds of the time of compiling the whole network.
             for block in self.network.h:
                 block.compile(dynamic=False)
         elif compiled:
@@ -95,124 +99,136 @@ class Steps:
             return forward, replicate(forward, self.device)
         return forward, forward
 
-    def take(self, step: int) -> Taken:
-        """Step number ``step``, from 0."""
+    def run(self, step: int) -> StepResult:
+        """Run step number ``step``, counted from 0."""
         rate = learning_rate(step, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-        self._see(window_at(self.recipe, step))
-        if self.rehearsals > 0:
-            self._rehearse(step)
-        total = self._gradients(step)
-        self._see(self.recipe.model.window_size)
+        self._set_window(window_at(self.recipe, step))
+        if self.memory_probes > 0:
+            self._probe_memory(step)
+        loss = self._compute_gradients(step)
+        self._set_window(self.recipe.model.window_size)
         limit = self.config.grad_clip or math.inf
-        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return Taken(total, norm, rate)
+        return StepResult(loss, norm, rate)
 
-    def _see(self, window: int | None) -> None:
-        """Give the short blocks their window. The network compiles again only for one that is the whole context."""
+    def _set_window(self, window: int | None) -> None:
+        """Set the attention window. Only one of the full context makes the network recompile."""
         length = self.recipe.model.block_size
-        flex = block_mask(length, window, self.device) if self.flex and window and window < length else None
-        self.network.see(window, flex)
+        mask = None
+        if self.flex and window and window < length:
+            mask = block_mask(length, window, self.device)
+        self.network.set_attention_window(window, mask)
 
     def flops_per_token(self, step: int) -> float:
-        """Of one token in step number ``step``, from 0."""
+        """Return the training FLOPs of one token in step number ``step``, counted from 0."""
         return self.network.flops_per_token(window_at(self.recipe, step))
 
-    def _gradients(self, step: int) -> Tensor:
-        """Leave the step's gradients in the network; the mean loss. Where memory runs out, with half the micro-batch:
-        nothing but the gradients has changed by then, so the step is as if it had begun so."""
+    def _compute_gradients(self, step: int) -> Tensor:
+        """Compute the step's gradients and return its mean loss.
+
+        If memory runs out, halve the micro-batch and start over: only gradients have changed.
+        """
         while True:
             try:
                 return self._accumulate(step)
             except torch.OutOfMemoryError as error:
                 why = str(error).partition("\n")[0]
-            # Outside the except block, whose traceback holds the step's tensors. With several processes the others
-            # wait in an exchange that this one will not join.
+            # Outside the except block, whose traceback holds the step's tensors. With several
+            # processes the others wait in an exchange that this one will not join.
             self._halve_micro_batch(why, possible=self.world.size == 1)
 
-    def _rehearse(self, step: int) -> None:
-        """A micro-batch without its exchange, so that all learn of the process whose memory is too small, and all halve.
-        The first step has no optimizer's state yet, so it takes two: 2 micro-batches an attempt, thrown away."""
-        self.rehearsals -= 1
+    def _probe_memory(self, step: int) -> None:
+        """Run a micro-batch without an exchange, and halve it everywhere if one process fails.
+
+        Two steps are probed, because the first has no optimizer state yet; each attempt costs two
+        micro-batches.
+        """
+        self.memory_probes -= 1
         while True:
             why = ""
             try:
-                self._accumulate(step, rehearsal=True)
+                self._accumulate(step, is_probe=True)
             except torch.OutOfMemoryError as error:
                 why = str(error).partition("\n")[0]
             self.network.zero_grad(set_to_none=True)
             if self.world.sum(torch.tensor(len(why) > 0, dtype=torch.float32)).item() == 0:
                 return
-            self._halve_micro_batch(why or "another process's memory")
+            self._halve_micro_batch(why or "another process ran out of memory")
 
     def _halve_micro_batch(self, why: str, possible: bool = True) -> None:
-        """Go on with half the sequences at once, and the same batch; JOB_FAILED where that can't be."""
+        """Halve the micro-batch and keep the batch; raise OutOfMemory if that is impossible."""
         self.network.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        smaller = micro_batch_size(self.micro_batch * self.grad_accum_steps, max(1, self.micro_batch // 2))
+        batch = self.micro_batch * self.grad_accum_steps
+        smaller = micro_batch_size(batch, max(1, self.micro_batch // 2))
         if self.micro_batch == 1 or not possible:
-            raise OutOfMemory(too_small(devices.device_name(self.device), self.micro_batch, smaller, why))
-        self.grad_accum_steps = self.grad_accum_steps * self.micro_batch // smaller
+            name = devices.device_name(self.device)
+            raise OutOfMemory(too_small(name, self.micro_batch, smaller, why))
+        self.grad_accum_steps = batch // smaller
         self.say(
-            f"out of memory with micro_batch {self.micro_batch}: going on with {smaller}, accumulated "
-            f"{self.grad_accum_steps} times; the batch stays the same. Write micro_batch: {smaller} into the recipe"
+            f"out of memory with micro_batch {self.micro_batch}: continuing with {smaller}, "
+            f"accumulated {self.grad_accum_steps} times; the batch stays the same. Set "
+            f"micro_batch: {smaller} in the recipe"
         )
         self.micro_batch = smaller
 
     def windows(self, step: int) -> NDArray[np.int64]:
-        """Where the windows that all processes read in ``step`` begin."""
+        """Return the starts of the windows that all processes read in ``step``."""
         block = self.recipe.model.block_size
-        return self.order.span(
-            tokens_before(self.config, step) // block, tokens_at(self.config, step) // block
-        )
+        first = tokens_before(self.config, step) // block
+        return self.order.span(first, tokens_at(self.config, step) // block)
 
-    def _accumulate(self, step: int, rehearsal: bool = False) -> Tensor:
+    def _accumulate(self, step: int, is_probe: bool = False) -> Tensor:
         if self.recipe.model.dropout > 0:
-            # Random numbers are a function of seed, step and rank: a resumed run draws the same ones.
+            # Random numbers depend on seed, step and rank: a resumed run draws the same ones.
             torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank)
-        parts = micro_batches(self.windows(step), self.world.rank, self.world.size, self.micro_batch)
+        parts = micro_batches(
+            self.windows(step), self.world.rank, self.world.size, self.micro_batch
+        )
         total = torch.zeros((), device=self.device)
         for i, starts in enumerate(parts):
             ids_BT, targets_BT = self.batches.take(starts)
-            exchange_gradients(self.forward, now=i == len(parts) - 1 and not rehearsal)
+            is_last = i == len(parts) - 1
+            set_gradient_exchange(self.forward, enabled=is_last and not is_probe)
             with devices.autocast(self.config.dtype, self.device):
                 loss = self.forward(ids_BT, targets_BT) / len(parts)
             loss.backward()
             total += loss.detach()
-            if rehearsal:
+            if is_probe:
                 break
         return total
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights and the optimizers' state by name, as this process holds them."""
-        state: dict[str, Tensor] = {}
+    def state(self) -> tuple[checkpoint.Tensors, checkpoint.Tensors]:
+        """Return weights and optimizer state by name, as this process holds them."""
+        state: checkpoint.Tensors = {}
         for optimizer in self.optimizers:
             state |= checkpoint.flatten_optimizer(optimizer, self.names)
         return {name: parameter for parameter, name in self.names.items()}, state
 
-    def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Put a checkpoint's weights and optimizers' state back."""
-        checkpoint.restore_model(self.names, found.model)
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Restore a checkpoint's weights and optimizer state."""
+        checkpoint.restore_model(self.names, saved.model)
         for optimizer in self.optimizers:
-            checkpoint.restore_optimizer(optimizer, self.names, found.optimizer)
+            checkpoint.restore_optimizer(optimizer, self.names, saved.optimizer)
 
-    def whole_network(self) -> GPT:
-        """The network for one process alone; every process of a sharded run must ask."""
+    def full_network(self) -> GPT:
+        """Return the network for one process; every process of a sharded run must call this."""
         if not self.sharded:
             return self.network
-        weights = {name: whole(parameter.detach()) for parameter, name in self.names.items()}
+        weights = {name: full_tensor(parameter.detach()) for parameter, name in self.names.items()}
         network = GPT(self.recipe.model, self.network.vocab_size).to(self.device)
         network.load_state_dict(weights)
         return network
 
-    def weights_are_numbers(self) -> bool:
-        """Whether all weights are finite: one that is not would be in every checkpoint from then on."""
+    def weights_are_finite(self) -> bool:
+        """Return False if a weight is NaN or infinite: every later checkpoint would have it."""
         with torch.no_grad():
-            norms = [whole(norm) for norm in torch._foreach_norm(list(self.names))]
+            norms = [full_tensor(norm) for norm in torch._foreach_norm(list(self.names))]
         return bool(torch.stack(norms).isfinite().all())

@@ -1,7 +1,7 @@
-"""The training loop: one optimizer step after another, measured, evaluated, checkpointed.
+"""The training loop: run steps, log them, evaluate, and write checkpoints.
 
-What a step computes depends on the recipe and the step's number alone: its windows (BatchOrder),
-its learning rate, its random numbers. So a run that was stopped anywhere goes on exactly.
+A step depends only on the recipe and its number: its windows (BatchOrder), its learning rate, its
+random numbers. So a run that was stopped anywhere resumes exactly.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.distributed import StopSignal, World
 from model.gpt import GPT
-from model.step import Steps, Taken
+from model.step import StepResult, StepRunner
 
 
 @dataclass
 class Progress:
-    """What the loop knows besides weights and optimizer; a checkpoint holds it."""
+    """The loop's state besides weights and optimizer; checkpoints contain it."""
 
     step: int = 0
     tokens: int = 0
@@ -50,7 +50,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains ``network`` on ``train`` by ``recipe``; on the main process writes into ``folder``."""
+    """Trains ``network`` on ``train`` as ``recipe`` says; the main process writes to ``folder``."""
 
     def __init__(
         self,
@@ -66,95 +66,105 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.folder = recipe, recipe.train, folder
         self.world, self.device, self.display, self.session = world, device, display, session
-        self.steps = Steps(recipe, network, train, world, device, display.say, display.log_only)
+        self.steps = StepRunner(
+            recipe, network, train, world, device, display.say, display.log_only
+        )
         self.val_batches = TokenBatches(val, recipe.model.block_size, device)
         self.progress = Progress()
         self.saved_step: int | None = None
-        # Steps whose numbers are still on the device: read late, so that a step waits for nothing.
-        self.pending: list[Taken] = []
-        self.said_nan = False
-        # On the main process: of a network, for a step; onto a stream as well.
+        # Steps whose results are still on the device: read late, so that no step waits.
+        self.pending: list[StepResult] = []
+        self.has_warned_of_nan = False
+        # Set on the main process. Arguments: network, step, and a stream to write to as well.
         self.write_sample: Callable[[GPT, int, TextIO | None], None] | None = None
         self.metrics: Metrics | None = None
-        self.writer = checkpoint.BackgroundWriter(folder, self._written)
+        self.writer = checkpoint.CheckpointWriter(folder, self._on_written)
         self.peak_flops = devices.peak_flops(device)
         number_format = devices.number_format(self.config.dtype, device)
-        self.roofline_flops = remembered(devices.device_name(device), number_format, Locations.current())
+        name = devices.device_name(device)
+        self.roofline_flops = remembered(name, number_format, Locations.current())
 
-    # --- resume -------------------------------------------------------------------------------
+    # --- resume -----------------------------------------------------------------------------------
 
     def resume(self) -> bool:
-        """Go on from the newest sound checkpoint of the run, if it has one."""
-        found = checkpoint.newest(self.folder, self.display.say)
-        if found is None:
+        """Restore the run's newest intact checkpoint; return False if there is none."""
+        saved = checkpoint.newest(self.folder, self.display.say)
+        if saved is None:
             return False
-        self.steps.restore(found)
-        self.progress = Progress(**found.state["progress"])
-        self.saved_step = found.step
+        self.steps.restore(saved)
+        self.progress = Progress(**saved.state["progress"])
+        self.saved_step = saved.step
         if self.world.is_main:
-            point_latest(self.folder, found.step)
+            point_latest(self.folder, saved.step)
         return True
 
-    # --- the loop -----------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------
 
     def train(self, stop: StopSignal) -> bool:
-        """Train to the last step; True when done, False when told to stop. A checkpoint is there either way."""
+        """Train to the last step; return False if told to stop. Both end with a checkpoint."""
         if self.world.is_main:
-            known = self.progress.step if self.saved_step is not None else -1  # step 0 is measured anew
-            self.metrics = Metrics(self.folder, known, self.config.wandb_project, self.display.say)
+            # Without a checkpoint step 0 is measured again.
+            logged = self.progress.step if self.saved_step is not None else -1
+            self.metrics = Metrics(self.folder, logged, self.config.wandb_project, self.display.say)
             self.display.recall(self.folder / "metrics.jsonl")
         self.clock = time.perf_counter()
-        tokens = min(len(self.val_batches.stream), self.config.eval_tokens or len(self.val_batches.stream))
-        self.pace = Pace(self.config, self.progress.step, tokens)
-        # Importing torch and reading the data count: they are paid for.
-        since = time.time() - self.session.attempt.started if self.session is not None else 0.0
-        self.began = self.clock - since - self.progress.seconds
-        first, stopped = self.progress.step, False
+        val_tokens = len(self.val_batches.stream)
+        eval_tokens = min(val_tokens, self.config.eval_tokens or val_tokens)
+        self.pace = Pace(self.config, self.progress.step, eval_tokens)
+        # The time to import torch and to read the data counts: it is paid for.
+        startup = time.time() - self.session.attempt.started if self.session is not None else 0.0
+        self.started = self.clock - startup - self.progress.seconds
         try:
             if self.saved_step is None and self.config.init_from is not None:
-                self._evaluate()  # what there was to begin with, kept as the best until it is bettered
+                self._evaluate()  # the initial weights are the best until a later step is better
                 self._save()
-            while self.progress.step < self.config.max_steps:
-                if stop.asked():
-                    stopped = True
-                    break
-                self.pending.append(self.steps.take(self.progress.step))
-                if self.progress.step == first and self.world.is_main:
-                    self.writer.prepare(self.steps.state())
-                self.progress.step += 1
-                self.progress.tokens = tokens_before(self.config, self.progress.step)
-                step, last = self.progress.step, self.progress.step == self.config.max_steps
-                due = last or step % self.config.checkpoint_every == 0
-                evaluate = last or step % self.config.eval_every == 0
-                if due or evaluate or step % self.config.log_every == 0 or self.pace.reads_at(step):
-                    self._read_pending()
-                if evaluate:
-                    self._evaluate()
-                    due |= self.config.keep_best and self.progress.best_step == step
-                if due:
-                    self._save()
-                if self.config.sample_every and step % self.config.sample_every == 0 and not last:
-                    self._sample()
-            if stopped:
+            finished = self._run_steps(stop)
+            if not finished:
                 self._read_pending()
                 self._save()
             elif not math.isfinite(self.progress.train_loss or 0.0):
                 raise Diverged(
-                    f"the last loss is {self.progress.train_loss}: nothing was learnt{self._last_good()}"
+                    f"the last loss is {self.progress.train_loss}: nothing was learned"
+                    f"{self._last_good()}"
                 )
         finally:
             self.writer.wait()
             if self.metrics is not None:
                 self.metrics.close()
-        return not stopped
+        return finished
+
+    def _run_steps(self, stop: StopSignal) -> bool:
+        """Run the steps with evaluations, samples and checkpoints; False if told to stop."""
+        config, first = self.config, self.progress.step
+        while self.progress.step < config.max_steps:
+            if stop.is_set():
+                return False
+            self.pending.append(self.steps.run(self.progress.step))
+            if self.progress.step == first and self.world.is_main:
+                self.writer.prepare(self.steps.state())
+            self.progress.step += 1
+            self.progress.tokens = tokens_before(config, self.progress.step)
+            step, is_last = self.progress.step, self.progress.step == config.max_steps
+            save = is_last or step % config.checkpoint_every == 0
+            evaluate = is_last or step % config.eval_every == 0
+            if save or evaluate or step % config.log_every == 0 or self.pace.reads_at(step):
+                self._read_pending()
+            if evaluate:
+                self._evaluate()
+                save |= config.keep_best and self.progress.best_step == step
+            if save:
+                self._save()
+            if config.sample_every and step % config.sample_every == 0 and not is_last:
+                self._sample()
+        return True
 
     def _read_pending(self) -> None:
-        """Fetch the numbers of the steps since the last time, log them, and stop on one that is none."""
+        """Fetch the results since the last call and log them; stop at a NaN."""
         pending, self.pending = self.pending, []
         if not pending:
             return
-        losses = self.world.mean(torch.stack([taken.loss for taken in pending])).tolist()
-        norms = torch.stack([taken.norm for taken in pending]).tolist()
+        losses = self.world.mean(torch.stack([result.loss for result in pending])).tolist()
+        norms = torch.stack([result.norm for result in pending]).tolist()
         seconds = time.perf_counter() - self.clock
         self.clock += seconds
         self.progress.train_seconds += seconds
@@ -162,7 +172,7 @@ class Trainer:
         first = self.progress.step - len(losses)
         for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._on_nan(self._diverged(first + i, loss, norm))
+                self._on_nan(self._describe_nan(first + i, loss, norm))
         self.progress.train_loss = losses[-1]
         speed = (self.progress.tokens - tokens_before(self.config, first)) / seconds
         flops = speed * self.steps.flops_per_token(self.progress.step - 1)
@@ -171,41 +181,43 @@ class Trainer:
             for ceiling in (self.peak_flops, self.roofline_flops)
         )
         if self.metrics is not None:
-            memory, use = devices.memory_bytes(self.device), devices.gpu_use(self.device, int(self.clock))
-            for i, (loss, norm, taken) in enumerate(zip(losses, norms, pending, strict=True)):
+            common = {
+                "tokens_per_second": round(speed, 1),
+                "mfu": mfu,
+                "mfu_roofline": mfu_roofline,
+                "memory_bytes": devices.memory_bytes(self.device),
+                "gpu_use": devices.gpu_use(self.device, int(self.clock)),
+            }
+            for step, result, loss, norm in zip(
+                range(first + 1, self.progress.step + 1), pending, losses, norms, strict=True
+            ):
+                tokens, rate = tokens_before(self.config, step), result.rate
                 self.metrics.log(
-                    "train",
-                    first + i + 1,
-                    tokens=tokens_before(self.config, first + i + 1),
-                    loss=loss,
-                    lr=taken.rate,
-                    grad_norm=norm,
-                    tokens_per_second=round(speed, 1),
-                    mfu=mfu,
-                    mfu_roofline=mfu_roofline,
-                    memory_bytes=memory,
-                    gpu_use=use,
+                    "train", step, tokens=tokens, loss=loss, lr=rate, grad_norm=norm, **common
                 )
-                self.display.train.append((first + i + 1, loss))
+                self.display.train.append((step, loss))
         left = self.pace.left(self.progress.step)
         if left is None:
-            left = (tokens_before(self.config, self.config.max_steps) - self.progress.tokens) / speed
+            total = tokens_before(self.config, self.config.max_steps)
+            left = (total - self.progress.tokens) / speed
         elif self.session is not None:
-            announce(self.session, self.display, self.progress.step, time.perf_counter() - self.began, left)
+            elapsed = time.perf_counter() - self.started
+            announce(self.session, self.display, self.progress.step, elapsed, left)
         self.display.step(self.progress.step, losses[-1], pending[-1].rate, speed, mfu, left)
-        self._note()
+        self._record_progress()
 
     def _on_nan(self, text: str) -> None:
-        """End the run; with stop_on_nan false, say it once and go on."""
+        """Raise Diverged; with ``stop_on_nan: false`` warn once."""
         if self.config.stop_on_nan:
             raise Diverged(text)
-        if not self.said_nan:
-            self.said_nan = True
+        if not self.has_warned_of_nan:
+            self.has_warned_of_nan = True
             self.display.say(
-                f"{text}. stop_on_nan is false: it goes on, and writes no checkpoint of such weights"
+                f"{text}. stop_on_nan is false: training continues, but checkpoints of such "
+                f"weights are not written"
             )
 
-    def _diverged(self, step: int, loss: float, norm: float) -> str:
+    def _describe_nan(self, step: int, loss: float, norm: float) -> str:
         windows = np.array2string(self.steps.windows(step), threshold=8)
         return no_number(step + 1, loss, norm, windows, self.recipe, self._last_good())
 
@@ -226,34 +238,35 @@ class Trainer:
         step = self.progress.step
         self.progress.val_loss = loss
         best = self.progress.best_val_loss
-        if loss < (math.inf if best is None else best):  # nothing is below what is no number
+        if loss < (math.inf if best is None else best):  # NaN never compares less
             self.progress.best_val_loss, self.progress.best_step = loss, step
         if self.metrics is not None:
             self.metrics.log("val", step, loss=loss, eval_tokens=tokens)
             self.metrics.flush()
         self.display.evaluated(step, loss)
-        self._note()
+        self._record_progress()
         self.clock = time.perf_counter()
         self.pace.evaluation(self.clock - started)
 
     def _sample(self) -> None:
         started = time.perf_counter()
-        network = self.steps.whole_network()
+        network = self.steps.full_network()
         if self.write_sample is not None:
             self.write_sample(network, self.progress.step, None)
         self.clock = time.perf_counter()
         self.pace.sample(self.clock - started)
 
-    # --- checkpoints --------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.progress.step == self.saved_step or not (self.world.is_main or self.steps.sharded):
+        has_part = self.world.is_main or self.steps.sharded
+        if self.progress.step == self.saved_step or not has_part:
             return
         started = time.perf_counter()
-        if not self.steps.weights_are_numbers():
+        if not self.steps.weights_are_finite():
             self._on_nan(no_weights(self.progress.step, self.recipe, self._last_good()))
             return
-        self.progress.seconds = started - self.began
+        self.progress.seconds = started - self.started
         self.saved_step = self.progress.step
         state: dict[str, Any] = {
             "progress": vars(self.progress).copy(),
@@ -267,16 +280,24 @@ class Trainer:
         self.clock = time.perf_counter()
         self.pace.checkpoint(self.clock - started)
 
-    def _written(self, step: int) -> None:
-        """A checkpoint is on the disk: old ones may go."""
+    def _on_written(self, step: int) -> None:
+        """Remove old checkpoints: that of ``step`` is on the disk."""
         best = self.progress.best_step
         keep = {best} if self.config.keep_best and best is not None else set()
         prune(self.folder, self.config.keep_last, keep)
         self.display.log_only(f"checkpoint of step {step} written")
 
-    def _note(self) -> None:
-        if self.session is not None:
-            self.progress.seconds = time.perf_counter() - self.began
-            known = vars(self.progress)
-            names = ("step", "seconds", "tokens", "train_seconds", "train_loss", "val_loss", "best_val_loss")
-            self.session.progress(**{name: known[name] for name in names})
+    def _record_progress(self) -> None:
+        if self.session is None:
+            return
+        p = self.progress
+        p.seconds = time.perf_counter() - self.started
+        self.session.progress(
+            step=p.step,
+            seconds=p.seconds,
+            tokens=p.tokens,
+            train_seconds=p.train_seconds,
+            train_loss=p.train_loss,
+            val_loss=p.val_loss,
+            best_val_loss=p.best_val_loss,
+        )

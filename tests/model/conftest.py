@@ -50,11 +50,29 @@ class Lab:
         launcher = []
         if machine is not None:
             rank, machines, port = machine
-            launcher += ["-m", "torch.distributed.run", f"--nnodes={machines}", f"--node-rank={rank}"]
-            launcher += [f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+            launcher += [
+                "-m",
+                "torch.distributed.run",
+                f"--nnodes={machines}",
+                f"--node-rank={rank}",
+            ]
+            launcher += [
+                f"--nproc-per-node={processes}",
+                "--master-addr=127.0.0.1",
+                f"--master-port={port}",
+            ]
         elif processes > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        what = [job] if job.endswith(".py") else ["-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}"]
+            launcher += [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={processes}",
+            ]
+        what = (
+            [job]
+            if job.endswith(".py")
+            else ["-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}"]
+        )
         process = self._python(*launcher, *what, *words)
         self.started.append(process)
         return process
@@ -86,7 +104,9 @@ class Lab:
         assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
 
-    def train(self, name: str, *overrides: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
+    def train(
+        self, name: str, *overrides: str, processes: int = 1, status: int = 0
+    ) -> tuple[str, str]:
         words = (str(self.recipe), *overrides, "--name", name)
         return self.run("train", *words, processes=processes, status=status)
 

@@ -39,12 +39,17 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
     rows = network_size(recipe.model, recipe.data.tokenizer).rows
     passes = recipe.sequences_per_step // micro_batch_size(recipe.sequences_per_step, micro_batch)
     # As on a GPU: a CPU writes short attention as two products, whose scores are kept, and adds to float32.
-    fused, low = patch("model.gpt.PRODUCTS_UP_TO", 0), patch("model.gpt.LOW_RESIDUAL", ("cpu",))
-    with fused, low, patch.object(GPT, "_initialise", lambda network: None), FakeTensorMode():
+    fused, low = (
+        patch("model.attention.MAX_PRODUCT_POSITIONS", 0),
+        patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
+    )
+    with fused, low, patch.object(GPT, "init_weights", lambda network: None), FakeTensorMode():
         network = GPT(recipe.model, rows)
         network.loss_chunk = recipe.train.loss_chunk
         network.activation_checkpointing = recipe.train.activation_checkpointing
-        for block in network.h:  # fused attention on a GPU keeps no matrix for its dropout; the CPU's would
+        for (
+            block
+        ) in network.h:  # fused attention on a GPU keeps no matrix for its dropout; the CPU's would
             block.attn.dropout = 0.0
         optimizers = make_optimizers(network, recipe.train, DEVICE, World())
         tracker = MemTracker()

@@ -15,8 +15,8 @@ from job.locations import CHECKOUT
 from job.peak_flops import datasheet_flops
 from model import batches
 from model import device as devices
-from model.choices import ending_losses
 from model.distributed import World
+from model.multiple_choice import ending_losses
 from tests.model.test_gpt import network
 
 CUDA = torch.device("cuda", 1)
@@ -27,11 +27,18 @@ def test_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 93)
     devices.gpu_use.cache_clear()
     assert [devices.gpu_use(CUDA, second) for second in (1, 1, 1, 2)] == [0.93] * 4
-    assert asked == [CUDA, CUDA]  # once a second: a small network's step is shorter than the question
+    assert asked == [
+        CUDA,
+        CUDA,
+    ]  # once a second: a small network's step is shorter than the question
 
 
-@pytest.mark.parametrize("error", [ModuleNotFoundError("pynvml"), RuntimeError("NVML"), ValueError("MIG")])
-def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("pynvml"), RuntimeError("NVML"), ValueError("MIG")]
+)
+def test_a_gpu_that_nobody_counts_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(device: torch.device) -> int:
         raise error
 
@@ -42,11 +49,11 @@ def test_a_gpu_that_nobody_counts_ends_no_run(monkeypatch: pytest.MonkeyPatch, e
 
 def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(devices, "GPU", Path("/dev/null"))
+    monkeypatch.setattr(devices, "FIRST_GPU", Path("/dev/null"))
     with pytest.raises(UserError, match=r"there is a GPU, and torch \(CUDA 13.0\) can't use it"):
         devices.pick_device(None, 0)
     assert devices.pick_device("cpu", 0).type == "cpu"
-    monkeypatch.setattr(devices, "GPU", Path("/dev/none"))
+    monkeypatch.setattr(devices, "FIRST_GPU", Path("/dev/none"))
     assert devices.pick_device(None, 0).type == "cpu"
 
 
@@ -100,8 +107,12 @@ class OnApple(torch.Tensor):
 
 def test_a_validation_loss_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [0.1, 2.5, 3.3]
-    parts = [(torch.tensor(loss), None, tokens) for loss, tokens in zip(losses, (32, 32, 7), strict=True)]
-    monkeypatch.setattr(batches, "validation_batches", lambda *_: [*parts, (torch.tensor(9.9), None, 0)])
+    parts = [
+        (torch.tensor(loss), None, tokens) for loss, tokens in zip(losses, (32, 32, 7), strict=True)
+    ]
+    monkeypatch.setattr(
+        batches, "validation_batches", lambda *_: [*parts, (torch.tensor(9.9), None, 0)]
+    )
 
     class Network(torch.nn.Module):
         def forward(self, loss: torch.Tensor, _: None) -> torch.Tensor:
@@ -113,7 +124,10 @@ def test_a_validation_loss_needs_no_float64_of_the_device(monkeypatch: pytest.Mo
     assert (loss, tokens) == (pytest.approx(in_float64, rel=1e-15), 71)
     monkeypatch.setattr(batches, "validation_batches", lambda *_: [(torch.tensor(9.9), None, 0)])
     alone = type("Other", (World,), {"sum": lambda self, tensor: tensor + 1.0})()
-    assert batches.validation_loss(Network(), apple, None, 1, alone) == (1.0, 1)  # no window of its own
+    assert batches.validation_loss(Network(), apple, None, 1, alone) == (
+        1.0,
+        1,
+    )  # no window of its own
 
 
 def test_multiple_choice_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

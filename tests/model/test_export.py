@@ -44,12 +44,16 @@ def test_a_pipeline_writes_what_the_run_itself_does(lab: Lab, transformers: Any)
     _, err = lab.train(
         "next", *TRAINED[:1], "max_steps=0", f"init_from={lab.folder / 'out'}", "warmup_steps=0"
     )
-    assert f"first weights: {lab.folder / 'out'}" in err
+    assert f"initial weights: {lab.folder / 'out'}" in err
 
 
-def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(tmp_path: Path, transformers: Any) -> None:
+def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(
+    tmp_path: Path, transformers: Any
+) -> None:
     tokenizer = ByteTokenizer()
-    network = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=32), tokenizer.padded_vocab_size)
+    network = GPT(
+        ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=32), tokenizer.padded_vocab_size
+    )
     torch.nn.init.ones_(network.ln_f.bias)
     with torch.no_grad():  # the padding has the largest logits, then the end of text, then all else
         network.wte.weight[tokenizer.vocab_size :] += 10

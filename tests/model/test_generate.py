@@ -11,9 +11,8 @@ import torch
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.locations import CONFIGS
 from job.recipe import load
-from model.generate import Sampling, generate
 from model.gpt import GPT
-from model.sample import prompt_tokens
+from model.sample import Sampling, generate, prompt_tokens
 from model.train import _sample
 from tests.model.test_gpt import network
 
@@ -120,7 +119,9 @@ def test_one_token_a_row_for_each_sample(samples: int) -> None:
     assert all(len(row) == samples for row in text(num_samples=samples))
 
 
-def test_an_empty_prompt_begins_behind_the_end_of_a_text_or_a_line_feed_or_the_first_character() -> None:
+def test_an_empty_prompt_begins_behind_the_end_of_a_text_or_a_line_feed_or_the_first_character() -> (
+    None
+):
     recipe = load(CONFIGS / "quickstart.yaml")
     tokenizers = (ByteTokenizer(), CharTokenizer("\tA\n"), CharTokenizer("ACGT"))
     assert [prompt_tokens("", tokenizer, recipe) for tokenizer in tokenizers] == [[256], [1], [0]]

@@ -10,7 +10,8 @@ import torch
 from job.exit_status import UserError
 from job.locations import CONFIGS
 from job.recipe import ModelConfig, load
-from model.gpt import GPT, IGNORED, KERNEL_ORDERS, SquaredReLU, attend, attention_mask, block_mask
+from model.attention import KERNEL_ORDERS, attend, attention_mask, block_mask
+from model.gpt import GPT, IGNORE_INDEX, SquaredReLU
 from model.hugging_face import export, read_weights
 
 
@@ -76,7 +77,7 @@ def test_on_a_gpu_the_blocks_add_to_bfloat16(variant: str, monkeypatch: pytest.M
             return float(net(tokens, tokens.roll(-1, 1)))
 
     cpu = loss()
-    monkeypatch.setattr("model.gpt.LOW_RESIDUAL", ("cpu",))
+    monkeypatch.setattr("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",))
     assert loss() == pytest.approx(cpu, rel=0.01)
     assert seen == {torch.float32, torch.bfloat16}
 
@@ -136,7 +137,7 @@ def test_it_begins_at_the_loss_of_a_uniform_guess(variant: str) -> None:
 def test_ignored_targets_count_for_nothing() -> None:
     made, tokens = network(), ids()
     targets = tokens.clone()
-    targets[1] = IGNORED
+    targets[1] = IGNORE_INDEX
     assert torch.allclose(made(tokens, targets), made(tokens[:1], tokens[:1]), atol=1e-6)
 
 
@@ -165,7 +166,7 @@ def test_attention_written_as_products_is_attention(start: int, positions: int) 
 def test_a_window_is_the_newest_tokens(
     monkeypatch: pytest.MonkeyPatch, products: int, start: int, positions: int, window: int
 ) -> None:
-    monkeypatch.setattr("model.gpt.PRODUCTS_UP_TO", products)
+    monkeypatch.setattr("model.attention.MAX_PRODUCT_POSITIONS", products)
     torch.manual_seed(0)
     end = start + positions
     q, k, v = torch.randn(2, 3, positions, 8), torch.randn(2, 3, end, 8), torch.randn(2, 3, end, 8)
@@ -181,7 +182,7 @@ def test_a_window_is_the_newest_tokens(
 def test_the_cache_changes_nothing_with_windows(
     monkeypatch: pytest.MonkeyPatch, window: int, products: int
 ) -> None:
-    monkeypatch.setattr("model.gpt.PRODUCTS_UP_TO", products)
+    monkeypatch.setattr("model.attention.MAX_PRODUCT_POSITIONS", products)
     made, tokens = network(n_layer=4, attention_pattern="SSL", window_size=window), ids()
     expected = made(tokens)
     cache = made.new_cache(2, 32)
@@ -203,7 +204,12 @@ def test_the_pattern_is_repeated_and_the_last_block_sees_all() -> None:
         True,
         False,
     ]
-    assert network(n_layer=4, attention_pattern="S", window_size=4).short == [True, True, True, False]
+    assert network(n_layer=4, attention_pattern="S", window_size=4).short == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert network(n_layer=4).short == [False] * 4
 
 
@@ -225,8 +231,11 @@ def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
     compiled = torch.compile(made, dynamic=False, fullgraph=True, backend=as_it_is)
     for window in (32, 128, 7):
         gradients = []
-        for forward, mask in ((made, None), (compiled, block_mask(160, window, torch.device("cpu")))):
-            made.see(window, mask)
+        for forward, mask in (
+            (made, None),
+            (compiled, block_mask(160, window, torch.device("cpu"))),
+        ):
+            made.set_attention_window(window, mask)
             made.zero_grad()
             forward(tokens, tokens.roll(-1, 1)).backward()
             gradients.append(made.h[0].attn.c_attn.weight.grad.clone())
@@ -237,13 +246,19 @@ def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_s_flex_attention_gives_what_the_mask_gives() -> None:
-    shape = {"n_layer": 3, "n_embd": 256, "block_size": 320, "attention_pattern": "SSL", "window_size": 100}
+    shape = {
+        "n_layer": 3,
+        "n_embd": 256,
+        "block_size": 320,
+        "attention_pattern": "SSL",
+        "window_size": 100,
+    }
     made, tokens = network(**shape).cuda().train(), ids(length=320).cuda()
     compiled = torch.compile(made, dynamic=False, fullgraph=True)
     for window in (100, 37):
         results = []
         for forward, mask in ((made, None), (compiled, block_mask(320, window, tokens.device))):
-            made.see(window, mask)
+            made.set_attention_window(window, mask)
             made.zero_grad()
             with torch.autocast("cuda", torch.bfloat16):
                 loss = forward(tokens, tokens.roll(-1, 1))
@@ -272,5 +287,7 @@ def test_the_recipes_named_after_gpt2_have_its_sizes(recipe: str) -> None:
     config = load(CONFIGS / f"{recipe}.yaml").model
     with torch.device("meta"):
         made = GPT(config, vocab_size=50257)
-    published = {"gpt2_124m": 124.4, "gpt2_350m": 354.8, "gpt2_774m": 774.0, "gpt2_1558m": 1557.6}[recipe]
+    published = {"gpt2_124m": 124.4, "gpt2_350m": 354.8, "gpt2_774m": 774.0, "gpt2_1558m": 1557.6}[
+        recipe
+    ]
     assert made.num_parameters() / 1e6 == pytest.approx(published, rel=2e-3)  # without biases

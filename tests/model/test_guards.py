@@ -26,14 +26,14 @@ leave(main({words!r}))
 
 POISON = """
 import torch, model.step as steps
-take = steps.Steps.take
+take = steps.StepRunner.run
 def poisoned(self, step):
     taken = take(self, step)
     if step == 24:
         with torch.no_grad():
             self.network.wte.weight[0, 0] = float("inf")
     return taken
-steps.Steps.take = poisoned
+steps.StepRunner.run = poisoned
 from model.train import main
 raise SystemExit(main({words!r}))
 """
@@ -59,8 +59,8 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
     common = ("max_steps=20", "dropout=0.1")
     code = SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=8"))
     _, err = lab.run_python(code)
-    assert "out of memory with micro_batch 8: going on with 4, accumulated 2 times" in err
-    assert "with micro_batch 4: going on with 2, accumulated 4 times" in err
+    assert "out of memory with micro_batch 8: continuing with 4, accumulated 2 times" in err
+    assert "with micro_batch 4: continuing with 2, accumulated 4 times" in err
     lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"))
     assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
@@ -69,9 +69,11 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
 def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab: Lab) -> None:
     # The modern network has buffers, which are not exchanged.
     script, common = lab.folder / "small.py", ("variant=modern", "max_steps=20")
-    script.write_text(SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=4")))
+    script.write_text(
+        SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=4"))
+    )
     _, err = lab.run(str(script), processes=2)
-    assert "out of memory with micro_batch 4: going on with 2, accumulated 2 times" in err
+    assert "out of memory with micro_batch 4: continuing with 2, accumulated 2 times" in err
     lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"), processes=2)
     assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
@@ -110,13 +112,19 @@ def test_weights_that_are_no_numbers_are_never_written(lab: Lab) -> None:
 def test_the_guard_can_be_switched_off(lab: Lab) -> None:
     overrides = ("lr=1e30", "grad_clip=0", "warmup_steps=0", "max_steps=30", "stop_on_nan=false")
     _, err = lab.train("wild", *overrides, status=ExitStatus.JOB_FAILED)
-    assert err.count("stop_on_nan is false: it goes on") == 1
+    assert err.count("stop_on_nan is false: training continues") == 1
     assert "step 30/30" in err
     assert "the last loss is nan" in err
 
 
 def test_an_evaluation_that_is_no_number_is_not_the_best(lab: Lab) -> None:
-    overrides = ("max_steps=30", "eval_every=10", "checkpoint_every=30", "keep_last=1", "stop_on_nan=false")
+    overrides = (
+        "max_steps=30",
+        "eval_every=10",
+        "checkpoint_every=30",
+        "keep_last=1",
+        "stop_on_nan=false",
+    )
     lab.run_python(WILD_AT_FIRST.format(words=words(lab, "wild", *overrides)))
     record = read_record(lab.run_folder("wild"))
     assert record is not None

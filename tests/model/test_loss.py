@@ -13,7 +13,10 @@ from model.loss import chunked_cross_entropy, cross_entropy
 @pytest.mark.parametrize("cap", [None, 15.0])
 def test_chunks_change_nothing(chunk: int, cap: float | None) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(64, 16, dtype=torch.float64), torch.randn(50, 16, dtype=torch.float64) * 3
+    x, weight = (
+        torch.randn(64, 16, dtype=torch.float64),
+        torch.randn(50, 16, dtype=torch.float64) * 3,
+    )
     targets = torch.randint(0, 50, (64,))
     targets[::5] = -100
     results = []

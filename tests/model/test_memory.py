@@ -33,7 +33,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "gpt2_350m": {"variant": "gpt2", "n_layer": 24, "n_head": 16, "n_embd": 1024},
     "modern_124m": {"variant": "modern", "n_head": 6},
-    "modern_1b": {"variant": "modern", "n_layer": 24, "n_head": 16, "n_embd": 2048, "block_size": 2048},
+    "modern_1b": {
+        "variant": "modern",
+        "n_layer": 24,
+        "n_head": 16,
+        "n_embd": 2048,
+        "block_size": 2048,
+    },
 }
 
 
@@ -60,7 +66,12 @@ MUON = {"optimizer": "muon"}
     [
         ("quickstart", 8, False, {}),
         ("shakespeare_char_cpu", 12, True, {}),
-        ("shakespeare_char", 64, True, {"variant": "gpt2", "dropout": 0.2, "global_batch_tokens": 16384}),
+        (
+            "shakespeare_char",
+            64,
+            True,
+            {"variant": "gpt2", "dropout": 0.2, "global_batch_tokens": 16384},
+        ),
         ("gpt2_shallow", 16, True, {}),
         ("gpt2_shallow", 1, True, {}),
         ("gpt2_shallow", 16, False, {}),
@@ -94,7 +105,9 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     room = 80e9
     size = largest_micro_batch(settings, room)
     assert size is not None
-    assert training_memory(settings, size).on_gpu <= room < training_memory(settings, 2 * size).on_gpu
+    assert (
+        training_memory(settings, size).on_gpu <= room < training_memory(settings, 2 * size).on_gpu
+    )
     assert settings.sequences_per_step % size == 0
     assert largest_micro_batch(settings, 1e9) is None
 
@@ -109,6 +122,8 @@ def test_auto_takes_what_fits_and_a_number_stays() -> None:
     assert chosen_micro_batch(auto, 1e12, processes=16) == 32
 
 
-@pytest.mark.parametrize(("sequences", "most", "size"), [(12, 12, 12), (12, 16, 12), (12, 5, 4), (7, 3, 1)])
+@pytest.mark.parametrize(
+    ("sequences", "most", "size"), [(12, 12, 12), (12, 16, 12), (12, 5, 4), (7, 3, 1)]
+)
 def test_micro_batches_are_of_one_size(sequences: int, most: int, size: int) -> None:
     assert micro_batch_size(sequences, most) == size

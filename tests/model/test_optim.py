@@ -7,7 +7,7 @@ import torch
 
 from job.recipe import TrainConfig
 from model.distributed import World
-from model.optim import Muon, make_optimizers, orthogonal
+from model.optim import Muon, make_optimizers, orthogonalize
 from tests.model.test_gpt import ids, network
 
 CPU = torch.device("cpu")
@@ -31,14 +31,16 @@ def test_every_parameter_has_one_optimizer(variant: str) -> None:
     assert len(given) == len(set(given)) == len(list(net.parameters()))
     muon = next(o for o in made if isinstance(o, Muon))
     matrices = {id(p) for group in muon.param_groups for p in group["params"]}
-    assert matrices == {id(p) for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2}
+    assert matrices == {
+        id(p) for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 40, 40), (2, 96, 32), (2, 32, 128)])
 def test_singular_values_come_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonal(torch.randn(shape), dtype).float())
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), dtype).float())
     assert values.min() > 0.5
     assert values.max() < 1.3
 

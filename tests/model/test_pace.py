@@ -42,7 +42,9 @@ def test_samples_on_the_way_count() -> None:
     pace = after_fifty(eval_every=10_000, checkpoint_every=10_000, sample_every=100)
     pace.evaluation(0.0)
     pace.sample(2.0)
-    assert pace.left(50) == pytest.approx(95.0 + 9 * 2.0)  # the one at the end comes after the training
+    assert pace.left(50) == pytest.approx(
+        95.0 + 9 * 2.0
+    )  # the one at the end comes after the training
 
 
 def test_an_attempt_that_resumes_measures_anew() -> None:
@@ -54,23 +56,38 @@ def test_an_attempt_that_resumes_measures_anew() -> None:
 
 
 def test_the_time_left_follows_the_tokens_of_the_steps_to_come() -> None:
-    pace = after_fifty(batch_schedule=[[200, 200], [600, 400]], eval_every=10_000, checkpoint_every=10_000)
+    pace = after_fifty(
+        batch_schedule=[[200, 200], [600, 400]], eval_every=10_000, checkpoint_every=10_000
+    )
     pace.evaluation(0.0)
     assert pace.left(50) == pytest.approx(0.1 * (150 + 2 * 400 + 4 * 400))
-    pace.steps(250, 300, 0.1 * (150 + 2 * 100))  # over the first boundary: a token takes as long as before
+    pace.steps(
+        250, 300, 0.1 * (150 + 2 * 100)
+    )  # over the first boundary: a token takes as long as before
     assert pace.left(300) == pytest.approx(0.1 * (2 * 300 + 4 * 400))
 
 
-@pytest.mark.parametrize(("steps", "schedule"), [(150, []), (120, [[80, 512]])], ids=["even", "doubling"])
-def test_a_run_says_after_50_steps_when_it_will_end(lab: Lab, steps: int, schedule: list[list[int]]) -> None:
+@pytest.mark.parametrize(
+    ("steps", "schedule"), [(150, []), (120, [[80, 512]])], ids=["even", "doubling"]
+)
+def test_a_run_says_after_50_steps_when_it_will_end(
+    lab: Lab, steps: int, schedule: list[list[int]]
+) -> None:
     # Most of a step is a sleep for its tokens, so that other work on the machine does not change its length.
-    trainer = "import time, model.step as t; step = t.Steps._accumulate\n"
-    slow = (
-        "t.Steps._accumulate = lambda self, n: (time.sleep(0.004 * len(self.windows(n))), step(self, n))[1]\n"
-    )
-    words = [str(lab.recipe), f"max_steps={steps}", "eval_every=50", "checkpoint_every=50", "--name", "run"]
+    trainer = "import time, model.step as t; step = t.StepRunner._accumulate\n"
+    slow = "t.StepRunner._accumulate = lambda self, n: (time.sleep(0.004 * len(self.windows(n))), step(self, n))[1]\n"
+    words = [
+        str(lab.recipe),
+        f"max_steps={steps}",
+        "eval_every=50",
+        "checkpoint_every=50",
+        "--name",
+        "run",
+    ]
     words.append(f"batch_schedule={schedule}")
-    _, err = lab.run_python(f"{trainer}{slow}from model.train import main; raise SystemExit(main({words!r}))")
+    _, err = lab.run_python(
+        f"{trainer}{slow}from model.train import main; raise SystemExit(main({words!r}))"
+    )
     assert "in all by its first 50 steps" in err
     record = read_record(lab.run_folder("run"))
     assert record is not None

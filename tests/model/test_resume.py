@@ -21,19 +21,27 @@ from tests.waiting import wait_for
 def final_bytes(run: Path) -> tuple[bytes, bytes]:
     """Weights and optimizer of the newest checkpoint, as they lie on the disk."""
     folder = run / (run / "latest").read_text().strip()
-    return (folder / "model.safetensors").read_bytes(), (folder / "optimizer.safetensors").read_bytes()
+    return (folder / "model.safetensors").read_bytes(), (
+        folder / "optimizer.safetensors"
+    ).read_bytes()
 
 
 def losses(run: Path) -> dict[int, float]:
-    return {m["step"]: m["loss"] for m in read_metrics(run / "metrics.jsonl") if m["kind"] == "train"}
+    return {
+        m["step"]: m["loss"] for m in read_metrics(run / "metrics.jsonl") if m["kind"] == "train"
+    }
 
 
-@pytest.mark.parametrize("overrides", [(), ("dropout=0.1", "model.variant=gpt2")], ids=["plain", "dropout"])
+@pytest.mark.parametrize(
+    "overrides", [(), ("dropout=0.1", "model.variant=gpt2")], ids=["plain", "dropout"]
+)
 def test_killed_at_several_points_the_weights_are_bit_equal(
     lab: Lab, unbroken: Unbroken, overrides: tuple[str, ...]
 ) -> None:
     for step in (5, 25, 40):  # before the first checkpoint, between two, at one
-        assert lab.train_until_step("killed", step, *overrides, how=signal.SIGKILL) == -signal.SIGKILL
+        assert (
+            lab.train_until_step("killed", step, *overrides, how=signal.SIGKILL) == -signal.SIGKILL
+        )
     lab.train("killed", *overrides)
     assert final_bytes(lab.run_folder("killed")) == final_bytes(unbroken(*overrides))
     assert losses(lab.run_folder("killed")) == losses(unbroken(*overrides))
@@ -48,8 +56,14 @@ def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) ->
     words = (*words, "checkpoint_every=8")
     schedule = "window_schedule=[[0, 4], [20, 16]]"
     lab.train("unbroken", *words, schedule)
-    for step in (12, 26):  # back to the checkpoints of step 8, before the change, and of step 24, behind it
-        assert lab.train_until_step("killed", step, *words, schedule, how=signal.SIGKILL) == -signal.SIGKILL
+    for step in (
+        12,
+        26,
+    ):  # back to the checkpoints of step 8, before the change, and of step 24, behind it
+        assert (
+            lab.train_until_step("killed", step, *words, schedule, how=signal.SIGKILL)
+            == -signal.SIGKILL
+        )
     lab.train("killed", *words, schedule)
     run = lab.run_folder("unbroken")
     assert final_bytes(lab.run_folder("killed")) == final_bytes(run)
@@ -95,7 +109,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab, unbroken: Unbroken)
     data[-1] ^= 1
     (newest / "model.safetensors").write_bytes(data)
     _, err = lab.train("damaged")
-    assert f"damaged checkpoint passed over: {newest.name}: model.safetensors has changed" in err
+    assert f"skipping a damaged checkpoint: {newest.name}: model.safetensors has changed" in err
     assert final_bytes(run) == final_bytes(unbroken())
 
 
@@ -138,7 +152,9 @@ def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
     _, err = lab.train("begun", "max_steps=20", "lr=1e-3", status=ExitStatus.USAGE)
     assert "train.lr: 0.003 → 0.001" in err
     assert "--name" in err
-    lab.train("begun", "max_steps=20", "log_every=2")  # what does not alter the computation may change
+    lab.train(
+        "begun", "max_steps=20", "log_every=2"
+    )  # what does not alter the computation may change
 
 
 def test_a_finished_run_that_is_made_longer_ends_as_if_it_had_been_so_long(
@@ -147,7 +163,7 @@ def test_a_finished_run_that_is_made_longer_ends_as_if_it_had_been_so_long(
     words = ("schedule=constant", "dropout=0.1")
     lab.train("longer", *words, "max_steps=20")
     _, err = lab.train("longer", *words, "max_steps=40")
-    assert "run longer goes on from step 20" in err
+    assert "run longer resumes from step 20" in err
     long = unbroken(*words, "max_steps=40")
     assert final_bytes(lab.run_folder("longer")) == final_bytes(long)
     assert losses(lab.run_folder("longer")) == losses(long)

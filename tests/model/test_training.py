@@ -26,7 +26,11 @@ def test_two_processes_give_the_curve_of_one(lab: Lab) -> None:
     assert len(one) == 30
     assert max(abs(one[step] - two[step]) for step in one) < 1e-5
     val = [
-        [m["loss"] for m in read_metrics(lab.run_folder(name) / "metrics.jsonl") if m["kind"] == "val"]
+        [
+            m["loss"]
+            for m in read_metrics(lab.run_folder(name) / "metrics.jsonl")
+            if m["kind"] == "val"
+        ]
         for name in ("one", "two")
     ]
     assert val[0] == pytest.approx(val[1], abs=1e-5)
@@ -77,17 +81,28 @@ def test_a_growing_batch_reads_the_data_on_where_it_was(lab: Lab) -> None:
     words = ("max_steps=20", "batch_schedule=[[5, 512], [12, 1024]]")
     lab.train("run", *words, "micro_batch=4")
     lines = [
-        line for line in read_metrics(lab.run_folder("run") / "metrics.jsonl") if line["kind"] == "train"
+        line
+        for line in read_metrics(lab.run_folder("run") / "metrics.jsonl")
+        if line["kind"] == "train"
     ]
     tokens = [line["tokens"] for line in lines]
-    assert [tokens[step - 1] for step in (1, 5, 6, 12, 13, 20)] == [256, 1280, 1792, 4864, 5888, 13056]
+    assert [tokens[step - 1] for step in (1, 5, 6, 12, 13, 20)] == [
+        256,
+        1280,
+        1792,
+        4864,
+        5888,
+        13056,
+    ]
     lab.train_until_step("cut", 10, *words, "micro_batch=2", how=signal.SIGTERM)
     lab.train("cut", *words, "micro_batch=4")
     whole, cut = losses(lab.run_folder("run")), losses(lab.run_folder("cut"))
     assert max(abs(whole[step] - cut[step]) for step in whole) < 1e-5
 
 
-@pytest.mark.parametrize("schedule", ["[[5]]", "[[9, 256], [5, 512]]", "[[5, 100]]", "[[9999, 256]]"])
+@pytest.mark.parametrize(
+    "schedule", ["[[5]]", "[[9, 256], [5, 512]]", "[[5, 100]]", "[[9999, 256]]"]
+)
 def test_a_batch_schedule_that_can_not_be_is_named(schedule: str) -> None:
     with pytest.raises(RecipeError, match="batch_schedule"):
         load(CONFIGS / "quickstart.yaml", [f"batch_schedule={schedule}"])
@@ -95,9 +110,7 @@ def test_a_batch_schedule_that_can_not_be_is_named(schedule: str) -> None:
 
 def test_a_kernel_of_a_gpu_is_refused_on_a_cpu(lab: Lab) -> None:
     _, err = lab.train("run", "train.attention=cudnn", "--device", "cpu", status=ExitStatus.USAGE)
-    assert (
-        "argument 'train.attention=cudnn': cudnn is one of a GPU's kernels; on cpu there is no choice" in err
-    )
+    assert "argument 'train.attention=cudnn': cudnn is a GPU kernel; on cpu use auto" in err
     assert not lab.run_folder("run").exists()
 
 
@@ -149,7 +162,9 @@ def test_two_machines_meet_and_give_the_curve_of_one(lab: Lab) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_step_and_batch(lab: Lab) -> None:
-    _, err = lab.train("wild", "lr=1e30", "grad_clip=0", "warmup_steps=0", status=ExitStatus.JOB_FAILED)
+    _, err = lab.train(
+        "wild", "lr=1e30", "grad_clip=0", "warmup_steps=0", status=ExitStatus.JOB_FAILED
+    )
     assert "in step" in err
     assert "begins at tokens [" in err
     record = read_record(lab.run_folder("wild"))
@@ -163,7 +178,7 @@ def test_a_prompt_that_can_not_be_written_is_named_before_anything_is_trained(la
     words = ("data.dataset=letters", "tokenizer=chars", "prompt=the Ω")
     _, err = lab.train("greek", *words, status=ExitStatus.USAGE)
     assert "argument 'prompt=the Ω': the character 'Ω' (U+03A9) is not among the" in err
-    assert err.rstrip().endswith("give another: prompt=TEXT")
+    assert err.rstrip().endswith("give another prompt: prompt=TEXT")
     assert not lab.run_folder("greek").exists()
 
 
@@ -216,9 +231,18 @@ def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_of_another(lab: Lab) -> None:
+def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_of_another(
+    lab: Lab,
+) -> None:
     lab.train("first", "max_steps=20")
-    words = ("max_steps=10", "init_from=first", "lr=1e-4", "warmup_steps=0", "shard=true", "micro_batch=2")
+    words = (
+        "max_steps=10",
+        "init_from=first",
+        "lr=1e-4",
+        "warmup_steps=0",
+        "shard=true",
+        "micro_batch=2",
+    )
     lab.train("second", *words, processes=2)
     run = lab.run_folder("second")
     before, weights = losses(run), final_bytes(run)
@@ -229,7 +253,7 @@ def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_
     record.status = "running"  # as a kill leaves it
     record.write(run)
     _, err = lab.train("second", *words, processes=2)
-    assert "damaged checkpoint passed over" in err
+    assert "skipping a damaged checkpoint" in err
     assert losses(run) == before
     assert final_bytes(run) == weights
 
@@ -248,7 +272,7 @@ def test_first_weights_that_are_damaged_or_missing_leave_no_run_behind(lab: Lab)
     lab.train("second", "max_steps=10", "init_from=frist", status=ExitStatus.ERROR)
     # The run whose newest checkpoint is damaged serves with the one before it.
     _, err = lab.train("second", "max_steps=10", "warmup_steps=0", f"init_from={damaged.parent}")
-    assert "damaged checkpoint passed over" in err
+    assert "skipping a damaged checkpoint" in err
     assert losses(lab.run_folder("second"))[1] < losses(lab.run_folder("first"))[5]
 
 

@@ -41,10 +41,12 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_the_first_checkpoint_waits_for_no_memory(tmp_path: Path, pinned: list[tuple[int, ...]]) -> None:
+def test_the_first_checkpoint_waits_for_no_memory(
+    tmp_path: Path, pinned: list[tuple[int, ...]]
+) -> None:
     weights = {"w": torch.ones(2, 3).as_subclass(OnGpu)}
     state = {"w:exp_avg": torch.zeros(2, 3).as_subclass(OnGpu)}
-    writer = checkpoint.BackgroundWriter(tmp_path, lambda step: None)
+    writer = checkpoint.CheckpointWriter(tmp_path, lambda step: None)
     writer.prepare((weights, state))
     writer.wait()
     assert pinned == [(2, 3), (2, 3)]
@@ -58,19 +60,23 @@ def test_the_first_checkpoint_waits_for_no_memory(tmp_path: Path, pinned: list[t
     assert found.model["w"].tolist() == [[2.0] * 3] * 2
 
 
-def test_a_process_that_writes_nothing_holds_no_copies(tmp_path: Path, pinned: list[tuple[int, ...]]) -> None:
-    writer = checkpoint.BackgroundWriter(tmp_path, lambda step: None)
+def test_a_process_that_writes_nothing_holds_no_copies(
+    tmp_path: Path, pinned: list[tuple[int, ...]]
+) -> None:
+    writer = checkpoint.CheckpointWriter(tmp_path, lambda step: None)
     writer.submit(7, ({"w": torch.ones(2, 3).as_subclass(OnGpu)}, {}), {}, write=False)
     writer.wait()
     assert (pinned, writer.copies, list(tmp_path.iterdir())) == ([], {}, [])
 
 
-def test_memory_that_can_not_be_had_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_can_not_be_had_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more locked memory")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    writer = checkpoint.BackgroundWriter(tmp_path, lambda step: None)
+    writer = checkpoint.CheckpointWriter(tmp_path, lambda step: None)
     writer.prepare(({"w": torch.ones(2).as_subclass(OnGpu)}, {}))
     with pytest.raises(RuntimeError, match="no more locked memory"):
         writer.wait()
@@ -79,7 +85,9 @@ def test_memory_that_can_not_be_had_ends_the_run(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     "manifest", ["null", "{}", "[]", '{"model.safetensors": null}', '{"state.json": {}}']
 )
-def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(tmp_path: Path, manifest: str) -> None:
+def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(
+    tmp_path: Path, manifest: str
+) -> None:
     for step in (1, 2):
         checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1)}, {}, {}))
     (tmp_path / "step_00000002" / "manifest.json").write_text(manifest)
@@ -88,7 +96,7 @@ def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(tmp_path: Path, 
     assert found is not None
     assert found.step == 1
     assert said == [
-        "damaged checkpoint passed over: step_00000002: manifest.json is missing or unreadable; going back to the one before"
+        "skipping a damaged checkpoint: step_00000002: manifest.json is missing or unreadable; trying the previous one"
     ]
 
 
@@ -103,11 +111,13 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(checkpoint, "save_file", save)
 
 
-def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: Callable[[], None]) -> None:
+def test_a_full_disk_keeps_what_is_whole_and_nothing_else(
+    tmp_path: Path, full: Callable[[], None]
+) -> None:
     for step in (1, 2):
         checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1 << 18)}, {}, {}))
     full()
-    writer = checkpoint.BackgroundWriter(tmp_path, pytest.fail)
+    writer = checkpoint.CheckpointWriter(tmp_path, pytest.fail)
     writer.submit(3, ({"w": torch.ones(1 << 18)}, {}), {})
     with pytest.raises(DiskFull) as raised:
         writer.wait()
@@ -118,7 +128,11 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: 
         f"(its oldest checkpoint is {tmp_path}/step_00000001) and type `runner resume {tmp_path.name}`"
         in said
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest",
+        "step_00000001",
+        "step_00000002",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,9 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(tmp_path: Path, full: 
         ),
     ],
 )
-def test_what_the_system_refuses_ends_a_training_in_one_line(lab: Lab, error: str, words: str) -> None:
+def test_what_the_system_refuses_ends_a_training_in_one_line(
+    lab: Lab, error: str, words: str
+) -> None:
     _, err = lab.run_python(
         "import sys\n"
         "from safetensors import SafetensorError\n"
@@ -143,7 +159,9 @@ def test_what_the_system_refuses_ends_a_training_in_one_line(lab: Lab, error: st
         status=100,
     )
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: " + words.replace("RUN", str(lab.run_folder("t"))))
+    assert err.splitlines()[-1].startswith(
+        "error: " + words.replace("RUN", str(lab.run_folder("t")))
+    )
     assert '"status": "failed"' in (lab.run_folder("t") / "run.json").read_text()
 
 
@@ -170,6 +188,8 @@ def test_an_error_of_the_system_names_a_file_or_the_fullest_volume(
     assert not [*tmp_path.iterdir()]  # no half a file
     for name in ("DATA_PATH", "CHECKPOINTS_PATH", "CACHE_PATH"):
         monkeypatch.setenv(name, str(tmp_path))
-    assert in_words(OSError(errno.ENOSPC, "No space left on device")).startswith(f"{tmp_path}: no space left")
+    assert in_words(OSError(errno.ENOSPC, "No space left on device")).startswith(
+        f"{tmp_path}: no space left"
+    )
     with pytest.raises(FileNotFoundError, match="gone"), naming(tmp_path / "gone"):
         raise SafetensorError("I/O error: No such file or directory (os error 2)")

@@ -13,8 +13,8 @@ import torch
 from corpus.questions import Question, WrongLines, accuracies, read_questions
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.exit_status import ExitStatus
-from model.choices import ending_losses
 from model.gpt import GPT
+from model.multiple_choice import ending_losses
 from tests.model.conftest import Lab
 from tests.model.test_gpt import network
 
@@ -41,8 +41,13 @@ def test_batches_agree_with_one_ending_at_a_time(variant: str) -> None:
     rng, block, vocab = random.Random(0), net.config.block_size, net.vocab_size
     questions = [
         Question(
-            [rng.randrange(vocab) for _ in range(rng.randint(1, 2 * block))],  # some longer than the context
-            [[rng.randrange(vocab) for _ in range(rng.randint(1, block))] for _ in range(rng.choice([2, 4]))],
+            [
+                rng.randrange(vocab) for _ in range(rng.randint(1, 2 * block))
+            ],  # some longer than the context
+            [
+                [rng.randrange(vocab) for _ in range(rng.randint(1, block))]
+                for _ in range(rng.choice([2, 4]))
+            ],
             rng.randrange(2),
         )
         for _ in range(13)
@@ -52,12 +57,19 @@ def test_batches_agree_with_one_ending_at_a_time(variant: str) -> None:
         found = ending_losses(net, questions, rows)
         assert [[n for _, n in of] for of in found] == [[n for _, n in of] for of in brute]
         for of, expected in zip(found, brute, strict=True):
-            assert [loss for loss, _ in of] == pytest.approx([loss for loss, _ in expected], rel=1e-4)
+            assert [loss for loss, _ in of] == pytest.approx(
+                [loss for loss, _ in expected], rel=1e-4
+            )
 
 
 def test_accuracies_and_their_standard_errors() -> None:
     # By the sum the short ending wins, per token the long one.
-    losses = [[(3.0, 1), (8.0, 4)], [(3.0, 1), (8.0, 4)], [(1.0, 1), (9.0, 4)], [(5.0, 1), (1.0, 1)]]
+    losses = [
+        [(3.0, 1), (8.0, 4)],
+        [(3.0, 1), (8.0, 4)],
+        [(1.0, 1), (9.0, 4)],
+        [(5.0, 1), (1.0, 1)],
+    ]
     questions = [Question([1], [[1], [2]], answer) for answer in (0, 1, 0, 1)]
     found = accuracies(questions, losses)
     assert (found["questions"], found["accuracy"], found["accuracy_normalised"]) == (4, 0.75, 0.75)
@@ -93,7 +105,10 @@ def test_both_kinds_of_lines_are_read(tmp_path: Path) -> None:
         ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "'ctx' is no text"),
         ('{"ctx": "a", "endings": ["b"], "label": 0}', "'endings' is no list"),
         ('{"ctx": "a", "endings": ["b", ""], "label": 0}', "'endings' is no list"),
-        ('{"ctx": "a", "endings": ["b", "c"], "label": ""}', "'label' is '', not a number from 0 to 1"),
+        (
+            '{"ctx": "a", "endings": ["b", "c"], "label": ""}',
+            "'label' is '', not a number from 0 to 1",
+        ),
         ('{"ctx": "a", "endings": ["b", "c"], "label": 2}', "'label' is 2"),
         (
             '{"ctx": "a", "endings": ["b", "ccccccccc"], "label": 0}',

@@ -1,0 +1,95 @@
+"""Load trained weights: a whole run to use, or first weights to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus.run_tokenizer import run_tokenizer, vocabulary
+from corpus.tokenizers import Tokenizer
+from job.command_line import say
+from job.exit_status import UserError
+from job.locations import Locations
+from job.published import published
+from job.recipe import Recipe, load
+from job.runs import find_run, without_checkpoint
+from model import checkpoint
+from model import device as devices
+from model.gpt import GPT
+from model.hugging_face import read_weights
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with the network of its newest intact checkpoint."""
+
+    folder: Path
+    recipe: Recipe
+    network: GPT
+    tokenizer: Tokenizer
+    step: int
+
+
+def open_run(name: str | None, overrides: list[str], device_kind: str | None) -> TrainedRun:
+    """Load the newest intact checkpoint of run ``name``, or of the newest run, onto a device."""
+    locations = Locations.current()
+    locations.set_defaults()
+    device = devices.pick_device(device_kind, 0)
+    folder = find_run(name, locations.checkpoints)
+    recipe = load(folder / "recipe.yaml", overrides, section="sample")
+    tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
+    newest = checkpoint.weights(folder, say)
+    if newest is None:
+        raise without_checkpoint(folder)
+    weights, step = newest
+    network = GPT(recipe.model, vocabulary(recipe, tokenizer))
+    network.load_state_dict(weights)
+    return TrainedRun(folder, recipe, network.to(device), tokenizer, step)
+
+
+def load_initial_weights(
+    network: GPT, source: str, locations: Locations, say: Callable[[str], None]
+) -> None:
+    """Copy the weights of ``train.init_from`` into ``network``.
+
+    ``source`` is a run, a checkpoint folder, or GPT-2 in a folder or on the Hugging Face Hub.
+    """
+    path = Path(source) if Path(source).exists() else locations.run(source)
+    if hub := published(source):
+        path = locations.cache / hub.folder
+    if (path / "config.json").exists():
+        weights = read_weights(path, network.vocab_size)
+    else:
+        weights = _checkpoint_weights(path, source, locations, say)
+    own = network.state_dict()
+    for name in own.keys() | weights.keys():
+        expected, given = (
+            tuple(side[name].shape) if name in side else "missing" for side in (own, weights)
+        )
+        if expected != given:
+            raise UserError(
+                f"train.init_from: {source} does not fit the recipe's model: {name} is {given}, "
+                f"the recipe's is {expected}; use its n_layer, n_head, n_embd, block_size, bias "
+                f"and variant"
+            )
+    checkpoint.restore_model({p: name for name, p in network.named_parameters()}, weights)
+    say(f"initial weights: {path}")
+
+
+def _checkpoint_weights(
+    path: Path, source: str, locations: Locations, say: Callable[[str], None]
+) -> checkpoint.Tensors:
+    try:
+        newest = checkpoint.weights(path, say)
+    except checkpoint.DamagedCheckpoint as damage:
+        raise UserError(
+            f"train.init_from: {source} is damaged: {damage}; use another step of run "
+            f"{path.parent.name}, or init_from={path.parent} for the newest intact one"
+        ) from damage
+    if newest is None:
+        raise UserError(
+            f"train.init_from: {source} is not a run in {locations.checkpoints}, not a checkpoint "
+            f"folder, and not a folder with Hugging Face's config.json and model.safetensors"
+        )
+    return newest[0]
