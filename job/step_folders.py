@@ -1,7 +1,8 @@
-"""The checkpoints in a run's folder by their names: what is one, which is the newest, which may go.
+"""Checkpoint folders of a run: their names, their integrity, and which ones to delete. No torch.
 
-``step_00001000/`` is complete, for it was renamed to this when it was; ``.partial_step_00001000/`` is not; ``latest`` names
-the newest. model/checkpoint.py writes and reads them, runner/sync/ moves them.
+``step_00001000/`` is complete: it got this name after it was written. ``.partial_step_00001000/``
+is not. ``latest`` names the newest. model/checkpoint.py writes and reads the folders, and the
+runner transfers them.
 """
 
 from __future__ import annotations
@@ -18,34 +19,35 @@ from job.files import write_atomically
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
 PARTIAL = ".partial_"  # being written
 DELETED = ".deleted_"  # being deleted
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
 LATEST = "latest"
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint of ``step`` is or will be."""
+    """Return the folder for the checkpoint of ``step``."""
     return run / f"step_{step:08d}"
 
 
 def steps(run: Path) -> list[int]:
-    """Steps with a complete checkpoint folder, oldest first; whether they are sound is not looked at."""
+    """Return the steps with a complete folder, oldest first, without verifying the files."""
     if not run.is_dir():
         return []
     return sorted(int(m[1]) for folder in run.iterdir() if (m := STEP_FOLDER.match(folder.name)))
 
 
 def point_latest(run: Path, step: int) -> None:
-    """Let `latest` name the checkpoint of ``step``; a kill between a rename and this leaves it behind."""
-    path, name = run / LATEST, f"{step_folder(run, step).name}\n"
-    if not path.exists() or path.read_text() != name:
-        write_atomically(path, name)
+    """Make ``latest`` name the checkpoint of ``step``, which a kill after the rename prevented."""
+    path, content = run / LATEST, f"{step_folder(run, step).name}\n".encode()
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def prune(run: Path, keep_last: int, also: set[int]) -> None:
-    """Delete checkpoints older than the ``keep_last`` newest intact ones, except the steps in ``also``.
+    """Delete checkpoints older than the ``keep_last`` newest intact ones, but not those in ``also``.
 
-    Counts from the checkpoint that ``latest`` names, which was just written. Later steps are left by
-    an attempt before the resume: they are damaged, and must not push out the new ones.
+    Counts back from the checkpoint that ``latest`` names, which was just written. Later steps come
+    from an earlier attempt: they are damaged, and must not push out the new ones.
     """
     for leftover in run.glob(f"{DELETED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -64,7 +66,7 @@ def prune(run: Path, keep_last: int, also: set[int]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a checkpoint; a kill in between leaves no folder with a checkpoint's name."""
+    """Delete a checkpoint, if there is one. A kill in between leaves no folder with its name."""
     deleted = folder.with_name(f"{DELETED}{folder.name}")
     shutil.rmtree(deleted, ignore_errors=True)
     with suppress(OSError):
@@ -76,8 +78,8 @@ def find_damage(folder: Path) -> str:
     """Return what is wrong with a checkpoint, or '' if its files have their size and SHA-256."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        expected = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
+    except (OSError, ValueError, LookupError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
     for name, (size, digest) in expected.items():
         path = folder / name
@@ -87,7 +89,7 @@ def find_damage(folder: Path) -> str:
             return f"{name} has {found} bytes, expected {size}"
         if sha256(path) != digest:
             return f"{name} has changed since it was written (SHA-256)"
-    return "" if expected else f"{MANIFEST} is empty"
+    return ""
 
 
 # Hashing a large checkpoint takes seconds: each is verified once in a process.
@@ -118,6 +120,6 @@ def _latest_step(run: Path) -> int | None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

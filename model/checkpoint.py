@@ -13,7 +13,6 @@ is updated last.
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,14 +30,14 @@ from job.step_folders import (
     MANIFEST,
     PARTIAL,
     STEP_FOLDER,
+    discard,
+    find_damage,
     point_latest,
     sha256,
     step_folder,
     steps,
 )
 from model.distributed import full_tensor, is_sharded, shard_like
-
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 Tensors = dict[str, Tensor]
 
@@ -78,8 +77,7 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
             fsync_file(file)
             manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
         write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
-    if final.exists():  # a damaged one of the same step, which the resume skipped
-        shutil.rmtree(final)
+    discard(final)  # a damaged one of the same step, which the resume skipped
     temporary.rename(final)
     fsync_folder(run)
     point_latest(run, checkpoint.step)
@@ -88,21 +86,8 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
 
 def verify(folder: Path) -> None:
     """Raise DamagedCheckpoint unless every file has the size and SHA-256 of the manifest."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        expected = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
-    except (OSError, ValueError, LookupError, TypeError):
-        raise DamagedCheckpoint(f"{folder.name}: manifest.json is missing or unreadable") from None
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{folder.name}: {name} is missing")
-        if (found := path.stat().st_size) != size:
-            raise DamagedCheckpoint(f"{folder.name}: {name} has {found} bytes, expected {size}")
-        if sha256(path) != digest:
-            raise DamagedCheckpoint(
-                f"{folder.name}: {name} has changed since it was written (SHA-256)"
-            )
+    if damage := find_damage(folder):
+        raise DamagedCheckpoint(f"{folder.name}: {damage}")
 
 
 def read(folder: Path) -> Checkpoint:

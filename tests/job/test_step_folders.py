@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from job.step_folders import LATEST, MANIFEST, find_damage, prune, sha256, step_folder, steps
+from job.step_folders import FILES, LATEST, MANIFEST, find_damage, prune, sha256, step_folder, steps
 
 
 def write_checkpoint(run: Path, step: int) -> Path:
     folder = step_folder(run, step)
     folder.mkdir(parents=True)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(b"weights of %d" % step)
-    manifest = {weights.name: {"bytes": weights.stat().st_size, "sha256": sha256(weights)}}
+    manifest = {}
+    for path in (folder / name for name in FILES):
+        path.write_bytes(b"%b of %d" % (path.name.encode(), step))
+        manifest[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (run / LATEST).write_text(f"{folder.name}\n")
     return folder
