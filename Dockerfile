@@ -26,7 +26,7 @@ RUN pip install torch==2.13.0
 COPY requirements.lock /opt/gpt-runner/requirements.lock
 RUN pip install --require-hashes -r /opt/gpt-runner/requirements.lock
 
-# Where jobs, torch, Triton, CUDA, tiktoken and Hugging Face find the volumes: job/locations.py.
+# Where jobs, torch, Triton, CUDA, tiktoken and Hugging Face find the volumes: job/paths.py.
 # (hadolint takes the TOKEN in tiktoken's folder for a secret.)
 # hadolint ignore=DL3064
 ENV DATA_PATH=/vol/data \

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.results import Results
-from job.command_line import run
+from job.arguments import run
 
 BENCHES = ("speed", "loss", "memory", "traffic", "steps", "checkpoint", "kills")
 
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="append each result to this file, a JSON line each"
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="start nothing that would outlast this")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="start nothing that would outlast this"
+    )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_intermixed_args(words)

@@ -43,7 +43,9 @@ def main(arguments: Namespace, results: Results) -> int:
                 for name, every in (("without", ours.NEVER), ("with", arguments.every)):
                     results.say(f"pair {turn + 1}: {steps} steps {name} checkpoints")
                     settings = [f"checkpoint_every={every}"]
-                    pair[name] = ours.train(setup, Task(f"{name}-{turn + 1}", steps), settings, log_every=10)
+                    pair[name] = ours.train(
+                        setup, Task(f"{name}-{turn + 1}", steps), settings, log_every=10
+                    )
                 without, stalls = seconds(pair["without"]), pair["with"].more["stalls"]
                 shares.append((seconds(pair["with"]) + sum(stalls)) / without - 1)
                 results.add(
@@ -59,7 +61,10 @@ def main(arguments: Namespace, results: Results) -> int:
                 )
         if shares:
             results.add(
-                "checkpoint", recipe=setup.recipe.name, every=arguments.every, share=round(median(shares), 5)
+                "checkpoint",
+                recipe=setup.recipe.name,
+                every=arguments.every,
+                share=round(median(shares), 5),
             )
     return 0 if shares else 1
 

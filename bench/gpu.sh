@@ -86,7 +86,7 @@ try() {
         speed default
         speed flash attention=flash # torch's own choice on Hopper is cuDNN's
         speed window_256 attention_pattern=SSSL window_size=256
-        # Whether compiling pays for a run this short (job/compiling.py).
+        # Whether compiling pays for a run this short (job/speed.py).
         for compile in false true; do
             bench 1 speed shakespeare_char "${characters[@]}" --only ours --steps 200 "compile=$compile" "name=compile_$compile"
         done

@@ -27,7 +27,7 @@ from typing import Any
 
 from bench.moments import RUN, Moment, random_moment, what_it_left
 from bench.results import Results
-from job.locations import Locations
+from job.paths import VolumePaths
 
 PRELOADED = [
     "model.train",
@@ -68,7 +68,7 @@ def train(root: str, overrides: tuple[str, ...]) -> None:
     log = os.open(f"{root}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(Locations.under(Path(root)).environment())
+    os.environ.update(VolumePaths.under(Path(root)).environment())
     from model.train import main
 
     os._exit(_flushed(main([f"{root}/../tiny.yaml", *overrides, "--name", RUN])))
@@ -93,7 +93,9 @@ class Kills:
         self.context.set_forkserver_preload(PRELOADED)
         words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run"]
         text = folder / "text.txt"
-        text.write_text("\n".join(" ".join(words[(i * j + i) % 10] for j in range(7)) for i in range(3000)))
+        text.write_text(
+            "\n".join(" ".join(words[(i * j + i) % 10] for j in range(7)) for i in range(3000))
+        )
         (folder / "tiny.yaml").write_text(RECIPE.replace("SOURCE", str(text)))
 
     def kill(self, times: int) -> Outcome:
@@ -105,13 +107,17 @@ class Kills:
             twin, seconds = twins[name]
             self.one_run(root, VARIANTS[name], times, seconds)
             self.outcome.runs += 1
-            self.outcome.differences += [f"{root.name} ({name}): {d}" for d in differences(twin, root)]
+            self.outcome.differences += [
+                f"{root.name} ({name}): {d}" for d in differences(twin, root)
+            ]
         return self.outcome
 
     def unbroken(self, name: str, overrides: tuple[str, ...]) -> tuple[Path, float]:
         """Train without a kill: where, and how many seconds it took."""
         root = self.folder / f"unbroken_{name}"
-        self.finish(self.start(root, overrides), root)  # the first one waits for the fork server as well
+        self.finish(
+            self.start(root, overrides), root
+        )  # the first one waits for the fork server as well
         again = self.folder / f"unbroken_again_{name}"
         started = time.monotonic()
         self.finish(self.start(again, overrides), again)
@@ -123,9 +129,11 @@ class Kills:
 
     def one_run(self, root: Path, overrides: tuple[str, ...], times: int, seconds: float) -> None:
         """Start a run again and again, kill it while there are kills left, and let it come to its end."""
-        volumes = Locations.under(root)
+        volumes = VolumePaths.under(root)
         while True:
-            strike = random_moment(self.random, volumes, seconds) if self.outcome.kills < times else None
+            strike = (
+                random_moment(self.random, volumes, seconds) if self.outcome.kills < times else None
+            )
             process = self.start(root, overrides)
             self.outcome.attempts += 1
             if strike is not None and self.comes(strike, volumes, process):
@@ -138,7 +146,7 @@ class Kills:
             self.finish(process, root)
             return
 
-    def comes(self, strike: Moment, volumes: Locations, process: BaseProcess) -> bool:
+    def comes(self, strike: Moment, volumes: VolumePaths, process: BaseProcess) -> bool:
         """Wait for the moment; False where the process ended before it came."""
         if strike.sign is not None:
             before, times = strike.sign(volumes), 0
@@ -182,7 +190,7 @@ def _pairs(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, tuple[
 
 def _files(root: Path) -> dict[str, bytes]:
     """Shards, weights and optimizer, by name."""
-    volumes = Locations.under(root)
+    volumes = VolumePaths.under(root)
     run = volumes.run(RUN)
     newest = run / (run / "latest").read_text().strip()
     files = [
@@ -198,7 +206,7 @@ def _curve(root: Path) -> dict[str, list[Any]]:
     from job.metrics import read_metrics
 
     curve: dict[str, list[Any]] = {}
-    for line in read_metrics(Locations.under(root).run(RUN) / "metrics.jsonl"):
+    for line in read_metrics(VolumePaths.under(root).run(RUN) / "metrics.jsonl"):
         if line["kind"] != "checkpoint":
             values = [line.get(key) for key in ("tokens", "loss", "grad_norm", "lr")]
             curve.setdefault(f"{line['kind']} {line['step']:06d}", []).append(values)
@@ -208,7 +216,9 @@ def _curve(root: Path) -> dict[str, list[Any]]:
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of this bench."""
     parser.add_argument("--times", type=int, default=100, help="kills")
-    parser.add_argument("--seed", type=int, default=None, help="of the moments; a random one by default")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the moments; a random one by default"
+    )
 
 
 def main(arguments: Namespace, results: Results) -> int:

@@ -17,20 +17,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runner.cloud.volumes import modal_name, open_files, open_volume
-from runner.folder import Folder
-from runner.history.reader import Reader
-from runner.targets.protocol import Entry, Files, RunState
+from runner.runs.history import Reader
+from runner.target import LocalVolume, RunInfo, VolumeEntry, VolumeFiles
+from runner.targets.modal.volume import modal_name, open_files, open_volume
 from tests.modal_standin import ModalStandin
-from tests.runner.told_run import metrics
+from tests.runner.fake_run import metrics
 
-STATE = RunState("long", "train", "cloud", "running", alive=True)
+STATE = RunInfo("long", "train", "cloud", "running", alive=True)
 
 
 class Counted:
     """Files, and the bytes that were read of them."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: VolumeFiles) -> None:
         self.inner = files
         self.bytes = 0
 
@@ -42,20 +41,20 @@ class Counted:
         self.bytes += len(text)
         return text
 
-    def entries(self, path: str = "") -> Iterator[Entry]:
+    def entries(self, path: str = "") -> Iterator[VolumeEntry]:
         return self.inner.entries(path)
 
 
 class Place:
     """As much of a target as a reader asks for."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: VolumeFiles) -> None:
         self.counted = Counted(files)
 
     def files(self, volume: str) -> Counted:
         return self.counted
 
-    def state(self, run: str) -> RunState:
+    def state(self, run: str) -> RunInfo:
         return STATE
 
     def output(self, run: str, lines: int) -> list[str]:
@@ -73,7 +72,7 @@ def main() -> None:
         folder = modal.volume_path(modal_name("checkpoints", os.environ)) / "long"
         write(folder, steps)
         for name, files in (
-            ("a folder of this machine", Folder(folder.parent)),
+            ("a folder of this machine", LocalVolume(folder.parent)),
             ("a volume on the stand-in", open_files("checkpoints", os.environ)),
         ):
             place = Place(files)
@@ -84,7 +83,7 @@ def main() -> None:
                 file.writelines(lines)
             looked(f"{name}, ten steps later", place, modal, reader.look)
         tracemalloc.start()
-        reader = Reader("long", Place(Folder(folder.parent)))
+        reader = Reader("long", Place(LocalVolume(folder.parent)))
         reader.look_at_all()
         print(f"memory held: {tracemalloc.get_traced_memory()[0] / 1e6:.1f} MB")
 

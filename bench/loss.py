@@ -26,8 +26,8 @@ from bench.contenders import Task, contenders, nanogpt, ours
 from bench.process import guarded, watch
 from bench.results import Results
 from bench.setup import Setup
-from job.locations import CHECKOUT
 from job.metrics import read_metrics
+from job.paths import CHECKOUT
 
 NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
 TARGET = 1.4697
@@ -43,8 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Options of this bench."""
     setups.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=256, help="novels: steps (256)")
-    parser.add_argument("--val-tokens", type=int, default=1 << 20, help="novels: held-out tokens (1,048,576)")
-    parser.add_argument("--rates", default="0.5,1,2", help="novels: factors on each trainer's rate (0.5,1,2)")
+    parser.add_argument(
+        "--val-tokens", type=int, default=1 << 20, help="novels: held-out tokens (1,048,576)"
+    )
+    parser.add_argument(
+        "--rates", default="0.5,1,2", help="novels: factors on each trainer's rate (0.5,1,2)"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="cpu: pairs (1)")
 
 
@@ -54,7 +58,9 @@ def main(arguments: Namespace, results: Results) -> int:
     named = [word for word in arguments.words if word in what] or ["cpu"]
     arguments.words = [word for word in arguments.words if word not in what]
     if named[0] != "novels" and not [word for word in arguments.words if "=" not in word]:
-        arguments.words.insert(0, "shakespeare_char_cpu" if named[0] == "cpu" else "shakespeare_char")
+        arguments.words.insert(
+            0, "shakespeare_char_cpu" if named[0] == "cpu" else "shakespeare_char"
+        )
     if named[0] == "cpu":
         arguments.device = "cpu"
     with setups.setup(arguments, results, *(NOVELS if named[0] == "novels" else ())) as setup:
@@ -74,7 +80,9 @@ def novels(setup: Setup, arguments: Namespace) -> None:
     def train(name: str, factor: float) -> None:
         rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
         task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
-        needs = max((r["wall_seconds"] for r in done.values() if r["contender"] == name), default=None)
+        needs = max(
+            (r["wall_seconds"] for r in done.values() if r["contender"] == name), default=None
+        )
         if (name, rate, task.steps) in done or not setup.has_time(task.name, needs):
             return
         with guarded(results, part="novels", contender=name, lr=rate):
@@ -89,7 +97,9 @@ def novels(setup: Setup, arguments: Namespace) -> None:
 
     def runs_of(name: str) -> list[dict[str, Any]]:
         """The best first."""
-        runs = [run for run in done.values() if run["contender"] == name and run["val_loss"] is not None]
+        runs = [
+            run for run in done.values() if run["contender"] == name and run["val_loss"] is not None
+        ]
         return sorted(runs, key=lambda run: float(run["val_loss"]))
 
     for factor in factors:
@@ -100,7 +110,9 @@ def novels(setup: Setup, arguments: Namespace) -> None:
         ends = {name: runs[0] for name in BASE_RATES if (runs := runs_of(name))}
         there = [(r["peer"], r["target"]) for r in before if r["what"] == "time to a loss"]
         _until_there(
-            setup, arguments, {n: end for n, end in ends.items() if (n, end["val_loss"]) not in there}
+            setup,
+            arguments,
+            {n: end for n, end in ends.items() if (n, end["val_loss"]) not in there},
         )
         for factor in factors:
             train("ours", factor)
@@ -113,14 +125,18 @@ def novels(setup: Setup, arguments: Namespace) -> None:
                 "training_seconds_without_compiling",
                 "wall_seconds",
             )
-            results.add("loss", contender=name, rates_tried=len(runs), **{key: runs[0][key] for key in keys})
+            results.add(
+                "loss", contender=name, rates_tried=len(runs), **{key: runs[0][key] for key in keys}
+            )
 
 
 def _until_there(setup: Setup, arguments: Namespace, ends: dict[str, dict[str, Any]]) -> None:
     """Ours with a growing part of the tokens, each time a whole run, until its loss is that of each peer's best run."""
     batch = setup.recipe.train.global_batch_tokens
     tokens, least = arguments.steps * batch, setup.recipe.model.block_size
-    short = setup.with_overrides(f"global_batch_tokens={max(batch // SHORTER, least)}", "warmup_steps=0")
+    short = setup.with_overrides(
+        f"global_batch_tokens={max(batch // SHORTER, least)}", "warmup_steps=0"
+    )
     needs: float | None = None
     for part in PARTS:
         steps = max(1, tokens // part // short.recipe.train.global_batch_tokens)
@@ -160,7 +176,9 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
         return any(loss <= TARGET for _, loss in seen["ours"])
 
     def nanogpt_reached(text: str) -> bool:
-        seen["nanogpt"] = [(int(step), float(loss)) for step, loss in nanogpt.EVALUATION.findall(text)]
+        seen["nanogpt"] = [
+            (int(step), float(loss)) for step, loss in nanogpt.EVALUATION.findall(text)
+        ]
         return any(loss <= TARGET for _, loss in seen["nanogpt"])
 
     command = [sys.executable, "-m", "model.train", *setup.words, "sample.max_new_tokens=1"]
@@ -171,7 +189,9 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
         with guarded(setup.results, part="shakespeare", contender=name):
             if name == "ours":
                 log = setup.work / "shakespeare.log"
-                seconds = watch(command, CHECKOUT, setup.environ, log, setup.results.left(), ours_reached)
+                seconds = watch(
+                    command, CHECKOUT, setup.environ, log, setup.results.left(), ours_reached
+                )
                 ours_reached()
             else:
                 words = [*nanogpt.README_GPU, f"--device={setup.device}"]
@@ -195,7 +215,9 @@ def cpu(setup: Setup, arguments: Namespace) -> None:
                 started = time.perf_counter()
                 if name == "ours":
                     run = f"cpu-{pair}"
-                    setup.python(run, "-m", "model.train", *setup.words, "--name", run, "--device", "cpu")
+                    setup.python(
+                        run, "-m", "model.train", *setup.words, "--name", run, "--device", "cpu"
+                    )
                     seconds = time.perf_counter() - started
                     out, _ = setup.python(
                         "ruler", "-m", "model.evaluate", "--name", run, "--json", "--device", "cpu"

@@ -61,7 +61,9 @@ class Measured:
             "ms_p10": round(percentile(self.settled, 10) * 1e3, 3),
             "tokens_per_second": round(self.tokens_per_step / self.median),
             "compile_seconds": round(self.compile_seconds, 2),
-            "peak_memory_gb": round(self.peak_memory_bytes / 1e9, 3) if self.peak_memory_bytes else None,
+            "peak_memory_gb": round(self.peak_memory_bytes / 1e9, 3)
+            if self.peak_memory_bytes
+            else None,
             "last_loss": self.steps[-1].loss,
             "val_loss": self.val_loss,
             "wall_seconds": round(self.wall_seconds, 1),

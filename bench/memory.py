@@ -21,7 +21,9 @@ STEPS = 8
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of this bench."""
     setups.add_arguments(parser)
-    parser.add_argument("--micro-batch", type=int, metavar="N", help="64 on CUDA, else the recipe's")
+    parser.add_argument(
+        "--micro-batch", type=int, metavar="N", help="64 on CUDA, else the recipe's"
+    )
 
 
 def main(arguments: Namespace, results: Results) -> int:
@@ -45,7 +47,9 @@ def main(arguments: Namespace, results: Results) -> int:
                         contender=name,
                         micro_batch=size,
                         peak_memory_gb=round(peaks[name], 3),
-                        of_ours=round(peaks[name] / peaks["ours"], 3) if peaks.get("ours") else None,
+                        of_ours=round(peaks[name] / peaks["ours"], 3)
+                        if peaks.get("ours")
+                        else None,
                         ms_median=round(found.median * 1e3, 3),
                     )
     return 0 if len(peaks) == len(running) else 1

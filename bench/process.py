@@ -50,7 +50,8 @@ def watch(
             while process.poll() is None and not until():
                 if time.perf_counter() - started > seconds:
                     raise Failed(
-                        f"{log.stem}: not done after {seconds:.0f} s", log.read_text(errors="replace")
+                        f"{log.stem}: not done after {seconds:.0f} s",
+                        log.read_text(errors="replace"),
                     )
                 time.sleep(LOOK_SECONDS)
             spent = time.perf_counter() - started

@@ -14,7 +14,9 @@ from job.files import write_atomically
 class Results:
     """The results of one call, and its budget of time. ``path``: a file of JSON lines that is appended to."""
 
-    def __init__(self, path: Path | None = None, minutes: float | None = None, as_json: bool = False) -> None:
+    def __init__(
+        self, path: Path | None = None, minutes: float | None = None, as_json: bool = False
+    ) -> None:
         self.path, self.as_json = path, as_json
         self.started = time.monotonic()
         self.seconds = minutes * 60 if minutes else None

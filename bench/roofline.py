@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from job.command_line import add_device, argument_parser, parse, run
+from job.arguments import add_device, argument_parser, parse, run
 from job.exit_status import ExitStatus
 from job.files import write_atomically
-from job.locations import Locations
-from job.roofline import device_label, place
+from job.paths import VolumePaths
+from job.speed import device_label, place
 from model import device as devices
 
 # Sides of the square matrices; the best one counts. A product of 8192 takes 1.4 ms at 790 TFLOP/s; one of 2048
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: Namespace) -> ExitStatus:
     device = devices.pick_device(arguments.device, 0)
     result = {**measure(device), "torch": torch.__version__, "measured": round(time.time())}
-    path = place(devices.device_name(device), Locations.current())
+    path = place(devices.device_name(device), VolumePaths.current())
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     print(f"kept in {path}; training from now on states mfu_roofline", file=sys.stderr)
     if arguments.json:
@@ -66,7 +66,9 @@ def measure(device: torch.device) -> dict[str, Any]:
         for dtype in (torch.bfloat16, torch.float32)
     }
     source = torch.ones(COPIED_BYTES[device.type] // 4, device=device)
-    seconds = _seconds("target.copy_(source)", device, target=torch.empty_like(source), source=source)
+    seconds = _seconds(
+        "target.copy_(source)", device, target=torch.empty_like(source), source=source
+    )
     return {
         "device": device_label(devices.device_name(device)),
         **flops,
@@ -76,7 +78,9 @@ def measure(device: torch.device) -> dict[str, Any]:
 
 def _product_flops(side: int, dtype: torch.dtype, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _seconds("torch.mm(a, b, out=out)", device, a=a, b=b, out=torch.empty_like(a))
+    return (
+        2 * side**3 / _seconds("torch.mm(a, b, out=out)", device, a=a, b=b, out=torch.empty_like(a))
+    )
 
 
 def _seconds(statement: str, device: torch.device, **names: torch.Tensor) -> float:

@@ -17,9 +17,9 @@ from bench.results import Results
 from corpus.meta import dataset_meta
 from corpus.shards import TokenStream
 from corpus.tokenizers import from_meta
-from job.command_line import add_device, find_recipe
-from job.locations import CHECKOUT, Locations
+from job.arguments import add_device, find_recipe
 from job.memory import micro_batch_size
+from job.paths import CHECKOUT, VolumePaths
 from job.recipe import Recipe, load
 from model.device import fitting_micro_batch, pick_device
 
@@ -36,7 +36,7 @@ class Setup:
     recipe: Recipe
     device: str
     work: Path
-    volumes: Locations
+    volumes: VolumePaths
     peers: dict[str, str]
     results: Results
     cold: bool = True  # nothing compiled was there when the bench began
@@ -105,8 +105,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="NAME=PATH",
         help="nanogpt=CHECKOUT, nanochat=CHECKOUT or hf; may be given several times",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="train on this text (.txt or .txt.xz)")
-    parser.add_argument("--only", metavar="A,B", help="these contenders only: ours, nanogpt, nanochat, hf")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="train on this text (.txt or .txt.xz)"
+    )
+    parser.add_argument(
+        "--only", metavar="A,B", help="these contenders only: ours, nanogpt, nanochat, hf"
+    )
 
 
 @contextmanager
@@ -117,13 +121,15 @@ def setup(arguments: Namespace, results: Results, *more: str) -> Iterator[Setup]
     """
     device = pick_device(arguments.device, 0).type
     names = [word for word in arguments.words if "=" not in word]
-    recipe = find_recipe(names[0] if names else "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu")
+    recipe = find_recipe(
+        names[0] if names else "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu"
+    )
     overrides = [*more, *(word for word in arguments.words if "=" in word)]
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         work = Path(folder)
-        volumes = Locations.under(work)
+        volumes = VolumePaths.under(work)
         if "CACHE_PATH" in os.environ:
-            volumes = replace(volumes, cache=Locations.current().cache)
+            volumes = replace(volumes, cache=VolumePaths.current().cache)
         cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
         if arguments.text is not None:
             text = work / "text.txt"
@@ -131,7 +137,7 @@ def setup(arguments: Namespace, results: Results, *more: str) -> Iterator[Setup]
             text.write_bytes(lzma.decompress(raw) if arguments.text.suffix == ".xz" else raw)
             overrides += ["data.dataset=bench", f"data.source={text}", "data.split=tail"]
         else:
-            volumes = replace(volumes, data=Locations.current().data)
+            volumes = replace(volumes, data=VolumePaths.current().data)
         words = (str(recipe), *overrides)
         peers = dict(peer.partition("=")[::2] for peer in arguments.peer)
         made = Setup(words, load(recipe, overrides), device, work, volumes, peers, results, cold)

@@ -69,7 +69,9 @@ def compare(setup: Setup, arguments: Namespace) -> int:
     cold = {name: of[0].compile_seconds for name, of in turns.items() if of and setup.cold}
     if tried is not None and setup.cold:  # the trial has filled the cache for the turns
         cold["nanogpt"] = tried.compile_seconds
-    rows = [summary(name, of, turns.get("ours", []), cold.get(name)) for name, of in turns.items() if of]
+    rows = [
+        summary(name, of, turns.get("ours", []), cold.get(name)) for name, of in turns.items() if of
+    ]
     for row in rows:
         results.add("speed", recipe=setup.recipe.name, device=setup.device, **row)
     print_table(rows)
@@ -106,7 +108,9 @@ def train_if_it_fits(setup: Setup, contender: Contender, task: Task) -> Measured
             if not failed.out_of_memory or (task.micro_batch or 1) < 2:
                 raise
             task = replace(task, micro_batch=(task.micro_batch or 2) // 2)
-            setup.results.say(f"{task.name} is out of memory; again with micro-batches of {task.micro_batch}")
+            setup.results.say(
+                f"{task.name} is out of memory; again with micro-batches of {task.micro_batch}"
+            )
 
 
 def best_micro_batch(setup: Setup, name: str, contender: Contender) -> tuple[int, Measured | None]:

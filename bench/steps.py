@@ -29,7 +29,7 @@ from bench.results import Results
 from bench.setup import Setup
 from corpus.order import BatchOrder, micro_batches
 from job.exit_status import UserError
-from job.learning_rate import learning_rate
+from job.schedules import learning_rate
 from model import device as devices
 from model.batches import TokenBatches
 from model.distributed import World
@@ -49,13 +49,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def main(arguments: Namespace, results: Results) -> int:
     """The entry."""
-    more = ("variant=gpt2", "bias=false", "dropout=0.0", "optimizer=adamw", "embedding_lr_scale=1.0")
+    more = (
+        "variant=gpt2",
+        "bias=false",
+        "dropout=0.0",
+        "optimizer=adamw",
+        "embedding_lr_scale=1.0",
+    )
     with setups.setup(arguments, results, *more) as setup:
         if "nanogpt" not in setup.peers:
             raise UserError("steps compares with nanoGPT: add --peer nanogpt=CHECKOUT")
         found = run(setup, arguments.steps, arguments.compile)
         results.add(
-            "steps", recipe=setup.recipe.name, device=setup.device, compiled=arguments.compile, **found
+            "steps",
+            recipe=setup.recipe.name,
+            device=setup.device,
+            compiled=arguments.compile,
+            **found,
         )
     return 0
 
@@ -102,7 +112,9 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     for step in range(steps):
         if setup.results.left() < 5:
             break
-        parts = [batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, micro_batch)]
+        parts = [
+            batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, micro_batch)
+        ]
         for name in sorted(runners, reverse=step % 2 == 1):  # each is first in every other step
             started = time.perf_counter()
             losses[name].append(runners[name](parts, learning_rate(step, config)))
@@ -113,7 +125,9 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
         "ms_median_ours": round(settled["ours"] * 1e3, 3),
         "ms_median_nanogpt": round(settled["nanogpt"] * 1e3, 3),
         "ours_is_faster": round(settled["nanogpt"] / settled["ours"], 4),
-        "largest_difference_of_losses": max(abs(a - b) for a, b in zip(*losses.values(), strict=True)),
+        "largest_difference_of_losses": max(
+            abs(a - b) for a, b in zip(*losses.values(), strict=True)
+        ),
         "first_losses": [of[0] for of in losses.values()],
         "last_losses": [of[-1] for of in losses.values()],
     }
@@ -180,6 +194,8 @@ def nanogpt(checkout: Path, setup: Setup) -> Any:
 
 def copy_weights(theirs: nn.Module, ours: GPT) -> None:
     """nanoGPT's weights into ours: the names differ by a prefix, and the head is the embedding in both."""
-    weights = {name.removeprefix("transformer."): tensor for name, tensor in theirs.state_dict().items()}
+    weights = {
+        name.removeprefix("transformer."): tensor for name, tensor in theirs.state_dict().items()
+    }
     weights.pop("lm_head.weight")
     ours.load_state_dict(weights)

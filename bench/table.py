@@ -31,7 +31,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     table = Table(box=None, pad_edge=False)
     for name in names:
-        table.add_column(COLUMNS[name], justify="left" if name == "contender" else "right", no_wrap=True)
+        table.add_column(
+            COLUMNS[name], justify="left" if name == "contender" else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*(_cell(name, row.get(name)) for name in names))
     console = Console(stderr=True)

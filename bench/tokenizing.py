@@ -57,7 +57,9 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
     if process.returncode:
         raise SystemExit("prepare failed")
     after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    cpu = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return time.perf_counter() - began, cpu, peak / 1e6
 
 
@@ -81,12 +83,17 @@ def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
     began, cpu, tokens = time.perf_counter(), time.process_time(), 0
     if how == "encode_ordinary_batch":
         for start in range(0, len(pieces), 8 * CORES):  # the lists of all would take gigabytes
-            batch = encoding.encode_ordinary_batch(pieces[start : start + 8 * CORES], num_threads=CORES)
+            batch = encoding.encode_ordinary_batch(
+                pieces[start : start + 8 * CORES], num_threads=CORES
+            )
             tokens += sum(map(len, batch))
     else:
         with ThreadPoolExecutor(CORES) as pool:
             tokens = sum(
-                pool.map(lambda piece: len(encoding.encode_to_numpy(piece, disallowed_special=())), pieces)
+                pool.map(
+                    lambda piece: len(encoding.encode_to_numpy(piece, disallowed_special=())),
+                    pieces,
+                )
             )
     return time.perf_counter() - began, time.process_time() - cpu, tokens
 
@@ -117,7 +124,9 @@ def main() -> None:
                 print(f"pair {pair + 1}: tiktoken, {how}: {show(*rates[how])}", flush=True)
             seconds, cpu, peak = run_prepare(text, Path(temporary) / f"out{pair}")
             rate, rate_cpu = tokens / share / seconds, tokens / share / cpu
-            print(f"pair {pair + 1}: prepare: {show(rate, rate_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s")
+            print(
+                f"pair {pair + 1}: prepare: {show(rate, rate_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s"
+            )
             for how, (other, other_cpu) in rates.items():
                 print(
                     f"    {rate / other:.2f} of {how}, {rate_cpu / other_cpu:.2f} of it per CPU second",

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from bench.results import Results
-from job.command_line import find_recipe
-from job.network_size import network_size
+from job.arguments import find_recipe
+from job.memory import network_size
 from job.recipe import Recipe, load
 from model.gpt import GPT
 
@@ -30,7 +30,9 @@ SHOWN = 12  # kernels
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of this bench."""
-    parser.add_argument("words", nargs="*", metavar="RECIPE, key=value", help="gpt2_124m by default")
+    parser.add_argument(
+        "words", nargs="*", metavar="RECIPE, key=value", help="gpt2_124m by default"
+    )
     parser.add_argument(
         "--micro-batch", type=int, default=1, metavar="N", help="sequences, and twice as many (1)"
     )
@@ -40,7 +42,8 @@ def main(arguments: Namespace, results: Results) -> int:
     """The entry."""
     names = [word for word in arguments.words if "=" not in word]
     recipe = load(
-        find_recipe(names[0] if names else "gpt2_124m"), [word for word in arguments.words if "=" in word]
+        find_recipe(names[0] if names else "gpt2_124m"),
+        [word for word in arguments.words if "=" in word],
     )
     size = arguments.micro_batch
     few, many = (step_bytes(recipe, n) for n in (size, 2 * size))
@@ -53,7 +56,10 @@ def main(arguments: Namespace, results: Results) -> int:
     results.add(
         "traffic",
         recipe=recipe.name,
-        **{f"{name}_kb_a_token": round((b - a) / tokens / 1e3, 1) for name, (a, b) in passes.items()},
+        **{
+            f"{name}_kb_a_token": round((b - a) / tokens / 1e3, 1)
+            for name, (a, b) in passes.items()
+        },
         **{f"{name}_mb_of_weights": round((2 * a - b) / 1e6, 1) for name, (a, b) in passes.items()},
     )
     return 0
@@ -65,7 +71,9 @@ def step_bytes(recipe: Recipe, sequences: int) -> dict[str, dict[str, int]]:
     shape = (sequences, recipe.model.block_size)
     if recipe.train.loss_chunk is not None:
         network.loss_chunk = max(1, sequences * recipe.model.block_size // 4)
-    return traffic(network, torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64))
+    return traffic(
+        network, torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    )
 
 
 def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, int]]:
@@ -86,7 +94,9 @@ def _counting() -> Iterator[list[dict[str, int]]]:
 
     def counted(graph: Any) -> Any:
         code = compiled(graph)
-        graphs.append({_name(i, node): 4 * words for i, (node, words) in enumerate(graph.count_bytes()[1])})
+        graphs.append(
+            {_name(i, node): 4 * words for i, (node, words) in enumerate(graph.count_bytes()[1])}
+        )
         return code
 
     with (

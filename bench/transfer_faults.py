@@ -47,7 +47,9 @@ PULL = [
     ("VolumeGetFile2", "PERMISSION_DENIED"),
 ]
 KILLS = 0.1  # of all faults
-SETTLED = 11.0  # seconds after which a file's time says whether it changed; runner/sync/journal.py
+SETTLED = (
+    11.0  # seconds after which a file's time says whether it changed; runner/transfer/journal.py
+)
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Bench:
         self.result = Result()
         self.checkout = folder / "checkout"
         (self.checkout / "job").mkdir(parents=True)
-        (self.checkout / "job" / "locations.py").touch()
+        (self.checkout / "job" / "paths.py").touch()
         (self.checkout / "docker-compose.yml").write_text("services: {}\n")
         self.corpus = folder / "corpus"
         self.sums = write_corpus(self.corpus, size, files, self.random)
@@ -153,12 +155,19 @@ class Bench:
         files = len(self.sums)
         size = sum(size for size, _ in self.sums.values())
         batches = max(files // 64, size // (64 << 20)) + 1
-        return {"VolumePutFiles2": batches, "BlockPut": files, "VolumeGetFile2": files, "BlockGet": files}
+        return {
+            "VolumePutFiles2": batches,
+            "BlockPut": files,
+            "VolumeGetFile2": files,
+            "BlockGet": files,
+        }
 
     def kill_when_it_works(self, process: subprocess.Popen[str], kills: int) -> bool:
         """SIGKILL, after so many blocks at random; False where it ended before."""
         modal = self.standin
-        goal = len(modal.http_requests()) + self.random.randrange(1, max(2, len(self.sums) // (kills + 1)))
+        goal = len(modal.http_requests()) + self.random.randrange(
+            1, max(2, len(self.sums) // (kills + 1))
+        )
         while len(modal.http_requests()) < goal:
             if process.poll() is not None:
                 return False
@@ -220,7 +229,9 @@ class Bench:
         self.result.unnamed += sorted(lost - named)
 
 
-def write_corpus(folder: Path, size: int, files: int, rng: random.Random) -> dict[str, tuple[int, str]]:
+def write_corpus(
+    folder: Path, size: int, files: int, rng: random.Random
+) -> dict[str, tuple[int, str]]:
     """Files of many sizes, some of several blocks, some empty, some that end in zeros: bytes and SHA-256."""
     weights = [rng.paretovariate(1.2) for _ in range(files)]
     weights = [min(weight, sum(weights) * 0.05) for weight in weights]
@@ -256,7 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="transfer_faults_") as folder:
-        bench = Bench(Path(folder), given.megabytes * 1_000_000, given.files, given.faults, given.seed)
+        bench = Bench(
+            Path(folder), given.megabytes * 1_000_000, given.files, given.faults, given.seed
+        )
         result = bench.run()
     print(json.dumps({**vars(given), **vars(result), "sound": result.is_sound}, indent=2))
     return 0 if result.is_sound else 1

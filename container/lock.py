@@ -55,11 +55,22 @@ def image_requirements(pyproject: Path = CHECKOUT / "pyproject.toml") -> list[st
 def uv_compile(*options: str) -> str:
     """Run ``uv pip compile`` for the image's platform; returns what it prints."""
     command = [
-        *("uv", "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url"),
+        *(
+            "uv",
+            "pip",
+            "compile",
+            "-",
+            "--quiet",
+            "--no-header",
+            "--no-annotate",
+            "--no-emit-index-url",
+        ),
         *("--python-version", "3.11", "--python-platform", "linux", *options),
     ]
     requirements = "\n".join(image_requirements())
-    return subprocess.run(command, input=requirements, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(
+        command, input=requirements, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 def main(options: list[str]) -> None:

@@ -31,7 +31,7 @@ from corpus.split import ByDocument, ByTail, Part, Splitter, count_characters
 from corpus.tokenizers import Tokenizer, from_meta
 from job.exit_status import Interrupted
 from job.files import alone_in, write_atomically
-from job.published import FINEWEB
+from job.pretrained import FINEWEB
 from job.recipe import DataConfig
 
 JOURNAL_SECONDS = 5.0
@@ -59,21 +59,29 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder) as alone:
         if not alone:
-            raise DataError(f"{folder}: another process is preparing it now; wait for it or stop it")
+            raise DataError(
+                f"{folder}: another process is preparing it now; wait for it or stop it"
+            )
         if not force and is_prepared(config, folder, any_source=any_source):
             meta = dataset_meta(folder)
             (folder / JOURNAL).unlink(missing_ok=True)  # killed just before its end
             report(f"{folder} is already prepared, from {meta.source}")
             return meta
         if config.source == FINEWEB:
-            for stale in [path for path in _shards(folder) if force and not path.name.startswith("fineweb_")]:
+            for stale in [
+                path for path in _shards(folder) if force and not path.name.startswith("fineweb_")
+            ]:
                 stale.unlink()
             return fineweb.download_shards(config, folder, report=report, should_stop=should_stop)
         if config.source is None:
             raise DataError(f"{folder}: data.source names no text; add --source FILE to `prepare`")
         if not force and not (folder / JOURNAL).exists() and _shards(folder):
-            raise DataError(f"{folder}: holds shards that nothing describes; `prepare --force` replaces them")
-        files = sources.find_files(config.source, folder / "raw", report=report, should_stop=should_stop)
+            raise DataError(
+                f"{folder}: holds shards that nothing describes; `prepare --force` replaces them"
+            )
+        files = sources.find_files(
+            config.source, folder / "raw", report=report, should_stop=should_stop
+        )
         return _Preparation(config, folder, files, workers or _cores(), report, should_stop).run()
 
 
@@ -117,7 +125,9 @@ class _Preparation:
 
     def run(self) -> Meta:
         journal, config = self._resume(), self.config
-        by_document = ByDocument(self.files, config.val_fraction) if config.split == "documents" else None
+        by_document = (
+            ByDocument(self.files, config.val_fraction) if config.split == "documents" else None
+        )
         if journal.characters is None and (config.tokenizer == "chars" or not by_document):
             self._survey(journal)
         splitter = by_document or ByTail(journal.length, config.val_fraction, journal.passed)
@@ -125,7 +135,8 @@ class _Preparation:
         try:
             states = [(split, journal.writers.get(split)) for split in SPLITS]
             writers = {
-                s: ShardWriter(self.folder, config.dataset, s, config.shard_tokens, x) for s, x in states
+                s: ShardWriter(self.folder, config.dataset, s, config.shard_tokens, x)
+                for s, x in states
             }
         except DataError as error:
             (self.folder / JOURNAL).unlink()
@@ -146,15 +157,21 @@ class _Preparation:
 
     def _resume(self) -> _Journal:
         facts = [[file.name, file.size, file.path.stat().st_mtime_ns] for file in self.files]
-        fresh = _Journal(self.config.model_dump(), hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+        fresh = _Journal(
+            self.config.model_dump(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        )
         if not (self.folder / JOURNAL).exists():
             return fresh
         journal = _Journal(**json.loads((self.folder / JOURNAL).read_text()))
         journal.cursor = (journal.cursor[0], journal.cursor[1])  # JSON makes a list of it
         if journal.files != fresh.files or differences(journal.config, self.config):
-            self.report("the unfinished preparation had other settings or another text: starting over")
+            self.report(
+                "the unfinished preparation had other settings or another text: starting over"
+            )
             return fresh
-        self.report(f"going on from {self._done(journal.cursor) / max(1, self._total):.0%} of the text")
+        self.report(
+            f"going on from {self._done(journal.cursor) / max(1, self._total):.0%} of the text"
+        )
         return journal
 
     def _survey(self, journal: _Journal) -> None:
@@ -175,7 +192,11 @@ class _Preparation:
         journal.characters = "".join(sorted(characters))
 
     def _tokenize(
-        self, journal: _Journal, tokenizer: Tokenizer, splitter: Splitter, writers: dict[Split, ShardWriter]
+        self,
+        journal: _Journal,
+        tokenizer: Tokenizer,
+        splitter: Splitter,
+        writers: dict[Split, ShardWriter],
     ) -> None:
         eot = np.array([] if tokenizer.eot is None else [tokenizer.eot], np.uint16)
 
@@ -256,7 +277,9 @@ class _Preparation:
         """The sizes of all files before each, and behind the last: it is asked for with every batch."""
         return list(accumulate((file.size for file in self.files), initial=0))
 
-    def _finish(self, journal: _Journal, tokenizer: Tokenizer, writers: dict[Split, ShardWriter]) -> Meta:
+    def _finish(
+        self, journal: _Journal, tokenizer: Tokenizer, writers: dict[Split, ShardWriter]
+    ) -> Meta:
         train, val = (writers[split].total for split in SPLITS)
         if not train or not val:
             (self.folder / JOURNAL).unlink()

@@ -51,7 +51,9 @@ def download(
                 part.unlink()
                 return False
             answer.raise_for_status()
-            done = start if answer.status_code == 206 else 0  # a server without ranges sends all of it
+            done = (
+                start if answer.status_code == 206 else 0
+            )  # a server without ranges sends all of it
             length = answer.headers.get("Content-Length")
             total = done + int(length) if length else 0
             with part.open("r+b" if done else "wb") as file:
@@ -79,7 +81,11 @@ def download(
                 problem = f"the server answers {answer.status_code} {answer.reason}"
                 if answer.status_code != 429 and answer.status_code < 500:
                     raise DataError(f"{url}: {problem}") from None
-            elif isinstance(error, requests.ConnectionError) and not failures and _size(part) == start:
+            elif (
+                isinstance(error, requests.ConnectionError)
+                and not failures
+                and _size(part) == start
+            ):
                 raise DataError(f"{url}: can't be reached: {problem}") from None
         failures = 1 if _size(part) > start else failures + 1
         if should_stop():

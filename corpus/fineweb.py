@@ -14,7 +14,7 @@ from corpus.hub import address, headers
 from corpus.meta import Meta, shards_meta
 from corpus.shards import read_header
 from job.exit_status import Interrupted
-from job.published import FINEWEB
+from job.pretrained import FINEWEB
 from job.recipe import DataConfig
 
 REPOSITORY = "datasets/kjj0/fineweb10B-gpt2"  # on the Hugging Face Hub
@@ -39,7 +39,10 @@ def download_shards(
         raise DataError(
             f"{FINEWEB} is {PUBLISHED} shards of GPT-2 tokens: take fewer, and data.tokenizer=gpt2"
         )
-    names = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in range(1, config.shards + 1))]
+    names = [
+        "fineweb_val_000000.bin",
+        *(f"fineweb_train_{i:06d}.bin" for i in range(1, config.shards + 1)),
+    ]
     missing = [name for name in names if not _is_whole(folder / name)]
     report(f"downloading {len(missing)} of {len(names)} shards from {address(REPOSITORY, '')}")
     done, total, failed = dict.fromkeys(missing, 0), dict.fromkeys(missing, 0), threading.Event()

@@ -12,8 +12,8 @@ from typing import Any
 from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
 from job.files import alone_in
-from job.locations import Locations
-from job.published import Published, gpt2_shape, other_shape, weights_of
+from job.paths import VolumePaths
+from job.pretrained import Pretrained, gpt2_shape, other_shape, weights_of
 from job.recipe import Recipe
 
 ENDPOINT = "https://huggingface.co"  # HF_ENDPOINT names a mirror
@@ -33,7 +33,7 @@ def headers() -> dict[str, str]:
 
 def ensure_weights(
     recipe: Recipe,
-    locations: Locations,
+    locations: VolumePaths,
     *,
     report: Report = quiet,
     should_stop: Stop = never,
@@ -51,8 +51,13 @@ def ensure_weights(
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder) as alone:
         if not alone:
-            raise DataError(f"{folder}: another process is downloading it now; wait for it or stop it")
-        for name, check in (("config.json", _fits(recipe, source)), ("model.safetensors", _is_whole)):
+            raise DataError(
+                f"{folder}: another process is downloading it now; wait for it or stop it"
+            )
+        for name, check in (
+            ("config.json", _fits(recipe, source)),
+            ("model.safetensors", _is_whole),
+        ):
             if (folder / name).exists():
                 continue
             url = address(source.repository, name, source.revision)
@@ -71,7 +76,7 @@ def ensure_weights(
                 raise recipe.mistake("train.init_from", f"{error}{_advice(str(error))}") from None
 
 
-def _fits(recipe: Recipe, source: Published) -> Callable[[Path], None]:
+def _fits(recipe: Recipe, source: Pretrained) -> Callable[[Path], None]:
     def check(path: Path) -> None:
         try:
             config: dict[str, Any] = json.loads(path.read_text())
@@ -83,7 +88,9 @@ def _fits(recipe: Recipe, source: Published) -> Callable[[Path], None]:
             raise DataError(f"{source.repository} is no GPT-2, and no other network can be read")
         theirs = gpt2_shape(layers, heads, width, config.get("n_positions", 1024))
         if words := other_shape(recipe.model.model_dump(), theirs):
-            raise DataError(f"{source.repository} is another network than the recipe's; write {words}")
+            raise DataError(
+                f"{source.repository} is another network than the recipe's; write {words}"
+            )
 
     return check
 

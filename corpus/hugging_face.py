@@ -14,10 +14,12 @@ from typing import Any
 from corpus import DataError
 from corpus.tokenizers import CharTokenizer, GPT2Tokenizer, Tokenizer
 from job.files import write_atomically
-from job.runs import read_record
+from job.run_record import read_record
 
 END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "<unknown>"  # in no vocabulary of characters, so that an unknown one is an error there as here
+UNKNOWN = (
+    "<unknown>"  # in no vocabulary of characters, so that an unknown one is an error there as here
+)
 
 
 def export_folder(into: str | None, run: Path) -> Path:
@@ -45,7 +47,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: i
         "post_processor": None,
         **(_characters(tokenizer) if is_chars else _byte_level(tokenizer)),
     }
-    special = {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT)
+    special = (
+        {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT)
+    )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
@@ -91,7 +95,10 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
     is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
     found = merges(texts) if is_gpt2 else []
     return {
-        "pre_tokenizer": {**byte_level, "use_regex": is_gpt2},  # the library's own expression is GPT-2's
+        "pre_tokenizer": {
+            **byte_level,
+            "use_regex": is_gpt2,
+        },  # the library's own expression is GPT-2's
         "decoder": {**byte_level, "use_regex": is_gpt2},
         "model": {
             "type": "BPE",
@@ -102,7 +109,9 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [" ".join("".join(letters[byte] for byte in part) for part in pair) for pair in found],
+            "merges": [
+                " ".join("".join(letters[byte] for byte in part) for part in pair) for pair in found
+            ],
         },
     }
 

@@ -11,14 +11,19 @@ import numpy as np
 from corpus.meta import Meta
 from corpus.shards import TokenStream
 
-WINDOWS, LENGTH = 64, 1024  # tokens that the fingerprint is of, evenly spread: 128 kB of any dataset
+WINDOWS, LENGTH = (
+    64,
+    1024,
+)  # tokens that the fingerprint is of, evenly spread: 128 kB of any dataset
 
 
 def identity(meta: Meta, train: TokenStream) -> dict[str, Any]:
     """Where the text is from, how many training tokens there are, and a fingerprint of these."""
     length = min(LENGTH, len(train))
     starts = np.linspace(0, len(train) - length, WINDOWS, dtype=np.int64)
-    fingerprint = blake2b(train.windows(starts, length).astype("<u2").tobytes(), digest_size=8).hexdigest()
+    fingerprint = blake2b(
+        train.windows(starts, length).astype("<u2").tobytes(), digest_size=8
+    ).hexdigest()
     return {"source": meta.source, "train_tokens": len(train), "fingerprint": fingerprint}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from corpus import DataError
 from corpus.shards import SPLITS, Shard, read_header, shard_paths
 from job.files import write_atomically
-from job.published import FINEWEB
+from job.pretrained import FINEWEB
 from job.recipe import DataConfig
 
 META, JOURNAL = "meta.json", ".progress.json"
@@ -32,7 +32,9 @@ class Meta:
     shards: dict[str, list[Shard]]  # by split
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / META, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(
+            folder / META, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        )
 
 
 def dataset_meta(folder: Path) -> Meta:
@@ -43,9 +45,13 @@ def dataset_meta(folder: Path) -> Meta:
     if (folder / META).exists():
         try:
             tree = json.loads((folder / META).read_text())
-            return Meta(**{**tree, "shards": {s: [Shard(**x) for x in tree["shards"][s]] for s in SPLITS}})
+            return Meta(
+                **{**tree, "shards": {s: [Shard(**x) for x in tree["shards"][s]] for s in SPLITS}}
+            )
         except (ValueError, TypeError, KeyError):
-            raise DataError(f"{folder / META}: can't be read; `prepare --force` makes it again") from None
+            raise DataError(
+                f"{folder / META}: can't be read; `prepare --force` makes it again"
+            ) from None
     if (folder / JOURNAL).exists() or not all(shard_paths(folder, split) for split in SPLITS):
         raise DataError(f"{folder}: holds no complete dataset; `python -m corpus.prepare` makes it")
     return shards_meta(folder, {})
@@ -53,7 +59,9 @@ def dataset_meta(folder: Path) -> Meta:
 
 def shards_meta(folder: Path, config: dict[str, Any]) -> Meta:
     """The meta of GPT-2 shards that were made elsewhere, of text that nobody here has counted."""
-    shards = {str(s): [Shard(p.name, read_header(p), "") for p in shard_paths(folder, s)] for s in SPLITS}
+    shards = {
+        str(s): [Shard(p.name, read_header(p), "") for p in shard_paths(folder, s)] for s in SPLITS
+    }
     train, val = (sum(shard.tokens for shard in shards[split]) for split in SPLITS)
     source = config.get("source") or str(folder)
     return Meta({"name": "gpt2"}, 50257, train, val, None, None, source, config, shards)
@@ -64,7 +72,9 @@ def is_prepared(config: DataConfig, folder: Path, *, any_source: bool = False) -
 
     DataError where another dataset is there, with the difference, or where it is damaged.
     """
-    if not (folder / META).exists() and ((folder / JOURNAL).exists() or not shard_paths(folder, "val")):
+    if not (folder / META).exists() and (
+        (folder / JOURNAL).exists() or not shard_paths(folder, "val")
+    ):
         return False
     meta = dataset_meta(folder)
     for shard in (shard for shards in meta.shards.values() for shard in shards):

@@ -29,7 +29,9 @@ class BatchOrder:
     is left at both ends is shorter than two windows. DataError where the data is shorter than one.
     """
 
-    def __init__(self, num_tokens: int, block_size: int, sequences_per_step: int, seed: int) -> None:
+    def __init__(
+        self, num_tokens: int, block_size: int, sequences_per_step: int, seed: int
+    ) -> None:
         if num_tokens <= block_size:
             raise DataError(
                 f"the data has {num_tokens} tokens, and model.block_size={block_size} needs at least "
@@ -51,7 +53,10 @@ class BatchOrder:
         epochs, places = np.divmod(sequences, self.windows_per_epoch)
         starts = np.empty_like(places)
         for epoch in np.unique(epochs):
-            mine, key = epochs == epoch, _mix(_mix(np.array([self.seed], np.uint64)) ^ np.uint64(epoch))
+            mine, key = (
+                epochs == epoch,
+                _mix(_mix(np.array([self.seed], np.uint64)) ^ np.uint64(epoch)),
+            )
             offset = int(_mix(key + np.uint64(ROUNDS))[0]) % self._offsets
             starts[mine] = offset + self.block_size * self._permuted(places[mine], key)
         return starts

@@ -22,16 +22,23 @@ from dataclasses import asdict
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 import corpus
 from corpus.build import prepare
 from corpus.hub import ensure_weights
 from corpus.meta import Meta
-from job.command_line import argument_parser, load_recipe, parse, run
+from job.arguments import argument_parser, load_recipe, parse, run
 from job.exit_status import ExitStatus
-from job.locations import Locations
-from job.published import FINEWEB
+from job.paths import VolumePaths
+from job.pretrained import FINEWEB
 from job.recipe import DataConfig, Recipe, RecipeError
 
 LINE_SECONDS = 5.0  # between lines of progress off a terminal
@@ -43,21 +50,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source", metavar="S", help="text: a file, folder, glob or URL, instead of the recipe's"
     )
     parser.add_argument(
-        "--shards", type=int, metavar="N", help="training shards to download, of a published dataset"
+        "--shards",
+        type=int,
+        metavar="N",
+        help="training shards to download, of a published dataset",
     )
-    parser.add_argument("--force", action="store_true", help="replace what was prepared with other settings")
+    parser.add_argument(
+        "--force", action="store_true", help="replace what was prepared with other settings"
+    )
     return run(_main, parse(parser, argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     typed = {"source": arguments.source, "shards": arguments.shards}
-    arguments.overrides += [f"data.{key}={value}" for key, value in typed.items() if value is not None]
+    arguments.overrides += [
+        f"data.{key}={value}" for key, value in typed.items() if value is not None
+    ]
     if arguments.recipe == FINEWEB:
         if arguments.source or len(arguments.overrides) > (arguments.shards is not None):
             raise RecipeError(
                 f"{FINEWEB} takes --shards alone; a recipe with data.source={FINEWEB} takes the rest"
             )
-        recipe, config = None, DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
+        recipe, config = (
+            None,
+            DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9),
+        )
     else:
         recipe = load_recipe(arguments)
         config = recipe.data
@@ -70,7 +87,7 @@ def _main(arguments: Namespace) -> ExitStatus:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    locations = Locations.current()
+    locations = VolumePaths.current()
     folder = locations.dataset(config.dataset)
     options = {"force": arguments.force, "any_source": not names_source(arguments.overrides)}
     with reporter() as report:
@@ -86,12 +103,14 @@ def _main(arguments: Namespace) -> ExitStatus:
 
 def names_source(overrides: Sequence[str]) -> bool:
     """Whether a text was asked for, and not just that of the recipe, of which a copy from elsewhere will do."""
-    return any(word.lstrip("-").partition("=")[0] in ("source", "data.source") for word in overrides)
+    return any(
+        word.lstrip("-").partition("=")[0] in ("source", "data.source") for word in overrides
+    )
 
 
 def ensure_prepared(
     recipe: Recipe,
-    locations: Locations,
+    locations: VolumePaths,
     overrides: Sequence[str] = (),
     should_stop: corpus.Stop = corpus.never,
 ) -> Meta:
@@ -103,7 +122,9 @@ def ensure_prepared(
     with reporter() as report:
         folder = locations.dataset(recipe.data.dataset)
         any_source = not names_source(overrides)
-        meta = prepare(recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop)
+        meta = prepare(
+            recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop
+        )
         ensure_weights(recipe, locations, report=report, should_stop=should_stop)
         return meta
 
@@ -112,9 +133,16 @@ def ensure_prepared(
 def reporter() -> Iterator[corpus.Report]:
     """Progress on stderr: a bar on a terminal; elsewhere a line every few seconds."""
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     told = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(event: corpus.Progress | str) -> None:
@@ -127,10 +155,14 @@ def reporter() -> Iterator[corpus.Report]:
                 what = event.phase + tokens
                 if event.phase not in tasks:
                     tasks[event.phase] = bar.add_task(what)
-                bar.update(tasks[event.phase], completed=event.done, total=event.total, description=what)
+                bar.update(
+                    tasks[event.phase], completed=event.done, total=event.total, description=what
+                )
             elif time.monotonic() - told > LINE_SECONDS:
                 told = time.monotonic()
-                console.print(f"{event.phase} {event.done / max(1, event.total):.0%}{tokens}", soft_wrap=True)
+                console.print(
+                    f"{event.phase} {event.done / max(1, event.total):.0%}{tokens}", soft_wrap=True
+                )
 
         yield report
 

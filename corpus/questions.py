@@ -43,7 +43,10 @@ def read_questions(path: Path, tokenizer: Tokenizer, block_size: int) -> list[Qu
     if wrong:
         more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise WrongLines(
-            f"{path}: {len(wrong)} lines are no questions:\n  " + "\n  ".join(wrong[:SHOWN]) + more + "\n"
+            f"{path}: {len(wrong)} lines are no questions:\n  "
+            + "\n  ".join(wrong[:SHOWN])
+            + more
+            + "\n"
             'a line is {"ctx": "A cat", "endings": ["sat.", "flew."], "label": 0}; mend or delete them'
         )
     if not questions:
@@ -69,7 +72,9 @@ def _question(tree: Any, tokenizer: Tokenizer, block_size: int) -> Question:
     if str(answer) not in map(str, range(len(endings))):
         raise ValueError(f"'{names[2]}' is {answer!r}, not a number from 0 to {len(endings) - 1}")
     if not context and tokenizer.eot is None:
-        raise ValueError(f"'{names[0]}' is empty, and tokenizer {tokenizer.name} has nothing to begin with")
+        raise ValueError(
+            f"'{names[0]}' is empty, and tokenizer {tokenizer.name} has nothing to begin with"
+        )
     # A text without a space between the two gets one: GPT-2's tokens of words hold the space before them.
     joint = " " if context and not context[-1].isspace() else ""
     read = tokenizer.encode(context).tolist() or [tokenizer.eot]
@@ -90,7 +95,8 @@ def accuracies(
     result: dict[str, float | int | None] = {"questions": len(questions)}
     for name, per_token in (("accuracy", False), ("accuracy_normalised", True)):
         right = [
-            min(range(len(of)), key=lambda i: of[i][0] / (of[i][1] if per_token else 1)) == question.answer
+            min(range(len(of)), key=lambda i: of[i][0] / (of[i][1] if per_token else 1))
+            == question.answer
             for question, of in zip(questions, losses, strict=True)
         ]
         share, n = sum(right) / len(right), len(right)

@@ -59,14 +59,18 @@ def open_tokens(path: Path) -> np.memmap[Any, np.dtype[np.uint16]]:
 def shard_paths(folder: Path, split: Split) -> list[Path]:
     """``*train*.bin`` or ``*val*.bin`` in ``folder``, sorted; a name with both words is of the later one."""
     other = "val" if split == "train" else "train"
-    return sorted(p for p in folder.glob(f"[!.]*{split}*.bin") if p.name.rfind(split) > p.name.rfind(other))
+    return sorted(
+        p for p in folder.glob(f"[!.]*{split}*.bin") if p.name.rfind(split) > p.name.rfind(other)
+    )
 
 
 class TokenStream:
     """All shards of one split as one sequence of tokens. DataError where there are none or one is damaged."""
 
     def __init__(self, folder: Path, split: Split) -> None:
-        self._shards = [open_tokens(path) for path in shard_paths(folder, split) if read_header(path)]
+        self._shards = [
+            open_tokens(path) for path in shard_paths(folder, split) if read_header(path)
+        ]
         if not self._shards:
             raise DataError(
                 f"{folder}: holds no tokens in *{split}*.bin; `python -m corpus.prepare` makes them"
@@ -80,7 +84,10 @@ class TokenStream:
         """Tokens start … stop-1, copied, across the bounds of shards: (stop - start,) uint16."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}:{stop} of {len(self)}")
-        parts, shard = [np.empty(0, np.uint16)], int(np.searchsorted(self._bounds, start, side="right")) - 1
+        parts, shard = (
+            [np.empty(0, np.uint16)],
+            int(np.searchsorted(self._bounds, start, side="right")) - 1,
+        )
         while shard < len(self._shards) and (begin := int(self._bounds[shard])) < stop:
             parts.append(self._shards[shard][max(0, start - begin) : stop - begin])
             shard += 1
@@ -99,7 +106,12 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: Path, dataset: str, split: Split, shard_tokens: int, state: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        dataset: str,
+        split: Split,
+        shard_tokens: int,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.shards = [Shard(**shard) for shard in (state or {}).get("shards", [])]
         self._folder, self._stem, self._limit = folder, f"{dataset}_{split}_", shard_tokens
@@ -134,7 +146,10 @@ class ShardWriter:
             with naming(self._part):
                 self._file.flush()
                 os.fsync(self._file.fileno())
-        return {"shards": [asdict(shard) for shard in self.shards], "open_tokens": self._open_tokens}
+        return {
+            "shards": [asdict(shard) for shard in self.shards],
+            "open_tokens": self._open_tokens,
+        }
 
     def finish_shard(self) -> None:
         """Give the open shard, if there is one, its header and its name."""

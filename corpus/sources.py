@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from corpus import DataError, Progress, Report, Stop, never, quiet
 from corpus.download import download
-from job.runs import launch_facts
+from job.run_record import launch_facts
 
 PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
 LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
@@ -58,15 +58,23 @@ def find_files(
     root = Path(source).expanduser()
     if source == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
-        paths = [p for p in root.rglob("*.py") if not NOT_THE_LIBRARY.search(p.relative_to(root).as_posix())]
+        paths = [
+            p
+            for p in root.rglob("*.py")
+            if not NOT_THE_LIBRARY.search(p.relative_to(root).as_posix())
+        ]
         paths = [path for path in paths if _is_utf8(path)]
     elif source.startswith(("http://", "https://")):
         paths = [_downloaded(source, raw, report, should_stop)]
         root = raw
     elif root.is_dir():
-        paths = [p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())]
+        paths = [
+            p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())
+        ]
         if binary := {path for path in paths if path.is_file() and _is_binary(path)}:
-            report(f"left out, no text: {', '.join(p.relative_to(root).as_posix() for p in sorted(binary))}")
+            report(
+                f"left out, no text: {', '.join(p.relative_to(root).as_posix() for p in sorted(binary))}"
+            )
             paths = [path for path in paths if path not in binary]
     elif root.exists():
         paths, root = [root], root.parent
@@ -74,9 +82,13 @@ def find_files(
         paths = [Path(match) for match in glob(str(root), recursive=True)]
         while has_magic(str(root)):
             root = root.parent
-    files = [_source_file(path, path.relative_to(root).as_posix()) for path in paths if path.is_file()]
+    files = [
+        _source_file(path, path.relative_to(root).as_posix()) for path in paths if path.is_file()
+    ]
     if not files:
-        raise DataError(f"{source}: no file is there; data.source (--source) is a file, folder, glob or URL")
+        raise DataError(
+            f"{source}: no file is there; data.source (--source) is a file, folder, glob or URL"
+        )
     if not any(file.size for file in files):
         raise DataError(f"{source}: is empty: there is no text to learn from")
     return sorted(files, key=lambda file: file.name)
@@ -153,7 +165,11 @@ def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> It
                 yield Segment(text, True, index, row, (index, row + 1))
             continue
         try:
-            with gzip.open(file.path) if file.path.suffix == ".gz" else file.path.open("rb") as opened:
+            with (
+                gzip.open(file.path)
+                if file.path.suffix == ".gz"
+                else file.path.open("rb") as opened
+            ):
                 stream = cast(BinaryIO, opened)
                 stream.seek(offset)
                 for piece in stream if file.kind == "jsonl" else _pieces(stream):
@@ -178,7 +194,9 @@ def _beginning(piece: bytes, file: SourceFile, files: Sequence[SourceFile]) -> b
         raise DataError(
             f"{file.path}: is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`, and name that"
         )
-    if re.match(rb"\s*\[\s*\{", piece) and all(re.search(r"\.json(\.gz)?$", each.name) for each in files):
+    if re.match(rb"\s*\[\s*\{", piece) and all(
+        re.search(r"\.json(\.gz)?$", each.name) for each in files
+    ):
         raise DataError(
             f"{file.path}: is an array of JSON objects, not text; make a row of each: "
             f"`{'zcat' if file.path.suffix == '.gz' else 'cat'} {path} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
@@ -210,7 +228,9 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
             if start >= size:
                 start -= size
                 continue
-            for batch in table.iter_batches(256, row_groups=[group], columns=[column], use_threads=False):
+            for batch in table.iter_batches(
+                256, row_groups=[group], columns=[column], use_threads=False
+            ):
                 for value in batch.column(0)[start:].to_pylist():
                     yield _utf8(value, f"{file.path}:", column)
                 start = max(0, start - len(batch))
@@ -219,7 +239,9 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
 def _utf8(value: object, where: str, column: str) -> bytes:
     if not isinstance(value, str | None):
         raise DataError(f"{where} has {type(value).__name__}, not text, in the column '{column}'")
-    return (value or "").encode(errors="replace")  # JSON can spell half a surrogate pair, UTF-8 can't
+    return (value or "").encode(
+        errors="replace"
+    )  # JSON can spell half a surrogate pair, UTF-8 can't
 
 
 def _no_column(where: str, column: str, there: list[str]) -> DataError:
@@ -259,7 +281,9 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         if not cut and size < LONGEST_PIECE:
             size *= 2
             continue
-        while not cut or text[cut] & 0xC0 == 0x80:  # no place for a cut: anywhere between characters
+        while (
+            not cut or text[cut] & 0xC0 == 0x80
+        ):  # no place for a cut: anywhere between characters
             cut = (cut or size) - 1
         yield text[:cut]
         text, size = text[cut:], PIECE

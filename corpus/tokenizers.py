@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from corpus import DataError
 from corpus.shards import Tokens
-from job.locations import Locations
+from job.paths import VolumePaths
 
 SHOWN = 60  # characters, the last ones in the order of their code points: letters rather than signs
 
@@ -62,7 +62,9 @@ class ByteTokenizer(Tokenizer):
     name, vocab_size, eot = "bytes", 257, 256
 
     def encode(self, text: str | bytes) -> Tokens:
-        return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(np.uint16)
+        return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(
+            np.uint16
+        )
 
     def token_bytes(self) -> list[bytes]:
         return [*(bytes([byte]) for byte in range(256)), b""]
@@ -77,7 +79,9 @@ class CharTokenizer(Tokenizer):
         self.characters = sorted(set(characters))
         self.vocab_size = len(self.characters)
         if self.vocab_size > 65536:
-            raise DataError(f"{self.vocab_size} distinct characters are too many; take data.tokenizer=gpt2")
+            raise DataError(
+                f"{self.vocab_size} distinct characters are too many; take data.tokenizer=gpt2"
+            )
         self._ids = np.full(0x110000, -1, dtype=np.int32)  # code point → token
         self._ids[[ord(character) for character in self.characters]] = np.arange(self.vocab_size)
 
@@ -112,7 +116,7 @@ class GPT2Tokenizer(Tokenizer):
         import requests
         import tiktoken
 
-        Locations.current().set_defaults()
+        VolumePaths.current().set_defaults()
         try:
             self._encoding = tiktoken.get_encoding("gpt2")
         except (requests.RequestException, ValueError) as error:

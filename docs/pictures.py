@@ -15,12 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.history.past import read_runs
-from runner.history.reader import Reader
-from runner.report.page import html
+from runner.console import CliContext
 from runner.runs.find import find_run
-from runner.screen.view import Seen, screen
-from runner.terminal import Environment
+from runner.runs.history import Reader, read_runs
+from runner.views.dashboard import Snapshot, screen
+from runner.views.report import html
 
 HERE = Path(__file__).resolve().parent
 SIZE = (118, 30)  # columns, lines
@@ -29,7 +28,7 @@ WINDOW = (1100, 1560)  # pixels: the head, the curves and the sample
 
 def watch(run: str) -> None:
     """The screen as it is now."""
-    history = Reader(run, find_run(Environment(), run).target).look_at_all()
+    history = Reader(run, find_run(CliContext(), run).target).look_at_all()
     assert history is not None
     console = Console(
         file=io.StringIO(),
@@ -39,7 +38,7 @@ def watch(run: str) -> None:
         force_terminal=True,
         color_system="256",
     )
-    console.print(screen(Seen(history), time.time(), *SIZE))
+    console.print(screen(Snapshot(history), time.time(), *SIZE))
     drawn = console.export_svg(title=f"runner watch {run}")
     # The font of rich's own frame would be fetched from elsewhere; any of fixed width does.
     (HERE / "watch.svg").write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
@@ -47,11 +46,11 @@ def watch(run: str) -> None:
 
 def report(run: str) -> None:
     """The top of the page, in light."""
-    from tests.runner.report.browser import look_at
+    from tests.runner.views.browser import look_at
 
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        page.write_text(html(read_runs(Environment(), [run], all_samples=True)[0], time.time()))
+        page.write_text(html(read_runs(CliContext(), [run], all_samples=True)[0], time.time()))
         picture = look_at(page, size=WINDOW).picture
     picture.save(HERE / "report.png", optimize=True)
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiment.logger import TBLogger
-    from job.session import Session
+    from job.run_session import RunSession
 
 RECORDED_LOSSES = {"train": "train_loss", "val": "val_loss"}  # the field of each logger's loss
 
-_session: Session | None = None
+_session: RunSession | None = None
 _max_steps = 0
 _loggers: weakref.WeakSet[TBLogger] = weakref.WeakSet()
 
 
-def activate(session: Session, max_steps: int) -> None:
+def activate(session: RunSession, max_steps: int) -> None:
     """Let the library update the record of ``session``; ``max_steps`` is 0 if it is unknown."""
     global _session, _max_steps
     _session, _max_steps = session, max_steps

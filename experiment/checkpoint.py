@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from experiment import active_run
 from experiment.weights import ModelMismatch, collect_weights, load_weights, own_name, unwrap
-from job.command_line import say
+from job.arguments import say
 from job.exit_status import ExitStatus, UserError
 from job.step_folders import prune, step_folder, steps
 from model import checkpoint as files

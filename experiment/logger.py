@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import active_run
-from job.command_line import say
+from job.arguments import say
 from job.files import fsync_file, naming, write_atomically
 from job.metrics import read_metrics
 

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from experiment import active_run, preemption
-from job.command_line import run, say
+from job.arguments import run, say
+from job.compatibility import JOB, other_experiment
 from job.disk import FULL, in_words
 from job.exit_status import ExitStatus, UserError
-from job.locations import CHECKOUT, Locations
+from job.paths import CHECKOUT, VolumePaths
 from job.results import as_result, what_came
-from job.runs import RUN_NAME, RunRecord, Status, read_record
-from job.same_experiment import JOB, other_experiment
-from job.session import RunRefused, Session
+from job.run_record import RUN_NAME, RunRecord, Status, read_record
+from job.run_session import RunRefused, RunSession
 from job.signature import FUNCTION, ExperimentError, Value, read_signature
 
 PACKAGES = ("model", "corpus", "job", "runner")
@@ -64,7 +64,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         raise ExperimentError(
             f"invalid run name '{name}': pass --name with letters, digits, '.', '_' and '-' only"
         )
-    locations = Locations.current()
+    locations = VolumePaths.current()
     locations.set_defaults()
     folder = locations.run(name).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -76,7 +76,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         if record.status == "finished":
             _show_finished(folder, record, digest, arguments.json)
             return ExitStatus.DONE
-    session = Session(folder, None, JOB, list(arguments.words))
+    session = RunSession(folder, None, JOB, list(arguments.words))
     session.progress(
         force=True,
         arguments=parameters,
@@ -97,7 +97,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     return status
 
 
-def _train(session: Session, path: Path, given: Mapping[str, Value]) -> ExitStatus:
+def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitStatus:
     """Call train() of the file and record how the attempt ended."""
     verb = "resumes" if len(session.record.attempts) > 1 else "starts"
     values = " ".join(f"{key}={value}" for key, value in given.items())
@@ -160,7 +160,7 @@ def _unload_shadowed_packages(folder: Path) -> None:
             del sys.modules[name]
 
 
-def _stop(session: Session, when: str) -> ExitStatus:
+def _stop(session: RunSession, when: str) -> ExitStatus:
     received = preemption.STOP.signal
     reason = received.name if received is not None else "interrupted"
     say(f"stopped by {reason}{when}; run the same command to resume")
@@ -168,13 +168,13 @@ def _stop(session: Session, when: str) -> ExitStatus:
     return ExitStatus.UNFINISHED
 
 
-def _fail(session: Session, reason: str) -> ExitStatus:
+def _fail(session: RunSession, reason: str) -> ExitStatus:
     say(f"error: the experiment failed: {reason}")
     _end(session, "failed", reason)
     return ExitStatus.JOB_FAILED
 
 
-def _end(session: Session, status: Status, reason: str) -> bool:
+def _end(session: RunSession, status: Status, reason: str) -> bool:
     """Record the end of the attempt; return False if the disk refuses it."""
     try:
         session.end(status, reason)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
-from job.locations import Locations
-from job.quantities import byte_size
+from job.format import byte_size
+from job.paths import VolumePaths
 from job.step_folders import step_folder, steps
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -51,7 +51,11 @@ def whole_or_gone(run: Path, step: int, folder: Path, needed: int) -> Iterator[N
 
 def _no_room(run: Path, step: int, needed: int) -> str:
     there = steps(run)
-    last = f"{step_folder(run, there[-1]).name} is the last good one" if there else "there is none before it"
+    last = (
+        f"{step_folder(run, there[-1]).name} is the last good one"
+        if there
+        else "there is none before it"
+    )
     older = f" (its oldest checkpoint is {step_folder(run, there[0])})" if len(there) > 1 else ""
     return (
         f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, {byte_size(free_bytes(run))} are "
@@ -70,5 +74,5 @@ def nearest_there(path: Path) -> Path:
 
 
 def _volumes() -> list[Path]:
-    here = Locations.current()
+    here = VolumePaths.current()
     return [here.data, here.checkpoints, here.cache]

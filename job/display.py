@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from job.files import naming
+from job.format import duration
 from job.metrics import read_metrics
-from job.next_line import next_line
-from job.quantities import duration
+from job.next_command import next_command
 
 PLOT_HEIGHT = 14
 BAR = 16
@@ -25,12 +25,17 @@ PLOT_POINTS = 400
 
 
 def loss_plot(
-    train: list[tuple[int, float]], val: list[tuple[int, float]], width: int, height: int = PLOT_HEIGHT
+    train: list[tuple[int, float]],
+    val: list[tuple[int, float]],
+    width: int,
+    height: int = PLOT_HEIGHT,
 ) -> str:
     """The curves as text: training loss as a line, validation loss as points; no colour."""
     import plotext
 
-    train, val = ([(step, loss) for step, loss in curve if math.isfinite(loss)] for curve in (train, val))
+    train, val = (
+        [(step, loss) for step, loss in curve if math.isfinite(loss)] for curve in (train, val)
+    )
     if not train:
         return ""
     stride = max(1, len(train) // PLOT_POINTS)
@@ -40,7 +45,9 @@ def loss_plot(
     plotext.plot_size(width, height)
     plotext.plot([s for s, _ in train], [v for _, v in train], marker="braille", label="train loss")
     if val:
-        plotext.scatter([s for s, _ in val], [v for _, v in val], marker="x", label="validation loss")
+        plotext.scatter(
+            [s for s, _ in val], [v for _, v in val], marker="x", label="validation loss"
+        )
     plotext.xlabel("step")
     return str(plotext.uncolorize(plotext.build()))
 
@@ -50,7 +57,9 @@ class Display:
 
     def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=silent, highlight=False)
-        self.file: TextIO | None = log.open("a", buffering=1) if log is not None and not silent else None
+        self.file: TextIO | None = (
+            log.open("a", buffering=1) if log is not None and not silent else None
+        )
         self.max_steps = max_steps
         self.train: list[tuple[int, float]] = []
         self.val: list[tuple[int, float]] = []
@@ -65,7 +74,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.live is not None:
             self.live.stop()
@@ -84,10 +96,18 @@ class Display:
                 self.file.writelines(f"{now} {line}\n" for line in text.splitlines() or [""])
 
     def step(
-        self, step: int, loss: float, lr: float, tokens_per_second: float, mfu: float | None, eta: float
+        self,
+        step: int,
+        loss: float,
+        lr: float,
+        tokens_per_second: float,
+        mfu: float | None,
+        eta: float,
     ) -> None:
         """Progress; off a terminal a line, on it the screen is drawn again."""
-        speed = f"{tokens_per_second:,.0f} tokens/s" + (f"  MFU {mfu:.1%}" if mfu is not None else "")
+        speed = f"{tokens_per_second:,.0f} tokens/s" + (
+            f"  MFU {mfu:.1%}" if mfu is not None else ""
+        )
         line = (
             f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  loss {loss:.4f}  "
             f"lr {lr:.2e}  {speed}  {duration(eta)} left"
@@ -103,7 +123,9 @@ class Display:
     def evaluated(self, step: int, loss: float) -> None:
         """A validation loss: a line off a terminal, on it a point of the plot."""
         self.val.append((step, loss))
-        line = f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
+        line = (
+            f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
+        )
         if self.live is None:
             self.say(line)
         else:
@@ -136,6 +158,8 @@ class Display:
         """What came out, and what to type next. ``seconds`` are those of training."""
         told = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
-        self.say(f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}")
-        more = next_line("sample", f"--name {run} prompt='...'")
+        self.say(
+            f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}"
+        )
+        more = next_command("sample", f"--name {run} prompt='...'")
         self.say(f"write more: {more}")

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.locations import Locations
-from job.runs import HEARTBEAT_SECONDS, heartbeat_age, read_record
+from job.paths import VolumePaths
+from job.run_record import HEARTBEAT_SECONDS, heartbeat_age, read_record
 
 # Twelve beats: a machine that swaps or compiles on every core may miss a few and still be at work.
 FRESH_SECONDS = 12 * HEARTBEAT_SECONDS
@@ -30,12 +30,14 @@ def running_runs(checkpoints: Path) -> dict[str, float]:
 
 
 def main() -> ExitStatus:
-    runs = running_runs(Locations.current().checkpoints)
+    runs = running_runs(VolumePaths.current().checkpoints)
     for name, age in runs.items():
         print(f"{name}: heartbeat {age:.0f} s ago")
     if not runs:
         print("no run is running")
-    return ExitStatus.DONE if any(age < FRESH_SECONDS for age in runs.values()) else ExitStatus.ERROR
+    return (
+        ExitStatus.DONE if any(age < FRESH_SECONDS for age in runs.values()) else ExitStatus.ERROR
+    )
 
 
 if __name__ == "__main__":

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from job.network_size import network_size
-from job.recipe import Recipe
+from job.recipe import ModelConfig, Recipe
+from job.schedules import tokens_seen
 
 WORD = 4  # bytes of a float32
+
 HALF = 2  # bytes of a bfloat16
 
 RESERVED = 1.5e9  # bytes: the CUDA context, cuBLAS's workspace, the compiler's own
+
 GAPS = 1.05  # what the allocator's gaps add
 
 # More tokens than this in one micro-batch make an 80 GB GPU no faster: 64 x 1,024 is what others train with.
 AUTO_TOKENS = 65536
+
 AUTO_ON_CPU = 16  # sequences; a CPU has no lanes to fill, and its caches are small
 
 
@@ -71,11 +74,15 @@ _KEPT = {
     ("gpt2", False): _Kept(64, last=8, mlp=24, again=20, logit=12, chunked=12, head=4, fixed=16),
     ("gpt2", True): _Kept(32, last=4, mlp=16, again=12, logit=12, chunked=16, head=4, fixed=16),
     ("modern", False): _Kept(80, last=16, mlp=33, again=30, logit=16, chunked=19, head=12, fixed=8),
-    ("modern", True): _Kept(48, last=14.5, mlp=33, again=22, logit=16, chunked=22, head=12, fixed=8),
+    ("modern", True): _Kept(
+        48, last=14.5, mlp=33, again=22, logit=16, chunked=22, head=12, fixed=8
+    ),
 }
+
 # torch.compile fuses the loss. By torch's allocator on a GPU that was played (docs/log.md), bytes a logit: at once 2.0, the
 # gradient in the logits' place; in chunks 3.8, both side by side.
 _COMPILED_LOGIT, _COMPILED_CHUNKED = 2.1, 4.0
+
 # Muon works on all matrices of one shape at once; bytes for each number of the largest stack, two hidden layers' wide.
 _MUON_STACK = 21
 
@@ -148,7 +155,10 @@ def largest_micro_batch(
     share = max(1, recipe.sequences_per_step // processes)
     bound = share if most_tokens is None else max(1, most_tokens // recipe.model.block_size)
     for size in range(min(share, bound), 0, -1):
-        if share % size == 0 and training_memory(recipe, size, processes, bf16, compiled).on_gpu <= room:
+        if (
+            share % size == 0
+            and training_memory(recipe, size, processes, bf16, compiled).on_gpu <= room
+        ):
             return size
     return None
 
@@ -163,3 +173,40 @@ def chosen_micro_batch(
     if room is None:
         return AUTO_ON_CPU
     return largest_micro_batch(recipe, room, processes, bf16, compiled, AUTO_TOKENS) or 1
+
+
+# Rows of the embedding where the recipe names none. `chars` is known only when the data is there.
+ROWS = {"bytes": 320, "chars": 128, "gpt2": 50304}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters of a network: all of them, and those of matrix products (the head included)."""
+
+    parameters: int
+    matrices: int
+    rows: int
+
+
+def network_size(config: ModelConfig, tokenizer: str) -> Size:
+    """Count as model/gpt.py builds it."""
+    width, rows = config.n_embd, config.vocab_size or ROWS[tokenizer]
+    modern = config.variant == "modern"
+    blocks = config.n_layer * 12 * width * width
+    head = rows * width
+    small = (
+        width
+        if modern
+        else width * (13 * config.n_layer + 2 if config.bias else 2 * config.n_layer + 1)
+    )
+    positions = 0 if modern else config.block_size * width
+    embeddings = head * (2 if modern else 1) + positions
+    return Size(blocks + embeddings + small, blocks + head, rows)
+
+
+def flops_per_token(recipe: Recipe) -> float:
+    """Training FLOPs of one token, forward and backward, as model/gpt.py counts them: 6 N + 12 L C T (PaLM,
+    arXiv:2204.02311, appendix B), with T the window where a block has one, at its final size."""
+    config = recipe.model
+    matrices = network_size(config, recipe.data.tokenizer).matrices
+    return 6.0 * matrices + 12.0 * config.n_embd * tokens_seen(config, config.window_size)

@@ -76,7 +76,9 @@ def _wandb_run(folder: Path, project: str | None, say: Callable[[str], None]) ->
     try:
         import wandb
     except ImportError:
-        say("train.wandb_project is set but wandb is not installed (pip install wandb): TensorBoard only")
+        say(
+            "train.wandb_project is set but wandb is not installed (pip install wandb): TensorBoard only"
+        )
         return None
     # The id is the run's name: an attempt that resumes goes on in the same W&B run.
     return wandb.init(project=project, id=folder.name, name=folder.name, dir=folder, resume="allow")

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from job.published import GPT2, gpt2_shape, other_shape, published
-from job.recipe_errors import RecipeError, describe
-from job.recipe_yaml import Source, apply_override, read_yaml
+from job.pretrained import GPT2, gpt2_shape, other_shape, pretrained
+from job.recipe_loader import RecipeError, Source, apply_override, describe, read_yaml
 
 __all__ = [
     "DataConfig",
@@ -87,7 +86,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> ModelConfig:
         if self.n_embd % self.n_head:
-            raise impossible("n_embd", f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+            raise impossible(
+                "n_embd", f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})"
+            )
         if self.variant == "modern" and (self.n_embd // self.n_head) % 2:
             raise impossible(
                 "n_embd",
@@ -143,9 +144,12 @@ class TrainConfig(Section):
     """How the run trains."""
 
     max_steps: int = Field(
-        ge=0, description="optimizer steps; 0, with init_from, measures those weights and trains nothing"
+        ge=0,
+        description="optimizer steps; 0, with init_from, measures those weights and trains nothing",
     )
-    global_batch_tokens: int = Field(ge=2, description="tokens in one optimizer step, over all processes")
+    global_batch_tokens: int = Field(
+        ge=2, description="tokens in one optimizer step, over all processes"
+    )
     batch_schedule: list[list[int]] = Field(
         [],
         description="[[STEP, TOKENS], ...]: from that step on so many tokens a step, not global_batch_tokens",
@@ -162,23 +166,34 @@ class TrainConfig(Section):
     )
     lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
     min_lr: float = Field(
-        0.0, ge=0.0, description="learning rate that the decay leads to: that of the step behind the last"
+        0.0,
+        ge=0.0,
+        description="learning rate that the decay leads to: that of the step behind the last",
     )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(
-        None, ge=1, description="steps at the end over which the rate falls; null: all after the warm-up"
+        None,
+        ge=1,
+        description="steps at the end over which the rate falls; null: all after the warm-up",
     )
     weight_decay: float = Field(0.1, ge=0.0, description="decoupled, on matrices only")
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for the blocks' matrices, AdamW for embeddings, head and vectors"
+        "adamw",
+        description="muon: Muon for the blocks' matrices, AdamW for embeddings, head and vectors",
     )
-    muon_lr: float = Field(0.02, gt=0.0, description="peak learning rate of Muon; it follows lr's schedule")
+    muon_lr: float = Field(
+        0.02, gt=0.0, description="peak learning rate of Muon; it follows lr's schedule"
+    )
     muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
-    embedding_lr_scale: float = Field(1.0, gt=0.0, description="learning rate of embeddings over lr")
+    embedding_lr_scale: float = Field(
+        1.0, gt=0.0, description="learning rate of embeddings over lr"
+    )
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
-    grad_clip: float = Field(1.0, ge=0.0, description="largest norm of the gradient; 0 does not clip")
+    grad_clip: float = Field(
+        1.0, ge=0.0, description="largest norm of the gradient; 0 does not clip"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it and it pays, else float32"
     )
@@ -190,14 +205,19 @@ class TrainConfig(Section):
         None, "tokens whose logits stand in memory at once; null: all of a micro-batch", ge=1
     )
     shard: bool = free(
-        False, "with several GPUs: each holds a part of the network and the optimizer (FSDP2), not all of it"
+        False,
+        "with several GPUs: each holds a part of the network and the optimizer (FSDP2), not all of it",
     )
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = free(
-        "auto", "which of torch's kernels for attention is tried first, on a GPU; auto: torch's own order"
+        "auto",
+        "which of torch's kernels for attention is tried first, on a GPU; auto: torch's own order",
     )
-    compile: bool | Literal["auto"] = free("auto", "torch.compile; auto: where the run outlasts compiling")
+    compile: bool | Literal["auto"] = free(
+        "auto", "torch.compile; auto: where the run outlasts compiling"
+    )
     deterministic: bool = free(
-        False, "only algorithms that give the same bits each time: on a GPU slower; on a CPU it is so anyway"
+        False,
+        "only algorithms that give the same bits each time: on a GPU slower; on a CPU it is so anyway",
     )
     seed: int = Field(1337, ge=0)
     init_from: str | None = Field(
@@ -207,20 +227,26 @@ class TrainConfig(Section):
     )
     eval_every: int = free(250, "steps between evaluations", ge=1)
     eval_tokens: int | None = free(
-        None, "tokens of the validation set that an evaluation reads, the same each time; null: all", ge=1
+        None,
+        "tokens of the validation set that an evaluation reads, the same each time; null: all",
+        ge=1,
     )
     checkpoint_every: int = free(250, "steps between checkpoints", ge=1)
     keep_last: int = free(2, "newest checkpoints that are kept", ge=1)
     keep_best: bool = free(True, "keep the checkpoint with the lowest validation loss too")
     log_every: int = free(10, "steps between lines of the log", ge=1)
     stop_on_nan: bool = free(True, "end the run, with 100, where loss or gradient is no number")
-    sample_every: int | None = free(None, "steps between samples written to samples/; null: at the end", ge=1)
-    wandb_project: str | None = free(None, "log to this Weights & Biases project when WANDB_API_KEY is set")
+    sample_every: int | None = free(
+        None, "steps between samples written to samples/; null: at the end", ge=1
+    )
+    wandb_project: str | None = free(
+        None, "log to this Weights & Biases project when WANDB_API_KEY is set"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
         try:
-            published(self.init_from)
+            pretrained(self.init_from)
         except ValueError as error:
             raise impossible("init_from", str(error)) from None
         if self.max_steps == 0:
@@ -320,7 +346,9 @@ class Recipe(Section):
                 f"and have no window longer than block_size ({block})",
             )
         source = self.train.init_from
-        if source in GPT2 and (words := other_shape(self.model.model_dump(), gpt2_shape(*GPT2[source]))):
+        if source in GPT2 and (
+            words := other_shape(self.model.model_dump(), gpt2_shape(*GPT2[source]))
+        ):
             raise impossible(
                 "train.init_from", f"{source} is another network than the recipe's; write {words}"
             )

@@ -32,7 +32,9 @@ def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
         return [_plain(part, key, say) for part in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist(), key, say)
-    say(f"warning: '{key}' of the result is of type {type(value).__name__}, which JSON lacks; kept as text")
+    say(
+        f"warning: '{key}' of the result is of type {type(value).__name__}, which JSON lacks; kept as text"
+    )
     return repr(value)[:LONGEST]
 
 
@@ -43,7 +45,9 @@ def _is_single(value: Any) -> bool:
 
 def what_came(result: Mapping[str, Any]) -> str:
     """What an experiment gave, for a line that says that it is finished."""
-    return in_short(result, 200) or ("its result is in run.json" if result else "train() returned nothing")
+    return in_short(result, 200) or (
+        "its result is in run.json" if result else "train() returned nothing"
+    )
 
 
 def in_short(result: Mapping[str, Any], width: int = 60) -> str:

@@ -47,7 +47,12 @@ class Parameter:
 
     def describe(self) -> str:
         """``float``, ``'a' or 'b'``, ``int or none``."""
-        names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+        names = {
+            "bool": "true or false",
+            "int": "a whole number",
+            "float": "a number",
+            "str": "text",
+        }
         parts = [repr(choice) for choice in self.choices] + [names[kind] for kind in self.kinds]
         return " or ".join([*parts, *(["none"] if self.optional else [])]) or "anything"
 
@@ -62,7 +67,9 @@ class Parameter:
                 isinstance(choice, bool) and WORDS_OF_BOOL.get(text.lower()) is choice
             ):
                 return choice
-        for kind in self.kinds if self.kinds or self.choices else ("int", "float", "bool_word", "str"):
+        for kind in (
+            self.kinds if self.kinds or self.choices else ("int", "float", "bool_word", "str")
+        ):
             try:
                 return _read(kind, text)
             except ValueError:
@@ -86,7 +93,9 @@ class Signature:
             name, equals, text = word.partition("=")
             name = name.strip().removeprefix("--").replace("-", "_")
             if not equals or not name.isidentifier():
-                raise ExperimentError(f"argument '{word}': a parameter is key=value, for example lr=1e-3")
+                raise ExperimentError(
+                    f"argument '{word}': a parameter is key=value, for example lr=1e-3"
+                )
             if name not in by_name and not (self.open and name != FOLDER):
                 raise ExperimentError(f"argument '{word}': {self._unknown(name)}")
             parameter = by_name.get(name, Parameter(name))
@@ -133,12 +142,16 @@ def read_signature(path: Path) -> Signature:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except OSError as error:
-        raise ExperimentError(f"{path}: {error.strerror or error}; give the path of a Python file") from None
+        raise ExperimentError(
+            f"{path}: {error.strerror or error}; give the path of a Python file"
+        ) from None
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ExperimentError(f"{path}{line}: not valid Python: {said}") from None
-    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION]
+    found = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION
+    ]
     if not found:
         raise ExperimentError(
             f"{path}: has no function train at its top level; an experiment is a file with\n  {EXAMPLE}\n"
@@ -158,7 +171,9 @@ def _signature(node: ast.FunctionDef, path: str) -> Signature:
         raise ExperimentError(
             f"{path}:{node.lineno}: train() takes no {FOLDER}, the folder of its run; write\n  {EXAMPLE}"
         )
-    parameters = [_parameter(argument, default) for argument, default in pairs if argument.arg != FOLDER]
+    parameters = [
+        _parameter(argument, default) for argument, default in pairs if argument.arg != FOLDER
+    ]
     return Signature(path, tuple(parameters), open=given.kwarg is not None)
 
 
@@ -166,15 +181,27 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
     value, is_source = _literal(default)
     annotation = argument.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        with suppress(SyntaxError):  # a text that is no type stays one, and is named where it is used
+        with suppress(
+            SyntaxError
+        ):  # a text that is no type stays one, and is named where it is used
             annotation = ast.parse(annotation.value, mode="eval").body
     kinds, choices, optional, foreign = _type_of(annotation)
     if annotation is None and not is_source and type(value).__name__ in KINDS:
         kinds = (type(value).__name__,)
         if kinds == ("int",):
-            kinds = ("int", "float")  # `steps=10` may well mean a number: nobody said that it is whole
+            kinds = (
+                "int",
+                "float",
+            )  # `steps=10` may well mean a number: nobody said that it is whole
     return Parameter(
-        argument.arg, kinds, choices, optional or value is None, default is None, value, is_source, foreign
+        argument.arg,
+        kinds,
+        choices,
+        optional or value is None,
+        default is None,
+        value,
+        is_source,
+        foreign,
     )
 
 
@@ -217,7 +244,9 @@ def _type_of(node: ast.expr | None) -> tuple[tuple[str, ...], tuple[Value, ...],
     return (), (), False, ast.unparse(node)
 
 
-def _union(members: list[ast.expr], whole: ast.expr) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
+def _union(
+    members: list[ast.expr], whole: ast.expr
+) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
     parts = [_type_of(member) for member in members]
     foreign = ast.unparse(whole) if any(part[3] for part in parts) else ""
     kinds = {kind for part in parts for kind in part[0]}
@@ -233,7 +262,9 @@ def _read(kind: str, text: str) -> Value:
             return WORDS_OF_BOOL[text.lower()]
         case "bool_word":  # of an untyped parameter: its 1 is a number
             return (
-                {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _no()
+                {"true": True, "false": False}[text.lower()]
+                if text.lower() in ("true", "false")
+                else _no()
             )
         case "int":
             return int(text)

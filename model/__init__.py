@@ -3,4 +3,4 @@
 Nothing here imports click or modal.
 """
 
-import job.quiet_interrupt  # noqa: F401
+import job.sigint  # noqa: F401

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from job.compiling import should_compile
 from job.exit_status import UserError
-from job.faults import unusable
 from job.memory import chosen_micro_batch
-from job.peak_flops import datasheet_flops
 from job.recipe import Recipe
+from job.speed import datasheet_flops, should_compile
+from job.training_errors import unusable
 
 FIRST_GPU = Path("/dev/nvidia0")  # exists if the NVIDIA driver is loaded
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from corpus.questions import accuracies, read_questions
 from corpus.shards import TokenStream
-from job.command_line import parse_run, run
+from job.arguments import parse_run, run
 from job.exit_status import ExitStatus
-from job.locations import Locations
+from job.paths import VolumePaths
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.distributed import World
@@ -71,7 +71,7 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
         for word in arguments.overrides
     )
     limit = config.eval_tokens if is_limited else None
-    val = TokenStream(Locations.current().dataset(trained.recipe.data.dataset), "val")
+    val = TokenStream(VolumePaths.current().dataset(trained.recipe.data.dataset), "val")
     device = trained.network.wte.weight.device
     batches = TokenBatches(val, trained.recipe.model.block_size, device)
     with devices.autocast(config.dtype, device):

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from corpus.hugging_face import export_folder, write_tokenizer
-from job.command_line import parse_run, run, say
+from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus
 from model.hugging_face import export
 from model.load_run import open_run

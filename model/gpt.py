@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from job.attention_windows import short_blocks, tokens_seen
 from job.recipe import ModelConfig
+from job.schedules import short_blocks, tokens_seen
 from model.attention import KVCache, LayerCache, Mask, attend, attention_mask
 from model.loss import chunked_cross_entropy, cross_entropy, softcap
 

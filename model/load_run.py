@@ -8,12 +8,12 @@ from pathlib import Path
 
 from corpus.run_tokenizer import run_tokenizer, vocabulary
 from corpus.tokenizers import Tokenizer
-from job.command_line import say
+from job.arguments import say
 from job.exit_status import UserError
-from job.locations import Locations
-from job.published import published
+from job.paths import VolumePaths
+from job.pretrained import pretrained
 from job.recipe import Recipe, load
-from job.runs import find_run, without_checkpoint
+from job.run_record import find_run, without_checkpoint
 from model import checkpoint
 from model import device as devices
 from model.gpt import GPT
@@ -33,7 +33,7 @@ class TrainedRun:
 
 def open_run(name: str | None, overrides: list[str], device_kind: str | None) -> TrainedRun:
     """Load the newest intact checkpoint of run ``name``, or of the newest run, onto a device."""
-    locations = Locations.current()
+    locations = VolumePaths.current()
     locations.set_defaults()
     device = devices.pick_device(device_kind, 0)
     folder = find_run(name, locations.checkpoints)
@@ -49,14 +49,14 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
 
 
 def load_initial_weights(
-    network: GPT, source: str, locations: Locations, say: Callable[[str], None]
+    network: GPT, source: str, locations: VolumePaths, say: Callable[[str], None]
 ) -> None:
     """Copy the weights of ``train.init_from`` into ``network``.
 
     ``source`` is a run, a checkpoint folder, or GPT-2 in a folder or on the Hugging Face Hub.
     """
     path = Path(source) if Path(source).exists() else locations.run(source)
-    if hub := published(source):
+    if hub := pretrained(source):
         path = locations.cache / hub.folder
     if (path / "config.json").exists():
         weights = read_weights(path, network.vocab_size)
@@ -78,7 +78,7 @@ def load_initial_weights(
 
 
 def _checkpoint_weights(
-    path: Path, source: str, locations: Locations, say: Callable[[str], None]
+    path: Path, source: str, locations: VolumePaths, say: Callable[[str], None]
 ) -> checkpoint.Tensors:
     try:
         newest = checkpoint.weights(path, say)

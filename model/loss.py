@@ -49,7 +49,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         )
         weight = weight_VD.to(dtype)
         total = x_ND.new_zeros((), dtype=torch.float32)
-        grad_x, grad_weight = torch.empty_like(x_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
+        grad_x, grad_weight = (
+            torch.empty_like(x_ND),
+            torch.zeros_like(weight_VD, dtype=torch.float32),
+        )
         rows_V = torch.arange(len(weight_VD), device=x_ND.device)
         for start in range(0, len(x_ND), chunk):
             x = x_ND[start : start + chunk].to(dtype)

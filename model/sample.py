@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from corpus.tokenizers import StreamDecoder, Tokenizer
-from job.command_line import parse_run, run, say
+from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus
 from job.recipe import Recipe, SampleConfig
 from model.gpt import GPT

@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from corpus.order import BatchOrder, micro_batches
 from corpus.shards import TokenStream
-from job.attention_windows import window_at
-from job.batch_schedule import common_sequences, tokens_at, tokens_before
-from job.compiling import should_compile
-from job.faults import OutOfMemory, too_small
-from job.learning_rate import learning_rate
 from job.memory import micro_batch_size
 from job.recipe import Recipe
+from job.schedules import common_sequences, learning_rate, tokens_at, tokens_before, window_at
+from job.speed import should_compile
+from job.training_errors import OutOfMemory, too_small
 from model import checkpoint
 from model import device as devices
 from model.attention import block_mask

@@ -27,16 +27,16 @@ from corpus.prepare import ensure_prepared
 from corpus.run_tokenizer import keep_tokenizer, vocabulary
 from corpus.shards import TokenStream
 from corpus.tokenizers import Tokenizer, from_meta
-from job.batch_schedule import common_sequences
-from job.command_line import add_device, argument_parser, leave, load_recipe, parse, run, say
+from job.arguments import add_device, argument_parser, leave, load_recipe, parse, run, say
 from job.display import Display
 from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
-from job.finished import note_failure, show_finished
-from job.locations import Locations
+from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.runs import RUN_NAME, read_record
-from job.session import Session, refuse_changes
+from job.run_end import note_failure, show_finished
+from job.run_record import RUN_NAME, read_record
+from job.run_session import RunSession, refuse_changes
+from job.schedules import common_sequences
 from job.step_folders import steps
 from model import device as devices
 from model.distributed import StopSignal, World, join_world
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Namespace) -> ExitStatus:
     recipe = load_recipe(arguments)
-    locations = Locations.current()
+    locations = VolumePaths.current()
     locations.set_defaults()
     name = arguments.name or recipe.name
     if not RUN_NAME.match(name):
@@ -105,7 +105,7 @@ def _main(arguments: Namespace) -> ExitStatus:
 def _make_trainer(
     recipe: Recipe,
     overrides: list[str],
-    locations: Locations,
+    locations: VolumePaths,
     folder: Path,
     device: torch.device,
     world: World,
@@ -135,7 +135,7 @@ def _make_trainer(
     if is_new and source is not None:
         # Before the run has a folder: after a mistake, no run may refuse the corrected command.
         load_initial_weights(network, source, locations, messages.append)
-    session = Session(folder, recipe, "train", overrides) if world.is_main else None
+    session = RunSession(folder, recipe, "train", overrides) if world.is_main else None
     display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
     for line in messages:
         display.say(line)

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from corpus.shards import TokenStream
-from job.batch_schedule import tokens_before
 from job.display import Display
-from job.faults import Diverged, last_good, no_number, no_weights
-from job.locations import Locations
+from job.eta import EtaEstimator, announce
 from job.metrics import Metrics
-from job.pace import Pace, announce
+from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.roofline import remembered
-from job.session import Session
+from job.run_session import RunSession
+from job.schedules import tokens_before
+from job.speed import remembered
 from job.step_folders import point_latest, prune, step_folder
+from job.training_errors import NonFiniteLoss, last_good, nonfinite_loss, nonfinite_weights
 from model import checkpoint
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
@@ -62,7 +62,7 @@ class Trainer:
         world: World,
         device: torch.device,
         display: Display,
-        session: Session | None,
+        session: RunSession | None,
     ) -> None:
         self.recipe, self.config, self.folder = recipe, recipe.train, folder
         self.world, self.device, self.display, self.session = world, device, display, session
@@ -82,7 +82,7 @@ class Trainer:
         self.peak_flops = devices.peak_flops(device)
         number_format = devices.number_format(self.config.dtype, device)
         name = devices.device_name(device)
-        self.roofline_flops = remembered(name, number_format, Locations.current())
+        self.roofline_flops = remembered(name, number_format, VolumePaths.current())
 
     # --- resume -----------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Trainer:
         self.clock = time.perf_counter()
         val_tokens = len(self.val_batches.stream)
         eval_tokens = min(val_tokens, self.config.eval_tokens or val_tokens)
-        self.pace = Pace(self.config, self.progress.step, eval_tokens)
+        self.pace = EtaEstimator(self.config, self.progress.step, eval_tokens)
         # The time to import torch and to read the data counts: it is paid for.
         startup = time.time() - self.session.attempt.started if self.session is not None else 0.0
         self.started = self.clock - startup - self.progress.seconds
@@ -123,7 +123,7 @@ class Trainer:
                 self._read_pending()
                 self._save()
             elif not math.isfinite(self.progress.train_loss or 0.0):
-                raise Diverged(
+                raise NonFiniteLoss(
                     f"the last loss is {self.progress.train_loss}: nothing was learned"
                     f"{self._last_good()}"
                 )
@@ -209,7 +209,7 @@ class Trainer:
     def _on_nan(self, text: str) -> None:
         """Raise Diverged; with ``stop_on_nan: false`` warn once."""
         if self.config.stop_on_nan:
-            raise Diverged(text)
+            raise NonFiniteLoss(text)
         if not self.has_warned_of_nan:
             self.has_warned_of_nan = True
             self.display.say(
@@ -219,7 +219,7 @@ class Trainer:
 
     def _describe_nan(self, step: int, loss: float, norm: float) -> str:
         windows = np.array2string(self.steps.windows(step), threshold=8)
-        return no_number(step + 1, loss, norm, windows, self.recipe, self._last_good())
+        return nonfinite_loss(step + 1, loss, norm, windows, self.recipe, self._last_good())
 
     def _last_good(self) -> str:
         step = self.saved_step
@@ -264,7 +264,7 @@ class Trainer:
             return
         started = time.perf_counter()
         if not self.steps.weights_are_finite():
-            self._on_nan(no_weights(self.progress.step, self.recipe, self._last_good()))
+            self._on_nan(nonfinite_weights(self.progress.step, self.recipe, self._last_good()))
             return
         self.progress.seconds = started - self.started
         self.saved_step = self.progress.step

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.checkout import volumes
+from runner.console import CliContext
 from runner.errors import did_you_mean, not_found
-from runner.terminal import Environment
+from runner.project import volumes
 
 # What is in them, for those that jobs and the image make; any other folder is listed by its name.
 KINDS = {
@@ -61,7 +61,9 @@ class CachesHere:
         if not self.root.is_dir():
             return []
         return [
-            _measure(path) for path in sorted(self.root.iterdir()) if path.is_dir() and not path.is_symlink()
+            _measure(path)
+            for path in sorted(self.root.iterdir())
+            if path.is_dir() and not path.is_symlink()
         ]
 
     def clear(self, kind: str) -> None:
@@ -77,7 +79,7 @@ class CachesOnModal:
 
     def caches(self) -> list[Cache]:
         """Those that there are, by name."""
-        from runner.cloud.volumes import open_files
+        from runner.targets.modal.volume import open_files
 
         found: dict[str, list[int]] = {}
         try:
@@ -92,16 +94,16 @@ class CachesOnModal:
 
     def clear(self, kind: str) -> None:
         """Delete one."""
-        from runner.cloud.volumes import open_files
+        from runner.targets.modal.volume import open_files
 
         open_files("cache", self.environ).remove(kind, recursive=True)
 
 
-def open_caches(env: Environment, checkout: Path, target: str) -> CacheVolume:
+def open_caches(cli: CliContext, checkout: Path, target: str) -> CacheVolume:
     """The cache volume of ``host``, ``local`` or ``cloud``."""
     if target == "cloud":
-        return CachesOnModal(env.environ)
-    return CachesHere(volumes(checkout, env.environ if target == "host" else {}).cache)
+        return CachesOnModal(cli.environ)
+    return CachesHere(volumes(checkout, cli.environ if target == "host" else {}).cache)
 
 
 def choose(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:
@@ -116,6 +118,8 @@ def choose(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:
 
 def _measure(folder: Path) -> Cache:
     sizes = [
-        os.lstat(os.path.join(inside, name)).st_size for inside, _, names in os.walk(folder) for name in names
+        os.lstat(os.path.join(inside, name)).st_size
+        for inside, _, names in os.walk(folder)
+        for name in names
     ]
     return Cache(folder.name, len(sizes), sum(sizes))

@@ -17,15 +17,21 @@ from typing import Any
 
 import click
 
-from runner.command_line.empty_values import refuse_empty
+from runner.cli_options import refuse_empty
+from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean
-from runner.terminal import Environment
 
 COMMANDS = Path(__file__).parent / "commands"
 
 ENVIRONMENT = (
-    ("DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH", "the volumes of `runner host`, in place of volumes/*"),
-    ("MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE", "who you are on Modal, in place of ~/.modal.toml"),
+    (
+        "DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH",
+        "the volumes of `runner host`, in place of volumes/*",
+    ),
+    (
+        "MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE",
+        "who you are on Modal, in place of ~/.modal.toml",
+    ),
     ("WANDB_API_KEY, HF_TOKEN", "handed to jobs that ask for them; never shown or written down"),
     ("GPT_RUNNER_PRICES", "a file with your own prices of GPUs (docs/cost.md)"),
     ("NO_COLOR", "if set, no colours"),
@@ -78,7 +84,11 @@ class Commands(click.Group):
         from job.exit_status import ExitStatus
 
         statuses = [(str(status.value), status.meaning) for status in ExitStatus]
-        for title, rows in (("Exit status", statuses), ("Environment", ENVIRONMENT), ("Files", FILES)):
+        for title, rows in (
+            ("Exit status", statuses),
+            ("Environment", ENVIRONMENT),
+            ("Files", FILES),
+        ):
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=18)
         with formatter.section("See also"):
@@ -93,8 +103,6 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """As click does, after click was told of the shell that it does not know."""
-        if os.environ.get("_RUNNER_COMPLETE", "").startswith("powershell"):
-            import_module("runner.command_line.powershell")
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -129,7 +137,9 @@ def _as_one_line(error: Exception, debug: bool) -> click.ClickException:
     if type(error).__name__ == "RecipeError":  # by name: importing it would load pydantic
         return RunnerError(str(error), status=_usage_status())
     if type(error).__name__ == "Unavailable":  # by name too: nothing of the cloud is loaded here
-        return RunnerError(f"Modal does not answer: {error}; check the network and type the same again")
+        return RunnerError(
+            f"Modal does not answer: {error}; check the network and type the same again"
+        )
     if isinstance(error, OSError):
         from job.disk import in_words
 
@@ -156,9 +166,16 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print it.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -175,7 +192,7 @@ def main(ctx: click.Context, debug: bool) -> None:
 
     Facts go to stdout and talk to stderr. --json makes the facts JSON.
     """
-    ctx.ensure_object(Environment)
+    ctx.ensure_object(CliContext)
     ctx.obj.debug = debug
     ctx.obj.line = ctx.meta["runner.line"]
 

@@ -45,3 +45,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or nothing."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class ModalUnavailable(OSError):
+    """Modal, or the way to it, did not answer as it should; asked again later it may."""

@@ -1,4 +1,4 @@
-"""The jobs: the modules that run inside. Adding one is a line in this table."""
+"""The jobs: modules that run inside the container or on the host. To add one, add a line to JOBS."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Job:
-    """What a job reads and needs."""
+    """A job and the inputs it needs."""
 
     name: str
-    does: str
-    reads_recipe: bool = False  # else it reads a run that has a checkpoint, if it does not measure
+    summary: str
+    module: str  # run as ``python -m MODULE``
+    reads_recipe: bool = False  # otherwise it reads a run that has a checkpoint
     takes_device: bool = True
-    in_processes: bool = False  # may be started as N processes under torchrun
-    has_run: bool = False  # makes or continues a run's folder
-    measures: bool = False  # the device alone: it reads neither a recipe nor a run
+    multi_gpu: bool = False  # can run as N processes under torchrun
+    writes_run: bool = False  # creates or resumes a run's folder
+    is_benchmark: bool = False  # reads neither a recipe nor a run
     needs: tuple[str, ...] = ("torch",)  # modules that the host's Python must have
-    package: str = "model"
-    runs: str = ""  # the module, where it has not the job's name
 
     @property
     def reads_run(self) -> bool:
-        """Whether it needs a run that has a checkpoint."""
-        return not (self.reads_recipe or self.has_run or self.measures)
-
-    @property
-    def module(self) -> str:
-        """What Python runs."""
-        return f"{self.package}.{self.runs or self.name}"
+        """Return True if the job needs a run that has a checkpoint."""
+        return not (self.reads_recipe or self.writes_run or self.is_benchmark)
 
 
-# A Python file of the user's with a function train: `run FILE` on the line.
+# A Python file with a function ``train``: `runner host run FILE`.
 EXPERIMENT = Job(
-    "experiment", "runs train() of the file", has_run=True, needs=(), package="experiment", runs="run"
+    "experiment", "runs train() of the file", "experiment.run", writes_run=True, needs=()
 )
-# A command of the user's in a folder of theirs. It is no word of the line: what stands behind -- is one.
-COMMAND = Job("command", "runs the command", has_run=True, needs=(), package="job")
+# A command in a folder of the user's: `runner host --dir DIR -- COMMAND`.
+COMMAND = Job(
+    "command", "runs the command", "job.user_command.supervisor", writes_run=True, needs=()
+)
 
 JOBS = {
     job.name: job
@@ -44,18 +40,29 @@ JOBS = {
         Job(
             "prepare",
             "writes the dataset's shards",
-            True,
+            "corpus.prepare",
+            reads_recipe=True,
             takes_device=False,
             needs=("numpy",),
-            package="corpus",
         ),
-        Job("train", "trains", True, in_processes=True, has_run=True),
-        Job("sample", "writes text from the newest checkpoint"),
-        Job("evaluate", "measures loss over the validation set"),
-        Job("export", "writes the network and its tokenizer in Hugging Face's format", takes_device=False),
-        Job("roofline", "measures what the device reaches", measures=True, package="bench"),
+        Job("train", "trains", "model.train", reads_recipe=True, multi_gpu=True, writes_run=True),
+        Job("sample", "samples text from the newest checkpoint", "model.sample"),
+        Job("evaluate", "measures the loss on the validation set", "model.evaluate"),
+        Job(
+            "export",
+            "writes the model and its tokenizer in Hugging Face format",
+            "model.export",
+            takes_device=False,
+        ),
+        Job(
+            "roofline", "measures the device's peak throughput", "bench.roofline", is_benchmark=True
+        ),
     )
 }
 
-# Those that can be taken up again where they stopped.
-WITH_RUN = (*(job.name for job in JOBS.values() if job.has_run), COMMAND.name, EXPERIMENT.name)
+# Jobs that can be resumed.
+RESUMABLE_JOBS = (
+    *(job.name for job in JOBS.values() if job.writes_run),
+    COMMAND.name,
+    EXPERIMENT.name,
+)

@@ -20,5 +20,7 @@ def shared_data() -> Path:
     """Real texts, which are not part of the repository: GPT_RUNNER_TEST_DATA or ../shared/data."""
     folder = Path(os.environ.get("GPT_RUNNER_TEST_DATA") or CHECKOUT.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"no real texts in {folder}; GPT_RUNNER_TEST_DATA names the folder that has them")
+        pytest.skip(
+            f"no real texts in {folder}; GPT_RUNNER_TEST_DATA names the folder that has them"
+        )
     return folder

@@ -42,7 +42,11 @@ class Handler(BaseHTTPRequestHandler):
         if body is None or (isinstance(trouble, int) and trouble >= 400):
             self.send_error(trouble if isinstance(trouble, int) and trouble else 404)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and trouble != "no range" else 0
+        start = (
+            int(wanted.removeprefix("bytes=").rstrip("-"))
+            if wanted and trouble != "no range"
+            else 0
+        )
         if wanted and start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")

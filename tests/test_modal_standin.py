@@ -154,7 +154,10 @@ def test_a_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path
     """
     assert run(modal, tmp_path, follow, "follow").splitlines() == ["still running", "waiting"]
     (modal.volume_path("checkpoints") / "go").touch()
-    assert run(modal, tmp_path, f"print(modal.FunctionCall.from_id({call_id!r}).get())", "end") == "went on"
+    assert (
+        run(modal, tmp_path, f"print(modal.FunctionCall.from_id({call_id!r}).get())", "end")
+        == "went on"
+    )
 
 
 def test_an_app_that_is_not_detached_ends_with_its_client(tmp_path: Path) -> None:
@@ -222,7 +225,10 @@ def test_a_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path:
     """
     run(modal, tmp_path, source)
     assert (
-        run(modal, tmp_path, 'print(modal.Function.from_name("a-test", "echo").remote(5))', "caller") == "5"
+        run(
+            modal, tmp_path, 'print(modal.Function.from_name("a-test", "echo").remote(5))', "caller"
+        )
+        == "5"
     )
 
 
@@ -287,7 +293,11 @@ def test_a_test_in_another_process_has_the_same_controls(modal: ModalStandin) ->
 
 
 def test_the_command_line_runs_a_command_and_exits_with_its_status(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import os, sys; print(os.environ['MODAL_SERVER_URL']); sys.exit(7)"]
+    command = [
+        sys.executable,
+        "-c",
+        "import os, sys; print(os.environ['MODAL_SERVER_URL']); sys.exit(7)",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "tests.modal_standin", "--state", str(tmp_path), "--", *command],
         stdout=subprocess.PIPE,

@@ -46,8 +46,12 @@ def base_image_is_here() -> bool:
 
 @pytest.mark.container
 @pytest.mark.slow
-@pytest.mark.skipif(not base_image_is_here(), reason=f"no Docker engine answers, or {BASE} is not there")
-def test_a_body_runs_in_the_image_that_docker_builds_and_survives_a_preemption(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not base_image_is_here(), reason=f"no Docker engine answers, or {BASE} is not there"
+)
+def test_a_body_runs_in_the_image_that_docker_builds_and_survives_a_preemption(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "note.txt").write_text("copied")
     (tmp_path / "code.txt").write_text("mounted")
     executor = DockerExecutor(lambda image_id: build_image(modal, image_id))
@@ -56,6 +60,10 @@ def test_a_body_runs_in_the_image_that_docker_builds_and_survives_a_preemption(t
         modal.wait_until(lambda: "attempt 0" in modal.log(), timeout=120)
         modal.preempt()
         output, complaint = client.communicate(timeout=120)
-        assert output.strip() == "(['copied', 'mounted', 'blue'], True, True)", complaint + modal.log()
+        assert output.strip() == "(['copied', 'mounted', 'blue'], True, True)", (
+            complaint + modal.log()
+        )
         assert modal.errors() == []
-        subprocess.run(["docker", "image", "rm", image_tag(modal.builds[-1].image_id)], capture_output=True)
+        subprocess.run(
+            ["docker", "image", "rm", image_tag(modal.builds[-1].image_id)], capture_output=True
+        )

@@ -43,7 +43,9 @@ RESUMABLE = """
 """
 
 
-def test_a_preempted_call_starts_again_with_the_same_input(modal: ModalStandin, tmp_path: Path) -> None:
+def test_a_preempted_call_starts_again_with_the_same_input(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
     client = start(modal, tmp_path, RESUMABLE.replace("LAST", "2").replace("RAISE", "raise"))
     modal.preempt_when(log="attempt", times=2)
     output, complaint = client.communicate(timeout=60)
@@ -55,7 +57,9 @@ def test_a_preempted_call_starts_again_with_the_same_input(modal: ModalStandin, 
     assert [task["fate"] for task in modal.tasks()][:2] == ["preempted", "preempted"]
 
 
-def test_a_body_that_swallows_the_interrupt_counts_as_a_success(modal: ModalStandin, tmp_path: Path) -> None:
+def test_a_body_that_swallows_the_interrupt_counts_as_a_success(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
     client = start(modal, tmp_path, RESUMABLE.replace("LAST", "1").replace("RAISE", "pass"))
     modal.wait_until(lambda: "attempt 0" in modal.log())
     modal.preempt()
@@ -89,12 +93,17 @@ def test_a_container_that_ignores_the_interrupt_is_killed_with_all_its_processes
     modal.preempt(grace=0.2)
     assert modal.tasks()[0]["exit_code"] == -signal.SIGKILL
     modal.wait_until(lambda: modal.log().count("ready") == 2)
-    assert subprocess.run(["pgrep", "-fc", "sleep 600.25"], stdout=subprocess.PIPE).stdout.strip() == b"1"
+    assert (
+        subprocess.run(["pgrep", "-fc", "sleep 600.25"], stdout=subprocess.PIPE).stdout.strip()
+        == b"1"
+    )
     client.kill()
     client.communicate()
 
 
-def test_a_call_that_takes_too_long_is_interrupted_and_retried(modal: ModalStandin, tmp_path: Path) -> None:
+def test_a_call_that_takes_too_long_is_interrupted_and_retried(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
     complaint = fail(
         modal,
         tmp_path,

@@ -67,7 +67,9 @@ def test_an_edit_of_mounted_code_builds_nothing_and_one_of_a_copied_file_its_lay
     assert [build.commands[0] for build in modal.builds[2:]] == ["FROM base"]
 
 
-def test_a_missing_copy_source_fails_the_build_as_docker_does(modal: ModalStandin, project: Path) -> None:
+def test_a_missing_copy_source_fails_the_build_as_docker_does(
+    modal: ModalStandin, project: Path
+) -> None:
     (project / "requirements.txt").unlink()
     complaint = fail(modal, project, JOB)
     assert "Image build for im-" in complaint
@@ -76,7 +78,9 @@ def test_a_missing_copy_source_fails_the_build_as_docker_does(modal: ModalStandi
     assert modal.tasks() == []
 
 
-def test_the_recorded_image_can_be_written_out_as_one_dockerfile(modal: ModalStandin, project: Path) -> None:
+def test_the_recorded_image_can_be_written_out_as_one_dockerfile(
+    modal: ModalStandin, project: Path
+) -> None:
     run(modal, project, JOB)
     dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
     lines = dockerfile.read_text().splitlines()
@@ -86,7 +90,9 @@ def test_the_recorded_image_can_be_written_out_as_one_dockerfile(modal: ModalSta
     assert not any(line.startswith("FROM base") for line in lines)
 
 
-def test_files_of_two_layers_do_not_hide_each_other_in_it(modal: ModalStandin, project: Path) -> None:
+def test_files_of_two_layers_do_not_hide_each_other_in_it(
+    modal: ModalStandin, project: Path
+) -> None:
     run(modal, project, JOB.replace('"/workspace")', '"/workspace", copy=True)'))
     dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
     assert "COPY layer1/requirements.txt /tmp/" in dockerfile.read_text().splitlines()
@@ -129,7 +135,9 @@ def test_files_that_copy_takes_are_found_in_the_image() -> None:
     ]
 
 
-def test_code_in_the_image_is_there_too_and_each_edit_builds(modal: ModalStandin, project: Path) -> None:
+def test_code_in_the_image_is_there_too_and_each_edit_builds(
+    modal: ModalStandin, project: Path
+) -> None:
     job = JOB.replace('"/workspace")', '"/workspace", copy=True)')
     assert run(modal, project, job) == "/workspace darkblue first"
     builds = len(modal.builds)
@@ -140,6 +148,11 @@ def test_code_in_the_image_is_there_too_and_each_edit_builds(modal: ModalStandin
 
 def test_environment_and_directory_follow_the_dockerfile() -> None:
     lines = ["ARG WHO=me", 'ENV A="x y" B=$WHO', "ENV OLD old form", "WORKDIR /w", "WORKDIR sub"]
-    assert environment(lines, {}, {"KEPT": "1"}) == {"KEPT": "1", "A": "x y", "B": "me", "OLD": "old form"}
+    assert environment(lines, {}, {"KEPT": "1"}) == {
+        "KEPT": "1",
+        "A": "x y",
+        "B": "me",
+        "OLD": "old form",
+    }
     assert environment(lines, {"WHO": "you"}, {})["B"] == "you"
     assert working_directory(lines, "/root") == "/w/sub"

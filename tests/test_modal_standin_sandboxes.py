@@ -20,7 +20,9 @@ def modal(tmp_path: Path) -> Iterator[ModalStandin]:
 
 
 @pytest.mark.parametrize("gpu", ["None", "'H100'"])
-def test_commands_run_in_the_files_of_the_sandbox(modal: ModalStandin, tmp_path: Path, gpu: str) -> None:
+def test_commands_run_in_the_files_of_the_sandbox(
+    modal: ModalStandin, tmp_path: Path, gpu: str
+) -> None:
     printed = run(
         modal,
         tmp_path,

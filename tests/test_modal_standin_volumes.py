@@ -91,7 +91,9 @@ def test_transfers_survive_faults_that_the_client_retries(
     assert digests(tmp_path / "back") == digests(corpus)
 
 
-def test_a_truncated_block_is_what_the_client_does_not_notice(modal: ModalStandin, tmp_path: Path) -> None:
+def test_a_truncated_block_is_what_the_client_does_not_notice(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"x" * MEGABYTE)
     run(
         modal,
@@ -167,8 +169,14 @@ def test_files_are_listed_copied_and_removed(modal: ModalStandin, tmp_path: Path
     ]
 
 
-def test_a_volume_of_version_1_is_not_opened_as_version_2(modal: ModalStandin, tmp_path: Path) -> None:
-    run(modal, tmp_path, 'modal.Volume.from_name("data", create_if_missing=True, version=1).hydrate()')
+def test_a_volume_of_version_1_is_not_opened_as_version_2(
+    modal: ModalStandin, tmp_path: Path
+) -> None:
+    run(
+        modal,
+        tmp_path,
+        'modal.Volume.from_name("data", create_if_missing=True, version=1).hydrate()',
+    )
     complaint = fail(modal, tmp_path, 'modal.Volume.from_name("data", version=2).hydrate()')
     assert "has version v1, not v2 as requested" in complaint
 

@@ -21,7 +21,7 @@ from modal.file_pattern_matcher import FilePatternMatcher
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from job.locations import Locations
+from job.paths import VolumePaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -33,7 +33,11 @@ SERVICES = {"train", "prepare", "sample", "shell", "tensorboard", "test"}
 
 def instructions() -> list[tuple[str, str]]:
     """The Dockerfile's instructions, each with its arguments on one line."""
-    lines = [line for line in DOCKERFILE.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in DOCKERFILE.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines()
     return [(word.upper(), rest) for word, _, rest in (line.partition(" ") for line in joined)]
 
@@ -45,7 +49,10 @@ def locked() -> dict[str, tuple[str, int]]:
         if entry and not entry.startswith("#"):
             pin, *hashes = entry.split()
             name, version = pin.split("==")
-            found[canonicalize_name(name)] = (version, sum(h.startswith("--hash=sha256:") for h in hashes))
+            found[canonicalize_name(name)] = (
+                version,
+                sum(h.startswith("--hash=sha256:") for h in hashes),
+            )
     return found
 
 
@@ -82,22 +89,29 @@ class TestDockerfile:
 
     def test_installs_the_torch_of_pyproject_alone_and_first(self):
         (torch,) = (r for r in PROJECT["optional-dependencies"]["train"] if r.startswith("torch"))
-        installs = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
+        installs = [
+            rest for word, rest in instructions() if word == "RUN" and "pip install" in rest
+        ]
         assert installs[0] == f"pip install {torch}"
         assert installs[1].startswith("pip install --require-hashes -r ")
 
     def test_environment_points_at_the_volumes(self):
         environment = dict(
-            pair.split("=", 1) for word, rest in instructions() if word == "ENV" for pair in shlex.split(rest)
+            pair.split("=", 1)
+            for word, rest in instructions()
+            if word == "ENV"
+            for pair in shlex.split(rest)
         )
-        volumes = Locations.under(Path("/vol")).environment()
+        volumes = VolumePaths.under(Path("/vol")).environment()
         assert volumes.items() <= environment.items()
         assert environment["HF_HOME"] == "/vol/cache/huggingface"
         assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
         assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
     def test_hadolint_has_nothing_to_say(self):
-        result = subprocess.run([tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True)
+        result = subprocess.run(
+            [tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True
+        )
         assert (result.stdout, result.returncode) == ("", 0)
 
 
@@ -115,12 +129,16 @@ class TestLock:
     def test_holds_what_pyproject_asks_for(self):
         extras = PROJECT["optional-dependencies"]
         asked = [*extras["train"], *extras["wandb"]]
-        asked += [r for r in PROJECT["dependencies"] if not r.startswith(("click", "modal", "pathspec"))]
+        asked += [
+            r for r in PROJECT["dependencies"] if not r.startswith(("click", "modal", "pathspec"))
+        ]
         pins = locked()
         for requirement in map(Requirement, asked):
             if requirement.name != "torch":
                 version, _ = pins[canonicalize_name(requirement.name)]
-                assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
+                assert requirement.specifier.contains(version), (
+                    f"{requirement} is locked at {version}"
+                )
 
     def test_every_package_has_hashes(self):
         assert [name for name, (_, hashes) in locked().items() if not hashes] == []
@@ -153,7 +171,9 @@ class TestCompose:
 
     def test_a_bare_up_starts_train_alone(self):
         services = compose()["services"]
-        assert [name for name, service in services.items() if "profiles" not in service] == ["train"]
+        assert [name for name, service in services.items() if "profiles" not in service] == [
+            "train"
+        ]
 
     def test_code_is_read_only_and_the_volumes_are_the_checkouts(self):
         for service in compose()["services"].values():
@@ -166,7 +186,9 @@ class TestCompose:
 
     def test_commands_get_signals_themselves(self):
         for service in compose()["services"].values():
-            assert isinstance(service["command"], list), "a string may be run by a shell, which keeps SIGTERM"
+            assert isinstance(service["command"], list), (
+                "a string may be run by a shell, which keeps SIGTERM"
+            )
             assert service["init"] is True
 
     def test_ports_are_open_to_this_machine_only(self):
@@ -194,7 +216,12 @@ class TestFreshClone:
     def test_git_ignores_what_a_run_writes(self):
         if not (ROOT / ".git").exists():
             pytest.skip("not a git checkout")
-        written = ["volumes/data/x/meta.json", "volumes/checkpoints/run/run.json", "volumes/cache/a", ".env"]
+        written = [
+            "volumes/data/x/meta.json",
+            "volumes/checkpoints/run/run.json",
+            "volumes/cache/a",
+            ".env",
+        ]
         result = subprocess.run(
             ["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -219,7 +246,9 @@ def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProces
     environ = {**os.environ, **({"PATH": path} if path else {})}
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         environ.pop(name, None)
-    return subprocess.run(["make", *arguments], cwd=ROOT, env=environ, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environ, capture_output=True, text=True
+    )
 
 
 class TestMakefile:
@@ -228,7 +257,9 @@ class TestMakefile:
         assert listed == {"help", "train", "test", "bench", "lint", "fmt", "docs", "lock", "clean"}
 
     def test_train_hands_on_recipe_name_and_arguments(self):
-        command = make("--dry-run", "train", "RECIPE=tiny", "NAME=mine", "ARGS=lr=1e-3 max_steps=5").stdout
+        command = make(
+            "--dry-run", "train", "RECIPE=tiny", "NAME=mine", "ARGS=lr=1e-3 max_steps=5"
+        ).stdout
         assert "runner host train tiny --name mine lr=1e-3 max_steps=5" in command
 
     def test_clean_keeps_the_volumes(self):
@@ -257,7 +288,9 @@ class TestMakefile:
         def calls(checkout: Path) -> list[str]:
             (checkout / "calls").unlink(missing_ok=True)
             assert make("-C", str(checkout), "train").returncode == 0
-            return [" ".join(line.split()[:3]) for line in (checkout / "calls").read_text().splitlines()]
+            return [
+                " ".join(line.split()[:3]) for line in (checkout / "calls").read_text().splitlines()
+            ]
 
         installs = ["-m pip install", "-m pip install"]
         assert calls(first) == [*installs, "-m runner host"]
@@ -279,7 +312,9 @@ class TestMakefile:
         programs = tmp_path / "bin"
         programs.mkdir()
         for name in ("sh", "sed", "rm", "make", "touch"):
-            (found,) = subprocess.run(["which", name], capture_output=True, text=True).stdout.split()
+            (found,) = subprocess.run(
+                ["which", name], capture_output=True, text=True
+            ).stdout.split()
             (programs / name).symlink_to(found)
         if script:
             (programs / "python3").write_text(f"#!/bin/sh\n{script}\n")
@@ -294,7 +329,9 @@ class TestMakefile:
 
 def test_health_check_starts_fast():
     """It runs every half minute beside the training: it must not load torch, nor pydantic."""
-    code = "import sys, job.health; print({'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, job.health; print({'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -302,6 +339,8 @@ def test_health_check_starts_fast():
 
 
 def test_the_trainer_can_be_read_in_an_afternoon() -> None:
-    lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "model").glob("*.py")}
+    lines = {
+        path.name: len(path.read_text().splitlines()) for path in (ROOT / "model").glob("*.py")
+    }
     assert sum(lines.values()) < 2500
     assert max(lines.values()) <= 350

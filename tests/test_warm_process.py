@@ -12,7 +12,9 @@ import pytest
 
 from tests.warm_process import ONE_THREAD, WarmProcess
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm processes are for Linux alone")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="warm processes are for Linux alone"
+)
 
 ENVIRONMENT = {**os.environ, **ONE_THREAD}
 
@@ -47,9 +49,15 @@ def both(code: str, **variables: str) -> list[tuple[int | None, str, str]]:
         ("import atexit; atexit.register(print, 'at its exit'); raise SystemExit(2)", 2),
         ("import threading, time; threading.Timer(0.2, print, ['of a thread']).start()", 0),
         ("import sys; print(sys.argv, __name__, repr(sys.stdin.read()), sys.stdout.isatty())", 0),
-        ("import signal as s; print(*map(s.getsignal, (s.SIGINT, s.SIGTERM, s.SIGCHLD, s.SIGPIPE)))", 0),
+        (
+            "import signal as s; print(*map(s.getsignal, (s.SIGINT, s.SIGTERM, s.SIGCHLD, s.SIGPIPE)))",
+            0,
+        ),
         ("import os, torch; print(torch.get_num_threads(), os.environ['GIVEN'])", 0),
-        ("import os; os.write(2, b'x' * 200_000); print('y' * 200_000)", 0),  # more than a pipe holds
+        (
+            "import os; os.write(2, b'x' * 200_000); print('y' * 200_000)",
+            0,
+        ),  # more than a pipe holds
     ],
 )
 def test_it_ends_as_one_that_is_started(code: str, status: int) -> None:
@@ -85,10 +93,15 @@ def test_what_sets_no_seed_does_not_the_same_twice() -> None:
     assert not set(drawn[0]) & set(drawn[1])
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
 def test_signals_reach_it_and_it_alone(number: signal.Signals, status: int) -> None:
     code = "try: print(1, flush=True); __import__('time').sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(130)"
-    with WarmProcess(["-c", code], ENVIRONMENT) as other, WarmProcess(["-c", code], ENVIRONMENT) as process:
+    with (
+        WarmProcess(["-c", code], ENVIRONMENT) as other,
+        WarmProcess(["-c", code], ENVIRONMENT) as process,
+    ):
         assert [p.stdout.readline() for p in (process, other)] == ["1\n"] * 2
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.0)

@@ -34,7 +34,9 @@ class WarmProcess:
     ``-c CODE WORDS``, stdin is empty, stdout and stderr are pipes that give text."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        assert environment.items() >= ONE_THREAD.items(), "what the server was started with can't change"
+        assert environment.items() >= ONE_THREAD.items(), (
+            "what the server was started with can't change"
+        )
         self.args = list(command)
         self.returncode: int | None = None
         outs = [os.pipe() for _ in range(3)]
@@ -57,7 +59,9 @@ class WarmProcess:
 
     def _number(self) -> int:
         told = self._told.read(NUMBER)
-        assert len(told) == NUMBER, "the server of warm processes has ended; its stderr is that of the tests"
+        assert len(told) == NUMBER, (
+            "the server of warm processes has ended; its stderr is that of the tests"
+        )
         return int.from_bytes(told, "big", signed=True)
 
     def poll(self) -> int | None:
@@ -96,7 +100,10 @@ class WarmProcess:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stdout.close()
         self.stderr.close()

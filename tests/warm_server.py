@@ -76,14 +76,19 @@ def _tell_ends(ends: dict[int, int]) -> None:
         if process == 0:
             return
         with suppress(BrokenPipeError):  # nobody asks any more
-            os.write(ends[process], os.waitstatus_to_exitcode(status).to_bytes(NUMBER, "big", signed=True))
+            os.write(
+                ends[process],
+                os.waitstatus_to_exitcode(status).to_bytes(NUMBER, "big", signed=True),
+            )
         os.close(ends.pop(process))
 
 
 if __name__ == "__main__":
     for module in PRELOADED:
         import_module(module)
-    assert len(os.listdir("/proc/self/task")) == 1, "of several threads a fork has one, and the locks of all"
+    assert len(os.listdir("/proc/self/task")) == 1, (
+        "of several threads a fork has one, and the locks of all"
+    )
     gc.collect()
     gc.freeze()  # else each job's last collection writes to every page that it shares with us: 1.0 s
     import numpy
@@ -97,4 +102,7 @@ if __name__ == "__main__":
         sys.modules.pop(what, None)  # __main__ is not the module that others import
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
-        exec(compile(what, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+        exec(
+            compile(what, "<string>", "exec"),
+            {"__name__": "__main__", "__builtins__": __builtins__},
+        )

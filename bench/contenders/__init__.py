@@ -32,10 +32,21 @@ def contenders(setup: Setup, only: str | None) -> dict[str, Contender]:
     """Ours and the peers that were given, by name."""
     from bench.contenders import hugging_face, nanochat, nanogpt, ours
 
-    known: dict[str, Contender] = {"ours": ours, "nanogpt": nanogpt, "nanochat": nanochat, "hf": hugging_face}
-    if unknown := [name for name in (*setup.peers, *(only or "").split(",")) if name and name not in known]:
+    known: dict[str, Contender] = {
+        "ours": ours,
+        "nanogpt": nanogpt,
+        "nanochat": nanochat,
+        "hf": hugging_face,
+    }
+    if unknown := [
+        name for name in (*setup.peers, *(only or "").split(",")) if name and name not in known
+    ]:
         from job.exit_status import UserError
 
         raise UserError(f"there is no contender {unknown[0]}; there are {', '.join(known)}")
     wanted = only.split(",") if only else list(known)
-    return {name: known[name] for name in known if name in wanted and (name == "ours" or name in setup.peers)}
+    return {
+        name: known[name]
+        for name in known
+        if name in wanted and (name == "ours" or name in setup.peers)
+    }

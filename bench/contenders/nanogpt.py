@@ -47,7 +47,14 @@ README_CPU = [
         "--eval_iters=20",
         "--log_interval=100",
     ],
-    *["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000"],
+    *[
+        "--block_size=64",
+        "--batch_size=12",
+        "--n_layer=4",
+        "--n_head=4",
+        "--n_embd=128",
+        "--max_iters=2000",
+    ],
     *["--lr_decay_iters=2000", "--dropout=0.0"],
 ]
 README_GPU = ["config/train_shakespeare_char.py"]
@@ -112,7 +119,9 @@ def train(setup: Setup, task: Task) -> Measured:
     seconds = watch(command, folder, setup.environ, log, setup.results.left())
     text = log.read_text(errors="replace")
     # Iteration 0 is timed with the evaluation before it.
-    steps = [Step(int(n), float(ms) / 1e3, float(loss)) for n, loss, ms in LINE.findall(text) if n != "0"]
+    steps = [
+        Step(int(n), float(ms) / 1e3, float(loss)) for n, loss, ms in LINE.findall(text) if n != "0"
+    ]
     if not steps:
         raise Failed(f"{task.name}: no iterations in its output", text)
     val_loss = None

@@ -12,8 +12,8 @@ from bench.contenders import Task
 from bench.measured import Measured, Step
 from bench.process import Failed, watch
 from bench.setup import Setup
-from job.locations import CHECKOUT
 from job.metrics import read_metrics
+from job.paths import CHECKOUT
 
 NEVER = 10**9
 END_BYTES = 1 << 16  # some 200 steps: more than pass between two looks
@@ -48,7 +48,12 @@ def train(setup: Setup, task: Task, settings: Sequence[str] = (), log_every: int
         return not whole and last in _end(folder / "metrics.jsonl")
 
     seconds = watch(
-        command, CHECKOUT, setup.environ, setup.work / f"{task.name}.log", setup.results.left(), reached
+        command,
+        CHECKOUT,
+        setup.environ,
+        setup.work / f"{task.name}.log",
+        setup.results.left(),
+        reached,
     )
     lines = read_metrics(folder / "metrics.jsonl")
     steps = [line for line in lines if line["kind"] == "train"]

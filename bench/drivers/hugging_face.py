@@ -58,7 +58,11 @@ def main() -> None:
         return torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext()
 
     train(
-        orders, network, torch.compile(loss_of, dynamic=False) if cuda else loss_of, step_optimizer, autocast
+        orders,
+        network,
+        torch.compile(loss_of, dynamic=False) if cuda else loss_of,
+        step_optimizer,
+        autocast,
     )
 
 

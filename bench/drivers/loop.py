@@ -71,7 +71,9 @@ def train(
     clock = time.perf_counter()
     for step in range(orders.steps):
         windows = order.windows(step)
-        parts = [windows[i : i + orders.micro_batch] for i in range(0, len(windows), orders.micro_batch)]
+        parts = [
+            windows[i : i + orders.micro_batch] for i in range(0, len(windows), orders.micro_batch)
+        ]
         total = torch.zeros((), device=device)
         for starts in parts:
             inputs, targets = take(starts)

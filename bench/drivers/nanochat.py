@@ -64,7 +64,9 @@ def main() -> None:
             group["lr"] = group["initial_lr"] * rate
             if group["kind"] == "muon":
                 group["momentum"] = momentum
-                group["weight_decay"] = weight_decay * 0.5 * (1 + math.cos(math.pi * step / orders.steps))
+                group["weight_decay"] = (
+                    weight_decay * 0.5 * (1 + math.cos(math.pi * step / orders.steps))
+                )
         optimizer.step()
 
     train(orders, network, compiled, step_optimizer, flash_attention_3=bool(USE_FA3))

@@ -11,7 +11,7 @@ from bench.drivers.loop import Orders
 from bench.measured import Measured, Step
 from bench.process import Failed, watch
 from bench.setup import Setup
-from job.locations import CHECKOUT
+from job.paths import CHECKOUT
 
 
 def drive(setup: Setup, task: Task, module: str, checkout: str = "") -> Measured:
@@ -43,7 +43,13 @@ def drive(setup: Setup, task: Task, module: str, checkout: str = "") -> Measured
     steps = [Step(line["step"], line["seconds"], line["loss"]) for line in lines if "step" in line]
     if not steps or "peak_memory_bytes" not in lines[-1]:
         raise Failed(f"{task.name}: it did not say how it ended", text)
-    more = {key: value for key, value in lines[-1].items() if key not in ("peak_memory_bytes", "val_loss")}
+    more = {
+        key: value
+        for key, value in lines[-1].items()
+        if key not in ("peak_memory_bytes", "val_loss")
+    }
     tokens = recipe.train.global_batch_tokens
     end = lines[-1]
-    return Measured(steps, tokens, seconds, micro_batch, end["peak_memory_bytes"], end["val_loss"], more)
+    return Measured(
+        steps, tokens, seconds, micro_batch, end["peak_memory_bytes"], end["val_loss"], more
+    )

@@ -11,9 +11,9 @@ They are made again when a job needs them: compiled again, downloaded again.
 
 import click
 
-from job.quantities import byte_size
-from runner.command_line.arguments import JSON, YES
-from runner.terminal import Environment
+from job.format import byte_size
+from runner.cli_options import JSON, YES
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -30,36 +30,38 @@ from runner.terminal import Environment
 @YES
 @click.pass_obj
 def command(
-    env: Environment, action: str, kinds: tuple[str, ...], target: str, as_json: bool, yes: bool
+    cli: CliContext, action: str, kinds: tuple[str, ...], target: str, as_json: bool, yes: bool
 ) -> int:
     from dataclasses import asdict
 
     from runner.caches import choose, open_caches
-    from runner.checkout import find_checkout
-    from runner.sync.confirm import confirm
-    from runner.sync.progress import count
+    from runner.console import confirm
+    from runner.project import find_checkout
+    from runner.transfer.progress import count
 
-    volume = open_caches(env, find_checkout(env.cwd), target)
+    volume = open_caches(cli, find_checkout(cli.cwd), target)
     found = choose(volume.caches(), kinds)
     lines = [
         f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.about}".rstrip()
         for cache in found
     ]
     if action == "clear" and found:
-        if not confirm(env, lines, "clear them", yes):
+        if not confirm(cli, lines, "clear them", yes):
             return 103
         for cache in found:
             volume.clear(cache.kind)
     if as_json:
-        env.json([asdict(cache) for cache in found])
+        cli.json([asdict(cache) for cache in found])
     elif action == "clear":
         total = byte_size(sum(cache.bytes for cache in found))
-        env.say(
-            f"cleared {', '.join(cache.kind for cache in found)}: {total}" if found else "nothing to clear"
+        cli.info(
+            f"cleared {', '.join(cache.kind for cache in found)}: {total}"
+            if found
+            else "nothing to clear"
         )
     else:
         for line in lines:
-            env.write(line)
+            cli.write(line)
         if not found:
-            env.say("no cache yet; jobs fill it")
+            cli.info("no cache yet; jobs fill it")
     return 0

@@ -22,9 +22,10 @@ the run or only to leave it. Off a terminal SIGINT stops it, SIGTERM leaves it.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import CommandLine, LaunchCommand, launch_arguments
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import LaunchCommand, launch_arguments
+from runner.console import CliContext
+from runner.request import LaunchArguments
 
 GPU = click.option(
     "--gpu",
@@ -33,10 +34,16 @@ GPU = click.option(
     shell_complete=completion.gpus,
     help="H100, H100:8, or H100:8,A100-80GB:8 in order of preference.",
 )
-NODES = click.option("--nodes", type=click.IntRange(1, 32), metavar="N", help="Machines of 8 GPUs each.")
-TIMEOUT = click.option("--timeout", metavar="TIME", help="Longest time over all attempts: 90m, 12h, 3d.")
+NODES = click.option(
+    "--nodes", type=click.IntRange(1, 32), metavar="N", help="Machines of 8 GPUs each."
+)
+TIMEOUT = click.option(
+    "--timeout", metavar="TIME", help="Longest time over all attempts: 90m, 12h, 3d."
+)
 MAX_COST = click.option(
-    "--max-cost", metavar="USD", help="Over all attempts; then it writes a checkpoint and ends with 104."
+    "--max-cost",
+    metavar="USD",
+    help="Over all attempts; then it writes a checkpoint and ends with 104.",
 )
 ENV = click.option(
     "--env",
@@ -46,12 +53,14 @@ ENV = click.option(
     help="A variable for the job; K alone is a secret from here or .env.",
 )
 SECRET = click.option("--secret", multiple=True, metavar="NAME", help="A secret that Modal keeps.")
-REGION = click.option("--region", metavar="R", help="Where it may run: us, eu, us-east ...; costs more.")
+REGION = click.option(
+    "--region", metavar="R", help="Where it may run: us, eu, us-east ...; costs more."
+)
 
 
 def _launch(
-    env: Environment,
-    line: CommandLine,
+    cli: CliContext,
+    line: LaunchArguments,
     gpu_names: str | None,
     nodes: int | None,
     timeout: str | None,
@@ -60,12 +69,18 @@ def _launch(
     variables: tuple[str, ...],
     secret: tuple[str, ...],
 ) -> int:
-    from runner.launch import launch
+    from runner.launch.execute import launch
 
-    one = {"gpu": gpu_names, "nodes": nodes, "timeout": timeout, "max-cost": max_cost, "region": region}
+    one = {
+        "gpu": gpu_names,
+        "nodes": nodes,
+        "timeout": timeout,
+        "max-cost": max_cost,
+        "region": region,
+    }
     more = [(name, str(value)) for name, value in one.items() if value is not None]
     more += [("env", word) for word in variables] + [("secret", name) for name in secret]
-    return launch(env, "cloud", line, tuple(more))
+    return launch(cli, "cloud", line, tuple(more))
 
 
 command = click.command(cls=LaunchCommand, help=__doc__)(

@@ -12,15 +12,17 @@ from typing import Any
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import JSON
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import JSON
+from runner.console import CliContext
 
 PLOT = (100, 22)  # columns and lines at most
 
 
 @click.command(help=__doc__)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...", shell_complete=completion.runs)
+@click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN RUN ...", shell_complete=completion.runs
+)
 @click.option(
     "--by",
     "axis",
@@ -31,39 +33,46 @@ PLOT = (100, 22)  # columns and lines at most
 @click.option("--png", metavar="FILE", help="Write the plot into this file too.")
 @JSON
 @click.pass_obj
-def command(env: Environment, runs: tuple[str, ...], axis: Any, png: str | None, as_json: bool) -> int:
-    from runner.compare.plot import as_png, on_terminal
-    from runner.compare.table import facts, table
+def command(
+    cli: CliContext, runs: tuple[str, ...], axis: Any, png: str | None, as_json: bool
+) -> int:
     from runner.errors import usage
-    from runner.history.figures import is_png, need_matplotlib
-    from runner.history.past import read_runs
-    from runner.runs.named import runs_named
+    from runner.runs.find import runs_named
+    from runner.runs.history import read_runs
+    from runner.views.charts import is_png, need_matplotlib
+    from runner.views.compare import as_png, on_terminal, table, to_json
 
-    names = runs_named(env, runs)
+    names = runs_named(cli, runs)
     if len(set(names)) < 2 or len(set(names)) < len(names):
-        alone = f" ('{runs[0]}' fits {names[0]} alone)" if len(names) == 1 and names[0] not in runs else ""
+        alone = (
+            f" ('{runs[0]}' fits {names[0]} alone)"
+            if len(names) == 1 and names[0] not in runs
+            else ""
+        )
         raise usage(
             f"give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them{alone}"
         )
     if png:
         need_matplotlib()
-        if not (folder := (env.cwd / png).parent).is_dir():
-            raise usage(f"--png {png}: there is no folder {folder}; make it first, or choose another")
-        if (env.cwd / png).exists() and not is_png(env.cwd / png):
+        if not (folder := (cli.cwd / png).parent).is_dir():
+            raise usage(
+                f"--png {png}: there is no folder {folder}; make it first, or choose another"
+            )
+        if (cli.cwd / png).exists() and not is_png(cli.cwd / png):
             raise usage(f"{png} is there and is no PNG; choose another name with --png")
-    histories = read_runs(env, names)
+    histories = read_runs(cli, names)
     if as_json:
-        env.json(facts(histories))
+        cli.json(to_json(histories))
     else:
-        env.print_table(table(histories), data=True)
-        console = env.console(data=True)
+        cli.print_table(table(histories), data=True)
+        console = cli.console(data=True)
         plot = on_terminal(histories, axis, min(console.width, PLOT[0]), PLOT[1])
         if plot is not None:
-            env.write("")
+            cli.write("")
             console.print(plot)
     if png:
         from job.files import write_atomically
 
-        write_atomically(env.cwd / png, as_png(histories, axis))
-        env.say(f"written: {png}")
+        write_atomically(cli.cwd / png, as_png(histories, axis))
+        cli.info(f"written: {png}")
     return 0

@@ -13,9 +13,9 @@ half-written checkpoints and lets `latest` name a whole one.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import JSON, YES
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import JSON, YES
+from runner.console import CliContext
 
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "warning", "error": "error  "}
 COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
@@ -33,30 +33,30 @@ COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 @JSON
 @YES
 @click.pass_obj
-def command(env: Environment, fix: bool, recipe: str | None, as_json: bool, yes: bool) -> int:
+def command(cli: CliContext, fix: bool, recipe: str | None, as_json: bool, yes: bool) -> int:
     if recipe is not None:
+        from runner.doctor.parity import parity
         from runner.errors import usage
-        from runner.parity import parity
 
         if fix:
             raise usage("--parity trains and mends nothing; type it without --fix")
-        return parity(env, recipe, yes, as_json)
+        return parity(cli, recipe, yes, as_json)
     from dataclasses import asdict
 
-    from runner.checkout import find_checkout
-    from runner.checks import Scene, examine, repair
+    from runner.doctor import CheckContext, examine, repair
+    from runner.project import find_checkout
 
-    scene = Scene(find_checkout(env.cwd), env.environ)
+    scene = CheckContext(find_checkout(cli.cwd), cli.environ)
     if fix:
         for line in repair(scene):
-            env.say(line)
+            cli.info(line)
     findings = list(examine(scene))
     if as_json:
-        env.json([asdict(finding) for finding in findings])
+        cli.json([asdict(finding) for finding in findings])
     for finding in findings if not as_json else []:
         where = f"{finding.file}:{finding.line}: " if finding.file and finding.line else ""
         mark = click.style(MARKS[finding.severity], fg=COLORS[finding.severity])
-        env.write(f"{mark if env.color else MARKS[finding.severity]}  {where}{finding.message}")
+        cli.write(f"{mark if cli.color else MARKS[finding.severity]}  {where}{finding.message}")
         if finding.remedy:
-            env.write(f"         {finding.remedy}")
+            cli.write(f"         {finding.remedy}")
     return int(any(finding.severity == "error" for finding in findings))

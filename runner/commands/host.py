@@ -17,13 +17,14 @@ Or any command in any folder, as a run like the others (docs/commands.md):
 
 import click
 
-from runner.command_line.arguments import CommandLine, LaunchCommand, launch_arguments
-from runner.terminal import Environment
+from runner.cli_options import LaunchCommand, launch_arguments
+from runner.console import CliContext
+from runner.request import LaunchArguments
 
 
 @click.command(cls=LaunchCommand, help=__doc__)
 @launch_arguments
-def command(env: Environment, line: CommandLine) -> int:
-    from runner.launch import launch
+def command(cli: CliContext, line: LaunchArguments) -> int:
+    from runner.launch.execute import launch
 
-    return launch(env, "host", line)
+    return launch(cli, "host", line)

@@ -7,9 +7,9 @@
 
 import click
 
-from job.quantities import byte_size
-from runner.command_line.arguments import JSON, VOLUME
-from runner.terminal import Environment
+from job.format import byte_size
+from runner.cli_options import JSON, VOLUME
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -17,13 +17,13 @@ from runner.terminal import Environment
 @click.argument("path", default="")
 @JSON
 @click.pass_obj
-def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
+def command(cli: CliContext, volume: str, path: str, as_json: bool) -> int:
     from dataclasses import asdict
     from datetime import datetime
 
-    from runner.sync.place import nothing_there, open_place
+    from runner.transfer.mapping import nothing_there, open_mapping
 
-    place = open_place(env, volume)
+    place = open_mapping(cli, volume)
     try:
         found = list(place.files.entries(path))
     except FileNotFoundError as error:
@@ -31,12 +31,12 @@ def command(env: Environment, volume: str, path: str, as_json: bool) -> int:
             raise nothing_there(place, path) from error
         found = []
     if as_json:
-        env.json([asdict(entry) for entry in found])
+        cli.json([asdict(entry) for entry in found])
         return 0
     for entry in found:
         size = "" if entry.is_folder else byte_size(entry.size)
         when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
-        env.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
+        cli.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
     if not found:
-        env.say(f"nothing in {volume}/{path}; `runner push {volume} PATH` sends files there")
+        cli.info(f"nothing in {volume}/{path}; `runner push {volume} PATH` sends files there")
     return 0

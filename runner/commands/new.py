@@ -8,20 +8,51 @@ on exactly after a stop. `runner host run NAME.py` runs it.
   runner new experiment try
 """
 
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+
 import click
 
-from runner.terminal import Environment
+from runner.console import CliContext
+from runner.errors import RunnerError, usage
 
 
 @click.command(help=__doc__)
 @click.argument("what", type=click.Choice(["experiment"]))
 @click.argument("name")
 @click.pass_obj
-def command(env: Environment, what: str, name: str) -> int:
-    from runner.checkout import INSTALLED
-    from runner.experiment_file import write_experiment
+def command(cli: CliContext, what: str, name: str) -> int:
+    from runner.project import INSTALLED
 
-    path = write_experiment(env.cwd, name, INSTALLED)
-    env.write(str(path))
-    env.say(f"written; to run it: runner host run {path.name}")
+    pass
+
+    path = write_experiment(cli.cwd, name, INSTALLED)
+    cli.write(str(path))
+    cli.info(f"written; to run it: runner host run {path.name}")
     return 0
+
+
+# Names that `import` finds first in the file's own folder: these are the library's and torch's.
+RESERVED_NAMES = ("experiment", "job", "model", "corpus", "runner", "torch")
+
+
+def write_experiment(cwd: Path, name: str, installed: Path) -> Path:
+    """Write NAME.py below ``cwd`` and return its path. ``installed`` is the folder that holds the package
+    ``experiment``. Raises RunnerError: 2 for a name that can't be a module's, 1 where the file exists."""
+    path = cwd / Path(name).expanduser()
+    path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
+    stem = path.stem
+    if not stem.isidentifier() or keyword.iskeyword(stem):
+        raise usage(f"'{stem}' can't be the name of a Python module; use letters, digits and _")
+    if stem in RESERVED_NAMES:
+        raise usage(f"'{stem}' is the name of a package that the file imports; choose another")
+    text = (installed / "experiment" / "example.py").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text.replace("EXAMPLE.py", path.name))
+    except FileExistsError:
+        raise RunnerError(f"{path} exists; nothing was written, choose another name") from None
+    return path

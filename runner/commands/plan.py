@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import JSON
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import JSON
+from runner.console import CliContext
 
 if TYPE_CHECKING:
-    from runner.cloud.prices import Prices
+    from runner.pricing.prices import Prices
 
 
 @click.command(help=__doc__)
-@click.argument("words", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes)
+@click.argument(
+    "words", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes
+)
 @click.option(
     "--gpu",
     metavar="NAME[:N],...",
@@ -37,48 +39,56 @@ if TYPE_CHECKING:
 @JSON
 @click.pass_obj
 def command(
-    env: Environment, words: tuple[str, ...], gpu: str | None, region: str | None, live: bool, as_json: bool
+    cli: CliContext,
+    words: tuple[str, ...],
+    gpu: str | None,
+    region: str | None,
+    live: bool,
+    as_json: bool,
 ) -> int:
     from job.exit_status import ExitStatus
     from job.recipe import load
-    from runner.checkout import find_checkout, recipes
-    from runner.cloud.compare import ALL, compare
-    from runner.cloud.compare_table import facts, show
-    from runner.cloud.gpus import Gpus, parse_gpus
-    from runner.cloud.price_file import current_prices
-    from runner.cloud.prices import BUILT_IN
-    from runner.command_line.words import sort_words
     from runner.errors import usage
-    from runner.requests.request import find_recipe
+    from runner.launch.parse import classify_args, find_recipe
+    from runner.pricing.compare import ALL, compare_gpus, show_comparison, to_json
+    from runner.pricing.gpus import GpuRequest, parse_gpus
+    from runner.pricing.prices import BUILT_IN, current_prices
+    from runner.project import find_checkout, recipes
 
-    checkout = find_checkout(env.cwd)
+    checkout = find_checkout(cli.cwd)
     known = recipes(checkout)
-    sorted_words = sort_words(words, known)
+    sorted_words = classify_args(words, known)
     if sorted_words.job != "train":
         raise usage(
             f"a plan compares GPUs for training, and {sorted_words.job} is another job; leave it away"
         )
-    recipe = load(find_recipe(sorted_words, known, checkout, env.cwd), sorted_words.overrides)
-    gpus = [parse_gpus(word) for word in gpu.split(",")] if gpu else [Gpus((name,)) for name in ALL]
-    prices = current_prices(checkout, env.environ, _ask(env) if live else BUILT_IN)
-    rows = compare(recipe, gpus, prices, region)
+    recipe = load(find_recipe(sorted_words, known, checkout, cli.cwd), sorted_words.overrides)
+    gpus = (
+        [parse_gpus(word) for word in gpu.split(",")]
+        if gpu
+        else [GpuRequest((name,)) for name in ALL]
+    )
+    prices = current_prices(checkout, cli.environ, _ask(cli) if live else BUILT_IN)
+    rows = compare_gpus(recipe, gpus, prices, region)
     if as_json:
-        env.json(facts(recipe, rows, prices))
+        cli.json(to_json(recipe, rows, prices))
     else:
-        show(recipe, rows, prices, env)
+        show_comparison(recipe, rows, prices, cli)
     return ExitStatus.DONE
 
 
-def _ask(env: Environment) -> Prices:
+def _ask(cli: CliContext) -> Prices:
     """Raises RunnerError where Modal gives no rates."""
-    from runner.cloud.account import is_set_up
-    from runner.cloud.rates import live_prices
-    from runner.cloud.servers import check_reachable
     from runner.errors import RunnerError
+    from runner.pricing.prices import live_prices
+    from runner.targets.modal.account import is_set_up
+    from runner.targets.modal.client import check_reachable
 
-    if not is_set_up(env.environ):
-        raise RunnerError("there is no Modal token here to ask for rates with; type: modal token new")
-    check_reachable(env.environ)
+    if not is_set_up(cli.environ):
+        raise RunnerError(
+            "there is no Modal token here to ask for rates with; type: modal token new"
+        )
+    check_reachable(cli.environ)
     found = live_prices()
     if found is None:
         raise RunnerError(

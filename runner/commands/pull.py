@@ -12,16 +12,18 @@ It can be interrupted at any moment; the same line goes on from there.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import VOLUME, transfer_options
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import VOLUME, transfer_options
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @VOLUME
 @click.argument("path", default="", metavar="[RUN or PATH]", shell_complete=completion.paths)
 @click.option(
-    "--into", metavar="DIR", help="The folder that stands for the volume; by default volumes/VOLUME."
+    "--into",
+    metavar="DIR",
+    help="The folder that stands for the volume; by default volumes/VOLUME.",
 )
 @click.option("--watch", is_flag=True, help="checkpoints: go on until the run ends.")
 @click.option(
@@ -35,7 +37,7 @@ from runner.terminal import Environment
 @transfer_options
 @click.pass_obj
 def command(
-    env: Environment,
+    cli: CliContext,
     volume: str,
     path: str,
     into: str | None,
@@ -48,37 +50,36 @@ def command(
 ) -> int:
     from pathlib import Path
 
+    from runner.console import confirm
     from runner.errors import RunnerError, usage
-    from runner.sync.confirm import confirm
-    from runner.sync.outcome import outcome_json, say_outcome, show_plan
-    from runner.sync.place import alone, open_place
-    from runner.sync.pull import Pull
-    from runner.sync.watch import watch_run
+    from runner.transfer.mapping import alone, open_mapping
+    from runner.transfer.progress import print_result, result_to_json, show_plan
+    from runner.transfer.pull import Pull, watch_run
 
     if watch and (volume != "checkpoints" or dry_run):
         raise usage("--watch follows a run: `runner pull checkpoints RUN --watch`")
-    folder = env.cwd / Path(into).expanduser() if into else None
+    folder = cli.cwd / Path(into).expanduser() if into else None
     # A watch may begin before the first run of an account, whose launch makes the volume.
-    place = open_place(env, volume, folder, create=watch)
+    place = open_mapping(cli, volume, folder, create=watch)
     try:
-        with alone(place, env.say):
+        with alone(place, cli.info):
             pull = Pull(place, path, everything)
             if dry_run:
-                show_plan(env, pull.plan, as_json)
+                show_plan(cli, pull.plan, as_json)
                 return int(bool(pull.plan.refused))
             further = [f"run {run}" for run in pull.further_here()]
-            if further and not confirm(env, further, "pull the older state over it", yes):
+            if further and not confirm(cli, further, "pull the older state over it", yes):
                 return 103
             for note in pull.plan.notes:
-                env.say(note)
+                cli.info(note)
             if not watch:
-                outcome = pull.carry_out(env)
-                say_outcome(env, outcome, "pulled", f"into {place.root}")
+                outcome = pull.carry_out(cli)
+                print_result(cli, outcome, "pulled", f"into {place.root}")
     except RunnerError as error:
         if not watch or error.exit_code != 102:
             raise  # a run that was started just now may not have its folder yet
     if watch:
-        outcome = watch_run(env, place, path, everything, every)
+        outcome = watch_run(cli, place, path, everything, every)
     if as_json:
-        env.json(outcome_json(outcome, volume=volume, folder=str(place.root)))
+        cli.json(result_to_json(outcome, volume=volume, folder=str(place.root)))
     return outcome.status

@@ -11,9 +11,9 @@ It can be interrupted at any moment; the same line goes on from there.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import VOLUME, transfer_options
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import VOLUME, transfer_options
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -23,7 +23,7 @@ from runner.terminal import Environment
 @transfer_options
 @click.pass_obj
 def command(
-    env: Environment,
+    cli: CliContext,
     volume: str,
     path: str,
     to: str | None,
@@ -32,25 +32,25 @@ def command(
     as_json: bool,
     yes: bool,
 ) -> int:
-    from runner.sync.confirm import confirm
-    from runner.sync.outcome import outcome_json, say_outcome, show_plan
-    from runner.sync.place import local_folder, open_place
-    from runner.sync.push import Push, find_source, remote_path
+    from runner.console import confirm
+    from runner.transfer.mapping import local_folder, open_mapping
+    from runner.transfer.progress import print_result, result_to_json, show_plan
+    from runner.transfer.push import Push, find_source, remote_path
 
-    source = find_source(local_folder(env, volume), volume == "checkpoints", path, env.cwd)
-    place = open_place(env, volume, create=not dry_run)
+    source = find_source(local_folder(cli, volume), volume == "checkpoints", path, cli.cwd)
+    place = open_mapping(cli, volume, create=not dry_run)
     remote = remote_path(place, source, to)
     push = Push(place, source, remote, everything)
     if dry_run:
-        show_plan(env, push.plan, as_json)
+        show_plan(cli, push.plan, as_json)
         return int(bool(push.plan.refused))
     objections = push.objections()
-    if objections and not confirm(env, objections, "push over it all the same", yes):
+    if objections and not confirm(cli, objections, "push over it all the same", yes):
         return 103
     for note in push.plan.notes:
-        env.say(note)
-    outcome = push.carry_out(env)
-    say_outcome(env, outcome, "pushed", f"to {volume}/{remote} in the cloud")
+        cli.info(note)
+    outcome = push.carry_out(cli)
+    print_result(cli, outcome, "pushed", f"to {volume}/{remote} in the cloud")
     if as_json:
-        env.json(outcome_json(outcome, volume=volume, path=remote))
+        cli.json(result_to_json(outcome, volume=volume, path=remote))
     return outcome.status

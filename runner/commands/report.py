@@ -9,38 +9,42 @@ is RUN.html here; `--into -` prints it.
 
 import click
 
-from runner.command_line import completion
-from runner.terminal import Environment
+from runner import completion
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @click.argument("run", shell_complete=completion.runs)
 @click.option("--into", metavar="FILE", help="The file to write.")
 @click.pass_obj
-def command(env: Environment, run: str, into: str | None) -> int:
+def command(cli: CliContext, run: str, into: str | None) -> int:
     import time
 
     from job.files import write_atomically
     from runner.errors import usage
-    from runner.history.figures import need_matplotlib
-    from runner.history.past import read_runs
-    from runner.report.page import html, is_report
+    from runner.runs.history import read_runs
+    from runner.views.charts import need_matplotlib
+    from runner.views.report import html, is_report
 
     need_matplotlib()
     name = into or f"{run}.html"
-    path = env.cwd / name
+    path = cli.cwd / name
     if name != "-" and path.is_dir():
-        raise usage(f"{name} is a folder; type: runner report {run} --into {name.rstrip('/')}/{run}.html")
+        raise usage(
+            f"{name} is a folder; type: runner report {run} --into {name.rstrip('/')}/{run}.html"
+        )
     if name != "-" and not path.parent.is_dir():
-        raise usage(f"--into {name}: there is no folder {path.parent}; make it first, or choose another")
+        raise usage(
+            f"--into {name}: there is no folder {path.parent}; make it first, or choose another"
+        )
     if name != "-" and path.exists() and not is_report(path):
         raise usage(f"{name} is there and is no report; choose another name with --into")
-    (history,) = read_runs(env, [run], all_samples=True)
+    (history,) = read_runs(cli, [run], all_samples=True)
     page = html(history, time.time())
     if name == "-":
-        env.write(page)
+        cli.write(page)
         return 0
     write_atomically(path, page)
-    env.write(name)
-    env.say(f"written, {len(page) / 1000:.0f} kB; a browser shows it")
+    cli.write(name)
+    cli.info(f"written, {len(page) / 1000:.0f} kB; a browser shows it")
     return 0

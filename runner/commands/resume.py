@@ -19,9 +19,10 @@ line.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import DETACH, DEVICE, DRY_RUN, JSON, YES, CommandLine
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import DETACH, DEVICE, DRY_RUN, JSON, YES
+from runner.console import CliContext
+from runner.request import LaunchArguments
 
 
 @click.command(help=__doc__)
@@ -48,7 +49,7 @@ from runner.terminal import Environment
 @YES
 @click.pass_obj
 def command(
-    env: Environment,
+    cli: CliContext,
     run: str,
     overrides: tuple[str, ...],
     on: str | None,
@@ -61,11 +62,13 @@ def command(
     as_json: bool,
     yes: bool,
 ) -> int:
-    from runner.launch import carry_out
-    from runner.requests.resume import resume_request
+    from runner.launch.execute import run_request
+    from runner.launch.resume import resume_request
 
-    line = CommandLine(name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes)
+    line = LaunchArguments(
+        name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes
+    )
     given = {"gpu": gpu, "timeout": timeout, "max-cost": max_cost}
     more = tuple((name, value) for name, value in given.items() if value is not None)
-    target, request = resume_request(env, line, overrides, on, more)
-    return carry_out(env, target, request, line)
+    target, request = resume_request(cli, line, overrides, on, more)
+    return run_request(cli, target, request, line)

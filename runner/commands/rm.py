@@ -6,9 +6,9 @@
 
 import click
 
-from job.quantities import byte_size
-from runner.command_line.arguments import VOLUME, YES
-from runner.terminal import Environment
+from job.format import byte_size
+from runner.cli_options import VOLUME, YES
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -17,14 +17,14 @@ from runner.terminal import Environment
 @click.option("-r", "--recursive", is_flag=True, help="A folder and all that is in it.")
 @YES
 @click.pass_obj
-def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool) -> int:
+def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool) -> int:
+    from runner.console import confirm
     from runner.errors import usage
-    from runner.sync.at_work import is_at_work
-    from runner.sync.confirm import confirm
-    from runner.sync.place import nothing_there, open_place
-    from runner.sync.progress import count
+    from runner.targets.modal.runs import is_at_work
+    from runner.transfer.mapping import nothing_there, open_mapping
+    from runner.transfer.progress import count
 
-    place = open_place(env, volume)
+    place = open_mapping(cli, volume)
     path = path.strip("/")
     if not path:
         raise usage("that is the whole volume; name a file or folder in it")
@@ -34,14 +34,16 @@ def command(env: Environment, volume: str, path: str, recursive: bool, yes: bool
         raise nothing_there(place, path) from error
     is_file = [entry.path for entry in found] == [path]
     if not is_file and not recursive:
-        raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{env.line} -r`")
+        raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{cli.line} -r`")
     files = [entry for entry in found if entry.kind != "directory"]
-    facts = [f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"]
+    facts = [
+        f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"
+    ]
     beats = [f.modified for f in files if f.path == f"{path}/heartbeat"]
     if place.has_runs and is_at_work(place.files, path, beats[0] if beats else None):
         facts.append(f"run {path} is at work")
-    if not confirm(env, facts, "delete it from the cloud for good", yes):
+    if not confirm(cli, facts, "delete it from the cloud for good", yes):
         return 103
     place.files.remove(path, recursive=not is_file)
-    env.say(f"deleted {volume}/{path}")
+    cli.info(f"deleted {volume}/{path}")
     return 0

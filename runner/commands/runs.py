@@ -10,24 +10,24 @@ A run is `dead` when it ended without a word; like an `unfinished` one,
 
 import click
 
-from runner.command_line.arguments import JSON
-from runner.terminal import Environment
+from runner.cli_options import JSON
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @JSON
 @click.pass_obj
-def command(env: Environment, as_json: bool) -> int:
+def command(cli: CliContext, as_json: bool) -> int:
     from dataclasses import asdict
 
     from runner.runs.find import every_run
     from runner.runs.table import show_runs
 
-    states = [found.state for found in every_run(env)]
+    states = [found.state for found in every_run(cli)]
     if as_json:
-        env.json([asdict(state) for state in states])
+        cli.json([asdict(state) for state in states])
     elif states:
-        show_runs(states, env)
+        show_runs(states, cli)
     else:
-        env.say("no runs yet; `runner local` or `runner host` trains the first one")
+        cli.info("no runs yet; `runner local` or `runner host` trains the first one")
     return 0

@@ -13,13 +13,14 @@ it, or after --idle minutes without a key; no key or token of yours goes in.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import YES
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import YES
+from runner.console import CliContext
 
 
 @click.command(
-    help=__doc__, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+    help=__doc__,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option(
     "--gpu",
@@ -27,7 +28,9 @@ from runner.terminal import Environment
     help="In the cloud, with this GPU: H100, L4, A100-80GB:2.",
     shell_complete=completion.gpus,
 )
-@click.option("--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu.")
+@click.option(
+    "--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu."
+)
 @click.option(
     "--idle",
     type=click.FloatRange(min=0.02),  # a second; bash takes 0 for no end at all
@@ -40,7 +43,7 @@ from runner.terminal import Environment
 @click.argument("words", nargs=-1, metavar="[COMMAND ...]", type=click.UNPROCESSED)
 @click.pass_obj
 def command(
-    env: Environment, gpu: str | None, on: str | None, idle: float, yes: bool, words: tuple[str, ...]
+    cli: CliContext, gpu: str | None, on: str | None, idle: float, yes: bool, words: tuple[str, ...]
 ) -> int:
     if on == "local" and gpu:
         from runner.errors import usage
@@ -49,10 +52,10 @@ def command(
             "the container on this machine has the GPUs that there are; leave out --gpu, or --on local"
         )
     if gpu or on == "cloud":
-        from runner.checkout import find_checkout
-        from runner.cloud.shell import run_shell
+        from runner.project import find_checkout
+        from runner.targets.modal.sandbox import run_shell
 
-        return run_shell(env, find_checkout(env.cwd), gpu, words, idle * 60, yes)
-    from runner.docker.services import run_service
+        return run_shell(cli, find_checkout(cli.cwd), gpu, words, idle * 60, yes)
+    from runner.targets.compose_project import run_service
 
-    return run_service(env, "shell", words)
+    return run_service(cli, "shell", words)

@@ -6,33 +6,33 @@
 
 import click
 
-from runner.command_line import completion
-from runner.terminal import Environment
+from runner import completion
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @click.argument("run", shell_complete=completion.runs)
 @click.option("--now", is_flag=True, help="Kill it; what it did since its last checkpoint is lost.")
 @click.pass_obj
-def command(env: Environment, run: str, now: bool) -> int:
+def command(cli: CliContext, run: str, now: bool) -> int:
     from runner.errors import RunnerError
-    from runner.jobs import WITH_RUN
+    from runner.jobs import RESUMABLE_JOBS
     from runner.runs.find import find_run
 
-    found = find_run(env, run)
+    found = find_run(cli, run)
     if found.state.is_copy:
         raise RunnerError(
             f"run '{run}' was last in the cloud, which does not answer for it; here is only the copy that was pulled"
         )
     if not found.state.alive:
-        env.say(f"run '{run}' is not at work; it is {found.state.status}")
+        cli.info(f"run '{run}' is not at work; it is {found.state.status}")
         return 0
     saves = "; it writes a checkpoint first" if found.state.job == "train" and not now else ""
-    env.say(f"stopping run '{run}' on {found.target.name}{saves}")
+    cli.info(f"stopping run '{run}' on {found.target.name}{saves}")
     if not found.target.stop(run, now):
         raise RunnerError(
             f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"
         )
-    again = f"; `runner resume {run}` goes on" if found.state.job in WITH_RUN else ""
-    env.say(f"stopped{again}")
+    again = f"; `runner resume {run}` goes on" if found.state.job in RESUMABLE_JOBS else ""
+    cli.info(f"stopped{again}")
     return 0

@@ -11,10 +11,10 @@ goes on, also after a crash, and repeats nothing that is done.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import DEVICE, DRY_RUN, JSON, YES
+from runner import completion
+from runner.cli_options import DEVICE, DRY_RUN, JSON, YES
 from runner.commands.cloud import REGION, TIMEOUT
-from runner.terminal import Environment
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -26,10 +26,16 @@ from runner.terminal import Environment
     help="host (default), local or cloud.",
     shell_complete=completion.targets,
 )
-@click.option("--name", metavar="SWEEP", help="Its runs are SWEEP-001 and so on; by default the file's name.")
-@click.option("--max-parallel", type=click.IntRange(1, 64), metavar="N", help="Trials at once: 1; cloud: 4.")
+@click.option(
+    "--name", metavar="SWEEP", help="Its runs are SWEEP-001 and so on; by default the file's name."
+)
+@click.option(
+    "--max-parallel", type=click.IntRange(1, 64), metavar="N", help="Trials at once: 1; cloud: 4."
+)
 @click.option("--budget", metavar="USD", help="cloud: most that all trials together may cost.")
-@click.option("--gpu", metavar="NAME[:N]", help="cloud: of each trial.", shell_complete=completion.gpus)
+@click.option(
+    "--gpu", metavar="NAME[:N]", help="cloud: of each trial.", shell_complete=completion.gpus
+)
 @TIMEOUT
 @REGION
 @DEVICE
@@ -40,7 +46,7 @@ from runner.terminal import Environment
 @YES
 @click.pass_obj
 def command(
-    env: Environment,
+    cli: CliContext,
     file: str,
     target: str,
     name: str | None,
@@ -61,6 +67,17 @@ def command(
     given = {"gpu": gpu, "timeout": timeout, "region": region}
     more = tuple((option, value) for option, value in given.items() if value is not None)
     line = SweepLine(
-        file, target, name, max_parallel, budget, device, smoke, retry_failed, dry_run, as_json, yes, more
+        file,
+        target,
+        name,
+        max_parallel,
+        budget,
+        device,
+        smoke,
+        retry_failed,
+        dry_run,
+        as_json,
+        yes,
+        more,
     )
-    return sweep(env, line)
+    return sweep(cli, line)

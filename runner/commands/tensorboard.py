@@ -7,8 +7,8 @@
 
 import click
 
-from runner.command_line import completion
-from runner.terminal import Environment
+from runner import completion
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
@@ -22,7 +22,7 @@ from runner.terminal import Environment
     help="On this machine.",
 )
 @click.pass_obj
-def command(env: Environment, run: str | None, port: int) -> int:
-    from runner.tensorboard import serve
+def command(cli: CliContext, run: str | None, port: int) -> int:
+    from runner.views.tensorboard import serve
 
-    return serve(env, run, port)
+    return serve(cli, run, port)

@@ -11,18 +11,20 @@ line every 10 seconds.
 
 import click
 
-from runner.command_line import completion
-from runner.command_line.arguments import JSON
-from runner.terminal import Environment
+from runner import completion
+from runner.cli_options import JSON
+from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @click.argument("run", required=False, shell_complete=completion.runs)
-@click.option("--every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Between two looks at it.")
+@click.option(
+    "--every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Between two looks at it."
+)
 @JSON
 @click.pass_obj
-def command(env: Environment, run: str | None, every: float | None, as_json: bool) -> int:
+def command(cli: CliContext, run: str | None, every: float | None, as_json: bool) -> int:
     from runner.runs.find import find_run, newest_run
-    from runner.screen.watch import watch
+    from runner.views.watch import watch
 
-    return watch(env, find_run(env, run) if run else newest_run(env), every, as_json)
+    return watch(cli, find_run(cli, run) if run else newest_run(cli), every, as_json)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from job.results import in_short
-from runner.history.numbers import dollars
-from runner.runs.heartbeat import is_fresh
-from runner.targets.protocol import RunState
-from runner.terminal import Environment
+from runner.console import CliContext
+from runner.format import dollars
+from runner.runs.store import is_fresh
+from runner.target import RunInfo
 
 PULLED = "; the copy that was pulled"
 SHORT, LONG = 40, 200  # characters of an experiment's result
@@ -22,23 +22,25 @@ RIGHT = ("step", "loss", "cost", "estimated", "age")
 GAP = 2  # blanks between columns
 
 
-def show_runs(states: Sequence[RunState], env: Environment) -> None:
+def show_runs(states: Sequence[RunInfo], cli: CliContext) -> None:
     """Print the table on stdout: it is data."""
     from rich.table import Table
 
     everything = columns_of(states)
-    columns = fitting(everything, env.console(data=True).width)
+    columns = fitting(everything, cli.console(data=True).width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
     for title in columns:
         table.add_column(title, no_wrap=True, justify="right" if title in RIGHT else "left")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
-    env.print_table(table, data=True, least=_width(columns))
+    cli.print_table(table, data=True, least=_width(columns))
     if left_out := [title for title in everything if title not in columns]:
-        env.say(f"no room for {', '.join(left_out)}; a wider terminal shows all, and `runner runs --json`")
+        cli.info(
+            f"no room for {', '.join(left_out)}; a wider terminal shows all, and `runner runs --json`"
+        )
 
 
-def columns_of(states: Sequence[RunState]) -> dict[str, list[str]]:
+def columns_of(states: Sequence[RunInfo]) -> dict[str, list[str]]:
     """The table by its titles, without the columns in which no run has anything."""
     found = {
         "run": [state.run for state in states],
@@ -74,7 +76,7 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(max(map(cell_len, [title, *cells])) + GAP for title, cells in columns.items())
 
 
-def rows(state: RunState) -> list[tuple[str, str]]:
+def rows(state: RunInfo) -> list[tuple[str, str]]:
     """The facts of one run, for ``runner status``."""
     found = [
         ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
@@ -97,12 +99,12 @@ def in_dollars(amount: float | None) -> str:
     return "-" if amount is None else dollars(amount)
 
 
-def where(state: RunState) -> str:
+def where(state: RunInfo) -> str:
     """The target; of the cloud alone there are copies here."""
     return f"{state.target} (copy)" if state.is_copy else state.target
 
 
-def standing(state: RunState) -> str:
+def standing(state: RunInfo) -> str:
     """The status; ``running 3d ago`` of a copy that was pulled while the run was at work: it says nothing of now."""
     at_work = state.status in ("running", "starting")
     if not at_work or state.seen is None or is_fresh(time.time() - state.seen):
@@ -110,7 +112,7 @@ def standing(state: RunState) -> str:
     return f"{state.status} {age(state.seen)} ago"
 
 
-def cost(state: RunState) -> str:
+def cost(state: RunInfo) -> str:
     """``$1.31, estimated at $1.20 before it began, at $1.33 by its own pace``."""
     if state.cost is None:
         return ""
@@ -122,15 +124,18 @@ def cost(state: RunState) -> str:
     return words
 
 
-def attempts(state: RunState) -> str:
+def attempts(state: RunInfo) -> str:
     """``6: 5 x preempted, finished``. One alone needs no list: its end is a row of its own."""
     if state.attempts < 2:
         return str(state.attempts) if state.attempts else ""
-    words = [f"{count} x {end}" if (count := len([*same])) > 1 else end for end, same in groupby(state.ends)]
+    words = [
+        f"{count} x {end}" if (count := len([*same])) > 1 else end
+        for end, same in groupby(state.ends)
+    ]
     return f"{state.attempts}: {', '.join(words)}" if words else str(state.attempts)
 
 
-def step(state: RunState) -> str:
+def step(state: RunInfo) -> str:
     """``300/600``; ``0/0`` of published weights that were only measured."""
     is_measured = state.job == "train" and state.loss is not None
     return f"{state.step}/{state.max_steps}" if state.max_steps or is_measured else "-"

@@ -10,17 +10,21 @@ goal: min
 
 from __future__ import annotations
 
+import math
+import random
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from job.recipe import RecipeError, Section, impossible
-from job.recipe_errors import describe
-from job.recipe_yaml import Source, read_yaml
+from job.recipe_loader import Source, describe, read_yaml
 
 Scalar = bool | int | float | str | None
+
 EXPECTED = "a sweep is a mapping with recipe (or experiment), space and metric"
+
 MOST_TRIALS = 1000  # each is a run with a folder of its own
 
 
@@ -43,7 +47,9 @@ class Distribution(Section):
             if name in given and len(given[name]) != 2:
                 raise impossible(name, f"{name} is [from, to], two numbers")
             if name in given and given[name][0] > given[name][1]:
-                raise impossible(name, f"{name} is [from, to]: {given[name][0]} is above {given[name][1]}")
+                raise impossible(
+                    name, f"{name} is [from, to]: {given[name][0]} is above {given[name][1]}"
+                )
         if self.loguniform is not None and self.loguniform[0] <= 0:
             raise impossible("loguniform", "loguniform begins above 0")
         return self
@@ -77,8 +83,12 @@ class SweepConfig(Section):
     """A whole sweep."""
 
     name: str = Field("", description="the runs are NAME-001 and so on; the file's name by default")
-    recipe: str | None = Field(None, description="a name of configs/, or a path seen from this file")
-    experiment: str | None = Field(None, description="a Python file with train(), seen from this file")
+    recipe: str | None = Field(
+        None, description="a name of configs/, or a path seen from this file"
+    )
+    experiment: str | None = Field(
+        None, description="a Python file with train(), seen from this file"
+    )
     fixed: dict[str, Scalar] = Field({}, description="the same in every trial")
     space: Space
     metric: str = Field(
@@ -86,7 +96,8 @@ class SweepConfig(Section):
     )
     goal: Literal["min", "max"] = "min"
     early_stop: Literal["median"] | None = Field(
-        None, description="median: stop a trial that is worse than half of the others were at the same step"
+        None,
+        description="median: stop a trial that is worse than half of the others were at the same step",
     )
     grace_steps: int = Field(100, ge=0, description="no trial is stopped before this step")
     smoke: dict[str, Scalar] | None = Field(
@@ -105,7 +116,11 @@ class SweepConfig(Section):
     def keys(self) -> tuple[str, ...]:
         """What is varied, in the order of the file."""
         space = self.space
-        rows = [*(space.grid or {}), *(space.random or {}), *(key for row in space.rows or [] for key in row)]
+        rows = [
+            *(space.grid or {}),
+            *(space.random or {}),
+            *(key for row in space.rows or [] for key in row),
+        ]
         return tuple(dict.fromkeys(rows))
 
     def mistake(self, key: str, message: str) -> RecipeError:
@@ -157,3 +172,56 @@ def _known(source: Source) -> set[str]:
     known |= {f"space.{field.alias or name}" for name, field in Space.model_fields.items()}
     drawn = [key for key in source.lines if key.startswith("space.random.") and key.count(".") == 2]
     return known | {f"{key}.{name}" for key in drawn for name in Distribution.model_fields}
+
+
+Values = dict[str, Scalar]
+
+DIGITS = 6  # of a drawn number: a learning rate with 17 digits can't be read
+
+DRAWS = 50  # for each trial: after so many repetitions a small space is used up
+
+
+def trials(space: Space) -> list[Values]:
+    """The values of each trial, in order. A longer list of the same space begins with the shorter one.
+
+    Raises ValueError where a grid has more than MOST_TRIALS points.
+    """
+    if space.grid is not None:
+        count = math.prod(len(values) for values in space.grid.values())
+        if count > MOST_TRIALS:
+            raise ValueError(f"the grid has {count} points; at most {MOST_TRIALS} are run")
+        return [
+            dict(zip(space.grid, point, strict=True)) for point in product(*space.grid.values())
+        ]
+    if space.rows is not None:
+        return [dict(row) for row in space.rows]
+    return _drawn(space.random or {}, space.trials or 0, space.seed)
+
+
+def _drawn(space: dict[str, Distribution], count: int, seed: int) -> list[Values]:
+    """``count`` trials that differ, or fewer where the space has no more."""
+    found: list[Values] = []
+    number = 0
+    while len(found) < count and number < count * DRAWS:
+        # A generator for each value: another key in the file leaves the values of the others as they are.
+        values = {
+            key: draw(distribution, random.Random(f"{seed}/{number}/{key}"))
+            for key, distribution in space.items()
+        }
+        number += 1
+        if values not in found:
+            found.append(values)
+    return found
+
+
+def draw(distribution: Distribution, generator: random.Random) -> Scalar:
+    """One value."""
+    if distribution.uniform is not None:
+        low, high = distribution.uniform
+        return float(f"{generator.uniform(low, high):.{DIGITS}g}")
+    if distribution.loguniform is not None:
+        low, high = (math.log(bound) for bound in distribution.loguniform)
+        return float(f"{math.exp(generator.uniform(low, high)):.{DIGITS}g}")
+    if distribution.ints is not None:
+        return generator.randint(*distribution.ints)
+    return generator.choice(distribution.choice or [None])

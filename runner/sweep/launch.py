@@ -7,25 +7,26 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.files import alone_in
-from runner.checkout import find_checkout, volumes
-from runner.cloud.durations import dollars
-from runner.cloud.plan import CloudFacts
+from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
+from runner.format import parse_dollars
 from runner.jobs import EXPERIMENT, JOBS
-from runner.launch import confirm
-from runner.plans.planned import Plan
-from runner.requests.request import Request, check_run_name
-from runner.sweep.conduct import Conductor
-from runner.sweep.config import Scalar, SweepConfig, load_sweep
-from runner.sweep.outcome import show_outcome
+from runner.launch.execute import confirm
+from runner.launch.parse import check_run_name
+from runner.plan import Plan
+from runner.project import find_checkout, volumes
+from runner.request import Request
+from runner.runs.logs import tail
+from runner.signals import Interrupts
+from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
+from runner.sweep.objective import Objective, find_objective
 from runner.sweep.plan import SweepPlan, cost_of, show_plan
 from runner.sweep.record import SweepRecord, Trial, continue_sweep, now, read_sweep
-from runner.sweep.smoke import run_smoke
-from runner.sweep.space import trials
-from runner.sweep.subject import Subject, find_subject
-from runner.targets import open_target
-from runner.targets.protocol import Target
-from runner.terminal import Environment
+from runner.sweep.results import show_outcome
+from runner.sweep.scheduler import SweepScheduler, allocate
+from runner.sweep.trial_launch import NO_LIMIT, start
+from runner.target import Target, open_target
+from runner.targets.modal.plan import ModalState
 
 IN_CLOUD = 4  # trials at once there by default; elsewhere they share one machine
 
@@ -48,13 +49,13 @@ class SweepLine:
     more: tuple[tuple[str, str], ...] = ()
 
 
-def sweep(env: Environment, line: SweepLine) -> ExitStatus:
+def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
     """Check, plan, show, ask, conduct, and show what came of it. Raises RunnerError or RecipeError."""
-    checkout = find_checkout(env.cwd)
-    path = find_file(line.file, env.cwd, checkout)
+    checkout = find_checkout(cli.cwd)
+    path = find_file(line.file, cli.cwd, checkout)
     config = load_sweep(path)
-    subject = find_subject(config, path, checkout)
-    target = open_target(line.target, env, checkout)
+    subject = find_objective(config, path, checkout)
+    target = open_target(line.target, cli, checkout)
     _check(line, target)
     template = Request(
         EXPERIMENT if subject.signature else JOBS["train"],
@@ -66,8 +67,10 @@ def sweep(env: Environment, line: SweepLine) -> ExitStatus:
     name = line.name or config.name or path.stem
     check_run_name(f"{name}-000")
     fresh = _new_record(name, target, config, subject, line)
-    requests = {trial.run: subject.request(trial.run, trial.values, template) for trial in fresh.trials}
-    where = volumes(checkout, env.environ if target.name == "host" else {}).run(name)
+    requests = {
+        trial.run: subject.request(trial.run, trial.values, template) for trial in fresh.trials
+    }
+    where = volumes(checkout, cli.environ if target.name == "host" else {}).run(name)
     old = read_sweep(where)
     record = _go_on(old, fresh, line) if old else fresh
     smoke = _smoke(subject, record, line)
@@ -76,16 +79,18 @@ def sweep(env: Environment, line: SweepLine) -> ExitStatus:
         subject.title,
         _plans(target, record, requests),
         line.max_parallel or (IN_CLOUD if target.name == "cloud" else 1),
-        smoke if isinstance(smoke, str) else f"a run of a few steps, {name}-smoke, that must end well",
+        smoke
+        if isinstance(smoke, str)
+        else f"a run of a few steps, {name}-smoke, that must end well",
         _early_stop(config),
     )
     if line.dry_run and line.as_json:
-        env.json(plan.facts())
+        cli.json(plan.facts())
         return ExitStatus.DONE
-    show_plan(plan, env)
+    show_plan(plan, cli)
     if line.dry_run:
         return ExitStatus.DONE
-    confirm(env, plan.question, line.yes)
+    confirm(cli, plan.question, line.yes)
     where.mkdir(parents=True, exist_ok=True)
     with alone_in(where) as is_alone:
         if not is_alone:
@@ -98,11 +103,13 @@ def sweep(env: Environment, line: SweepLine) -> ExitStatus:
         record.started = record.started or now()
         record.write(where)
         costs = {each.run: cost_of(each) for each in plan.plans}
-        conductor = Conductor(env, target, record, where, subject, requests, costs, plan.max_parallel)
+        scheduler = SweepScheduler(
+            cli, target, record, where, subject, requests, costs, plan.max_parallel
+        )
         if not isinstance(smoke, str):
-            run_smoke(conductor, subject.request(f"{name}-smoke", smoke, template))
-        status = conductor.conduct()
-    show_outcome(env, record, where, line.as_json)
+            run_smoke(scheduler, subject.request(f"{name}-smoke", smoke, template))
+        status = scheduler.conduct()
+    show_outcome(cli, record, where, line.as_json)
     return status
 
 
@@ -123,7 +130,9 @@ def _check(line: SweepLine, target: Target) -> None:
         return
     given = [name for name, _ in line.more] + (["budget"] if line.budget else [])
     if given:
-        raise usage(f"--{given[0]} belongs to the cloud; {target.name} costs nothing (--target cloud)")
+        raise usage(
+            f"--{given[0]} belongs to the cloud; {target.name} costs nothing (--target cloud)"
+        )
 
 
 def _go_on(old: SweepRecord, fresh: SweepRecord, line: SweepLine) -> SweepRecord:
@@ -136,7 +145,7 @@ def _go_on(old: SweepRecord, fresh: SweepRecord, line: SweepLine) -> SweepRecord
 
 
 def _new_record(
-    name: str, target: Target, config: SweepConfig, subject: Subject, line: SweepLine
+    name: str, target: Target, config: SweepConfig, subject: Objective, line: SweepLine
 ) -> SweepRecord:
     try:
         rows = trials(config.space)
@@ -149,11 +158,11 @@ def _new_record(
         config.goal,
         {"of": subject.title, "fixed": dict(config.fixed)},
         [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(rows, 1)],
-        dollars(line.budget, "--budget") if line.budget else None,
+        parse_dollars(line.budget, "--budget") if line.budget else None,
     )
 
 
-def _smoke(subject: Subject, record: SweepRecord, line: SweepLine) -> dict[str, Scalar] | str:
+def _smoke(subject: Objective, record: SweepRecord, line: SweepLine) -> dict[str, Scalar] | str:
     """The values of the smoke run, or in words why there is none."""
     if not line.smoke:
         return "no smoke run: --no-smoke"
@@ -161,9 +170,7 @@ def _smoke(subject: Subject, record: SweepRecord, line: SweepLine) -> dict[str, 
         return "no smoke run: it was passed before"
     values = subject.smoke(record.trials[0].values)
     if values is None:
-        return (
-            f"no smoke run: {subject.file.name} has no parameter steps or max_steps, and the file no smoke:"
-        )
+        return f"no smoke run: {subject.file.name} has no parameter steps or max_steps, and the file no smoke:"
     return values
 
 
@@ -180,6 +187,48 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
         return ()
     found = target.facts(requests[left[0].run])
     facts = replace(found, step=None, busy=None, attempts=0, begun_with=None, other=None)
-    if isinstance(facts, CloudFacts):
+    if isinstance(facts, ModalState):
         facts = replace(facts, seconds=0.0, cost=0.0, reached=None)
     return tuple(target.plan(requests[trial.run], facts) for trial in left)
+
+
+LINES = 12  # of a failed run's log that are shown
+
+
+def run_smoke(scheduler: SweepScheduler, request: Request) -> None:
+    """Run it to its end. Raises RunnerError: 100 where it does not end well, 104 without money, 101 stopped."""
+    record, env, target = scheduler.record, scheduler.cli, scheduler.target
+    share = allocate(scheduler.purse(), None, 1)
+    if not share:
+        raise RunnerError("the budget is spent; give it more: --budget", ExitStatus.OVER_BUDGET)
+    env.info(f"{request.run}: a few steps, before the trials")
+    with Interrupts(lambda _: scheduler.stopping.set(), scheduler.killing.set):
+        state = target.state(request.run)
+        if state is None or not state.alive:
+            cap = None if share[0] == NO_LIMIT else record.smoke_cost + share[0]
+            start(env, target, request, cap, (0, 1))
+        while (state := target.state(request.run)) is None or state.alive:
+            if scheduler.stopping.wait(target.poll_interval_s):
+                target.stop(request.run)
+                raise RunnerError(
+                    "stopped in the smoke run; the same line begins again", ExitStatus.UNFINISHED
+                )
+    record.smoke_cost = state.cost or 0.0
+    trouble = scheduler.at.lacks_metric(request.run, state) if state.status == "finished" else ""
+    record.smoke = "passed" if state.status == "finished" and not trouble else ""
+    record.write(scheduler.folder)
+    if record.smoke:
+        return
+    if trouble:
+        raise RunnerError(
+            f"the smoke run worked, but {trouble}: correct `metric` in the sweep's file; no trial was started",
+            ExitStatus.JOB_FAILED,
+        )
+    log, _ = tail(target.files("checkpoints"), f"{request.run}/log.txt", LINES)
+    for line in log.splitlines() or target.output(request.run, LINES):
+        env.info(f"  {line}")
+    raise RunnerError(
+        f"the smoke run ended as {state.status}{f' ({state.reason})' if state.reason else ''}, and no trial was "
+        f"started; `runner logs {request.run}` shows its log, --no-smoke leaves it out",
+        ExitStatus.JOB_FAILED,
+    )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runner.cloud.durations import in_words
-from runner.history.numbers import dollars
-from runner.plans.planned import Plan
-from runner.plans.table import show_rows
-from runner.sweep.outcome import shown
+from runner.console import CliContext
+from runner.format import dollars, rough_duration
+from runner.plan import Plan
+from runner.planning.show import show_rows
 from runner.sweep.record import SweepRecord
-from runner.terminal import Environment
+from runner.sweep.results import shown
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ class SweepPlan:
         paid = [plan for plan in self.plans if plan.usd_per_hour is not None]
         if not paid:
             return None
-        about = f"about {dollars(self.dollars)}" if self.dollars is not None else "what its trials take"
+        about = (
+            f"about {dollars(self.dollars)}" if self.dollars is not None else "what its trials take"
+        )
         if self.record.budget is None:
             return f"The sweep will cost {about}, and no --budget limits it. Start it?"
         left = max(0.0, self.record.budget - self.record.spent - self.record.reserved)
@@ -55,7 +56,9 @@ class SweepPlan:
         rows = []
         for trial in self.record.trials:
             seconds, dollars = estimates.get(trial.run, (None, None))
-            rows.append({**asdict(trial), "estimated_seconds": seconds, "estimated_dollars": dollars})
+            rows.append(
+                {**asdict(trial), "estimated_seconds": seconds, "estimated_dollars": dollars}
+            )
         return {
             "sweep": self.record.name,
             "of": self.title,
@@ -85,11 +88,11 @@ def _sum(parts: list[float | None]) -> float | None:
     return sum(known) if parts and len(known) == len(parts) else None
 
 
-def show_plan(plan: SweepPlan, env: Environment) -> None:
+def show_plan(plan: SweepPlan, cli: CliContext) -> None:
     """Two quiet tables on stderr: the sweep, and its trials."""
-    show_rows(env, rows(plan))
-    env.say("")
-    env.print_table(trial_table(plan))
+    show_rows(cli, rows(plan))
+    cli.info("")
+    cli.print_table(trial_table(plan))
 
 
 def rows(plan: SweepPlan) -> list[tuple[str, str]]:
@@ -100,15 +103,21 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
         for status in ("finished", "failed", "stopped", "unfinished", "running")
         if (count := record.count(status))
     )
-    hours = in_words(plan.seconds) if plan.seconds is not None else ""
+    hours = rough_duration(plan.seconds) if plan.seconds is not None else ""
     about = f", {dollars(plan.dollars)}" if plan.dollars is not None else ""
     price = next((p.usd_per_hour for p in plan.plans if p.usd_per_hour is not None), None)
     spent = f", {dollars(record.spent)} spent" if record.spent else ""
     found = [
         ("sweep", f"{record.name}: {len(record.trials)} trials of {plan.title} on {record.target}"),
         ("so far", done),
-        ("fixed", " ".join(f"{key}={value}" for key, value in record.definition.get("fixed", {}).items())),
-        ("metric", f"{record.metric}, the {'lowest' if record.goal == 'min' else 'highest'} is best"),
+        (
+            "fixed",
+            " ".join(f"{key}={value}" for key, value in record.definition.get("fixed", {}).items()),
+        ),
+        (
+            "metric",
+            f"{record.metric}, the {'lowest' if record.goal == 'min' else 'highest'} is best",
+        ),
         ("first", plan.smoke),
         ("at once", str(plan.max_parallel) if plan.max_parallel > 1 else "one"),
         ("early stop", plan.early_stop),

@@ -6,20 +6,26 @@ What is there when everything was killed is enough to go on: a trial that is fin
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from job.files import write_atomically
+from job.run_record import RUN_NAME
+from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.sweep.seeds import Setting, badness, settings
+from runner.project import find_checkout, volumes
 
 NAME = "sweep.json"
 
 # waiting: not begun, or not for lack of money. unfinished: has a checkpoint, goes on when the line is typed again.
 # stopped: the median rule has ended it. failed: not tried again unless that is asked for.
 Status = Literal["waiting", "running", "finished", "failed", "unfinished", "stopped"]
+
 OVER = ("finished", "failed", "stopped")
 
 
@@ -74,15 +80,19 @@ class SweepRecord:
         """Best first: the finished ones, then those stopped early, then the rest in order."""
 
         def place(trial: Trial) -> tuple[int, float, int]:
-            group = {"finished": 0, "stopped": 1}.get(trial.status, 2) if trial.metric is not None else 3
+            group = (
+                {"finished": 0, "stopped": 1}.get(trial.status, 2)
+                if trial.metric is not None
+                else 3
+            )
             return group, badness(trial.metric, self.goal), trial.number
 
         return sorted(self.trials, key=place)
 
     @property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[TrialGroup]:
         """Where seeds are varied: the settings without them, by their means, best first; else []."""
-        return settings(self.trials, self.goal)
+        return trial_groups(self.trials, self.goal)
 
     @property
     def best(self) -> Trial | None:
@@ -91,7 +101,9 @@ class SweepRecord:
             return next((trial for trial in self.trials if trial.run == found[0].best_run), None)
         first = self.ranked()[0] if self.trials else None
         return (
-            first if first is not None and first.status == "finished" and first.metric is not None else None
+            first
+            if first is not None and first.status == "finished" and first.metric is not None
+            else None
         )
 
     def count(self, *statuses: Status) -> int:
@@ -166,3 +178,97 @@ def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
 def now() -> float:
     """Seconds since the epoch."""
     return time.time()
+
+
+# Of a recipe both are the training's; of an experiment the first is its parameter.
+SEEDS = ("seed", "train.seed")
+
+
+@dataclass(frozen=True)
+class TrialGroup:
+    """What was tried with several seeds. ``n`` trials of ``trials`` finished, and the figures are theirs; ``sd`` is the
+    sample's (n - 1), None below two."""
+
+    values: dict[str, Any]
+    mean: float | None
+    sd: float | None
+    n: int
+    trials: int
+    best_run: str | None
+
+
+def trial_groups(trials: Sequence[Trial], goal: str) -> list[TrialGroup]:
+    """The settings, lowest mean first (or highest, by ``goal``); [] where no two trials differ in their seed alone.
+
+    Those whose trials have all finished come first: a mean over the seeds that were left by the median rule, or by
+    failures, would be that of the lucky ones.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
+    for trial in trials:
+        key = tuple(sorted((name, repr(value)) for name, value in _without_seed(trial).items()))
+        groups.setdefault(key, []).append(trial)
+    if not any(len(group) > 1 and _has_seeds(group) for group in groups.values()):
+        return []
+
+    def place(setting: TrialGroup) -> tuple[int, float]:
+        group = 0 if setting.n == setting.trials else 1 if setting.n else 2
+        return group, badness(setting.mean, goal)
+
+    return sorted((_setting(group, goal) for group in groups.values()), key=place)
+
+
+def badness(value: float | None, goal: str) -> float:
+    """What to sort by so that the best comes first; what is no number comes last."""
+    if value is None or math.isnan(value):
+        return math.inf
+    return value if goal == "min" else -value
+
+
+def _setting(group: list[Trial], goal: str) -> TrialGroup:
+    finished = [(t.metric, t.run) for t in group if t.status == "finished" and t.metric is not None]
+    metrics = [metric for metric, _ in finished]
+    best = min(finished, key=lambda item: badness(item[0], goal), default=(None, None))
+    return TrialGroup(
+        values=_without_seed(group[0]),
+        mean=fmean(metrics) if metrics else None,
+        sd=stdev(metrics) if len(metrics) > 1 and all(map(math.isfinite, metrics)) else None,
+        n=len(metrics),
+        trials=len(group),
+        best_run=best[1],
+    )
+
+
+def _without_seed(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.values.items() if name not in SEEDS}
+
+
+def _has_seeds(group: list[Trial]) -> bool:
+    return (
+        len(
+            {
+                repr(trial.values.get(name))
+                for trial in group
+                for name in SEEDS
+                if name in trial.values
+            }
+        )
+        > 1
+    )
+
+
+def runs_of_sweep(cli: CliContext, name: str) -> str:
+    """What to type where ``name`` is that of a sweep, whose folder is on this machine; '' where it is none."""
+    if not RUN_NAME.match(name):
+        return ""
+    checkout = find_checkout(cli.cwd)
+    for environ in (cli.environ, {}):
+        record = read_sweep(volumes(checkout, environ).run(name))
+        if record is not None and record.trials:
+            first, last, best = record.trials[0].run, record.trials[-1].run, record.best
+            chosen = best.run if best else first
+            return (
+                f"'{name}' is a sweep, whose runs are {first} to {last}; name one of them"
+                f"{f', the best is {chosen}' if best else ''}: runner status {chosen}   "
+                f"(the line `runner sweep` that began it goes on with it, and shows its results)"
+            )
+    return ""

@@ -17,60 +17,66 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.locations import CACHES
-from runner.checkout import volumes
-from runner.dotenv import secret_values
-from runner.extras import install_line
-from runner.folder import Folder
-from runner.host.command import for_command, occupied
-from runner.host.processes import identity_of, is_alive, signal_group, signal_leader, this_machine
-from runner.interrupts import Interrupts, keep
-from runner.machine import Machine
-from runner.plans.facts import common_facts
-from runner.plans.plan import make_plan
-from runner.plans.planned import Facts, Plan, Volume
-from runner.requests.request import Request
-from runner.runs.folders import state_named, states
-from runner.runs.launch_record import (
+from job.paths import CACHES
+from runner.console import CliContext
+from runner.plan import Plan, TargetState, Volume
+from runner.planning.plan import make_plan
+from runner.project import install_line, secret_values, volumes
+from runner.request import Request
+from runner.runs.store import (
     forget_unbegun,
     make_folder,
     note_exit,
     read_exit,
     read_launch,
+    state_named,
+    states,
     write_launch,
 )
-from runner.targets.protocol import Files, RunState, Started, Target
-from runner.terminal import Environment
-from runner.waiting import wait_until
+from runner.signals import Interrupts, keep
+from runner.system import System, wait_until
+from runner.target import LaunchHandle, LocalVolume, RunInfo, Target, VolumeFiles
+from runner.targets.inspect_local import inspect_local
+from runner.targets.process import (
+    for_command,
+    identity_of,
+    is_alive,
+    occupied,
+    signal_group,
+    signal_leader,
+    this_machine,
+)
 
 # How long `stop` waits for the checkpoint, in seconds, before it says that it is still being written.
 STOP_SECONDS = 180.0
 
 
-class Host:
+class HostTarget:
     """The target ``host``."""
 
     name = "host"
-    look_seconds = 0.2
+    poll_interval_s = 0.2
 
     def __init__(
-        self, env: Environment, checkout: Path, has_module: Callable[[str], bool] | None = None
+        self, cli: CliContext, checkout: Path, has_module: Callable[[str], bool] | None = None
     ) -> None:
-        self.env = env
+        self.cli = cli
         self.checkout = checkout
-        self.locations = volumes(checkout, env.environ)
+        self.locations = volumes(checkout, cli.environ)
         self.has_module = has_module or (lambda name: find_spec(name) is not None)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._launched: dict[str, Started] = {}
+        self._launched: dict[str, LaunchHandle] = {}
 
-    def facts(self, request: Request) -> Facts:
+    def facts(self, request: Request) -> TargetState:
         """Look for modules, GPUs, the run's folder and the commit."""
-        found = common_facts(self, self.env, self.checkout, self.locations, request)
+        found = inspect_local(self, self.cli, self.checkout, self.locations, request)
         here = self.locations
-        own = {name: value for name in CACHES if (value := self.env.environ.get(name))}
-        variables = here.environment() | {name: str(self.env.cwd / path) for name, path in own.items()}
+        own = {name: value for name in CACHES if (value := self.cli.environ.get(name))}
+        variables = here.environment() | {
+            name: str(self.cli.cwd / path) for name, path in own.items()
+        }
         if request.command is not None:
-            variables |= for_command(self.env.environ)
+            variables |= for_command(self.cli.environ)
         return replace(
             found,
             workspace=str(self.checkout),
@@ -85,23 +91,23 @@ class Host:
             python=(sys.executable,),
             torchrun=(sys.executable, "-m", "torch.distributed.run"),
             contained=False,
-            gpus=None if sys.platform == "darwin" else len(Machine(self.env.environ).gpus),
+            gpus=None if sys.platform == "darwin" else len(System(self.cli.environ).gpus),
             missing=tuple(module for module in request.job.needs if not self.has_module(module)),
             remedy=install_line("train"),
             environment=tuple(variables.items()),
             occupied=occupied(request.command) if request.command else (),
         )
 
-    def plan(self, request: Request, facts: Facts) -> Plan:
+    def plan(self, request: Request, facts: TargetState) -> Plan:
         """Nothing beyond what every target does."""
         return make_plan(request, facts)
 
-    def start(self, plan: Plan) -> Started:
+    def start(self, plan: Plan) -> LaunchHandle:
         """Start the process. A detached one writes what it prints to ``output.txt`` in the run's folder."""
         environ = {
-            **self.env.environ,
+            **self.cli.environ,
             **dict(plan.environment),
-            **secret_values(plan.secrets, self.env.environ, self.checkout),
+            **secret_values(plan.secrets, self.cli.environ, self.checkout),
         }
         folder = self.locations.run(plan.run)
         if plan.is_noted:
@@ -109,8 +115,10 @@ class Host:
         started = time.time()
         if not plan.detach:
             keep()
-        process = self._detach(plan, folder, environ) if plan.detach else self._attach(plan, environ)
-        launch = Started(
+        process = (
+            self._detach(plan, folder, environ) if plan.detach else self._attach(plan, environ)
+        )
+        launch = LaunchHandle(
             run=plan.run,
             target=self.name,
             job=plan.job,
@@ -132,10 +140,10 @@ class Host:
         self._processes[launch.id] = process
         return launch
 
-    def follow(self, started: Started) -> int:
+    def follow(self, started: LaunchHandle) -> int:
         """Wait for the process; the first Ctrl-C is passed on, the second kills every process of the job."""
         process = self._processes[started.id]
-        folder, say = self.locations.run(started.run), self.env.say
+        folder, say = self.locations.run(started.run), self.cli.info
 
         def first(which: signal.Signals) -> None:
             say(f"stopping: {started.job} finishes what it is at; Ctrl-C again kills it")
@@ -173,15 +181,15 @@ class Host:
         )
         return True
 
-    def runs(self) -> Iterable[RunState]:
+    def runs(self) -> Iterable[RunInfo]:
         """Every run whose last attempt was a process of this machine."""
         return states(self.locations.checkpoints, self.name, self._look)
 
-    def state(self, run: str) -> RunState | None:
+    def state(self, run: str) -> RunInfo | None:
         """One of ``runs``."""
         return state_named(run, self.locations.checkpoints, self.name, self._look)
 
-    def launched(self, run: str) -> Started | None:
+    def launched(self, run: str) -> LaunchHandle | None:
         """What the run's folder says; of a folder that was deleted meanwhile, what was started from here."""
         return read_launch(self.locations.run(run)) or self._launched.get(run)
 
@@ -193,19 +201,28 @@ class Host:
             return []
         return text.splitlines()[-lines:]
 
-    def files(self, volume: str) -> Files:
+    def files(self, volume: str) -> VolumeFiles:
         """The volume's folder."""
-        return Folder(getattr(self.locations, volume))
+        return LocalVolume(getattr(self.locations, volume))
 
-    def _look(self, started: Started) -> tuple[bool, int | None]:
+    def _look(self, started: LaunchHandle) -> tuple[bool, int | None]:
         return is_alive(started), read_exit(self.locations.run(started.run))
 
     def _attach(self, plan: Plan, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(plan.command, cwd=self.checkout, env=environ, start_new_session=True)
+        return subprocess.Popen(
+            plan.command, cwd=self.checkout, env=environ, start_new_session=True
+        )
 
     def _detach(self, plan: Plan, folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
         # The supervisor is this installation's (-P), the job the checkout's, which is its working folder.
-        command = [sys.executable, "-P", "-m", "runner.host.detached", str(folder), *plan.command]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "runner.targets.detached",
+            str(folder),
+            *plan.command,
+        ]
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))
         with (folder / "output.txt").open("wb") as output:
@@ -220,6 +237,6 @@ class Host:
             )
 
 
-def open_target(env: Environment, checkout: Path) -> Target:
+def open_target(cli: CliContext, checkout: Path) -> Target:
     """The target for ``checkout``."""
-    return Host(env, checkout)
+    return HostTarget(cli, checkout)

@@ -17,7 +17,7 @@ from bench.results import Results
 from bench.setup import Setup
 from bench.speed import best_micro_batch, summary, train_if_it_fits
 from job.exit_status import ExitStatus
-from job.locations import CONFIGS, Locations
+from job.paths import CONFIGS, VolumePaths
 from job.recipe import load
 from tests.model.conftest import Lab
 
@@ -69,14 +69,17 @@ def test_contenders_take_turns_and_each_result_is_kept(
     assert [f["contender"] for f in failures] == ["nanochat", "nanochat"]
     assert "no checkout of nanochat" in failures[0]["why"]
     ours, nanogpt = (
-        next(r for r in results if r["what"] == "speed" and r["contender"] == c) for c in ("ours", "nanogpt")
+        next(r for r in results if r["what"] == "speed" and r["contender"] == c)
+        for c in ("ours", "nanogpt")
     )
     assert 0 < ours["mfu_roofline"] < 1.5
     assert ours["stalls"][0] > 0
     assert ours["peak_memory_gb"] > 0.1
     assert (nanogpt["ms_median"], nanogpt["steps"], nanogpt["micro_batch"]) == (16.0, 6, 8)
     assert nanogpt["tokens_per_second"] == 256 / 0.016
-    pairs = [16 / r["ms_median"] for r in results if r["what"] == "turn" and r["contender"] == "ours"]
+    pairs = [
+        16 / r["ms_median"] for r in results if r["what"] == "turn" and r["contender"] == "ours"
+    ]
     assert nanogpt["pairs"] == pytest.approx(pairs, rel=1e-3)
     assert nanogpt["ours_is_faster"] == pytest.approx(sum(pairs) / 2, rel=1e-3)
 
@@ -97,7 +100,7 @@ def test_a_larger_micro_batch_is_tried_until_it_does_not_pay_or_fit(tmp_path: Pa
             return Measured([Step(i, seconds, 1.0) for i in range(9)], 1024, 9.0, task.micro_batch)
 
     recipe = load(CONFIGS / "shakespeare_char.yaml", ["global_batch_tokens=65536"])
-    setup = Setup(("x",), recipe, "cuda", tmp_path, Locations.under(tmp_path), {}, Results())
+    setup = Setup(("x",), recipe, "cuda", tmp_path, VolumePaths.under(tmp_path), {}, Results())
     slower, full = Peer(256), Peer(32)
     size, trial = best_micro_batch(setup, "peer", slower)
     assert (size, trial is not None and trial.median) == (64, 1.0)
@@ -143,7 +146,10 @@ def test_a_process_that_hangs_or_fails_is_ended_and_told(tmp_path: Path) -> None
 def test_an_unknown_contender_is_refused(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["speed", str(lab.recipe), "--text", str(lab.folder / "text.txt"), "--device", "cpu"]
     assert main([*words, "--peer", "llmc=/x"]) == ExitStatus.ERROR
-    assert "there is no contender llmc; there are ours, nanogpt, nanochat, hf" in capsys.readouterr().err
+    assert (
+        "there is no contender llmc; there are ours, nanogpt, nanochat, hf"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -176,24 +182,55 @@ def test_a_second_call_goes_on_with_the_rates_that_are_left_until_a_peers_loss(
 ) -> None:
     monkeypatch.setattr(loss, "PARTS", (2,))
     out = lab.folder / "results.jsonl"
-    words = ["loss", "novels", str(lab.recipe), "--text", str(lab.folder / "text.txt"), "--device", "cpu"]
+    words = [
+        "loss",
+        "novels",
+        str(lab.recipe),
+        "--text",
+        str(lab.folder / "text.txt"),
+        "--device",
+        "cpu",
+    ]
     words += ["global_batch_tokens=256", "warmup_steps=2", "--steps", "4", "--val-tokens", "512"]
     words += ["--out", str(out)]
     assert main([*words, "--rates", "1"]) == ExitStatus.DONE
     first = results_of(out)
-    assert [r["what"] for r in first] == ["loss run", "loss"]  # no peer, no loss of its to be reached
+    assert [r["what"] for r in first] == [
+        "loss run",
+        "loss",
+    ]  # no peer, no loss of its to be reached
     # What a peer gave in a call before: a loss that any run has, and one that none has.
-    seconds = {"wall_seconds": 1000.0, "training_seconds": 900.0, "training_seconds_without_compiling": 8.0}
+    seconds = {
+        "wall_seconds": 1000.0,
+        "training_seconds": 900.0,
+        "training_seconds_without_compiling": 8.0,
+    }
     for peer, loss_of in (("nanogpt", 9.0), ("hf", 0.0)):
-        run = {"what": "loss run", "contender": peer, "lr": 1e-3, "steps": 4, "val_loss": loss_of, **seconds}
+        run = {
+            "what": "loss run",
+            "contender": peer,
+            "lr": 1e-3,
+            "steps": 4,
+            "val_loss": loss_of,
+            **seconds,
+        }
         out.write_text(out.read_text() + json.dumps(run) + "\n")
     # One whose loss was reached in a call before is not waited for again.
     reached = {"what": "time to a loss", "peer": "nanochat", "target": 9.0}
-    end = {"what": "loss run", "contender": "nanochat", "lr": 1.0, "steps": 4, "val_loss": 9.0, **seconds}
+    end = {
+        "what": "loss run",
+        "contender": "nanochat",
+        "lr": 1.0,
+        "steps": 4,
+        "val_loss": 9.0,
+        **seconds,
+    }
     out.write_text(out.read_text() + json.dumps(end) + "\n" + json.dumps(reached) + "\n")
     assert main([*words, "--rates", "1,2"]) == ExitStatus.DONE
     results = results_of(out)
-    assert [r["lr"] for r in results if r.get("contender") == "ours" and r["what"] == "loss run"] == [
+    assert [
+        r["lr"] for r in results if r.get("contender") == "ours" and r["what"] == "loss run"
+    ] == [
         0.003,
         0.006,
     ]

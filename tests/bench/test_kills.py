@@ -8,19 +8,21 @@ import pytest
 
 from bench.kills import Kills, differences
 from bench.moments import RUN
-from job.locations import Locations
+from job.paths import VolumePaths
 
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    outcome = Kills(tmp_path, seed=1).kill(10)  # its first moments wait for signs of the preparation
+    outcome = Kills(tmp_path, seed=1).kill(
+        10
+    )  # its first moments wait for signs of the preparation
     assert outcome.kills == 10
     assert outcome.differences == []
     assert len(outcome.found) >= 3  # they struck in several places
 
     # One bit of the weights, one step's loss, and a step logged twice: each is seen.
     one, other = tmp_path / "unbroken_plain", tmp_path / "unbroken_again_plain"
-    run = Locations.under(other).run(RUN)
+    run = VolumePaths.under(other).run(RUN)
     weights = run / "step_00000060" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

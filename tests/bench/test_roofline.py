@@ -10,7 +10,7 @@ import torch
 from bench import roofline
 from job.metrics import read_metrics
 from job.recipe import load
-from job.roofline import place, remembered
+from job.speed import place, remembered
 from model import device as devices
 from model.gpt import GPT
 from tests.model.conftest import Lab
@@ -34,17 +34,25 @@ def test_training_states_its_share_of_what_was_measured(
     shown = capsys.readouterr()
     result = json.loads(shown.out)
     assert 1e8 < result["bfloat16"] < 1e14
-    assert 1e8 < result["float32"] < 1e14  # slower than one busy old core, faster than any CPU: no FLOP/s
+    assert (
+        1e8 < result["float32"] < 1e14
+    )  # slower than one busy old core, faster than any CPU: no FLOP/s
     assert 1e7 < result["bandwidth"] < 1e13
     assert "mfu_roofline" in shown.err
     lab.train("after", "max_steps=10")
     before, after = (
-        next(line for line in read_metrics(lab.run_folder(name) / "metrics.jsonl") if line["kind"] == "train")
+        next(
+            line
+            for line in read_metrics(lab.run_folder(name) / "metrics.jsonl")
+            if line["kind"] == "train"
+        )
         for name in ("before", "after")
     )
     assert (before["mfu"], before["mfu_roofline"], after["mfu"]) == (None, None, None)
     recipe = load(lab.recipe)
-    flops = after["tokens_per_second"] * GPT(recipe.model, 320).flops_per_token()  # 257 bytes, padded
+    flops = (
+        after["tokens_per_second"] * GPT(recipe.model, 320).flops_per_token()
+    )  # 257 bytes, padded
     ceiling = result[devices.number_format(recipe.train.dtype, CPU)]
     assert after["mfu_roofline"] == pytest.approx(flops / ceiling, rel=1e-3)
 

@@ -62,11 +62,19 @@ class Checkout:
         return checkout
 
     def command(
-        self, *arguments: str, environ: Mapping[str, str] | None = None, check: bool = True, **options: Any
+        self,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        check: bool = True,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone as its owner. With ``check`` a failure shows what it printed."""
         if self.uid != os.geteuid():
-            options |= {"user": self.uid, "group": self.uid, "extra_groups": [engine_socket().stat().st_gid]}
+            options |= {
+                "user": self.uid,
+                "group": self.uid,
+                "extra_groups": [engine_socket().stat().st_gid],
+            }
         result = subprocess.run(
             arguments,
             cwd=self.folder,
@@ -86,7 +94,9 @@ class Checkout:
         """``docker compose ...``"""
         return self.command("docker", "compose", *arguments, **options)
 
-    def run(self, service: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, service: str, *arguments: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """``docker compose run`` of a service, off a terminal."""
         return self.compose("run", "--rm", "-T", service, *arguments, **options)
 
@@ -103,7 +113,9 @@ class Checkout:
 
     def state(self, service: str) -> dict[str, Any]:
         """The engine's account of the service's container: Status, ExitCode, Health."""
-        listed = self.command("docker", "inspect", "--format", "{{json .State}}", self.container(service))
+        listed = self.command(
+            "docker", "inspect", "--format", "{{json .State}}", self.container(service)
+        )
         state: dict[str, Any] = json.loads(listed.stdout)
         return state
 
@@ -124,7 +136,9 @@ class Checkout:
 
 def engine_socket() -> Path:
     """Where the engine listens on this machine."""
-    return Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    return Path(
+        os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+    )
 
 
 def _copy_compose_plugin(into: Path) -> None:

@@ -20,8 +20,8 @@ from model.checkpoint import read
 from tests.container.checkout import Checkout
 from tests.modal_standin import DockerExecutor, build_image
 from tests.modal_standin.docker_executor import image_tag
-from tests.runner.cloud.conftest import Lab, add_tiny, make_checkout, open_lab, train_here
-from tests.runner.cloud.test_everywhere import STEPS, begin_here_and_go_on_there
+from tests.runner.targets.modal.conftest import Lab, add_tiny, make_checkout, open_lab, train_here
+from tests.runner.targets.modal.test_cross_target import STEPS, begin_here_and_go_on_there
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,9 @@ def docker_lab(image: str, tmp_path: Path) -> Iterator[Lab]:
             built.append(build_image(lab.modal, image_id))
         return built[-1]
 
-    with open_lab(make_checkout(tmp_path / "checkout"), tmp_path, executor=DockerExecutor(build)) as lab:
+    with open_lab(
+        make_checkout(tmp_path / "checkout"), tmp_path, executor=DockerExecutor(build)
+    ) as lab:
         yield lab
     for tag in built:
         subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=True)
@@ -84,9 +86,13 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
     unbroken = tmp_path / "unbroken"
     shutil.copytree(checkout.folder, unbroken)
     train_here(unbroken, *STEPS)
-    here, theirs = (folder / "volumes" / "checkpoints" / "tiny" for folder in (checkout.folder, unbroken))
+    here, theirs = (
+        folder / "volumes" / "checkpoints" / "tiny" for folder in (checkout.folder, unbroken)
+    )
     with open_lab(checkout.folder, tmp_path) as lab:
-        lab.environ |= {name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")}
+        lab.environ |= {
+            name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")
+        }
         begin_here_and_go_on_there(lab)
         lab.run("resume", "tiny", "--on", "local", "--device", "cpu")
         assert "finished" in lab.run("status", "tiny")[0]
@@ -102,7 +108,9 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
     for name, tensor in whole.items():
         # The same build of torch computes the same; another one may sum in another order.
         assert (
-            torch.equal(ours[name], tensor) if same_torch else torch.allclose(ours[name], tensor, atol=1e-3)
+            torch.equal(ours[name], tensor)
+            if same_torch
+            else torch.allclose(ours[name], tensor, atol=1e-3)
         )
 
 

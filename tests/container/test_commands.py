@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.checkout import ROOT, Checkout
-from tests.runner.nano_folder import make_folder
+from tests.runner.nanogpt_folder import make_folder
 
 
 @pytest.fixture
@@ -28,8 +28,13 @@ def runner(checkout: Checkout, *words: str) -> subprocess.CompletedProcess[str]:
 KEEPS = ("--dir", "../nano", "--keep", "out=checkpoints", "--keep", "data=data")
 
 
-def test_prepare_train_and_resume_leave_their_files_to_the_user(checkout: Checkout, folder: Path) -> None:
-    assert runner(checkout, "local", *KEEPS, "--", "python", "data/letters/prepare.py").stdout == "prepared\n"
+def test_prepare_train_and_resume_leave_their_files_to_the_user(
+    checkout: Checkout, folder: Path
+) -> None:
+    assert (
+        runner(checkout, "local", *KEEPS, "--", "python", "data/letters/prepare.py").stdout
+        == "prepared\n"
+    )
     resume = ("--resume-with=--init_from=resume", "--resume-if=out/ckpt.pt")
     words = ("local", *KEEPS, *resume, "--", "python", "train.py", "config/short.py")
     assert "model: the folder's own" in runner(checkout, *words).stdout
@@ -47,15 +52,29 @@ def test_prepare_train_and_resume_leave_their_files_to_the_user(checkout: Checko
 def no_layers_left() -> Iterator[None]:
     yield
     listed = subprocess.run(
-        ["docker", "images", "--quiet", "gpt-runner-setup"], capture_output=True, text=True, check=True
+        ["docker", "images", "--quiet", "gpt-runner-setup"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for image in set(listed.stdout.split()):
         subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True)
 
 
-def test_setup_is_there_and_is_built_once(checkout: Checkout, folder: Path, no_layers_left: None) -> None:
+def test_setup_is_there_and_is_built_once(
+    checkout: Checkout, folder: Path, no_layers_left: None
+) -> None:
     (folder / "setup.sh").write_text("echo added > /opt/gpt-runner/added\n")
-    words = ("local", "--dir", "../nano", "--setup", "bash setup.sh", "--", "cat", "/opt/gpt-runner/added")
+    words = (
+        "local",
+        "--dir",
+        "../nano",
+        "--setup",
+        "bash setup.sh",
+        "--",
+        "cat",
+        "/opt/gpt-runner/added",
+    )
     first, again = runner(checkout, *words), runner(checkout, *words)
     assert (first.stdout, again.stdout) == ("added\n", "added\n")
     assert "extending the image" in first.stderr

@@ -14,7 +14,9 @@ import pytest
 from tests.waiting import wait_for
 
 
-@pytest.mark.parametrize("files", ["docker-compose.yml", "docker-compose.yml:docker-compose.gpu.yml"])
+@pytest.mark.parametrize(
+    "files", ["docker-compose.yml", "docker-compose.yml:docker-compose.gpu.yml"]
+)
 def test_compose_accepts_the_files(checkout, files):
     checkout.compose("config", "--quiet", environ={"COMPOSE_FILE": files})
 
@@ -57,7 +59,9 @@ class TestUser:
         (data / "of-root").touch()
         result = ordinary.run("shell", "true")
         assert f"sudo chown -R {ordinary.uid}:{ordinary.uid} volumes" in result.stderr
-        assert data.stat().st_uid == 0, "a folder that holds something is not the entrypoint's to give away"
+        assert data.stat().st_uid == 0, (
+            "a folder that holds something is not the entrypoint's to give away"
+        )
 
     def test_the_code_can_not_be_written(self, checkout):
         assert checkout.run("shell", "touch", "/workspace/a", check=False).returncode != 0
@@ -75,7 +79,10 @@ class TestSettings:
         (checkout.folder / ".env").write_text("HF_TOKEN=from-the-file\n")
         script = "echo ${WANDB_API_KEY-unset} ${HF_TOKEN-unset}"
         assert checkout.bash(script).split() == ["unset", "from-the-file"]
-        assert checkout.bash(script, environ={"WANDB_API_KEY": "key"}).split() == ["key", "from-the-file"]
+        assert checkout.bash(script, environ={"WANDB_API_KEY": "key"}).split() == [
+            "key",
+            "from-the-file",
+        ]
 
     def test_says_that_the_image_is_of_another_lock(self, checkout):
         assert "docker compose build" not in checkout.run("shell", "true").stderr
@@ -105,7 +112,7 @@ class TestHealth:
         """Start a container whose run had its last heartbeat so many seconds ago."""
         job = (
             "import os, pathlib, time\n"
-            "from job.runs import RunRecord, beat\n"
+            "from job.run_record import RunRecord, beat\n"
             "folder = pathlib.Path('/vol/checkpoints/warm')\n"
             "RunRecord(name='warm').write(folder)\n"
             "beat(folder)\n"
@@ -116,7 +123,8 @@ class TestHealth:
         # What is checked stays the service's own; only the waiting is shorter.
         health = {"interval": "1s", "retries": 2, "start_period": "0s"}
         checkout.override(
-            "train", {"command": ["python", "-c", job], "healthcheck": health, "stop_grace_period": "1s"}
+            "train",
+            {"command": ["python", "-c", job], "healthcheck": health, "stop_grace_period": "1s"},
         )
         checkout.compose("up", "--detach", "train")
 
@@ -134,7 +142,9 @@ def test_tensorboard_serves_the_runs(checkout):
 
     def page():
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/data/environment", timeout=5).read()
+            return urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/data/environment", timeout=5
+            ).read()
         except (OSError, urllib.error.URLError):
             return None
 
@@ -147,6 +157,8 @@ def test_the_trainers_tests_pass_inside(ordinary):
         f"tests/{name}.py"
         for name in ("model/test_gpt", "model/test_generate", "job/test_recipe", "job/test_health")
     ]
-    result = ordinary.run("test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False)
+    result = ordinary.run(
+        "test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False
+    )
     assert result.returncode == 0, result.stdout[-5000:]
     assert " passed" in result.stdout

@@ -44,21 +44,29 @@ def result(checkout: Checkout, run: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["result"])
 
 
-def test_an_experiment_has_the_hosts_result_and_a_sweep_runs_under_compose(checkout: Checkout) -> None:
+def test_an_experiment_has_the_hosts_result_and_a_sweep_runs_under_compose(
+    checkout: Checkout,
+) -> None:
     folder = Path(checkout.folder.parent) / "elsewhere"
     folder.mkdir()
     (folder / "neighbour.py").write_text(NEIGHBOUR)
     (folder / "mine.py").write_text(MINE)
-    (folder / "s.yaml").write_text("experiment: mine.py\nspace: {grid: {x: [1, 2]}}\nmetric: loss\n")
+    (folder / "s.yaml").write_text(
+        "experiment: mine.py\nspace: {grid: {x: [1, 2]}}\nmetric: loss\n"
+    )
     runner(checkout, "host", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "here")
-    runner(checkout, "local", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "there")
+    runner(
+        checkout, "local", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "there"
+    )
     here, there = result(checkout, "here"), result(checkout, "there")
     assert abs(here["loss"] - there["loss"]) < 1e-5
     assert here["steps"] == there["steps"] == 30
     latest = checkout.folder / "volumes" / "checkpoints" / "there" / "latest"
     assert latest.read_text() == "step_00000030\n"
 
-    out = runner(checkout, "sweep", str(folder / "s.yaml"), "--target", "local", "--no-smoke", "--json")
+    out = runner(
+        checkout, "sweep", str(folder / "s.yaml"), "--target", "local", "--no-smoke", "--json"
+    )
     trials = json.loads(out)["trials"]
     assert [trial["status"] for trial in trials] == ["finished"] * 2
     assert trials[0]["metric"] <= trials[1]["metric"]

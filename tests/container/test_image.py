@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from job.locations import Locations
+from job.paths import VolumePaths
 from tests.container.checkout import ROOT
 
 # torch.compile writes C++, builds it and looks up the user by name on its way.
@@ -33,7 +33,9 @@ def inside(image: str, *command: str, options: tuple[str, ...] = ()) -> str:
 def test_holds_exactly_the_locked_versions(image):
     listed = json.loads(inside(image, "python", "-m", "pip", "list", "--format", "json"))
     installed = {re.sub(r"[-_.]+", "-", p["name"]).lower(): p["version"] for p in listed}
-    pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    pins = dict(
+        re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
     assert {name: installed.get(name) for name in pins} == pins
     assert installed["torch"].split("+")[0] == "2.13.0"
 
@@ -50,7 +52,7 @@ def test_environment_points_at_the_volumes(image):
     environment = json.loads(
         inside(image, "python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
     )
-    assert Locations.under(Path("/vol")).environment().items() <= environment.items()
+    assert VolumePaths.under(Path("/vol")).environment().items() <= environment.items()
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
 
 
@@ -70,16 +72,23 @@ def test_any_user_can_write_to_volumes_that_are_not_mounted(image):
 
 def test_an_edit_does_not_rebuild(image, checkout):
     """The code is not in the image: after an edit a build takes every layer from the cache."""
-    for edited in ("job/runs.py", "configs/quickstart.yaml", "docker-compose.yml", "pyproject.toml"):
+    for edited in (
+        "job/run_record.py",
+        "configs/quickstart.yaml",
+        "docker-compose.yml",
+        "pyproject.toml",
+    ):
         with (checkout.folder / edited).open("a") as file:
             file.write("# an edit\n")
     before = layers(checkout, image)
     checkout.compose("build", "train")
     assert layers(checkout, "gpt-runner") == before
-    assert checkout.bash("tail -1 job/runs.py") == "# an edit\n"
+    assert checkout.bash("tail -1 job/run_record.py") == "# an edit\n"
 
 
 def layers(checkout, image):
     """The digests of an image's layers; one that is built anew has another, if only for its times."""
-    listed = checkout.command("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", image)
+    listed = checkout.command(
+        "docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", image
+    )
     return json.loads(listed.stdout)

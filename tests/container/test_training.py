@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.checkout import ROOT, Checkout
-from tests.tiny import write_recipe, write_text
+from tests.tiny_recipe import write_recipe, write_text
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "model" / "train.py").exists(), reason="model/train.py is not in this checkout"
@@ -62,7 +62,9 @@ def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
     first = ordinary.compose("up", "train", timeout=600)
     assert ordinary.state("train")["ExitCode"] == 0, first.stdout
     assert record(ordinary, "quickstart")["status"] == "finished"
-    assert "\x1b[" not in re.sub(r"\x1b\[\d*m", "", first.stdout), "plain lines: nothing moves the cursor"
+    assert "\x1b[" not in re.sub(r"\x1b\[\d*m", "", first.stdout), (
+        "plain lines: nothing moves the cursor"
+    )
     assert set(ordinary.owners().values()) == {ordinary.uid}
 
     before = weights(ordinary, "quickstart")
@@ -86,9 +88,16 @@ def test_the_doctor_compares_the_host_with_the_container(checkout):
     write_text(checkout.folder / "text.txt")
     write_recipe(checkout.folder / "configs" / "tiny.yaml", "./text.txt")
     checkout.override("train", {"environment": ONE_THREAD})
-    environ = {"PYTHONPATH": str(ROOT), "HOST_UID": "", "HOST_GID": "", "HOME": str(checkout.folder)}
+    environ = {
+        "PYTHONPATH": str(ROOT),
+        "HOST_UID": "",
+        "HOST_GID": "",
+        "HOME": str(checkout.folder),
+    }
     words = ("doctor", "--parity", "tiny", "--json")
-    said = json.loads(checkout.command(sys.executable, "-m", "runner", *words, environ=environ).stdout)
+    said = json.loads(
+        checkout.command(sys.executable, "-m", "runner", *words, environ=environ).stdout
+    )
     targets = said["targets"]
     assert set(targets) == {"host", "local"}
     assert [len(found["losses"]) for found in targets.values()] == [10, 10]

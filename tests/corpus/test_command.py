@@ -13,8 +13,8 @@ import pytest
 
 from corpus import DataError
 from corpus.prepare import ensure_prepared, main
-from job.command_line import argument_parser, find_recipe, load_recipe, parse
-from job.locations import Locations
+from job.arguments import argument_parser, find_recipe, load_recipe, parse
+from job.paths import VolumePaths
 from job.recipe import RecipeError, load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -37,10 +37,12 @@ def test_a_local_copy_serves_instead_of_the_url(
     assert main(["shakespeare_char"]) == 0
     assert "is already prepared, from " + str(text) in capsys.readouterr().err
     recipe = load(find_recipe("shakespeare_char_cpu"))
-    assert ensure_prepared(recipe, Locations.current()).val_tokens == 1000
+    assert ensure_prepared(recipe, VolumePaths.current()).val_tokens == 1000
     asked = ["lr=1", "data.source=mine.txt"]  # another text, and not the recipe's
     with pytest.raises(DataError, match=r"source was .*f\.txt, now mine\.txt"):
-        ensure_prepared(load(find_recipe("shakespeare_char_cpu"), asked), Locations.current(), asked)
+        ensure_prepared(
+            load(find_recipe("shakespeare_char_cpu"), asked), VolumePaths.current(), asked
+        )
     assert main(["shakespeare_char", "--source=other"]) == 1
     assert "source was" in capsys.readouterr().err
 
@@ -54,14 +56,18 @@ def test_a_local_copy_serves_instead_of_the_url(
         (["fineweb10B", "val_fraction=0.5"], "takes --shards alone"),
     ],
 )
-def test_a_mistake_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [["--lr", "3"], ["a", "b"], ["--sorce=x", "--wat"], ["--shards", "many"]])
+@pytest.mark.parametrize(
+    "argv", [["--lr", "3"], ["a", "b"], ["--sorce=x", "--wat"], ["--shards", "many"]]
+)
 def test_what_is_no_argument_is_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main(argv)
@@ -70,7 +76,9 @@ def test_what_is_no_argument_is_usage(argv: list[str], capsys: pytest.CaptureFix
 
 
 def test_overrides_stand_anywhere_with_or_without_dashes() -> None:
-    arguments = parse(argument_parser("x", ""), ["lr=1e-3", "--json", "quickstart", "--train.min_lr=1e-4"])
+    arguments = parse(
+        argument_parser("x", ""), ["lr=1e-3", "--json", "quickstart", "--train.min_lr=1e-4"]
+    )
     assert arguments.json
     assert arguments.recipe == "quickstart"
     train = load_recipe(arguments).train
@@ -91,10 +99,20 @@ def test_a_recipe_is_a_path_or_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_unfinished_and_the_same_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_unfinished_and_the_same_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(f'{{"text": "{"some words and more " * 50}"}}\n' * 30_000)
-    argv = [sys.executable, "-m", "corpus.prepare", "tokenizer=bytes", "split=tail", "--source", str(source)]
+    argv = [
+        sys.executable,
+        "-m",
+        "corpus.prepare",
+        "tokenizer=bytes",
+        "split=tail",
+        "--source",
+        str(source),
+    ]
     # A terminal's file would show a bar; a pipe gets lines. The signal comes when the first shard is there.
     process = subprocess.Popen(
         [*argv, "shard_tokens=1000000"], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True
@@ -106,7 +124,9 @@ def test_a_signal_ends_it_unfinished_and_the_same_goes_on(tmp_path: Path, number
     _, err = process.communicate()
     assert process.returncode == 101
     assert err == "interrupted; type the same to go on\n"
-    done = subprocess.run([*argv, "shard_tokens=1000000"], cwd=CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*argv, "shard_tokens=1000000"], cwd=CHECKOUT, capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert done.stderr.startswith("going on from ")
     assert done.stdout == ""

@@ -99,7 +99,9 @@ def test_a_part_that_was_complete_gets_its_name(published: FileServer, tmp_path:
 
 
 @pytest.mark.parametrize("damage", [lambda raw: b"<html>" + raw[6:], lambda raw: raw[:-2]])
-def test_a_damaged_shard_never_gets_its_name(published: FileServer, tmp_path: Path, damage: object) -> None:
+def test_a_damaged_shard_never_gets_its_name(
+    published: FileServer, tmp_path: Path, damage: object
+) -> None:
     good = published.files[f"{AT}/{NAMES[1]}"]
     published.files[f"{AT}/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
     with pytest.raises(DataError, match=f"{NAMES[1]}: .*(no shard|is damaged)"):
@@ -110,7 +112,9 @@ def test_a_damaged_shard_never_gets_its_name(published: FileServer, tmp_path: Pa
     assert same(published, tmp_path)
 
 
-def test_more_shards_are_added_to_those_that_are_there(published: FileServer, tmp_path: Path) -> None:
+def test_more_shards_are_added_to_those_that_are_there(
+    published: FileServer, tmp_path: Path
+) -> None:
     fetch(tmp_path, CONFIG.model_copy(update={"shards": 1}))
     assert not is_prepared(CONFIG, tmp_path)
     published.requests.clear()
@@ -119,7 +123,9 @@ def test_more_shards_are_added_to_those_that_are_there(published: FileServer, tm
     assert dataset_meta(tmp_path).train_tokens == 15_000
 
 
-def test_the_token_is_sent(published: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent(
+    published: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     fetch(tmp_path)
     assert {authorization for *_, authorization in published.requests} == {"Bearer hf_x"}
@@ -136,7 +142,9 @@ def test_a_missing_shard_and_a_missing_server_are_named(
         fetch(tmp_path)
 
 
-def test_shards_that_were_put_there_by_hand_are_a_dataset(published: FileServer, tmp_path: Path) -> None:
+def test_shards_that_were_put_there_by_hand_are_a_dataset(
+    published: FileServer, tmp_path: Path
+) -> None:
     for name in NAMES:
         (tmp_path / name).write_bytes(published.files[f"{AT}/{name}"])
     meta = dataset_meta(tmp_path)
@@ -146,7 +154,9 @@ def test_shards_that_were_put_there_by_hand_are_a_dataset(published: FileServer,
         is_prepared(DataConfig(dataset="mine", tokenizer="bytes"), tmp_path)
 
 
-def test_force_mends_a_damaged_shard_and_keeps_the_rest(published: FileServer, tmp_path: Path) -> None:
+def test_force_mends_a_damaged_shard_and_keeps_the_rest(
+    published: FileServer, tmp_path: Path
+) -> None:
     prepare(CONFIG, tmp_path)
     (tmp_path / NAMES[2]).write_bytes(b"damage")
     (tmp_path / "other_train_000001.bin").write_bytes(b"of the dataset that is replaced")

@@ -11,10 +11,10 @@ from safetensors.numpy import save
 
 from corpus import download, prepare
 from corpus.hub import ensure_weights
-from job.locations import Locations
+from job.paths import VolumePaths
 from job.recipe import Recipe, RecipeError, load
 from tests.file_server import FileServer
-from tests.tiny import write_recipe, write_text
+from tests.tiny_recipe import write_recipe, write_text
 
 AT = "/me/small/resolve/main"
 CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32}
@@ -23,7 +23,10 @@ WEIGHTS = save({"transformer.wte.weight": np.arange(320, dtype=np.float32).resha
 
 @pytest.fixture
 def hub(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
-    server.files |= {f"{AT}/config.json": json.dumps(CONFIG).encode(), f"{AT}/model.safetensors": WEIGHTS}
+    server.files |= {
+        f"{AT}/config.json": json.dumps(CONFIG).encode(),
+        f"{AT}/model.safetensors": WEIGHTS,
+    }
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setattr(download, "BLOCK", 100)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -36,12 +39,15 @@ def recipe(folder: Path, source: str = "hf://me/small", *words: str) -> Recipe:
 
 
 def ensure(folder: Path, *words: str) -> Path:
-    ensure_weights(recipe(folder, *words), Locations.current(), pause=lambda seconds: None)
-    return Locations.current().cache / "pretrained" / "me--small--main"
+    ensure_weights(recipe(folder, *words), VolumePaths.current(), pause=lambda seconds: None)
+    return VolumePaths.current().cache / "pretrained" / "me--small--main"
 
 
 def test_they_come_whole_over_a_bad_network_and_once(hub: FileServer, tmp_path: Path) -> None:
-    hub.troubles = {f"{AT}/model.safetensors": [50, 503, 70, "no range"], f"{AT}/config.json": [429]}
+    hub.troubles = {
+        f"{AT}/model.safetensors": [50, 503, 70, "no range"],
+        f"{AT}/config.json": [429],
+    }
     folder = ensure(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
@@ -57,7 +63,9 @@ def test_a_revision_and_the_token_are_asked_for(
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     ensure(tmp_path, "hf://me/small@v2")
     assert {authorization for *_, authorization in hub.requests} == {"Bearer hf_x"}
-    assert (Locations.current().cache / "pretrained" / "me--small--v2" / "model.safetensors").exists()
+    assert (
+        VolumePaths.current().cache / "pretrained" / "me--small--v2" / "model.safetensors"
+    ).exists()
 
 
 def test_another_network_is_refused_before_its_weights_are_downloaded(
@@ -72,22 +80,30 @@ def test_another_network_is_refused_before_its_weights_are_downloaded(
         ensure(tmp_path)
 
 
-def test_what_is_not_there_is_not_open_or_is_damaged_is_said(hub: FileServer, tmp_path: Path) -> None:
+def test_what_is_not_there_is_not_open_or_is_damaged_is_said(
+    hub: FileServer, tmp_path: Path
+) -> None:
     hub.files[f"{AT}/model.safetensors"] = WEIGHTS[:-1]
     with pytest.raises(RecipeError, match="no whole file of tensors"):
         ensure(tmp_path)
     del hub.files[f"{AT}/model.safetensors"]
-    with pytest.raises(RecipeError, match=r"404.*; only what has config.json and model.safetensors"):
+    with pytest.raises(
+        RecipeError, match=r"404.*; only what has config.json and model.safetensors"
+    ):
         ensure(tmp_path)
     hub.troubles = {f"{AT}/model.safetensors": [401]}
-    with pytest.raises(RecipeError, match=r"argument 'init_from=hf://me/small': .* 401 .*HF_TOKEN must name"):
+    with pytest.raises(
+        RecipeError, match=r"argument 'init_from=hf://me/small': .* 401 .*HF_TOKEN must name"
+    ):
         ensure(tmp_path)
 
 
 def test_prepare_fetches_them_with_the_data(hub: FileServer, tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", str(write_text(tmp_path / "text.txt")))
     assert prepare.main([str(path), "init_from=hf://me/small", "variant=gpt2"]) == 0
-    assert (Locations.current().cache / "pretrained" / "me--small--main" / "model.safetensors").exists()
+    assert (
+        VolumePaths.current().cache / "pretrained" / "me--small--main" / "model.safetensors"
+    ).exists()
 
 
 class TestRecipe:

@@ -36,7 +36,9 @@ def read_again(tokenizer: Tokenizer, folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_tokens_are_ours_and_the_text_comes_back(ours: Tokenizer, text: str, tmp_path: Path) -> None:
+def test_the_tokens_are_ours_and_the_text_comes_back(
+    ours: Tokenizer, text: str, tmp_path: Path
+) -> None:
     theirs = read_again(ours, tmp_path)
     tokens = theirs(text)
     assert tokens["input_ids"] == ours.encode(text).tolist()
@@ -47,14 +49,20 @@ def test_the_tokens_are_ours_and_the_text_comes_back(ours: Tokenizer, text: str,
 
 def test_the_end_of_text_and_the_context_are_told(ours: Tokenizer, tmp_path: Path) -> None:
     theirs = read_again(ours, tmp_path)
-    assert (len(theirs), theirs.eos_token_id, theirs.bos_token_id) == (ours.vocab_size, ours.eot, ours.eot)
+    assert (len(theirs), theirs.eos_token_id, theirs.bos_token_id) == (
+        ours.vocab_size,
+        ours.eot,
+        ours.eot,
+    )
     assert theirs.model_max_length == 32
     if ours.eot is not None:
         assert theirs.decode([ours.eot], skip_special_tokens=True) == ""
     assert theirs.decode([ours.vocab_size]) == ""  # a row that only fills up the vocabulary
 
 
-def test_it_is_the_same_when_transformers_has_saved_it(ours: Tokenizer, text: str, tmp_path: Path) -> None:
+def test_it_is_the_same_when_transformers_has_saved_it(
+    ours: Tokenizer, text: str, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     read_again(ours, tmp_path / "a").save_pretrained(tmp_path / "b")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
@@ -68,7 +76,9 @@ def test_a_character_that_is_not_known_is_an_error_there_too(tmp_path: Path) -> 
         theirs("xab")
 
 
-def test_every_character_is_cut_off_where_tiktoken_cuts(gpt2: GPT2Tokenizer, tmp_path: Path) -> None:
+def test_every_character_is_cut_off_where_tiktoken_cuts(
+    gpt2: GPT2Tokenizer, tmp_path: Path
+) -> None:
     """The two have regular expressions of different libraries: what is a letter, a number or a space may differ."""
     theirs = read_again(gpt2, tmp_path).backend_tokenizer
     codes = [*range(0x3000), *range(0x3000, 0xD800, 7), *range(0xE000, 0x30000, 7)]
@@ -82,4 +92,6 @@ def test_the_merges_are_those_that_openai_published(gpt2: GPT2Tokenizer, shared_
     published = next(text for text in files if text.startswith("#version")).splitlines()[1:]
     letters = byte_letters()
     found = merges(gpt2.token_bytes())
-    assert [" ".join("".join(letters[b] for b in part) for part in pair) for pair in found] == published
+    assert [
+        " ".join("".join(letters[b] for b in part) for part in pair) for pair in found
+    ] == published

@@ -14,7 +14,8 @@ from corpus.order import BatchOrder
 def epoch(order: BatchOrder, number: int) -> np.ndarray:
     first = number * order.windows_per_epoch
     steps = range(
-        first // order.sequences_per_step, (first + order.windows_per_epoch) // order.sequences_per_step + 1
+        first // order.sequences_per_step,
+        (first + order.windows_per_epoch) // order.sequences_per_step + 1,
     )
     starts = np.concatenate([order.windows(step) for step in steps])
     skip = first - steps[0] * order.sequences_per_step

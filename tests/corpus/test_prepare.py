@@ -82,12 +82,16 @@ def test_documents_are_split_by_name_and_begin_with_end_of_text(texts: Path, fol
     val = stream.slice(0, len(stream)).tolist()
     assert val[0] == 256
     held_out = [
-        bytes(d) for d in np.split(val, np.flatnonzero(np.array(val) == 256))[1:] for d in [d[1:].tolist()]
+        bytes(d)
+        for d in np.split(val, np.flatnonzero(np.array(val) == 256))[1:]
+        for d in [d[1:].tolist()]
     ]
     assert 0 < len(held_out) < 15
     assert set(held_out) <= {path.read_bytes() for path in texts.iterdir()}
     assert meta.val_tokens == len(held_out) + sum(map(len, held_out))
-    assert meta.train_tokens + meta.val_tokens == 40 + sum(path.stat().st_size for path in texts.iterdir())
+    assert meta.train_tokens + meta.val_tokens == 40 + sum(
+        path.stat().st_size for path in texts.iterdir()
+    )
     assert (meta.train_bytes or 0) + (meta.val_bytes or 0) == sum(
         path.stat().st_size for path in texts.iterdir()
     )
@@ -104,7 +108,9 @@ def test_two_documents_are_one_for_each(tmp_path: Path, folder: Path) -> None:
     assert (meta.train_tokens, meta.val_tokens) == (11, 11)
 
 
-def test_of_many_files_each_is_looked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_files_each_is_looked_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With each a second time for each other, 100,000 files take minutes."""
     looks: list[int] = []
 
@@ -143,7 +149,11 @@ def test_rows_are_split_by_their_text(tmp_path: Path, folder: Path) -> None:
 
 
 def test_gpt2_tokens_are_those_of_the_whole_text(
-    gpt2: GPT2Tokenizer, novels: bytes, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    gpt2: GPT2Tokenizer,
+    novels: bytes,
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sources, "PIECE", 10_000)
     monkeypatch.setattr(preparation, "BATCH_BYTES", 10_000)
@@ -233,13 +243,21 @@ def test_killed_at_each_moment_near_the_end_of_a_shard(
     source.write_bytes((shared_data / "tinyshakespeare.txt").read_bytes()[:200_000])
     command = [sys.executable, "-c", KILLED, str(source)]
     assert (
-        subprocess.run([*command, folder / "whole", "-1"], cwd=CHECKOUT, capture_output=True).returncode == 0
+        subprocess.run(
+            [*command, folder / "whole", "-1"], cwd=CHECKOUT, capture_output=True
+        ).returncode
+        == 0
     )
     whole = content(folder / "whole")
     killed, die_at = 0, 20
     while True:
         into = folder / str(die_at)
-        if subprocess.run([*command, into, str(die_at)], cwd=CHECKOUT, capture_output=True).returncode == 0:
+        if (
+            subprocess.run(
+                [*command, into, str(die_at)], cwd=CHECKOUT, capture_output=True
+            ).returncode
+            == 0
+        ):
             break
         killed += 1
         prepare(
@@ -251,7 +269,9 @@ def test_killed_at_each_moment_near_the_end_of_a_shard(
     assert killed > 5
 
 
-def test_stopping_notes_what_is_done(texts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_notes_what_is_done(
+    texts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
     prepare(config(texts), folder / "whole")
     said: list[str] = []

@@ -13,7 +13,9 @@ from corpus.shards import ShardWriter, TokenStream, open_tokens, read_header
 TOKENS = np.arange(10_000, dtype=np.uint16) * 7
 
 
-def write(folder: Path, tokens: np.ndarray, shard_tokens: int = 3000, step: int = 777) -> ShardWriter:
+def write(
+    folder: Path, tokens: np.ndarray, shard_tokens: int = 3000, step: int = 777
+) -> ShardWriter:
     writer = ShardWriter(folder, "d", "train", shard_tokens)
     for start in range(0, len(tokens), step):
         writer.write(tokens[start : start + step])

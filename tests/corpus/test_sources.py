@@ -85,7 +85,9 @@ def test_rows_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS))
     (tmp_path / "a.jsonl").write_text(lines.replace("\n", "\n\n"))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    pq.write_table(pa.table({"id": range(4), "text": TEXTS}), tmp_path / "c.parquet", row_group_size=3)
+    pq.write_table(
+        pa.table({"id": range(4), "text": TEXTS}), tmp_path / "c.parquet", row_group_size=3
+    )
     assert [t for t in documents(tmp_path / "a.jsonl", tmp_path) if t] == [t for t in TEXTS if t]
     assert documents(tmp_path / "b.jsonl.gz", tmp_path) == TEXTS
     assert documents(tmp_path / "c.parquet", tmp_path) == TEXTS
@@ -121,7 +123,11 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
             "is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 .*a.txt >",
         ),
         ("a.txt.gz", gzip.compress("\ufeffü".encode("utf-16-be"), mtime=0), "is UTF-16 text"),
-        ("a.json", b' [\n {"text": "x"}]', r"array of JSON objects.*`cat .*a\.json \| jq -c '\.\[\]' >"),
+        (
+            "a.json",
+            b' [\n {"text": "x"}]',
+            r"array of JSON objects.*`cat .*a\.json \| jq -c '\.\[\]' >",
+        ),
         ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
         # Without a time in it, which would be in the name of the test, another one in each process of pytest.
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-9], "can't be unpacked"),
@@ -156,10 +162,16 @@ def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.Mon
     pq.write_table(pa.table({"text": rows}), folder / "d.parquet", row_group_size=300)
     files = find_files(str(folder), tmp_path)
     whole = list(read(files, "text"))
-    assert (whole[0].first, whole[0].offset, whole[0].text[:5]) == (True, 3, b"row 0")  # without the mark
+    assert (whole[0].first, whole[0].offset, whole[0].text[:5]) == (
+        True,
+        3,
+        b"row 0",
+    )  # without the mark
     for at in [*range(0, len(whole) - 701, 3), *range(len(whole) - 701, len(whole), 97)]:
         cursor: Cursor = whole[at].after
-        assert next(read(files, "text", cursor), None) == (whole[at + 1] if at + 1 < len(whole) else None)
+        assert next(read(files, "text", cursor), None) == (
+            whole[at + 1] if at + 1 < len(whole) else None
+        )
 
 
 def test_text_with_no_place_to_cut_is_cut_between_characters(
@@ -204,7 +216,9 @@ def test_the_standard_library_is_code_and_always_the_same(tmp_path: Path) -> Non
     assert found == sorted(found) == names("stdlib", tmp_path)
     assert {"argparse.py", "json/decoder.py", "asyncio/base_events.py"} <= set(found)
     assert not [
-        name for name in found if re.search(r"(^|/)(tests?|site-packages|idlelib|__pycache__)/", name)
+        name
+        for name in found
+        if re.search(r"(^|/)(tests?|site-packages|idlelib|__pycache__)/", name)
     ]
     assert not [name for name in found if name.startswith("_sysconfigdata")]
     assert sum(file.size for file in find_files("stdlib", tmp_path)) > 5_000_000

@@ -35,7 +35,9 @@ def test_text_comes_back(gpt2: GPT2Tokenizer) -> None:
 
 def test_the_meta_makes_the_same_tokenizer_again(gpt2: GPT2Tokenizer) -> None:
     for tokenizer in tokenizers(gpt2):
-        assert from_meta(tokenizer.to_meta()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+        assert (
+            from_meta(tokenizer.to_meta()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+        )
 
 
 def test_streamed_text_never_shows_half_a_character(gpt2: GPT2Tokenizer) -> None:
@@ -86,7 +88,9 @@ def test_gpt2_without_cache_and_network_says_what_to_do(
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
     monkeypatch.setattr(requests, "get", offline)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=rf"{tmp_path}/cache and can't be downloaded.*data\.tokenizer=bytes"):
+    with pytest.raises(
+        DataError, match=rf"{tmp_path}/cache and can't be downloaded.*data\.tokenizer=bytes"
+    ):
         GPT2Tokenizer()
 
 
@@ -101,7 +105,9 @@ def test_cut_text_has_the_tokens_of_the_whole(gpt2: GPT2Tokenizer) -> None:
     text = (AWKWARD * 30).encode()
     whole = gpt2.encode(text).tolist()
     ends = range(1, len(text))
-    cuts = {match.end() for end in ends for cut in sources._CUTS if (match := cut.match(text[:end]))}
+    cuts = {
+        match.end() for end in ends for cut in sources._CUTS if (match := cut.match(text[:end]))
+    }
     assert len(cuts) > 400
     for cut in cuts:
         assert gpt2.encode(text[:cut]).tolist() + gpt2.encode(text[cut:]).tolist() == whole
@@ -109,7 +115,11 @@ def test_cut_text_has_the_tokens_of_the_whole(gpt2: GPT2Tokenizer) -> None:
 
 @pytest.mark.parametrize("separator", [b"\n", b" ", b"", b"\r\n", b"\n\n   "])
 def test_real_text_in_pieces_has_the_tokens_of_the_whole(
-    gpt2: GPT2Tokenizer, novels: bytes, separator: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpt2: GPT2Tokenizer,
+    novels: bytes,
+    separator: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sources, "PIECE", 2000)
     text = novels[:400_000].decode(errors="ignore").encode()
@@ -119,4 +129,7 @@ def test_real_text_in_pieces_has_the_tokens_of_the_whole(
     pieces = [segment.text for segment in sources.read(files, "text")]
     assert len(pieces) > 100
     assert b"".join(pieces) == text
-    assert np.concatenate([gpt2.encode(piece) for piece in pieces]).tolist() == gpt2.encode(text).tolist()
+    assert (
+        np.concatenate([gpt2.encode(piece) for piece in pieces]).tolist()
+        == gpt2.encode(text).tolist()
+    )

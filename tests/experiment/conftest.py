@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from job.locations import CHECKOUT, Locations
+from job.paths import CHECKOUT, VolumePaths
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Workspace:
         """Start ``python -m experiment.run WORDS`` in the folder, which -P keeps off sys.path."""
         environ = {
             **os.environ,
-            **Locations.under(self.folder / "volumes").environment(),
+            **VolumePaths.under(self.folder / "volumes").environment(),
             "PYTHONPATH": str(CHECKOUT),
             "OMP_NUM_THREADS": "1",
             **(env or {}),

@@ -136,7 +136,7 @@ class TestFailed:
     def test_full_disk_is_one_line(self, workspace: Workspace, can_record: bool) -> None:
         workspace.write(
             "mine.py",
-            "import errno, os\nfrom job.runs import RunRecord\n"
+            "import errno, os\nfrom job.run_record import RunRecord\n"
             "def refuse(*_):\n"
             "    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'metrics.jsonl')\n"
             "def train(output_dir='.'):\n"
@@ -153,7 +153,7 @@ class TestFailed:
     ) -> None:
         workspace.write(
             "mine.py",
-            "import errno, os\nfrom job.runs import RunRecord\n"
+            "import errno, os\nfrom job.run_record import RunRecord\n"
             "def refuse(*_):\n    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
             "def train(output_dir='.'):\n    RunRecord.write = refuse\n",
         )

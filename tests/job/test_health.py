@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from job import health, session
+from job import health, run_session
 from job.exit_status import ExitStatus
-from job.runs import RunRecord, beat
+from job.run_record import RunRecord, beat
 from tests.waiting import wait_for
 
 
@@ -75,8 +75,8 @@ def test_the_heart_goes_on_behind_a_beat_that_failed(tmp_path, monkeypatch):
         if len(beats) == 2:  # the first is the lock's
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(session, "beat", failing)
-    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.01)
-    held = session.Session(tmp_path, None, "command", [])
+    monkeypatch.setattr(run_session, "beat", failing)
+    monkeypatch.setattr(run_session, "HEARTBEAT_SECONDS", 0.01)
+    held = run_session.RunSession(tmp_path, None, "command", [])
     wait_for(lambda: len(beats) > 3)
     held.end("finished", "finished")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.locations import CONFIGS
+from job.paths import CONFIGS
 from job.recipe import RecipeError, changes, load
 
 GOOD = """model:
@@ -64,8 +64,13 @@ def test_what_is_text_is_taken_as_it_was_typed(recipe: Path, value: str) -> None
     for section, _, leaf in (key.partition(".") for key in keys):
         assert (loaded[section][leaf] if leaf else loaded[section]) == value
     assert load(recipe, ["data.dataset=1984"]).data.dataset == "1984"
-    assert load(recipe, ["wandb_project=null", "gpu=~", "prompt="]).model_dump()["sample"]["prompt"] == ""
-    assert load(recipe, ["wandb_project=x", "wandb_project=null", "gpu=~"]).train.wandb_project is None
+    assert (
+        load(recipe, ["wandb_project=null", "gpu=~", "prompt="]).model_dump()["sample"]["prompt"]
+        == ""
+    )
+    assert (
+        load(recipe, ["wandb_project=x", "wandb_project=null", "gpu=~"]).train.wandb_project is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,9 @@ def test_what_is_text_is_taken_as_it_was_typed(recipe: Path, value: str) -> None
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, str], message: str) -> None:
+def test_a_mistake_in_the_file_names_its_line(
+    recipe: Path, change: tuple[str, str], message: str
+) -> None:
     recipe.write_text(GOOD.replace(*change))
     with pytest.raises(RecipeError) as error:
         load(recipe)
@@ -110,7 +117,9 @@ def test_a_mistake_in_the_file_names_its_line(recipe: Path, change: tuple[str, s
         ("window_pattern=SL", "did you mean 'model.attention_pattern'?"),
     ],
 )
-def test_a_mistake_in_an_override_names_the_argument(recipe: Path, override: str, message: str) -> None:
+def test_a_mistake_in_an_override_names_the_argument(
+    recipe: Path, override: str, message: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         load(recipe, [override])
     assert message in str(error.value)
@@ -134,7 +143,13 @@ def test_a_mistake_in_an_override_names_the_argument(recipe: Path, override: str
 )  # fmt: skip
 def test_windows_that_can_not_be_are_refused(recipe: Path, overrides: str, message: str) -> None:
     assert load(
-        recipe, ["variant=modern", "attention_pattern=SSL", "window_size=8", "window_schedule=[[0,4],[9,8]]"]
+        recipe,
+        [
+            "variant=modern",
+            "attention_pattern=SSL",
+            "window_size=8",
+            "window_schedule=[[0,4],[9,8]]",
+        ],
     )
     with pytest.raises(RecipeError) as error:
         load(recipe, ["variant=modern", *overrides.split()])
@@ -159,7 +174,7 @@ def test_a_recipe_written_out_reads_back_the_same(recipe: Path, tmp_path: Path) 
 
 
 def test_reading_recipes_imports_no_torch() -> None:
-    code = "import sys, job.recipe, job.runs, job.locations; sys.exit('torch' in sys.modules)"
+    code = "import sys, job.recipe, job.run_record, job.paths; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

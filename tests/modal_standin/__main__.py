@@ -28,9 +28,15 @@ def main(arguments: list[str]) -> int:
         own, command = arguments[:split], arguments[split + 1 :]
     parser = argparse.ArgumentParser(prog="python -m tests.modal_standin", description=__doc__)
     parser.add_argument("--state", type=Path, help="where volumes, logs and requests are kept")
-    parser.add_argument("--port", type=int, default=0, help="of the gRPC server (default: any free one)")
-    parser.add_argument("--grace", type=float, default=30.0, help="seconds between SIGINT and SIGKILL")
-    parser.add_argument("--strict-commits", action="store_true", help="only a commit writes to a volume")
+    parser.add_argument(
+        "--port", type=int, default=0, help="of the gRPC server (default: any free one)"
+    )
+    parser.add_argument(
+        "--grace", type=float, default=30.0, help="seconds between SIGINT and SIGKILL"
+    )
+    parser.add_argument(
+        "--strict-commits", action="store_true", help="only a commit writes to a volume"
+    )
     options = parser.parse_args(own)
     if options.state is not None:
         return run(options.state, command, options)
@@ -39,7 +45,11 @@ def main(arguments: list[str]) -> int:
 
 
 def run(state: Path, command: list[str], options: argparse.Namespace) -> int:
-    settings = {"port": options.port, "grace": options.grace, "strict_commits": options.strict_commits}
+    settings = {
+        "port": options.port,
+        "grace": options.grace,
+        "strict_commits": options.strict_commits,
+    }
     with ModalStandin(state, **settings) as modal:
         if command:
             return run_command(command, {**os.environ, **modal.environ})

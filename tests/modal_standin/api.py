@@ -81,7 +81,9 @@ class Api(ABC):
     @property
     def builds(self) -> list[Build]:
         """The image layers that were not in the cache, failed ones included."""
-        return [Build(b["image_id"], tuple(b["commands"]), b["failure"]) for b in self.call("builds")]
+        return [
+            Build(b["image_id"], tuple(b["commands"]), b["failure"]) for b in self.call("builds")
+        ]
 
     def tasks(self) -> list[dict[str, Any]]:
         """Containers, those that have ended too, in the order of their start."""
@@ -161,7 +163,9 @@ class Api(ABC):
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             if time.monotonic() > deadline:
-                raise StandinError(f"waited {timeout} s in vain; the log so far:\n{self.log()[-4000:]}")
+                raise StandinError(
+                    f"waited {timeout} s in vain; the log so far:\n{self.log()[-4000:]}"
+                )
             time.sleep(0.02)
         return value
 

@@ -102,7 +102,9 @@ class Apps:
 
     # --- the life of an app
 
-    async def AppCreate(self, request: api_pb2.AppCreateRequest, caller: Caller) -> api_pb2.AppCreateResponse:
+    async def AppCreate(
+        self, request: api_pb2.AppCreateRequest, caller: Caller
+    ) -> api_pb2.AppCreateResponse:
         app = App(
             id=new_id("ap"),
             description=request.description,
@@ -115,7 +117,9 @@ class Apps:
         self.apps[app.id] = app
         self._keep(app)
         page = f"https://modal.invalid/apps/{app.id}"
-        return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=page, app_logs_url=page + "/logs")
+        return api_pb2.AppCreateResponse(
+            app_id=app.id, app_page_url=page, app_logs_url=page + "/logs"
+        )
 
     async def AppGetOrCreate(
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
@@ -126,7 +130,11 @@ class Apps:
             if request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
                 raise GRPCError(Status.NOT_FOUND, f"App '{request.app_name}' not found")
             app = App(
-                new_id("ap"), request.app_name, request.app_name, api_pb2.APP_STATE_DEPLOYED, time.time()
+                new_id("ap"),
+                request.app_name,
+                request.app_name,
+                api_pb2.APP_STATE_DEPLOYED,
+                time.time(),
             )
             self.apps[app.id] = app
             self._keep(app)
@@ -141,7 +149,9 @@ class Apps:
             app.state, app.name, app.heard = api_pb2.APP_STATE_DEPLOYED, request.name, None
         app.tags.update(request.tags)
         self._keep(app)
-        return api_pb2.AppPublishResponse(url=f"https://modal.invalid/apps/{app.id}", deployed_at=time.time())
+        return api_pb2.AppPublishResponse(
+            url=f"https://modal.invalid/apps/{app.id}", deployed_at=time.time()
+        )
 
     async def AppHeartbeat(self, request: api_pb2.AppHeartbeatRequest, caller: Caller) -> Empty:
         app = self.get(request.app_id)
@@ -149,7 +159,9 @@ class Apps:
             app.heard = time.monotonic()
         return Empty()
 
-    async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest, caller: Caller) -> Empty:
+    async def AppClientDisconnect(
+        self, request: api_pb2.AppClientDisconnectRequest, caller: Caller
+    ) -> Empty:
         app = self.get(request.app_id)
         if app.state not in STOPPED:
             self._leave(app)
@@ -181,7 +193,9 @@ class Apps:
             app_id=app.id if app else "", environment_name=ENVIRONMENT
         )
 
-    async def AppList(self, request: api_pb2.AppListRequest, caller: Caller) -> api_pb2.AppListResponse:
+    async def AppList(
+        self, request: api_pb2.AppListRequest, caller: Caller
+    ) -> api_pb2.AppListResponse:
         return api_pb2.AppListResponse(apps=[_list_item(app) for app in self.apps.values()])
 
     async def AppGetInfo(
@@ -192,7 +206,9 @@ class Apps:
     async def AppGetLifecycle(
         self, request: api_pb2.AppGetLifecycleRequest, caller: Caller
     ) -> api_pb2.AppGetLifecycleResponse:
-        return api_pb2.AppGetLifecycleResponse(lifecycle=_handle(self.get(request.app_id)).lifecycle)
+        return api_pb2.AppGetLifecycleResponse(
+            lifecycle=_handle(self.get(request.app_id)).lifecycle
+        )
 
     async def AppSetTags(self, request: api_pb2.AppSetTagsRequest, caller: Caller) -> Empty:
         self.get(request.app_id).tags = dict(request.tags)
@@ -209,7 +225,9 @@ class Apps:
         app = self._named(request.app_name)
         function_id = app.function_ids.get(request.object_tag, "") if app else ""
         if not function_id:
-            raise GRPCError(Status.NOT_FOUND, f"No function '{request.object_tag}' in '{request.app_name}'")
+            raise GRPCError(
+                Status.NOT_FOUND, f"No function '{request.object_tag}' in '{request.app_name}'"
+            )
         function = self._functions.get(function_id)
         return api_pb2.FunctionGetResponse(
             function_id=function.id, handle_metadata=function.handle, function=function.data
@@ -234,7 +252,9 @@ class Apps:
             metadata=api_pb2.EnvironmentMetadata(name=name, settings=settings),
         )
 
-    async def EnvironmentList(self, request: Empty, caller: Caller) -> api_pb2.EnvironmentListResponse:
+    async def EnvironmentList(
+        self, request: Empty, caller: Caller
+    ) -> api_pb2.EnvironmentListResponse:
         return api_pb2.EnvironmentListResponse(
             items=[api_pb2.EnvironmentListItem(name=ENVIRONMENT, default=True, created_at=1.0)]
         )

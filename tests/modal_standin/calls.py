@@ -19,7 +19,10 @@ from .store import Shelf
 
 Result = api_pb2.GenericResult
 PENDING, RUNNING, DONE = "pending", "running", "done"
-SYNC = (api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC_LEGACY)
+SYNC = (
+    api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC,
+    api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC_LEGACY,
+)
 
 
 @dataclass
@@ -46,7 +49,9 @@ class Call:
     invocation: int
     created_at: float
     inputs: dict[str, Input] = field(default_factory=dict)
-    outputs: list[api_pb2.FunctionGetOutputsItem] = field(default_factory=list)  # in the order of arrival
+    outputs: list[api_pb2.FunctionGetOutputsItem] = field(
+        default_factory=list
+    )  # in the order of arrival
     chunks: list[api_pb2.DataChunk] = field(default_factory=list)  # of a generator
 
     @property
@@ -70,7 +75,9 @@ class Calls:
         self.on_cancel: Callable[[Input, bool], None] = lambda running, terminate: None
         for key, response in self._shelf.items():
             call_id, app_id, function_id = key.split(":")
-            self.calls[call_id] = Call(call_id, app_id, function_id, 0, 0.0, outputs=list(response.outputs))
+            self.calls[call_id] = Call(
+                call_id, app_id, function_id, 0, 0.0, outputs=list(response.outputs)
+            )
 
     def get(self, call_id: str) -> Call:
         call = self.calls.get(call_id)
@@ -103,7 +110,9 @@ class Calls:
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
         call = self.get(request.function_call_id)
-        return api_pb2.FunctionPutInputsResponse(inputs=[self._put(call, item) for item in request.inputs])
+        return api_pb2.FunctionPutInputsResponse(
+            inputs=[self._put(call, item) for item in request.inputs]
+        )
 
     async def FunctionFinishInputs(
         self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller
@@ -111,11 +120,15 @@ class Calls:
         self.get(request.function_call_id)
         return Empty()
 
-    def _put(self, call: Call, item: api_pb2.FunctionPutInputsItem) -> api_pb2.FunctionPutInputsResponseItem:
+    def _put(
+        self, call: Call, item: api_pb2.FunctionPutInputsItem
+    ) -> api_pb2.FunctionPutInputsResponseItem:
         waiting = Input(new_id("in"), item.idx, call.id, call.function_id, item.input)
         call.inputs[waiting.id] = waiting
         self.on_queued(waiting, 0.0)
-        return api_pb2.FunctionPutInputsResponseItem(idx=item.idx, input_id=waiting.id, input_jwt=waiting.id)
+        return api_pb2.FunctionPutInputsResponseItem(
+            idx=item.idx, input_id=waiting.id, input_jwt=waiting.id
+        )
 
     async def FunctionGetOutputs(
         self, request: api_pb2.FunctionGetOutputsRequest, caller: Caller
@@ -139,7 +152,9 @@ class Calls:
                 )
             await self.pulse.wait(deadline - time.monotonic())
 
-    async def FunctionCallCancel(self, request: api_pb2.FunctionCallCancelRequest, caller: Caller) -> Empty:
+    async def FunctionCallCancel(
+        self, request: api_pb2.FunctionCallCancelRequest, caller: Caller
+    ) -> Empty:
         self.cancel(self.get(request.function_call_id), request.terminate_containers)
         return Empty()
 
@@ -149,7 +164,9 @@ class Calls:
             if item.state == DONE:
                 continue
             running = item.state == RUNNING
-            result = Result(status=Result.GENERIC_STATUS_TERMINATED, exception="Input was cancelled by user")
+            result = Result(
+                status=Result.GENERIC_STATUS_TERMINATED, exception="Input was cancelled by user"
+            )
             self.finish(item, result)
             if running:
                 self.on_cancel(item, terminate)
@@ -161,7 +178,9 @@ class Calls:
         return api_pb2.FunctionCallFromIdResponse(
             function_call_id=call.id,
             num_inputs=len(call.inputs) or len(call.outputs),
-            metadata=api_pb2.FunctionCallHandleMetadata(app_id=call.app_id, function_id=call.function_id),
+            metadata=api_pb2.FunctionCallHandleMetadata(
+                app_id=call.app_id, function_id=call.function_id
+            ),
         )
 
     async def FunctionCallGetInfo(
@@ -212,7 +231,9 @@ class Calls:
             item.state = PENDING
             self.on_queued(item, 0.0)
 
-    def fail(self, item: Input, result: Result, data_format: int = api_pb2.DATA_FORMAT_PICKLE) -> None:
+    def fail(
+        self, item: Input, result: Result, data_format: int = api_pb2.DATA_FORMAT_PICKLE
+    ) -> None:
         """Retry by the function's policy, or give up with this result."""
         if item.state == DONE:
             return
@@ -225,7 +246,9 @@ class Calls:
         item.state = PENDING
         self.on_queued(item, min(delay, (policy.max_delay_ms or 60_000) / 1000))
 
-    def finish(self, item: Input, result: Result, data_format: int = api_pb2.DATA_FORMAT_PICKLE) -> None:
+    def finish(
+        self, item: Input, result: Result, data_format: int = api_pb2.DATA_FORMAT_PICKLE
+    ) -> None:
         if item.state == DONE:
             return
         item.state = DONE

@@ -36,12 +36,16 @@ class CommandRouter:
             raise GRPCError(Status.NOT_FOUND, f"sandbox {sandbox.id} has ended")
         if request.exec_id in sandbox.execs:  # a repeated request
             return router_pb2.TaskExecStartResponse()
-        pty = request.pty_info if request.HasField("pty_info") and request.pty_info.pty_type else None
+        pty = (
+            request.pty_info if request.HasField("pty_info") and request.pty_info.pty_type else None
+        )
         env = self._sandboxes.environment(sandbox, list(request.secret_sources), pty)
         env.update(request.env)
         process = sandbox.execs[request.exec_id] = ExecProcess()
         size = (pty.winsz_rows or 24, pty.winsz_cols or 80) if pty is not None else None
-        await self._sandboxes.run(sandbox, process, list(request.command_args), env, request.workdir, size)
+        await self._sandboxes.run(
+            sandbox, process, list(request.command_args), env, request.workdir, size
+        )
         return router_pb2.TaskExecStartResponse()
 
     async def TaskExecStdioRead(
@@ -112,7 +116,9 @@ class CommandRouter:
     async def SandboxStdinWriteV2(
         self, request: router_pb2.SandboxStdinWriteV2Request, caller: Caller
     ) -> router_pb2.SandboxStdinWriteV2Response:
-        await self._sandboxes.of_task(request.task_id).main.write(request.offset, request.data, request.eof)
+        await self._sandboxes.of_task(request.task_id).main.write(
+            request.offset, request.data, request.eof
+        )
         return router_pb2.SandboxStdinWriteV2Response()
 
     async def TaskReloadVolumes(

@@ -119,7 +119,9 @@ class ContainerFiles:
             "LANG": "C.UTF-8",
             **image,
             "PATH": f"{interpreter}:{image.get('PATH', '') or SYSTEM_PATH}:{SYSTEM_PATH}",
-            "PYTHONPATH": f"{PYTHONPATH}:{image['PYTHONPATH']}" if image.get("PYTHONPATH") else PYTHONPATH,
+            "PYTHONPATH": f"{PYTHONPATH}:{image['PYTHONPATH']}"
+            if image.get("PYTHONPATH")
+            else PYTHONPATH,
             **self._settings.container_env,
             **self._secrets.values(secret_ids),
             TASK_VARIABLE: task_id,

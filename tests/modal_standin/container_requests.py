@@ -65,7 +65,9 @@ class ContainerRequests:
                 return _no_more()
             await self._containers.pulse.wait(min(LONG_POLL, max(deadline - time.monotonic(), 0.5)))
 
-    async def FunctionPutOutputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller) -> Empty:
+    async def FunctionPutOutputs(
+        self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller
+    ) -> Empty:
         task = self._containers.get(caller.task)
         for output in request.outputs:
             item = task.inputs.pop(output.input_id, None)
@@ -92,7 +94,9 @@ class ContainerRequests:
         self._calls.pulse.beat()
         return Empty()
 
-    async def TaskList(self, request: api_pb2.TaskListRequest, caller: Caller) -> api_pb2.TaskListResponse:
+    async def TaskList(
+        self, request: api_pb2.TaskListRequest, caller: Caller
+    ) -> api_pb2.TaskListResponse:
         response = api_pb2.TaskListResponse()
         for task in self._containers.tasks.values():
             if task.alive and request.app_id in ("", task.function.app_id):
@@ -118,15 +122,20 @@ class ContainerRequests:
             held = await asyncio.to_thread(_open_in, view, caller.task)
             if held:
                 raise GRPCError(
-                    Status.FAILED_PRECONDITION, f"there are open files preventing the operation: {held}"
+                    Status.FAILED_PRECONDITION,
+                    f"there are open files preventing the operation: {held}",
                 )
             await asyncio.to_thread(view.reload, self._scratch)
         return Empty()
 
     def _views(self, caller: Caller, volume_id: str) -> list[View]:
-        views = [view for view in self._containers.get(caller.task).views if view.volume_id == volume_id]
+        views = [
+            view for view in self._containers.get(caller.task).views if view.volume_id == volume_id
+        ]
         if not views:
-            raise GRPCError(Status.NOT_FOUND, f"volume {volume_id} is not mounted in this container")
+            raise GRPCError(
+                Status.NOT_FOUND, f"volume {volume_id} is not mounted in this container"
+            )
         return views
 
     # --- clusters
@@ -169,7 +178,9 @@ class ContainerRequests:
 
 
 def _no_more() -> api_pb2.FunctionGetInputsResponse:
-    return api_pb2.FunctionGetInputsResponse(inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)])
+    return api_pb2.FunctionGetInputsResponse(
+        inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)]
+    )
 
 
 def _open_in(view: View, task_id: str) -> str:

@@ -22,7 +22,9 @@ from .settings import Settings
 from .tasks import Cluster, Task
 
 Result = api_pb2.GenericResult
-CANCEL_GRACE = 5.0  # seconds that a body has to end after InputCancellation, before its container is killed
+CANCEL_GRACE = (
+    5.0  # seconds that a body has to end after InputCancellation, before its container is killed
+)
 
 
 class Containers:
@@ -70,7 +72,9 @@ class Containers:
         alive = [t for t in self.tasks.values() if t.function is function and t.alive]
         idle = [t for t in alive if not t.fate and t.rank == 0 and not t.inputs and not t.used_up]
         for _ in range(len(waiting) - len(idle)):
-            if len(alive) + function.cluster_size > max(function.max_containers, function.cluster_size):
+            if len(alive) + function.cluster_size > max(
+                function.max_containers, function.cluster_size
+            ):
                 break
             alive += self._start(function)
         self.pulse.beat()
@@ -114,21 +118,27 @@ class Containers:
     def _end(self, task: Task, failure: str) -> None:
         task.ended_at = time.time()
         task.ended.set()
-        owned = [i for i in task.inputs.values() if i.state == RUNNING and i.tasks[-1] == task.leader.id]
+        owned = [
+            i for i in task.inputs.values() if i.state == RUNNING and i.tasks[-1] == task.leader.id
+        ]
         task.inputs.clear()
         if owned or task.fate:
             for other in task.members:  # one container of a cluster can't go on without the others
                 self.end(other, task.fate or "crashed")
         for item in owned:
             if task.fate in ("preempted", "crashed"):
-                self._log(task, SYSTEM, "Runner terminated, in-progress inputs will be re-scheduled\n")
+                self._log(
+                    task, SYSTEM, "Runner terminated, in-progress inputs will be re-scheduled\n"
+                )
                 self._calls.put_back(item)
             else:
                 self._calls.fail(item, self._verdict(task, failure))
         broken = task.result is not None or task.exit_code != 0
         if broken and not task.given and not task.fate and task.rank == 0:
             waiting = self._queues.get(task.function.id)
-            if waiting:  # a container that never got as far as asking: its input must not wait for ever
+            if (
+                waiting
+            ):  # a container that never got as far as asking: its input must not wait for ever
                 item = waiting.popleft()
                 item.tasks.append(task.id)
                 item.state = RUNNING
@@ -140,7 +150,9 @@ class Containers:
         if task.result is not None:
             return task.result
         text = failure or f"Runner failed with exit code: {task.exit_code}"
-        return Result(status=Result.GENERIC_STATUS_FAILURE, exception=text, exitcode=task.exit_code or 0)
+        return Result(
+            status=Result.GENERIC_STATUS_FAILURE, exception=text, exitcode=task.exit_code or 0
+        )
 
     # --- giving inputs
 
@@ -254,7 +266,9 @@ class Containers:
     # --- helpers
 
     def _log(self, task: Task, source: int, text: str) -> None:
-        item = next(iter(task.inputs.values()), task.latest)  # the last lines can come after the output
+        item = next(
+            iter(task.inputs.values()), task.latest
+        )  # the last lines can come after the output
         if source == SYSTEM:  # Modal's own lines belong to no call
             item = None
         self._logs.add(

@@ -90,7 +90,9 @@ class Blobs:
             response.upload_urls.items.append(f"{self.url}/blob/{blob_id}")
         return response
 
-    async def BlobGet(self, request: api_pb2.BlobGetRequest, caller: Caller) -> api_pb2.BlobGetResponse:
+    async def BlobGet(
+        self, request: api_pb2.BlobGetRequest, caller: Caller
+    ) -> api_pb2.BlobGetResponse:
         if not self.path(request.blob_id).exists():
             raise GRPCError(Status.NOT_FOUND, f"no blob {request.blob_id}")
         return api_pb2.BlobGetResponse(download_url=f"{self.url}/blob/{request.blob_id}")

@@ -20,13 +20,21 @@ from .api import StandinError, connect
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.modal_standin.control", description=__doc__)
-    parser.add_argument("state", type=Path, help="the state directory that the stand-in was started with")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.modal_standin.control", description=__doc__
+    )
+    parser.add_argument(
+        "state", type=Path, help="the state directory that the stand-in was started with"
+    )
     parser.add_argument("method")
-    parser.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="values are JSON, or else text")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="NAME=VALUE", help="values are JSON, or else text"
+    )
     options = parser.parse_args(arguments)
     try:
-        answer = connect(options.state).call(options.method, **dict(map(_argument, options.arguments)))
+        answer = connect(options.state).call(
+            options.method, **dict(map(_argument, options.arguments))
+        )
     except StandinError as error:
         print(error, file=sys.stderr)
         return 1

@@ -70,7 +70,13 @@ class Controls:
 
     async def apps(self) -> list[dict[str, Any]]:
         return [
-            {"id": a.id, "description": a.description, "name": a.name, "state": a.state, "tags": a.tags}
+            {
+                "id": a.id,
+                "description": a.description,
+                "name": a.name,
+                "state": a.state,
+                "tags": a.tags,
+            }
             for a in self._server.apps.apps.values()
         ]
 
@@ -79,7 +85,10 @@ class Controls:
         return "".join(e.text for e in entries if of in ("", e.app, e.call, e.task, e.function))
 
     async def problems(self) -> dict[str, list[str]]:
-        return {"unimplemented": self._server.problems.unimplemented, "errors": self._server.problems.errors}
+        return {
+            "unimplemented": self._server.problems.unimplemented,
+            "errors": self._server.problems.errors,
+        }
 
     async def http_requests(self) -> list[list[str]]:
         return [list(request) for request in self._server.web.requests]
@@ -99,12 +108,20 @@ class Controls:
             if needle in redacted(r.message).SerializeToString()
         ]
         places += [
-            f"mounted file {n}" for n, p in self._server.mounts.uploaded().items() if _holds(p, needle)
+            f"mounted file {n}"
+            for n, p in self._server.mounts.uploaded().items()
+            if _holds(p, needle)
         ]
-        places += [f"log of {e.task}: {e.text.strip()}" for e in self._server.logs.entries if value in e.text]
+        places += [
+            f"log of {e.task}: {e.text.strip()}"
+            for e in self._server.logs.entries
+            if value in e.text
+        ]
         folders = (self._server.settings.blobs, self._server.settings.volumes)
         files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
-        places += [f"file {p.relative_to(self._server.settings.state)}" for p in files if _holds(p, needle)]
+        places += [
+            f"file {p.relative_to(self._server.settings.state)}" for p in files if _holds(p, needle)
+        ]
         return places
 
     async def write_dockerfile(self, image_id: str, folder: str) -> str:
@@ -178,14 +195,18 @@ class Controls:
         if task_id:
             working = [task for task in working if task.id == task_id]
         if not working:
-            raise LookupError(f"no container works on an input{' with id ' + task_id if task_id else ''}")
+            raise LookupError(
+                f"no container works on an input{' with id ' + task_id if task_id else ''}"
+            )
         self._server.containers.end(working[0], fate, grace)
         if wait:
             await working[0].ended.wait()
         return working[0].id
 
     def _working(self) -> list[Task]:
-        return [t for t in self._server.containers.tasks.values() if t.alive and t.inputs and not t.fate]
+        return [
+            t for t in self._server.containers.tasks.values() if t.alive and t.inputs and not t.fate
+        ]
 
 
 def _facts(task: Task) -> dict[str, Any]:

@@ -67,11 +67,27 @@ class DockerExecutor:
         dependencies = container.folder.parent / "dependencies"
         await asyncio.to_thread(collect_dependencies, dependencies)
         name = f"standin-{container.task_id}"
-        env = {key: value for key, value in container.env.items() if key not in ("PATH", "STANDIN_BLOCKED")}
-        env_file = container.folder / "env"  # not on the command line, where every process could read secrets
+        env = {
+            key: value
+            for key, value in container.env.items()
+            if key not in ("PATH", "STANDIN_BLOCKED")
+        }
+        env_file = (
+            container.folder / "env"
+        )  # not on the command line, where every process could read secrets
         env_file.write_text("".join(f"{key}={value}\n" for key, value in env.items()))
         env_file.chmod(0o600)
-        command = ["docker", "run", "--rm", "--name", name, "--network", "host", "--env-file", str(env_file)]
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--name",
+            name,
+            "--network",
+            "host",
+            "--env-file",
+            str(env_file),
+        ]
         command += ["--workdir", container.workdir, *self._options, "--entrypoint", "python"]
         for source, target in _mounts(container, dependencies):
             command += ["--volume", f"{source}:{target}"]
@@ -150,7 +166,11 @@ def _mounts(container: Container, dependencies: Path) -> list[tuple[str, str]]:
         if f"/{entry.name}" in OWN_FOLDERS:
             found.append((str(entry), f"/{entry.name}"))
         else:  # a folder that the image may have as well
-            found += [(str(p), f"/{p.relative_to(container.tree)}") for p in entry.rglob("*") if p.is_file()]
+            found += [
+                (str(p), f"/{p.relative_to(container.tree)}")
+                for p in entry.rglob("*")
+                if p.is_file()
+            ]
     found += [(str(_package_folder(name)), f"/pkg/{name}:ro") for name in CLIENT_PACKAGES]
     found.append((str(dependencies), f"{DEPENDENCIES_PATH}:ro"))
     for view in container.views:

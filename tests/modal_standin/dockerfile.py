@@ -96,7 +96,9 @@ def _bound(arguments: str) -> list[str]:
     for flag in _flags(arguments)[0]:
         if not flag.startswith("--mount="):
             continue
-        options = dict(part.partition("=")[::2] for part in flag.removeprefix("--mount=").split(","))
+        options = dict(
+            part.partition("=")[::2] for part in flag.removeprefix("--mount=").split(",")
+        )
         source = options.get("source", options.get("src", ""))
         if options.get("type", "bind") == "bind" and "from" not in options and source:
             sources.append(source)
@@ -154,7 +156,9 @@ def _assignments(arguments: str) -> list[tuple[str, str]]:
     if "=" not in first:  # the old form: ENV NAME the rest of the line
         name, _, value = arguments.partition(" ")
         return [(name, value.strip())]
-    return [(name, value) for name, _, value in (word.partition("=") for word in shlex.split(arguments))]
+    return [
+        (name, value) for name, _, value in (word.partition("=") for word in shlex.split(arguments))
+    ]
 
 
 def _expand(value: str, env: Mapping[str, str]) -> str:

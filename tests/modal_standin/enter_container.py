@@ -31,7 +31,9 @@ def main() -> None:
     separate_mounts()
     enter(spec)
     os.chdir(spec["workdir"])
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a server that is killed leaves no container behind
+    _libc.prctl(
+        PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # a server that is killed leaves no container behind
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started the server may have ignored it
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in the terminal reaches the command
@@ -46,7 +48,11 @@ def separate_mounts() -> None:
     uid, gid = os.getuid(), os.getgid()
     if _libc.unshare(CLONE_NEWNS) != 0:
         _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"0 {uid} 1"),
+            ("gid_map", f"0 {gid} 1"),
+        ):
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(line)
     _mount("none", "/", flags=MS_REC | MS_SLAVE)
@@ -56,7 +62,11 @@ def enter(spec: dict[str, Any]) -> None:
     """Build the new root in `spec["root"]` and change into it."""
     root, tree = spec["root"], spec["tree"]
     _mount("tmpfs", root, kind="tmpfs")
-    files = [os.path.join(folder, name)[len(tree) :] for folder, _, names in os.walk(tree) for name in names]
+    files = [
+        os.path.join(folder, name)[len(tree) :]
+        for folder, _, names in os.walk(tree)
+        for name in names
+    ]
     changed = [*files, *spec["hidden"], *(bind["target"] for bind in spec["binds"])]
     split = {parent for path in changed for parent in _parents(path)}
     _expose("/", root, split, {*spec["own"], *spec["hidden"]})
@@ -120,7 +130,10 @@ def _graft(tree: str, path: str, root: str) -> None:
 
 def _mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
     data = kind.encode() if kind else None
-    _check(_libc.mount(source.encode(), target.encode(), data, flags, None), f"mount {source} on {target}")
+    _check(
+        _libc.mount(source.encode(), target.encode(), data, flags, None),
+        f"mount {source} on {target}",
+    )
 
 
 def _check(result: int, what: str) -> None:

@@ -9,7 +9,9 @@ import os
 import socket
 import sys
 
-if os.path.isdir("/__modal/deps"):  # in a real image, where the client's dependencies come by a mount
+if os.path.isdir(
+    "/__modal/deps"
+):  # in a real image, where the client's dependencies come by a mount
     sys.path.append("/__modal/deps")
 
 if "modal._container_entrypoint" in sys.orig_argv:

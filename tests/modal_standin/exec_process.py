@@ -58,7 +58,9 @@ class ExecProcess:
         reading = [asyncio.ensure_future(reader) for reader in readers]
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
             await asyncio.sleep(POLL)
-        await asyncio.wait(reading, timeout=1)  # what it leaves in the background may keep the streams open
+        await asyncio.wait(
+            reading, timeout=1
+        )  # what it leaves in the background may keep the streams open
         for reader in reading:
             reader.cancel()
         code = await self._process.wait()

@@ -19,7 +19,13 @@ from .volume_views import View
 
 ENTER = Path(__file__).with_name("enter_container.py")
 POLL = 0.02  # seconds
-OWN_FOLDERS = ("/root", "/pkg", "/workspace", "/vol", "/job")  # a container never sees the machine's
+OWN_FOLDERS = (
+    "/root",
+    "/pkg",
+    "/workspace",
+    "/vol",
+    "/job",
+)  # a container never sees the machine's
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,14 @@ class ProcessExecutor:
         first = [container.program] if container.program else [python, "-u"]
         hidden = [str(path) for path in self._settings.hidden if path.exists()]
         kept = {sys.prefix, sys.base_prefix, str(Path(python).parent.parent)}
-        arguments = str(container.folder / "args")  # of the entry point, at the path that they have outside
+        arguments = str(
+            container.folder / "args"
+        )  # of the entry point, at the path that they have outside
         binds = [{"source": arguments, "target": arguments, "read_only": True}]
         for view in container.views:
-            binds.append({"source": str(view.folder), "target": view.target, "read_only": view.read_only})
+            binds.append(
+                {"source": str(view.folder), "target": view.target, "read_only": view.read_only}
+            )
         spec = {
             "root": str(root),
             "tree": str(container.tree),
@@ -123,7 +133,9 @@ class ProcessRunning:
     async def wait(self) -> int:
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
             await asyncio.sleep(POLL)
-        await self.kill()  # before waiting: who holds the pipes open would keep the wait from ending
+        await (
+            self.kill()
+        )  # before waiting: who holds the pipes open would keep the wait from ending
         return await self._process.wait()
 
     def interrupt(self) -> None:

@@ -36,7 +36,9 @@ class Function:
 
     @property
     def max_containers(self) -> int:
-        limit = self.definition.autoscaler_settings.max_containers or self.definition.concurrency_limit
+        limit = (
+            self.definition.autoscaler_settings.max_containers or self.definition.concurrency_limit
+        )
         return int(limit) or 100
 
     @property
@@ -80,7 +82,9 @@ class Functions:
             supported_input_formats=request.supported_input_formats,
             supported_output_formats=request.supported_output_formats,
         )
-        return api_pb2.FunctionPrecreateResponse(function_id=function.id, handle_metadata=function.handle)
+        return api_pb2.FunctionPrecreateResponse(
+            function_id=function.id, handle_metadata=function.handle
+        )
 
     async def FunctionCreate(
         self, request: api_pb2.FunctionCreateRequest, caller: Caller
@@ -121,4 +125,6 @@ class Functions:
         self, request: api_pb2.FunctionGetByIdRequest, caller: Caller
     ) -> api_pb2.FunctionGetByIdResponse:
         function = self.get(request.function_id)
-        return api_pb2.FunctionGetByIdResponse(function=function.data, handle_metadata=function.handle)
+        return api_pb2.FunctionGetByIdResponse(
+            function=function.data, handle_metadata=function.handle
+        )

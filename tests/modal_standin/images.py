@@ -74,7 +74,9 @@ class Images:
         text = failure or f"Built image {request.image_id}"
         yield api_pb2.ImageJoinStreamingResponse(
             entry_id="1-0",
-            task_logs=[api_pb2.TaskLogs(data=text + "\n", file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT)],
+            task_logs=[
+                api_pb2.TaskLogs(data=text + "\n", file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT)
+            ],
         )
         yield api_pb2.ImageJoinStreamingResponse(
             entry_id="2-0",

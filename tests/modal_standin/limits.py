@@ -5,7 +5,18 @@ from __future__ import annotations
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-GPU_TYPES = {"ANY", "T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"}
+GPU_TYPES = {
+    "ANY",
+    "T4",
+    "L4",
+    "A10",
+    "A10G",
+    "L40S",
+    "A100",
+    "A100-40GB",
+    "A100-80GB",
+    "RTX-PRO-6000",
+}
 GPU_TYPES |= {"H100", "H100!", "H200", "B200", "B200+", "B300"}
 MOST_GPUS = 8
 MOST_A10 = 4
@@ -42,7 +53,9 @@ def check_gpu(gpu: api_pb2.GPUConfig) -> None:
 
 def check_timeout(seconds: int) -> None:
     if seconds and not SHORTEST_TIMEOUT <= seconds <= LONGEST_TIMEOUT:
-        _refuse(f"timeout must be between {SHORTEST_TIMEOUT} and {LONGEST_TIMEOUT} seconds, not {seconds}")
+        _refuse(
+            f"timeout must be between {SHORTEST_TIMEOUT} and {LONGEST_TIMEOUT} seconds, not {seconds}"
+        )
 
 
 def _refuse(message: str) -> None:

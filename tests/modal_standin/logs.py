@@ -51,7 +51,9 @@ class Logs:
     def add(
         self, *, app: str, function: str, call: str, input: str, task: str, source: int, text: str
     ) -> None:
-        entry = Entry(len(self.entries) + 1, time.time_ns(), app, function, call, input, task, source, text)
+        entry = Entry(
+            len(self.entries) + 1, time.time_ns(), app, function, call, input, task, source, text
+        )
         self.entries.append(entry)
         self._file.write(json.dumps(asdict(entry)) + "\n")
         self._file.flush()
@@ -91,7 +93,9 @@ class Logs:
     ) -> api_pb2.AppCountLogsResponse:
         width = max(request.bucket_secs, 1)
         response = api_pb2.AppCountLogsResponse(app_id=request.app_id)
-        for start, group in groupby(self._between(request), key=lambda e: e.at // 10**9 // width * width):
+        for start, group in groupby(
+            self._between(request), key=lambda e: e.at // 10**9 // width * width
+        ):
             sources = [e.source for e in group]
             response.buckets.add(
                 bucket_start_at=Timestamp(seconds=start),
@@ -101,13 +105,19 @@ class Logs:
             )
         return response
 
-    def _between(self, request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest) -> list[Entry]:
+    def _between(
+        self, request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest
+    ) -> list[Entry]:
         since, until = request.since.ToNanoseconds(), request.until.ToNanoseconds()
         return [e for e in self.entries if since <= e.at < until and _matches(e, request)]
 
 
 def _matches(entry: Entry, request: Filter) -> bool:
-    source = request.file_descriptor if isinstance(request, api_pb2.AppGetLogsRequest) else request.source
+    source = (
+        request.file_descriptor
+        if isinstance(request, api_pb2.AppGetLogsRequest)
+        else request.source
+    )
     task = request.task_id or request.sandbox_id
     return (
         request.app_id in ("", entry.app)
@@ -121,7 +131,9 @@ def _matches(entry: Entry, request: Filter) -> bool:
 
 def _batches(entries: list[Entry]) -> list[api_pb2.TaskLogsBatch]:
     batches = []
-    for (task, function, input_id), group in groupby(entries, key=lambda e: (e.task, e.function, e.input)):
+    for (task, function, input_id), group in groupby(
+        entries, key=lambda e: (e.task, e.function, e.input)
+    ):
         batch = api_pb2.TaskLogsBatch(task_id=task, function_id=function, input_id=input_id)
         for entry in group:
             batch.items.add(

@@ -38,7 +38,9 @@ class Mounts:
             self._mounts.put(mount_id, request)
         return _response(mount_id)
 
-    def _global_mount(self, request: api_pb2.MountGetOrCreateRequest) -> api_pb2.MountGetOrCreateResponse:
+    def _global_mount(
+        self, request: api_pb2.MountGetOrCreateRequest
+    ) -> api_pb2.MountGetOrCreateResponse:
         """The client's own package and standalone Pythons. The container's interpreter has both already."""
         if request.namespace != api_pb2.DEPLOYMENT_NAMESPACE_GLOBAL:
             raise GRPCError(Status.NOT_FOUND, f"Mount '{request.deployment_name}' not found")
@@ -77,5 +79,6 @@ class Mounts:
 def _response(mount_id: str) -> api_pb2.MountGetOrCreateResponse:
     checksum = mount_id.removeprefix("mo-")
     return api_pb2.MountGetOrCreateResponse(
-        mount_id=mount_id, handle_metadata=api_pb2.MountHandleMetadata(content_checksum_sha256_hex=checksum)
+        mount_id=mount_id,
+        handle_metadata=api_pb2.MountHandleMetadata(content_checksum_sha256_hex=checksum),
     )

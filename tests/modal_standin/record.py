@@ -51,7 +51,9 @@ class Recorder:
                 "at": round(request.at, 3),
                 "rpc": rpc,
                 "task": task,
-                "message": MessageToDict(_shortened(redacted(kept)), preserving_proto_field_name=True),
+                "message": MessageToDict(
+                    _shortened(redacted(kept)), preserving_proto_field_name=True
+                ),
             }
             self._journal.write(json.dumps(line) + "\n")
             self._journal.flush()

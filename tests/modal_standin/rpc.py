@@ -23,7 +23,9 @@ from h2.exceptions import StreamClosedError
 from .faults import Faults
 from .record import Recorder
 
-TASK_HEADER = "x-standin-task-id"  # a container names itself so; on Modal each has a socket of its own
+TASK_HEADER = (
+    "x-standin-task-id"  # a container names itself so; on Modal each has a socket of its own
+)
 
 # A client repeats a request whose answer it lost, under the same key, and must not get it done twice.
 ONCE = {
@@ -80,12 +82,16 @@ class Service:
         for path, handler in concrete().__mapping__().items():
             name = path.rsplit("/", 1)[1]
             function = self._handler(name, handler)
-            mapping[path] = Handler(function, handler.cardinality, handler.request_type, handler.reply_type)
+            mapping[path] = Handler(
+                function, handler.cardinality, handler.request_type, handler.reply_type
+            )
         return mapping
 
     def disconnect(self, containers_too: bool = False) -> int:
         """Cut the connections; returns how many there were."""
-        doomed = [t for t, is_container in self.connections.items() if containers_too or not is_container]
+        doomed = [
+            t for t, is_container in self.connections.items() if containers_too or not is_container
+        ]
         for transport in doomed:
             transport.abort()  # type: ignore[attr-defined]
         return len(doomed)
@@ -110,7 +116,9 @@ class Service:
                 raise GRPCError(Status[fault], f"injected: {fault}")
             if method is None:
                 self._problems.unimplemented.append(name)
-                raise GRPCError(Status.UNIMPLEMENTED, f"the stand-in for Modal does not imitate {name}")
+                raise GRPCError(
+                    Status.UNIMPLEMENTED, f"the stand-in for Modal does not imitate {name}"
+                )
             subject = stream if takes_stream else request
             try:
                 await self._answer(name, method, subject, stream, caller, fault)
@@ -120,7 +128,9 @@ class Service:
                 return  # the client has gone away meanwhile
             except Exception as error:
                 self._problems.errors.append(f"{name}: {traceback.format_exc()}")
-                raise GRPCError(Status.INTERNAL, f"{name} failed in the stand-in: {error!r}") from error
+                raise GRPCError(
+                    Status.INTERNAL, f"{name} failed in the stand-in: {error!r}"
+                ) from error
 
         return handle
 

@@ -26,13 +26,19 @@ class SandboxRequests:
         self, request: api_pb2.SandboxCreateV2Request, caller: Caller
     ) -> api_pb2.SandboxCreateV2Response:
         sandbox = await self._sandboxes.start(
-            request.app_id, request.definition, _tags(request.tags), list(request.secret_sources), old=False
+            request.app_id,
+            request.definition,
+            _tags(request.tags),
+            list(request.secret_sources),
+            old=False,
         )
         return api_pb2.SandboxCreateV2Response(
             sandbox_id=sandbox.id,
             task_id=sandbox.task_id,
             metadata=_metadata(sandbox),
-            command_router_access=api_pb2.CommandRouterAccess(jwt=unsigned_token(), url=self._sandboxes.url),
+            command_router_access=api_pb2.CommandRouterAccess(
+                jwt=unsigned_token(), url=self._sandboxes.url
+            ),
         )
 
     async def SandboxCreate(
@@ -75,7 +81,9 @@ class SandboxRequests:
     async def SandboxTagsGet(
         self, request: api_pb2.SandboxTagsGetRequest, caller: Caller
     ) -> api_pb2.SandboxTagsGetResponse:
-        return api_pb2.SandboxTagsGetResponse(tags=_tag_messages(self._sandboxes.get(request.sandbox_id)))
+        return api_pb2.SandboxTagsGetResponse(
+            tags=_tag_messages(self._sandboxes.get(request.sandbox_id))
+        )
 
     async def SandboxList(
         self, request: api_pb2.SandboxListRequest, caller: Caller
@@ -129,12 +137,16 @@ class SandboxRequests:
     async def SandboxGetCommandRouterAccess(
         self, request: api_pb2.SandboxGetCommandRouterAccessRequest, caller: Caller
     ) -> api_pb2.SandboxGetCommandRouterAccessResponse:
-        return api_pb2.SandboxGetCommandRouterAccessResponse(jwt=unsigned_token(), url=self._sandboxes.url)
+        return api_pb2.SandboxGetCommandRouterAccessResponse(
+            jwt=unsigned_token(), url=self._sandboxes.url
+        )
 
     async def TaskGetCommandRouterAccess(
         self, request: api_pb2.TaskGetCommandRouterAccessRequest, caller: Caller
     ) -> api_pb2.TaskGetCommandRouterAccessResponse:
-        return api_pb2.TaskGetCommandRouterAccessResponse(jwt=unsigned_token(), url=self._sandboxes.url)
+        return api_pb2.TaskGetCommandRouterAccessResponse(
+            jwt=unsigned_token(), url=self._sandboxes.url
+        )
 
     SandboxGetTaskIdV2 = SandboxGetTaskId
     SandboxWaitV2 = SandboxWait
@@ -149,7 +161,9 @@ def _tags(messages: object) -> dict[str, str]:
 
 
 def _tag_messages(sandbox: Sandbox) -> list[api_pb2.SandboxTag]:
-    return [api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in sandbox.tags.items()]
+    return [
+        api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in sandbox.tags.items()
+    ]
 
 
 def _metadata(sandbox: Sandbox) -> api_pb2.SandboxHandleMetadata:

@@ -111,7 +111,9 @@ class Sandboxes:
         limits.check_timeout(definition.timeout_secs)
         task_id = new_id("ta") + ("" if old else "V")
         env = self._files.environment(task_id, definition.image_id, list(definition.secret_ids))
-        for name in [name for name in env if name.startswith("MODAL_OVERRIDE") or name == "MODAL_SERVER_URL"]:
+        for name in [
+            name for name in env if name.startswith("MODAL_OVERRIDE") or name == "MODAL_SERVER_URL"
+        ]:
             del env[name]  # a sandbox is not trusted: it gets no way back
         folder = self._files.new_folder(task_id)
         container = Container(
@@ -124,7 +126,9 @@ class Sandboxes:
             workdir=definition.workdir or self._images.workdir(definition.image_id) or "/root",
             views=self._files.views(folder, list(definition.volume_mounts)),
         )
-        sandbox_id = new_id("sb") + ("" if old else "v2")  # the client tells the versions by the length
+        sandbox_id = new_id("sb") + (
+            "" if old else "v2"
+        )  # the client tells the versions by the length
         sandbox = Sandbox(sandbox_id, task_id, app_id, definition, container, tags, time.time())
         env.update(self.environment(sandbox, sources, None))
         env.update(definition.environment_variables.contents)
@@ -172,7 +176,11 @@ class Sandboxes:
             if any(process.code is None for process in sandbox.execs.values()):
                 sandbox.active_at = now
             if sandbox.main.code is not None:
-                status = Result.GENERIC_STATUS_FAILURE if sandbox.main.code else Result.GENERIC_STATUS_SUCCESS
+                status = (
+                    Result.GENERIC_STATUS_FAILURE
+                    if sandbox.main.code
+                    else Result.GENERIC_STATUS_SUCCESS
+                )
                 sandbox.result = Result(status=status, exitcode=sandbox.main.code)
                 await asyncio.to_thread(processes.kill, sandbox.task_id)
                 await asyncio.to_thread(self._files.discard, sandbox.task_id)

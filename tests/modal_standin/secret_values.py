@@ -42,14 +42,18 @@ class Secrets:
         else:
             exists = request.deployment_name in self._names
             if exists and creation == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
-                raise GRPCError(Status.ALREADY_EXISTS, f"Secret '{request.deployment_name}' already exists")
+                raise GRPCError(
+                    Status.ALREADY_EXISTS, f"Secret '{request.deployment_name}' already exists"
+                )
             if exists and creation == api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
                 secret_id = self._names[request.deployment_name]
             else:
                 secret_id = self.add(request.deployment_name, request.env_dict)
         lacking = [key for key in request.required_keys if key not in self._values[secret_id]]
         if lacking:
-            raise GRPCError(Status.FAILED_PRECONDITION, f"Secret is missing key(s): {', '.join(lacking)}")
+            raise GRPCError(
+                Status.FAILED_PRECONDITION, f"Secret is missing key(s): {', '.join(lacking)}"
+            )
         return api_pb2.SecretGetOrCreateResponse(
             secret_id=secret_id, metadata=self._metadata(secret_id, request.deployment_name)
         )
@@ -69,7 +73,10 @@ class Secrets:
             return api_pb2.SecretListResponse(environment_name="main")
         items = [
             api_pb2.SecretListItem(
-                label=name, secret_id=secret_id, created_at=1.0, metadata=self._metadata(secret_id, name)
+                label=name,
+                secret_id=secret_id,
+                created_at=1.0,
+                metadata=self._metadata(secret_id, name),
             )
             for name, secret_id in self._names.items()
         ]

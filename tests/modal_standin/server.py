@@ -48,7 +48,9 @@ logging.getLogger("grpclib.server").setLevel(logging.CRITICAL)
 class Server:
     """Everything that the stand-in is. All methods belong to the event loop that it was started on."""
 
-    def __init__(self, settings: Settings, control: Control, executor: Executor | None = None) -> None:
+    def __init__(
+        self, settings: Settings, control: Control, executor: Executor | None = None
+    ) -> None:
         settings.create_folders()
         self.settings = settings
         self.recorder = Recorder(settings.state / "requests.jsonl")
@@ -64,9 +66,16 @@ class Server:
         self.apps = Apps(settings, self.functions, self._client_left, self._stop_app)
         self.calls = Calls(settings, self.functions)
         self.logs = Logs(settings.state / "logs.jsonl", self.apps.is_done)
-        self.files = ContainerFiles(settings, self.apps, self.images, self.mounts, self.secrets, self.volumes)
+        self.files = ContainerFiles(
+            settings, self.apps, self.images, self.mounts, self.secrets, self.volumes
+        )
         self.containers = Containers(
-            settings, self.functions, self.calls, self.logs, self.files, executor or ProcessExecutor(settings)
+            settings,
+            self.functions,
+            self.calls,
+            self.logs,
+            self.files,
+            executor or ProcessExecutor(settings),
         )
         self.calls.on_finished = self._call_finished
         self.containers.on_ended = self._container_ended
@@ -84,7 +93,9 @@ class Server:
             self.logs,
             ContainerRequests(settings, self.containers, self.calls),
         ]
-        self.sandboxes = Sandboxes(settings, self.files, self.images, self.secrets, ProcessExecutor(settings))
+        self.sandboxes = Sandboxes(
+            settings, self.files, self.images, self.secrets, ProcessExecutor(settings)
+        )
         router = CommandRouter(self.sandboxes)
         self.services = [
             Service(
@@ -110,7 +121,9 @@ class Server:
         self._spawn(self._expire())
         address = self.settings.state / ADDRESS_FILE
         facts = {"server": self.url, "control": web_url, "pid": os.getpid()}
-        address.write_text(json.dumps({**facts, "heartbeat_interval": self.settings.heartbeat_interval}))
+        address.write_text(
+            json.dumps({**facts, "heartbeat_interval": self.settings.heartbeat_interval})
+        )
 
     async def stop(self) -> None:
         for task in list(self._background):
@@ -157,7 +170,8 @@ class Server:
             for item in call.inputs.values():
                 if item.state != DONE:
                     result = api_pb2.GenericResult(
-                        status=api_pb2.GenericResult.GENERIC_STATUS_TERMINATED, exception="App was stopped"
+                        status=api_pb2.GenericResult.GENERIC_STATUS_TERMINATED,
+                        exception="App was stopped",
                     )
                     self.calls.finish(item, result)
         self._spawn(self._finish_app(app))

@@ -52,7 +52,10 @@ class ModalStandin(Api):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -77,7 +80,9 @@ class ModalStandin(Api):
 
     def call(self, method: str, **arguments: Any) -> Any:
         assert self._controls is not None
-        work = asyncio.run_coroutine_threadsafe(self._controls.handle(method, arguments), self._loop)
+        work = asyncio.run_coroutine_threadsafe(
+            self._controls.handle(method, arguments), self._loop
+        )
         try:
             return work.result()
         except LookupError as error:

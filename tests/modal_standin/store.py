@@ -46,7 +46,9 @@ class Shelf(Generic[M]):
         self._write()
 
     def _write(self) -> None:
-        data = {key: base64.b64encode(m.SerializeToString()).decode() for key, m in self._items.items()}
+        data = {
+            key: base64.b64encode(m.SerializeToString()).decode() for key, m in self._items.items()
+        }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(data))
         os.replace(temporary, self._file)

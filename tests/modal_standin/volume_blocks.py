@@ -64,7 +64,9 @@ class Blocks:
         """An address for each block of the range; ``length`` ends within the file."""
         token = new_id("download")
         held = self._scratch / token
-        os.link(file, held)  # blocks on Modal never change: a file replaced during a download stays whole
+        os.link(
+            file, held
+        )  # blocks on Modal never change: a file replaced during a download stays whole
         self._downloads[token] = Download(held, start, length, omits_zeros)
         count = -(-(start + length) // BLOCK_SIZE) - start // BLOCK_SIZE if length else 0
         return [f"{self.url}/block/{token}/{index}" for index in range(count)]
@@ -81,7 +83,9 @@ class Blocks:
         if download.omits_zeros:
             length = len(_stored(download.file, begin, length))
         if self.rules.sends_digests:
-            digest = hashlib.sha256(_stored(download.file, number * BLOCK_SIZE, BLOCK_SIZE)).digest()
+            digest = hashlib.sha256(
+                _stored(download.file, number * BLOCK_SIZE, BLOCK_SIZE)
+            ).digest()
             headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(digest).decode()}:"
         return Slice(download.file, begin, length, headers)
 
@@ -92,7 +96,9 @@ class Blocks:
     def takes(self, answer: str) -> bool:
         """Whether an address of ``answer`` still serves; asked once for each upload."""
         self._puts[answer] += 1
-        return self.rules.puts_per_answer is None or self._puts[answer] <= self.rules.puts_per_answer
+        return (
+            self.rules.puts_per_answer is None or self._puts[answer] <= self.rules.puts_per_answer
+        )
 
     def has(self, sha256: bytes, receipt: bytes, placed: Path) -> bool:
         """Whether the block need not be sent for the file ``placed``."""
@@ -105,7 +111,9 @@ class Blocks:
         if not placed.is_file():
             return set()
         starts = range(0, placed.stat().st_size, BLOCK_SIZE)
-        return {bytes.fromhex(self._content.put(_stored(placed, start, BLOCK_SIZE))) for start in starts}
+        return {
+            bytes.fromhex(self._content.put(_stored(placed, start, BLOCK_SIZE))) for start in starts
+        }
 
 
 def _stored(file: Path, begin: int, length: int) -> bytes:

@@ -44,7 +44,9 @@ def check_writable(root: Path, paths: list[str], keep_existing: bool) -> None:
     for path in paths:
         target = inside(root, path)
         if target.is_dir():
-            raise GRPCError(Status.INVALID_ARGUMENT, f"{path} is a directory, which a file can't replace")
+            raise GRPCError(
+                Status.INVALID_ARGUMENT, f"{path} is a directory, which a file can't replace"
+            )
         if keep_existing and os.path.lexists(target):
             raise GRPCError(Status.ALREADY_EXISTS, f"{path} already exists")
 
@@ -77,7 +79,9 @@ def copy(root: Path, sources: list[str], destination: str, recursive: bool) -> N
         final = target / origin.name if target.is_dir() else target
         if origin.is_dir():
             if not recursive:
-                raise GRPCError(Status.INVALID_ARGUMENT, f"{source} is a directory; pass recursive=True")
+                raise GRPCError(
+                    Status.INVALID_ARGUMENT, f"{source} is a directory; pass recursive=True"
+                )
             shutil.copytree(origin, final, dirs_exist_ok=True)
         else:
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,9 @@ class View:
         self.known = _stamps(self.folder)
 
 
-def open_view(volume_id: str, volume: Path, target: str, read_only: bool, copies: Path | None) -> View:
+def open_view(
+    volume_id: str, volume: Path, target: str, read_only: bool, copies: Path | None
+) -> View:
     """The view of a new container: with `copies` a copy of its own below that folder."""
     volume.mkdir(parents=True, exist_ok=True)
     folder = volume

@@ -49,7 +49,9 @@ class Volumes:
         ephemeral = creation == api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL
         volume_id = "" if ephemeral else self.id_of(request.deployment_name)
         if volume_id and creation == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
-            raise GRPCError(Status.ALREADY_EXISTS, f"Volume '{request.deployment_name}' already exists")
+            raise GRPCError(
+                Status.ALREADY_EXISTS, f"Volume '{request.deployment_name}' already exists"
+            )
         if not volume_id and creation == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
             raise GRPCError(Status.NOT_FOUND, f"Volume '{request.deployment_name}' not found")
         if not volume_id:
@@ -104,7 +106,9 @@ class Volumes:
         shutil.rmtree(folder)
         return Empty()
 
-    async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller) -> Empty:
+    async def VolumeHeartbeat(
+        self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller
+    ) -> Empty:
         return Empty()
 
     # --- listing and reading
@@ -140,8 +144,12 @@ class Volumes:
         rest = max(0, size - request.start)
         # The answer's length is the request's, also where the file ends before: so Modal's own test server has it.
         length = request.len or rest
-        urls = self.blocks.to_read(file, request.start, min(length, rest), request.client_pads_blocks)
-        return api_pb2.VolumeGetFile2Response(get_urls=urls, size=size, start=request.start, len=length)
+        urls = self.blocks.to_read(
+            file, request.start, min(length, rest), request.client_pads_blocks
+        )
+        return api_pb2.VolumeGetFile2Response(
+            get_urls=urls, size=size, start=request.start, len=length
+        )
 
     # --- writing
 
@@ -176,7 +184,9 @@ class Volumes:
                     continue
                 asked.add(sha256)
                 url = self.blocks.to_put(sha256, answer)
-                response.missing_blocks.add(file_index=file_index, block_index=block_index, put_url=url)
+                response.missing_blocks.add(
+                    file_index=file_index, block_index=block_index, put_url=url
+                )
         if not response.missing_blocks:
             for file in request.files:
                 volume_files.place(root, file.path, self._assembled(file), file.mode)
@@ -192,20 +202,28 @@ class Volumes:
             stream.truncate(file.size)
         return written
 
-    async def VolumeRemoveFile(self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller) -> Empty:
+    async def VolumeRemoveFile(
+        self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller
+    ) -> Empty:
         volume_files.remove(self.folder(request.volume_id), request.path, request.recursive)
         return Empty()
 
-    async def VolumeRemoveFile2(self, request: api_pb2.VolumeRemoveFile2Request, caller: Caller) -> Empty:
+    async def VolumeRemoveFile2(
+        self, request: api_pb2.VolumeRemoveFile2Request, caller: Caller
+    ) -> Empty:
         volume_files.remove(self.folder(request.volume_id), request.path, request.recursive)
         return Empty()
 
-    async def VolumeCopyFiles(self, request: api_pb2.VolumeCopyFilesRequest, caller: Caller) -> Empty:
+    async def VolumeCopyFiles(
+        self, request: api_pb2.VolumeCopyFilesRequest, caller: Caller
+    ) -> Empty:
         root = self.folder(request.volume_id)
         volume_files.copy(root, list(request.src_paths), request.dst_path, request.recursive)
         return Empty()
 
-    async def VolumeCopyFiles2(self, request: api_pb2.VolumeCopyFiles2Request, caller: Caller) -> Empty:
+    async def VolumeCopyFiles2(
+        self, request: api_pb2.VolumeCopyFiles2Request, caller: Caller
+    ) -> Empty:
         root = self.folder(request.volume_id)
         volume_files.copy(root, list(request.src_paths), request.dst_path, request.recursive)
         return Empty()

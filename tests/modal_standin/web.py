@@ -67,10 +67,14 @@ class Web:
             await self._runner.cleanup()
 
     async def _get_block(self, request: web.Request) -> web.StreamResponse:
-        block = self._volumes.blocks.read(request.match_info["token"], int(request.match_info["index"]))
+        block = self._volumes.blocks.read(
+            request.match_info["token"], int(request.match_info["index"])
+        )
         if block is None:
             return web.Response(status=403, text="this URL has expired")
-        return await self._send("BlockGet", request, block.file, block.begin, block.length, block.headers)
+        return await self._send(
+            "BlockGet", request, block.file, block.begin, block.length, block.headers
+        )
 
     async def _get_blob(self, request: web.Request) -> web.StreamResponse:
         path = self._blobs.path(request.match_info["blob"])
@@ -122,7 +126,9 @@ class Web:
         stored = await asyncio.to_thread(self._content.adopt, received)
         received.unlink()
         if stored != sha256_hex:
-            return web.Response(status=400, text=f"the block's SHA-256 is {stored}, not {sha256_hex}")
+            return web.Response(
+                status=400, text=f"the block's SHA-256 is {stored}, not {sha256_hex}"
+            )
         return web.Response(body=bytes.fromhex(stored))
 
     async def _put_blob(self, request: web.Request) -> web.StreamResponse:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from job.locations import CHECKOUT, Locations
-from tests.tiny import write_recipe, write_text
+from job.paths import CHECKOUT, VolumePaths
+from tests.tiny_recipe import write_recipe, write_text
 from tests.waiting import wait_for
 from tests.warm_process import ONE_THREAD, WarmProcess
 
@@ -33,8 +33,8 @@ class Lab:
     started: list[Process] = field(default_factory=list)
 
     @property
-    def locations(self) -> Locations:
-        return Locations.under(self.folder)
+    def locations(self) -> VolumePaths:
+        return VolumePaths.under(self.folder)
 
     def run_folder(self, name: str) -> Path:
         return self.locations.run(name)

@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.weak import WeakIdKeyDictionary
 
-from job.memory import micro_batch_size
-from job.network_size import network_size
+from job.memory import micro_batch_size, network_size
 from job.recipe import Recipe
 from model.distributed import World
 from model.gpt import GPT

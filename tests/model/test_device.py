@@ -11,8 +11,8 @@ import torch
 
 from corpus.questions import Question
 from job.exit_status import UserError
-from job.locations import CHECKOUT
-from job.peak_flops import datasheet_flops
+from job.paths import CHECKOUT
+from job.speed import datasheet_flops
 from model import batches
 from model import device as devices
 from model.distributed import World

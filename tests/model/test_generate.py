@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
-from job.locations import CONFIGS
+from job.paths import CONFIGS
 from job.recipe import load
 from model.gpt import GPT
 from model.sample import Sampling, generate, prompt_tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from job.exit_status import UserError
-from job.locations import CONFIGS
+from job.paths import CONFIGS
 from job.recipe import ModelConfig, load
 from model.attention import KERNEL_ORDERS, attend, attention_mask, block_mask
 from model.gpt import GPT, IGNORE_INDEX, SquaredReLU

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
-from job.runs import read_record
+from job.run_record import read_record
 from job.step_folders import steps
 from tests.model.conftest import Lab
 from tests.model.test_resume import final_bytes, losses
@@ -19,7 +19,7 @@ def forward(self, ids, targets=None):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nmore words")
     return loss
 GPT.forward = forward
-from job.command_line import leave
+from job.arguments import leave
 from model.train import main
 leave(main({words!r}))
 """

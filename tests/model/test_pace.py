@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from job.pace import MEASURED_FROM, WARM_UP, Pace
+from job.eta import MEASURED_FROM, WARM_UP, EtaEstimator
 from job.recipe import TrainConfig
-from job.runs import read_record
+from job.run_record import read_record
 from tests.model.conftest import Lab
 
 CONFIG = TrainConfig(max_steps=1000, global_batch_tokens=100, eval_every=100, checkpoint_every=300)
 
 
-def after_fifty(first: int = 0, **values: object) -> Pace:
+def after_fifty(first: int = 0, **values: object) -> EtaEstimator:
     """A pace that compiled for a minute and then took 0.1 s a step."""
-    pace = Pace(CONFIG.model_copy(update=values), first, eval_tokens=6000)
+    pace = EtaEstimator(CONFIG.model_copy(update=values), first, eval_tokens=6000)
     pace.steps(WARM_UP, first + WARM_UP, 60.0)
     pace.steps(MEASURED_FROM - WARM_UP, first + MEASURED_FROM, 4.5)
     return pace

@@ -11,7 +11,7 @@ import pytest
 
 from job.exit_status import ExitStatus
 from job.metrics import read_metrics
-from job.runs import read_record
+from job.run_record import read_record
 from job.step_folders import PARTIAL, step_folder, steps
 from model import checkpoint
 from tests.model.conftest import Lab, Unbroken

@@ -8,11 +8,11 @@ import signal
 import pytest
 
 from job.exit_status import ExitStatus
-from job.learning_rate import learning_rate
-from job.locations import CONFIGS
 from job.metrics import read_metrics
+from job.paths import CONFIGS
 from job.recipe import RecipeError, TrainConfig, load
-from job.runs import read_record
+from job.run_record import read_record
+from job.schedules import learning_rate
 from job.step_folders import step_folder, steps
 from tests.model.conftest import Lab, Unbroken, free_port
 from tests.model.test_resume import final_bytes, losses

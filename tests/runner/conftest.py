@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runner.cli import main
-from runner.terminal import Environment
-from tests.runner.docker_stand_in import DockerStandIn
+from runner.console import CliContext
 from tests.runner.fake_target import FakeTarget
+from tests.runner.targets.docker_stand_in import DockerStandIn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     for name in ("configs", "corpus", "job", "model"):
         (folder / name).mkdir(parents=True)
-    (folder / "job" / "locations.py").touch()
+    (folder / "job" / "paths.py").touch()
     (folder / "docker-compose.yml").write_text("services: {}\n")
     (folder / "docker-compose.gpu.yml").write_text("services: {}\n")
     (folder / "Dockerfile").write_text("FROM debian\n")
@@ -52,8 +52,8 @@ def fake(checkout: Path) -> FakeTarget:
 
 
 @pytest.fixture
-def env(checkout: Path, fake: FakeTarget) -> Environment:
-    return Environment(
+def cli(checkout: Path, fake: FakeTarget) -> CliContext:
+    return CliContext(
         environ={"PATH": os.environ["PATH"], "HOME": str(checkout.parent)},
         cwd=checkout,
         terminal=False,
@@ -63,22 +63,22 @@ def env(checkout: Path, fake: FakeTarget) -> Environment:
 
 
 @pytest.fixture
-def type_(env: Environment) -> Callable[[str], Result]:
+def type_(cli: CliContext) -> Callable[[str], Result]:
     """``type_("runner host lr=1")``: the result has exit_code, stdout and stderr."""
 
     def type_line(line: str) -> Result:
         program, *words = shlex.split(line)
         assert program == "runner"
-        return CliRunner().invoke(main, words, obj=env)
+        return CliRunner().invoke(main, words, obj=cli)
 
     return type_line
 
 
 @pytest.fixture
-def docker(tmp_path: Path, env: Environment) -> DockerStandIn:
+def docker(tmp_path: Path, cli: CliContext) -> DockerStandIn:
     """A docker of the test's own, first in the runner's PATH."""
     stand_in = DockerStandIn(tmp_path / "docker")
-    env.environ = stand_in.variables
+    cli.environ = stand_in.variables
     return stand_in
 
 

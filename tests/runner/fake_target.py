@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from job.runs import read_record
-from runner.folder import Folder
-from runner.plans.plan import make_plan, with_notes
-from runner.plans.planned import Facts, Plan, Volume
-from runner.requests.request import Request
-from runner.runs.folders import newest_step
-from runner.runs.launch_record import read_launch
-from runner.targets.protocol import RunState, Started
+from job.run_record import read_record
+from runner.plan import Plan, TargetState, Volume
+from runner.planning.plan import make_plan, with_notes
+from runner.request import Request
+from runner.runs.store import newest_step, read_launch
+from runner.target import LaunchHandle, LocalVolume, RunInfo
 
 
 @dataclass
@@ -22,41 +20,42 @@ class FakeTarget:
 
     checkout: Path
     name: str = "host"
-    look_seconds: float = 0.01
+    poll_interval_s: float = 0.01
     code: int | None = 0  # the job's exit status; None: the user leaves it at work
     question: str | None = None
-    states: list[RunState] = field(default_factory=list)
+    states: list[RunInfo] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
     has: dict[str, object] = field(default_factory=dict)  # facts that differ
     did: list[str] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
-    last: Started | None = None
+    last: LaunchHandle | None = None
 
-    def facts(self, request: Request) -> Facts:
+    def facts(self, request: Request) -> TargetState:
         volumes = self.checkout / "volumes"
         facts = {
             "target": self.name,
             "checkout": str(self.checkout),
             "workspace": "/workspace",
             "volumes": tuple(
-                Volume(name, str(volumes / name), f"/vol/{name}") for name in ("data", "checkpoints", "cache")
+                Volume(name, str(volumes / name), f"/vol/{name}")
+                for name in ("data", "checkpoints", "cache")
             ),
             "step": newest_step(volumes / "checkpoints" / request.run),
             "record": read_record(volumes / "checkpoints" / request.run),
         }
-        return Facts(**{**facts, **self.has})
+        return TargetState(**{**facts, **self.has})
 
-    def plan(self, request: Request, facts: Facts) -> Plan:
+    def plan(self, request: Request, facts: TargetState) -> Plan:
         plan = with_notes(make_plan(request, facts), question=self.question)
         self.plans.append(plan)
         return plan
 
-    def start(self, plan: Plan) -> Started:
+    def start(self, plan: Plan) -> LaunchHandle:
         self.did.append(f"start {plan.run}")
-        self.last = Started(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
+        self.last = LaunchHandle(plan.run, self.name, plan.job, "1", 100.0, plan.detach)
         return self.last
 
-    def follow(self, started: Started) -> int | None:
+    def follow(self, started: LaunchHandle) -> int | None:
         self.did.append(f"follow {started.run}")
         return self.code
 
@@ -64,18 +63,18 @@ class FakeTarget:
         self.did.append(f"stop {run}{' now' if now else ''}")
         return any(state.run == run for state in self.states)
 
-    def runs(self) -> Iterable[RunState]:
+    def runs(self) -> Iterable[RunInfo]:
         return self.states
 
-    def state(self, run: str) -> RunState | None:
+    def state(self, run: str) -> RunInfo | None:
         return next((state for state in self.states if state.run == run), None)
 
-    def launched(self, run: str) -> Started | None:
+    def launched(self, run: str) -> LaunchHandle | None:
         noted = read_launch(self.checkout / "volumes" / "checkpoints" / run)
         return noted or (self.last if self.last is not None and self.last.run == run else None)
 
     def output(self, run: str, lines: int) -> list[str]:
         return self.printed[-lines:] if lines else []
 
-    def files(self, volume: str) -> Folder:
-        return Folder(self.checkout / "volumes" / volume)
+    def files(self, volume: str) -> LocalVolume:
+        return LocalVolume(self.checkout / "volumes" / volume)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.cloud.conftest import Lab, lab  # noqa: F401
+from tests.runner.targets.modal.conftest import Lab, lab  # noqa: F401
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ def test_the_page_is_what_the_commands_say() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_an_example(name: str) -> None:
     text = import_module(f"runner.commands.{name}").command.help
-    assert re.search(rf"^ *(echo ')?.*runner {name}\b", text, re.MULTILINE), "a line that can be typed"
+    assert re.search(rf"^ *(echo ')?.*runner {name}\b", text, re.MULTILINE), (
+        "a line that can be typed"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,4 +49,7 @@ def test_every_job_is_named(name: str) -> None:
 
 
 def test_lines_fit_a_terminal() -> None:
-    assert max(map(len, page().partition("## runner\n")[2].partition("## Exit codes")[0].splitlines())) <= 100
+    assert (
+        max(map(len, page().partition("## runner\n")[2].partition("## Exit codes")[0].splitlines()))
+        <= 100
+    )

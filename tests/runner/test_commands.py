@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from job.runs import read_record
-from runner.folder import Folder
-from runner.requests.command import Command, run_name
-from runner.requests.command_request import name_for
-from runner.targets.protocol import Entry
-from tests.runner.nano_folder import make_folder
+from job.run_record import read_record
+from runner.launch.parse_command import name_for
+from runner.request import UserCommand, run_name
+from runner.target import LocalVolume, VolumeEntry
+from tests.runner.nanogpt_folder import make_folder
 from tests.waiting import wait_for
 
 
@@ -51,13 +50,23 @@ class TestWords:
         assert said in result.stderr
 
     def test_the_words_behind_are_the_commands_alone(self, type_, fake, folder: Path) -> None:
-        assert type_("runner host --dir ../nano -- python train.py --gpu 3 -- -y lr=1").exit_code == 0
+        assert (
+            type_("runner host --dir ../nano -- python train.py --gpu 3 -- -y lr=1").exit_code == 0
+        )
         command = fake.plans[0].command
-        assert command[command.index("--") + 1 :] == ("python", "train.py", "--gpu", "3", "--", "-y", "lr=1")
+        assert command[command.index("--") + 1 :] == (
+            "python",
+            "train.py",
+            "--gpu",
+            "3",
+            "--",
+            "-y",
+            "lr=1",
+        )
         assert fake.did == ["start nano-train", "follow nano-train"]
 
-    def test_without_dir_it_is_this_folder(self, type_, fake, env, folder: Path) -> None:
-        env.cwd = folder
+    def test_without_dir_it_is_this_folder(self, type_, fake, cli, folder: Path) -> None:
+        cli.cwd = folder
         assert type_("runner host -- python train.py").exit_code == 0
         assert fake.plans[0].folder.here == str(folder)
 
@@ -78,7 +87,10 @@ class TestWords:
     def test_the_same_line_is_the_same_run_and_another_is_another(
         self, type_, fake, folder: Path, make_run
     ) -> None:
-        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        launch = {
+            "target": "host",
+            "command": {"words": ["python", "train.py"], "folder": str(folder)},
+        }
         attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
         make_run("nano-train", job="command", attempts=attempts)
         type_("runner host --dir ../nano -- python train.py")
@@ -87,7 +99,9 @@ class TestWords:
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is another command" in result.stderr) == (2, True)
 
-    def test_of_many_launches_one_listing_tells_the_names(self, tmp_path: Path, folder: Path) -> None:
+    def test_of_many_launches_one_listing_tells_the_names(
+        self, tmp_path: Path, folder: Path
+    ) -> None:
         (tmp_path / "runs").mkdir()
         for number in range(1, 21):
             words = ["python", "train.py", f"--lr={number}"]
@@ -95,11 +109,13 @@ class TestWords:
             run = tmp_path / "runs" / ("nano-train" if number == 1 else f"nano-train-{number}")
             run.mkdir()
             if number != 13:  # of which nothing was written down
-                (run / "run.json").write_text(json.dumps({"attempts": [{"launch": {"command": command}}]}))
+                (run / "run.json").write_text(
+                    json.dumps({"attempts": [{"launch": {"command": command}}]})
+                )
         asked: list[str] = []
 
-        class Counting(Folder):
-            def entries(self, path: str = "") -> Iterator[Entry]:
+        class Counting(LocalVolume):
+            def entries(self, path: str = "") -> Iterator[VolumeEntry]:
                 asked.append("entries")
                 return super().entries(path)
 
@@ -109,21 +125,26 @@ class TestWords:
 
         def named(lr: int) -> str:
             words = ("python", "train.py", f"--lr={lr}")
-            return name_for(Command(words, folder), None, Counting(tmp_path / "runs"))[0]
+            return name_for(UserCommand(words, folder), None, Counting(tmp_path / "runs"))[0]
 
         assert [named(lr) for lr in (1, 2, 20, 99)] == [
             "nano-train", "nano-train-2", "nano-train-20", "nano-train-13",
         ]  # fmt: skip
         assert asked == ["entries", "size"] * 4
 
-    def test_the_name_of_another_kind_of_run_is_refused(self, type_, fake, folder: Path, make_run) -> None:
+    def test_the_name_of_another_kind_of_run_is_refused(
+        self, type_, fake, folder: Path, make_run
+    ) -> None:
         make_run("m1", step=100)
         result = type_("runner host --name m1 --dir ../nano -- python train.py")
         assert result.exit_code == 2
         assert "run 'm1' is a train already; choose another name with --name" in result.stderr
         make_run("nano-train", job="command")
         make_run("mygpt", job="experiment")
-        assert "'nano-train' is a command already" in type_("runner host train --name nano-train").stderr
+        assert (
+            "'nano-train' is a command already"
+            in type_("runner host train --name nano-train").stderr
+        )
         assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
         assert fake.did == []
 
@@ -131,7 +152,10 @@ class TestWords:
         self, type_, fake, folder: Path, make_run, tmp_path: Path
     ) -> None:
         make_folder(tmp_path / "b" / "nano")
-        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        launch = {
+            "target": "host",
+            "command": {"words": ["python", "train.py"], "folder": str(folder)},
+        }
         attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
         make_run("nano-train", job="command", attempts=attempts)
         result = type_("runner host --dir ../b/nano -- python train.py")
@@ -141,19 +165,26 @@ class TestWords:
         assert result.exit_code == 2
         assert f"folder: {folder} → {tmp_path / 'b' / 'nano'}" in result.stderr
         (tmp_path / "link").symlink_to(folder)
-        assert type_("runner host --name nano-train --dir ../link -- python train.py").exit_code == 0
+        assert (
+            type_("runner host --name nano-train --dir ../link -- python train.py").exit_code == 0
+        )
 
     def test_a_folder_that_was_moved_goes_on_under_the_runs_name(
         self, type_, fake, folder: Path, make_run, tmp_path: Path
     ) -> None:
-        launch = {"target": "host", "command": {"words": ["python", "train.py"], "folder": str(folder)}}
+        launch = {
+            "target": "host",
+            "command": {"words": ["python", "train.py"], "folder": str(folder)},
+        }
         attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
         make_run("nano-train", job="command", attempts=attempts)
         (tmp_path / "b").mkdir()
         folder.rename(tmp_path / "b" / "nano")
         result = type_("runner host --dir ../b/nano --dry-run -- python train.py")
         assert "moved, go on with it: --name nano-train" in " ".join(result.stderr.split())
-        assert type_("runner host --name nano-train --dir ../b/nano -- python train.py").exit_code == 0
+        assert (
+            type_("runner host --name nano-train --dir ../b/nano -- python train.py").exit_code == 0
+        )
         assert [plan.run for plan in fake.plans] == ["nano-train-2", "nano-train"]
 
 
@@ -176,20 +207,26 @@ class TestPlan:
         assert "--json" in command[: command.index("--")]
 
     def test_json_says_the_same(self, type_, folder: Path) -> None:
-        plan = json.loads(type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout)
+        plan = json.loads(
+            type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout
+        )
         assert plan["folder"]["here"] == str(folder)
-        assert plan["has_run"] is True
+        assert plan["writes_run"] is True
 
 
 class TestHost:
     WORDS = ("--dir", "../nano", "--keep", "out=checkpoints", "--keep", "data=data")
 
     def test_prepare_train_and_look_at_it(self, spawn, folder: Path, checkout: Path) -> None:
-        out, err = spawn("host", *self.WORDS, "--", "python", "data/letters/prepare.py").communicate()
+        out, err = spawn(
+            "host", *self.WORDS, "--", "python", "data/letters/prepare.py"
+        ).communicate()
         assert out == "prepared\n", err
         assert "has files of its own and stays" in err
         assert (checkout / "volumes" / "data" / "nano" / "data" / "letters" / "train.bin").is_file()
-        out, err = spawn("host", *self.WORDS, "--", "python", "train.py", "config/short.py").communicate()
+        out, err = spawn(
+            "host", *self.WORDS, "--", "python", "train.py", "config/short.py"
+        ).communicate()
         assert "iter 5: loss" in out, err
         kept = checkout / "volumes" / "checkpoints" / "nano" / "out"
         assert (kept / "ckpt.pt").read_text() == "5"
@@ -236,7 +273,9 @@ class TestHost:
         assert process.returncode == 101
 
     def test_resume_needs_the_folder(self, spawn, folder: Path, tmp_path: Path) -> None:
-        spawn("host", "--dir", "../nano", "--name", "r", "--", "python", "-c", "raise SystemExit(1)").wait()
+        spawn(
+            "host", "--dir", "../nano", "--name", "r", "--", "python", "-c", "raise SystemExit(1)"
+        ).wait()
         folder.rename(tmp_path / "moved")
         process = spawn("resume", "r")
         _, err = process.communicate(timeout=60)

@@ -22,9 +22,15 @@ def offer(checkout: Path) -> Offer:
 
     def ask(shell: str, *words: str) -> list[str]:
         line = ["runner", *words]
-        typed = {"powershell": ("\n".join(line[:-1]), words[-1]), "fish": (" ".join(line[:-1]), words[-1])}
+        typed = {
+            "fish": (" ".join(line[:-1]), words[-1]),
+        }
         given = typed.get(shell, (" ".join(line), str(len(words))))
-        variables = {"_RUNNER_COMPLETE": f"{shell}_complete", "COMP_WORDS": given[0], "COMP_CWORD": given[1]}
+        variables = {
+            "_RUNNER_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": given[0],
+            "COMP_CWORD": given[1],
+        }
         code = (
             "import sys; sys.argv = ['runner']\n"
             "from runner.cli import main\n"
@@ -81,19 +87,8 @@ class TestWords:
         assert values(offer("bash", "host", "tra")) == ["train"]
 
 
-class TestPowerShell:
-    def test_type_value_and_help_with_tabs(self, offer: Offer) -> None:
-        assert offer("powershell", "stat") == ["plain\tstatus\tShow how a run stands."]
-
-    def test_a_word_without_help_repeats_itself(self, offer: Offer) -> None:
-        assert offer("powershell", "host", "wa") == ["plain\twarm\twarm"]
-
-    def test_quotes_are_the_shells(self, offer: Offer) -> None:
-        assert offer("powershell", "'host'", "'wa'") == ["plain\twarm\twarm"]
-
-
 class TestScripts:
-    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_each_shell_has_one(self, type_, shell: str) -> None:
         result = type_(f"runner completion {shell}")
         assert result.exit_code == 0

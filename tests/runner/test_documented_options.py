@@ -26,15 +26,23 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
 
 def options_of(command: str) -> set[str]:
     params = import_module(f"runner.commands.{command}").command.params
-    found = {name for p in params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    found = {
+        name for p in params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)
+    }
     return found | {"--help"}
 
 
 def named_in(text: str) -> list[tuple[str, str]]:
     """Command and option, for each option that a line to be typed has before its --."""
     lines = [(found[1], found[2]) for found in LINE.finditer(text) if found[1] in NAMES]
-    lines += [(target, f"{found[1]} {found[2]}") for found in BARE.finditer(text) for target in TARGETS]
-    return [(name, option) for name, words in lines for option in OPTION.findall(words.partition(" -- ")[0])]
+    lines += [
+        (target, f"{found[1]} {found[2]}") for found in BARE.finditer(text) for target in TARGETS
+    ]
+    return [
+        (name, option)
+        for name, words in lines
+        for option in OPTION.findall(words.partition(" -- ")[0])
+    ]
 
 
 def test_every_option_that_is_named_exists() -> None:
@@ -59,7 +67,11 @@ def test_a_text_of_ones_own_goes_into_a_dataset_of_its_own() -> None:
     for path in FILES:
         for found in LINE.finditer(path.read_text(encoding="utf-8")):
             words = found[2].split()
-            if "prepare" in words and "--source" in words and words[words.index("prepare") + 1] == "--source":
+            if (
+                "prepare" in words
+                and "--source" in words
+                and words[words.index("prepare") + 1] == "--source"
+            ):
                 assert "data.dataset=" in found[2], f"{path.relative_to(ROOT)}: {found[0]}"
 
 
@@ -69,4 +81,6 @@ def test_the_page_on_sweeps_puts_trials_and_seed_where_they_are_read() -> None:
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     assert "under `space:` `trials: 12` and `seed: 1`" in page
     space = {"random": {"lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 12, "seed": 1}
-    SweepConfig.model_validate({"recipe": "quickstart", "space": space, "metric": "val_loss", "goal": "min"})
+    SweepConfig.model_validate(
+        {"recipe": "quickstart", "space": space, "metric": "val_loss", "goal": "min"}
+    )

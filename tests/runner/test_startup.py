@@ -45,7 +45,9 @@ def test_help_takes_less_than_150_ms() -> None:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         assert status == 0
-        return usage.ru_utime + usage.ru_stime  # of the processor: another program's load is not our time
+        return (
+            usage.ru_utime + usage.ru_stime
+        )  # of the processor: another program's load is not our time
 
     assert min(seconds() for _ in range(5)) < 0.150
 
@@ -57,7 +59,9 @@ def test_a_comparison_of_gpus_imports_neither_torch_nor_modal() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads(done.stdout)["gpus"]
     assert [row["gpu"] for row in rows if row["cheapest"]] == [rows[0]["gpu"]]
-    assert {"tokens_per_second", "seconds", "usd", "usd_per_billion_tokens", "fit"} <= rows[0].keys()
+    assert {"tokens_per_second", "seconds", "usd", "usd_per_billion_tokens", "fit"} <= rows[
+        0
+    ].keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,12 +9,12 @@ import pytest
 from click.testing import Result
 
 from job.recipe import load
-from job.runs import RunRecord
+from job.run_record import RunRecord
+from runner.doctor.parity import SETTINGS, STEPS
 from runner.jobs import JOBS
-from runner.parity import SETTINGS, STEPS
-from runner.requests.request import Request
+from runner.request import Request
 from runner.sweep.config import Space, SweepConfig
-from runner.sweep.subject import Subject, find_subject
+from runner.sweep.objective import Objective, find_objective
 from tests.runner.fake_target import FakeTarget
 
 RECIPE = """\
@@ -61,12 +61,22 @@ def train(output_dir=".", x: int = 0, mode: Literal["a", "b"] = "a", steps: int 
             "eval_ever: 10",
             ":3: unknown key 'eval_ever'; did you mean 'train.eval_every'?",
         ),
-        (RECIPE, "quickstart", "quickstat", ":1: there is no recipe quickstat; did you mean 'quickstart'?"),
+        (
+            RECIPE,
+            "quickstart",
+            "quickstat",
+            ":1: there is no recipe quickstat; did you mean 'quickstart'?",
+        ),
         (RECIPE, "val_loss", "val_los", ":7: metric: a recipe's run has val_loss"),
         (RECIPE, "metric: val_loss", "goal: min", "metric: is missing; the sweep must give it"),
         (RECIPE, "  grid:", "  trials: 3\n  grid:", ":5: trials says how many random ones to draw"),
         (RANDOM, "loguniform", "lognormal", "space.random.lr.lognormal: unknown key; did you mean"),
-        (RANDOM, "[1e-4, 1e-2]", "[1e-2, 1e-4]", ":4: loguniform is [from, to]: 0.01 is above 0.0001"),
+        (
+            RANDOM,
+            "[1e-4, 1e-2]",
+            "[1e-2, 1e-4]",
+            ":4: loguniform is [from, to]: 0.01 is above 0.0001",
+        ),
         (RANDOM, "[1e-4, 1e-2]", "[0, 1]", ":4: loguniform begins above 0"),
         (RANDOM, "[1e-4, 1e-2]", "[1]", ":4: loguniform is [from, to], two numbers"),
         (EXPERIMENT, "{x: 1}", "{xx: 1}", ":4: mine.py has no parameter 'xx'; did you mean 'x'?"),
@@ -76,7 +86,13 @@ def train(output_dir=".", x: int = 0, mode: Literal["a", "b"] = "a", steps: int 
     ],
 )
 def test_what_is_wrong_and_where(
-    checkout: Path, type_: Callable[[str], Result], fake: FakeTarget, text: str, old: str, new: str, said: str
+    checkout: Path,
+    type_: Callable[[str], Result],
+    fake: FakeTarget,
+    text: str,
+    old: str,
+    new: str,
+    said: str,
 ) -> None:
     (checkout / "mine.py").write_text(MINE)
     assert old in text
@@ -93,7 +109,12 @@ def test_the_plan_shows_every_trial_and_starts_none(
     (checkout / "s.yaml").write_text(RECIPE)
     result = type_("runner sweep s.yaml --dry-run")
     assert result.exit_code == 0, result.stderr
-    for words in ("2 trials of recipe quickstart on host", "s-001  0.001", "s-002  0.003", "s-smoke"):
+    for words in (
+        "2 trials of recipe quickstart on host",
+        "s-001  0.001",
+        "s-002  0.003",
+        "s-smoke",
+    ):
         assert words in result.stderr
     assert result.stdout == ""
     assert fake.did == []
@@ -107,14 +128,18 @@ def test_money_belongs_to_the_cloud(checkout: Path, type_: Callable[[str], Resul
     assert "--budget belongs to the cloud" in result.stderr
 
 
-def test_a_sweep_is_no_recipe_and_no_recipe_a_sweep(checkout: Path, type_: Callable[[str], Result]) -> None:
+def test_a_sweep_is_no_recipe_and_no_recipe_a_sweep(
+    checkout: Path, type_: Callable[[str], Result]
+) -> None:
     (checkout / "configs" / "s.yaml").write_text(RECIPE)
     assert "type: runner sweep configs/s.yaml" in type_("runner host configs/s.yaml").stderr
     assert "is a recipe, not a sweep" in type_("runner sweep configs/warm.yaml").stderr
     assert type_("runner doctor").stdout.count("s.yaml") == 0
 
 
-SCHEDULES = "  batch_schedule: [[50, 4096]]\n  window_schedule: [[0, 64], [60, 128]]\n  decay_steps: 90\n"
+SCHEDULES = (
+    "  batch_schedule: [[50, 4096]]\n  window_schedule: [[0, 64], [60, 128]]\n  decay_steps: 90\n"
+)
 WINDOWS = "model:\n  variant: modern\n  attention_pattern: SL\n  window_size: 128\n  n_layer: 2\n"
 
 
@@ -124,7 +149,7 @@ def test_a_short_run_of_a_recipe_with_schedules_can_be(
     recipe = checkout / "configs" / "warm.yaml"
     recipe.write_text(WINDOWS + recipe.read_text() + SCHEDULES)
     config = SweepConfig(recipe="warm", space=Space(grid={"lr": [1e-3]}), metric="val_loss")
-    subject = find_subject(config, checkout / "s.yaml", checkout)
+    subject = find_objective(config, checkout / "s.yaml", checkout)
     values = subject.smoke({"lr": 1e-3})
     assert values is not None
     short = subject.request("s-smoke", values, Request(JOBS["train"], "")).settings
@@ -154,4 +179,4 @@ def test_a_trial_is_known_again_wherever_its_file_was_seen(
     words = ("seed=1", f"init_from={asked.format(here=tmp_path)}")
     record = RunRecord("s-001", overrides=[noted.format(here=tmp_path)])
     request = Request(JOBS["train"], "s-001", overrides=words)
-    assert Subject(tmp_path, config).is_trial(record, request, {"init_from": asked}) is is_it
+    assert Objective(tmp_path, config).is_trial(record, request, {"init_from": asked}) is is_it

@@ -55,7 +55,9 @@ def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Coun
 
 
 def write_sweep(checkout: Path, space: str, more: str = "") -> None:
-    (checkout / "mine" / "s.yaml").write_text(f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}")
+    (checkout / "mine" / "s.yaml").write_text(
+        f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}"
+    )
 
 
 def state(checkout: Path) -> dict[str, Any]:
@@ -117,7 +119,9 @@ def test_the_hopeless_one_is_stopped_early(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 3000}"
-    write_sweep(checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n")
+    write_sweep(
+        checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n"
+    )
     # The others first: what is not finished when the last one is judged counts too, by its curve.
     process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
     out, err = process.communicate(timeout=90)
@@ -153,7 +157,10 @@ def test_a_metric_that_no_result_holds_shows_in_the_smoke_run(
     process = spawn("sweep", "mine/s.yaml")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 100
-    assert "its result holds no number scores; it has score: correct `metric` in the sweep's file" in err
+    assert (
+        "its result holds no number scores; it has score: correct `metric` in the sweep's file"
+        in err
+    )
     assert starts() == {"s-smoke": 1}
 
 
@@ -183,7 +190,9 @@ def test_trials_at_once_share_the_cores(
     process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert {t["metric"] for t in json.loads(out)["trials"]} == {float(max(1, (os.cpu_count() or 1) // 2))}
+    assert {t["metric"] for t in json.loads(out)["trials"]} == {
+        float(max(1, (os.cpu_count() or 1) // 2))
+    }
 
 
 def test_over_seeds_the_mean_decides(
@@ -199,7 +208,10 @@ def test_over_seeds_the_mean_decides(
     assert process.returncode == 0, err
     assert "best by the mean over seeds: x=1: score 2, standard deviation 2.6, n=3; the best" in err
     means = out.split("\n\n")[1].splitlines()
-    assert [line.split() for line in means[1:3]] == [["1", "2", "2.6", "3"], ["-1", "-2", "2.6", "3"]]
+    assert [line.split() for line in means[1:3]] == [
+        ["1", "2", "2.6", "3"],
+        ["-1", "-2", "2.6", "3"],
+    ]
     out, _ = spawn("sweep", "mine/s.yaml", "--json").communicate(timeout=60)
     tree = json.loads(out)
     assert (tree["best"], tree["settings"][0]["mean"]) == ("s-002", 2.0)

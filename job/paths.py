@@ -1,0 +1,72 @@
+"""Every path and environment variable that a job reads or writes, on every target.
+
+Inside a container the three volumes are mounted under /vol and the Dockerfile sets the variables;
+on the host they are folders of the checkout. A job asks here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+CONFIGS = CHECKOUT / "configs"
+
+VOLUMES = ("data", "checkpoints", "cache")
+
+# What others keep in the cache volume, each in a folder of its own; the user may have set these to another one.
+CACHES = {
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "TIKTOKEN_CACHE_DIR": "tiktoken",
+}
+
+
+@dataclass(frozen=True)
+class VolumePaths:
+    """The folders of the three volumes."""
+
+    data: Path
+    checkpoints: Path
+    cache: Path
+
+    @classmethod
+    def under(cls, root: Path) -> VolumePaths:
+        """The three volumes as folders of ``root``."""
+        return cls(*(root / volume for volume in VOLUMES))
+
+    @classmethod
+    def current(cls, environ: Mapping[str, str] = os.environ) -> VolumePaths:
+        """Where this process finds the volumes: the variables if set, else the checkout's ``volumes/``."""
+        default = cls.under(CHECKOUT / "volumes")
+        return cls(
+            data=Path(environ.get("DATA_PATH") or default.data),
+            checkpoints=Path(environ.get("CHECKPOINTS_PATH") or default.checkpoints),
+            cache=Path(environ.get("CACHE_PATH") or default.cache),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The variables that point a job, torch, Triton, CUDA and tiktoken at the volumes."""
+        return {
+            "DATA_PATH": str(self.data),
+            "CHECKPOINTS_PATH": str(self.checkpoints),
+            "CACHE_PATH": str(self.cache),
+            **{name: str(self.cache / folder) for name, folder in CACHES.items()},
+        }
+
+    def set_defaults(self) -> None:
+        """Fill in whichever of these variables the process does not have yet; torch reads them late."""
+        for name, value in self.environment().items():
+            os.environ.setdefault(name, value)
+
+    def run(self, name: str) -> Path:
+        """The folder of the run ``name``."""
+        return self.checkpoints / name
+
+    def dataset(self, name: str) -> Path:
+        """The folder of the dataset ``name``."""
+        return self.data / name

@@ -1,0 +1,265 @@
+"""Reading YAML with the line of every key, and overrides from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class Source:
+    """A recipe before it is checked: its values, and where each was written."""
+
+    origin: str
+    tree: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)  # full key → line, from 1
+    overrides: dict[str, str] = field(default_factory=dict)  # full key → the argument as typed
+
+    def where(self, key: str) -> str:
+        """``file:line`` of ``key`` or of the nearest section around it; the argument if one set it."""
+        if key in self.overrides:
+            return f"argument '{self.overrides[key]}'"
+        while key:
+            if key in self.lines:
+                return f"{self.origin}:{self.lines[key]}"
+            key = key.rpartition(".")[0]
+        return self.origin
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), refuses doubled keys, and names the line of
+    what looks like a value and is none, such as the date 2024-13-01."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            words = f"{getattr(node, 'value', '')} is no value ({error}); put it in quotes if it is text"
+            raise yaml.constructor.ConstructorError(None, None, words, node.start_mark) from None
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(
+    path: Path, shape: str = "a recipe is a mapping with the sections model, data and train"
+) -> Source:
+    """The file's mapping and the line of each key; RecipeError if it can't be read or is no mapping (then
+    ``shape`` says what it should be)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: {error.strerror or error}; `ls configs` shows the recipes"
+        ) from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not UTF-8 text") from None
+    try:
+        node = yaml.compose(text, _Loader)
+        tree = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(
+            f"{path}:{line}: not valid YAML: it has the character U+{error.character:04X}; delete it"
+        ) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: {shape}")
+    source = Source(str(path), tree)
+    _note_lines(node, "", source)
+    return source
+
+
+def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            source.lines[f"{prefix}{number}"] = item.start_mark.line + 1
+            _note_lines(item, f"{prefix}{number}.", source)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value in node.value:
+        key = f"{prefix}{key_node.value}"
+        line = key_node.start_mark.line + 1
+        if key in source.lines:
+            raise RecipeError(
+                f"{source.origin}:{line}: {key} stands twice (first at line {source.lines[key]}); keep one"
+            )
+        source.lines[key] = line
+        _note_lines(value, f"{key}.", source)
+
+
+def apply_override(
+    source: Source,
+    argument: str,
+    known: Collection[str],
+    texts: Collection[str] = (),
+    section: str = "",
+) -> None:
+    """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed. That of
+    one of the keys ``texts`` is taken as it is: a shell takes away the quotes that would make a text of 1984."""
+    name, equals, text = argument.partition("=")
+    name = name.strip().removeprefix("--")
+    if not equals or not name:
+        raise RecipeError(f"argument '{argument}': an override is key=value, for example lr=1e-3")
+    key = full_key(name, argument, known, section)
+    *sections, leaf = key.split(".")
+    tree = source.tree
+    for name in sections:
+        child = tree.get(name)
+        if child is None:
+            child = tree[name] = {}
+        if not isinstance(child, dict):
+            return  # the file itself is wrong there; the check says so with its line
+        tree = child
+    tree[leaf] = _value(text, key in texts)
+    source.overrides[key] = argument
+
+
+def _value(text: str, is_text: bool) -> Any:
+    if not text or (is_text and text not in {"null", "~"}):
+        return text
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def full_key(name: str, argument: str, known: Collection[str], section: str = "") -> str:
+    """The key that ``name`` means, in full or by its last word, of several that of ``section``; RecipeError naming
+    ``argument`` for none or two."""
+    if name in known:
+        return name
+    matches = [key for key in known if key.rpartition(".")[2] == name]
+    if len(matches) == 1:
+        return matches[0]
+    if f"{section}.{name}" in matches:
+        return f"{section}.{name}"
+    if len(matches) > 1:
+        raise RecipeError(
+            f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"
+        )
+    raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")
+
+
+class RecipeError(ValueError):
+    """A mistake in a recipe or an override; its text is what the user reads."""
+
+
+# The words of other trainers for our keys: nearer in meaning than in spelling.
+SYNONYMS = {
+    "learning_rate": "train.lr",
+    "batch_size": "train.micro_batch",
+    "max_iters": "train.max_steps",
+    "total_batch_size": "train.global_batch_tokens",
+    "eval_interval": "train.eval_every",
+    "save_every": "train.checkpoint_every",
+    "save_steps": "train.checkpoint_every",
+    "save_interval": "train.checkpoint_every",
+    "log_interval": "train.log_every",
+    "warmup_iters": "train.warmup_steps",
+    "lr_decay_iters": "train.decay_steps",
+    "sequence_length": "model.block_size",
+    "context_length": "model.block_size",
+    "window_pattern": "model.attention_pattern",
+    "sliding_window": "model.window_size",
+    "hidden_size": "model.n_embd",
+    "num_layers": "model.n_layer",
+    "num_heads": "model.n_head",
+}
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """``; did you mean 'x'?`` or nothing. Full keys and last words are both tried."""
+    leaf = name.rpartition(".")[2]
+    if leaf in SYNONYMS:
+        return f"; did you mean '{SYNONYMS[leaf]}'?"
+    by_leaf = {key.rpartition(".")[2]: key for key in known}
+    section = name.rpartition(".")[0]
+    here = [key for key in known if section and key.startswith(section + ".")]
+    close = (
+        difflib.get_close_matches(name, here, n=1, cutoff=0.75)
+        or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        or [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)]
+    )
+    if not close and name != name.lower():
+        return did_you_mean(name.lower(), known)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def describe(
+    errors: Sequence[Any], source: Source, known: Collection[str], noun: str = "recipe"
+) -> list[str]:
+    """One line for each mistake that pydantic found: where, which key, what is wrong. ``noun``: in what."""
+    lines: dict[str, str] = {}
+    for error in errors:
+        path = [str(part) for part in error["loc"]]
+        context = error.get("ctx") or {}
+        if error["type"] == "impossible":
+            key = ".".join([*path, context["key"]])
+            lines[key] = f"{source.where(key)}: {context['message']}"
+            continue
+        key = ".".join(path)
+        # A union reports one error for each member, with the member's name behind the key.
+        while key not in known and "." in key and key.rpartition(".")[0] in known:
+            key = key.rpartition(".")[0]
+        if key in lines and error["type"] == "literal_error":
+            lines[key] += f", nor {context['expected']}"
+        else:
+            lines.setdefault(
+                key, f"{source.where(key)}: {key}: {_what(error, key, context, known, noun)}"
+            )
+    return list(lines.values())
+
+
+def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str], noun: str) -> str:
+    given = repr(error.get("input"))
+    match error["type"]:
+        case "extra_forbidden":
+            sections = {name.partition(".")[0] for name in known}
+            return f"unknown key{did_you_mean(key, known if '.' in key else {*known, *sections})}"
+        case "missing":
+            return f"is missing; the {noun} must give it"
+        case "literal_error":
+            guess = difflib.get_close_matches(
+                str(error.get("input")), str(context["expected"]).replace("'", "").split()
+            )
+            return f"{given} is none of {context['expected']}" + (
+                f"; did you mean {guess[0]!r}?" if guess else ""
+            )
+        case "int_type" | "int_from_float":
+            return f"{given} is no whole number"
+        case "float_type":
+            return f"{given} is no number"
+        case "bool_type":
+            return f"{given} is neither true nor false"
+        case "string_type":
+            return f"{given} is no text; put it in quotes"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"{given} is no section; write its keys below it, indented"
+        case "greater_than_equal":
+            return f"{given} is too small; it must be at least {context['ge']}"
+        case "greater_than":
+            return f"{given} is too small; it must be above {context['gt']}"
+        case "less_than_equal":
+            return f"{given} is too large; it must be at most {context['le']}"
+        case "less_than":
+            return f"{given} is too large; it must be below {context['lt']}"
+        case "string_pattern_mismatch":
+            return f"{given} does not match {context['pattern']}"
+        case _:
+            return str(error["msg"])

@@ -1,0 +1,212 @@
+"""A run's folder and its record, ``run.json``. Free of torch: the runner reads it too.
+
+A run is one named execution; every start of it is an attempt. The record is rewritten whole at each
+change (temporary name, fsync, rename), so that a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from job.exit_status import ExitStatus, UserError
+from job.files import write_atomically
+
+Status = Literal["running", "finished", "unfinished", "failed"]
+
+RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+# The trainer touches the heartbeat at least this often, in seconds, also while it compiles or evaluates.
+HEARTBEAT_SECONDS = 5.0
+
+
+class NoSuchRun(UserError):
+    """The run is not there or has no checkpoint; the text says what to type."""
+
+    status = ExitStatus.NOT_FOUND
+
+
+@dataclass
+class Attempt:
+    """One start of a run. Times are seconds since the epoch."""
+
+    started: float
+    ended: float | None = None
+    first_step: int = 0  # the step that it went on from
+    last_step: int | None = None
+    reason: str | None = None  # why it ended: finished, SIGTERM, an error's text
+    host: str = ""
+    device: str = ""
+    world_size: int = 1
+    launch: dict[str, Any] = field(
+        default_factory=dict
+    )  # target, GPU asked, image: what the runner says
+
+
+@dataclass
+class RunRecord:
+    """What ``run.json`` holds."""
+
+    name: str
+    job: str = "train"
+    status: Status = "running"
+    created: float = 0.0
+    step: int = 0
+    max_steps: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    parameters: int | None = None
+    tokens: int = 0
+    train_seconds: float = 0.0  # in training steps, over all attempts
+    seconds: float = (
+        0.0  # from start to last step, evaluations and checkpoints included, over all attempts
+    )
+    # What ``seconds`` will come to: measured after 50 steps of the first attempt, and as it is seen now.
+    expected_seconds: float | None = None
+    expected_seconds_now: float | None = None
+    overrides: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)  # of the user's, where the job is one
+    dataset: dict[str, Any] = field(default_factory=dict)  # source, train_tokens, fingerprint
+    git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
+    versions: dict[str, str] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # of an experiment's train(), defaults too
+    file: dict[str, str] = field(default_factory=dict)  # of an experiment: path, sha256
+
+    @property
+    def estimate(self) -> dict[str, Any]:
+        """What the plan of the first launch said: seconds, usd, gpu; empty where it said nothing."""
+        said = self.attempts[0].launch.get("estimate") if self.attempts else None
+        return said if isinstance(said, dict) else {}
+
+    def write(self, folder: Path) -> None:
+        """Replace ``run.json`` in ``folder``."""
+        write_atomically(folder / "run.json", json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in ``folder``; None where there is none or it can't be read as one."""
+    try:
+        return parse_record((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_record(text: str | bytes) -> RunRecord | None:
+    """The record in the text of a ``run.json``; None where it can't be read as one."""
+    try:
+        tree = json.loads(text)
+        attempts = [Attempt(**_known(Attempt, a)) for a in tree.pop("attempts", [])]
+        return RunRecord(**{**_known(RunRecord, tree), "attempts": attempts})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _known(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a newer release wrote and this one does not know."""
+    names = {f.name for f in fields(kind)}
+    return {key: value for key, value in tree.items() if key in names}
+
+
+def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """Every run in the volume, newest first."""
+    found = []
+    if checkpoints.is_dir():
+        for folder in checkpoints.iterdir():
+            record = read_record(folder)
+            if record is not None:
+                latest = record.attempts[-1].started if record.attempts else record.created
+                found.append((latest, folder, record))
+    for _, folder, record in sorted(found, key=lambda item: item[0], reverse=True):
+        yield folder, record
+
+
+def find_run(name: str | None, checkpoints: Path) -> Path:
+    """The folder of the trained run ``name``, or of the newest; NoSuchRun with the names there are."""
+    folders = [folder for folder, _ in all_runs(checkpoints)]
+    if name is None:
+        newest = next((folder for folder in folders if (folder / "recipe.yaml").exists()), None)
+        if newest is None:
+            raise NoSuchRun(
+                f"no trained run in {checkpoints} yet; train one first: runner host train"
+            )
+        return newest
+    if not (checkpoints / name / "recipe.yaml").exists():
+        if (record := read_record(checkpoints / name)) is not None and record.job == "train":
+            raise NoSuchRun(
+                f"run {name} has no recipe.yaml in {checkpoints / name}, which says what network it is: put that back, or "
+                f"train another: runner host train --name {name}-2"
+            )
+        if record is not None:
+            raise NoSuchRun(
+                f"run {name} is a {record.job}, and no network that the recipe's trainer wrote"
+            )
+        names = ", ".join(folder.name for folder in folders[:10])
+        there = f"; there are: {names}" if names else "; there is none yet"
+        raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
+    return checkpoints / name
+
+
+def without_checkpoint(folder: Path) -> NoSuchRun:
+    """That the run in ``folder`` has none: not yet, or no longer."""
+    record = read_record(folder)
+    if record is not None and record.status == "finished":
+        return NoSuchRun(checkpoints_gone(folder.name, "host", str(folder / "recipe.yaml")))
+    return NoSuchRun(
+        f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps"
+    )
+
+
+def checkpoints_gone(run: str, target: str, recipe: str) -> str:
+    """Of a finished run, which the same line would not train again."""
+    return f"run {run} is finished, and its checkpoints are gone; to train it anew: runner {target} {recipe} --name {run}-2"
+
+
+def beat(folder: Path) -> None:
+    """Touch the run's heartbeat."""
+    (folder / "heartbeat").touch()
+
+
+def heartbeat_age(folder: Path) -> float | None:
+    """Seconds since the run's last heartbeat; None where it never had one."""
+    try:
+        return max(0.0, time.time() - (folder / "heartbeat").stat().st_mtime)
+    except OSError:
+        return None
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process holds the run's lock, in a container too; None where that can't be told: no process made one, or
+    containers lie in a machine of their own (macOS, Windows)."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def launch_facts() -> dict[str, Any]:
+    """What the runner says of this launch (target, GPU asked, image, git); empty without a runner."""
+    try:
+        facts = json.loads(os.environ.get("RUN_LAUNCH") or "{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}

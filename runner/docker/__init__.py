@@ -1,1 +1,0 @@
-"""What stands between the runner and Docker: the compose file, containers, the user's settings."""

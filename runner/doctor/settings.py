@@ -1,0 +1,44 @@
+"""Whether ``.env`` tells compose the right files and the right user."""
+
+from collections.abc import Iterator
+
+from runner.doctor.base import CheckContext, Finding, Severity
+from runner.project import LINE
+from runner.targets.compose_project import write_all, wrong
+
+ORDER = 50
+
+
+def check(scene: CheckContext) -> Iterator[Finding]:
+    """Without it files in volumes/ would belong to someone else, and no GPU would be asked for."""
+    if not (scene.checkout / ".env").is_file():
+        severity: Severity = "note" if scene.machine.engine.problem else "warning"
+        remedy = "`runner local` writes it, and so does runner doctor --fix"
+        yield Finding(severity, ".env is missing", remedy, ".env")
+        return
+    for number, line in enumerate(
+        (scene.checkout / ".env").read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        if line.strip() and not line.lstrip().startswith("#") and not LINE.match(line):
+            yield Finding(
+                "error",
+                "not NAME=value; compose refuses the whole file",
+                "correct the line",
+                ".env",
+                number,
+            )
+    names = wrong(scene.machine, scene.checkout)
+    if names:
+        yield Finding(
+            "error",
+            f".env does not fit this machine: {', '.join(names)}",
+            "runner doctor --fix",
+            ".env",
+        )
+    else:
+        yield Finding("ok", ".env names the compose files and your user")
+
+
+def fix(scene: CheckContext) -> Iterator[str]:
+    """Write the variables; every other line, such as a key, stays."""
+    yield from write_all(scene.machine, scene.checkout)

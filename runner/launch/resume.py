@@ -1,0 +1,216 @@
+"""What a run that is taken up again is asked to do: the same as last time, unless it was said otherwise."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from runner.console import CliContext
+from runner.errors import RunnerError, usage
+from runner.jobs import COMMAND, EXPERIMENT, JOBS, RESUMABLE_JOBS
+from runner.launch.parse import settings_of_run
+from runner.launch.parse_command import command_of_run
+from runner.launch.parse_experiment import experiment_request
+from runner.project import find_checkout, volumes
+from runner.request import LaunchArguments, Request, experiment_from_record
+from runner.runs.find import ResolvedRun, find_run, refuse_a_second
+from runner.runs.store import record_of
+from runner.target import Target, open_target
+from runner.targets.modal.account import need_token
+
+if TYPE_CHECKING:
+    from runner.target import Target
+
+
+def resume_request(
+    cli: CliContext,
+    line: LaunchArguments,
+    overrides: tuple[str, ...],
+    on: str | None,
+    more: tuple[tuple[str, str], ...] = (),
+) -> tuple[Target, Request]:
+    """The target and the request that take up the run ``line.name``. Raises RunnerError."""
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong:
+        raise usage(f"'{wrong[0]}' is no key=value; `runner resume` takes up one run")
+    run = line.name or ""
+    found = find_run(cli, run)
+    if found.state.is_copy and on is None:
+        raise RunnerError(
+            f"run '{run}' was last in the cloud, which does not answer for it; to go on from the copy that was "
+            f"pulled: `runner resume {run} --on host`"
+        )
+    if found.state.job == EXPERIMENT.name:
+        return resume_experiment(cli, line, found, overrides, on, more)
+    if found.state.job not in RESUMABLE_JOBS:
+        raise usage(
+            f"run '{run}' is a {found.state.job}, which has nothing to take up; start it again"
+        )
+    checkout = find_checkout(cli.cwd)
+    target = open_target(on, cli, checkout) if on else found.target
+    if target.name == "cloud":
+        need_token(cli.environ)
+    refuse_a_second(found, target)
+    given = dict(more)
+    if target.name != "cloud":
+        line = replace(line, gpu=_number(given.pop("gpu", None)))
+        if given:
+            raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
+    if found.state.job == COMMAND.name:
+        return target, _command_again(found, target, line, overrides, given)
+    settings = settings_of_run(target.files("checkpoints"), run, overrides, section="train")
+    if settings is None and target is not found.target:
+        raise RunnerError(_not_there(run, found.target.name, target.name))
+    if settings is None and found.state.attempts:
+        raise RunnerError(
+            f"the recipe.yaml of run '{run}' is gone, which it would go on with; put it back into its folder, or train "
+            f"another: `runner {target.name} RECIPE --name {run}-2`"
+        )
+    if settings is None:
+        raise RunnerError(
+            f"run '{run}' has no recipe yet: it ended before it began; start it again with "
+            f"`runner {target.name} RECIPE --name {run}`"
+        )
+    folder = volumes(checkout, cli.environ if target.name == "host" else {}).run(run)
+    machine = previous_resources(target, run, line.gpu, line.device, given)
+    return target, Request(
+        JOBS["train"],
+        run,
+        recipe=folder / "recipe.yaml",
+        overrides=overrides,
+        settings=settings,
+        gpus=machine.gpus,
+        device=machine.device,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=machine.more,
+    )
+
+
+def _command_again(
+    found: ResolvedRun,
+    target: Target,
+    line: LaunchArguments,
+    overrides: tuple[str, ...],
+    given: dict[str, str],
+) -> Request:
+    """The command of the run, as it was; in its folder, which must be here."""
+    run = found.state.run
+    if overrides:
+        raise usage(
+            f"run '{run}' is a command, and has no settings; `{overrides[0]}` can't be changed"
+        )
+    command = command_of_run(target.files("checkpoints"), run)
+    if command is None and target is not found.target:
+        raise RunnerError(_not_there(run, found.target.name, target.name))
+    if command is None:
+        raise RunnerError(
+            f"run '{run}' ended before it began; start it again with the line that started it"
+        )
+    if not command.folder.is_dir():
+        raise usage(
+            f"run '{run}' was started in {command.folder}, which is not on this machine; name the folder:\n"
+            f"  runner {target.name} --name {run} --dir FOLDER -- {shlex.join(command.words)}"
+        )
+    return Request(
+        COMMAND,
+        run,
+        detach=line.detach,
+        as_json=line.as_json,
+        more=previous_resources(target, run, line.gpu, line.device, given).more,
+        command=command,
+    )
+
+
+def _number(word: str | None) -> int | None:
+    if word is None:
+        return None
+    if not word.isdigit() or int(word) < 1:
+        raise usage(
+            f"--gpu {word}: here that is a number of GPUs; names are for the cloud (--on cloud)"
+        )
+    return int(word)
+
+
+def _not_there(run: str, last: str, target: str) -> str:
+    if last == "cloud":
+        return f"run '{run}' is in the cloud and not here; bring it first: runner pull checkpoints {run}"
+    return f"run '{run}' is not on {target}; bring it there first: runner push checkpoints {run}"
+
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class PreviousResources:
+    """On what it goes on: processes, a device, and the options that only the cloud has."""
+
+    gpus: int = 1
+    device: str | None = None
+    more: tuple[tuple[str, str], ...] = ()
+
+
+def previous_resources(
+    target: Target, run: str, gpus: int | None, device: str | None, given: dict[str, str]
+) -> PreviousResources:
+    """The machine of the last launch there, where nothing else is given now. GPUs that are asked for now end an earlier
+    ``--device cpu``; that word ends earlier GPUs in the cloud, where elsewhere it is for the processes that there are."""
+    last, in_cloud = target.launched(run), target.name == "cloud"
+    if last is None or last.target != target.name:  # the folder may have that of a start elsewhere
+        return PreviousResources(gpus or 1, device, tuple(given.items()))
+    without_gpu = in_cloud and device == CPU
+    replaced = {*given, "gpu"} if without_gpu else {*given}
+    before = last.more if in_cloud else ()
+    return PreviousResources(
+        gpus=gpus or (1 if without_gpu else last.gpus),
+        device=device or (None if gpus or "gpu" in given else last.device),
+        more=(*(pair for pair in before if pair[0] not in replaced), *given.items()),
+    )
+
+
+def resume_experiment(
+    cli: CliContext,
+    line: LaunchArguments,
+    found: ResolvedRun,
+    overrides: tuple[str, ...],
+    on: str | None,
+    more: tuple[tuple[str, str], ...],
+) -> tuple[Target, Request]:
+    """The target and the request. Raises RunnerError where the record names no file of this machine."""
+    run = found.state.run
+    if overrides:
+        raise usage(
+            f"'{overrides[0]}': with other parameters it is another run; start it under another --name"
+        )
+    target = open_target(on, cli, find_checkout(cli.cwd)) if on else found.target
+    refuse_a_second(found, target)
+    record = record_of(target.files("checkpoints"), run)
+    if record is None:
+        side = "push" if target.name == "cloud" else "pull"
+        raise RunnerError(
+            f"run '{run}' is not on {target.name}; bring it first: runner {side} checkpoints {run}"
+        )
+    launched = experiment_from_record(record.attempts[-1].launch) if record.attempts else None
+    if launched is None:
+        raise RunnerError(
+            f"run '{run}' was not started by the runner; type: runner {target.name} run FILE --name {run}"
+        )
+    file, words = launched
+    if not file.is_file():
+        raise RunnerError(
+            f"{file}, which run '{run}' runs, is not on this machine; where it is now, type:\n"
+            f"  runner {target.name} run {file.name} {' '.join(words)} --name {run}"
+        )
+    given = dict(more)
+    if target.name != "cloud" and given:
+        raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
+    machine = previous_resources(target, run, None, line.device, given)
+    again = LaunchArguments(
+        ("run", str(file), *words),
+        run,
+        device=machine.device,
+        detach=line.detach,
+        as_json=line.as_json,
+    )
+    return target, experiment_request(again, cli.cwd, target.files("checkpoints"), machine.more)

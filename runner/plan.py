@@ -1,0 +1,210 @@
+"""The values of a plan: what a target found, and what a launch will do. runner/planning/plan.py decides the one from the other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunnerError, usage
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
+    from job.run_record import RunRecord
+
+    pass
+    from runner.request import Request
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder that the job sees: its name, where it is on this machine and inside; ``remote`` is its name on
+    a target that has a volume of its own, whose files lie in ``here`` only once they are pulled."""
+
+    name: str
+    here: str
+    inside: str
+    writable: bool = True
+    remote: str = ""
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """What a target found when it looked; gathering them changes nothing."""
+
+    target: str
+    checkout: str
+    workspace: str  # the checkout as the job sees it, and its working folder
+    volumes: tuple[Volume, ...]  # data, checkpoints, cache
+    python: tuple[str, ...] = ("python",)
+    torchrun: tuple[str, ...] = ("torchrun",)
+    contained: bool = True  # the job sees only what is mounted
+    mounts: bool = True  # a folder of this machine can be mounted
+    image: str | None = None
+    image_built: bool = True
+    gpus: int | None = None  # that it can hand out; None: unknown
+    gpu_remedy: str = ""
+    missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
+    remedy: str = ""  # what to type for them
+    busy: str | None = None  # what is running under this run's name
+    step: int | None = None  # of the newest checkpoint
+    dataset_ready: bool | None = None
+    weights_ready: bool | None = (
+        None  # published ones, with which the run begins; None: there are none
+    )
+    secrets: tuple[str, ...] = ()  # names of those that are at hand
+    environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
+    git: tuple[tuple[str, Any], ...] = ()
+    folder: str = ""  # a command's folder as the job sees it
+    shipped: UploadManifest | None = (
+        None  # what of it is copied there; None where it is the folder itself
+    )
+    occupied: tuple[str, ...] = ()  # paths to keep that hold files of the user's own, and stay
+    setup: tuple[
+        str, ...
+    ] = ()  # lines that the image is extended by, those of requirements.txt too
+    setup_built: bool = True
+    finished: bool = False  # the run's last attempt
+    attempts: int = 0  # of the run, so far
+    record: RunRecord | None = None  # of the run, as it stands
+    account: bool = True  # False: nothing could be looked up, neither runs nor data
+    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
+    # What the cloud has of a run that is started here, or this machine of one that is started there.
+    other: RemoteRunState | None = None
+
+
+@dataclass(frozen=True)
+class UploadManifest:
+    """What of a folder is copied to where the job is: how much, and what stands out."""
+
+    files: int
+    bytes: int
+    largest: tuple[
+        tuple[str, int], ...
+    ] = ()  # file or folder at the top, and bytes, where it is much
+    links: tuple[str, ...] = ()  # to folders: they are left out
+
+
+@dataclass(frozen=True)
+class PersistedPath:
+    """A path of a command's folder that lies on a volume: ``here`` on this machine, ``inside`` for the job."""
+
+    path: str
+    here: str
+    inside: str
+
+
+@dataclass(frozen=True)
+class PlannedFolder:
+    """The folder that a command runs in: ``here`` on this machine, ``inside`` for the job."""
+
+    here: str
+    inside: str
+    shipped: UploadManifest | None = None
+    kept: tuple[PersistedPath, ...] = ()
+    setup: tuple[str, ...] = ()
+    setup_built: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch, complete. ``command`` is what runs inside, in ``workspace``."""
+
+    job: str
+    target: str
+    run: str
+    recipe: str | None
+    overrides: tuple[str, ...]
+    command: tuple[str, ...]
+    workspace: str
+    checkout: str
+    image: str | None
+    image_built: bool
+    gpus: int
+    device: str | None
+    volumes: tuple[Volume, ...]
+    environment: tuple[tuple[str, str], ...]
+    secrets: tuple[str, ...]
+    resume: int | None
+    steps: tuple[str, ...]
+    detach: bool = False
+    as_json: bool = False
+    notes: tuple[
+        tuple[str, str], ...
+    ] = ()  # further rows that only one target has: price, fit, hours
+    question: str | None = None  # asked before it starts, for example where it costs money
+    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    writes_run: bool = False  # it makes or continues a run's folder
+    seconds: float | None = None  # estimated, on the slowest GPU of those asked for
+    usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
+    folder: PlannedFolder | None = None  # of a command
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
+        return self.detach or self.writes_run
+
+    def facts(self) -> dict[str, Any]:
+        """The plan for --json. It holds names of secrets and no values."""
+        return asdict(self)
+
+
+def launch_variable(request: Request, facts: TargetState) -> str:
+    """RUN_LAUNCH: what the record keeps of this launch."""
+    found: dict[str, Any] = {
+        "target": facts.target,
+        "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
+        "image": facts.image,
+        "git": dict(facts.git),
+    }
+    if request.experiment is not None:
+        found["experiment"] = request.experiment.as_record()
+    elif request.command is not None:
+        found["command"] = request.command.as_record()
+    return json.dumps(found)
+
+
+@dataclass(frozen=True)
+class RemoteRunState:
+    """What the cloud has of a run that is started here, or this machine of one that is started there."""
+
+    target: str  # that it was last on there
+    alive: bool = False
+    step: int | None = None  # of its newest checkpoint there
+    went_on: bool = False  # a command, whose checkpoints have no steps, was started there since
+
+
+def refuse_divergence(
+    run: str, target: str, step: int | None, other: RemoteRunState, folder: str
+) -> None:
+    """RunnerError where ``run`` is at work on the other side, or further there than the ``step`` from which ``target``
+    would go on; ``folder`` is the run's on this machine."""
+    if other.alive:
+        raise is_active_elsewhere(run, other.target, target)
+    there, here = ("here", "in the cloud") if target == "cloud" else ("in the cloud", "here")
+    bring = (
+        f"bring that first: `runner {'push' if target == 'cloud' else 'pull'} checkpoints {run}`"
+    )
+    if other.went_on:
+        raise usage(f"run '{run}' went on {there}, and what it kept {here} is older; {bring}")
+    if other.step is None or other.step <= (-1 if step is None else step):
+        return
+    if step is None:
+        raise usage(
+            f"run '{run}' is at step {other.step} {there} and has no checkpoint {here}; {bring}"
+        )
+    way = f"move {folder} away" if target == "cloud" else f"rename {folder}, and take that name up"
+    raise usage(
+        f"run '{run}' is at step {other.step} {there} and at step {step} {here}, where it would go on; {bring} "
+        f"(or {way}, to go on from the older one)"
+    )
+
+
+def is_active_elsewhere(run: str, there: str, here: str) -> RunnerError:
+    """The error for a start on ``here`` of a run that is at work on ``there``."""
+    where = "in the cloud" if there == "cloud" else f"on {there}"
+    side = "pull" if there == "cloud" else "push" if here == "cloud" else ""
+    bring = f" then `runner {side} checkpoints {run}`," if side else ""
+    return RunnerError(
+        f"run '{run}' is at work {where}; `runner stop {run}` first,{bring} or give another --name"
+    )

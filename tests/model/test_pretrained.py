@@ -1,0 +1,135 @@
+"""Runs that begin with GPT-2 as others have published it: tuned, or measured as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from job.exit_status import ExitStatus
+from job.recipe import ModelConfig
+from job.run_record import read_record
+from job.step_folders import steps
+from model.gpt import GPT
+from model.hugging_face import export, read_weights
+from tests.file_server import FileServer, serving
+from tests.model.conftest import Lab
+
+TUNED = ("init_from=hf://me/small", "variant=gpt2", "warmup_steps=0", "max_steps=20")
+
+MEASURED = (*TUNED[:3], "max_steps=0")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    torch.manual_seed(7)
+    made = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=32), vocab_size=256)
+    export(made, tmp_path / "small", eot=None)
+    with serving() as server:
+        for name in ("config.json", "model.safetensors"):
+            server.files[f"/me/small/resolve/main/{name}"] = (
+                tmp_path / "small" / name
+            ).read_bytes()
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+def val_losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "val"}
+
+
+def test_no_steps_measure_them_as_they_are(lab: Lab, hub: FileServer) -> None:
+    _, err = lab.train("as-it-is", *MEASURED)
+    run = lab.run_folder("as-it-is")
+    assert "run as-it-is is finished: 0 steps in 0s of training, validation loss" in err
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.step, record.val_loss) == ("finished", 0, val_losses(run)[0])
+    out, _ = lab.run("evaluate", "--name", "as-it-is", "eval_tokens=1024", "--json")
+    assert json.loads(out)["loss"] == pytest.approx(record.val_loss, abs=1e-6)
+    lab.run("export", "--name", "as-it-is", "--into", str(lab.folder / "out"))
+    given, written = (
+        load_file(lab.folder / name / "model.safetensors") for name in ("small", "out")
+    )
+    wte = "transformer.wte.weight"
+    assert torch.equal(given.pop(wte), written.pop(wte)[:256])
+    assert all(torch.equal(tensor, written[name]) for name, tensor in given.items())
+    _, err = lab.train("as-it-is", *MEASURED)
+    assert "run as-it-is is finished already: 0 steps, validation loss" in err
+
+
+def test_what_there_was_to_begin_with_is_measured_and_kept_where_it_is_the_best(
+    lab: Lab, hub: FileServer
+) -> None:
+    lab.train("ruined", *TUNED, "lr=1.0", "keep_last=1")
+    run = lab.run_folder("ruined")
+    measured = val_losses(run)
+    assert list(measured) == [0, 20]
+    assert measured[20] > measured[0]
+    assert sorted(steps(run)) == [0, 20]
+    lab.train("tuned", *TUNED, "keep_last=1")
+    assert sorted(steps(lab.run_folder("tuned"))) == [20]
+    assert val_losses(lab.run_folder("tuned"))[0] == measured[0]
+
+
+def test_a_run_that_goes_on_from_step_0_has_each_line_once(lab: Lab, hub: FileServer) -> None:
+    lab.train("whole", *TUNED)
+    lab.train("cut", *TUNED)
+    whole, cut = lab.run_folder("whole"), lab.run_folder("cut")
+    record = read_record(cut)
+    assert record is not None
+    record.status = "running"  # as a kill leaves it
+    record.write(cut)
+    for step in steps(cut):
+        (cut / f"step_{step:08d}" / "model.safetensors").write_bytes(b"")
+    _, err = lab.train("cut", *TUNED)
+    assert "skipping a damaged checkpoint" in err
+    assert val_losses(cut) == val_losses(whole)
+    assert (cut / "metrics.jsonl").read_text().count('"kind": "val"') == 2
+
+
+def test_the_hub_out_of_reach_leaves_no_run_behind(lab: Lab, hub: FileServer) -> None:
+    hub.files.clear()
+    _, err = lab.train("lost", *TUNED, status=ExitStatus.USAGE)
+    assert "argument 'init_from=hf://me/small': " in err
+    assert "the server answers 404" in err
+    assert not lab.run_folder("lost").exists()
+
+
+def test_a_folder_of_something_else_is_named(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    words = (f"init_from={other}", *TUNED[1:])
+    _, err = lab.train("lost", *words, status=ExitStatus.ERROR)
+    assert f"{other} has no model.safetensors" in err
+    assert "Traceback" not in err
+
+
+def test_rows_that_fill_up_the_vocabulary_take_next_to_nothing_of_the_probability(
+    tmp_path: Path,
+) -> None:
+    """GPT-2's logits are far below zero; rows of zeros would have nearly all of it, and the loss would be 40."""
+    torch.manual_seed(3)
+    config = ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=16)
+    published = GPT(config, vocab_size=1000)
+    torch.nn.init.ones_(published.ln_f.bias)
+    with torch.no_grad():
+        published.wte.weight -= 40 / 32
+    export(published, tmp_path, eot=None)
+    padded = GPT(config, vocab_size=1024)
+    padded.load_state_dict(read_weights(tmp_path, 1024))
+    ids = torch.randint(0, 1000, (8, 17), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact, ours = (
+            network(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+            for network in (published, padded)
+        )
+    assert exact < 10
+    assert abs(ours - exact) < 24 / 1000

@@ -1,0 +1,329 @@
+"""From the command line to the exit status, on a target that does nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.project import is_checkout
+
+
+class TestPlan:
+    def test_dry_run_prints_the_plan_and_stops(self, type_, fake) -> None:
+        result = type_("runner host --dry-run")
+        assert (result.exit_code, result.stdout, fake.did) == (0, "", [])
+        assert "python -m model.train configs/quickstart.yaml --name quickstart" in result.stderr
+        assert "trains 100 steps" in result.stderr
+
+    def test_dry_run_as_json_is_data(self, type_) -> None:
+        result = type_("runner host prepare warm --dry-run --json")
+        plan = json.loads(result.stdout)
+        assert (plan["job"], plan["recipe"], result.stderr) == ("prepare", "configs/warm.yaml", "")
+
+    def test_the_same_dry_run_gives_the_same_plan(self, type_, fake) -> None:
+        type_("runner host warm lr=1e-3 --dry-run")
+        type_("runner host lr=1e-3 warm --dry-run")
+        assert fake.plans[0] == fake.plans[1]
+
+    def test_name_gives_the_run_another_name(self, type_, fake) -> None:
+        type_("runner host warm --name mine")
+        assert fake.did == ["start mine", "follow mine"]
+
+    def test_a_run_goes_on_by_itself(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        assert "goes on from step 50 of 100" in type_("runner host warm --dry-run").stderr
+
+    def test_sample_takes_the_newest_run(self, type_, make_run, fake) -> None:
+        import os
+
+        for time, name in enumerate(["old", "new", "older"]):
+            record = make_run(name, step=50) / "run.json"
+            os.utime(record, (100 - abs(time - 1), 100 - abs(time - 1)))
+        type_("runner host sample")
+        assert fake.plans[0].run == "new"
+
+    def test_no_color_off_a_terminal(self, type_) -> None:
+        assert "\x1b" not in type_("runner host --dry-run").stderr
+
+    def test_no_color_is_honoured(self, type_, cli) -> None:
+        cli.terminal = True
+        assert "\x1b" in type_("runner host --dry-run").stderr
+        cli.environ["NO_COLOR"] = "1"
+        assert "\x1b[3" not in type_("runner host --dry-run").stderr
+
+
+class TestPrepare:
+    def test_it_takes_what_corpus_prepare_takes(self, type_, fake) -> None:
+        assert type_("runner host prepare warm --shards 3 --force").exit_code == 0
+        assert fake.plans[0].command[2:] == (
+            "corpus.prepare",
+            "configs/warm.yaml",
+            "--shards",
+            "3",
+            "--force",
+        )
+
+    def test_a_published_dataset_stands_in_a_recipes_place(self, type_, fake) -> None:
+        fake.has = {"secrets": ("HF_TOKEN",)}
+        assert type_("runner host prepare fineweb10B --shards 9").exit_code == 0
+        (plan,) = fake.plans
+        assert plan.command[2:] == ("corpus.prepare", "fineweb10B", "--shards", "9")
+        assert (plan.run, plan.secrets) == ("prepare-fineweb10B", ("HF_TOKEN",))
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("train --shards 9", "write data.shards=9"),
+            ("--force", "--force belongs to prepare"),
+            ("prepare fineweb10B --source x", "leave --source x away"),
+            ("prepare fineweb10B val_fraction=0.5", "leave val_fraction=0.5 away"),
+            ("fineweb10B", "is neither a job"),
+            ("--force -- python x.py", "--force is not for a command"),
+        ],
+    )
+    def test_elsewhere_they_are_refused(self, type_, fake, line: str, said: str) -> None:
+        result = type_(f"runner host {line}")
+        assert (result.exit_code, said in result.stderr, fake.did) == (2, True, []), result.stderr
+
+
+class TestExitStatus:
+    @pytest.mark.parametrize(
+        ("job", "ours", "words"),
+        [
+            (0, 0, ""),
+            (101, 101, "to go on, type the same again:\n  runner host warm"),
+            (2, 2, ""),
+            (1, 100, "the job failed with exit status 1; `runner logs warm` shows its log"),
+            (137, 100, "memory was too small"),
+            (130, 130, "interrupted"),
+        ],
+    )
+    def test_the_jobs_status_becomes_ours(
+        self, type_, fake, job: int, ours: int, words: str
+    ) -> None:
+        fake.code = job
+        result = type_("runner host warm")
+        assert result.exit_code == ours
+        assert words in result.stderr
+
+    def test_torchrun_hides_101_and_the_record_tells_it(self, type_, fake) -> None:
+        from runner.target import RunInfo
+
+        fake.code = 1
+        fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=200.0)]
+        assert type_("runner host warm").exit_code == 101
+
+    @pytest.mark.parametrize(
+        ("code", "reason", "words"),
+        [
+            (
+                104,
+                "budget",
+                "stopped: its --max-cost is spent; `runner resume warm --max-cost MORE` goes on\n",
+            ),
+            (
+                101,
+                "timeout",
+                "stopped: its --timeout is used up; `runner resume warm --timeout LONGER` goes on\n",
+            ),
+        ],
+    )
+    def test_a_cap_that_was_reached_is_not_typed_again(
+        self, type_, fake, code, reason, words
+    ) -> None:
+        from runner.target import RunInfo
+
+        fake.code = code
+        fake.states = [
+            RunInfo("warm", "train", "host", "unfinished", ended=200.0, ends=("preempted", reason))
+        ]
+        result = type_("runner host warm")
+        assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
+        assert "type the same again" not in result.stderr
+
+    def test_a_run_that_was_left_is_no_end(self, type_, fake) -> None:
+        fake.code = None
+        result = type_("runner host warm")
+        assert result.exit_code == 130
+        assert "to go on" not in result.stderr
+
+    def test_an_older_attempts_record_tells_nothing(self, type_, fake) -> None:
+        from runner.target import RunInfo
+
+        fake.code = 1
+        fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=50.0)]
+        assert type_("runner host warm").exit_code == 100
+
+
+class TestDetach:
+    def test_it_returns_the_runs_name_at_once(self, type_, fake) -> None:
+        result = type_("runner host warm --detach")
+        assert (result.exit_code, result.stdout, fake.did) == (0, "warm\n", ["start warm"])
+        assert "runner logs warm --follow" in result.stderr
+
+    def test_as_json(self, type_) -> None:
+        result = type_("runner host warm --detach --json")
+        assert json.loads(result.stdout) == {
+            "run": "warm",
+            "target": "host",
+            "job": "train",
+            "id": "1",
+        }
+
+
+class TestQuestion:
+    """A target that costs money asks first."""
+
+    def test_a_finished_training_is_shown_and_not_paid_for_again(
+        self, type_, fake, make_run
+    ) -> None:
+        fake.question = "This costs $3. Start it?"
+        folder = make_run("warm", step=100, val_loss=1.5)
+        (folder / "samples").mkdir()
+        for step, text in ((50, "once"), (100, "in the end")):
+            (folder / "samples" / f"step_{step:08d}.txt").write_text(text)
+        result = type_("runner host warm")
+        assert (result.exit_code, result.stdout) == (0, "in the end\n")
+        assert "run warm is finished already: 100 steps, validation loss 1.5000" in result.stderr
+        assert json.loads(type_("runner host warm --detach --json").stdout)["val_loss"] == 1.5
+        assert "shows its sample" in type_("runner host warm --dry-run").stderr
+        assert fake.did == []
+        assert type_("runner host warm max_steps=200 -y").exit_code == 0
+        assert fake.did == ["start warm", "follow warm"]
+
+    def test_where_nobody_pays_the_job_shows_it_itself(self, type_, fake, make_run) -> None:
+        make_run("warm", step=100)
+        type_("runner host warm")
+        assert fake.did == ["start warm", "follow warm"]
+
+    def test_nobody_there_to_answer(self, type_, fake) -> None:
+        fake.question = "This costs $3. Start it?"
+        result = type_("runner host warm")
+        assert (result.exit_code, fake.did) == (2, [])
+        assert "to say yes, type:\n  runner host warm -y" in result.stderr
+
+    def test_yes_answers(self, type_, fake) -> None:
+        fake.question = "This costs $3. Start it?"
+        assert type_("runner host warm -y").exit_code == 0
+        assert fake.did == ["start warm", "follow warm"]
+
+
+class TestMistakes:
+    """Each is one clear line and exit code 2, and nothing is started."""
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("runner host trian", "did you mean 'train'?"),
+            ("runner host lr=abc", "argument 'lr=abc': train.lr: 'abc' is no number"),
+            ("runner host learning_rate=1", "did you mean 'train.lr'?"),
+            (
+                "runner host configs/wam.yaml",
+                "there is no recipe configs/wam.yaml; did you mean 'warm'?",
+            ),
+            ("runner host --name ../up", "can't be the name of a run"),
+            ("runner host --source a.txt", "write data.source=a.txt"),
+            ("runner host --into x", "--into belongs to export"),
+            ("runner host prepare --device cpu", "prepare needs no device"),
+            ("runner host prepare --gpu 2", "prepare runs in one process"),
+            ("runner host --gpu 0", "0 is not in the range"),
+            ("runner host --nme x", "No such option"),
+            ("runner plan sample", "sample is another job"),
+            ("runner host --lr 1e-3", "no option --lr; a setting of the recipe is written lr=1e-3"),
+            ("runner host --max-steps=5 warm", "is written max_steps=5"),
+            ("runner host --learning_rate 1", "is written train.lr=1"),
+            ("runner host LR=1e-3", "did you mean 'train.lr'?"),
+            ("runner host lr = 1e-3", "write lr=1e-3"),
+            ("runner host --device gpu", "'gpu' is not one of"),
+        ],
+    )
+    def test_is_one_line(self, type_, fake, line: str, message: str) -> None:
+        result = type_(line)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert (result.stdout, fake.did) == ("", [])
+
+    def test_a_wrong_recipe_is_told_with_its_line(self, type_, checkout) -> None:
+        path = checkout / "configs" / "warm.yaml"
+        path.write_text(path.read_text().replace("max_steps", "max_step"))
+        result = type_("runner host warm")
+        assert result.exit_code == 2
+        assert (
+            f"{path}:6: train.max_step: unknown key; did you mean 'train.max_steps'?"
+            in result.stderr
+        )
+
+    def test_sampling_without_a_run(self, type_, make_run) -> None:
+        (make_run("command") / "recipe.yaml").unlink()
+        result = type_("runner host sample")
+        assert result.exit_code == 102
+        assert "there is no run of a recipe yet" in result.stderr
+
+    def test_the_newest_run_that_is_sampled_from_has_a_recipe(self, type_, fake, make_run) -> None:
+        os.utime(make_run("warm", step=50) / "run.json", (50, 50))
+        (make_run("command") / "recipe.yaml").unlink()
+        assert type_("runner host sample").exit_code == 0
+        assert fake.plans[0].run == "warm"
+
+    def test_a_file_that_is_renamed_while_it_is_listed_hides_no_run(
+        self, type_, fake, make_run, monkeypatch
+    ) -> None:
+        folder, found = make_run("warm", step=50), Path.iterdir
+        gone = folder / ".run.json.1.tmp"
+        monkeypatch.setattr(
+            Path, "iterdir", lambda p: [*found(p), *([gone] if p == folder else [])]
+        )
+        assert type_("runner host sample").exit_code == 0
+
+    def test_sampling_from_a_run_that_is_not_there(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        result = type_("runner host sample --name wram")
+        assert result.exit_code == 102
+        assert "did you mean 'warm'?" in result.stderr
+
+    def test_a_setting_is_checked_against_the_runs_recipe(self, type_, make_run) -> None:
+        make_run("warm", step=50)
+        result = type_("runner host sample temperature=hot")
+        assert result.exit_code == 2
+        assert "'hot' is no number" in result.stderr
+
+    def test_outside_of_any_checkout(self, type_, cli, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr("runner.project.INSTALLED", tmp_path)
+        cli.cwd = tmp_path
+        result = type_("runner host")
+        assert result.exit_code == 1
+        assert "is in no checkout of the project" in result.stderr
+
+    def test_a_project_that_has_a_model_of_its_own_is_no_checkout(self, cli, tmp_path) -> None:
+        other = tmp_path / "other"
+        (other / "model").mkdir(parents=True)
+        (other / "docker-compose.yml").touch()
+        assert not is_checkout(other)
+        assert is_checkout(cli.cwd)
+
+    def test_debug_shows_the_traceback(self, type_) -> None:
+        assert "Traceback" in type_("runner --debug host trian").stderr
+
+    def test_a_fault_of_ours_is_one_line_too(self, type_, fake) -> None:
+        fake.has = {"no_such_fact": 1}
+        result = type_("runner host")
+        assert result.exit_code == 1
+        assert "this is a fault of the runner" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+class TestWhere:
+    def test_a_folder_below_the_checkout_will_do(self, type_, cli, checkout, fake) -> None:
+        cli.cwd = checkout / "configs"
+        assert type_("runner host ./warm.yaml").exit_code == 0
+        assert fake.plans[0].recipe == "configs/warm.yaml"
+
+    def test_a_path_is_seen_from_where_it_is_typed(self, type_, cli, checkout, fake) -> None:
+        cli.cwd = checkout / "configs"
+        (checkout / "configs" / "text.txt").touch()
+        type_("runner host data.source=text.txt --dry-run")
+        assert fake.plans[0].overrides == ("data.source=configs/text.txt",)

@@ -1,0 +1,198 @@
+"""`runner host run FILE`, `runner new`, and what a mistake says; nothing of the file is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from runner.console import CliContext
+from tests.runner.conftest import ROOT
+from tests.runner.fake_target import FakeTarget
+
+MINE = "import a_module_that_is_nowhere\ndef train(output_dir='.', lr: float = 0.1, steps: int = 3): ...\n"
+
+
+@pytest.fixture
+def mine(checkout: Path) -> Path:
+    path = checkout / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+class TestRun:
+    def test_parameters_come_bare_or_behind_param(
+        self, mine: Path, type_: Callable[[str], Result], fake: FakeTarget
+    ) -> None:
+        result = type_("runner host run mine.py lr=1e-3 --param steps=7 --name first")
+        assert result.exit_code == 0, result.stderr
+        (plan,) = fake.plans
+        assert plan.command[1:] == (
+            *("-m", "experiment.run", "mine.py", "lr=1e-3", "steps=7"),
+            *("--name", "first"),
+        )
+        assert plan.writes_run
+        assert "train(lr=0.001, steps=7) of mine.py" in result.stderr
+        launch = json.loads(dict(plan.environment)["RUN_LAUNCH"])
+        assert launch["experiment"] == {"file": str(mine), "words": ["lr=1e-3", "steps=7"]}
+
+    def test_a_file_elsewhere_brings_its_folder(
+        self, checkout: Path, type_: Callable[[str], Result], fake: FakeTarget
+    ) -> None:
+        folder = checkout.parent / "elsewhere"
+        folder.mkdir()
+        (folder / "mine.py").write_text(MINE)
+        fake.has = {"folder": "/job/elsewhere"}
+        assert type_("runner host run ../elsewhere/mine.py").exit_code == 0
+        (plan,) = fake.plans
+        assert "/job/elsewhere/mine.py" in plan.command
+        assert plan.folder is not None
+        assert plan.folder.here == str(folder)
+
+    @pytest.mark.parametrize(
+        ("line", "status", "said"),
+        [
+            ("run mine.py lrr=1", 2, "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
+            ("run mine.py --param steps=two", 2, "steps is a whole number, not 'two'"),
+            ("run mien.py", 2, "did you mean 'mine.py'?"),
+            ("run", 2, "run which file?"),
+            ("run mine.py other", 2, "what is 'other'?"),
+            ("run mine.py --keep out=data", 2, "below output_dir"),
+            ("run mine.py --device mps", 2, "the file chooses its device"),
+            ("mine.py", 2, "an experiment is started by the word run: run mine.py"),
+            ("run plain.py", 2, "has no function train at its top level"),
+        ],
+    )
+    def test_a_mistake_starts_nothing(
+        self,
+        mine: Path,
+        type_: Callable[[str], Result],
+        fake: FakeTarget,
+        line: str,
+        status: int,
+        said: str,
+    ) -> None:
+        mine.with_name("plain.py").write_text("print('no experiment')\n")
+        result = type_(f"runner host {line}")
+        assert result.exit_code == status
+        assert said in result.stderr
+        assert fake.did == []
+
+    def test_what_is_finished_is_said_and_other_parameters_are_refused(
+        self,
+        mine: Path,
+        type_: Callable[[str], Result],
+        fake: FakeTarget,
+        make_run: Callable[..., Path],
+    ) -> None:
+        arguments = {"lr": 0.1, "steps": 3}
+        make_run(
+            "mine",
+            job="experiment",
+            arguments=arguments,
+            result={"loss": 0.5},
+            file={"path": "mine.py"},
+        )
+        result = type_("runner host run mine.py --json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["result"] == {"loss": 0.5}
+        assert "finished already, with these parameters: loss=0.5" in result.stderr
+        result = type_("runner host run mine.py lr=0.2")
+        assert result.exit_code == 2
+        assert "lr: 0.1 → 0.2" in result.stderr
+        make_run("warm")
+        assert (
+            "run 'warm' is a train already" in type_("runner host run mine.py --name warm").stderr
+        )
+        assert fake.did == []
+
+    def test_a_file_that_was_edited_since_is_not_passed_off_for_what_ran(
+        self,
+        mine: Path,
+        type_: Callable[[str], Result],
+        fake: FakeTarget,
+        make_run: Callable[..., Path],
+    ) -> None:
+        ran = {"path": "mine.py", "sha256": hashlib.sha256(MINE.encode()).hexdigest()}
+        make_run("mine", job="experiment", arguments={"lr": 0.1, "steps": 3}, file=ran)
+        assert "edited" not in type_("runner host run mine.py").stderr
+        mine.write_text(MINE + "# other\n")
+        result = type_("runner host run mine.py")
+        assert "mine.py was edited since: that is the result of the file before" in result.stderr
+        assert "--name mine-2" in result.stderr
+        assert fake.did == []
+
+
+class TestNew:
+    def test_it_writes_a_file_that_is_an_experiment_and_overwrites_none(
+        self, checkout: Path, type_: Callable[[str], Result]
+    ) -> None:
+        result = type_("runner new experiment my_gpt")
+        path = checkout / "my_gpt.py"
+        assert result.stdout == f"{path}\n"
+        assert "runner host run my_gpt.py" in path.read_text()
+        assert type_("runner host run my_gpt.py --dry-run").exit_code == 0
+        path.write_text("mine now\n")
+        result = type_("runner new experiment my_gpt")
+        assert result.exit_code == 1
+        assert "exists; nothing was written" in result.stderr
+        assert path.read_text() == "mine now\n"
+
+    @pytest.mark.parametrize("name", ["torch", "experiment", "3x", "a-b", "class"])
+    def test_a_name_that_python_or_the_library_has_is_refused(
+        self, type_: Callable[[str], Result], name: str, cli: CliContext
+    ) -> None:
+        assert type_(f"runner new experiment {name}").exit_code == 2
+        assert not list(cli.cwd.glob("*.py"))
+
+
+@pytest.mark.slow
+def test_the_file_that_new_writes_trains_and_goes_on_exactly(
+    checkout: Path, type_: Callable[[str], Result], spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    type_("runner new experiment my_gpt")
+    small = ("steps=60", "n_embd=32", "block_size=32", "batch_size=4")
+    whole = spawn("host", "run", "my_gpt.py", *small, "--name", "whole", OMP_NUM_THREADS="1")
+    _, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0, err
+    halves = spawn("host", "run", "my_gpt.py", *small, "--name", "halves", OMP_NUM_THREADS="1")
+    metrics = checkout / "volumes" / "checkpoints" / "halves" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 5,' in metrics.read_text()):
+        assert halves.poll() is None, halves.communicate()[1]
+    halves.terminate()
+    halves.communicate(timeout=60)
+    assert halves.returncode == 101
+    again = spawn("resume", "halves", OMP_NUM_THREADS="1")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    folders = [checkout / "volumes" / "checkpoints" / name for name in ("whole", "halves")]
+    ours, theirs = ((f / "step_00000060" / "model.safetensors").read_bytes() for f in folders)
+    assert ours == theirs
+    steps = [
+        row["step"]
+        for row in map(json.loads, metrics.read_text().splitlines())
+        if row["kind"] == "train"
+    ]
+    assert steps == list(range(1, 61))
+
+
+def test_the_runner_imports_no_torch_for_it(mine: Path, checkout: Path) -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom runner.cli import main\n"
+        "for words in (['host', 'run', 'mine.py', '--dry-run'], ['sweep', '--help'], ['new', '--help']):\n"
+        "    result = CliRunner().invoke(main, words)\n    assert result.exit_code == 0, result.output\n"
+        "print([name for name in ('torch', 'modal', 'matplotlib') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+    )
+    assert done.stdout.decode().strip() == "[]", done.stderr.decode()

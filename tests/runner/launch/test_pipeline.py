@@ -1,0 +1,238 @@
+"""A pipeline: its file, what is skipped, and where it stops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from job.recipe_loader import RecipeError
+from job.run_record import RunRecord
+from runner.launch.pipeline import decide
+from runner.launch.pipeline_config import load_pipeline
+from tests.runner.conftest import ROOT
+from tests.runner.nanogpt_folder import make_folder
+from tests.waiting import wait_for
+
+PIPELINE = """\
+name: letters
+dir: ../nano
+keep:
+  data: data
+  out: checkpoints
+stages:
+  prepare:
+    command: python data/letters/prepare.py
+    outputs: [data/letters/train.bin]
+  train:
+    command: python train.py
+    on_cpu: --max_iters=4
+    gpu: T4
+    outputs: [out/ckpt.pt]
+    resume_with: --init_from=resume
+    resume_if: out/ckpt.pt
+  show:
+    command: cat out/ckpt.pt
+"""
+
+
+def write(folder: Path, text: str = PIPELINE) -> Path:
+    path = folder / "letters.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "nano")
+
+
+class TestFile:
+    @pytest.mark.parametrize("name", ["nanogpt_shakespeare", "modded_nanogpt"])
+    def test_both_of_ours_have_a_stage_without_a_gpu_first(self, name: str) -> None:
+        stages = list(load_pipeline(ROOT / "configs" / f"{name}.yaml").stages.values())
+        assert [stage.gpu is None for stage in stages[:2]] == [True, False]
+
+    def test_ours_can_be_read(self) -> None:
+        pipeline = load_pipeline(ROOT / "configs" / "nanogpt_shakespeare.yaml")
+        assert list(pipeline.stages) == ["prepare", "train", "sample"]
+        assert pipeline.stages["prepare"].gpu is None
+        assert "--device=cpu" in pipeline.stages["train"].words(has_gpu=False)
+        assert "--device=cpu" not in pipeline.stages["train"].words(has_gpu=True)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "said"),
+        [
+            (
+                "gpu: T4",
+                "gpus: T4",
+                "letters.yaml:13: stages.train.gpus: unknown key; did you mean 'stages.train.gpu'",
+            ),
+            (
+                "command: cat out/ckpt.pt",
+                "gpu: T4",
+                ":17: stages.show.command: is missing; the pipeline must",
+            ),
+            (
+                "  out: checkpoints",
+                "  out: checkpoint",
+                ":3: --keep out=checkpoint: there is no volume",
+            ),
+            ("outputs: [out/ckpt.pt]", "outputs: [ckpt.pt]", ":14: ckpt.pt lies in no kept path"),
+            (
+                "command: python train.py",
+                "command: python 'train.py",
+                ":11: command can't be taken apart",
+            ),
+            ("name: letters", "name: [x]", ":1: name: ['x'] is no text"),
+            ("    resume_with: --init_from=resume\n", "", ":15: resume_if needs resume_with"),
+        ],
+    )
+    def test_a_mistake_is_told_with_its_line(
+        self, tmp_path: Path, old: str, new: str, said: str
+    ) -> None:
+        assert old in PIPELINE
+        with pytest.raises(RecipeError) as caught:
+            load_pipeline(write(tmp_path, PIPELINE.replace(old, new)))
+        assert said in str(caught.value)
+
+    def test_words_from_the_line(self, tmp_path: Path) -> None:
+        pipeline = load_pipeline(write(tmp_path), ["train.args=--lr=1e-3 --x=2", "dir=/elsewhere"])
+        assert pipeline.stages["train"].words(True)[-2:] == ("--lr=1e-3", "--x=2")
+        assert pipeline.dir == "/elsewhere"
+        with pytest.raises(RecipeError, match="did you mean"):
+            load_pipeline(write(tmp_path), ["train.arg=1"])
+
+
+@pytest.mark.parametrize(
+    ("status", "same", "missing", "asked", "runs"),
+    [
+        (None, False, ["a"], False, True),
+        (None, False, [], False, False),
+        ("finished", True, [], False, False),
+        ("finished", True, ["a"], False, True),
+        ("finished", True, [], True, True),
+        ("finished", False, [], False, True),
+        ("unfinished", True, [], False, True),
+        ("failed", True, [], False, True),
+    ],
+)
+def test_what_is_skipped(
+    status: str | None, same: bool, missing: list[str], asked: bool, runs: bool
+) -> None:
+    record = RunRecord("r", status=status) if status else None  # type: ignore[arg-type]
+    assert decide(record, same, ["a"], missing, asked)[0] is runs
+    assert decide(record, same, [], [], asked)[0] is True
+
+
+class TestHost:
+    def test_stages_in_order_and_skipped_when_done(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+        assert out.splitlines()[0] == "prepared", err
+        assert out.endswith("iter 4: loss 1.0\n4")
+        assert "train: out/ckpt.pt is not there" in err
+        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+        assert out == "4"
+        assert "prepare: skipped: it finished" in err
+        out, err = spawn(
+            "host", "pipeline", "letters.yaml", "train.args=--max_iters=6"
+        ).communicate(timeout=60)
+        assert "train: its command is another than last time; it begins anew" in err
+        assert "from its beginning: it is another command than the last time" in err
+        assert "resuming" not in out
+        assert out.endswith("6")
+
+    def test_a_stage_that_was_stopped_does_not_go_on_with_other_words(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        (folder / "data" / "letters" / "train.bin").write_text("x")
+        line = ("host", "pipeline", "letters.yaml", "train")
+        process = spawn(*line, "train.args=--max_iters=40 --pause=0.2")
+        ckpt = checkout / "volumes" / "checkpoints" / "nano" / "out" / "ckpt.pt"
+        wait_for(lambda: ckpt.exists() and ckpt.read_text() == "3")
+        process.terminate()
+        assert process.wait(60) == 101
+        left = ckpt.read_text()
+        process = spawn(*line, "train.args=--max_iters=5")
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+        assert "--max_iters=40 --pause=0.2\n→ python train.py --max_iters=4 --max_iters=5" in err
+        assert "`runner resume letters-train`" in err
+        assert ckpt.read_text() == left
+        out, err = spawn(*line, "train.args=--max_iters=5 --init_from=resume").communicate(
+            timeout=60
+        )
+        assert f"resuming at {left}" in out, err
+
+    def test_it_ends_at_the_first_failure_and_goes_on_there(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        process = spawn("host", "pipeline", "letters.yaml", "train.args=nothing.py")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 100
+        assert out.startswith("prepared")
+        assert "not begun: show; type the same again to go on with train" in err
+        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+        assert "prepare: skipped" in err
+        assert out.endswith("4")
+
+    def test_a_stage_that_is_named_runs_alone(self, spawn, folder: Path, checkout: Path) -> None:
+        write(checkout)
+        assert (
+            spawn("host", "pipeline", "letters.yaml", "prepare").communicate(timeout=60)[0]
+            == "prepared\n"
+        )
+        assert (
+            spawn("host", "pipeline", "letters.yaml", "prepare").communicate(timeout=60)[0]
+            == "prepared\n"
+        )
+        process = spawn("host", "pipeline", "letters.yaml", "prepar")
+        assert "did you mean 'prepare'?" in process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+
+    def test_the_plan_as_json(self, spawn, folder: Path, checkout: Path) -> None:
+        write(checkout)
+        out, _ = spawn("host", "pipeline", "letters.yaml", "--dry-run", "--json").communicate(
+            timeout=60
+        )
+        stages = json.loads(out)
+        assert [stage["stage"] for stage in stages] == ["prepare", "train", "show"]
+        assert stages[1]["plan"]["run"] == "letters-train"
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("pipeline",), "which pipeline?"),
+            (("pipeline", "nothing.yaml"), "there is no pipeline nothing.yaml"),
+            (("pipeline", "letters.yaml", "--detach"), "leave --detach away"),
+            (("pipeline", "letters.yaml", "--gpu", "2"), "--gpu is not for a pipeline"),
+            (
+                ("pipeline", "letters.yaml", "--keep", "out=data"),
+                "--keep is a key of the pipeline's file",
+            ),
+            (("pipeline", "letters.yaml", "--dir", "../none"), "say where it is: --dir"),
+            (("pipeline", "letters.yaml", "--", "ls"), "before the --"),
+        ],
+    )
+    def test_what_is_wrong_is_said(
+        self, spawn, folder: Path, checkout: Path, words, said: str
+    ) -> None:
+        write(checkout)
+        process = spawn("host", *words)
+        assert said in process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+
+
+def test_a_pipeline_is_no_recipe(type_, checkout: Path) -> None:
+    (checkout / "configs" / "letters.yaml").write_text(PIPELINE)
+    result = type_("runner host lettrs")
+    assert "letters" not in result.stderr
+    result = type_("runner host configs/letters.yaml")
+    assert result.exit_code == 2
+    assert "is a pipeline; type: runner host pipeline configs/letters.yaml" in result.stderr

@@ -1,0 +1,262 @@
+"""A run that is here and in the cloud: it does not go on twice, nor from the older of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from job.run_record import RunRecord, beat, read_record
+from runner.console import CliContext
+from runner.errors import RunnerError
+from runner.launch.resume import PreviousResources, previous_resources
+from runner.plan import RemoteRunState, refuse_divergence
+from runner.runs.divergence import on_this_machine
+from runner.target import LaunchHandle, RunInfo
+from runner.targets.host import HostTarget
+from runner.targets.modal.target import ModalTarget
+from tests.runner.fake_target import FakeTarget
+
+Type = Callable[[str], Result]
+
+LINES = ["runner host warm --dry-run", "runner resume warm --on host --dry-run"]
+
+
+@pytest.fixture
+def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
+    """What stands for the cloud, beside a host; there is an account."""
+    fake = FakeTarget(tmp_path / "there", name="cloud")
+    cli.targets = {"cloud": fake, "host": HostTarget(cli, checkout, has_module=lambda name: True)}
+    cli.environ = {**cli.environ, "MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
+    return fake
+
+
+@pytest.fixture
+def both(cloud: FakeTarget, make_run: Callable[..., Path]) -> Callable[..., Path]:
+    """``both(40, there=50)``: the run warm was in the cloud and is here too, each with its newest step; its folder here."""
+
+    def make(here: int | None, there: int | None, created: float = 7.0) -> Path:
+        attempts = [{"started": 5.0, "ended": 9.0, "launch": {"target": "cloud"}}]
+        folder = make_run("warm", step=here, status="unfinished", attempts=attempts, created=7.0)
+        (folder / "cloud.json").write_text("{}")
+        other = cloud.checkout / "volumes" / "checkpoints" / "warm"
+        other.mkdir(parents=True)
+        record = json.loads((folder / "run.json").read_text())
+        (other / "run.json").write_text(json.dumps({**record, "created": created}))
+        if there is not None:
+            (other / "latest").write_text(f"step_{there:08d}\n")
+        state = RunInfo("warm", "train", "cloud", "unfinished", step=there or 0, started=5.0)
+        cloud.states = [state]
+        return folder
+
+    return make
+
+
+class TestHere:
+    @pytest.mark.parametrize("line", LINES)
+    def test_a_run_that_is_at_work_in_the_cloud_is_not_started(
+        self, line: str, type_: Type, cloud: FakeTarget, both: Callable[..., Path]
+    ) -> None:
+        both(None, None)
+        cloud.states = [replace(cloud.states[0], status="running", alive=True)]
+        refused = type_(line)
+        assert refused.exit_code == 1
+        assert "run 'warm' is at work in the cloud; `runner stop warm` first," in refused.stderr
+        assert "`runner pull checkpoints warm`" in refused.stderr
+
+    @pytest.mark.parametrize("line", LINES)
+    def test_from_an_older_step_than_the_clouds_it_is_not_taken_up(
+        self, line: str, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        folder = both(40, there=50)
+        refused = type_(line)
+        assert refused.exit_code == 2
+        assert "is at step 50 in the cloud and at step 40 here" in refused.stderr
+        assert "`runner pull checkpoints warm`" in refused.stderr
+        # The other way that it names: the older one goes on under another name.
+        folder.rename(folder.with_name("older"))
+        assert "goes on from step 40" in type_("runner resume older --on host --dry-run").stderr
+
+    def test_without_a_checkpoint_here_it_does_not_begin_anew(
+        self, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        both(None, there=50)
+        refused = type_(LINES[0])
+        assert refused.exit_code == 2
+        assert (
+            "is at step 50 in the cloud and has no checkpoint here; bring that first"
+            in refused.stderr
+        )
+
+    def test_it_goes_on_from_the_same_step_and_from_a_newer_one(
+        self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
+    ) -> None:
+        both(50, there=50)
+        assert "goes on from step 50" in type_(LINES[0]).stderr
+        (cloud.checkout / "volumes/checkpoints/warm/latest").write_text("step_00000040\n")
+        assert "goes on from step 50" in type_(LINES[1]).stderr
+
+    def test_another_run_of_that_name_in_the_cloud_is_none_of_its_business(
+        self, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        both(40, there=50, created=8.0)
+        assert "goes on from step 40" in type_(LINES[0]).stderr
+
+    def test_a_run_that_never_was_in_the_cloud_asks_nothing(
+        self,
+        type_: Type,
+        cloud: FakeTarget,
+        make_run: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        make_run("warm", step=40, status="unfinished")
+        monkeypatch.setattr(cloud, "state", lambda run: pytest.fail("the cloud was asked"))
+        assert "goes on from step 40" in type_(LINES[0]).stderr
+
+    def test_one_that_was_pushed_asks(
+        self, type_: Type, both: Callable[..., Path], checkout: Path
+    ) -> None:
+        folder = both(40, there=50)
+        (folder / "cloud.json").unlink()
+        record = json.loads((folder / "run.json").read_text())
+        record["attempts"][0]["launch"]["target"] = "host"
+        (folder / "run.json").write_text(json.dumps(record))
+        assert type_(LINES[0]).exit_code == 0
+        journal = checkout / "volumes/cache/.sync/vo-1.jsonl"
+        journal.parent.mkdir(parents=True)
+        journal.write_text(json.dumps({"path": "warm/run.json"}) + "\n")
+        assert type_(LINES[0]).exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("variables", "why"),
+        [
+            ({}, "there is no Modal token here"),
+            (
+                {
+                    "MODAL_TOKEN_ID": "a",
+                    "MODAL_TOKEN_SECRET": "b",
+                    "MODAL_SERVER_URL": "http://127.0.0.1:1",
+                },
+                "Modal can't be reached",
+            ),
+        ],
+    )
+    def test_where_the_cloud_can_not_be_asked_it_goes_on_and_one_line_says_so(
+        self,
+        variables: dict[str, str],
+        why: str,
+        type_: Type,
+        cli: CliContext,
+        both: Callable[..., Path],
+        checkout: Path,
+    ) -> None:
+        both(40, there=50)
+        cli.environ = {"PATH": cli.environ["PATH"], "HOME": cli.environ["HOME"], **variables}
+        cli.targets["cloud"] = ModalTarget(cli, checkout)
+        planned, resumed = type_(LINES[0]), type_(LINES[1])
+        for result in (planned, resumed):
+            assert result.exit_code == 0
+            assert result.stderr.count("warning:") == 1
+            assert why in result.stderr
+        assert "the cloud could not be asked whether run 'warm' went on there" in planned.stderr
+
+
+class TestNotHere:
+    """A run that is asked to write, and is on the other side."""
+
+    def test_what_is_in_the_cloud_is_named_with_the_way_to_it(
+        self, type_: Type, both: Callable[..., Path]
+    ) -> None:
+        folder = both(40, there=50)
+        folder.rename(folder.with_name("other"))
+        refused = type_("runner host sample --name warm")
+        assert refused.exit_code == 102
+        ways = "`runner cloud sample --name warm`, or `runner pull checkpoints warm` first"
+        assert f"run 'warm' is in the cloud: {ways}" in refused.stderr
+
+    def test_what_is_here_is_named_with_the_way_there(
+        self, type_: Type, cloud: FakeTarget, make_run: Callable[..., Path]
+    ) -> None:
+        make_run("warm", step=40)
+        refused = type_("runner cloud evaluate --name warm")
+        assert refused.exit_code == 102
+        assert "run 'warm' is on this machine: `runner host evaluate --name warm`" in refused.stderr
+
+    def test_without_an_answer_it_is_not_here(
+        self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
+    ) -> None:
+        assert "there is no run 'warm'" in type_("runner host sample --name warm").stderr
+        cli.environ = {**cli.environ, "MODAL_SERVER_URL": "http://127.0.0.1:1"}
+        cli.targets["cloud"] = ModalTarget(cli, checkout)
+        refused = type_("runner host sample --name warm")
+        assert refused.exit_code == 102
+        assert "the cloud could not be asked for it: Modal can't be reached" in refused.stderr
+        assert "there is no run 'warm'" in refused.stderr
+
+
+class TestThere:
+    def test_what_is_here_of_the_same_run_is_known(
+        self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
+    ) -> None:
+        folder = make_run("warm", step=50, status="running", created=7.0)
+        record = read_record(folder)
+        assert record is not None
+        assert on_this_machine(cli, checkout, "warm", record) == RemoteRunState("host", False, 50)
+        beat(folder)
+        assert on_this_machine(cli, checkout, "warm", record) == RemoteRunState("host", True, 50)
+        assert on_this_machine(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
+        assert on_this_machine(cli, checkout, "warm", None) is None
+
+    def test_a_command_went_on_where_it_was_started_last(
+        self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
+    ) -> None:
+        folder = make_run("warm", job="command", created=7.0)
+        record = read_record(folder)
+        assert record is not None
+        same = on_this_machine(cli, checkout, "warm", record)
+        older = on_this_machine(cli, checkout, "warm", replace(record, attempts=[]))
+        assert (same and same.went_on, older and older.went_on) == (False, True)
+        assert older is not None
+        with pytest.raises(RunnerError, match=r"went on here, .* `runner push checkpoints warm`"):
+            refuse_divergence("warm", "cloud", None, older, str(folder))
+
+
+class TestMachine:
+    """What a run that is taken up takes over from its last launch on that target."""
+
+    LAST = LaunchHandle(
+        "warm", "cloud", "train", "fc-1", 5.0, gpus=8, more=(("gpu", "H100:8"), ("timeout", "5h"))
+    )
+
+    def again(
+        self, last: LaunchHandle, *words: str | None, name: str = "cloud", **given: str
+    ) -> PreviousResources:
+        gpus, device = words or (None, None)
+        target = FakeTarget(Path("nowhere"), name=name, last=last)
+        return previous_resources(target, "warm", int(gpus) if gpus else None, device, given)
+
+    def test_all_of_it(self) -> None:
+        assert self.again(self.LAST) == PreviousResources(8, None, self.LAST.more)
+
+    def test_nothing_of_a_launch_elsewhere(self) -> None:
+        assert self.again(self.LAST, name="host") == PreviousResources()
+
+    def test_gpus_end_an_earlier_cpu(self) -> None:
+        on_cpu = replace(self.LAST, device="cpu", gpus=1, more=(("timeout", "5h"),))
+        assert self.again(on_cpu).device == "cpu"
+        assert self.again(on_cpu, gpu="L4:2") == PreviousResources(
+            1, None, (("timeout", "5h"), ("gpu", "L4:2"))
+        )
+        here = replace(on_cpu, target="host", more=())
+        assert self.again(here, "2", None, name="host") == PreviousResources(2)
+
+    def test_cpu_ends_earlier_gpus_of_the_cloud(self) -> None:
+        assert self.again(self.LAST, None, "cpu") == PreviousResources(
+            1, "cpu", (("timeout", "5h"),)
+        )
+        here = replace(self.LAST, target="host", more=())
+        assert self.again(here, None, "cpu", name="host") == PreviousResources(8, "cpu")

@@ -1,0 +1,141 @@
+"""A run read through its target: records, samples, logs, money."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.format import dollars, number, sanitize
+from runner.runs.history import Reader, flat_recipe
+from runner.runs.metrics import Axis
+from runner.runs.results import in_words, results
+from runner.runs.table import step
+from runner.target import RunInfo
+from runner.views.charts import ticks
+from tests.runner.fake_run import tell
+
+STATE = RunInfo("warm", "train", "host", "running", alive=True, step=100, max_steps=100)
+
+
+@pytest.fixture
+def folder(make_run, fake) -> Path:
+    fake.states = [STATE]
+    return make_run("warm", step=100)
+
+
+def test_the_newest_sample_or_all(folder: Path, fake) -> None:
+    tell(folder, sample="newest")
+    history = Reader("warm", fake).look()
+    assert [(sample.step, sample.text) for sample in history.samples] == [("100", "newest")]
+    reader = Reader("warm", fake, all_samples=True)
+    assert [sample.step for sample in reader.look().samples] == ["50", "100"]
+    (folder / "samples" / "step_00000100.txt").write_text("written again")
+    assert reader.look().samples[-1].text == "written again"
+
+
+def test_a_job_without_a_log_shows_what_it_printed(folder: Path, fake) -> None:
+    fake.printed = ["ImportError: \x1b[31mtorch"]
+    reader = Reader("warm", fake)
+    assert reader.look().log == ("ImportError: ·[31mtorch",)
+    (folder / "log.txt").write_text("began\n")
+    assert reader.look().log == ("began",)
+
+
+def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
+    launch = {"run": "warm", "target": "cloud", "job": "train", "id": "fc", "started": 1.0}
+    (folder / "launch.json").write_text(
+        json.dumps({**launch, "more": [["gpu", "H100"], ["max-cost", "12.5"]]})
+    )
+    assert Reader("warm", fake).look().max_cost == 12.5
+    (folder / "launch.json").write_text(json.dumps({**launch, "more": [["max-cost", "much"]]}))
+    assert Reader("warm", fake).look().max_cost is None
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_has_one_curve(folder: Path, fake) -> None:
+    tell(folder, steps=100)
+    reader = Reader("warm", fake)
+    assert reader.look().metrics.step == 100
+    kept = [
+        line
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+        if json.loads(line)["step"] <= 60
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    metrics = reader.look().metrics
+    assert (metrics.step, len(metrics.curves["loss"]), metrics.seconds) == (60, 60, 30.0)
+
+
+def test_a_run_that_is_no_longer_there_is_none(folder: Path, fake) -> None:
+    reader = Reader("warm", fake)
+    fake.states = [replace(STATE, run="other")]
+    assert reader.look() is None
+
+
+@pytest.mark.parametrize("text", [None, b"", b"[1, 2]", b"\xff\xfe", b"a: [", b"a: &a [*a]"])
+def test_a_recipe_that_is_none_is_empty_or_harmless(text: bytes | None) -> None:
+    assert set(flat_recipe(text)) <= {"a"}
+
+
+def test_what_would_steer_a_terminal_is_marked() -> None:
+    assert sanitize("a\x1b[2Jb\r\u202ec\u00a0d\te\n") == "a·[2Jb ·c d\te\n"
+    assert sanitize(b"\xff ok") == "\N{REPLACEMENT CHARACTER} ok"
+
+
+def test_numbers() -> None:
+    assert [number(n) for n in (0.5, 950, 12500, 3.2e6, 1.1e9)] == [
+        "0.5",
+        "950",
+        "12.5k",
+        "3.2M",
+        "1.1B",
+    ]
+    assert [dollars(n) for n in (0, 0.0034, 0.42, 25)] == ["$0.00", "$0.0034", "$0.42", "$25.00"]
+
+
+@pytest.mark.parametrize(
+    ("most", "axis", "places"),
+    [
+        (1850, "step", [0, 500, 1000, 1500]),
+        (2e6, "tokens", [0, 5e5, 1e6, 1.5e6, 2e6]),
+        (390, "time", [0, 120, 240, 360]),
+        (100_000, "time", [0, 21600, 43200, 64800, 86400]),
+        (0, "step", [0]),
+    ],
+)
+def test_places_on_an_axis_are_round(most: float, axis: Axis, places: list[float]) -> None:
+    assert ticks(most, axis) == places
+
+
+def test_an_experiment_and_a_command_are_told_by_what_they_were_given(folder: Path, fake) -> None:
+    (folder / "recipe.yaml").unlink()
+    tree = {
+        "name": "warm",
+        "arguments": {"lr": 0.1},
+        "result": {"accuracy": 0.91234, "table": [1, 2]},
+    }
+    (folder / "run.json").write_text(json.dumps(tree))
+    history = Reader("warm", fake).look()
+    assert history.recipe == {"lr": 0.1}
+    assert in_words(results(history))["accuracy"] == "0.9123"
+    (folder / "run.json").write_text(
+        json.dumps({"name": "warm", "command": ["python", "train.py", "a b"]})
+    )
+    assert Reader("warm", fake).look().recipe == {"command": "python train.py 'a b'"}
+
+
+def test_step_zero_is_a_step(make_run, fake) -> None:
+    """A run that only measures published weights has no other."""
+    folder = make_run("gpt2", step=0, max_steps=0)
+    (folder / "metrics.jsonl").write_text('{"kind": "val", "step": 0, "loss": 3.5}\n')
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step_00000000.txt").write_text("To be")
+    fake.states = [RunInfo("gpt2", "train", "host", "finished", loss=3.5)]
+    history = Reader("gpt2", fake).look()
+    words = in_words(results(history))
+    assert (words["step"], words["best validation"]) == ("0", "3.5000 at 0")
+    assert [sample.step for sample in history.samples] == ["0"]
+    assert step(fake.states[0]) == "0/0"
+    assert step(RunInfo("test", "command", "host", "finished")) == "-"

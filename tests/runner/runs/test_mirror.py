@@ -1,0 +1,155 @@
+"""A run that was pulled is found without the cloud: no account here, no network, or deleted there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from runner.console import CliContext
+from runner.runs.attempts import AttemptLog, CloudAttempt
+from runner.targets.host import HostTarget
+from runner.targets.modal.image import STATE
+from runner.targets.modal.target import ModalTarget
+
+Type = Callable[[str], Result]
+
+
+@pytest.fixture
+def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Callable[..., Path]:
+    """``pulled("finished")``: the run ``cl`` as `runner pull` leaves it, on a machine that once had a token."""
+    cli.targets = {
+        "cloud": ModalTarget(cli, checkout),
+        "host": HostTarget(cli, checkout, has_module=lambda name: True),
+    }
+    cache = checkout / "volumes" / "cache"
+    (cache / STATE).parent.mkdir(parents=True, exist_ok=True)
+    (cache / STATE).write_text('{"an-account": {}}')
+
+    def make(status: str, step: int = 100) -> Path:
+        attempts = [{"started": 5.0, "ended": 9.0, "reason": status, "launch": {"target": "cloud"}}]
+        folder = make_run("cl", step=step, status=status, attempts=attempts)
+        (folder / "log.txt").write_text("a line of its log\n")
+        return folder
+
+    return make
+
+
+class TestWithoutAToken:
+    def test_it_is_listed_and_said_to_be_a_copy(
+        self, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        pulled("finished")
+        assert "cloud (copy)" in type_("runner runs").stdout
+        (told,) = json.loads(type_("runner runs --json").stdout)
+        assert (told["run"], told["target"], told["status"], told["is_copy"]) == (
+            "cl",
+            "cloud",
+            "finished",
+            True,
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "word"),
+        [
+            ("status cl", "cl (train on cloud; the copy that was pulled)"),
+            ("logs cl", "a line of its log"),
+            ("watch cl", "step 100/100"),
+        ],
+    )
+    def test_it_is_shown(
+        self, line: str, word: str, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        pulled("finished")
+        shown = type_(f"runner {line}")
+        assert shown.exit_code == 0, shown.stderr
+        assert word in shown.stdout
+
+    def test_it_goes_on_here(self, type_: Type, pulled: Callable[..., Path]) -> None:
+        pulled("unfinished", step=40)
+        planned = type_("runner resume cl --on host --dry-run")
+        assert planned.exit_code == 0, planned.stderr
+        assert "goes on from step 40 of 100" in planned.stderr
+        refused = type_("runner resume cl")
+        assert (refused.exit_code, "`runner resume cl --on host`" in refused.stderr) == (1, True)
+        assert "`runner resume cl --on host` goes on" in type_("runner status cl").stderr
+
+    def test_one_that_was_at_work_says_when(
+        self, type_: Type, pulled: Callable[..., Path], checkout: Path
+    ) -> None:
+        folder = pulled("running", step=40)
+        now = time.time()
+
+        def note(seen: float, status: int | None = None) -> None:
+            """What the pull brought of its attempt in the cloud."""
+            attempt = CloudAttempt("fc-1", "ta-1", 5.0, seen, 4.2)
+            AttemptLog([attempt], "fc-1", "ap-1", status=status).write(folder)
+
+        note(now - 7200)
+        assert "running 2h ago" in type_("runner runs").stdout
+        assert "status    running 2h ago\n" in type_("runner status cl").stdout
+        assert "run cl was running 2h ago" in type_("runner watch cl").stderr
+        told = json.loads(type_("runner status cl --json").stdout)
+        assert (told["status"], told["alive"], told["seen"]) == ("running", False, now - 7200)
+        note(now - 5)
+        assert "status    running\n" in type_("runner status cl").stdout
+        note(now - 7200, status=100)  # its machine went down before the record said so
+        assert "status    failed\n" in type_("runner status cl").stdout
+
+    def test_it_can_not_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
+        pulled("running")
+        refused = type_("runner stop cl")
+        assert (refused.exit_code, "only the copy that was pulled" in refused.stderr) == (1, True)
+
+
+class TestWarning:
+    WORDS = "warning: cloud is left out: there is no Modal token here\n"
+
+    @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])
+    def test_none_where_the_copy_says_all(
+        self, line: str, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        pulled("finished")
+        assert self.WORDS not in type_(f"runner {line}").stderr
+
+    @pytest.mark.parametrize("line", ["runs", "status cl", "logs cl"])
+    @pytest.mark.parametrize("status", ["running", "unfinished"])
+    def test_once_where_the_run_may_be_further(
+        self, line: str, status: str, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        pulled(status)
+        assert type_(f"runner {line}").stderr.count(self.WORDS) == 1
+
+    def test_where_no_run_that_was_begun_there_is_here(
+        self, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        assert self.WORDS in type_("runner runs").stderr
+        assert type_("runner status cl").stderr.count(self.WORDS) == 1
+
+    def test_none_about_a_run_of_this_machine(
+        self, type_: Type, pulled, make_run: Callable[..., Path]
+    ) -> None:
+        make_run("mine", step=100)
+        assert type_("runner status mine").stderr == ""
+
+
+@pytest.mark.parametrize(("status", "warned"), [("finished", 0), ("unfinished", 1)])
+def test_offline_the_cloud_is_named_where_it_may_have_taken_up_the_run(
+    status: str, warned: int, type_: Type, cli: CliContext, pulled, make_run: Callable[..., Path]
+) -> None:
+    make_run("mine", step=50, status=status)
+    cli.environ = {
+        **cli.environ,
+        "MODAL_TOKEN_ID": "a",
+        "MODAL_TOKEN_SECRET": "b",
+        "MODAL_SERVER_URL": "http://127.0.0.1:1",
+    }
+    cli.targets["cloud"] = ModalTarget(cli, cli.cwd)
+    assert (
+        type_("runner status mine").stderr.count("cloud is left out: Modal can't be reached")
+        == warned
+    )

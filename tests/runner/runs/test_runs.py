@@ -1,0 +1,430 @@
+"""runs, status, logs, stop, resume: from another terminal, on another day, for a run that is dead."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+
+import pytest
+
+from experiment.run import LoggedStream
+from job.display import Display
+from job.run_record import Attempt, RunRecord
+from runner.runs import logs as run_log
+from runner.runs import store as run_folders
+from runner.runs.store import FRESH_SECONDS, judge, newest_step, states, write_launch
+from runner.runs.table import age
+from runner.sweep.record import SweepRecord, Trial
+from runner.target import LaunchHandle, LocalVolume, RunInfo
+from runner.targets.compose import ComposeTarget
+from runner.targets.host import HostTarget
+from runner.targets.inspect_local import busy_in
+
+RUNNING = RunInfo("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
+
+
+class TestRuns:
+    def test_newest_first(self, type_, fake) -> None:
+        fake.states = [
+            RunInfo("old", "train", "host", "finished", started=1.0),
+            RunInfo("new", "train", "host", "running", started=2.0),
+        ]
+        assert [run["run"] for run in json.loads(type_("runner runs --json").stdout)] == [
+            "new",
+            "old",
+        ]
+        lines = type_("runner runs").stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["run", "new", "old"]
+
+    def test_what_was_estimated_stands_beside_what_it_cost(self, type_, fake) -> None:
+        fake.states = [
+            RunInfo(
+                "paid",
+                "train",
+                "cloud",
+                "finished",
+                cost=1.314,
+                estimated_cost=1.2,
+                expected_cost=1.33,
+            ),
+            RunInfo("free", "train", "host", "finished"),
+        ]
+        header, *lines = (line.split() for line in type_("runner runs").stdout.splitlines())
+        assert header.index("estimated") == header.index("cost") + 1
+        assert {line[0]: line[-2:] for line in lines} == {
+            "paid": ["$1.31", "$1.20"],
+            "free": ["-", "-"],
+        }
+        told = json.loads(type_("runner runs --json").stdout)
+        assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
+        assert (
+            "$1.31, estimated at $1.20 before it began, at $1.33 in all"
+            in type_("runner status paid").stdout
+        )
+
+    @pytest.mark.parametrize(
+        ("width", "titles"),
+        [
+            (120, "run job target gpu status step loss age"),
+            (80, "run job target status step loss age"),
+            (60, "run job status step loss age"),
+            (40, "run status step loss"),
+            (20, "run status step loss"),
+        ],
+    )
+    def test_a_narrow_terminal_has_fewer_columns_and_whole_values(
+        self, type_, fake, cli, monkeypatch: pytest.MonkeyPatch, width: int, titles: str
+    ) -> None:
+        common = {
+            "gpu": "cpu, 2 threads",
+            "max_steps": 300,
+            "loss": 5.7012,
+            "started": time.time() - 7300,
+        }
+        fake.states = [
+            RunInfo("nanogpt-lr1-warm", "train", "host", "unfinished", step=150, **common),
+            RunInfo("cc", "train", "host", "finished", step=300, **common),
+        ]
+        monkeypatch.setenv("COLUMNS", str(width))
+        cli.terminal, cli.environ = True, {**cli.environ, "NO_COLOR": "1"}
+        result = type_("runner runs")
+        header, _, line = result.stdout.splitlines()
+        assert header.split() == titles.split()
+        lacking = [word for word in ("job", "target", "gpu", "age") if word not in titles.split()]
+        assert result.stderr.startswith(f"no room for {', '.join(lacking)};" if lacking else "")
+        assert bool(lacking) == bool(result.stderr)
+        assert [
+            word in line for word in ("nanogpt-lr1-warm", "unfinished", "150/300", "5.7012", "…")
+        ] == [*(True, True, True, True, False)]
+
+    def test_where_targets_differ_they_are_shown_before_all_else(
+        self, type_, fake, cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        common = {"gpu": "cpu, 2 threads", "max_steps": 300, "started": time.time() - 7300}
+        fake.states = [
+            RunInfo("longer", "train", target, "unfinished", **common)
+            for target in ("host", "cloud")
+        ]
+        monkeypatch.setenv("COLUMNS", "40")
+        cli.terminal, cli.environ = True, {**cli.environ, "NO_COLOR": "1"}
+        header, *lines = type_("runner runs").stdout.splitlines()
+        assert header.split() == ["run", "target", "status", "step", "age"]
+        assert {line.split()[1] for line in lines} == {"host", "cloud"}
+
+    def test_none_yet(self, type_) -> None:
+        result = type_("runner runs")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "no runs yet" in result.stderr
+        assert type_("runner runs --json").stdout == "[]\n"
+
+    def test_a_target_that_does_not_answer_is_named(self, type_, cli, fake) -> None:
+        from runner.errors import RunnerError
+
+        class Silent:
+            name = "cloud"
+
+            def runs(self) -> list[RunInfo]:
+                raise RunnerError("no network")
+
+        fake.states = [RUNNING]
+        cli.targets["cloud"] = Silent()
+        result = type_("runner runs --json")
+        assert len(json.loads(result.stdout)) == 1
+        assert "cloud is left out: no network" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"), [(0, "0s"), (59, "59s"), (120, "2m"), (7200, "2h"), (432000, "5d")]
+    )
+    def test_age(self, seconds: float, words: str) -> None:
+        assert age(1000.0, 1000.0 + seconds) == words
+
+
+class TestJudgement:
+    """A record that says running is believed only of what lives."""
+
+    LAUNCH = LaunchHandle("warm", "host", "train", "1", 100.0)
+    OURS = Attempt(started=101.0, launch={"target": "host"})
+
+    @pytest.mark.parametrize(
+        ("status", "attempt", "lives", "code", "word"),
+        [
+            ("running", OURS, True, None, "running"),
+            ("finished", Attempt(started=5.0), True, None, "starting"),
+            ("running", OURS, False, None, "dead"),
+            ("running", OURS, False, 137, "dead"),
+            ("running", OURS, False, 1, "failed"),
+            ("running", None, False, 0, "finished"),
+            ("running", OURS, False, 101, "unfinished"),
+            ("unfinished", OURS, False, None, "unfinished"),
+        ],
+    )
+    def test_one_word(self, status, attempt, lives, code, word) -> None:
+        assert judge(RunRecord("warm", status=status), attempt, self.LAUNCH, lives, code) == word
+
+    def test_a_run_of_make_is_known_by_its_heartbeat(self, make_run, checkout) -> None:
+        folder = make_run("warm", status="running", attempts=[{"started": 5.0}])
+        heartbeat = folder / "heartbeat"
+        heartbeat.touch()
+
+        def found() -> list[str]:
+            return [
+                state.status for state in states(folder.parent, "host", lambda _: (False, None))
+            ]
+
+        assert found() == ["running"]
+        long_ago = time.time() - FRESH_SECONDS - 1
+        os.utime(heartbeat, (long_ago, long_ago))
+        assert found() == ["dead"]
+
+    @pytest.mark.parametrize(
+        ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
+    )
+    def test_what_was_killed_is_dead_and_says_so(
+        self, make_run, code: int | None, why: str
+    ) -> None:
+        attempts = [
+            {"started": 1.0, "reason": "SIGTERM"},
+            {"started": 5.0, "launch": {"target": "host"}},
+        ]
+        folder = make_run("warm", status="running", attempts=attempts)
+        write_launch(folder, LaunchHandle("warm", "host", "train", "1", 4.0))
+        (state,) = states(folder.parent, "host", lambda _: (False, code))
+        assert (state.status, state.reason, state.ends) == ("dead", why, ("SIGTERM", why))
+
+    def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
+        both = [
+            {"started": 1.0, "launch": {"target": "host"}},
+            {"started": 2.0, "launch": {"target": "local"}},
+        ]
+        folder = make_run("warm", attempts=both)
+        assert [*states(folder.parent, "host", lambda _: (False, None))] == []
+        (state,) = states(folder.parent, "local", lambda _: (False, None))
+        assert (state.run, state.attempts) == ("warm", 2)
+
+    def test_docker_compose_up_is_known_by_the_containers_name(self, make_run) -> None:
+        folder = make_run("warm", attempts=[{"started": 1.0, "host": "0123456789ab"}])
+        assert len([*states(folder.parent, "local", lambda _: (False, None))]) == 1
+
+    def test_what_is_no_run_is_passed_over(self, checkout) -> None:
+        volume = checkout / "volumes" / "checkpoints"
+        (volume / "lost+found").mkdir(parents=True)
+        (volume / "notes.txt").touch()
+        assert [*states(volume, "host", lambda _: (False, None))] == []
+
+    @pytest.mark.parametrize("target", [HostTarget, ComposeTarget])
+    def test_one_of_many_is_asked_for_without_a_look_at_the_others(
+        self, cli, make_run, checkout, monkeypatch, target: type[HostTarget | ComposeTarget]
+    ) -> None:
+        attempts = [{"started": 1.0, "ended": 2.0, "launch": {"target": target.name}}]
+        for name in ("warm", "other", "third"):
+            folder = make_run(name, attempts=attempts)
+        read: list[str] = []
+        monkeypatch.setattr(run_folders, "read_launch", lambda folder: read.append(folder.name))
+        asked = target(cli, checkout)
+        state = asked.state("warm")
+        assert (state and state.run, state and state.status, read) == ("warm", "finished", ["warm"])
+        assert [asked.state(name) for name in ("nothing", "", "../checkpoints/warm")] == [None] * 3
+        monkeypatch.setattr(target, "runs", lambda self: pytest.fail("all were looked at"))
+        assert busy_in(asked, folder) is None
+
+    @pytest.mark.parametrize(
+        ("text", "step"),
+        [
+            ("step_00001000\n", 1000),
+            (None, 2000),
+            ("", 2000),
+            ("junk", 2000),
+            ("step_00003000", 2000),
+        ],
+    )
+    def test_newest_step(self, tmp_path, text: str | None, step: int) -> None:
+        if text is not None:
+            (tmp_path / "latest").write_text(text)
+        assert newest_step(tmp_path) is None  # no folder, nothing to go on from
+        for name in ("step_00001000", "step_00002000", ".partial_step_00009000"):
+            (tmp_path / name).mkdir()
+        assert newest_step(tmp_path) == step  # as the trainer finds it
+
+
+class TestStatus:
+    def test_facts_on_stdout(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        result = type_("runner status warm")
+        assert result.exit_code == 0
+        assert "step      50/100" in result.stdout
+        assert json.loads(type_("runner status warm --json").stdout)["loss"] == 1.5
+
+    def test_a_dead_run_shows_its_last_words_and_what_to_type(self, type_, fake) -> None:
+        fake.states = [RunInfo("warm", "train", "host", "dead")]
+        fake.printed = ["Out of memory"]
+        result = type_("runner status warm")
+        assert "Out of memory" in result.stderr
+        assert "`runner resume warm` goes on" in result.stderr
+
+    @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
+    def test_a_run_that_is_not_there(self, type_, fake, command: str) -> None:
+        fake.states = [RUNNING]
+        result = type_(f"runner {command} wram")
+        assert result.exit_code == 102
+        assert "there is no run 'wram'; did you mean 'warm'?" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "logs"])
+def test_a_sweeps_name_is_told_from_a_runs(type_, checkout, command: str) -> None:
+    trials = [
+        Trial(number, f"s-00{number}", {}, "finished", metric=1.0 / number) for number in (1, 2)
+    ]
+    folder = checkout / "volumes" / "checkpoints" / "s"
+    folder.mkdir(parents=True)
+    SweepRecord("s", "host", "val_loss", "min", trials=trials).write(folder)
+    result = type_(f"runner {command} s")
+    assert result.exit_code == 102
+    assert "'s' is a sweep, whose runs are s-001 to s-002; name one of them" in result.stderr
+    assert "runner status s-002" in result.stderr
+
+
+class TestLogs:
+    def test_all_or_the_end(self, type_, fake, make_run) -> None:
+        fake.states = [RunInfo("warm", "train", "host", "finished")]
+        (make_run("warm") / "log.txt").write_text("one\ntwo\nthree\n")
+        assert type_("runner logs warm").stdout == "one\ntwo\nthree\n"
+        assert type_("runner logs warm --tail 2").stdout == "two\nthree\n"
+        assert type_("runner logs warm --tail 0").stdout == ""
+
+    @pytest.mark.parametrize(("tail", "shown"), [(0, ""), (1, "three\n"), (9, "one\ntwo\nthree\n")])
+    def test_the_end_of_the_last_day(self, type_, fake, make_run, tail: int, shown: str) -> None:
+        fake.states = [RunInfo("warm", "train", "host", "finished")]
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.gmtime())
+        text = "".join(f"{stamp}{word}\n" for word in ("one", "two", "three"))
+        (make_run("warm") / "log.txt").write_text(text)
+        assert (
+            type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
+        )
+
+    def test_a_log_without_times_has_no_last_hour(self, type_, fake, make_run) -> None:
+        fake.states = [RunInfo("warm", "command", "host", "finished")]
+        (make_run("warm") / "log.txt").write_text("one\ntwo\n")
+        refused = type_("runner logs warm --since 1h")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "without times; leave --since away, or take --tail 50" in refused.stderr
+
+    def test_a_long_end_is_read_in_pieces_and_put_together_once(self, tmp_path) -> None:
+        lines = [f"{number:07d} {'x' * 40}\n" for number in range(20_000)]
+        (tmp_path / "log.txt").write_text("".join(lines))
+        for count in (1, 5_000, 20_000, 30_000):
+            assert run_log.tail(LocalVolume(tmp_path), "log.txt", count) == (
+                "".join(lines[-count:]),
+                980_000,
+            )
+
+    def test_times_are_in_utc_wherever_they_are_written(self, tmp_path, monkeypatch) -> None:
+        path = tmp_path / "log.txt"
+        display = Display(path, 10, silent=False)
+        for zone in ("UTC", "Asia/Tokyo", "America/Lima"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            display.log_only(f"by a trainer in {zone}")
+            LoggedStream(io.StringIO(), path).write(f"by an experiment in {zone}\n")
+            text = path.read_text()
+            assert run_log.since(text, time.time() - 60) == text
+            assert run_log.since(text, time.time() + 60) == ""
+        monkeypatch.undo()
+        time.tzset()
+
+    def test_without_a_log(self, type_, fake, make_run) -> None:
+        fake.states = [RunInfo("warm", "train", "host", "dead")]
+        make_run("warm")
+        assert type_("runner logs warm").exit_code == 102
+        fake.printed = ["ImportError"]
+        assert type_("runner logs warm").stdout == "ImportError\n"
+
+    @pytest.mark.parametrize("lines", [1, 999, 1000, 1001, 20000])
+    def test_the_end_of_a_long_log(self, tmp_path, lines: int) -> None:
+        written = [f"step {i} äöü\n" for i in range(20000)]
+        (tmp_path / "log.txt").write_text("".join(written))
+        text, end = run_log.tail(LocalVolume(tmp_path), "log.txt", lines)
+        assert text == "".join(written[-lines:])
+        assert end == (tmp_path / "log.txt").stat().st_size
+
+    def test_no_line_is_cut_where_two_reads_meet(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(run_log, "CHUNK", 1)
+        (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
+        assert run_log.tail(LocalVolume(tmp_path), "log.txt", 2)[0] == "two\nthree\n"
+
+    def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(run_log, "CHUNK", 1)
+        (tmp_path / "log.txt").write_text("loss ↓\n")
+        assert (
+            "".join(run_log.follow(LocalVolume(tmp_path), "log.txt", 0, lambda: False, 0.01))
+            == "loss ↓\n"
+        )
+
+    def test_a_path_can_not_leave_the_volume(self, tmp_path) -> None:
+        from runner.errors import RunnerError
+
+        with pytest.raises(RunnerError, match="leaves the volume"):
+            LocalVolume(tmp_path).read("../secret")
+
+
+class TestStop:
+    def test_it_is_asked_to_checkpoint(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        result = type_("runner stop warm")
+        assert (result.exit_code, fake.did) == (0, ["stop warm"])
+        assert "`runner resume warm` goes on" in result.stderr
+
+    def test_now(self, type_, fake) -> None:
+        fake.states = [RUNNING]
+        type_("runner stop warm --now")
+        assert fake.did == ["stop warm now"]
+
+
+class TestResume:
+    @pytest.fixture
+    def warm(self, make_run, fake):
+        folder = make_run("warm", step=50, status="unfinished")
+        fake.states = [RunInfo("warm", "train", "host", "unfinished", folder=str(folder))]
+        return folder
+
+    def test_with_the_recipe_it_has(self, type_, fake, warm) -> None:
+        assert type_("runner resume warm").exit_code == 0
+        (plan,) = fake.plans
+        assert (plan.recipe, plan.resume, plan.run) == (
+            "/vol/checkpoints/warm/recipe.yaml",
+            50,
+            "warm",
+        )
+
+    def test_on_as_many_gpus_as_before(self, type_, fake, warm) -> None:
+        from runner.runs.store import write_launch
+
+        fake.has = {"gpus": 8}
+        write_launch(warm, LaunchHandle("warm", "host", "train", "1", 1.0, gpus=4))
+        type_("runner resume warm --dry-run")
+        type_("runner resume warm --dry-run --gpu 2")
+        assert [plan.gpus for plan in fake.plans] == [4, 2]
+
+    def test_on_another_target(self, type_, cli, checkout, fake, warm) -> None:
+        from tests.runner.fake_target import FakeTarget
+
+        other = cli.targets["local"] = FakeTarget(checkout, name="local")
+        type_("runner resume warm --on local")
+        assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
+
+    def test_without_its_recipe_it_says_so(self, type_, cli, checkout, make_run) -> None:
+        (make_run("warm", step=50, status="unfinished") / "recipe.yaml").unlink()
+        cli.targets = {"host": HostTarget(cli, checkout)}
+        result = type_("runner resume warm")
+        assert result.exit_code == 1
+        assert "the recipe.yaml of run 'warm' is gone" in result.stderr
+
+    def test_a_mistake_is_one_line(self, type_, warm) -> None:
+        for line, message in [
+            ("runner resume warm lr", "'lr' is no key=value"),
+            ("runner resume warm lr=x", "'x' is no number"),
+            ("runner resume warm --on locl", "there is no target 'locl'; did you mean 'local'?"),
+        ]:
+            result = type_(line)
+            assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

@@ -1,0 +1,95 @@
+"""A file that grows is read once; one that was rewritten is read anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from runner.runs import tail_reader
+from runner.runs.tail_reader import GrowingFile
+from runner.target import LocalVolume
+
+
+class Counting(LocalVolume):
+    """A folder that counts the bytes that were read of it."""
+
+    count: ClassVar[list[int]] = [0]
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        text = super().read(path, start, length)
+        self.count[0] += len(text)
+        return text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> GrowingFile:
+    return GrowingFile(LocalVolume(tmp_path), "metrics.jsonl")
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for(file: GrowingFile, path: Path) -> None:
+    assert file.look().lines == ()
+    path.write_text("one\n")
+    assert file.look().lines == (b"one",)
+
+
+def test_a_line_comes_when_it_is_whole(file: GrowingFile, path: Path) -> None:
+    path.write_text("one\ntw")
+    assert file.look().lines == (b"one",)
+    assert file.look().lines == ()
+    with path.open("a") as out:
+        out.write("o\nthree\n")
+    assert file.look().lines == (b"two", b"three")
+
+
+def test_a_look_reads_what_was_added_and_no_more(tmp_path: Path, path: Path) -> None:
+    files = Counting(tmp_path)
+    file = GrowingFile(files, "metrics.jsonl")
+    path.write_text("a line\n" * 100_000)
+    file.look()
+    files.count[0] = 0
+    with path.open("a") as out:
+        out.write("another\n")
+    assert file.look().lines == (b"another",)
+    assert files.count[0] < 2 * tail_reader.OVERLAP
+
+
+@pytest.mark.parametrize("more", [0, 1, 5000])
+def test_a_file_that_was_rewritten_is_read_anew_whatever_its_length(
+    file: GrowingFile, path: Path, more: int
+) -> None:
+    path.write_text("".join(f"step {i} first attempt\n" for i in range(1000)))
+    assert len(file.look().lines) == 1000
+    kept = [f"step {i} first attempt\n" for i in range(900)]
+    path.write_text("".join([*kept, *(f"step {900 + i} second attempt\n" for i in range(more))]))
+    piece = file.look()
+    assert (piece.anew, len(piece.lines)) == (True, 900 + more)
+    assert not file.look().anew
+
+
+def test_a_long_file_comes_in_pieces(
+    file: GrowingFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_reader, "PIECE", 1000)
+    path.write_text("".join(f"{i}\n" for i in range(1000)))
+    lines: list[bytes] = []
+    while not (piece := file.look()).is_all:
+        assert not piece.anew
+        lines += piece.lines
+    assert [*lines, *piece.lines] == [str(i).encode() for i in range(1000)]
+
+
+def test_of_a_log_the_end_is_enough(tmp_path: Path, path: Path) -> None:
+    path.write_text("".join(f"{i:04d}\n" for i in range(1000)))
+    file = GrowingFile(LocalVolume(tmp_path), "metrics.jsonl", most=50)
+    assert file.look().lines[-1] == b"0999"
+    assert len(file.look().lines) == 0
+    with path.open("a") as out:
+        out.write("1000\n")
+    assert file.look().lines == (b"1000",)

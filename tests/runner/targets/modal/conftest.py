@@ -1,0 +1,208 @@
+"""A checkout that trains something tiny, the stand-in for Modal, and the runner as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.modal_standin import ModalStandin, StandinError
+from tests.tiny_recipe import write_recipe, write_text
+
+ROOT = Path(__file__).resolve().parents[4]
+
+COPIED = (".gitignore", ".dockerignore", "Dockerfile", "requirements.lock", "docker-compose.yml")
+
+
+@dataclass
+class Lab:
+    """A checkout beside a stand-in, and what was started in it."""
+
+    checkout: Path
+    modal: ModalStandin
+    environ: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
+        """``runner WORDS`` as a process; stdout and stderr are pipes."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from runner.cli import main; main()", *words],
+            cwd=self.checkout,
+            env={**self.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+        """Run to the end; it must exit with ``status``. stdout and stderr."""
+        process = self.start(*words, **variables)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, (
+            f"exit {process.returncode}\n{out}\n{err}\n{self.modal.log()[-3000:]}"
+        )
+        return out, err
+
+    def train(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+        """``runner cloud tiny -y``."""
+        return self.run("cloud", "tiny", "-y", *words, status=status, **variables)
+
+    def volume(self, name: str) -> Path:
+        return self.modal.volume_path(f"gpt-runner-{name}")
+
+    def run_folder(self, name: str = "tiny") -> Path:
+        return self.volume("checkpoints") / name
+
+    def metrics(self, name: str = "tiny") -> str:
+        """The metrics so far; '' before there are any."""
+        try:
+            return (self.run_folder(name) / "metrics.jsonl").read_text()
+        except (StandinError, FileNotFoundError):
+            return ""
+
+    def committed(self, name: str = "tiny") -> list[str]:
+        """Names in the run's folder on the volume."""
+        try:
+            return [path.name for path in self.run_folder(name).iterdir()]
+        except (StandinError, FileNotFoundError):
+            return []
+
+    def wait_for_step(self, step: int, name: str = "tiny") -> None:
+        """Until the metrics show that step."""
+        self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
+
+    def slow_down(self, seconds: float) -> None:
+        """Let a step of the trainer take so much longer from now on: time enough to be interrupted."""
+        text = (ROOT / "model" / "trainer.py").read_text()
+        assert "self.progress.step += 1" in text
+        (self.checkout / "model" / "trainer.py").write_text(
+            text.replace(
+                "self.progress.step += 1", f"time.sleep({seconds}); self.progress.step += 1"
+            )
+        )
+
+    @property
+    def go(self) -> Path:
+        """A file that the containers of the stand-in see too, which have a /tmp of their own."""
+        return Path("/dev/shm") / f"gpt-runner-{os.getpid()}-{self.checkout.parent.name}"
+
+    def hold_at(self, *steps: int) -> Path:
+        """The trainer stays at each of these steps until it is told to stop, or until the file that this gives
+        is there: what is sent to it meanwhile reaches a run that is at work, however slow the machine is."""
+        go = self.go
+        trainer = self.checkout / "model" / "trainer.py"
+        text = (ROOT / "model" / "trainer.py").read_text()
+        count = "                self.progress.step += 1\n"
+        assert text.count(count) == 1
+        held = f"self.progress.step in {steps} and not stop.received and not Path({str(go)!r}).exists()"
+        trainer.write_text(
+            text.replace(count, f"{count}                while {held}: time.sleep(0.01)\n")
+        )
+        return go
+
+    def ledger(self, name: str = "tiny") -> dict[str, Any]:
+        return dict(json.loads((self.run_folder(name) / "cloud.json").read_text()))
+
+    def weights(self, name: str = "tiny") -> bytes:
+        step = (self.run_folder(name) / "latest").read_text().strip()
+        return (self.run_folder(name) / step / "model.safetensors").read_bytes()
+
+    def steps(self, name: str = "tiny") -> list[int]:
+        """The steps in the metrics, in order."""
+        lines = (self.run_folder(name) / "metrics.jsonl").read_text().splitlines()
+        return [row["step"] for row in map(json.loads, lines) if row["kind"] == "train"]
+
+
+def train_here(checkout: Path, *overrides: str) -> None:
+    """The same run, unbroken, as a process of this machine."""
+    subprocess.run(
+        [sys.executable, "-m", "model.train", "tiny", *overrides],
+        cwd=checkout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+        check=True,
+        capture_output=True,
+    )
+
+
+@cache
+def seconds_to_begin() -> float:
+    """How long a job takes to import what it needs; on a busy machine three times as long as else."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import model.train"], cwd=ROOT, check=True)
+    return time.monotonic() - began
+
+
+def make_checkout(folder: Path) -> Path:
+    """What the runner takes for a checkout, with the real trainer and the recipe ``tiny``."""
+    folder.mkdir()
+    for name in COPIED:
+        shutil.copy(ROOT / name, folder / name)
+    for package in ("corpus", "experiment", "job", "model"):
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    add_tiny(folder)
+    return folder
+
+
+def add_tiny(checkout: Path) -> None:
+    """The recipe ``tiny`` and its text."""
+    write_recipe(checkout / "configs" / "tiny.yaml", "texts/text.txt")
+    write_text(checkout / "texts" / "text.txt")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Volumes are seen as they are written."""
+    with lab_with(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def strict_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A volume holds what was committed, and no more."""
+    with lab_with(tmp_path, strict_commits=True) as made:
+        yield made
+
+
+@contextmanager
+def lab_with(tmp_path: Path, strict_commits: bool = False, **variables: str) -> Iterator[Lab]:
+    """A lab whose containers have these ``variables``."""
+    options: dict[str, Any] = {"strict_commits": True} if strict_commits else {}
+    checkout = make_checkout(tmp_path / "checkout")
+    with open_lab(checkout, tmp_path, container_env=variables, **options) as made:
+        yield made
+
+
+@contextmanager
+def open_lab(checkout: Path, folder: Path, **options: Any) -> Iterator[Lab]:
+    """The checkout with a stand-in whose state is in ``folder``; ``options`` are the stand-in's."""
+    # More threads than cores are slower for matrices of 32 x 32.
+    options["container_env"] = {"OMP_NUM_THREADS": "1", **options.get("container_env", {})}
+    with ModalStandin(folder / "state", **{"grace": 20.0, **options}) as modal:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
+        environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+        made = Lab(checkout, modal, environ)
+        yield made
+        made.go.unlink(missing_ok=True)
+        for process in made.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert modal.errors() == []
+        assert modal.unimplemented() == []

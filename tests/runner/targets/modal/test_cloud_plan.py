@@ -1,0 +1,392 @@
+"""The plan of a launch in the cloud, without Modal: what it shows, what it refuses, when it asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from job.recipe import load
+from runner.cli import main
+from runner.console import CliContext
+from runner.errors import RunnerError
+from runner.jobs import JOBS
+from runner.plan import Plan, Volume
+from runner.planning.show import rows
+from runner.request import Request
+from runner.targets.modal import image
+from runner.targets.modal.image import ignored
+from runner.targets.modal.options import from_pairs, read_options
+from runner.targets.modal.plan import ModalState, modal_plan
+from tests.runner.targets.modal.conftest import make_checkout
+
+VALUE = "hush-0123456789abcdef"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return make_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture
+def type_(checkout: Path) -> Callable[..., Result]:
+    """``type_("cloud", "tiny")`` on a machine that has no Modal token."""
+
+    def run(*words: str, **variables: str) -> Result:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent), **variables}
+        cli = CliContext(environ=environ, cwd=checkout, terminal=False)
+        return CliRunner().invoke(main, list(words), obj=cli)
+
+    return run
+
+
+@pytest.fixture
+def make(checkout: Path) -> Callable[..., Plan]:
+    """``make(more=(("gpu", "H100:8"),), step=100)``: a plan from options and facts."""
+
+    def plan(
+        job: str = "train",
+        more: tuple[tuple[str, str], ...] = (),
+        request: Request | None = None,
+        **facts: object,
+    ) -> Plan:
+        path = checkout / "configs" / "tiny.yaml"
+        request = request or Request(JOBS[job], "tiny", recipe=path, settings=load(path), more=more)
+        here = checkout / "volumes"
+        volumes = tuple(
+            Volume(name, str(here / name), f"/vol/{name}", remote=f"gpt-runner-{name}")
+            for name in ("data", "checkpoints", "cache")
+        )
+        known: dict[str, object] = {
+            "target": "cloud",
+            "checkout": str(checkout),
+            "workspace": "/workspace",
+            "volumes": volumes,
+            "mounts": False,
+            "image": "Dockerfile, cached",
+            "dataset_ready": True,
+        }
+        return modal_plan(request, ModalState(**{**known, **facts}), read_options(request))  # type: ignore[arg-type]
+
+    return plan
+
+
+class TestPlan:
+    def test_shows_the_machine_the_price_the_hours_and_the_cap(
+        self, make: Callable[..., Plan]
+    ) -> None:
+        plan = make(more=(("gpu", "H100:8"), ("max-cost", "25"), ("timeout", "3d")))
+        shown = dict(rows(plan))
+        assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
+        assert shown["price"].startswith("$32.87 an hour")
+        assert "estimate" in shown
+        assert shown["cap"].startswith(
+            "$25.00, then it writes a checkpoint and ends; 3 d over all attempts"
+        )
+        assert "about 1.5 of 80 GB on H100 (an estimate)" in shown["memory"]
+        assert "gpt-runner-data → /vol/data" in shown["volumes"]
+        assert plan.command[:3] == ("torchrun", "--standalone", "--nproc-per-node=8")
+        assert plan.question is not None
+        assert "$25.00 at most" in plan.question
+        assert json.loads(dict(plan.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
+
+    def test_the_record_will_hold_what_was_estimated(self, make: Callable[..., Plan]) -> None:
+        def estimate(plan: Plan) -> dict[str, float]:
+            found: dict[str, float] = json.loads(dict(plan.environment)["RUN_LAUNCH"])["estimate"]
+            return found
+
+        first = estimate(make(more=(("gpu", "H100:8"),)))
+        assert first["usd"] == pytest.approx(first["seconds"] / 3600 * 32.87, rel=0.01)
+        # Of a run that goes on, what it has used up counts.
+        later = estimate(
+            make(more=(("gpu", "H100:8"),), step=59, seconds=1000.0, cost=9.0, attempts=1)
+        )
+        assert later["seconds"] > 1000.0
+        assert later["usd"] > 9.0
+
+    def test_auto_becomes_the_micro_batch_that_fits_on_the_smallest_gpu(
+        self, make: Callable[..., Plan], checkout: Path
+    ) -> None:
+        path, words = (
+            checkout / "configs" / "tiny.yaml",
+            ("micro_batch=auto", "n_layer=12", "n_embd=768"),
+        )
+        words = (
+            *words,
+            "n_head=12",
+            "block_size=1024",
+            "global_batch_tokens=524288",
+            "tokenizer=gpt2",
+        )
+        settings = load(path, words)
+        for gpus, size in (("H100", 64), ("H100,L4", 16), ("H100:16", 32)):
+            more = (
+                ("gpu", gpus.replace(":16", ":8")),
+                *((("nodes", "2"),) if ":16" in gpus else ()),
+            )
+            plan = make(request=Request(JOBS["train"], "tiny", path, words, settings, more=more))
+            assert f"train.micro_batch={size}" in plan.command
+            assert "micro_batch=auto" not in plan.command
+            assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
+
+    def test_the_guards_of_the_recipe_reach_the_call(
+        self, make: Callable[..., Plan], checkout: Path
+    ) -> None:
+        path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
+        plan = make(request=Request(JOBS["train"], "tiny", path, words, load(path, words)))
+        options = from_pairs(plan.more)
+        assert (options.stop_stalled_after, options.stop_idle_gpu_after) == (600.0, None)
+        assert from_pairs(make().more).stop_idle_gpu_after == 900.0
+
+    def test_says_what_the_image_is_built_for_again(self, make: Callable[..., Plan]) -> None:
+        shown = dict(
+            rows(
+                make(
+                    image="Dockerfile",
+                    image_built=False,
+                    why_build="built again: requirements.lock changed",
+                )
+            )
+        )
+        assert shown["rebuild"] == "built again: requirements.lock changed"
+        assert "not built yet" in shown["image"]
+
+    def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
+        path = checkout / "configs" / "tiny.yaml"
+        request = Request(
+            JOBS["train"], "tiny", path, (), load(path), device="cpu", more=(("gpu", "H100"),)
+        )
+        with pytest.raises(
+            RunnerError, match=r"--device cpu .* --gpu H100 .* leave one of the two away"
+        ) as caught:
+            read_options(request)
+        assert caught.value.exit_code == 2
+
+    def test_several_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
+        plan = make(more=(("gpu", "H100:8"), ("nodes", "4")))
+        assert "--nnodes=4" in plan.command
+        assert "--node-rank={rank}" in plan.command
+        assert "--standalone" not in plan.command
+        assert dict(rows(plan))["price"].startswith("$131.4")
+        with pytest.raises(RunnerError, match="whole machines"):
+            make(more=(("gpu", "H100:4"), ("nodes", "2")))
+
+    def test_a_cap_that_is_reached_is_said_before_the_start(
+        self, make: Callable[..., Plan]
+    ) -> None:
+        with pytest.raises(RunnerError, match=r"has cost \$30.00 of its \$25.00.*--max-cost 50"):
+            make(more=(("max-cost", "25"),), cost=30.0, attempts=2)
+        with pytest.raises(RunnerError, match=r"has used 25 h of its 24 h.*--timeout 48h"):
+            make(seconds=90000.0, attempts=2)
+
+    def test_what_a_cap_left_over_when_it_ended_a_run_pays_for_no_start(
+        self, make: Callable[..., Plan]
+    ) -> None:
+        spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
+        with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
+            make(more=(("max-cost", "25"),), **spent, reached=("budget", 25.0))
+        with pytest.raises(RunnerError, match=r"has used .* of its 24 h.*--timeout 48h"):
+            make(**spent, reached=("timeout", 86400.0))
+        assert make(more=(("max-cost", "26"),), **spent, reached=("budget", 25.0)).question
+        assert make(more=(("timeout", "25h"),), **spent, reached=("timeout", 86400.0)).question
+        assert make(more=(("max-cost", "25"),), **spent).question  # it was stopped before
+
+    def test_the_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
+        more = (
+            ("gpu", "H100:2,H200:2"),
+            ("max-cost", "7.5"),
+            ("timeout", "36h"),
+            ("region", "us"),
+            ("env", "A=b=c"),
+            ("env", "HF_TOKEN"),
+            ("secret", "mine"),
+        )
+        plan = make(more=more)
+        options = from_pairs(plan.more)
+        assert options.pairs() == plan.more
+        assert (str(options.gpus), options.max_cost, options.timeout) == (
+            "H100:2,H200:2",
+            7.5,
+            129600.0,
+        )
+        assert (options.environment, options.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
+        assert plan.secrets == ("HF_TOKEN", "mine (Modal's)")
+
+    def test_a_path_outside_the_checkout_is_refused(
+        self, make: Callable[..., Plan], checkout: Path
+    ) -> None:
+        path = checkout / "configs" / "tiny.yaml"
+        request = Request(
+            JOBS["train"],
+            "tiny",
+            recipe=path,
+            settings=load(path),
+            overrides=("data.source=/home/me/texts",),
+        )
+        with pytest.raises(RunnerError, match="runner push data /home/me/texts"):
+            make(request=request)
+        inside = replace(request, overrides=(f"data.source={checkout}/texts",))
+        assert "data.source=texts" in make(request=inside).command
+        pushed = replace(request, overrides=("data.source=/vol/data/texts",))
+        assert "data.source=/vol/data/texts" in make(request=pushed).command
+
+    @pytest.mark.parametrize(
+        ("job", "gpu"), [("prepare", ""), ("sample", "L4,T4"), ("evaluate", "L4,T4")]
+    )
+    def test_jobs_take_the_gpu_that_they_need(
+        self, make: Callable[..., Plan], job: str, gpu: str
+    ) -> None:
+        assert dict(make(job, step=10).more).get("gpu", "") == gpu
+
+    def test_data_that_is_not_there_is_prepared_without_a_gpu(
+        self, make: Callable[..., Plan]
+    ) -> None:
+        plan = make(more=(("gpu", "H100:8"),), dataset_ready=False)
+        assert "the data is made on a machine without a GPU, for $0.25 an hour" in " ".join(
+            plan.steps
+        )
+        assert ("prepare-first", "yes") in plan.more
+        assert ("prepare-first", "yes") not in make(more=(("gpu", "H100:8"),)).more
+
+    def test_so_are_published_weights_downloaded(self, make: Callable[..., Plan]) -> None:
+        more = (("gpu", "H100:8"),)
+        assert ("prepare-first", "yes") in make(more=more, weights_ready=False).more
+        assert ("prepare-first", "yes") not in make(more=more, weights_ready=True).more
+        assert ("prepare-first", "yes") not in make(more=more, weights_ready=False, step=10).more
+
+
+class TestCommandLine:
+    def test_off_a_terminal_it_stops_and_prints_the_line(
+        self, type_: Callable[..., Result]
+    ) -> None:
+        result = type_("cloud", "tiny", "--gpu", "H100:8", "--max-cost", "5")
+        assert result.exit_code == 2
+        assert "runner cloud tiny --gpu H100:8 --max-cost 5 -y" in result.stderr
+
+    def test_a_wrong_gpu_is_said_at_once(self, type_: Callable[..., Result]) -> None:
+        result = type_("cloud", "tiny", "--gpu", "H10", "-y")
+        assert (result.exit_code, "did you mean 'H100'?" in result.stderr) == (2, True)
+
+    def test_a_plan_needs_no_account_and_a_start_does(self, type_: Callable[..., Result]) -> None:
+        assert type_("cloud", "tiny", "--dry-run").exit_code == 0
+        result = type_("cloud", "tiny", "-y")
+        assert (result.exit_code, "modal token new" in result.stderr) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("words", "part"),
+        [
+            (["--env", f"MY_KEY={VALUE}"], "write --env MY_KEY"),
+            (["--env", "NOT_HERE"], "no NOT_HERE in the environment or in .env"),
+            (["--timeout", "soon"], "90m, 12h or 3d"),
+            (["--timeout", "30d"], "11 attempts"),
+            (["--max-cost", "free"], "for example 25"),
+            (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
+        ],
+    )
+    def test_a_mistake_says_what_to_write(
+        self, type_: Callable[..., Result], words: list[str], part: str
+    ) -> None:
+        result = type_("cloud", "tiny", "-y", *words)
+        assert result.exit_code == 2
+        assert part in result.stderr
+        assert VALUE not in result.output
+
+
+class TestImage:
+    def test_the_lock_or_a_line_rebuilds_and_the_code_does_not(
+        self, checkout: Path, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "cache"
+        assert image.describe(checkout, cache, "me")[0] is False
+        image.remember(checkout, cache, "me")
+        (checkout / "model" / "gpt.py").write_text("# another\n")
+        built, words = image.describe(checkout, cache, "me")
+        assert built
+        assert words.startswith("cached, built 20")
+        assert image.describe(checkout, cache, "another account")[0] is False
+        dockerfile = checkout / "Dockerfile"
+        text = dockerfile.read_text()
+        dockerfile.write_text(text + "\n# a comment\n")
+        assert image.describe(checkout, cache, "me")[0] is True
+        dockerfile.write_text(text.replace("apt-get update", "apt-get  update"))
+        line = text.splitlines().index("RUN apt-get update \\") + 1
+        assert f"Dockerfile:{line} changed: RUN apt-get" in image.describe(checkout, cache, "me")[1]
+        dockerfile.write_text(text)
+        with (checkout / "requirements.lock").open("a") as lock:
+            lock.write("# more\n")
+        assert image.describe(checkout, cache, "me") == (
+            False,
+            "built again: requirements.lock changed",
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "part"),
+        [
+            ("COPY ./ .", "write COPY . TARGET"),
+            ('COPY ["a", "b"]', "write COPY SOURCE TARGET"),
+            ("COPY $HERE /x", "write the path out"),
+            ("COPY --parents a/b /x", "name the files"),
+            ("COPY missing.txt /x", "COPY takes missing.txt, which is not in"),
+            ("ADD requirements.lock /x", "write COPY"),
+            ("RUN --mount=type=bind,target=/x pip list", "write COPY"),
+            ('ENTRYPOINT ["bash"]', "leave it to docker-compose.yml"),
+        ],
+    )
+    def test_what_modal_would_leave_out_is_said_before(
+        self, checkout: Path, line: str, part: str
+    ) -> None:
+        dockerfile = checkout / "Dockerfile"
+        number = len(dockerfile.read_text().splitlines()) + 1
+        with dockerfile.open("a") as file:
+            file.write(f"{line}\n")
+        with pytest.raises(RunnerError) as caught:
+            image.fingerprint(checkout)
+        assert caught.value.message.startswith(f"Dockerfile:{number}: ")
+        assert part in caught.value.message
+
+    @pytest.mark.parametrize("in_git", [False, True])
+    def test_what_is_mounted_is_the_code(self, checkout: Path, in_git: bool) -> None:
+        (checkout / ".gitignore").write_text(
+            "/volumes/*/*\n!/volumes/*/.gitkeep\n/build/\nnotes/\n\\#x\n"
+        )
+        (checkout / "sub").mkdir()
+        (checkout / "sub" / ".gitignore").write_text("secret.txt\n")
+        kept = [
+            "model/gpt.py",
+            "configs/tiny.yaml",
+            "requirements.lock",
+            ".env.example",
+            "my/build/x.py",
+            "texts/a.txt",
+            "texts/notes",
+        ]
+        left_out = [
+            ".env",
+            "sub/.env",
+            "sub/.env.local",
+            "sub/secret.txt",
+            "#x",
+            "volumes/data/x.bin",
+            "volumes/data/.gitkeep",
+            ".venv/bin/python",
+            "deep/.venv/bin/python",
+            "notes/a.txt",
+            "model/__pycache__/gpt.cpython-311.pyc",
+            "deep/er/.DS_Store",
+        ]
+        for path in (*kept, *left_out):
+            (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / path).touch()
+        if in_git:
+            subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
+        out = ignored(checkout)
+        assert [
+            path for path in (*left_out, ".git/config", ".venv", "volumes") if not out(Path(path))
+        ] == []
+        assert [path for path in (*kept, "my", "my/build") if out(Path(path))] == []

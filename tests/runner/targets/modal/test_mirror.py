@@ -1,0 +1,21 @@
+"""A run that was pulled and then deleted in the cloud is still there."""
+
+from __future__ import annotations
+
+import json
+
+from tests.runner.targets.modal.cloud_run import put_run
+from tests.runner.targets.modal.conftest import Lab
+
+
+def test_what_was_deleted_there_is_found_here(lab: Lab) -> None:
+    put_run(lab, "cl")
+    lab.run("pull", "checkpoints", "cl", "--all")
+    assert json.loads(lab.run("status", "cl", "--json")[0])["is_copy"] is False
+    lab.run("rm", "checkpoints", "cl", "-r", "-y")
+    out, err = lab.run("status", "cl")
+    assert "cl (train on cloud; the copy that was pulled)" in out
+    assert err == ""
+    assert "cloud (copy)" in lab.run("runs")[0]
+    _, err = lab.run("resume", "cl", "--on", "cloud", status=1)
+    assert "runner push checkpoints cl" in err

@@ -1,0 +1,46 @@
+"""A run in the cloud with other settings than it was begun with is refused before a machine is paid for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from job.run_record import Attempt, RunRecord
+from runner.runs.attempts import AttemptLog, CloudAttempt
+from runner.targets.modal.calls import CallState
+from runner.targets.modal.runs import CloudRun, derive_status, reason
+from tests.runner.targets.modal.cloud_run import put_run
+from tests.runner.targets.modal.conftest import Lab
+
+
+def test_a_launch_and_a_resume_are_refused_and_the_run_stays_finished(lab: Lab) -> None:
+    put_run(lab, "cl")
+    for words in (
+        ["resume", "cl", "max_steps=70", "-y"],
+        ["cloud", "tiny", "--name", "cl", "max_steps=70", "-y"],
+    ):
+        _, err = lab.run(*words, status=2)
+        assert "  train.max_steps: 60 → 70\n" in err
+        assert "`runner cloud RECIPE --name NEW-NAME`, with init_from=cl too" in err
+    assert not lab.modal.recorded("FunctionCreate")
+    assert json.loads(lab.run("status", "cl", "--json")[0])["status"] == "finished"
+
+
+def test_what_may_change_is_planned(lab: Lab) -> None:
+    put_run(lab, "cl", "unfinished", step=20)
+    _, err = lab.run("resume", "cl", "eval_every=7", "--dry-run")
+    assert "goes on from step 20 of 60" in err
+
+
+@pytest.mark.parametrize("status", [1, 2, 101])
+def test_an_attempt_that_noted_nothing_takes_no_finish_back(status: int) -> None:
+    record = RunRecord(
+        "cl", status="finished", attempts=[Attempt(1000.0, 1060.0, reason="finished")]
+    )
+    ledger = AttemptLog([CloudAttempt("fc-2", "ta-2", 2000.0, 2010.0, 4.2)], "fc-2")
+    ledger.end_attempt("failed", status, 2010.0)
+    ledger.end_call(status, "failed")
+    run = CloudRun("cl", record, None, ledger)
+    assert derive_status(run, CallState(False), True) == "finished"
+    assert reason(run, CallState(False)) == "finished"

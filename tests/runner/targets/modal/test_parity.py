@@ -1,0 +1,62 @@
+"""runner doctor --parity: ten steps on each target, losses side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.doctor.parity import STEPS, ShortRun, table, worst
+from tests.runner.targets.modal.conftest import Lab
+
+
+def short_run(*losses: float, torch: str = "2.9.1") -> ShortRun:
+    return ShortRun(dict(enumerate(losses, 1)), {"torch": torch})
+
+
+class TestComparison:
+    def test_the_largest_difference_is_marked(self) -> None:
+        trials = {"host": short_run(3.0, 2.5, 2.0), "local": short_run(3.0, 2.502, 2.0005)}
+        assert worst(trials) == (2, pytest.approx(0.002))
+        marked = [line for line in table(trials) if "largest difference" in line]
+        assert len(marked) == 1
+        assert marked[0].startswith("step 2")
+        assert marked[0].endswith("2.0e-03")
+
+    def test_versions_that_differ_are_named(self) -> None:
+        lines = table({"host": short_run(1.0), "cloud": short_run(1.0, torch="2.8.0")})
+        assert next(line for line in lines if line.startswith("torch")).endswith("differ")
+
+    @pytest.mark.parametrize("other", [short_run(3.0), short_run(3.0, float("nan"))])
+    def test_a_step_that_is_lost_or_no_number_is_no_parity(self, other: ShortRun) -> None:
+        assert worst({"host": short_run(3.0, 2.5), "local": other})[1] == float("inf")
+
+    def test_one_target_agrees_with_itself(self) -> None:
+        assert worst({"host": short_run(3.0, 2.5)}) == (0, 0.0)
+
+
+def test_ten_steps_on_host_and_cloud(lab: Lab, tmp_path: Path) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\nexit 1\n")  # no engine, so not on local
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{lab.environ['PATH']}"
+    out, _ = lab.run("doctor", "--parity", "tiny", "-y", "--json", PATH=path, OMP_NUM_THREADS="1")
+    (folder,) = (lab.checkout / "volumes" / "checkpoints").glob("parity-*-host")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = next(row["loss"] for row in rows if row["kind"] == "train" and row["step"] == STEPS)
+    said = json.loads(out)
+    assert said["targets"]["host"]["run"] == folder.name
+    losses = [said["targets"][name]["losses"] for name in ("host", "cloud")]
+    assert [found[str(STEPS)] for found in losses] == [
+        last,
+        pytest.approx(last, abs=said["tolerance"]),
+    ]
+    assert said["largest_difference"] <= said["tolerance"]
+
+
+def test_money_that_nobody_agreed_to_is_not_spent(lab: Lab) -> None:
+    _, err = lab.run("doctor", "--parity", "tiny", status=2)
+    assert "to say yes, type" in err
+    assert not list((lab.checkout / "volumes").rglob("parity-*"))

@@ -1,0 +1,103 @@
+"""`runner cloud` against the stand-in: it trains for real."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from model.checkpoint import newest
+from tests.runner.targets.modal.conftest import Lab
+from tests.waiting import wait_for
+
+
+def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -> None:
+    out, err = lab.train("--gpu", "h100:1,A100-80GB", "--max-cost", "5")
+    assert "run tiny is finished" in err
+    assert out.startswith("the ")  # the sample: stdout is data
+    assert "H100, else 1 x A100-80GB" in err
+    assert "$5.00" in err
+    assert lab.steps() == list(range(1, 61))
+    made = [request.message.function_data for request in lab.modal.recorded("FunctionCreate")]
+    (train,) = (list(data.ranked_functions) for data in made if data.function_name == "train")
+    gpus = [ranked.function.resources.gpu_config.gpu_type for ranked in train]
+    assert gpus == ["H100", "A100-80GB"]
+    train = train[0].function
+    assert (train.timeout_secs, train.startup_timeout_secs) == (86400, 1200)
+    assert train.single_use_containers
+    assert train.concurrency_limit == 1 or train.autoscaler_settings.max_containers == 1
+    assert (train.retry_policy.retries, train.retry_policy.max_delay_ms) == (10, 60_000)
+    app = next(app for app in lab.modal.apps() if app["tags"].get("job") == "train")
+    assert app["tags"] == {"project": "gpt-runner", "run": "tiny", "job": "train"}
+    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    assert (state["status"], state["target"], state["step"], state["attempts"]) == (
+        "finished",
+        "cloud",
+        60,
+        1,
+    )
+    assert state["gpu"] == "H100,A100-80GB"
+    assert 0 < state["cost"] < 0.2
+    assert "run tiny is finished" in lab.run("logs", "tiny", "--tail", "3")[0]
+    # Again, with the code edited: no image would be built, and the finished run is only shown.
+    calls = len(lab.modal.calls())
+    with (lab.checkout / "model" / "gpt.py").open("a") as code:
+        code.write("\n# an edit\n")
+    with (lab.checkout / "configs" / "tiny.yaml").open("a") as recipe:
+        recipe.write("\n# an edit\n")
+    assert "cached, built" in lab.run("cloud", "tiny", "--device", "cpu", "--dry-run")[1]
+    sample = (lab.run_folder() / "samples" / "step_00000060.txt").read_text()
+    out, err = lab.train("--device", "cpu")
+    assert out == f"{sample}\n"
+    assert "run tiny is finished already: 60 steps, validation loss" in err
+    assert lab.run("resume", "tiny", "-y")[0] == out
+    assert len(lab.modal.calls()) == calls
+
+
+@contextmanager
+def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
+    """``runner tensorboard tiny``: what it has of the run, asked anew by each call."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    board = lab.start("tensorboard", "tiny", "--port", str(port))
+
+    def tags() -> bytes:
+        try:
+            url = f"http://127.0.0.1:{port}/data/plugin/scalars/tags"
+            return bytes(urllib.request.urlopen(url, timeout=5).read())
+        except OSError:
+            return b""
+
+    try:
+        yield tags
+    finally:
+        board.send_signal(signal.SIGTERM)
+        _, err = board.communicate(timeout=30)
+    assert board.returncode == 0, err
+    assert f"curves of tiny: http://127.0.0.1:{port} (Ctrl-C ends it)" in err
+    assert "Traceback" not in err
+
+
+def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None:
+    lab.slow_down(0.02)
+    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "tiny"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    lab.wait_for_step(10)
+    with _tensorboard(lab) as tags:
+        state = json.loads(lab.run("status", "tiny", "--json")[0])
+        assert (state["status"], state["alive"]) == ("running", True)
+        assert "step" in lab.run("logs", "tiny", "--tail", "5")[0]
+        wait_for(lambda: b"train/loss" in tags(), 60)
+    assert not (lab.checkout / "volumes" / "checkpoints" / "tiny").exists()
+    lab.run("stop", "tiny")
+    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    assert state["status"] == "unfinished"
+    assert state["reason"] == "stopped"
+    assert newest(lab.run_folder(), print) is not None

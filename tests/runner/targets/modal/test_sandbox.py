@@ -1,0 +1,106 @@
+"""runner shell in the cloud, in a sandbox of the stand-in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pexpect
+import pytest
+
+from runner.errors import RunnerError
+from runner.pricing.prices import BUILT_IN
+from runner.targets.modal.sandbox import price, shell_gpus
+from tests.runner.targets.modal.conftest import Lab
+
+PROGRAM = ["-c", "from runner.cli import main; main()"]
+
+
+def open_shell(lab: Lab, *words: str, size: tuple[int, int] = (30, 100)) -> pexpect.spawn[str]:
+    return pexpect.spawn(
+        sys.executable,
+        [*PROGRAM, "shell", *words],
+        cwd=str(lab.checkout),
+        env={**lab.environ, "TERM": "xterm", "PS1": "> ", "WANDB_API_KEY": "hush" * 4},
+        dimensions=size,
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
+def sandbox_has_ended(lab: Lab) -> bool:
+    return bool(lab.modal.recorded("SandboxTerminate") or lab.modal.recorded("SandboxTerminateV2"))
+
+
+def test_a_shell_has_code_volumes_a_terminal_that_is_resized_and_no_token(lab: Lab) -> None:
+    shell = open_shell(lab, "--gpu", "H100")
+    shell.expect("a sandbox of Modal with H100: about \\$4.* an hour")
+    shell.expect("open it")
+    shell.sendline("y")
+    shell.sendline(
+        "echo in-$PWD; ls -d model /vol/data /vol/checkpoints; stty size; echo marked > /vol/data/mark"
+    )
+    shell.expect("in-/workspace")
+    shell.expect("30 100")
+    shell.setwinsize(50, 150)
+    shell.sendline("for i in 1 2 3 4 5 6 7 8 9; do sleep 0.3; stty size; done")
+    shell.expect("50 150")
+    shell.sendline("echo tokens-$(env | grep -c 'MODAL_TOKEN\\|WANDB'); echo TMOUT-$TMOUT")
+    shell.expect("tokens-0")
+    shell.expect("TMOUT-900")
+    shell.sendline("exit 7")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 7
+    assert (lab.volume("data") / "mark").read_text() == "marked\n"
+    assert sandbox_has_ended(lab)
+    assert lab.modal.appeared("hush" * 4) == []
+    made = [
+        r.message for r in lab.modal.recorded() if r.rpc in ("SandboxCreate", "SandboxCreateV2")
+    ]
+    assert made[0].definition.resources.gpu_config.gpu_type == "H100"
+    assert list(made[0].definition.secret_ids) == []
+
+
+def test_a_shell_left_alone_ends_after_the_idle_time(lab: Lab) -> None:
+    shell = open_shell(lab, "--on", "cloud", "-y", "--idle", "0.02")
+    shell.expect("auto-logout")
+    shell.expect(pexpect.EOF)
+    assert sandbox_has_ended(lab)
+
+
+def test_a_terminal_that_is_closed_takes_the_sandbox_with_it(lab: Lab) -> None:
+    shell = open_shell(lab, "--on", "cloud", "-y")
+    shell.sendline("echo rea''dy")
+    shell.expect("ready")
+    os.kill(shell.pid, signal.SIGHUP)
+    shell.expect(pexpect.EOF)
+    lab.modal.wait_until(lambda: sandbox_has_ended(lab))
+
+
+def test_a_command_runs_in_its_place_with_its_streams_and_status(lab: Lab) -> None:
+    out, _ = lab.run(
+        "shell", "--on", "cloud", "-y", "bash", "-c", "pwd; echo oops >&2; cat; exit 3", status=3
+    )
+    assert out == "/workspace\n"
+    assert sandbox_has_ended(lab)
+
+
+def test_off_a_terminal_it_says_what_to_type(lab: Lab) -> None:
+    _, err = lab.run("shell", "--gpu", "L4", "nvidia-smi", status=2)
+    assert "`runner shell --gpu L4 nvidia-smi -y`" not in err  # it would be the command's own -y
+    assert "`runner shell -y --gpu L4 nvidia-smi`" in err
+    _, err = lab.run("shell", "--gpu", "L4", status=2)
+    assert "needs a terminal" in err
+
+
+def test_one_type_of_gpu_and_a_price() -> None:
+    assert shell_gpus("h100:2").each() == ["H100:2"]
+    with pytest.raises(RunnerError, match="did you mean 'H100'"):
+        shell_gpus("h10")
+    with pytest.raises(RunnerError, match="one type of GPU"):
+        shell_gpus("H100,A100")
+    assert price(shell_gpus("H100"), BUILT_IN) == pytest.approx(
+        3.95 + 3 * (4 * 0.0000131 + 16 * 0.00000222) * 3600
+    )

@@ -1,0 +1,201 @@
+"""Volumes on Modal, read against the stand-in through the real client."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+
+import modal
+import pytest
+from modal._utils import blob_utils
+
+from runner.errors import ModalUnavailable, RunnerError
+from runner.targets.modal import volume_rpc
+from runner.targets.modal.client import RetryPolicy
+from runner.targets.modal.volume import (
+    LateFiles,
+    ModalVolumeFiles,
+    modal_name,
+    open_files,
+    open_volume,
+)
+from runner.transfer import download
+from tests.modal_standin import ModalStandin, StandinError
+from tests.runner.transfer.conftest import noise
+
+BLOCK = 8 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
+    with ModalStandin(tmp_path_factory.mktemp("modal") / "state") as running, running.active():
+        yield running
+        assert running.errors() == []
+
+
+@pytest.fixture
+def files(standin: ModalStandin) -> Iterator[ModalVolumeFiles]:
+    opened = open_files("data", create=True)
+    opened.patience = RetryPolicy(attempts=4, sleep=lambda seconds: None)
+    yield opened
+    standin.clear_faults()
+    standin.volume_rules()
+
+
+def put(files: ModalVolumeFiles, path: str, content: bytes) -> None:
+    with files.volume.batch_upload(force=True) as batch:
+        batch.put_file(io.BytesIO(content), path)
+
+
+def test_our_names_become_modals(standin: ModalStandin) -> None:
+    assert modal_name("data", {}) == "gpt-runner-data"
+    assert modal_name("cache", {"GPT_RUNNER_VOLUMES": "mine-"}) == "mine-cache"
+    with pytest.raises(RunnerError, match="did you mean 'checkpoints'") as refused:
+        modal_name("checkpoint", {})
+    assert refused.value.exit_code == 2
+    assert open_volume("data").object_id == open_volume("data").object_id  # made once
+
+
+def test_looking_makes_no_volume_and_writing_does(standin: ModalStandin) -> None:
+    environ = {"GPT_RUNNER_VOLUMES": "not-yet-"}
+    looked = open_files("data", environ)
+    late = LateFiles("data", environ)
+    assert (looked.id, looked.is_there, looked.size("a.txt"), late.text("a.txt")) == (
+        "",
+        False,
+        None,
+        None,
+    )
+    for files in (looked, late):
+        with pytest.raises(FileNotFoundError):
+            list(files.entries())
+    with pytest.raises(StandinError, match="no volume"):
+        standin.volume_path("not-yet-data")
+    late.put("a.txt", "text")
+    assert late.text("a.txt") == looked.read("a.txt") == b"text"
+    assert looked.is_there
+
+
+def test_a_file_is_read_whole_from_the_middle_and_across_blocks(files: ModalVolumeFiles) -> None:
+    content = bytes(range(256)) * (2 * BLOCK // 256) + b"\0" * 1000
+    put(files, "big.bin", content)
+    assert files.size("big.bin") == len(content)
+    assert files.read("big.bin") == content
+    assert files.read("big.bin", BLOCK - 5, 10) == content[BLOCK - 5 : BLOCK + 5]
+    assert files.read("big.bin", len(content) - 3) == b"\0\0\0"
+    assert files.read("big.bin", len(content)) == b""
+    assert files.read("big.bin", 0, 0) == b""
+
+
+def test_a_range_may_end_behind_the_end_of_the_file(files: ModalVolumeFiles) -> None:
+    content = noise(BLOCK + 1000)
+    put(files, "log.txt", content)
+    assert files.read("log.txt", 0, 4 * BLOCK) == content
+    assert files.read("log.txt", 10, 4 * BLOCK) == content[10:]
+    assert files.read("log.txt", BLOCK + 990, BLOCK) == content[-10:]
+    assert (
+        files.read("log.txt", len(content), BLOCK) == files.read("log.txt", 2 * BLOCK, BLOCK) == b""
+    )
+
+
+def test_a_digest_may_be_that_of_the_block_as_modal_keeps_it(
+    files: ModalVolumeFiles, standin: ModalStandin
+) -> None:
+    content = noise(BLOCK - 1000) + b"\0" * 1000 + noise(1000, 2) + b"\0" * 10
+    put(files, "big.bin", content)
+    standin.volume_rules(sends_digests=True)
+    assert files.read("big.bin") == content
+    assert files.read("big.bin", 100, BLOCK) == content[100 : BLOCK + 100]
+    standin.inject("BlockGet", "corrupt", times=2)
+    assert files.read("big.bin") == content  # what has another digest is fetched again
+    standin.inject("BlockGet", "truncate", times=2)
+    assert files.read("big.bin", 5) == content[5:]
+
+
+def test_the_blocks_are_as_long_as_the_clients() -> None:
+    assert volume_rpc.BLOCK_SIZE == download.BLOCK_SIZE == blob_utils.BLOCK_SIZE
+
+
+def test_a_digest_that_can_not_be_read_is_none() -> None:
+    digest = bytes(range(32))
+    text = base64.b64encode(digest).decode()
+    read = volume_rpc._sha256_in
+    assert read(f"sha-256=:{text}:") == read(f"md5=:YWJj:, sha-256=:{text}:;q=1") == digest
+    for header in (
+        "",
+        "md5=:YWJj:",
+        "sha-256=:YWJj:",
+        "sha-256=:YWJ:",
+        "sha-256",
+        f"x-sha-256=:{text}:",
+    ):
+        assert read(header) is None
+
+
+def test_what_is_not_there_is_a_file_not_found_for_every_question(files: ModalVolumeFiles) -> None:
+    put(files, "folder/file.txt", b"text")
+    assert files.size("nothing") is None
+    assert files.size("folder") is None
+    with pytest.raises(FileNotFoundError):
+        files.read("nothing")
+    with pytest.raises(FileNotFoundError):
+        list(files.entries("nothing"))
+    with pytest.raises(FileNotFoundError):
+        files.remove("nothing")
+    with pytest.raises(RunnerError, match="leaves the volume"):
+        files.read("../other")
+
+
+def test_a_folder_lists_what_it_holds(files: ModalVolumeFiles) -> None:
+    put(files, "listed/b.txt", b"bb")
+    put(files, "listed/deep/c.txt", b"ccc")
+    assert [(e.path, e.size, e.is_folder) for e in files.entries("listed")] == [
+        ("listed/b.txt", 2, False),
+        ("listed/deep", 0, True),
+    ]
+    assert "listed" in {entry.path for entry in files.entries()}
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "truncate"])
+def test_a_block_that_comes_short_or_not_at_all_is_asked_for_again(
+    files: ModalVolumeFiles, standin: ModalStandin, fault: str
+) -> None:
+    put(files, "f.bin", b"weights" * 1000)
+    standin.inject("BlockGet", fault, times=2)
+    assert files.read("f.bin") == b"weights" * 1000
+
+
+def test_after_the_last_attempt_it_says_that_it_is_unavailable(
+    files: ModalVolumeFiles, standin: ModalStandin
+) -> None:
+    put(files, "f.bin", b"weights")
+    standin.inject("BlockGet", "503", times=None)
+    with pytest.raises(ModalUnavailable, match="unavailable"):
+        files.read("f.bin")
+
+
+def test_a_volume_of_version_1_is_refused_and_the_way_out_is_named(standin: ModalStandin) -> None:
+    modal.Volume.from_name("old-data", create_if_missing=True, version=1).hydrate()
+    with pytest.raises(RunnerError) as refused:
+        open_volume("data", {"GPT_RUNNER_VOLUMES": "old-"})
+    assert "the volume old-data is of Modal's version 1" in refused.value.message
+    assert "`modal volume rename old-data old-data-v1`" in refused.value.message
+
+
+def test_without_a_token_the_command_that_makes_one_is_named(
+    standin: ModalStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with standin.active():
+        monkeypatch.delenv("MODAL_TOKEN_ID")
+        monkeypatch.delenv("MODAL_TOKEN_SECRET")
+        with pytest.raises(RunnerError, match="`modal token new`"):
+            open_volume("data")
+
+
+def test_offline_it_says_so_at_once(standin: ModalStandin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MODAL_SERVER_URL", "https://nowhere.invalid")
+    with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid is unknown here"):
+        open_volume("data")

@@ -1,0 +1,360 @@
+"""The local target: how it calls docker and compose, and what it makes of their answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from runner.runs.store import read_exit, read_launch, write_launch
+from runner.target import LaunchHandle
+from runner.targets.compose import ComposeTarget
+from tests.runner.nanogpt_folder import make_folder
+from tests.runner.targets.docker_stand_in import GPU_CONFIG, own_settings
+from tests.waiting import wait_for
+
+# A container whose job stops as the trainer does.
+JOB = """\
+trap 'echo INT >>"$FAKE_DOCKER/signals"; {on_signal}' INT
+trap 'echo TERM >>"$FAKE_DOCKER/signals"; {on_signal}' TERM
+printf 'abc\\tquickstart\\tUp 2 seconds\\n' >"$FAKE_DOCKER/ps"
+echo $$ >"$FAKE_DOCKER/pid"
+touch "$FAKE_DOCKER/ready"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def local(cli, checkout, docker) -> ComposeTarget:
+    cli.targets.clear()
+    cli.targets["local"] = ComposeTarget(cli, checkout)
+    return cli.targets["local"]
+
+
+@pytest.fixture
+def run_words(docker):
+    """``run_words()``: the words of the one `compose run`."""
+
+    def words() -> list[str]:
+        (call,) = docker.calls("compose", "run")
+        return call
+
+    return words
+
+
+class TestCommand:
+    def test_the_job_is_one_container_of_its_service(
+        self, type_, local, run_words, checkout
+    ) -> None:
+        assert type_("runner local warm lr=1e-3").exit_code == 0
+        words = run_words()
+        assert words[:4] == ["compose", "run", "--rm", "-T"]
+        service = words.index("train")
+        assert words[service:] == [
+            "train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3", "--name", "warm",
+        ]  # fmt: skip
+        assert f"gpt-runner.project={checkout}" in words
+        assert "gpt-runner.run=warm" in words
+
+    @pytest.mark.parametrize(("job", "service"), [("prepare", "prepare"), ("train", "train")])
+    def test_a_job_has_its_own_service(
+        self, type_, local, run_words, job: str, service: str
+    ) -> None:
+        type_(f"runner local {job}")
+        assert run_words()[run_words().index("python") - 1] == service
+
+    def test_a_job_without_a_service_runs_in_trains(
+        self, type_, local, run_words, make_run
+    ) -> None:
+        make_run("warm", step=100)
+        type_("runner local evaluate")
+        words = run_words()
+        assert words[words.index("train") :][:4] == ["train", "python", "-m", "model.evaluate"]
+
+    def test_a_terminal_is_passed_through(self, type_, local, cli, run_words) -> None:
+        cli.terminal = True
+        type_("runner local")
+        assert "-T" not in run_words()
+
+    def test_json_is_never_mixed_with_a_terminals_talk(self, type_, local, cli, run_words) -> None:
+        cli.terminal = True
+        type_("runner local --json")
+        assert "-T" in run_words()
+
+    def test_the_record_learns_of_the_launch(self, type_, local, run_words) -> None:
+        type_("runner local")
+        (launch,) = [word for word in run_words() if word.startswith("RUN_LAUNCH=")]
+        tree = json.loads(launch.removeprefix("RUN_LAUNCH="))
+        assert (tree["target"], tree["image"]) == ("local", "gpt-runner")
+
+    def test_a_key_goes_by_its_name(self, type_, local, checkout, docker, run_words) -> None:
+        (checkout / ".env").write_text("WANDB_API_KEY=hush\n" + own_settings())
+        result = type_("runner local wandb_project=p")
+        assert result.exit_code == 0
+        assert "WANDB_API_KEY" in run_words()
+        assert (docker.folder / "key").read_text() == "hush"
+        assert "hush" not in (docker.folder / "calls").read_text() + result.stderr
+
+    def test_a_text_elsewhere_is_mounted(self, type_, local, run_words, tmp_path) -> None:
+        text = tmp_path / "texts" / "a.txt"
+        text.parent.mkdir()
+        text.touch()
+        type_(f"runner local prepare --source {text}")
+        assert f"{text}:{text}:ro" in run_words()
+        assert run_words()[-2:] == ["--source", str(text)]
+
+    def test_the_program_docker_compose_serves_too(self, type_, local, docker) -> None:
+        (docker.bin / "docker-compose").symlink_to(docker.bin / "docker")
+        (docker.folder / "no_plugin").touch()
+        assert type_("runner local").exit_code == 0
+        assert len(docker.calls("run")) == 1
+
+    def test_neither_of_them(self, type_, local, docker) -> None:
+        (docker.folder / "no_plugin").touch()
+        result = type_("runner local")
+        assert (result.exit_code, "compose is not" in result.stderr) == (1, True)
+
+
+class TestBefore:
+    def test_settings_and_folders_are_made_where_they_are_missing(
+        self, type_, local, checkout
+    ) -> None:
+        result = type_("runner local")
+        assert "wrote .env" in result.stderr
+        assert (checkout / ".env").read_text() == own_settings()
+        folders = [checkout / "volumes" / name for name in ("data", "checkpoints", "cache")]
+        assert {folder.stat().st_uid for folder in folders} == {os.getuid()}
+        assert "wrote .env" not in type_("runner local").stderr
+
+    def test_what_dotenv_says_stays(self, type_, local, checkout) -> None:
+        (checkout / ".env").write_text("HOST_UID=7\n")
+        type_("runner local")
+        assert "HOST_UID=7\n" in (checkout / ".env").read_text()
+
+    def test_the_image_is_built_first_and_stdout_stays_the_jobs(self, spawn, docker) -> None:
+        (docker.folder / "no_image").touch()
+        docker.answer("job", "echo data\n")
+        out, err = spawn("local", **docker.variables).communicate(timeout=60)
+        assert out == "data\n"
+        assert "Step 1/9" in err
+
+    def test_a_dry_run_starts_and_makes_nothing(self, type_, local, docker, checkout) -> None:
+        assert type_("runner local --dry-run").exit_code == 0
+        assert docker.calls("compose", "run") == []
+        assert sorted(path.name for path in checkout.iterdir()) == [
+            "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "job", "model",
+        ]  # fmt: skip
+
+    def test_no_engine_offers_the_host_and_does_not_switch(
+        self, type_, local, docker, checkout
+    ) -> None:
+        docker.without_engine()
+        result = type_("runner local warm lr=1e-3")
+        assert result.exit_code == 1
+        assert "no Docker engine answers: Cannot connect to the Docker daemon" in result.stderr
+        assert "without a container: runner host warm lr=1e-3" in result.stderr
+        assert not (checkout / "volumes").exists()
+
+    def test_no_docker(self, type_, local, docker) -> None:
+        (docker.bin / "docker").unlink()
+        assert "docker is not installed" in type_("runner local").stderr
+
+    def test_gpus_that_the_container_does_not_get(self, type_, local) -> None:
+        result = type_("runner local --gpu 2")
+        assert result.exit_code == 2
+        assert "2 GPUs are asked for and local has none; `runner doctor --fix`" in result.stderr
+
+    def test_gpus_that_it_gets(self, type_, local, docker, run_words) -> None:
+        docker.with_gpus("NVIDIA H100", "NVIDIA H100")
+        docker.answer("config.yaml", GPU_CONFIG)
+        assert type_("runner local --gpu 2").exit_code == 0
+        assert "--nproc-per-node=2" in run_words()
+
+
+class TestAttached:
+    @pytest.mark.parametrize(("code", "ours"), [(0, 0), (101, 101), (3, 100)])
+    def test_exit_status(self, type_, local, docker, checkout, code: int, ours: int) -> None:
+        docker.answer("job", f"exit {code}\n")
+        assert type_("runner local").exit_code == ours
+        assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
+
+    @pytest.mark.parametrize("code", [1, 2])
+    def test_a_mistake_before_anything_was_begun_leaves_no_run(
+        self, type_, local, docker, checkout, code: int
+    ) -> None:
+        docker.answer("job", f"exit {code}\n")
+        assert type_("runner local").exit_code == code
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    @pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
+    def test_the_first_signal_is_the_jobs(self, spawn, docker, sent, word: str) -> None:
+        docker.answer("job", JOB.format(on_signal="exit 101"))
+        process = spawn("local", **docker.variables)
+        wait_for((docker.folder / "ready").exists)
+        container = int((docker.folder / "pid").read_text())
+        assert os.getsid(container) != os.getsid(
+            process.pid
+        )  # out of reach of the terminal's own Ctrl-C
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 101
+        assert (docker.folder / "signals").read_text() == f"{word}\n"
+        assert "type the same again:\n  runner local" in err
+
+    def test_the_second_kills_it(self, spawn, docker) -> None:
+        docker.answer("job", JOB.format(on_signal=":"))
+        process = spawn("local", **docker.variables)
+        wait_for((docker.folder / "ready").exists)
+        process.send_signal(signal.SIGINT)
+        wait_for((docker.folder / "signals").exists)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert docker.calls("kill", "abc") == [["kill", "abc"]]
+
+
+class TestDetached:
+    def test_it_is_left_to_the_engine(self, type_, local, docker, checkout, run_words) -> None:
+        docker.answer("ps", "old\twarm\tExited (101) 2 hours ago\n")
+        result = type_("runner local warm --detach")
+        assert (result.exit_code, result.stdout) == (0, "warm\n")
+        assert "-d" in run_words()
+        assert docker.calls("rm") == [["rm", "old"]]
+        launch = read_launch(checkout / "volumes" / "checkpoints" / "warm")
+        assert (launch.id, launch.target, launch.detached) == ("0123456789abcdef", "local", True)
+
+    @pytest.mark.parametrize(
+        ("ps", "status"),
+        [
+            ("abc\twarm\tUp 3 minutes (healthy)\n", "starting"),
+            ("abc\twarm\tExited (0) 1 second ago\n", "finished"),
+            ("abc\twarm\tExited (101) 1 second ago\n", "unfinished"),
+            ("abc\twarm\tExited (137) 1 second ago\n", "dead"),
+            ("", "dead"),
+        ],
+    )
+    def test_it_is_found_again(self, type_, local, docker, volume, ps: str, status: str) -> None:
+        write_launch(
+            volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0, detached=True)
+        )
+        docker.answer("ps", ps)
+        (state,) = json.loads(type_("runner runs --json").stdout)
+        assert (state["run"], state["status"]) == ("warm", status)
+
+    def test_a_run_that_is_at_work_is_not_started_twice(self, type_, local, docker, volume) -> None:
+        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
+        docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
+        result = type_("runner local warm")
+        assert (result.exit_code, docker.calls("compose", "run")) == (1, [])
+        assert "runner stop warm" in result.stderr
+
+    def test_stop_leaves_it_the_grace_period(self, type_, local, docker, volume) -> None:
+        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
+        docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
+        assert type_("runner stop warm").exit_code == 0
+        assert docker.calls("stop") == [
+            ["stop", "abc"]
+        ]  # no -t: the container has the compose file's own
+
+    def test_stop_finds_what_docker_compose_up_started(
+        self, type_, local, docker, make_run
+    ) -> None:
+        attempts = [{"started": 1.0, "host": "0123456789ab"}]
+        (make_run("warm", status="running", attempts=attempts) / "heartbeat").touch()
+        docker.answer("ps", "0123456789abcd\t\tUp 3 minutes\n")
+        assert type_("runner stop warm").exit_code == 0
+        assert docker.calls("stop") == [["stop", "0123456789abcd"]]
+
+    def test_without_a_log_the_container_is_asked(self, type_, local, docker, volume) -> None:
+        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
+        docker.answer("ps", "abc\twarm\tExited (1) 2 seconds ago\n")
+        assert type_("runner logs warm").stdout == "from the container\n"
+
+
+class TestServices:
+    def test_shell(self, type_, local, docker) -> None:
+        docker.answer("job", "exit 7\n")
+        assert type_("runner shell python -V").exit_code == 7
+        assert docker.calls("compose", "run")[0] == [
+            "compose", "run", "--rm", "-T", "shell", "python", "-V",
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def volume(checkout: Path) -> Path:
+    return checkout / "volumes" / "checkpoints"
+
+
+class TestCommandOfTheUsers:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return make_folder(tmp_path / "nano")
+
+    LINE = "runner local --dir ../nano --keep out=checkpoints --keep data=data"
+
+    def test_its_folder_and_what_it_keeps_are_mounted(
+        self, type_, local, run_words, folder: Path, checkout: Path
+    ) -> None:
+        result = type_(f"{self.LINE} -- python train.py --lr=1")
+        assert result.exit_code == 0, result.stderr
+        words, volumes = run_words(), checkout / "volumes"
+        mounts = [words[at + 1] for at, word in enumerate(words) if word == "-v"]
+        assert mounts == [
+            f"{folder}:{folder}:rw",
+            f"{volumes}/checkpoints/nano/out:{folder}/out:rw",
+            f"{volumes}/data/nano/data:{folder}/data:rw",
+        ]
+        at = words.index("job.user_command.supervisor")
+        assert words[at - 4 : at] == ["train", "python", "-P", "-m"]
+        assert words[words.index("--") :] == ["--", "python", "train.py", "--lr=1"]
+        assert "gpt-runner.job=command" in words
+
+    def test_both_ends_of_a_mount_are_there_with_what_the_folder_brings(
+        self, type_, local, folder: Path, checkout: Path
+    ) -> None:
+        (folder / "data" / "letters" / "train.bin").write_text(
+            "ignored by git, and there all the same"
+        )
+        type_(f"{self.LINE} -- python train.py")
+        assert (folder / "out").is_dir()
+        assert (checkout / "volumes" / "checkpoints" / "nano" / "out").is_dir()
+        kept = checkout / "volumes" / "data" / "nano" / "data" / "letters"
+        assert (kept / "prepare.py").read_text() == (
+            folder / "data" / "letters" / "prepare.py"
+        ).read_text()
+        assert (kept / "train.bin").samefile(folder / "data" / "letters" / "train.bin")
+
+    def test_setup_is_an_image_of_its_own_built_once(
+        self, type_, local, docker, folder: Path
+    ) -> None:
+        (folder / "requirements.txt").write_text("six\n")
+        line = "runner local --dir ../nano --setup 'pip install a' -- python train.py"
+        assert "extends the image first" in type_(line).stderr
+        text = (docker.folder / "layer").read_text()
+        assert "FROM gpt-runner\n" in text
+        assert "RUN pip install -r requirements.txt\nRUN pip install a\n" in text
+        assert text.endswith("six\n")
+        tag = (docker.folder / "image").read_text()
+        assert tag.startswith("gpt-runner-setup:")
+        assert "extends" not in type_(line).stderr
+        assert len(docker.calls("build")) == 1
+        (folder / "requirements.txt").write_text("six>=1\n")
+        type_(line)
+        assert (docker.folder / "image").read_text() != tag
+
+    def test_without_a_setup_it_is_the_image_of_all(
+        self, type_, local, docker, folder: Path
+    ) -> None:
+        type_("runner local --dir ../nano -- python train.py")
+        assert (docker.folder / "image").read_text() == ""
+
+    def test_a_setup_that_fails_starts_nothing(self, type_, local, docker, folder: Path) -> None:
+        (docker.folder / "bad_setup").touch()
+        result = type_(
+            "runner local --dir ../nano --setup 'pip install nothing' -- python train.py"
+        )
+        assert (result.exit_code, "the setup failed" in result.stderr) == (1, True)
+        assert docker.calls("compose", "run") == []

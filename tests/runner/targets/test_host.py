@@ -1,0 +1,414 @@
+"""The host target, end to end: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from job.run_record import read_record
+from runner.console import CliContext
+from runner.runs.store import read_exit, read_launch
+from runner.target import LaunchHandle
+from runner.targets import process
+from runner.targets.process import is_alive
+from tests.runner.conftest import ROOT
+from tests.waiting import wait_for
+
+# Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
+STOPS = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
+folder.mkdir(parents=True, exist_ok=True)
+asked = False
+def stop(number, frame):
+    global asked
+    asked = True
+    with open(folder / "signals", "a") as file:
+        file.write(f"{number}\\n")
+    (folder / "latest").write_text("step_00000007")
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+(folder / "log.txt").write_text("step 1\\n")
+(folder / "ready").touch()
+while not asked:  # not signal.pause(), which misses a signal that came before it
+    time.sleep(0.01)
+time.sleep(0.2)  # a second signal would be written down as well
+sys.exit(101)
+"""
+
+STUBBORN = STOPS.replace("sys.exit(101)", "while True: signal.pause()")
+
+# Two processes under torchrun: each counts its signals, the first one keeps the record.
+RANK = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
+started, rank, asked = time.time(), os.environ["RANK"], False
+def stop(number, frame):
+    global asked
+    asked = True
+    with open(folder / f"signals{rank}", "a") as file:
+        file.write(f"{number}\\n")
+signal.signal(signal.SIGINT, stop)
+(folder / f"ready{rank}").touch()
+while not asked:
+    time.sleep(0.01)
+time.sleep(0.2)
+attempt = {"started": started, "ended": time.time(), "launch": {"target": "host"}}
+record = {"name": "quickstart", "status": "unfinished", "attempts": [attempt]}
+if rank == "0":
+    (folder / "run.json").write_text(json.dumps(record))
+sys.exit(101)
+"""
+
+
+@pytest.fixture
+def folder(checkout: Path) -> Path:
+    return checkout / "volumes" / "checkpoints" / "quickstart"
+
+
+class TestAttached:
+    def test_the_jobs_stdout_is_ours_untouched(self, spawn, job) -> None:
+        job("import sys; print('data'); print('talk', file=sys.stderr)")
+        process = spawn("host")
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "data\n")
+        assert "talk" in err
+
+    def test_what_the_job_is_given(self, spawn, job, checkout) -> None:
+        job(
+            "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))"
+        )
+        out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(
+            timeout=60
+        )
+        words, cwd, variables = json.loads(out)
+        assert words == ["configs/warm.yaml", "lr=1e-3", "--name", "mine", "--device", "cpu"]
+        assert cwd == str(checkout)
+        assert variables["CHECKPOINTS_PATH"] == str(checkout / "volumes" / "checkpoints")
+        assert json.loads(variables["RUN_LAUNCH"])["target"] == "host"
+
+    def test_the_volumes_can_be_elsewhere(self, spawn, job, tmp_path) -> None:
+        job("import os; print(os.environ['DATA_PATH'])")
+        out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=60)
+        assert out == f"{tmp_path / 'd'}\n"
+
+    def test_a_cache_of_the_users_own_is_theirs(self, spawn, job, checkout, tmp_path) -> None:
+        job("import os; print(os.environ['TIKTOKEN_CACHE_DIR'], os.environ['TRITON_CACHE_DIR'])")
+        own = {"TIKTOKEN_CACHE_DIR": "words", "TRITON_CACHE_DIR": ""}
+        out, _ = spawn("host", **own, CACHE_PATH=str(tmp_path)).communicate(timeout=60)
+        assert out == f"{checkout / 'words'} {tmp_path / 'triton'}\n"
+
+    def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
+        job("import os; print(os.environ.get('WANDB_API_KEY'))")
+        (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
+        out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=60)
+        assert out == "hush\n"
+        assert "WANDB_API_KEY" in err
+        assert "hush" not in err
+
+    @pytest.mark.parametrize(
+        ("code", "ours"), [("1", 100), ("101", 101), ("2", 2), ("'words'", 100), ("0", 0)]
+    )
+    def test_exit_status(self, spawn, job, checkout, code: str, ours: int) -> None:
+        (checkout / "volumes" / "checkpoints" / "quickstart" / "step_00000010").mkdir(parents=True)
+        job(f"import sys; sys.exit({code})")
+        process = spawn("host")
+        process.communicate(timeout=60)
+        assert process.returncode == ours
+
+    @pytest.mark.parametrize("code", ["1", "2"])
+    def test_a_mistake_before_anything_was_begun_leaves_no_run(
+        self, spawn, job, checkout, code: str
+    ) -> None:
+        job(f"import sys; print('error: no such text', file=sys.stderr); sys.exit({code})")
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == int(code)
+        assert "error: no such text" in err
+        assert "runner logs" not in err  # there are none
+        assert ("nothing was begun" in err) == (code == "1")
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    def test_a_run_whose_folder_was_deleted_was_begun_all_the_same(
+        self, spawn, job, folder
+    ) -> None:
+        job(
+            "import shutil, sys, time\n"
+            "from pathlib import Path\n"
+            f"folder = Path({str(folder)!r})\n"
+            "while not (folder / 'launch.json').exists():\n"
+            "    time.sleep(0.01)\n"
+            "shutil.rmtree(folder)\n"
+            "sys.exit('error: there is no log.txt')\n"
+        )
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 100
+        assert "nothing was begun" not in err
+        assert "the job failed with exit status 1" in err
+
+    def test_ctrl_c_while_torch_is_imported_ends_it_without_a_traceback(
+        self, spawn, job, checkout
+    ) -> None:
+        job("print('importing', flush=True)\nimport time; time.sleep(600)")
+        (checkout / "model" / "__init__.py").write_text("import job.sigint\n")
+        process = spawn("host")
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+
+    def test_a_job_that_was_killed_has_failed(self, spawn, job) -> None:
+        job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        process = spawn("host")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 100
+        assert "memory was too small" in err
+
+
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("sent", "received"),
+        [
+            (signal.SIGINT, signal.SIGINT),
+            (signal.SIGTERM, signal.SIGTERM),
+            (signal.SIGHUP, signal.SIGTERM),
+        ],
+    )
+    def test_the_first_is_passed_on_once_and_the_checkpoint_waited_for(
+        self, spawn, job, folder, sent, received
+    ) -> None:
+        job(STOPS)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 101
+        assert (folder / "signals").read_text() == f"{int(received)}\n"
+        assert "type the same again:\n  runner host" in err
+        assert read_exit(folder) == 101
+
+    def test_the_second_kills_every_process_of_the_job(self, spawn, job, folder) -> None:
+        child = "import subprocess; subprocess.Popen(['sleep', '600'])\n"
+        job(child + STUBBORN)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        launch = wait_for(lambda: read_launch(folder))
+        process.send_signal(signal.SIGINT)
+        wait_for((folder / "signals").exists)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "killing it" in err
+        wait_for(lambda: not _group_lives(int(launch.id)))
+
+    def test_a_ctrl_c_at_the_terminal_reaches_the_job_through_us_alone(
+        self, spawn, job, folder
+    ) -> None:
+        job(STOPS)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        job_id = int(wait_for(lambda: read_launch(folder)).id)
+        assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_a_finished_run_whose_checkpoints_were_deleted_says_so(spawn, make_run) -> None:
+    folder = make_run("warm")
+    process = spawn("host", "sample", "--name", "warm")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 102
+    said = f"run warm is finished, and its checkpoints are gone; to train it anew: runner host {folder}/recipe.yaml"
+    assert f"{said} --name warm-2" in err
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folder) -> None:
+    job(RANK)
+    process = spawn("host", "--gpu", "2", "--device", "cpu")
+    wait_for(lambda: (folder / "ready0").exists() and (folder / "ready1").exists(), seconds=60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 101, out + err
+    assert [(folder / f"signals{rank}").read_text() for rank in (0, 1)] == ["2\n", "2\n"]
+
+
+def test_ctrl_c_before_anybody_follows_the_job_reaches_it(job, checkout, folder) -> None:
+    job(STOPS)
+    program = """
+import os, signal, time
+from runner.cli import main
+from runner.targets import host
+write = host.write_launch
+def write_and_be_interrupted(folder, launch):
+    while not (folder / "ready").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    write(folder, launch)
+host.write_launch = write_and_be_interrupted
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "host"],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 101, done.stderr
+    assert (folder / "signals").read_text() == "2\n"
+
+
+@pytest.mark.skipif(which("ps") is None, reason="there is no ps here")
+def test_on_a_mac_a_process_is_known_by_its_number_and_start_alone(monkeypatch) -> None:
+    """Started in a terminal at home, looked for from cron at work: another zone, language and name of the host."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(process, "identity_of", process._identity_from_ps)
+    monkeypatch.setattr(process, "this_machine", lambda: "mac.office")
+    monkeypatch.setenv("TZ", "XXX-14")
+    began = process._identity_from_ps(os.getpid())
+    monkeypatch.setenv("TZ", "YYY+11")
+    started = LaunchHandle(
+        "warm", "host", "train", str(os.getpid()), 1.0, machine="mac.home", identity=began
+    )
+    assert is_alive(started)
+    assert not is_alive(replace(started, identity="Sun Nov 22 01:17:32 2020"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not is_alive(started)
+
+
+class TestDetached:
+    def test_it_outlives_the_runner_and_is_found_again(self, spawn, job, folder) -> None:
+        job(STOPS)
+        process = spawn("host", "--detach")
+        out, _ = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "quickstart\n")
+        wait_for((folder / "ready").exists)
+        launch = read_launch(folder)
+        assert is_alive(launch)
+        assert os.getsid(int(launch.id)) == int(launch.id)
+
+        status = spawn("status", "quickstart", "--json")
+        assert json.loads(status.communicate(timeout=60)[0])["alive"] is True
+        again = spawn("host")
+        _, err = again.communicate(timeout=60)
+        assert again.returncode == 1
+        assert "is at work already" in err
+
+        stop = spawn("stop", "quickstart")
+        _, err = stop.communicate(timeout=60)
+        assert (stop.returncode, "stopped" in err) == (0, True)
+        assert (folder / "signals").read_text() == "15\n"
+        assert not is_alive(launch)
+        assert read_exit(folder) == 101
+
+    def test_what_it_printed_before_it_had_a_log(self, spawn, job, folder) -> None:
+        job("raise RuntimeError('no such thing')")
+        spawn("host", "--detach").communicate(timeout=60)
+        wait_for(lambda: read_exit(folder) is not None)
+        assert (
+            "RuntimeError: no such thing" in spawn("logs", "quickstart").communicate(timeout=60)[0]
+        )
+        out, err = spawn("status", "quickstart").communicate(timeout=60)
+        assert "failed" in out
+        assert "RuntimeError: no such thing" in err
+
+    def test_stop_now_kills_it(self, spawn, job, folder) -> None:
+        job(STUBBORN)
+        spawn("host", "--detach").communicate(timeout=60)
+        wait_for((folder / "ready").exists)
+        launch = read_launch(folder)
+        assert spawn("stop", "quickstart", "--now").wait(timeout=60) == 0
+        wait_for(lambda: not _group_lives(int(launch.id)))
+
+    def test_following_the_log_ends_with_the_run(self, spawn, job, folder) -> None:
+        job(STOPS)
+        spawn("host", "--detach").communicate(timeout=60)
+        wait_for((folder / "ready").exists)
+        follower = spawn("logs", "quickstart", "--follow", "--tail", "5")
+        assert follower.stdout.readline() == "step 1\n"
+        with (folder / "log.txt").open("a") as log:
+            log.write("step 2\n")
+        assert follower.stdout.readline() == "step 2\n"
+        spawn("stop", "quickstart").wait(timeout=60)
+        assert follower.wait(timeout=60) == 0
+
+    def test_prepare_keeps_its_output_too(self, spawn, checkout, job) -> None:
+        job("")
+        (checkout / "corpus" / "prepare.py").write_text("print('prepared')")
+        out, _ = spawn("host", "prepare", "--detach").communicate(timeout=60)
+        assert out == "prepare-letters\n"
+        folder = checkout / "volumes" / "checkpoints" / "prepare-letters"
+        wait_for(lambda: read_exit(folder) == 0)
+        assert "prepared" in spawn("logs", "prepare-letters").communicate(timeout=60)[0]
+        (state,) = json.loads(spawn("runs", "--json").communicate(timeout=60)[0])
+        assert (state["job"], state["status"]) == ("prepare", "finished")
+
+
+def test_without_torch_it_says_how_to_get_it(type_, cli, checkout) -> None:
+    from runner.targets.host import HostTarget
+
+    cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: False)
+    result = type_("runner host")
+    assert result.exit_code == 1
+    assert "this Python lacks torch" in result.stderr
+    assert f"{sys.executable} -m pip install torch==" in result.stderr
+    assert not (checkout / "volumes").exists()
+
+
+def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout) -> None:
+    from dataclasses import replace
+
+    from runner.target import LaunchHandle
+    from runner.targets.process import identity_of, this_machine
+
+    mine = LaunchHandle(
+        "r",
+        "host",
+        "train",
+        str(os.getpid()),
+        0.0,
+        machine=this_machine(),
+        identity=identity_of(os.getpid()),
+    )
+    assert is_alive(mine)
+    assert not is_alive(replace(mine, identity="1"))
+    assert not is_alive(replace(mine, machine="elsewhere"))
+
+
+def test_a_run_that_is_over_is_not_stopped(type_, cli, checkout, make_run) -> None:
+    from runner.targets.host import HostTarget
+
+    make_run("warm", step=100)
+    cli.targets["host"] = HostTarget(cli, checkout)
+    result = type_("runner stop warm")
+    assert (result.exit_code, "not at work; it is finished" in result.stderr) == (0, True)
+    assert read_record(checkout / "volumes" / "checkpoints" / "warm") is not None
+    assert isinstance(cli, CliContext)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group is more than a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False

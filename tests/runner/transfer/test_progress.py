@@ -1,0 +1,42 @@
+"""How far a transfer is: a line every ten seconds, or a bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from runner.console import CliContext
+from runner.transfer.progress import Progress, count
+from tests.runner.transfer.conftest import Cloud, noise
+
+
+def test_off_a_terminal_a_line_comes_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    time = [0.0]
+    progress = Progress(CliContext(terminal=False), "pulling", 2000, 10**9, now=lambda: time[0])
+    with progress:
+        for second in range(25):
+            time[0] = float(second)
+            progress.advance(10**7)
+            progress.file_done()
+    assert capsys.readouterr().err.splitlines() == [
+        "pulling 10 of 2,000 files, 110.0 MB of 1.0 GB, 11.0 MB/s",
+        "pulling 20 of 2,000 files, 210.0 MB of 1.0 GB, 10.5 MB/s",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_and_stdout_stays_clean(
+    cli: CliContext, type_: Callable[[str], Result], cloud: Cloud, here: Path
+) -> None:
+    cli.terminal = True
+    cloud.put("data", "a.bin", noise(100_000))
+    result = type_("runner pull data")
+    assert result.exit_code == 0
+    assert "pulling" in result.stderr
+    assert result.stdout == ""
+
+
+def test_files_are_counted() -> None:
+    assert [count(1, "file"), count(2000, "file")] == ["1 file", "2,000 files"]

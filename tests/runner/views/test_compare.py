@@ -1,0 +1,245 @@
+"""runner compare: what differs, what came out, one plot."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from runner.runs.history import History
+from runner.target import RunInfo
+from runner.views.compare import as_png, best_of, differences
+from tests.runner.fake_run import tell
+
+
+@pytest.fixture
+def two(make_run, fake) -> None:
+    commits = {
+        "warm": {"commit": "aaaabbbbccccdddd", "dirty": False},
+        "cool": {"commit": "1234", "dirty": True},
+    }
+    for name, lr in (("warm", 1e-2), ("cool", 1e-3)):
+        tell(make_run(name, step=100), lr=lr, git=commits[name], parameters=868352)
+    fake.states = [
+        RunInfo("warm", "train", "host", "finished", step=100, max_steps=100, attempts=1, cost=1.5),
+        RunInfo("cool", "train", "host", "finished", step=100, max_steps=100, attempts=2),
+    ]
+
+
+def cells(stdout: str) -> dict[str, list[str]]:
+    """The table's rows by their name, for names and cells of two words at most."""
+    lines = [line for line in stdout.split("\n\n")[0].splitlines()[1:] if line]
+    return {
+        line.split("  ")[0]: [cell.strip() for cell in line.split("  ") if cell.strip()][1:]
+        for line in lines
+    }
+
+
+def test_the_table_has_what_differs_and_what_came_out(type_, two) -> None:
+    result = type_("runner compare warm cool")
+    assert result.exit_code == 0
+    rows = cells(result.stdout)
+    assert rows["train.lr"] == ["0.01", "0.001"]
+    assert "train.max_steps" not in rows  # the same in both
+    assert "name" not in rows
+    assert rows["tokens/s"] == ["2,000", "2,000"]
+    assert rows["MFU"] == ["25.0%", "25.0%"]
+    assert rows["training time"] == ["50s", "50s"]
+    assert rows["cost"] == ["$1.50", "–"]
+    assert rows["commit"] == ["aaaabbbbcc", "1234 and changes"]
+    assert rows["best validation"][1].startswith("1.2")
+
+
+def test_the_curves_are_in_one_plot(type_, two) -> None:
+    by_step = type_("runner compare warm cool").stdout
+    assert "━ warm   ━ cool" in by_step
+    assert "\x1b" not in by_step
+    last = {"step": "100", "tokens": "100k", "time": "50s"}
+    for axis, end in last.items():
+        plot = type_(f"runner compare warm cool --by {axis}").stdout.splitlines()
+        assert plot[-2].split()[-1] == end
+        assert axis in plot[-1]
+
+
+def test_json_has_the_numbers_unrounded(type_, two) -> None:
+    tree = json.loads(type_("runner compare warm cool --json").stdout)
+    assert tree["differences"] == {"train.lr": {"warm": 0.01, "cool": 0.001}}
+    warm, cool = tree["runs"]
+    assert (warm["run"], warm["cost"], cool["cost"], warm["train_seconds"]) == (
+        "warm",
+        1.5,
+        None,
+        50.0,
+    )
+    assert cool["val_loss"] == pytest.approx(cool["train_loss"] + 0.05)
+    assert warm["recipe"]["model.bias"] is False
+
+
+def test_the_png_shows_each_run_in_its_colour(type_, two, checkout: Path) -> None:
+    assert type_("runner compare warm cool --png curves.png").exit_code == 0
+    picture = Image.open(io.BytesIO((checkout / "curves.png").read_bytes())).convert("RGB")
+    assert picture.width > 1000
+    counts = {color: count for count, color in picture.getcolors(2**24)}
+    for color in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        assert counts.get(color, 0) > 500
+
+
+def test_many_runs_have_a_line_each(type_, make_run, fake) -> None:
+    names = [f"run{i}" for i in range(6)]
+    for i, name in enumerate(names):
+        tell(make_run(name, step=20), steps=20, lr=(i + 1) / 1000)
+    fake.states = [
+        RunInfo(name, "train", "host", "finished", step=20, max_steps=20) for name in names
+    ]
+    lines = type_(f"runner compare {' '.join(names)}").stdout.splitlines()
+    assert lines[0].split()[:2] == ["run", "lr"]
+    assert [line.split()[:2] for line in lines[1:3]] == [["run0", "0.001"], ["run1", "0.002"]]
+
+
+def test_a_run_without_curves_is_compared_all_the_same(type_, make_run, fake) -> None:
+    make_run("empty")
+    tell(make_run("warm", step=20), steps=20)
+    fake.states = [RunInfo(name, "train", "host", "dead") for name in ("empty", "warm")]
+    result = type_("runner compare empty warm")
+    assert result.exit_code == 0, result.stderr
+    assert "training loss" in result.stdout
+    assert as_png([History(fake.states[0])], "time")  # nothing to draw is no error
+
+
+def test_a_key_that_an_older_recipe_lacks_differs() -> None:
+    state = RunInfo("a", "train", "host", "finished")
+    old, new = (
+        History(state, recipe={"train.lr": 1}),
+        History(state, recipe={"train.lr": 1, "train.new": True}),
+    )
+    assert differences([old, new]) == {"train.new": [None, True]}
+
+
+def test_the_best_is_marked() -> None:
+    found = [
+        {"val_loss": 1.2, "tokens_per_second": 2000.0, "mfu": 0.25, "status": "finished"},
+        {"val_loss": 1.1, "tokens_per_second": 900.0, "mfu": 0.25, "status": "dead"},
+        {"val_loss": None},
+    ]
+    names = ("validation loss", "tokens/s", "MFU", "training loss", "status")
+    assert [best_of(name, found) for name in names] == [1, 0, None, None, None]
+
+
+def test_a_png_replaces_a_png_and_nothing_else(type_, two, checkout: Path) -> None:
+    (checkout / "thesis.tex").write_text("mine")
+    for name in ("thesis.tex", "configs"):
+        result = type_(f"runner compare warm cool --png {name}")
+        assert (result.exit_code, "is there and is no PNG" in result.stderr) == (2, True)
+    assert (checkout / "thesis.tex").read_text() == "mine"
+    for _ in range(2):
+        assert type_("runner compare warm cool --png c.png").exit_code == 0
+
+
+@pytest.fixture
+def seeds(two, make_run, fake) -> None:
+    for name in ("seed2", "seed10", "seed1"):
+        tell(make_run(name, step=20), steps=20)
+        fake.states.append(RunInfo(name, "train", "host", "finished", step=20, max_steps=20))
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("'seed*'", ["seed1", "seed10", "seed2"]),
+        ("'seed?' warm", ["seed1", "seed2", "warm"]),
+        ("seed2 'seed*'", ["seed2", "seed1", "seed10"]),
+        ("'seed*' seed1 '*1'", ["seed10", "seed2", "seed1"]),
+    ],
+)
+def test_a_pattern_stands_for_the_runs_that_it_fits(
+    type_, seeds, words: str, names: list[str]
+) -> None:
+    result = type_(f"runner compare {words} --json")
+    assert result.exit_code == 0, result.stderr
+    assert [run["run"] for run in json.loads(result.stdout)["runs"]] == names
+
+
+def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
+    result = type_("runner compare 'sead*'")
+    assert result.exit_code == 102
+    assert (
+        "no run fits 'sead*'; there are cool, seed1, seed10, seed2, warm; `runner runs`"
+        in result.stderr
+    )
+    result = type_("runner compare 'wa*'")
+    assert (result.exit_code, "('wa*' fits warm alone)" in result.stderr) == (2, True)
+
+
+def test_a_pattern_where_there_are_no_runs(type_) -> None:
+    result = type_("runner compare 'seed*'")
+    assert (result.exit_code, "no run fits 'seed*'; there are no runs yet" in result.stderr) == (
+        102,
+        True,
+    )
+
+
+@pytest.mark.parametrize("line", ["runner compare warm", "runner compare warm warm"])
+def test_one_run_is_nothing_to_compare(type_, two, line: str) -> None:
+    result = type_(line)
+    assert (result.exit_code, "give two runs or more" in result.stderr) == (2, True)
+
+
+def test_a_run_that_is_not_there(type_, two) -> None:
+    result = type_("runner compare warm cold")
+    assert (result.exit_code, "did you mean 'cool'?" in result.stderr) == (102, True)
+
+
+def test_without_matplotlib_it_says_what_to_install(type_, two, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = type_("runner compare warm cool --png x.png")
+    assert (result.exit_code, "-m pip install 'Jinja2" in result.stderr) == (1, True)
+    assert type_("runner compare warm cool").exit_code == 0
+
+
+def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_run, fake) -> None:
+    launch = {"target": "cloud"}
+    folder = make_run(
+        "there", step=100, attempts=[{"started": 5.0, "ended": 9.0, "launch": launch}]
+    )
+    tell(folder)
+    attempt = {
+        "call": "fc-1",
+        "container": "c",
+        "started": 0.0,
+        "seen": 3600.0,
+        "usd_per_hour": 4.0,
+        "ended": 3600.0,
+    }
+    (folder / "cloud.json").write_text(
+        json.dumps({"attempts": [attempt], "call": "fc-1", "status": 0})
+    )
+    result = type_("runner compare warm there --json")
+    assert result.exit_code == 0, result.stderr
+    assert "read is the copy that was pulled" in result.stderr
+    there = json.loads(result.stdout)["runs"][1]
+    assert (there["target"], there["status"], there["cost"], there["step"]) == (
+        "cloud",
+        "finished",
+        4.0,
+        100,
+    )
+
+
+def test_no_folder_is_made_for_a_picture(type_, two, checkout: Path) -> None:
+    result = type_("runner compare warm cool --png no/such/x.png")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    result = type_("runner report warm --into no/such/x.html")
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    assert not (checkout / "no").exists()
+
+
+@pytest.mark.parametrize("words", [("compare", "warm", "cool"), ("runs",), ("status", "warm")])
+def test_a_reader_that_leaves_is_no_error(make_run, spawn, words: tuple[str, ...]) -> None:
+    for name, lr in (("warm", 1e-2), ("cool", 1e-3)):
+        tell(make_run(name, step=100), lr=lr)
+    process = spawn(*words)
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0, "")
