@@ -20,7 +20,9 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python in an environment that sets no spin count, except by ``variables``."""
     environ = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environ |= {"PYTHONPATH": str(CHECKOUT), **variables}
-    return subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True, check=True)
+    return subprocess.run(
+        [sys.executable, *command], env=environ, capture_output=True, text=True, check=True
+    )
 
 
 @pytest.mark.parametrize("package", ["model", "corpus.prepare", "experiment.run", "runner.cli"])

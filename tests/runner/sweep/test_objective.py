@@ -78,7 +78,7 @@ class TestBudget:
 
 
 class TestMedianRule:
-    OTHERS = {
+    OTHERS = {  # noqa: RUF012
         name: [(10, 3.0), (20, value)] for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))
     }
 
