@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, usage
+from runner.request import Request, TargetOptions
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
     from job.run_record import RunRecord
-
-    pass
-    from runner.request import Request
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Plan:
         tuple[str, str], ...
     ] = ()  # further rows that only one target has: price, fit, hours
     question: str | None = None  # asked before it starts, for example where it costs money
-    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    target_options: TargetOptions = field(default_factory=TargetOptions)
     writes_run: bool = False  # it makes or continues a run's folder
     seconds: float | None = None  # estimated, on the slowest GPU of those asked for
     usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
@@ -153,7 +151,7 @@ def launch_variable(request: Request, facts: TargetState) -> str:
     """RUN_LAUNCH: what the record keeps of this launch."""
     found: dict[str, Any] = {
         "target": facts.target,
-        "gpu": dict(request.more).get("gpu") or (str(request.gpus) if request.gpus > 1 else None),
+        "gpu": request.target_options.gpu or (str(request.gpus) if request.gpus > 1 else None),
         "image": facts.image,
         "git": dict(facts.git),
     }

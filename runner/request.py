@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,27 @@ class LaunchArguments:
 
 
 @dataclass(frozen=True)
+class TargetOptions:
+    """Options of a launch that depend on the target; the host and Compose have none.
+
+    ``gpu`` names the GPU types to rent; ``max_cost`` is in US dollars over all attempts.
+    """
+
+    gpu: str | None = None
+    max_cost: float | None = None
+
+    def given(self) -> list[str]:
+        """Return the command-line names of the options that are set."""
+        names = [option.name for option in fields(self) if getattr(self, option.name)]
+        return [name.removesuffix("_s").replace("_", "-") for name in names]
+
+    def updated(self, newer: TargetOptions) -> TargetOptions:
+        """Return these options, each one that ``newer`` sets replaced."""
+        values = {option.name: getattr(newer, option.name) for option in fields(newer)}
+        return replace(self, **{name: value for name, value in values.items() if value})
+
+
+@dataclass(frozen=True)
 class Request:
     """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
 
@@ -68,7 +89,7 @@ class Request:
     choices: str | None = None  # a file
     detach: bool = False
     as_json: bool = False
-    more: tuple[tuple[str, str], ...] = ()  # options that only one target has
+    target_options: TargetOptions = field(default_factory=TargetOptions)
     experiment: Experiment | None = None  # of the user's; then there is no recipe
     command: UserCommand | None = None  # of the user's; then there is no recipe
     hint: str = ""  # a row of the plan: why the run has not the name that it might have been expected to have

@@ -7,7 +7,7 @@ another day and from another terminal, because they read the volume.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import did_you_mean, usage
 from runner.plan import Plan, TargetState
-from runner.request import Request
+from runner.request import Request, TargetOptions
 
 if TYPE_CHECKING:
     from runner.console import CliContext
@@ -39,9 +39,7 @@ class LaunchHandle:
     device: str | None = None
     machine: str = ""
     identity: str = ""
-    more: tuple[
-        tuple[str, str], ...
-    ] = ()  # options that only this target has, for a resume; no secrets
+    target_options: TargetOptions = field(default_factory=TargetOptions)  # without secrets
 
 
 @dataclass(frozen=True)
@@ -207,6 +205,18 @@ TARGET_MODULES = {
     "local": "runner.targets.compose",
     "cloud": "runner.targets.modal.target",
 }
+
+
+# Targets with launch options of their own, and the module that reads them.
+OPTION_MODULES = {"cloud": "runner.targets.modal.options"}
+
+
+def options_from_json(target: str, tree: Mapping[str, Any]) -> TargetOptions:
+    """Return the options in a launch record of ``target``. Raises TypeError or ValueError."""
+    if target not in OPTION_MODULES:
+        return TargetOptions()
+    options: TargetOptions = import_module(OPTION_MODULES[target]).options_from_json(tree)
+    return options
 
 
 def target_names() -> list[str]:

@@ -70,17 +70,18 @@ def _launch(
     secret: tuple[str, ...],
 ) -> int:
     from runner.launch.execute import launch
+    from runner.targets.modal.options import parse_options
 
-    one = {
-        "gpu": gpu_names,
-        "nodes": nodes,
-        "timeout": timeout,
-        "max-cost": max_cost,
-        "region": region,
-    }
-    more = [(name, str(value)) for name, value in one.items() if value is not None]
-    more += [("env", word) for word in variables] + [("secret", name) for name in secret]
-    return launch(cli, "cloud", line, tuple(more))
+    options = parse_options(
+        gpu=gpu_names,
+        nodes=nodes,
+        timeout=timeout,
+        max_cost=max_cost,
+        region=region,
+        variables=variables,
+        secrets=secret,
+    )
+    return launch(cli, "cloud", line, options)
 
 
 command = click.command(cls=LaunchCommand, help=__doc__)(

@@ -64,11 +64,11 @@ def command(
 ) -> int:
     from runner.launch.execute import run_request
     from runner.launch.resume import resume_request
+    from runner.targets.modal.options import parse_options
 
     line = LaunchArguments(
         name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes
     )
-    given = {"gpu": gpu, "timeout": timeout, "max-cost": max_cost}
-    more = tuple((name, value) for name, value in given.items() if value is not None)
-    target, request = resume_request(cli, line, overrides, on, more)
+    options = parse_options(gpu=gpu, timeout=timeout, max_cost=max_cost)
+    target, request = resume_request(cli, line, overrides, on, options)
     return run_request(cli, target, request, line)

@@ -63,9 +63,8 @@ def command(
     yes: bool,
 ) -> int:
     from runner.sweep.launch import SweepLine, sweep
+    from runner.targets.modal.options import parse_options
 
-    given = {"gpu": gpu, "timeout": timeout, "region": region}
-    more = tuple((option, value) for option, value in given.items() if value is not None)
     line = SweepLine(
         file,
         target,
@@ -78,6 +77,6 @@ def command(
         dry_run,
         as_json,
         yes,
-        more,
+        parse_options(gpu=gpu, timeout=timeout, region=region),
     )
     return sweep(cli, line)

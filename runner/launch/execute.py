@@ -6,7 +6,7 @@ from job.exit_status import ExitStatus
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, usage
 from runner.launch.finished import show_trained, trained
-from runner.launch.parse import read_request
+from runner.launch.parse import NO_OPTIONS, read_request
 from runner.launch.parse_command import command_request
 from runner.launch.parse_experiment import (
     experiment_request,
@@ -16,7 +16,7 @@ from runner.launch.parse_experiment import (
 from runner.plan import Plan
 from runner.planning.show import show
 from runner.project import find_checkout
-from runner.request import LaunchArguments, Request
+from runner.request import LaunchArguments, Request, TargetOptions
 from runner.runs.divergence import look_on_other_side
 from runner.runs.endings import exit_message, runner_status
 from runner.signals import release
@@ -27,25 +27,28 @@ WORD = "pipeline"  # in the place of a job
 
 
 def launch(
-    cli: CliContext, target_name: str, line: LaunchArguments, more: tuple[tuple[str, str], ...] = ()
+    cli: CliContext,
+    target_name: str,
+    line: LaunchArguments,
+    options: TargetOptions = NO_OPTIONS,
 ) -> ExitStatus:
-    """Check, plan, show, start and follow. ``more`` are options that only this target has."""
+    """Check, plan, show, start and follow."""
     checkout = find_checkout(cli.cwd)
     target = open_target(target_name, cli, checkout)
     files = target.files("checkpoints")
     if WORD in line.words and not line.command:
         from runner.launch.pipeline import run_pipeline  # it launches through this file
 
-        return run_pipeline(cli, target, line, checkout, more)
+        return run_pipeline(cli, target, line, checkout, options)
     # Without a Modal account there is no run there yet, and the plan can be shown all the same.
     known = files if target.name != "cloud" or is_set_up(cli.environ) else None
     if names_experiment(line.words):
-        request = experiment_request(line, cli.cwd, known, more)
+        request = experiment_request(line, cli.cwd, known, options)
     elif line.is_command:
-        request = command_request(line, cli.cwd, known, more)
+        request = command_request(line, cli.cwd, known, options)
     else:
         try:
-            request = read_request(line, checkout, cli.cwd, known, more)
+            request = read_request(line, checkout, cli.cwd, known, options)
         except NoSuchRun as error:
             raise look_on_other_side(cli, checkout, target.name, line.words, error) from None
     return run_request(cli, target, request, line)

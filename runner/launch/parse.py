@@ -15,7 +15,7 @@ from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 from runner.paths import absolute, path_in, replace_path
 from runner.project import is_pipeline, is_sweep, recipes
-from runner.request import LaunchArguments, Request
+from runner.request import LaunchArguments, Request, TargetOptions
 from runner.target import VolumeEntry, VolumeFiles
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "quickstart"
 
+NO_OPTIONS = TargetOptions()
+
 
 def read_request(
     line: LaunchArguments,
     checkout: Path,
     cwd: Path,
     files: VolumeFiles | None,
-    more: tuple[tuple[str, str], ...] = (),
+    options: TargetOptions = NO_OPTIONS,
 ) -> Request:
     """Check the command line and read the recipe. ``files`` is the target's checkpoints volume, None where it can't
     be looked at.
@@ -47,13 +49,13 @@ def read_request(
     if line.name is not None:
         check_run_name(line.name)
     if words.recipe in published and words.recipe not in known:
-        return _download(line, job, FINEWEB, overrides, more)
+        return _download(line, job, FINEWEB, overrides, options)
     if job.reads_recipe:
         return _with_recipe(
-            line, job, overrides, find_recipe(words, known, checkout, cwd), cwd, more
+            line, job, overrides, find_recipe(words, known, checkout, cwd), cwd, options
         )
     if job.is_benchmark:
-        return _measurement(line, job, words, more)
+        return _measurement(line, job, words, options)
     name = line.name or _run_of(words, known, checkout, cwd)
     run = find_run(name, files) if files is not None else name or ""
     return Request(
@@ -66,7 +68,7 @@ def read_request(
         choices=_file_of(line.choices, cwd) if line.choices else None,
         detach=line.detach,
         as_json=line.as_json,
-        more=more,
+        target_options=options,
     )
 
 
@@ -160,7 +162,7 @@ def settings_begun_with(files: VolumeFiles, request: Request) -> Recipe | None:
 
 
 def _measurement(
-    line: LaunchArguments, job: Job, words: ParsedArgs, more: tuple[tuple[str, str], ...]
+    line: LaunchArguments, job: Job, words: ParsedArgs, options: TargetOptions
 ) -> Request:
     for word in (words.recipe, *words.overrides):
         if word is not None:
@@ -168,7 +170,12 @@ def _measurement(
     name = line.name or job.name
     check_run_name(name)
     return Request(
-        job, name, device=line.device, detach=line.detach, as_json=line.as_json, more=more
+        job,
+        name,
+        device=line.device,
+        detach=line.detach,
+        as_json=line.as_json,
+        target_options=options,
     )
 
 
@@ -177,7 +184,7 @@ def _download(
     job: Job,
     dataset: str,
     overrides: tuple[str, ...],
-    more: tuple[tuple[str, str], ...],
+    options: TargetOptions,
 ) -> Request:
     if wrong := [*overrides, *([f"--source {line.source}"] if line.source else [])]:
         raise usage(
@@ -193,7 +200,7 @@ def _download(
         force=line.force,
         detach=line.detach,
         as_json=line.as_json,
-        more=more,
+        target_options=options,
     )
 
 
@@ -203,7 +210,7 @@ def _with_recipe(
     overrides: tuple[str, ...],
     path: Path,
     cwd: Path,
-    more: tuple[tuple[str, str], ...],
+    options: TargetOptions,
 ) -> Request:
     from job.recipe import load
 
@@ -223,7 +230,7 @@ def _with_recipe(
         force=line.force,
         detach=line.detach,
         as_json=line.as_json,
-        more=more,
+        target_options=options,
     )
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from runner.errors import usage
 from runner.jobs import COMMAND
-from runner.launch.parse import check_run_name, listing
+from runner.launch.parse import NO_OPTIONS, check_run_name, listing
 from runner.request import (
     LaunchArguments,
     Request,
+    TargetOptions,
     UserCommand,
     command_from_record,
     read_persist_options,
@@ -32,7 +33,7 @@ def command_request(
     line: LaunchArguments,
     cwd: Path,
     files: VolumeFiles | None,
-    more: tuple[tuple[str, str], ...] = (),
+    options: TargetOptions = NO_OPTIONS,
 ) -> Request:
     """Check the line. ``files`` is the target's checkpoints volume, None where it has none yet. Raises
     RunnerError, exit code 2."""
@@ -61,7 +62,7 @@ def command_request(
         run,
         detach=line.detach,
         as_json=line.as_json,
-        more=more,
+        target_options=options,
         command=command,
         hint=hint,
     )

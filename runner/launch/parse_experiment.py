@@ -17,10 +17,10 @@ from job.step_folders import sha256
 from runner.console import CliContext
 from runner.errors import did_you_mean, usage
 from runner.jobs import EXPERIMENT
-from runner.launch.parse import check_run_name
+from runner.launch.parse import NO_OPTIONS, check_run_name
 from runner.launch.parse_command import NO_SETUP
 from runner.project import find_checkout
-from runner.request import Experiment, LaunchArguments, Request, UserCommand
+from runner.request import Experiment, LaunchArguments, Request, TargetOptions, UserCommand
 from runner.runs.store import record_of
 from runner.target import VolumeFiles
 
@@ -39,7 +39,7 @@ def experiment_request(
     line: LaunchArguments,
     cwd: Path,
     files: VolumeFiles | None,
-    more: tuple[tuple[str, str], ...] = (),
+    options: TargetOptions = NO_OPTIONS,
 ) -> Request:
     """Check the line against the file's train(). ``files`` is the target's checkpoints volume, None for none yet.
 
@@ -66,7 +66,7 @@ def experiment_request(
         device=line.device,
         detach=line.detach,
         as_json=line.as_json,
-        more=more,
+        target_options=options,
         experiment=experiment,
         command=command,
     )

@@ -17,14 +17,13 @@ from runner.launch.execute import WORD, confirm, run_plan
 from runner.launch.parse_command import command_of_run, refuse_another
 from runner.plan import Plan
 from runner.planning.show import show
-from runner.request import LaunchArguments, Request, UserCommand
+from runner.request import LaunchArguments, Request, TargetOptions, UserCommand
 from runner.runs.store import record_of
 from runner.target import Target
+from runner.targets.modal.options import parse_options
 
 if TYPE_CHECKING:
     from runner.launch.pipeline_config import Pipeline, Stage
-
-Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ class Step:
 
 
 def run_pipeline(
-    cli: CliContext, target: Target, line: LaunchArguments, checkout: Path, more: Pairs
+    cli: CliContext, target: Target, line: LaunchArguments, checkout: Path, options: TargetOptions
 ) -> ExitStatus:
     """Read the file, plan what is to be done, ask once, and do it. Raises RunnerError and RecipeError."""
     pipeline, asked = _read(line, checkout, cli.cwd)
     folder = _folder(pipeline, line, checkout, cli.cwd)
     steps = [
-        _step(target, line, pipeline, folder, stage, more, stage in asked)
+        _step(target, line, pipeline, folder, stage, options, stage in asked)
         for stage in pipeline.stages
         if not asked or stage in asked
     ]
@@ -164,7 +163,7 @@ def _step(
     pipeline: Pipeline,
     folder: Path,
     name: str,
-    more: Pairs,
+    line_options: TargetOptions,
     asked: bool,
 ) -> Step:
     stage = pipeline.stages[name]
@@ -176,9 +175,9 @@ def _step(
         resume_with=stage.resume_with,
         resume_if=stage.resume_if,
     )
-    options = _options(stage, more) if target.name == "cloud" else ()
+    options = _options(stage, line_options) if target.name == "cloud" else line_options
     run = f"{line.name or pipeline.name}-{name}"
-    request = Request(COMMAND, run, more=options, command=command)
+    request = Request(COMMAND, run, target_options=options, command=command)
     has_gpu = stage.gpu is not None if target.name == "cloud" else bool(target.facts(request).gpus)
     command = replace(command, words=stage.words(has_gpu))
     request = replace(request, command=command)
@@ -220,11 +219,14 @@ def _two_commands(
     )
 
 
-def _options(stage: Stage, more: Pairs) -> Pairs:
-    """Of the stage, and then of the line, which counts; but a stage without a GPU stays without."""
-    own = {"gpu": stage.gpu, "timeout": stage.timeout, "max-cost": stage.max_cost}
-    pairs = [(name, str(value)) for name, value in own.items() if value is not None]
-    return (*pairs, *(pair for pair in more if pair[0] != "gpu" or stage.gpu is not None))
+def _options(stage: Stage, line: TargetOptions) -> TargetOptions:
+    """Return the stage's options, those on the command line first.
+
+    A stage without a GPU stays without.
+    """
+    cost = str(stage.max_cost) if stage.max_cost is not None else None
+    own = parse_options(gpu=stage.gpu, timeout=stage.timeout, max_cost=cost)
+    return own.updated(line if stage.gpu is not None else replace(line, gpu=None))
 
 
 def _is_there(target: Target, path: str, command: UserCommand, run: str) -> bool:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.jobs import COMMAND, EXPERIMENT, JOBS, RESUMABLE_JOBS
-from runner.launch.parse import settings_of_run
+from runner.launch.parse import NO_OPTIONS, settings_of_run
 from runner.launch.parse_command import command_of_run
 from runner.launch.parse_experiment import experiment_request
 from runner.project import find_checkout, volumes
-from runner.request import LaunchArguments, Request, experiment_from_record
+from runner.request import LaunchArguments, Request, TargetOptions, experiment_from_record
 from runner.runs.find import ResolvedRun, find_run, refuse_a_second
 from runner.runs.store import record_of
 from runner.target import Target, open_target
@@ -28,7 +28,7 @@ def resume_request(
     line: LaunchArguments,
     overrides: tuple[str, ...],
     on: str | None,
-    more: tuple[tuple[str, str], ...] = (),
+    options: TargetOptions = NO_OPTIONS,
 ) -> tuple[Target, Request]:
     """The target and the request that take up the run ``line.name``. Raises RunnerError."""
     wrong = [word for word in overrides if "=" not in word]
@@ -42,7 +42,7 @@ def resume_request(
             f"pulled: `runner resume {run} --on host`"
         )
     if found.state.job == EXPERIMENT.name:
-        return resume_experiment(cli, line, found, overrides, on, more)
+        return resume_experiment(cli, line, found, overrides, on, options)
     if found.state.job not in RESUMABLE_JOBS:
         raise usage(
             f"run '{run}' is a {found.state.job}, which has nothing to take up; start it again"
@@ -52,13 +52,12 @@ def resume_request(
     if target.name == "cloud":
         need_token(cli.environ)
     refuse_a_second(found, target)
-    given = dict(more)
     if target.name != "cloud":
-        line = replace(line, gpu=_number(given.pop("gpu", None)))
-        if given:
-            raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
+        line = replace(line, gpu=_number(options.gpu))
+        options = replace(options, gpu=None)
+        refuse_options(target, options)
     if found.state.job == COMMAND.name:
-        return target, _command_again(found, target, line, overrides, given)
+        return target, _command_again(found, target, line, overrides, options)
     settings = settings_of_run(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and target is not found.target:
         raise RunnerError(_not_there(run, found.target.name, target.name))
@@ -73,7 +72,7 @@ def resume_request(
             f"`runner {target.name} RECIPE --name {run}`"
         )
     folder = volumes(checkout, cli.environ if target.name == "host" else {}).run(run)
-    machine = previous_resources(target, run, line.gpu, line.device, given)
+    machine = previous_resources(target, run, line.gpu, line.device, options)
     return target, Request(
         JOBS["train"],
         run,
@@ -84,7 +83,7 @@ def resume_request(
         device=machine.device,
         detach=line.detach,
         as_json=line.as_json,
-        more=machine.more,
+        target_options=machine.target_options,
     )
 
 
@@ -93,7 +92,7 @@ def _command_again(
     target: Target,
     line: LaunchArguments,
     overrides: tuple[str, ...],
-    given: dict[str, str],
+    options: TargetOptions,
 ) -> Request:
     """The command of the run, as it was; in its folder, which must be here."""
     run = found.state.run
@@ -118,7 +117,9 @@ def _command_again(
         run,
         detach=line.detach,
         as_json=line.as_json,
-        more=previous_resources(target, run, line.gpu, line.device, given).more,
+        target_options=previous_resources(
+            target, run, line.gpu, line.device, options
+        ).target_options,
         command=command,
     )
 
@@ -144,29 +145,37 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class PreviousResources:
-    """On what it goes on: processes, a device, and the options that only the cloud has."""
+    """Resources that a resumed run takes over: processes, a device and the target's options."""
 
     gpus: int = 1
     device: str | None = None
-    more: tuple[tuple[str, str], ...] = ()
+    target_options: TargetOptions = NO_OPTIONS
 
 
 def previous_resources(
-    target: Target, run: str, gpus: int | None, device: str | None, given: dict[str, str]
+    target: Target, run: str, gpus: int | None, device: str | None, options: TargetOptions
 ) -> PreviousResources:
-    """The machine of the last launch there, where nothing else is given now. GPUs that are asked for now end an earlier
-    ``--device cpu``; that word ends earlier GPUs in the cloud, where elsewhere it is for the processes that there are."""
+    """Return the resources of the run's last launch on ``target``, updated by what is given now.
+
+    GPUs given now replace an earlier ``--device cpu``. In the cloud ``--device cpu`` removes earlier
+    GPUs; elsewhere it applies to the same number of processes.
+    """
     last, in_cloud = target.launched(run), target.name == "cloud"
     if last is None or last.target != target.name:  # the folder may have that of a start elsewhere
-        return PreviousResources(gpus or 1, device, tuple(given.items()))
+        return PreviousResources(gpus or 1, device, options)
     without_gpu = in_cloud and device == CPU
-    replaced = {*given, "gpu"} if without_gpu else {*given}
-    before = last.more if in_cloud else ()
+    before = replace(last.target_options, gpu=None) if without_gpu else last.target_options
     return PreviousResources(
         gpus=gpus or (1 if without_gpu else last.gpus),
-        device=device or (None if gpus or "gpu" in given else last.device),
-        more=(*(pair for pair in before if pair[0] not in replaced), *given.items()),
+        device=device or (None if gpus or options.gpu else last.device),
+        target_options=before.updated(options) if in_cloud else options,
     )
+
+
+def refuse_options(target: Target, options: TargetOptions) -> None:
+    """Raise RunnerError, exit code 2, for options that ``target`` does not have."""
+    if given := options.given():
+        raise usage(f"--{given[0]} belongs to the cloud; {target.name} costs nothing")
 
 
 def resume_experiment(
@@ -175,7 +184,7 @@ def resume_experiment(
     found: ResolvedRun,
     overrides: tuple[str, ...],
     on: str | None,
-    more: tuple[tuple[str, str], ...],
+    options: TargetOptions,
 ) -> tuple[Target, Request]:
     """The target and the request. Raises RunnerError where the record names no file of this machine."""
     run = found.state.run
@@ -202,10 +211,9 @@ def resume_experiment(
             f"{file}, which run '{run}' runs, is not on this machine; where it is now, type:\n"
             f"  runner {target.name} run {file.name} {' '.join(words)} --name {run}"
         )
-    given = dict(more)
-    if target.name != "cloud" and given:
-        raise usage(f"--{next(iter(given))} belongs to the cloud; {target.name} costs nothing")
-    machine = previous_resources(target, run, None, line.device, given)
+    if target.name != "cloud":
+        refuse_options(target, options)
+    machine = previous_resources(target, run, None, line.device, options)
     again = LaunchArguments(
         ("run", str(file), *words),
         run,
@@ -213,4 +221,5 @@ def resume_experiment(
         detach=line.detach,
         as_json=line.as_json,
     )
-    return target, experiment_request(again, cli.cwd, target.files("checkpoints"), machine.more)
+    files = target.files("checkpoints")
+    return target, experiment_request(again, cli.cwd, files, machine.target_options)

@@ -56,7 +56,7 @@ def command_plan(request: Request, command: UserCommand, facts: TargetState) -> 
         detach=request.detach,
         as_json=request.as_json,
         notes=(("new run", request.hint), *folder_notes(facts, folder)),
-        more=request.more,
+        target_options=request.target_options,
         writes_run=True,
         folder=folder,
     )

@@ -90,7 +90,7 @@ def make_plan(request: Request, facts: TargetState) -> Plan:
         steps=tuple(_in_words(request, facts)),
         detach=request.detach,
         as_json=request.as_json,
-        more=request.more,
+        target_options=request.target_options,
         notes=notes,
         writes_run=request.job.writes_run,
         folder=folder,

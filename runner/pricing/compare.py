@@ -11,10 +11,16 @@ from job.recipe import Recipe
 from job.schedules import tokens_before
 from runner.console import CliContext
 from runner.format import rough_duration
-from runner.pricing.estimate import Fit, fit, mfu, tokens_per_second, training_seconds
+from runner.pricing.estimate import (
+    Fit,
+    fit,
+    mfu,
+    tokens_per_second,
+    training_machine,
+    training_seconds,
+)
 from runner.pricing.gpus import ASSUMED, BY_NAME, GPU_TYPES, GpuRequest
 from runner.pricing.prices import Prices, per_hour
-from runner.targets.modal.options import training_machine
 
 ALL = tuple(GPU_TYPES)
 

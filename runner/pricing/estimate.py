@@ -8,6 +8,7 @@ MFU, the share of the datasheet's peak that a trainer reaches, is a table: what 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from job.memory import (
@@ -15,6 +16,7 @@ from job.memory import (
     flops_per_token,
     largest_micro_batch,
     micro_batch_size,
+    network_size,
     training_memory,
 )
 from job.recipe import Recipe
@@ -22,8 +24,8 @@ from job.schedules import tokens_before
 from job.speed import datasheet_flops, should_compile
 from runner.errors import usage
 from runner.format import dollars, rough_duration
-from runner.pricing.gpus import BY_NAME
-from runner.targets.modal.options import ModalOptions
+from runner.pricing.gpus import BY_NAME, GpuRequest
+from runner.pricing.prices import RentedMachine
 
 REFERENCE_WIDTH = 768
 
@@ -158,12 +160,26 @@ def fits(recipe: Recipe, names: tuple[str, ...], processes: int) -> str:
     return text
 
 
-def refuse_too_large(recipe: Recipe, options: ModalOptions) -> None:
-    """RunnerError, exit code 2, for a GPU on which not even one sequence fits: the trainer halves micro_batch where
-    memory is short, and there is nothing left to halve."""
+def training_machine(recipe: Recipe | None, gpus: GpuRequest, cores: float = 4.0) -> RentedMachine:
+    """Return the machine that ``gpus`` are rented with; ``cores`` are for each GPU, up to 4 GPUs.
+
+    A container may use more cores and memory than it asked for, and then pays for them.
+    """
+    memory_gib = 8.0 * gpus.count
+    if recipe is not None:  # weights and optimizer are copied to the CPU for a checkpoint
+        state = network_size(recipe.model, recipe.data.tokenizer).parameters * 12
+        memory_gib = max(memory_gib, 4.0 + 2.0 * state / 2**30)
+    return RentedMachine(gpus, cores * min(gpus.count, 4), float(math.ceil(memory_gib)))
+
+
+def refuse_too_large(recipe: Recipe, gpus: GpuRequest, nodes: int) -> None:
+    """Raise RunnerError, exit code 2, for a GPU on which a single sequence does not fit.
+
+    The trainer halves micro_batch when memory is short; one sequence can't be halved.
+    """
     alone = recipe.train.model_copy(update={"micro_batch": 1})
-    processes = options.gpus.count * options.nodes
-    for name in options.gpus.names:
+    processes = gpus.count * nodes
+    for name in gpus.names:
         if fit(recipe, name, processes).largest is None:
             found = fit(recipe.model_copy(update={"train": alone}), name, processes)
             raise usage(
@@ -175,7 +191,8 @@ def refuse_too_large(recipe: Recipe, options: ModalOptions) -> None:
 def warnings(
     seconds: dict[str, float],
     hourly: dict[str, float],
-    options: ModalOptions,
+    max_cost: float | None,
+    timeout_s: float,
     spent: float,
     used: float,
 ) -> str:
@@ -183,13 +200,13 @@ def warnings(
     '' where both suffice. ``seconds`` are what is left to do by GPU, ``spent`` dollars and ``used`` seconds so far."""
     lines = []
     price = min(span / 3600 * hourly[name] for name, span in seconds.items())
-    if options.max_cost is not None and (left := options.max_cost - spent) < price:
+    if max_cost is not None and (left := max_cost - spent) < price:
         lines.append(
             f"the cap pays for {_percent(left / price)} of it, {dollars(left)} of about {dollars(price)}; "
             "give it more with --max-cost, or train fewer steps"
         )
     span = min(seconds.values())
-    if (rest := options.timeout - used) < span:
+    if (rest := timeout_s - used) < span:
         lines.append(
             f"its time ends after {_percent(rest / span)} of it, {rough_duration(rest)} of about {rough_duration(span)}; "
             "give it more with --timeout, or train fewer steps"

@@ -80,11 +80,7 @@ class History:
     @property
     def max_cost(self) -> float | None:
         """The cap in dollars; None where there is none."""
-        value = dict(self.launch.more).get("max-cost") if self.launch else None
-        try:
-            return float(value) if value else None
-        except ValueError:
-            return None
+        return self.launch.target_options.max_cost if self.launch else None
 
 
 class Reader:

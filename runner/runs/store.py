@@ -15,7 +15,7 @@ from job.health import FRESH_SECONDS
 from job.run_record import RUN_NAME, Attempt, RunRecord, heartbeat_age, parse_record, read_record
 from job.step_folders import LATEST, steps
 from runner.runs.endings import SIGKILL_STATUS
-from runner.target import LaunchHandle, RunInfo, VolumeFiles
+from runner.target import LaunchHandle, RunInfo, VolumeFiles, options_from_json
 from runner.targets.docker import is_container_id
 
 SIGNALS = 128  # an exit status of 128 + n: signal n ended it
@@ -191,7 +191,8 @@ def parse_launch(text: str | bytes) -> LaunchHandle | None:
     try:
         tree = json.loads(text)
         names = {field.name for field in fields(LaunchHandle)}
-        tree["more"] = tuple((str(name), str(value)) for name, value in tree.get("more", ()))
+        options = options_from_json(str(tree.get("target")), tree.get("target_options") or {})
+        tree["target_options"] = options
         return LaunchHandle(**{key: value for key, value in tree.items() if key in names})
     except (ValueError, TypeError, AttributeError):
         return None

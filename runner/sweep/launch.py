@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
@@ -15,7 +15,7 @@ from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
 from runner.plan import Plan
 from runner.project import find_checkout, volumes
-from runner.request import Request
+from runner.request import Request, TargetOptions
 from runner.runs.logs import tail
 from runner.signals import Interrupts
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
@@ -33,7 +33,7 @@ IN_CLOUD = 4  # trials at once there by default; elsewhere they share one machin
 
 @dataclass(frozen=True)
 class SweepLine:
-    """What was typed behind ``runner sweep``, not yet checked. ``more`` are options of the cloud."""
+    """What was typed behind ``runner sweep``, not yet checked."""
 
     file: str
     target: str = "host"
@@ -46,7 +46,7 @@ class SweepLine:
     dry_run: bool = False
     as_json: bool = False
     yes: bool = False
-    more: tuple[tuple[str, str], ...] = ()
+    target_options: TargetOptions = field(default_factory=TargetOptions)
 
 
 def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
@@ -62,7 +62,7 @@ def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
         "",
         device=line.device,
         detach=True,
-        more=line.more,
+        target_options=line.target_options,
     )
     name = line.name or config.name or path.stem
     check_run_name(f"{name}-000")
@@ -128,7 +128,7 @@ def find_file(name: str, cwd: Path, checkout: Path) -> Path:
 def _check(line: SweepLine, target: Target) -> None:
     if target.name == "cloud":
         return
-    given = [name for name, _ in line.more] + (["budget"] if line.budget else [])
+    given = line.target_options.given() + (["budget"] if line.budget else [])
     if given:
         raise usage(
             f"--{given[0]} belongs to the cloud; {target.name} costs nothing (--target cloud)"

@@ -18,8 +18,8 @@ def start(
     """Start it detached. ``cap`` is its --max-cost, ``place`` (which, of how many) it has among those that run at
     once. Raises RunnerError."""
     if cap is not None:
-        others = tuple(pair for pair in request.more if pair[0] != "max-cost")
-        request = replace(request, more=(*others, ("max-cost", f"{cap:.4f}")))
+        options = replace(request.target_options, max_cost=round(cap, 4))
+        request = replace(request, target_options=options)
     plan = target.plan(request, target.facts(request))
     target.start(shared(cli, target, plan, *place))
 

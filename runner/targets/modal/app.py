@@ -27,7 +27,7 @@ from runner.targets.modal import image as images
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.deadlines import RETRIES
 from runner.targets.modal.image import matcher
-from runner.targets.modal.options import ModalOptions
+from runner.targets.modal.options import ResolvedOptions
 from runner.targets.modal.volume import open_volume
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Call:
 
 def start(
     job: Mapping[str, Any],
-    options: ModalOptions,
+    options: ResolvedOptions,
     own_secrets: Sequence[str],
     checkout: Path,
     environ: Mapping[str, str],

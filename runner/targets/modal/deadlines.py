@@ -12,9 +12,8 @@ LONGEST_ATTEMPT = 24 * 3600.0  # seconds; Modal's limit for each attempt
 
 RETRIES = 10  # Modal's limit; so at most 11 attempts that are used up
 
-LONGEST_RUN = (
-    (RETRIES + 1) * 23 * 3600.0
-)  # what fits into them, an hour of each left for starts and ends
+# 11 attempts, an hour of each left for starts and ends.
+LONGEST_RUN_S = (RETRIES + 1) * 23 * 3600.0
 
 # Seconds that a checkpoint may take to be written and committed before the clock stands at its end. Of a short
 # span a tenth, so that most of it is work. Once a run has shown how long it takes to stop, that counts.

@@ -23,7 +23,7 @@ from runner.runs.store import is_ready, step_of
 from runner.targets.modal import account, image, runs
 from runner.targets.modal.app import check_kept, check_there
 from runner.targets.modal.client import check_proxy
-from runner.targets.modal.options import read_options
+from runner.targets.modal.options import resolve_options
 from runner.targets.modal.plan import ModalState
 from runner.targets.modal.volume import LateFiles, modal_name
 
@@ -33,7 +33,7 @@ def inspect_modal(
 ) -> ModalState:
     """Look at the run's records and the dataset on Modal, at the image's last build, and at a command's folder."""
     locations = volumes(checkout, {})
-    options = read_options(request)
+    options = resolve_options(request)
     check_there(options.own_secrets, cli.environ, checkout)
     has_account = account.is_set_up(cli.environ)
     built, why = image.describe(checkout, locations.cache, account.account_name(cli.environ))

@@ -21,15 +21,11 @@ from runner.pricing.estimate import (
     warnings,
 )
 from runner.request import Request
-from runner.targets.modal.options import WITHOUT_GPU, ModalOptions
+from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions
 
 MASTER_PORT = 29500  # torch's own default
 
-PREPARE_FIRST = ("prepare-first", "yes")  # among the plan's options
-
 NO_ACCOUNT = "no Modal token here, so what is there was not looked up; `modal token new` makes one"
-
-MODALS = " (Modal's)"  # behind the name of a secret that Modal keeps
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class ModalState(TargetState):
 def modal_plan(
     request: Request,
     facts: ModalState,
-    options: ModalOptions,
+    options: ResolvedOptions,
     table: prices.Prices = prices.BUILT_IN,
 ) -> Plan:
     """The plan of a launch in the cloud. ``table`` holds the prices. Raises RunnerError, exit code 2."""
@@ -60,13 +56,12 @@ def modal_plan(
         plan = replace(plan, command=_on_nodes(plan.command, options.nodes))
     first = prepares_first(request, facts, options)
     without_gpu = prices.per_hour(WITHOUT_GPU, 1, options.region, table)[""]
-    names = options.own_secrets + tuple(f"{name}{MODALS}" for name in options.modal_secrets)
     plan = replace(
         plan,
         environment=(*plan.environment, *options.environment),
-        secrets=tuple(dict.fromkeys((*plan.secrets, *names))),
+        secrets=tuple(dict.fromkeys((*plan.secrets, *options.own_secrets))),
         steps=(*plan.steps, *_preparing(without_gpu, first)),
-        more=(*options.pairs(), *((PREPARE_FIRST,) if first else ())),
+        target_options=replace(options, prepares_first=first),
     )
     seconds = _seconds(request.settings, request, facts, options)
     plan = _with_estimate(plan, seconds, hourly, facts)
@@ -74,6 +69,7 @@ def modal_plan(
         plan, seconds=max(seconds.values()) if seconds else None, usd_per_hour=max(hourly.values())
     )
     notes = [
+        ("Modal secrets", ", ".join(options.modal_secrets)),
         ("rebuild", facts.why_build if not facts.image_built else ""),
         ("machine", _machine(options)),
         ("memory", _fit(request, options)),
@@ -86,7 +82,7 @@ def modal_plan(
     return with_notes(plan, *notes, question=_question(seconds, hourly, options, facts))
 
 
-def _check(request: Request, facts: ModalState, options: ModalOptions) -> None:
+def _check(request: Request, facts: ModalState, options: ResolvedOptions) -> None:
     if request.detach and not (request.job.writes_run or request.job.name == "prepare"):
         raise usage(
             f"{request.job.name} writes to this terminal and keeps no log; leave --detach away, "
@@ -95,13 +91,13 @@ def _check(request: Request, facts: ModalState, options: ModalOptions) -> None:
     if not request.job.writes_run or _is_trained(request, facts):
         return
     if request.job.name == "train" and request.settings is not None:
-        refuse_too_large(request.settings, options)
+        refuse_too_large(request.settings, options.gpus, options.nodes)
     # What is left of a cap that ended it is less than a machine needs to begin.
     why, before = facts.reached or ("", 0.0)
-    if facts.seconds >= options.timeout or (why == "timeout" and options.timeout <= before):
+    if facts.seconds >= options.timeout_s or (why == "timeout" and options.timeout_s <= before):
         raise usage(
-            f"run '{request.run}' has used {rough_duration(facts.seconds)} of its {rough_duration(options.timeout)}; "
-            f"give it more: --timeout {math.ceil(2 * options.timeout / 3600)}h"
+            f"run '{request.run}' has used {rough_duration(facts.seconds)} of its {rough_duration(options.timeout_s)}; "
+            f"give it more: --timeout {math.ceil(2 * options.timeout_s / 3600)}h"
         )
     cap = options.max_cost
     if cap is not None and (facts.cost >= cap or (why == "budget" and cap <= before)):
@@ -129,7 +125,7 @@ def _on_nodes(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
     return (*command[:at], *words, *command[at + 1 :])
 
 
-def prepares_first(request: Request, facts: ModalState, options: ModalOptions) -> bool:
+def prepares_first(request: Request, facts: ModalState, options: ResolvedOptions) -> bool:
     """Whether the data is made, and published weights are downloaded, on a machine without a GPU before the one with GPUs
     is paid for."""
     weights = facts.weights_ready is False and facts.step is None
@@ -145,7 +141,7 @@ def _preparing(hourly: float, first: bool) -> list[str]:
     ]
 
 
-def _machine(options: ModalOptions) -> str:
+def _machine(options: ResolvedOptions) -> str:
     machine = options.machine
     gpus = (
         ", else ".join(f"{machine.gpus.count} x {name}" for name in machine.gpus.names) or "no GPU"
@@ -155,13 +151,13 @@ def _machine(options: ModalOptions) -> str:
     return f"{nodes}{gpus}, {machine.cores:g} cores, {machine.memory_gib:g} GiB{region}"
 
 
-def _fit(request: Request, options: ModalOptions) -> str:
+def _fit(request: Request, options: ResolvedOptions) -> str:
     if request.job.name != "train" or request.settings is None or not options.gpus.names:
         return ""
     return fits(request.settings, options.gpus.names, options.gpus.count * options.nodes)
 
 
-def _with_micro_batch(request: Request, options: ModalOptions) -> Request:
+def _with_micro_batch(request: Request, options: ResolvedOptions) -> Request:
     """``micro_batch: auto`` as the number that fits on the smallest GPU asked for."""
     settings, names = request.settings, options.gpus.names
     if (
@@ -214,7 +210,7 @@ def _price(hourly: dict[str, float], source: str) -> str:
 
 
 def _seconds(
-    settings: Recipe | None, request: Request, facts: ModalState, options: ModalOptions
+    settings: Recipe | None, request: Request, facts: ModalState, options: ResolvedOptions
 ) -> dict[str, float] | None:
     """Estimated seconds by GPU; None where there is nothing to estimate from."""
     if request.job.name != "train" or settings is None or not options.gpus.names:
@@ -241,16 +237,16 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str
 def _warning(
     seconds: dict[str, float] | None,
     hourly: dict[str, float],
-    options: ModalOptions,
+    options: ResolvedOptions,
     facts: ModalState,
     request: Request,
 ) -> str:
     if seconds is None or _is_trained(request, facts):
         return ""
-    return warnings(seconds, hourly, options, facts.cost, facts.seconds)
+    return warnings(seconds, hourly, options.max_cost, options.timeout_s, facts.cost, facts.seconds)
 
 
-def _cap(job: str, options: ModalOptions, facts: ModalState) -> str:
+def _cap(job: str, options: ResolvedOptions, facts: ModalState) -> str:
     # Whether code of the user's writes a checkpoint is its own affair.
     then = "writes a checkpoint and ends" if job == "train" else "is told to end"
     attempts = f"{facts.attempts} attempt{'s' if facts.attempts > 1 else ''}"
@@ -258,17 +254,17 @@ def _cap(job: str, options: ModalOptions, facts: ModalState) -> str:
     money = (
         f"{dollars(options.max_cost)}, then it {then}" if options.max_cost else "none in dollars"
     )
-    return f"{money}; {rough_duration(options.timeout)} over all attempts{spent}"
+    return f"{money}; {rough_duration(options.timeout_s)} over all attempts{spent}"
 
 
 def _question(
     seconds: dict[str, float] | None,
     hourly: dict[str, float],
-    options: ModalOptions,
+    options: ResolvedOptions,
     facts: ModalState,
 ) -> str:
     dearest = max(hourly.values())
-    most = dearest * max(0.0, options.timeout - facts.seconds) / 3600
+    most = dearest * max(0.0, options.timeout_s - facts.seconds) / 3600
     if options.max_cost is not None:
         most = min(most, max(0.0, options.max_cost - facts.cost))
     if seconds is not None:

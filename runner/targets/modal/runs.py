@@ -16,7 +16,7 @@ from runner.runs.store import NAME as LAUNCH
 from runner.runs.store import is_fresh, parse_launch
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.modal.calls import CallState, look
-from runner.targets.modal.options import from_pairs
+from runner.targets.modal.options import ModalOptions
 from runner.targets.modal.volume import LateFiles, ModalVolumeFiles
 
 READERS = 16  # files that are read at a time; each is two round trips
@@ -112,7 +112,7 @@ def state_of(run: CloudRun, ask: Callable[[str], CallState] = look) -> RunInfo:
         target="cloud",
         status=derive_status(run, call, bool(here)),
         alive=call.alive,
-        gpu=(dict(run.launch.more).get("gpu") if run.launch else None)
+        gpu=(run.launch.target_options.gpu if run.launch else None)
         or (last.gpu if last else None)
         or None,
         step=record.step,
@@ -137,8 +137,9 @@ def reached(run: CloudRun) -> tuple[str, float] | None:
     """The cap that ended its newest launch, ``budget`` or ``timeout``, and how much it was: dollars or seconds."""
     if run.launch is None or run.launch.id != run.ledger.call:
         return None
-    options = from_pairs(run.launch.more)
-    cap = {"budget": options.max_cost, "timeout": options.timeout}.get(run.ledger.reason)
+    options = run.launch.target_options
+    assert isinstance(options, ModalOptions)
+    cap = {"budget": options.max_cost, "timeout": options.timeout_s}.get(run.ledger.reason)
     return (run.ledger.reason, cap) if cap is not None else None
 
 

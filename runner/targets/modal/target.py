@@ -39,8 +39,8 @@ from runner.targets.modal.app import GivenFolder
 from runner.targets.modal.client import check_reachable
 from runner.targets.modal.deadlines import attempt_timeout
 from runner.targets.modal.inspect import inspect_modal
-from runner.targets.modal.options import WITHOUT_GPU, ModalOptions, from_pairs, read_options
-from runner.targets.modal.plan import MODALS, PREPARE_FIRST, ModalState, modal_plan
+from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
+from runner.targets.modal.plan import ModalState, modal_plan
 from runner.targets.modal.volume import LateFiles, NoFiles, modal_name
 
 STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
@@ -68,7 +68,7 @@ class ModalTarget:
     def plan(self, request: Request, facts: TargetState) -> Plan:
         """``make_plan``, and what it costs."""
         assert isinstance(facts, ModalState)
-        return modal_plan(request, facts, read_options(request), self._prices(facts.live))
+        return modal_plan(request, facts, resolve_options(request), self._prices(facts.live))
 
     def _prices(self, live: Prices | None) -> Prices:
         return current_prices(self.checkout, self.cli.environ, live or BUILT_IN)
@@ -76,8 +76,9 @@ class ModalTarget:
     def start(self, plan: Plan) -> LaunchHandle:
         """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
         account.need_token(self.cli.environ, "or run it here: runner local")
-        options = from_pairs(plan.more)
-        if PREPARE_FIRST in plan.more:
+        options = plan.target_options
+        assert isinstance(options, ResolvedOptions)
+        if options.prepares_first:
             self._prepare(plan, options)
         used = self._used(plan.run) if plan.is_noted else 0.0
         started = time.time()
@@ -94,7 +95,7 @@ class ModalTarget:
             gpus=options.gpus.count,
             device=plan.device,
             machine=call.app,
-            more=plan.more,
+            target_options=options,
         )
         if plan.is_noted:
             self._note(launch)
@@ -108,7 +109,7 @@ class ModalTarget:
             raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
         return found.ledger.seconds(time.time())
 
-    def _prepare(self, plan: Plan, options: ModalOptions) -> None:
+    def _prepare(self, plan: Plan, options: ResolvedOptions) -> None:
         """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
         self.cli.info(
             "preparing the dataset on a machine without a GPU; the GPU is asked for after that"
@@ -131,9 +132,9 @@ class ModalTarget:
                 runner_status(code),
             )
 
-    def _spawn(self, plan: Plan, options: ModalOptions, used: float, noted: bool) -> app.Call:
+    def _spawn(self, plan: Plan, options: ResolvedOptions, used: float, noted: bool) -> app.Call:
         """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
-        each = attempt_timeout(options.timeout, used, app.attempt_limit(self.cli.environ))
+        each = attempt_timeout(options.timeout_s, used, app.attempt_limit(self.cli.environ))
         table = self._prices(self._live)
         job = {
             "run": plan.run,
@@ -143,12 +144,12 @@ class ModalTarget:
             "volumes": {name: modal_name(name, self.cli.environ) for name in VOLUMES},
             "keeps_record": noted,
             "attempt_seconds": float(each),
-            "total_seconds": options.timeout,
+            "total_seconds": options.timeout_s,
             "max_cost": options.max_cost,
             "usd_per_hour": per_hour(options.machine, options.nodes, options.region, table),
             "nodes": options.nodes,
-            "stop_stalled_after": options.stop_stalled_after,
-            "stop_idle_gpu_after": options.stop_idle_gpu_after,
+            "stop_stalled_after": options.stop_stalled_after_s,
+            "stop_idle_gpu_after": options.stop_idle_gpu_after_s,
             **_commits(plan),
         }
         given = GivenFolder.of(plan)
@@ -163,7 +164,7 @@ class ModalTarget:
         return app.start(
             job,
             options,
-            [name for name in plan.secrets if not name.endswith(MODALS)],
+            plan.secrets,
             self.checkout,
             self.cli.environ,
             each,

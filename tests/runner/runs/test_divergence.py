@@ -15,9 +15,11 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.launch.resume import PreviousResources, previous_resources
 from runner.plan import RemoteRunState, refuse_divergence
+from runner.request import TargetOptions
 from runner.runs.divergence import on_this_machine
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.host import HostTarget
+from runner.targets.modal.options import ModalOptions, parse_options
 from runner.targets.modal.target import ModalTarget
 from tests.runner.fake_target import FakeTarget
 
@@ -228,35 +230,42 @@ class TestThere:
 class TestMachine:
     """What a run that is taken up takes over from its last launch on that target."""
 
-    LAST = LaunchHandle(
-        "warm", "cloud", "train", "fc-1", 5.0, gpus=8, more=(("gpu", "H100:8"), ("timeout", "5h"))
-    )
+    OPTIONS = parse_options(gpu="H100:8", timeout="5h")
+    LAST = LaunchHandle("warm", "cloud", "train", "fc-1", 5.0, gpus=8, target_options=OPTIONS)
 
     def again(
-        self, last: LaunchHandle, *words: str | None, name: str = "cloud", **given: str
+        self, last: LaunchHandle, *words: str | None, name: str = "cloud", gpu: str | None = None
     ) -> PreviousResources:
         gpus, device = words or (None, None)
         target = FakeTarget(Path("nowhere"), name=name, last=last)
-        return previous_resources(target, "warm", int(gpus) if gpus else None, device, given)
+        return previous_resources(
+            target, "warm", int(gpus) if gpus else None, device, parse_options(gpu=gpu)
+        )
 
     def test_all_of_it(self) -> None:
-        assert self.again(self.LAST) == PreviousResources(8, None, self.LAST.more)
+        assert self.again(self.LAST) == PreviousResources(8, None, self.OPTIONS)
 
     def test_nothing_of_a_launch_elsewhere(self) -> None:
-        assert self.again(self.LAST, name="host") == PreviousResources()
+        assert self.again(self.LAST, name="host") == PreviousResources(1, None, ModalOptions())
 
     def test_gpus_end_an_earlier_cpu(self) -> None:
-        on_cpu = replace(self.LAST, device="cpu", gpus=1, more=(("timeout", "5h"),))
+        on_cpu = replace(
+            self.LAST, device="cpu", gpus=1, target_options=parse_options(timeout="5h")
+        )
         assert self.again(on_cpu).device == "cpu"
         assert self.again(on_cpu, gpu="L4:2") == PreviousResources(
-            1, None, (("timeout", "5h"), ("gpu", "L4:2"))
+            1, None, parse_options(timeout="5h", gpu="L4:2")
         )
-        here = replace(on_cpu, target="host", more=())
-        assert self.again(here, "2", None, name="host") == PreviousResources(2)
+        here = replace(on_cpu, target="host", target_options=TargetOptions())
+        assert self.again(here, "2", None, name="host") == PreviousResources(
+            2, None, ModalOptions()
+        )
 
     def test_cpu_ends_earlier_gpus_of_the_cloud(self) -> None:
         assert self.again(self.LAST, None, "cpu") == PreviousResources(
-            1, "cpu", (("timeout", "5h"),)
+            1, "cpu", parse_options(timeout="5h")
         )
-        here = replace(self.LAST, target="host", more=())
-        assert self.again(here, None, "cpu", name="host") == PreviousResources(8, "cpu")
+        here = replace(self.LAST, target="host", target_options=TargetOptions())
+        assert self.again(here, None, "cpu", name="host") == PreviousResources(
+            8, "cpu", ModalOptions()
+        )

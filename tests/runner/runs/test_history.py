@@ -47,10 +47,12 @@ def test_a_job_without_a_log_shows_what_it_printed(folder: Path, fake) -> None:
 def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
     launch = {"run": "warm", "target": "cloud", "job": "train", "id": "fc", "started": 1.0}
     (folder / "launch.json").write_text(
-        json.dumps({**launch, "more": [["gpu", "H100"], ["max-cost", "12.5"]]})
+        json.dumps({**launch, "target_options": {"gpu": "H100", "max_cost": 12.5}})
     )
     assert Reader("warm", fake).look().max_cost == 12.5
-    (folder / "launch.json").write_text(json.dumps({**launch, "more": [["max-cost", "much"]]}))
+    (folder / "launch.json").write_text(
+        json.dumps({**launch, "target_options": {"max_cost": "much"}})
+    )
     assert Reader("warm", fake).look().max_cost is None
 
 

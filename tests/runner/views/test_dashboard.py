@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from runner.request import TargetOptions
 from runner.runs.history import History, Sample
 from runner.runs.metrics import Metrics
 from runner.target import LaunchHandle, RunInfo
@@ -23,7 +24,9 @@ STATE = RunInfo(
 def history(steps: int = 100, **more: object) -> History:
     read = Metrics()
     read.read(metrics(steps).encode().split(b"\n"))
-    launch = LaunchHandle("warm", "cloud", "train", "fc", 1000.0, more=(("max-cost", "5"),))
+    launch = LaunchHandle(
+        "warm", "cloud", "train", "fc", 1000.0, target_options=TargetOptions(max_cost=5.0)
+    )
     return replace(History(STATE, launch=launch, metrics=read), **more)
 
 

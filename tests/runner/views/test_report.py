@@ -218,7 +218,7 @@ def test_a_run_in_the_cloud_has_its_attempts_and_what_each_cost(
         "job": "train",
         "id": "fc-1",
         "started": 1e9,
-        "more": [["max-cost", "25"]],
+        "target_options": {"max_cost": 25.0},
     }
     (told / "launch.json").write_text(json.dumps(launch))
     fake.states = [RunInfo("warm", "train", "cloud", "finished", attempts=2, cost=6.0)]

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,13 @@ from runner.planning.show import rows
 from runner.request import Request
 from runner.targets.modal import image
 from runner.targets.modal.image import ignored
-from runner.targets.modal.options import from_pairs, read_options
+from runner.targets.modal.options import (
+    ModalOptions,
+    ResolvedOptions,
+    options_from_json,
+    parse_options,
+    resolve_options,
+)
 from runner.targets.modal.plan import ModalState, modal_plan
 from tests.runner.targets.modal.conftest import make_checkout
 
@@ -48,16 +54,22 @@ def type_(checkout: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., Plan]:
-    """``make(more=(("gpu", "H100:8"),), step=100)``: a plan from options and facts."""
+    """``make(options=parse_options(gpu="H100:8"), step=100)``: a plan from options and facts."""
 
     def plan(
         job: str = "train",
-        more: tuple[tuple[str, str], ...] = (),
+        options: ModalOptions | None = None,
         request: Request | None = None,
         **facts: object,
     ) -> Plan:
         path = checkout / "configs" / "tiny.yaml"
-        request = request or Request(JOBS[job], "tiny", recipe=path, settings=load(path), more=more)
+        request = request or Request(
+            JOBS[job],
+            "tiny",
+            recipe=path,
+            settings=load(path),
+            target_options=options or ModalOptions(),
+        )
         here = checkout / "volumes"
         volumes = tuple(
             Volume(name, str(here / name), f"/vol/{name}", remote=f"gpt-runner-{name}")
@@ -72,16 +84,22 @@ def make(checkout: Path) -> Callable[..., Plan]:
             "image": "Dockerfile, cached",
             "dataset_ready": True,
         }
-        return modal_plan(request, ModalState(**{**known, **facts}), read_options(request))  # type: ignore[arg-type]
+        return modal_plan(request, ModalState(**{**known, **facts}), resolve_options(request))  # type: ignore[arg-type]
 
     return plan
+
+
+def resolved(plan: Plan) -> ResolvedOptions:
+    """Return the options of a plan for Modal."""
+    assert isinstance(plan.target_options, ResolvedOptions)
+    return plan.target_options
 
 
 class TestPlan:
     def test_shows_the_machine_the_price_the_hours_and_the_cap(
         self, make: Callable[..., Plan]
     ) -> None:
-        plan = make(more=(("gpu", "H100:8"), ("max-cost", "25"), ("timeout", "3d")))
+        plan = make(options=parse_options(gpu="H100:8", max_cost="25", timeout="3d"))
         shown = dict(rows(plan))
         assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
         assert shown["price"].startswith("$32.87 an hour")
@@ -101,11 +119,11 @@ class TestPlan:
             found: dict[str, float] = json.loads(dict(plan.environment)["RUN_LAUNCH"])["estimate"]
             return found
 
-        first = estimate(make(more=(("gpu", "H100:8"),)))
+        first = estimate(make(options=parse_options(gpu="H100:8")))
         assert first["usd"] == pytest.approx(first["seconds"] / 3600 * 32.87, rel=0.01)
         # Of a run that goes on, what it has used up counts.
         later = estimate(
-            make(more=(("gpu", "H100:8"),), step=59, seconds=1000.0, cost=9.0, attempts=1)
+            make(options=parse_options(gpu="H100:8"), step=59, seconds=1000.0, cost=9.0, attempts=1)
         )
         assert later["seconds"] > 1000.0
         assert later["usd"] > 9.0
@@ -126,11 +144,10 @@ class TestPlan:
         )
         settings = load(path, words)
         for gpus, size in (("H100", 64), ("H100,L4", 16), ("H100:16", 32)):
-            more = (
-                ("gpu", gpus.replace(":16", ":8")),
-                *((("nodes", "2"),) if ":16" in gpus else ()),
-            )
-            plan = make(request=Request(JOBS["train"], "tiny", path, words, settings, more=more))
+            nodes = 2 if ":16" in gpus else None
+            options = parse_options(gpu=gpus.replace(":16", ":8"), nodes=nodes)
+            request = Request(JOBS["train"], "tiny", path, words, settings, target_options=options)
+            plan = make(request=request)
             assert f"train.micro_batch={size}" in plan.command
             assert "micro_batch=auto" not in plan.command
             assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
@@ -140,9 +157,9 @@ class TestPlan:
     ) -> None:
         path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
         plan = make(request=Request(JOBS["train"], "tiny", path, words, load(path, words)))
-        options = from_pairs(plan.more)
-        assert (options.stop_stalled_after, options.stop_idle_gpu_after) == (600.0, None)
-        assert from_pairs(make().more).stop_idle_gpu_after == 900.0
+        assert resolved(plan).stop_stalled_after_s == 600.0
+        assert resolved(plan).stop_idle_gpu_after_s is None
+        assert resolved(make()).stop_idle_gpu_after_s == 900.0
 
     def test_says_what_the_image_is_built_for_again(self, make: Callable[..., Plan]) -> None:
         shown = dict(
@@ -160,28 +177,34 @@ class TestPlan:
     def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
         path = checkout / "configs" / "tiny.yaml"
         request = Request(
-            JOBS["train"], "tiny", path, (), load(path), device="cpu", more=(("gpu", "H100"),)
+            JOBS["train"],
+            "tiny",
+            path,
+            (),
+            load(path),
+            device="cpu",
+            target_options=parse_options(gpu="H100"),
         )
         with pytest.raises(
-            RunnerError, match=r"--device cpu .* --gpu H100 .* leave one of the two away"
+            RunnerError, match=r"--device cpu .* --gpu H100 .* remove one of the two"
         ) as caught:
-            read_options(request)
+            resolve_options(request)
         assert caught.value.exit_code == 2
 
     def test_several_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
-        plan = make(more=(("gpu", "H100:8"), ("nodes", "4")))
+        plan = make(options=parse_options(gpu="H100:8", nodes=4))
         assert "--nnodes=4" in plan.command
         assert "--node-rank={rank}" in plan.command
         assert "--standalone" not in plan.command
         assert dict(rows(plan))["price"].startswith("$131.4")
         with pytest.raises(RunnerError, match="whole machines"):
-            make(more=(("gpu", "H100:4"), ("nodes", "2")))
+            make(options=parse_options(gpu="H100:4", nodes=2))
 
     def test_a_cap_that_is_reached_is_said_before_the_start(
         self, make: Callable[..., Plan]
     ) -> None:
         with pytest.raises(RunnerError, match=r"has cost \$30.00 of its \$25.00.*--max-cost 50"):
-            make(more=(("max-cost", "25"),), cost=30.0, attempts=2)
+            make(options=parse_options(max_cost="25"), cost=30.0, attempts=2)
         with pytest.raises(RunnerError, match=r"has used 25 h of its 24 h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
@@ -190,33 +213,34 @@ class TestPlan:
     ) -> None:
         spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
-            make(more=(("max-cost", "25"),), **spent, reached=("budget", 25.0))
+            make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
         with pytest.raises(RunnerError, match=r"has used .* of its 24 h.*--timeout 48h"):
             make(**spent, reached=("timeout", 86400.0))
-        assert make(more=(("max-cost", "26"),), **spent, reached=("budget", 25.0)).question
-        assert make(more=(("timeout", "25h"),), **spent, reached=("timeout", 86400.0)).question
-        assert make(more=(("max-cost", "25"),), **spent).question  # it was stopped before
+        assert make(
+            options=parse_options(max_cost="26"), **spent, reached=("budget", 25.0)
+        ).question
+        assert make(
+            options=parse_options(timeout="25h"), **spent, reached=("timeout", 86400.0)
+        ).question
+        assert make(options=parse_options(max_cost="25"), **spent).question  # it was stopped before
 
     def test_the_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
-        more = (
-            ("gpu", "H100:2,H200:2"),
-            ("max-cost", "7.5"),
-            ("timeout", "36h"),
-            ("region", "us"),
-            ("env", "A=b=c"),
-            ("env", "HF_TOKEN"),
-            ("secret", "mine"),
+        options = parse_options(
+            gpu="H100:2,H200:2",
+            nodes=None,
+            timeout="36h",
+            max_cost="7.5",
+            region="us",
+            variables=("A=b=c", "HF_TOKEN"),
+            secrets=("mine",),
         )
-        plan = make(more=more)
-        options = from_pairs(plan.more)
-        assert options.pairs() == plan.more
-        assert (str(options.gpus), options.max_cost, options.timeout) == (
-            "H100:2,H200:2",
-            7.5,
-            129600.0,
-        )
-        assert (options.environment, options.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
-        assert plan.secrets == ("HF_TOKEN", "mine (Modal's)")
+        plan = make(options=options)
+        read = options_from_json(json.loads(json.dumps(asdict(plan.target_options))))
+        assert read == replace(options, nodes=1)
+        assert (read.gpu, read.max_cost, read.timeout_s) == ("H100:2,H200:2", 7.5, 129600.0)
+        assert (read.environment, read.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
+        assert plan.secrets == ("HF_TOKEN",)
+        assert dict(rows(plan))["Modal secrets"] == "mine"
 
     def test_a_path_outside_the_checkout_is_refused(
         self, make: Callable[..., Plan], checkout: Path
@@ -242,23 +266,23 @@ class TestPlan:
     def test_jobs_take_the_gpu_that_they_need(
         self, make: Callable[..., Plan], job: str, gpu: str
     ) -> None:
-        assert dict(make(job, step=10).more).get("gpu", "") == gpu
+        assert (resolved(make(job, step=10)).gpu or "") == gpu
 
     def test_data_that_is_not_there_is_prepared_without_a_gpu(
         self, make: Callable[..., Plan]
     ) -> None:
-        plan = make(more=(("gpu", "H100:8"),), dataset_ready=False)
+        plan = make(options=parse_options(gpu="H100:8"), dataset_ready=False)
         assert "the data is made on a machine without a GPU, for $0.25 an hour" in " ".join(
             plan.steps
         )
-        assert ("prepare-first", "yes") in plan.more
-        assert ("prepare-first", "yes") not in make(more=(("gpu", "H100:8"),)).more
+        assert resolved(plan).prepares_first
+        assert not resolved(make(options=parse_options(gpu="H100:8"))).prepares_first
 
     def test_so_are_published_weights_downloaded(self, make: Callable[..., Plan]) -> None:
-        more = (("gpu", "H100:8"),)
-        assert ("prepare-first", "yes") in make(more=more, weights_ready=False).more
-        assert ("prepare-first", "yes") not in make(more=more, weights_ready=True).more
-        assert ("prepare-first", "yes") not in make(more=more, weights_ready=False, step=10).more
+        options = parse_options(gpu="H100:8")
+        assert resolved(make(options=options, weights_ready=False)).prepares_first
+        assert not resolved(make(options=options, weights_ready=True)).prepares_first
+        assert not resolved(make(options=options, weights_ready=False, step=10)).prepares_first
 
 
 class TestCommandLine:
