@@ -1,9 +1,9 @@
-"""Measurements of the trainer on this machine; docs/bench.md says what each one is.
+"""Measure the trainer on this machine. docs/benchmarks.md describes each bench.
 
-    python -m bench [speed] [RECIPE] [key=value ...] [--peer nanogpt=../nanoGPT] [--text FILE]
-    python -m bench loss | memory | traffic | steps | checkpoint | kills [options]
+    python -m bench [speed] [RECIPE] [key=value ...] [--baseline nanogpt=../nanoGPT] [--text FILE]
+    python -m bench loss | memory | traffic | steps | checkpoint | crash-test [options]
 
-Each result is printed, and appended to --out, as soon as it is there.
+Each result is printed, and appended to --out, as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pathlib import Path
 from bench.results import Results
 from job.arguments import run
 
-BENCHES = ("speed", "loss", "memory", "traffic", "steps", "checkpoint", "kills")
+BENCHES = ("speed", "loss", "memory", "traffic", "steps", "checkpoint", "crash-test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Run one bench and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words.pop(0) if words and words[0] in BENCHES else "speed"
-    module = importlib.import_module(f"bench.{name}")
-    about = __doc__ if words in (["--help"], ["-h"]) and name == "speed" else None
+    module = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    overview = __doc__ if words in (["--help"], ["-h"]) and name == "speed" else None
     parser = ArgumentParser(
         prog=f"python -m bench {name}",
-        description="\n".join(filter(None, (about, module.__doc__))),
+        description="\n".join(filter(None, (overview, module.__doc__))),
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="append each result to this file, a JSON line each"
+        "--out", type=Path, metavar="FILE", help="append each result to this file as a JSON line"
     )
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help="start nothing that would outlast this"
+        "--minutes", type=float, metavar="M", help="skip what would run past this time budget"
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_intermixed_args(words)
-    # Told to stop, it ends what it started: a contender is a process group of its own.
+    # A SystemExit lets run_until() kill the trainer's process group.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = Results(arguments.out, arguments.minutes, arguments.json)
     return run(lambda given: module.main(given, results), arguments)

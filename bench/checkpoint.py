@@ -1,11 +1,11 @@
-"""What a checkpoint every 100 steps costs, as a share of training time.
+"""Measure the share of training time that a checkpoint every 100 steps costs.
 
     python -m bench checkpoint --text input.txt
     python -m bench checkpoint gpt2_124m --text novels.txt.xz --minutes 9
 
-Runs with and without checkpoints take turns. The time is that of all steps behind the first tenth, and of the
-stalls: what writing in the background takes from the steps is in it. Each run goes half an interval beyond its
-last checkpoint, so that its write is in it as well.
+Runs with and without checkpoints take turns. The time is that of the steps after the first tenth,
+plus the stalls, so it includes what the background writer takes from the steps. Each run continues
+for half an interval after its last checkpoint, to include that write too.
 """
 
 from __future__ import annotations
@@ -13,62 +13,58 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from statistics import median
 
+from bench import ours
 from bench import setup as setups
-from bench.contenders import Task, ours
-from bench.measured import Measured
-from bench.process import guarded
-from bench.results import Results
+from bench.process import record_failure
+from bench.results import Measurement, Results
+from bench.setup import Task, prepare_setup
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Options of this bench."""
+    """Add the options of this bench."""
     setups.add_arguments(parser)
-    parser.add_argument("--recipe", metavar="RECIPE", help="the same as RECIPE")
+    parser.add_argument("--recipe", metavar="RECIPE", help="same as the argument RECIPE")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints (100)")
-    parser.add_argument("--checkpoints", type=int, default=3, help="in each run (3)")
+    parser.add_argument("--checkpoints", type=int, default=3, help="checkpoints in each run (3)")
     parser.add_argument("--repeats", type=int, default=2, help="pairs of runs (2)")
 
 
 def main(arguments: Namespace, results: Results) -> int:
-    """The entry: 0 where a pair was measured."""
+    """Return 0 if at least one pair was measured."""
     arguments.words += [arguments.recipe] if arguments.recipe else []
     steps = round(arguments.every * (arguments.checkpoints + 0.5))
     shares = []
-    with setups.setup(arguments, results) as setup:
-        for turn in range(arguments.repeats):
-            if not setup.has_time(f"pair {turn + 1}"):
+    with prepare_setup(arguments, results) as setup:
+        recipe = setup.recipe.name
+        for turn in range(1, arguments.repeats + 1):
+            if not setup.has_time(f"pair {turn}"):
                 break
-            with guarded(results, part="checkpoint", turn=turn + 1):
+            with record_failure(results, part="checkpoint", turn=turn):
                 pair = {}
                 for name, every in (("without", ours.NEVER), ("with", arguments.every)):
-                    results.say(f"pair {turn + 1}: {steps} steps {name} checkpoints")
-                    settings = [f"checkpoint_every={every}"]
-                    pair[name] = ours.train(
-                        setup, Task(f"{name}-{turn + 1}", steps), settings, log_every=10
-                    )
-                without, stalls = seconds(pair["without"]), pair["with"].more["stalls"]
-                shares.append((seconds(pair["with"]) + sum(stalls)) / without - 1)
+                    results.log(f"pair {turn}: {steps} steps {name} checkpoints")
+                    overrides = [f"checkpoint_every={every}"]
+                    task = Task(f"{name}-{turn}", steps)
+                    pair[name] = ours.train(setup, task, overrides, log_every=10)
+                without, stalls = _seconds(pair["without"]), pair["with"].extra["stalls"]
+                shares.append((_seconds(pair["with"]) + sum(stalls)) / without - 1)
                 results.add(
                     "checkpoint pair",
-                    recipe=setup.recipe.name,
+                    recipe=recipe,
                     every=arguments.every,
                     share=round(shares[-1], 5),
                     seconds_without=round(without, 3),
                     stalls_ms=[round(stall * 1e3, 2) for stall in stalls],
                     stalls_share=round(sum(stalls) / without, 5),
-                    ms_median_without=round(pair["without"].median * 1e3, 3),
-                    ms_median_with=round(pair["with"].median * 1e3, 3),
+                    ms_median_without=round(pair["without"].median_seconds * 1e3, 3),
+                    ms_median_with=round(pair["with"].median_seconds * 1e3, 3),
                 )
         if shares:
-            results.add(
-                "checkpoint",
-                recipe=setup.recipe.name,
-                every=arguments.every,
-                share=round(median(shares), 5),
-            )
+            share = round(median(shares), 5)
+            results.add("checkpoint", recipe=recipe, every=arguments.every, share=share)
     return 0 if shares else 1
 
 
-def seconds(run: Measured) -> float:
-    """Of the steps behind the first tenth, where compilation and the allocator are."""
+def _seconds(run: Measurement) -> float:
+    """Return the time of the steps after the first tenth, which holds compilation."""
     return sum(step.seconds for step in run.steps[len(run.steps) // 10 :])

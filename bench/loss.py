@@ -1,16 +1,15 @@
-"""How long until a loss: three comparisons, each trainer measured by one ruler.
+"""Measure the time to a loss, for ours and the baselines, with one evaluation for all.
 
-    python -m bench loss novels gpt2_124m --text novels.txt.xz --peer nanogpt=../nanoGPT --peer hf
-    python -m bench loss shakespeare --text input.txt --peer nanogpt=../nanoGPT
-    python -m bench loss cpu --text input.txt --peer nanogpt=../nanoGPT [--repeats 2]
+    python -m bench loss novels gpt2_124m --text novels.txt.xz --baseline nanogpt=../nanoGPT
+    python -m bench loss shakespeare --text input.txt --baseline nanogpt=../nanoGPT
+    python -m bench loss cpu --text input.txt --baseline nanogpt=../nanoGPT [--repeats 2]
 
-novels: 256 steps of 131,072 tokens (33.5 million), then the loss over 1,048,576 held-out tokens at the recipe's
-context; each trainer with three learning rates, of which the best counts. The peers first, then ours with ever
-more of the tokens, each time a whole run, until its loss is that of a peer's best, then ours with all of them.
-shakespeare: until the loss over the validation characters is 1.4697, which nanoGPT's README states.
-cpu: shakespeare_char_cpu against the line of nanoGPT's README for a machine with no GPU, each as a whole process.
-
-What --out already holds of novels is not done again: a second call goes on.
+novels: 256 steps of 131,072 tokens (33.5 million), then the loss over 1,048,576 held-out tokens.
+Each trainer runs with three learning rates, and its best run counts. The baselines come first.
+Then ours trains whole runs on a growing share of the tokens until it reaches each baseline's best
+loss (`time to a loss`), and last on all of them. A later call with the same --out continues.
+shakespeare: wall time until a validation loss of 1.4697, the figure in nanoGPT's README.
+cpu: shakespeare_char_cpu next to the CPU command of nanoGPT's README, each as a whole process.
 """
 
 from __future__ import annotations
@@ -21,222 +20,207 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from bench import ours
 from bench import setup as setups
-from bench.contenders import Task, contenders, nanogpt, ours
-from bench.process import guarded, watch
+from bench.baselines import nanogpt
+from bench.process import record_failure, run_until
 from bench.results import Results
-from bench.setup import Setup
+from bench.setup import Setup, Task, prepare_setup
+from bench.trainers import select_trainers
 from job.metrics import read_metrics
 from job.paths import CHECKOUT
 
 NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
-TARGET = 1.4697
-# Ours until a peer's loss: steps of an eighth of the tokens and no warm-up, since few tokens teach more in small steps
-# (docs/log.md); parts of all the tokens.
-SHORTER = 8
-PARTS = (32, 16, 8, 4, 2)
-# Where nothing else is known of a contender's rate. nanochat's is a factor on all of its own.
+SHAKESPEARE_TARGET = 1.4697
+# For `time to a loss`: few tokens teach more in small steps. In a small trial on the CPU (6 layers,
+# 256 wide, 0.39M tokens), halving the step from 4,096 to 2,048 tokens lowered the loss by 0.12.
+STEP_SHRINK = 8
+TOKEN_SHARES = (32, 16, 8, 4, 2)  # 1/32 of the tokens, 1/16, ...
+# Base learning rates; a trainer that is not listed uses the recipe's. nanochat's is a factor.
 BASE_RATES = {"nanogpt": 1e-3, "hf": 1e-3, "nanochat": 1.0}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Options of this bench."""
+    """Add the options of this bench."""
     setups.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=256, help="novels: steps (256)")
     parser.add_argument(
         "--val-tokens", type=int, default=1 << 20, help="novels: held-out tokens (1,048,576)"
     )
     parser.add_argument(
-        "--rates", default="0.5,1,2", help="novels: factors on each trainer's rate (0.5,1,2)"
+        "--rates", default="0.5,1,2", help="novels: factors on each learning rate (0.5,1,2)"
     )
     parser.add_argument("--repeats", type=int, default=1, help="cpu: pairs (1)")
 
 
 def main(arguments: Namespace, results: Results) -> int:
-    """The entry: 0 where ours was measured."""
-    what = {"novels": novels, "shakespeare": shakespeare, "cpu": cpu}
-    named = [word for word in arguments.words if word in what] or ["cpu"]
-    arguments.words = [word for word in arguments.words if word not in what]
-    if named[0] != "novels" and not [word for word in arguments.words if "=" not in word]:
-        arguments.words.insert(
-            0, "shakespeare_char_cpu" if named[0] == "cpu" else "shakespeare_char"
-        )
-    if named[0] == "cpu":
+    """Return 0 if ours was measured."""
+    kinds = {"novels": novels, "shakespeare": shakespeare, "cpu": cpu}
+    kind = next((word for word in arguments.words if word in kinds), "cpu")
+    arguments.words = [word for word in arguments.words if word not in kinds]
+    if kind != "novels" and all("=" in word for word in arguments.words):
+        recipe = "shakespeare_char_cpu" if kind == "cpu" else "shakespeare_char"
+        arguments.words.insert(0, recipe)
+    if kind == "cpu":
         arguments.device = "cpu"
-    with setups.setup(arguments, results, *(NOVELS if named[0] == "novels" else ())) as setup:
-        what[named[0]](setup, arguments)
-    return 0 if any(result.get("contender") == "ours" for result in results.all) else 1
+    with prepare_setup(arguments, results, *(NOVELS if kind == "novels" else ())) as setup:
+        kinds[kind](setup, arguments)
+    return 0 if any(result.get("trainer") == "ours" for result in results.all) else 1
 
 
 def novels(setup: Setup, arguments: Namespace) -> None:
-    """Every contender with every rate, the middle one first, so that a budget that ends early has it; then how soon
-    ours is where a peer's best run ended."""
+    """Train every trainer with every rate, the middle one first in case time runs out."""
     results = setup.results
     factors = sorted(map(float, arguments.rates.split(",")), key=lambda factor: abs(factor - 1))
-    running = contenders(setup, arguments.only)
-    before = _before(results)
-    done = {(r["contender"], r["lr"], r["steps"]): r for r in before if r["what"] == "loss run"}
+    trainers = select_trainers(setup, arguments.only)
+    earlier = results.earlier()
+    done = {(r["trainer"], r["lr"], r["steps"]): r for r in earlier if r["what"] == "loss run"}
 
     def train(name: str, factor: float) -> None:
         rate = factor * BASE_RATES.get(name, setup.recipe.train.lr)
         task = Task(f"{name}-{rate:g}", arguments.steps, None, rate, arguments.val_tokens)
-        needs = max(
-            (r["wall_seconds"] for r in done.values() if r["contender"] == name), default=None
-        )
-        if (name, rate, task.steps) in done or not setup.has_time(task.name, needs):
+        times = (r["wall_seconds"] for r in done.values() if r["trainer"] == name)
+        is_done = (name, rate, task.steps) in done
+        if is_done or not setup.has_time(task.name, max(times, default=None)):
             return
-        with guarded(results, part="novels", contender=name, lr=rate):
-            results.say(f"{name} with rate {rate:g}")
-            found = running[name].train(setup, task)
+        with record_failure(results, part="novels", trainer=name, lr=rate):
+            results.log(f"{name} with rate {rate:g}")
+            run = trainers[name](setup, task)
             done[name, rate, task.steps] = results.add(
                 "loss run",
-                **{"recipe": setup.recipe.name, "contender": name, "lr": rate, **found.facts()},
-                training_seconds=round(found.training_seconds, 2),
-                training_seconds_without_compiling=round(found.median * task.steps, 2),
+                **{"recipe": setup.recipe.name, "trainer": name, "lr": rate, **run.to_json()},
+                training_seconds=round(run.training_seconds, 2),
+                training_seconds_without_compiling=round(run.median_seconds * task.steps, 2),
             )
 
-    def runs_of(name: str) -> list[dict[str, Any]]:
-        """The best first."""
-        runs = [
-            run for run in done.values() if run["contender"] == name and run["val_loss"] is not None
-        ]
-        return sorted(runs, key=lambda run: float(run["val_loss"]))
+    def best_first(name: str) -> list[dict[str, Any]]:
+        runs = [run for run in done.values() if run["trainer"] == name]
+        evaluated = [run for run in runs if run["val_loss"] is not None]
+        return sorted(evaluated, key=lambda run: float(run["val_loss"]))
 
     for factor in factors:
-        for name in running:
+        for name in trainers:
             if name != "ours":
                 train(name, factor)
-    if "ours" in running:
-        ends = {name: runs[0] for name in BASE_RATES if (runs := runs_of(name))}
-        there = [(r["peer"], r["target"]) for r in before if r["what"] == "time to a loss"]
-        _until_there(
-            setup,
-            arguments,
-            {n: end for n, end in ends.items() if (n, end["val_loss"]) not in there},
-        )
+    if "ours" in trainers:
+        targets = {name: runs[0] for name in BASE_RATES if (runs := best_first(name))}
+        for result in earlier:
+            if result["what"] == "time to a loss":
+                best = targets.get(result["baseline"])
+                if best is not None and best["val_loss"] == result["target"]:
+                    del targets[result["baseline"]]
+        _reach_targets(setup, arguments, targets)
         for factor in factors:
             train("ours", factor)
-    for name in running:
-        if runs := runs_of(name):
-            keys = (
-                "lr",
-                "val_loss",
-                "training_seconds",
-                "training_seconds_without_compiling",
-                "wall_seconds",
-            )
-            results.add(
-                "loss", contender=name, rates_tried=len(runs), **{key: runs[0][key] for key in keys}
-            )
+    keys = ("lr", "val_loss", "training_seconds", "training_seconds_without_compiling")
+    for name in trainers:
+        if runs := best_first(name):
+            best = {key: runs[0][key] for key in (*keys, "wall_seconds")}
+            results.add("loss", trainer=name, rates_tried=len(runs), **best)
 
 
-def _until_there(setup: Setup, arguments: Namespace, ends: dict[str, dict[str, Any]]) -> None:
-    """Ours with a growing part of the tokens, each time a whole run, until its loss is that of each peer's best run."""
+def _reach_targets(setup: Setup, arguments: Namespace, targets: dict[str, dict[str, Any]]) -> None:
+    """Train ours on a growing share of the tokens until it reaches each baseline's best loss."""
     batch = setup.recipe.train.global_batch_tokens
-    tokens, least = arguments.steps * batch, setup.recipe.model.block_size
-    short = setup.with_overrides(
-        f"global_batch_tokens={max(batch // SHORTER, least)}", "warmup_steps=0"
-    )
-    needs: float | None = None
-    for part in PARTS:
-        steps = max(1, tokens // part // short.recipe.train.global_batch_tokens)
-        if not ends or not setup.has_time(f"ours with a {part}th of the tokens", needs):
+    tokens, context = arguments.steps * batch, setup.recipe.model.block_size
+    step_tokens = max(batch // STEP_SHRINK, context)
+    short = setup.with_overrides(f"global_batch_tokens={step_tokens}", "warmup_steps=0")
+    needed: float | None = None
+    for share in TOKEN_SHARES:
+        steps = max(1, tokens // share // short.recipe.train.global_batch_tokens)
+        if not targets or not setup.has_time(f"ours with 1/{share} of the tokens", needed):
             return
-        with guarded(setup.results, part="novels", contender="ours"):
-            setup.results.say(f"ours with a {part}th of the tokens")
-            task = Task(f"ours-{part}", steps, None, None, arguments.val_tokens)
-            found = ours.train(short, task)
-            needs = 2 * found.wall_seconds
-            loss = found.val_loss if found.val_loss is not None else float("inf")
-            setup.results.add("short run", part=part, **found.facts())
-            for name in [name for name, best in ends.items() if loss <= best["val_loss"]]:
-                best = ends.pop(name)
-                training = found.median * steps
+        with record_failure(setup.results, part="novels", trainer="ours"):
+            setup.results.log(f"ours with 1/{share} of the tokens")
+            task = Task(f"ours-{share}", steps, None, None, arguments.val_tokens)
+            run = ours.train(short, task)
+            needed = 2 * run.wall_seconds
+            loss = run.val_loss if run.val_loss is not None else float("inf")
+            setup.results.add("short run", token_share=f"1/{share}", **run.to_json())
+            for name in [name for name, best in targets.items() if loss <= best["val_loss"]]:
+                best = targets.pop(name)
+                training = run.median_seconds * steps
+                of_training = training / best["training_seconds_without_compiling"]
                 setup.results.add(
                     "time to a loss",
-                    peer=name,
+                    baseline=name,
                     target=best["val_loss"],
                     val_loss=loss,
-                    of_its_tokens=round(1 / part, 4),
-                    wall_seconds=round(found.wall_seconds, 2),
-                    of_its_wall=round(found.wall_seconds / best["wall_seconds"], 3),
-                    of_its_training_without_compiling=round(
-                        training / best["training_seconds_without_compiling"], 3
-                    ),
+                    of_its_tokens=round(1 / share, 4),
+                    wall_seconds=round(run.wall_seconds, 2),
+                    of_its_wall=round(run.wall_seconds / best["wall_seconds"], 3),
+                    of_its_training_without_compiling=round(of_training, 3),
                 )
 
 
 def shakespeare(setup: Setup, arguments: Namespace) -> None:
-    """Wall seconds of the whole process until an evaluation at or under the target."""
+    """Measure the wall time of the whole process until an evaluation reaches the target."""
     metrics = setup.volumes.run("shakespeare") / "metrics.jsonl"
-    seen: dict[str, list[tuple[int, float]]] = {"ours": [], "nanogpt": []}
+    evaluations: dict[str, list[tuple[int, float]]] = {"ours": [], "nanogpt": []}
 
-    def ours_reached() -> bool:
-        seen["ours"] = [(m["step"], m["loss"]) for m in read_metrics(metrics) if m["kind"] == "val"]
-        return any(loss <= TARGET for _, loss in seen["ours"])
+    def ours_is_done() -> bool:
+        lines = [line for line in read_metrics(metrics) if line["kind"] == "val"]
+        evaluations["ours"] = [(line["step"], line["loss"]) for line in lines]
+        return any(loss <= SHAKESPEARE_TARGET for _, loss in evaluations["ours"])
 
-    def nanogpt_reached(text: str) -> bool:
-        seen["nanogpt"] = [
-            (int(step), float(loss)) for step, loss in nanogpt.EVALUATION.findall(text)
-        ]
-        return any(loss <= TARGET for _, loss in seen["nanogpt"])
+    def nanogpt_is_done(output: str) -> bool:
+        found = nanogpt.EVALUATION.findall(output)
+        evaluations["nanogpt"] = [(int(step), float(loss)) for step, loss in found]
+        return any(loss <= SHAKESPEARE_TARGET for _, loss in evaluations["nanogpt"])
 
-    command = [sys.executable, "-m", "model.train", *setup.words, "sample.max_new_tokens=1"]
+    command = [sys.executable, "-m", "model.train", *setup.recipe_args, "sample.max_new_tokens=1"]
     command += ["--name", "shakespeare", "--device", setup.device]
-    for name in contenders(setup, arguments.only):
-        if name not in seen or not setup.has_time(name):
+    for name in select_trainers(setup, arguments.only):
+        if name not in evaluations or not setup.has_time(name):
             continue
-        with guarded(setup.results, part="shakespeare", contender=name):
+        with record_failure(setup.results, part="shakespeare", trainer=name):
             if name == "ours":
-                log = setup.work / "shakespeare.log"
-                seconds = watch(
-                    command, CHECKOUT, setup.environ, log, setup.results.left(), ours_reached
-                )
-                ours_reached()
+                log, timeout = setup.work / "shakespeare.log", setup.results.seconds_left()
+                seconds = run_until(command, CHECKOUT, setup.environ, log, timeout, ours_is_done)
+                ours_is_done()
             else:
-                words = [*nanogpt.README_GPU, f"--device={setup.device}"]
-                seconds = nanogpt.readme(setup, name, words, nanogpt_reached)
-            step, loss = min(seen[name], key=lambda pair: pair[1])
-            reached = loss <= TARGET
+                args = [*nanogpt.README_GPU, f"--device={setup.device}"]
+                seconds = nanogpt.train_as_in_readme(setup, name, args, nanogpt_is_done)
+            step, loss = min(evaluations[name], key=lambda pair: pair[1])
             setup.results.add(
-                "shakespeare", contender=name, target=TARGET, reached=reached, step=step, val_loss=loss,
+                "shakespeare",
+                trainer=name,
+                target=SHAKESPEARE_TARGET,
+                reached=loss <= SHAKESPEARE_TARGET,
+                step=step,
+                val_loss=loss,
                 wall_seconds=round(seconds, 2),
-            )  # fmt: skip
+            )
 
 
 def cpu(setup: Setup, arguments: Namespace) -> None:
-    """Pairs of whole processes, then the loss of their last weights over the whole validation set."""
-    for pair in range(arguments.repeats):
-        for name in contenders(setup, arguments.only):
+    """Run pairs of whole processes, and evaluate the final weights on the validation set."""
+    for pair in range(1, arguments.repeats + 1):
+        for name in select_trainers(setup, arguments.only):
             if name not in ("ours", "nanogpt") or not setup.has_time(name):
                 continue
-            with guarded(setup.results, part="cpu", contender=name):
-                setup.results.say(f"pair {pair + 1}: {name}")
-                started = time.perf_counter()
-                if name == "ours":
-                    run = f"cpu-{pair}"
-                    setup.python(
-                        run, "-m", "model.train", *setup.words, "--name", run, "--device", "cpu"
-                    )
-                    seconds = time.perf_counter() - started
-                    out, _ = setup.python(
-                        "ruler", "-m", "model.evaluate", "--name", run, "--json", "--device", "cpu"
-                    )
-                    loss = json.loads(out.strip().splitlines()[-1])["loss"]
-                else:
-                    seconds = nanogpt.readme(setup, name, nanogpt.README_CPU)
-                    loss = nanogpt.ruler(setup, name, -1)
+            with record_failure(setup.results, part="cpu", trainer=name):
+                setup.results.log(f"pair {pair}: {name}")
+                seconds, loss = _time_ours(setup, pair) if name == "ours" else _time_nanogpt(setup)
                 setup.results.add(
                     "cpu pair",
-                    contender=name,
-                    pair=pair + 1,
+                    trainer=name,
+                    pair=pair,
                     wall_seconds=round(seconds, 2),
                     val_loss=round(loss, 4),
                 )
 
 
-def _before(results: Results) -> list[dict[str, Any]]:
-    """What earlier calls wrote into --out."""
-    if results.path is None or not results.path.exists():
-        return []
-    return [json.loads(line) for line in results.path.read_text().splitlines()]
+def _time_ours(setup: Setup, pair: int) -> tuple[float, float]:
+    name = f"cpu-{pair}"
+    run = ["--name", name, "--device", "cpu"]
+    started = time.perf_counter()
+    setup.run_python(name, "-m", "model.train", *setup.recipe_args, *run)
+    seconds = time.perf_counter() - started
+    output, _ = setup.run_python("evaluate", "-m", "model.evaluate", *run, "--json")
+    return seconds, float(json.loads(output.strip().splitlines()[-1])["loss"])
+
+
+def _time_nanogpt(setup: Setup) -> tuple[float, float]:
+    seconds = nanogpt.train_as_in_readme(setup, "nanogpt", nanogpt.README_CPU)
+    return seconds, nanogpt.evaluate(setup, "nanogpt", -1)

@@ -1,4 +1,4 @@
-"""A contender is a process: started, watched until a condition holds, and never left behind."""
+"""Start a measured process, wait for its end or a condition, and never leave it running."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 
 from bench.results import Results
 
-LOOK_SECONDS = 0.05
+POLL_INTERVAL_S = 0.05
+SHOWN_OUTPUT_CHARS = 1500
 
 
-class Failed(Exception):
-    """A contender did not do its part; the text says which and why, with the end of what it printed."""
+class RunFailed(Exception):
+    """A measured process failed. The message holds the reason and the end of its output."""
 
-    def __init__(self, why: str, output: str = "") -> None:
-        super().__init__(why + ("\n" + output[-1500:] if output else ""))
+    def __init__(self, reason: str, output: str = "") -> None:
+        super().__init__(reason + ("\n" + output[-SHOWN_OUTPUT_CHARS:] if output else ""))
         self.out_of_memory = "out of memory" in output.lower() or "OutOfMemoryError" in output
 
 
-def watch(
+def run_until(
     command: list[str],
     cwd: Path,
     environ: Mapping[str, str],
     log: Path,
-    seconds: float,
-    until: Callable[[], bool] = lambda: False,
+    timeout: float,
+    is_done: Callable[[], bool] = lambda: False,
 ) -> float:
-    """Run ``command`` to its end, or kill it as soon as ``until`` holds; its wall seconds.
+    """Run ``command`` to its end, or kill it once ``is_done()``; return its wall seconds.
 
-    What it prints goes to ``log``. Failed where it ends badly or takes more than ``seconds``.
+    Its output goes to ``log``. Raises RunFailed if it fails or takes longer than ``timeout``.
     """
     started = time.perf_counter()
     with log.open("wb") as out:
@@ -44,31 +45,29 @@ def watch(
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # it and its compilers are killed together
+            start_new_session=True,  # to kill the process and its compilers together
         )
         try:
-            while process.poll() is None and not until():
-                if time.perf_counter() - started > seconds:
-                    raise Failed(
-                        f"{log.stem}: not done after {seconds:.0f} s",
-                        log.read_text(errors="replace"),
-                    )
-                time.sleep(LOOK_SECONDS)
-            spent = time.perf_counter() - started
+            while process.poll() is None and not is_done():
+                if time.perf_counter() - started > timeout:
+                    output = log.read_text(errors="replace")
+                    raise RunFailed(f"{log.stem}: still running after {timeout:.0f} s", output)
+                time.sleep(POLL_INTERVAL_S)
+            seconds = time.perf_counter() - started
         finally:
-            ended = process.poll()
+            status = process.poll()
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if ended not in (None, 0):
-        raise Failed(f"{log.stem}: ended with {ended}", log.read_text(errors="replace"))
-    return spent
+    if status not in (None, 0):
+        raise RunFailed(f"{log.stem}: exit status {status}", log.read_text(errors="replace"))
+    return seconds
 
 
 @contextmanager
-def guarded(results: Results, **what: object) -> Iterator[None]:
-    """What fails inside becomes a result of its own, and the rest goes on."""
+def record_failure(results: Results, **what: object) -> Iterator[None]:
+    """Turn an error of the block into a `failed` result, so that the other parts still run."""
     try:
         yield
-    except (Failed, OSError, ValueError, KeyError, IndexError) as error:
+    except (RunFailed, OSError, ValueError, KeyError, IndexError) as error:
         results.add("failed", **what, why=f"{type(error).__name__}: {error}")

@@ -1,10 +1,10 @@
-"""What this device really reaches: a large matrix product in FLOP/s, memory in bytes a second.
+"""Measure the FLOP/s of a large matrix product and the memory bandwidth of this device.
 
     python -m bench.roofline [--device cuda] [--json]
 
-Datasheets promise more than any product reaches: an H200's 989 TFLOP/s in bfloat16 are about 790. The result is
-remembered in the cache volume; from then on the trainer's metrics state ``mfu_roofline``, the share of what is
-measured here, beside ``mfu``, the share of the datasheet's.
+No product reaches the datasheet's figure: of an H200's 989 TFLOP/s in bfloat16, about 790 are
+reachable. The result is kept in the cache volume. From then on the trainer's metrics hold
+``mfu_roofline``, the share of this figure, next to ``mfu``, the share of the datasheet's.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from job.paths import VolumePaths
 from job.speed import device_label, place
 from model import device as devices
 
-# Sides of the square matrices; the best one counts. A product of 8192 takes 1.4 ms at 790 TFLOP/s; one of 2048
+# Sides of the square matrices; the fastest product counts. 8192 takes 1.4 ms at 790 TFLOP/s; 2048
 # takes 0.2 s on a core that reaches 80 GFLOP/s.
 SIDES = {"cuda": (4096, 8192, 16384), "mps": (2048, 4096), "cpu": (512, 1024, 2048)}
-COPIED_BYTES = {"cuda": 1 << 30, "mps": 1 << 28, "cpu": 1 << 28}  # more than any cache holds
-SECONDS = 0.5  # for each of them
+COPIED_BYTES = {"cuda": 1 << 30, "mps": 1 << 28, "cpu": 1 << 28}  # larger than any cache
+MIN_RUN_S = 0.5  # per measurement
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry; returns the exit status."""
+    """Measure, print and keep the result; return the exit status."""
     parser = argument_parser("bench.roofline", __doc__ or "")
     add_device(parser)
     return run(_main, parse(parser, argv))
@@ -45,7 +45,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     result = {**measure(device), "torch": torch.__version__, "measured": round(time.time())}
     path = place(devices.device_name(device), VolumePaths.current())
     write_atomically(path, json.dumps(result, indent=2) + "\n")
-    print(f"kept in {path}; training from now on states mfu_roofline", file=sys.stderr)
+    print(f"saved {path}; metrics of later runs include mfu_roofline", file=sys.stderr)
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -53,12 +53,12 @@ def _main(arguments: Namespace) -> ExitStatus:
         print(f"bfloat16        {result['bfloat16'] / 1e12:.3f} TFLOP/s")
         single = "float32 (TF32)" if device.type == "cuda" else "float32       "
         print(f"{single}  {result['float32'] / 1e12:.3f} TFLOP/s")
-        print(f"memory          {result['bandwidth'] / 1e9:.1f} GB/s, read and written")
+        print(f"memory          {result['bandwidth'] / 1e9:.1f} GB/s, reads plus writes")
     return ExitStatus.DONE
 
 
 def measure(device: torch.device) -> dict[str, Any]:
-    """FLOP/s of the best product in bfloat16 and in float32 (TF32 on CUDA, as in training), and bytes a second."""
+    """Return FLOP/s in bfloat16 and float32 (TF32 on CUDA, as in training), and bytes/s."""
     flops = {
         str(dtype).removeprefix("torch."): max(
             _product_flops(side, dtype, device) for side in SIDES[device.type]
@@ -84,10 +84,10 @@ def _product_flops(side: int, dtype: torch.dtype, device: torch.device) -> float
 
 
 def _seconds(statement: str, device: torch.device, **names: torch.Tensor) -> float:
-    """The median over half a second; torch's Timer waits for CUDA itself."""
+    """Return the median time of ``statement``. torch's Timer synchronizes CUDA itself."""
     statement += "; torch.mps.synchronize()" if device.type == "mps" else ""
     timer = Timer(statement, globals={"torch": torch, **names}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=SECONDS).median)
+    return float(timer.blocked_autorange(min_run_time=MIN_RUN_S).median)
 
 
 if __name__ == "__main__":

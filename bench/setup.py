@@ -1,4 +1,4 @@
-"""What all contenders share: the recipe, the same tokens, a folder to work in, the machine."""
+"""Shared state of the measured trainers: the recipe, its tokens, a work folder and the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.process import watch
+from bench.process import run_until
 from bench.results import Results
 from corpus.meta import dataset_meta
 from corpus.shards import TokenStream
@@ -23,114 +23,136 @@ from job.paths import CHECKOUT, VolumePaths
 from job.recipe import Recipe, load
 from model.device import fitting_micro_batch, pick_device
 
-# Less than this left of the budget, and nothing is started that nobody knows more of. On a GPU a run begins with a minute
-# of starting and compiling.
-ENOUGH_SECONDS = {"cuda": 60.0, "mps": 20.0, "cpu": 20.0}
+# Start nothing of unknown length with less than this left of the budget. On a GPU a run begins
+# with a minute of start-up and compilation.
+MIN_START_S = {"cuda": 60.0, "mps": 20.0, "cpu": 20.0}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run to measure. ``lr`` None: the trainer's own rate.
+
+    ``val_tokens``: evaluate over so many tokens at the end; -1 for all, None for no evaluation.
+    """
+
+    name: str
+    steps: int
+    micro_batch: int | None = None
+    lr: float | None = None
+    val_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Setup:
-    """``words``: recipe and overrides as the trainer is given them. ``peers``: contender → checkout, if it has one."""
+    """The shared part of a bench.
 
-    words: tuple[str, ...]
+    ``recipe_args``: recipe and overrides as passed to the trainer. ``baselines``: name → checkout,
+    empty for a baseline that needs none. ``is_cold``: the cache of compiled code was empty.
+    """
+
+    recipe_args: tuple[str, ...]
     recipe: Recipe
     device: str
     work: Path
     volumes: VolumePaths
-    peers: dict[str, str]
+    baselines: dict[str, str]
     results: Results
-    cold: bool = True  # nothing compiled was there when the bench began
+    is_cold: bool = True
 
     def with_overrides(self, *overrides: str) -> Setup:
-        """The same with further overrides."""
-        words = (*self.words, *overrides)
-        return replace(self, words=words, recipe=load(words[0], words[1:]))
+        """Return a copy with further overrides."""
+        args = (*self.recipe_args, *overrides)
+        return replace(self, recipe_args=args, recipe=load(args[0], args[1:]))
 
     @property
     def environ(self) -> dict[str, str]:
-        """Volumes and caches of the bench; tiktoken's files from where they are, if the environment says so."""
-        # Behind ours: packages that the machine lacks may have been brought along.
+        """Environment variables of the trainers: volumes, caches and import path."""
+        # PYTHONPATH may hold packages that this machine lacks; this checkout comes first.
         path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
         environ = {**self.volumes.environment(), "PYTHONPATH": path}
-        if "TIKTOKEN_CACHE_DIR" in os.environ:
+        if "TIKTOKEN_CACHE_DIR" in os.environ:  # the user's vocabulary files
             del environ["TIKTOKEN_CACHE_DIR"]
         return environ
 
     @property
     def dataset(self) -> Path:
-        """The folder of the tokens."""
+        """Folder of the prepared tokens."""
         return self.volumes.dataset(self.recipe.data.dataset)
 
-    def micro_batch(self, asked: int | None) -> int:
-        """``asked``, or the recipe's, as a divisor of the sequences of a step."""
-        most = asked or fitting_micro_batch(self.recipe, pick_device(self.device, 0), 1)
+    def micro_batch(self, requested: int | None) -> int:
+        """Return ``requested``, or the recipe's size, lowered to a divisor of the batch."""
+        most = requested or fitting_micro_batch(self.recipe, pick_device(self.device, 0), 1)
         return micro_batch_size(self.recipe.sequences_per_step, most)
 
     def stream(self, split: str) -> TokenStream:
-        """The tokens of `train` or `val`."""
+        """Open the tokens of `train` or `val`."""
         return TokenStream(self.dataset, "train" if split == "train" else "val")
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokenizer, unpadded."""
+        """Size of the tokenizer's vocabulary, unpadded."""
         return from_meta(dataset_meta(self.dataset).tokenizer).vocab_size
 
-    def python(self, name: str, *words: str, cwd: Path = CHECKOUT) -> tuple[str, float]:
-        """Run Python to its end: its output and wall seconds."""
+    @property
+    def padded_vocab_size(self) -> int:
+        """Vocabulary size rounded up to a multiple of 64, as the trainers pad it."""
+        return -(-self.vocab_size // 64) * 64
+
+    def run_python(self, name: str, *args: str, cwd: Path = CHECKOUT) -> tuple[str, float]:
+        """Run Python to its end; return its output and wall seconds."""
         log = self.work / f"{name}.log"
-        seconds = watch([sys.executable, *words], cwd, self.environ, log, self.results.left())
+        command = [sys.executable, *args]
+        seconds = run_until(command, cwd, self.environ, log, self.results.seconds_left())
         return log.read_text(errors="replace"), seconds
 
-    def has_time(self, what: str, needs: float | None = None) -> bool:
-        """Whether the budget allows to start ``what``, which ``needs`` so many seconds; says so if not."""
-        if self.results.left() > (needs or ENOUGH_SECONDS[self.device]):
+    def has_time(self, what: str, needed_seconds: float | None = None) -> bool:
+        """Return True if the budget allows to start ``what``; otherwise log that it is skipped."""
+        if self.results.seconds_left() > (needed_seconds or MIN_START_S[self.device]):
             return True
-        self.results.say(f"{what} is left out: the budget is spent")
+        self.results.log(f"skipped {what}: the time budget is spent")
         return False
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The options of every bench that trains."""
+    """Add the options of every bench that trains."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="RECIPE, key=value",
-        help="by default gpt2_124m on a GPU, else shakespeare_char_cpu",
+        help="recipe and overrides (default: gpt2_124m on a GPU, otherwise shakespeare_char_cpu)",
     )
     add_device(parser)
     parser.add_argument(
-        "--peer",
+        "--baseline",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="nanogpt=CHECKOUT, nanochat=CHECKOUT or hf; may be given several times",
+        help="compare with nanogpt=CHECKOUT, nanochat=CHECKOUT or hf; repeatable",
     )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="train on this .txt or .txt.xz")
     parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="train on this text (.txt or .txt.xz)"
-    )
-    parser.add_argument(
-        "--only", metavar="A,B", help="these contenders only: ours, nanogpt, nanochat, hf"
+        "--only", metavar="A,B", help="measure only these: ours, nanogpt, nanochat, hf"
     )
 
 
 @contextmanager
-def setup(arguments: Namespace, results: Results, *more: str) -> Iterator[Setup]:
-    """Read the recipe with overrides ``more`` before the user's, and prepare its tokens in a temporary folder.
+def prepare_setup(arguments: Namespace, results: Results, *defaults: str) -> Iterator[Setup]:
+    """Load the recipe and prepare its tokens in a temporary folder.
 
-    What is compiled is kept in CACHE_PATH where that is set, for the next call.
+    ``defaults`` are overrides that the user's own overrides replace. If CACHE_PATH is set, it
+    keeps compiled code for the next call.
     """
     device = pick_device(arguments.device, 0).type
+    default_recipe = "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu"
     names = [word for word in arguments.words if "=" not in word]
-    recipe = find_recipe(
-        names[0] if names else "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu"
-    )
-    overrides = [*more, *(word for word in arguments.words if "=" in word)]
+    recipe = find_recipe(names[0] if names else default_recipe)
+    overrides = [*defaults, *(word for word in arguments.words if "=" in word)]
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         work = Path(folder)
         volumes = VolumePaths.under(work)
         if "CACHE_PATH" in os.environ:
             volumes = replace(volumes, cache=VolumePaths.current().cache)
-        cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
+        is_cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
         if arguments.text is not None:
             text = work / "text.txt"
             raw = arguments.text.read_bytes()
@@ -138,9 +160,11 @@ def setup(arguments: Namespace, results: Results, *more: str) -> Iterator[Setup]
             overrides += ["data.dataset=bench", f"data.source={text}", "data.split=tail"]
         else:
             volumes = replace(volumes, data=VolumePaths.current().data)
-        words = (str(recipe), *overrides)
-        peers = dict(peer.partition("=")[::2] for peer in arguments.peer)
-        made = Setup(words, load(recipe, overrides), device, work, volumes, peers, results, cold)
-        results.say(f"preparing {made.recipe.data.dataset}")
-        made.python("prepare", "-m", "corpus.prepare", *words)
-        yield made
+        args = (str(recipe), *overrides)
+        baselines = dict(word.partition("=")[::2] for word in arguments.baseline)
+        setup = Setup(
+            args, load(recipe, overrides), device, work, volumes, baselines, results, is_cold
+        )
+        results.log(f"preparing {setup.recipe.data.dataset}")
+        setup.run_python("prepare", "-m", "corpus.prepare", *args)
+        yield setup

@@ -1,12 +1,15 @@
-"""Tokens a second, memory, compilation and checkpoints of a recipe, against peers on the same tokens.
+"""Measure tokens per second, memory, compilation and checkpoints, next to baselines.
 
-    python -m bench speed --text input.txt --peer nanogpt=../nanoGPT
-    python -m bench speed gpt2_124m --text novels.txt.xz --peer nanogpt=../nanoGPT --peer hf --minutes 9
+    python -m bench speed --text input.txt --baseline nanogpt=../nanoGPT
+    python -m bench speed gpt2_124m --text novels.txt.xz --baseline nanogpt=../nanoGPT --minutes 9
 
-The contenders take turns, `--repeats` times: the machine is the same for all. A step's time is taken with its
-loss read back, in each of them. The first turn compiles with an empty cache, if CACHE_PATH names none that holds
-something, the second with a warm one. nanoGPT's micro-batch is tried upward until it is no faster or out of memory, and
-the other peers take the same, or half of it where they run out of memory; --peer-micro-batch gives it instead.
+The trainers take turns (A B A B), so that a machine that slows down slows all of them. Every
+trainer reads its loss at each step, and its time includes that. The first turn compiles with an
+empty cache (unless CACHE_PATH holds an earlier one), the second with a warm cache.
+
+On CUDA, nanoGPT's micro-batch is tried at 64, 128, ... until it is no faster or out of memory. The
+other baselines take the same size, and halve it if they run out of memory.
+--baseline-micro-batch sets it instead.
 """
 
 from __future__ import annotations
@@ -16,124 +19,135 @@ from dataclasses import replace
 from statistics import median
 
 from bench import setup as setups
-from bench.contenders import Contender, Task, contenders
-from bench.measured import Measured
-from bench.process import Failed, guarded
-from bench.results import Results
-from bench.setup import Setup
-from bench.table import print_table
+from bench.process import RunFailed, record_failure
+from bench.results import Measurement, Results, print_table
+from bench.setup import Setup, Task, prepare_setup
+from bench.trainers import Train, select_trainers
 
-FASTER = 1.01  # a larger micro-batch must gain at least this to be tried further
+MIN_GAIN = 1.01  # of a larger micro-batch, to try the next one
 TRIAL_STEPS = 12
-SMALLEST_TRIED = 32
+FIRST_TRIAL, SMALLEST_TRIAL = 64, 16  # sequences
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Options of this bench."""
+    """Add the options of this bench."""
     setups.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=40, help="steps in each turn (40)")
-    parser.add_argument("--repeats", type=int, default=2, help="turns of each contender (2)")
-    parser.add_argument("--peer-micro-batch", type=int, metavar="N", help="instead of trying")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each trainer (2)")
+    parser.add_argument(
+        "--baseline-micro-batch", type=int, metavar="N", help="skip the trials and use this size"
+    )
 
 
 def main(arguments: Namespace, results: Results) -> int:
-    """The entry: 0 where ours was measured."""
-    with setups.setup(arguments, results) as setup:
+    """Return 0 if ours was measured."""
+    with prepare_setup(arguments, results) as setup:
         return compare(setup, arguments)
 
 
 def compare(setup: Setup, arguments: Namespace) -> int:
-    """The turns; each is a result, then one line for each contender."""
+    """Measure the turns; add a result for each turn, then a summary of each trainer."""
     results = setup.results
-    running = contenders(setup, arguments.only)
+    trainers = select_trainers(setup, arguments.only)
     if not any(setup.volumes.cache.glob("roofline/*")):
-        with guarded(results, part="roofline"):
-            setup.python("roofline", "-m", "bench.roofline", "--device", setup.device)
-    micro_batch = arguments.peer_micro_batch
-    tried: Measured | None = None
-    if "nanogpt" in running and micro_batch is None:
-        with guarded(results, part="micro-batch", contender="nanogpt"):
-            micro_batch, tried = best_micro_batch(setup, "nanogpt", running["nanogpt"])
-    micro_batches = {name: None if name == "ours" else micro_batch for name in running}
-    turns: dict[str, list[Measured]] = {name: [] for name in running}
-    for turn in range(arguments.repeats):
-        for name, contender in running.items():
-            needs = turns[name][-1].wall_seconds if turns[name] else None
-            if setup.has_time(f"turn {turn + 1} of {name}", needs):
-                with guarded(results, part="speed", contender=name, turn=turn + 1):
-                    results.say(f"turn {turn + 1}: {name}")
-                    task = Task(f"{name}-{turn + 1}", arguments.steps, micro_batches[name])
-                    turns[name].append(train_if_it_fits(setup, contender, task))
-                    micro_batches[name] = turns[name][-1].micro_batch if name != "ours" else None
-                    results.add("turn", contender=name, turn=turn + 1, **turns[name][-1].facts())
-    cold = {name: of[0].compile_seconds for name, of in turns.items() if of and setup.cold}
-    if tried is not None and setup.cold:  # the trial has filled the cache for the turns
-        cold["nanogpt"] = tried.compile_seconds
-    rows = [
-        summary(name, of, turns.get("ours", []), cold.get(name)) for name, of in turns.items() if of
-    ]
+        with record_failure(results, part="roofline"):
+            setup.run_python("roofline", "-m", "bench.roofline", "--device", setup.device)
+    micro_batches: dict[str, int | None] = dict.fromkeys(trainers, arguments.baseline_micro_batch)
+    trial: Measurement | None = None
+    turns: dict[str, list[Measurement]] = {name: [] for name in trainers}
+    for turn in range(1, arguments.repeats + 1):
+        for name, train in trainers.items():
+            # Ours comes before nanoGPT's trials, so that they cannot spend its time.
+            if name == "nanogpt" and turn == 1 and arguments.baseline_micro_batch is None:
+                with record_failure(results, part="micro-batch", trainer=name):
+                    best_size, trial = best_micro_batch(setup, name, train)
+                    micro_batches = dict.fromkeys(trainers, best_size)
+            needed = turns[name][-1].wall_seconds if turns[name] else None
+            if not setup.has_time(f"turn {turn} of {name}", needed):
+                continue
+            with record_failure(results, part="speed", trainer=name, turn=turn):
+                results.log(f"turn {turn}: {name}")
+                size = None if name == "ours" else micro_batches[name]
+                run = train_if_it_fits(setup, train, Task(f"{name}-{turn}", arguments.steps, size))
+                turns[name].append(run)
+                micro_batches[name] = run.micro_batch
+                results.add("turn", trainer=name, turn=turn, **run.to_json())
+    cold = {name: runs[0].compile_seconds for name, runs in turns.items() if runs and setup.is_cold}
+    if trial is not None and setup.is_cold:  # the trial filled the cache for the turns
+        cold["nanogpt"] = trial.compile_seconds
+    ours = turns.get("ours", [])
+    rows = [summarize(name, runs, ours, cold.get(name)) for name, runs in turns.items() if runs]
     for row in rows:
         results.add("speed", recipe=setup.recipe.name, device=setup.device, **row)
     print_table(rows)
-    return 0 if turns.get("ours") else 1
+    return 0 if ours else 1
 
 
-def summary(
-    name: str, turns: list[Measured], ours: list[Measured], cold: float | None = None
+def summarize(
+    name: str,
+    turns: list[Measurement],
+    ours: list[Measurement],
+    cold_seconds: float | None = None,
 ) -> dict[str, object]:
-    """One contender over its turns, and how many times as many tokens a second ours takes. ``cold``: seconds of
-    compiling with an empty cache."""
-    facts = [turn.facts() for turn in turns]
-    pairs = [round(b.median / a.median, 4) for a, b in zip(ours, turns, strict=False)]
+    """Summarize a trainer's turns, with the speedup of ours over it.
+
+    ``cold_seconds``: compilation time with an empty cache.
+    """
+    rows = [turn.to_json() for turn in turns]
+    pairs = [
+        round(theirs.median_seconds / own.median_seconds, 4)
+        for own, theirs in zip(ours, turns, strict=False)
+    ]
+    has_pairs = bool(pairs) and name != "ours"
     return {
-        "contender": name,
-        **facts[-1],
-        "ms_median": median(fact["ms_median"] for fact in facts),
-        "ms_p10": min(fact["ms_p10"] for fact in facts),
-        "tokens_per_second": round(median(fact["tokens_per_second"] for fact in facts)),
+        "trainer": name,
+        **rows[-1],
+        "ms_median": median(row["ms_median"] for row in rows),
+        "ms_p10": min(row["ms_p10"] for row in rows),
+        "tokens_per_second": round(median(row["tokens_per_second"] for row in rows)),
         "compile_seconds": None,
-        "compile_cold_seconds": round(cold, 2) if cold is not None else None,
-        "compile_warm_seconds": facts[1]["compile_seconds"] if len(facts) > 1 else None,
-        "ours_is_faster": round(median(pairs), 4) if pairs and name != "ours" else None,
-        "pairs": pairs if pairs and name != "ours" else None,
+        "compile_cold_seconds": round(cold_seconds, 2) if cold_seconds is not None else None,
+        "compile_warm_seconds": rows[1]["compile_seconds"] if len(rows) > 1 else None,
+        "ours_speedup": round(median(pairs), 4) if has_pairs else None,
+        "pairs": pairs if has_pairs else None,
     }
 
 
-def train_if_it_fits(setup: Setup, contender: Contender, task: Task) -> Measured:
-    """Train, with half the micro-batch where the memory is too small; Failed for any other reason."""
+def train_if_it_fits(setup: Setup, train: Train, task: Task) -> Measurement:
+    """Train, halving the micro-batch while memory runs out. Raises RunFailed on other failures."""
     while True:
         try:
-            return contender.train(setup, task)
-        except Failed as failed:
-            if not failed.out_of_memory or (task.micro_batch or 1) < 2:
+            return train(setup, task)
+        except RunFailed as error:
+            if not error.out_of_memory or (task.micro_batch or 1) < 2:
                 raise
             task = replace(task, micro_batch=(task.micro_batch or 2) // 2)
-            setup.results.say(
-                f"{task.name} is out of memory; again with micro-batches of {task.micro_batch}"
-            )
+            setup.results.log(f"{task.name}: out of memory; retrying with {task.micro_batch}")
 
 
-def best_micro_batch(setup: Setup, name: str, contender: Contender) -> tuple[int, Measured | None]:
-    """The fastest and its trial, trying twice as many sequences each time; the recipe's where there is no memory of a
-    GPU to fill."""
+def best_micro_batch(setup: Setup, name: str, train: Train) -> tuple[int, Measurement | None]:
+    """Return the fastest micro-batch and its trial; on the CPU the recipe's, without a trial."""
     if setup.device != "cuda":
         return setup.micro_batch(None), None
-    best: Measured | None = None
+    best: Measurement | None = None
     sequences = setup.recipe.sequences_per_step
-    size = min(SMALLEST_TRIED, sequences)
+    size = min(FIRST_TRIAL, sequences)
     while size <= sequences and setup.has_time(f"micro-batch {size} of {name}"):
         try:
-            found = contender.train(setup, Task(f"{name}-trial-{size}", TRIAL_STEPS, size))
-        except Failed as failed:
-            if not failed.out_of_memory or best is None:
+            run = train(setup, Task(f"{name}-trial-{size}", TRIAL_STEPS, size))
+        except RunFailed as error:
+            if not error.out_of_memory or (best is None and size <= SMALLEST_TRIAL):
                 raise
-            setup.results.add("trial", contender=name, micro_batch=size, out_of_memory=True)
-            break
-        setup.results.add("trial", contender=name, **found.facts())
-        paid = best is None or best.median > FASTER * found.median
-        if best is None or found.median < best.median:
-            best = found
-        if not paid:
+            setup.results.add("trial", trainer=name, micro_batch=size, out_of_memory=True)
+            if best is not None:
+                break
+            size, sequences = size // 2, size // 2
+            continue
+        setup.results.add("trial", trainer=name, **run.to_json())
+        is_worth_it = best is None or best.median_seconds > MIN_GAIN * run.median_seconds
+        if best is None or run.median_seconds < best.median_seconds:
+            best = run
+        if not is_worth_it:
             break
         size *= 2
     return (best.micro_batch if best is not None else size), best

@@ -1,8 +1,10 @@
-"""python bench/tokenizing.py TEXT [--bytes 1000000000] [--pairs 2]
+"""Compare the tokenizing speed and memory of `prepare` with tiktoken alone on the same cores.
 
-How fast `prepare` makes GPT-2 tokens of a large file, and in how much memory, against tiktoken alone on the
-same cores. TEXT (.txt or .xz) is repeated up to the size. Each pair runs `prepare` and tiktoken one after the
-other, so that both see the same machine; the rate per CPU second holds on a busy machine too. tiktoken's rates are taken over the first 200 MB in pieces of 1 MB.
+    python -m bench.tokenizing TEXT [--bytes 1000000000] [--pairs 2]
+
+TEXT (.txt or .xz) is repeated up to --bytes and tokenized with GPT-2's vocabulary. Each pair runs
+tiktoken and `prepare` in turn, so that both see the same machine; the rate per CPU second is valid
+on a busy machine too. tiktoken's rates are over the first 200 MB, in pieces of 1 MB.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import psutil
 
 CORES = len(os.sched_getaffinity(0))
-MEASURED = 200_000_000
+TIKTOKEN_BYTES = 200_000_000
 
 PREPARE = """
 import sys
@@ -41,8 +43,8 @@ def write_text(source: Path, path: Path, size: int) -> None:
 
 
 def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
-    """Seconds, CPU seconds, and the peak of the resident memory of the process and its children in MB, sampled every 20 ms."""
-    began, peak, before = time.perf_counter(), 0, os.times()
+    """Return seconds, CPU seconds and the peak resident MB of the process and its children."""
+    started, peak, before = time.perf_counter(), 0, os.times()
     with subprocess.Popen(
         [sys.executable, "-c", PREPARE, str(text), str(folder)], stdout=subprocess.PIPE
     ) as process:
@@ -55,12 +57,12 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
                 pass
             time.sleep(0.02)
     if process.returncode:
-        raise SystemExit("prepare failed")
+        raise SystemExit(f"error: prepare failed with exit status {process.returncode}")
     after = os.times()
     cpu = (
         after.children_user + after.children_system - before.children_user - before.children_system
     )
-    return time.perf_counter() - began, cpu, peak / 1e6
+    return time.perf_counter() - started, cpu, peak / 1e6
 
 
 def pieces_of(text: Path) -> list[str]:
@@ -69,20 +71,20 @@ def pieces_of(text: Path) -> list[str]:
     pieces: list[str] = []
     for segment in read(find_files(str(text), text.parent), "text"):
         pieces.append(segment.text.decode())
-        if segment.after[1] >= MEASURED:
+        if segment.after[1] >= TIKTOKEN_BYTES:
             break
     return pieces
 
 
 def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
-    """Seconds, CPU seconds and tokens of tiktoken alone on all cores."""
+    """Return seconds, CPU seconds and the token count of tiktoken on all cores."""
     import tiktoken
 
     encoding = tiktoken.get_encoding("gpt2")
     encoding.encode_ordinary("warm up")
-    began, cpu, tokens = time.perf_counter(), time.process_time(), 0
+    started, cpu, tokens = time.perf_counter(), time.process_time(), 0
     if how == "encode_ordinary_batch":
-        for start in range(0, len(pieces), 8 * CORES):  # the lists of all would take gigabytes
+        for start in range(0, len(pieces), 8 * CORES):  # all lists at once would take gigabytes
             batch = encoding.encode_ordinary_batch(
                 pieces[start : start + 8 * CORES], num_threads=CORES
             )
@@ -95,7 +97,7 @@ def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
                     pieces,
                 )
             )
-    return time.perf_counter() - began, time.process_time() - cpu, tokens
+    return time.perf_counter() - started, time.process_time() - cpu, tokens
 
 
 def show(rate: float, rate_cpu: float) -> str:

@@ -1,11 +1,13 @@
-"""How many bytes a compiled step moves through memory, by Inductor's own count, with no GPU.
+"""Count the bytes that a compiled step moves through memory, without a GPU.
 
     python -m bench traffic speedrun n_layer=4 [--micro-batch 2]
 
-The network is compiled for this CPU in bfloat16 with the choices that Inductor makes for a GPU, and the bytes that each
-kernel reads and writes are added up, for one micro-batch and for twice as much: the difference is what a token costs,
-the rest is the weights'. It tells two ways to write the same apart. It is no time: a GPU's kernels join more, or less, than
-a CPU's, its attention is another one, and matrix products wait for arithmetic.
+Compiles the network for this CPU in bfloat16 with the choices that Inductor makes for a GPU, and
+adds up Inductor's own count of the bytes that each kernel reads and writes. It does so for one
+micro-batch and for one of twice the size: the difference is the cost per token, the rest is the
+weights. Use it to compare two ways to write the same computation. The count is not a time: on a
+GPU, kernels fuse differently, attention is another kernel, and matrix products are bound by
+arithmetic.
 """
 
 from __future__ import annotations
@@ -25,21 +27,19 @@ from job.memory import network_size
 from job.recipe import Recipe, load
 from model.gpt import GPT
 
-SHOWN = 12  # kernels
+SHOWN_KERNELS = 12
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Options of this bench."""
+    """Add the options of this bench."""
+    parser.add_argument("words", nargs="*", metavar="RECIPE, key=value", help="default: gpt2_124m")
     parser.add_argument(
-        "words", nargs="*", metavar="RECIPE, key=value", help="gpt2_124m by default"
-    )
-    parser.add_argument(
-        "--micro-batch", type=int, default=1, metavar="N", help="sequences, and twice as many (1)"
+        "--micro-batch", type=int, default=1, metavar="N", help="sequences in the smaller one (1)"
     )
 
 
 def main(arguments: Namespace, results: Results) -> int:
-    """The entry."""
+    """Count, and return 0."""
     names = [word for word in arguments.words if "=" not in word]
     recipe = load(
         find_recipe(names[0] if names else "gpt2_124m"),
@@ -49,9 +49,9 @@ def main(arguments: Namespace, results: Results) -> int:
     few, many = (step_bytes(recipe, n) for n in (size, 2 * size))
     tokens = size * recipe.model.block_size
     for name, moved in many.items():
-        results.say(f"{name}, {2 * size} sequences:")
-        for kernel, count in sorted(moved.items(), key=lambda pair: -pair[1])[:SHOWN]:
-            results.say(f"  {count / 1e6:10.1f} MB  {kernel}")
+        results.log(f"{name}, {2 * size} sequences:")
+        for kernel, count in sorted(moved.items(), key=lambda pair: -pair[1])[:SHOWN_KERNELS]:
+            results.log(f"  {count / 1e6:10.1f} MB  {kernel}")
     passes = {name: (sum(few[name].values()), sum(many[name].values())) for name in many}
     results.add(
         "traffic",
@@ -66,7 +66,7 @@ def main(arguments: Namespace, results: Results) -> int:
 
 
 def step_bytes(recipe: Recipe, sequences: int) -> dict[str, dict[str, int]]:
-    """Bytes that each kernel of forward and backward reads and writes, for one micro-batch of ``sequences``."""
+    """Count the bytes of each kernel, forward and backward, for one micro-batch."""
     network = GPT(recipe.model, network_size(recipe.model, recipe.data.tokenizer).rows)
     shape = (sequences, recipe.model.block_size)
     if recipe.train.loss_chunk is not None:
@@ -77,7 +77,7 @@ def step_bytes(recipe: Recipe, sequences: int) -> dict[str, dict[str, int]]:
 
 
 def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, int]]:
-    """Bytes of each kernel, forward and backward, of ``function`` compiled in bfloat16; it gives one number."""
+    """Count the bytes of each kernel of ``function``, which returns a loss, in bfloat16."""
     with _counting() as graphs, torch.autocast("cpu", torch.bfloat16):
         torch.compile(function, dynamic=False, fullgraph=True)(*inputs).backward()
     return dict(zip(("forward", "backward"), graphs, strict=True))
@@ -85,7 +85,7 @@ def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, i
 
 @contextmanager
 def _counting() -> Iterator[list[dict[str, int]]]:
-    """The graphs that Inductor lowers meanwhile, each as kernel → bytes."""
+    """Collect the graphs that Inductor compiles in this block, each as kernel → bytes."""
     from torch._inductor import config, ir
     from torch._inductor.graph import GraphLowering
 
@@ -101,9 +101,9 @@ def _counting() -> Iterator[list[dict[str, int]]]:
 
     with (
         config.patch(force_disable_caches=True),
-        # On a CPU Inductor writes an exponential that is used twice to memory; a GPU computes it twice.
+        # For a CPU Inductor stores an exponential that is used twice; for a GPU it recomputes it.
         patch.object(ir, "is_cpu", lambda *_: False),
-        patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
+        patch("model.gpt.LOW_RESIDUAL", ("cpu",)),
         patch.object(GraphLowering, "codegen", counted),
     ):
         torch._dynamo.reset()
@@ -111,7 +111,7 @@ def _counting() -> Iterator[list[dict[str, int]]]:
 
 
 def _name(number: int, kernel: Any) -> str:
-    """Its operations, as torch names them."""
+    """Describe a kernel by the torch operations in it."""
     parts = []
     for node in kernel.get_nodes():
         origins = getattr(node.node, "origins", None) or ()

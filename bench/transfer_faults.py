@@ -1,14 +1,13 @@
-"""Pushes and pulls a corpus while calls fail, connections are cut and processes are killed, and looks at
-every file after every process.
+"""Push and pull a corpus under injected faults, and verify every file after every process.
 
-    python -m bench.transfer_faults                                             # 1 GB, 2,000 files, 200 faults
-    python -m bench.transfer_faults --megabytes 40 --files 200 --faults 40      # half a minute
+    python -m bench.transfer_faults                  # 1 GB, 2,000 files, 200 faults
+    python -m bench.transfer_faults --megabytes 40 --files 200 --faults 40   # half a minute
 
-Half of the faults strike the push, half the pull: a call that is UNAVAILABLE, is carried out and its answer
-lost, whose connection is cut, or that is refused for good; a block of which a 503 or half comes; a process
-that is killed with SIGKILL.
-Against the stand-in for Modal under tests/, through the real client. Exit 0: no file was ever corrupt, every
-transfer that ended badly named what was missing, and both came to an end.
+Half of the faults hit the push, half the pull: calls that fail as UNAVAILABLE, succeed with the
+answer lost, lose their connection or are refused; blocks answered with a 503 or cut in half;
+processes killed with SIGKILL. Runs against the fake Modal server in tests/, through the real
+client. Exit status 0: no file was ever corrupt, every failed transfer named the missing files, and
+push and pull both completed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tests.modal_standin import ModalStandin
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "bench-"
-# What strikes, and how. PERMISSION_DENIED is not worth asking again: that file has to be named as missing.
+# Call and fault. PERMISSION_DENIED is not retried: the transfer must name that file as missing.
 PUSH = [
     ("VolumePutFiles2", "UNAVAILABLE"),
     ("VolumePutFiles2", "lost"),
@@ -46,52 +45,50 @@ PULL = [
     ("BlockGet", "cut"),
     ("VolumeGetFile2", "PERMISSION_DENIED"),
 ]
-KILLS = 0.1  # of all faults
-SETTLED = (
-    11.0  # seconds after which a file's time says whether it changed; runner/transfer/journal.py
-)
+KILL_SHARE = 0.1  # of all faults
+SETTLE_S = 11.0  # after that, a file's mtime shows whether it changed (the transfer journal)
 
 
 @dataclass
 class Result:
-    """What was seen. ``processes``: how many it took; ``corrupt`` must stay empty."""
+    """Counts of one call. ``corrupt`` and ``unnamed`` must stay empty."""
 
     processes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     faults_fired: dict[str, int] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
     ended_incomplete: int = 0
-    unnamed: list[str] = field(default_factory=list)  # missing, and not said to be
+    unnamed: list[str] = field(default_factory=list)  # missing, but not reported
     corrupt: list[str] = field(default_factory=list)
-    looks: int = 0
+    verifications: int = 0
     unchanged_transfers: int = -1
 
     @property
     def is_sound(self) -> bool:
-        """Whether all that was promised held."""
+        """True if every guarantee held."""
         return not self.corrupt and not self.unnamed and self.unchanged_transfers == 0
 
 
-class Bench:
-    """One corpus on its way there and back."""
+class TransferTest:
+    """Push one corpus to the fake volume and pull it back."""
 
     def __init__(
         self, folder: Path, size: int, files: int, faults: int, seed: int, wait: bool = True
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults
-        self.wait = wait  # for the files' times to say something; a test sets them back instead
+        self.wait = wait  # for SETTLE_S; a test sets the files' times back instead
         self.result = Result()
         self.checkout = folder / "checkout"
         (self.checkout / "job").mkdir(parents=True)
-        (self.checkout / "job" / "paths.py").touch()
+        (self.checkout / "job" / "locations.py").touch()
         (self.checkout / "docker-compose.yml").write_text("services: {}\n")
         self.corpus = folder / "corpus"
         self.sums = write_corpus(self.corpus, size, files, self.random)
         self.standin = ModalStandin(folder / "state")
 
     def run(self) -> Result:
-        """All of it."""
+        """Push, pull, and pull again unchanged."""
         with self.standin as modal:
             self.environ = {
                 **os.environ,
@@ -99,33 +96,32 @@ class Bench:
                 "GPT_RUNNER_VOLUMES": PREFIX,
                 "PYTHONPATH": str(ROOT),
             }
-            self.go("push", ["push", "data", str(self.corpus)], PUSH)
-            there = modal.volume_path(f"{PREFIX}data") / "corpus"
-            self.look(there, whole=True)
+            self.transfer("push", ["push", "data", str(self.corpus)], PUSH)
+            pushed = modal.volume_path(f"{PREFIX}data") / "corpus"
+            self.verify(pushed, complete=True)
             if self.wait:
-                time.sleep(SETTLED)
-            for path in () if self.wait else there.rglob("*"):
-                os.utime(path, (time.time() - SETTLED,) * 2)
-            self.go("pull", ["pull", "data"], PULL)
-            here = self.checkout / "volumes/data/corpus"
-            self.look(here, whole=True)
+                time.sleep(SETTLE_S)
+            for path in () if self.wait else pushed.rglob("*"):
+                os.utime(path, (time.time() - SETTLE_S,) * 2)
+            self.transfer("pull", ["pull", "data"], PULL)
+            self.verify(self.checkout / "volumes/data/corpus", complete=True)
             before = len(modal.http_requests())
             started = time.monotonic()
             again = self.start(["pull", "data"])
             if again.wait() != 0:
-                self.result.unnamed.append("the pull of what is unchanged failed")
+                self.result.unnamed.append("the pull of unchanged files failed")
             self.result.seconds["unchanged"] = time.monotonic() - started
             self.result.unchanged_transfers = len(modal.http_requests()) - before
             if modal.errors():
                 raise RuntimeError(modal.errors()[0])
         return self.result
 
-    def go(self, direction: str, words: list[str], kinds: list[tuple[str, str]]) -> None:
-        """Type the same line until it ends with 0; some of the processes are killed."""
+    def transfer(self, direction: str, words: list[str], kinds: list[tuple[str, str]]) -> None:
+        """Repeat the command until it succeeds, killing some of its processes."""
         result, modal = self.result, self.standin
         share = self.faults // 2
-        kills = max(1, round(share * KILLS)) if share else 0
-        calls = self.result_calls(direction)
+        kills = max(1, round(share * KILL_SHARE)) if share else 0
+        calls = self.min_calls()
         modal.clear_faults()
         for number in range(share - kills):
             on, fault = kinds[number % len(kinds)]
@@ -133,25 +129,27 @@ class Bench:
         killed = processes = 0
         seconds = 0.0
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             process = self.start(words)
             processes += 1
-            is_killed = killed < kills and self.kill_when_it_works(process, kills)
+            is_killed = killed < kills and self.kill_mid_transfer(process, kills)
             killed += is_killed
             out, errors = process.communicate()
-            seconds += time.monotonic() - began
-            self.look_at(direction)
+            seconds += time.monotonic() - started
+            self.verify_direction(direction)
             if process.returncode == 0:
                 break
             if not is_killed:
                 self.check_missing(direction, process.returncode, out, errors)
             if processes > 20 + 2 * kills:
-                raise RuntimeError(f"{direction} does not come to an end: {errors[-2000:]}")
+                raise RuntimeError(
+                    f"{direction} is not complete after {processes} processes: {errors[-2000:]}"
+                )
         result.processes[direction], result.seconds[direction] = processes, seconds
         result.faults_fired[direction], result.kills[direction] = modal.faults_fired(), killed
 
-    def result_calls(self, direction: str) -> dict[str, int]:
-        """How many requests of a kind there are at least, so that each fault finds one to strike."""
+    def min_calls(self) -> dict[str, int]:
+        """Return the least number of requests per kind, so that each fault hits one."""
         files = len(self.sums)
         size = sum(size for size, _ in self.sums.values())
         batches = max(files // 64, size // (64 << 20)) + 1
@@ -162,8 +160,8 @@ class Bench:
             "BlockGet": files,
         }
 
-    def kill_when_it_works(self, process: subprocess.Popen[str], kills: int) -> bool:
-        """SIGKILL, after so many blocks at random; False where it ended before."""
+    def kill_mid_transfer(self, process: subprocess.Popen[str], kills: int) -> bool:
+        """Kill it after a random number of blocks; return False if it ended before that."""
         modal = self.standin
         goal = len(modal.http_requests()) + self.random.randrange(
             1, max(2, len(self.sums) // (kills + 1))
@@ -176,7 +174,7 @@ class Bench:
         return True
 
     def start(self, words: list[str]) -> subprocess.Popen[str]:
-        """``runner`` in a process of its own."""
+        """Start ``runner`` as a process."""
         return subprocess.Popen(
             [sys.executable, "-m", "runner", *words, "--json"],
             cwd=self.checkout,
@@ -186,53 +184,53 @@ class Bench:
             text=True,
         )
 
-    def look_at(self, direction: str) -> None:
-        """Every file that has its name is the right one."""
+    def verify_direction(self, direction: str) -> None:
+        """Verify the files that the direction writes."""
         if direction == "push":
-            self.look(self.standin.volume_path(f"{PREFIX}data") / "corpus")
+            self.verify(self.standin.volume_path(f"{PREFIX}data") / "corpus")
         else:
-            self.look(self.checkout / "volumes/data/corpus")
+            self.verify(self.checkout / "volumes/data/corpus")
 
-    def look(self, folder: Path, whole: bool = False) -> None:
-        """Hash what is in ``folder``; with ``whole`` all must be there."""
-        self.result.looks += 1
+    def verify(self, folder: Path, complete: bool = False) -> None:
+        """Hash the files in ``folder``; with ``complete``, none may be missing."""
+        self.result.verifications += 1
         for name, expected in self.sums.items():
             path = folder / name
             if not path.exists():
-                if whole:
-                    self.result.unnamed.append(f"{name} is missing in the end")
+                if complete:
+                    self.result.unnamed.append(f"{name} is missing at the end")
             elif (path.stat().st_size, sha256(path)) != expected:
                 self.result.corrupt.append(str(path))
         known = {*self.sums}
         for path in folder.rglob("*") if folder.exists() else ():
             name = path.relative_to(folder).as_posix()
             if path.is_file() and name not in known and not path.name.startswith("."):
-                self.result.corrupt.append(f"{path} was never there")
+                self.result.corrupt.append(f"{path} was never pushed")
 
     def check_missing(self, direction: str, code: int, out: str, errors: str) -> None:
-        """A process that ended with 1 has to have named every file that is missing."""
+        """Check that a failed process named every missing file."""
         self.result.ended_incomplete += 1
         if code != 1:
-            raise RuntimeError(f"{direction} ended {code}: {errors[-3000:]}")
+            raise RuntimeError(f"{direction}: exit status {code}: {errors[-3000:]}")
         try:
             named = {item["path"] for item in json.loads(out)["missing"]}
         except ValueError:
             if "error: " not in errors:
-                self.result.unnamed.append(f"{direction} ended 1 without a word")
+                self.result.unnamed.append(f"{direction} failed without an error message")
             return
-        there = (
+        target = (
             self.standin.volume_path(f"{PREFIX}data")
             if direction == "push"
             else self.checkout / "volumes/data"
         )
-        lost = {f"corpus/{name}" for name in self.sums if not (there / "corpus" / name).exists()}
+        lost = {f"corpus/{name}" for name in self.sums if not (target / "corpus" / name).exists()}
         self.result.unnamed += sorted(lost - named)
 
 
 def write_corpus(
     folder: Path, size: int, files: int, rng: random.Random
 ) -> dict[str, tuple[int, str]]:
-    """Files of many sizes, some of several blocks, some empty, some that end in zeros: bytes and SHA-256."""
+    """Write files of many sizes, some empty or zero-padded; return their sizes and SHA-256."""
     weights = [rng.paretovariate(1.2) for _ in range(files)]
     weights = [min(weight, sum(weights) * 0.05) for weight in weights]
     total = sum(weights)
@@ -251,26 +249,24 @@ def write_corpus(
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--megabytes", type=int, default=1000, help="of 1,000,000 bytes")
+    parser.add_argument("--megabytes", type=int, default=1000, help="corpus size (1000)")
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="transfer_faults_") as folder:
-        bench = Bench(
-            Path(folder), given.megabytes * 1_000_000, given.files, given.faults, given.seed
-        )
-        result = bench.run()
+        size = given.megabytes * 1_000_000
+        result = TransferTest(Path(folder), size, given.files, given.faults, given.seed).run()
     print(json.dumps({**vars(given), **vars(result), "sound": result.is_sound}, indent=2))
     return 0 if result.is_sound else 1
 

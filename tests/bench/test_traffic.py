@@ -1,4 +1,4 @@
-"""The bytes that a compiled step moves, counted without a GPU."""
+"""Bytes that a compiled step moves, counted without a GPU."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ class Loss(nn.Module):
 
 
 @pytest.mark.slow
-def test_the_loss_moves_each_logit_no_more_often_than_it_must() -> None:
-    """Written by the product, read for the maximum, the sum and the gradient, which is written and read by two products:
-    14 bytes in bfloat16, and 0.8 for the rest. Scattered, one-hot targets would add 10: the gradient in float32."""
+def test_the_loss_moves_each_logit_at_most_as_often_as_needed() -> None:
+    """Allow for each logit only the passes that the loss needs.
+
+    The product writes it, three passes read it (maximum, sum, gradient), and the gradient is
+    written once and read by two products: 14 bytes in bfloat16, plus 0.8 for everything else.
+    Scattering one-hot targets would add 10 bytes, for a gradient in float32.
+    """
     moved = traffic(Loss(), torch.randn(TOKENS, WIDTH), torch.randint(0, ROWS, (TOKENS,)))
-    bytes_a_logit = sum(sum(kernels.values()) for kernels in moved.values()) / (TOKENS * ROWS)
-    print(f"{bytes_a_logit:.1f} bytes a logit")
-    assert bytes_a_logit < 17
+    bytes_per_logit = sum(sum(kernels.values()) for kernels in moved.values()) / (TOKENS * ROWS)
+    print(f"{bytes_per_logit:.1f} bytes per logit")
+    assert bytes_per_logit < 17

@@ -1,14 +1,14 @@
-"""The measurement of bench/transfer_faults.py, at a twenty-fifth of its size."""
+"""bench/transfer_faults.py at a twenty-fifth of its size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bench.transfer_faults import Bench
+from bench.transfer_faults import TransferTest
 
 
 def test_forty_faults_leave_no_corrupt_file_and_nothing_unsaid(tmp_path: Path) -> None:
-    result = Bench(tmp_path, size=40_000_000, files=200, faults=40, seed=3, wait=False).run()
+    result = TransferTest(tmp_path, size=40_000_000, files=200, faults=40, seed=3, wait=False).run()
     assert result.corrupt == []
     assert result.unnamed == []
     assert result.ended_incomplete >= 1

@@ -1,6 +1,8 @@
-"""python whole_script.py SCRIPT [ARGUMENTS ...]: run a script as it is, then print the process's peak memory.
+"""Run a script unchanged, then print the peak memory of the process.
 
-For trainers that do not say it themselves. Imports torch only if the script did.
+    python peak_memory.py SCRIPT [ARGUMENTS ...]
+
+For trainers that do not report it themselves. Imports torch only if the script did.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A GPT-2 of Hugging Face's transformers as one trains it by hand: AdamW, autocast, torch.compile.
+"""Train transformers' GPT-2 as a typical hand-written loop does: AdamW, autocast, torch.compile.
 
-Started by bench/contenders/hugging_face.py, with its orders as JSON.
+Started by bench/trainers.py as a process, with its orders as JSON.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench.drivers.loop import Orders, cosine, train
+from bench.baselines.training_loop import Orders, cosine, train
 
 
 def main() -> None:
-    """Build, compile on CUDA, train."""
-    orders = Orders.given()
+    """Build the network, compile it on CUDA, and train."""
+    orders = Orders.from_argv()
     cuda = orders.device == "cuda"
     torch.manual_seed(orders.seed)
     torch.set_float32_matmul_precision("high")
@@ -57,13 +57,8 @@ def main() -> None:
     def autocast() -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext()
 
-    train(
-        orders,
-        network,
-        torch.compile(loss_of, dynamic=False) if cuda else loss_of,
-        step_optimizer,
-        autocast,
-    )
+    forward = torch.compile(loss_of, dynamic=False) if cuda else loss_of
+    train(orders, network, forward, step_optimizer, autocast)
 
 
 if __name__ == "__main__":

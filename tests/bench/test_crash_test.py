@@ -1,4 +1,4 @@
-"""bench/kills.py at a tenth of its size: the run survives, and the bench would see it if it did not."""
+"""bench/crash_test.py at a tenth of its size: runs survive, and it detects each difference."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.kills import Kills, differences
-from bench.moments import RUN
+from bench.crash_test import CrashTest, differences
+from bench.kill_points import RUN
 from job.paths import VolumePaths
 
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    outcome = Kills(tmp_path, seed=1).kill(
-        10
-    )  # its first moments wait for signs of the preparation
+    outcome = CrashTest(tmp_path, seed=1).kill(10)  # its first points are in the preparation
     assert outcome.kills == 10
     assert outcome.differences == []
-    assert len(outcome.found) >= 3  # they struck in several places
+    assert len(outcome.states) >= 3  # the kills hit several states
 
-    # One bit of the weights, one step's loss, and a step logged twice: each is seen.
-    one, other = tmp_path / "unbroken_plain", tmp_path / "unbroken_again_plain"
+    # One bit of the weights, one step's loss, and a step logged twice: each is a difference.
+    one, other = tmp_path / "twin_plain", tmp_path / "twin_again_plain"
     run = VolumePaths.under(other).run(RUN)
     weights = run / "step_00000060" / "model.safetensors"
     content = bytearray(weights.read_bytes())

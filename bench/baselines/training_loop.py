@@ -1,7 +1,7 @@
-"""The loop that drives a peer's network and optimizer: the same windows as ours, timed step by step.
+"""A training loop for a baseline's network and optimizer, with the batches that ours gets.
 
-It gives a peer what its own trainer would: batches gathered from memory and copied from pinned pages, one
-synchronisation a step.
+It is as fast as the baseline's own: batches come from memory through pinned pages, and the GPU is
+synchronized once a step.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from corpus.shards import TokenStream
 
 @dataclass(frozen=True)
 class Orders:
-    """What a driver is told, as JSON in its one argument. ``lr``: None for the peer's own."""
+    """What to train, passed as JSON in one argument. ``lr`` None: the baseline's own rate."""
 
     data: str
     device: str
     steps: int
-    sequences: int  # in a step
+    sequences: int  # per step
     micro_batch: int
     block_size: int
     n_layer: int
@@ -46,8 +46,8 @@ class Orders:
     checkout: str
 
     @classmethod
-    def given(cls) -> Orders:
-        """From the command line."""
+    def from_argv(cls) -> Orders:
+        """Parse the command line's only argument."""
         return cls(**json.loads(sys.argv[1]))
 
 
@@ -60,9 +60,12 @@ def train(
     loss_of: Loss,
     step_optimizer: Callable[[int], None],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    **more: Any,
+    **extra: Any,
 ) -> None:
-    """Train and tell. ``loss_of`` is the compiled forward pass, ``step_optimizer(step)`` sets rates and steps."""
+    """Train, and print a JSON line for each step and a final one.
+
+    ``loss_of`` is the (compiled) forward pass; ``step_optimizer(step)`` sets the rates and steps.
+    """
     block, device = orders.block_size, torch.device(orders.device)
     stream = TokenStream(Path(orders.data), "train")
     order = BatchOrder(len(stream), block, orders.sequences, orders.seed)
@@ -83,9 +86,10 @@ def train(
             total += loss.detach()
         step_optimizer(step)
         network.zero_grad(set_to_none=True)
-        value = total.item()  # waits for the step
+        value = total.item()  # synchronizes with the GPU
         now = time.perf_counter()
-        print(json.dumps({"step": step + 1, "seconds": now - clock, "loss": value}), flush=True)
+        line = {"step": step + 1, "seconds": now - clock, "loss": value}
+        print(json.dumps(line), flush=True)
         clock = now
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
@@ -94,7 +98,8 @@ def train(
     if orders.val_tokens is not None:
         val = TokenStream(Path(orders.data), "val")
         val_loss = evaluate(orders, network, loss_of, autocast, val, _batches(val, block, device))
-    print(json.dumps({"peak_memory_bytes": peak, "val_loss": val_loss, **more}), flush=True)
+    last_line = {"peak_memory_bytes": peak, "val_loss": val_loss, **extra}
+    print(json.dumps(last_line), flush=True)
 
 
 @torch.no_grad()
@@ -106,7 +111,7 @@ def evaluate(
     val: TokenStream,
     take: Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]],
 ) -> float:
-    """The mean loss over the first windows of the validation set, side by side."""
+    """Return the mean loss over the first windows of the validation set."""
     network.eval()
     count = (len(val) - 1) // orders.block_size
     if orders.val_tokens is not None and orders.val_tokens >= 0:
@@ -133,7 +138,7 @@ def _batches(
 
 
 def cosine(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over a tenth of the steps, 100 at most, then a cosine to a tenth of the peak."""
+    """Return the rate: linear warm-up for a tenth of the steps (at most 100), then a cosine."""
     warmup = min(100, steps // 10)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)

@@ -1,8 +1,9 @@
-"""What a look at a long run costs: bytes read, requests to Modal, memory.
+"""Measure what reading a long run's metrics costs: bytes, requests to Modal, memory.
 
-    python -m bench.looking [--steps 100000]
+    python -m bench.read_cost [--steps 100000]
 
-A run of so many steps lies on a volume of the stand-in for Modal, then it logs ten steps more.
+Writes a run of that many steps to a volume of the fake Modal server, reads it, appends ten steps
+and reads again.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from tests.runner.fake_run import metrics
 STATE = RunInfo("long", "train", "cloud", "running", alive=True)
 
 
-class Counted:
-    """Files, and the bytes that were read of them."""
+class CountingFiles:
+    """Volume files that count the bytes read from them."""
 
     def __init__(self, files: VolumeFiles) -> None:
         self.inner = files
@@ -45,13 +46,13 @@ class Counted:
         return self.inner.entries(path)
 
 
-class Place:
-    """As much of a target as a reader asks for."""
+class FakeTarget:
+    """The part of a target that a reader uses."""
 
     def __init__(self, files: VolumeFiles) -> None:
-        self.counted = Counted(files)
+        self.counted = CountingFiles(files)
 
-    def files(self, volume: str) -> Counted:
+    def files(self, volume: str) -> CountingFiles:
         return self.counted
 
     def state(self, run: str) -> RunInfo:
@@ -70,25 +71,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as state, ModalStandin(state) as modal, modal.active():
         open_volume("checkpoints", os.environ)
         folder = modal.volume_path(modal_name("checkpoints", os.environ)) / "long"
-        write(folder, steps)
+        write_run(folder, steps)
         for name, files in (
-            ("a folder of this machine", LocalVolume(folder.parent)),
-            ("a volume on the stand-in", open_files("checkpoints", os.environ)),
+            ("local folder", LocalVolume(folder.parent)),
+            ("fake Modal volume", open_files("checkpoints", os.environ)),
         ):
-            place = Place(files)
-            reader = Reader("long", place)
-            looked(f"{name}, first look", place, modal, reader.look_at_all)
+            target = FakeTarget(files)
+            reader = Reader("long", target)
+            report(f"{name}, first read", target, modal, reader.look_at_all)
             with (folder / "metrics.jsonl").open("a") as file:
                 lines = metrics(steps + 10, evaluate_every=1000).splitlines(keepends=True)[-10:]
                 file.writelines(lines)
-            looked(f"{name}, ten steps later", place, modal, reader.look)
+            report(f"{name}, ten steps later", target, modal, reader.look)
         tracemalloc.start()
-        reader = Reader("long", Place(LocalVolume(folder.parent)))
+        reader = Reader("long", FakeTarget(LocalVolume(folder.parent)))
         reader.look_at_all()
         print(f"memory held: {tracemalloc.get_traced_memory()[0] / 1e6:.1f} MB")
 
 
-def write(folder: Path, steps: int) -> None:
+def write_run(folder: Path, steps: int) -> None:
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "step_00000001.txt").write_text("def f")
     (folder / "metrics.jsonl").write_text(metrics(steps, evaluate_every=1000))
@@ -97,20 +98,20 @@ def write(folder: Path, steps: int) -> None:
     (folder / "recipe.yaml").write_text("train: {lr: 0.001}\n")
 
 
-def looked(what: str, place: Place, modal: ModalStandin, look: Callable[[], object]) -> None:
-    """Look, and print what that took."""
-    place.counted.bytes = 0
+def report(what: str, target: FakeTarget, modal: ModalStandin, read: Callable[[], object]) -> None:
+    """Read once, and print the bytes, requests and seconds."""
+    target.counted.bytes = 0
     before, blocks = Counter(names(modal)), len(modal.http_requests())
-    began = time.perf_counter()
-    look()
-    seconds = time.perf_counter() - began
-    asked = Counter(names(modal)) - before
-    asked["block over HTTP"] = len(modal.http_requests()) - blocks
-    print(f"{what}: {place.counted.bytes:,} bytes, {dict(+asked)}, {seconds:.2f} s")
+    started = time.perf_counter()
+    read()
+    seconds = time.perf_counter() - started
+    requests = Counter(names(modal)) - before
+    requests["block over HTTP"] = len(modal.http_requests()) - blocks
+    print(f"{what}: {target.counted.bytes:,} bytes, {dict(+requests)}, {seconds:.2f} s")
 
 
 def names(modal: ModalStandin) -> list[str]:
-    """The requests so far, by name."""
+    """Return the names of the volume requests so far."""
     return [request.rpc for request in modal.recorded() if request.rpc.startswith("Volume")]
 
 

@@ -1,7 +1,7 @@
-"""nanochat's network and optimizer from its checkout, trained with the settings of its scripts/base_train.py.
+"""Train nanochat's network and optimizer with the settings of its scripts/base_train.py.
 
-Started by bench/contenders/nanochat.py, with its orders as JSON. ``lr`` is a factor on all of its rates. Where
-FlashAttention 3 is not there it takes full attention in all layers, which nanochat itself recommends then.
+Started by bench/trainers.py as a process, with its orders as JSON. ``lr`` scales all of its
+learning rates. Without FlashAttention 3 all layers attend fully, as nanochat recommends.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import sys
 
 import torch
 
-from bench.drivers.loop import Orders, train
+from bench.baselines.training_loop import Orders, train
 
 HEAD_SIZE = 128
-REFERENCE_TOKENS = 2**19  # a step for which its rates were tuned
-TOKENS_PER_PARAMETER = 12  # of its default plan
+REFERENCE_TOKENS = 2**19  # tokens in a step of the size that its rates were tuned for
+TOKENS_PER_PARAMETER = 12  # nanochat's default training length
 
 
 def main() -> None:
-    """Build, compile, train."""
-    orders = Orders.given()
+    """Build the network, compile it, and train."""
+    orders = Orders.from_argv()
     sys.path.insert(0, orders.checkout)
     from nanochat.flash_attention import USE_FA3  # type: ignore[import-not-found]
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
@@ -45,7 +45,7 @@ def main() -> None:
     compiled = torch.compile(network, dynamic=False)
     batch_ratio = orders.sequences * orders.block_size / REFERENCE_TOKENS
     scale = math.sqrt(batch_ratio) * (orders.lr or 1.0)
-    # Its plan trains so many tokens; decay is scaled by how far a run falls short of or exceeds that.
+    # nanochat scales its weight decay down for runs longer than its default length.
     counts = network.num_scaling_params()
     planned = TOKENS_PER_PARAMETER * (counts["transformer_matrices"] + counts["lm_head"])
     tokens = max(orders.steps * orders.sequences * orders.block_size, 1)
@@ -73,7 +73,10 @@ def main() -> None:
 
 
 def schedule(step: int, steps: int) -> tuple[float, float]:
-    """Its factor on the rates and Muon's momentum: 40 steps up, a plateau, the last 65 % down to a twentieth."""
+    """Return the factor on the learning rates, and Muon's momentum.
+
+    The rates rise for 40 steps, stay, and fall to a twentieth over the last 65 % of the steps.
+    """
     down = round(0.65 * steps)
     left = (steps - step) / max(1, down)
     rate = min((step + 1) / 40, 1.0)

@@ -1,0 +1,1 @@
+"""Other projects' trainers, measured on the same tokens as ours."""
