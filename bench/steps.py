@@ -36,6 +36,7 @@ from model import device as devices
 from model.batches import TokenBatches
 from model.distributed import World
 from model.gpt import GPT
+from model.loss import pick_loss
 from model.optim import make_optimizers
 
 SAME_AS_NANOGPT = (
@@ -76,6 +77,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     ours = GPT(recipe.model, setup.padded_vocab_size)
     copy_weights(theirs, ours)
     ours.loss_chunk = config.loss_chunk
+    ours.chunk_loss = pick_loss(device, ours.softcap)
     on_cpu = device.type == "cpu"
     if compiled and on_cpu:  # as model/step.py does
         for block in ours.h:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from job.recipe import ModelConfig
 from job.schedules import short_blocks, tokens_seen
 from model.attention import KVCache, LayerCache, Mask, attend, attention_mask
-from model.loss import chunked_cross_entropy, cross_entropy, softcap
+from model.loss import ChunkLoss, chunked_cross_entropy, cross_entropy, exact_loss, softcap
 
 ROTARY_BASE = 10_000.0
 # Gemma 2 and modded-nanogpt cap the logits, so that no token's score grows without bound early in
@@ -193,8 +193,9 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        # StepRunner sets these two from TrainConfig.
+        # StepRunner sets these from TrainConfig.
         self.loss_chunk: int | None = None
+        self.chunk_loss: ChunkLoss = exact_loss
         self.activation_checkpointing = False
         self.short = short_blocks(config)
         self.set_attention_window(config.window_size)
@@ -296,7 +297,7 @@ class GPT(nn.Module):
         given = (x_ND, self.head, targets_N, self.softcap, IGNORE_INDEX)
         if self.loss_chunk is None:
             return cross_entropy(*given)
-        return chunked_cross_entropy(*given, self.loss_chunk)
+        return chunked_cross_entropy(*given, self.loss_chunk, self.chunk_loss)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for ``batch`` sequences of up to ``length`` positions."""

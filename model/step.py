@@ -28,6 +28,7 @@ from model.attention import block_mask
 from model.batches import TokenBatches
 from model.distributed import World, full_tensor, replicate, set_gradient_exchange, shard
 from model.gpt import GPT, Attention
+from model.loss import pick_loss
 from model.optim import make_optimizers
 
 
@@ -63,6 +64,7 @@ class StepRunner:
         self.grad_accum_steps = recipe.sequences_per_step // world.size // self.micro_batch
         self.network = network.to(device)
         network.loss_chunk = self.config.loss_chunk
+        network.chunk_loss = pick_loss(device, network.softcap)
         network.activation_checkpointing = self.config.activation_checkpointing
         for module in network.modules():
             if isinstance(module, Attention):

@@ -11,7 +11,16 @@ from job.exit_status import UserError
 from job.paths import CONFIGS
 from job.recipe import ModelConfig, load
 from model.attention import KERNEL_ORDERS, attend, attention_mask, block_mask
-from model.gpt import GPT, IGNORE_INDEX, SquaredReLU
+from model.gpt import (
+    GPT,
+    IGNORE_INDEX,
+    Rotary,
+    SquaredReLU,
+    _qk_norm,
+    gelu,
+    rms_norm,
+    sigmoid_gelu,
+)
 from model.hugging_face import export, read_weights
 
 
@@ -280,6 +289,46 @@ def test_squared_relu_has_the_gradient_of_its_formula() -> None:
     x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     assert torch.equal(SquaredReLU.apply(x), x.relu().square())
     assert torch.autograd.gradcheck(SquaredReLU.apply, x)
+
+
+class OnGpu(torch.Tensor):
+    """A CPU tensor that claims to be on a GPU."""
+
+    is_cuda = True
+
+
+def test_queries_and_keys_are_normalized_first_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    rotary, qk = Rotary(head_size=8, block_size=16), torch.randn(2, 16, 2, 3, 8)
+    rotary.register_forward_hook(lambda *_: order.append("rotate"))
+    monkeypatch.setattr("model.gpt.rms_norm", lambda x: (order.append("norm"), rms_norm(x))[1])
+    on_cpu, on_gpu = _qk_norm(qk, rotary, 0), _qk_norm(qk.as_subclass(OnGpu), rotary, 0)
+    assert order == ["rotate", "norm", "norm", "rotate"]
+    assert torch.allclose(on_cpu, on_gpu, atol=1e-6)
+    assert not torch.allclose(on_cpu[:, :1], on_cpu[:, 1:2])
+
+
+def test_a_norm_keeps_the_dtype_where_autocast_runs_it_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    norm = torch.nn.functional.rms_norm
+    monkeypatch.setattr(torch.nn.functional, "rms_norm", lambda x, shape: norm(x.float(), shape))
+    assert rms_norm(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_the_sigmoid_form_of_gelu_is_the_tanh_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-9, 9, 181, dtype=torch.float64, requires_grad=True)
+    results = []
+    for form in (sigmoid_gelu(x), torch.nn.functional.gelu(x, approximate="tanh")):
+        (grad,) = torch.autograd.grad(form.sum(), x)
+        results.append(torch.cat([form.detach(), grad]))
+    assert torch.allclose(*results, rtol=0, atol=1e-12)
+    calls: list[bool] = []
+    monkeypatch.setattr("model.gpt.sigmoid_gelu", lambda x: calls.append(x.is_cuda))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    gelu(x)
+    gelu(x.as_subclass(OnGpu))
+    assert calls == [True]
 
 
 @pytest.mark.parametrize("recipe", ["gpt2_124m", "gpt2_350m", "gpt2_774m", "gpt2_1558m"])

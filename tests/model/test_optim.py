@@ -72,3 +72,37 @@ def test_a_gradient_of_zeros_moves_nothing() -> None:
         p.grad.zero_()
     muon.step()
     assert all(torch.equal(p, b) for p, b in zip(matrices, before, strict=True))
+
+
+def test_compiled_muon_gives_the_same_and_a_new_rate_compiles_nothing() -> None:
+    """The rate changes at every step."""
+    settings = config(optimizer="muon", weight_decay=0.1)
+    weights, graphs = [], []
+
+    def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    for options in ({}, {"compiled": True, "backend": as_it_is}):
+        net = network("modern")
+        matrices = [p for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2]
+        muon = Muon(matrices, settings, World(), torch.float32, **options)  # type: ignore[arg-type]
+        compiled = []
+        for step in range(3):
+            net(ids(), ids().roll(-1, 1)).backward()
+            for group in muon.param_groups:
+                group["lr"] = 0.02 / (step + 1)
+            muon.step()
+            net.zero_grad()
+            compiled.append(len(graphs))
+        weights.append(torch.cat([p.detach().flatten() for p in matrices]))
+    # Three functions for each of four shapes.
+    assert compiled == [12, 12, 12]
+    assert torch.allclose(*weights, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_muon_is_compiled_if_the_network_is(compiled: bool) -> None:
+    _, muon = make_optimizers(network(), config(optimizer="muon"), CPU, World(), compiled)
+    assert isinstance(muon, Muon)
+    assert muon.compiled == compiled
