@@ -204,26 +204,21 @@ def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) 
 class LoggedStream(TextIOBase):
     """A text stream that also appends each line, with its time in UTC, to a log file.
 
-    A write never fails: a closed terminal or a full disk must not end the training.
+    The log is written as far as possible: a full disk must not end the training here.
     """
 
     def __init__(self, stream: TextIO, log: Path) -> None:
-        self.stream: TextIO | None = stream
-        self._log = log
+        self.stream = stream
         self._file = log.open("ab", buffering=0)  # buffered text would fail once more on close
         self._line = ""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a read-only property in the base too
-        return getattr(self.stream, "encoding", None) or "utf-8"
+        return self.stream.encoding
 
     def write(self, text: str) -> int:
         """Write ``text`` to the stream, and its complete lines to the log."""
-        try:
-            if self.stream is not None:
-                self.stream.write(self._encodable(text))
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            self._disconnect()
+        self.stream.write(text)
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._append(line)
@@ -231,18 +226,12 @@ class LoggedStream(TextIOBase):
 
     def flush(self) -> None:
         """Pass buffered text on to the reader of the stream."""
-        try:
-            if self.stream is not None:
-                self.stream.flush()
-        except (OSError, ValueError):
-            self._disconnect()
+        self.stream.flush()
 
     def isatty(self) -> bool:
-        return self.stream is not None and self.stream.isatty()
+        return self.stream.isatty()
 
     def fileno(self) -> int:
-        if self.stream is None:
-            raise OSError("the stream is closed")
         return self.stream.fileno()
 
     def close(self) -> None:
@@ -252,16 +241,6 @@ class LoggedStream(TextIOBase):
             self._line = ""
         self.flush()
         self._file.close()
-
-    def _disconnect(self) -> None:
-        """Send buffered text to the null device, or Python's last flush fails with status 120."""
-        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), self.fileno())
-        self.stream = None
-
-    def _encodable(self, text: str) -> str:
-        """Escape the characters that the terminal's encoding lacks."""
-        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def _append(self, line: str) -> None:
         # A progress bar returns to the start of its line: log its last state only.

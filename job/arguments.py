@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
@@ -101,30 +102,41 @@ def load_recipe(arguments: Namespace) -> Recipe:
 
 
 def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:
-    """The exit status of ``command``; a user's mistake is one line on stderr, with --debug a traceback too."""
-    stdout = BrokenPipeSafeStdout(sys.stdout)
+    """Run ``command`` and return its exit status; an error is one line, or with --debug a traceback."""
+    _open_missing_descriptors()
+    stdout, stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
+    with redirect_stdout(cast(TextIO, stdout)), redirect_stderr(cast(TextIO, stderr)):
+        status = _run(command, arguments)
+        stdout.flush()
+        if stdout.lost_output and status == ExitStatus.DONE:
+            say(f"error: stdout: {stdout.lost_output}; a part of the output is lost")
+            status = ExitStatus.ERROR
+        stderr.flush()
+    return status
+
+
+def _run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> ExitStatus:
     try:
-        with redirect_stdout(cast(TextIO, stdout)):
-            return command(arguments)
+        return command(arguments)
     except (RecipeError, UserError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        say(f"error: {in_words(error)}")
         if isinstance(error, UserError):
             return error.status
         return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR
     except Interrupted:
-        print("interrupted; type the same to go on", file=sys.stderr)
+        say("interrupted; run the same command to resume")
         return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     except Exception:
         if os.environ.get("WORLD_SIZE", "1") == "1":
             raise
-        traceback.print_exc()  # and then ``leave``: Python's own end would wait for the other processes, which wait for this
+        # Return, so that ``leave`` ends the process: Python's own exit would wait for the other
+        # processes, which wait for this one.
+        traceback.print_exc()
         return ExitStatus.ERROR
-    finally:
-        stdout.flush()
 
 
 def leave(status: int) -> NoReturn:
@@ -143,30 +155,54 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class BrokenPipeSafeStdout:
-    """``stream``, which never raises BrokenPipeError; all else of it is as it was."""
+class SafeStream:
+    """A standard stream whose writes never fail.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    A closed pipe or terminal, a full disk under a redirected output, or a narrow encoding must not
+    end a training. ``lost_output`` is the reason if output was lost that somebody may still read.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # Python has no stream for a descriptor that was closed at start, as `>&-` leaves it.
+        self._stream = stream or _open_null()
+        self.lost_output = ""
 
     def write(self, text: str) -> int:
+        """Write ``text``; escape the characters that the encoding lacks."""
         try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            self._give_up()
-            return len(text)
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            encoded = text.encode(error.encoding, "backslashreplace")
+            return self.write(encoded.decode(error.encoding))
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self._disconnect(error)
+        return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._give_up()
+        except (OSError, ValueError) as error:
+            self._disconnect(error)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
-    def _give_up(self) -> None:
-        """What Python still holds back, and all that follows, goes to the null device."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stream.fileno())
-        os.close(null)
+    def _disconnect(self, error: OSError | ValueError) -> None:
+        """Send buffered and later text to the null device: Python's last flush would fail too."""
+        if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO):
+            self.lost_output = self.lost_output or (error.strerror or str(error)).lower()
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), self._stream.fileno())
+            return
+        self._stream = _open_null()
+
+
+def _open_null() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _open_missing_descriptors() -> None:
+    """Point closed standard descriptors to the null device, before a file gets one of their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

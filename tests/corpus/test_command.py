@@ -123,7 +123,7 @@ def test_a_signal_ends_it_unfinished_and_the_same_goes_on(
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 101
-    assert err == "interrupted; type the same to go on\n"
+    assert err == "interrupted; run the same command to resume\n"
     done = subprocess.run(
         [*argv, "shard_tokens=1000000"], cwd=CHECKOUT, capture_output=True, text=True
     )
