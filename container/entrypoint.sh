@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# What every service of docker-compose.yml starts with: it becomes the user who owns the checkout, then
-# turns into the command. So what a job writes belongs to that user, whatever their uid, with no setting.
-# Where root owns the checkout (root's own clone, rootless Docker) or compose was told a user by
-# HOST_UID, there is nothing to change.
+# Entrypoint of every service in docker-compose.yml: switch to the owner of the checkout, then run
+# the command. So a job's files belong to that user, whatever their uid. If root owns the checkout
+# (root's own clone, rootless Docker) or HOST_UID names a user, there is nothing to switch.
 set -euo pipefail
 
 if [ "$#" -eq 0 ]; then
@@ -16,11 +15,11 @@ if [ "$(id -u)" -eq 0 ]; then
   uid=${user%:*} gid=${user#*:}
   if [ "$uid" -ne 0 ]; then
     as=(setpriv --reuid "$uid" --regid "$gid" --clear-groups --)
-    # Programs that look their user up by uid (the shell's prompt, git, torch) find one.
+    # For programs that look up their user by uid (the shell's prompt, git, torch).
     if ! getent passwd "$uid" >/dev/null; then
       echo "$LOGNAME:x:$uid:$gid::$HOME:/bin/bash" >>/etc/passwd
     fi
-    # A folder that was missing on the host was made by the engine, as root and empty.
+    # Docker creates a folder that is missing on the host, empty and owned by root.
     for volume in /vol/data /vol/checkpoints /vol/cache; do
       if [ "$(stat --format %u "$volume")" -eq 0 ] && [ -z "$(ls -A "$volume")" ]; then
         chown "$user" "$volume" || true
@@ -31,12 +30,13 @@ fi
 
 for volume in /vol/data /vol/checkpoints /vol/cache; do
   if ! "${as[@]}" test -w "$volume"; then
-    echo "warning: user $user can't write to ${volume/\/vol/volumes}; on the host, type: sudo chown -R $user volumes" >&2
+    echo "warning: user $user cannot write to ${volume/\/vol/volumes};" \
+      "on the host, run: sudo chown -R $user volumes" >&2
   fi
 done
 
 if ! cmp --silent /workspace/requirements.lock /opt/gpt-runner/requirements.lock; then
-  echo "warning: the image was built from another requirements.lock; to renew it, type: docker compose build" >&2
+  echo "warning: the image was built from another requirements.lock; run: docker compose build" >&2
 fi
 
 set -- "${as[@]}" "$@"

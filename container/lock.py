@@ -1,9 +1,9 @@
-"""Writes requirements.lock: every package of the image but torch and the CUDA parts that torch pins itself.
+"""Write requirements.lock: the image's packages, except torch and the packages that torch pins.
 
-    make lock                   add what pyproject.toml now asks for, keep the other pins
-    make lock ARGS=--upgrade    take the newest release of everything
+    make lock                   add new requirements of pyproject.toml, keep all other pins
+    make lock ARGS=--upgrade    upgrade every package to its newest release
 
-pyproject.toml is the only list. Left out of it: what the runner alone needs, which never starts in a container.
+pyproject.toml is the only list. Packages that only the runner needs are omitted.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ LOCK = CHECKOUT / "requirements.lock"
 
 RUNNER_ONLY = {"click", "modal", "pathspec"}
 EXTRAS = ("train", "wandb")
-# From the extra `dev`, so that `docker compose run test` can run the trainer's tests.
+# Packages of the extra `dev` for the trainer's tests (`docker compose run test`).
 FROM_DEV = {"pytest", "pytest-timeout"}
 
-# The Dockerfile installs torch first, as a layer of its own; torch pins these to exact versions, and
-# which of them there are depends on the build that pip found (CPU or CUDA).
+# The Dockerfile installs torch in a layer of its own. torch pins these packages exactly, and their
+# set depends on its build (CPU or CUDA).
 TORCH_LAYER = re.compile(r"^(torch|triton|nvidia-(?!ml-py).*|cuda-.*)$")
 
 HEADER = """\
-# What the image holds besides torch: exact versions, with the hashes of every file of each release.
-# Made from pyproject.toml by uv; remake it with
-#     make lock
+# Packages of the image besides torch, at exact versions with hashes.
+# Generated from pyproject.toml by uv; to update it: make lock
 """
 
 
 def name_of(requirement: str) -> str:
-    """``Jinja2[i18n]>=3.1`` → ``jinja2``."""
+    """Return the normalized name: ``Jinja2[i18n]>=3.1`` → ``jinja2``."""
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
     if match is None:
         raise ValueError(f"not a requirement: {requirement!r}")
@@ -42,7 +41,7 @@ def name_of(requirement: str) -> str:
 
 
 def image_requirements(pyproject: Path = CHECKOUT / "pyproject.toml") -> list[str]:
-    """What the image must hold, as pyproject.toml states it, torch included."""
+    """Return the requirements of the image, including torch."""
     project = tomllib.loads(pyproject.read_text())["project"]
     extras = project["optional-dependencies"]
     return [
@@ -53,7 +52,7 @@ def image_requirements(pyproject: Path = CHECKOUT / "pyproject.toml") -> list[st
 
 
 def uv_compile(*options: str) -> str:
-    """Run ``uv pip compile`` for the image's platform; returns what it prints."""
+    """Run ``uv pip compile`` for the image's platform and return its output."""
     command = [
         *(
             "uv",
@@ -75,11 +74,11 @@ def uv_compile(*options: str) -> str:
 
 def main(options: list[str]) -> None:
     pinned = map(name_of, uv_compile(*options).splitlines())
-    left_out = [f"--no-emit-package={name}" for name in pinned if TORCH_LAYER.match(name)]
+    omitted = [f"--no-emit-package={name}" for name in pinned if TORCH_LAYER.match(name)]
     if not LOCK.exists():
         LOCK.touch()
-    # Given as --output-file, the lock that is there is also where uv finds the pins to keep.
-    uv_compile("--generate-hashes", "--output-file", str(LOCK), *left_out, *options)
+    # With --output-file, uv also reads the existing lock and keeps its pins.
+    uv_compile("--generate-hashes", "--output-file", str(LOCK), *omitted, *options)
     LOCK.write_text(HEADER + LOCK.read_text())
 
 

@@ -79,8 +79,8 @@ _KEPT = {
     ),
 }
 
-# torch.compile fuses the loss. By torch's allocator on a GPU that was played (docs/log.md), bytes a logit: at once 2.0, the
-# gradient in the logits' place; in chunks 3.8, both side by side.
+# torch.compile fuses the loss. Bytes per logit by torch's allocator on a fake CUDA device: 2.0 for
+# the whole loss (the gradient replaces the logits), 3.8 in chunks (both exist at once).
 _COMPILED_LOGIT, _COMPILED_CHUNKED = 2.1, 4.0
 
 # Muon works on all matrices of one shape at once; bytes for each number of the largest stack, two hidden layers' wide.

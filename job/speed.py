@@ -77,9 +77,10 @@ def remembered(name: str, number_format: str, locations: VolumePaths) -> float |
         return None
 
 
-# The FLOPs of a recipe from which on it pays. On 2 CPU cores compiling takes 20-40 s and then saves a third of each
-# step: 10 minutes there (docs/log.md). On an H200 it takes 40 to 60 s at 12 layers and 1e16 take 25 s compiled, about twice as
-# long uncompiled: an estimate, `bench/gpu.sh fourth` measures it.
+# FLOPs of a recipe from which compiling pays. On 2 CPU cores it takes 20 to 40 s and then saves a
+# third of each step; 1e14 FLOPs take 10 minutes there. On an H200 compiling 12 layers takes 40 to
+# 60 s, and 1e16 FLOPs take 25 s compiled, about twice as long uncompiled. The H200 figures are
+# estimates; `bench/gpu.sh fourth` measures them.
 PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 1e16}
 
 

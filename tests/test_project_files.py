@@ -302,7 +302,7 @@ class TestMakefile:
     @pytest.mark.parametrize(
         ("script", "message"),
         [
-            (None, "Python 3.11 to 3.14 is needed"),
+            (None, "no Python 3.11 to 3.14 found"),
             ('[ "$1" = -c ]', "sudo apt install python3-venv"),
         ],
         ids=["no Python", "Python without venv"],

@@ -27,7 +27,7 @@ def start(
 def shared(cli: CliContext, target: Target, plan: Plan, place: int, of: int) -> Plan:
     """The plan of one of ``of`` trials that share this machine: cores for each, GPUs in turn.
 
-    Without that, every process would take all cores: 60 ms a step became 286 to 1,249 ms (docs/log.md).
+    Otherwise every process would use all cores: a step of 60 ms took 286 to 1,249 ms.
     """
     if target.name == "cloud" or of < 2:
         return plan
