@@ -57,7 +57,7 @@ def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
     before, comma, last = typed.rpartition(",")
     name, colon, _ = last.upper().partition(":")
     if colon:
-        most = BY_NAME[name].most if name in BY_NAME else 0
+        most = BY_NAME[name].max_count if name in BY_NAME else 0
         known = [f"{name}:{number}" for number in (1, 2, 4, 8) if number <= most]
     else:
         known = list(BY_NAME)

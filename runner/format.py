@@ -29,14 +29,6 @@ def parse_dollars(text: str, option: str) -> float:
     return amount
 
 
-def rough_duration(span: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3.5 h, 2.1 d."""
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if span >= 1.5 * size or (unit != "d" and span >= size):
-            return f"{span / size:.3g} {unit}"
-    return f"{span:.3g} s"
-
-
 def sanitize(text: str | bytes) -> str:
     """The text with a mark for every character that is none to look at, but line feeds and tabs."""
     if isinstance(text, bytes):

@@ -50,8 +50,8 @@ def command(
     from job.recipe import load
     from runner.errors import usage
     from runner.launch.parse import classify_args, find_recipe
-    from runner.pricing.compare import ALL, compare_gpus, show_comparison, to_json
-    from runner.pricing.gpus import GpuRequest, parse_gpus
+    from runner.pricing.compare import compare_gpus, comparison_to_json, show_comparison
+    from runner.pricing.gpus import GPU_TYPES, GpuRequest, parse_gpus
     from runner.pricing.prices import BUILT_IN, current_prices
     from runner.project import find_checkout, recipes
 
@@ -66,12 +66,12 @@ def command(
     gpus = (
         [parse_gpus(word) for word in gpu.split(",")]
         if gpu
-        else [GpuRequest((name,)) for name in ALL]
+        else [GpuRequest((name,)) for name in GPU_TYPES]
     )
     prices = current_prices(checkout, cli.environ, _ask(cli) if live else BUILT_IN)
     rows = compare_gpus(recipe, gpus, prices, region)
     if as_json:
-        cli.json(to_json(recipe, rows, prices))
+        cli.json(comparison_to_json(recipe, rows, prices))
     else:
         show_comparison(recipe, rows, prices, cli)
     return ExitStatus.DONE

@@ -1,1 +1,1 @@
-"""What Modal rents, what it costs, and what a run will take of it."""
+"""GPUs that Modal rents, their prices, and estimates of what a run takes."""

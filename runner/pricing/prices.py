@@ -1,7 +1,4 @@
-"""What an hour costs on Modal, in US dollars: a dated table, without any look at the network.
-
-A file of the user's replaces lines of it: runner/pricing/prices.py.
-"""
+"""Prices on Modal in US dollars per hour: a dated table, the user's own file, Modal's live rates."""
 
 from __future__ import annotations
 
@@ -15,27 +12,21 @@ from pathlib import Path
 
 from job.recipe_loader import Source, read_yaml
 from runner.errors import usage
-from runner.pricing.gpus import ALIASES, BY_NAME, GpuRequest, guess
-
-PER_CORE = 0.0000131 * 3600  # a physical core, an hour
-
-PER_GIB = 0.00000222 * 3600  # a GiB of memory, an hour
+from runner.pricing.gpus import ALIASES, BY_NAME, GpuRequest, suggest_gpu
 
 TABLE = {
-    **{name: kind.dollars for name, kind in BY_NAME.items()},
-    "CPU": PER_CORE,
-    "MEMORY": PER_GIB,
+    **{name: gpu_type.usd_per_hour for name, gpu_type in BY_NAME.items()},
+    "CPU": 0.0000131 * 3600,  # a physical core
+    "MEMORY": 0.00000222 * 3600,  # a GiB
 }
 
-BROAD, NARROW = (
-    1.15,
-    1.75,
-)  # factors of a chosen region: a continent (us, eu), or a part of one (us-east)
+# Price factors of a chosen region: a continent (us, eu), or a part of one (us-east).
+BROAD_REGION, NARROW_REGION = 1.15, 1.75
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Dollars an hour by GPU, CPU (a core) and MEMORY (a GiB), and where they are from, with the date."""
+    """Dollars per hour by GPU type, CPU (a core) and MEMORY (a GiB), with their dated source."""
 
     table: Mapping[str, float] = field(default_factory=lambda: TABLE)
     source: str = "Modal's prices of autumn 2026"  # modal.com/pricing
@@ -46,19 +37,19 @@ BUILT_IN = Prices()
 
 @dataclass(frozen=True)
 class RentedMachine:
-    """What one container asks for."""
+    """The resources that one container asks for."""
 
     gpus: GpuRequest
     cores: float
     memory_gib: float
 
 
-def per_hour(
+def usd_per_hour(
     machine: RentedMachine, nodes: int = 1, region: str | None = None, prices: Prices = BUILT_IN
 ) -> dict[str, float]:
-    """GPU's name → dollars an hour for all ``nodes`` with it; the key is '' for a machine without.
+    """Return the price of all ``nodes`` by GPU type; the key is '' for a machine without a GPU.
 
-    The cores and the memory are those asked for: a container that uses more pays more for them.
+    Counts the cores and memory asked for: Modal bills a container that uses more for more.
     """
     table = prices.table
     rest = machine.cores * table["CPU"] + machine.memory_gib * table["MEMORY"]
@@ -69,107 +60,111 @@ def per_hour(
 
 
 def region_factor(region: str | None) -> float:
-    """What a choice of regions multiplies the price by. Of several the dearest counts."""
+    """Return the price factor of a choice of regions: the highest of several."""
     if not region:
         return 1.0
-    return NARROW if any("-" in name for name in region.split(",")) else BROAD
+    return NARROW_REGION if any("-" in name for name in region.split(",")) else BROAD_REGION
 
 
-NAME = "prices.yaml"
-
-VARIABLE = "GPT_RUNNER_PRICES"
+PRICE_FILE = "prices.yaml"
+PRICE_FILE_VARIABLE = "GPT_RUNNER_PRICES"
 
 
 def current_prices(checkout: Path, environ: Mapping[str, str], base: Prices = BUILT_IN) -> Prices:
-    """The prices that count here; ``base`` is what the user's file replaces lines of. Raises RunnerError or
-    RecipeError, exit code 2, with the line that is wrong."""
+    """Return ``base`` with the lines of the user's price file, if there is one.
+
+    Raises RunnerError or RecipeError, exit code 2, naming the invalid line.
+    """
     path = find_price_file(checkout, environ)
     return base if path is None else read_price_file(path, base)
 
 
 def find_price_file(checkout: Path, environ: Mapping[str, str]) -> Path | None:
-    """The user's file; None where there is none. RunnerError where the variable names a file that is not there."""
-    if named := environ.get(VARIABLE):
+    """Return the user's price file, or None. Raises RunnerError if the variable names a missing one."""
+    if named := environ.get(PRICE_FILE_VARIABLE):
         path = Path(named).expanduser()
         if not path.is_file():
             raise usage(
-                f"{VARIABLE} names a file of prices, and {named} is none; write there: H100: 3.50"
+                f"{PRICE_FILE_VARIABLE}={named} is not a file; create it with lines like H100: 3.50"
             )
         return path
     config = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME') or '~'}/.config"
-    places = (checkout / NAME, Path(config).expanduser() / "gpt-runner" / NAME)
-    return next((path for path in places if path.is_file()), None)
+    candidates = (checkout / PRICE_FILE, Path(config).expanduser() / "gpt-runner" / PRICE_FILE)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def read_price_file(path: Path, base: Prices = BUILT_IN) -> Prices:
-    """``base`` with the lines of the file at ``path``."""
-    source = read_yaml(path, "a file of prices is a list of lines like `H100: 3.50`")
+    """Return ``base`` with the lines of the file at ``path``."""
+    source = read_yaml(path, "expected a mapping with lines like `H100: 3.50`")
     date = source.tree.pop("date", None)
     if date is not None and not isinstance(date, datetime.date):
-        raise usage(f"{source.where('date')}: date: {date!r} is no day; write 2026-11-20")
+        raise usage(f"{source.where('date')}: date: {date!r} is not a date; write 2026-11-20")
     own = {_name(name, source): _price(name, value, source) for name, value in source.tree.items()}
     day = f" of {date}" if date is not None else ", without a date"
-    kept = "" if own.keys() >= TABLE.keys() else f", else {base.source}"
-    return Prices({**base.table, **own}, f"{path}{day}{kept}")
+    rest = "" if own.keys() >= TABLE.keys() else f", else {base.source}"
+    return Prices({**base.table, **own}, f"{path}{day}{rest}")
 
 
 def _name(name: object, source: Source) -> str:
     text = str(name)
     if text.upper() not in TABLE:
-        raise usage(f"{source.where(text)}: Modal has no '{text}'{guess(text)}, CPU and MEMORY")
+        raise usage(
+            f"{source.where(text)}: unknown GPU type '{text}'{suggest_gpu(text)}, CPU and MEMORY"
+        )
     return text.upper()
 
 
 def _price(name: object, value: object, source: Source) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
         raise usage(
-            f"{source.where(str(name))}: {name}: {value!r} is no price; write dollars an hour, {name}: 3.50"
+            f"{source.where(str(name))}: {name}: {value!r} is not a price; write dollars per hour, "
+            f"{name}: 3.50"
         )
     return float(value)
 
 
-PATIENCE = 4.0  # seconds: a plan must not wait for a price that the table has too
+LIVE_PRICES_TIMEOUT_S = 4.0  # a plan must not wait long for prices that the table has too
 
-# A rate this many times our table's, or below it by that much, is per minute, per 8 GPUs, or of something else.
-FAR = 3.0
+# A rate further than this factor from the table is per minute, per 8 GPUs, or of another product.
+MAX_RATE_FACTOR = 3.0
 
-# Names of ours that Modal's rates call otherwise. Modal bills an alias as its kind.
-OTHERWISE = {"CPU": "cpu_hour_cost", "MEMORY": "mem_gib_hour_cost", "A10": "gpu_hour_cost_a10g"}
+# Names in Modal's rates that do not follow gpu_hour_cost_<type>. Modal bills an alias as its type.
+RATE_NAMES = {"CPU": "cpu_hour_cost", "MEMORY": "mem_gib_hour_cost", "A10": "gpu_hour_cost_a10g"}
 
 
 def live_prices() -> Prices | None:
-    """The table with what Modal says now; None where it does not answer in time, or names none of our GPUs."""
-    answer: list[dict[str, float]] = []
+    """Return the table with Modal's current rates; None if Modal gives none in time."""
+    rates: list[dict[str, float]] = []
 
-    def ask() -> None:
-        with suppress(
-            Exception
-        ):  # no token, no network, no such right in this workspace: the table does
-            answer.append(_ask())
+    def fetch() -> None:
+        with suppress(Exception):  # no token, network or permission: the table applies
+            rates.append(_fetch_rates())
 
-    # A daemon: a Modal that hangs holds up neither the plan nor the end of the process.
-    asking = threading.Thread(target=ask, name="rates", daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return from_rates(answer[0], datetime.date.today()) if answer else None
+    # A daemon thread, so that a Modal that hangs delays neither the plan nor the exit.
+    thread = threading.Thread(target=fetch, name="rates", daemon=True)
+    thread.start()
+    thread.join(LIVE_PRICES_TIMEOUT_S)
+    return prices_from_rates(rates[0], datetime.date.today()) if rates else None
 
 
-def from_rates(rates: Mapping[str, float], day: datetime.date) -> Prices | None:
-    """The table with the rates that are believed; None where there is none."""
+def prices_from_rates(rates: Mapping[str, float], day: datetime.date) -> Prices | None:
+    """Return the table with the plausible rates; None if no rate is plausible."""
     found = {}
     for name, listed in TABLE.items():
-        kind = ALIASES.get(name, name).lower().replace("-", "_")
-        rate = rates.get(OTHERWISE.get(name) or f"gpu_hour_cost_{kind}")
-        if rate is not None and math.isfinite(rate) and listed / FAR <= rate <= listed * FAR:
+        gpu_type = ALIASES.get(name, name).lower().replace("-", "_")
+        rate = rates.get(RATE_NAMES.get(name) or f"gpu_hour_cost_{gpu_type}")
+        if rate is None or not math.isfinite(rate):
+            continue
+        if listed / MAX_RATE_FACTOR <= rate <= listed * MAX_RATE_FACTOR:
             found[name] = rate
     if not found:
         return None
     missing = sorted(TABLE.keys() - found.keys())
-    rest = f"; {', '.join(missing)} by {Prices().source}" if missing else ""
+    rest = f"; {', '.join(missing)} from {BUILT_IN.source}" if missing else ""
     return Prices({**TABLE, **found}, f"Modal's rates for this account of {day}{rest}")
 
 
-def _ask() -> dict[str, float]:
+def _fetch_rates() -> dict[str, float]:
     from modal import Workspace
 
     return {name: float(rate) for name, rate in Workspace.from_context().billing.rates().items()}

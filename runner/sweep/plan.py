@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from job.format import duration
 from runner.console import CliContext
-from runner.format import dollars, rough_duration
+from runner.format import dollars
 from runner.plan import Plan
 from runner.planning.show import show_rows
 from runner.sweep.record import SweepRecord
@@ -103,7 +104,7 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
         for status in ("finished", "failed", "stopped", "unfinished", "running")
         if (count := record.count(status))
     )
-    hours = rough_duration(plan.seconds) if plan.seconds is not None else ""
+    hours = duration(plan.seconds) if plan.seconds is not None else ""
     about = f", {dollars(plan.dollars)}" if plan.dollars is not None else ""
     price = next((p.usd_per_hour for p in plan.plans if p.usd_per_hour is not None), None)
     spent = f", {dollars(record.spent)} spent" if record.spent else ""

@@ -85,7 +85,7 @@ def start(
     function = app.function(
         name=str(job["job"]),
         image=image,
-        gpu=options.gpus.each() or None,
+        gpu=options.gpus.modal_names() or None,
         cpu=options.machine.cores,
         memory=int(options.machine.memory_gib * 1024),
         volumes=volumes,

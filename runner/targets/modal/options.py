@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from job.format import duration
 from runner.errors import usage
-from runner.format import parse_dollars, parse_duration, rough_duration
+from runner.format import parse_dollars, parse_duration
 from runner.pricing.estimate import training_machine
 from runner.pricing.gpus import GpuRequest, parse_gpus
 from runner.pricing.prices import RentedMachine
@@ -134,7 +135,7 @@ def _parse_timeout(text: str) -> float:
     if seconds > LONGEST_RUN_S:
         raise usage(
             f"--timeout {text} is too long: a run on Modal lasts at most "
-            f"{rough_duration(LONGEST_RUN_S)} (11 attempts of 24 h); give that much, and continue "
+            f"{duration(LONGEST_RUN_S)} (11 attempts of 24 h); give that much, and continue "
             "with `runner resume`"
         )
     return seconds

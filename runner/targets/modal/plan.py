@@ -6,19 +6,20 @@ import json
 import math
 from dataclasses import dataclass, replace
 
+from job.format import duration
 from job.recipe import Recipe
 from runner.errors import usage
-from runner.format import dollars, rough_duration
+from runner.format import dollars
 from runner.plan import Plan, TargetState
 from runner.planning.plan import make_plan, with_notes
 from runner.pricing import prices
 from runner.pricing.estimate import (
-    fit,
-    fits,
+    describe_fit,
+    limit_warnings,
+    memory_fit,
     refuse_too_large,
-    smallest,
+    smallest_gpu,
     training_seconds,
-    warnings,
 )
 from runner.request import Request
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions
@@ -48,14 +49,14 @@ def modal_plan(
     table: prices.Prices = prices.BUILT_IN,
 ) -> Plan:
     """The plan of a launch in the cloud. ``table`` holds the prices. Raises RunnerError, exit code 2."""
-    hourly = prices.per_hour(options.machine, options.nodes, options.region, table)
+    hourly = prices.usd_per_hour(options.machine, options.nodes, options.region, table)
     _check(request, facts, options)
     request = _with_micro_batch(request, options)
     plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), facts)
     if options.nodes > 1:
         plan = replace(plan, command=_on_nodes(plan.command, options.nodes))
     first = prepares_first(request, facts, options)
-    without_gpu = prices.per_hour(WITHOUT_GPU, 1, options.region, table)[""]
+    without_gpu = prices.usd_per_hour(WITHOUT_GPU, 1, options.region, table)[""]
     plan = replace(
         plan,
         environment=(*plan.environment, *options.environment),
@@ -96,7 +97,7 @@ def _check(request: Request, facts: ModalState, options: ResolvedOptions) -> Non
     why, before = facts.reached or ("", 0.0)
     if facts.seconds >= options.timeout_s or (why == "timeout" and options.timeout_s <= before):
         raise usage(
-            f"run '{request.run}' has used {rough_duration(facts.seconds)} of its {rough_duration(options.timeout_s)}; "
+            f"run '{request.run}' has used {duration(facts.seconds)} of its {duration(options.timeout_s)}; "
             f"give it more: --timeout {math.ceil(2 * options.timeout_s / 3600)}h"
         )
     cap = options.max_cost
@@ -154,7 +155,7 @@ def _machine(options: ResolvedOptions) -> str:
 def _fit(request: Request, options: ResolvedOptions) -> str:
     if request.job.name != "train" or request.settings is None or not options.gpus.names:
         return ""
-    return fits(request.settings, options.gpus.names, options.gpus.count * options.nodes)
+    return describe_fit(request.settings, options.gpus.names, options.gpus.count * options.nodes)
 
 
 def _with_micro_batch(request: Request, options: ResolvedOptions) -> Request:
@@ -167,7 +168,9 @@ def _with_micro_batch(request: Request, options: ResolvedOptions) -> Request:
         or not names
     ):
         return request
-    chosen = fit(settings, smallest(names), options.gpus.count * options.nodes).micro_batch
+    chosen = memory_fit(
+        settings, smallest_gpu(names), options.gpus.count * options.nodes
+    ).micro_batch
     train = settings.train.model_copy(update={"micro_batch": chosen})
     kept = [word for word in request.overrides if not _sets_micro_batch(word)]
     return replace(
@@ -226,7 +229,7 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str
     if seconds is None:
         return ""
     spans = [
-        f"{rough_duration(span)}, {dollars(span / 3600 * hourly[name])}{f' on {name}' if len(seconds) > 1 else ''}"
+        f"{duration(span)}, {dollars(span / 3600 * hourly[name])}{f' on {name}' if len(seconds) > 1 else ''}"
         for name, span in seconds.items()
     ]
     return (
@@ -243,7 +246,9 @@ def _warning(
 ) -> str:
     if seconds is None or _is_trained(request, facts):
         return ""
-    return warnings(seconds, hourly, options.max_cost, options.timeout_s, facts.cost, facts.seconds)
+    return limit_warnings(
+        seconds, hourly, options.max_cost, options.timeout_s, facts.cost, facts.seconds
+    )
 
 
 def _cap(job: str, options: ResolvedOptions, facts: ModalState) -> str:
@@ -254,7 +259,7 @@ def _cap(job: str, options: ResolvedOptions, facts: ModalState) -> str:
     money = (
         f"{dollars(options.max_cost)}, then it {then}" if options.max_cost else "none in dollars"
     )
-    return f"{money}; {rough_duration(options.timeout_s)} over all attempts{spent}"
+    return f"{money}; {duration(options.timeout_s)} over all attempts{spent}"
 
 
 def _question(

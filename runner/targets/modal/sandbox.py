@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from job.format import duration
 from job.paths import VOLUMES
 from runner.console import CliContext, confirm
 from runner.errors import usage
-from runner.format import rough_duration
 from runner.pricing.gpus import GpuRequest, parse_gpus
-from runner.pricing.prices import Prices, RentedMachine, current_prices, per_hour
+from runner.pricing.prices import Prices, RentedMachine, current_prices, usd_per_hour
 from runner.signals import SIGNALS
 from runner.targets.modal import image as images
 from runner.targets.modal.app import NAME, build_log, explained
@@ -42,14 +42,18 @@ def shell_gpus(text: str | None) -> GpuRequest:
     """One type of GPU, or none: a sandbox takes no list. Raises RunnerError, exit code 2."""
     gpus = parse_gpus(text) if text else GpuRequest()
     if len(gpus.names) > 1:
-        raise usage(f"a shell takes one type of GPU, not {text}; write --gpu {gpus.each()[0]}")
+        raise usage(
+            f"a shell takes one type of GPU, not {text}; write --gpu {gpus.modal_names()[0]}"
+        )
     return gpus
 
 
 def price(gpus: GpuRequest, prices: Prices) -> float:
     """US dollars an hour."""
-    cores = sum(per_hour(RentedMachine(GpuRequest(), CORES, MEMORY_GIB), prices=prices).values())
-    alone = sum(per_hour(RentedMachine(gpus, 0.0, 0.0), prices=prices).values())
+    cores = sum(
+        usd_per_hour(RentedMachine(GpuRequest(), CORES, MEMORY_GIB), prices=prices).values()
+    )
+    alone = sum(usd_per_hour(RentedMachine(gpus, 0.0, 0.0), prices=prices).values())
     return alone + SANDBOX_FACTOR * cores
 
 
@@ -66,8 +70,8 @@ def run_shell(
             "a shell needs a terminal; give it a command: `runner shell --on cloud python -V`"
         )
     dollars = price(gpus, current_prices(checkout, cli.environ))
-    where = f"a sandbox of Modal with {gpus.each()[0] if gpus.names else 'no GPU'}"
-    ends = f"it ends when you leave it, or after {rough_duration(idle)} without a key"
+    where = f"a sandbox of Modal with {gpus.modal_names()[0] if gpus.names else 'no GPU'}"
+    ends = f"it ends when you leave it, or after {duration(idle)} without a key"
     if not confirm(
         cli,
         [f"{where}: about ${dollars:.2f} an hour; {ends}"],
@@ -86,7 +90,7 @@ def run_shell(
         sandbox = modal.Sandbox.create(
             app=modal.App.lookup(f"{NAME}-shell", create_if_missing=True),
             image=image,
-            gpu=gpus.each()[0] if gpus.names else None,
+            gpu=gpus.modal_names()[0] if gpus.names else None,
             cpu=CORES,
             memory=int(MEMORY_GIB * 1024),
             volumes=volumes,

@@ -23,7 +23,7 @@ from runner.errors import RunnerError
 from runner.jobs import COMMAND
 from runner.plan import Plan, TargetState
 from runner.planning.plan import at_work_already
-from runner.pricing.prices import BUILT_IN, Prices, current_prices, per_hour
+from runner.pricing.prices import BUILT_IN, Prices, current_prices, usd_per_hour
 from runner.project import volumes
 from runner.request import Request
 from runner.runs.attempts import STOP
@@ -146,7 +146,7 @@ class ModalTarget:
             "attempt_seconds": float(each),
             "total_seconds": options.timeout_s,
             "max_cost": options.max_cost,
-            "usd_per_hour": per_hour(options.machine, options.nodes, options.region, table),
+            "usd_per_hour": usd_per_hour(options.machine, options.nodes, options.region, table),
             "nodes": options.nodes,
             "stop_stalled_after": options.stop_stalled_after_s,
             "stop_idle_gpu_after": options.stop_idle_gpu_after_s,

@@ -141,7 +141,7 @@ def test_a_plan_names_the_package_for_the_proxy(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("runner.pricing.prices._ask", lambda: asked.append("prices"))
+    monkeypatch.setattr("runner.pricing.prices._fetch_rates", lambda: asked.append("prices"))
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HTTPS_PROXY": PROXY}
     environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
@@ -166,7 +166,7 @@ def test_the_client_reads_a_volume_over_the_server_that_is_there(
 def test_a_launch_without_a_network_ends_before_the_client_has_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.pricing.prices._ask", lambda: {})
+    monkeypatch.setattr("runner.pricing.prices._fetch_rates", lambda: {})
     monkeypatch.setattr(
         "modal.Volume.from_name", lambda *_, **__: pytest.fail("the client was asked")
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.targets.modal.container import ask_gpus
+from runner.targets.modal.container import ask_gpus, interface_of, price_of
 
 
 @pytest.fixture
@@ -40,3 +40,38 @@ def test_a_failure_and_a_silence_are_no_gpus(
 def test_no_nvidia_smi_is_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ask_gpus("name") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "price"),
+    [
+        ("NVIDIA H100 80GB HBM3", 3.0),
+        ("NVIDIA A100-SXM4-80GB", 2.0),
+        ("NVIDIA A100-SXM4-40GB", 1.0),
+        ("NVIDIA L40S", 0.7),
+        ("NVIDIA L4", 0.5),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 0.9),
+        ("Tesla T4", 3.0),  # not among those asked for: the dearest
+    ],
+)
+def test_the_price_is_that_of_the_gpu_that_was_given(given: str, price: float) -> None:
+    table = {
+        "A100-40GB": 1.0,
+        "A100-80GB": 2.0,
+        "H100!": 3.0,
+        "L4": 0.5,
+        "L40S": 0.7,
+        "RTX-PRO-6000": 0.9,
+    }
+    assert price_of(given, table) == price
+
+
+def test_a_node_knows_the_interface_of_its_address(tmp_path: Path) -> None:
+    known = tmp_path / "if_inet6"
+    known.write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe800000000000000000000000000002 02 40 20 80     eth0\n"
+        "fdaa000000000000000000000000000a 03 70 00 80     i6pn\n"
+    )
+    asked = ("fdaa::a", "::1", "127.0.0.1", "fdaa::b")
+    assert [interface_of(address, known) for address in asked] == ["i6pn", "", "", ""]

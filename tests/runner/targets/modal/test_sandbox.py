@@ -96,7 +96,7 @@ def test_off_a_terminal_it_says_what_to_type(lab: Lab) -> None:
 
 
 def test_one_type_of_gpu_and_a_price() -> None:
-    assert shell_gpus("h100:2").each() == ["H100:2"]
+    assert shell_gpus("h100:2").modal_names() == ["H100:2"]
     with pytest.raises(RunnerError, match="did you mean 'H100'"):
         shell_gpus("h10")
     with pytest.raises(RunnerError, match="one type of GPU"):

@@ -1,0 +1,164 @@
+"""Tests of estimates: memory fit, hours, and warnings about limits. They need no account."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from job.memory import flops_per_token, network_size
+from job.paths import CHECKOUT
+from job.recipe import Recipe, load
+from runner.cli import main
+from runner.console import CliContext
+from runner.pricing import estimate
+
+
+def recipe(**train: object) -> Recipe:
+    """Return GPT-2 124M's recipe with settings of ``train`` replaced."""
+    tree = {
+        "name": "gpt2",
+        "data": {"dataset": "d", "tokenizer": "gpt2"},
+        "train": {"max_steps": 19073, "global_batch_tokens": 524288, **train},
+    }
+    return Recipe.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("quickstart", []),
+        ("shakespeare_char_cpu", []),
+        ("quickstart", ["attention_pattern=SSL", "window_size=16"]),
+    ],
+)
+def test_parameters_and_flops_equal_the_networks(name: str, overrides: list[str]) -> None:
+    from model.gpt import GPT
+
+    settings = load(CHECKOUT / "configs" / f"{name}.yaml", overrides)
+    size = network_size(settings.model, settings.data.tokenizer)
+    network = GPT(settings.model, size.rows)
+    assert size.parameters == network.num_parameters()
+    assert flops_per_token(settings) == network.flops_per_token()
+
+
+def test_advice_names_the_largest_micro_batch_that_fits() -> None:
+    assert network_size(recipe().model, "gpt2").parameters == 124_475_904
+    assert estimate.memory_fit(recipe(micro_batch=64), "H100", 8).fits
+    assert "estimated" in estimate.describe_fit(recipe(micro_batch=32), ("H100",), 8)
+    tight = estimate.memory_fit(recipe(micro_batch=64), "T4", 1)
+    assert not tight.fits
+    assert "will not fit" in estimate.describe_fit(recipe(micro_batch=64), ("H100", "T4"), 1)
+    # What it says to write does fit, with the same batch, and twice as much does not.
+    assert tight.largest_micro_batch is not None
+    assert tight.largest_grad_accum_steps is not None
+    assert tight.largest_micro_batch * tight.largest_grad_accum_steps == recipe().sequences_per_step
+    assert f"micro_batch={tight.largest_micro_batch}" in tight.advice
+    assert estimate.memory_fit(recipe(micro_batch=tight.largest_micro_batch), "T4", 1).fits
+    assert not estimate.memory_fit(recipe(micro_batch=2 * tight.largest_micro_batch), "T4", 1).fits
+
+
+def test_auto_micro_batch_fits() -> None:
+    for gpu in ("T4", "L4", "H100"):
+        assert estimate.memory_fit(recipe(micro_batch="auto"), gpu, 1).fits
+
+
+def test_advice_for_a_network_too_large_for_one_sequence() -> None:
+    tree = recipe().model_dump()
+    tree["model"] |= {"n_layer": 48, "n_head": 25, "n_embd": 1600}
+    found = estimate.memory_fit(Recipe.model_validate(tree), "T4", 1)
+    assert "a single sequence does not fit" in found.advice
+
+
+def test_hours_match_a_published_run() -> None:
+    # nanoGPT: 300 B tokens in 4 days on 8 A100, so 10 B in 3.2 hours; llm.c's kernels do it in 1.5.
+    hours = estimate.training_seconds(recipe(micro_batch=64), "A100-80GB", 8) / 3600
+    assert 2.5 < hours < 4.0
+    rest = estimate.training_seconds(recipe(micro_batch=64), "A100-80GB", 8, first_step=19073)
+    assert rest == estimate.STARTUP_S
+
+
+def test_speed_matches_its_sources() -> None:
+    one = estimate.tokens_per_second(recipe(micro_batch=64), "H100", 1)
+    assert one == pytest.approx(380_000, rel=0.05)  # nanoGPT's, by a user's report
+    tree = recipe().model_dump()
+    tree["model"] |= {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256}
+    tree["data"] |= {"tokenizer": "chars"}
+    tree["train"] |= {
+        "max_steps": 5000,
+        "global_batch_tokens": 16384,
+        "micro_batch": 64,
+        "eval_tokens": 1,
+    }
+    small = estimate.training_seconds(Recipe.model_validate(tree), "A100-40GB", 1)
+    assert 120 < small - estimate.STARTUP_S < 240  # nanoGPT's own: about 3 minutes on an A100
+
+
+def test_float32_is_slower_and_a_t4_has_nothing_else() -> None:
+    half = estimate.tokens_per_second(recipe(micro_batch=8), "A10", 1)
+    assert estimate.tokens_per_second(recipe(micro_batch=8, dtype="float32"), "A10", 1) == half / 2
+    assert estimate.tokens_per_second(recipe(micro_batch=8), "T4", 1) < 5000
+
+
+def test_activation_checkpointing_costs_a_third_more() -> None:
+    plain = estimate.tokens_per_second(recipe(micro_batch=8), "H100", 1)
+    again = estimate.tokens_per_second(
+        recipe(micro_batch=8, activation_checkpointing=True), "H100", 1
+    )
+    assert plain / again == pytest.approx(4 / 3)
+
+
+def test_evaluations_count() -> None:
+    seldom = estimate.training_seconds(recipe(eval_every=5000, eval_tokens=10_485_760), "H100", 1)
+    often = estimate.training_seconds(recipe(eval_every=50, eval_tokens=10_485_760), "H100", 1)
+    assert 1.05 < often / seldom < 1.3
+
+
+def plan(line: str, home: Path) -> Result:
+    """``runner LINE --dry-run`` with the recipes of this checkout, without a Modal token."""
+    cli = CliContext(
+        environ={"PATH": os.environ["PATH"], "HOME": str(home)}, cwd=CHECKOUT, terminal=False
+    )
+    return CliRunner().invoke(main, [*line.split(), "--dry-run"], obj=cli)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "cloud gpt2_124m --gpu T4 --max-cost 5",
+            "--max-cost pays for 0.59 % of it, $5.00 of about $844.19",
+        ),
+        ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4 % of it, 1d00h of about 41d"),
+        ("cloud --max-cost 0.0001", "--max-cost pays for 0.07 % of it, $0.0001 of about $0.14"),
+        ("cloud --timeout 1s", "--timeout ends after 0.82 % of it, 1s of about"),
+    ],
+)
+def test_limits_that_end_too_early_give_a_warning(line: str, words: str, tmp_path: Path) -> None:
+    planned = plan(line, tmp_path)
+    assert planned.exit_code == 0, planned.stderr
+    assert "warning" in planned.stderr
+    assert words in " ".join(planned.stderr.split())
+
+
+def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
+    assert "warning" not in plan("cloud --max-cost 1", tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "cloud gpt2_1558m --gpu T4",
+            "a single sequence does not fit on a T4: it needs about 34 of 16 GB",
+        ),
+        ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on a T4"),
+        ("cloud --device mps", "--device mps is a Mac's own GPU, which cloud does not see"),
+    ],
+)
+def test_impossible_launch_is_refused(line: str, words: str, tmp_path: Path) -> None:
+    refused = plan(line, tmp_path)
+    assert refused.exit_code == 2, refused.stderr
+    assert words in refused.stderr
