@@ -18,13 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from job.run_record import RunStatus
 from runner.runs.history import Reader
 from runner.target import LocalVolume, RunInfo, VolumeEntry, VolumeFiles
 from runner.targets.modal.volume import modal_name, open_files, open_volume
 from tests.modal_standin import ModalStandin
 from tests.runner.fake_run import metrics
 
-STATE = RunInfo("long", "train", "cloud", "running", alive=True)
+STATE = RunInfo("long", "train", "cloud", RunStatus.RUNNING, alive=True)
 
 
 class CountingFiles:

@@ -29,7 +29,7 @@ from job.disk import FULL, in_words
 from job.exit_status import ExitStatus, UserError
 from job.paths import CHECKOUT, VolumePaths
 from job.results import as_result, what_came
-from job.run_record import RUN_NAME, RunRecord, Status, read_record
+from job.run_record import RUN_NAME, RunRecord, RunStatus, read_record
 from job.run_session import RunRefused, RunSession
 from job.signature import FUNCTION, ExperimentError, Value, read_signature
 
@@ -73,7 +73,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         difference = other_experiment(record, path.name, parameters)
         if difference:
             raise RunRefused(difference)
-        if record.status == "finished":
+        if record.status == RunStatus.FINISHED:
             _show_finished(folder, record, digest, arguments.json)
             return ExitStatus.DONE
     session = RunSession(folder, None, JOB, list(arguments.words))
@@ -122,7 +122,7 @@ def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitS
     if preemption.STOP.was_reported:
         return _stop(session, "")
     session.record.result = as_result(returned, say)
-    if not _end(session, "finished", "finished"):
+    if not _end(session, RunStatus.FINISHED, "finished"):
         return ExitStatus.JOB_FAILED
     say(f"run {session.folder.name} is finished: {what_came(session.record.result)}")
     return ExitStatus.DONE
@@ -164,17 +164,17 @@ def _stop(session: RunSession, when: str) -> ExitStatus:
     received = preemption.STOP.signal
     reason = received.name if received is not None else "interrupted"
     say(f"stopped by {reason}{when}; run the same command to resume")
-    _end(session, "unfinished", reason)
+    _end(session, RunStatus.UNFINISHED, reason)
     return ExitStatus.UNFINISHED
 
 
 def _fail(session: RunSession, reason: str) -> ExitStatus:
     say(f"error: the experiment failed: {reason}")
-    _end(session, "failed", reason)
+    _end(session, RunStatus.FAILED, reason)
     return ExitStatus.JOB_FAILED
 
 
-def _end(session: RunSession, status: Status, reason: str) -> bool:
+def _end(session: RunSession, status: RunStatus, reason: str) -> bool:
     """Record the end of the attempt; return False if the disk refuses it."""
     try:
         session.end(status, reason)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
-from job.run_record import HEARTBEAT_SECONDS, heartbeat_age, read_record
+from job.run_record import HEARTBEAT_SECONDS, RunStatus, heartbeat_age, read_record
 
 # Twelve beats: a machine that swaps or compiles on every core may miss a few and still be at work.
 FRESH_SECONDS = 12 * HEARTBEAT_SECONDS
@@ -24,7 +24,7 @@ def running_runs(checkpoints: Path) -> dict[str, float]:
     found = {}
     for heartbeat in sorted(checkpoints.glob("*/heartbeat")):
         age, record = heartbeat_age(heartbeat.parent), read_record(heartbeat.parent)
-        if age is not None and record is not None and record.status == "running":
+        if age is not None and record is not None and record.status == RunStatus.RUNNING:
             found[heartbeat.parent.name] = age
     return found
 

@@ -10,7 +10,7 @@ from job.disk import in_words
 from job.display import Display
 from job.exit_status import ExitStatus, UserError
 from job.next_command import next_command
-from job.run_record import RunRecord
+from job.run_record import RunRecord, RunStatus
 from job.run_session import RunSession
 
 
@@ -33,7 +33,7 @@ def note_failure(error: BaseException, display: Display, session: RunSession | N
         display.log_only(f"failed: {named}")
     if session is not None:
         with suppress(OSError):
-            session.end("failed", named)
+            session.end(RunStatus.FAILED, named)
     if of_system:
         raise Failed(named) from error
 

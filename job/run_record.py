@@ -13,13 +13,40 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
 
-Status = Literal["running", "finished", "unfinished", "failed"]
+
+class RunStatus(StrEnum):
+    """The state of a run. A record holds all but STARTING and LOST, which an observer derives."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    UNFINISHED = "unfinished"  # stopped on request or at a limit: it has a checkpoint to resume
+    FAILED = "failed"
+    LOST = "lost"  # ended without a record: killed, or the machine went down
+
+
+class EndReason(StrEnum):
+    """Why an attempt on Modal ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    KILLED = "killed"  # the container disappeared without a signal
+    ATTEMPT_TIMEOUT = "attempt-timeout"  # Modal's limit for one attempt; another attempt follows
+    RUN_TIMEOUT = "run-timeout"  # the run's --timeout; no attempt follows
+    BUDGET = "budget"  # the run's --max-cost
+    STALLED = "stalled"
+    IDLE_GPU = "idle-gpu"
+
 
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -56,7 +83,7 @@ class RunRecord:
 
     name: str
     job: str = "train"
-    status: Status = "running"
+    status: RunStatus = RunStatus.RUNNING
     created: float = 0.0
     step: int = 0
     max_steps: int = 0
@@ -108,7 +135,9 @@ def parse_record(text: str | bytes) -> RunRecord | None:
     try:
         tree = json.loads(text)
         attempts = [Attempt(**_known(Attempt, a)) for a in tree.pop("attempts", [])]
-        return RunRecord(**{**_known(RunRecord, tree), "attempts": attempts})
+        known = _known(RunRecord, tree)
+        known["status"] = RunStatus(known.get("status", RunStatus.RUNNING))
+        return RunRecord(**{**known, "attempts": attempts})
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -161,7 +190,7 @@ def find_run(name: str | None, checkpoints: Path) -> Path:
 def without_checkpoint(folder: Path) -> NoSuchRun:
     """That the run in ``folder`` has none: not yet, or no longer."""
     record = read_record(folder)
-    if record is not None and record.status == "finished":
+    if record is not None and record.status == RunStatus.FINISHED:
         return NoSuchRun(checkpoints_gone(folder.name, "host", str(folder / "recipe.yaml")))
     return NoSuchRun(
         f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps"

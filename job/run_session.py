@@ -22,7 +22,7 @@ from job.run_record import (
     HEARTBEAT_SECONDS,
     Attempt,
     RunRecord,
-    Status,
+    RunStatus,
     beat,
     launch_facts,
     read_record,
@@ -102,7 +102,7 @@ class RunSession:
             first_step=self.record.step,
         )
         self.record.attempts.append(self.attempt)
-        self.record.status = "running"
+        self.record.status = RunStatus.RUNNING
         if recipe is not None:
             self.record.max_steps = recipe.train.max_steps
         self.record.overrides = overrides
@@ -129,7 +129,7 @@ class RunSession:
         """A sign of life, without a word in the record."""
         self._progress = time.monotonic()
 
-    def end(self, status: Status, reason: str) -> None:
+    def end(self, status: RunStatus, reason: str) -> None:
         """The attempt is over."""
         self._ended.set()
         self._heart.join()

@@ -34,7 +34,7 @@ from job.files import write_atomically
 from job.paths import VolumePaths
 from job.recipe import Recipe
 from job.run_end import note_failure, show_finished
-from job.run_record import RUN_NAME, read_record
+from job.run_record import RUN_NAME, RunStatus, read_record
 from job.run_session import RunSession, refuse_changes
 from job.schedules import common_sequences
 from job.step_folders import steps
@@ -77,7 +77,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     with join_world(device.type) as world:
         refuse_changes(folder, recipe)
         record = read_record(folder)
-        is_finished = record is not None and record.status == "finished"
+        is_finished = record is not None and record.status == RunStatus.FINISHED
         if record is not None and is_finished and record.step >= recipe.train.max_steps:
             if world.is_main:
                 show_finished(folder, record, arguments.json)
@@ -192,10 +192,10 @@ def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
             f"the same command resumes from it"
         )
         if session is not None:
-            session.end("unfinished", reason)
+            session.end(RunStatus.UNFINISHED, reason)
         return ExitStatus.UNFINISHED
     if session is not None:
-        session.end("finished", "finished")
+        session.end(RunStatus.FINISHED, "finished")
         if as_json:
             print((trainer.folder / "run.json").read_text(), end="")
     return ExitStatus.DONE

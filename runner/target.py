@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from job.run_record import RunStatus
 from runner.errors import did_you_mean, usage
 from runner.plan import Plan, TargetState
 from runner.request import Request, TargetOptions
@@ -50,7 +51,7 @@ class RunInfo:
     run: str
     job: str
     target: str
-    status: str
+    status: RunStatus
     alive: bool = False
     gpu: str | None = None
     step: int = 0
@@ -83,7 +84,7 @@ class RunInfo:
     @property
     def left_by(self) -> str:
         """Why the last attempt of an unfinished run ended; '' for any other."""
-        return self.ends[-1] if self.ends and self.status == "unfinished" else ""
+        return self.ends[-1] if self.ends and self.status == RunStatus.UNFINISHED else ""
 
 
 @dataclass(frozen=True)

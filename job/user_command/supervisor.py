@@ -19,6 +19,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
 from job.paths import VolumePaths
+from job.run_record import RunStatus
 from job.run_session import RunSession
 from job.user_command.checkpoint_backup import CheckpointBackup
 from job.user_command.persisted_paths import PersistedPath, ensure_writable, link_to_volume
@@ -87,7 +88,7 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         data = sys.stderr.buffer if given.json else None
         process = start([*command, *added], folder, given.name, out, early, hold, data)
     except BaseException as error:
-        session.end("failed", str(error) or type(error).__name__)
+        session.end(RunStatus.FAILED, str(error) or type(error).__name__)
         raise
 
     def look() -> None:
@@ -116,14 +117,14 @@ def _end(session: RunSession, process: CommandProcess, code: int) -> int:
     leave like that, and one that was done anyway is soon done again."""
     session.record.result = {"exit_status": code}
     if process.asked is not None:
-        session.end("unfinished", process.asked.name)
+        session.end(RunStatus.UNFINISHED, process.asked.name)
         return ExitStatus.UNFINISHED
     if code == 0:
-        session.end("finished", "finished")
+        session.end(RunStatus.FINISHED, "finished")
     elif code == ExitStatus.UNFINISHED:
-        session.end("unfinished", f"exit status {code}")
+        session.end(RunStatus.UNFINISHED, f"exit status {code}")
     else:
-        session.end("failed", f"exit status {code}")
+        session.end(RunStatus.FAILED, f"exit status {code}")
     return code
 
 

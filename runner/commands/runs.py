@@ -1,6 +1,6 @@
 """List the runs, newest first.
 
-A run is `dead` when it ended without a word; like an `unfinished` one,
+A run is `lost` if it ended without a record; like an `unfinished` one,
 `runner resume RUN` takes it up from its newest checkpoint.
 
 \b

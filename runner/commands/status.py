@@ -1,11 +1,14 @@
 """Show how a run stands.
 
+from job.run_record import RunStatus
+
 \b
   runner status warm
 """
 
 import click
 
+from job.run_record import RunStatus
 from runner import completion
 from runner.cli_options import JSON
 from runner.console import CliContext
@@ -30,12 +33,17 @@ def command(cli: CliContext, run: str, as_json: bool) -> int:
         return 0
     for name, value in rows(state):
         cli.write(f"{name:<9} {value}")
-    if state.status == "dead" or (state.status == "failed" and state.reason is None):
+    if state.status == RunStatus.LOST or (
+        state.status == RunStatus.FAILED and state.reason is None
+    ):
         for line in found.target.output(run, 10):
             cli.info(f"  {line}")
     if (cap := endings.limit_message(run, state.left_by)) and not state.is_copy:
         cli.info(cap)
-    elif state.status in ("dead", "failed", "unfinished") and state.job in RESUMABLE_JOBS:
+    elif (
+        state.status in (RunStatus.LOST, RunStatus.FAILED, RunStatus.UNFINISHED)
+        and state.job in RESUMABLE_JOBS
+    ):
         resume = f"runner resume {run}" + (" --on host" if state.is_copy else "")
         cli.info(
             f"`{resume}` goes on from its newest checkpoint; `runner logs {run}` shows its log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
+from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, usage
 from runner.launch.finished import show_trained, trained
@@ -62,7 +63,7 @@ def run_request(
     if (
         request.experiment is not None
         and facts.record is not None
-        and facts.record.status == "finished"
+        and facts.record.status == RunStatus.FINISHED
     ):
         return show_finished(cli, facts.record, request.experiment.file, line.as_json)
     plan = target.plan(request, facts)

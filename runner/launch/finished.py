@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from job.exit_status import ExitStatus
 from job.run_end import how_it_ended
-from job.run_record import RunRecord
+from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
 from runner.launch.parse import listing
 from runner.plan import TargetState
@@ -20,7 +20,9 @@ def trained(request: Request, facts: TargetState) -> RunRecord | None:
     record = facts.record
     if request.job.name != "train" or request.settings is None or record is None:
         return None
-    is_done = record.status == "finished" and record.step >= request.settings.train.max_steps
+    is_done = (
+        record.status == RunStatus.FINISHED and record.step >= request.settings.train.max_steps
+    )
     return record if is_done else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
-from job.run_record import RunRecord
+from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
 from runner.errors import did_you_mean, usage
 from runner.jobs import COMMAND
@@ -91,7 +91,7 @@ def decide(
         return True, f"{missing[0]} is not there"
     if record is None:
         return False, "skipped: its outputs are there"
-    if record.status != "finished":
+    if record.status != RunStatus.FINISHED:
         return True, f"is {record.status}"
     if not same_command:
         return True, "its command is another than last time"
@@ -193,9 +193,9 @@ def _step(
     runs, why = decide(record, same, stage.outputs, missing, asked)
     if before is not None and record is not None and not (same or _resumes_itself(stage, command)):
         left = stage.resume_if is None or _is_there(target, stage.resume_if, command, run)
-        if stage.resume_with and left and record.status != "finished":
+        if stage.resume_with and left and record.status != RunStatus.FINISHED:
             raise usage(_two_commands(stage, name, record, before, command))
-        if runs and stage.resume_with and record.status == "finished":
+        if runs and stage.resume_with and record.status == RunStatus.FINISHED:
             why += f"; it begins anew (to go on from what it left, add {stage.resume_with} to {name}.args)"
     return Step(name, why, request if runs else None)
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from job.run_record import EndReason
+
 NAME = "cloud.json"
 
 STOP = "cloud_stop.json"  # beside it: what `runner stop` leaves for the body, {"call": the call to end}
@@ -31,7 +33,7 @@ class CloudAttempt:
     usd_per_hour: float
     gpu: str = ""  # as nvidia-smi names it; '' without one
     ended: float | None = None
-    # finished, failed, preempted, time-out, stopped, budget, cancelled, killed, stalled, idle GPU
+    # an EndReason
     reason: str | None = None
     detail: str = ""  # what was seen, where the reason alone says too little
     status: int | None = None  # the job's exit status
@@ -60,7 +62,7 @@ class AttemptLog:
         """Add an attempt. Those before it that did not say how they ended were killed."""
         for old in self.attempts:
             if old.ended is None:
-                old.ended, old.reason = old.seen, "killed"
+                old.ended, old.reason = old.seen, EndReason.KILLED
         self.attempts.append(attempt)
         self.call, self.app, self.status, self.reason = attempt.call, app, None, ""
 

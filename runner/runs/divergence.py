@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from job.run_record import RunRecord, heartbeat_age, read_record
+from job.run_record import RunRecord, RunStatus, heartbeat_age, read_record
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, not_found
 from runner.jobs import COMMAND, JOBS
@@ -55,7 +55,7 @@ def on_this_machine(
     if record is None or there is None or record.created != there.created:
         return None
     target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
-    beats = record.status == "running" and is_fresh(heartbeat_age(folder))
+    beats = record.status == RunStatus.RUNNING and is_fresh(heartbeat_age(folder))
     return RemoteRunState(
         target, beats and target != "cloud", newest_step(folder), _went_on(record, there)
     )

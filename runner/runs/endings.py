@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
+from job.run_record import EndReason, RunStatus
 
 # What a job says in these words of its own is passed on; any other failure is that of the job.
 OWN_WORDS = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}
@@ -18,7 +19,7 @@ def runner_status(code: int, recorded: str | None = None) -> ExitStatus:
     """
     if code in OWN_WORDS:
         return ExitStatus(code)
-    if recorded == "unfinished":
+    if recorded == RunStatus.UNFINISHED:
         return ExitStatus.UNFINISHED
     return ExitStatus.JOB_FAILED
 
@@ -49,7 +50,10 @@ def exit_message(
 
 
 # By the reason of an attempt's end: the option, and what is typed for more of it.
-LIMIT_OPTIONS = {"budget": ("--max-cost", "MORE"), "timeout": ("--timeout", "LONGER")}
+LIMIT_OPTIONS: dict[str, tuple[str, str]] = {
+    EndReason.BUDGET: ("--max-cost", "MORE"),
+    EndReason.RUN_TIMEOUT: ("--timeout", "LONGER"),
+}
 
 
 def limit_option(reason: str) -> str:
@@ -62,5 +66,5 @@ def limit_message(run: str, reason: str) -> str:
     if reason not in LIMIT_OPTIONS:
         return ""
     name, more = LIMIT_OPTIONS[reason]
-    used_up = "spent" if reason == "budget" else "used up"
+    used_up = "spent" if reason == EndReason.BUDGET else "used up"
     return f"its {name} is {used_up}; `runner resume {run} {name} {more}` goes on"

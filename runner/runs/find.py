@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, not_found
 from runner.plan import is_active_elsewhere
@@ -32,7 +33,11 @@ def every_run(cli: CliContext) -> list[ResolvedRun]:
     pulled = [ResolvedRun(state, copies) for state in copies.runs() if state.run not in known]
     for name, why in silent.items():
         # Without a token nothing goes on in the cloud that was begun here and is finished by its copy.
-        if why != NO_TOKEN or not pulled or any(item.state.status != "finished" for item in pulled):
+        if (
+            why != NO_TOKEN
+            or not pulled
+            or any(item.state.status != RunStatus.FINISHED for item in pulled)
+        ):
             _say_silent(cli, {name: why})
     return sorted(found + pulled, key=lambda item: (-(item.state.started or 0.0), item.state.run))
 
@@ -62,14 +67,14 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
     if here:
         found = max(here, key=lambda item: (item.state.alive, item.state.started or 0.0))
         if (
-            not found.state.alive and found.state.status != "finished"
+            not found.state.alive and found.state.status != RunStatus.FINISHED
         ):  # the cloud may have taken it up
             _say_silent(cli, silent)
         return found
     copies = mirrored_runs(cli)
     copy = copies.state(name)
     if copy is not None:
-        if copy.status != "finished":
+        if copy.status != RunStatus.FINISHED:
             _say_silent(cli, silent or ({} if is_set_up(cli.environ) else {"cloud": NO_TOKEN}))
         return ResolvedRun(copy, copies)
     others, still_silent = _on_targets(cli)

@@ -12,7 +12,15 @@ from pathlib import Path
 from job.exit_status import ExitStatus
 from job.files import write_atomically
 from job.health import FRESH_SECONDS
-from job.run_record import RUN_NAME, Attempt, RunRecord, heartbeat_age, parse_record, read_record
+from job.run_record import (
+    RUN_NAME,
+    Attempt,
+    RunRecord,
+    RunStatus,
+    heartbeat_age,
+    parse_record,
+    read_record,
+)
 from job.step_folders import LATEST, steps
 from runner.runs.endings import SIGKILL_STATUS
 from runner.target import LaunchHandle, RunInfo, VolumeFiles, options_from_json
@@ -68,7 +76,7 @@ def state_of(folder: Path, target: str, look: Look) -> RunInfo | None:
         else None
     )
     lives, code = look(ours) if ours is not None else (False, None)
-    if ours is None and record is not None and record.status == "running":
+    if ours is None and record is not None and record.status == RunStatus.RUNNING:
         lives = is_fresh(heartbeat_age(folder))
     if code is None:
         code = read_exit(folder)
@@ -122,27 +130,27 @@ def judge(
     launch: LaunchHandle | None,
     lives: bool,
     code: int | None,
-) -> str:
+) -> RunStatus:
     """One word for how a run stands: a record that still says running of what is gone is not believed."""
     if lives:
         recorded = attempt is not None and (launch is None or attempt.started >= launch.started)
-        return "running" if recorded else "starting"
-    if record.status != "running":
+        return RunStatus.RUNNING if recorded else RunStatus.STARTING
+    if record.status != RunStatus.RUNNING:
         return record.status
     match code:
         case None:
-            return "dead"
+            return RunStatus.LOST
         case ExitStatus.DONE:
-            return "finished"
+            return RunStatus.FINISHED
         case ExitStatus.UNFINISHED:
-            return "unfinished"
+            return RunStatus.UNFINISHED
         case _:
-            return "dead" if code > SIGNALS else "failed"
+            return RunStatus.LOST if code > SIGNALS else RunStatus.FAILED
 
 
 def _reason(status: str, attempt: Attempt | None, code: int | None) -> str | None:
     """Why the last attempt ended: its own word, else what is known of one that could say none."""
-    if (attempt is not None and attempt.reason) or status != "dead":
+    if (attempt is not None and attempt.reason) or status != RunStatus.LOST:
         return attempt.reason if attempt else None
     return f"killed by signal {code - SIGNALS}" if code and code != SIGKILL_STATUS else "killed"
 
@@ -205,7 +213,7 @@ def make_folder(folder: Path) -> None:
 
 
 def note_exit(folder: Path, code: int) -> None:
-    """Note the exit status of what was started last, where the disk has room for that: the run is `dead` without it."""
+    """Note the exit status of what was started last, where the disk has room for that: the run is `lost` without it."""
     with suppress(OSError):
         write_atomically(folder / EXIT, f"{code}\n")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from job.results import in_short
+from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.format import dollars
 from runner.runs.store import is_fresh
@@ -106,7 +107,7 @@ def where(state: RunInfo) -> str:
 
 def standing(state: RunInfo) -> str:
     """The status; ``running 3d ago`` of a copy that was pulled while the run was at work: it says nothing of now."""
-    at_work = state.status in ("running", "starting")
+    at_work = state.status in (RunStatus.RUNNING, RunStatus.STARTING)
     if not at_work or state.seen is None or is_fresh(time.time() - state.seen):
         return state.status
     return f"{state.status} {age(state.seen)} ago"

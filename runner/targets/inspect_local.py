@@ -6,7 +6,7 @@ from pathlib import Path
 
 from job.paths import VolumePaths
 from job.pretrained import weights_of
-from job.run_record import heartbeat_age, read_record
+from job.run_record import RunStatus, heartbeat_age, read_record
 from runner.console import CliContext
 from runner.launch.parse import settings_begun_with
 from runner.plan import TargetState
@@ -42,7 +42,7 @@ def inspect_local(
         folder=str(command.folder) if command else "",
         setup=setup_lines(command) if command else (),
         attempts=len(record.attempts) if record else 0,
-        finished=record is not None and record.status == "finished",
+        finished=record is not None and record.status == RunStatus.FINISHED,
         record=record,
         begun_with=settings_begun_with(target.files("checkpoints"), request),
         other=in_cloud(cli, checkout, here.run(request.run)) if request.job.writes_run else None,
@@ -56,7 +56,7 @@ def busy_in(target: Target, folder: Path) -> str | None:
     if state is not None and state.alive:
         return f"{state.status} on {state.target}"
     record = read_record(folder)
-    if record is None or record.status != "running" or not is_fresh(heartbeat_age(folder)):
+    if record is None or record.status != RunStatus.RUNNING or not is_fresh(heartbeat_age(folder)):
         return None
     other = record.attempts[-1].launch.get("target") if record.attempts else None
     # The heartbeat here is none of the cloud's: ``in_cloud`` asks there.

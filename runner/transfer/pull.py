@@ -10,7 +10,7 @@ from functools import partial
 
 from job.files import write_atomically
 from job.format import byte_size
-from job.run_record import read_record
+from job.run_record import RunStatus, read_record
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
@@ -210,13 +210,14 @@ def watch_run(
         told = trouble
         for checkpoint in outcome.plan.checkpoints if outcome is not None and not trouble else ():
             cli.info(f"{checkpoint.folder} is here")
-        status = _status(place, run) if outcome is not None else "running"
-        if status == "running":
+        status = _status(place, run) if outcome is not None else RunStatus.RUNNING
+        if status == RunStatus.RUNNING:
             ended = None
         elif ended is None:
             ended = clock.now()
         over = ended is not None and (
-            status in ("finished", "failed") or clock.now() - ended >= ATTEMPT_SECONDS
+            status in (RunStatus.FINISHED, RunStatus.FAILED)
+            or clock.now() - ended >= ATTEMPT_SECONDS
         )
         # What a container wrote last comes with its last commit, after the record that says that it ended:
         # so it is over when a further look found nothing new.
@@ -229,7 +230,7 @@ def watch_run(
 
 def _status(place: VolumeMapping, run: str) -> str:
     record = read_record(place.root / run)
-    return record.status if record is not None else "running"
+    return record.status if record is not None else RunStatus.RUNNING
 
 
 def look(

@@ -10,18 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from job.format import byte_size, duration
+from job.run_record import RunStatus
 from runner.format import dollars, one_line
 from runner.runs.history import History
 from runner.runs.table import attempts, standing
 from runner.views.terminal_plot import Line, plot
 
 STATUS_STYLE = {
-    "running": "bold green",
-    "starting": "bold yellow",
-    "finished": "bold green",
-    "unfinished": "bold yellow",
-    "failed": "bold red",
-    "dead": "bold red",
+    RunStatus.RUNNING: "bold green",
+    RunStatus.STARTING: "bold yellow",
+    RunStatus.FINISHED: "bold green",
+    RunStatus.UNFINISHED: "bold yellow",
+    RunStatus.FAILED: "bold red",
+    RunStatus.LOST: "bold red",
 }
 
 WIDE = 110  # columns from which on a second plot stands beside the first

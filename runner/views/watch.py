@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from job.exit_status import ExitStatus
+from job.run_record import EndReason, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, not_found
 from runner.project import find_checkout
@@ -32,9 +33,9 @@ EVERY_LINE = 10.0  # seconds between two lines off a terminal
 LAST_LOOK = 1.0  # seconds that leaving waits for a look that is under way
 
 ENDS = {
-    "finished": ExitStatus.DONE,
-    "unfinished": ExitStatus.UNFINISHED,
-    "dead": ExitStatus.UNFINISHED,  # killed, or the machine went down: it goes on from its checkpoint
+    RunStatus.FINISHED: ExitStatus.DONE,
+    RunStatus.UNFINISHED: ExitStatus.UNFINISHED,
+    RunStatus.LOST: ExitStatus.UNFINISHED,  # killed, or the machine went down: it goes on from its checkpoint
 }
 
 
@@ -112,8 +113,10 @@ def _say_end(cli: CliContext, seen: Snapshot) -> ExitStatus:
     cli.info(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
     if cap := endings.limit_message(state.run, state.left_by):
         cli.info(cap)
-        return ExitStatus.OVER_BUDGET if state.left_by == "budget" else ExitStatus.UNFINISHED
-    if state.status != "finished" and state.job == "train":
+        return (
+            ExitStatus.OVER_BUDGET if state.left_by == EndReason.BUDGET else ExitStatus.UNFINISHED
+        )
+    if state.status != RunStatus.FINISHED and state.job == "train":
         cli.info(
             f"`runner resume {state.run}` goes on from its newest checkpoint; "
             f"`runner logs {state.run} --tail 50` shows its last words"

@@ -40,7 +40,9 @@ def test_the_users_own_setting_wins(variables: dict[str, str], expected: str) ->
 
 def test_a_user_command_inherits_it(tmp_path: Path) -> None:
     words = ["--name", "mine", "--folder", str(tmp_path), "--", sys.executable, "-c", SHOW]
-    done = run("-P", "-m", "job.user_command.supervisor", *words, CHECKPOINTS_PATH=str(tmp_path / "runs"))
+    done = run(
+        "-P", "-m", "job.user_command.supervisor", *words, CHECKPOINTS_PATH=str(tmp_path / "runs")
+    )
     assert GOMP_SPINCOUNT in done.stdout.split()
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from job.run_record import EndReason
+
 LONGEST_ATTEMPT = 24 * 3600.0  # seconds; Modal's limit for each attempt
 
 RETRIES = 10  # Modal's limit; so at most 11 attempts that are used up
@@ -33,7 +35,7 @@ class Deadline:
 
     stop: float
     kill: float
-    reason: str  # time-out: another attempt follows; timeout and budget: none
+    reason: EndReason
 
 
 def with_room(deadline: Deadline, began: float, seconds: float) -> Deadline:
@@ -62,14 +64,14 @@ def next_deadline(
 
     ``used_seconds`` and ``spent`` (dollars) are those of the attempts before it.
     """
-    last: list[tuple[float, str]] = []
+    last: list[tuple[float, EndReason]] = []
     if total_seconds is not None:
-        last.append((max(0.0, total_seconds - used_seconds), "timeout"))
+        last.append((max(0.0, total_seconds - used_seconds), EndReason.RUN_TIMEOUT))
     if max_cost is not None and usd_per_hour > 0:
-        last.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, "budget"))
-    span, reason = min(last, default=(attempt_seconds + 1, ""))
+        last.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, EndReason.BUDGET))
+    span, reason = min(last, default=(attempt_seconds + 1, EndReason.ATTEMPT_TIMEOUT))
     if span > attempt_seconds:
-        span, reason = attempt_seconds, "time-out"
+        span, reason = attempt_seconds, EndReason.ATTEMPT_TIMEOUT
     else:  # no further attempt for the last minutes; and Modal's own clock must not come first
         span = min(span, attempt_seconds - margin(attempt_seconds))
     return Deadline(started + span - margin(span), started + span, reason)

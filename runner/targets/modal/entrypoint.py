@@ -26,6 +26,7 @@ from typing import Any
 import modal
 from modal.exception import InputCancellation
 
+from job.run_record import EndReason, RunStatus
 from runner.runs import attempts as ledgers
 from runner.targets.modal.container import (
     JobProcess,
@@ -91,9 +92,9 @@ class AttemptRunner:
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
-        if reason == "preempted":
+        if reason == EndReason.PREEMPTED:
             raise KeyboardInterrupt  # a return would count as a success
-        if reason == "cancelled":
+        if reason == EndReason.CANCELLED:
             raise InputCancellation("the call was cancelled; the checkpoint is written")
         if status is None:
             raise AttemptOver(
@@ -119,10 +120,10 @@ class AttemptRunner:
         )  # another launch must see that this one works
         if deadline is not None and deadline.stop <= time.time():
             return self._end(
-                deadline.reason, OVER_BUDGET if deadline.reason == "budget" else UNFINISHED
+                deadline.reason, OVER_BUDGET if deadline.reason == EndReason.BUDGET else UNFINISHED
             )
         if self._stop_asked():
-            return self._end("stopped", UNFINISHED)
+            return self._end(EndReason.STOPPED, UNFINISHED)
         process = JobProcess(self._command(), WORKSPACE, dict(self.job["env"]))
         threading.Thread(target=self._watch_for_stop, daemon=True).start()
         if self.keeps_record and self.job["job"] == "train":
@@ -166,11 +167,13 @@ class AttemptRunner:
         now = time.time()
         if not self.signals.empty():
             which = self.signals.get()
-            return ("preempted" if which == signal.SIGINT else "cancelled"), now + GRACE
+            return (
+                EndReason.PREEMPTED if which == signal.SIGINT else EndReason.CANCELLED
+            ), now + GRACE
         if deadline is not None and now >= deadline.stop:
             return deadline.reason, max(deadline.kill, now)
         if self.stop_asked.is_set():
-            return "stopped", float("inf")
+            return EndReason.STOPPED, float("inf")
         if self.guards is not None:
             reason, words = self.guards.why()
             if reason:
@@ -181,24 +184,30 @@ class AttemptRunner:
 
     def _verdict(self, reason: str, code: int) -> tuple[str, int | None]:
         """What the job's end means, written down and committed."""
-        if not self.signals.empty() and reason not in ("preempted", "cancelled"):
-            reason = "preempted" if self.signals.get() == signal.SIGINT else "cancelled"
+        if not self.signals.empty() and reason not in (EndReason.PREEMPTED, EndReason.CANCELLED):
+            reason = (
+                EndReason.PREEMPTED if self.signals.get() == signal.SIGINT else EndReason.CANCELLED
+            )
         # `runner stop --now` takes the machine away like Modal.
-        if reason == "preempted" and self._stop_asked():
-            reason = "stopped"
+        if reason == EndReason.PREEMPTED and self._stop_asked():
+            reason = EndReason.STOPPED
         recorded = self._recorded()
-        if code == 0 or recorded == "finished":  # torchrun that was told to stop ends 1 in any case
-            return self._end("finished", 0)
-        if not reason or (recorded == "failed" and code not in (UNFINISHED, 137, 143)):
+        if (
+            code == 0 or recorded == RunStatus.FINISHED
+        ):  # torchrun that was told to stop ends 1 in any case
+            return self._end(EndReason.FINISHED, 0)
+        if not reason or (recorded == RunStatus.FAILED and code not in (UNFINISHED, 137, 143)):
             # torchrun makes a 1 of its workers' 101; the record knows better.
-            status = UNFINISHED if recorded == "unfinished" and code == 1 else code
+            status = UNFINISHED if recorded == RunStatus.UNFINISHED and code == 1 else code
             if status == UNFINISHED and self.job["nodes"] > 1:
                 return self._end("another node was taken away", None)
-            return self._end("failed" if status != UNFINISHED else "stopped", status)
+            return self._end(
+                EndReason.FAILED if status != UNFINISHED else EndReason.STOPPED, status
+            )
         match reason:
-            case "preempted" | "cancelled" | "time-out":
+            case EndReason.PREEMPTED | EndReason.CANCELLED | EndReason.ATTEMPT_TIMEOUT:
                 return self._end(reason, None)
-            case "budget":
+            case EndReason.BUDGET:
                 return self._end(reason, OVER_BUDGET)
             case _:
                 return self._end(reason, UNFINISHED)
@@ -254,7 +263,7 @@ class AttemptRunner:
         self.ledger.end_attempt(reason, status, time.time())
         if status is not None:
             self.ledger.end_call(status, reason)
-        if reason == "cancelled":
+        if reason == EndReason.CANCELLED:
             self.ledger.end_call(UNFINISHED, reason)
         self._write()
         self.volumes.wait(GRACE)
@@ -262,7 +271,7 @@ class AttemptRunner:
             for name in self.job.get("commits", ("checkpoints",)):
                 self.volumes.commit(name)
         if (
-            self.rank == 0 and reason != "preempted"
+            self.rank == 0 and reason != EndReason.PREEMPTED
         ):  # there time is short, and Modal commits the rest at the exit
             for name in ("data", "cache"):
                 self.volumes.commit(name)

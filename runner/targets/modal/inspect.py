@@ -10,6 +10,7 @@ from typing import Any
 
 from job.paths import VOLUMES, VolumePaths
 from job.pretrained import weights_of
+from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import usage
 from runner.launch.parse import settings_begun_with
@@ -107,7 +108,7 @@ def _look(
         "attempts": len(found.ledger.attempts) if request.job.writes_run else 0,
         "reached": runs.reached(found),
         "begun_with": before.result(),
-        "finished": found.record is not None and found.record.status == "finished",
+        RunStatus.FINISHED: found.record is not None and found.record.status == RunStatus.FINISHED,
         "record": found.record,
         "other": on_this_machine(cli, checkout, request.run, found.record)
         if request.job.writes_run

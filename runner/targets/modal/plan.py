@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from job.format import duration
 from job.recipe import Recipe
+from job.run_record import EndReason
 from runner.errors import usage
 from runner.format import dollars
 from runner.plan import Plan, TargetState
@@ -95,13 +96,15 @@ def _check(request: Request, facts: ModalState, options: ResolvedOptions) -> Non
         refuse_too_large(request.settings, options.gpus, options.nodes)
     # What is left of a cap that ended it is less than a machine needs to begin.
     why, before = facts.reached or ("", 0.0)
-    if facts.seconds >= options.timeout_s or (why == "timeout" and options.timeout_s <= before):
+    if facts.seconds >= options.timeout_s or (
+        why == EndReason.RUN_TIMEOUT and options.timeout_s <= before
+    ):
         raise usage(
             f"run '{request.run}' has used {duration(facts.seconds)} of its {duration(options.timeout_s)}; "
             f"give it more: --timeout {math.ceil(2 * options.timeout_s / 3600)}h"
         )
     cap = options.max_cost
-    if cap is not None and (facts.cost >= cap or (why == "budget" and cap <= before)):
+    if cap is not None and (facts.cost >= cap or (why == EndReason.BUDGET and cap <= before)):
         raise usage(
             f"run '{request.run}' has cost {dollars(facts.cost)} of its {dollars(cap)}; "
             f"give it more: --max-cost {math.ceil(2 * cap)}"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from job.exit_status import ExitStatus
-from job.run_record import RunRecord, parse_record
+from job.run_record import EndReason, RunRecord, RunStatus, parse_record
 from runner.runs import attempts
 from runner.runs import attempts as ledgers
 from runner.runs.attempts import AttemptLog, CloudAttempt
@@ -21,14 +21,14 @@ from runner.targets.modal.volume import LateFiles, ModalVolumeFiles
 
 READERS = 16  # files that are read at a time; each is two round trips
 
-REASONS = {
-    "time-out": "Modal's time for an attempt",
-    "timeout": "its --timeout is used up",
-    "budget": "its --max-cost is spent",
-    "stopped": "stopped",
-    "killed": "the machine was taken away without a word",
-    "stalled": "it stood still",
-    "idle GPU": "a GPU stood idle",
+REASONS: dict[str, str] = {
+    EndReason.ATTEMPT_TIMEOUT: "Modal's time for an attempt",
+    EndReason.RUN_TIMEOUT: "its --timeout is used up",
+    EndReason.BUDGET: "its --max-cost is spent",
+    EndReason.STOPPED: "stopped",
+    EndReason.KILLED: "the machine was taken away without a word",
+    EndReason.STALLED: "it stood still",
+    EndReason.IDLE_GPU: "a GPU stood idle",
 }
 
 
@@ -139,7 +139,11 @@ def reached(run: CloudRun) -> tuple[str, float] | None:
         return None
     options = run.launch.target_options
     assert isinstance(options, ModalOptions)
-    cap = {"budget": options.max_cost, "timeout": options.timeout_s}.get(run.ledger.reason)
+    caps: dict[str, float | None] = {
+        EndReason.BUDGET: options.max_cost,
+        EndReason.RUN_TIMEOUT: options.timeout_s,
+    }
+    cap = caps.get(run.ledger.reason)
     return (run.ledger.reason, cap) if cap is not None else None
 
 
@@ -150,13 +154,13 @@ def _expected_cost(record: RunRecord, last: CloudAttempt | None) -> float | None
     return round(record.expected_seconds_now / 3600 * last.usd_per_hour, 4)
 
 
-def derive_status(run: CloudRun, call: CallState, began: bool) -> str:
+def derive_status(run: CloudRun, call: CallState, began: bool) -> RunStatus:
     """One word for it."""
-    status = run.record.status if run.record else "running"
+    status = run.record.status if run.record else RunStatus.RUNNING
     if call.alive:
-        return "running" if began and status == "running" else "starting"
+        return RunStatus.RUNNING if began and status == RunStatus.RUNNING else RunStatus.STARTING
     if (
-        status == "finished"
+        status == RunStatus.FINISHED
     ):  # an attempt that the job refused, or that never came so far, takes nothing back
         return status
     code = run.ledger.status if run.ledger.call == run.call else None
@@ -165,14 +169,14 @@ def derive_status(run: CloudRun, call: CallState, began: bool) -> str:
     match code:
         case None:
             if call.attempts_used_up:
-                return "unfinished"
-            return status if status != "running" else "dead"
+                return RunStatus.UNFINISHED
+            return status if status != RunStatus.RUNNING else RunStatus.LOST
         case ExitStatus.DONE:
-            return "finished"
+            return RunStatus.FINISHED
         case ExitStatus.UNFINISHED | ExitStatus.OVER_BUDGET:
-            return "unfinished"
+            return RunStatus.UNFINISHED
         case _:
-            return "failed"
+            return RunStatus.FAILED
 
 
 def reason(run: CloudRun, call: CallState) -> str | None:
@@ -181,7 +185,11 @@ def reason(run: CloudRun, call: CallState) -> str | None:
     attempt = run.record.attempts[-1] if run.record and run.record.attempts else None
     if last is None or last.call != run.call:
         return call.error or None
-    if last.reason in ("failed", "finished") and attempt is not None and attempt.reason:
+    if (
+        last.reason in (EndReason.FAILED, EndReason.FINISHED)
+        and attempt is not None
+        and attempt.reason
+    ):
         return attempt.reason
     words = REASONS.get(last.reason or "", last.reason) or call.error or None
     return f"{words}: {last.detail}" if words and last.detail else words
@@ -196,10 +204,10 @@ def is_at_work(files: ModalVolumeFiles, run: str, heartbeat: float | None) -> bo
     if heartbeat is None or not is_fresh(time.time() - heartbeat):
         return False
     record = parse_record(_read(files, f"{run}/run.json"))
-    if record is None or record.status == "running":
+    if record is None or record.status == RunStatus.RUNNING:
         return True
     log = attempts.parse(_read(files, f"{run}/{attempts.NAME}"))
-    return record.status == "unfinished" and bool(log.attempts) and log.status is None
+    return record.status == RunStatus.UNFINISHED and bool(log.attempts) and log.status is None
 
 
 def _read(files: ModalVolumeFiles, path: str) -> bytes:

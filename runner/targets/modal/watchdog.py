@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import median
 from threading import Event, Thread
 
+from job.run_record import EndReason
 from runner.targets.modal.container import ask_gpus
 
-STALLED, IDLE = "stalled", "idle GPU"
+STALLED, IDLE = EndReason.STALLED, EndReason.IDLE_GPU
 
 # No step for so many times the usual. Measured between two signs, each of them log_every steps or an evaluation.
 TIMES_USUAL = 10.0

@@ -152,8 +152,8 @@ class TestJudgement:
         [
             ("running", OURS, True, None, "running"),
             ("finished", Attempt(started=5.0), True, None, "starting"),
-            ("running", OURS, False, None, "dead"),
-            ("running", OURS, False, 137, "dead"),
+            ("running", OURS, False, None, "lost"),
+            ("running", OURS, False, 137, "lost"),
             ("running", OURS, False, 1, "failed"),
             ("running", None, False, 0, "finished"),
             ("running", OURS, False, 101, "unfinished"),
@@ -176,7 +176,7 @@ class TestJudgement:
         assert found() == ["running"]
         long_ago = time.time() - FRESH_SECONDS - 1
         os.utime(heartbeat, (long_ago, long_ago))
-        assert found() == ["dead"]
+        assert found() == ["lost"]
 
     @pytest.mark.parametrize(
         ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
@@ -191,7 +191,7 @@ class TestJudgement:
         folder = make_run("warm", status="running", attempts=attempts)
         write_launch(folder, LaunchHandle("warm", "host", "train", "1", 4.0))
         (state,) = states(folder.parent, "host", lambda _: (False, code))
-        assert (state.status, state.reason, state.ends) == ("dead", why, ("SIGTERM", why))
+        assert (state.status, state.reason, state.ends) == ("lost", why, ("SIGTERM", why))
 
     def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
         both = [
@@ -257,7 +257,7 @@ class TestStatus:
         assert json.loads(type_("runner status warm --json").stdout)["loss"] == 1.5
 
     def test_a_dead_run_shows_its_last_words_and_what_to_type(self, type_, fake) -> None:
-        fake.states = [RunInfo("warm", "train", "host", "dead")]
+        fake.states = [RunInfo("warm", "train", "host", "lost")]
         fake.printed = ["Out of memory"]
         result = type_("runner status warm")
         assert "Out of memory" in result.stderr
@@ -334,7 +334,7 @@ class TestLogs:
         time.tzset()
 
     def test_without_a_log(self, type_, fake, make_run) -> None:
-        fake.states = [RunInfo("warm", "train", "host", "dead")]
+        fake.states = [RunInfo("warm", "train", "host", "lost")]
         make_run("warm")
         assert type_("runner logs warm").exit_code == 102
         fake.printed = ["ImportError"]

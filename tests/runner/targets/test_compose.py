@@ -232,8 +232,8 @@ class TestDetached:
             ("abc\twarm\tUp 3 minutes (healthy)\n", "starting"),
             ("abc\twarm\tExited (0) 1 second ago\n", "finished"),
             ("abc\twarm\tExited (101) 1 second ago\n", "unfinished"),
-            ("abc\twarm\tExited (137) 1 second ago\n", "dead"),
-            ("", "dead"),
+            ("abc\twarm\tExited (137) 1 second ago\n", "lost"),
+            ("", "lost"),
         ],
     )
     def test_it_is_found_again(self, type_, local, docker, volume, ps: str, status: str) -> None:

@@ -102,7 +102,7 @@ def test_many_runs_have_a_line_each(type_, make_run, fake) -> None:
 def test_a_run_without_curves_is_compared_all_the_same(type_, make_run, fake) -> None:
     make_run("empty")
     tell(make_run("warm", step=20), steps=20)
-    fake.states = [RunInfo(name, "train", "host", "dead") for name in ("empty", "warm")]
+    fake.states = [RunInfo(name, "train", "host", "lost") for name in ("empty", "warm")]
     result = type_("runner compare empty warm")
     assert result.exit_code == 0, result.stderr
     assert "training loss" in result.stdout
@@ -121,7 +121,7 @@ def test_a_key_that_an_older_recipe_lacks_differs() -> None:
 def test_the_best_is_marked() -> None:
     found = [
         {"val_loss": 1.2, "tokens_per_second": 2000.0, "mfu": 0.25, "status": "finished"},
-        {"val_loss": 1.1, "tokens_per_second": 900.0, "mfu": 0.25, "status": "dead"},
+        {"val_loss": 1.1, "tokens_per_second": 900.0, "mfu": 0.25, "status": "lost"},
         {"val_loss": None},
     ]
     names = ("validation loss", "tokens/s", "MFU", "training loss", "status")

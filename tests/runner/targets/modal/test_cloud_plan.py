@@ -215,12 +215,12 @@ class TestPlan:
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
         with pytest.raises(RunnerError, match=r"has used .* of its 24 h.*--timeout 48h"):
-            make(**spent, reached=("timeout", 86400.0))
+            make(**spent, reached=("run-timeout", 86400.0))
         assert make(
             options=parse_options(max_cost="26"), **spent, reached=("budget", 25.0)
         ).question
         assert make(
-            options=parse_options(timeout="25h"), **spent, reached=("timeout", 86400.0)
+            options=parse_options(timeout="25h"), **spent, reached=("run-timeout", 86400.0)
         ).question
         assert make(options=parse_options(max_cost="25"), **spent).question  # it was stopped before
 

@@ -9,12 +9,12 @@ from runner.targets.modal import deadlines
 
 def test_modals_own_clock_is_followed_by_another_attempt() -> None:
     found = deadlines.next_deadline(0.0, 86400.0, 3 * 86400.0, 0.0, None, 0.0, 1.0)
-    assert (found.reason, found.stop, found.kill) == ("time-out", 86100.0, 86400.0)
+    assert (found.reason, found.stop, found.kill) == ("attempt-timeout", 86100.0, 86400.0)
 
 
 def test_the_timeout_counts_what_was_used() -> None:
     found = deadlines.next_deadline(1000.0, 86400.0, 7200.0, 3600.0, None, 0.0, 1.0)
-    assert (found.reason, found.stop, found.kill) == ("timeout", 4300.0, 4600.0)
+    assert (found.reason, found.stop, found.kill) == ("run-timeout", 4300.0, 4600.0)
 
 
 def test_the_cap_counts_what_was_spent() -> None:
@@ -52,4 +52,4 @@ def test_our_clock_is_never_behind_modals() -> None:
         each = deadlines.attempt_timeout(86400.0, used, deadlines.LONGEST_ATTEMPT)
         found = deadlines.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
         assert found.stop < found.kill <= each
-        assert found.reason == "timeout"  # and not another attempt for the last minutes
+        assert found.reason == "run-timeout"  # and not another attempt for the last minutes

@@ -30,7 +30,7 @@ def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab, br
     steps = 7 * brief  # more than an attempt has time for
     lab.train("--device", "cpu", f"max_steps={steps}", GPT_RUNNER_ATTEMPT=f"{brief}s")
     assert len(reasons(lab)) > 1
-    assert set(reasons(lab)[:-1]) == {"time-out"}
+    assert set(reasons(lab)[:-1]) == {"attempt-timeout"}
     assert reasons(lab)[-1] == "finished"
     call = lab.modal.calls()[0]
     assert call["retries"] == [len(reasons(lab)) - 1]
@@ -40,7 +40,7 @@ def test_an_attempt_that_is_used_up_is_followed_by_one_that_resumes(lab: Lab, br
 def test_the_timeout_counts_all_attempts(lab: Lab, brief: int) -> None:
     lab.slow_down(0.05)
     _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief}s", status=101)
-    assert reasons(lab) == ["timeout"]
+    assert reasons(lab) == ["run-timeout"]
     words = "its --timeout is used up; `runner resume tiny --timeout LONGER` goes on"
     assert err.splitlines()[-1] == f"stopped: {words}"
     assert lab.run("status", "tiny")[1] == f"{words}\n"

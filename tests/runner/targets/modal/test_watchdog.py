@@ -130,5 +130,5 @@ def test_a_gpu_that_idles_ends_the_run(tmp_path: Path) -> None:
         words = ("--device", "cpu", "max_steps=5000", "stop_idle_gpu_after=10s")
         _, err = lab.train(*words, status=101)
         assert "GPU 0 has done nothing for" in err
-        assert reasons(lab) == ["idle GPU"]
+        assert reasons(lab) == ["idle-gpu"]
         assert lab.ledger()["attempts"][0]["detail"].startswith("GPU 0")
