@@ -105,9 +105,9 @@ class TestPlan:
         assert shown["price"].startswith("$32.87 an hour")
         assert "estimate" in shown
         assert shown["cap"].startswith(
-            "$25.00, then it writes a checkpoint and ends; 3 d over all attempts"
+            "$25.00, then it writes a checkpoint and ends; 3d00h over all attempts"
         )
-        assert "about 1.5 of 80 GB on H100 (an estimate)" in shown["memory"]
+        assert "about 1.5 of 80 GB on H100 (estimated)" in shown["memory"]
         assert "gpt-runner-data → /vol/data" in shown["volumes"]
         assert plan.command[:3] == ("torchrun", "--standalone", "--nproc-per-node=8")
         assert plan.question is not None
@@ -205,7 +205,7 @@ class TestPlan:
     ) -> None:
         with pytest.raises(RunnerError, match=r"has cost \$30.00 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), cost=30.0, attempts=2)
-        with pytest.raises(RunnerError, match=r"has used 25 h of its 24 h.*--timeout 48h"):
+        with pytest.raises(RunnerError, match=r"has used 1d01h of its 1d00h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
     def test_what_a_cap_left_over_when_it_ended_a_run_pays_for_no_start(
@@ -214,7 +214,7 @@ class TestPlan:
         spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
-        with pytest.raises(RunnerError, match=r"has used .* of its 24 h.*--timeout 48h"):
+        with pytest.raises(RunnerError, match=r"has used .* of its 1d00h.*--timeout 48h"):
             make(**spent, reached=("run-timeout", 86400.0))
         assert make(
             options=parse_options(max_cost="26"), **spent, reached=("budget", 25.0)

@@ -134,7 +134,7 @@ def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
     _, err = lab.run("resume", "tiny", "-y", "--timeout", "2h")
     assert "goes on from step" in err
     assert "$3.00" in err
-    assert "2 h over all attempts" in err
+    assert "2h00m over all attempts" in err
     assert reasons(lab) == ["stopped", "finished"]
     assert sorted(set(lab.steps())) == list(range(1, 121))
 
