@@ -21,14 +21,14 @@ def command(cli: CliContext, volume: str, path: str, as_json: bool) -> int:
     from dataclasses import asdict
     from datetime import datetime
 
-    from runner.transfer.mapping import nothing_there, open_mapping
+    from runner.transfer.mapping import open_mapping, remote_not_found
 
-    place = open_mapping(cli, volume)
+    mapping = open_mapping(cli, volume)
     try:
-        found = list(place.files.entries(path))
+        found = list(mapping.files.entries(path))
     except FileNotFoundError as error:
         if path.strip("/"):
-            raise nothing_there(place, path) from error
+            raise remote_not_found(mapping, path) from error
         found = []
     if as_json:
         cli.json([asdict(entry) for entry in found])

@@ -52,7 +52,7 @@ def command(
 
     from runner.console import confirm
     from runner.errors import RunnerError, usage
-    from runner.transfer.mapping import alone, open_mapping
+    from runner.transfer.mapping import exclusive, open_mapping
     from runner.transfer.progress import print_result, result_to_json, show_plan
     from runner.transfer.pull import Pull, watch_run
 
@@ -60,26 +60,28 @@ def command(
         raise usage("--watch follows a run: `runner pull checkpoints RUN --watch`")
     folder = cli.cwd / Path(into).expanduser() if into else None
     # A watch may begin before the first run of an account, whose launch makes the volume.
-    place = open_mapping(cli, volume, folder, create=watch)
+    mapping = open_mapping(cli, volume, folder, create=watch)
+    confirmed = yes
     try:
-        with alone(place, cli.info):
-            pull = Pull(place, path, everything)
+        with exclusive(mapping, cli.info):
+            pull = Pull(mapping, path, everything)
             if dry_run:
                 show_plan(cli, pull.plan, as_json)
                 return int(bool(pull.plan.refused))
-            further = [f"run {run}" for run in pull.further_here()]
-            if further and not confirm(cli, further, "pull the older state over it", yes):
+            objections = pull.objections()
+            if objections and not confirm(cli, objections, "pull over it anyway", yes):
                 return 103
+            confirmed = yes or bool(objections)
             for note in pull.plan.notes:
                 cli.info(note)
             if not watch:
-                outcome = pull.carry_out(cli)
-                print_result(cli, outcome, "pulled", f"into {place.root}")
+                result = pull.execute(cli)
+                print_result(cli, result, "pulled", f"into {mapping.root}")
     except RunnerError as error:
         if not watch or error.exit_code != 102:
             raise  # a run that was started just now may not have its folder yet
     if watch:
-        outcome = watch_run(cli, place, path, everything, every)
+        result = watch_run(cli, mapping, path, everything, every, replace_active=confirmed)
     if as_json:
-        cli.json(result_to_json(outcome, volume=volume, folder=str(place.root)))
-    return outcome.status
+        cli.json(result_to_json(result, volume=volume, folder=str(mapping.root)))
+    return result.status

@@ -38,19 +38,19 @@ def command(
     from runner.transfer.push import Push, find_source, remote_path
 
     source = find_source(local_folder(cli, volume), volume == "checkpoints", path, cli.cwd)
-    place = open_mapping(cli, volume, create=not dry_run)
-    remote = remote_path(place, source, to)
-    push = Push(place, source, remote, everything)
+    mapping = open_mapping(cli, volume, create=not dry_run)
+    remote = remote_path(mapping, source, to)
+    push = Push(mapping, source, remote, everything)
     if dry_run:
         show_plan(cli, push.plan, as_json)
         return int(bool(push.plan.refused))
-    objections = push.objections()
-    if objections and not confirm(cli, objections, "push over it all the same", yes):
+    objections = push.objections(cli)
+    if objections and not confirm(cli, objections, "push over it anyway", yes):
         return 103
     for note in push.plan.notes:
         cli.info(note)
-    outcome = push.carry_out(cli)
-    print_result(cli, outcome, "pushed", f"to {volume}/{remote} in the cloud")
+    result = push.execute(cli)
+    print_result(cli, result, "pushed", f"to {volume}/{remote} on Modal")
     if as_json:
-        cli.json(result_to_json(outcome, volume=volume, path=remote))
-    return outcome.status
+        cli.json(result_to_json(result, volume=volume, path=remote))
+    return result.status

@@ -20,18 +20,17 @@ from runner.console import CliContext
 def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool) -> int:
     from runner.console import confirm
     from runner.errors import usage
-    from runner.targets.modal.runs import is_at_work
-    from runner.transfer.mapping import nothing_there, open_mapping
+    from runner.transfer.mapping import is_active_on_modal, open_mapping, remote_not_found
     from runner.transfer.progress import count
 
-    place = open_mapping(cli, volume)
+    mapping = open_mapping(cli, volume)
     path = path.strip("/")
     if not path:
         raise usage("that is the whole volume; name a file or folder in it")
     try:
-        found = place.files.listing(path)
+        found = mapping.files.listing(path)
     except FileNotFoundError as error:
-        raise nothing_there(place, path) from error
+        raise remote_not_found(mapping, path) from error
     is_file = [entry.path for entry in found] == [path]
     if not is_file and not recursive:
         raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{cli.line} -r`")
@@ -39,11 +38,13 @@ def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool)
     facts = [
         f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"
     ]
-    beats = [f.modified for f in files if f.path == f"{path}/heartbeat"]
-    if place.has_runs and is_at_work(place.files, path, beats[0] if beats else None):
-        facts.append(f"run {path} is at work")
+    if mapping.has_runs:
+        run = path.split("/")[0]
+        heartbeat = mapping.files.entry(f"{run}/heartbeat")
+        if is_active_on_modal(cli, mapping, run, heartbeat):
+            facts.append(f"run {run} is active on Modal")
     if not confirm(cli, facts, "delete it from the cloud for good", yes):
         return 103
-    place.files.remove(path, recursive=not is_file)
+    mapping.files.remove(path, recursive=not is_file)
     cli.info(f"deleted {volume}/{path}")
     return 0

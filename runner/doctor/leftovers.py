@@ -14,8 +14,8 @@ from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.doctor.base import CheckContext, Finding
 from runner.project import volumes
 from runner.runs.store import is_fresh
-from runner.transfer.checkpoints import missing_from, parse_manifest
-from runner.transfer.selection import BLOCKS, PART
+from runner.transfer.checkpoints import find_incomplete, parse_manifest
+from runner.transfer.mapping import BLOCKS, PART
 
 ORDER = 77
 
@@ -144,7 +144,7 @@ def _is_whole(step: Path) -> bool:
         sizes = {path.name: path.stat().st_size for path in step.iterdir()}
     except OSError:
         return False
-    return manifest is not None and missing_from(manifest, sizes) is None
+    return manifest is not None and find_incomplete(manifest, sizes) is None
 
 
 def _age(path: Path) -> float:

@@ -1,5 +1,5 @@
-"""Transfers between a folder of this machine and a volume in the cloud.
+"""Copy files between a folder on this machine and a volume on Modal.
 
-names → listing → plan (pure) → download or upload, in parallel → checked → journal; ``latest`` moves last.
-``docs/volumes.md`` says what is promised.
+A transfer lists both sides, makes a plan, moves files in parallel, verifies them and records them in
+the journal; a run's ``latest`` moves last. docs/volumes.md has the guarantees.
 """

@@ -1,4 +1,4 @@
-"""One file from a volume to its place here: under a temporary name, continued, verified, renamed."""
+"""Download files under a temporary name: resumed block by block, verified, then renamed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,45 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.files import fsync_file
-from job.step_folders import sha256
+from job.files import fsync_file, fsync_folder, write_atomically
+from job.step_folders import MANIFEST, PARTIAL
 from runner.errors import ModalUnavailable
 from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoints import APPENDED, Mismatch, Sum
+from runner.transfer.checkpoints import (
+    APPEND_ONLY,
+    REPLACED,
+    ContentMismatch,
+    FileDigest,
+    find_damage,
+    is_intact,
+)
 from runner.transfer.journal import Journal, is_settled
+from runner.transfer.mapping import (
+    BLOCKS,
+    PART,
+    UnsafePath,
+    local_path,
+    make_parent,
+    temporary_path,
+)
+from runner.transfer.plan import Checkpoint
 from runner.transfer.progress import Progress
-from runner.transfer.selection import BLOCKS, PART, beside
-from runner.transfer.workers import Workers
+from runner.transfer.workers import Task, Workers
 
 if TYPE_CHECKING:
     from runner.targets.modal.volume_rpc import Block
 
-TRIES = 3  # for a file that changes while it is fetched, or comes damaged
+MAX_ATTEMPTS = 3  # for a file that changes during the download, or arrives damaged
+BLOCK_SIZE = 8 * 1024 * 1024  # bytes; version 2 volumes cut files into such blocks
 
-# How much of what is here is compared before a file that grew is only added to: a log that was begun anew
-# has other times and losses in it.
-OVERLAP = 64 * 1024
+# Before new bytes are appended to a local log, this many old bytes are compared: a log that was
+# restarted has other times and losses.
+OVERLAP_BYTES = 64 * 1024
+MAX_TAIL_BYTES = 64 * 1024 * 1024  # longer tails are downloaded block by block
 
-LONGEST_TAIL = 64 * 1024 * 1024  # bytes; more comes block by block
 
-
-class Download:
-    """Fetches files of one listing, which was asked for at ``listed`` (seconds since the epoch)."""
+class Downloader:
+    """Download files of one listing, which was requested at ``listed`` (seconds since the epoch)."""
 
     def __init__(
         self,
@@ -49,23 +64,22 @@ class Download:
         self.files, self.workers, self.journal = files, workers, journal
         self.progress, self.listed = progress, listed
 
-    def fetch(self, entry: RemoteEntry, target: Path, sums: Sum | None = None) -> bool:
-        """Have ``target`` hold the file, whole and verified, or what it held before. Whether it is what
-        the listing said, and not newer.
+    def fetch(self, entry: RemoteEntry, target: Path, digest: FileDigest | None = None) -> bool:
+        """Replace ``target`` by the verified file, or leave it as it was.
 
-        Raises Mismatch for one that changes all the time or never has its SHA-256, FileNotFoundError,
-        Unavailable, Cancelled.
+        Returns whether the file is as listed, not newer. Raises ContentMismatch if it keeps changing
+        or never has its SHA-256, FileNotFoundError, ModalUnavailable or Cancelled.
         """
-        if sums is None and self._add_tail(entry, target):
+        if digest is None and self._append_tail(entry, target):
             return True
-        for _ in range(TRIES - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return self._fetch_whole(entry, target, sums)
-            except Mismatch:
+                return self._fetch_once(entry, target, digest)
+            except ContentMismatch:
                 continue
-        return self._fetch_whole(entry, target, sums)
+        return self._fetch_once(entry, target, digest)
 
-    def _fetch_whole(self, entry: RemoteEntry, target: Path, sums: Sum | None) -> bool:
+    def _fetch_once(self, entry: RemoteEntry, target: Path, digest: FileDigest | None) -> bool:
         opened = self.files.open(entry.path)
         source = replace(entry, size=opened.size)
         part, counted = PartialFile(target, source), 0
@@ -83,7 +97,7 @@ class Download:
             else:
                 count(part.resume(self.listed))
                 self._fetch_blocks(part, opened.blocks, count)
-            part.finish(sums)
+            part.finish(digest)
         except BaseException:
             count(-counted)
             raise
@@ -92,7 +106,7 @@ class Download:
     def _fetch_blocks(
         self, part: PartialFile, blocks: tuple[Block, ...], count: Callable[[int], None]
     ) -> None:
-        continued = bool(part.done)
+        resumed = bool(part.done)
 
         def fetch(index: int, block: Block) -> None:
             part.write(index, self.files.block(block))
@@ -102,35 +116,31 @@ class Download:
             before = len(part.done)
             try:
                 missing = [(i, block) for i, block in enumerate(blocks) if i not in part.done]
-                self.workers.blocks(partial(fetch, i, block) for i, block in missing)
+                self.workers.run_blocks(partial(fetch, i, block) for i, block in missing)
                 break
             except ModalUnavailable:
                 if len(part.done) == before:
                     raise
-                opened = self.files.open(
-                    part.source.path
-                )  # addresses grow old; others serve the rest
-                blocks, continued = opened.blocks, True
+                opened = self.files.open(part.source.path)  # the old URLs may have expired
+                blocks, resumed = opened.blocks, True
                 if opened.size != part.source.size:
                     raise self._changed(part) from None
-        if (
-            continued
-        ):  # blocks of several answers are one file only if it did not change between them
+        if resumed:  # blocks of several answers are one file only if it did not change in between
             now = self.files.entry(part.source.path)
             if now != part.source or not is_settled(now, self.listed):
                 raise self._changed(part)
 
-    def _changed(self, part: PartialFile) -> Mismatch:
+    def _changed(self, part: PartialFile) -> ContentMismatch:
         part.discard()
-        return Mismatch("it changed while it was fetched")
+        return ContentMismatch("it changed during the download")
 
-    def _add_tail(self, entry: RemoteEntry, target: Path) -> bool:
-        """Whether the file only grew since it was fetched, and what came is added to it."""
-        seen = self.journal.last(entry.path, target) if APPENDED.search(entry.path) else None
-        if seen is None or not 0 < entry.size - seen.size <= LONGEST_TAIL or seen.size == 0:
+    def _append_tail(self, entry: RemoteEntry, target: Path) -> bool:
+        """Append what is new to a file that only grew; return False for any other."""
+        old = self.journal.lookup(entry.path, target) if APPEND_ONLY.search(entry.path) else None
+        if old is None or not 0 < entry.size - old.size <= MAX_TAIL_BYTES or old.size == 0:
             return False
-        overlap = min(seen.size, OVERLAP)
-        start = seen.size - overlap
+        overlap = min(old.size, OVERLAP_BYTES)
+        start = old.size - overlap
         content = self.files.read(entry.path, start, entry.size - start)
         with target.open("rb") as file:
             file.seek(start)
@@ -145,75 +155,165 @@ class Download:
         return True
 
 
-BLOCK_SIZE = 8 * 1024 * 1024  # bytes; that of volumes of version 2, which their answers are cut by
-
-
 class PartialFile:
-    """What there is of ``source`` so far, to become ``target``. ``done`` holds the numbers of its blocks."""
+    """The blocks of ``source`` that have arrived, by number in ``done``; it becomes ``target``."""
 
     def __init__(self, target: Path, source: RemoteEntry) -> None:
         self.target, self.source = target, source
-        self.path, self.marks = beside(target, PART), beside(target, BLOCKS)
+        self.path, self.hashes = temporary_path(target, PART), temporary_path(target, BLOCKS)
         self.done: set[int] = set()
         self._lock = threading.Lock()
 
     def resume(self, listed: float) -> int:
-        """Take over what an earlier process left, where it is a copy of the same state of the file, and
-        begin anew where not. Returns the number of bytes that are here; each block was read and hashed."""
+        """Keep intact blocks of an earlier transfer of the same state of the file.
+
+        Reads and hashes each block. Returns their size in bytes.
+        """
         header = json.dumps(asdict(self.source))
-        found = self._marked(header) if is_settled(self.source, listed) else {}
-        with self.path.open("r+b" if found else "wb") as file:
-            for index, expected in found.items():
+        blocks = self._read_hashes(header) if is_settled(self.source, listed) else {}
+        with self.path.open("r+b" if blocks else "wb") as file:
+            for index, expected in blocks.items():
                 file.seek(index * BLOCK_SIZE)
                 if hashlib.sha256(file.read(BLOCK_SIZE)).hexdigest() == expected:
                     self.done.add(index)
             file.truncate(self.source.size)
-        lines = [header, *(f"{index} {found[index]}" for index in sorted(self.done))]
-        self.marks.write_text("\n".join(lines) + "\n")
+        lines = [header, *(f"{index} {blocks[index]}" for index in sorted(self.done))]
+        self.hashes.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return sum(min(BLOCK_SIZE, self.source.size - index * BLOCK_SIZE) for index in self.done)
 
     def write(self, index: int, content: bytes) -> None:
-        """Put a block into its place, then mark it. Threads may share the part."""
+        """Write a block, then record its SHA-256. Threads may share the file."""
         with self.path.open("r+b") as file:
             file.seek(index * BLOCK_SIZE)
             file.write(content)
         digest = hashlib.sha256(content).hexdigest()
-        with self._lock, self.marks.open("ab") as marks:
-            marks.write(f"{index} {digest}\n".encode())
+        with self._lock, self.hashes.open("ab") as hashes:
+            hashes.write(f"{index} {digest}\n".encode())
             self.done.add(index)
 
-    def finish(self, sums: Sum | None) -> None:
-        """Check the size, and the SHA-256 if one is known, and move it to its place.
+    def finish(self, digest: FileDigest | None) -> None:
+        """Verify the size, and the SHA-256 if known, and rename the file to ``target``.
 
-        Raises Mismatch, and forgets the part, where they differ.
+        Raises ContentMismatch and discards the file if they differ.
         """
         size = self.path.stat().st_size
         if size != self.source.size:
             self.discard()
-            raise Mismatch(f"{size} bytes came of {self.source.size}")
+            raise ContentMismatch(f"received {size} bytes, expected {self.source.size}")
         fsync_file(self.path)
-        if sums is not None and (size != sums.bytes or sha256(self.path) != sums.sha256):
+        if digest is not None and not is_intact(self.path, digest):
             self.discard()
-            raise Mismatch("its SHA-256 is not the one of the manifest")
+            raise ContentMismatch(f"its SHA-256 differs from {MANIFEST}")
         os.utime(self.path, (self.source.modified, self.source.modified))
         self.path.replace(self.target)
-        self.marks.unlink(missing_ok=True)
+        self.hashes.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Forget it."""
+        """Delete the partial file."""
         self.path.unlink(missing_ok=True)
-        self.marks.unlink(missing_ok=True)
+        self.hashes.unlink(missing_ok=True)
 
-    def _marked(self, header: str) -> dict[int, str]:
+    def _read_hashes(self, header: str) -> dict[int, str]:
         try:
-            first, *lines = self.marks.read_text().splitlines()
+            first, *lines = self.hashes.read_text(encoding="utf-8").splitlines()
             if first != header or not self.path.exists():
                 return {}
         except (OSError, ValueError):
             return {}
-        found = {}
+        hashes = {}
         for line in lines:
             index, _, digest = line.partition(" ")
-            if index.isdigit() and len(digest) == 64:  # the last line may be cut
-                found[int(index)] = digest
-        return found
+            if index.isdecimal() and len(digest) == 64:  # the last line may be incomplete
+                hashes[int(index)] = digest
+        return hashes
+
+
+class CheckpointDownload:
+    """Download one checkpoint to ``root``; it appears with all its files or not at all."""
+
+    def __init__(self, downloader: Downloader, checkpoint: Checkpoint, root: Path) -> None:
+        self.downloader, self.checkpoint, self.root = downloader, checkpoint, root
+        self.final = make_parent(root, checkpoint.folder) / checkpoint.name
+        if self.final.is_symlink():
+            raise UnsafePath(f"{self.final} is a symbolic link")
+        self.partial = self.final.with_name(PARTIAL + self.final.name)
+        self._remaining = len(checkpoint.entries)
+        self._lock = threading.Lock()
+
+    def is_intact_locally(self) -> bool:
+        """Return whether the local folder has the same manifest and is intact."""
+        try:
+            if (self.final / MANIFEST).read_bytes() != self.checkpoint.manifest_content:
+                return False
+        except OSError:
+            return False
+        if find_damage(self.final) is not None:
+            return False
+        self._record()
+        return True
+
+    def tasks(self) -> list[Task]:
+        """Return one task per file; the last to end renames the folder."""
+        return [
+            Task(entry.path, partial(self._fetch, index))
+            for index, entry in enumerate(self.checkpoint.entries)
+        ]
+
+    def _fetch(self, index: int) -> None:
+        entry = self.checkpoint.entries[index]
+        name = entry.path.removeprefix(f"{self.checkpoint.folder}/")
+        target = local_path(self.partial, name)
+        digest = self.checkpoint.manifest.get(name)
+        if name == MANIFEST:
+            write_atomically(target, self.checkpoint.manifest_content)
+            self.downloader.progress.advance(entry.size)
+        elif digest is not None and (
+            is_intact(target, digest) or self._copy_intact(name, target, digest)
+        ):
+            self.downloader.progress.advance(entry.size)
+        else:
+            self.downloader.fetch(entry, target, digest)
+        self.downloader.progress.file_done()
+        with self._lock:
+            self._remaining -= 1
+            is_last = self._remaining == 0
+        if is_last:
+            self._publish()
+
+    def _copy_intact(self, name: str, target: Path, digest: FileDigest) -> bool:
+        """Copy the file from the damaged local checkpoint, if it is intact there."""
+        old = self.final / name
+        if not is_intact(old, digest):
+            return False
+        shutil.copyfile(old, target)
+        return is_intact(target, digest)
+
+    def _publish(self) -> None:
+        """Give the folder its final name."""
+        folder = self.checkpoint.folder
+        names = {entry.path.removeprefix(f"{folder}/") for entry in self.checkpoint.entries}
+        for path in sorted(self.partial.rglob("*"), reverse=True):
+            # An interrupted download of another state of the checkpoint may have left more files.
+            if path.is_file() and path.relative_to(self.partial).as_posix() not in names:
+                path.unlink()
+        for name, digest in self.checkpoint.manifest.items():
+            size = (self.partial / name).stat().st_size
+            if size != digest.bytes:
+                raise ContentMismatch(f"{name} has {size} bytes, expected {digest.bytes}")
+        fsync_folder(self.partial)
+        if self.final.exists():  # damaged, or another checkpoint of the same step
+            replaced = self.final.with_name(REPLACED + self.final.name)
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(self.final, replaced)
+            os.rename(self.partial, self.final)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(self.partial, self.final)
+        fsync_folder(self.final.parent)
+        self._record()
+
+    def _record(self) -> None:
+        for entry in self.checkpoint.entries:
+            local = self.root / entry.path
+            if local.is_file():
+                self.downloader.journal.record(entry, local, self.downloader.listed)

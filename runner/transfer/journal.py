@@ -1,7 +1,7 @@
-"""What was seen to be the same here and in the volume, so that it need not be looked at again.
+"""The journal: files that were verified to be the same on both sides, so they need no transfer.
 
-One JSON line for each file, appended when it was verified: the size and time of both sides. A file counts as
-the same while neither side's size or time has changed. Losing the journal costs time and never a file.
+One JSON line per file, appended after it was verified: its size and time on both sides. A file is
+unchanged as long as these are. Losing the journal costs time, but never a file.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from job.files import write_atomically
 from runner.targets.modal.volume import RemoteEntry
 
-# A volume's times are whole seconds, and a container's writes come to light with its next commit, some
-# seconds later. So a file that was younger than this, in seconds, when it was listed may have changed again
-# without another size or time: it is fetched once more.
-SETTLED_SECONDS = 10.0
+# A volume's times are whole seconds, and a container's writes become visible with its next commit,
+# some seconds later. A file that was younger than this when it was listed may have changed again
+# with the same size and time, so it is transferred again.
+SETTLE_TIME_S = 10.0
+
+# Rewrite the journal when it has this many lines more than twice its entries.
+MAX_STALE_LINES = 1000
 
 
 @dataclass(frozen=True)
 class VerifiedEntry:
-    """One file on both sides. ``at`` is when the volume was listed, seconds since the epoch."""
+    """One file on both sides. The volume was listed at ``at`` (seconds since the epoch)."""
 
     path: str
     local: str
@@ -35,63 +38,83 @@ class VerifiedEntry:
     at: float
 
 
+FIELDS = {field.name: field.type for field in fields(VerifiedEntry)}
+TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
+
+
 class Journal:
-    """The journal of one volume. Threads may share it, and processes."""
+    """The journal of one volume. Threads and processes may share it."""
 
     def __init__(self, file: Path, now: Callable[[], float] = time.time) -> None:
         self.file = file
         self.now = now
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str], VerifiedEntry] = {}
+        self._entries: dict[tuple[str, str], VerifiedEntry] = {}
         lines = self._read()
-        if lines > 2 * len(self._seen) + 1000:
-            text = "".join(json.dumps(asdict(seen)) + "\n" for seen in self._seen.values())
+        if lines > 2 * len(self._entries) + MAX_STALE_LINES:
+            text = "".join(json.dumps(asdict(entry)) + "\n" for entry in self._entries.values())
             write_atomically(file, text)
 
-    def note(self, entry: RemoteEntry, local: Path, listed: float) -> None:
-        """``local`` was verified to hold what ``entry`` says, of a listing that was asked for at ``listed``."""
+    def record(self, remote: RemoteEntry, local: Path, listed: float) -> None:
+        """Record that ``local`` has the content of ``remote``, which was listed at ``listed``."""
         mtime_ns = local.stat().st_mtime_ns
-        seen = VerifiedEntry(entry.path, str(local), entry.size, entry.modified, mtime_ns, listed)
-        line = json.dumps(asdict(seen)) + "\n"
+        entry = VerifiedEntry(
+            remote.path, str(local), remote.size, remote.modified, mtime_ns, listed
+        )
+        line = json.dumps(asdict(entry)) + "\n"
         with self._lock:
-            self._seen[seen.path, seen.local] = seen
+            self._entries[entry.path, entry.local] = entry
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab") as stream:
                 stream.write(line.encode())
 
-    def last(self, path: str, local: Path) -> VerifiedEntry | None:
-        """What was noted of the two, if ``local`` is still as it was then."""
-        seen = self._seen.get((path, str(local)))
-        if seen is None:
+    def lookup(self, path: str, local: Path) -> VerifiedEntry | None:
+        """Return the entry for both files if ``local`` has not changed since; else None."""
+        entry = self._entries.get((path, str(local)))
+        if entry is None:
             return None
         try:
             status = os.stat(local)
         except OSError:
             return None
-        unchanged = status.st_size == seen.size and status.st_mtime_ns == seen.local_mtime_ns
-        return seen if unchanged else None
+        unchanged = status.st_size == entry.size and status.st_mtime_ns == entry.local_mtime_ns
+        return entry if unchanged else None
 
-    def is_same(self, entry: RemoteEntry, local: Path, settled: bool = True) -> bool:
-        """Whether neither side has changed since they were the same; with ``settled`` also unnoticed."""
-        seen = self.last(entry.path, local)
-        if seen is None or (seen.size, seen.modified) != (entry.size, entry.modified):
+    def is_unchanged(self, remote: RemoteEntry, local: Path, settled: bool = True) -> bool:
+        """Return whether neither side changed since both were verified.
+
+        With ``settled``, a change within the same second is excluded too.
+        """
+        entry = self.lookup(remote.path, local)
+        if entry is None or (entry.size, entry.modified) != (remote.size, remote.modified):
             return False
-        return not settled or is_settled(entry, seen.at)
+        return not settled or is_settled(remote, entry.at)
 
     def _read(self) -> int:
+        """Read the entries and return the number of lines."""
         try:
             lines = self.file.read_bytes().splitlines()
         except OSError:
             return 0
         for line in lines:
-            try:
-                seen = VerifiedEntry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # the last line of a process that was killed
-            self._seen[seen.path, seen.local] = seen
+            entry = _parse(line)
+            if entry is not None:  # else a killed process wrote half a line, or the disk lost it
+                self._entries[entry.path, entry.local] = entry
         return len(lines)
 
 
 def is_settled(entry: RemoteEntry, listed: float) -> bool:
-    """Whether another change would show as another time."""
-    return entry.modified + SETTLED_SECONDS < listed
+    """Return whether another change would show another time."""
+    return entry.modified + SETTLE_TIME_S < listed
+
+
+def _parse(line: bytes) -> VerifiedEntry | None:
+    try:
+        tree = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(tree, dict) or tree.keys() != FIELDS.keys():
+        return None
+    if not all(isinstance(tree[name], TYPES[str(kind)]) for name, kind in FIELDS.items()):
+        return None
+    return VerifiedEntry(**tree)

@@ -1,101 +1,232 @@
-"""What a transfer will do, worked out before it is done: a pure value. It deletes nothing."""
+"""Choose the files of a transfer from two listings. A plan is a pure value, and deletes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from job.step_folders import STEP_FOLDER
+from job.step_folders import LATEST, MANIFEST
 from runner.targets.modal.volume import RemoteEntry
-from runner.transfer.selection import Checkpoint, Selection
+from runner.transfer.checkpoints import (
+    Manifest,
+    find_incomplete,
+    is_record,
+    parse_manifest,
+    parse_step_path,
+)
+from runner.transfer.mapping import is_temporary, unsafe_reason
 from runner.transfer.workers import FailedTransfer
 
-# A dataset's meta.json says by its presence that the dataset is complete.
+# A dataset is complete if it has this file.
 MARKER = "meta.json"
+PROCESS_FILES = {"lock", "heartbeat"}  # they belong to a process on one machine
+
+
+class Reason(StrEnum):
+    """Why a file is in the plan."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    CONTINUED = "continued"  # an earlier transfer stopped in the middle of it
+    CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A file that moves. ``why``: new, changed, or continued where a part of it is there."""
+    """A file to transfer."""
 
     entry: RemoteEntry
-    why: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint. ``folder`` is ``<run>/step_...``."""
+
+    folder: str
+    step: int
+    entries: tuple[RemoteEntry, ...]
+    manifest: Manifest = field(hash=False)
+    manifest_content: bytes = b""
+
+    @property
+    def run(self) -> str:
+        """Return the name of its run."""
+        return self.folder.split("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Return ``step_...``, which ``latest`` names."""
+        return self.folder.split("/")[1]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes in all its files."""
+        return sum(entry.size for entry in self.entries)
+
+
+@dataclass
+class Selection:
+    """Files that belong to a transfer; ``refused`` ones cannot be transferred."""
+
+    files: list[RemoteEntry] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    refused: list[FailedTransfer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """``files`` move in parallel with ``checkpoints``; then ``markers``; then each run's ``latest``."""
+    """Files and checkpoints to transfer in parallel, then ``markers``, then each run's ``latest``."""
 
     files: tuple[Transfer, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     markers: tuple[Transfer, ...] = ()
     latest: tuple[tuple[str, str], ...] = ()  # run, name of its newest complete checkpoint
-    same: int = 0
+    unchanged: int = 0
     refused: tuple[FailedTransfer, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
-        """How many files move."""
+        """Return the number of files to transfer."""
         return len(self.files) + len(self.markers) + sum(len(c.entries) for c in self.checkpoints)
 
     @property
     def size(self) -> int:
-        """Bytes that move at most: blocks that are there already don't."""
+        """Return the bytes of these files; blocks that exist already are not transferred."""
         loose = sum(transfer.entry.size for transfer in (*self.files, *self.markers))
         return loose + sum(checkpoint.size for checkpoint in self.checkpoints)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What moves, for a table or JSON."""
-        rows = [_row(t.entry, t.why) for t in (*self.files, *self.markers)]
-        rows += [_row(entry, "checkpoint") for c in self.checkpoints for entry in c.entries]
+        """Return one row per file, for a table or JSON."""
+        rows = [_row(t.entry, t.reason) for t in (*self.files, *self.markers)]
+        rows += [_row(entry, Reason.CHECKPOINT) for c in self.checkpoints for entry in c.entries]
         return sorted(rows, key=lambda row: str(row["path"]))
 
 
+def select(
+    entries: Iterable[RemoteEntry],
+    read_manifest: Callable[[RemoteEntry], bytes],
+    *,
+    runs: bool,
+    everything: bool,
+) -> Selection:
+    """Choose files from a listing.
+
+    With ``runs``, the listing is of the checkpoints volume: take each run's records and its newest
+    complete checkpoint, or with ``everything`` all files and checkpoints.
+    """
+    selection = Selection()
+    entries = list(entries)
+    # Only a trainer's run has steps. Of a command's run and a persisted path, take every file.
+    trained = {step[0] for entry in entries if (step := parse_step_path(entry.path)) is not None}
+    steps: dict[tuple[str, str, int], list[RemoteEntry]] = {}
+    for entry in entries:
+        if entry.kind == "directory" or is_temporary(entry.path):
+            continue
+        reason = unsafe_reason(entry.path)
+        if reason is not None:
+            selection.refused.append(FailedTransfer(entry.path, f"the name {reason}"))
+        elif entry.kind != "file":
+            selection.refused.append(FailedTransfer(entry.path, f"a {entry.kind}, not a file"))
+        elif runs and (step := parse_step_path(entry.path)) is not None:
+            steps.setdefault(step, []).append(entry)
+        elif not runs or _is_selected(entry.path, everything, entry.path.split("/")[0] in trained):
+            selection.files.append(entry)
+    has_newest: set[str] = set()
+    for (run, name, step_number), files in sorted(
+        steps.items(), key=lambda item: (item[0][0], -item[0][2])
+    ):
+        if run in has_newest and not everything:
+            continue
+        checkpoint = _read_checkpoint(f"{run}/{name}", step_number, files, read_manifest, selection)
+        if checkpoint is not None:
+            has_newest.add(run)
+            selection.checkpoints.append(checkpoint)
+    return selection
+
+
 def make_plan(
-    chosen: Selection,
-    is_same: Callable[[RemoteEntry], bool],
-    why: Callable[[RemoteEntry], str],
+    selection: Selection,
+    is_unchanged: Callable[[RemoteEntry], bool],
+    reason: Callable[[RemoteEntry], Reason],
 ) -> TransferPlan:
-    """Leave out what is the same. A checkpoint is one thing: it is the same if all its files are."""
-    moving = [entry for entry in chosen.files if not is_same(entry)]
-    checkpoints = [c for c in chosen.checkpoints if not all(is_same(entry) for entry in c.entries)]
+    """Omit unchanged files, and checkpoints all of whose files are unchanged."""
+    moving = [entry for entry in selection.files if not is_unchanged(entry)]
+    checkpoints = [
+        c for c in selection.checkpoints if not all(is_unchanged(entry) for entry in c.entries)
+    ]
     transfers = [
-        Transfer(entry, why(entry)) for entry in sorted(moving, key=lambda entry: entry.path)
+        Transfer(entry, reason(entry)) for entry in sorted(moving, key=lambda entry: entry.path)
     ]
     latest: dict[str, Checkpoint] = {}
-    for checkpoint in chosen.checkpoints:
+    for checkpoint in selection.checkpoints:
         if checkpoint.run not in latest or latest[checkpoint.run].step < checkpoint.step:
             latest[checkpoint.run] = checkpoint
-    kept = [c for c in chosen.checkpoints if c not in checkpoints]
+    unchanged = [c for c in selection.checkpoints if c not in checkpoints]
     return TransferPlan(
-        files=tuple(t for t in transfers if not is_marker(t.entry.path)),
+        files=tuple(t for t in transfers if not _is_marker(t.entry.path)),
         checkpoints=tuple(checkpoints),
-        markers=tuple(t for t in transfers if is_marker(t.entry.path)),
+        markers=tuple(t for t in transfers if _is_marker(t.entry.path)),
         latest=tuple((run, checkpoint.name) for run, checkpoint in sorted(latest.items())),
-        same=len(chosen.files) - len(moving) + sum(len(c.entries) for c in kept),
-        refused=tuple(chosen.refused),
-        notes=tuple(chosen.notes),
+        unchanged=len(selection.files) - len(moving) + sum(len(c.entries) for c in unchanged),
+        refused=tuple(selection.refused),
+        notes=tuple(selection.notes),
     )
 
 
-def is_marker(path: str) -> bool:
-    """Whether the file's presence says that its folder is complete."""
+def split_markers(
+    markers: Iterable[str], failed: Iterable[FailedTransfer]
+) -> tuple[list[str], list[FailedTransfer]]:
+    """Return the markers of complete folders, and a failure for each of the others."""
+    paths = {item.path for item in failed}
+    ready, waiting = [], []
+    for marker in markers:
+        folder = marker.removesuffix(MARKER)
+        if any(path.startswith(folder) for path in paths):
+            waiting.append(FailedTransfer(marker, "its folder is incomplete"))
+        else:
+            ready.append(marker)
+    return ready, waiting
+
+
+def _is_marker(path: str) -> bool:
     return path.rsplit("/", 1)[-1] == MARKER
 
 
-def waits(marker: str, lost: set[str]) -> bool:
-    """Whether a file of the folder that the marker speaks for could not be moved."""
-    folder = marker.removesuffix(MARKER)
-    return any(path.startswith(folder) for path in lost)
+def _is_selected(path: str, everything: bool, trained: bool) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    if not everything and "/last_whole/" in path:
+        return False  # the backup of a command's checkpoint
+    if name in PROCESS_FILES or (name == LATEST and path.count("/") == 1):
+        return False  # `latest` is derived from the complete checkpoints
+    return everything or not trained or is_record(path)
 
 
-def step_of_name(name: str) -> int:
-    """100 of ``step_00000100``; -1 for another name."""
-    match = STEP_FOLDER.match(name)
-    return int(match[1]) if match else -1
+def _read_checkpoint(
+    folder: str,
+    step: int,
+    entries: list[RemoteEntry],
+    read_manifest: Callable[[RemoteEntry], bytes],
+    selection: Selection,
+) -> Checkpoint | None:
+    sizes = {entry.path.removeprefix(f"{folder}/"): entry.size for entry in entries}
+    listed = next((entry for entry in entries if entry.path == f"{folder}/{MANIFEST}"), None)
+    content = b"" if listed is None else read_manifest(listed)
+    manifest = parse_manifest(content)
+    problem = (
+        f"{MANIFEST} is missing or unreadable"
+        if manifest is None
+        else find_incomplete(manifest, sizes)
+    )
+    if manifest is None or problem is not None:
+        selection.notes.append(f"skipping {folder}, which is not complete: {problem}")
+        return None
+    return Checkpoint(folder, step, tuple(entries), manifest, content)
 
 
-def _row(entry: RemoteEntry, why: str) -> dict[str, Any]:
-    return {"path": entry.path, "bytes": entry.size, "why": why}
+def _row(entry: RemoteEntry, reason: Reason) -> dict[str, Any]:
+    return {"path": entry.path, "bytes": entry.size, "reason": reason}

@@ -1,4 +1,4 @@
-"""How far a transfer is: a bar on a terminal, a line every few seconds off it."""
+"""Show the progress and the result of a transfer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from runner.console import CliContext
 from runner.transfer.plan import TransferPlan
 from runner.transfer.workers import FailedTransfer
 
-LINE_SECONDS = 10.0
+LINE_INTERVAL_S = 10.0
+MAX_SHOWN = 10  # failures; --json lists all
 
 
 class Progress:
-    """Counts bytes and files; threads may share it. ``verb``: pulling, pushing."""
+    """Count bytes and files from any thread: a bar on a terminal, else a line every 10 seconds."""
 
     def __init__(
         self,
         cli: CliContext,
-        verb: str,
+        verb: str,  # pulling, pushing
         files: int,
         size: int,
         now: Callable[[], float] = time.monotonic,
@@ -34,7 +35,7 @@ class Progress:
         self.files, self.size = files, size
         self.done_files, self.done_size = 0, 0
         self.now = now
-        self.began = self.last = now()
+        self.started = self.last_line = now()
         self._lock = threading.Lock()
         self._bar: Any = None
         self._task: Any = None
@@ -59,7 +60,7 @@ class Progress:
                 console=self.cli.console(),
                 transient=True,
             )
-            self._task = self._bar.add_task(self._words(), total=self.size)
+            self._task = self._bar.add_task(self._description(), total=self.size)
             self._bar.start()
         return self
 
@@ -74,17 +75,17 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
-        return max(self.now() - self.began, 1e-6)
+        """Return the seconds since the start, above 0."""
+        return max(self.now() - self.started, 1e-6)
 
     def advance(self, size: int) -> None:
-        """So many bytes more are done; negative where they have to be done again."""
+        """Add ``size`` bytes; a negative number takes them back before a retry."""
         with self._lock:
             self.done_size += size
             self._show()
 
     def file_done(self) -> None:
-        """One file more is whole and in its place."""
+        """Count a file that is complete."""
         with self._lock:
             self.done_files += 1
             self._show()
@@ -93,104 +94,101 @@ class Progress:
         if not self.files:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done_size, description=self._words())
-        elif self.now() - self.last >= LINE_SECONDS:
-            self.last = self.now()
+            self._bar.update(self._task, completed=self.done_size, description=self._description())
+        elif self.now() - self.last_line >= LINE_INTERVAL_S:
+            self.last_line = self.now()
+            done, total = byte_size(self.done_size), byte_size(self.size)
             rate = byte_size(int(self.done_size / self.seconds))
-            self.cli.info(
-                f"{self._words()}, {byte_size(self.done_size)} of {byte_size(self.size)}, {rate}/s"
-            )
+            self.cli.info(f"{self._description()}, {done} of {total}, {rate}/s")
 
-    def _words(self) -> str:
+    def _description(self) -> str:
         return f"{self.verb} {self.done_files:,} of {count(self.files, 'file')}"
 
 
 def count(number: int, noun: str) -> str:
-    """``1 file``, ``2,000 files``."""
+    """Return ``1 file`` or ``2,000 files``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-SHOWN = 10  # names of missing files; --json has them all
 
 
 @dataclass(frozen=True)
 class TransferResult:
-    """``missing`` is what should be there and is not; ``size`` in bytes."""
+    """The plan, the files that failed, and ``size``, the bytes that were transferred."""
 
     plan: TransferPlan
-    missing: tuple[FailedTransfer, ...]
+    failed: tuple[FailedTransfer, ...]
     seconds: float
     size: int
 
     @property
+    def missing(self) -> tuple[FailedTransfer, ...]:
+        """Return every file that belongs to the transfer and did not arrive."""
+        return (*self.plan.refused, *self.failed)
+
+    @property
     def is_complete(self) -> bool:
-        """Whether all that was asked for is there."""
-        return not self.missing and not self.plan.refused
+        """Return whether every file arrived."""
+        return not self.missing
 
     @property
     def status(self) -> ExitStatus:
-        """The exit code."""
+        """Return the exit status."""
         return ExitStatus.DONE if self.is_complete else ExitStatus.ERROR
 
 
-def print_result(cli: CliContext, outcome: TransferResult, verb: str, where: str) -> None:
-    """Tell what moved, what was the same and what is missing. ``verb``: pulled, pushed."""
-    plan, missing = outcome.plan, (*outcome.plan.refused, *outcome.missing)
-    moved = plan.count - len(outcome.missing)
-    same = (
-        f"; {count(plan.same, 'file')} {'was' if plan.same == 1 else 'were'} the same"
-        if plan.same
-        else ""
-    )
-    took = f", {byte_size(outcome.size)} in {outcome.seconds:.0f} s" if moved else ""
-    cli.info(f"{verb} {count(max(0, moved), 'file')} {where}{took}{same}")
-    for item in missing[:SHOWN]:
-        cli.info(f"  missing: {ascii(item.path)[1:-1]}: {item.why}")
-    if len(missing) > SHOWN:
-        cli.info(f"  and {len(missing) - SHOWN:,} more; --json lists them all")
-    if outcome.missing:
-        total = plan.count + plan.same
-        cli.info(
-            f"error: {len(outcome.missing):,} of {count(total, 'file')} missing; `{cli.line}` goes on from here"
-        )
-    elif plan.refused:
-        cli.info(f"error: {count(len(plan.refused), 'name')} refused; the rest is complete")
+def print_result(cli: CliContext, result: TransferResult, verb: str, where: str) -> None:
+    """Print how many files were transferred, were unchanged and are missing."""
+    plan, missing = result.plan, result.missing
+    moved = max(0, plan.count - len(result.failed))
+    summary = f"{verb} {count(moved, 'file')} {where}"
+    if moved:
+        summary += f", {byte_size(result.size)} in {result.seconds:.0f} s"
+    if plan.unchanged:
+        summary += f"; {count(plan.unchanged, 'file')} unchanged"
+    cli.info(summary)
+    for item in missing[:MAX_SHOWN]:
+        cli.info(f"  missing: {ascii(item.path)[1:-1]}: {item.reason}")
+    if len(missing) > MAX_SHOWN:
+        cli.info(f"  and {len(missing) - MAX_SHOWN:,} more; --json lists them all")
+    if missing:
+        total = count(plan.count + plan.unchanged + len(plan.refused), "file")
+        remedy = "run" if result.failed else "fix these and run"
+        cli.info(f"error: {len(missing):,} of {total} missing; {remedy} `{cli.line}` again")
 
 
-def result_to_json(outcome: TransferResult, **more: object) -> dict[str, object]:
-    """The same for a program."""
+def result_to_json(result: TransferResult, **extra: object) -> dict[str, object]:
+    """Return the result for --json."""
     return {
-        **more,
-        "complete": outcome.is_complete,
-        "files": outcome.plan.rows(),
-        "same": outcome.plan.same,
-        "bytes": outcome.size,
-        "seconds": round(outcome.seconds, 3),
-        "missing": [asdict(item) for item in (*outcome.plan.refused, *outcome.missing)],
-        "notes": list(outcome.plan.notes),
+        **extra,
+        "complete": result.is_complete,
+        "files": result.plan.rows(),
+        "unchanged": result.plan.unchanged,
+        "bytes": result.size,
+        "seconds": round(result.seconds, 3),
+        "missing": [asdict(item) for item in result.missing],
+        "notes": list(result.plan.notes),
     }
 
 
 def show_plan(cli: CliContext, plan: TransferPlan, as_json: bool) -> None:
-    """What --dry-run prints, on stdout."""
+    """Print the plan on stdout, for --dry-run."""
     if as_json:
         cli.json(
             {
                 "files": plan.rows(),
                 "bytes": plan.size,
-                "same": plan.same,
+                "unchanged": plan.unchanged,
                 "refused": [asdict(item) for item in plan.refused],
                 "notes": list(plan.notes),
             }
         )
         return
     for row in plan.rows():
-        cli.write(f"{row['why']:<10} {byte_size(row['bytes']):>10}  {ascii(row['path'])[1:-1]}")
+        cli.write(f"{row['reason']:<10} {byte_size(row['bytes']):>10}  {ascii(row['path'])[1:-1]}")
     for item in plan.refused:
-        cli.info(f"  refused: {ascii(item.path)[1:-1]}: {item.why}")
+        cli.info(f"  refused: {ascii(item.path)[1:-1]}: {item.reason}")
     for note in plan.notes:
         cli.info(f"  {note}")
     cli.info(
-        f"would move {count(plan.count, 'file')}, {byte_size(plan.size)} at most; "
-        f"{count(plan.same, 'file')} the same"
+        f"would transfer {count(plan.count, 'file')}, at most {byte_size(plan.size)}; "
+        f"{count(plan.unchanged, 'file')} unchanged"
     )

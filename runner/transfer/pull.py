@@ -1,4 +1,4 @@
-"""``runner pull``: from a volume in the cloud to a folder here."""
+"""``runner pull``: download from a volume on Modal, once or until a run ends."""
 
 from __future__ import annotations
 
@@ -14,172 +14,190 @@ from job.run_record import RunStatus, read_record
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
+from runner.project import find_checkout
 from runner.targets.modal.client import RetryPolicy
+from runner.targets.modal.target import open_target
 from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoint_download import CheckpointDownload
-from runner.transfer.checkpoints import newest_remote_step, newest_step
-from runner.transfer.download import Download
-from runner.transfer.mapping import VolumeMapping, alone, nothing_there, patient
-from runner.transfer.plan import Transfer, make_plan, step_of_name, waits
+from runner.transfer.checkpoints import newest_remote_step, newest_step, parse_step_name
+from runner.transfer.download import CheckpointDownload, Downloader
+from runner.transfer.mapping import (
+    BLOCKS,
+    PART,
+    VolumeMapping,
+    exclusive,
+    is_active_locally,
+    local_path,
+    remote_not_found,
+    temporary_path,
+    with_cancellable_retries,
+)
+from runner.transfer.plan import Reason, TransferPlan, make_plan, select, split_markers
 from runner.transfer.progress import Progress, TransferResult, print_result
-from runner.transfer.selection import BLOCKS, PART, beside, select, target_of
 from runner.transfer.workers import FailedTransfer, Task, Workers
+
+# A run that is longer than 24 hours, or was preempted, is unfinished between two attempts.
+RESTART_TIMEOUT_S = 180.0
+
+# The connections of a laptop that slept are dead; the next poll tries again.
+WATCH_RETRIES = RetryPolicy(attempts=3)
 
 
 class Pull:
-    """One look at the volume, and what follows from it. Raises RunnerError (102) where it has no ``path``."""
+    """The plan of a download from one listing of the volume, and its execution.
 
-    def __init__(self, place: VolumeMapping, path: str, everything: bool = False) -> None:
-        self.place = place
+    Raises RunnerError, exit status 102, if the volume has no ``path``.
+    """
+
+    def __init__(self, mapping: VolumeMapping, path: str, everything: bool = False) -> None:
+        self.mapping = mapping
         self.listed = time.time()
         try:
-            self.entries = place.files.listing(path)
+            self.entries = mapping.files.listing(path)
         except FileNotFoundError as error:
-            raise nothing_there(place, path) from error
-        in_a_run = len([part for part in path.split("/") if part]) > 1
-        self.chosen = select(
+            raise remote_not_found(mapping, path) from error
+        is_inside_run = len([part for part in path.split("/") if part]) > 1
+        selection = select(
             self.entries,
-            self._manifest,
-            runs=place.has_runs,
-            everything=everything or in_a_run,
+            self._read_manifest,
+            runs=mapping.has_runs,
+            everything=everything or is_inside_run,
         )
-        self.plan = make_plan(self.chosen, self._is_same, self._why)
+        self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
-    def further_here(self) -> list[str]:
-        """Runs whose newest checkpoint here is of a later step than the one in the cloud: a pull would put
-        an older log and record over newer ones."""
-        found: list[str] = []
-        if not self.place.has_runs:
-            return found
-        paths = [entry.path for entry in self.entries]
-        for run in sorted({path.split("/")[0] for path in paths}):
-            here = newest_step(self.place.root / run)
-            there = newest_remote_step(run, paths)
-            if here is not None and here > (there if there is not None else -1):
-                found.append(
-                    f"{run} (step {here} here, {'none' if there is None else there} in the cloud)"
-                )
-        return found
+    def objections(self) -> list[str]:
+        """Return why to ask before this pull: a run is active or further on this machine."""
+        return [*self._active_runs(), *self._older_runs()]
 
-    def carry_out(self, cli: CliContext, quiet: bool = False) -> TransferResult:
-        """Do it. What could not be done is in the outcome. Raises RunnerError where there is no room."""
-        self._check_room()
+    def refuse_active(self) -> None:
+        """Raise RunnerError if a run of this pull is active on this machine."""
+        if active := self._active_runs():
+            raise RunnerError(f"{'; '.join(active)}; stop it first: `runner stop RUN`")
+
+    def execute(self, cli: CliContext, quiet: bool = False) -> TransferResult:
+        """Download; the result names what is missing. Raises RunnerError if the disk is too full."""
+        self._check_free_space()
         progress = Progress(cli, "pulling", 0 if quiet else self.plan.count, self.plan.size)
         with progress, Workers() as workers:
-            files = patient(self.place.files, workers)
-            transfer = _Transfer(
-                self, Download(files, workers, self.place.journal, progress, self.listed)
-            )
-            missing = transfer.run(workers)
-        return TransferResult(transfer.plan, tuple(missing), progress.seconds, progress.done_size)
+            files = with_cancellable_retries(self.mapping.files, workers)
+            journal = self.mapping.journal
+            downloader = Downloader(files, workers, journal, progress, self.listed)
+            plan, failed = self._execute(workers, downloader)
+        return TransferResult(plan, tuple(failed), progress.seconds, progress.done_size)
 
-    def _check_room(self) -> None:
-        there = next(
-            folder for folder in (self.place.root, *self.place.root.parents) if folder.exists()
-        )
-        free = shutil.disk_usage(there).free
-        size = self.plan.size - self._partly_here()
+    def _execute(
+        self, workers: Workers, downloader: Downloader
+    ) -> tuple[TransferPlan, list[FailedTransfer]]:
+        """Return the plan without checkpoints that were intact already, and the failures."""
+        plan, root = self.plan, self.mapping.root
+
+        def task(entry: RemoteEntry) -> Task:
+            return Task(entry.path, partial(self._fetch, downloader, entry))
+
+        tasks = [task(transfer.entry) for transfer in plan.files]
+        failed: list[FailedTransfer] = []
+        for checkpoint in self.plan.checkpoints:
+            try:
+                download = CheckpointDownload(downloader, checkpoint, root)
+            except OSError as error:
+                failed += [FailedTransfer(entry.path, str(error)) for entry in checkpoint.entries]
+                continue
+            if download.is_intact_locally():
+                others = tuple(other for other in plan.checkpoints if other is not checkpoint)
+                unchanged = plan.unchanged + len(checkpoint.entries)
+                plan = replace(plan, checkpoints=others, unchanged=unchanged)
+            else:
+                tasks += download.tasks()
+        failed += workers.run_tasks(tasks)
+        markers = {transfer.entry.path: transfer.entry for transfer in plan.markers}
+        ready, waiting = split_markers(markers, [*plan.refused, *failed])
+        failed += workers.run_tasks([task(markers[path]) for path in ready])
+        failed += waiting
+        for run, name in plan.latest:
+            self._move_latest(run, name)
+        return plan, failed
+
+    def _fetch(self, downloader: Downloader, entry: RemoteEntry) -> None:
+        target = local_path(self.mapping.root, entry.path)
+        if downloader.fetch(entry, target):
+            self.mapping.journal.record(entry, target, self.listed)
+        downloader.progress.file_done()
+
+    def _move_latest(self, run: str, name: str) -> None:
+        """Let ``latest`` name the checkpoint if it is complete and not older than the named one."""
+        folder = self.mapping.root / run
+        try:
+            before = (folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            before = ""
+        is_valid = bool(before) and (folder / before / MANIFEST).is_file()
+        is_newer = parse_step_name(name) > parse_step_name(before)
+        if (folder / name / MANIFEST).is_file() and (is_newer or not is_valid):
+            write_atomically(folder / LATEST, f"{name}\n")
+
+    def _runs(self) -> list[str]:
+        if not self.mapping.has_runs:
+            return []
+        return sorted({entry.path.split("/")[0] for entry in self.entries})
+
+    def _active_runs(self) -> list[str]:
+        """Return the runs whose process on this machine would go on writing to replaced files."""
+        return [
+            f"run {run} is active on this machine"
+            for run in self._runs()
+            if is_active_locally(self.mapping.root / run)
+        ]
+
+    def _older_runs(self) -> list[str]:
+        """Return the runs whose newer log and record a pull would replace by older ones."""
+        paths = [entry.path for entry in self.entries]
+        older = []
+        for run in self._runs():
+            local, remote = newest_step(self.mapping.root / run), newest_remote_step(run, paths)
+            if local is not None and local > (remote if remote is not None else -1):
+                there = "has no checkpoint" if remote is None else f"is at step {remote}"
+                older.append(f"run {run} is at step {local} on this machine and {there} on Modal")
+        return older
+
+    def _check_free_space(self) -> None:
+        root = self.mapping.root
+        folder = next(folder for folder in (root, *root.parents) if folder.exists())
+        free = shutil.disk_usage(folder).free
+        size = self.plan.size - self._partial_bytes()
         if size > free:
             raise RunnerError(
-                f"{byte_size(size)} are to come and {there} has {byte_size(free)} free; "
-                "make room, or choose another place with --into DIR"
+                f"the pull needs {byte_size(size)}, but {folder} has {byte_size(free)} free; "
+                "free some space, or choose another folder with --into DIR"
             )
 
-    def _partly_here(self) -> int:
-        """Bytes that an interrupted pull has taken already."""
-        root = self.place.root
-        files = [beside(root / transfer.entry.path, PART) for transfer in self.plan.files]
+    def _partial_bytes(self) -> int:
+        """Return the bytes that an interrupted pull has already."""
+        root = self.mapping.root
+        files = [temporary_path(root / transfer.entry.path, PART) for transfer in self.plan.files]
         for checkpoint in self.plan.checkpoints:
             files += (root / checkpoint.run / f"{PARTIAL}{checkpoint.name}").rglob("*")
         return sum(path.stat().st_blocks * 512 for path in files if path.is_file())
 
-    def _is_same(self, entry: RemoteEntry) -> bool:
-        return self.place.journal.is_same(entry, self.place.root / entry.path)
+    def _is_unchanged(self, entry: RemoteEntry) -> bool:
+        return self.mapping.journal.is_unchanged(entry, self.mapping.root / entry.path)
 
-    def _why(self, entry: RemoteEntry) -> str:
-        local = self.place.root / entry.path
-        if beside(local, BLOCKS).exists():
-            return "continued"
-        return "changed" if local.exists() else "new"
+    def _reason(self, entry: RemoteEntry) -> Reason:
+        local = self.mapping.root / entry.path
+        if temporary_path(local, BLOCKS).exists():
+            return Reason.CONTINUED
+        return Reason.CHANGED if local.exists() else Reason.NEW
 
-    def _manifest(self, entry: RemoteEntry) -> bytes:
-        if self._is_same(entry):
-            return (self.place.root / entry.path).read_bytes()
+    def _read_manifest(self, entry: RemoteEntry) -> bytes:
+        if self._is_unchanged(entry):
+            return (self.mapping.root / entry.path).read_bytes()
         try:
-            return self.place.files.read(entry.path)
+            return self.mapping.files.read(entry.path)
         except FileNotFoundError:
             return b""
 
 
-class _Transfer:
-    """The steps of one pull, in their order."""
-
-    def __init__(self, pull: Pull, download: Download) -> None:
-        self.pull, self.download = pull, download
-        self.root, self.journal = pull.place.root, pull.place.journal
-        self.plan = pull.plan
-
-    def run(self, workers: Workers) -> list[FailedTransfer]:
-        plan = self.plan
-        tasks, missing = [self._task(transfer) for transfer in plan.files], []
-        for checkpoint in plan.checkpoints:
-            try:
-                one = CheckpointDownload(self.download, checkpoint, self.root)
-            except OSError as error:
-                missing += [FailedTransfer(entry.path, str(error)) for entry in checkpoint.entries]
-                continue
-            if one.is_here():
-                kept = tuple(other for other in self.plan.checkpoints if other is not checkpoint)
-                same = self.plan.same + len(checkpoint.entries)
-                self.plan = replace(self.plan, checkpoints=kept, same=same)
-            else:
-                tasks += one.tasks()
-        missing += workers.each(tasks)
-        # A folder's meta.json comes when all else of it is there.
-        lost = {item.path for item in missing}
-        ready = [t for t in plan.markers if not waits(t.entry.path, lost)]
-        missing += workers.each([self._task(transfer) for transfer in ready])
-        missing += [
-            FailedTransfer(t.entry.path, "it waits for the rest of its folder")
-            for t in plan.markers
-            if t not in ready
-        ]
-        for run, name in plan.latest:
-            self._move_latest(run, name)
-        return missing
-
-    def _task(self, transfer: Transfer) -> Task:
-        return Task(transfer.entry.path, partial(self._fetch, transfer.entry))
-
-    def _fetch(self, entry: RemoteEntry) -> None:
-        target = target_of(self.root, entry.path)
-        if self.download.fetch(entry, target):
-            self.journal.note(entry, target, self.download.listed)
-        self.download.progress.file_done()
-
-    def _move_latest(self, run: str, name: str) -> None:
-        """Only to a checkpoint that is here under its final name, and never back to an older one."""
-        latest = self.root / run / LATEST
-        try:
-            before = latest.read_text().strip()
-        except OSError:
-            before = ""
-        there = (self.root / run / name / MANIFEST).is_file()
-        stands = (self.root / run / before / MANIFEST).is_file() if before else False
-        if there and not (stands and step_of_name(before) >= step_of_name(name)):
-            write_atomically(latest, f"{name}\n")
-
-
-# A run that is longer than 24 hours, or was preempted, is unfinished for a while between two attempts.
-ATTEMPT_SECONDS = 180.0
-
-# A laptop that slept finds its connections dead; each look has its own patience of this kind.
-BRIEF = RetryPolicy(attempts=3)
-
-
 @dataclass(frozen=True)
 class Clock:
-    """Time in seconds, and waiting; a test has its own."""
+    """Time and waiting, in seconds; tests pass their own."""
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -187,61 +205,85 @@ class Clock:
 
 def watch_run(
     cli: CliContext,
-    place: VolumeMapping,
+    mapping: VolumeMapping,
     path: str,
     everything: bool,
-    every: float,
+    interval: float,
     clock: Clock | None = None,
+    replace_active: bool = False,
 ) -> TransferResult:
-    """Pull each ``every`` seconds until the run has ended and all of it is here; the last outcome. A look
-    that fails, also because the run is not there yet, is told once and made again."""
+    """Pull every ``interval`` seconds until the run has ended and all of it is on this machine.
+
+    Returns the last result. Reports a failed poll once, and tries again. ``replace_active``: also
+    replace files of a run that is active on this machine.
+    """
     clock = clock or Clock()
     run = path.strip("/").split("/")[0]
     if not run:
         raise usage("--watch follows one run; name it: `runner pull checkpoints RUN --watch`")
-    place = replace(place, files=ModalVolumeFiles(place.files.volume, BRIEF))
-    cli.info(f"watching run {run}; Ctrl-C ends the watch and not the run")
+    mapping = replace(mapping, files=ModalVolumeFiles(mapping.files.volume, WATCH_RETRIES))
+    cli.info(f"watching run {run}; Ctrl-C stops watching, and the run continues")
     ended: float | None = None
-    told = ""
+    reported = ""
     while True:
-        outcome, trouble = look(cli, place, path, everything)
-        if trouble and trouble != told:
-            cli.info(f"not all came: {trouble}; trying again")
-        told = trouble
-        for checkpoint in outcome.plan.checkpoints if outcome is not None and not trouble else ():
-            cli.info(f"{checkpoint.folder} is here")
-        status = _status(place, run) if outcome is not None else RunStatus.RUNNING
-        if status == RunStatus.RUNNING:
+        result, problem = pull_once(cli, mapping, path, everything, replace_active)
+        if problem and problem != reported:
+            cli.info(f"the pull is incomplete: {problem}; trying again")
+        reported = problem
+        for checkpoint in result.plan.checkpoints if result is not None and not problem else ():
+            cli.info(f"pulled {checkpoint.folder}")
+        status, may_continue = RunStatus.RUNNING, True
+        if result is not None:
+            status, may_continue = _run_state(cli, mapping, run)
+        if status == RunStatus.RUNNING and may_continue:
             ended = None
         elif ended is None:
             ended = clock.now()
-        over = ended is not None and (
-            status in (RunStatus.FINISHED, RunStatus.FAILED)
-            or clock.now() - ended >= ATTEMPT_SECONDS
+        is_over = ended is not None and (
+            not may_continue or clock.now() - ended >= RESTART_TIMEOUT_S
         )
-        # What a container wrote last comes with its last commit, after the record that says that it ended:
-        # so it is over when a further look found nothing new.
-        if over and outcome is not None and outcome.is_complete and not outcome.plan.count:
-            print_result(cli, outcome, "pulled", f"into {place.root}")
+        # A container's last writes are committed after the record that it ended: the run is complete
+        # when one more pull finds nothing new.
+        if is_over and result is not None and result.is_complete and not result.plan.count:
+            print_result(cli, result, "pulled", f"into {mapping.root}")
             cli.info(f"run {run} is {status}")
-            return outcome
-        clock.sleep(min(every, 1.0) if over else every)
+            return result
+        clock.sleep(min(interval, 1.0) if is_over else interval)
 
 
-def _status(place: VolumeMapping, run: str) -> str:
-    record = read_record(place.root / run)
-    return record.status if record is not None else RunStatus.RUNNING
-
-
-def look(
-    cli: CliContext, place: VolumeMapping, path: str, everything: bool
+def pull_once(
+    cli: CliContext,
+    mapping: VolumeMapping,
+    path: str,
+    everything: bool,
+    replace_active: bool = False,
 ) -> tuple[TransferResult | None, str]:
-    """One pull, and what went wrong with it."""
+    """Pull, and return the result and what went wrong."""
     try:
-        with alone(place, cli.info):
-            outcome = Pull(place, path, everything).carry_out(cli, quiet=True)
+        with exclusive(mapping, cli.info):
+            pull = Pull(mapping, path, everything)
+            if not replace_active:
+                pull.refuse_active()
+            result = pull.execute(cli, quiet=True)
     except RunnerError as error:
         return None, error.message
     except OSError as error:
         return None, str(error)
-    return outcome, outcome.missing[0].why if outcome.missing else ""
+    return result, result.failed[0].reason if result.failed else ""
+
+
+def _run_state(cli: CliContext, mapping: VolumeMapping, run: str) -> tuple[RunStatus, bool]:
+    """Return the run's status, and whether it may continue: it is active, or between attempts."""
+    record = read_record(mapping.root / run)
+    status = record.status if record is not None else RunStatus.RUNNING
+    if status in (RunStatus.FINISHED, RunStatus.FAILED):
+        return status, False
+    # A process that was killed leaves a record that says "running": ask for its function call.
+    modal = open_target(cli, find_checkout(cli.cwd))
+    try:
+        state = modal.state(run) if modal.launched(run) is not None else None
+    except (RunnerError, OSError):
+        state = None
+    if state is None:
+        return status, True
+    return (RunStatus.RUNNING, True) if state.alive else (state.status, False)

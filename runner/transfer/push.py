@@ -1,7 +1,8 @@
-"""``runner push``: from a folder here to a volume in the cloud."""
+"""``runner push``: upload to a volume on Modal."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,235 +12,265 @@ from tempfile import TemporaryDirectory
 
 from job.step_folders import LATEST, MANIFEST
 from runner.console import CliContext
-from runner.errors import not_found, usage
+from runner.errors import ModalUnavailable, not_found, usage
 from runner.runs.store import NAME as LAUNCH
 from runner.runs.store import read_launch
-from runner.targets.modal.runs import is_at_work
+from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import RemoteEntry
-from runner.transfer.checkpoints import Mismatch, damage, newest_remote_step
-from runner.transfer.mapping import VolumeMapping, patient
-from runner.transfer.plan import make_plan, step_of_name, waits
+from runner.transfer.checkpoints import (
+    ContentMismatch,
+    find_damage,
+    newest_remote_step,
+    parse_step_name,
+)
+from runner.transfer.mapping import VolumeMapping, is_active_on_modal, with_cancellable_retries
+from runner.transfer.plan import Checkpoint, Reason, make_plan, select, split_markers
 from runner.transfer.progress import Progress, TransferResult
-from runner.transfer.selection import Checkpoint, select
-from runner.transfer.upload import TRIES, LocalFile, Upload, batches, list_local
-from runner.transfer.workers import FailedTransfer, Task, Workers
+from runner.transfer.upload import MAX_ATTEMPTS, LocalFile, Uploader, batches, list_local
+from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Task, Workers
 
 
-def find_source(root: Path, has_runs: bool, typed: str, cwd: Path) -> Path:
-    """What ``typed`` means: a path from where it was typed, or one in the volume's folder ``root``. In the
-    checkpoints a name is a run's. Raises RunnerError (102) where there is neither."""
-    seen, kept = cwd / Path(typed).expanduser(), root / typed
-    order = [kept, seen] if has_runs and "/" not in typed else [seen, kept]
+def find_source(root: Path, has_runs: bool, given: str, cwd: Path) -> Path:
+    """Return the file or folder ``given``: a path from ``cwd``, or one in the volume's folder.
+
+    For checkpoints, a name without a slash is a run. Raises RunnerError, exit status 102.
+    """
+    from_cwd, from_volume = cwd / Path(given).expanduser(), root / given
+    order = [from_volume, from_cwd] if has_runs and "/" not in given else [from_cwd, from_volume]
     for path in order:
         if path.exists():
-            return path.resolve() if path.is_symlink() else path
-    raise not_found(
-        f"there is no {typed} here, and none in {root}; give the path of a file or folder"
-    )
+            return path
+    raise not_found(f"{given} exists neither in {cwd} nor in {root}; give a file or folder")
 
 
-def remote_path(place: VolumeMapping, source: Path, to: str | None) -> str:
-    """Where ``source`` comes to lie: ``to``; else as in the volume's folder here; else under its own name.
+def remote_path(mapping: VolumeMapping, source: Path, dest: str | None) -> str:
+    """Return the path of ``source`` in the volume: ``dest``, else its path in the volume's folder
+    on this machine, else its own name.
 
-    ``to`` that ends with ``/`` is a folder to put it in; ``/`` alone, for a folder's content, the volume.
+    A ``dest`` that ends with ``/`` is a folder to put it in; ``/`` alone is the volume.
     """
-    source = source.resolve()
-    if to is not None:
-        path = PurePosixPath(to.strip("/"))
+    source = Path(os.path.abspath(source))
+    if dest is not None:
+        path = PurePosixPath(dest.strip("/"))
         if ".." in path.parts:
-            raise usage(f"--to {to} leaves the volume; give a path inside it")
-        put_into = to.endswith("/") and (to != "/" or source.is_file())
-        return str(path / source.name if put_into else path).removeprefix(".").lstrip("/")
-    root = place.root.resolve()
-    if source == root:
-        return ""
-    return source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name
+            raise usage(f"--to {dest} leads out of the volume; give a path inside it")
+        is_parent = dest.endswith("/") and (dest != "/" or source.is_file())
+        return str(path / source.name if is_parent else path).removeprefix(".").lstrip("/")
+    # The folder or one above it may be a link, for example to a larger disk.
+    real = source.parent.resolve() / source.name
+    for local, root in ((source, mapping.root), (real, mapping.root.resolve())):
+        if local == root or source.resolve() == root:
+            return ""
+        if local.is_relative_to(root):
+            return local.relative_to(root).as_posix()
+    return source.name
 
 
 class Push:
-    """One look at both sides, and what follows from it."""
+    """The plan of an upload from one listing of both sides, and its execution."""
 
     def __init__(
-        self, place: VolumeMapping, source: Path, remote: str, everything: bool = False
+        self, mapping: VolumeMapping, source: Path, remote: str, everything: bool = False
     ) -> None:
-        self.place = place
+        self.mapping = mapping
         self.remote = remote
-        found, left_out = list_local(source, remote)
-        self.local = {file.path: file for file in found if not self._is_launch_here(file)}
-        self.there = self._listing()
-        in_a_run = remote.count("/") > 0
-        self.chosen = select(
+        files, failed = list_local(source, remote)
+        self.local = {file.path: file for file in files if not self._is_local_launch(file)}
+        self.entries = self._list_remote()
+        is_inside_run = remote.count("/") > 0
+        selection = select(
             (file.entry for file in self.local.values()),
             lambda entry: self.local[entry.path].local.read_bytes(),
-            runs=place.has_runs,
-            everything=everything or in_a_run,
+            runs=mapping.has_runs,
+            everything=everything or is_inside_run,
         )
-        self.chosen.notes += left_out
-        self.plan = make_plan(self.chosen, self._is_same, self._why)
+        selection.refused += failed
+        self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
-    def objections(self) -> list[str]:
-        """Why a run should not be pushed without asking: it is at work there, or further."""
-        found: list[str] = []
-        if not self.place.has_runs:
-            return found
-        here = dict(self.plan.latest)
+    def objections(self, cli: CliContext) -> list[str]:
+        """Return why to ask before this push: a run is active or further on Modal."""
+        objections: list[str] = []
+        if not self.mapping.has_runs:
+            return objections
+        latest = dict(self.plan.latest)
+        changing = {row["path"].split("/")[0] for row in self.plan.rows()}
         for run in sorted({path.split("/")[0] for path in self.local}):
-            there = newest_remote_step(run, self.there)
-            step = step_of_name(here.get(run, ""))
-            if there is not None and there > step:
-                found.append(
-                    f"run {run} is further in the cloud (step {there}, here {max(step, 0)})"
+            remote = newest_remote_step(run, self.entries)
+            local = parse_step_name(latest.get(run, ""))
+            if remote is not None and remote > local:
+                objections.append(
+                    f"run {run} is at step {remote} on Modal and at {max(local, 0)} on this machine"
                 )
-            beat = self.there.get(f"{run}/heartbeat")
-            if is_at_work(self.place.files, run, beat.modified if beat is not None else None):
-                found.append(f"run {run} is at work in the cloud")
-        return found
+            heartbeat = self.entries.get(f"{run}/heartbeat")
+            if run in changing and is_active_on_modal(cli, self.mapping, run, heartbeat):
+                objections.append(f"run {run} is active on Modal")
+        return objections
 
-    def carry_out(self, cli: CliContext) -> TransferResult:
-        """Do it. What could not be done is in the outcome."""
+    def execute(self, cli: CliContext) -> TransferResult:
+        """Upload; the result names what is missing."""
         progress = Progress(cli, "pushing", self.plan.count, self.plan.size)
         with progress, Workers() as workers:
-            missing = self._carry_out(
-                workers, Upload(patient(self.place.files, workers), workers, progress)
-            )
-        return TransferResult(self.plan, tuple(missing), progress.seconds, progress.done_size)
+            files = with_cancellable_retries(self.mapping.files, workers)
+            failed = self._execute(workers, Uploader(files, workers, progress))
+        return TransferResult(self.plan, tuple(failed), progress.seconds, progress.done_size)
 
-    def _carry_out(self, workers: Workers, upload: Upload) -> list[FailedTransfer]:
+    def _execute(self, workers: Workers, uploader: Uploader) -> list[FailedTransfer]:
         plan = self.plan
         loose = [self.local[transfer.entry.path] for transfer in plan.files]
-        marked = [self.local[transfer.entry.path] for transfer in plan.markers]
         groups = [(batch, None) for batch in batches(loose)]
         folders = [([self.local[e.path] for e in c.entries], c) for c in plan.checkpoints]
-        missing = self._send(workers, upload, [*groups, *folders])
-        missing += self._confirm([f for files, _ in (*groups, *folders) for f in files], missing)
-        lost = {item.path for item in missing}
-        # meta.json and `latest` say that something is complete: they go when all else is seen to be there.
-        ready = [f for f in marked if not waits(f.path, lost)]
-        missing += [
-            FailedTransfer(f.path, "it waits for the rest of its folder")
-            for f in marked
-            if f not in ready
-        ]
-        late = self._send(workers, upload, [(batch, None) for batch in batches(ready)])
-        missing += late
-        missing += self._confirm(ready, late)
+        failed = self._send(workers, uploader, [*groups, *folders])
+        failed += self._confirm([f for files, _ in (*groups, *folders) for f in files], failed)
+        # meta.json and `latest` say that something is complete: send them after all else arrived.
+        ready, waiting = split_markers(
+            [transfer.entry.path for transfer in plan.markers], [*plan.refused, *failed]
+        )
+        incomplete = {item.path for item in failed}
+        markers = [self.local[path] for path in ready]
+        late = self._send(workers, uploader, [(batch, None) for batch in batches(markers)])
+        failed += [*waiting, *late, *self._confirm(markers, late)]
         for run, name in plan.latest:
-            if not any(path.startswith(f"{run}/{name}/") for path in lost):
-                missing += self._move_latest(workers, upload, run, name)
-        return missing
+            if not any(path.startswith(f"{run}/{name}/") for path in incomplete):
+                failed += self._move_latest(workers, uploader, run, name)
+        return failed
 
     def _send(
         self,
         workers: Workers,
-        upload: Upload,
+        uploader: Uploader,
         groups: Sequence[tuple[list[LocalFile], Checkpoint | None]],
     ) -> list[FailedTransfer]:
+        """Send each group in one request."""
+        single: list[FailedTransfer] = []
         tasks = [
-            Task(str(number), partial(self._send_group, upload, files, checkpoint))
+            Task(str(number), partial(self._send_group, uploader, files, checkpoint, single))
             for number, (files, checkpoint) in enumerate(groups)
         ]
-        failed = workers.each(tasks)
-        return [
-            FailedTransfer(f.path, item.why) for item in failed for f in groups[int(item.path)][0]
+        failed = workers.run_tasks(tasks)
+        return single + [
+            FailedTransfer(file.path, item.reason)
+            for item in failed
+            for file in groups[int(item.path)][0]
         ]
 
     def _send_group(
-        self, upload: Upload, files: list[LocalFile], checkpoint: Checkpoint | None
+        self,
+        uploader: Uploader,
+        files: list[LocalFile],
+        checkpoint: Checkpoint | None,
+        failed: list[FailedTransfer],
     ) -> None:
         if checkpoint is not None:
-            wrong = damage(files[0].local.parent)
-            if wrong is not None:
-                raise Mismatch(f"the checkpoint here is damaged: {wrong}")
-        for attempt in range(TRIES):
-            try:
-                upload.send(files)
-                return
-            except Mismatch:
-                if attempt == TRIES - 1:
+            damage = find_damage(files[0].local.parent)
+            if damage is not None:
+                raise ContentMismatch(f"the local checkpoint is damaged: {damage}")
+            self._send_with_retries(uploader, files)
+            return
+        try:
+            self._send_with_retries(uploader, files)
+        except ModalUnavailable:
+            raise
+        except OSError as error:
+            if len(files) == 1 or error.errno in FATAL_ERRNOS:
+                raise
+            # One of these files cannot be read or keeps changing: send the others without it.
+            for file in files:
+                try:
+                    self._send_with_retries(uploader, [self._update(file)])
+                except ModalUnavailable:
                     raise
-                files = [self._again(file) for file in files]
+                except OSError as problem:
+                    reason = problem.strerror or str(problem)
+                    failed.append(FailedTransfer(file.path, reason))
 
-    def _again(self, file: LocalFile) -> LocalFile:
+    def _send_with_retries(self, uploader: Uploader, files: list[LocalFile]) -> None:
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                uploader.send(files)
+                return
+            except ContentMismatch:
+                if attempt == MAX_ATTEMPTS - 1:
+                    raise
+                files = [self._update(file) for file in files]
+
+    def _update(self, file: LocalFile) -> LocalFile:
         status = file.local.stat()
-        now = replace(file, size=status.st_size, mtime_ns=status.st_mtime_ns)
-        self.local[file.path] = now
-        return now
+        updated = replace(file, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        self.local[file.path] = updated
+        return updated
 
     def _confirm(
         self, sent: Sequence[LocalFile], failed: Sequence[FailedTransfer]
     ) -> list[FailedTransfer]:
-        """See by a new listing that each file is there in its size, and note it."""
-        lost = {item.path for item in failed}
-        expected = [self.local[file.path] for file in sent if file.path not in lost]
+        """List the volume again, check that each file has its size, and record it."""
+        failed_paths = {item.path for item in failed}
+        expected = [self.local[file.path] for file in sent if file.path not in failed_paths]
         if not expected:
             return []
         listed = time.time()
-        self.there = self._listing()
+        self.entries = self._list_remote()
         missing = []
         for file in expected:
-            entry = self.there.get(file.path)
+            entry = self.entries.get(file.path)
             if entry is None or entry.size != file.size:
-                size = "nothing" if entry is None else f"{entry.size} bytes"
-                missing.append(
-                    FailedTransfer(file.path, f"the volume has {size}, not {file.size} bytes")
-                )
+                found = "no such file" if entry is None else f"{entry.size} bytes"
+                reason = f"the volume has {found}, expected {file.size} bytes"
+                missing.append(FailedTransfer(file.path, reason))
             elif file.local.stat().st_mtime_ns == file.mtime_ns:
-                self.place.journal.note(entry, file.local, listed)
+                self.mapping.journal.record(entry, file.local, listed)
         return missing
 
     def _move_latest(
-        self, workers: Workers, upload: Upload, run: str, name: str
+        self, workers: Workers, uploader: Uploader, run: str, name: str
     ) -> list[FailedTransfer]:
-        """Have ``latest`` in the volume name the checkpoint; never back to an older one that stands."""
+        """Let ``latest`` on Modal name the checkpoint, unless it names a newer valid one."""
         path, content = f"{run}/{LATEST}", f"{name}\n".encode()
-        ours = self.local[f"{run}/{name}/{MANIFEST}"].local.parent.with_name(LATEST)
-        there = self.there.get(path)
-        if there is not None and self.place.journal.is_same(there, ours, settled=False):
+        own = self.local[f"{run}/{name}/{MANIFEST}"].local.parent.with_name(LATEST)
+        remote = self.entries.get(path)
+        files, journal = self.mapping.files, self.mapping.journal
+        if remote is not None and journal.is_unchanged(remote, own, settled=False):
             return []
-        before = (
-            self.place.files.read(path).decode(errors="replace").strip()
-            if there is not None
-            else ""
-        )
-        stands = f"{run}/{before}/{MANIFEST}" in self.there
-        if before == name or (stands and step_of_name(before) > step_of_name(name)):
+        before = ""
+        if remote is not None:
+            before = files.read(path).decode(errors="replace").strip()
+        is_valid = f"{run}/{before}/{MANIFEST}" in self.entries
+        if before == name or (is_valid and parse_step_name(before) > parse_step_name(name)):
             return []
         with TemporaryDirectory() as folder:
             local = Path(folder) / LATEST
             local.write_bytes(content)
             file = list_local(local, path)[0][0]
-            failed = workers.each([Task(path, lambda: upload.send([file]))])
-        entry = self.place.files.entry(path) if not failed else None
-        if entry is not None and ours.is_file() and ours.read_bytes() == content:
-            self.place.journal.note(entry, ours, time.time())
-        return [FailedTransfer(path, item.why) for item in failed]
+            failed = workers.run_tasks([Task(path, lambda: uploader.send([file]))])
+        entry = files.entry(path) if not failed else None
+        if entry is not None and own.is_file() and own.read_bytes() == content:
+            journal.record(entry, own, time.time())
+        return [FailedTransfer(path, item.reason) for item in failed]
 
-    def _listing(self) -> dict[str, RemoteEntry]:
-        where = self.remote.split("/")[0] if self.place.has_runs else self.remote
+    def _list_remote(self) -> dict[str, RemoteEntry]:
+        path = self.remote.split("/")[0] if self.mapping.has_runs else self.remote
         try:
-            return {
-                entry.path: entry
-                for entry in self.place.files.listing(where)
-                if entry.kind == "file"
-            }
+            entries = self.mapping.files.listing(path)
         except FileNotFoundError:
             return {}
+        return {entry.path: entry for entry in entries if entry.kind == "file"}
 
-    def _is_launch_here(self, file: LocalFile) -> bool:
-        """Whether it notes a start on this machine: that would replace the options with which the run was last in the
-        cloud, and with which it is to go on there."""
-        if not self.place.has_runs or file.path.partition("/")[2] != LAUNCH:
+    def _is_local_launch(self, file: LocalFile) -> bool:
+        """Return whether the file records a launch on this machine.
+
+        It would replace the options of the run's last launch on Modal, which a resume there uses.
+        """
+        if not self.mapping.has_runs or file.path.partition("/")[2] != LAUNCH:
             return False
         launch = read_launch(file.local.parent)
-        return launch is not None and launch.target != "cloud"
+        return launch is not None and launch.target != ModalTarget.name
 
-    def _is_same(self, entry: RemoteEntry) -> bool:
-        # Without `settled`: what is here was sent under this name, and stays what is meant to be there.
-        there = self.there.get(entry.path)
+    def _is_unchanged(self, entry: RemoteEntry) -> bool:
+        remote = self.entries.get(entry.path)
         file = self.local[entry.path]
-        if there is None or there.size != file.size:
+        if remote is None or remote.size != file.size:
             return False
-        return self.place.journal.is_same(there, file.local, settled=False)
+        # Not `settled`: this machine sent the remote file, and its content is the one to keep.
+        return self.mapping.journal.is_unchanged(remote, file.local, settled=False)
 
-    def _why(self, entry: RemoteEntry) -> str:
-        return "changed" if entry.path in self.there else "new"
+    def _reason(self, entry: RemoteEntry) -> Reason:
+        return Reason.CHANGED if entry.path in self.entries else Reason.NEW

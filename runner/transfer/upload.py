@@ -1,4 +1,4 @@
-"""Files from here to a volume: cut into blocks, the unknown ones sent, all put into their places at once."""
+"""List local files and upload them: hash blocks, send those that Modal lacks, publish all at once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,77 @@ from typing import TYPE_CHECKING
 
 from runner.errors import ModalUnavailable
 from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoints import APPENDED, Mismatch
+from runner.transfer.checkpoints import APPEND_ONLY, ContentMismatch
 from runner.transfer.download import BLOCK_SIZE
+from runner.transfer.mapping import is_temporary
 from runner.transfer.progress import Progress
-from runner.transfer.selection import is_temporary
-from runner.transfer.workers import Workers
+from runner.transfer.workers import FailedTransfer, Workers
 
 if TYPE_CHECKING:
     from runner.targets.modal.volume_rpc import MissingBlock
 
-TRIES = 3  # for a file that changes while it is read
+MAX_ATTEMPTS = 3  # for a file that changes during the upload
+MAX_ROUNDS = 4  # of asking for missing blocks; one is enough unless Modal drops a block meanwhile
 
-ROUNDS = 4  # of asking what is missing: one suffices unless Modal drops a block in between
-
-# Small files share a request: at most so many, and so many bytes.
+# Small files share a request: at most this many files and bytes.
 BATCH_FILES, BATCH_BYTES = 64, 64 * 1024 * 1024
 
 
+@dataclass(frozen=True)
+class LocalFile:
+    """A local file and its future ``path`` in the volume."""
+
+    path: str
+    local: Path
+    size: int
+    mtime_ns: int
+
+    @property
+    def entry(self) -> RemoteEntry:
+        """Return it as an entry of the volume's listing."""
+        return RemoteEntry(self.path, self.size, self.mtime_ns // 10**9, "file")
+
+
+def list_local(source: Path, remote: str) -> tuple[list[LocalFile], list[FailedTransfer]]:
+    """List the files of ``source`` with their paths below ``remote``, and what cannot be sent.
+
+    A symbolic link to a file inside ``source`` counts as that file. Links to folders could form a
+    cycle, and links that lead out of ``source`` could publish a private file: neither is followed.
+    """
+    if source.is_file():
+        return [_local_file(source, remote)], []
+    files: list[LocalFile] = []
+    failed: list[FailedTransfer] = []
+    root = source.resolve()
+
+    def remote_path(path: Path) -> str:
+        name = path.relative_to(source).as_posix()
+        return f"{remote}/{name}" if remote and name != "." else remote or name
+
+    def on_error(error: OSError) -> None:
+        path = remote_path(Path(error.filename))
+        failed.append(FailedTransfer(path, f"cannot read the folder: {error.strerror}"))
+
+    for folder, folders, names in os.walk(source, onerror=on_error):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in (*links, *names):
+            path = Path(folder) / name
+            if is_temporary(path.relative_to(source).as_posix()):
+                continue
+            try:
+                problem = _problem(path, root)
+                if not problem:
+                    files.append(_local_file(path, remote_path(path)))
+            except OSError as error:
+                problem = f"cannot read the file: {error.strerror}"
+            if problem:
+                failed.append(FailedTransfer(remote_path(path), problem))
+        folders[:] = [name for name in folders if not is_temporary(name)]
+    return sorted(files, key=lambda file: file.path), failed
+
+
 def batches(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
-    """Files that travel together, in their order."""
+    """Group files, in their order, into requests."""
     batch: list[LocalFile] = []
     for file in files:
         if batch and (
@@ -44,17 +96,17 @@ def batches(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
         yield batch
 
 
-class Upload:
-    """Sends files; all of one call appear in the volume at once."""
+class Uploader:
+    """Send files; those of one call appear in the volume at once."""
 
     def __init__(self, files: ModalVolumeFiles, workers: Workers, progress: Progress) -> None:
         self.files, self.workers, self.progress = files, workers, progress
 
     def send(self, batch: Sequence[LocalFile]) -> None:
-        """Put the files into the volume as they were when ``batch`` was listed; one that only grows, as long
-        as it was then.
+        """Put the files into the volume as they were when they were listed.
 
-        Raises Mismatch for one that changed, FileNotFoundError, Unavailable, Cancelled.
+        A log that grows is sent up to the size that was listed. Raises ContentMismatch for a file
+        that changed, FileNotFoundError, ModalUnavailable or Cancelled.
         """
         counted = 0
 
@@ -76,32 +128,33 @@ class Upload:
         from runner.targets.modal.volume_rpc import NewFile
 
         with ExitStack() as stack:
-            # Held open: a file that is replaced by another under its name is still read as one.
+            # Open all files first: a file that is replaced under its name is still read as one.
             opened = [stack.enter_context(file.local.open("rb")) for file in batch]
             descriptors = [stream.fileno() for stream in opened]
             digests = [[b""] * -(-file.size // BLOCK_SIZE) for file in batch]
-            places = [(f, b) for f in range(len(batch)) for b in range(len(digests[f]))]
+            blocks = [(f, b) for f in range(len(batch)) for b in range(len(digests[f]))]
 
-            def digest(f: int, b: int) -> None:
-                digests[f][b] = hashlib.sha256(_block(descriptors[f], batch[f], b)).digest()
+            def hash_block(f: int, b: int) -> None:
+                digests[f][b] = hashlib.sha256(_read_block(descriptors[f], batch[f], b)).digest()
 
-            # The blocks of one large file are hashed in parallel; many small files are, batch by batch.
-            if len(places) > len(batch):
-                self.workers.blocks(partial(digest, f, b) for f, b in places)
+            # Hash the blocks of a large file in parallel. Small files are parallel by batch.
+            if len(blocks) > len(batch):
+                self.workers.run_blocks(partial(hash_block, f, b) for f, b in blocks)
             else:
-                for f, b in places:
-                    digest(f, b)
+                for f, b in blocks:
+                    hash_block(f, b)
             new = [
                 NewFile(file.path, file.size, os.fstat(fd).st_mode & 0o777, tuple(hashes))
                 for file, fd, hashes in zip(batch, descriptors, digests, strict=True)
             ]
             receipts: dict[bytes, bytes] = {}
 
-            def send(missing: MissingBlock) -> None:
-                content = _block(descriptors[missing.file], batch[missing.file], missing.block)
+            def send_block(missing: MissingBlock) -> None:
+                file = batch[missing.file]
+                content = _read_block(descriptors[missing.file], file, missing.block)
                 expected = digests[missing.file][missing.block]
                 if hashlib.sha256(content).digest() != expected:
-                    raise Mismatch(f"{batch[missing.file].local} changed while it was read")
+                    raise ContentMismatch(f"{file.local} changed during the upload")
                 receipts[expected] = self.files.send(missing, content)
                 count(len(content))
 
@@ -109,81 +162,57 @@ class Upload:
                 _check_unchanged(file, fd)
             rounds = 0
             while missing := self.files.put(new, receipts):
-                if rounds == ROUNDS:
-                    raise Mismatch("Modal says each time that blocks are missing, which were sent")
+                if rounds == MAX_ROUNDS:
+                    raise ContentMismatch(
+                        f"Modal still lacks blocks that were sent {MAX_ROUNDS} times"
+                    )
                 before = len(receipts)
                 try:
-                    self.workers.blocks(partial(send, block) for block in missing)
+                    self.workers.run_blocks(partial(send_block, block) for block in missing)
                     rounds += 1
                 except ModalUnavailable:
+                    # If some blocks were sent, the URLs of the rest may have expired: get new ones.
                     if len(receipts) == before:
-                        raise  # else: addresses grow old; others serve the rest, and what was sent counts
+                        raise
                 for file, fd in zip(batch, descriptors, strict=True):
                     _check_unchanged(file, fd)
 
 
-def _block(descriptor: int, file: LocalFile, index: int) -> bytes:
-    """A block as it travels: without its trailing zeros, which the file's size restores."""
+def _problem(path: Path, root: Path) -> str:
+    """Return why a file, or a link to a folder, cannot be sent; '' if it can."""
+    if path.is_symlink():
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # Python 3.11 raises RuntimeError for a cycle
+            return "a symbolic link to nothing"
+        if not target.is_relative_to(root):
+            return "a symbolic link that leads out of the folder; push its target by itself"
+        if target.is_dir():
+            return "a symbolic link to a folder; push its target by itself"
+    if not path.is_file():
+        return "not a regular file"
+    if not os.access(path, os.R_OK):
+        return "cannot read the file: Permission denied"
+    return ""
+
+
+def _read_block(descriptor: int, file: LocalFile, index: int) -> bytes:
+    """Read a block without its trailing zeros, which the file's size restores."""
     start = index * BLOCK_SIZE
-    wanted = min(BLOCK_SIZE, file.size - start)
-    content = os.pread(descriptor, wanted, start)
-    if len(content) != wanted:
-        raise Mismatch(f"{file.local} became shorter while it was read")
+    length = min(BLOCK_SIZE, file.size - start)
+    content = os.pread(descriptor, length, start)
+    if len(content) != length:
+        raise ContentMismatch(f"{file.local} became shorter during the upload")
     return content.rstrip(b"\0")
 
 
 def _check_unchanged(file: LocalFile, descriptor: int) -> None:
     status = os.fstat(descriptor)
-    grew = status.st_size > file.size and APPENDED.search(file.path)
+    grew = status.st_size > file.size and APPEND_ONLY.search(file.path)
     if not grew and (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise Mismatch(f"{file.local} changed while it was read")
+        raise ContentMismatch(f"{file.local} changed during the upload")
 
 
-@dataclass(frozen=True)
-class LocalFile:
-    """A file here, and its ``path`` in the volume to be; ``mtime_ns`` in nanoseconds since the epoch."""
-
-    path: str
-    local: Path
-    size: int
-    mtime_ns: int
-
-    @property
-    def entry(self) -> RemoteEntry:
-        """The same in the words of a listing."""
-        return RemoteEntry(self.path, self.size, self.mtime_ns // 10**9, "file")
-
-
-def list_local(source: Path, remote: str) -> tuple[list[LocalFile], list[str]]:
-    """The files of ``source`` (a file or folder) as they would lie at ``remote``, and what is left out.
-
-    A symbolic link to a file counts as that file; one to a folder is left out, since it may lead in a circle.
-    """
-    if source.is_file():
-        return [_file(source, remote)], []
-    found: list[LocalFile] = []
-    left_out: list[str] = []
-    for path in _walk(source, left_out):
-        name = path.relative_to(source).as_posix()
-        if is_temporary(name):
-            continue
-        if not path.is_file():
-            left_out.append(f"{path} is left out: it is no file")
-            continue
-        found.append(_file(path, f"{remote}/{name}" if remote else name))
-    return sorted(found, key=lambda file: file.path), left_out
-
-
-def _walk(folder: Path, left_out: list[str]) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):
-        for name in folders:
-            if (Path(here) / name).is_symlink():
-                left_out.append(
-                    f"{Path(here) / name} is left out: it is a symbolic link to a folder"
-                )
-        yield from (Path(here) / name for name in files)
-
-
-def _file(path: Path, remote: str) -> LocalFile:
+def _local_file(path: Path, remote: str) -> LocalFile:
     status = path.stat()
     return LocalFile(remote, path, status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Transfers in parallel: what runs, what failed, and when to give up."""
+"""Run transfers in parallel, collect failures, and give up when nothing can succeed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import click
 from job.exit_status import ExitStatus
 from runner.errors import ModalUnavailable, RunnerError
 
-FILES_AT_ONCE = 16
+PARALLEL_FILES = 16
+PARALLEL_BLOCKS = 16  # of 8 MiB: 128 MiB of memory at most
+POLL_INTERVAL_S = 0.2
+SHUTDOWN_TIMEOUT_S = 3.0  # for blocks in flight after an error or Ctrl-C
 
-BLOCKS_AT_ONCE = 16  # of 8 MiB: 128 MiB of memory at most
+# Each transfer retries for half a minute: after so many failures in a row the network is down.
+MAX_CONSECUTIVE_FAILURES = 4
 
-LOOK_SECONDS = 0.2  # within which Ctrl-C is seen, whenever it came
+# Errors of the disk or the process: every other file would fail too.
+FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE}
 
-LAST_BLOCKS_SECONDS = 3.0  # that an interrupted transfer waits for what is on its way
-
-# So many transfers in a row that end with no answer, each after its own patience: the network is gone.
-GIVE_UP_AFTER = 4
-
-NOT_ANY_FILES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE}
+NOT_STARTED = "not started"
 
 
 class Cancelled(Exception):
-    """The transfer as a whole ends; this file is not done."""
+    """The transfer was cancelled before this file was complete."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,24 @@ class Task:
 
 @dataclass(frozen=True)
 class FailedTransfer:
-    """What was not transferred, and why."""
+    """A file that was not transferred, and why."""
 
     path: str
-    why: str
+    reason: str
 
 
 class Workers:
-    """Runs tasks, and the blocks of a large file, each in a pool of its own: no task waits for another."""
+    """Run tasks, and the blocks of large files, in two pools, so that no task waits for another."""
 
     def __init__(
-        self, files_at_once: int = FILES_AT_ONCE, blocks_at_once: int = BLOCKS_AT_ONCE
+        self, parallel_files: int = PARALLEL_FILES, parallel_blocks: int = PARALLEL_BLOCKS
     ) -> None:
         self._name = f"transfer-{id(self)}-"
-        self._tasks = ThreadPoolExecutor(files_at_once, f"{self._name}file")
-        self._blocks = ThreadPoolExecutor(blocks_at_once, f"{self._name}block")
+        self._tasks = ThreadPoolExecutor(parallel_files, f"{self._name}file")
+        self._blocks = ThreadPoolExecutor(parallel_blocks, f"{self._name}block")
         self._cancelled = threading.Event()
-        self._in_a_row = 0
-        self._reason = "it was not begun"
+        self._consecutive_failures = 0
+        self._reason = NOT_STARTED
 
     def __enter__(self) -> Workers:
         return self
@@ -75,42 +75,41 @@ class Workers:
         self.cancel()
         self._tasks.shutdown(wait=False, cancel_futures=True)
         self._blocks.shutdown(wait=False, cancel_futures=True)
-        # The pools are not asked to wait: an interrupt while one starts a thread leaves it unknown to the pool,
-        # and Python would wait for it at its end. What is half is continued next time, so nothing is lost.
-        end = None if kind is None else time.monotonic() + LAST_BLOCKS_SECONDS
+        # Do not ask the pools to wait: a pool that was interrupted while it started a thread does
+        # not know that thread, but Python would wait for it at exit. The next transfer resumes.
+        end = None if kind is None else time.monotonic() + SHUTDOWN_TIMEOUT_S
         while any(thread.name.startswith(self._name) for thread in threading.enumerate()):
             if end is not None and time.monotonic() > end:
-                click.echo(
-                    "interrupted" if kind is KeyboardInterrupt else f"error: {error}", err=True
-                )
-                os._exit(ExitStatus.INTERRUPTED if kind is KeyboardInterrupt else ExitStatus.ERROR)
+                interrupted = kind is KeyboardInterrupt
+                click.echo("interrupted" if interrupted else f"error: {error}", err=True)
+                os._exit(ExitStatus.INTERRUPTED if interrupted else ExitStatus.ERROR)
             time.sleep(0.01)
 
-    def cancel(self, reason: str = "it was not begun") -> None:
-        """Let nothing new begin, and what waits end."""
+    def cancel(self, reason: str = NOT_STARTED) -> None:
+        """Start nothing new, and end every wait."""
         if not self._cancelled.is_set():
             self._reason = reason
             self._cancelled.set()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, unless it is cancelled meanwhile: then raise Cancelled."""
+        """Wait. Raises Cancelled if the transfer is cancelled meanwhile."""
         if self._cancelled.wait(seconds):
             raise Cancelled
 
     def check(self) -> None:
-        """Raise Cancelled where nothing new should begin."""
+        """Raise Cancelled if the transfer was cancelled."""
         if self._cancelled.is_set():
             raise Cancelled
 
-    def each(self, tasks: Sequence[Task]) -> list[FailedTransfer]:
-        """Run all of them; what failed, in their order. An error that concerns them all ends the rest."""
+    def run_tasks(self, tasks: Sequence[Task]) -> list[FailedTransfer]:
+        """Run all tasks and return the failures in order. A fatal error skips the rest."""
         futures = [(task, self._tasks.submit(self._run, task)) for task in tasks]
-        missing = [(task, _result(future)) for task, future in futures]
-        return [FailedTransfer(task.path, why) for task, why in missing if why is not None]
+        results = [(task, _wait_for(future)) for task, future in futures]
+        return [FailedTransfer(task.path, reason) for task, reason in results if reason is not None]
 
-    def blocks(self, work: Iterable[Callable[[], None]]) -> None:
-        """Run the pieces of one task in parallel. The first error is raised, when none is at work any more."""
-        waiting: set[Future[None]] = {self._blocks.submit(self._piece, piece) for piece in work}
+    def run_blocks(self, blocks: Iterable[Callable[[], None]]) -> None:
+        """Run the blocks of one task in parallel, and raise the first error after all have ended."""
+        waiting: set[Future[None]] = {self._blocks.submit(self._run_block, b) for b in blocks}
         error: BaseException | None = None
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -123,37 +122,41 @@ class Workers:
         if error is not None:
             raise error
 
-    def _piece(self, piece: Callable[[], None]) -> None:
+    def _run_block(self, block: Callable[[], None]) -> None:
         self.check()
-        piece()
+        block()
 
     def _run(self, task: Task) -> str | None:
+        """Run a task and return why it failed."""
         try:
             self.check()
             task.run()
-            self._in_a_row = 0
+            self._consecutive_failures = 0
             return None
         except Cancelled:
             return self._reason
         except ModalUnavailable as error:
-            self._in_a_row += 1
-            if self._in_a_row >= GIVE_UP_AFTER:
-                self.cancel("given up: Modal does not answer")
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+                self.cancel("gave up: Modal does not answer")
             return str(error)
         except RunnerError as error:
             return error.message
         except OSError as error:
-            if error.errno in NOT_ANY_FILES_FAULT:
-                self.cancel(f"given up: {error.strerror}")
+            if error.errno in FATAL_ERRNOS:
+                self.cancel(f"gave up: {error.strerror}")
             return error.strerror if error.errno and error.strerror else str(error)
 
 
-def _result(future: Future[str | None]) -> str | None:
-    """Python loses a signal that comes while the thread begins to wait (16 % of them on a busy machine), until
-    the wait is over: so none is long."""
+def _wait_for(future: Future[str | None]) -> str | None:
+    """Return the result of ``future``.
+
+    Waits in short intervals: Python loses a signal that arrives while the thread starts to wait
+    (16 % of them on a busy machine), until the wait is over.
+    """
     while True:
         try:
-            return future.result(LOOK_SECONDS)
+            return future.result(POLL_INTERVAL_S)
         except TimeoutError:
             if future.done():
                 return future.result()

@@ -68,14 +68,14 @@ def _as_it_is() -> Iterator[None]:
 def _kept_up_to_date(cli: CliContext, run: str, root: Path) -> Iterator[None]:
     """Fetch what the run has written for TensorBoard into ``root``, again and again. A look that fails is told once."""
     from runner.transfer.mapping import open_mapping
-    from runner.transfer.pull import look
+    from runner.transfer.pull import pull_once
 
     place, ended = open_mapping(cli, "checkpoints", root), threading.Event()
 
     def keep() -> None:
         told = ""
         while True:
-            _, why = look(cli, place, f"{run}/tensorboard", everything=False)
+            _, why = pull_once(cli, place, f"{run}/tensorboard", everything=False)
             if why and why != told:
                 cli.info(f"no new curves from the cloud: {why}; trying again")
             told = why

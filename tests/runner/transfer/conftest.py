@@ -1,4 +1,4 @@
-"""A checkout and three volumes on the stand-in for Modal, new for each test."""
+"""Fixtures: a checkout, and three empty volumes on the stand-in for Modal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
 
 
 class Cloud:
-    """The volumes as tests see them: real folders, and the transfers of blocks that were asked for."""
+    """The volumes as folders on disk, and the block transfers since ``forget``."""
 
     def __init__(self, standin: ModalStandin, environ: dict[str, str]) -> None:
         self.standin, self.environ = standin, environ
@@ -52,15 +52,14 @@ class Cloud:
         return self.standin.volume_path(modal_name(volume, self.environ))
 
     def put(self, volume: str, path: str, content: bytes, age: float = 1000.0) -> Path:
-        """A file that was written ``age`` seconds ago."""
+        """Write a file as if ``age`` seconds ago."""
         file = self.folder(volume) / path
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_name(f".{file.name}.new")
         new.write_bytes(content)
         os.utime(new, (time.time() - age,) * 2)
-        new.replace(
-            file
-        )  # never in place: blocks on Modal don't change, and the stand-in holds links
+        # Replace, do not overwrite: blocks on Modal never change, and the stand-in uses hard links.
+        new.replace(file)
         return file
 
     def age(self, volume: str, seconds: float = 1000.0) -> None:
@@ -71,7 +70,7 @@ class Cloud:
         self._before = len(self.standin.http_requests())
 
     def transfers(self) -> list[str]:
-        """BlockGet and BlockPut since ``forget``."""
+        """Return the BlockGet and BlockPut requests since ``forget``."""
         return [name for name, _ in self.standin.http_requests()[self._before :]]
 
 
@@ -89,33 +88,33 @@ def cloud(standin: ModalStandin, environ: dict[str, str]) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def here(checkout: Path) -> Path:
-    """The checkout's volumes/."""
+def local(checkout: Path) -> Path:
+    """Return the checkout's volumes/, with the three folders."""
     for volume in ("data", "checkpoints", "cache"):
         (checkout / "volumes" / volume).mkdir(parents=True, exist_ok=True)
     return checkout / "volumes"
 
 
 @pytest.fixture
-def cli(checkout: Path, environ: dict[str, str], cloud: Cloud, here: Path) -> CliContext:
+def cli(checkout: Path, environ: dict[str, str], cloud: Cloud, local: Path) -> CliContext:
     return CliContext(environ=environ, cwd=checkout, terminal=False, only_given_targets=True)
 
 
 @pytest.fixture
-def type_(cli: CliContext) -> Callable[..., Result]:
-    """``type_("runner pull data")``; the result has exit_code, stdout and stderr."""
+def invoke(cli: CliContext) -> Callable[..., Result]:
+    """Return ``invoke("runner pull data")``, whose result has exit_code, stdout and stderr."""
 
-    def type_line(line: str) -> Result:
+    def invoke_line(line: str) -> Result:
         return CliRunner().invoke(main, shlex.split(line)[1:], obj=cli)
 
-    return type_line
+    return invoke_line
 
 
 @pytest.fixture
 def start(
-    environ: dict[str, str], checkout: Path, here: Path
+    environ: dict[str, str], checkout: Path, local: Path
 ) -> Callable[[str], subprocess.Popen[str]]:
-    """The same line in a process of its own, which can be killed."""
+    """Return a function that runs a command line in a process, which a test can kill."""
 
     def start_line(line: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -132,17 +131,17 @@ def start(
 
 
 def heed_ctrl_c() -> None:
-    """In a child: a suite that was started in the background hands down that SIGINT is ignored."""
+    """Restore SIGINT in a child process: a background shell starts the tests with it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def noise(size: int, seed: int = 0) -> bytes:
-    """Bytes that are nobody else's."""
+    """Return random bytes, the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below, by name."""
+    """Return the content of every file below the folder, by name."""
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(folder.rglob("*"))
@@ -151,7 +150,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def write_checkpoint(run: Path, step: int, size: int = 1000, seed: int | None = None) -> Path:
-    """A checkpoint as model/checkpoint.py leaves it, ``latest`` included, written some time ago."""
+    """Write a checkpoint as model/checkpoint.py does, and ``latest``."""
     folder = run / f"step_{step:08d}"
     folder.mkdir(parents=True)
     contents = {
@@ -171,14 +170,14 @@ def write_checkpoint(run: Path, step: int, size: int = 1000, seed: int | None = 
 
 
 def write_run(run: Path, steps: list[int], status: str = "finished", size: int = 1000) -> Path:
-    """A run with records and checkpoints."""
+    """Write a run with records and checkpoints."""
     for step in steps:
         write_checkpoint(run, step, size)
     run.mkdir(parents=True, exist_ok=True)
     record = {"name": run.name, "status": status, "step": steps[-1] if steps else 0}
     (run / "run.json").write_text(json.dumps(record))
     (run / "recipe.yaml").write_text("train: {}\n")
-    (run / "log.txt").write_text("began\n")
+    (run / "log.txt").write_text("started\n")
     (run / "metrics.jsonl").write_text('{"step": 0}\n')
     (run / "lock").write_text("process 1 on elsewhere\n")
     (run / "heartbeat").touch()

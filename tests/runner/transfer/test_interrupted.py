@@ -1,4 +1,4 @@
-"""Transfers that are killed, cut and refused: what is there afterwards is whole, and the next one goes on."""
+"""Transfers that are killed, cut off or refused leave intact files, and the next one resumes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from click.testing import Result
 
 from runner.errors import ModalUnavailable
 from runner.targets.modal.client import RetryPolicy
-from runner.transfer.checkpoints import Mismatch
-from runner.transfer.workers import GIVE_UP_AFTER, Task, Workers
+from runner.transfer.checkpoints import ContentMismatch
+from runner.transfer.workers import MAX_CONSECUTIVE_FAILURES, Task, Workers
 from tests.runner.transfer.conftest import (
     MIB,
     ROOT,
@@ -28,7 +28,7 @@ from tests.runner.transfer.conftest import (
     write_run,
 )
 
-Type = Callable[[str], Result]
+Invoke = Callable[[str], Result]
 
 Start = Callable[[str], "subprocess.Popen[str]"]
 
@@ -38,8 +38,8 @@ BIG = noise(BLOCKS * 8 * MIB)
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts with no time between them."""
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry three times without delay."""
     patience = RetryPolicy(attempts=3, first=0.0)
     monkeypatch.setattr("runner.targets.modal.volume.RetryPolicy", lambda: patience)
 
@@ -53,32 +53,32 @@ def kill_when(
     process.communicate()
 
 
-def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(
-    start: Start, type_: Type, cloud: Cloud, here: Path
+def test_killed_pull_resumes_inside_a_file(
+    start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     cloud.put("data", "done.bin", noise(1000))
-    assert type_("runner pull data").exit_code == 0
+    assert invoke("runner pull data").exit_code == 0
     cloud.put("data", "big.bin", BIG)
-    (here / "data/big.bin").write_bytes(b"the one before")
+    (local / "data/big.bin").write_bytes(b"old content")
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    marks = here / "data/.big.bin.part.blocks"
+    marks = local / "data/.big.bin.part.blocks"
     killed = start("runner pull data")
     kill_when(cloud, killed, lambda: marks.exists() and marks.read_text().count("\n") == 4)
-    assert (here / "data/big.bin").read_bytes() == b"the one before"
+    assert (local / "data/big.bin").read_bytes() == b"old content"
     cloud.standin.clear_faults()
     cloud.forget()
-    assert "continued" in type_("runner pull data --dry-run").stdout
-    assert type_("runner pull data").exit_code == 0
-    assert tree(here / "data") == {"done.bin": noise(1000), "big.bin": BIG}
+    assert "continued" in invoke("runner pull data --dry-run").stdout
+    assert invoke("runner pull data").exit_code == 0
+    assert tree(local / "data") == {"done.bin": noise(1000), "big.bin": BIG}
     assert cloud.transfers() == ["BlockGet"] * (BLOCKS - 3)
 
 
-def test_what_is_partial_of_another_state_of_the_file_is_not_continued(
-    start: Start, type_: Type, cloud: Cloud, here: Path
+def test_partial_file_of_another_version_is_not_resumed(
+    start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     cloud.put("data", "big.bin", BIG)
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    marks = here / "data/.big.bin.part.blocks"
+    marks = local / "data/.big.bin.part.blocks"
     kill_when(
         cloud,
         start("runner pull data"),
@@ -88,17 +88,17 @@ def test_what_is_partial_of_another_state_of_the_file_is_not_continued(
     other = noise(len(BIG), 9)
     cloud.put("data", "big.bin", other, age=500)  # the same size, another time
     cloud.forget()
-    assert type_("runner pull data").exit_code == 0
-    assert tree(here / "data") == {"big.bin": other}
+    assert invoke("runner pull data").exit_code == 0
+    assert tree(local / "data") == {"big.bin": other}
     assert cloud.transfers() == ["BlockGet"] * BLOCKS
 
 
-def test_a_block_that_was_marked_and_is_not_there_is_fetched_again(
-    start: Start, type_: Type, cloud: Cloud, here: Path
+def test_lost_block_of_a_partial_file_is_downloaded_again(
+    start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     cloud.put("data", "big.bin", BIG)
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    part, marks = here / "data/.big.bin.part", here / "data/.big.bin.part.blocks"
+    part, marks = local / "data/.big.bin.part", local / "data/.big.bin.part.blocks"
     kill_when(
         cloud,
         start("runner pull data"),
@@ -110,57 +110,57 @@ def test_a_block_that_was_marked_and_is_not_there_is_fetched_again(
         file.seek(first * 8 * MIB)
         file.write(b"\0" * 4096)
     cloud.forget()
-    assert type_("runner pull data").exit_code == 0
-    assert tree(here / "data") == {"big.bin": BIG}
+    assert invoke("runner pull data").exit_code == 0
+    assert tree(local / "data") == {"big.bin": BIG}
     assert cloud.transfers() == ["BlockGet"] * (BLOCKS - 2)
 
 
-def test_a_killed_pull_leaves_latest_at_the_checkpoint_before(
-    start: Start, type_: Type, cloud: Cloud, here: Path
+def test_killed_pull_leaves_latest_at_the_previous_checkpoint(
+    start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     run = write_run(cloud.folder("checkpoints") / "warm", [10])
     cloud.age("checkpoints")
-    assert type_("runner pull checkpoints warm").exit_code == 0
+    assert invoke("runner pull checkpoints warm").exit_code == 0
     write_checkpoint(run, 20, size=100_000)
     cloud.age("checkpoints", 500)
     cloud.standin.inject("VolumeGetFile2", "UNAVAILABLE", times=None, match="20/optimizer")
-    partial = here / "checkpoints/warm/.partial_step_00000020/model.safetensors"
+    partial = local / "checkpoints/warm/.partial_step_00000020/model.safetensors"
     kill_when(cloud, start("runner pull checkpoints warm"), partial.exists)
-    assert (here / "checkpoints/warm/latest").read_text() == "step_00000010\n"
-    assert not (here / "checkpoints/warm/step_00000020").exists()
+    assert (local / "checkpoints/warm/latest").read_text() == "step_00000010\n"
+    assert not (local / "checkpoints/warm/step_00000020").exists()
     cloud.standin.clear_faults()
     before = cloud.standin.recorded()[-1].number
-    assert type_("runner pull checkpoints warm").exit_code == 0
-    assert tree(here / "checkpoints/warm/step_00000020") == tree(run / "step_00000020")
-    assert (here / "checkpoints/warm/latest").read_text() == "step_00000020\n"
+    assert invoke("runner pull checkpoints warm").exit_code == 0
+    assert tree(local / "checkpoints/warm/step_00000020") == tree(run / "step_00000020")
+    assert (local / "checkpoints/warm/latest").read_text() == "step_00000020\n"
     asked = [r.message.path for r in cloud.standin.recorded("VolumeGetFile2", after=before)]
     assert "warm/step_00000020/model.safetensors" not in asked
-    assert not list((here / "checkpoints/warm").glob(".partial_*"))
+    assert not list((local / "checkpoints/warm").glob(".partial_*"))
 
 
-def test_a_killed_push_sends_no_block_twice_and_shows_nothing_half(
-    start: Start, type_: Type, cloud: Cloud, here: Path
+def test_killed_push_publishes_nothing_and_sends_no_block_twice(
+    start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    (here / "data/big.bin").write_bytes(BIG)
-    cloud.put("data", "big.bin", b"the one before")
+    (local / "data/big.bin").write_bytes(BIG)
+    cloud.put("data", "big.bin", b"old content")
     cloud.standin.inject("BlockPut", "503", times=None, after=3)
     killed = start("runner push data big.bin")
     kill_when(cloud, killed, lambda: cloud.transfers().count("BlockPut") > BLOCKS)
-    assert tree(cloud.folder("data")) == {"big.bin": b"the one before"}
+    assert tree(cloud.folder("data")) == {"big.bin": b"old content"}
     cloud.standin.clear_faults()
     cloud.forget()
-    assert type_("runner push data big.bin").exit_code == 0
+    assert invoke("runner push data big.bin").exit_code == 0
     assert tree(cloud.folder("data")) == {"big.bin": BIG}
     assert cloud.transfers() == ["BlockPut"] * (BLOCKS - 3)
 
 
-def test_addresses_that_expire_are_asked_for_again_and_no_block_is_sent_twice(
-    type_: Type, cloud: Cloud, here: Path, impatient: None
+def test_expired_urls_are_renewed_and_no_block_is_sent_twice(
+    invoke: Invoke, cloud: Cloud, local: Path, fast_retries: None
 ) -> None:
-    (here / "data/big.bin").write_bytes(BIG)
+    (local / "data/big.bin").write_bytes(BIG)
     cloud.standin.volume_rules(puts_per_answer=2, needs_receipts=True)
     before = cloud.standin.recorded()[-1].number
-    result = type_("runner push data big.bin")
+    result = invoke("runner push data big.bin")
     assert result.exit_code == 0, result.stderr
     assert tree(cloud.folder("data")) == {"big.bin": BIG}
     asked = [
@@ -169,34 +169,34 @@ def test_addresses_that_expire_are_asked_for_again_and_no_block_is_sent_twice(
     assert [sum(bool(block.put_response) for block in blocks) for blocks in asked] == [0, 2, 4, 6]
 
 
-def test_addresses_of_which_none_serves_are_not_asked_for_without_end(
-    type_: Type, cloud: Cloud, here: Path, impatient: None
+def test_push_gives_up_when_every_url_is_refused(
+    invoke: Invoke, cloud: Cloud, local: Path, fast_retries: None
 ) -> None:
-    (here / "data/big.bin").write_bytes(BIG)
+    (local / "data/big.bin").write_bytes(BIG)
     cloud.standin.volume_rules(puts_per_answer=0, needs_receipts=True)
-    result = type_("runner push data big.bin")
+    result = invoke("runner push data big.bin")
     assert result.exit_code == 1
     assert "HTTP 403 Forbidden: this URL has expired" in result.stderr
     assert tree(cloud.folder("data")) == {}
 
 
-def test_a_file_that_is_in_its_place_needs_no_receipt_for_what_it_has(
-    type_: Type, cloud: Cloud, here: Path
+def test_push_of_a_longer_file_sends_only_new_blocks(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     cloud.put("data", "big.bin", BIG)
-    (here / "data/big.bin").write_bytes(BIG + b"more")
+    (local / "data/big.bin").write_bytes(BIG + b"more")
     cloud.standin.volume_rules(needs_receipts=True)
     cloud.forget()
-    assert type_("runner push data big.bin").exit_code == 0
+    assert invoke("runner push data big.bin").exit_code == 0
     assert tree(cloud.folder("data")) == {"big.bin": BIG + b"more"}
     assert cloud.transfers() == ["BlockPut"]
 
 
-def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) -> None:
+def test_ctrl_c_exits_with_130_at_once(start: Start, cloud: Cloud, local: Path) -> None:
     cloud.put("data", "big.bin", BIG)
     cloud.standin.inject("BlockGet", "503", times=None, after=1)
     process = start("runner pull data")
-    cloud.standin.wait_until((here / "data/.big.bin.part.blocks").exists)
+    cloud.standin.wait_until((local / "data/.big.bin.part.blocks").exists)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -204,12 +204,12 @@ def test_ctrl_c_ends_with_130_at_once(start: Start, cloud: Cloud, here: Path) ->
     assert "Traceback" not in errors
 
 
-def test_ctrl_c_does_not_wait_for_a_connection_that_says_nothing() -> None:
+def test_ctrl_c_does_not_wait_for_a_silent_connection() -> None:
     program = """
 import time
 from runner.transfer.workers import Task, Workers
 with Workers() as workers:
-    workers.each([Task("a", lambda: print("began", flush=True) or time.sleep(600))])
+    workers.run_tasks([Task("a", lambda: print("started", flush=True) or time.sleep(600))])
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -226,27 +226,27 @@ with Workers() as workers:
     assert (process.returncode, errors) == (130, "interrupted\n")
 
 
-def test_when_modal_stays_away_it_says_what_is_missing_and_ends_1(
-    type_: Type, cloud: Cloud, here: Path, impatient: None
+def test_unreachable_modal_names_missing_files_and_exits_with_1(
+    invoke: Invoke, cloud: Cloud, local: Path, fast_retries: None
 ) -> None:
     for n in range(40):
         cloud.put("data", f"{n:02d}.txt", b"text")
-    (here / "data/07.txt").write_bytes(b"old")
+    (local / "data/07.txt").write_bytes(b"old")
     cloud.standin.inject("BlockGet", "503", times=None)
-    result = type_("runner pull data")
+    result = invoke("runner pull data")
     assert result.exit_code == 1
     assert "missing: 07.txt: " in result.stderr or "and 30 more" in result.stderr
-    assert "40 of 40 files missing; `runner pull data` goes on from here" in result.stderr
-    assert tree(here / "data") == {"07.txt": b"old"} | {
-        n: c for n, c in tree(here / "data").items() if n.endswith(".part")
+    assert "40 of 40 files missing; run `runner pull data` again" in result.stderr
+    assert tree(local / "data") == {"07.txt": b"old"} | {
+        n: c for n, c in tree(local / "data").items() if n.endswith(".part")
     }
     cloud.standin.clear_faults()
-    assert type_("runner pull data").exit_code == 0
-    assert len(tree(here / "data")) == 40
+    assert invoke("runner pull data").exit_code == 0
+    assert len(tree(local / "data")) == 40
 
 
-def test_a_file_that_changes_while_its_blocks_come_from_two_answers_is_fetched_anew(
-    cloud: Cloud, type_: Type, here: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+def test_file_that_changes_between_two_answers_is_downloaded_again(
+    cloud: Cloud, invoke: Invoke, local: Path, monkeypatch: pytest.MonkeyPatch, fast_retries: None
 ) -> None:
     from runner.targets.modal.volume import ModalVolumeFiles
 
@@ -259,55 +259,55 @@ def test_a_file_that_changes_while_its_blocks_come_from_two_answers_is_fetched_a
         seen.append(1)
         if len(seen) == 3:
             cloud.put("data", "big.bin", other, age=100)
-            raise ModalUnavailable("the address is too old")
+            raise ModalUnavailable("the URL has expired")
         return real(self, block)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ModalVolumeFiles, "block", block)
-    monkeypatch.setattr("runner.transfer.workers.BLOCKS_AT_ONCE", 1)
-    assert type_("runner pull data").exit_code == 0
-    assert tree(here / "data") == {"big.bin": other}
+    monkeypatch.setattr("runner.transfer.workers.PARALLEL_BLOCKS", 1)
+    assert invoke("runner pull data").exit_code == 0
+    assert tree(local / "data") == {"big.bin": other}
 
 
-def test_a_full_disk_ends_the_rest(tmp_path: Path) -> None:
+def test_full_disk_skips_the_remaining_files(tmp_path: Path) -> None:
     ran: list[str] = []
 
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with Workers(files_at_once=1) as workers:
-        missing = workers.each([Task("a", full), Task("b", lambda: ran.append("b"))])
+    with Workers(parallel_files=1) as workers:
+        missing = workers.run_tasks([Task("a", full), Task("b", lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a", "b"]
-    assert "No space left" in missing[1].why
+    assert "No space left" in missing[1].reason
     assert ran == []
 
 
-def test_no_room_is_said_before_anything_moves(
-    type_: Type, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+def test_too_little_disk_space_is_reported_before_the_transfer(
+    invoke: Invoke, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
 
     cloud.put("data", "a.bin", b"12345")
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3))
-    result = type_("runner pull data")
+    result = invoke("runner pull data")
     assert result.exit_code == 1
-    assert "5 bytes are to come" in result.stderr
+    assert "the pull needs 5 bytes" in result.stderr
     assert cloud.transfers() == []
 
 
-def test_one_bad_file_does_not_stop_the_others_and_many_in_a_row_do() -> None:
+def test_one_failure_does_not_stop_the_others_but_many_in_a_row_do() -> None:
     def fail() -> None:
         raise ModalUnavailable("503")
 
     def damaged() -> None:
-        raise Mismatch("other bytes")
+        raise ContentMismatch("other bytes")
 
     ran: list[str] = []
-    with Workers(files_at_once=1) as workers:
-        missing = workers.each([Task("a", damaged), Task("b", lambda: ran.append("b"))])
+    with Workers(parallel_files=1) as workers:
+        missing = workers.run_tasks([Task("a", damaged), Task("b", lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a"]
-    with Workers(files_at_once=1) as workers:
-        tasks = [Task(str(n), fail) for n in range(GIVE_UP_AFTER)]
-        missing = workers.each([*tasks, Task("last", lambda: ran.append("last"))])
+    with Workers(parallel_files=1) as workers:
+        tasks = [Task(str(n), fail) for n in range(MAX_CONSECUTIVE_FAILURES)]
+        missing = workers.run_tasks([*tasks, Task("last", lambda: ran.append("last"))])
     assert ran == ["b"]
-    assert missing[-1].why == "given up: Modal does not answer"
+    assert missing[-1].reason == "gave up: Modal does not answer"

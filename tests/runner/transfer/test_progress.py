@@ -1,4 +1,4 @@
-"""How far a transfer is: a line every ten seconds, or a bar."""
+"""The progress of a transfer: a line every ten seconds, or a bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from runner.transfer.progress import Progress, count
 from tests.runner.transfer.conftest import Cloud, noise
 
 
-def test_off_a_terminal_a_line_comes_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_a_line_is_printed_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     time = [0.0]
     progress = Progress(CliContext(terminal=False), "pulling", 2000, 10**9, now=lambda: time[0])
     with progress:
@@ -27,16 +29,16 @@ def test_off_a_terminal_a_line_comes_every_ten_seconds(capsys: pytest.CaptureFix
     ]
 
 
-def test_on_a_terminal_there_is_a_bar_and_stdout_stays_clean(
-    cli: CliContext, type_: Callable[[str], Result], cloud: Cloud, here: Path
+def test_terminal_shows_a_bar_on_stderr(
+    cli: CliContext, invoke: Callable[[str], Result], cloud: Cloud, local: Path
 ) -> None:
     cli.terminal = True
     cloud.put("data", "a.bin", noise(100_000))
-    result = type_("runner pull data")
+    result = invoke("runner pull data")
     assert result.exit_code == 0
     assert "pulling" in result.stderr
     assert result.stdout == ""
 
 
-def test_files_are_counted() -> None:
+def test_count_uses_singular_and_plural() -> None:
     assert [count(1, "file"), count(2000, "file")] == ["1 file", "2,000 files"]

@@ -1,7 +1,8 @@
-"""runner pull --watch: a live run comes until it ends, whatever happens meanwhile."""
+"""runner pull --watch pulls a run until it ends."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from job.run_record import RunStatus
 from runner.console import CliContext
+from runner.target import LaunchHandle, RunInfo
 from runner.targets.modal.client import RetryPolicy
 from runner.transfer.mapping import open_mapping
-from runner.transfer.pull import ATTEMPT_SECONDS, Clock, watch_run
+from runner.transfer.pull import RESTART_TIMEOUT_S, Clock, watch_run
 from tests.runner.transfer.conftest import Cloud, tree, write_checkpoint, write_run
 
 
-class Story:
-    """A clock whose waiting is where the next thing happens in the cloud."""
+class Timeline:
+    """A clock; each sleep triggers the next event on Modal."""
 
     def __init__(self, *events: Callable[[], object]) -> None:
         self.events = list(events)
@@ -31,18 +34,18 @@ class Story:
         self.time += seconds
         if self.events:
             self.events.pop(0)()
-        assert self.time < 10_000, "it never ended"
+        assert self.time < 10_000, "the watch did not end"
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.transfer.pull.BRIEF", RetryPolicy(attempts=2, first=0.0))
-    monkeypatch.setattr("runner.transfer.journal.SETTLED_SECONDS", -60.0)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.transfer.pull.WATCH_RETRIES", RetryPolicy(attempts=2, first=0.0))
+    monkeypatch.setattr("runner.transfer.journal.SETTLE_TIME_S", -60.0)
 
 
-def watch(cli: CliContext, story: Story) -> None:
-    place = open_mapping(cli, "checkpoints")
-    watch_run(cli, place, "warm", False, 10.0, story.clock)
+def watch(cli: CliContext, timeline: Timeline) -> None:
+    mapping = open_mapping(cli, "checkpoints")
+    watch_run(cli, mapping, "warm", False, 10.0, timeline.clock)
 
 
 def set_status(run: Path, status: str, step: int) -> None:
@@ -51,12 +54,12 @@ def set_status(run: Path, status: str, step: int) -> None:
     )
 
 
-def test_metrics_and_new_checkpoints_come_until_the_run_ends(
-    cli: CliContext, cloud: Cloud, here: Path, capsys: pytest.CaptureFixture[str]
+def test_watch_pulls_metrics_and_checkpoints_until_the_run_ends(
+    cli: CliContext, cloud: Cloud, local: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(cloud.folder("checkpoints") / "warm", [10], status="running")
 
-    def trains_on() -> None:
+    def continues() -> None:
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"step": 15}\n')
 
@@ -65,39 +68,39 @@ def test_metrics_and_new_checkpoints_come_until_the_run_ends(
         set_status(run, "finished", 20)
 
     def last_commit() -> None:
-        (run / "log.txt").write_text("began\nended\n")
+        (run / "log.txt").write_text("started\nended\n")
 
-    story = Story(trains_on, ends, last_commit)
-    watch(cli, story)
-    copy = here / "checkpoints/warm"
+    timeline = Timeline(continues, ends, last_commit)
+    watch(cli, timeline)
+    copy = local / "checkpoints/warm"
     assert (copy / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
     assert tree(copy / "step_00000020") == tree(run / "step_00000020")
     assert (copy / "latest").read_text() == "step_00000020\n"
-    assert (copy / "log.txt").read_text() == "began\nended\n"
-    assert "warm/step_00000020 is here" in capsys.readouterr().err
-    assert story.events == []
+    assert (copy / "log.txt").read_text() == "started\nended\n"
+    assert "pulled warm/step_00000020" in capsys.readouterr().err
+    assert timeline.events == []
 
 
-def test_faults_and_a_pruned_checkpoint_are_told_once_and_outlived(
-    cli: CliContext, cloud: Cloud, here: Path, capsys: pytest.CaptureFixture[str]
+def test_watch_reports_a_failure_once_and_continues(
+    cli: CliContext, cloud: Cloud, local: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(cloud.folder("checkpoints") / "warm", [10], status="running")
 
-    def goes_away() -> None:
+    def fails() -> None:
         cloud.standin.inject("VolumeListFiles2", "UNAVAILABLE", times=None)
 
-    def comes_back() -> None:
+    def recovers() -> None:
         cloud.standin.clear_faults()
         set_status(run, "failed", 10)
 
-    watch(cli, Story(goes_away, lambda: cloud.standin.disconnect(), comes_back))
+    watch(cli, Timeline(fails, lambda: cloud.standin.disconnect(), recovers))
     errors = capsys.readouterr().err
-    assert errors.count("not all came") == 1
+    assert errors.count("the pull is incomplete") == 1
     assert "run warm is failed" in errors
 
 
-def test_an_unfinished_run_is_waited_for_as_long_as_another_attempt_takes(
-    cli: CliContext, cloud: Cloud, here: Path
+def test_watch_waits_for_the_next_attempt_of_an_unfinished_run(
+    cli: CliContext, cloud: Cloud, local: Path
 ) -> None:
     run = write_run(cloud.folder("checkpoints") / "warm", [10], status="unfinished")
 
@@ -107,23 +110,78 @@ def test_an_unfinished_run_is_waited_for_as_long_as_another_attempt_takes(
     def is_preempted() -> None:
         set_status(run, "unfinished", 12)
 
-    story = Story(resumes, is_preempted)
-    watch(cli, story)
-    assert ATTEMPT_SECONDS <= story.time <= ATTEMPT_SECONDS + 60
+    timeline = Timeline(resumes, is_preempted)
+    watch(cli, timeline)
+    assert RESTART_TIMEOUT_S <= timeline.time <= RESTART_TIMEOUT_S + 60
 
 
-def test_a_run_that_is_not_there_yet_is_waited_for(
-    cli: CliContext, cloud: Cloud, here: Path
+def test_watch_waits_for_a_run_that_does_not_exist_yet(
+    cli: CliContext, cloud: Cloud, local: Path
 ) -> None:
-    watch(cli, Story(lambda: None, lambda: write_run(cloud.folder("checkpoints") / "warm", [10])))
-    assert (here / "checkpoints/warm/latest").read_text() == "step_00000010\n"
+    watch(
+        cli, Timeline(lambda: None, lambda: write_run(cloud.folder("checkpoints") / "warm", [10]))
+    )
+    assert (local / "checkpoints/warm/latest").read_text() == "step_00000010\n"
 
 
-def test_the_command_watches_a_run_that_has_ended_already(
-    type_: Callable[[str], Result], cloud: Cloud, here: Path
+def test_watch_of_an_ended_run_pulls_it_once(
+    invoke: Callable[[str], Result], cloud: Cloud, local: Path
 ) -> None:
     write_run(cloud.folder("checkpoints") / "warm", [10])
-    result = type_("runner pull checkpoints warm --watch --every 0.1")
+    result = invoke("runner pull checkpoints warm --watch --every 0.1")
     assert result.exit_code == 0, result.output
     assert "run warm is finished" in result.stderr
-    assert type_("runner pull data --watch").exit_code == 2
+    assert invoke("runner pull data --watch").exit_code == 2
+
+
+class FakeModal:
+    """Modal with one call, which is alive until ``ends_at``."""
+
+    def __init__(self, timeline: Timeline, ends_at: float) -> None:
+        self.timeline, self.ends_at = timeline, ends_at
+
+    def launched(self, run: str) -> LaunchHandle:
+        return LaunchHandle(run, "cloud", "train", "fc-1", 1.0)
+
+    def state(self, run: str) -> RunInfo:
+        alive = self.timeline.time < self.ends_at
+        return RunInfo(
+            run, "train", "cloud", RunStatus.RUNNING if alive else RunStatus.LOST, alive=alive
+        )
+
+
+@pytest.mark.parametrize("status", ["running", "unfinished"])
+def test_watch_follows_the_function_call_and_not_the_record_of_a_killed_run(
+    cli: CliContext,
+    cloud: Cloud,
+    local: Path,
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_run(cloud.folder("checkpoints") / "warm", [10], status=status)
+    timeline = Timeline()
+    monkeypatch.setattr(
+        "runner.transfer.pull.open_target", lambda *args: FakeModal(timeline, ends_at=600.0)
+    )
+    watch(cli, timeline)
+    assert 600 <= timeline.time < 620
+    assert "run warm is lost" in capsys.readouterr().err
+
+
+def test_watch_does_not_replace_files_of_a_run_that_is_active_on_this_machine(
+    cli: CliContext, cloud: Cloud, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(cloud.folder("checkpoints") / "warm", [10])
+    run = write_run(local / "checkpoints/warm", [])
+    (run / "log.txt").write_text("mine\n")
+    lock = (run / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def ends() -> None:
+        assert (run / "log.txt").read_text() == "mine\n"
+        lock.close()
+
+    watch(cli, Timeline(lambda: None, ends))
+    assert "run warm is active on this machine; stop it first" in capsys.readouterr().err
+    assert (run / "latest").read_text() == "step_00000010\n"

@@ -1,7 +1,8 @@
-"""runner push: what is sent, what is skipped, and in which order it appears."""
+"""runner push: selection, order, verification and refusals; runner ls and rm."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from click.testing import Result
 
 from tests.runner.transfer.conftest import MIB, Cloud, noise, tree, write_checkpoint, write_run
 
-Type = Callable[[str], Result]
+Invoke = Callable[[str], Result]
 
 
 @pytest.fixture
@@ -26,88 +27,84 @@ def corpus(checkout: Path) -> Path:
     return folder
 
 
-def test_a_folder_arrives_under_its_name_and_again_sends_nothing(
-    type_: Type, cloud: Cloud, corpus: Path
+def test_folder_arrives_under_its_name_and_a_second_push_sends_nothing(
+    invoke: Invoke, cloud: Cloud, corpus: Path
 ) -> None:
-    result = type_("runner push data ./my_corpus")
+    result = invoke("runner push data ./my_corpus")
     assert result.exit_code == 0, result.output
     assert tree(cloud.folder("data")) == {
         f"my_corpus/{name}": c for name, c in tree(corpus).items()
     }
     cloud.forget()
     before = cloud.standin.recorded()[-1].number
-    again = type_("runner push data ./my_corpus")
-    assert "3 files were the same" in again.stderr
+    again = invoke("runner push data ./my_corpus")
+    assert "3 files unchanged" in again.stderr
     assert cloud.transfers() == []
     assert cloud.standin.recorded("VolumePutFiles2", after=before) == []
 
 
-def test_without_the_journal_content_is_known_by_its_blocks(
-    type_: Type, cloud: Cloud, corpus: Path, here: Path
+def test_push_without_the_journal_compares_blocks(
+    invoke: Invoke, cloud: Cloud, corpus: Path, local: Path
 ) -> None:
-    type_("runner push data ./my_corpus")
-    for file in (here / "cache/.sync").glob("*.jsonl"):
+    invoke("runner push data ./my_corpus")
+    for file in (local / "cache/.sync").glob("*.jsonl"):
         file.unlink()
     cloud.forget()
-    assert type_("runner push data ./my_corpus").exit_code == 0
+    assert invoke("runner push data ./my_corpus").exit_code == 0
     assert cloud.transfers() == []
 
 
-def test_of_a_changed_file_the_changed_block_alone_is_sent(
-    type_: Type, cloud: Cloud, corpus: Path
+def test_only_the_changed_block_of_a_file_is_sent(
+    invoke: Invoke, cloud: Cloud, corpus: Path
 ) -> None:
-    type_("runner push data ./my_corpus --to texts")
+    invoke("runner push data ./my_corpus --to texts")
     with (corpus / "deep/big.bin").open("r+b") as file:
         file.seek(9 * MIB - 1)
         file.write(b"x")
     cloud.forget()
-    assert type_("runner push data ./my_corpus --to texts").exit_code == 0
+    assert invoke("runner push data ./my_corpus --to texts").exit_code == 0
     assert cloud.transfers() == ["BlockPut"]
     assert (cloud.folder("data") / "texts/deep/big.bin").read_bytes() == (
         corpus / "deep/big.bin"
     ).read_bytes()
 
 
-def test_what_was_changed_in_the_cloud_is_sent_again(
-    type_: Type, cloud: Cloud, corpus: Path
-) -> None:
-    type_("runner push data ./my_corpus")
+def test_file_changed_on_modal_is_sent_again(invoke: Invoke, cloud: Cloud, corpus: Path) -> None:
+    invoke("runner push data ./my_corpus")
     cloud.put("data", "my_corpus/a.txt", noise(1000, 7), age=500)
-    assert type_("runner push data ./my_corpus").exit_code == 0
+    assert invoke("runner push data ./my_corpus").exit_code == 0
     assert (cloud.folder("data") / "my_corpus/a.txt").read_bytes() == noise(1000)
 
 
-def test_a_pushed_file_is_known_by_pull(
-    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_pull_does_not_download_a_pushed_file(
+    invoke: Invoke, cloud: Cloud, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "runner.transfer.journal.SETTLED_SECONDS", -60.0
-    )  # as if a minute had passed
-    (here / "data/letters").mkdir()
-    (here / "data/letters/train.bin").write_bytes(noise(1000))
-    type_("runner push data letters")
+    monkeypatch.setattr("runner.transfer.journal.SETTLE_TIME_S", -60.0)  # as if a minute ago
+    (local / "data/letters").mkdir()
+    (local / "data/letters/train.bin").write_bytes(noise(1000))
+    invoke("runner push data letters")
     cloud.forget()
-    assert type_("runner pull data letters").exit_code == 0
+    assert invoke("runner pull data letters").exit_code == 0
     assert cloud.transfers() == []
 
 
-def test_one_file_and_where_it_goes(type_: Type, cloud: Cloud, corpus: Path) -> None:
+def test_destination_of_a_single_file(invoke: Invoke, cloud: Cloud, corpus: Path) -> None:
     for line in ("", "--to renamed.txt", "--to texts/", "--to /"):
-        assert type_(f"runner push data my_corpus/a.txt {line}").exit_code == 0
+        assert invoke(f"runner push data my_corpus/a.txt {line}").exit_code == 0
     assert set(tree(cloud.folder("data"))) == {"a.txt", "renamed.txt", "texts/a.txt"}
-    assert type_("runner push data my_corpus/a.txt --to ../../etc/x").exit_code == 2
-    assert type_("runner push data nothing").exit_code == 102
+    assert invoke("runner push data my_corpus/a.txt --to ../../etc/x").exit_code == 2
+    assert invoke("runner push data nothing").exit_code == 102
 
 
-def test_a_run_goes_with_its_newest_checkpoint_in_one_piece_and_latest_last(
-    type_: Type, cloud: Cloud, here: Path
+def test_checkpoint_is_sent_in_one_request_and_latest_last(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    write_run(here / "checkpoints/warm", [10, 20])
+    write_run(local / "checkpoints/warm", [10, 20])
     before = cloud.standin.recorded()[-1].number
-    result = type_("runner push checkpoints warm")
+    result = invoke("runner push checkpoints warm")
     assert result.exit_code == 0, result.output
     there = cloud.folder("checkpoints") / "warm"
-    assert tree(there / "step_00000020") == tree(here / "checkpoints/warm/step_00000020")
+    assert tree(there / "step_00000020") == tree(local / "checkpoints/warm/step_00000020")
     assert not (there / "step_00000010").exists()
     assert (there / "latest").read_text() == "step_00000020\n"
     assert not (there / "heartbeat").exists()
@@ -123,63 +120,63 @@ def test_a_run_goes_with_its_newest_checkpoint_in_one_piece_and_latest_last(
     assert all(len(names) == 4 for names in of_the_step)  # its four files in one request
 
 
-def test_while_a_checkpoint_could_not_be_sent_latest_stays(
-    type_: Type, cloud: Cloud, here: Path
+def test_latest_does_not_move_when_the_checkpoint_failed(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    run = write_run(here / "checkpoints/warm", [10])
-    type_("runner push checkpoints warm")
+    run = write_run(local / "checkpoints/warm", [10])
+    invoke("runner push checkpoints warm")
     write_checkpoint(run, 20)
     cloud.standin.inject("VolumePutFiles2", "PERMISSION_DENIED", times=None, match="step_00000020")
-    result = type_("runner push checkpoints warm")
+    result = invoke("runner push checkpoints warm")
     assert result.exit_code == 1
     assert "missing: warm/step_00000020/model.safetensors: Modal refuses" in result.stderr
-    assert "`runner push checkpoints warm` goes on from here" in result.stderr
+    assert "run `runner push checkpoints warm` again" in result.stderr
     assert (cloud.folder("checkpoints") / "warm/latest").read_text() == "step_00000010\n"
 
 
-def test_a_damaged_checkpoint_is_not_sent(type_: Type, cloud: Cloud, here: Path) -> None:
-    run = write_run(here / "checkpoints/warm", [10])
+def test_damaged_checkpoint_is_not_sent(invoke: Invoke, cloud: Cloud, local: Path) -> None:
+    run = write_run(local / "checkpoints/warm", [10])
     model = run / "step_00000010/model.safetensors"
     model.write_bytes(bytes([model.read_bytes()[0] ^ 1]) + model.read_bytes()[1:])
-    result = type_("runner push checkpoints warm")
+    result = invoke("runner push checkpoints warm")
     assert result.exit_code == 1
-    assert "the checkpoint here is damaged: model.safetensors" in result.stderr
+    assert "the local checkpoint is damaged: model.safetensors" in result.stderr
     assert not (cloud.folder("checkpoints") / "warm/step_00000010").exists()
     assert not (cloud.folder("checkpoints") / "warm/latest").exists()
 
 
-def test_a_run_at_work_or_further_in_the_cloud_is_asked_about(
-    type_: Type, cloud: Cloud, here: Path
+def test_run_that_is_active_or_further_on_modal_is_not_replaced_without_asking(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     there = write_run(cloud.folder("checkpoints") / "warm", [30], status="running")
-    write_run(here / "checkpoints/warm", [10])
-    result = type_("runner push checkpoints warm")
+    write_run(local / "checkpoints/warm", [10])
+    result = invoke("runner push checkpoints warm")
     assert result.exit_code == 2
-    assert "run warm is further in the cloud (step 30, here 10)" in result.stderr
-    assert "run warm is at work in the cloud" in result.stderr
+    assert "run warm is at step 30 on Modal and at 10 on this machine" in result.stderr
+    assert "run warm is active on Modal" in result.stderr
     assert "`runner push checkpoints warm -y`" in result.stderr
     assert not (there / "step_00000010").exists()
 
 
-def test_the_launch_that_was_last_in_the_cloud_stays_there(
-    type_: Type, cloud: Cloud, here: Path
+def test_local_launch_record_does_not_replace_the_one_on_modal(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     launch = {"run": "warm", "job": "train", "id": "1", "started": 5.0}
     there = write_run(cloud.folder("checkpoints") / "warm", [10]) / "launch.json"
     there.write_text(json.dumps({**launch, "target": "cloud", "device": "cpu"}))
-    ours = write_run(here / "checkpoints/warm", [30]) / "launch.json"
+    ours = write_run(local / "checkpoints/warm", [30]) / "launch.json"
     ours.write_text(json.dumps({**launch, "target": "host"}))
-    assert type_("runner push checkpoints warm").exit_code == 0
+    assert invoke("runner push checkpoints warm").exit_code == 0
     assert json.loads(there.read_text())["device"] == "cpu"
     ours.write_text(
         json.dumps({**launch, "target": "cloud", "device": "cuda"})
-    )  # a copy that was pulled once
-    assert type_("runner push checkpoints warm").exit_code == 0
+    )  # as if it was pulled
+    assert invoke("runner push checkpoints warm").exit_code == 0
     assert json.loads(there.read_text())["device"] == "cuda"
 
 
-def test_a_dry_run_sends_nothing(type_: Type, cloud: Cloud, corpus: Path) -> None:
-    result = type_("runner push data ./my_corpus --dry-run --json")
+def test_dry_run_sends_nothing(invoke: Invoke, cloud: Cloud, corpus: Path) -> None:
+    result = invoke("runner push data ./my_corpus --dry-run --json")
     assert [row["path"] for row in json.loads(result.stdout)["files"]] == [
         "my_corpus/a.txt",
         "my_corpus/deep/big.bin",
@@ -189,112 +186,192 @@ def test_a_dry_run_sends_nothing(type_: Type, cloud: Cloud, corpus: Path) -> Non
     assert cloud.transfers() == []
 
 
-def test_links_to_files_count_as_files_and_links_to_folders_are_named(
-    type_: Type, cloud: Cloud, corpus: Path
+def test_link_to_a_file_of_the_folder_counts_as_a_file(
+    invoke: Invoke, cloud: Cloud, corpus: Path
 ) -> None:
     os.symlink(corpus / "a.txt", corpus / "link.txt")
-    os.symlink(corpus, corpus / "circle")
-    result = type_("runner push data ./my_corpus")
-    assert result.exit_code == 0
-    assert "circle is left out" in result.stderr
+    assert invoke("runner push data ./my_corpus").exit_code == 0
     assert (cloud.folder("data") / "my_corpus/link.txt").read_bytes() == noise(1000)
 
 
-def test_ls_and_rm(type_: Type, cloud: Cloud) -> None:
+UNSENDABLE = {
+    "link to nothing": lambda corpus: (corpus / "bad").symlink_to("nowhere"),
+    "link to itself": lambda corpus: (corpus / "bad").symlink_to("bad"),
+    "link to a folder": lambda corpus: (corpus / "bad").symlink_to("deep"),
+    "link to the folder above": lambda corpus: (corpus / "bad").symlink_to("."),
+    "link to a file outside": lambda corpus: (corpus / "bad").symlink_to("/etc/passwd"),
+    "link to a folder outside": lambda corpus: (corpus / "bad").symlink_to("/etc"),
+    "FIFO": lambda corpus: os.mkfifo(corpus / "bad"),
+    "name that is not UTF-8": lambda corpus: (Path(f"{corpus}/bad\udcff")).write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSENDABLE)
+def test_file_that_cannot_be_sent_is_missing_and_keeps_the_marker_away(
+    invoke: Invoke, cloud: Cloud, corpus: Path, kind: str
+) -> None:
+    (corpus / "meta.json").write_text("{}")
+    UNSENDABLE[kind](corpus)
+    result = invoke("runner push data ./my_corpus")
+    assert result.exit_code == 1
+    assert "missing: my_corpus/bad" in result.stderr
+    assert "missing: my_corpus/meta.json: its folder is incomplete" in result.stderr
+    remote = tree(cloud.folder("data"))
+    assert set(remote) == {"my_corpus/a.txt", "my_corpus/deep/big.bin", "my_corpus/empty"}
+    assert json.loads(invoke("runner push data ./my_corpus --json").stdout)["complete"] is False
+    assert invoke("runner push data ./my_corpus --dry-run").exit_code == 1
+
+
+def test_unreadable_file_and_folder_are_missing(
+    invoke: Invoke, cloud: Cloud, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, since tests may run as root, who can read everything."""
+    (corpus / "meta.json").write_text("{}")
+    (corpus / "private.txt").write_text("private")
+    (corpus / "private").mkdir()
+    access, scandir = os.access, os.scandir
+
+    def scan(path: Any) -> Any:
+        if Path(path).name == "private":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "private.txt" and access(path, mode)
+    )
+    result = invoke("runner push data ./my_corpus")
+    assert result.exit_code == 1
+    assert "missing: my_corpus/private.txt: cannot read the file: Permission" in result.stderr
+    assert "missing: my_corpus/private: cannot read the folder: Permission" in result.stderr
+    assert "missing: my_corpus/meta.json: its folder is incomplete" in result.stderr
+
+
+def test_file_that_becomes_unreadable_does_not_stop_its_batch(
+    invoke: Invoke, cloud: Cloud, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.transfer import upload
+
+    real = upload._read_block
+
+    def read_block(descriptor: int, file: upload.LocalFile, index: int) -> bytes:
+        if file.path == "my_corpus/a.txt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, file, index)
+
+    monkeypatch.setattr(upload, "_read_block", read_block)
+    result = invoke("runner push data ./my_corpus")
+    assert result.exit_code == 1
+    assert "missing: my_corpus/a.txt: Input/output error" in result.stderr
+    assert set(tree(cloud.folder("data"))) == {"my_corpus/deep/big.bin", "my_corpus/empty"}
+
+
+def test_linked_folder_is_pushed_under_its_own_name(
+    invoke: Invoke, cloud: Cloud, local: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk/fineweb-2024-10B").mkdir(parents=True)
+    (tmp_path / "disk/fineweb-2024-10B/x.bin").write_bytes(b"x")
+    (local / "data/fineweb").symlink_to(tmp_path / "disk/fineweb-2024-10B")
+    for line in ("fineweb", "volumes/data/fineweb", "./volumes/data/fineweb/"):
+        assert invoke(f"runner push data {line}").exit_code == 0
+        assert tree(cloud.folder("data")) == {"fineweb/x.bin": b"x"}
+
+
+def test_ls_and_rm(invoke: Invoke, cloud: Cloud) -> None:
     cloud.put("data", "letters/a.txt", b"12345")
     cloud.put("data", "letters/b.txt", b"")
-    assert "letters/" in type_("runner ls data").stdout
-    assert [e["size"] for e in json.loads(type_("runner ls data letters --json").stdout)] == [5, 0]
-    assert type_("runner ls data nothing").exit_code == 102
-    assert type_("runner rm data letters").exit_code == 2  # a folder
-    refused = type_("runner rm data letters -r")
+    assert "letters/" in invoke("runner ls data").stdout
+    assert [e["size"] for e in json.loads(invoke("runner ls data letters --json").stdout)] == [5, 0]
+    assert invoke("runner ls data nothing").exit_code == 102
+    assert invoke("runner rm data letters").exit_code == 2  # a folder
+    refused = invoke("runner rm data letters -r")
     assert refused.exit_code == 2
     assert "`runner rm data letters -r -y`" in refused.stderr
     assert "2 files, 5 bytes" in refused.stderr
-    assert type_("runner rm data letters/a.txt -y").exit_code == 0
-    assert type_("runner rm data letters -r -y").exit_code == 0
+    assert invoke("runner rm data letters/a.txt -y").exit_code == 0
+    assert invoke("runner rm data letters -r -y").exit_code == 0
     assert tree(cloud.folder("data")) == {}
-    assert type_("runner rm data / -r -y").exit_code == 2
+    assert invoke("runner rm data / -r -y").exit_code == 2
 
 
-def test_rm_of_a_run_at_work_says_so(type_: Type, cloud: Cloud) -> None:
+def test_rm_warns_about_an_active_run(invoke: Invoke, cloud: Cloud) -> None:
     cloud.put("checkpoints", "warm/heartbeat", b"", age=1)
-    assert "run warm is at work" in type_("runner rm checkpoints warm -r").stderr
+    assert "run warm is active" in invoke("runner rm checkpoints warm -r").stderr
 
 
-def test_an_unchanged_run_sends_and_asks_for_nothing(type_: Type, cloud: Cloud, here: Path) -> None:
-    write_run(here / "checkpoints/warm", [10])
-    assert type_("runner push checkpoints warm").exit_code == 0
+def test_unchanged_run_sends_nothing(invoke: Invoke, cloud: Cloud, local: Path) -> None:
+    write_run(local / "checkpoints/warm", [10])
+    assert invoke("runner push checkpoints warm").exit_code == 0
     cloud.forget()
-    assert type_("runner push checkpoints warm").exit_code == 0
+    assert invoke("runner push checkpoints warm").exit_code == 0
     assert cloud.transfers() == []
 
 
-def test_an_older_checkpoint_sent_later_does_not_take_latest_back(
-    type_: Type, cloud: Cloud, here: Path
+def test_older_checkpoint_does_not_move_latest_back(
+    invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    write_run(here / "checkpoints/warm", [10, 20])
-    type_("runner push checkpoints warm")
-    assert type_("runner push checkpoints warm/step_00000010").exit_code == 2  # asked about
-    assert type_("runner push checkpoints warm/step_00000010 -y").exit_code == 0
+    write_run(local / "checkpoints/warm", [10, 20])
+    invoke("runner push checkpoints warm")
+    assert invoke("runner push checkpoints warm/step_00000010").exit_code == 2  # refused without -y
+    assert invoke("runner push checkpoints warm/step_00000010 -y").exit_code == 0
     there = cloud.folder("checkpoints") / "warm"
     assert (there / "step_00000010/manifest.json").exists()
     assert (there / "latest").read_text() == "step_00000020\n"
 
 
-def test_a_file_that_changes_while_it_is_sent_is_sent_as_it_is_then_and_never_mixed(
-    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_file_that_changes_during_the_upload_is_sent_in_one_version(
+    invoke: Invoke, cloud: Cloud, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runner.targets.modal.volume import ModalVolumeFiles
 
     old, new = noise(20 * MIB, 1), noise(20 * MIB, 2)
-    (here / "data/big.bin").write_bytes(old)
+    (local / "data/big.bin").write_bytes(old)
     seen: list[bytes] = []
     real = ModalVolumeFiles.send
 
-    def send(self: ModalVolumeFiles, *given: Any) -> bytes:
+    def send(self: ModalVolumeFiles, *args: Any) -> bytes:
         if not seen:
-            with (here / "data/big.bin").open("r+b") as file:  # in place, in the middle of it
+            with (local / "data/big.bin").open("r+b") as file:  # in place, in the middle of it
                 file.write(new)
-        seen.append(given[1])
-        return real(self, *given)
+        seen.append(args[1])
+        return real(self, *args)
 
     monkeypatch.setattr(ModalVolumeFiles, "send", send)
-    assert type_("runner push data big.bin").exit_code == 0
+    assert invoke("runner push data big.bin").exit_code == 0
     assert (cloud.folder("data") / "big.bin").read_bytes() == new
 
 
-def test_a_log_that_grows_all_the_time_is_sent_as_long_as_it_was(
-    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_growing_log_is_sent_up_to_its_listed_size(
+    invoke: Invoke, cloud: Cloud, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runner.targets.modal.volume import ModalVolumeFiles
 
-    run = write_run(here / "checkpoints/warm", [10])
+    run = write_run(local / "checkpoints/warm", [10])
     real = ModalVolumeFiles.put
 
-    def put(self: ModalVolumeFiles, *given: Any) -> list[Any]:
+    def put(self: ModalVolumeFiles, *args: Any) -> list[Any]:
         with (run / "log.txt").open("a") as file:
             file.write("another line\n")
-        return real(self, *given)
+        return real(self, *args)
 
     monkeypatch.setattr(ModalVolumeFiles, "put", put)
-    assert type_("runner push checkpoints warm").exit_code == 0
+    assert invoke("runner push checkpoints warm").exit_code == 0
     sent = (cloud.folder("checkpoints") / "warm/log.txt").read_text()
     assert sent
     assert (run / "log.txt").read_text().startswith(sent)
 
 
-def test_a_dataset_does_not_wait_for_another_whose_name_begins_with_its_own(
-    type_: Type, cloud: Cloud, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_marker_does_not_wait_for_a_folder_with_the_same_prefix(
+    invoke: Invoke, cloud: Cloud, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.transfer.push.batches", lambda files: [[file] for file in files])
     for name in ("letters", "letters2"):
-        folder = here / "data" / name
+        folder = local / "data" / name
         folder.mkdir(parents=True)
         (folder / "train.bin").write_bytes(noise(1000))
         (folder / "meta.json").write_text("{}")
     cloud.standin.inject("VolumePutFiles2", "PERMISSION_DENIED", times=None, match="letters2/train")
-    result = type_(f"runner push data {here / 'data'}")
+    result = invoke(f"runner push data {local / 'data'}")
     assert result.exit_code == 1
-    assert "missing: letters2/meta.json: it waits" in result.stderr
+    assert "missing: letters2/meta.json: its folder is incomplete" in result.stderr
     assert set(tree(cloud.folder("data"))) == {"letters/train.bin", "letters/meta.json"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.transfer_faults import TransferTest
 
 
-def test_forty_faults_leave_no_corrupt_file_and_nothing_unsaid(tmp_path: Path) -> None:
+def test_forty_faults_corrupt_no_file_and_every_failure_is_reported(tmp_path: Path) -> None:
     result = TransferTest(tmp_path, size=40_000_000, files=200, faults=40, seed=3, wait=False).run()
     assert result.corrupt == []
     assert result.unnamed == []
