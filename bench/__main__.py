@@ -1,7 +1,8 @@
 """Measure the trainer on this machine. docs/benchmarks.md describes each bench.
 
     python -m bench [speed] [RECIPE] [key=value ...] [--baseline nanogpt=../nanoGPT] [--text FILE]
-    python -m bench loss | memory | traffic | steps | checkpoint | crash-test [options]
+    python -m bench loss | memory | traffic | kernels | steps | checkpoint [options]
+    python -m bench crash-test [options]
 
 Each result is printed, and appended to --out, as soon as it is measured.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from bench.results import Results
 from job.arguments import run
 
-BENCHES = ("speed", "loss", "memory", "traffic", "steps", "checkpoint", "crash-test")
+BENCHES = (*("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint", "crash-test"),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,108 +1,165 @@
 #!/usr/bin/env bash
-# All figures of a machine with a GPU, in order of importance; each result is on the disk as soon as it is there.
+# Take all figures of a machine with a GPU and no network. Each result is on the disk at once.
 #
-#   MINUTES=9 DATA=../shared/data PEERS=../peers OUT=results.jsonl bench/gpu.sh check first
-#   bench/gpu.sh second
-#   bench/gpu.sh third
-#   bench/gpu.sh fourth
+#   bench/gpu.sh carry         # where there is a network: collect what is needed in .carry/
+#   bench/gpu.sh check first   # on the GPU: half a minute of checks, then the most important part
+#   bench/gpu.sh second        # also third, fourth
 #
-# `check`: half a minute, ends the call where something is missing or does not run. `first`: speed, memory, steps. `second`: the losses,
-# ours and nanoGPT's; with the OUT of the call before it goes on, and ONLY=ours,nanochat,hf chooses others. `third`:
-# Shakespeare, checkpoints, beside nanochat. `fourth`: kernels, windows and compilation against the default. DATA holds
-# novels.txt.xz, tinyshakespeare.txt and tiktoken/; PEERS holds checkouts nanoGPT and nanochat; what is missing ends the
-# call, unless ALLOW_MISSING=1. OUT may be a folder. No network is needed; packages beyond those of the image can lie in a
-# folder that PYTHONPATH names. A part that fails, or that the time does not reach, loses no other's results. Minutes as
-# reckoned for an H200 with an empty cache.
+# `carry` copies the texts and tiktoken's files from DATA, nanoGPT and nanochat from BASELINES, and
+# downloads packages that a machine with torch and transformers may lack: pydantic, pydantic_core
+# (the version that pydantic names), annotated-types, typing-inspection and plotext<6, for the
+# Python that PYTHON_VERSION names (3.12). All parts read .carry/ if it is there. git ignores it, so
+# name it if you copy the checkout by git.
+#
+# check   ends the call if something is missing or does not run
+# first   kernels (where the time goes), speed (ours first), memory, steps
+# second  losses on novels, ours and nanoGPT's; ONLY=ours,nanochat,hf chooses others; with the OUT
+#         of an earlier call it continues
+# third   Shakespeare, checkpoints, ours next to nanochat
+# fourth  attention kernels, windows and compilation against the default
+#
+# MINUTES (9) bounds a call; the minutes of each bench are estimates for an H200 with an empty
+# cache. A part that fails or is skipped loses no other part's results. ALLOW_MISSING=1 continues
+# without texts or baselines. OUT (bench-results.jsonl) may be a folder. DEVICE=cpu TINY=1 is a dry
+# run.
 set -u
 cd "$(dirname "$0")/.." || exit
+carried=.carry
+default_data=../shared/data default_baselines=../baselines
+if [ -d "$carried" ] && [ "${1:-}" != carry ]; then
+    default_data=$carried/data default_baselines=$carried/baselines
+    PYTHONPATH="$PWD/$carried/packages${PYTHONPATH:+:$PYTHONPATH}"
+fi
+data="$(realpath -m "${DATA:-$default_data}")"
+baselines="$(realpath -m "${BASELINES:-$default_baselines}")"
+python="${PYTHON:-python3}"
+
+if [ "${1:-}" = carry ]; then
+    set -e
+    mkdir -p "$carried/data" "$carried/baselines"
+    cp -r "$data/novels.txt.xz" "$data/tinyshakespeare.txt" "$data/tiktoken" "$carried/data/"
+    for name in nanoGPT nanochat; do
+        # The code alone: no data, no history.
+        (cd "$baselines" && find "$name" -name '*.py' -not -path '*/.*' -print0) |
+            tar -cf - -C "$baselines" --null -T - | tar -xf - -C "$carried/baselines"
+    done
+    rm -rf "$carried/packages"
+    "$python" -m pip install --quiet --target "$carried/packages" --only-binary=:all: \
+        --python-version "${PYTHON_VERSION:-3.12}" pydantic 'plotext<6'
+    du -sh "$carried"
+    exit
+fi
+
 minutes="${MINUTES:-9}"
-data="$(realpath "${DATA:-../shared/data}")"
-peers="$(realpath -m "${PEERS:-../peers}")"
 out="$(realpath -m "${OUT:-bench-results.jsonl}")"
 [ -d "$out" ] && out="$out/results.jsonl"
 recipe="${RECIPE:-gpt2_124m}"
-python="${PYTHON:-python3}"
 device="${DEVICE:-cuda}"
-batch="global_batch_tokens=${BATCH:-131072}" # a longer step is the same work more often
-export TIKTOKEN_CACHE_DIR="${TIKTOKEN_CACHE_DIR:-$data/tiktoken}" PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-export CACHE_PATH="${CACHE_PATH:-${TMPDIR:-/tmp}/bench-cache}" # what one bench compiled, the next one has
+batch="global_batch_tokens=${BATCH:-131072}" # a larger batch repeats the same work
+export TIKTOKEN_CACHE_DIR="${TIKTOKEN_CACHE_DIR:-$data/tiktoken}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export CACHE_PATH="${CACHE_PATH:-${TMPDIR:-/tmp}/bench-cache}" # compiled code
 end=$((SECONDS + minutes * 60))
+tiny=() micro_batch=64
+if [ -n "${TINY:-}" ]; then
+    tiny=(n_layer=2 n_head=2 n_embd=64 block_size=64 global_batch_tokens=512 micro_batch=4
+        loss_chunk=128 compile=false decay_steps=null max_steps=40 warmup_steps=2)
+    micro_batch=4
+fi
 
-for file in "$data/novels.txt.xz" "$data/tinyshakespeare.txt" "$peers/nanoGPT/train.py" "$peers/nanochat/nanochat/gpt.py"; do
+for file in "$data/novels.txt.xz" "$data/tinyshakespeare.txt" \
+    "$baselines/nanoGPT/train.py" "$baselines/nanochat/nanochat/gpt.py"; do
     [ -f "$file" ] && continue
-    echo "$file is missing" >&2
+    echo "error: $file is missing; run: bench/gpu.sh carry, or set DATA and BASELINES" >&2
     [ -n "${ALLOW_MISSING:-}" ] || exit 2
 done
-with=()
-[ -f "$peers/nanoGPT/train.py" ] && with+=(--peer "nanogpt=$peers/nanoGPT")
-nanogpt=("${with[@]}")
-[ -f "$peers/nanochat/nanochat/gpt.py" ] && with+=(--peer "nanochat=$peers/nanochat")
-"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("transformers") is None)' && with+=(--peer hf)
+all=()
+[ -f "$baselines/nanoGPT/train.py" ] && all+=(--baseline "nanogpt=$baselines/nanoGPT")
+nanogpt=("${all[@]}")
+[ -f "$baselines/nanochat/nanochat/gpt.py" ] && all+=(--baseline "nanochat=$baselines/nanochat")
+has_transformers='import importlib.util as u, sys; sys.exit(not u.find_spec("transformers"))'
+"$python" -c "$has_transformers" && all+=(--baseline hf)
 
-# bench MOST-MINUTES WORDS ...: no longer than that, and no longer than what is left.
+# bench MINUTES ARGS ...: run a bench for at most MINUTES and at most the time that is left.
 bench() {
     local left=$((end - SECONDS)) most=$(($1 * 60))
     shift
     [ "$left" -lt "$most" ] && most=$left
     if [ "$most" -lt 25 ]; then
-        echo "left out, the time is spent: bench $*" >&2
+        echo "skipped, the time is spent: bench $*" >&2
         return
     fi
     echo "== bench $* ($most s)" >&2
-    timeout -k 10 $((most + 15)) "$python" -m bench "$@" --device "$device" --out "$out" --json \
-        --minutes "$(awk "BEGIN { print $most / 60 }")" || echo "ended with $?: bench $*" >&2
+    timeout -k 10 $((most + 15)) "$python" -m bench "$@" "${tiny[@]}" --device "$device" \
+        --out "$out" --json --minutes "$(awk "BEGIN { print $most / 60 }")" ||
+        echo "exit status $?: bench $*" >&2
 }
 
 novels=(--text "$data/novels.txt.xz")
 characters=(--text "$data/tinyshakespeare.txt")
-# try PART
-try() {
+[ -n "${TINY:-}" ] && novels=("${characters[@]}" data.tokenizer=chars)
+
+run_part() {
     case "$1" in
     check)
-        "$python" -c 'import torch; print("torch", torch.__version__, "cuDNN", torch.backends.cudnn.version())' || exit 2
-        # A run as short as can be, whole: prepared, compiled, saved, sampled.
+        versions='import torch; print(torch.__version__, torch.backends.cudnn.version())'
+        "$python" -c "$versions" || exit 2
+        # The shortest complete run: prepare, compile, save, sample.
         volumes=$(mktemp -d)
-        DATA_PATH="$volumes/data" CHECKPOINTS_PATH="$volumes/runs" "$python" -m model.train shakespeare_char --name check \
-            --device "$device" "data.source=$data/tinyshakespeare.txt" n_layer=2 max_steps=20 warmup_steps=2 decay_steps=null \
+        DATA_PATH="$volumes/data" CHECKPOINTS_PATH="$volumes/runs" "$python" -m model.train \
+            shakespeare_char --name check --device "$device" \
+            "data.source=$data/tinyshakespeare.txt" n_layer=2 max_steps=20 warmup_steps=2 decay_steps=null \
             eval_every=10 eval_tokens=8192 compile=true loss_chunk=2048 sample.max_new_tokens=20 || exit 2
         rm -rf "$volumes"
         ;;
     first)
-        bench 7 speed "$recipe" "$batch" "${novels[@]}" "${nanogpt[@]}" --steps 40
-        bench 2 memory "$recipe" "${novels[@]}" "${nanogpt[@]}" --micro-batch 64
+        bench 1 kernels "$recipe" "${novels[@]}" "${nanogpt[@]}"
+        bench 6 speed "$recipe" "$batch" "${novels[@]}" "${nanogpt[@]}" --steps 40
+        bench 2 memory "$recipe" "${novels[@]}" "${nanogpt[@]}" --micro-batch "$micro_batch"
         bench 2 steps "$recipe" "$batch" "${novels[@]}" "${nanogpt[@]}" --steps 100
         ;;
-    second) bench "$minutes" loss novels "${LOSS_RECIPE:-speedrun}" "${novels[@]}" "${with[@]}" --only "${ONLY:-ours,nanogpt}" ;;
+    second)
+        bench "$minutes" loss novels "${LOSS_RECIPE:-speedrun}" "${novels[@]}" "${all[@]}" \
+            --only "${ONLY:-ours,nanogpt}"
+        ;;
     third)
         bench 3 loss shakespeare "${characters[@]}" "${nanogpt[@]}"
         bench 4 checkpoint "$recipe" "$batch" "${novels[@]}" --checkpoints 2 --repeats 1
         for ours in "$recipe" speedrun; do
-            bench 3 speed "$ours" "$batch" "${novels[@]}" "${with[@]}" --only ours,nanochat --steps 30 --peer-micro-batch 32
+            bench 3 speed "$ours" "$batch" "${novels[@]}" "${all[@]}" --only ours,nanochat \
+                --steps 30 --baseline-micro-batch 64
         done
         ;;
     fourth)
-        # speed NAME OVERRIDES ...: the modern network so; the result carries NAME as its recipe.
-        speed() { bench 2 speed speedrun "$batch" "${novels[@]}" --only ours --repeats 1 --steps 30 "name=$1" "${@:2}"; }
+        # speed NAME OVERRIDES ...: the modern network with overrides; NAME is its recipe's name.
+        speed() {
+            bench 2 speed speedrun "$batch" "${novels[@]}" --only ours --repeats 1 --steps 30 \
+                "name=$1" "${@:2}"
+        }
         speed default
-        speed flash attention=flash # torch's own choice on Hopper is cuDNN's
+        speed flash attention=flash # on Hopper torch prefers cuDNN
         speed window_256 attention_pattern=SSSL window_size=256
-        # Whether compiling pays for a run this short (job/speed.py).
+        # Does compiling pay for a run this short? See should_compile() in job/.
         for compile in false true; do
-            bench 1 speed shakespeare_char "${characters[@]}" --only ours --steps 200 "compile=$compile" "name=compile_$compile"
+            bench 1 speed shakespeare_char "${characters[@]}" --only ours --steps 200 \
+                "compile=$compile" "name=compile_$compile"
         done
         speed context_4096 block_size=4096 micro_batch=16
-        speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL window_size=512
-        # Inductor's own searches: minutes of compiling for faster kernels.
+        speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL \
+            window_size=512
+        # Inductor's own searches: minutes of compilation for faster kernels.
         TORCHINDUCTOR_COORDINATE_DESCENT_TUNING=1 speed coordinate_descent
-        speed window_128_to_256 attention_pattern=SSSL window_size=256 'window_schedule=[[0,128],[20,256]]'
+        TORCHINDUCTOR_MAX_AUTOTUNE_GEMM=1 speed max_autotune_gemm
+        speed window_128_to_256 attention_pattern=SSSL window_size=256 \
+            'window_schedule=[[0,128],[20,256]]'
         ;;
     *)
-        echo "what is '$1'? check, first, second, third or fourth" >&2
+        echo "error: unknown part '$1'; expected carry, check, first, second, third or fourth" >&2
         exit 2
         ;;
     esac
 }
 
 for part in "${@:-first}"; do
-    try "${part,,}"
+    run_part "${part,,}"
 done

@@ -64,6 +64,11 @@ class Setup:
         args = (*self.recipe_args, *overrides)
         return replace(self, recipe_args=args, recipe=load(args[0], args[1:]))
 
+    def with_recipe(self, name: str) -> Setup:
+        """Return a copy with another recipe, and the same overrides and tokens."""
+        args = (str(find_recipe(name)), *self.recipe_args[1:])
+        return replace(self, recipe_args=args, recipe=load(args[0], args[1:]))
+
     @property
     def environ(self) -> dict[str, str]:
         """Environment variables of the trainers: volumes, caches and import path."""

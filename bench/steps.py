@@ -83,7 +83,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
         for block in ours.h:
             block.compile(dynamic=False)
     step_functions = {
-        "ours": _step_function(
+        "ours": step_function(
             ours.to(device),
             lambda x, y: ours(x, y),
             make_optimizers(ours, config, device, World()),
@@ -91,7 +91,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
             config.dtype,
             compiled and not on_cpu,
         ),
-        "nanogpt": _step_function(
+        "nanogpt": step_function(
             theirs.to(device),
             lambda x, y: theirs(x, y)[1],
             [
@@ -134,7 +134,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     }
 
 
-def _step_function(
+def step_function(
     network: nn.Module,
     loss_of: Loss,
     optimizers: list[torch.optim.Optimizer],

@@ -1,6 +1,8 @@
-"""C++ for what torch calls of cuBLAS, cuSOLVER and cuSPARSE, on stdout: each function says that it is done.
+"""Print C++ stubs for the functions of cuBLAS, cuSOLVER and cuSPARSE that torch calls.
 
-python libraries.py | g++ -shared -fPIC -x c++ -
+    python libraries.py | g++ -shared -fPIC -x c++ -
+
+Every stub returns success.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-# Those that give something back: handles and descriptors, a mode, the one algorithm for a product.
+# Functions with results: handles and descriptors, a mode, the only algorithm for a product.
 OWN = """
 static char anything[4096];
 int cublasCreate_v2(void** handle) { return *handle = anything, 0; }
@@ -20,7 +22,9 @@ int cublasGetMathMode(void*, int* mode) { return *mode = 0; }
 int cublasGetPointerMode_v2(void*, int* mode) { return *mode = 0; }
 size_t cublasLtGetVersion() { return 130000; }
 int cublasLtMatmulDescCreate(void** made, int, int) { return *made = anything, 0; }
-int cublasLtMatrixLayoutCreate(void** made, int, unsigned long, unsigned long, long) { return *made = anything, 0; }
+int cublasLtMatrixLayoutCreate(void** made, int, unsigned long, unsigned long, long) {
+    return *made = anything, 0;
+}
 int cublasLtMatmulPreferenceCreate(void** made) { return *made = anything, 0; }
 int cublasLtMatmulAlgoGetHeuristic(
     void*, void*, void*, void*, void*, void*, void*, int, void* found, int* count) {
@@ -29,8 +33,8 @@ int cublasLtMatmulAlgoGetHeuristic(
 """
 
 
-def called() -> set[str]:
-    """The functions that torch's libraries look for in others."""
+def imported_functions() -> set[str]:
+    """Return the names of the functions that torch's libraries import."""
     spec = find_spec("torch")
     assert spec is not None
     assert spec.origin is not None
@@ -44,6 +48,6 @@ def called() -> set[str]:
 
 if __name__ == "__main__":
     print('#include <cstddef>\n#include <cstring>\nextern "C" {' + OWN)
-    for name in sorted(called() - set(re.findall(r"\w+(?=\()", OWN))):
+    for name in sorted(imported_functions() - set(re.findall(r"\w+(?=\()", OWN))):
         print(f"int {name}() {{ return 0; }}")
     print("}")

@@ -1,4 +1,4 @@
-// The CUDA runtime as torch calls it: memory is real, kernels do not run. See README.md.
+// The part of the CUDA runtime that torch calls: memory is real, kernels do not run.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -14,7 +14,7 @@
 namespace {
 
 constexpr size_t kMemory = 150'000'000'000;
-constexpr size_t kRead = 4096;  // bytes, at most, of what the host reads as a number
+constexpr size_t kScalarBytes = 4096;  // a copy to the host up to this size is read as numbers
 constexpr auto kDone = cudaSuccess;
 
 enum class Kind { none, host, device };
@@ -31,7 +31,7 @@ thread_local dim3 pushed_grid, pushed_block;
 thread_local size_t pushed_shared;
 thread_local cudaStream_t pushed_stream;
 
-// Pages that nobody touches take no memory: a step of 40 GB needs none of it.
+// Untouched pages take no memory: a step of 40 GB needs none.
 void* take(size_t bytes, Kind kind) {
     if (bytes == 0) return nullptr;
     const size_t rounded = (bytes + 4095) & ~size_t(4095);
@@ -58,15 +58,19 @@ Kind kind_of(const void* place) {
     auto after = blocks.upper_bound(static_cast<char*>(const_cast<void*>(place)));
     if (after == blocks.begin()) return Kind::none;
     --after;
-    return static_cast<const char*>(place) < after->first + after->second.bytes ? after->second.kind : Kind::none;
+    return static_cast<const char*>(place) < after->first + after->second.bytes ? after->second.kind
+                                                                                : Kind::none;
 }
 
 cudaError_t copy(void* to, const void* from, size_t bytes) {
-    const bool from_device = bytes && kind_of(from) == Kind::device, to_device = bytes && kind_of(to) == Kind::device;
-    if (bytes == 0 || (from_device && to_device)) return kDone;  // a copy on the device is a kernel
+    const bool from_device = bytes && kind_of(from) == Kind::device,
+               to_device = bytes && kind_of(to) == Kind::device;
+    if (bytes == 0 || (from_device && to_device))
+        return kDone;  // device to device: a kernel, so not run
     memmove(to, from, bytes);
     char* read = static_cast<char*>(to);
-    if (from_device && bytes <= kRead && std::all_of(read, read + bytes, [](char byte) { return byte == 0; }))
+    if (from_device && bytes <= kScalarBytes &&
+        std::all_of(read, read + bytes, [](char byte) { return byte == 0; }))
         memset(to, 1, bytes);
     return kDone;
 }
@@ -86,7 +90,7 @@ cudaError_t launch() {
 
 extern "C" {
 
-long played_gpu_launches() { return launched; }
+long fake_cuda_launches() { return launched; }
 
 // --- the device
 
@@ -98,12 +102,18 @@ cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSIO
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, kDone; }
 cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, kDone; }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return kDone; }
-cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) { return *least = 0, *greatest = -5, kDone; }
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+    return *least = 0, *greatest = -5, kDone;
+}
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
     return *pool = reinterpret_cast<cudaMemPool_t>(8), kDone;
 }
-cudaError_t cudaDeviceGetPCIBusId(char* id, int size, int) { return snprintf(id, size, "0000:00:00.0"), kDone; }
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *total = kMemory, *free = kMemory - used, kDone; }
+cudaError_t cudaDeviceGetPCIBusId(char* id, int size, int) {
+    return snprintf(id, size, "0000:00:00.0"), kDone;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+    return *total = kMemory, *free = kMemory - used, kDone;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* device, int) {
     *device = {};
@@ -131,18 +141,41 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     cudaDeviceProp device;
     cudaGetDeviceProperties(&device, 0);
     switch (which) {
-        case cudaDevAttrComputeCapabilityMajor: *value = device.major; break;
-        case cudaDevAttrMultiProcessorCount: *value = device.multiProcessorCount; break;
-        case cudaDevAttrWarpSize: *value = device.warpSize; break;
-        case cudaDevAttrMaxThreadsPerBlock: *value = device.maxThreadsPerBlock; break;
-        case cudaDevAttrMaxThreadsPerMultiProcessor: *value = device.maxThreadsPerMultiProcessor; break;
-        case cudaDevAttrMaxSharedMemoryPerBlock: *value = device.sharedMemPerBlock; break;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device.sharedMemPerBlockOptin; break;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device.sharedMemPerMultiprocessor; break;
-        case cudaDevAttrMaxRegistersPerBlock: *value = device.regsPerBlock; break;
-        case cudaDevAttrMaxGridDimX: *value = device.maxGridSize[0]; break;
-        case cudaDevAttrMaxBlockDimX: *value = device.maxThreadsPerBlock; break;
-        default: *value = 0;
+        case cudaDevAttrComputeCapabilityMajor:
+            *value = device.major;
+            break;
+        case cudaDevAttrMultiProcessorCount:
+            *value = device.multiProcessorCount;
+            break;
+        case cudaDevAttrWarpSize:
+            *value = device.warpSize;
+            break;
+        case cudaDevAttrMaxThreadsPerBlock:
+            *value = device.maxThreadsPerBlock;
+            break;
+        case cudaDevAttrMaxThreadsPerMultiProcessor:
+            *value = device.maxThreadsPerMultiProcessor;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlock:
+            *value = device.sharedMemPerBlock;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            *value = device.sharedMemPerBlockOptin;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+            *value = device.sharedMemPerMultiprocessor;
+            break;
+        case cudaDevAttrMaxRegistersPerBlock:
+            *value = device.regsPerBlock;
+            break;
+        case cudaDevAttrMaxGridDimX:
+            *value = device.maxGridSize[0];
+            break;
+        case cudaDevAttrMaxBlockDimX:
+            *value = device.maxThreadsPerBlock;
+            break;
+        default:
+            *value = 0;
     }
     return kDone;
 }
@@ -153,28 +186,40 @@ cudaError_t cudaMalloc(void** start, size_t bytes) {
     *start = used + bytes > kMemory ? nullptr : take(bytes, Kind::device);
     return *start || bytes == 0 ? kDone : cudaErrorMemoryAllocation;
 }
-cudaError_t cudaMallocAsync(void** start, size_t bytes, cudaStream_t) { return cudaMalloc(start, bytes); }
+cudaError_t cudaMallocAsync(void** start, size_t bytes, cudaStream_t) {
+    return cudaMalloc(start, bytes);
+}
 cudaError_t cudaFree(void* start) { return drop(start), kDone; }
 cudaError_t cudaFreeAsync(void* start, cudaStream_t) { return drop(start), kDone; }
-cudaError_t cudaHostAlloc(void** start, size_t bytes, unsigned) { return *start = take(bytes, Kind::host), kDone; }
+cudaError_t cudaHostAlloc(void** start, size_t bytes, unsigned) {
+    return *start = take(bytes, Kind::host), kDone;
+}
 cudaError_t cudaFreeHost(void* start) { return drop(start), kDone; }
 cudaError_t cudaHostRegister(void*, size_t, unsigned) { return kDone; }
 cudaError_t cudaHostUnregister(void*) { return kDone; }
-cudaError_t cudaGetSymbolAddress(void** place, const void*) { return *place = take(1 << 20, Kind::device), kDone; }
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { return copy(to, from, bytes); }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaGetSymbolAddress(void** place, const void*) {
+    return *place = take(1 << 20, Kind::device), kDone;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+    return copy(to, from, bytes);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
     return copy(to, from, bytes);
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t) {
     return copy(to, from, bytes);
 }
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t) {
     for (size_t row = 0; row < height; ++row)
-        copy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+        copy(static_cast<char*>(to) + row * to_pitch,
+             static_cast<const char*>(from) + row * from_pitch, width);
     return kDone;
 }
-cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) { return kDone; }
+cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) {
+    return kDone;
+}
 cudaError_t cudaMemset(void*, int, size_t) { return kDone; }
 cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t) { return kDone; }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* found, const void* place) {
@@ -188,12 +233,14 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* found, const void* p
     return kDone;
 }
 
-// --- streams and events: all that was asked for is done at once
+// --- streams and events: everything completes at once
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
     return *stream = reinterpret_cast<cudaStream_t>(streams += 16), kDone;
 }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
+    return cudaStreamCreate(stream);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t) { return kDone; }
 cudaError_t cudaStreamQuery(cudaStream_t) { return kDone; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return kDone; }
@@ -202,21 +249,29 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) { return *priorit
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
     return *status = cudaStreamCaptureStatusNone, kDone;
 }
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long* id, cudaGraph_t*,
-                                     const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*) {
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status,
+                                     unsigned long long* id, cudaGraph_t*, const cudaGraphNode_t**,
+                                     const cudaGraphEdgeData**, size_t*) {
     if (id) *id = 0;
     return *status = cudaStreamCaptureStatusNone, kDone;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return kDone; }
-cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) { return function(data), kDone; }
-cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void* data, unsigned) {
+cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) {
+    return function(data), kDone;
+}
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void* data,
+                                  unsigned) {
     return function(stream, kDone, data), kDone;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
     return *event = reinterpret_cast<cudaEvent_t>(new double(0)), kDone;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete reinterpret_cast<double*>(event), kDone; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return cudaEventCreate(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return delete reinterpret_cast<double*>(event), kDone;
+}
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
     return *reinterpret_cast<double*>(event) = milliseconds(), kDone;
 }
@@ -226,16 +281,23 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 cudaError_t cudaEventQuery(cudaEvent_t) { return kDone; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return kDone; }
 cudaError_t cudaEventElapsedTime(float* between, cudaEvent_t first, cudaEvent_t second) {
-    *between = std::max(1e-3, *reinterpret_cast<double*>(second) - *reinterpret_cast<double*>(first));
+    *between =
+        std::max(1e-3, *reinterpret_cast<double*>(second) - *reinterpret_cast<double*>(first));
     return kDone;
 }
 
 // --- kernels
 
-cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) { return launch(); }
-cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, size_t, cudaStream_t) { return launch(); }
+cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) {
+    return launch();
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, size_t, cudaStream_t) {
+    return launch();
+}
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void*, void**) { return launch(); }
-cudaError_t cudaLaunchCooperativeKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) { return launch(); }
+cudaError_t cudaLaunchCooperativeKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) {
+    return launch();
+}
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return kDone; }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
     *found = {};
@@ -247,7 +309,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t) {
     return *blocks = 2, kDone;
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int, size_t, unsigned) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int,
+                                                                   size_t, unsigned) {
     return *blocks = 2, kDone;
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
@@ -267,7 +330,8 @@ void** __cudaRegisterFatBinary(void*) {
     return &handle;
 }
 void __cudaRegisterFatBinaryEnd(void**) {}
-void __cudaRegisterFunction(void**, const char*, char*, const char*, int, void*, void*, void*, void*, int*) {}
+void __cudaRegisterFunction(void**, const char*, char*, const char*, int, void*, void*, void*,
+                            void*, int*) {}
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 void __cudaUnregisterFatBinary(void**) {}
 
@@ -277,15 +341,16 @@ cudaError_t cudaGetLastError() { return kDone; }
 cudaError_t cudaPeekAtLastError() { return kDone; }
 const char* cudaGetErrorName(cudaError_t) { return "error"; }
 const char* cudaGetErrorString(cudaError_t error) {
-    return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the played GPU";
+    return error == cudaErrorMemoryAllocation ? "out of memory" : "error of the fake CUDA device";
 }
 cudaError_t cudaProfilerStart() { return kDone; }
 cudaError_t cudaProfilerStop() { return kDone; }
-cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
     void* driver = dlopen("libcuda.so.1", RTLD_LAZY);
     *function = dlsym(driver, name);
-    if (*function == nullptr) *function = dlsym(driver, "played_gpu_anything");
+    if (*function == nullptr) *function = dlsym(driver, "fake_cuda_stub");
     if (result) *result = cudaDriverEntryPointSuccess;
     return kDone;
 }
