@@ -27,7 +27,7 @@ from job.run_record import (
     launch_facts,
     read_record,
 )
-from job.step_folders import steps
+from job.step_folders import remove_leftovers, steps
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -86,6 +86,7 @@ class RunSession:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder)
+        remove_leftovers(folder)
         if recipe is not None:
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
         self.record = read_record(folder) or RunRecord(

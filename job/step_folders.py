@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from job.files import write_atomically
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
 PARTIAL = ".partial_"  # being written
-DELETED = ".deleted_"  # being deleted
+DELETED = f"{PARTIAL}deleted_"  # being deleted
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
+TEMPORARY_FILE = re.compile(r"^\..+\.\d+\.tmp$")  # of job/files.py, with the process's number
+MIN_AGE_S = 1.0  # of a temporary file that a dead process must have left
 LATEST = "latest"
 
 
@@ -49,8 +52,6 @@ def prune(run: Path, keep_last: int, also: set[int]) -> None:
     Counts back from the checkpoint that ``latest`` names, which was just written. Later steps come
     from an earlier attempt: they are damaged, and must not push out the new ones.
     """
-    for leftover in run.glob(f"{DELETED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     newest = _latest_step(run)
     if newest is not None:
         _known_intact.add(_identity(step_folder(run, newest)))
@@ -65,13 +66,28 @@ def prune(run: Path, keep_last: int, also: set[int]) -> None:
             discard(folder)
 
 
+def remove_leftovers(run: Path) -> None:
+    """Delete what killed processes left in ``run``: unfinished checkpoints and temporary files.
+
+    Call it while you hold the run's lock. The runner writes into the folder without the lock, but
+    keeps a temporary file for milliseconds only.
+    """
+    for folder in run.glob(f"{PARTIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (*run.glob(".*.tmp"), *run.glob("samples/.*.tmp")):
+        with suppress(OSError):
+            if TEMPORARY_FILE.match(path.name) and time.time() - path.stat().st_mtime > MIN_AGE_S:
+                path.unlink()
+
+
 def discard(folder: Path) -> None:
     """Delete a checkpoint, if there is one. A kill in between leaves no folder with its name."""
     deleted = folder.with_name(f"{DELETED}{folder.name}")
-    shutil.rmtree(deleted, ignore_errors=True)
-    with suppress(OSError):
-        folder.rename(deleted)
-        shutil.rmtree(deleted, ignore_errors=True)
+    for path in (deleted, folder):
+        if path.exists():
+            with suppress(OSError):
+                path.replace(deleted)
+                shutil.rmtree(deleted, ignore_errors=True)
 
 
 def find_damage(folder: Path) -> str:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from job.step_folders import FILES, LATEST, MANIFEST, find_damage, prune, sha256, step_folder, steps
+from job.step_folders import (
+    FILES,
+    LATEST,
+    MANIFEST,
+    find_damage,
+    prune,
+    remove_leftovers,
+    sha256,
+    step_folder,
+    steps,
+)
 
 
 def write_checkpoint(run: Path, step: int) -> Path:
@@ -84,8 +94,31 @@ def test_kill_while_deleting_leaves_no_half_checkpoint(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=os.getcwd())
     assert done.returncode == -signal.SIGKILL
     assert steps(tmp_path) == [2]
-    prune(tmp_path, 1, set())
+    remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, "step_00000002"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1)
+    leftovers = [
+        ".run.json.123.tmp",
+        "samples/.step_00000001.txt.9.tmp",
+        ".partial_step_00000002/x",
+    ]
+    others = [".run.json.tmp", "mine.tmp", ".hidden", "samples/step_00000001.txt"]
+    for name in leftovers + others:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1))
+    in_use = tmp_path / ".launch.json.5.tmp"
+    in_use.touch()
+    remove_leftovers(tmp_path)
+    assert in_use.exists()
+    assert [name for name in others if not (tmp_path / name).exists()] == []
+    assert [name for name in leftovers if (tmp_path / name).exists()] == []
+    assert not (tmp_path / ".partial_step_00000002").exists()
+    assert steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "7", '{"model.safetensors": 3}'])
