@@ -1,4 +1,4 @@
-"""Load trained weights: a whole run to use, or first weights to start from."""
+"""Load trained weights: a run to use, or first weights to start from."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
-# The smear's weights start at 0 and end near 1: at lr itself that would take a whole short run.
+# The smear's weights start at 0 and end near 1: at lr itself a short run would end before that.
 # Loss after 600 steps at lr 3e-3: 1.907 with 1, 1.880 with 3, 1.865 with 10.
 SMEAR_LR_SCALE = 10.0
 NORMUON_BETA2 = 0.95
@@ -53,7 +53,7 @@ def make_optimizers(
         {
             "params": parameters,
             "lr_scale": scales.get(kind, 1.0),
-            # Adam moves a whole row of a table by lr at once, so beside Muon tables need no decay.
+            # Adam moves a whole row of a table by lr at once, so with Muon tables need no decay.
             # Without Muon this is GPT-2's rule.
             "weight_decay": 0.0 if kind in ("vector", "smear") or muon else config.weight_decay,
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # Before torch is imported, here and in what the tests start: their networks are too small for two threads, which spin
-# while they wait for each other, and the more where the cores have other work. Without it test_generate.py takes 11 s
+# while they wait for each other, and the more where the cores have other work. Without it test_sample.py takes 11 s
 # of CPU, not 5. What starts in a container has the threads that its users have.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

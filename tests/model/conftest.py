@@ -1,4 +1,4 @@
-"""A tiny dataset and recipe, and the trainer as a process of its own."""
+"""A tiny dataset and recipe, and jobs that run in their own processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ Unbroken = Callable[..., Path]
 
 @dataclass
 class Lab:
-    """A folder with volumes, a text and a recipe, in which jobs run as processes: ``warm`` ones, where they can."""
+    """A folder with volumes, a text and a recipe, in which jobs run as processes.
+
+    With ``warm``, processes are forks that have imported torch already.
+    """
 
     folder: Path
     recipe: Path
@@ -45,8 +48,10 @@ class Lab:
     def start(
         self, job: str, *words: str, processes: int = 1, machine: tuple[int, int, int] | None = None
     ) -> Process:
-        """The job as a process; stdout and stderr are pipes. ``machine``: its rank, how many there are, and the
-        port where they meet."""
+        """Start the job with pipes for stdout and stderr.
+
+        ``machine`` is its rank, the number of machines, and the port of their rendezvous.
+        """
         launcher = []
         if machine is not None:
             rank, machines, port = machine
@@ -91,11 +96,11 @@ class Lab:
         )
 
     def run(self, job: str, *words: str, processes: int = 1, status: int = 0) -> tuple[str, str]:
-        """Run the job to its end; it must exit with ``status``. stdout and stderr."""
+        """Run the job, check its exit ``status``, and return stdout and stderr."""
         return self._end_of(self.start(job, *words, processes=processes), status)
 
     def run_python(self, code: str, status: int = 0) -> tuple[str, str]:
-        """Run ``code`` in a Python of its own; it must exit with ``status``. stdout and stderr."""
+        """Run ``code`` in a new process, check its exit ``status``, return stdout and stderr."""
         self.started.append(self._python("-c", code))
         return self._end_of(self.started[-1], status)
 
@@ -113,7 +118,7 @@ class Lab:
     def train_until_step(
         self, name: str, step: int, *overrides: str, how: signal.Signals, processes: int = 1
     ) -> int:
-        """Start training, send ``how`` when the metrics show ``step``; the exit status."""
+        """Train until the metrics show ``step``, send ``how``, and return the exit status."""
         words = (str(self.recipe), *overrides, "--name", name)
         process = self.start("train", *words, processes=processes)
         metrics = self.run_folder(name) / "metrics.jsonl"
@@ -125,7 +130,7 @@ class Lab:
 
 
 def make_lab(folder: Path) -> Lab:
-    """With a text and a recipe, and nothing trained."""
+    """Return a Lab with a text and a recipe, in which nothing is trained."""
     return Lab(folder, write_recipe(folder / "tiny.yaml", str(write_text(folder / "text.txt"))))
 
 
@@ -134,7 +139,7 @@ def _text(path: Path) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a port of this machine on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -145,14 +150,16 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     made = make_lab(tmp_path)
     yield made
     for process in made.started:
-        with process:  # closes our ends of its pipes: a process that it left may hold the others
+        with process:  # closes this end of its pipes; a child process may hold the other
             process.kill()
 
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
-    """``unbroken("max_steps=20")``: the folder of a run that nothing disturbed, trained once for all who compare
-    theirs with it, who only read. By a process of its own: the others' are forks, which have torch already."""
+    """``unbroken("max_steps=20")`` returns the folder of an uninterrupted run to compare with.
+
+    Each run is trained once for all tests, in a new process instead of a fork.
+    """
     shared = make_lab(tmp_path_factory.mktemp("unbroken"))
     shared.warm = False
 

@@ -1,6 +1,6 @@
-"""What a training step really holds at its peak, counted by torch tensor by tensor: no allocator, no rounding.
+"""Count the peak memory of a training step by torch, tensor by tensor, without an allocator.
 
-Shapes alone are computed (FakeTensorMode), so that GPT-2 at a batch of a GPU's size is counted on any machine.
+Only shapes are computed (FakeTensorMode), so that any machine can count GPT-2 at a GPU's batch.
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ DEVICE = torch.device("cpu")
 
 
 class _Unlisted(WeakIdKeyDictionary):
-    """MemTracker's modules. It would look at all of them at each operation for their own peaks, which nobody asks:
-    with 24 layers that is two thirds of the time."""
+    """MemTracker's modules, hidden from its loop.
+
+    Otherwise it updates the peak of every module at each operation: two thirds of the time with
+    24 layers.
+    """
 
     def values(self) -> Iterator[Any]:
-        """None."""
+        """Yield nothing."""
         return iter(())
 
 
 def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
-    """Bytes of all live tensors at the peak of the second optimizer step, as model/trainer.py takes it."""
+    """Return the bytes of all live tensors at the peak of the second optimizer step."""
     rows = network_size(recipe.model, recipe.data.tokenizer).rows
     passes = recipe.sequences_per_step // micro_batch_size(recipe.sequences_per_step, micro_batch)
-    # As on a GPU: a CPU writes short attention as two products, whose scores are kept, and adds to float32.
+    # As on a GPU: a CPU has short attention as two products, which keep their scores, and a
+    # float32 residual.
     fused, low = (
         patch("model.attention.MAX_PRODUCT_POSITIONS", 0),
         patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
@@ -56,7 +60,7 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
         tracker.track_external(network, *optimizers)
         with tracker:
             for _ in range(2):
-                # Two passes stand for many: the gradients of the first lie there in all others.
+                # Two passes are like many: all but the first find gradients.
                 for _ in range(min(passes, 2)):
                     tracker.reset_mod_stats()
                     _backward(network, micro_batch, recipe.model.block_size, bf16)

@@ -1,4 +1,4 @@
-"""What the trainer asks of a device. No GPU is at hand: torch's own answers are put in its place."""
+"""Devices: choice, utilization, peak FLOP/s. Patched answers of torch replace a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.model.test_gpt import network
 CUDA = torch.device("cuda", 1)
 
 
-def test_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_use_asks_nvml_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 93)
     devices.gpu_use.cache_clear()
@@ -30,15 +30,13 @@ def test_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [
         CUDA,
         CUDA,
-    ]  # once a second: a small network's step is shorter than the question
+    ]  # a small network's step is shorter than the query
 
 
 @pytest.mark.parametrize(
     "error", [ModuleNotFoundError("pynvml"), RuntimeError("NVML"), ValueError("MIG")]
 )
-def test_a_gpu_that_nobody_counts_ends_no_run(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_unknown_gpu_use_is_not_an_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(device: torch.device) -> int:
         raise error
 
@@ -47,7 +45,7 @@ def test_a_gpu_that_nobody_counts_ends_no_run(
     assert devices.gpu_use(CUDA, 1) is None
 
 
-def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(devices, "FIRST_GPU", Path("/dev/null"))
     with pytest.raises(UserError, match=r"there is a GPU, and torch \(CUDA 13.0\) can't use it"):
@@ -57,13 +55,16 @@ def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch: pytest.Mon
     assert devices.pick_device(None, 0).type == "cpu"
 
 
-def test_a_cpu_has_none() -> None:
+def test_a_cpu_has_no_gpu_use() -> None:
     assert devices.gpu_use(torch.device("cpu"), 1) is None
 
 
-def test_one_process_does_not_import_what_only_several_need() -> None:
-    """A second of the three that a trainer's start took."""
-    code = "import sys, model.train; sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
+def test_one_process_does_not_import_torch_distributed() -> None:
+    """That import takes one of the three seconds of a trainer's start."""
+    code = (
+        "import sys, model.train\n"
+        "sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
 
 
@@ -87,12 +88,12 @@ def test_one_process_does_not_import_what_only_several_need() -> None:
         ("NVIDIA L40", None),
     ],
 )
-def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, teraflops: float | None) -> None:
+def test_a_gpu_name_is_matched_by_whole_words(name: str, teraflops: float | None) -> None:
     assert datasheet_flops(name) == (teraflops and teraflops * 1e12)
 
 
 class OnApple(torch.Tensor):
-    """As on an Apple GPU, there is no float64."""
+    """A tensor without float64, as on an Apple GPU."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -105,7 +106,7 @@ class OnApple(torch.Tensor):
         return result
 
 
-def test_a_validation_loss_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_validation_loss_works_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [0.1, 2.5, 3.3]
     parts = [
         (torch.tensor(loss), None, tokens) for loss, tokens in zip(losses, (32, 32, 7), strict=True)
@@ -127,10 +128,10 @@ def test_a_validation_loss_needs_no_float64_of_the_device(monkeypatch: pytest.Mo
     assert batches.validation_loss(Network(), apple, None, 1, alone) == (
         1.0,
         1,
-    )  # no window of its own
+    )  # this process has padding only
 
 
-def test_multiple_choice_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiple_choice_works_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     net, questions = network("gpt2"), [Question([1, 2], [[3], [4, 5]], 0)]
     expected = ending_losses(net, questions, 4)
     real = torch.nn.functional.cross_entropy

@@ -1,4 +1,4 @@
-"""What several processes do at their end."""
+"""Several processes: how they leave the process group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from model.distributed import join_world
 
 
 def test_a_process_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL's end is one of all processes together, and the others wait in an exchange with this one."""
+    """NCCL's shutdown waits for all processes, and the others wait for this one."""
     ended: list[str] = []
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

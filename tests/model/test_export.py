@@ -1,4 +1,4 @@
-"""An exported run in Hugging Face's transformers: its tokenizer, its network and how it writes, with no network."""
+"""An exported run in Hugging Face's transformers: tokenizer, network and text, offline."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_a_pipeline_writes_what_the_run_itself_does(lab: Lab, transformers: Any) -> None:
+def test_a_pipeline_generates_the_text_of_the_run(lab: Lab, transformers: Any) -> None:
     lab.train("small", *TRAINED)
     out, _ = lab.run("export", "--name", "small", "--into", str(lab.folder / "out"))
     assert out == f"{lab.folder / 'out'}\n"
     words = ("--name", "small", "prompt=the ", "temperature=0", "max_new_tokens=20", "--json")
     text = json.loads(lab.run("sample", *words)[0])["samples"][0]
     write = transformers.pipeline("text-generation", model=str(lab.folder / "out"))
-    # A sample begins behind the end of a text.
+    # A sample starts after the end-of-text token.
     found = write("<|endoftext|>the ", max_new_tokens=20, do_sample=False, return_full_text=False)
     assert "the " + found[0]["generated_text"] == text
-    # The weights of such a folder are those of the run, for another one to begin with.
+    # The exported folder works as init_from.
     _, err = lab.train(
         "next", *TRAINED[:1], "max_steps=0", f"init_from={lab.folder / 'out'}", "warmup_steps=0"
     )
     assert f"initial weights: {lab.folder / 'out'}" in err
 
 
-def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(
+def test_generation_skips_padding_rows_and_stops_at_the_end_of_text(
     tmp_path: Path, transformers: Any
 ) -> None:
     tokenizer = ByteTokenizer()
@@ -55,7 +55,7 @@ def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(
         ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=32), tokenizer.padded_vocab_size
     )
     torch.nn.init.ones_(network.ln_f.bias)
-    with torch.no_grad():  # the padding has the largest logits, then the end of text, then all else
+    with torch.no_grad():  # padding has the largest logits, then the end of text
         network.wte.weight[tokenizer.vocab_size :] += 10
         network.wte.weight[tokenizer.eot] += 5
     export(network, tmp_path, tokenizer.eot)
@@ -67,7 +67,7 @@ def test_padding_rows_are_never_drawn_and_the_end_of_text_ends(
     assert written[0].tolist() == [*b"the", tokenizer.eot]
 
 
-def test_a_run_keeps_its_own_tokenizer(lab: Lab) -> None:
+def test_an_export_does_not_overwrite_the_tokenizer_of_the_run(lab: Lab) -> None:
     lab.train("small", *TRAINED)
     run = lab.run_folder("small")
     before = (run / "tokenizer.json").read_text()

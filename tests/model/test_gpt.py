@@ -1,4 +1,4 @@
-"""The network: equal to Hugging Face's GPT-2, causal, and the same with a cache as without."""
+"""The network: equal to Hugging Face's GPT-2, causal, and equal with and without the cache."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network(variant: str = "modern", **shape: object) -> GPT:
         **{"variant": variant, "n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, **shape}
     )  # type: ignore[arg-type]
     made = GPT(config, vocab_size=128)
-    scramble(made)  # the modern variant begins with zeros, which would hide mistakes
+    scramble(made)  # the modern variant starts with zeros, which would hide mistakes
     return made.eval()
 
 
@@ -44,7 +44,7 @@ def ids(batch: int = 2, length: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_random_weights_of_transformers_give_equal_logits_both_ways(tmp_path: Path) -> None:
+def test_import_and_export_of_random_weights_keep_the_logits(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(n_layer=3, n_head=4, n_embd=64, n_positions=48, vocab_size=211)
@@ -55,13 +55,13 @@ def test_random_weights_of_transformers_give_equal_logits_both_ways(tmp_path: Pa
     ours = GPT(ModelConfig(n_layer=3, n_head=4, n_embd=64, block_size=48), vocab_size=211).eval()
     ours.load_state_dict(read_weights(tmp_path / "theirs", 211))
     expected = theirs(tokens).logits
-    assert expected.std() > 0.5  # the comparison below means something
+    assert expected.std() > 0.5  # otherwise the comparison below would be empty
     assert (ours(tokens) - expected).abs().max() < 1e-4
 
     export(ours, tmp_path / "ours", eot=0)
     assert (
         len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1
-    )  # who reads one reads all
+    )  # all files are equally readable
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
     assert (again(tokens).logits - expected).abs().max() < 1e-4
 
@@ -76,7 +76,7 @@ def test_a_network_without_biases_exports_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "modern"])
-def test_on_a_gpu_the_blocks_add_to_bfloat16(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_residual_is_bfloat16_on_a_gpu(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, tokens = network(variant), ids(8)
     seen: set[torch.dtype] = set()
     net.h[1].register_forward_pre_hook(lambda block, inputs: seen.add(inputs[0].dtype))
@@ -109,14 +109,14 @@ def test_flops_per_token_count_the_windows() -> None:
     assert made.flops_per_token(window=4) == made.flops_per_token() - 12 * 64 * 2 * 4
 
 
-def test_flops_per_token_are_those_of_the_formula() -> None:
+def test_flops_per_token_follow_the_formula() -> None:
     with torch.device("meta"):
         gpt2 = GPT(ModelConfig(), vocab_size=50304)
     assert gpt2.flops_per_token() == pytest.approx(854.7e6, rel=1e-3)
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "modern"])
-def test_a_token_does_not_see_those_behind_it(variant: str) -> None:
+def test_a_token_does_not_see_later_tokens(variant: str) -> None:
     made, before = network(variant), ids()
     after = before.clone()
     after[:, 20:] = (after[:, 20:] + 1) % 128
@@ -136,14 +136,15 @@ def test_the_cache_changes_nothing(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "modern"])
-def test_it_begins_at_the_loss_of_a_uniform_guess(variant: str) -> None:
+def test_the_first_loss_is_that_of_a_uniform_guess(variant: str) -> None:
     torch.manual_seed(0)
-    made = GPT(ModelConfig(variant=variant, n_layer=2, n_head=4, n_embd=64, block_size=32), 128)  # type: ignore[arg-type]
+    shape = {"variant": variant, "n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32}
+    made = GPT(ModelConfig(**shape), 128)  # type: ignore[arg-type]
     loss = made(ids(), ids().roll(1, 1))
     assert loss.item() == pytest.approx(4.852, abs=0.1)  # ln 128
 
 
-def test_ignored_targets_count_for_nothing() -> None:
+def test_ignored_targets_do_not_count() -> None:
     made, tokens = network(), ids()
     targets = tokens.clone()
     targets[1] = IGNORE_INDEX
@@ -158,7 +159,7 @@ def test_dropout_drops_only_in_training() -> None:
 
 
 @pytest.mark.parametrize(("start", "positions"), [(0, 16), (5, 11), (15, 1)])
-def test_attention_written_as_products_is_attention(start: int, positions: int) -> None:
+def test_attention_as_products_equals_sdpa(start: int, positions: int) -> None:
     torch.manual_seed(0)
     q = torch.randn(2, 3, positions, 8)
     k, v = torch.randn(2, 3, 16, 8), torch.randn(2, 3, 16, 8)
@@ -172,7 +173,7 @@ def test_attention_written_as_products_is_attention(start: int, positions: int) 
 @pytest.mark.parametrize(
     ("start", "positions", "window"), [(0, 16, 5), (3, 9, 5), (9, 7, 5), (11, 1, 5), (2, 4, 1)]
 )
-def test_a_window_is_the_newest_tokens(
+def test_a_window_covers_the_newest_tokens(
     monkeypatch: pytest.MonkeyPatch, products: int, start: int, positions: int, window: int
 ) -> None:
     monkeypatch.setattr("model.attention.MAX_PRODUCT_POSITIONS", products)
@@ -181,7 +182,7 @@ def test_a_window_is_the_newest_tokens(
     q, k, v = torch.randn(2, 3, positions, 8), torch.randn(2, 3, end, 8), torch.randn(2, 3, end, 8)
     distance = torch.arange(start, end)[:, None] - torch.arange(end)
     expected = attend(q, k, v, (distance >= 0) & (distance < window))
-    first = max(0, start - window + 1)  # what the cache gives
+    first = max(0, start - window + 1)  # as the cache returns them
     mask = attention_mask(positions, start, window, torch.device("cpu"))
     assert torch.allclose(attend(q, k[:, :, first:], v[:, :, first:], mask), expected, atol=1e-6)
 
@@ -198,13 +199,13 @@ def test_the_cache_changes_nothing_with_windows(
     parts = [(0, 7), (7, 12), (12, 13), (13, 14), (14, 32)]
     got = [made.logits(made.hidden(tokens[:, a:b], cache, a)) for a, b in parts]
     assert torch.allclose(torch.cat(got, dim=1), expected, atol=1e-5)
-    whole = network(n_layer=4)
-    whole.load_state_dict(made.state_dict())
-    assert torch.allclose(whole(tokens)[:, :window], expected[:, :window], atol=1e-5)
-    assert torch.allclose(whole(tokens), expected, atol=1e-5) == (window == 32)
+    full = network(n_layer=4)
+    full.load_state_dict(made.state_dict())
+    assert torch.allclose(full(tokens)[:, :window], expected[:, :window], atol=1e-5)
+    assert torch.allclose(full(tokens), expected, atol=1e-5) == (window == 32)
 
 
-def test_the_pattern_is_repeated_and_the_last_block_sees_all() -> None:
+def test_the_pattern_repeats_and_the_last_block_sees_all() -> None:
     assert network(n_layer=6, attention_pattern="SSL", window_size=4).short == [
         True,
         True,
@@ -222,10 +223,11 @@ def test_the_pattern_is_repeated_and_the_last_block_sees_all() -> None:
     assert network(n_layer=4).short == [False] * 4
 
 
-def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
+def test_flex_attention_equals_the_mask_and_a_new_window_compiles_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Its kernels need a GPU. Here the graph is run as it is, backward too, which torch refuses on a CPU by this check.
+    # The kernels need a GPU, so the graph runs uncompiled. torch refuses its backward pass on a
+    # CPU by this check.
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
     made, tokens = (
         network(n_layer=3, attention_pattern="SSL", window_size=32, block_size=160).train(),
@@ -233,11 +235,13 @@ def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
     )
     graphs = []
 
-    def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+    def run_uncompiled(
+        graph: torch.fx.GraphModule, inputs: list[torch.Tensor]
+    ) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
 
-    compiled = torch.compile(made, dynamic=False, fullgraph=True, backend=as_it_is)
+    compiled = torch.compile(made, dynamic=False, fullgraph=True, backend=run_uncompiled)
     for window in (32, 128, 7):
         gradients = []
         for forward, mask in (
@@ -254,7 +258,7 @@ def test_flex_attention_sees_the_same_and_a_new_window_compiles_nothing(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_s_flex_attention_gives_what_the_mask_gives() -> None:
+def test_flex_attention_on_a_gpu_equals_the_mask() -> None:
     shape = {
         "n_layer": 3,
         "n_embd": 256,
@@ -279,13 +283,13 @@ def test_a_gpu_s_flex_attention_gives_what_the_mask_gives() -> None:
 
 
 @pytest.mark.parametrize("kernel", list(KERNEL_ORDERS))
-def test_every_kernel_of_attention_gives_the_same(kernel: str) -> None:
+def test_all_attention_kernels_agree(kernel: str) -> None:
     q, k, v = torch.randn(3, 2, 4, 300, 16).unbind(0)
     assert torch.allclose(attend(q, k, v, None, kernel=kernel), attend(q, k, v, None), atol=1e-6)
     assert KERNEL_ORDERS[kernel][0].name.lower().startswith(kernel)
 
 
-def test_squared_relu_has_the_gradient_of_its_formula() -> None:
+def test_squared_relu_has_the_right_gradient() -> None:
     x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     assert torch.equal(SquaredReLU.apply(x), x.relu().square())
     assert torch.autograd.gradcheck(SquaredReLU.apply, x)
@@ -332,7 +336,7 @@ def test_the_sigmoid_form_of_gelu_is_the_tanh_form(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("recipe", ["gpt2_124m", "gpt2_350m", "gpt2_774m", "gpt2_1558m"])
-def test_the_recipes_named_after_gpt2_have_its_sizes(recipe: str) -> None:
+def test_the_gpt2_recipes_have_the_published_sizes(recipe: str) -> None:
     config = load(CONFIGS / f"{recipe}.yaml").model
     with torch.device("meta"):
         made = GPT(config, vocab_size=50257)

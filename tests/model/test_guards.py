@@ -1,4 +1,4 @@
-"""What the trainer does where memory runs out, and where numbers are no longer numbers."""
+"""The trainer when memory runs out, and when losses or weights become NaN."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from job.step_folders import steps
 from tests.model.conftest import Lab
 from tests.model.test_resume import final_bytes, losses
 
-# A network that has room for three sequences at once.
+# A network that runs out of memory with more than {most} sequences.
 SMALL_MEMORY = """
 import os, torch
 from model.gpt import GPT
-whole = GPT.forward
+full = GPT.forward
 def forward(self, ids, targets=None):
-    loss = whole(self, ids, targets)
+    loss = full(self, ids, targets)
     if self.training and ids.size(0) > {most} and os.environ.get("RANK", "1") == "1":
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nmore words")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nmore lines")
     return loss
 GPT.forward = forward
 from job.arguments import leave
@@ -26,20 +26,20 @@ leave(main({words!r}))
 
 POISON = """
 import torch, model.step as steps
-take = steps.StepRunner.run
+run = steps.StepRunner.run
 def poisoned(self, step):
-    taken = take(self, step)
+    result = run(self, step)
     if step == 24:
         with torch.no_grad():
             self.network.wte.weight[0, 0] = float("inf")
-    return taken
+    return result
 steps.StepRunner.run = poisoned
 from model.train import main
 raise SystemExit(main({words!r}))
 """
 
-# Of the evaluations the first gives no number.
-WILD_AT_FIRST = """
+# The first evaluation returns NaN.
+NAN_AT_FIRST = """
 import math, model.trainer as trainer
 real, losses = trainer.validation_loss, []
 def at_first(*given):
@@ -66,8 +66,8 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
 
 
-def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab: Lab) -> None:
-    # The modern network has buffers, which are not exchanged.
+def test_both_processes_halve_the_micro_batch_if_one_runs_out_of_memory(lab: Lab) -> None:
+    # The modern network has buffers, which DDP must not broadcast.
     script, common = lab.folder / "small.py", ("variant=modern", "max_steps=20")
     script.write_text(
         SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=4"))
@@ -79,7 +79,7 @@ def test_of_two_processes_both_halve_it_where_the_memory_of_one_is_too_small(lab
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
 
 
-def test_not_even_one_sequence_fits(lab: Lab) -> None:
+def test_a_single_sequence_that_does_not_fit_fails_the_run(lab: Lab) -> None:
     code = SMALL_MEMORY.format(most=0, words=words(lab, "none"))
     _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
     assert "too small even for one sequence at once (CUDA out of memory" in err
@@ -89,13 +89,13 @@ def test_not_even_one_sequence_fits(lab: Lab) -> None:
     assert record.status == "failed"
 
 
-def test_auto_is_a_number_that_suits_a_cpu(lab: Lab) -> None:
+def test_auto_selects_a_micro_batch_on_a_cpu(lab: Lab) -> None:
     _, err = lab.train("auto", "max_steps=10", "micro_batch=auto")
     assert "accumulated 1 times" in err
 
 
-def test_weights_that_are_no_numbers_are_never_written(lab: Lab) -> None:
-    # Row 0 of the embedding stands for a byte that the text does not have: no loss shows it.
+def test_non_finite_weights_are_never_written(lab: Lab) -> None:
+    # Row 0 of the embedding is a byte that the text does not have, so the loss stays finite.
     code = POISON.format(words=words(lab, "wild", "variant=modern", "max_steps=60"))
     _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
     folder = lab.run_folder("wild")
@@ -109,7 +109,7 @@ def test_weights_that_are_no_numbers_are_never_written(lab: Lab) -> None:
     assert "no longer numbers" in record.attempts[-1].reason
 
 
-def test_the_guard_can_be_switched_off(lab: Lab) -> None:
+def test_stop_on_nan_can_be_switched_off(lab: Lab) -> None:
     overrides = ("lr=1e30", "grad_clip=0", "warmup_steps=0", "max_steps=30", "stop_on_nan=false")
     _, err = lab.train("wild", *overrides, status=ExitStatus.JOB_FAILED)
     assert err.count("stop_on_nan is false: training continues") == 1
@@ -117,7 +117,7 @@ def test_the_guard_can_be_switched_off(lab: Lab) -> None:
     assert "the last loss is nan" in err
 
 
-def test_an_evaluation_that_is_no_number_is_not_the_best(lab: Lab) -> None:
+def test_a_nan_evaluation_is_not_the_best(lab: Lab) -> None:
     overrides = (
         "max_steps=30",
         "eval_every=10",
@@ -125,7 +125,7 @@ def test_an_evaluation_that_is_no_number_is_not_the_best(lab: Lab) -> None:
         "keep_last=1",
         "stop_on_nan=false",
     )
-    lab.run_python(WILD_AT_FIRST.format(words=words(lab, "wild", *overrides)))
+    lab.run_python(NAN_AT_FIRST.format(words=words(lab, "wild", *overrides)))
     record = read_record(lab.run_folder("wild"))
     assert record is not None
     assert record.best_val_loss == record.val_loss

@@ -39,8 +39,8 @@ def test_chunks_change_nothing(chunk: int, cap: float | None) -> None:
         loss = loss_of(a, b, targets, cap, IGNORED)
         (3 * loss).backward()
         results.append((loss.detach(), a.grad, b.grad))
-    for whole, parts in zip(*results, strict=True):
-        assert torch.allclose(whole.double(), parts.double(), rtol=1e-4, atol=1e-6)
+    for full, parts in zip(*results, strict=True):
+        assert torch.allclose(full.double(), parts.double(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

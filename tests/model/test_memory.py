@@ -1,4 +1,4 @@
-"""The memory that is foretold is the memory that is used."""
+"""The memory estimate against torch's own count, and the micro-batch that fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2_124m": {"variant": "gpt2"},
-    # A third of 124M's layers: counting is slow, and each layer adds the same.
+    # A third of 124M's layers: counting is slow, and every layer adds the same.
     "gpt2_shallow": {"variant": "gpt2", "n_layer": 4},
     "modern_shallow": {"variant": "modern", "n_layer": 4, "n_head": 6},
     "windows_shallow": {
@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def recipe(name: str = "gpt2_124m", **train: Any) -> Recipe:
-    """One of configs/, or a network of SHAPES with half a million tokens a step."""
+    """Return a recipe of configs/, or a network of SHAPES with 524,288 tokens per step."""
     path = ROOT / "configs" / f"{name}.yaml"
     if name not in SHAPES:
         return load(path, [f"{key}={value}" for key, value in train.items()])
@@ -88,42 +88,43 @@ MUON = {"optimizer": "muon"}
         pytest.param("modern_1b", 8, True, {}, marks=pytest.mark.slow),
     ],
 )
-def test_the_formula_is_within_a_tenth_of_what_torch_counts(
+def test_the_estimate_is_within_ten_percent_of_the_count(
     name: str, micro_batch: int, bf16: bool, train: dict[str, Any]
 ) -> None:
     settings = recipe(name, **train)
     counted = peak_bytes(settings, micro_batch, bf16)
-    foretold = training_memory(settings, micro_batch, bf16=bf16, compiled=False).peak
-    print(
-        f"{name} {micro_batch} {train}: {foretold / 1e9:.3f} of {counted / 1e9:.3f} GB, {foretold / counted - 1:+.1%}"
-    )
-    assert foretold == pytest.approx(counted, rel=0.10)
+    estimate = training_memory(settings, micro_batch, bf16=bf16, compiled=False).peak
+    sizes = f"{estimate / 1e9:.3f} of {counted / 1e9:.3f} GB"
+    print(f"{name} {micro_batch} {train}: {sizes}, {estimate / counted - 1:+.1%}")
+    assert estimate == pytest.approx(counted, rel=0.10)
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     settings = recipe()
-    room = 80e9
-    size = largest_micro_batch(settings, room)
+    memory = 80e9
+    size = largest_micro_batch(settings, memory)
     assert size is not None
     assert (
-        training_memory(settings, size).on_gpu <= room < training_memory(settings, 2 * size).on_gpu
+        training_memory(settings, size).on_gpu
+        <= memory
+        < training_memory(settings, 2 * size).on_gpu
     )
     assert settings.sequences_per_step % size == 0
     assert largest_micro_batch(settings, 1e9) is None
 
 
-def test_auto_takes_what_fits_and_a_number_stays() -> None:
+def test_auto_selects_a_fitting_micro_batch_and_a_number_is_kept() -> None:
     assert chosen_micro_batch(recipe(micro_batch=7), 80e9) == 7
     auto = recipe(micro_batch="auto")
     assert chosen_micro_batch(auto, None) == AUTO_ON_CPU
     assert chosen_micro_batch(auto, 1e9) == 1
     assert chosen_micro_batch(auto, 24e9) < chosen_micro_batch(auto, 80e9) == 64
-    # Eight processes share a step of 512 sequences.
+    # 16 processes share a step of 512 sequences.
     assert chosen_micro_batch(auto, 1e12, processes=16) == 32
 
 
 @pytest.mark.parametrize(
     ("sequences", "most", "size"), [(12, 12, 12), (12, 16, 12), (12, 5, 4), (7, 3, 1)]
 )
-def test_micro_batches_are_of_one_size(sequences: int, most: int, size: int) -> None:
+def test_micro_batches_have_one_size(sequences: int, most: int, size: int) -> None:
     assert micro_batch_size(sequences, most) == size

@@ -1,4 +1,4 @@
-"""Multiple choice against one ending at a time, computed from the logits of the whole text; and wrong lines."""
+"""Multiple choice: batched losses against one ending at a time, accuracies, invalid lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BYTES = ByteTokenizer()
 
 
 def one_by_one(net: GPT, context: list[int], ending: list[int]) -> float:
-    """The ending's loss from the logits of each of its positions, with no batch and no filling."""
+    """Compute the ending's loss from the logits of its positions, without batch and padding."""
     text = (context + ending)[-(net.config.block_size + 1) :]
     with torch.no_grad():
         logits = net(torch.tensor([text[:-1]]))[0].double()
@@ -37,7 +37,7 @@ def test_batches_agree_with_one_ending_at_a_time(variant: str) -> None:
     net = network(variant)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.3)  # no two logits alike
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)  # makes all logits different
     rng, block, vocab = random.Random(0), net.config.block_size, net.vocab_size
     questions = [
         Question(
@@ -63,7 +63,7 @@ def test_batches_agree_with_one_ending_at_a_time(variant: str) -> None:
 
 
 def test_accuracies_and_their_standard_errors() -> None:
-    # By the sum the short ending wins, per token the long one.
+    # The short ending has the smaller sum, the long one the smaller loss per token.
     losses = [
         [(3.0, 1), (8.0, 4)],
         [(3.0, 1), (8.0, 4)],
@@ -80,7 +80,7 @@ def test_accuracies_and_their_standard_errors() -> None:
     }  # fmt: skip
 
 
-def test_both_kinds_of_lines_are_read(tmp_path: Path) -> None:
+def test_both_formats_of_lines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     lines = [
         {"ctx": "A cat", "endings": ["sat.", " flew."], "label": "1", "ind": 4},
@@ -116,7 +116,7 @@ def test_both_kinds_of_lines_are_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, why: str) -> None:
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str, why: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"ctx": "a", "endings": ["b", "c"], "label": 0}\n\n' + line + "\n")
     with pytest.raises(WrongLines, match="line 3: ") as caught:
@@ -124,10 +124,11 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, why: str) -> None:
     assert why in str(caught.value)
 
 
-def test_a_character_that_the_tokenizer_lacks_is_a_wrong_line(tmp_path: Path) -> None:
+def test_a_character_that_the_tokenizer_lacks_makes_a_line_invalid(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(
-        '{"ctx": "a", "endings": ["b", "é"], "label": 0}\n{"ctx": "", "endings": ["a", "b"], "label": 0}'
+        '{"ctx": "a", "endings": ["b", "é"], "label": 0}\n'
+        '{"ctx": "", "endings": ["a", "b"], "label": 0}'
     )
     with pytest.raises(WrongLines) as caught:
         read_questions(path, CharTokenizer("ab "), 8)
@@ -135,10 +136,10 @@ def test_a_character_that_the_tokenizer_lacks_is_a_wrong_line(tmp_path: Path) ->
     assert "line 2: 'ctx' is empty" in str(caught.value)
 
 
-def test_a_run_answers_and_its_loss_is_exact_in_bits_per_byte(lab: Lab) -> None:
+def test_evaluate_answers_questions_and_reports_bits_per_byte(lab: Lab) -> None:
     lab.train("run", "max_steps=40")
     path = lab.folder / "questions.jsonl"
-    # The text's words against what it never holds: a trained run knows.
+    # Words of the text against characters that it never contains.
     line = {"context": "the cat", "choices": [" on the", " QZX#(!"], "answer": 0}
     path.write_text(f"{json.dumps(line)}\n" * 3)
     out, _ = lab.run("evaluate", "--name", "run", "--choices", str(path), "--json")
@@ -151,5 +152,5 @@ def test_a_run_answers_and_its_loss_is_exact_in_bits_per_byte(lab: Lab) -> None:
     out, _ = lab.run("evaluate", "--name", "run", "--json")
     result = json.loads(out)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
-    # A token is a byte here, so a byte's bits are the token's nats in bits.
+    # Each token is one byte.
     assert result["bits_per_byte"] == pytest.approx(result["loss"] / math.log(2))

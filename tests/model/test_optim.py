@@ -1,4 +1,4 @@
-"""Optimizers: who gets what, and that Muon's updates are orthogonal."""
+"""Optimizers: which parameters each gets, and the updates of Muon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def config(**more: object) -> TrainConfig:
     return TrainConfig(max_steps=9, global_batch_tokens=2, **more)  # type: ignore[arg-type]
 
 
-def test_decay_is_on_matrices_only() -> None:
+def test_weight_decay_applies_to_matrices_only() -> None:
     (adamw,) = make_optimizers(network("gpt2"), config(), CPU, World())
     for group in adamw.param_groups:
         assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
@@ -38,7 +38,7 @@ def test_every_parameter_has_one_optimizer(variant: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 40, 40), (2, 96, 32), (2, 32, 128)])
-def test_singular_values_come_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_singular_values_are_close_to_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), dtype).float())
     assert values.min() > 0.5
@@ -46,7 +46,7 @@ def test_singular_values_come_near_one(shape: tuple[int, ...], dtype: torch.dtyp
 
 
 def test_muon_moves_each_matrix_by_its_rate() -> None:
-    """The root mean square of an update is near rate * sqrt(max(1, rows / columns) / the longer side)."""
+    """The RMS of an update is about rate * sqrt(max(1, rows / columns) / longer side)."""
     net = network("modern")
     net(ids(), ids()).backward()
     _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
@@ -61,7 +61,7 @@ def test_muon_moves_each_matrix_by_its_rate() -> None:
 
 
 def test_a_gradient_of_zeros_moves_nothing() -> None:
-    """At the first step of a network that begins as the identity most gradients are."""
+    """Most gradients are zero at the first step, when the blocks are the identity."""
     net = network("modern")
     net(ids(), ids()).backward()
     _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
@@ -75,15 +75,14 @@ def test_a_gradient_of_zeros_moves_nothing() -> None:
 
 
 def test_compiled_muon_gives_the_same_and_a_new_rate_compiles_nothing() -> None:
-    """The rate changes at every step."""
     settings = config(optimizer="muon", weight_decay=0.1)
     weights, graphs = [], []
 
-    def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+    def run_uncompiled(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
 
-    for options in ({}, {"compiled": True, "backend": as_it_is}):
+    for options in ({}, {"compiled": True, "backend": run_uncompiled}):
         net = network("modern")
         matrices = [p for n, p in net.named_parameters() if n.startswith("h.") and p.dim() == 2]
         muon = Muon(matrices, settings, World(), torch.float32, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The estimate of a run's end, from its own first steps."""
+"""The estimate of a run's end from its first steps."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def after_fifty(first: int = 0, **values: object) -> EtaEstimator:
     return pace
 
 
-def test_the_first_steps_do_not_count() -> None:
+def test_the_warm_up_steps_do_not_count() -> None:
     pace = after_fifty(eval_every=10_000, checkpoint_every=10_000)
     pace.evaluation(0.0)
     assert pace.left(50) == pytest.approx(95.0)
     assert pace.left(49) is None
 
 
-def test_evaluations_and_checkpoints_to_come_count() -> None:
+def test_remaining_evaluations_and_checkpoints_count() -> None:
     pace = after_fifty()
-    # 10 evaluations of 6,000 tokens, at three times the 1,000 tokens a second of training.
+    # 10 evaluations of 6,000 tokens, at three times the training speed of 1,000 tokens/s.
     assert pace.left(50) == pytest.approx(95.0 + 10 * 2.0)
     for seconds in (9.0, 1.0, 1.0):  # the first one compiles
         pace.evaluation(seconds)
@@ -38,16 +38,16 @@ def test_evaluations_and_checkpoints_to_come_count() -> None:
     assert pace.left(1000) == 0.0
 
 
-def test_samples_on_the_way_count() -> None:
+def test_remaining_samples_count() -> None:
     pace = after_fifty(eval_every=10_000, checkpoint_every=10_000, sample_every=100)
     pace.evaluation(0.0)
     pace.sample(2.0)
     assert pace.left(50) == pytest.approx(
         95.0 + 9 * 2.0
-    )  # the one at the end comes after the training
+    )  # the last sample comes after the training
 
 
-def test_an_attempt_that_resumes_measures_anew() -> None:
+def test_a_resumed_attempt_measures_again() -> None:
     pace = after_fifty(first=500)
     assert pace.reads_at(505)
     assert pace.reads_at(550)
@@ -55,7 +55,7 @@ def test_an_attempt_that_resumes_measures_anew() -> None:
     assert pace.left(550) == pytest.approx(45.0 + 5 * 2.0)
 
 
-def test_the_time_left_follows_the_tokens_of_the_steps_to_come() -> None:
+def test_the_remaining_time_follows_the_remaining_tokens() -> None:
     pace = after_fifty(
         batch_schedule=[[200, 200], [600, 400]], eval_every=10_000, checkpoint_every=10_000
     )
@@ -63,19 +63,24 @@ def test_the_time_left_follows_the_tokens_of_the_steps_to_come() -> None:
     assert pace.left(50) == pytest.approx(0.1 * (150 + 2 * 400 + 4 * 400))
     pace.steps(
         250, 300, 0.1 * (150 + 2 * 100)
-    )  # over the first boundary: a token takes as long as before
+    )  # across the boundary a token takes as long as before
     assert pace.left(300) == pytest.approx(0.1 * (2 * 300 + 4 * 400))
 
 
 @pytest.mark.parametrize(
     ("steps", "schedule"), [(150, []), (120, [[80, 512]])], ids=["even", "doubling"]
 )
-def test_a_run_says_after_50_steps_when_it_will_end(
+def test_a_run_estimates_its_end_after_50_steps(
     lab: Lab, steps: int, schedule: list[list[int]]
 ) -> None:
-    # Most of a step is a sleep for its tokens, so that other work on the machine does not change its length.
+    # Most of a step is a sleep per token, so that the load of the machine hardly changes it.
     trainer = "import time, model.step as t; step = t.StepRunner._accumulate\n"
-    slow = "t.StepRunner._accumulate = lambda self, n: (time.sleep(0.004 * len(self.windows(n))), step(self, n))[1]\n"
+    slow = (
+        "def slow(self, n):\n"
+        "    time.sleep(0.004 * len(self.windows(n)))\n"
+        "    return step(self, n)\n"
+        "t.StepRunner._accumulate = slow\n"
+    )
     words = [
         str(lab.recipe),
         f"max_steps={steps}",
@@ -93,6 +98,6 @@ def test_a_run_says_after_50_steps_when_it_will_end(
     assert record is not None
     assert record.expected_seconds is not None
     assert record.seconds > 150 * 0.032
-    # Other tests may take the cores in the first half and not in the second, which a sleep makes up for but in part.
+    # Other tests may use the cores in the first half only.
     assert record.expected_seconds == pytest.approx(record.seconds, rel=0.20)
     assert record.expected_seconds_now == pytest.approx(record.seconds, rel=0.05)

@@ -1,4 +1,4 @@
-"""Runs that begin with GPT-2 as others have published it: tuned, or measured as it is."""
+"""Runs that start from published GPT-2 weights, to fine-tune or to evaluate them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def val_losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "val"}
 
 
-def test_no_steps_measure_them_as_they_are(lab: Lab, hub: FileServer) -> None:
+def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> None:
     _, err = lab.train("as-it-is", *MEASURED)
     run = lab.run_folder("as-it-is")
     assert "run as-it-is is finished: 0 steps in 0s of training, validation loss" in err
@@ -64,9 +64,7 @@ def test_no_steps_measure_them_as_they_are(lab: Lab, hub: FileServer) -> None:
     assert "run as-it-is is finished already: 0 steps, validation loss" in err
 
 
-def test_what_there_was_to_begin_with_is_measured_and_kept_where_it_is_the_best(
-    lab: Lab, hub: FileServer
-) -> None:
+def test_the_initial_weights_are_kept_if_they_are_the_best(lab: Lab, hub: FileServer) -> None:
     lab.train("ruined", *TUNED, "lr=1.0", "keep_last=1")
     run = lab.run_folder("ruined")
     measured = val_losses(run)
@@ -78,23 +76,23 @@ def test_what_there_was_to_begin_with_is_measured_and_kept_where_it_is_the_best(
     assert val_losses(lab.run_folder("tuned"))[0] == measured[0]
 
 
-def test_a_run_that_goes_on_from_step_0_has_each_line_once(lab: Lab, hub: FileServer) -> None:
-    lab.train("whole", *TUNED)
+def test_a_run_that_restarts_at_step_0_logs_each_line_once(lab: Lab, hub: FileServer) -> None:
+    lab.train("uncut", *TUNED)
     lab.train("cut", *TUNED)
-    whole, cut = lab.run_folder("whole"), lab.run_folder("cut")
+    uncut, cut = lab.run_folder("uncut"), lab.run_folder("cut")
     record = read_record(cut)
     assert record is not None
-    record.status = "running"  # as a kill leaves it
+    record.status = "running"  # as after SIGKILL
     record.write(cut)
     for step in steps(cut):
         (cut / f"step_{step:08d}" / "model.safetensors").write_bytes(b"")
     _, err = lab.train("cut", *TUNED)
     assert "skipping a damaged checkpoint" in err
-    assert val_losses(cut) == val_losses(whole)
+    assert val_losses(cut) == val_losses(uncut)
     assert (cut / "metrics.jsonl").read_text().count('"kind": "val"') == 2
 
 
-def test_the_hub_out_of_reach_leaves_no_run_behind(lab: Lab, hub: FileServer) -> None:
+def test_a_failed_download_creates_no_run(lab: Lab, hub: FileServer) -> None:
     hub.files.clear()
     _, err = lab.train("lost", *TUNED, status=ExitStatus.USAGE)
     assert "argument 'init_from=hf://me/small': " in err
@@ -102,7 +100,7 @@ def test_the_hub_out_of_reach_leaves_no_run_behind(lab: Lab, hub: FileServer) ->
     assert not lab.run_folder("lost").exists()
 
 
-def test_a_folder_of_something_else_is_named(lab: Lab, tmp_path: Path) -> None:
+def test_a_folder_without_gpt2_is_an_error(lab: Lab, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "llama"}')
@@ -112,10 +110,10 @@ def test_a_folder_of_something_else_is_named(lab: Lab, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_rows_that_fill_up_the_vocabulary_take_next_to_nothing_of_the_probability(
+def test_padding_rows_get_almost_no_probability(
     tmp_path: Path,
 ) -> None:
-    """GPT-2's logits are far below zero; rows of zeros would have nearly all of it, and the loss would be 40."""
+    """GPT-2's logits are far below zero: with rows of zeros the loss would be 40."""
     torch.manual_seed(3)
     config = ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=16)
     published = GPT(config, vocab_size=1000)

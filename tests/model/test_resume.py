@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere, in any way, ends with the same weights as one that was not."""
+"""A run that was stopped at any point ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.waiting import wait_for
 
 
 def final_bytes(run: Path) -> tuple[bytes, bytes]:
-    """Weights and optimizer of the newest checkpoint, as they lie on the disk."""
+    """Return weights and optimizer of the newest checkpoint as bytes on disk."""
     folder = run / (run / "latest").read_text().strip()
     return (folder / "model.safetensors").read_bytes(), (
         folder / "optimizer.safetensors"
@@ -35,7 +35,7 @@ def losses(run: Path) -> dict[int, float]:
 @pytest.mark.parametrize(
     "overrides", [(), ("dropout=0.1", "model.variant=gpt2")], ids=["plain", "dropout"]
 )
-def test_killed_at_several_points_the_weights_are_bit_equal(
+def test_weights_are_bit_equal_after_kills_at_several_points(
     lab: Lab, unbroken: Unbroken, overrides: tuple[str, ...]
 ) -> None:
     for step in (5, 25, 40):  # before the first checkpoint, between two, at one
@@ -51,7 +51,7 @@ def test_killed_at_several_points_the_weights_are_bit_equal(
     assert record.status == "finished"
 
 
-def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) -> None:
+def test_weights_are_bit_equal_after_kills_around_a_change_of_window(lab: Lab) -> None:
     words = ("max_steps=30", "n_layer=3", "attention_pattern=SSL", "window_size=16", "eval_every=8")
     words = (*words, "checkpoint_every=8")
     schedule = "window_schedule=[[0, 4], [20, 16]]"
@@ -59,7 +59,7 @@ def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) ->
     for step in (
         12,
         26,
-    ):  # back to the checkpoints of step 8, before the change, and of step 24, behind it
+    ):  # resumes from step 8, before the change, and from step 24, after it
         assert (
             lab.train_until_step("killed", step, *words, schedule, how=signal.SIGKILL)
             == -signal.SIGKILL
@@ -70,7 +70,7 @@ def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) ->
     assert losses(lab.run_folder("killed")) == losses(run)
     lab.train("constant", *words)
     assert losses(lab.run_folder("constant"))[16] != losses(run)[16]
-    # The evaluations on the way have the window that the run ends with, as what reads its checkpoints has.
+    # Evaluations during the run use its last window, as `evaluate` does.
     for step in steps(run):
         if step > 16:
             shutil.rmtree(step_folder(run, step))
@@ -82,7 +82,7 @@ def test_killed_around_a_change_of_window_the_weights_are_bit_equal(lab: Lab) ->
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=str)
-def test_a_signal_writes_a_checkpoint_of_the_step_reached(
+def test_a_signal_writes_a_checkpoint_of_the_current_step(
     lab: Lab, unbroken: Unbroken, how: signal.Signals
 ) -> None:
     assert lab.train_until_step("stopped", 15, how=how) == ExitStatus.UNFINISHED
@@ -101,7 +101,7 @@ def test_a_signal_writes_a_checkpoint_of_the_step_reached(
     assert losses(run) == losses(unbroken())
 
 
-def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab, unbroken: Unbroken) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(lab: Lab, unbroken: Unbroken) -> None:
     assert lab.train_until_step("damaged", 35, how=signal.SIGKILL) == -signal.SIGKILL
     run = lab.run_folder("damaged")
     newest = step_folder(run, steps(run)[-1])
@@ -113,31 +113,31 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(lab: Lab, unbroken: Unbroken)
     assert final_bytes(run) == final_bytes(unbroken())
 
 
-def test_what_a_kill_left_half_written_does_no_harm(lab: Lab) -> None:
+def test_a_partial_checkpoint_is_removed(lab: Lab) -> None:
     assert lab.train_until_step("half", 25, how=signal.SIGKILL) == -signal.SIGKILL
     run = lab.run_folder("half")
-    whole = step_folder(run, steps(run)[-1])
+    full = step_folder(run, steps(run)[-1])
     partial = run / f"{PARTIAL}step_00000030"
-    shutil.copytree(whole, partial, dirs_exist_ok=True)
+    shutil.copytree(full, partial, dirs_exist_ok=True)
     (partial / "manifest.json").unlink()
     lab.train("half")
     assert not partial.exists()
 
 
-def test_killed_between_the_last_rename_and_latest(lab: Lab) -> None:
-    # Nothing is left to train and nothing to save: the next attempt still has to move `latest`.
-    lab.train("behind")
-    run = lab.run_folder("behind")
+def test_latest_is_repaired_after_a_kill_before_its_update(lab: Lab) -> None:
+    # All steps are trained and saved; the next attempt still has to update `latest`.
+    lab.train("stale")
+    run = lab.run_folder("stale")
     (run / "latest").write_text("step_00000050\n")
     record = read_record(run)
     assert record is not None
     record.status = "running"
     record.write(run)
-    lab.train("behind")
+    lab.train("stale")
     assert (run / "latest").read_text() == "step_00000060\n"
 
 
-def test_a_finished_run_is_left_alone_and_its_sample_shown(lab: Lab) -> None:
+def test_a_finished_run_shows_its_sample_and_does_not_change(lab: Lab) -> None:
     lab.train("done")
     before = final_bytes(lab.run_folder("done"))
     out, err = lab.train("done")
@@ -148,18 +148,14 @@ def test_a_finished_run_is_left_alone_and_its_sample_shown(lab: Lab) -> None:
 
 
 def test_other_settings_are_refused_and_shown(lab: Lab) -> None:
-    lab.train("begun", "max_steps=20")
-    _, err = lab.train("begun", "max_steps=20", "lr=1e-3", status=ExitStatus.USAGE)
+    lab.train("started", "max_steps=20")
+    _, err = lab.train("started", "max_steps=20", "lr=1e-3", status=ExitStatus.USAGE)
     assert "train.lr: 0.003 → 0.001" in err
     assert "--name" in err
-    lab.train(
-        "begun", "max_steps=20", "log_every=2"
-    )  # what does not alter the computation may change
+    lab.train("started", "max_steps=20", "log_every=2")  # a setting that does not change the result
 
 
-def test_a_finished_run_that_is_made_longer_ends_as_if_it_had_been_so_long(
-    lab: Lab, unbroken: Unbroken
-) -> None:
+def test_an_extended_run_equals_one_of_that_length(lab: Lab, unbroken: Unbroken) -> None:
     words = ("schedule=constant", "dropout=0.1")
     lab.train("longer", *words, "max_steps=20")
     _, err = lab.train("longer", *words, "max_steps=40")
@@ -172,7 +168,7 @@ def test_a_finished_run_that_is_made_longer_ends_as_if_it_had_been_so_long(
     assert "train.schedule: 'constant' → 'cosine'" in err
 
 
-def test_two_processes_on_one_run_are_kept_apart(lab: Lab) -> None:
+def test_a_run_refuses_a_second_process(lab: Lab) -> None:
     first = lab.start("train", str(lab.recipe), "max_steps=100000", "--name", "busy")
     wait_for((lab.run_folder("busy") / "metrics.jsonl").exists, 120)
     _, err = lab.train("busy", "max_steps=100000", status=ExitStatus.ERROR)

@@ -1,4 +1,4 @@
-"""Training: the same curve for any number of processes, what is logged, and when it stops itself."""
+"""Training: the same losses for any number of processes, logs, errors, initial weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.model.test_resume import final_bytes, losses
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(lab: Lab) -> None:
+def test_two_processes_have_the_losses_of_one(lab: Lab) -> None:
     lab.train("one", "max_steps=30", "micro_batch=4")
     lab.train("two", "max_steps=30", "micro_batch=4", processes=2)
     one, two = losses(lab.run_folder("one")), losses(lab.run_folder("two"))
@@ -38,7 +38,7 @@ def test_two_processes_give_the_curve_of_one(lab: Lab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [("optimizer=muon",), ("shard=true", "optimizer=muon")])
-def test_any_way_of_sharing_the_work_gives_the_curve_of_one(
+def test_ddp_and_fsdp_with_muon_have_the_losses_of_one_process(
     lab: Lab, unbroken: Unbroken, extra: tuple[str, ...]
 ) -> None:
     lab.train("two", "max_steps=10", "micro_batch=2", *extra, processes=2)
@@ -48,7 +48,7 @@ def test_any_way_of_sharing_the_work_gives_the_curve_of_one(
 
 
 @pytest.mark.slow
-def test_a_sharded_run_goes_on_alone(lab: Lab) -> None:
+def test_a_sharded_run_resumes_in_one_process(lab: Lab) -> None:
     words = ("optimizer=muon", "shard=true", "micro_batch=2")
     lab.train_until_step("two", 15, *words, how=signal.SIGTERM, processes=2)
     lab.train("two", *words, processes=1)
@@ -59,25 +59,27 @@ def test_a_sharded_run_goes_on_alone(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_stops_and_goes_on(lab: Lab, unbroken: Unbroken) -> None:
-    # torchrun hands the signal to its processes and exits in its own way; the record tells the rest
+def test_a_run_of_two_processes_stops_and_resumes(lab: Lab, unbroken: Unbroken) -> None:
+    # torchrun forwards the signal and has its own exit status; the record has the result
     lab.train_until_step("two", 15, how=signal.SIGTERM, processes=2)
     record = read_record(lab.run_folder("two"))
     assert record is not None
     assert record.status == "unfinished"
     assert record.step >= 15
-    lab.train("two", processes=1)  # on another number of processes
+    lab.train("two", processes=1)  # another number of processes
     one, two = losses(unbroken()), losses(lab.run_folder("two"))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-4
 
 
 def test_accumulating_gradients_changes_nothing(lab: Lab, unbroken: Unbroken) -> None:
-    lab.train("parts", "max_steps=20", "micro_batch=3")  # 8 sequences: taken two at a time
-    whole, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
-    assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
+    lab.train(
+        "parts", "max_steps=20", "micro_batch=3"
+    )  # of 8 sequences two at a time: 3 does not divide 8
+    full, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
+    assert max(abs(full[step] - parts[step]) for step in full) < 1e-5
 
 
-def test_a_growing_batch_reads_the_data_on_where_it_was(lab: Lab) -> None:
+def test_a_growing_batch_continues_in_the_data(lab: Lab) -> None:
     words = ("max_steps=20", "batch_schedule=[[5, 512], [12, 1024]]")
     lab.train("run", *words, "micro_batch=4")
     lines = [
@@ -96,19 +98,19 @@ def test_a_growing_batch_reads_the_data_on_where_it_was(lab: Lab) -> None:
     ]
     lab.train_until_step("cut", 10, *words, "micro_batch=2", how=signal.SIGTERM)
     lab.train("cut", *words, "micro_batch=4")
-    whole, cut = losses(lab.run_folder("run")), losses(lab.run_folder("cut"))
-    assert max(abs(whole[step] - cut[step]) for step in whole) < 1e-5
+    full, cut = losses(lab.run_folder("run")), losses(lab.run_folder("cut"))
+    assert max(abs(full[step] - cut[step]) for step in full) < 1e-5
 
 
 @pytest.mark.parametrize(
     "schedule", ["[[5]]", "[[9, 256], [5, 512]]", "[[5, 100]]", "[[9999, 256]]"]
 )
-def test_a_batch_schedule_that_can_not_be_is_named(schedule: str) -> None:
+def test_an_invalid_batch_schedule_is_an_error(schedule: str) -> None:
     with pytest.raises(RecipeError, match="batch_schedule"):
         load(CONFIGS / "quickstart.yaml", [f"batch_schedule={schedule}"])
 
 
-def test_a_kernel_of_a_gpu_is_refused_on_a_cpu(lab: Lab) -> None:
+def test_a_gpu_kernel_is_refused_on_a_cpu(lab: Lab) -> None:
     _, err = lab.train("run", "train.attention=cudnn", "--device", "cpu", status=ExitStatus.USAGE)
     assert "argument 'train.attention=cudnn': cudnn is a GPU kernel; on cpu use auto" in err
     assert not lab.run_folder("run").exists()
@@ -116,8 +118,8 @@ def test_a_kernel_of_a_gpu_is_refused_on_a_cpu(lab: Lab) -> None:
 
 def test_less_memory_changes_nothing(lab: Lab, unbroken: Unbroken) -> None:
     lab.train("parts", "max_steps=20", "loss_chunk=60", "activation_checkpointing=true")
-    whole, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
-    assert max(abs(whole[step] - parts[step]) for step in whole) < 1e-5
+    full, parts = losses(unbroken("max_steps=20")), losses(lab.run_folder("parts"))
+    assert max(abs(full[step] - parts[step]) for step in full) < 1e-5
 
 
 def test_it_learns_and_logs_each_step_once(lab: Lab) -> None:
@@ -132,14 +134,14 @@ def test_it_learns_and_logs_each_step_once(lab: Lab) -> None:
     assert any((lab.run_folder("run") / "tensorboard").iterdir())
     assert "validation loss" in (lab.run_folder("run") / "log.txt").read_text()
     assert "step 60/60" in err
-    assert "\x1b[" not in err  # off a terminal there is no colour
+    assert "\x1b[" not in err  # no colors without a terminal
     record = read_record(lab.run_folder("run"))
     assert record is not None
     assert (record.status, record.step, record.max_steps) == ("finished", 60, 60)
     assert record.versions["torch"].startswith("2.")
 
 
-def test_it_writes_samples_on_the_way_if_asked(lab: Lab) -> None:
+def test_samples_during_training_do_not_change_it(lab: Lab) -> None:
     lab.train("run", "max_steps=30", "sample_every=10")
     lab.train("plain", "max_steps=30")
     samples = sorted(path.name for path in (lab.run_folder("run") / "samples").iterdir())
@@ -148,7 +150,7 @@ def test_it_writes_samples_on_the_way_if_asked(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_meet_and_give_the_curve_of_one(lab: Lab) -> None:
+def test_two_machines_have_the_losses_of_one(lab: Lab) -> None:
     lab.train("one", "max_steps=10")
     port = free_port()
     words = (str(lab.recipe), "max_steps=10", "--name", "two")
@@ -161,7 +163,7 @@ def test_two_machines_meet_and_give_the_curve_of_one(lab: Lab) -> None:
     assert max(abs(one[step] - two[step]) for step in two) < 1e-5
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_step_and_batch(lab: Lab) -> None:
+def test_a_nan_loss_stops_the_run_and_reports_step_and_batch(lab: Lab) -> None:
     _, err = lab.train(
         "wild", "lr=1e30", "grad_clip=0", "warmup_steps=0", status=ExitStatus.JOB_FAILED
     )
@@ -174,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_and_batch(lab: Lab) ->
     assert "the loss is" in record.attempts[-1].reason
 
 
-def test_a_prompt_that_can_not_be_written_is_named_before_anything_is_trained(lab: Lab) -> None:
+def test_an_invalid_prompt_is_reported_before_training(lab: Lab) -> None:
     words = ("data.dataset=letters", "tokenizer=chars", "prompt=the Ω")
     _, err = lab.train("greek", *words, status=ExitStatus.USAGE)
     assert "argument 'prompt=the Ω': the character 'Ω' (U+03A9) is not among the" in err
@@ -182,38 +184,37 @@ def test_a_prompt_that_can_not_be_written_is_named_before_anything_is_trained(la
     assert not lab.run_folder("greek").exists()
 
 
-def test_a_damaged_record_of_the_recipe_is_named_with_its_line(lab: Lab) -> None:
-    lab.train("begun", "max_steps=10")
-    (lab.run_folder("begun") / "recipe.yaml").write_text("model: {n_layer: [\n")
-    (lab.run_folder("begun") / "metrics.jsonl").write_text('null\n{"kind": "tr')
-    _, err = lab.train("begun", "max_steps=10", status=ExitStatus.USAGE)
+def test_a_damaged_recipe_of_a_run_is_reported_with_its_line(lab: Lab) -> None:
+    lab.train("started", "max_steps=10")
+    (lab.run_folder("started") / "recipe.yaml").write_text("model: {n_layer: [\n")
+    (lab.run_folder("started") / "metrics.jsonl").write_text('null\n{"kind": "tr')
+    _, err = lab.train("started", "max_steps=10", status=ExitStatus.USAGE)
     assert "Traceback" not in err
-    assert "begun/recipe.yaml:" in err
+    assert "started/recipe.yaml:" in err
 
 
-def test_a_block_longer_than_the_data_is_named_with_its_line(lab: Lab) -> None:
-    _, err = lab.train("long", "max_steps=2", "warmup_steps=0", "block_size=131072", "global_batch_tokens=131072", status=ExitStatus.USAGE)  # fmt: skip
+def test_a_block_longer_than_the_data_is_reported_with_its_argument(lab: Lab) -> None:
+    words = ("max_steps=2", "warmup_steps=0", "block_size=131072", "global_batch_tokens=131072")
+    _, err = lab.train("long", *words, status=ExitStatus.USAGE)
     assert "argument 'block_size=131072': block_size (131072) is longer than" in err
     assert "Traceback" not in err
 
 
-def test_a_run_goes_on_with_no_other_text_though_it_is_as_long(lab: Lab) -> None:
+def test_a_run_refuses_another_text_of_the_same_length(lab: Lab) -> None:
     lab.train("first", "max_steps=20")
     record = read_record(lab.run_folder("first"))
     assert record is not None
     text = lab.folder / "text.txt"
     assert (record.dataset["source"], record.dataset["train_tokens"]) == (str(text), 13_986)
-    record.status = "running"  # as a kill leaves it
+    record.status = "running"  # as after SIGKILL
     record.write(lab.run_folder("first"))
     other = lab.folder / "reversed.txt"
     other.write_text(text.read_text()[::-1])
     lab.run("prepare", str(lab.recipe), "--source", str(other), "--force")
     _, err = lab.train("first", "max_steps=20", status=ExitStatus.ERROR)
-    assert (
-        f"run first was begun with 13,986 training tokens of {text}, and there are 13,986 of {other} now"
-        in err
-    )
-    lab.train("second", "max_steps=20")  # another run takes it, and notes it
+    assert f"run first was begun with 13,986 training tokens of {text}, and there are" in err
+    assert f"13,986 of {other} now" in err
+    lab.train("second", "max_steps=20")  # a new run accepts and records it
     record = read_record(lab.run_folder("second"))
     assert record is not None
     assert record.dataset["source"] == str(other)
@@ -221,7 +222,7 @@ def test_a_run_goes_on_with_no_other_text_though_it_is_as_long(lab: Lab) -> None
     lab.train("first", "max_steps=20")
 
 
-def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
+def test_a_run_starts_from_the_weights_of_another(lab: Lab) -> None:
     lab.train("first", "max_steps=40")
     lab.train("second", "max_steps=10", "init_from=first", "lr=1e-4", "warmup_steps=0")
     assert losses(lab.run_folder("second"))[1] < losses(lab.run_folder("first"))[5]
@@ -231,7 +232,7 @@ def test_a_run_begins_with_the_weights_of_another(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_of_another(
+def test_a_sharded_run_with_damaged_checkpoints_starts_again_from_its_initial_weights(
     lab: Lab,
 ) -> None:
     lab.train("first", "max_steps=20")
@@ -250,7 +251,7 @@ def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_
         (step_folder(run, step) / "model.safetensors").write_bytes(b"")
     record = read_record(run)
     assert record is not None
-    record.status = "running"  # as a kill leaves it
+    record.status = "running"  # as after SIGKILL
     record.write(run)
     _, err = lab.train("second", *words, processes=2)
     assert "skipping a damaged checkpoint" in err
@@ -258,7 +259,7 @@ def test_a_sharded_run_without_a_sound_checkpoint_begins_again_with_the_weights_
     assert final_bytes(run) == weights
 
 
-def test_first_weights_that_are_damaged_or_missing_leave_no_run_behind(lab: Lab) -> None:
+def test_damaged_or_missing_initial_weights_create_no_run(lab: Lab) -> None:
     lab.train("first", "max_steps=20")
     damaged = lab.run_folder("first") / "step_00000020"
     weights = damaged / "model.safetensors"
@@ -270,7 +271,7 @@ def test_first_weights_that_are_damaged_or_missing_leave_no_run_behind(lab: Lab)
     assert "is damaged: step_00000020: model.safetensors has changed since it was written" in err
     assert f"init_from={damaged.parent}" in err
     lab.train("second", "max_steps=10", "init_from=frist", status=ExitStatus.ERROR)
-    # The run whose newest checkpoint is damaged serves with the one before it.
+    # A run whose newest checkpoint is damaged provides the previous one.
     _, err = lab.train("second", "max_steps=10", "warmup_steps=0", f"init_from={damaged.parent}")
     assert "skipping a damaged checkpoint" in err
     assert losses(lab.run_folder("second"))[1] < losses(lab.run_folder("first"))[5]

@@ -1,4 +1,4 @@
-"""Sampling: what temperature, top-k and top-p mean, the same text with a cache, any length."""
+"""Sampling: temperature, top-k and top-p, generation with the cache, and prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn(sampling: Sampling, times: int = 400) -> set[int]:
     return set(sampling.draw(LOGITS.expand(times, -1), generator).tolist())
 
 
-def test_temperature_zero_takes_the_most_likely() -> None:
+def test_temperature_zero_selects_the_most_likely() -> None:
     assert drawn(Sampling(temperature=0)) == {3}
 
 
@@ -58,7 +58,8 @@ def text(shape: dict[str, object] | None = None, **changes: object) -> list[list
         "seed": 5,
         "num_tokens": 128,
     }
-    return list(generate(network(**(shape or {})), **{**arguments, **changes}))  # type: ignore[arg-type]
+    arguments |= changes
+    return list(generate(network(**(shape or {})), **arguments))  # type: ignore[arg-type]
 
 
 def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
@@ -66,8 +67,8 @@ def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
     assert text() != text(seed=6)
 
 
-@pytest.mark.parametrize("shape", [{}, WINDOWS], ids=["whole", "windows"])
-def test_greedy_text_is_what_the_whole_network_says(shape: dict[str, object]) -> None:
+@pytest.mark.parametrize("shape", [{}, WINDOWS], ids=["full", "windows"])
+def test_greedy_text_is_the_same_without_the_cache(shape: dict[str, object]) -> None:
     got = [row[0] for row in text(shape, sampling=Sampling(temperature=0))]
     made, tokens = network(**shape), [1, 2, 3]
     for _ in range(20):
@@ -75,7 +76,7 @@ def test_greedy_text_is_what_the_whole_network_says(shape: dict[str, object]) ->
     assert got == tokens[3:]
 
 
-def test_a_sample_of_a_compiled_network_compiles_nothing(tmp_path: Path) -> None:
+def test_sampling_from_a_compiled_network_compiles_nothing(tmp_path: Path) -> None:
     made, graphs = GPT(network().config, vocab_size=320), []
 
     def as_it_is(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
@@ -95,7 +96,7 @@ def test_a_sample_of_a_compiled_network_compiles_nothing(tmp_path: Path) -> None
     assert graphs
 
 
-def test_text_goes_on_beyond_the_context() -> None:
+def test_text_can_be_longer_than_the_context() -> None:
     assert len(text(max_new_tokens=100)) == 100  # the context is 32
     assert len(text(prompt=list(range(60)), max_new_tokens=5)) == 5
 
@@ -105,7 +106,7 @@ def test_padding_rows_are_never_drawn() -> None:
     assert max(t for t in tokens if t is not None) < 4
 
 
-def test_a_sample_ends_with_the_end_of_text() -> None:
+def test_a_sample_stops_at_the_end_of_text() -> None:
     rows = text(num_tokens=4, eot=0, num_samples=4, max_new_tokens=200)
     assert len(rows) < 200
     for sample in zip(*rows, strict=True):
@@ -115,13 +116,11 @@ def test_a_sample_ends_with_the_end_of_text() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_one_token_a_row_for_each_sample(samples: int) -> None:
+def test_each_row_has_one_token_for_each_sample(samples: int) -> None:
     assert all(len(row) == samples for row in text(num_samples=samples))
 
 
-def test_an_empty_prompt_begins_behind_the_end_of_a_text_or_a_line_feed_or_the_first_character() -> (
-    None
-):
+def test_an_empty_prompt_is_the_end_of_text_or_a_line_feed_or_the_first_character() -> None:
     recipe = load(CONFIGS / "quickstart.yaml")
     tokenizers = (ByteTokenizer(), CharTokenizer("\tA\n"), CharTokenizer("ACGT"))
     assert [prompt_tokens("", tokenizer, recipe) for tokenizer in tokenizers] == [[256], [1], [0]]

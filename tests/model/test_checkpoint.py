@@ -1,4 +1,4 @@
-"""Checkpoints written in the background, from the memory of a GPU that is played: no GPU is at hand."""
+"""Checkpoints: background writes with pinned memory, full disks, damage. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NO_ROOM = "Error while serializing: I/O error: No space left on device (os error
 
 
 class OnGpu(torch.Tensor):
-    """Says that it lies on a GPU."""
+    """A CPU tensor that claims to be on a GPU."""
 
     is_cuda = True
 
 
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of what was pinned."""
+    """Record the shapes of pinned tensors."""
     shapes: list[tuple[int, ...]] = []
     empty = torch.empty
 
@@ -41,7 +41,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_the_first_checkpoint_waits_for_no_memory(
+def test_memory_is_pinned_before_the_first_checkpoint(
     tmp_path: Path, pinned: list[tuple[int, ...]]
 ) -> None:
     weights = {"w": torch.ones(2, 3).as_subclass(OnGpu)}
@@ -53,14 +53,14 @@ def test_the_first_checkpoint_waits_for_no_memory(
     weights["w"] += 1
     writer.submit(7, (weights, state), {})
     writer.wait()
-    assert pinned == [(2, 3), (2, 3)]  # the same memory
+    assert pinned == [(2, 3), (2, 3)]  # the same buffers
     found = checkpoint.newest(tmp_path, pytest.fail)
     assert found is not None
     assert found.step == 7
     assert found.model["w"].tolist() == [[2.0] * 3] * 2
 
 
-def test_a_process_that_writes_nothing_holds_no_copies(
+def test_a_process_that_does_not_write_has_no_copies(
     tmp_path: Path, pinned: list[tuple[int, ...]]
 ) -> None:
     writer = checkpoint.CheckpointWriter(tmp_path, lambda step: None)
@@ -69,9 +69,7 @@ def test_a_process_that_writes_nothing_holds_no_copies(
     assert (pinned, writer.copies, list(tmp_path.iterdir())) == ([], {}, [])
 
 
-def test_memory_that_can_not_be_had_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_allocation_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more locked memory")
 
@@ -85,9 +83,7 @@ def test_memory_that_can_not_be_had_ends_the_run(
 @pytest.mark.parametrize(
     "manifest", ["null", "{}", "[]", '{"model.safetensors": null}', '{"state.json": {}}']
 )
-def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(
-    tmp_path: Path, manifest: str
-) -> None:
+def test_an_invalid_manifest_is_a_damaged_checkpoint(tmp_path: Path, manifest: str) -> None:
     for step in (1, 2):
         checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1)}, {}, {}))
     (tmp_path / "step_00000002" / "manifest.json").write_text(manifest)
@@ -96,13 +92,14 @@ def test_a_manifest_that_names_no_files_is_a_damaged_checkpoint(
     assert found is not None
     assert found.step == 1
     assert said == [
-        "skipping a damaged checkpoint: step_00000002: manifest.json is missing or unreadable; trying the previous one"
+        "skipping a damaged checkpoint: step_00000002: manifest.json is missing or unreadable; "
+        "trying the previous one"
     ]
 
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on the disk has room for a part of a file of weights."""
+    """Return a function that fills the disk: the next file of weights is cut short."""
 
     def save(tensors: dict[str, torch.Tensor], path: Path, **_: Any) -> None:
         path.write_bytes(b"half")
@@ -111,7 +108,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(checkpoint, "save_file", save)
 
 
-def test_a_full_disk_keeps_what_is_whole_and_nothing_else(
+def test_a_full_disk_keeps_complete_checkpoints_only(
     tmp_path: Path, full: Callable[[], None]
 ) -> None:
     for step in (1, 2):
@@ -124,10 +121,8 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(
     said = str(raised.value)
     assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MB" in said
     assert "B are free; step_00000002 is the last good one" in said
-    assert (
-        f"(its oldest checkpoint is {tmp_path}/step_00000001) and type `runner resume {tmp_path.name}`"
-        in said
-    )
+    assert f"(its oldest checkpoint is {tmp_path}/step_00000001) and type" in said
+    assert f"type `runner resume {tmp_path.name}`" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "latest",
         "step_00000001",
@@ -145,9 +140,7 @@ def test_a_full_disk_keeps_what_is_whole_and_nothing_else(
         ),
     ],
 )
-def test_what_the_system_refuses_ends_a_training_in_one_line(
-    lab: Lab, error: str, words: str
-) -> None:
+def test_a_system_error_ends_training_with_one_line(lab: Lab, error: str, words: str) -> None:
     _, err = lab.run_python(
         "import sys\n"
         "from safetensors import SafetensorError\n"
@@ -165,7 +158,7 @@ def test_what_the_system_refuses_ends_a_training_in_one_line(
     assert '"status": "failed"' in (lab.run_folder("t") / "run.json").read_text()
 
 
-def test_the_weights_can_be_read_by_whom_the_rest_can(tmp_path: Path) -> None:
+def test_all_files_of_a_checkpoint_have_the_same_mode(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         folder = checkpoint.write(tmp_path, checkpoint.Checkpoint(1, {"w": torch.ones(1)}, {}, {}))
@@ -175,7 +168,7 @@ def test_the_weights_can_be_read_by_whom_the_rest_can(tmp_path: Path) -> None:
     assert len([*folder.iterdir()]) == 4
 
 
-def test_an_error_of_the_system_names_a_file_or_the_fullest_volume(
+def test_a_system_error_names_its_file_or_the_fullest_volume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fsync(_: int) -> None:
@@ -185,7 +178,7 @@ def test_an_error_of_the_system_names_a_file_or_the_fullest_volume(
     with pytest.raises(OSError, match="No space left on device") as raised:
         write_atomically(tmp_path / "run.json", "{}")
     assert in_words(raised.value).startswith(f"{tmp_path}/run.json: no space left on device: ")
-    assert not [*tmp_path.iterdir()]  # no half a file
+    assert not [*tmp_path.iterdir()]  # no partial file
     for name in ("DATA_PATH", "CHECKPOINTS_PATH", "CACHE_PATH"):
         monkeypatch.setenv(name, str(tmp_path))
     assert in_words(OSError(errno.ENOSPC, "No space left on device")).startswith(
