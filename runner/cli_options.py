@@ -209,12 +209,3 @@ def as_setting(option: str, args: Sequence[str]) -> str:
     if not value and after and not after[0].startswith("--") and "=" not in after[0]:
         value = after[0]
     return f"{key}={value or 'VALUE'}"
-
-
-def with_blanks(words: Sequence[str]) -> tuple[str, str] | None:
-    """``("lr = 1e-3", "lr=1e-3")`` for a setting that was typed with blanks around its =; None where none was."""
-    for at, word in enumerate(words):
-        if word.startswith("=") and at:
-            parts = words[at - 1 : at + (2 if word == "=" else 1)]
-            return " ".join(parts), "".join(parts)
-    return None

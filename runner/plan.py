@@ -138,7 +138,7 @@ class Plan:
     folder: PlannedFolder | None = None  # of a command
 
     @property
-    def is_noted(self) -> bool:
+    def records_launch(self) -> bool:
         """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
         return self.detach or self.writes_run
 
@@ -164,45 +164,48 @@ def launch_variable(request: Request, facts: TargetState) -> str:
 
 @dataclass(frozen=True)
 class RemoteRunState:
-    """What the cloud has of a run that is started here, or this machine of one that is started there."""
+    """The same run on the other side of `pull` and `push`: remote for a local start, local for a remote one."""
 
-    target: str  # that it was last on there
-    alive: bool = False
+    target: str  # the last one that it ran on there
+    is_remote: bool
+    is_active: bool = False
     step: int | None = None  # of its newest checkpoint there
-    went_on: bool = False  # a command, whose checkpoints have no steps, was started there since
+    ran_since: bool = False  # a command was started there later; its checkpoints have no steps
 
 
 def refuse_divergence(
     run: str, target: str, step: int | None, other: RemoteRunState, folder: str
 ) -> None:
-    """RunnerError where ``run`` is at work on the other side, or further there than the ``step`` from which ``target``
-    would go on; ``folder`` is the run's on this machine."""
-    if other.alive:
-        raise is_active_elsewhere(run, other.target, target)
-    there, here = ("here", "in the cloud") if target == "cloud" else ("in the cloud", "here")
-    bring = (
-        f"bring that first: `runner {'push' if target == 'cloud' else 'pull'} checkpoints {run}`"
-    )
-    if other.went_on:
-        raise usage(f"run '{run}' went on {there}, and what it kept {here} is older; {bring}")
+    """Raise RunnerError if ``run`` is active on the other side, or has newer checkpoints there.
+
+    ``step`` is the one from which ``target`` would resume, ``folder`` the run's on this machine.
+    """
+    copy = f"runner {'pull' if other.is_remote else 'push'} checkpoints {run}"
+    if other.is_active:
+        raise is_active_elsewhere(run, other.target, copy)
+    if other.ran_since:
+        raise usage(
+            f"run '{run}' has run on {other.target} since, and its files on {target} are older; "
+            f"copy the newer ones first: `{copy}`"
+        )
     if other.step is None or other.step <= (-1 if step is None else step):
         return
     if step is None:
         raise usage(
-            f"run '{run}' is at step {other.step} {there} and has no checkpoint {here}; {bring}"
+            f"run '{run}' is at step {other.step} on {other.target} and has no checkpoint on {target}; "
+            f"copy it first: `{copy}`"
         )
-    way = f"move {folder} away" if target == "cloud" else f"rename {folder}, and take that name up"
+    older = f"rename {folder} and resume that name" if other.is_remote else f"move {folder} away"
     raise usage(
-        f"run '{run}' is at step {other.step} {there} and at step {step} {here}, where it would go on; {bring} "
-        f"(or {way}, to go on from the older one)"
+        f"run '{run}' is at step {other.step} on {other.target} and only at step {step} on {target}; "
+        f"copy the newer checkpoint first: `{copy}` (or {older}, to resume from the older one)"
     )
 
 
-def is_active_elsewhere(run: str, there: str, here: str) -> RunnerError:
-    """The error for a start on ``here`` of a run that is at work on ``there``."""
-    where = "in the cloud" if there == "cloud" else f"on {there}"
-    side = "pull" if there == "cloud" else "push" if here == "cloud" else ""
-    bring = f" then `runner {side} checkpoints {run}`," if side else ""
+def is_active_elsewhere(run: str, target: str, copy: str = "") -> RunnerError:
+    """Return the error for starting a run that is active on ``target``; ``copy`` fetches its checkpoints."""
+    then = f", then `{copy}`," if copy else ""
     return RunnerError(
-        f"run '{run}' is at work {where}; `runner stop {run}` first,{bring} or give another --name"
+        f"run '{run}' is running on {target}; stop it first: `runner stop {run}`{then} "
+        "or start another run with --name"
     )

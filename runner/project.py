@@ -1,84 +1,87 @@
-"""The checkout that the runner acts on: where it is, its recipes, its volumes and its commit."""
+"""The checkout that the runner acts on: its recipes, volumes, commit and .env; and optional packages."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from job.paths import VolumePaths
-from runner.errors import RunnerError
+from runner.errors import RunnerError, usage
 
 COMPOSE_FILE = "docker-compose.yml"
-
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
-
-OUR_CODE = "job/paths.py"
-
 OVERRIDE_COMPOSE_FILE = "docker-compose.override.yml"
+
+MARKER = "job/paths.py"  # with the compose file, it identifies a checkout
 
 INSTALLED = Path(__file__).resolve().parent.parent
 
+GIT_TIMEOUT_S = 20
+
+KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")  # keys that jobs use if the recipe needs them
+
 
 def find_checkout(cwd: Path) -> Path:
-    """The nearest folder at or above ``cwd`` that is a checkout, else the one the runner was installed from.
+    """Return the nearest checkout at or above ``cwd``, else the one that the runner was installed from.
 
-    Raises RunnerError where there is neither.
+    Raises RunnerError if there is neither.
     """
     cwd = cwd.resolve()
     for folder in (cwd, *cwd.parents, INSTALLED):
         if is_checkout(folder):
             return folder
     raise RunnerError(
-        f"{cwd} is in no checkout of the project ({COMPOSE_FILE} and {OUR_CODE} mark one); "
-        "`cd` into yours and type the same again"
+        f"{cwd} is not in a checkout of gpt-runner, which contains {COMPOSE_FILE} and {MARKER}; "
+        "change to your checkout and run the command again"
     )
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether the folder holds the compose file and the code that runs inside: a model/ have others too."""
-    return (folder / COMPOSE_FILE).is_file() and (folder / OUR_CODE).is_file()
+    """Return True if the folder contains the compose file and the code that runs in the container."""
+    return (folder / COMPOSE_FILE).is_file() and (folder / MARKER).is_file()
 
 
 def recipes(checkout: Path) -> dict[str, Path]:
-    """The recipes of ``configs/`` by name."""
+    """Return the recipes of ``configs/`` by name."""
     folder = checkout / "configs"
     found = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder.is_dir() else []
     return {path.stem: path for path in sorted(found) if is_recipe(path)}
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether the file is neither a pipeline nor a sweep, which lie beside the recipes."""
+    """Return True if the file is neither a pipeline nor a sweep."""
     return not (is_pipeline(path) or is_sweep(path))
 
 
 def is_pipeline(path: Path) -> bool:
-    """Whether the file is a pipeline: it has stages."""
+    """Return True if the file is a pipeline: it has stages."""
     return _has_key(path, "stages")
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether the file is a sweep: it has a space."""
+    """Return True if the file is a sweep: it has a space."""
     return _has_key(path, "space")
 
 
 def _has_key(path: Path, key: str) -> bool:
     try:
-        return any(
-            line.startswith(f"{key}:") for line in path.read_text(encoding="utf-8").splitlines()
-        )
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
+    return any(line.startswith(f"{key}:") for line in lines)
 
 
 def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
-    """The three volumes on this machine: the variables if set, else the checkout's ``volumes/``."""
+    """Return the volumes of this machine: the variables if set, else the checkout's ``volumes/``."""
     default = VolumePaths.under(checkout / "volumes")
     return VolumePaths(
         data=Path(environ.get("DATA_PATH") or default.data).absolute(),
@@ -88,9 +91,9 @@ def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
 
 
 def git_state(checkout: Path) -> dict[str, object] | None:
-    """``{"commit": ..., "dirty": ...}``; None without git or outside a repository.
+    """Return ``{"commit": ..., "dirty": ...}``; None without git or outside a repository.
 
-    Dirty means that a tracked file was changed: what git does not know is mostly the user's notes.
+    Dirty means that a tracked file was changed; untracked files are mostly the user's notes.
     """
     commit = _git(checkout, "rev-parse", "HEAD")
     if commit is None:
@@ -105,8 +108,9 @@ def _git(checkout: Path, *arguments: str) -> str | None:
             ["git", *arguments],
             cwd=checkout,
             capture_output=True,
-            text=True,
-            timeout=20,
+            encoding="utf-8",
+            errors="replace",
+            timeout=GIT_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -114,72 +118,110 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+class DotenvLine(NamedTuple):
+    """One assignment, comment or blank of ``.env``; a quoted value may span several lines."""
 
-QUOTED = re.compile(r"""(['"])(.*?)\1(?:\s+#.*|\s*)$""")  # perhaps with a comment behind it
-
-AS_IT_IS = (
-    "surrogateescape"  # a letter that is no UTF-8, in a comment, is written again as it was read
-)
-
-# Keys that jobs can use where the recipe asks for it.
-KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
+    number: int
+    text: str
+    name: str | None
+    value: str | None
+    problem: str  # why its value can't be used; '' if it can
 
 
-def read_dotenv(checkout: Path) -> dict[str, str]:
-    """The variables of ``.env``; empty where there is none."""
-    try:
-        text = (checkout / ".env").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    found = (LINE.match(line) for line in text.splitlines())
-    return {match[1]: _unquoted(match[2]) for match in found if match}
+def read_dotenv(checkout: Path, names: Collection[str] | None = None) -> dict[str, str]:
+    """Return the variables of ``.env`` as Compose reads them; only ``names``, if given.
+
+    Raises RunnerError, exit code 2, for a line that Compose refuses or would read differently.
+    """
+    found = {}
+    for line in _dotenv_lines(checkout):
+        is_wanted = names is None or line.name is None or line.name in names
+        if line.problem and is_wanted:
+            raise usage(f".env:{line.number}: {line.problem}")
+        if line.name is not None and line.value is not None and is_wanted:
+            found[line.name] = line.value
+    return found
+
+
+def dotenv_problems(checkout: Path) -> list[tuple[int, str]]:
+    """Return the line numbers and problems of ``.env``."""
+    return [(line.number, line.problem) for line in _dotenv_lines(checkout) if line.problem]
 
 
 def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
-    """Set ``values`` and keep every other line as it is. True where the file changed.
+    """Set ``values`` in ``.env`` and keep every other line as it is. Returns True if the file changed.
 
-    The new file is whole or not there at all, and nobody but the user may read it where it is new: keys
-    are kept in it.
+    The file is replaced atomically; a new one is readable by the user alone, because it will contain keys.
     """
     path = (checkout / ".env").resolve()
-    before = path.read_text(encoding="utf-8", errors=AS_IT_IS) if path.exists() else ""
-    left = dict(values)
-    lines = []
-    for line in before.splitlines():
-        match = LINE.match(line)
-        if match and match[1] in values:
-            if match[1] in left:
-                lines.append(f"{match[1]}={left.pop(match[1])}")
-        else:
-            lines.append(line)
-    lines += [f"{name}={value}" for name, value in left.items()]
-    after = "\n".join(lines) + "\n"
-    if after == before:
+    before = _dotenv_text(path)
+    remaining = dict(values)
+    text = ""
+    for line in _dotenv_lines(checkout):
+        if line.name not in values:
+            text += line.text
+        elif line.name in remaining:
+            text += f"{line.name}={remaining.pop(line.name)}\n"
+    if text and not text.endswith("\n"):
+        text += "\n"
+    text += "".join(f"{name}={value}\n" for name, value in remaining.items())
+    if text == before:
         return False
-    _replace(path, after)
+    _replace(path, text)
     return True
 
 
 def secret_names(environ: Mapping[str, str], checkout: Path) -> tuple[str, ...]:
-    """Which of the known keys are at hand, in the environment or in ``.env``."""
-    kept = read_dotenv(checkout)
-    return tuple(name for name in KNOWN_SECRETS if environ.get(name) or kept.get(name))
+    """Return the known secrets that are set in the environment or in ``.env``."""
+    dotenv = read_dotenv(checkout, KNOWN_SECRETS)
+    return tuple(name for name in KNOWN_SECRETS if environ.get(name) or dotenv.get(name))
 
 
 def secret_values(
     names: Iterable[str], environ: Mapping[str, str], checkout: Path
 ) -> dict[str, str]:
-    """The values, for the job's environment and nothing else; the environment goes before ``.env``."""
-    kept = read_dotenv(checkout)
-    return {name: environ.get(name) or kept.get(name, "") for name in names}
+    """Return the values, only for the job's environment; the environment overrides ``.env``."""
+    names = tuple(names)
+    dotenv = read_dotenv(checkout, names)
+    return {name: environ.get(name) or dotenv.get(name, "") for name in names}
 
 
-def _unquoted(value: str) -> str:
-    quoted = QUOTED.match(value)
-    if quoted:
-        return quoted[2]
-    return value.split(" #")[0].rstrip()
+def _dotenv_text(path: Path) -> str:
+    try:  # a byte that is not UTF-8, in a comment, is written again as it was read
+        return path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    except OSError:
+        return ""
+
+
+def _dotenv_lines(checkout: Path) -> Iterator[DotenvLine]:
+    from dotenv.parser import parse_stream  # takes 25 ms to import
+
+    for line in parse_stream(io.StringIO(_dotenv_text(checkout / ".env"))):
+        text = line.original.string
+        yield DotenvLine(
+            # A line's text begins with the blank lines before it.
+            line.original.line + len(text) - len(text.lstrip("\n")),
+            text,
+            line.key,
+            line.value,
+            "expected NAME=value; correct or remove the line"
+            if line.error
+            else _ambiguity(line.key, text, line.value),
+        )
+
+
+def _ambiguity(name: str | None, text: str, value: str | None) -> str:
+    """Return why Compose and the runner may read the value differently; '' if they agree."""
+    if name is None or value is None:
+        return ""
+    if any("\udc80" <= letter <= "\udcff" for letter in value):
+        return f"the value of {name} is not UTF-8; save the file as UTF-8"
+    is_single_quoted = text.partition("=")[2].lstrip().startswith("'")
+    if is_single_quoted and "\\" in text:
+        return f"{name}: a backslash in single quotes is read differently by Compose; use double quotes"
+    if "$" in value and not is_single_quoted:
+        return f"{name}: Compose would expand the $; put the value in single quotes"
+    return ""
 
 
 def _replace(path: Path, text: str) -> None:
@@ -187,7 +229,7 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".env.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors=AS_IT_IS) as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -199,16 +241,16 @@ def _replace(path: Path, text: str) -> None:
 
 PROJECT = "gpt-runner"
 
-EXTRA = re.compile(r"""\s*(?:and\s+)?extra\s*==\s*["']([\w-]+)["']""")
+EXTRA_MARKER = re.compile(r"""\s*(?:and\s+)?extra\s*==\s*["']([\w-]+)["']""")
 
 
 def install_line(extra: str) -> str:
-    """``/path/to/python -m pip install 'Jinja2>=3.1' 'matplotlib>=3.9'`` for the extra ``report``."""
+    """Return ``/path/to/python -m pip install 'Jinja2>=3.1' 'matplotlib>=3.9'`` for an extra."""
     return pip_install(*requirements(extra))
 
 
 def pip_install(*words: str) -> str:
-    """The line that installs packages, with their versions or pip's options, into this very Python."""
+    """Return the command that installs packages into the Python that runs the runner."""
     pip = [sys.executable, "-m", "pip", "install"]
     if find_spec("pip") is None:  # an environment that uv made
         pip = ["uv", "pip", "install", "--python", sys.executable]
@@ -216,7 +258,7 @@ def pip_install(*words: str) -> str:
 
 
 def own_requirement(package: str) -> str:
-    """The package in the versions that the runner works with; just the name where the runner is not installed."""
+    """Return the package with the versions that the runner supports; its name if the runner is not installed."""
     try:
         known = requires(PROJECT) or []
     except PackageNotFoundError:
@@ -225,10 +267,10 @@ def own_requirement(package: str) -> str:
 
 
 def requirements(extra: str) -> list[str]:
-    """The extra's packages with their versions; the whole extra where the runner is not installed."""
+    """Return the extra's packages with their versions; the whole extra if the runner is not installed."""
     try:
         known = requires(PROJECT) or []
     except PackageNotFoundError:
         return [f".[{extra}]"]
-    found = [line for line in known if (which := EXTRA.search(line)) and which[1] == extra]
-    return [EXTRA.sub("", line).strip().rstrip(";") for line in found]
+    found = [line for line in known if (m := EXTRA_MARKER.search(line)) and m[1] == extra]
+    return [EXTRA_MARKER.sub("", line).strip().rstrip(";") for line in found]

@@ -1,45 +1,43 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a job is followed: the first asks it to stop, the second ends it."""
+"""Ctrl-C, SIGTERM and SIGHUP while a job is followed: the first asks it to stop, the second kills it."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-if hasattr(signal, "SIGHUP"):
-    SIGNALS.append(signal.SIGHUP)  # the terminal was closed
-
-
-_kept: list[signal.Signals] = []
-
-_before_keeping: dict[signal.Signals, object] = {}
+_held: list[signal.Signals] = []
+_handlers_before: dict[signal.Signals, object] = {}
 
 
-def keep() -> None:
-    """From here on a job is at work that nobody follows yet: a signal is kept, for ``Interrupts`` or ``release``.
-    Without this a Ctrl-C in between would end the runner and leave the job alone."""
-    for which in SIGNALS if not _before_keeping else []:
-        _before_keeping[which] = signal.signal(
-            which, lambda number, _: _kept.append(signal.Signals(number))
+def hold_signals() -> None:
+    """Hold signals from the start of a job until `SignalForwarder` or `release_signals` takes over.
+
+    Without this, a Ctrl-C in between would end the runner and leave the job running.
+    """
+    for which in SIGNALS if not _handlers_before else ():
+        _handlers_before[which] = signal.signal(
+            which, lambda number, _: _held.append(signal.Signals(number))
         )
 
 
-def release() -> list[signal.Signals]:
-    """No longer keep them; those that came."""
-    while _before_keeping:
-        which, before = _before_keeping.popitem()
+def release_signals() -> list[signal.Signals]:
+    """Stop holding signals and return those that were held."""
+    while _handlers_before:
+        which, before = _handlers_before.popitem()
         signal.signal(which, before)  # type: ignore[arg-type]  # what signal() itself returned
-    kept = list(_kept)
-    _kept.clear()
-    return kept
+    held = list(_held)
+    _held.clear()
+    return held
 
 
-class Interrupts:
-    """While entered, ``first(signal)`` is called for the first signal and ``again()`` for each later one.
+class SignalForwarder:
+    """While entered, call ``first(signal)`` for the first signal and ``again()`` for each later one.
 
-    The job must be out of reach of the terminal's own Ctrl-C, else it would get two.
+    The job must not be in the terminal's foreground group, or it would get each Ctrl-C twice.
     """
 
     def __init__(self, first: Callable[[signal.Signals], None], again: Callable[[], None]) -> None:
@@ -50,14 +48,14 @@ class Interrupts:
 
     @property
     def killed(self) -> bool:
-        """Whether it was ended by force."""
+        """Return True if a second signal arrived."""
         return self.count > 1
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> SignalForwarder:
         for which in SIGNALS:
             replaced = signal.signal(which, self._received)
-            self._before[which] = _before_keeping.pop(which, replaced)
-        for which in release():
+            self._before[which] = _handlers_before.pop(which, replaced)
+        for which in release_signals():
             self._received(which, None)
         return self
 
@@ -72,7 +70,9 @@ class Interrupts:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        if self.count == 1:
-            self.first(signal.Signals(number))
-        else:
-            self.again()
+        # A message to a terminal that was closed must not end the runner before the job.
+        with suppress(OSError, ValueError):
+            if self.count == 1:
+                self.first(signal.Signals(number))
+            else:
+                self.again()

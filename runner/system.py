@@ -1,8 +1,9 @@
-"""What this machine has: an engine, compose, GPUs. Each is asked once, and late."""
+"""External programs of this machine: subprocesses, the Docker engine, Compose, GPUs; and polling."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -14,13 +15,13 @@ from typing import Any
 
 from runner.errors import RunnerError
 
-# Seconds. An engine that is starting up answers late; one that hangs must not hang us.
-PATIENCE = 20.0
+COMMAND_TIMEOUT_S = 20.0  # an engine that is starting up answers late
+POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
 class CompletedCommand:
-    """What a program said."""
+    """The exit status and output of a program."""
 
     code: int
     out: str
@@ -28,41 +29,41 @@ class CompletedCommand:
 
     @property
     def last_line(self) -> str:
-        """Its last words, for an error of ours."""
+        """Return the last line of the output, for an error message."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return lines[-1].strip() if lines else f"exit status {self.code}"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The Docker engine, or in ``problem`` why there is none."""
+    """The Docker engine; ``problem`` says why none is available."""
 
     version: str = ""
     runtimes: tuple[str, ...] = ()
     problem: str = ""
-    clock: str = ""  # as it tells the time, ISO 8601
+    clock: str = ""  # its system time, ISO 8601
 
 
 @dataclass
 class System:
-    """``environ`` gives PATH and DOCKER_HOST; nothing is remembered between two Machines."""
+    """Programs found through ``environ``'s PATH; each property asks once and caches the answer."""
 
     environ: Mapping[str, str] = field(repr=False)
 
     def program(self, name: str) -> str | None:
-        """Its path; None where it isn't installed."""
+        """Return the program's path; None if it is not installed."""
         return shutil.which(name, path=self.environ.get("PATH"))
 
     def call(
         self,
         command: Sequence[str],
         cwd: Path | None = None,
-        patience: float = PATIENCE,
-        more: Mapping[str, str] | None = None,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        extra_env: Mapping[str, str] | None = None,
     ) -> CompletedCommand:
-        """Run a program to its end and keep what it says; 127 where it isn't there, 124 where it hangs.
+        """Run a program and capture its output.
 
-        ``patience`` is in seconds, ``more`` are further variables.
+        The exit status is 127 if it is not installed, 126 if it can't start, 124 if it times out.
         """
         program = self.program(command[0])
         if program is None:
@@ -71,90 +72,88 @@ class System:
             done = subprocess.run(
                 [program, *command[1:]],
                 cwd=cwd,
-                env={**self.environ, **(more or {})},
+                env={**self.environ, **(extra_env or {})},
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 stdin=subprocess.DEVNULL,
-                timeout=patience,
+                timeout=timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return CompletedCommand(
-                124, "", f"{' '.join(command[:2])} did not answer within {patience:.0f} s"
-            )
+            words = " ".join(command[:2])
+            return CompletedCommand(124, "", f"{words} did not answer within {timeout_s:.0f} s")
         except OSError as error:
             return CompletedCommand(126, "", str(error))
         return CompletedCommand(done.returncode, done.stdout, done.stderr)
 
     @cached_property
     def engine(self) -> Engine:
-        """Whether an engine answers, and what it offers."""
+        """Return the Docker engine."""
         if self.program("docker") is None:
             return Engine(problem="docker is not installed")
         answer = self.call(["docker", "info", "--format", "{{json .}}"])
-        tree = self._info(answer)
-        if not tree.get("ServerVersion"):
-            errors = tree.get("ServerErrors") or [answer.last_line]
+        info = _parse_object(answer.out)
+        if not info.get("ServerVersion"):
+            errors = info.get("ServerErrors") or [answer.last_line]
             return Engine(problem=f"no Docker engine answers: {str(errors[0]).strip()}")
-        devices = [str(device.get("ID", "")) for device in tree.get("DiscoveredDevices") or []]
+        devices = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or []]
         cdi = ["nvidia"] if any("nvidia.com/gpu" in device for device in devices) else []
         return Engine(
-            str(tree["ServerVersion"]),
-            (*(tree.get("Runtimes") or {}), *cdi),
-            clock=str(tree.get("SystemTime") or ""),
+            str(info["ServerVersion"]),
+            (*(info.get("Runtimes") or {}), *cdi),
+            clock=str(info.get("SystemTime") or ""),
         )
 
     @cached_property
     def compose(self) -> tuple[str, ...] | None:
-        """The words that call compose: the plugin where docker has it, else the program of its own."""
+        """Return the command of Compose: the docker plugin, else the program docker-compose."""
         if self.program("docker") and self.call(["docker", "compose", "version"]).code == 0:
             return ("docker", "compose")
         return ("docker-compose",) if self.program("docker-compose") else None
 
     @cached_property
     def compose_version(self) -> str:
-        """As it says it, for example 1.29.2."""
+        """Return the version of Compose, such as 1.29.2."""
         if self.compose is None:
             return ""
         return self.call([*self.compose, "version", "--short"]).out.strip().removeprefix("v")
 
     @cached_property
     def gpus(self) -> list[str]:
-        """The names of the NVIDIA GPUs, as nvidia-smi lists them."""
+        """Return the names of the NVIDIA GPUs, as nvidia-smi lists them."""
         answer = self.call(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-        return (
-            [line.strip() for line in answer.out.splitlines() if line.strip()]
-            if answer.code == 0
-            else []
-        )
+        if answer.code:
+            return []
+        return [line.strip() for line in answer.out.splitlines() if line.strip()]
 
     @property
     def engine_gives_gpus(self) -> bool:
-        """Whether a container can have them: there are some, and the container toolkit is installed."""
+        """Return True if containers can use the GPUs: the NVIDIA Container Toolkit is installed."""
         toolkit = (
             "nvidia" in self.engine.runtimes
             or self.program("nvidia-container-runtime-hook") is not None
         )
         return bool(self.gpus) and toolkit
 
-    @staticmethod
-    def _info(answer: CompletedCommand) -> dict[str, Any]:
-        try:
-            tree = json.loads(answer.out)
-        except ValueError:
-            return {}
-        return tree if isinstance(tree, dict) else {}
+
+def is_container_id(host: str) -> bool:
+    """Return True if a host name is a container's: the first 12 digits of its id."""
+    return re.fullmatch(r"[0-9a-f]{12}", host) is not None
 
 
-# Seconds between two looks: short against a checkpoint, long against a look's cost.
-PAUSE = 0.1
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Look until ``condition`` holds. Raises RunnerError with the text ``otherwise`` after ``seconds``."""
-    end = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) -> None:
+    """Poll ``condition`` until it holds. Raises RunnerError with ``message`` after ``timeout_s``."""
+    end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
-            raise RunnerError(otherwise)
-        time.sleep(PAUSE)
+            raise RunnerError(message)
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return {}
+    return tree if isinstance(tree, dict) else {}

@@ -1,8 +1,8 @@
-"""What a target is: a place where jobs are done. Everything else in the runner knows only this.
+"""The contract between the runner and a target: protocols, capabilities and the values they exchange.
 
-A launch goes facts → plan → start → follow. ``facts`` looks and changes nothing; ``plan`` is pure; ``start``
-and ``stop`` are the only ones with effects. ``runs`` and ``files`` also answer for a run that is dead, on
-another day and from another terminal, because they read the volume.
+A launch goes ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``inspect`` changes nothing, ``plan`` is pure;
+only ``start`` and ``stop`` have effects. `RunSource` reads runs from their volume, so it also answers for runs
+that were lost and for runs that another terminal started.
 """
 
 from __future__ import annotations
@@ -11,35 +11,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from job.paths import VolumePaths
 from job.run_record import RunStatus
 from runner.errors import did_you_mean, usage
 from runner.plan import Plan, TargetState
 from runner.request import Request, TargetOptions
 
-if TYPE_CHECKING:
-    from runner.console import CliContext
-
 
 @dataclass(frozen=True)
 class LaunchHandle:
-    """A job that was started. ``id`` is the target's own name for it: a process, a container, a call.
-
-    ``started`` is in seconds since the epoch. ``identity`` tells the process apart from a later one with the
-    same number; ``machine`` is where it is, for an id that means nothing elsewhere.
-    """
+    """A started job. ``launch.json`` in the run's folder holds it."""
 
     run: str
     target: str
     job: str
-    id: str
-    started: float
+    id: str  # the target's own: a process, a container, a function call
+    started: float  # seconds since the epoch
     detached: bool = False
     gpus: int = 1
     device: str | None = None
-    machine: str = ""
-    identity: str = ""
+    location: str = ""  # the machine or app that the id belongs to
+    identity: str = ""  # distinguishes the process from a later one with the same number
     target_options: TargetOptions = field(default_factory=TargetOptions)  # without secrets
 
 
@@ -98,109 +92,131 @@ class VolumeEntry:
 
 
 class VolumeFiles(Protocol):
-    """Reading one volume of a target. Paths are relative to it, with ``/``."""
+    """Read one volume of a target. Paths are relative to the volume and use ``/``."""
 
     def size(self, path: str) -> int | None:
-        """Bytes in the file; None where it isn't there."""
+        """Return the file's size in bytes; None if there is no such file."""
         ...
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """At most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
         ...
 
     def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """What the folder holds, by name, not what its folders hold. Raises FileNotFoundError."""
+        """Yield what the folder contains, sorted by name. Raises FileNotFoundError."""
         ...
 
 
-class Target(Protocol):
-    """One place. A file under runner/targets/ whose name is the target's and which has
-    ``def open_target(env: Environment, checkout: Path) -> Target``."""
+class RunSource(Protocol):
+    """Read the runs of one target, or the copies of them that were pulled."""
 
     name: str
-    poll_interval_s: float  # between two looks at a run that is followed
-
-    def facts(self, request: Request) -> TargetState:
-        """Look at what is there. Raises RunnerError where the place can't be used at all."""
-        ...
-
-    def plan(self, request: Request, facts: TargetState) -> Plan:
-        """``make_plan`` and what only this target knows. Pure."""
-        ...
-
-    def start(self, plan: Plan) -> LaunchHandle:
-        """Start it; with ``plan.detach`` it outlives this process. Raises RunnerError."""
-        ...
-
-    def follow(self, started: LaunchHandle) -> int | None:
-        """Wait for what ``start`` of this object started, passing signals on; the job's own exit status,
-        128 + n for one that signal n ended. None where it goes on and the user, who was told so, is left alone."""
-        ...
-
-    def stop(self, run: str, now: bool = False) -> bool:
-        """Have the run write a checkpoint and end, and wait for it; with ``now`` kill it. False where nothing
-        of that name is at work."""
-        ...
+    poll_interval_s: float  # between two polls of a run that is followed
 
     def runs(self) -> Iterable[RunInfo]:
-        """Every run whose last attempt was here."""
+        """Return every run whose last attempt was on this target. Raises RunnerError if it is offline."""
         ...
 
     def state(self, run: str) -> RunInfo | None:
-        """How one run stands, without a look at the others; None where its last attempt was not here."""
+        """Return the state of one run; None if its last attempt was not on this target."""
         ...
 
     def launched(self, run: str) -> LaunchHandle | None:
-        """What the runner started last under this name here."""
+        """Return the last launch of the run on this target."""
         ...
 
     def output(self, run: str, lines: int) -> list[str]:
-        """The last lines that the job printed outside its log: all there is where it died before it had one."""
+        """Return the last lines that the job printed outside its log."""
         ...
 
     def files(self, volume: str) -> VolumeFiles:
-        """The volume ``data``, ``checkpoints`` or ``cache``."""
+        """Return the volume ``data``, ``checkpoints`` or ``cache``."""
+        ...
+
+
+class Target(RunSource, Protocol):
+    """Run jobs in one place. To add a target: one module with ``open_target``, one line in TARGET_MODULES."""
+
+    volumes: VolumePaths  # the volumes' folders on this machine
+    bills: bool  # its machines cost money
+    has_remote_volumes: (
+        bool  # its volumes are not the folders of this machine; `pull` and `push` copy
+    )
+    default_parallel_trials: int  # trials of a sweep that run at once
+
+    def is_configured(self) -> bool:
+        """Return True if the account that the target needs is set up on this machine."""
+        ...
+
+    def check_configured(self) -> None:
+        """Raise RunnerError, with the command that sets the account up, if it is not."""
+        ...
+
+    def mirror(self) -> RunSource | None:
+        """Return the pulled copies of this target's runs; None if its volumes are on this machine."""
+        ...
+
+    def inspect(self, request: Request) -> TargetState:
+        """Return what a plan needs to know. Raises RunnerError if the target can't be used at all."""
+        ...
+
+    def plan(self, request: Request, state: TargetState) -> Plan:
+        """Return ``make_plan`` with the target's own additions. Pure."""
+        ...
+
+    def start(self, plan: Plan) -> LaunchHandle:
+        """Start the job; with ``plan.detach`` it outlives this process. Raises RunnerError."""
+        ...
+
+    def follow(self, started: LaunchHandle) -> int | None:
+        """Wait for a job that this object started, passing signals on to it.
+
+        Returns the job's exit status, 128 + n if signal n ended it; None if the user left it running.
+        """
+        ...
+
+    def stop(self, run: str, force: bool = False) -> bool:
+        """Let the run write a checkpoint and end, and wait; ``force`` kills it. False if it is not active."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalVolume:
-    """``Files`` over ``root``."""
+    """`VolumeFiles` of a folder on this machine."""
 
     root: Path
 
     def size(self, path: str) -> int | None:
-        """Bytes in the file; None where it isn't there."""
+        """Return the file's size in bytes; None if there is no such file."""
         try:
-            return self._at(path).stat().st_size
+            return self._resolve(path).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """At most ``length`` bytes from ``start``."""
-        with self._at(path).open("rb") as file:
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        with self._resolve(path).open("rb") as file:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
     def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """What the folder holds, by name."""
-        folder = self._at(path)
-        for child in sorted(folder.iterdir()):
+        """Yield what the folder contains, sorted by name. Raises FileNotFoundError."""
+        for child in sorted(self._resolve(path).iterdir()):
             try:
                 stat = child.lstat()
-            except FileNotFoundError:  # a temporary file has its final name by now
+            except FileNotFoundError:  # a temporary file that was renamed since
                 continue
             yield VolumeEntry(
                 child.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime, child.is_dir()
             )
 
-    def _at(self, path: str) -> Path:
+    def _resolve(self, path: str) -> Path:
         if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise usage(f"{path} leaves the volume; give a path inside it")
+            raise usage(f"{path} is outside the volume; give a path inside it")
         return self.root / path
 
 
-# Imported at the first use: the implementations import this module, and Modal's is slow to load.
+# Imported by name at the first use: the implementations import this module, and modal loads slowly.
 TARGET_MODULES = {
     "host": "runner.targets.host",
     "local": "runner.targets.compose",
@@ -220,28 +236,35 @@ def options_from_json(target: str, tree: Mapping[str, Any]) -> TargetOptions:
     return options
 
 
+class OpenTargets(Protocol):
+    """The part of the command line's context that holds the targets."""
+
+    targets: dict[str, Target]
+    only_given_targets: bool
+
+
 def target_names() -> list[str]:
-    """Return the names that the command line gives the targets."""
+    """Return the names of the targets, sorted."""
     return sorted(TARGET_MODULES)
 
 
-def open_target(name: str, cli: CliContext, checkout: Path) -> Target:
-    """The target ``name``, imported and opened once. Raises RunnerError, exit code 2, for a wrong name."""
+def open_target(name: str, cli: OpenTargets, checkout: Path) -> Target:
+    """Return the target ``name``, opened once. Raises RunnerError, exit code 2, for an unknown name."""
     if name not in cli.targets:
         names = target_names()
         if name not in names:
-            raise usage(
-                f"there is no target '{name}'{did_you_mean(name, names) or '; there are ' + ', '.join(names)}"
-            )
+            hint = did_you_mean(name, names) or f"; the targets are {', '.join(names)}"
+            raise usage(f"unknown target '{name}'{hint}")
         cli.targets[name] = import_module(TARGET_MODULES[name]).open_target(cli, checkout)
     return cli.targets[name]
 
 
-def all_targets(cli: CliContext, checkout: Path) -> list[Target]:
-    """Every target; one that a test put into the environment stands for all of that name."""
-    names = (
-        sorted({*target_names(), *cli.targets})
-        if not cli.only_given_targets
-        else sorted(cli.targets)
-    )
-    return [open_target(name, cli, checkout) for name in names]
+def all_targets(cli: OpenTargets, checkout: Path) -> list[Target]:
+    """Return every target; those that a test put into ``cli`` replace the real ones."""
+    names = set(cli.targets) if cli.only_given_targets else {*target_names(), *cli.targets}
+    return [open_target(name, cli, checkout) for name in sorted(names)]
+
+
+def remote_targets(cli: OpenTargets, checkout: Path) -> list[Target]:
+    """Return the targets whose volumes are not on this machine."""
+    return [target for target in all_targets(cli, checkout) if target.has_remote_volumes]

@@ -37,12 +37,12 @@ def command(
     cli: CliContext, runs: tuple[str, ...], axis: Any, png: str | None, as_json: bool
 ) -> int:
     from runner.errors import usage
-    from runner.runs.find import runs_named
+    from runner.runs.find import match_names
     from runner.runs.history import read_runs
     from runner.views.charts import is_png, need_matplotlib
     from runner.views.compare import as_png, on_terminal, table, to_json
 
-    names = runs_named(cli, runs)
+    names = match_names(cli, runs)
     if len(set(names)) < 2 or len(set(names)) < len(names):
         alone = (
             f" ('{runs[0]}' fits {names[0]} alone)"

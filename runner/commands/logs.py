@@ -28,7 +28,7 @@ def command(cli: CliContext, run: str, follow: bool, lines: int | None, since: s
     from runner.runs.find import find_run
 
     found = find_run(cli, run)
-    files, path = found.target.files("checkpoints"), f"{run}/log.txt"
+    files, path = found.source.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
     if since and text and not run_log.has_times(text):
         raise usage(
@@ -41,14 +41,14 @@ def command(cli: CliContext, run: str, follow: bool, lines: int | None, since: s
     cli.write(text, newline=False)
 
     def alive() -> bool:
-        state = found.target.state(run)
+        state = found.source.state(run)
         return state is not None and state.alive
 
     if follow:
-        for piece in run_log.follow(files, path, end, alive, found.target.poll_interval_s):
+        for piece in run_log.follow(files, path, end, alive, found.source.poll_interval_s):
             cli.write(piece, newline=False)
     if files.size(path) is None:  # it died before it had a log, or is a job that keeps none
-        output = found.target.output(run, lines if lines is not None else 1000)
+        output = found.source.output(run, lines if lines is not None else 1000)
         if not output and not found.state.alive:
             raise not_found(f"run '{run}' has no log; `runner status {run}` shows how it stands")
         for line in output:

@@ -36,7 +36,7 @@ def command(cli: CliContext, run: str, as_json: bool) -> int:
     if state.status == RunStatus.LOST or (
         state.status == RunStatus.FAILED and state.reason is None
     ):
-        for line in found.target.output(run, 10):
+        for line in found.source.output(run, 10):
             cli.info(f"  {line}")
     if (cap := endings.limit_message(run, state.left_by)) and not state.is_copy:
         cli.info(cap)

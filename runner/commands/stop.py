@@ -20,16 +20,13 @@ def command(cli: CliContext, run: str, now: bool) -> int:
     from runner.runs.find import find_run
 
     found = find_run(cli, run)
-    if found.state.is_copy:
-        raise RunnerError(
-            f"run '{run}' was last in the cloud, which does not answer for it; here is only the copy that was pulled"
-        )
+    found.check_reachable()
     if not found.state.alive:
         cli.info(f"run '{run}' is not at work; it is {found.state.status}")
         return 0
     saves = "; it writes a checkpoint first" if found.state.job == "train" and not now else ""
     cli.info(f"stopping run '{run}' on {found.target.name}{saves}")
-    if not found.target.stop(run, now):
+    if not found.target.stop(run, force=now):
         raise RunnerError(
             f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"
         )

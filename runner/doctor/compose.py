@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from runner.doctor.base import CheckContext, Finding
 from runner.errors import RunnerError
 from runner.project import COMPOSE_FILE, GPU_COMPOSE_FILE
-from runner.targets.compose_project import Compose
+from runner.targets.compose_project import ComposeProject
 
 ORDER = 20
 
@@ -40,7 +40,7 @@ def check(scene: CheckContext) -> Iterator[Finding]:
 
 def _reads(scene: CheckContext) -> Iterator[Finding]:
     try:
-        services = Compose(scene.machine, scene.checkout).services
+        services = ComposeProject(scene.machine, scene.checkout).services
     except RunnerError as error:
         message = error.message.partition(";")[0]
         yield Finding("error", message, "docker compose config", file=COMPOSE_FILE)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from runner.doctor.base import CheckContext, Finding
 from runner.errors import RunnerError
-from runner.targets.compose_project import Compose
+from runner.targets.compose_project import ComposeProject
 
 ORDER = 30
 
@@ -42,7 +42,7 @@ def check(scene: CheckContext) -> Iterator[Finding]:
 def _in_a_container(scene: CheckContext, count: int) -> Finding:
     """The toolkit can be there and not work (another driver, no rights): a container of ours is asked."""
     try:
-        image = Compose(scene.machine, scene.checkout).built_image("train")
+        image = ComposeProject(scene.machine, scene.checkout).built_image("train")
     except RunnerError:  # a finding of its own, of another check
         image = None
     if image is None:
@@ -60,7 +60,7 @@ def _in_a_container(scene: CheckContext, count: int) -> Finding:
         "--entrypoint",
         "nvidia-smi",
     ]
-    answer = scene.machine.call([*words, image, "-L"], patience=PATIENCE)
+    answer = scene.machine.call([*words, image, "-L"], timeout_s=PATIENCE)
     seen = sum(line.startswith("GPU ") for line in answer.out.splitlines())
     if answer.code or not seen:
         return Finding(

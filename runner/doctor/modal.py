@@ -36,7 +36,9 @@ def check(scene: CheckContext) -> Iterator[Finding]:
     # A process of its own can be ended after PATIENCE whatever it waits for, and leaves modal out of this one.
     python_path = {"PYTHONPATH": f"{INSTALLED}:{scene.environ.get('PYTHONPATH', '')}".rstrip(":")}
     answer = scene.machine.call(
-        [sys.executable, "-m", "runner.targets.modal.diagnose"], patience=PATIENCE, more=python_path
+        [sys.executable, "-m", "runner.targets.modal.diagnose"],
+        timeout_s=PATIENCE,
+        extra_env=python_path,
     )
     if answer.code == 124:
         yield Finding(

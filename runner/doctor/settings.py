@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from runner.doctor.base import CheckContext, Finding, Severity
-from runner.project import LINE
-from runner.targets.compose_project import write_all, wrong
+from runner.project import dotenv_problems
+from runner.targets.compose_project import write_settings, wrong_settings
 
 ORDER = 50
 
@@ -16,18 +16,12 @@ def check(scene: CheckContext) -> Iterator[Finding]:
         remedy = "`runner local` writes it, and so does runner doctor --fix"
         yield Finding(severity, ".env is missing", remedy, ".env")
         return
-    for number, line in enumerate(
-        (scene.checkout / ".env").read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
-        if line.strip() and not line.lstrip().startswith("#") and not LINE.match(line):
-            yield Finding(
-                "error",
-                "not NAME=value; compose refuses the whole file",
-                "correct the line",
-                ".env",
-                number,
-            )
-    names = wrong(scene.machine, scene.checkout)
+    problems = dotenv_problems(scene.checkout)
+    for number, problem in problems:
+        yield Finding("error", problem, "correct the line", ".env", number)
+    if problems:
+        return
+    names = wrong_settings(scene.machine, scene.checkout)
     if names:
         yield Finding(
             "error",
@@ -41,4 +35,4 @@ def check(scene: CheckContext) -> Iterator[Finding]:
 
 def fix(scene: CheckContext) -> Iterator[str]:
     """Write the variables; every other line, such as a key, stays."""
-    yield from write_all(scene.machine, scene.checkout)
+    yield from write_settings(scene.machine, scene.checkout)

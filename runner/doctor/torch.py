@@ -28,7 +28,7 @@ def check(scene: CheckContext) -> Iterator[Finding]:
 def _sees_gpus(scene: CheckContext) -> Finding:
     """Asked in a process of its own, as importing torch takes seconds; only where there is a GPU to see."""
     code = "import torch; print(torch.cuda.device_count(), torch.__version__, torch.version.cuda)"
-    answer = scene.machine.call([sys.executable, "-c", code], patience=60)
+    answer = scene.machine.call([sys.executable, "-c", code], timeout_s=60)
     if answer.code != 0:
         return Finding(
             "error", f"torch can't be imported: {answer.last_line}", install_line("train")

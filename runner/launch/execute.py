@@ -18,11 +18,10 @@ from runner.plan import Plan
 from runner.planning.show import show
 from runner.project import find_checkout
 from runner.request import LaunchArguments, Request, TargetOptions
-from runner.runs.divergence import look_on_other_side
+from runner.runs.divergence import locate_missing_run
 from runner.runs.endings import exit_message, runner_status
-from runner.signals import release
+from runner.signals import release_signals
 from runner.target import LaunchHandle, RunInfo, Target, open_target
-from runner.targets.modal.account import is_set_up
 
 WORD = "pipeline"  # in the place of a job
 
@@ -42,7 +41,7 @@ def launch(
 
         return run_pipeline(cli, target, line, checkout, options)
     # Without a Modal account there is no run there yet, and the plan can be shown all the same.
-    known = files if target.name != "cloud" or is_set_up(cli.environ) else None
+    known = files if target.is_configured() else None
     if names_experiment(line.words):
         request = experiment_request(line, cli.cwd, known, options)
     elif line.is_command:
@@ -51,7 +50,7 @@ def launch(
         try:
             request = read_request(line, checkout, cli.cwd, known, options)
         except NoSuchRun as error:
-            raise look_on_other_side(cli, checkout, target.name, line.words, error) from None
+            raise locate_missing_run(cli, checkout, target, line.words, error) from None
     return run_request(cli, target, request, line)
 
 
@@ -59,7 +58,7 @@ def run_request(
     cli: CliContext, target: Target, request: Request, line: LaunchArguments
 ) -> ExitStatus:
     """The part of a launch that follows once it is known what is wanted."""
-    facts = target.facts(request)
+    facts = target.inspect(request)
     if (
         request.experiment is not None
         and facts.record is not None
@@ -118,7 +117,7 @@ def run_plan(cli: CliContext, target: Target, plan: Plan) -> ExitStatus:
             target.stop(plan.run)
         raise
     finally:
-        release()
+        release_signals()
     if code is None:  # it goes on, and the user knows
         return ExitStatus.INTERRUPTED
     state = _recorded(target, plan, started) if plan.writes_run and code else None

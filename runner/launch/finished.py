@@ -9,9 +9,9 @@ from job.exit_status import ExitStatus
 from job.run_end import how_it_ended
 from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
-from runner.launch.parse import listing
 from runner.plan import TargetState
 from runner.request import Request
+from runner.runs.store import listing
 from runner.target import VolumeFiles
 
 

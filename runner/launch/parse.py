@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from job.pretrained import FINEWEB
 from job.run_record import RUN_NAME
-from runner.cli_options import with_blanks
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job
 from runner.paths import absolute, path_in, replace_path
 from runner.project import is_pipeline, is_sweep, recipes
 from runner.request import LaunchArguments, Request, TargetOptions
-from runner.target import VolumeEntry, VolumeFiles
-
-if TYPE_CHECKING:
-    from job.recipe import Recipe
+from runner.runs.store import recipe_of, run_names
+from runner.target import VolumeFiles
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -62,7 +57,7 @@ def read_request(
         job,
         run,
         overrides=overrides,
-        settings=settings_of_run(files, run, overrides) if files is not None else None,
+        settings=recipe_of(files, run, overrides) if files is not None else None,
         device=line.device,
         into=(cwd / Path(line.into).expanduser()).absolute() if line.into else None,
         choices=_file_of(line.choices, cwd) if line.choices else None,
@@ -111,54 +106,6 @@ def find_run(name: str | None, files: VolumeFiles) -> str:
         guess = did_you_mean(name, names) or "; `runner runs` lists them"
         raise NoSuchRun(name, f"there is no run '{name}'{guess}")
     return name or names[0]
-
-
-def run_names(files: VolumeFiles, with_recipe: bool = False) -> list[str]:
-    """The runs in a checkpoints volume that have a record, newest first; those of commands and experiments have
-    no recipe."""
-    found = []
-    for folder in listing(files):
-        inside = (
-            {e.path: e.modified for e in listing(files, folder.path)} if folder.is_folder else {}
-        )
-        began = inside.get(f"{folder.path}/run.json")
-        if began is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in inside):
-            found.append((began, folder.path))
-    return [name for _, name in sorted(found, reverse=True)]
-
-
-def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
-    """What a folder of a volume holds; nothing where it isn't there."""
-    try:
-        return list(files.entries(path))
-    except FileNotFoundError:
-        return []
-
-
-def settings_of_run(
-    files: VolumeFiles, run: str, overrides: tuple[str, ...] = (), section: str = "sample"
-) -> Recipe | None:
-    """The recipe that the run wrote down, with ``overrides`` by the job that reads them (``section``: job/recipe.py); None
-    where it wrote none yet."""
-    from job.recipe import RecipeError, load
-
-    name = f"{run}/recipe.yaml"
-    if files.size(name) is None:
-        return None
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "recipe.yaml"
-        copy.write_bytes(files.read(name))
-        try:
-            return load(copy, overrides, section)
-        except RecipeError as error:
-            raise RecipeError(str(error).replace(str(copy), name)) from None
-
-
-def settings_begun_with(files: VolumeFiles, request: Request) -> Recipe | None:
-    """What the run that a training would go on with was begun with; None where none was begun."""
-    if request.job.name != "train" or request.settings is None:
-        return None
-    return settings_of_run(files, request.run)
 
 
 def _measurement(
@@ -315,6 +262,15 @@ def classify_args(
     if len(rest) > 1:
         raise usage(f"two recipes, '{rest[0]}' and '{rest[1]}'; a run has one")
     return ParsedArgs(jobs[0] if jobs else "train", rest[0] if rest else None, tuple(overrides))
+
+
+def with_blanks(words: Sequence[str]) -> tuple[str, str] | None:
+    """``("lr = 1e-3", "lr=1e-3")`` for a setting that was typed with blanks around its =; None where none was."""
+    for at, word in enumerate(words):
+        if word.startswith("=") and at:
+            parts = words[at - 1 : at + (2 if word == "=" else 1)]
+            return " ".join(parts), "".join(parts)
+    return None
 
 
 def looks_like_path(word: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.errors import usage
 from runner.jobs import COMMAND
-from runner.launch.parse import NO_OPTIONS, check_run_name, listing
+from runner.launch.parse import NO_OPTIONS, check_run_name
 from runner.request import (
     LaunchArguments,
     Request,
@@ -22,6 +22,7 @@ from runner.request import (
     read_persist_options,
     run_name,
 )
+from runner.runs.store import listing
 from runner.target import VolumeFiles
 
 NO_SETUP = "none"  # as the one --setup: not even the folder's requirements.txt

@@ -175,10 +175,10 @@ def _step(
         resume_with=stage.resume_with,
         resume_if=stage.resume_if,
     )
-    options = _options(stage, line_options) if target.name == "cloud" else line_options
+    options = _options(stage, line_options) if target.bills else line_options
     run = f"{line.name or pipeline.name}-{name}"
     request = Request(COMMAND, run, target_options=options, command=command)
-    has_gpu = stage.gpu is not None if target.name == "cloud" else bool(target.facts(request).gpus)
+    has_gpu = stage.gpu is not None if target.bills else bool(target.inspect(request).gpus)
     command = replace(command, words=stage.words(has_gpu))
     request = replace(request, command=command)
     files = target.files("checkpoints")
@@ -243,7 +243,7 @@ def _is_there(target: Target, path: str, command: UserCommand, run: str) -> bool
 
 
 def _plan(target: Target, request: Request) -> Plan:
-    return target.plan(request, target.facts(request))
+    return target.plan(request, target.inspect(request))
 
 
 def _one_question(planned: list[tuple[Step, Plan]]) -> str | None:

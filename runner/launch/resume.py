@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.jobs import COMMAND, EXPERIMENT, JOBS, RESUMABLE_JOBS
-from runner.launch.parse import NO_OPTIONS, settings_of_run
+from runner.launch.parse import NO_OPTIONS
 from runner.launch.parse_command import command_of_run
 from runner.launch.parse_experiment import experiment_request
-from runner.project import find_checkout, volumes
+from runner.project import find_checkout
 from runner.request import LaunchArguments, Request, TargetOptions, experiment_from_record
-from runner.runs.find import ResolvedRun, find_run, refuse_a_second
-from runner.runs.store import record_of
+from runner.runs.find import ResolvedRun, find_run, refuse_if_active_elsewhere
+from runner.runs.store import recipe_of, record_of
 from runner.target import Target, open_target
-from runner.targets.modal.account import need_token
 
 if TYPE_CHECKING:
     from runner.target import Target
@@ -36,11 +35,8 @@ def resume_request(
         raise usage(f"'{wrong[0]}' is no key=value; `runner resume` takes up one run")
     run = line.name or ""
     found = find_run(cli, run)
-    if found.state.is_copy and on is None:
-        raise RunnerError(
-            f"run '{run}' was last in the cloud, which does not answer for it; to go on from the copy that was "
-            f"pulled: `runner resume {run} --on host`"
-        )
+    if on is None:
+        found.check_reachable()
     if found.state.job == EXPERIMENT.name:
         return resume_experiment(cli, line, found, overrides, on, options)
     if found.state.job not in RESUMABLE_JOBS:
@@ -49,18 +45,17 @@ def resume_request(
         )
     checkout = find_checkout(cli.cwd)
     target = open_target(on, cli, checkout) if on else found.target
-    if target.name == "cloud":
-        need_token(cli.environ)
-    refuse_a_second(found, target)
-    if target.name != "cloud":
+    target.check_configured()
+    refuse_if_active_elsewhere(found, target)
+    if not target.bills:
         line = replace(line, gpu=_number(options.gpu))
         options = replace(options, gpu=None)
         refuse_options(target, options)
     if found.state.job == COMMAND.name:
         return target, _command_again(found, target, line, overrides, options)
-    settings = settings_of_run(target.files("checkpoints"), run, overrides, section="train")
+    settings = recipe_of(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and target is not found.target:
-        raise RunnerError(_not_there(run, found.target.name, target.name))
+        raise RunnerError(_not_there(run, found.target, target))
     if settings is None and found.state.attempts:
         raise RunnerError(
             f"the recipe.yaml of run '{run}' is gone, which it would go on with; put it back into its folder, or train "
@@ -71,7 +66,7 @@ def resume_request(
             f"run '{run}' has no recipe yet: it ended before it began; start it again with "
             f"`runner {target.name} RECIPE --name {run}`"
         )
-    folder = volumes(checkout, cli.environ if target.name == "host" else {}).run(run)
+    folder = target.volumes.run(run)
     machine = previous_resources(target, run, line.gpu, line.device, options)
     return target, Request(
         JOBS["train"],
@@ -102,7 +97,7 @@ def _command_again(
         )
     command = command_of_run(target.files("checkpoints"), run)
     if command is None and target is not found.target:
-        raise RunnerError(_not_there(run, found.target.name, target.name))
+        raise RunnerError(_not_there(run, found.target, target))
     if command is None:
         raise RunnerError(
             f"run '{run}' ended before it began; start it again with the line that started it"
@@ -134,10 +129,12 @@ def _number(word: str | None) -> int | None:
     return int(word)
 
 
-def _not_there(run: str, last: str, target: str) -> str:
-    if last == "cloud":
-        return f"run '{run}' is in the cloud and not here; bring it first: runner pull checkpoints {run}"
-    return f"run '{run}' is not on {target}; bring it there first: runner push checkpoints {run}"
+def _not_there(run: str, last: Target, target: Target) -> str:
+    command = "pull" if last.has_remote_volumes else "push"
+    return (
+        f"run '{run}' is on {last.name}, not on {target.name}; copy it first: "
+        f"`runner {command} checkpoints {run}`"
+    )
 
 
 CPU = "cpu"
@@ -160,7 +157,7 @@ def previous_resources(
     GPUs given now replace an earlier ``--device cpu``. In the cloud ``--device cpu`` removes earlier
     GPUs; elsewhere it applies to the same number of processes.
     """
-    last, in_cloud = target.launched(run), target.name == "cloud"
+    last, in_cloud = target.launched(run), target.bills
     if last is None or last.target != target.name:  # the folder may have that of a start elsewhere
         return PreviousResources(gpus or 1, device, options)
     without_gpu = in_cloud and device == CPU
@@ -193,10 +190,10 @@ def resume_experiment(
             f"'{overrides[0]}': with other parameters it is another run; start it under another --name"
         )
     target = open_target(on, cli, find_checkout(cli.cwd)) if on else found.target
-    refuse_a_second(found, target)
+    refuse_if_active_elsewhere(found, target)
     record = record_of(target.files("checkpoints"), run)
     if record is None:
-        side = "push" if target.name == "cloud" else "pull"
+        side = "push" if target.has_remote_volumes else "pull"
         raise RunnerError(
             f"run '{run}' is not on {target.name}; bring it first: runner {side} checkpoints {run}"
         )
@@ -211,7 +208,7 @@ def resume_experiment(
             f"{file}, which run '{run}' runs, is not on this machine; where it is now, type:\n"
             f"  runner {target.name} run {file.name} {' '.join(words)} --name {run}"
         )
-    if target.name != "cloud":
+    if not target.bills:
         refuse_options(target, options)
     machine = previous_resources(target, run, None, line.device, options)
     again = LaunchArguments(

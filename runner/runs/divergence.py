@@ -1,6 +1,7 @@
-"""What the other side has of a run that is to be started here or in the cloud.
+"""One run on two sides: this machine and a target with volumes of its own.
 
-The cloud is asked for a run alone that was in the cloud, by what lies here: a start of another needs no network.
+Only a run that was on a remote target is looked up there, as its files on this machine tell. A new run
+needs no network to start.
 """
 
 from __future__ import annotations
@@ -16,101 +17,111 @@ from runner.plan import RemoteRunState
 from runner.project import volumes
 from runner.runs import attempts
 from runner.runs.store import is_fresh, newest_step, read_launch, record_of, step_of
-from runner.target import Target, all_targets
-from runner.targets.modal.account import NO_TOKEN, is_set_up
+from runner.target import Target, remote_targets
 
 
-def in_cloud(cli: CliContext, checkout: Path, folder: Path) -> RemoteRunState | None:
-    """What the cloud has of the run in ``folder``; None where it has nothing. Where it can't be asked, that is said."""
-    record = read_record(folder)
-    if not _was_in_cloud(cli, checkout, folder, record):
-        return None
-    cloud = _cloud(cli, checkout)
-    if cloud is None or cloud.name in cli.unreachable_targets:
-        return None
-    try:
-        if not is_set_up(cli.environ):
-            raise RunnerError(NO_TOKEN)
-        state, files = cloud.state(folder.name), cloud.files("checkpoints")
-        if state is not None and state.alive:
-            return RemoteRunState("cloud", alive=True)
-        there = record_of(files, folder.name)
-        if there is None or (record is not None and record.created != there.created):
-            return None  # another run of that name
-        return RemoteRunState(
-            "cloud", step=step_of(files, folder.name), went_on=_went_on(there, record)
-        )
-    except (RunnerError, OSError) as error:
-        cli.warn(f"the cloud could not be asked whether run '{folder.name}' went on there: {error}")
-        cli.unreachable_targets.add(cloud.name)
-        return None
+def remote_state(cli: CliContext, checkout: Path, folder: Path) -> RemoteRunState | None:
+    """Return the state of the run in ``folder`` on the remote target that it was on; None if it was on none.
+
+    Warns and returns None if that target does not answer.
+    """
+    record, journals = read_record(folder), volumes(checkout, cli.environ).cache / ".sync"
+    for target in remote_targets(cli, checkout):
+        if target.name in cli.unreachable_targets or not _was_on(target, folder, record, journals):
+            continue
+        try:
+            return _ask(target, folder.name, record)
+        except (RunnerError, OSError) as error:
+            cli.warn(
+                f"could not ask {target.name} whether run '{folder.name}' ran there since: {error}"
+            )
+            cli.unreachable_targets.add(target.name)
+    return None
 
 
-def on_this_machine(
-    cli: CliContext, checkout: Path, run: str, there: RunRecord | None
-) -> RemoteRunState | None:
-    """What this machine has of the run whose record in the cloud is ``there``; None where that is another run's."""
-    folder = volumes(checkout, cli.environ).run(run)
-    record = read_record(folder)
-    if record is None or there is None or record.created != there.created:
-        return None
-    target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
-    beats = record.status == RunStatus.RUNNING and is_fresh(heartbeat_age(folder))
+def _ask(target: Target, run: str, local: RunRecord | None) -> RemoteRunState | None:
+    target.check_configured()
+    state, files = target.state(run), target.files("checkpoints")
+    if state is not None and state.alive:
+        return RemoteRunState(target.name, is_remote=True, is_active=True)
+    remote = record_of(files, run)
+    if remote is None or (local is not None and local.created != remote.created):
+        return None  # another run of that name
     return RemoteRunState(
-        target, beats and target != "cloud", newest_step(folder), _went_on(record, there)
+        target.name,
+        is_remote=True,
+        step=step_of(files, run),
+        ran_since=_ran_since(remote, local),
     )
 
 
-def look_on_other_side(
-    cli: CliContext, checkout: Path, target: str, words: Sequence[str], missing: NoSuchRun
+def local_state(
+    cli: CliContext, checkout: Path, run: str, remote: RunRecord | None
+) -> RemoteRunState | None:
+    """Return the state on this machine of the run with the record ``remote``; None if it is another run."""
+    folder = volumes(checkout, cli.environ).run(run)
+    record = read_record(folder)
+    if record is None or remote is None or record.created != remote.created:
+        return None
+    target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
+    is_pulled = target in {other.name for other in remote_targets(cli, checkout)}
+    is_active = (
+        record.status == RunStatus.RUNNING and is_fresh(heartbeat_age(folder)) and not is_pulled
+    )
+    return RemoteRunState(
+        target,
+        is_remote=False,
+        is_active=is_active,
+        step=newest_step(folder),
+        ran_since=_ran_since(record, remote),
+    )
+
+
+def locate_missing_run(
+    cli: CliContext, checkout: Path, target: Target, words: Sequence[str], missing: NoSuchRun
 ) -> RunnerError:
-    """What to say of a run that ``target`` lacks: that it is on the other side, if it is; ``words`` name the job."""
+    """Return the error for a run that ``target`` lacks, naming the target that has it, if any.
+
+    ``words`` are the command line, whose job the suggestion repeats.
+    """
     run, job = missing.run, next((word for word in words if word in JOBS), "sample")
-    if target == "cloud":
+    if target.has_remote_volumes:
         if read_record(volumes(checkout, cli.environ).run(run)) is None:
             return missing
         return not_found(
-            f"run '{run}' is on this machine: `runner host {job} --name {run}`, or `runner push checkpoints {run}` first"
+            f"run '{run}' is on this machine, not on {target.name}: run "
+            f"`runner host {job} --name {run}`, or copy it first: `runner push checkpoints {run}`"
         )
-    cloud = _cloud(cli, checkout)
-    try:
-        if cloud is None or not is_set_up(cli.environ):
-            return missing
-        if cloud.state(run) is None and record_of(cloud.files("checkpoints"), run) is None:
-            return missing
-    except (RunnerError, OSError) as error:
-        cli.warn(f"the cloud could not be asked for it: {error}")
-        return missing
-    return not_found(
-        f"run '{run}' is in the cloud: `runner cloud {job} --name {run}`, or `runner pull checkpoints {run}` first"
-    )
+    for remote in remote_targets(cli, checkout):
+        try:
+            if not remote.is_configured() or (
+                remote.state(run) is None and record_of(remote.files("checkpoints"), run) is None
+            ):
+                continue
+        except (RunnerError, OSError) as error:
+            cli.warn(f"could not ask {remote.name} for run '{run}': {error}")
+            continue
+        return not_found(
+            f"run '{run}' is on {remote.name}, not on {target.name}: run "
+            f"`runner {remote.name} {job} --name {run}`, or copy it first: `runner pull checkpoints {run}`"
+        )
+    return missing
 
 
-def _went_on(there: RunRecord, here: RunRecord | None) -> bool:
-    begun = (
-        max((attempt.started for attempt in here.attempts), default=0.0)
-        if here is not None
-        else 0.0
-    )
-    return there.job == COMMAND.name and any(attempt.started > begun for attempt in there.attempts)
+def _ran_since(there: RunRecord, here: RunRecord | None) -> bool:
+    """Return True if a command was started there after its last start here."""
+    last = max((attempt.started for attempt in here.attempts), default=0.0) if here else 0.0
+    return there.job == COMMAND.name and any(attempt.started > last for attempt in there.attempts)
 
 
-def _cloud(cli: CliContext, checkout: Path) -> Target | None:
-    return next((target for target in all_targets(cli, checkout) if target.name == "cloud"), None)
-
-
-def _was_in_cloud(cli: CliContext, checkout: Path, folder: Path, record: RunRecord | None) -> bool:
+def _was_on(target: Target, folder: Path, record: RunRecord | None, journals: Path) -> bool:
+    """Return True if the run's files on this machine tell of a launch on, or a push to, the target."""
     launch = read_launch(folder)
-    if (folder / attempts.NAME).exists() or (launch is not None and launch.target == "cloud"):
+    if (folder / attempts.NAME).exists() or (launch is not None and launch.target == target.name):
         return True
     if record is None:
         return False
-    return any(a.launch.get("target") == "cloud" for a in record.attempts) or _was_pushed(
-        volumes(checkout, cli.environ).cache / ".sync", folder.name
-    )
-
-
-def _was_pushed(journals: Path, run: str) -> bool:
-    """Whether a transfer noted the run's record."""
-    noted = f'"{run}/run.json"'.encode()
+    if any(attempt.launch.get("target") == target.name for attempt in record.attempts):
+        return True
+    noted = f'"{folder.name}/run.json"'.encode()
     return any(noted in journal.read_bytes() for journal in journals.glob("*.jsonl"))

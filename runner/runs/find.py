@@ -1,123 +1,101 @@
-"""Runs by name, on whichever target they are."""
+"""Find runs by name, on whichever target they are."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from job.run_record import RunStatus
+from job.run_record import RUN_NAME, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, not_found
 from runner.plan import is_active_elsewhere
 from runner.project import find_checkout
-from runner.runs.mirror import mirrored_runs
-from runner.target import RunInfo, Target, all_targets
-from runner.targets.modal.account import NO_TOKEN, is_set_up
+from runner.target import RunInfo, RunSource, Target, all_targets
+
+NO_RUNS = "there are no runs yet; `runner local` or `runner host` trains the first one"
+MAX_NAMES = 8  # in an error
 
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A run and the target that it was last on; where the cloud does not answer for it, its copy here."""
+    """A run, the target that it was last on, and ``source``, which reads it.
+
+    ``source`` is the target itself, or the pulled copies if the target does not answer for the run.
+    """
 
     state: RunInfo
     target: Target
+    source: RunSource
+
+    def check_reachable(self) -> None:
+        """Raise RunnerError if only a pulled copy of the run is known."""
+        if self.state.is_copy:
+            run, target = self.state.run, self.target.name
+            raise RunnerError(
+                f"target {target} does not answer for run '{run}', and this is only the copy that was "
+                f"pulled; to resume the copy on this machine: `runner resume {run} --target host`"
+            )
 
 
 def every_run(cli: CliContext) -> list[ResolvedRun]:
-    """All runs on all targets, newest first. A target that can't be asked is skipped, and named on stderr where
-    the answer may be wrong without it."""
-    found, silent = _on_targets(cli)
-    copies = mirrored_runs(cli)
-    known = {item.state.run for item in found}
-    pulled = [ResolvedRun(state, copies) for state in copies.runs() if state.run not in known]
-    for name, why in silent.items():
-        # Without a token nothing goes on in the cloud that was begun here and is finished by its copy.
+    """Return the runs of all targets, newest first; unreachable targets are skipped with a warning."""
+    found, unreachable = _runs_of_targets(cli)
+    known = {run.state.run for run in found}
+    copies = [copy for copy in _copies(cli) if copy.state.run not in known]
+    for target, error in unreachable:
+        # Finished copies stay as they are, so an account that is not set up changes nothing about them.
         if (
-            why != NO_TOKEN
-            or not pulled
-            or any(item.state.status != RunStatus.FINISHED for item in pulled)
+            target.is_configured()
+            or not copies
+            or any(copy.state.status != RunStatus.FINISHED for copy in copies)
         ):
-            _say_silent(cli, {name: why})
-    return sorted(found + pulled, key=lambda item: (-(item.state.started or 0.0), item.state.run))
-
-
-def _on_targets(cli: CliContext) -> tuple[list[ResolvedRun], dict[str, str]]:
-    """The runs of the targets that answer, and why others do not."""
-    found, silent = [], {}
-    for target in all_targets(cli, find_checkout(cli.cwd)):
-        try:
-            found += [ResolvedRun(state, target) for state in target.runs()]
-        except RunnerError as error:
-            silent[target.name] = error.message
-    return found, silent
+            _warn_unreachable(cli, target, error)
+    return sorted(found + copies, key=lambda run: (-(run.state.started or 0.0), run.state.run))
 
 
 def find_run(cli: CliContext, name: str) -> ResolvedRun:
-    """The run ``name``, newest first where several targets have one. Raises RunnerError, exit code 102."""
-    here, silent = [], {}
-    for target in all_targets(cli, find_checkout(cli.cwd)):
+    """Return the run; if several targets have one of that name, the active or newest one.
+
+    Raises RunnerError, exit code 102, if there is none.
+    """
+    found, unreachable = [], []
+    for target in _targets(cli):
         try:
             state = target.state(name)
         except RunnerError as error:
-            silent[target.name] = error.message
+            unreachable.append((target, error.message))
             continue
         if state is not None:
-            here.append(ResolvedRun(state, target))
-    if here:
-        found = max(here, key=lambda item: (item.state.alive, item.state.started or 0.0))
-        if (
-            not found.state.alive and found.state.status != RunStatus.FINISHED
-        ):  # the cloud may have taken it up
-            _say_silent(cli, silent)
-        return found
-    copies = mirrored_runs(cli)
-    copy = copies.state(name)
-    if copy is not None:
-        if copy.status != RunStatus.FINISHED:
-            _say_silent(cli, silent or ({} if is_set_up(cli.environ) else {"cloud": NO_TOKEN}))
-        return ResolvedRun(copy, copies)
-    others, still_silent = _on_targets(cli)
-    _say_silent(cli, {**still_silent, **silent})
-    from runner.sweep.record import runs_of_sweep  # for a mistake alone
-
-    if sweep := runs_of_sweep(cli, name):
-        raise not_found(sweep)
-    names = {item.state.run for item in others} | {state.run for state in copies.runs()}
-    guess = did_you_mean(name, names)
-    hint = guess or ("; `runner runs` lists them" if names else "; there are no runs yet")
-    raise not_found(f"there is no run '{name}'{hint}")
-
-
-def refuse_a_second(found: ResolvedRun, target: Target) -> None:
-    """RunnerError where the run is at work on another target than the one on which it is to go on."""
-    if found.state.alive and found.target is not target:
-        raise is_active_elsewhere(found.state.run, found.target.name, target.name)
-
-
-def _say_silent(cli: CliContext, silent: dict[str, str]) -> None:
-    for name, why in silent.items():
-        cli.warn(f"{name} is left out: {why}")
-        cli.unreachable_targets.add(name)
+            found.append(ResolvedRun(state, target, target))
+    if found:
+        newest = max(found, key=lambda run: (run.state.alive, run.state.started or 0.0))
+        if not newest.state.alive and newest.state.status != RunStatus.FINISHED:
+            _warn_all(cli, unreachable)  # it may have been resumed there
+        return newest
+    for target in _targets(cli):
+        source = target.mirror()
+        copy = source.state(name) if source is not None else None
+        if source is not None and copy is not None:
+            if copy.status != RunStatus.FINISHED:
+                _warn_all(cli, unreachable or _not_configured(target))
+            return ResolvedRun(copy, target, source)
+    raise not_found(_no_such_run(cli, name, unreachable))
 
 
 def newest_run(cli: CliContext) -> ResolvedRun:
-    """The run that was started last. Raises RunnerError, exit code 102, where there is none."""
+    """Return the run that was started last. Raises RunnerError, exit code 102, if there is none."""
     found = every_run(cli)
     if not found:
-        raise not_found(
-            "there are no runs yet; `runner local` or `runner host` trains the first one"
-        )
+        raise not_found(NO_RUNS)
     return found[0]
 
 
-SHOWN = 8  # names in an error
+def match_names(cli: CliContext, words: Sequence[str]) -> list[str]:
+    """Expand patterns such as ``seed*`` to the names of runs, without duplicates.
 
-
-def runs_named(cli: CliContext, words: Sequence[str]) -> list[str]:
-    """The names, in the order of ``words``; those of a pattern (``seed*``) by name, without what is there already.
-
-    Raises RunnerError, exit code 102, where a pattern fits no run.
+    Raises RunnerError, exit code 102, for a pattern that matches nothing.
     """
     if not any(map(_is_pattern, words)):
         return list(words)
@@ -127,19 +105,102 @@ def runs_named(cli: CliContext, words: Sequence[str]) -> list[str]:
         if not _is_pattern(word):
             names.append(word)
             continue
-        fitting = [name for name in known if fnmatchcase(name, word)]
-        if not fitting:
-            raise not_found(f"no run fits '{word}'; {_there_are(known)}")
-        names += [name for name in fitting if name not in names and name not in words]
+        matching = [name for name in known if fnmatchcase(name, word)]
+        if not matching:
+            raise not_found(f"no run matches '{word}'; {_list_of(known)}")
+        names += [name for name in matching if name not in names and name not in words]
     return names
 
 
+def refuse_if_active_elsewhere(found: ResolvedRun, target: Target) -> None:
+    """Raise RunnerError if the run is active on another target than the one that is to resume it."""
+    if not found.state.alive or found.target is target:
+        return
+    command = (
+        "pull" if found.target.has_remote_volumes else "push" if target.has_remote_volumes else ""
+    )
+    run = found.state.run
+    copy = f"runner {command} checkpoints {run}" if command else ""
+    raise is_active_elsewhere(run, found.target.name, copy)
+
+
+def _targets(cli: CliContext) -> list[Target]:
+    return all_targets(cli, find_checkout(cli.cwd))
+
+
+def _runs_of_targets(cli: CliContext) -> tuple[list[ResolvedRun], list[tuple[Target, str]]]:
+    found: list[ResolvedRun] = []
+    unreachable: list[tuple[Target, str]] = []
+    for target in _targets(cli):
+        try:
+            found += [ResolvedRun(state, target, target) for state in target.runs()]
+        except RunnerError as error:
+            unreachable.append((target, error.message))
+    return found, unreachable
+
+
+def _copies(cli: CliContext) -> list[ResolvedRun]:
+    return [
+        ResolvedRun(state, target, source)
+        for target in _targets(cli)
+        if (source := target.mirror()) is not None
+        for state in source.runs()
+    ]
+
+
+def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str]]) -> str:
+    others, also_unreachable = _runs_of_targets(cli)
+    _warn_all(cli, [*also_unreachable, *unreachable])
+    if trials := _trials_of_sweep(cli, name):
+        return (
+            f"'{name}' is a sweep, whose runs are {trials[0]} to {trials[-1]}; name one of them: "
+            f"`runner status {trials[0]}`"
+        )
+    names = {found.state.run for found in [*others, *_copies(cli)]}
+    hint = did_you_mean(name, names) or ("; `runner runs` lists them" if names else f"; {NO_RUNS}")
+    return f"there is no run '{name}'{hint}"
+
+
+def _trials_of_sweep(cli: CliContext, name: str) -> list[str]:
+    """Return the trials in the ``sweep.json`` of a sweep on this machine; [] if ``name`` is not one."""
+    if not RUN_NAME.match(name):
+        return []
+    for target in _targets(cli):
+        try:
+            tree = json.loads((target.volumes.run(name) / "sweep.json").read_bytes())
+            trials = [str(trial["run"]) for trial in tree["trials"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if trials:
+            return trials
+    return []
+
+
+def _not_configured(target: Target) -> list[tuple[Target, str]]:
+    try:
+        target.check_configured()
+    except RunnerError as error:
+        return [(target, error.message)]
+    return []
+
+
+def _warn_all(cli: CliContext, unreachable: list[tuple[Target, str]]) -> None:
+    for target, error in unreachable:
+        _warn_unreachable(cli, target, error)
+
+
+def _warn_unreachable(cli: CliContext, target: Target, error: str) -> None:
+    if target.name not in cli.unreachable_targets:
+        cli.warn(f"skipped target {target.name}: {error}")
+        cli.unreachable_targets.add(target.name)
+
+
 def _is_pattern(word: str) -> bool:
-    return any(sign in word for sign in "*?[")  # no run has them in its name
+    return any(sign in word for sign in "*?[")  # names of runs contain none of these
 
 
-def _there_are(known: list[str]) -> str:
+def _list_of(known: list[str]) -> str:
     if not known:
-        return "there are no runs yet; `runner local` or `runner host` trains the first one"
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    return f"there are {', '.join(known[:SHOWN])}{more}; `runner runs` lists them"
+        return NO_RUNS
+    rest = f" and {len(known) - MAX_NAMES} more" if len(known) > MAX_NAMES else ""
+    return f"the runs are {', '.join(known[:MAX_NAMES])}{rest}; `runner runs` lists them"

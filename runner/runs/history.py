@@ -22,7 +22,7 @@ from runner.runs import attempts as ledgers
 from runner.runs.attempts import AttemptLog
 from runner.runs.find import find_run
 from runner.runs.metrics import Metrics
-from runner.runs.store import NAME as LAUNCH
+from runner.runs.store import LAUNCH_NAME as LAUNCH
 from runner.runs.store import parse_launch
 from runner.runs.tail_reader import GrowingFile
 from runner.target import LaunchHandle, RunInfo, VolumeEntry, VolumeFiles
@@ -233,4 +233,4 @@ def _place(cli: CliContext, run: str) -> RunFiles:
     found = find_run(cli, run)
     if found.state.is_copy:
         cli.warn(f"the cloud does not answer for run '{run}'; read is the copy that was pulled")
-    return found.target
+    return found.source

@@ -1,4 +1,7 @@
-"""The runs whose folders are on this machine: how each stands, from its record and what is alive."""
+"""Runs whose folders are on this machine: their state, and the files that the runner keeps in them.
+
+Also answers questions about a volume on any target: the record, recipe and newest step of a run.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
 from job.files import write_atomically
@@ -18,103 +23,112 @@ from job.run_record import (
     RunRecord,
     RunStatus,
     heartbeat_age,
+    is_held,
     parse_record,
     read_record,
 )
 from job.step_folders import LATEST, steps
 from runner.runs.endings import SIGKILL_STATUS
-from runner.target import LaunchHandle, RunInfo, VolumeFiles, options_from_json
-from runner.targets.docker import is_container_id
+from runner.system import is_container_id
+from runner.target import LaunchHandle, RunInfo, VolumeEntry, VolumeFiles, options_from_json
 
-SIGNALS = 128  # an exit status of 128 + n: signal n ended it
+if TYPE_CHECKING:
+    from job.recipe import Recipe
 
-# Whether what was started lives, and the exit status where only the target knows it.
-Look = Callable[[LaunchHandle], tuple[bool, int | None]]
+LAUNCH_NAME = "launch.json"
+EXIT_NAME = "exit_status"
+
+SIGNAL_BASE = 128  # signal n ends a process with exit status 128 + n
+
+# Returns whether a launch is active, and its exit status if only the target knows it.
+ProbeLaunch = Callable[[LaunchHandle], tuple[bool, int | None]]
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest complete checkpoint, which the file ``latest`` names; where it names none that is there, as
-    the trainer finds it: by the folders. None without one."""
-    there = steps(folder)
+    """Return the step of the newest complete checkpoint, as the trainer finds it; None without one."""
+    present = steps(folder)
     try:
-        named = int((folder / LATEST).read_text().strip().removeprefix("step_"))
+        latest = int((folder / LATEST).read_text(encoding="utf-8").strip().removeprefix("step_"))
     except (OSError, ValueError):
-        named = None
-    return named if named in there else there[-1] if there else None
+        latest = None
+    return latest if latest in present else present[-1] if present else None
 
 
 def folders(checkpoints: Path) -> Iterator[Path]:
-    """The folders of the runs."""
+    """Yield the folders of the runs, sorted by name."""
     if checkpoints.is_dir():
         yield from (path for path in sorted(checkpoints.iterdir()) if path.is_dir())
 
 
-def states(checkpoints: Path, target: str, look: Look) -> Iterator[RunInfo]:
-    """Every run whose last attempt was on ``target``."""
+def states(checkpoints: Path, target: str, probe: ProbeLaunch) -> Iterator[RunInfo]:
+    """Yield every run whose last attempt was on ``target``."""
     for folder in folders(checkpoints):
-        state = state_of(folder, target, look)
+        state = state_of(folder, target, probe)
         if state is not None:
             yield state
 
 
-def state_named(run: str, checkpoints: Path, target: str, look: Look) -> RunInfo | None:
-    """How the run of that name stands; only its own folder is read."""
-    return state_of(checkpoints / run, target, look) if RUN_NAME.match(run) else None
+def state_named(run: str, checkpoints: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
+    """Return the state of one run; None if its last attempt was not on ``target``."""
+    return state_of(checkpoints / run, target, probe) if RUN_NAME.match(run) else None
 
 
-def state_of(folder: Path, target: str, look: Look) -> RunInfo | None:
-    """How the run in ``folder`` stands; None where it is no run, or was last on another target."""
+def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
+    """Return the state of the run in ``folder``; None if its last attempt was not on ``target``."""
     record, launch = read_record(folder), read_launch(folder)
     if record is None and launch is None:
         return None
     attempt = record.attempts[-1] if record and record.attempts else None
     if _target_of(attempt, launch) != target:
         return None
-    ours = (
-        launch
-        if launch is not None and launch.target == target and _is_of(launch, attempt)
-        else None
-    )
-    lives, code = look(ours) if ours is not None else (False, None)
-    if ours is None and record is not None and record.status == RunStatus.RUNNING:
-        lives = is_fresh(heartbeat_age(folder))
+    if launch is not None and not (launch.target == target and _started(launch, attempt)):
+        launch = None
+    is_alive, code = probe(launch) if launch is not None else (False, None)
+    if launch is None and record is not None and record.status == RunStatus.RUNNING:
+        is_alive = has_live_process(folder)
     if code is None:
         code = read_exit(folder)
-    return _state(folder, target, record, attempt, ours, lives, code)
+    return _run_info(folder, target, record, attempt, launch, is_alive, code)
 
 
-def _state(
+def has_live_process(folder: Path) -> bool:
+    """Return True if a process of this machine works on the run: it holds the run's lock.
+
+    The heartbeat decides only where locks do not work; its time is wrong after the clock was set back.
+    """
+    held = is_held(folder)
+    return held if held is not None else is_fresh(heartbeat_age(folder))
+
+
+def _run_info(
     folder: Path,
     target: str,
     record: RunRecord | None,
     attempt: Attempt | None,
     launch: LaunchHandle | None,
-    lives: bool,
+    is_alive: bool,
     code: int | None,
 ) -> RunInfo:
     if record is None:
         record = RunRecord(name=folder.name, job=launch.job if launch else "train")
-    loss = record.val_loss if record.val_loss is not None else record.train_loss
-    asked = attempt.launch.get("gpu") if attempt else None
-    status = judge(record, attempt, launch, lives, code)
+    requested_gpu = attempt.launch.get("gpu") if attempt else None
+    status = derive_status(record, attempt, launch, is_alive, code)
     reason = _reason(status, attempt, code)
-    began = max(
-        (a for a in (attempt and attempt.started, launch and launch.started) if a), default=None
-    )
+    starts = [found.started for found in (attempt, launch) if found is not None and found.started]
     return RunInfo(
         run=folder.name,
         job=launch.job if launch else record.job,
         target=target,
         status=status,
-        alive=lives,
-        gpu=asked or (attempt.device if attempt else None) or None,
+        alive=is_alive,
+        gpu=requested_gpu or (attempt.device if attempt else None) or None,
         step=record.step,
         max_steps=record.max_steps,
-        loss=loss,
+        loss=record.val_loss if record.val_loss is not None else record.train_loss,
         attempts=len(record.attempts),
         reason=reason,
         ends=tuple(end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end),
-        started=began,
+        started=max(starts, default=None),
         ended=attempt.ended if attempt else None,
         folder=str(folder),
         estimated_seconds=record.estimate.get("seconds"),
@@ -124,15 +138,15 @@ def _state(
     )
 
 
-def judge(
+def derive_status(
     record: RunRecord,
     attempt: Attempt | None,
     launch: LaunchHandle | None,
-    lives: bool,
+    is_alive: bool,
     code: int | None,
 ) -> RunStatus:
-    """One word for how a run stands: a record that still says running of what is gone is not believed."""
-    if lives:
+    """Return the run's status; a record that says "running" of a process that is gone is overruled."""
+    if is_alive:
         recorded = attempt is not None and (launch is None or attempt.started >= launch.started)
         return RunStatus.RUNNING if recorded else RunStatus.STARTING
     if record.status != RunStatus.RUNNING:
@@ -145,57 +159,49 @@ def judge(
         case ExitStatus.UNFINISHED:
             return RunStatus.UNFINISHED
         case _:
-            return RunStatus.LOST if code > SIGNALS else RunStatus.FAILED
+            return RunStatus.LOST if code > SIGNAL_BASE else RunStatus.FAILED
 
 
 def _reason(status: str, attempt: Attempt | None, code: int | None) -> str | None:
-    """Why the last attempt ended: its own word, else what is known of one that could say none."""
+    """Return why the last attempt ended: the recorded reason, else the signal that killed it."""
     if (attempt is not None and attempt.reason) or status != RunStatus.LOST:
         return attempt.reason if attempt else None
-    return f"killed by signal {code - SIGNALS}" if code and code != SIGKILL_STATUS else "killed"
+    return f"killed by signal {code - SIGNAL_BASE}" if code and code != SIGKILL_STATUS else "killed"
 
 
-def _is_of(launch: LaunchHandle, attempt: Attempt | None) -> bool:
-    """Whether the last attempt is the one that the runner launched: one of `docker compose up` says nothing
-    of a launch, and has its heartbeat alone to be known by."""
+def _started(launch: LaunchHandle, attempt: Attempt | None) -> bool:
+    """Return True if ``launch`` started the last attempt; `docker compose up` starts some without one."""
     return attempt is None or bool(attempt.launch) or attempt.started < launch.started
 
 
 def _target_of(attempt: Attempt | None, launch: LaunchHandle | None) -> str:
-    """Where the run was last: the record knows of starts without the runner, the launch of those that
-    have not come to write a record."""
+    """Return the target of the newest attempt or launch; a launch may end before it writes a record."""
     if attempt is not None and (launch is None or attempt.started >= launch.started):
-        return str(
-            attempt.launch.get("target") or ("local" if is_container_id(attempt.host) else "host")
-        )
+        in_container = is_container_id(attempt.host)
+        return str(attempt.launch.get("target") or ("local" if in_container else "host"))
     return launch.target if launch else "host"
 
 
-NAME = "launch.json"
-
-EXIT = "exit_status"
-
-
-def write_launch(folder: Path, started: LaunchHandle) -> None:
-    """Note ``started`` in the run's folder."""
-    write_atomically(folder / NAME, dumps(started))
+def write_launch(folder: Path, launch: LaunchHandle) -> None:
+    """Write ``launch.json`` into the run's folder."""
+    write_atomically(folder / LAUNCH_NAME, launch_json(launch))
 
 
-def dumps(started: LaunchHandle) -> str:
-    """As the file holds it."""
-    return json.dumps(asdict(started), indent=2) + "\n"
+def launch_json(launch: LaunchHandle) -> str:
+    """Return the content of ``launch.json``."""
+    return json.dumps(asdict(launch), indent=2) + "\n"
 
 
 def read_launch(folder: Path) -> LaunchHandle | None:
-    """What was started last; None where the runner started nothing."""
+    """Return the last launch of the run in ``folder``; None if the runner never started it."""
     try:
-        return parse_launch((folder / NAME).read_text())
-    except (OSError, ValueError):
+        return parse_launch((folder / LAUNCH_NAME).read_bytes())
+    except OSError:
         return None
 
 
 def parse_launch(text: str | bytes) -> LaunchHandle | None:
-    """What the text of a ``launch.json`` says; None where it can't be read as one."""
+    """Parse the content of ``launch.json``; None if it is damaged."""
     try:
         tree = json.loads(text)
         names = {field.name for field in fields(LaunchHandle)}
@@ -206,47 +212,70 @@ def parse_launch(text: str | bytes) -> LaunchHandle | None:
         return None
 
 
-def make_folder(folder: Path) -> None:
-    """Before a start: the run's folder, without how the one before ended."""
+def prepare_folder(folder: Path) -> None:
+    """Make the run's folder for a start, and forget the exit status of the last one."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXIT).unlink(missing_ok=True)
+    (folder / EXIT_NAME).unlink(missing_ok=True)
 
 
-def note_exit(folder: Path, code: int) -> None:
-    """Note the exit status of what was started last, where the disk has room for that: the run is `lost` without it."""
+def write_exit(folder: Path, code: int) -> None:
+    """Write the exit status of the last launch; a full disk is ignored, and the run counts as lost."""
     with suppress(OSError):
-        write_atomically(folder / EXIT, f"{code}\n")
+        write_atomically(folder / EXIT_NAME, f"{code}\n")
 
 
 def read_exit(folder: Path) -> int | None:
-    """The exit status of what was started last; None while it runs, and where nobody saw it end."""
+    """Return the exit status of the last launch; None while it runs, and if the runner was killed too."""
     try:
-        return int((folder / EXIT).read_text())
+        return int((folder / EXIT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def forget_unbegun(folder: Path, code: int) -> bool:
-    """Remove the folder where a job ended with ``code`` for a mistake, or by a Ctrl-C, before it wrote anything into it:
-    the same name begins anew. Whether that was so: a folder that somebody else deleted may have held a run."""
-    ends = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED)
-    unbegun = (
-        code in ends
-        and folder.is_dir()
-        and {path.name for path in folder.iterdir()} <= {NAME, EXIT}
-    )
-    if unbegun:
-        shutil.rmtree(folder)
-    return unbegun
+def discard_if_not_started(folder: Path, code: int) -> bool:
+    """Remove the folder of a job that failed before it wrote anything, so that its name is free again.
+
+    Returns True if the folder was removed.
+    """
+    codes = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED)
+    if code not in codes or not folder.is_dir():
+        return False
+    if {path.name for path in folder.iterdir()} - {LAUNCH_NAME, EXIT_NAME}:
+        return False
+    shutil.rmtree(folder)
+    return True
 
 
 def is_fresh(age: float | None) -> bool:
-    """``age`` in seconds; None for a run that has none."""
+    """Return True if a heartbeat of this age, in seconds, belongs to an active run; None is no heartbeat."""
     return age is not None and age < FRESH_SECONDS
 
 
+def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
+    """Return the entries of a folder on a volume; [] if there is no such folder."""
+    try:
+        return list(files.entries(path))
+    except FileNotFoundError:
+        return []
+
+
+def run_names(files: VolumeFiles, with_recipe: bool = False) -> list[str]:
+    """Return the runs on a checkpoints volume that have a record, newest first.
+
+    ``with_recipe`` skips commands and experiments.
+    """
+    found = []
+    for folder in listing(files):
+        entries = listing(files, folder.path) if folder.is_folder else []
+        modified = {entry.path: entry.modified for entry in entries}
+        started = modified.get(f"{folder.path}/run.json")
+        if started is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in modified):
+            found.append((started, folder.path))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
 def record_of(files: VolumeFiles | None, run: str) -> RunRecord | None:
-    """The run's record on a checkpoints volume; None where there is none."""
+    """Return the run's record on a checkpoints volume; None without one."""
     if files is None:
         return None
     try:
@@ -255,18 +284,39 @@ def record_of(files: VolumeFiles | None, run: str) -> RunRecord | None:
         return None
 
 
+def recipe_of(
+    files: VolumeFiles, run: str, overrides: tuple[str, ...] = (), section: str = "sample"
+) -> Recipe | None:
+    """Return the recipe that the run recorded, with ``overrides``; None if it recorded none yet.
+
+    ``section`` is the job whose keys need no prefix in the overrides.
+    """
+    from job.recipe import RecipeError, load  # pydantic is slow to import
+
+    name = f"{run}/recipe.yaml"
+    if files.size(name) is None:
+        return None
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "recipe.yaml"
+        copy.write_bytes(files.read(name))
+        try:
+            return load(copy, overrides, section)
+        except RecipeError as error:
+            raise RecipeError(str(error).replace(str(copy), name)) from None
+
+
 def step_of(files: VolumeFiles, run: str) -> int | None:
-    """The step of the run's newest checkpoint, which the file ``latest`` names; None where there is none."""
+    """Return the step of the checkpoint that ``latest`` names on the volume; None without one."""
     try:
-        named = files.read(f"{run}/{LATEST}").decode(errors="replace")
+        latest = files.read(f"{run}/{LATEST}").decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    number = named.strip().removeprefix("step_")
+    number = latest.strip().removeprefix("step_")
     return int(number) if number.isdigit() else None
 
 
-def is_ready(data: VolumeFiles, dataset: str) -> bool | None:
-    """Whether the dataset is complete; None for shards of another origin, which have no meta.json."""
+def is_dataset_ready(data: VolumeFiles, dataset: str) -> bool | None:
+    """Return True if the dataset is complete; None for shards of other programs, without meta.json."""
     try:
         names = [entry.path.rpartition("/")[2] for entry in data.entries(dataset)]
     except (FileNotFoundError, NotADirectoryError):

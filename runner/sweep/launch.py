@@ -14,10 +14,10 @@ from runner.jobs import EXPERIMENT, JOBS
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
 from runner.plan import Plan
-from runner.project import find_checkout, volumes
+from runner.project import find_checkout
 from runner.request import Request, TargetOptions
 from runner.runs.logs import tail
-from runner.signals import Interrupts
+from runner.signals import SignalForwarder
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
 from runner.sweep.objective import Objective, find_objective
 from runner.sweep.plan import SweepPlan, cost_of, show_plan
@@ -70,7 +70,7 @@ def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
     requests = {
         trial.run: subject.request(trial.run, trial.values, template) for trial in fresh.trials
     }
-    where = volumes(checkout, cli.environ if target.name == "host" else {}).run(name)
+    where = target.volumes.run(name)
     old = read_sweep(where)
     record = _go_on(old, fresh, line) if old else fresh
     smoke = _smoke(subject, record, line)
@@ -78,7 +78,7 @@ def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
         record,
         subject.title,
         _plans(target, record, requests),
-        line.max_parallel or (IN_CLOUD if target.name == "cloud" else 1),
+        line.max_parallel or (target.default_parallel_trials),
         smoke
         if isinstance(smoke, str)
         else f"a run of a few steps, {name}-smoke, that must end well",
@@ -126,7 +126,7 @@ def find_file(name: str, cwd: Path, checkout: Path) -> Path:
 
 
 def _check(line: SweepLine, target: Target) -> None:
-    if target.name == "cloud":
+    if target.bills:
         return
     given = line.target_options.given() + (["budget"] if line.budget else [])
     if given:
@@ -185,7 +185,7 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
     left = [trial for trial in record.trials if not trial.is_over]
     if not left:
         return ()
-    found = target.facts(requests[left[0].run])
+    found = target.inspect(requests[left[0].run])
     facts = replace(found, step=None, busy=None, attempts=0, begun_with=None, other=None)
     if isinstance(facts, ModalState):
         facts = replace(facts, seconds=0.0, cost=0.0, reached=None)
@@ -202,7 +202,7 @@ def run_smoke(scheduler: SweepScheduler, request: Request) -> None:
     if not share:
         raise RunnerError("the budget is spent; give it more: --budget", ExitStatus.OVER_BUDGET)
     env.info(f"{request.run}: a few steps, before the trials")
-    with Interrupts(lambda _: scheduler.stopping.set(), scheduler.killing.set):
+    with SignalForwarder(lambda _: scheduler.stopping.set(), scheduler.killing.set):
         state = target.state(request.run)
         if state is None or not state.alive:
             cap = None if share[0] == NO_LIMIT else record.smoke_cost + share[0]

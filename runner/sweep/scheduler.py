@@ -20,7 +20,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.format import dollars
 from runner.request import Request
-from runner.signals import Interrupts
+from runner.signals import SignalForwarder
 from runner.sweep.monitor import Curve, TrialMonitor, is_unavailable, should_prune
 from runner.sweep.objective import Objective
 from runner.sweep.record import SweepRecord, Trial, now
@@ -52,7 +52,7 @@ class SweepScheduler:
 
     def conduct(self) -> ExitStatus:
         """Run what is left. 0: done; 101: interrupted; 104: the budget is used up; 100: no trial succeeded."""
-        with Interrupts(self._asked, self.killing.set):
+        with SignalForwarder(self._asked, self.killing.set):
             self._find_again()
             while not self.stopping.is_set():
                 self._look()
@@ -221,7 +221,7 @@ class SweepScheduler:
             if self.killing.wait(self.target.poll_interval_s):
                 self.cli.info("killing them")
                 for trial in trials:
-                    self.target.stop(trial.run, now=True)
+                    self.target.stop(trial.run, force=True)
                 break
         for run, future in asked.items():
             if future.done() and future.exception() is not None:
@@ -235,7 +235,7 @@ class SweepScheduler:
         return found
 
     def _asked(self, which: Signals) -> None:
-        if self.target.name == "cloud" and which != SIGINT:
+        if self.target.bills and which != SIGINT:
             # As a run in the cloud does: a closed terminal is no reason to stop what is paid for elsewhere.
             self.leaving = True
             self.cli.info("left; the trials at work go on, and the same line follows them")

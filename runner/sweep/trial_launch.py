@@ -20,7 +20,7 @@ def start(
     if cap is not None:
         options = replace(request.target_options, max_cost=round(cap, 4))
         request = replace(request, target_options=options)
-    plan = target.plan(request, target.facts(request))
+    plan = target.plan(request, target.inspect(request))
     target.start(shared(cli, target, plan, *place))
 
 
@@ -29,7 +29,7 @@ def shared(cli: CliContext, target: Target, plan: Plan, place: int, of: int) -> 
 
     Otherwise every process would use all cores: a step of 60 ms took 286 to 1,249 ms.
     """
-    if target.name == "cloud" or of < 2:
+    if target.has_remote_volumes or of < 2:
         return plan
     more = []
     if not cli.environ.get("OMP_NUM_THREADS"):

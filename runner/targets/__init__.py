@@ -1,1 +1,1 @@
-"""The targets: host, Docker Compose and Modal. `runner/target.py` says what a target is."""
+"""The places where jobs run: processes (host), containers (compose) and Modal."""

@@ -1,330 +1,242 @@
-"""Local: a job is a container of this machine's engine, started by compose.
+"""The target ``local``: a job is a container of this machine's Docker engine, started by Compose.
 
-An attached one has the terminal, so that what it draws is drawn here. Off a terminal compose gets a session
-of its own, and a Ctrl-C reaches the container through us: compose 1.29 would lose the job's exit status.
+An attached job has the terminal, and draws on it. Without a terminal, Compose gets its own session, and the
+runner passes a Ctrl-C on to the container: Compose 1.29 would lose the job's exit status.
 """
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from job.exit_status import ExitStatus
 from job.paths import VOLUMES
 from job.run_record import read_record
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.paths import mount_point
 from runner.plan import Plan, PlannedFolder, TargetState, Volume
-from runner.planning.plan import make_plan
 from runner.project import secret_values, volumes
-from runner.request import Request, UserCommand
-from runner.runs.store import (
-    forget_unbegun,
-    make_folder,
-    note_exit,
-    read_exit,
-    read_launch,
-    state_named,
-    states,
-    write_launch,
-)
-from runner.signals import Interrupts, keep
+from runner.request import Request
+from runner.runs.store import read_exit, state_named, states
+from runner.signals import hold_signals
 from runner.system import System
-from runner.target import LaunchHandle, LocalVolume, RunInfo, Target, VolumeFiles
-from runner.targets.compose_project import Compose, shell_variables, write_missing
+from runner.target import LaunchHandle, RunInfo, Target
+from runner.targets.compose_project import ComposeProject, write_missing_settings
 from runner.targets.docker import (
     IMAGE_VARIABLE,
     Container,
-    binds,
-    build_layer,
+    bind_mounts,
+    build_setup_image,
     container_named,
     containers,
-    has_layer,
-    labels,
-    layer_name,
-    prepare_folder,
+    has_setup_image,
+    label_options,
+    prepare_mounts,
+    setup_image,
+    stderr_descriptor,
 )
-from runner.targets.inspect_local import inspect_local
+from runner.targets.local import LocalTarget, inspect_local
 
 WORKSPACE = "/workspace"
+STOP_TIMEOUT_S = 600.0  # only bounds the wait; stop_grace_period of the compose file decides
+FORWARDED_VARIABLES = ("NO_COLOR",)
 
-# Seconds. The compose file's stop_grace_period decides how long a container has; this only bounds the wait.
-STOP_SECONDS = 600.0
 
-
-class ComposeTarget:
-    """The target ``local``."""
+class ComposeTarget(LocalTarget):
+    """Runs jobs as containers of this machine."""
 
     name = "local"
-    poll_interval_s = 0.2
 
     def __init__(self, cli: CliContext, checkout: Path) -> None:
-        self.cli = cli
-        self.checkout = checkout
-        self.machine = System(cli.environ)
-        self.compose = Compose(self.machine, checkout)
-        self.locations = volumes(
-            checkout, {}
-        )  # what the compose file binds, whatever the host target uses
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._launched: dict[str, LaunchHandle] = {}
+        # The compose file binds these folders; DATA_PATH and its like concern only the host target.
+        super().__init__(cli, checkout, volumes(checkout, {}))
+        self.system = System(cli.environ)
+        self.project = ComposeProject(self.system, checkout)
 
-    def facts(self, request: Request) -> TargetState:
-        """Look at the engine, the compose file, the image and the run's folder. RunnerError without an engine."""
-        self._need_engine()
-        here, service = self.locations, self.compose.service_of(request.job.name)
-        found = inspect_local(self, self.cli, self.checkout, here, request)
+    def inspect(self, request: Request) -> TargetState:
+        """Return the engine's, the image's and the run's state. Raises RunnerError without an engine."""
+        self._check_engine()
+        project, service = self.project, self.project.service_of(request.job.name)
+        state = inspect_local(self, request)
         if request.command is not None:
-            found = self._look_at_folder(found, request.command, service)
+            folder = mount_point(request.command.folder)
+            planned = PlannedFolder(str(request.command.folder), folder, setup=state.setup)
+            is_built = not state.setup or has_setup_image(
+                self.system, project.image(service) or "", planned
+            )
+            state = replace(state, folder=folder, setup_built=is_built)
+        environ = self.cli.environ
+        forwarded = tuple((name, environ[name]) for name in FORWARDED_VARIABLES if name in environ)
         return replace(
-            found,
+            state,
             workspace=WORKSPACE,
             volumes=tuple(
-                Volume(name, str(getattr(here, name)), f"/vol/{name}") for name in VOLUMES
+                Volume(name, str(getattr(self.volumes, name)), f"/vol/{name}") for name in VOLUMES
             ),
-            image=self.compose.image(service) or f"built from {self.checkout.name}/Dockerfile",
-            image_built=self.compose.has_image(service),
-            gpus=len(self.machine.gpus) if self.compose.has_gpus(service) else 0,
-            gpu_remedy="`runner doctor --fix` adds what this machine has",
-            environment=(
-                *found.environment,
-                *(
-                    (name, self.cli.environ[name])
-                    for name in ("NO_COLOR",)
-                    if name in self.cli.environ
-                ),
-            ),
+            image=project.image(service) or f"built from {self.checkout.name}/Dockerfile",
+            image_built=project.has_image(service),
+            gpus=len(self.system.gpus) if project.has_gpus(service) else 0,
+            gpu_remedy="`runner doctor --fix` adds the GPUs of this machine",
+            environment=(*state.environment, *forwarded),
         )
 
-    def plan(self, request: Request, facts: TargetState) -> Plan:
-        """Nothing beyond what every target does."""
-        return make_plan(request, facts)
-
     def start(self, plan: Plan) -> LaunchHandle:
-        """Make .env and the volumes' folders where they are missing, build the image, start the container."""
-        for line in write_missing(self.machine, self.checkout):
+        """Write missing settings to .env, build missing images, start the container."""
+        for line in write_missing_settings(self.system, self.checkout):
             self.cli.info(line)
-        self._make_folders(plan)
-        service = self.compose.service_of(plan.job)
+        for volume in plan.volumes:  # the engine would make a missing folder, owned by root
+            if volume.writable:
+                Path(volume.here).mkdir(parents=True, exist_ok=True)
+        service = self.project.service_of(plan.job)
         if not plan.image_built:
             self._build()
         if plan.folder is not None:
-            prepare_folder(plan.folder, self.checkout)
+            prepare_mounts(plan.folder, self.checkout)
             if plan.folder.setup:
-                build_layer(self.machine, self.cli, plan.image or "", plan.folder)
-        for old in containers(self.machine, self.checkout, plan.run):
+                build_setup_image(self.system, self.cli, plan.image or "", plan.folder)
+        for old in containers(self.system, self.checkout, plan.run):
             if not old.alive:
-                self.machine.call(["docker", "rm", old.id])
-        folder = self.locations.run(plan.run)
-        if plan.is_noted:
-            make_folder(folder)
+                self.system.call(["docker", "rm", old.id])
+        self._prepare(plan)
         started = time.time()
         if not plan.detach:
-            keep()
-        id = self._detach(plan, service) if plan.detach else self._attach(plan, service)
+            hold_signals()
+        container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
         launch = LaunchHandle(
-            plan.run, self.name, plan.job, id, started, plan.detach, plan.gpus, plan.device
+            plan.run, self.name, plan.job, container, started, plan.detach, plan.gpus, plan.device
         )
-        if plan.is_noted:
-            write_launch(folder, launch)
-            self._launched[plan.run] = launch
+        self._record(plan, launch)
         return launch
 
-    def follow(self, started: LaunchHandle) -> int:
-        """Wait for the container; the first Ctrl-C is passed on to the job, the second kills it."""
-        process = self._processes[started.id]
-
-        too_early: list[bool] = []
-
-        def first(which: signal.Signals) -> None:
-            self.cli.info(f"stopping: {started.job} finishes what it is at; Ctrl-C again kills it")
-            asked = "INT" if which == signal.SIGINT else "TERM"
-            for container in self._alive(started.run):
-                if (
-                    self.machine.call(["docker", "kill", f"--signal={asked}", container.id]).code
-                    == 0
-                ):
-                    return
-            too_early.append(True)  # compose is still making the container
-            process.terminate()
-
-        def again() -> None:
-            self.cli.info("killing it")
-            for container in self._alive(started.run):
-                self.machine.call(["docker", "kill", container.id])
-
-        with Interrupts(first, again) as interrupts:
-            code = process.wait()
-        code = code if code >= 0 else 128 - code
-        folder = self.locations.run(started.run)
-        if read_launch(folder) == started:
-            note_exit(folder, code)
-            if forget_unbegun(folder, code):
-                self._launched.pop(started.run)
-        ended_by_us = interrupts.killed or too_early
-        return int(ExitStatus.INTERRUPTED) if ended_by_us and code else code
-
-    def stop(self, run: str, now: bool = False) -> bool:
-        """``docker stop``, which gives the job the compose file's grace period; or ``docker kill``."""
-        self._need_engine()
-        alive = self._alive(run) or self._started_by_compose(run)
-        for container in alive:
-            command = ["docker", "kill" if now else "stop", container.id]
-            answer = self.machine.call(command, patience=STOP_SECONDS)
+    def stop(self, run: str, force: bool = False) -> bool:
+        """Run `docker stop`, which grants the compose file's grace period; with ``force``, `docker kill`."""
+        self._check_engine()
+        active = self._active(run) or self._started_by_compose(run)
+        for container in active:
+            command = ["docker", "kill" if force else "stop", container.id]
+            answer = self.system.call(command, timeout_s=STOP_TIMEOUT_S)
             if answer.code:
                 raise RunnerError(f"the engine could not stop run '{run}': {answer.last_line}")
-        return bool(alive)
+        return bool(active)
 
     def runs(self) -> Iterable[RunInfo]:
-        """Every run whose last attempt was a container of this machine."""
-        known = self._newest()
-        return states(
-            self.locations.checkpoints, self.name, lambda started: self._look(started, known)
-        )
+        """Return every run whose last attempt was a container of this machine."""
+        known = self._newest_containers()
+        return states(self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known))
 
     def state(self, run: str) -> RunInfo | None:
-        """One of ``runs``."""
-        return state_named(
-            run,
-            self.locations.checkpoints,
-            self.name,
-            lambda started: self._look(started, self._newest(run)),
-        )
-
-    def launched(self, run: str) -> LaunchHandle | None:
-        """What the run's folder says; of a folder that was deleted meanwhile, what was started from here."""
-        return read_launch(self.locations.run(run)) or self._launched.get(run)
+        """Return the state of one run; None if its last attempt was not a container of this machine."""
+        return state_named(run, self.volumes.checkpoints, self.name, self._probe)
 
     def output(self, run: str, lines: int) -> list[str]:
-        """The end of what the container printed, while the engine still has it."""
-        for container in containers(self.machine, self.checkout, run):
-            answer = self.machine.call(["docker", "logs", "--tail", str(lines), container.id])
+        """Return the end of the container's output, while the engine still has the container."""
+        for container in containers(self.system, self.checkout, run):
+            answer = self.system.call(["docker", "logs", "--tail", str(lines), container.id])
             return (answer.out + answer.err).splitlines()[-lines:]
         return []
 
-    def files(self, volume: str) -> VolumeFiles:
-        """The volume's folder."""
-        return LocalVolume(getattr(self.locations, volume))
+    def _check_engine(self) -> None:
+        if self.system.engine.problem:
+            line = self.cli.line.replace("runner local", "runner host", 1)
+            hint = f"\nto run without a container: {line}" if line != self.cli.line else ""
+            raise RunnerError(
+                f"{self.system.engine.problem}; run `runner doctor` for details{hint}"
+            )
 
-    def _need_engine(self) -> None:
-        if self.machine.engine.problem:
-            instead = self.cli.line.replace("runner local", "runner host", 1)
-            hint = f"\nwithout a container: {instead}" if instead != self.cli.line else ""
-            raise RunnerError(f"{self.machine.engine.problem}; `runner doctor` says more{hint}")
-
-    def _alive(self, run: str) -> list[Container]:
-        return [c for c in containers(self.machine, self.checkout, run) if c.alive]
+    def _active(self, run: str) -> list[Container]:
+        return [c for c in containers(self.system, self.checkout, run) if c.alive]
 
     def _started_by_compose(self, run: str) -> list[Container]:
-        record = read_record(self.locations.run(run))
+        record = read_record(self.volumes.run(run))
         host = record.attempts[-1].host if record and record.attempts else ""
-        return [c for c in container_named(self.machine, host) if c.alive]
+        return [c for c in container_named(self.system, host) if c.alive]
 
-    def _newest(self, run: str | None = None) -> dict[str, Container]:
-        """The newest container of each run, or of one."""
-        if not (self.checkout / "volumes").is_dir() or self.machine.engine.problem:
+    def _newest_containers(self, run: str | None = None) -> dict[str, Container]:
+        """Return the newest container of each run."""
+        if not (self.checkout / "volumes").is_dir() or self.system.engine.problem:
             return {}
-        return {c.run: c for c in reversed(containers(self.machine, self.checkout, run))}
+        return {c.run: c for c in reversed(containers(self.system, self.checkout, run))}
 
-    def _look(self, started: LaunchHandle, known: dict[str, Container]) -> tuple[bool, int | None]:
-        container = known.get(started.run)
+    def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
+        return self._find(launch, self._newest_containers(launch.run))
+
+    def _find(self, launch: LaunchHandle, known: dict[str, Container]) -> tuple[bool, int | None]:
+        container = known.get(launch.run)
         if container is None:
-            return False, read_exit(self.locations.run(started.run))
+            return False, read_exit(self.volumes.run(launch.run))
         return container.alive, container.code
 
-    def _make_folders(self, plan: Plan) -> None:
-        """A bind source that is missing would be made by the engine, and belong to root."""
-        for volume in plan.volumes:
-            if volume.writable:
-                Path(volume.here).mkdir(parents=True, exist_ok=True)
+    def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
+        name = "INT" if which == signal.SIGINT else "TERM"
+        for container in self._active(launch.run):
+            if self.system.call(["docker", "kill", f"--signal={name}", container.id]).code == 0:
+                return True
+        self._processes[launch.id].terminate()  # compose has not made the container yet
+        return False
+
+    def _kill(self, launch: LaunchHandle) -> None:
+        for container in self._active(launch.run):
+            self.system.call(["docker", "kill", container.id])
 
     def _build(self) -> None:
-        self.cli.info("building the image; this takes some minutes and is done once")
-        # stdout is the job's: what the build says is talk.
+        self.cli.info("building the image; this takes some minutes, once")
         done = subprocess.run(
-            self.compose.command("build", "train"),  # all services have the one image
+            self.project.command("build", "train"),  # all services share one image
             cwd=self.checkout,
             env=dict(self.cli.environ),
-            stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+            stdout=stderr_descriptor(),  # stdout belongs to the job
             check=False,
         )
         if done.returncode:
-            raise RunnerError("the image could not be built; what it says above is why")
+            raise RunnerError("building the image failed; fix the error above and try again")
 
-    def _words(self, plan: Plan, service: str, *options: str) -> list[str]:
-        words = [
-            *options,
-            *labels(plan.run, plan.job, self.checkout),
-            *shell_variables(plan.environment),
-        ]
-        words += [
-            word for name in plan.secrets for word in ("-e", name)
-        ]  # the value comes from our variables
+    def _run_command(self, plan: Plan, service: str, *options: str) -> list[str]:
+        words = [*options, *label_options(plan.run, plan.job, self.checkout)]
+        for name, value in plan.environment:
+            words += ["-e", f"{name}={value}"]
+        for name in plan.secrets:
+            words += ["-e", name]  # compose takes the value from its own environment
         for volume in plan.volumes:
             if volume.name == "given":
-                words += [
-                    "-v",
-                    f"{volume.here}:{volume.inside}:{'rw' if volume.writable else 'ro'}",
-                ]
+                mode = "rw" if volume.writable else "ro"
+                words += ["-v", f"{volume.here}:{volume.inside}:{mode}"]
         if plan.folder is not None:
-            words += [word for bind in binds(plan.folder) for word in ("-v", bind)]
-        return self.compose.command("run", *words, service, *plan.command)
+            words += [word for bind in bind_mounts(plan.folder) for word in ("-v", bind)]
+        return self.project.command("run", *words, service, *plan.command)
 
-    def _environ(self, plan: Plan) -> dict[str, str]:
-        return {**self.cli.environ, **self._more(plan)}
-
-    def _more(self, plan: Plan) -> dict[str, str]:
-        """Variables for compose itself: the values of secrets, and an image of the command's own."""
-        values = secret_values(plan.secrets, self.cli.environ, self.checkout)
+    def _compose_environment(self, plan: Plan) -> dict[str, str]:
+        """Return variables for Compose itself: the values of secrets, and the command's own image."""
+        variables = secret_values(plan.secrets, self.cli.environ, self.checkout)
         if plan.folder is not None and plan.folder.setup:
-            values[IMAGE_VARIABLE] = layer_name(self.machine, plan.image or "", plan.folder)
-        return values
-
-    def _look_at_folder(
-        self, found: TargetState, command: UserCommand, service: str
-    ) -> TargetState:
-        folder, image = mount_point(command.folder), self.compose.image(service) or ""
-        planned = PlannedFolder(str(command.folder), folder, setup=found.setup)
-        return replace(
-            found,
-            folder=folder,
-            setup_built=not found.setup or has_layer(self.machine, image, planned),
-        )
+            variables[IMAGE_VARIABLE] = setup_image(self.system, plan.image or "", plan.folder)
+        return variables
 
     def _attach(self, plan: Plan, service: str) -> str:
         on_terminal = self.cli.is_terminal and not plan.as_json
-        words = self._words(plan, service, "--rm", *([] if on_terminal else ["-T"]))
+        command = self._run_command(plan, service, "--rm", *([] if on_terminal else ["-T"]))
+        environ = {**self.cli.environ, **self._compose_environment(plan)}
         process = subprocess.Popen(
-            words, cwd=self.checkout, env=self._environ(plan), start_new_session=not on_terminal
+            command, cwd=self.checkout, env=environ, start_new_session=not on_terminal
         )
         self._processes[str(process.pid)] = process
         return str(process.pid)
 
     def _detach(self, plan: Plan, service: str) -> str:
-        answer = self.machine.call(
-            self._words(plan, service, "-d"),
+        answer = self.system.call(
+            self._run_command(plan, service, "-d"),
             cwd=self.checkout,
-            patience=STOP_SECONDS,
-            more=self._more(plan),
+            timeout_s=STOP_TIMEOUT_S,
+            extra_env=self._compose_environment(plan),
         )
         if answer.code:
-            raise RunnerError(f"compose could not start it: {answer.last_line}")
+            raise RunnerError(f"Compose could not start the container: {answer.last_line}")
         return answer.out.split()[-1] if answer.out.split() else plan.run
 
 
-def _has_descriptor(stream: object) -> bool:
-    try:
-        return stream.fileno() >= 0  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
-
-
 def open_target(cli: CliContext, checkout: Path) -> Target:
-    """The target for ``checkout``."""
+    """Return the target for ``checkout``."""
     return ComposeTarget(cli, checkout)

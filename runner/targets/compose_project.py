@@ -1,12 +1,13 @@
-"""The compose file as compose itself reads it, and how it is called. Works with 1.29 and with 2."""
+"""The compose file as Compose reads it, the settings in .env, and single services. For Compose 1.29 and 2."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,36 +26,43 @@ from runner.project import (
     volumes,
 )
 from runner.system import System
+from runner.targets.process import exit_status
+
+CONFIG_TIMEOUT_S = 60
+
+SETTINGS = ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "HOST_UID", "HOST_GID")
+
+GENERATED_NAME = re.compile(r"^[a-z0-9_-]+-[0-9a-f]{8}$")
 
 
 @dataclass
-class Compose:
-    """Compose in one checkout. ``.env`` there chooses the files (COMPOSE_FILE)."""
+class ComposeProject:
+    """Compose in one checkout, whose ``.env`` selects the files (COMPOSE_FILE)."""
 
-    machine: System
+    system: System
     checkout: Path
 
     def command(self, *arguments: str) -> list[str]:
-        """The words to run it. Raises RunnerError where it isn't installed."""
-        if self.machine.compose is None:
+        """Return the command line of Compose. Raises RunnerError if it is not installed."""
+        if self.system.compose is None:
             raise RunnerError(
-                "docker is here and compose is not; install the plugin (docker-compose-plugin), "
-                "`runner doctor` checks it"
+                "docker is installed and Compose is not; install the plugin docker-compose-plugin, "
+                "then check it with `runner doctor`"
             )
-        program = self.machine.program(self.machine.compose[0])
-        return [str(program), *self.machine.compose[1:], *arguments]
+        program = self.system.program(self.system.compose[0])
+        return [str(program), *self.system.compose[1:], *arguments]
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The merged compose file. Raises RunnerError, exit code 1, where compose finds it wrong."""
-        # A service with a profile is left out of `config` unless its profile is named.
+        """Return the merged compose file. Raises RunnerError if Compose refuses it."""
+        # `config` omits a service with a profile unless the profile is named.
         profiles = [word for job in (*JOBS, "shell", "tensorboard") for word in ("--profile", job)]
-        answer = self.machine.call(
-            self.command(*profiles, "config"), cwd=self.checkout, patience=60
+        answer = self.system.call(
+            self.command(*profiles, "config"), cwd=self.checkout, timeout_s=CONFIG_TIMEOUT_S
         )
         if answer.code:
             raise RunnerError(
-                f"compose can't read its files: {answer.last_line}; `runner doctor` says more"
+                f"Compose can't read its files: {answer.last_line}; run `runner doctor` for details"
             )
         import yaml
 
@@ -63,79 +71,90 @@ class Compose:
 
     @property
     def services(self) -> dict[str, Any]:
-        """Service → its settings."""
+        """Return the settings of each service."""
         services = self.config.get("services") or {}
         return services if isinstance(services, dict) else {}
 
     def service_of(self, job: str) -> str:
-        """The service that runs a job: its own, or that of train with another command."""
+        """Return the service of a job; ``train`` runs the jobs without their own."""
         return job if job in self.services else "train"
 
     def image(self, service: str) -> str | None:
-        """The image's name; None where compose makes one up."""
+        """Return the name of the image; None if Compose generates one."""
         name = (self.services.get(service) or {}).get("image")
         return str(name) if name else None
 
     def has_image(self, service: str) -> bool:
-        """Whether the image is built; with a name of compose's own it can't be told, and counts as not."""
+        """Return True if the image is built; False for a generated name, which can't be looked up."""
         return self.built_image(service) is not None
 
     def built_image(self, service: str) -> str | None:
-        """The service's image; None where it is not built."""
+        """Return the name of the image if it is built."""
         name = self.image(service)
         if name is None:
             return None
-        answer = self.machine.call(["docker", "image", "inspect", "--format", "{{.Id}}", name])
+        answer = self.system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name])
         return name if answer.code == 0 else None
 
     def has_gpus(self, service: str) -> bool:
-        """Whether the service reserves GPUs: docker-compose.gpu.yml is in force."""
+        """Return True if the service reserves GPUs, as docker-compose.gpu.yml makes it."""
         resources = ((self.services.get(service) or {}).get("deploy") or {}).get("resources") or {}
         devices = (resources.get("reservations") or {}).get("devices") or []
         return any("gpu" in (device.get("capabilities") or []) for device in devices)
 
 
-def shell_variables(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """``-e NAME=VALUE`` for each; these are no secrets."""
-    return [word for name, value in pairs for word in ("-e", f"{name}={value}")]
+def needed_settings(system: System, checkout: Path) -> dict[str, str]:
+    """Return the settings that ``.env`` should have on this machine.
 
-
-def wanted(machine: System, checkout: Path) -> dict[str, str]:
-    """The variables as they should be. Compose files that the user added stay, docker-compose.override.yml too,
-    which compose reads by itself only as long as COMPOSE_FILE is not set."""
-    have = read_dotenv(checkout)
-    files = [
-        n for n in have.get("COMPOSE_FILE", "").split(os.pathsep) if n and n != GPU_COMPOSE_FILE
-    ]
+    Compose files of the user stay, also docker-compose.override.yml, which Compose reads on its own only while
+    COMPOSE_FILE is not set.
+    """
+    present = read_dotenv(checkout, SETTINGS)
+    given = present.get("COMPOSE_FILE", "").split(os.pathsep)
+    files = [name for name in given if name and name != GPU_COMPOSE_FILE]
     if COMPOSE_FILE not in files:
         files.insert(0, COMPOSE_FILE)
-    if "COMPOSE_FILE" not in have and (checkout / OVERRIDE_COMPOSE_FILE).is_file():
+    if "COMPOSE_FILE" not in present and (checkout / OVERRIDE_COMPOSE_FILE).is_file():
         files.append(OVERRIDE_COMPOSE_FILE)
-    if machine.engine_gives_gpus and (checkout / GPU_COMPOSE_FILE).is_file():
+    if system.engine_gives_gpus and (checkout / GPU_COMPOSE_FILE).is_file():
         files.insert(files.index(COMPOSE_FILE) + 1, GPU_COMPOSE_FILE)
     return {
         "COMPOSE_FILE": os.pathsep.join(files),
+        "COMPOSE_PROJECT_NAME": project_name(checkout, present.get("COMPOSE_PROJECT_NAME", "")),
         "HOST_UID": str(os.getuid()),
         "HOST_GID": str(os.getgid()),
     }
 
 
-def wrong(machine: System, checkout: Path) -> list[str]:
-    """The variables that ``.env`` lacks or has otherwise."""
-    have = read_dotenv(checkout)
-    return [name for name, value in wanted(machine, checkout).items() if have.get(name) != value]
+def project_name(checkout: Path, given: str = "") -> str:
+    """Return the checkout's own project name, or the one that the user has ``given``.
+
+    Compose's default is the folder's name, so that two checkouts of one name would replace each other's
+    containers. A name that a copied ``.env`` brought from another folder is not the user's.
+    """
+    if given and not GENERATED_NAME.match(given):
+        return given
+    stem = re.sub(r"[^a-z0-9_-]+", "-", checkout.name.lower()).strip("-_") or "checkout"
+    return f"{stem}-{hashlib.sha256(os.fsencode(checkout)).hexdigest()[:8]}"
 
 
-def write_missing(machine: System, checkout: Path) -> list[str]:
-    """Add the variables that ``.env`` does not have; what was done, in words. What it has is left to doctor."""
-    have = read_dotenv(checkout)
-    missing = {name: value for name, value in wanted(machine, checkout).items() if name not in have}
-    return _write(checkout, missing)
+def wrong_settings(system: System, checkout: Path) -> list[str]:
+    """Return the names of the settings that ``.env`` lacks or has with another value."""
+    present = read_dotenv(checkout, SETTINGS)
+    needed = needed_settings(system, checkout)
+    return [name for name, value in needed.items() if present.get(name) != value]
 
 
-def write_all(machine: System, checkout: Path) -> list[str]:
-    """Set the variables to what this machine needs; what was done, in words."""
-    return _write(checkout, wanted(machine, checkout))
+def write_missing_settings(system: System, checkout: Path) -> list[str]:
+    """Add the missing settings to ``.env`` and report them; wrong ones are left to `runner doctor`."""
+    present = read_dotenv(checkout, SETTINGS)
+    needed = needed_settings(system, checkout)
+    return _write(checkout, {name: v for name, v in needed.items() if name not in present})
+
+
+def write_settings(system: System, checkout: Path) -> list[str]:
+    """Set all settings in ``.env`` and report them."""
+    return _write(checkout, needed_settings(system, checkout))
 
 
 def _write(checkout: Path, values: dict[str, str]) -> list[str]:
@@ -147,33 +166,31 @@ def _write(checkout: Path, values: dict[str, str]) -> list[str]:
 def run_service(
     cli: CliContext, service: str, words: tuple[str, ...], is_server: bool = False
 ) -> int:
-    """One container of ``service`` with the terminal; its exit status. With ``is_server`` it has the service's ports, and
-    ends with Ctrl-C."""
-    compose, checkout = _ready(cli)
-    flags = ["--service-ports"] * is_server + ["-T"] * (not cli.is_terminal)
-    return follow_process(
-        cli, compose.command("run", "--rm", *flags, service, *words), checkout, is_server
-    )
+    """Run a container of ``service`` on the terminal and return its exit status.
 
-
-def _ready(cli: CliContext) -> tuple[Compose, Path]:
+    ``is_server`` publishes the service's ports and makes Ctrl-C a success.
+    """
     checkout = find_checkout(cli.cwd)
-    machine = System(cli.environ)
-    if machine.engine.problem:
-        raise RunnerError(f"{machine.engine.problem}; `runner doctor` says more")
-    for line in write_missing(machine, checkout):
+    system = System(cli.environ)
+    if system.engine.problem:
+        raise RunnerError(f"{system.engine.problem}; run `runner doctor` for details")
+    for line in write_missing_settings(system, checkout):
         cli.info(line)
-    here = volumes(checkout, {})
-    for folder in (here.data, here.checkpoints, here.cache):
+    folders = volumes(checkout, {})
+    for folder in (folders.data, folders.checkpoints, folders.cache):
         folder.mkdir(parents=True, exist_ok=True)
-    return Compose(machine, checkout), checkout
+    flags = ["--service-ports"] * is_server + ["-T"] * (not cli.is_terminal)
+    command = ComposeProject(system, checkout).command("run", "--rm", *flags, service, *words)
+    return follow_process(cli, command, checkout, is_server)
 
 
 def follow_process(
-    cli: CliContext, words: list[str], folder: Path, until_ctrl_c: bool = False
+    cli: CliContext, command: list[str], cwd: Path, until_ctrl_c: bool = False
 ) -> int:
-    """Wait for it; its exit status. Ctrl-C is its own: it has it from the terminal too, and with ``until_ctrl_c`` that is
-    a good end. SIGTERM is passed on."""
+    """Run a program on the terminal and return its exit status; SIGTERM is passed on.
+
+    The program gets Ctrl-C from the terminal itself; ``until_ctrl_c`` makes that a success.
+    """
     process: subprocess.Popen[bytes] | None = None
     interrupted = threading.Event()
 
@@ -186,11 +203,9 @@ def follow_process(
         signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
     }
     try:
-        process = subprocess.Popen(words, cwd=folder, env=dict(cli.environ))
-        code = process.wait()
+        process = subprocess.Popen(command, cwd=cwd, env=dict(cli.environ))
+        code = exit_status(process.wait())
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
-    if until_ctrl_c and interrupted.is_set():
-        return 0
-    return code if code >= 0 else 128 - code
+    return 0 if until_ctrl_c and interrupted.is_set() else code

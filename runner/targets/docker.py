@@ -1,4 +1,4 @@
-"""The containers of runs, found again by their labels."""
+"""Containers of runs, found by their labels; mounts and images of a command's folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.plan import PlannedFolder
 from runner.planning.packaging import INSIDE, digest, list_files, setup_files
-from runner.system import System
+from runner.system import System, is_container_id
 
 RUN_LABEL = "gpt-runner.run"
-
 JOB_LABEL = "gpt-runner.job"
-
 CHECKOUT_LABEL = "gpt-runner.project"
+
+IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # docker-compose.yml reads the name of the image from it
+SETUP_REPOSITORY = "gpt-runner-setup"  # images extended by --setup, one tag each
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container of a run. ``code`` is its exit status once it ended."""
+    """A container of a run. ``code`` is its exit status once it has ended."""
 
     id: str
     run: str
@@ -34,110 +35,105 @@ class Container:
     code: int | None
 
 
-def labels(run: str, job: str, checkout: Path) -> list[str]:
-    """The words that put the labels on a new container."""
+def label_options(run: str, job: str, checkout: Path) -> list[str]:
+    """Return the options that label a new container."""
     pairs = ((RUN_LABEL, run), (JOB_LABEL, job), (CHECKOUT_LABEL, str(checkout)))
     return [word for name, value in pairs for word in ("--label", f"{name}={value}")]
 
 
-def containers(machine: System, checkout: Path, run: str | None = None) -> list[Container]:
-    """Those of this checkout, newest first; all runs' or one's. Empty where no engine answers."""
+def containers(system: System, checkout: Path, run: str | None = None) -> list[Container]:
+    """Return the containers of this checkout, or of one run, newest first; [] without an engine."""
     filters = ["--filter", f"label={CHECKOUT_LABEL}={checkout}"]
     if run is not None:
         filters += ["--filter", f"label={RUN_LABEL}={run}"]
-    return _list(machine, filters)
+    return _list(system, filters)
 
 
-def container_named(machine: System, id: str) -> list[Container]:
-    """The container with that id, which need not be one that the runner started: `docker compose up train`."""
-    return _list(machine, ["--filter", f"id={id}"]) if is_container_id(id) else []
+def container_named(system: System, id: str) -> list[Container]:
+    """Return the container with that id, also one that `docker compose up` started."""
+    return _list(system, ["--filter", f"id={id}"]) if is_container_id(id) else []
 
 
-def is_container_id(host: str) -> bool:
-    """Whether a host's name is what the engine gives a container: its id's first 12 digits."""
-    return re.fullmatch(r"[0-9a-f]{12}", host) is not None
-
-
-def _list(machine: System, filters: list[str]) -> list[Container]:
+def _list(system: System, filters: list[str]) -> list[Container]:
     shape = f'{{{{.ID}}}}\t{{{{.Label "{RUN_LABEL}"}}}}\t{{{{.Status}}}}'
-    answer = machine.call(["docker", "ps", "--all", "--no-trunc", *filters, "--format", shape])
+    answer = system.call(["docker", "ps", "--all", "--no-trunc", *filters, "--format", shape])
     if answer.code:
         return []
     rows = [line.split("\t") for line in answer.out.splitlines()]
-    return [_container(*row) for row in rows if len(row) == 3]
+    return [_parse_container(*row) for row in rows if len(row) == 3]
 
 
-def _container(id: str, run: str, status: str) -> Container:
-    ended = re.match(r"Exited \((\d+)\)", status)
-    gone = ended is not None or status.startswith(("Dead", "Removal"))
-    return Container(id, run, not gone, int(ended[1]) if ended else None)
+def _parse_container(id: str, run: str, status: str) -> Container:
+    exited = re.match(r"Exited \((\d+)\)", status)
+    is_gone = exited is not None or status.startswith(("Dead", "Removal"))
+    return Container(id, run, not is_gone, int(exited[1]) if exited else None)
 
 
-IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # which image docker-compose.yml takes
-
-LAYERS = "gpt-runner-setup"  # the images of setups, a tag each
-
-
-def binds(folder: PlannedFolder) -> list[str]:
-    """``-v`` words: the folder itself, and over it each kept folder from its volume."""
+def bind_mounts(folder: PlannedFolder) -> list[str]:
+    """Return values of ``-v``: the folder itself, and over it each persisted path from its volume."""
     over = [f"{keep.here}:{folder.inside}/{keep.path}:rw" for keep in folder.kept]
     return [f"{folder.here}:{folder.inside}:rw", *over]
 
 
-def prepare_folder(folder: PlannedFolder, checkout: Path) -> None:
-    """Make both ends of each kept folder, which the engine would make as root's, and lay there what the folder
-    brings of it. Raises RunnerError where a file is in the way."""
+def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
+    """Make both ends of each persisted path and fill the volume with the folder's own files.
+
+    The engine would make missing folders as root. Raises RunnerError if a path is a file.
+    """
     listing = list_files(Path(folder.here), checkout) if folder.kept else None
     for keep in folder.kept:
         inner = Path(folder.here) / keep.path
         if inner.is_file():
             raise RunnerError(
-                f"{inner} is a file, and --keep is for folders; keep the one that it lies in"
+                f"{inner} is a file, and --keep needs a folder; name the folder that contains it"
             )
         if not inner.is_symlink():
             inner.mkdir(parents=True, exist_ok=True)
         Path(keep.here).mkdir(parents=True, exist_ok=True)
         if listing is not None:
             seed_volume(inner, listing.below(keep.path), Path(keep.here))
-        if (
-            not inner.is_symlink()
-        ):  # the mount over it would hide what only .gitignore keeps back: data
+        if not inner.is_symlink():  # the mount would hide the files that .gitignore names
             mirror_files(inner, Path(keep.here))
 
 
-def layer_name(machine: System, image: str, folder: PlannedFolder) -> str:
-    """The image of the folder's setup on ``image``; another one where either changes."""
-    answer = machine.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
-    return f"{LAYERS}:{digest(Path(folder.here), folder.setup, answer.out.strip())}"
+def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
+    """Return the name of ``image`` extended by the folder's setup; it changes when either changes."""
+    answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
+    return f"{SETUP_REPOSITORY}:{digest(Path(folder.here), folder.setup, answer.out.strip())}"
 
 
-def has_layer(machine: System, image: str, folder: PlannedFolder) -> bool:
-    """Whether it is built."""
-    name = layer_name(machine, image, folder)
-    return machine.call(["docker", "image", "inspect", "--format", "{{.Id}}", name]).code == 0
+def has_setup_image(system: System, image: str, folder: PlannedFolder) -> bool:
+    """Return True if that image is built."""
+    name = setup_image(system, image, folder)
+    return system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name]).code == 0
 
 
-def build_layer(machine: System, cli: CliContext, image: str, folder: PlannedFolder) -> None:
-    """Build it where it is missing. Raises RunnerError where one of its lines fails."""
-    if has_layer(machine, image, folder):
+def build_setup_image(system: System, cli: CliContext, image: str, folder: PlannedFolder) -> None:
+    """Build the image if it is missing. Raises RunnerError if a setup line fails."""
+    if has_setup_image(system, image, folder):
         return
-    cli.info("extending the image, which is done once")
+    cli.info("extending the image with the setup, once")
     with TemporaryDirectory(prefix="gpt-runner-") as context:
         for name in setup_files(Path(folder.here), folder.setup):
             (Path(context) / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(folder.here) / name, Path(context) / name)
         lines = [f"FROM {image}", f"COPY . {INSIDE}", f"WORKDIR {INSIDE}"]
         lines += [f"RUN {line}" for line in folder.setup]
-        (Path(context) / "Dockerfile").write_text("\n".join([*lines, "WORKDIR /workspace", ""]))
-        program = str(machine.program("docker"))
-        command = [program, "build", "--tag", layer_name(machine, image, folder), context]
-        done = subprocess.run(command, env=dict(cli.environ), stdout=_talk(), check=False)
+        text = "\n".join([*lines, "WORKDIR /workspace", ""])
+        (Path(context) / "Dockerfile").write_text(text, encoding="utf-8")
+        docker = str(system.program("docker"))
+        command = [docker, "build", "--tag", setup_image(system, image, folder), context]
+        done = subprocess.run(
+            command, env=dict(cli.environ), stdout=stderr_descriptor(), check=False
+        )
     if done.returncode:
-        raise RunnerError("the setup failed; what it says above is why. Nothing was started")
+        raise RunnerError(
+            "the setup failed, and the run did not start; fix the error above and try again"
+        )
 
 
-def _talk() -> int | None:
-    """stdout is the command's: what a build says is talk."""
+def stderr_descriptor() -> int | None:
+    """Return the descriptor of stderr, for the output of builds: stdout belongs to the job."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,10 @@
-"""Processes of this machine that were started earlier, perhaps by another runner: found, signalled."""
+"""Processes of this machine: start, recognize and signal them; and the supervisor of detached jobs.
+
+    python -m runner.targets.process RUN_FOLDER COMMAND [ARGUMENT ...]
+
+runs a detached job, passes signals on to it and writes its exit status into the run's folder. Without it, a
+job that died before its first record could not be told from one that succeeded.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +17,27 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from runner.project import INSTALLED
-from runner.request import UserCommand
+from runner.runs.store import write_exit
 from runner.target import LaunchHandle
 
 
-def this_machine() -> str:
-    """The name under which processes of this machine are noted."""
+def machine_name() -> str:
+    """Return the name of this machine, as launches record it."""
     return socket.gethostname()
 
 
 def identity_of(pid: int) -> str:
-    """When the process began, as the system writes it; '' where there is no such process.
+    """Return the start time of the process, as the system writes it; '' if there is no such process.
 
-    A number is given to a new process sooner or later; number and start together are not.
+    A pid is reused, the pair of pid and start time is not. Linux counts the time in ticks since boot, which
+    stays correct when the clock is set; psutil.create_time does not.
     """
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if after_name[0] in "ZX" else after_name[19]
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[
+            2
+        ].split()  # behind the program's name, which may contain spaces
+        return "" if fields[0] in "ZX" else fields[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return ""
@@ -38,63 +47,89 @@ def identity_of(pid: int) -> str:
 
 
 def _identity_from_ps(pid: int) -> str:
-    """On macOS, which has no /proc."""
+    """Return the start time on macOS, which has no /proc."""
     try:
         done = subprocess.run(
             ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
             capture_output=True,
-            text=True,
-            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},  # a terminal's are not cron's
+            encoding="utf-8",
+            errors="replace",
+            env={
+                **os.environ,
+                "LC_ALL": "C",
+                "TZ": "UTC",
+            },  # the same from a terminal and from cron
             check=False,
         )
     except OSError:
         return ""
-    state, _, began = done.stdout.strip().partition(" ")
-    return "" if state.startswith("Z") else began.strip()
+    state, _, started = done.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else started.strip()
 
 
-def is_alive(started: LaunchHandle) -> bool:
-    """Whether the process that was noted still runs on this machine."""
-    # A Mac's name changes with the network that it is in; number and start are enough there.
-    is_here = sys.platform == "darwin" or started.machine == this_machine()
-    if not is_here or not started.id.isdigit():
+def is_alive(launch: LaunchHandle) -> bool:
+    """Return True if the process of the launch still runs on this machine."""
+    # A Mac's name changes with its network; pid and start time suffice there.
+    if sys.platform != "darwin" and launch.location != machine_name():
         return False
-    identity = identity_of(int(started.id))
-    return identity != "" and identity == started.identity
+    if not launch.id.isdigit():
+        return False
+    identity = identity_of(int(launch.id))
+    return identity != "" and identity == launch.identity
 
 
-def signal_group(started: LaunchHandle, which: signal.Signals) -> None:
+def signal_group(launch: LaunchHandle, which: signal.Signals) -> None:
     """Send a signal to every process of the job."""
     with suppress(ProcessLookupError):
-        os.killpg(int(started.id), which)
+        os.killpg(int(launch.id), which)
 
 
-def signal_leader(started: LaunchHandle, which: signal.Signals) -> None:
-    """Send a signal to the job's first process alone; torchrun passes it on to its own."""
+def signal_leader(launch: LaunchHandle, which: signal.Signals) -> None:
+    """Send a signal to the job's first process; torchrun passes it on to its workers."""
     with suppress(ProcessLookupError):
-        os.kill(int(started.id), which)
+        os.kill(int(launch.id), which)
 
 
-# Set where the user has chosen an environment in this shell; its `python` is theirs then.
-CHOSEN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYENV_VIRTUAL_ENV")
+def exit_status(code: int) -> int:
+    """Return the shell's exit status for a code of subprocess: 128 + n for signal n."""
+    return code if code >= 0 else 128 - code
 
 
-def for_command(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables for the process around the command: it finds our packages, which the command does not get, and
-    as `python` the one that runs the runner, where no environment is active in this shell."""
-    found = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(INSTALLED), environ.get("PYTHONPATH")]))
-    }
-    if not any(environ.get(name) for name in CHOSEN):
-        bin_folder = str(Path(sys.executable).parent)
-        found["PATH"] = os.pathsep.join(filter(None, [bin_folder, environ.get("PATH")]))
-    return found
+def start_detached(
+    command: tuple[str, ...], folder: Path, cwd: Path, environ: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a job that outlives this process; its output goes to ``output.txt`` in the run's folder."""
+    # -P: the supervisor is this installation's, while the job imports the checkout, its working folder.
+    supervisor = [sys.executable, "-P", "-m", "runner.targets.process", str(folder)]
+    package = str(Path(__file__).resolve().parents[2])
+    python_path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))
+    with (folder / "output.txt").open("wb") as output:
+        return subprocess.Popen(
+            [*supervisor, *command],
+            cwd=cwd,
+            env={**environ, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
-def occupied(command: UserCommand) -> tuple[str, ...]:
-    """The paths to keep in whose place real folders with content are: they are the user's, and stay."""
-    return tuple(keep.path for keep in command.keep if _has_content(command.folder / keep.path))
+def main() -> int:
+    """Run the command, wait for it and write its exit status into the folder."""
+    folder, command = Path(sys.argv[1]), sys.argv[2:]
+    received: list[int] = []
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda number, _: received.append(number))
+    process = subprocess.Popen(command)
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda number, _: process.send_signal(number))
+    for number in received:  # before the process existed
+        process.send_signal(number)
+    code = exit_status(process.wait())
+    write_exit(folder, code)
+    return code
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
+if __name__ == "__main__":
+    sys.exit(main())

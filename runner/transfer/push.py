@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from job.step_folders import LATEST, MANIFEST
 from runner.console import CliContext
 from runner.errors import ModalUnavailable, not_found, usage
-from runner.runs.store import NAME as LAUNCH
+from runner.runs.store import LAUNCH_NAME as LAUNCH
 from runner.runs.store import read_launch
 from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import RemoteEntry

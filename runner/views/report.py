@@ -93,7 +93,7 @@ def attempts(history: History, now: float) -> list[list[str]]:
     """A row for each attempt, the oldest first. Those in the cloud are known by its ledger too: what each cost,
     and those that were killed before they could write a record."""
     ledger = history.ledger
-    if ledger.attempts and history.state.target == "cloud":
+    if ledger.attempts:
         return _of_ledger(ledger, now)
     rows = []
     for index, attempt in enumerate(history.record.attempts if history.record else [], 1):

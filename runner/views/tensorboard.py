@@ -28,7 +28,8 @@ def serve(cli: CliContext, run: str | None, port: int) -> int:
     """Show the curves at ``port`` of this machine until Ctrl-C. Raises RunnerError: 102 for a run that is not there."""
     here = volumes(find_checkout(cli.cwd), cli.environ)
     where, path = "checkpoints", run or ""
-    if run is not None and find_run(cli, run).target.name == "cloud":
+    found = find_run(cli, run) if run is not None else None
+    if found is not None and found.target.has_remote_volumes and not found.state.is_copy:
         where, path = "cache", f"tensorboard/{run}"
     folder: Path = getattr(here, where) / path
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from runner.runs import endings
 from runner.runs.find import ResolvedRun
 from runner.runs.history import Reader
 from runner.runs.table import standing
-from runner.signals import Interrupts
+from runner.signals import SignalForwarder
 from runner.target import Target, all_targets
 from runner.views.dashboard import Snapshot, line, screen, to_json
 from runner.views.poller import RunDeleted, RunPoller
@@ -44,15 +44,15 @@ def watch(cli: CliContext, found: ResolvedRun, every: float | None, as_json: boo
     run = found.state.run
     on_terminal = cli.is_terminal and not as_json and cli.environ.get("TERM") != "dumb"
     if every is None:
-        every = max(1.0, 2 * found.target.poll_interval_s) if on_terminal else EVERY_LINE
-    reader = Reader(run, found.target)
+        every = max(1.0, 2 * found.source.poll_interval_s) if on_terminal else EVERY_LINE
+    reader = Reader(run, found.source)
     first = reader.look()
     if first is None:
         raise not_found(f"run '{run}' was removed; `runner runs` lists those that are there")
     left: list[object] = []
     looker = RunPoller(reader, first, every, lambda: _elsewhere(cli, run))
     try:
-        with Interrupts(left.append, lambda: left.append(None)):
+        with SignalForwarder(left.append, lambda: left.append(None)):
             if on_terminal:
                 seen = _on_screen(cli, looker, lambda: bool(left))
             else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from job.paths import VolumePaths
 from job.run_record import read_record
 from runner.plan import Plan, TargetState, Volume
 from runner.planning.plan import make_plan, with_notes
@@ -29,8 +30,22 @@ class FakeTarget:
     did: list[str] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     last: LaunchHandle | None = None
+    default_parallel_trials: int = 1
 
-    def facts(self, request: Request) -> TargetState:
+    def __post_init__(self) -> None:
+        self.volumes = VolumePaths.under(self.checkout / "volumes")
+        self.bills = self.has_remote_volumes = self.name == "cloud"
+
+    def is_configured(self) -> bool:
+        return True
+
+    def check_configured(self) -> None:
+        pass
+
+    def mirror(self) -> None:
+        return None
+
+    def inspect(self, request: Request) -> TargetState:
         volumes = self.checkout / "volumes"
         facts = {
             "target": self.name,
@@ -45,8 +60,8 @@ class FakeTarget:
         }
         return TargetState(**{**facts, **self.has})
 
-    def plan(self, request: Request, facts: TargetState) -> Plan:
-        plan = with_notes(make_plan(request, facts), question=self.question)
+    def plan(self, request: Request, state: TargetState) -> Plan:
+        plan = with_notes(make_plan(request, state), question=self.question)
         self.plans.append(plan)
         return plan
 
@@ -59,8 +74,8 @@ class FakeTarget:
         self.did.append(f"follow {started.run}")
         return self.code
 
-    def stop(self, run: str, now: bool = False) -> bool:
-        self.did.append(f"stop {run}{' now' if now else ''}")
+    def stop(self, run: str, force: bool = False) -> bool:
+        self.did.append(f"stop {run}{' now' if force else ''}")
         return any(state.run == run for state in self.states)
 
     def runs(self) -> Iterable[RunInfo]:

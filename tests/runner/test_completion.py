@@ -62,7 +62,7 @@ class TestWords:
         assert values(offer("bash", "host", "wa")) == ["warm"]
         assert values(offer("bash", "host", "sam")) == ["sample"]
 
-    def test_runs_of_this_machine(self, offer: Offer, make_run) -> None:
+    def test_runs_of_machine_name(self, offer: Offer, make_run) -> None:
         make_run("lower-lr", step=5)
         for words in (["status", "lo"], ["pull", "checkpoints", "lo"], ["host", "--name", "lo"]):
             assert values(offer("bash", *words)) == ["lower-lr"]

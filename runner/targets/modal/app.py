@@ -172,7 +172,8 @@ def attempt_limit(environ: Mapping[str, str] = os.environ) -> float:
 
 def check_there(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
     """RunnerError, exit code 2, for a name that has no value here or in .env."""
-    kept = read_dotenv(checkout)
+    names = tuple(names)
+    kept = read_dotenv(checkout, names)
     for name in names:
         if not environ.get(name) and not kept.get(name):
             raise usage(

@@ -17,7 +17,7 @@ from job.exit_status import ExitStatus
 from runner.errors import ModalUnavailable
 from runner.jobs import RESUMABLE_JOBS
 from runner.runs import endings
-from runner.signals import Interrupts
+from runner.signals import SignalForwarder
 from runner.target import LaunchHandle
 from runner.targets.modal import calls
 from runner.targets.modal.calls import CANCELLED, OFFLINE, CallState, Cancelled, CancelScope
@@ -45,7 +45,7 @@ def follow(target: ModalTarget, started: LaunchHandle) -> int | None:
     ended = threading.Event()
     done: list[CallState] = []
     with CancelScope() as asked:
-        printer = _Printer(started.machine, screen, ended, asked)
+        printer = _Printer(started.location, screen, ended, asked)
         printer.start()
         threading.Thread(target=lambda: _wait(started.id, done, ended, asked), daemon=True).start()
         if not _stays(target, started, printer, screen):
@@ -62,7 +62,7 @@ def _stays(
     again = threading.Event()
     stopping, told = False, False
     began = time.monotonic()
-    with Interrupts(pressed.append, again.set):
+    with SignalForwarder(pressed.append, again.set):
         while not printer.ended.wait(LOOK):
             if not (told or printer.last or pressed) and time.monotonic() - began >= SILENT:
                 told = True

@@ -13,14 +13,13 @@ from job.pretrained import weights_of
 from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import usage
-from runner.launch.parse import settings_begun_with
 from runner.plan import Volume
 from runner.planning.packaging import digest, list_files, setup_lines
 from runner.pricing import prices
 from runner.project import git_state, secret_names, volumes
 from runner.request import Request, UserCommand, folder_name
-from runner.runs.divergence import on_this_machine
-from runner.runs.store import is_ready, step_of
+from runner.runs.divergence import local_state
+from runner.runs.store import is_dataset_ready, recipe_of, step_of
 from runner.targets.modal import account, image, runs
 from runner.targets.modal.app import check_kept, check_there
 from runner.targets.modal.client import check_proxy
@@ -88,8 +87,12 @@ def _look(
         _ = checkpoints.opened
         step = pool.submit(step_of, checkpoints, request.run)
         run = pool.submit(runs.read_run, checkpoints, request.run)
-        before = pool.submit(settings_begun_with, checkpoints, request)
-        ready = pool.submit(is_ready, data, dataset) if dataset else None
+        before = (
+            pool.submit(recipe_of, checkpoints, request.run)
+            if request.job.name == "train" and request.settings is not None
+            else None
+        )
+        ready = pool.submit(is_dataset_ready, data, dataset) if dataset else None
         there = pool.submit(files["cache"].size, weights.weights) if weights else None
     found, busy = run.result(), None
     writes = request.job.writes_run or request.detach
@@ -107,10 +110,10 @@ def _look(
         "cost": found.ledger.cost(now) if request.job.writes_run else 0.0,
         "attempts": len(found.ledger.attempts) if request.job.writes_run else 0,
         "reached": runs.reached(found),
-        "begun_with": before.result(),
-        RunStatus.FINISHED: found.record is not None and found.record.status == RunStatus.FINISHED,
+        "begun_with": before.result() if before else None,
+        "finished": found.record is not None and found.record.status == RunStatus.FINISHED,
         "record": found.record,
-        "other": on_this_machine(cli, checkout, request.run, found.record)
+        "other": local_state(cli, checkout, request.run, found.record)
         if request.job.writes_run
         else None,
     }

@@ -12,7 +12,7 @@ from job.run_record import EndReason, RunRecord, RunStatus, parse_record
 from runner.runs import attempts
 from runner.runs import attempts as ledgers
 from runner.runs.attempts import AttemptLog, CloudAttempt
-from runner.runs.store import NAME as LAUNCH
+from runner.runs.store import LAUNCH_NAME as LAUNCH
 from runner.runs.store import is_fresh, parse_launch
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.modal.calls import CallState, look
@@ -53,7 +53,7 @@ class CloudRun:
     def app(self) -> str:
         """That call's app."""
         if self.launch is not None and self.launch.id == self.call:
-            return self.launch.machine
+            return self.launch.location
         return self.ledger.app
 
     @property

@@ -28,17 +28,18 @@ from runner.project import volumes
 from runner.request import Request
 from runner.runs.attempts import STOP
 from runner.runs.endings import runner_status
-from runner.runs.store import NAME as LAUNCH
-from runner.runs.store import dumps
-from runner.signals import keep
+from runner.runs.store import LAUNCH_NAME as LAUNCH
+from runner.runs.store import launch_json
+from runner.signals import hold_signals
 from runner.system import wait_until
-from runner.target import LaunchHandle, RunInfo, VolumeFiles
-from runner.targets.modal import account, app, calls, follow, image
+from runner.target import LaunchHandle, RunInfo, RunSource, VolumeFiles
+from runner.targets.modal import TARGET_NAME, account, app, calls, follow, image
 from runner.targets.modal import runs as records
 from runner.targets.modal.app import GivenFolder
 from runner.targets.modal.client import check_reachable
 from runner.targets.modal.deadlines import attempt_timeout
 from runner.targets.modal.inspect import inspect_modal
+from runner.targets.modal.mirror import MirroredRuns
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
 from runner.targets.modal.plan import ModalState, modal_plan
 from runner.targets.modal.volume import LateFiles, NoFiles, modal_name
@@ -49,26 +50,42 @@ STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
 class ModalTarget:
     """The target ``cloud``."""
 
-    name = "cloud"
-    poll_interval_s = 2.0  # each look is some ten requests
+    name = TARGET_NAME
+    poll_interval_s = 2.0  # each poll takes about ten requests
+    bills = True
+    has_remote_volumes = True
+    default_parallel_trials = 4
 
     def __init__(self, cli: CliContext, checkout: Path) -> None:
         self.cli = cli
         self.checkout = checkout
-        self.locations = volumes(checkout, {})
+        self.volumes = volumes(checkout, {})
         self._live: Prices | None = None  # what Modal said when the facts were looked at
         self._files = {name: LateFiles(name, cli.environ) for name in VOLUMES}
 
-    def facts(self, request: Request) -> ModalState:
+    def is_configured(self) -> bool:
+        """Return True if there is a Modal token."""
+        return account.is_set_up(self.cli.environ)
+
+    def check_configured(self) -> None:
+        """Raise RunnerError if there is no Modal token."""
+        account.need_token(self.cli.environ)
+
+    def mirror(self) -> RunSource:
+        """Return the pulled copies of runs on Modal."""
+        checkpoints = volumes(self.checkout, self.cli.environ).checkpoints
+        return MirroredRuns(checkpoints, self.name)
+
+    def inspect(self, request: Request) -> ModalState:
         """Look at the run's records and the dataset on Modal, and at the image's last build."""
         found = inspect_modal(self.cli, self.checkout, self._files, request)
         self._live = found.live
         return found
 
-    def plan(self, request: Request, facts: TargetState) -> Plan:
+    def plan(self, request: Request, state: TargetState) -> Plan:
         """``make_plan``, and what it costs."""
-        assert isinstance(facts, ModalState)
-        return modal_plan(request, facts, resolve_options(request), self._prices(facts.live))
+        assert isinstance(state, ModalState)
+        return modal_plan(request, state, resolve_options(request), self._prices(state.live))
 
     def _prices(self, live: Prices | None) -> Prices:
         return current_prices(self.checkout, self.cli.environ, live or BUILT_IN)
@@ -80,11 +97,11 @@ class ModalTarget:
         assert isinstance(options, ResolvedOptions)
         if options.prepares_first:
             self._prepare(plan, options)
-        used = self._used(plan.run) if plan.is_noted else 0.0
+        used = self._used(plan.run) if plan.records_launch else 0.0
         started = time.time()
-        call = self._spawn(plan, options, used, plan.is_noted)
+        call = self._spawn(plan, options, used, plan.records_launch)
         if not plan.detach:
-            keep()
+            hold_signals()
         launch = LaunchHandle(
             run=plan.run,
             target=self.name,
@@ -94,10 +111,10 @@ class ModalTarget:
             detached=plan.detach,
             gpus=options.gpus.count,
             device=plan.device,
-            machine=call.app,
+            location=call.app,
             target_options=options,
         )
-        if plan.is_noted:
+        if plan.records_launch:
             self._note(launch)
         return launch
 
@@ -119,7 +136,7 @@ class ModalTarget:
         first = replace(plan, job="prepare", command=command)
         call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
         code = self.follow(
-            LaunchHandle(plan.run, self.name, "prepare", call.id, time.time(), machine=call.app)
+            LaunchHandle(plan.run, self.name, "prepare", call.id, time.time(), location=call.app)
         )
         if code is None:
             raise RunnerError(
@@ -154,7 +171,7 @@ class ModalTarget:
         }
         given = GivenFolder.of(plan)
         built, _ = image.describe(
-            self.checkout, self.locations.cache, account.account_name(self.cli.environ)
+            self.checkout, self.volumes.cache, account.account_name(self.cli.environ)
         )
         if not built:
             self.cli.info("building the image on Modal; this takes some minutes and is done once")
@@ -178,7 +195,7 @@ class ModalTarget:
     def _note(self, launch: LaunchHandle) -> None:
         """So that any terminal finds the call. The body notes it too, as soon as a machine works on it."""
         try:
-            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", dumps(launch))
+            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", launch_json(launch))
         except KeyboardInterrupt:
             calls.cancel(launch.id, kill=True)  # nobody knows of it yet, and it would go on costing
             raise
@@ -191,7 +208,7 @@ class ModalTarget:
         """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
         return follow.follow(self, started)
 
-    def stop(self, run: str, now: bool = False) -> bool:
+    def stop(self, run: str, force: bool = False) -> bool:
         """Leave a request that the body finds within seconds; a call that no machine works on is cancelled."""
         found = self.read(run)
         state = records.state_of(found)
@@ -202,8 +219,8 @@ class ModalTarget:
             self.ask_to_stop(
                 run, found.call
             )  # with --now too: the body then knows who took its machine away
-        if now or not is_at_work:
-            calls.cancel(found.call, kill=now)
+        if force or not is_at_work:
+            calls.cancel(found.call, kill=force)
         wait_until(
             lambda: not calls.look(found.call, seconds=2.0).alive,
             STOP_SECONDS,
@@ -221,7 +238,7 @@ class ModalTarget:
     def runs(self) -> Iterable[RunInfo]:
         """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
         if not account.is_set_up(self.cli.environ):
-            if image.was_built_here(self.locations.cache):
+            if image.was_built_here(self.volumes.cache):
                 raise RunnerError(account.NO_TOKEN)
             return []
         check_reachable(self.cli.environ)
@@ -264,7 +281,7 @@ class ModalTarget:
     def _image_is_there(self, setup: str) -> None:
         with suppress(OSError):  # only the next plan's words depend on it
             name = account.account_name(self.cli.environ)
-            image.remember(self.checkout, self.locations.cache, name, setup)
+            image.remember(self.checkout, self.volumes.cache, name, setup)
 
 
 def _commits(plan: Plan) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from runner.plan import Plan, TargetState, Volume
 from runner.planning.plan import make_plan
 from runner.planning.show import rows
 from runner.request import Request
-from runner.runs.store import is_ready
+from runner.runs.store import is_dataset_ready
 from runner.target import LocalVolume
 
 SETTINGS = Recipe.model_validate(
@@ -279,11 +279,11 @@ class TestRefusals:
 
 def test_a_dataset_is_judged_by_its_files_and_not_by_its_name(tmp_path: Path) -> None:
     data, folder = LocalVolume(tmp_path), tmp_path / "train.bin"
-    assert is_ready(data, "train.bin") is False
+    assert is_dataset_ready(data, "train.bin") is False
     folder.mkdir()
     (folder / "val_000000.bin").touch()
-    assert is_ready(data, "train.bin") is False
+    assert is_dataset_ready(data, "train.bin") is False
     (folder / "a_train_000001.bin").touch()
-    assert is_ready(data, "train.bin") is None
+    assert is_dataset_ready(data, "train.bin") is None
     (folder / "meta.json").touch()
-    assert is_ready(data, "train.bin") is True
+    assert is_dataset_ready(data, "train.bin") is True

@@ -16,7 +16,7 @@ from runner.errors import RunnerError
 from runner.launch.resume import PreviousResources, previous_resources
 from runner.plan import RemoteRunState, refuse_divergence
 from runner.request import TargetOptions
-from runner.runs.divergence import on_this_machine
+from runner.runs.divergence import local_state
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.host import HostTarget
 from runner.targets.modal.options import ModalOptions, parse_options
@@ -207,11 +207,11 @@ class TestThere:
         folder = make_run("warm", step=50, status="running", created=7.0)
         record = read_record(folder)
         assert record is not None
-        assert on_this_machine(cli, checkout, "warm", record) == RemoteRunState("host", False, 50)
+        assert local_state(cli, checkout, "warm", record) == RemoteRunState("host", False, 50)
         beat(folder)
-        assert on_this_machine(cli, checkout, "warm", record) == RemoteRunState("host", True, 50)
-        assert on_this_machine(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
-        assert on_this_machine(cli, checkout, "warm", None) is None
+        assert local_state(cli, checkout, "warm", record) == RemoteRunState("host", True, 50)
+        assert local_state(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
+        assert local_state(cli, checkout, "warm", None) is None
 
     def test_a_command_went_on_where_it_was_started_last(
         self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
@@ -219,8 +219,8 @@ class TestThere:
         folder = make_run("warm", job="command", created=7.0)
         record = read_record(folder)
         assert record is not None
-        same = on_this_machine(cli, checkout, "warm", record)
-        older = on_this_machine(cli, checkout, "warm", replace(record, attempts=[]))
+        same = local_state(cli, checkout, "warm", record)
+        older = local_state(cli, checkout, "warm", replace(record, attempts=[]))
         assert (same and same.went_on, older and older.went_on) == (False, True)
         assert older is not None
         with pytest.raises(RunnerError, match=r"went on here, .* `runner push checkpoints warm`"):

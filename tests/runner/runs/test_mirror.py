@@ -130,7 +130,7 @@ class TestWarning:
         assert self.WORDS in type_("runner runs").stderr
         assert type_("runner status cl").stderr.count(self.WORDS) == 1
 
-    def test_none_about_a_run_of_this_machine(
+    def test_none_about_a_run_of_machine_name(
         self, type_: Type, pulled, make_run: Callable[..., Path]
     ) -> None:
         make_run("mine", step=100)

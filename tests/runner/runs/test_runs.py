@@ -14,13 +14,13 @@ from job.display import Display
 from job.run_record import Attempt, RunRecord
 from runner.runs import logs as run_log
 from runner.runs import store as run_folders
-from runner.runs.store import FRESH_SECONDS, judge, newest_step, states, write_launch
+from runner.runs.store import FRESH_SECONDS, derive_status, newest_step, states, write_launch
 from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.target import LaunchHandle, LocalVolume, RunInfo
 from runner.targets.compose import ComposeTarget
 from runner.targets.host import HostTarget
-from runner.targets.inspect_local import busy_in
+from runner.targets.local import describe_active
 
 RUNNING = RunInfo("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)
 
@@ -161,7 +161,10 @@ class TestJudgement:
         ],
     )
     def test_one_word(self, status, attempt, lives, code, word) -> None:
-        assert judge(RunRecord("warm", status=status), attempt, self.LAUNCH, lives, code) == word
+        assert (
+            derive_status(RunRecord("warm", status=status), attempt, self.LAUNCH, lives, code)
+            == word
+        )
 
     def test_a_run_of_make_is_known_by_its_heartbeat(self, make_run, checkout) -> None:
         folder = make_run("warm", status="running", attempts=[{"started": 5.0}])
@@ -227,7 +230,7 @@ class TestJudgement:
         assert (state and state.run, state and state.status, read) == ("warm", "finished", ["warm"])
         assert [asked.state(name) for name in ("nothing", "", "../checkpoints/warm")] == [None] * 3
         monkeypatch.setattr(target, "runs", lambda self: pytest.fail("all were looked at"))
-        assert busy_in(asked, folder) is None
+        assert describe_active(asked, folder) is None
 
     @pytest.mark.parametrize(
         ("text", "step"),

@@ -279,12 +279,12 @@ def test_on_a_mac_a_process_is_known_by_its_number_and_start_alone(monkeypatch) 
     """Started in a terminal at home, looked for from cron at work: another zone, language and name of the host."""
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(process, "identity_of", process._identity_from_ps)
-    monkeypatch.setattr(process, "this_machine", lambda: "mac.office")
+    monkeypatch.setattr(process, "machine_name", lambda: "mac.office")
     monkeypatch.setenv("TZ", "XXX-14")
     began = process._identity_from_ps(os.getpid())
     monkeypatch.setenv("TZ", "YYY+11")
     started = LaunchHandle(
-        "warm", "host", "train", str(os.getpid()), 1.0, machine="mac.home", identity=began
+        "warm", "host", "train", str(os.getpid()), 1.0, location="mac.home", identity=began
     )
     assert is_alive(started)
     assert not is_alive(replace(started, identity="Sun Nov 22 01:17:32 2020"))
@@ -375,7 +375,7 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout
     from dataclasses import replace
 
     from runner.target import LaunchHandle
-    from runner.targets.process import identity_of, this_machine
+    from runner.targets.process import identity_of, machine_name
 
     mine = LaunchHandle(
         "r",
@@ -383,12 +383,12 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout
         "train",
         str(os.getpid()),
         0.0,
-        machine=this_machine(),
+        location=machine_name(),
         identity=identity_of(os.getpid()),
     )
     assert is_alive(mine)
     assert not is_alive(replace(mine, identity="1"))
-    assert not is_alive(replace(mine, machine="elsewhere"))
+    assert not is_alive(replace(mine, location="elsewhere"))
 
 
 def test_a_run_that_is_over_is_not_stopped(type_, cli, checkout, make_run) -> None:
