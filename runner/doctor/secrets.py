@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from runner.doctor.base import CheckContext, Finding
-from runner.project import recipes, secret_names
+from runner.project import dotenv_problems, recipes, secret_names
 
 ORDER = 75
 
@@ -14,6 +14,8 @@ NEEDED = {"wandb_project": "WANDB_API_KEY"}
 
 def check(scene: CheckContext) -> Iterator[Finding]:
     """A run without its key trains, and is silently absent where the user looks for it."""
+    if dotenv_problems(scene.checkout):  # the check of settings reports them
+        return
     there = secret_names(scene.environ, scene.checkout)
     for path in recipes(scene.checkout).values():
         name = path.relative_to(scene.checkout).as_posix()

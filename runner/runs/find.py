@@ -151,29 +151,27 @@ def _copies(cli: CliContext) -> list[ResolvedRun]:
 def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str]]) -> str:
     others, also_unreachable = _runs_of_targets(cli)
     _warn_all(cli, [*also_unreachable, *unreachable])
-    if trials := _trials_of_sweep(cli, name):
-        return (
-            f"'{name}' is a sweep, whose runs are {trials[0]} to {trials[-1]}; name one of them: "
-            f"`runner status {trials[0]}`"
-        )
+    if sweep := _describe_sweep(cli, name):
+        return sweep
     names = {found.state.run for found in [*others, *_copies(cli)]}
     hint = did_you_mean(name, names) or ("; `runner runs` lists them" if names else f"; {NO_RUNS}")
     return f"there is no run '{name}'{hint}"
 
 
-def _trials_of_sweep(cli: CliContext, name: str) -> list[str]:
-    """Return the trials in the ``sweep.json`` of a sweep on this machine; [] if ``name`` is not one."""
+def _describe_sweep(cli: CliContext, name: str) -> str:
+    """Return the error for the name of a sweep on this machine, from its ``sweep.json``; '' for any other."""
     if not RUN_NAME.match(name):
-        return []
+        return ""
     for target in _targets(cli):
         try:
-            tree = json.loads((target.volumes.run(name) / "sweep.json").read_bytes())
-            trials = [str(trial["run"]) for trial in tree["trials"]]
-        except (OSError, ValueError, LookupError, TypeError):
+            sweep = json.loads((target.volumes.run(name) / "sweep.json").read_bytes())
+            first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
+            best = sweep.get("best")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
-        if trials:
-            return trials
-    return []
+        hint = f"the best is {best}: `runner status {best}`" if best else f"`runner status {first}`"
+        return f"'{name}' is a sweep, whose runs are {first} to {last}; name one of them; {hint}"
+    return ""
 
 
 def _not_configured(target: Target) -> list[tuple[Target, str]]:
@@ -185,14 +183,13 @@ def _not_configured(target: Target) -> list[tuple[Target, str]]:
 
 
 def _warn_all(cli: CliContext, unreachable: list[tuple[Target, str]]) -> None:
-    for target, error in unreachable:
+    for target, error in {target.name: (target, error) for target, error in unreachable}.values():
         _warn_unreachable(cli, target, error)
 
 
 def _warn_unreachable(cli: CliContext, target: Target, error: str) -> None:
-    if target.name not in cli.unreachable_targets:
-        cli.warn(f"skipped target {target.name}: {error}")
-        cli.unreachable_targets.add(target.name)
+    cli.warn(f"skipped target {target.name}: {error}")
+    cli.unreachable_targets.add(target.name)
 
 
 def _is_pattern(word: str) -> bool:

@@ -15,10 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from job.files import write_atomically
-from job.run_record import RUN_NAME
-from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.project import find_checkout, volumes
 
 NAME = "sweep.json"
 
@@ -123,7 +120,8 @@ class SweepRecord:
 
     def write(self, folder: Path) -> None:
         """Replace the file."""
-        write_atomically(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
+        best = self.best.run if self.best else None  # runner/runs/find.py reads it
+        write_atomically(folder / NAME, json.dumps({**asdict(self), "best": best}, indent=2) + "\n")
 
 
 def read_sweep(folder: Path) -> SweepRecord | None:
@@ -254,21 +252,3 @@ def _has_seeds(group: list[Trial]) -> bool:
         )
         > 1
     )
-
-
-def runs_of_sweep(cli: CliContext, name: str) -> str:
-    """What to type where ``name`` is that of a sweep, whose folder is on this machine; '' where it is none."""
-    if not RUN_NAME.match(name):
-        return ""
-    checkout = find_checkout(cli.cwd)
-    for environ in (cli.environ, {}):
-        record = read_sweep(volumes(checkout, environ).run(name))
-        if record is not None and record.trials:
-            first, last, best = record.trials[0].run, record.trials[-1].run, record.best
-            chosen = best.run if best else first
-            return (
-                f"'{name}' is a sweep, whose runs are {first} to {last}; name one of them"
-                f"{f', the best is {chosen}' if best else ''}: runner status {chosen}   "
-                f"(the line `runner sweep` that began it goes on with it, and shows its results)"
-            )
-    return ""

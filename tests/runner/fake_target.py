@@ -12,7 +12,7 @@ from runner.plan import Plan, TargetState, Volume
 from runner.planning.plan import make_plan, with_notes
 from runner.request import Request
 from runner.runs.store import newest_step, read_launch
-from runner.target import LaunchHandle, LocalVolume, RunInfo
+from runner.target import LaunchHandle, LocalVolume, RunInfo, RunSource
 
 
 @dataclass
@@ -31,6 +31,7 @@ class FakeTarget:
     plans: list[Plan] = field(default_factory=list)
     last: LaunchHandle | None = None
     default_parallel_trials: int = 1
+    copies: RunSource | None = None
 
     def __post_init__(self) -> None:
         self.volumes = VolumePaths.under(self.checkout / "volumes")
@@ -42,8 +43,8 @@ class FakeTarget:
     def check_configured(self) -> None:
         pass
 
-    def mirror(self) -> None:
-        return None
+    def mirror(self) -> RunSource | None:
+        return self.copies
 
     def inspect(self, request: Request) -> TargetState:
         volumes = self.checkout / "volumes"

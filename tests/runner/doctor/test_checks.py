@@ -113,8 +113,8 @@ class TestSettings:
         type_("runner doctor --fix")
         with (checkout / ".env").open("a") as file:
             file.write("hush hush\n")
-        finding = find("not NAME=value")
-        assert (finding["severity"], finding["file"], finding["line"]) == ("error", ".env", 4)
+        finding = find("expected NAME=value")
+        assert (finding["severity"], finding["file"], finding["line"]) == ("error", ".env", 5)
         assert "hush" not in finding["message"]
 
     def test_a_key_that_a_recipe_needs(self, find, checkout) -> None:

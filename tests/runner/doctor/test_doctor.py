@@ -28,7 +28,7 @@ class TestFix:
         assert ".env is missing" in found("warning")  # no error: the first `runner local` writes it
         result = type_("runner doctor --fix")
         assert result.exit_code == 0, result.stdout
-        assert (checkout / ".env").read_text() == own_settings()
+        assert (checkout / ".env").read_text() == own_settings(checkout)
         assert (checkout / "volumes" / "data").stat().st_uid == os.getuid()
 
     def test_the_second_time_there_is_nothing_to_do(self, type_, docker) -> None:

@@ -19,6 +19,7 @@ from runner.request import TargetOptions
 from runner.runs.divergence import local_state
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.host import HostTarget
+from runner.targets.modal.mirror import MirroredRuns
 from runner.targets.modal.options import ModalOptions, parse_options
 from runner.targets.modal.target import ModalTarget
 from tests.runner.fake_target import FakeTarget
@@ -31,7 +32,8 @@ LINES = ["runner host warm --dry-run", "runner resume warm --on host --dry-run"]
 @pytest.fixture
 def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
     """What stands for the cloud, beside a host; there is an account."""
-    fake = FakeTarget(tmp_path / "there", name="cloud")
+    copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
+    fake = FakeTarget(tmp_path / "there", name="cloud", copies=copies)
     cli.targets = {"cloud": fake, "host": HostTarget(cli, checkout, has_module=lambda name: True)}
     cli.environ = {**cli.environ, "MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
     return fake
@@ -67,7 +69,10 @@ class TestHere:
         cloud.states = [replace(cloud.states[0], status="running", alive=True)]
         refused = type_(line)
         assert refused.exit_code == 1
-        assert "run 'warm' is at work in the cloud; `runner stop warm` first," in refused.stderr
+        assert (
+            "run 'warm' is running on cloud; stop it first: `runner stop warm`, then"
+            in refused.stderr
+        )
         assert "`runner pull checkpoints warm`" in refused.stderr
 
     @pytest.mark.parametrize("line", LINES)
@@ -77,7 +82,7 @@ class TestHere:
         folder = both(40, there=50)
         refused = type_(line)
         assert refused.exit_code == 2
-        assert "is at step 50 in the cloud and at step 40 here" in refused.stderr
+        assert "is at step 50 on cloud and only at step 40 on host" in refused.stderr
         assert "`runner pull checkpoints warm`" in refused.stderr
         # The other way that it names: the older one goes on under another name.
         folder.rename(folder.with_name("older"))
@@ -90,8 +95,7 @@ class TestHere:
         refused = type_(LINES[0])
         assert refused.exit_code == 2
         assert (
-            "is at step 50 in the cloud and has no checkpoint here; bring that first"
-            in refused.stderr
+            "is at step 50 on cloud and has no checkpoint on host; copy it first" in refused.stderr
         )
 
     def test_it_goes_on_from_the_same_step_and_from_a_newer_one(
@@ -164,7 +168,7 @@ class TestHere:
             assert result.exit_code == 0
             assert result.stderr.count("warning:") == 1
             assert why in result.stderr
-        assert "the cloud could not be asked whether run 'warm' went on there" in planned.stderr
+        assert "could not ask cloud whether run 'warm' ran there since" in planned.stderr
 
 
 class TestNotHere:
@@ -177,8 +181,8 @@ class TestNotHere:
         folder.rename(folder.with_name("other"))
         refused = type_("runner host sample --name warm")
         assert refused.exit_code == 102
-        ways = "`runner cloud sample --name warm`, or `runner pull checkpoints warm` first"
-        assert f"run 'warm' is in the cloud: {ways}" in refused.stderr
+        ways = "`runner cloud sample --name warm`, or copy it first: `runner pull checkpoints warm`"
+        assert f"run 'warm' is on cloud, not on host: run {ways}" in refused.stderr
 
     def test_what_is_here_is_named_with_the_way_there(
         self, type_: Type, cloud: FakeTarget, make_run: Callable[..., Path]
@@ -186,7 +190,10 @@ class TestNotHere:
         make_run("warm", step=40)
         refused = type_("runner cloud evaluate --name warm")
         assert refused.exit_code == 102
-        assert "run 'warm' is on this machine: `runner host evaluate --name warm`" in refused.stderr
+        assert (
+            "run 'warm' is on this machine, not on cloud: run `runner host evaluate --name warm`"
+            in refused.stderr
+        )
 
     def test_without_an_answer_it_is_not_here(
         self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
@@ -196,7 +203,7 @@ class TestNotHere:
         cli.targets["cloud"] = ModalTarget(cli, checkout)
         refused = type_("runner host sample --name warm")
         assert refused.exit_code == 102
-        assert "the cloud could not be asked for it: Modal can't be reached" in refused.stderr
+        assert "could not ask cloud for run 'warm': Modal can't be reached" in refused.stderr
         assert "there is no run 'warm'" in refused.stderr
 
 
@@ -207,9 +214,13 @@ class TestThere:
         folder = make_run("warm", step=50, status="running", created=7.0)
         record = read_record(folder)
         assert record is not None
-        assert local_state(cli, checkout, "warm", record) == RemoteRunState("host", False, 50)
+        assert local_state(cli, checkout, "warm", record) == RemoteRunState(
+            "host", is_remote=False, step=50
+        )
         beat(folder)
-        assert local_state(cli, checkout, "warm", record) == RemoteRunState("host", True, 50)
+        assert local_state(cli, checkout, "warm", record) == RemoteRunState(
+            "host", is_remote=False, is_active=True, step=50
+        )
         assert local_state(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
         assert local_state(cli, checkout, "warm", None) is None
 
@@ -221,9 +232,11 @@ class TestThere:
         assert record is not None
         same = local_state(cli, checkout, "warm", record)
         older = local_state(cli, checkout, "warm", replace(record, attempts=[]))
-        assert (same and same.went_on, older and older.went_on) == (False, True)
+        assert (same and same.ran_since, older and older.ran_since) == (False, True)
         assert older is not None
-        with pytest.raises(RunnerError, match=r"went on here, .* `runner push checkpoints warm`"):
+        with pytest.raises(
+            RunnerError, match=r"has run on host since, .* `runner push checkpoints warm`"
+        ):
             refuse_divergence("warm", "cloud", None, older, str(folder))
 
 

@@ -75,7 +75,10 @@ class TestWithoutAToken:
         assert planned.exit_code == 0, planned.stderr
         assert "goes on from step 40 of 100" in planned.stderr
         refused = type_("runner resume cl")
-        assert (refused.exit_code, "`runner resume cl --on host`" in refused.stderr) == (1, True)
+        assert (refused.exit_code, "`runner resume cl --target host`" in refused.stderr) == (
+            1,
+            True,
+        )
         assert "`runner resume cl --on host` goes on" in type_("runner status cl").stderr
 
     def test_one_that_was_at_work_says_when(
@@ -107,7 +110,7 @@ class TestWithoutAToken:
 
 
 class TestWarning:
-    WORDS = "warning: cloud is left out: there is no Modal token here\n"
+    WORDS = "warning: skipped target cloud: there is no Modal token here"
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])
     def test_none_where_the_copy_says_all(
@@ -150,6 +153,6 @@ def test_offline_the_cloud_is_named_where_it_may_have_taken_up_the_run(
     }
     cli.targets["cloud"] = ModalTarget(cli, cli.cwd)
     assert (
-        type_("runner status mine").stderr.count("cloud is left out: Modal can't be reached")
+        type_("runner status mine").stderr.count("skipped target cloud: Modal can't be reached")
         == warned
     )

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.targets.compose_project import project_name
+
 SCRIPT = Path(__file__).with_name("fake_docker.sh")
 
 INFO = {"ServerVersion": "20.10.24", "Runtimes": {"runc": {}}}
@@ -83,6 +85,9 @@ class DockerStandIn:
         self.answer("info.json", json.dumps({"ServerErrors": [error]}))
 
 
-def own_settings() -> str:
-    """What .env says for the user of these tests."""
-    return f"COMPOSE_FILE=docker-compose.yml\nHOST_UID={os.getuid()}\nHOST_GID={os.getgid()}\n"
+def own_settings(checkout: Path) -> str:
+    """Return the ``.env`` of ``checkout`` for the user who runs the tests."""
+    return (
+        f"COMPOSE_FILE=docker-compose.yml\nCOMPOSE_PROJECT_NAME={project_name(checkout)}\n"
+        f"HOST_UID={os.getuid()}\nHOST_GID={os.getgid()}\n"
+    )

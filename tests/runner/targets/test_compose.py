@@ -91,7 +91,7 @@ class TestCommand:
         assert (tree["target"], tree["image"]) == ("local", "gpt-runner")
 
     def test_a_key_goes_by_its_name(self, type_, local, checkout, docker, run_words) -> None:
-        (checkout / ".env").write_text("WANDB_API_KEY=hush\n" + own_settings())
+        (checkout / ".env").write_text("WANDB_API_KEY=hush\n" + own_settings(checkout))
         result = type_("runner local wandb_project=p")
         assert result.exit_code == 0
         assert "WANDB_API_KEY" in run_words()
@@ -115,7 +115,7 @@ class TestCommand:
     def test_neither_of_them(self, type_, local, docker) -> None:
         (docker.folder / "no_plugin").touch()
         result = type_("runner local")
-        assert (result.exit_code, "compose is not" in result.stderr) == (1, True)
+        assert (result.exit_code, "Compose is not" in result.stderr) == (1, True)
 
 
 class TestBefore:
@@ -124,7 +124,7 @@ class TestBefore:
     ) -> None:
         result = type_("runner local")
         assert "wrote .env" in result.stderr
-        assert (checkout / ".env").read_text() == own_settings()
+        assert (checkout / ".env").read_text() == own_settings(checkout)
         folders = [checkout / "volumes" / name for name in ("data", "checkpoints", "cache")]
         assert {folder.stat().st_uid for folder in folders} == {os.getuid()}
         assert "wrote .env" not in type_("runner local").stderr

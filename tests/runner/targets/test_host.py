@@ -212,7 +212,7 @@ class TestSignals:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "killing it" in err
+        assert "killing train" in err
         wait_for(lambda: not _group_lives(int(launch.id)))
 
     def test_a_ctrl_c_at_the_terminal_reaches_the_job_through_us_alone(
@@ -252,14 +252,14 @@ def test_ctrl_c_before_anybody_follows_the_job_reaches_it(job, checkout, folder)
     program = """
 import os, signal, time
 from runner.cli import main
-from runner.targets import host
-write = host.write_launch
+from runner.targets import local
+write = local.write_launch
 def write_and_be_interrupted(folder, launch):
     while not (folder / "ready").exists():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
     write(folder, launch)
-host.write_launch = write_and_be_interrupted
+local.write_launch = write_and_be_interrupted
 main()
 """
     done = subprocess.run(
