@@ -24,9 +24,9 @@ test: .venv/with-dev ## run all tests (ARGS=), with container tests if Docker is
 bench: .venv/with-dev ## measure the trainer next to baselines (ARGS=; docs/benchmarks.md)
 	@$(bin)/python -m bench $(RECIPE) $(ARGS)
 
-lint: .venv/with-dev ## run ruff, mypy and hadolint
+lint: .venv/with-dev ## run ruff, mypy, import-linter and hadolint
 	@$(bin)/python -m ruff check . && $(bin)/python -m ruff format --check . \
-	    && $(bin)/python -m mypy && $(bin)/hadolint Dockerfile
+	    && $(bin)/python -m mypy && $(bin)/lint-imports --no-cache && $(bin)/hadolint Dockerfile
 
 fmt: .venv/with-dev ## format the code
 	@$(bin)/python -m ruff check --fix . && $(bin)/python -m ruff format .
