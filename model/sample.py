@@ -13,7 +13,6 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -30,45 +29,26 @@ from model.load_run import open_run
 SEPARATOR = "\n--------------------------------\n"
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw the next token from the logits."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    @classmethod
-    def from_config(cls, config: SampleConfig) -> Sampling:
-        return cls(config.temperature, config.top_k, config.top_p)
-
-    def draw(self, logits_BV: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one token for each row (B,); temperature 0 selects the most likely."""
-        if self.temperature == 0:
-            return logits_BV.argmax(-1)
-        logits_BV = logits_BV / self.temperature
-        if self.top_k is not None and self.top_k < logits_BV.size(-1):
-            kth = logits_BV.topk(self.top_k).values[:, -1:]
-            logits_BV = logits_BV.masked_fill(logits_BV < kth, -torch.inf)
-        if self.top_p is not None:
-            ordered, index = logits_BV.sort(descending=True)
-            probabilities = ordered.softmax(-1)
-            # Drop a token if those before it reach top_p; the first is always kept.
-            dropped = probabilities.cumsum(-1) - probabilities >= self.top_p
-            logits_BV = logits_BV.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf)
-        return torch.multinomial(logits_BV.softmax(-1), 1, generator=generator).squeeze(1)
+def draw(logits_BV: Tensor, config: SampleConfig, generator: torch.Generator) -> Tensor:
+    """Draw one token for each row (B,); temperature 0 selects the most likely."""
+    if config.temperature == 0:
+        return logits_BV.argmax(-1)
+    logits_BV = logits_BV / config.temperature
+    if config.top_k is not None and config.top_k < logits_BV.size(-1):
+        kth = logits_BV.topk(config.top_k).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < kth, -torch.inf)
+    if config.top_p is not None:
+        ordered, index = logits_BV.sort(descending=True)
+        probabilities = ordered.softmax(-1)
+        # Drop a token if those before it reach top_p; the first is always kept.
+        dropped = probabilities.cumsum(-1) - probabilities >= config.top_p
+        logits_BV = logits_BV.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf)
+    return torch.multinomial(logits_BV.softmax(-1), 1, generator=generator).squeeze(1)
 
 
 @torch.no_grad()
 def generate(
-    network: GPT,
-    prompt: list[int],
-    num_samples: int,
-    max_new_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    num_tokens: int,
-    eot: int | None = None,
+    network: GPT, prompt: list[int], config: SampleConfig, num_tokens: int, eot: int | None = None
 ) -> Iterator[list[int | None]]:
     """Yield, for each new position, one token for each sample; None after ``eot``.
 
@@ -77,20 +57,20 @@ def generate(
     """
     device = network.wte.weight.device
     block = network.config.block_size
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     was_training = network.training
     network.eval()
-    text_BT = torch.tensor([prompt] * num_samples, device=device)[:, -block:]
-    cache, position = network.new_cache(num_samples, block), 0
+    text_BT = torch.tensor([prompt] * config.num_samples, device=device)[:, -block:]
+    cache, position = network.new_cache(config.num_samples, block), 0
     unread_BT = text_BT
-    ended = torch.zeros(num_samples, dtype=torch.bool, device=device)
-    for _ in range(max_new_tokens):
+    ended = torch.zeros(config.num_samples, dtype=torch.bool, device=device)
+    for _ in range(config.max_new_tokens):
         if position + unread_BT.size(1) > block:  # the context is full: read its last half again
             unread_BT, position = text_BT[:, -(block // 2) :], 0
         hidden_B1D = network.hidden(unread_BT, cache, position)[:, -1:]
         logits_BV = network.logits(hidden_B1D)[:, 0, :num_tokens]
         position += unread_BT.size(1)
-        next_B = sampling.draw(logits_BV, generator)
+        next_B = draw(logits_BV, config, generator)
         if eot is not None:
             ended |= next_B == eot
             if bool(ended.all()):
@@ -133,7 +113,6 @@ def write_samples(
     tokenizer: Tokenizer,
     prompt: list[int],
     config: SampleConfig,
-    sampling: Sampling,
     out: TextIO | None,
 ) -> str:
     """Generate ``config.num_samples`` texts in one batch and return them, joined by SEPARATOR.
@@ -145,16 +124,7 @@ def write_samples(
     decoders = [StreamDecoder(tokenizer) for _ in texts]
     if out is not None:
         out.write(texts[0])
-    for row in generate(
-        network,
-        prompt,
-        config.num_samples,
-        config.max_new_tokens,
-        sampling,
-        config.seed,
-        tokenizer.vocab_size,
-        tokenizer.eot,
-    ):
+    for row in generate(network, prompt, config, tokenizer.vocab_size, tokenizer.eot):
         for i, token in enumerate(row):
             if token is not None:
                 piece = decoders[i].push(token)
@@ -179,7 +149,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     prompt = prompt_tokens(config.prompt, tokenizer, trained.recipe)
     say(f"run {trained.folder.name}, step {trained.step}")
     out = None if arguments.json else sys.stdout
-    text = write_samples(network, tokenizer, prompt, config, Sampling.from_config(config), out)
+    text = write_samples(network, tokenizer, prompt, config, out)
     if arguments.json:
         samples = text.split(SEPARATOR)
         result = {"run": trained.folder.name, "step": trained.step, "samples": samples}

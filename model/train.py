@@ -42,7 +42,7 @@ from model import device as devices
 from model.distributed import StopSignal, World, join_world
 from model.gpt import GPT
 from model.load_run import load_initial_weights
-from model.sample import Sampling, prompt_tokens, write_samples
+from model.sample import prompt_tokens, write_samples
 from model.trainer import Trainer
 
 
@@ -210,10 +210,9 @@ def _sample(
     out: TextIO | None,
 ) -> None:
     config = trainer.recipe.sample
-    sampling = Sampling.from_config(config)
     # Otherwise compiled blocks are compiled again for each position, up to torch's limit of eight.
     with torch.compiler.set_stance("force_eager"):
-        text = write_samples(network, tokenizer, prompt, config, sampling, out)
+        text = write_samples(network, tokenizer, prompt, config, out)
     write_atomically(trainer.folder / "samples" / f"step_{step:08d}.txt", text)
     trainer.display.log_only(text)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -226,14 +226,11 @@ class Trainer:
         return last_good(step_folder(self.folder, step) if step is not None else None)
 
     def _evaluate(self) -> None:
-        config, started = self.config, time.perf_counter()
+        config, steps, started = self.config, self.steps, time.perf_counter()
         with devices.autocast(config.dtype, self.device):
+            forward, size = steps.eval_forward, steps.micro_batch
             loss, tokens = validation_loss(
-                self.steps.eval_forward,
-                self.val_batches,
-                config.eval_tokens,
-                self.steps.micro_batch,
-                self.world,
+                forward, self.val_batches, config.eval_tokens, size, self.world
             )
         step = self.progress.step
         self.progress.val_loss = loss
@@ -268,10 +265,7 @@ class Trainer:
             return
         self.progress.seconds = started - self.started
         self.saved_step = self.progress.step
-        state: dict[str, Any] = {
-            "progress": vars(self.progress).copy(),
-            "world_size": self.world.size,
-        }
+        state = {"progress": vars(self.progress).copy(), "world_size": self.world.size}
         self.writer.submit(self.progress.step, self.steps.state(), state, write=self.world.is_main)
         stall = time.perf_counter() - started
         if self.metrics is not None:
@@ -290,14 +284,7 @@ class Trainer:
     def _record_progress(self) -> None:
         if self.session is None:
             return
-        p = self.progress
-        p.seconds = time.perf_counter() - self.started
-        self.session.progress(
-            step=p.step,
-            seconds=p.seconds,
-            tokens=p.tokens,
-            train_seconds=p.train_seconds,
-            train_loss=p.train_loss,
-            val_loss=p.val_loss,
-            best_val_loss=p.best_val_loss,
-        )
+        self.progress.seconds = time.perf_counter() - self.started
+        fields = vars(self.progress).copy()
+        del fields["best_step"]  # the record does not have it
+        self.session.progress(**fields)

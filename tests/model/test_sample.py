@@ -10,56 +10,60 @@ import torch
 
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.paths import CONFIGS
-from job.recipe import load
+from job.recipe import SampleConfig, load
 from model.gpt import GPT
-from model.sample import Sampling, generate, prompt_tokens
+from model.sample import draw, generate, prompt_tokens
 from model.train import _sample
 from tests.model.test_gpt import network
 
 LOGITS = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).log_softmax(-1)
 
 
-def drawn(sampling: Sampling, times: int = 400) -> set[int]:
+UNLIMITED = {"temperature": 1.0, "top_k": None}
+
+
+def drawn(**settings: object) -> set[int]:
+    """Return the tokens among 400 draws."""
+    config = SampleConfig(**{**UNLIMITED, **settings})  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
-    return set(sampling.draw(LOGITS.expand(times, -1), generator).tolist())
+    return set(draw(LOGITS.expand(400, -1), config, generator).tolist())
 
 
 def test_temperature_zero_selects_the_most_likely() -> None:
-    assert drawn(Sampling(temperature=0)) == {3}
+    assert drawn(temperature=0) == {3}
 
 
 def test_all_tokens_are_drawn_without_limits() -> None:
-    assert drawn(Sampling()) == {0, 1, 2, 3}
+    assert drawn() == {0, 1, 2, 3}
 
 
 def test_top_k_keeps_the_k_most_likely() -> None:
-    assert drawn(Sampling(top_k=2)) == {2, 3}
-    assert drawn(Sampling(top_k=1)) == {3}
-    assert drawn(Sampling(top_k=99)) == {0, 1, 2, 3}
+    assert drawn(top_k=2) == {2, 3}
+    assert drawn(top_k=1) == {3}
+    assert drawn(top_k=99) == {0, 1, 2, 3}
 
 
 def test_top_p_keeps_the_fewest_that_reach_p() -> None:
     # the probabilities are 0.032, 0.087, 0.237, 0.644
-    assert drawn(Sampling(top_p=0.6)) == {3}
-    assert drawn(Sampling(top_p=0.7)) == {2, 3}
-    assert drawn(Sampling(top_p=0.9)) == {1, 2, 3}
-    assert drawn(Sampling(top_p=1.0)) == {0, 1, 2, 3}
+    assert drawn(top_p=0.6) == {3}
+    assert drawn(top_p=0.7) == {2, 3}
+    assert drawn(top_p=0.9) == {1, 2, 3}
+    assert drawn(top_p=1.0) == {0, 1, 2, 3}
 
 
 WINDOWS = {"n_layer": 4, "attention_pattern": "SSSL", "window_size": 5}
 
 
-def text(shape: dict[str, object] | None = None, **changes: object) -> list[list[int | None]]:
-    arguments: dict[str, object] = {
-        "prompt": [1, 2, 3],
-        "num_samples": 2,
-        "max_new_tokens": 20,
-        "sampling": Sampling(temperature=1.0),
-        "seed": 5,
-        "num_tokens": 128,
-    }
-    arguments |= changes
-    return list(generate(network(**(shape or {})), **arguments))  # type: ignore[arg-type]
+def text(
+    shape: dict[str, object] | None = None,
+    prompt: list[int] | None = None,
+    num_tokens: int = 128,
+    eot: int | None = None,
+    **settings: object,
+) -> list[list[int | None]]:
+    defaults = {**UNLIMITED, "num_samples": 2, "max_new_tokens": 20, "seed": 5}
+    config = SampleConfig(**{**defaults, **settings})  # type: ignore[arg-type]
+    return list(generate(network(**(shape or {})), prompt or [1, 2, 3], config, num_tokens, eot))
 
 
 def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
@@ -69,7 +73,7 @@ def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
 
 @pytest.mark.parametrize("shape", [{}, WINDOWS], ids=["full", "windows"])
 def test_greedy_text_is_the_same_without_the_cache(shape: dict[str, object]) -> None:
-    got = [row[0] for row in text(shape, sampling=Sampling(temperature=0))]
+    got = [row[0] for row in text(shape, temperature=0)]
     made, tokens = network(**shape), [1, 2, 3]
     for _ in range(20):
         tokens.append(int(made(torch.tensor([tokens]))[0, -1].argmax()))
