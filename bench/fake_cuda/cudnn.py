@@ -30,7 +30,7 @@ def register() -> None:
     ) -> tuple[Tensor, Tensor, Tensor]:
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
-    library = torch.library.Library("aten", "IMPL")
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     library.impl("_scaled_dot_product_cudnn_attention", forward, "CUDA")
     library.impl("_scaled_dot_product_cudnn_attention_backward", backward, "CUDA")
     LIBRARIES.append(library)

@@ -3,12 +3,15 @@
 
 namespace {
 char anything[64];
+unsigned last_grid[3];
 constexpr auto kDone = CUDA_SUCCESS;
 }  // namespace
 
 extern "C" {
 
 int fake_cuda_stub() { return 0; }
+// The grid of the last launch, for bench/sass.py.
+unsigned fake_cuda_grid(int axis) { return last_grid[axis]; }
 CUresult cuInit(unsigned) { return kDone; }
 CUresult cuDriverGetVersion(int* version) { return *version = CUDA_VERSION, kDone; }
 CUresult cuDeviceGet(CUdevice* device, int) { return *device = 0, kDone; }
@@ -105,15 +108,20 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType, cuuint32_t, v
 CUresult cuPointerGetAttribute(void* value, CUpointer_attribute, CUdeviceptr place) {
     return *static_cast<CUdeviceptr*>(value) = place, kDone;
 }
-CUresult cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                        unsigned, CUstream, void**, void**) {
+CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned y, unsigned z, unsigned, unsigned,
+                        unsigned, unsigned, CUstream, void**, void**) {
+    last_grid[0] = x, last_grid[1] = y, last_grid[2] = z;
     return kDone;
 }
 CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned,
                                    unsigned, unsigned, CUstream, void**) {
     return kDone;
 }
-CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**) { return kDone; }
+CUresult cuLaunchKernelEx(const CUlaunchConfig* launch, CUfunction, void**, void**) {
+    last_grid[0] = launch->gridDimX, last_grid[1] = launch->gridDimY;
+    last_grid[2] = launch->gridDimZ;
+    return kDone;
+}
 CUresult cuLinkCreate_v2(unsigned, CUjit_option*, void**, CUlinkState*) { return kDone; }
 CUresult cuLinkAddData_v2(CUlinkState, CUjitInputType, void*, size_t, const char*, unsigned,
                           CUjit_option*, void**) {
