@@ -1,4 +1,4 @@
-"""What jobs keep between runs in the cache volume, by kind: each is a folder of its own."""
+"""The kinds of files that jobs keep in the cache volume, each in its own folder: list and clear them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Protocol
 from runner.console import CliContext
 from runner.errors import did_you_mean, not_found
 from runner.project import volumes
+from runner.target import open_target
+from runner.targets.modal.target import ModalTarget
+from runner.targets.modal.volume import open_files
 
-# What is in them, for those that jobs and the image make; any other folder is listed by its name.
-KINDS = {
-    "inductor": "graphs that torch.compile has compiled",
-    "triton": "GPU kernels that Triton has compiled",
-    "cuda": "kernels that the driver has compiled",
-    "tiktoken": "vocabularies of tokenizers",
+# The folders that jobs and the image create. Others are listed too, by their name alone.
+DESCRIPTIONS = {
+    "inductor": "graphs compiled by torch.compile",
+    "triton": "GPU kernels compiled by Triton",
+    "cuda": "GPU kernels compiled by the driver",
+    "tiktoken": "tokenizer vocabularies",
     "huggingface": "models, datasets and tokenizers from the Hub",
     "pretrained": "published weights, for train.init_from",
 }
@@ -26,100 +29,105 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Cache:
-    """One kind."""
+    """The files of one kind."""
 
     kind: str
     files: int
     bytes: int
 
     @property
-    def about(self) -> str:
-        """What it holds, in words."""
-        return KINDS.get(self.kind, "")
+    def description(self) -> str:
+        """Return what it contains; '' for an unknown kind."""
+        return DESCRIPTIONS.get(self.kind, "")
 
 
 class CacheVolume(Protocol):
     """The cache volume of a target."""
 
     def caches(self) -> list[Cache]:
-        """Those that there are, by name."""
+        """Return the caches by name. Hidden folders are not caches: .sync is a transfer's journal."""
         ...
 
     def clear(self, kind: str) -> None:
-        """Delete one."""
+        """Delete one cache."""
         ...
 
 
 @dataclass(frozen=True)
-class CachesHere:
-    """Those of a folder of this machine."""
+class LocalCaches:
+    """The cache volume on this machine."""
 
     root: Path
 
     def caches(self) -> list[Cache]:
-        """Those that there are, by name."""
+        """Return the caches by name."""
         if not self.root.is_dir():
             return []
         return [
             _measure(path)
             for path in sorted(self.root.iterdir())
-            if path.is_dir() and not path.is_symlink()
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
         ]
 
     def clear(self, kind: str) -> None:
-        """Delete one."""
+        """Delete one cache."""
         shutil.rmtree(self.root / kind)
 
 
 @dataclass(frozen=True)
-class CachesOnModal:
-    """Those of the volume in the cloud."""
+class ModalCaches:
+    """The cache volume on Modal."""
 
     environ: Mapping[str, str]
 
     def caches(self) -> list[Cache]:
-        """Those that there are, by name."""
-        from runner.targets.modal.volume import open_files
-
-        found: dict[str, list[int]] = {}
+        """Return the caches by name."""
+        sizes: dict[str, list[int]] = {}
         try:
             entries = open_files("cache", self.environ).listing()
-        except FileNotFoundError:  # no job has run there yet, and looking makes no volume
+        except FileNotFoundError:  # no job has created the volume yet
             entries = []
         for entry in entries:
             kind, slash, _ = entry.path.partition("/")
-            if slash and entry.kind != "directory":
-                found.setdefault(kind, []).append(entry.size)
-        return [Cache(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
+            if slash and entry.kind != "directory" and not kind.startswith("."):
+                sizes.setdefault(kind, []).append(entry.size)
+        return [Cache(kind, len(found), sum(found)) for kind, found in sorted(sizes.items())]
 
     def clear(self, kind: str) -> None:
-        """Delete one."""
-        from runner.targets.modal.volume import open_files
-
+        """Delete one cache."""
         open_files("cache", self.environ).remove(kind, recursive=True)
 
 
 def open_caches(cli: CliContext, checkout: Path, target: str) -> CacheVolume:
-    """The cache volume of ``host``, ``local`` or ``cloud``."""
-    if target == "cloud":
-        return CachesOnModal(cli.environ)
-    return CachesHere(volumes(checkout, cli.environ if target == "host" else {}).cache)
+    """Return the cache volume of ``target``."""
+    if target == ModalTarget.name:
+        return ModalCaches(cli.environ)
+    # A container mounts the checkout's folder; CACHE_PATH is for the host.
+    return LocalCaches(volumes(checkout, cli.environ if target == "host" else {}).cache)
 
 
-def choose(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:
-    """Those of these kinds, all of them for none. Raises RunnerError, exit code 102, for one that is not there."""
-    known = {cache.kind: cache for cache in caches}
+def select_caches(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:
+    """Return the caches of these kinds, or all for none.
+
+    Raises RunnerError, exit status 102, for a kind that does not exist.
+    """
+    by_kind = {cache.kind: cache for cache in caches}
     for kind in kinds:
-        if kind not in known:
-            guess = did_you_mean(kind, known) or f"; there are {', '.join(known) or 'none'}"
-            raise not_found(f"there is no cache '{kind}'{guess}")
-    return [known[kind] for kind in kinds] if kinds else caches
+        if kind not in by_kind:
+            existing = f"; existing caches: {', '.join(by_kind) or 'none'}"
+            raise not_found(f"unknown cache '{kind}'{did_you_mean(kind, by_kind) or existing}")
+    return [by_kind[kind] for kind in kinds] if kinds else caches
+
+
+def active_runs(cli: CliContext, checkout: Path, target: str) -> list[str]:
+    """Return the active runs of ``target``, which may be using its caches."""
+    return [info.run for info in open_target(target, cli, checkout).runs() if info.alive]
 
 
 def _measure(folder: Path) -> Cache:
     sizes = [
-        os.lstat(os.path.join(inside, name)).st_size
-        for inside, _, names in os.walk(folder)
+        os.lstat(os.path.join(parent, name)).st_size
+        for parent, _, names in os.walk(folder)
         for name in names
     ]
     return Cache(folder.name, len(sizes), sum(sizes))

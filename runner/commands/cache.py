@@ -1,12 +1,12 @@
-"""Show the caches of jobs by kind, with their sizes, or empty them.
+"""List the caches of jobs by kind, with their sizes, or delete them.
 
 \b
   runner cache ls                          on this machine
   runner cache ls --target cloud           on Modal's volume
-  runner cache clear inductor triton       these two
+  runner cache clear inductor triton       these two kinds
   runner cache clear --target cloud -y     all of them
 
-They are made again when a job needs them: compiled again, downloaded again.
+A job that needs a deleted cache compiles or downloads it again.
 """
 
 import click
@@ -24,7 +24,7 @@ from runner.console import CliContext
     type=click.Choice(["host", "local", "cloud"]),
     default="host",
     show_default=True,
-    help="Whose.",
+    help="Target whose caches to list or delete.",
 )
 @JSON
 @YES
@@ -34,19 +34,21 @@ def command(
 ) -> int:
     from dataclasses import asdict
 
-    from runner.caches import choose, open_caches
+    from runner.caches import active_runs, open_caches, select_caches
     from runner.console import confirm
     from runner.project import find_checkout
     from runner.transfer.progress import count
 
-    volume = open_caches(cli, find_checkout(cli.cwd), target)
-    found = choose(volume.caches(), kinds)
+    checkout = find_checkout(cli.cwd)
+    volume = open_caches(cli, checkout, target)
+    found = select_caches(volume.caches(), kinds)
     lines = [
-        f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.about}".rstrip()
+        f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.description}".rstrip()
         for cache in found
     ]
     if action == "clear" and found:
-        if not confirm(cli, lines, "clear them", yes):
+        active = [f"run {run} is active" for run in active_runs(cli, checkout, target)]
+        if not confirm(cli, [*lines, *active], "delete them", yes):
             return 103
         for cache in found:
             volume.clear(cache.kind)
@@ -55,13 +57,13 @@ def command(
     elif action == "clear":
         total = byte_size(sum(cache.bytes for cache in found))
         cli.info(
-            f"cleared {', '.join(cache.kind for cache in found)}: {total}"
+            f"deleted {', '.join(cache.kind for cache in found)}: {total}"
             if found
-            else "nothing to clear"
+            else "no cache to delete"
         )
     else:
         for line in lines:
             cli.write(line)
         if not found:
-            cli.info("no cache yet; jobs fill it")
+            cli.info("no caches yet; jobs create them")
     return 0

@@ -1,41 +1,43 @@
-"""What `runner doctor` looks at. A check is a file of this folder with ``check``, and ``fix`` where it can.
-
-``ORDER`` in it is its place in the list: what others build on comes first.
-"""
+"""The checks of ``runner doctor``, in the order of the report: later ones build on earlier ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 
-from runner.doctor.base import CheckContext, Finding
+from runner.doctor import leftovers, modal, project, system
+from runner.doctor.base import Check, CheckContext, Finding, Fix
 
-__all__ = ["CheckContext", "Finding", "examine", "repair"]
+__all__ = ["CHECKS", "FIXES", "CheckContext", "Finding", "examine", "repair"]
 
+CHECKS: tuple[Check, ...] = (
+    system.check_engine,
+    system.check_clock,
+    system.check_compose,
+    system.check_gpus,
+    system.check_torch,
+    project.check_dotenv,
+    system.check_volumes,
+    project.check_dockerfile,
+    project.check_recipes,
+    project.check_secrets,
+    leftovers.check_leftovers,
+    modal.check_modal,
+)
 
-def examine(scene: CheckContext) -> Iterator[Finding]:
-    """What every check finds, in order."""
-    for module in _checks():
-        yield from module.check(scene)
-
-
-def repair(scene: CheckContext) -> Iterator[str]:
-    """Let every check that can put its matter right do so; what was done, in words."""
-    for module in _checks():
-        if hasattr(module, "fix"):
-            yield from module.fix(scene)
-
-
-def _checks() -> list[ModuleType]:
-    names = [
-        p.stem
-        for p in Path(__file__).parent.glob("*.py")
-        if p.stem not in ("__init__", "base", "parity")
-    ]
-    return sorted((import_module(f"runner.doctor.{name}") for name in names), key=_place)
+FIXES: tuple[Fix, ...] = (
+    project.fix_dotenv,
+    system.fix_volumes,
+    leftovers.fix_leftovers,
+)
 
 
-def _place(module: ModuleType) -> tuple[int, str]:
-    return getattr(module, "ORDER", 100), module.__name__
+def examine(context: CheckContext) -> Iterator[Finding]:
+    """Run every check and yield its findings."""
+    for check in CHECKS:
+        yield from check(context)
+
+
+def repair(context: CheckContext) -> Iterator[str]:
+    """Run every fix and yield a line for each change."""
+    for fix in FIXES:
+        yield from fix(context)

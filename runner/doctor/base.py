@@ -1,23 +1,29 @@
-"""What a check reports, and what it is given to look at."""
+"""Findings, and the context in which the checks look for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from runner.system import System
 
-# ok: as it should be. note: good to know. warning: something will not work. error: must be fixed.
-Severity = Literal["ok", "note", "warning", "error"]
+
+class Severity(StrEnum):
+    """How serious a finding is."""
+
+    OK = "ok"
+    NOTE = "note"  # good to know
+    WARNING = "warning"  # something will not work
+    ERROR = "error"  # must be fixed
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report. ``remedy`` is the next thing to type or do."""
+    """One line of the report. ``remedy`` is a command or an edit."""
 
     severity: Severity
     message: str
@@ -28,17 +34,21 @@ class Finding:
 
 @dataclass
 class CheckContext:
-    """The checkout and the machine under examination."""
+    """The checkout and the machine to examine."""
 
     checkout: Path
     environ: Mapping[str, str] = field(repr=False)
 
     @cached_property
     def machine(self) -> System:
-        """What is installed here."""
+        """Return the programs and devices of this machine."""
         return System(self.environ)
 
     @cached_property
-    def torch_here(self) -> bool:
-        """Whether `runner host` can train: found, and not imported, which would take seconds."""
+    def has_torch(self) -> bool:
+        """Return whether torch is installed; importing it would take seconds."""
         return find_spec("torch") is not None
+
+
+Check = Callable[[CheckContext], Iterator[Finding]]
+Fix = Callable[[CheckContext], Iterator[str]]

@@ -1,4 +1,6 @@
-"""What ended amid its work has left: parts of transfers, checkpoints that are not whole, a `latest` that lies."""
+"""Check for leftovers of interrupted work: temporary files, damaged checkpoints, a wrong ``latest``."""
+
+from __future__ import annotations
 
 import shutil
 import time
@@ -10,135 +12,146 @@ from job.files import write_atomically
 from job.format import byte_size
 from job.paths import VOLUMES
 from job.run_record import heartbeat_age, is_held
-from job.step_folders import LATEST, MANIFEST, PARTIAL
-from runner.doctor.base import CheckContext, Finding
+from job.step_folders import DELETED, LATEST, MANIFEST, PARTIAL
+from runner.doctor.base import CheckContext, Finding, Severity
 from runner.project import volumes
 from runner.runs.store import is_fresh
-from runner.transfer.checkpoints import find_incomplete, parse_manifest
+from runner.transfer.checkpoints import REPLACED, find_incomplete, parse_manifest
 from runner.transfer.mapping import BLOCKS, PART
 
-ORDER = 77
+# Without a lock that says otherwise, a younger file may still be in use.
+MIN_AGE_S = 3600.0
 
-# Seconds. What was touched since may still be in the making, where no lock tells.
-IN_THE_MAKING = 3600.0
+TEMPORARY_FOLDERS = (PARTIAL, DELETED, REPLACED)
 
 
-def check(scene: CheckContext) -> Iterator[Finding]:
-    """Parts of a transfer save a second download, so they are named and left; --fix takes the rest away."""
-    for path in _temporary(scene):
+def check_leftovers(context: CheckContext) -> Iterator[Finding]:
+    """Report leftovers. Partial files of transfers are kept, since the next transfer resumes them."""
+    for path in _temporary_files(context):
         yield Finding(
-            "warning",
-            f"{_name(scene, path)} was not written to its end",
+            Severity.WARNING,
+            f"{_name(context, path)} is left over from an interrupted job",
             "runner doctor --fix deletes it",
         )
     for volume in VOLUMES:
-        root: Path = getattr(volumes(scene.checkout, scene.environ), volume)
-        parts = [path for path in _hidden(root, f".*{PART}") if _age(path) > IN_THE_MAKING]
+        root: Path = getattr(volumes(context.checkout, context.environ), volume)
+        parts = [path for path in _find(root, f".*{PART}") if _age(path) > MIN_AGE_S]
         if parts:
-            size = sum(path.stat().st_size for path in parts)
+            size = byte_size(sum(path.stat().st_size for path in parts))
             yield Finding(
-                "note",
-                f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({byte_size(size)}), "
-                f"such as {_name(scene, parts[0])}",
-                f"runner pull {volume} goes on with it; or delete it, and its {BLOCKS}",
+                Severity.NOTE,
+                f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({size}), "
+                f"such as {_name(context, parts[0])}",
+                f"resume it: `runner pull {volume}`; or delete it and its {BLOCKS}",
             )
-    for run in _runs(scene):
-        damaged = [step for step in run.steps if not _is_whole(run.folder / step)]
-        for step in damaged:
-            yield Finding(
-                "warning",
-                f"{_name(scene, run.folder / step)} is damaged: a file is missing or has another size",
-                f"runner resume {run.folder.name} goes on from the one before; or bring it back: "
-                f"runner pull checkpoints {run.folder.name}",
-            )
-        if run.is_wrong:
-            yield Finding(
-                "error",
-                f"{_name(scene, run.folder / LATEST)} "
-                + (
-                    f"names {run.latest}, which is not there or damaged"
-                    if run.latest
-                    else "is missing"
-                ),
-                f"runner doctor --fix lets it name {run.best}"
-                if run.best
-                else "no whole checkpoint is here",
-            )
+    for run in _runs(context):
+        yield from _check_run(context, run)
 
 
-def fix(scene: CheckContext) -> Iterator[str]:
-    """Delete what nobody goes on with, and let `latest` name the newest whole checkpoint."""
-    for path in _temporary(scene):
+def _check_run(context: CheckContext, run: _Run) -> Iterator[Finding]:
+    name = run.folder.name
+    for step in run.steps:
+        if not _is_complete(run.folder / step):
+            yield Finding(
+                Severity.WARNING,
+                f"{_name(context, run.folder / step)} is damaged: a file is missing or has "
+                "another size",
+                f"resume from the checkpoint before it: `runner resume {name}`; or download it "
+                f"again: `runner pull checkpoints {name}`",
+            )
+    if run.is_latest_wrong:
+        problem = f"names {run.latest}, which is missing or damaged" if run.latest else "is missing"
+        remedy = (
+            f"runner doctor --fix makes it name {run.newest}"
+            if run.newest
+            else f"no intact checkpoint is on this machine; try `runner pull checkpoints {name}`"
+        )
+        message = f"{_name(context, run.folder / LATEST)} {problem}"
+        yield Finding(Severity.ERROR, message, remedy)
+
+
+def fix_leftovers(context: CheckContext) -> Iterator[str]:
+    """Delete temporary files, and make ``latest`` name the newest complete checkpoint."""
+    for path in _temporary_files(context):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        yield f"deleted {_name(scene, path)}"
-    for run in _runs(scene):
-        if run.is_wrong and run.best:
-            write_atomically(run.folder / LATEST, f"{run.best}\n")
-            yield f"{_name(scene, run.folder / LATEST)} names {run.best}"
+        yield f"deleted {_name(context, path)}"
+    for run in _runs(context):
+        if run.is_latest_wrong and run.newest:
+            write_atomically(run.folder / LATEST, f"{run.newest}\n")
+            yield f"{_name(context, run.folder / LATEST)} names {run.newest}"
 
 
 @dataclass(frozen=True)
 class _Run:
     folder: Path
     steps: list[str]  # oldest first
-    latest: str  # what the file says; empty where there is none
+    latest: str  # content of the file; '' if it is missing
 
     @property
-    def best(self) -> str:
-        """The newest whole checkpoint; empty where there is none."""
-        return next((step for step in reversed(self.steps) if _is_whole(self.folder / step)), "")
+    def newest(self) -> str:
+        """Return the newest complete checkpoint; '' without one."""
+        steps = reversed(self.steps)
+        return next((step for step in steps if _is_complete(self.folder / step)), "")
 
     @property
-    def is_wrong(self) -> bool:
+    def is_latest_wrong(self) -> bool:
         if not self.latest:
-            return bool(self.best)
-        return self.latest not in self.steps or not _is_whole(self.folder / self.latest)
+            return bool(self.newest)
+        return self.latest not in self.steps or not _is_complete(self.folder / self.latest)
 
 
-def _runs(scene: CheckContext) -> Iterator[_Run]:
-    root = volumes(scene.checkout, scene.environ).checkpoints
+def _runs(context: CheckContext) -> Iterator[_Run]:
+    """Yield the runs that are not active and have checkpoints; a pull may bring records alone."""
+    root = volumes(context.checkout, context.environ).checkpoints
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
         if not folder.is_dir() or is_fresh(heartbeat_age(folder)):
             continue
         steps = sorted(path.name for path in folder.glob("step_*") if path.is_dir())
         try:
-            latest = (folder / LATEST).read_text().strip()
+            latest = (folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             latest = ""
-        if steps:  # a run that was pulled without checkpoints has none to name
+        if steps:
             yield _Run(folder, steps, latest)
 
 
-def _temporary(scene: CheckContext) -> list[Path]:
-    found = []
-    root = volumes(scene.checkout, scene.environ).checkpoints
-    for path in [*_hidden(root, f"{PARTIAL}*"), *_hidden(root, ".*.tmp")]:
-        is_inside = any(parent.name.startswith(PARTIAL) for parent in path.parents)
-        if not is_inside and _is_left(path, root / path.relative_to(root).parts[0]):
-            found.append(path)
+def _temporary_files(context: CheckContext) -> list[Path]:
+    root = volumes(context.checkout, context.environ).checkpoints
+    found: list[Path] = []
+    for pattern in (*(f"{prefix}*" for prefix in TEMPORARY_FOLDERS), ".*.tmp"):
+        for path in _find(root, pattern):
+            is_inside = any(parent.name.startswith(TEMPORARY_FOLDERS) for parent in path.parents)
+            if not is_inside and _is_abandoned(path, root / path.relative_to(root).parts[0]):
+                found.append(path)
     return found
 
 
-def _is_left(path: Path, run: Path) -> bool:
-    """A checkpoint that a training writes is nobody's as soon as the run's lock is free. A transfer's holds no lock, and is
-    told by being younger than the last heartbeat here."""
-    beat, held = heartbeat_age(run), is_held(run)
-    if (
-        path.name.startswith(PARTIAL)
-        and beat is not None
-        and held is not None
-        and _age(path) > beat - 60
-    ):
+def _is_abandoned(path: Path, run: Path) -> bool:
+    """Return whether no process uses a temporary file.
+
+    A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer's holds
+    no lock, but is younger than the run's last heartbeat on this machine.
+    """
+    name = path.name
+    if name.startswith(REPLACED) and not path.with_name(name.removeprefix(REPLACED)).exists():
+        return False  # the next pull replaces it; until then it is the only copy
+    heartbeat, held = heartbeat_age(run), is_held(run)
+    is_of_trainer = (
+        name.startswith((PARTIAL, DELETED))
+        and heartbeat is not None
+        and _age(path) > heartbeat - 60
+    )
+    if is_of_trainer and held is not None:
         return not held
-    return _age(path) > IN_THE_MAKING and not is_fresh(beat)
+    return _age(path) > MIN_AGE_S and not is_fresh(heartbeat)
 
 
-def _hidden(root: Path, pattern: str) -> list[Path]:
+def _find(root: Path, pattern: str) -> list[Path]:
     return sorted(root.rglob(pattern)) if root.is_dir() else []
 
 
-def _is_whole(step: Path) -> bool:
-    """By sizes alone: SHA-256 of all checkpoints would take minutes, and a resume looks at it anyway."""
+def _is_complete(step: Path) -> bool:
+    """Compare sizes only: hashing all checkpoints would take minutes, and a resume does it anyway."""
     try:
         manifest = parse_manifest((step / MANIFEST).read_bytes())
         sizes = {path.name: path.stat().st_size for path in step.iterdir()}
@@ -152,9 +165,7 @@ def _age(path: Path) -> float:
     return time.time() - max(p.lstat().st_mtime for p in (path, *inside))
 
 
-def _name(scene: CheckContext, path: Path) -> str:
-    return (
-        path.relative_to(scene.checkout).as_posix()
-        if path.is_relative_to(scene.checkout)
-        else path.as_posix()
-    )
+def _name(context: CheckContext, path: Path) -> str:
+    checkout = context.checkout
+    relative = path.relative_to(checkout) if path.is_relative_to(checkout) else path
+    return relative.as_posix()

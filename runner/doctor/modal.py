@@ -1,70 +1,75 @@
-"""Whether Modal knows this user, and which volumes there are. Nothing is made there."""
+"""Check the Modal account: the token, the connection and the volumes. Creates nothing there."""
+
+from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
 
-from runner.doctor.base import CheckContext, Finding
+from runner.doctor.base import CheckContext, Finding, Severity
 from runner.errors import RunnerError
 from runner.project import INSTALLED, own_requirement, pip_install
 from runner.targets.modal.account import is_set_up
 from runner.targets.modal.client import check_proxy, check_reachable
 
-ORDER = 80
-
-PATIENCE = 15.0  # seconds; the client itself would try for a minute
+TIMEOUT_S = 15.0  # Modal's client itself would try for a minute
 
 
-def check(scene: CheckContext) -> Iterator[Finding]:
-    """No token is no fault, for everything else works without Modal; a token that is refused is one."""
+def check_modal(context: CheckContext) -> Iterator[Finding]:
+    """Check the token. None is fine, since everything else works without Modal."""
     try:
-        if not is_set_up(scene.environ):
-            yield Finding("note", "no Modal token, so no `runner cloud`", "to have it: modal setup")
+        if not is_set_up(context.environ):
+            yield Finding(
+                Severity.NOTE,
+                "no Modal token: `runner cloud` needs one, everything else works without",
+                "modal setup",
+            )
             return
-        check_proxy(scene.environ)
+        check_proxy(context.environ)
     except RunnerError as error:
         message, _, remedy = error.message.partition("; ")
-        yield Finding("error", message, remedy)
+        yield Finding(Severity.ERROR, message, remedy)
         return
     try:
-        check_reachable(scene.environ)
+        check_reachable(context.environ)
     except RunnerError as error:
-        yield Finding(
-            "warning", error.message.partition(";")[0], "check the network; all else works"
-        )
+        message = error.message.partition(";")[0]
+        remedy = "check the network; everything but `runner cloud` works without it"
+        yield Finding(Severity.WARNING, message, remedy)
         return
-    # A process of its own can be ended after PATIENCE whatever it waits for, and leaves modal out of this one.
-    python_path = {"PYTHONPATH": f"{INSTALLED}:{scene.environ.get('PYTHONPATH', '')}".rstrip(":")}
-    answer = scene.machine.call(
+    yield from _check_account(context)
+
+
+def _check_account(context: CheckContext) -> Iterator[Finding]:
+    """Ask Modal in another process: it can be killed, and `modal` is not imported here."""
+    python_path = f"{INSTALLED}:{context.environ.get('PYTHONPATH', '')}".rstrip(":")
+    answer = context.machine.call(
         [sys.executable, "-m", "runner.targets.modal.diagnose"],
-        timeout_s=PATIENCE,
-        extra_env=python_path,
+        timeout_s=TIMEOUT_S,
+        extra_env={"PYTHONPATH": python_path},
     )
     if answer.code == 124:
-        yield Finding(
-            "warning", f"Modal did not answer within {PATIENCE:.0f} s", "runner doctor, later"
-        )
+        message = f"Modal did not answer within {TIMEOUT_S:.0f} s"
+        yield Finding(Severity.WARNING, message, "run `runner doctor` again later")
         return
     try:
-        said = json.loads(answer.out)
+        account = json.loads(answer.out)
     except ValueError:
-        yield Finding(
-            "warning",
-            f"Modal can't be asked: {answer.last_line}",
-            pip_install("--upgrade", own_requirement("modal")),
-        )
+        message = f"Modal's client failed: {answer.last_line}"
+        remedy = pip_install("--upgrade", own_requirement("modal"))
+        yield Finding(Severity.WARNING, message, remedy)
         return
-    if said["problem"]:
-        message, _, remedy = said["problem"].partition("; ")
-        yield Finding("error", message, remedy or "modal token new")
+    if account["problem"]:
+        message, _, remedy = account["problem"].partition("; ")
+        yield Finding(Severity.ERROR, message, remedy or "modal token new")
         return
-    yield Finding("ok", "Modal accepts the token")
-    for name, state in said["volumes"].items():
+    yield Finding(Severity.OK, "Modal accepts the token")
+    for name, state in account["volumes"].items():
         if state == "there":
-            yield Finding("ok", f"volume {name} is on Modal")
+            yield Finding(Severity.OK, f"volume {name} exists on Modal")
         elif state == "missing":
-            yield Finding("note", f"volume {name} is not on Modal yet; the first launch makes it")
+            message = f"volume {name} does not exist on Modal yet; the first launch creates it"
+            yield Finding(Severity.NOTE, message)
         else:
-            yield Finding(
-                "warning", f"volume {name}: {state}", f"runner ls {name.rpartition('-')[2]}"
-            )
+            volume = name.rpartition("-")[2]
+            yield Finding(Severity.WARNING, f"volume {name}: {state}", f"runner ls {volume}")

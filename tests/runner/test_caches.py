@@ -1,4 +1,4 @@
-"""The caches, by kind: listed and cleared, here and in the cloud."""
+"""runner cache lists and deletes caches by kind, on this machine and on Modal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from job.run_record import RunStatus
+from runner.console import CliContext
+from runner.target import RunInfo
 from tests.runner.targets.modal.conftest import Lab, lab  # noqa: F401
 
 
@@ -17,10 +20,12 @@ def cache(checkout: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x" * size)
     (folder / "modal_image.json").write_text("{}")
+    (folder / ".sync").mkdir()
+    (folder / ".sync/vo-1.jsonl").write_text("")
     return folder
 
 
-def test_they_are_listed_by_kind(type_, cache: Path) -> None:
+def test_caches_are_listed_by_kind(type_, cache: Path) -> None:
     result = type_("runner cache")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["tiktoken", "triton"]
     assert json.loads(type_("runner cache ls triton --json").stdout) == [
@@ -28,28 +33,43 @@ def test_they_are_listed_by_kind(type_, cache: Path) -> None:
     ]
 
 
-def test_none_is_cleared_without_a_yes(type_, cache: Path) -> None:
+def test_clear_asks_first(type_, cache: Path) -> None:
     result = type_("runner cache clear")
     assert result.exit_code == 2
     assert "runner cache clear -y" in result.stderr
     assert (cache / "triton" / "b").exists()
 
 
-def test_one_kind_is_cleared_and_the_rest_stays(type_, cache: Path) -> None:
+def test_clear_names_active_runs(
+    type_, cache: Path, cli: CliContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunInfo("warm", "train", "host", RunStatus.RUNNING, alive=True)
+    monkeypatch.setattr(cli.targets["host"], "runs", lambda: [run])
+    result = type_("runner cache clear triton")
+    assert result.exit_code == 2
+    assert "run warm is active" in result.stderr
+
+
+def test_clear_deletes_one_kind_and_keeps_the_rest(type_, cache: Path) -> None:
     assert type_("runner cache clear triton -y").exit_code == 0
-    assert sorted(path.name for path in cache.iterdir()) == ["modal_image.json", "tiktoken"]
+    assert sorted(path.name for path in cache.iterdir()) == [
+        ".sync",
+        "modal_image.json",
+        "tiktoken",
+    ]
     result = type_("runner cache clear tiktokn -y")
     assert (result.exit_code, "did you mean 'tiktoken'?" in result.stderr) == (102, True)
     assert type_("runner cache clear -y").exit_code == 0
-    assert [path.name for path in cache.iterdir()] == ["modal_image.json"]
-    assert "nothing to clear" in type_("runner cache clear").stderr
+    assert sorted(path.name for path in cache.iterdir()) == [".sync", "modal_image.json"]
+    assert (cache / ".sync/vo-1.jsonl").exists()
+    assert "no cache to delete" in type_("runner cache clear").stderr
 
 
-def test_those_in_the_cloud(lab: Lab) -> None:  # noqa: F811
+def test_caches_on_modal(lab: Lab) -> None:  # noqa: F811
     out, _ = lab.run("cache", "ls", "--target", "cloud", "--json")
     assert json.loads(out) == []
     (lab.checkout / "note.txt").write_text("a note")
-    lab.run("push", "cache", "note.txt", "-y")  # makes the volume
+    lab.run("push", "cache", "note.txt", "-y")  # creates the volume
     folder = lab.volume("cache")
     (folder / "inductor" / "ab").mkdir(parents=True)
     (folder / "inductor" / "ab" / "graph.py").write_text("x" * 70)

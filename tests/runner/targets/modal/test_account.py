@@ -129,7 +129,7 @@ def test_a_file_that_the_client_can_not_read_is_named_in_one_line(
 
 def test_the_doctor_names_the_file(environ: dict[str, str], tmp_path: Path) -> None:
     file = write(environ, BROKEN)
-    (finding,) = modal_check.check(CheckContext(tmp_path, environ))
+    (finding,) = modal_check.check_modal(CheckContext(tmp_path, environ))
     assert (finding.severity, finding.remedy.partition(":")[0]) == (
         "error",
         "mend it, or begin anew",

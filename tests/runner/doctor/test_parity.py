@@ -1,4 +1,4 @@
-"""runner doctor --parity: ten steps on each target, losses side by side."""
+"""runner doctor --parity: ten steps on each target, and their losses side by side."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.doctor.parity import STEPS, ShortRun, table, worst
-from tests.runner.targets.modal.conftest import Lab
+from runner.doctor.parity import STEPS, ShortRun, largest_difference, table
+from tests.runner.targets.modal.conftest import Lab, lab  # noqa: F401
 
 
 def short_run(*losses: float, torch: str = "2.9.1") -> ShortRun:
@@ -16,47 +16,47 @@ def short_run(*losses: float, torch: str = "2.9.1") -> ShortRun:
 
 
 class TestComparison:
-    def test_the_largest_difference_is_marked(self) -> None:
+    def test_largest_difference_is_marked(self) -> None:
         trials = {"host": short_run(3.0, 2.5, 2.0), "local": short_run(3.0, 2.502, 2.0005)}
-        assert worst(trials) == (2, pytest.approx(0.002))
+        assert largest_difference(trials) == (2, pytest.approx(0.002))
         marked = [line for line in table(trials) if "largest difference" in line]
         assert len(marked) == 1
         assert marked[0].startswith("step 2")
         assert marked[0].endswith("2.0e-03")
 
-    def test_versions_that_differ_are_named(self) -> None:
+    def test_different_versions_are_marked(self) -> None:
         lines = table({"host": short_run(1.0), "cloud": short_run(1.0, torch="2.8.0")})
         assert next(line for line in lines if line.startswith("torch")).endswith("differ")
 
     @pytest.mark.parametrize("other", [short_run(3.0), short_run(3.0, float("nan"))])
-    def test_a_step_that_is_lost_or_no_number_is_no_parity(self, other: ShortRun) -> None:
-        assert worst({"host": short_run(3.0, 2.5), "local": other})[1] == float("inf")
+    def test_missing_or_non_finite_loss_is_an_infinite_difference(self, other: ShortRun) -> None:
+        assert largest_difference({"host": short_run(3.0, 2.5), "local": other})[1] == float("inf")
 
-    def test_one_target_agrees_with_itself(self) -> None:
-        assert worst({"host": short_run(3.0, 2.5)}) == (0, 0.0)
+    def test_single_target_has_no_difference(self) -> None:
+        assert largest_difference({"host": short_run(3.0, 2.5)}) == (0, 0.0)
 
 
-def test_ten_steps_on_host_and_cloud(lab: Lab, tmp_path: Path) -> None:
+def test_host_and_modal_agree_on_ten_steps(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    docker.write_text("#!/bin/sh\nexit 1\n")  # no engine, so not on local
+    docker.write_text("#!/bin/sh\nexit 1\n")  # without an engine, local is unavailable
     docker.chmod(0o755)
     path = f"{docker.parent}:{lab.environ['PATH']}"
     out, _ = lab.run("doctor", "--parity", "tiny", "-y", "--json", PATH=path, OMP_NUM_THREADS="1")
     (folder,) = (lab.checkout / "volumes" / "checkpoints").glob("parity-*-host")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = next(row["loss"] for row in rows if row["kind"] == "train" and row["step"] == STEPS)
-    said = json.loads(out)
-    assert said["targets"]["host"]["run"] == folder.name
-    losses = [said["targets"][name]["losses"] for name in ("host", "cloud")]
+    report = json.loads(out)
+    assert report["targets"]["host"]["run"] == folder.name
+    losses = [report["targets"][name]["losses"] for name in ("host", "cloud")]
     assert [found[str(STEPS)] for found in losses] == [
         last,
-        pytest.approx(last, abs=said["tolerance"]),
+        pytest.approx(last, abs=report["tolerance"]),
     ]
-    assert said["largest_difference"] <= said["tolerance"]
+    assert report["largest_difference"] <= report["tolerance"]
 
 
-def test_money_that_nobody_agreed_to_is_not_spent(lab: Lab) -> None:
+def test_parity_without_confirmation_costs_nothing(lab: Lab) -> None:  # noqa: F811
     _, err = lab.run("doctor", "--parity", "tiny", status=2)
     assert "to say yes, type" in err
     assert not list((lab.checkout / "volumes").rglob("parity-*"))

@@ -1,0 +1,117 @@
+"""Check the files of the checkout: .env, Dockerfile, recipes and the keys that recipes need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from job.recipe import load
+from job.recipe_loader import RecipeError
+from runner.doctor.base import CheckContext, Finding, Severity
+from runner.project import dotenv_problems, recipes, secret_names
+from runner.targets.compose_project import write_settings, wrong_settings
+from runner.targets.modal.image import faults, instructions
+
+DOCKERFILE = "Dockerfile"
+
+# Recipe keys that enable a service, and the variable with the user's key for it.
+REQUIRED_SECRETS = {"wandb_project": "WANDB_API_KEY"}
+
+
+def check_dotenv(context: CheckContext) -> Iterator[Finding]:
+    """Check that ``.env`` names the compose files and the user.
+
+    Without it, files in volumes/ would belong to another user, and containers would have no GPU.
+    """
+    path = context.checkout / ".env"
+    if not path.is_file():
+        severity = Severity.NOTE if context.machine.engine.problem else Severity.WARNING
+        remedy = "runner doctor --fix (`runner local` creates it too)"
+        yield Finding(severity, ".env does not exist yet", remedy, ".env")
+        return
+    problems = dotenv_problems(context.checkout)
+    for number, problem in problems:
+        yield Finding(Severity.ERROR, problem, "correct or delete the line", ".env", number)
+    if problems:
+        return
+    names = wrong_settings(context.machine, context.checkout)
+    if names:
+        yield Finding(
+            Severity.ERROR,
+            f".env has values of another machine or user: {', '.join(names)}",
+            "runner doctor --fix",
+            ".env",
+        )
+    else:
+        yield Finding(Severity.OK, ".env names the compose files and your user")
+
+
+def fix_dotenv(context: CheckContext) -> Iterator[str]:
+    """Write the variables, and keep every other line."""
+    yield from write_settings(context.machine, context.checkout)
+
+
+def check_dockerfile(context: CheckContext) -> Iterator[Finding]:
+    """Find instructions that ``runner cloud`` would refuse; Docker accepts more than Modal."""
+    path = context.checkout / DOCKERFILE
+    if not path.is_file():
+        yield Finding(
+            Severity.ERROR, f"{DOCKERFILE} is missing", f"git checkout -- {DOCKERFILE}", DOCKERFILE
+        )
+        return
+    parsed = instructions(path.read_text(encoding="utf-8", errors="replace"))
+    problems = list(faults(context.checkout, parsed))
+    for number, problem, remedy in problems:
+        message = f"Modal cannot build this instruction: {problem}"
+        yield Finding(Severity.WARNING, message, remedy, DOCKERFILE, number)
+    if not problems:
+        yield Finding(Severity.OK, f"{DOCKERFILE}: Modal can build all {len(parsed)} instructions")
+
+
+def check_recipes(context: CheckContext) -> Iterator[Finding]:
+    """Load every recipe of configs/ as a job would."""
+    valid = []
+    for name, path in recipes(context.checkout).items():
+        try:
+            load(path)
+            valid.append(name)
+        except RecipeError as error:
+            for line in str(error).splitlines():
+                yield _recipe_finding(line.replace(f"{context.checkout}/", ""))
+    if valid:
+        yield Finding(Severity.OK, f"recipes: {', '.join(valid)}")
+    elif not recipes(context.checkout):
+        yield Finding(
+            Severity.ERROR, "configs/ has no recipe", "git checkout -- configs", "configs"
+        )
+
+
+def _recipe_finding(message: str) -> Finding:
+    where = re.match(r"([^:]+\.ya?ml)(?::(\d+))?: ", message)
+    if where is None:
+        return Finding(Severity.ERROR, message)
+    number = int(where[2]) if where[2] else None
+    return Finding(Severity.ERROR, message[where.end() :], f"correct {where[1]}", where[1], number)
+
+
+def check_secrets(context: CheckContext) -> Iterator[Finding]:
+    """Find recipes that use a service for which there is no key. Never show a key's value."""
+    if dotenv_problems(context.checkout):  # check_dotenv reports them
+        return
+    available = secret_names(context.environ, context.checkout)
+    for path in recipes(context.checkout).values():
+        name = path.relative_to(context.checkout).as_posix()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            match = re.match(r"\s*(\w+):\s*([^\s#]+)", line)
+            if match is None or match[2] in ("null", "~", '""', "''"):
+                continue
+            secret = REQUIRED_SECRETS.get(match[1])
+            if secret is not None and secret not in available:
+                yield Finding(
+                    Severity.WARNING,
+                    f"{match[1]} needs {secret}, which is neither in the environment nor in .env",
+                    f"add the line {secret}=... to .env",
+                    name,
+                    number,
+                )

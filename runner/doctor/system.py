@@ -1,0 +1,284 @@
+"""Check Docker, Compose, the clock, GPUs, torch, and the disks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from job.disk import free_bytes, nearest_there
+from job.format import byte_size
+from job.paths import VOLUMES
+from runner.doctor.base import CheckContext, Finding, Severity
+from runner.errors import RunnerError
+from runner.project import COMPOSE_FILE, GPU_COMPOSE_FILE, install_line, volumes
+from runner.targets.compose_project import ComposeProject
+
+# The oldest tested releases.
+MIN_ENGINE = 20
+MIN_COMPOSE = (1, 29)
+
+# Modal and most signed requests refuse a clock that is minutes off; a run counts as active if its
+# heartbeat is younger than half a minute.
+MAX_CLOCK_ERROR_S = 30.0
+
+# A container starts in a second, with many GPUs in ten.
+GPU_CONTAINER_TIMEOUT_S = 60.0
+IMPORT_TIMEOUT_S = 60.0
+
+# The image alone takes about 6 GB.
+LOW_DISK_BYTES, FULL_DISK_BYTES = 10e9, 1e9
+
+ENGINE_URL = "https://docs.docker.com/engine/install"
+COMPOSE_URL = "https://docs.docker.com/compose/install"
+TOOLKIT_URL = (
+    "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
+)
+
+
+def check_engine(context: CheckContext) -> Iterator[Finding]:
+    """Ask the Docker engine for its version. No engine is an error only if the host cannot train."""
+    engine = context.machine.engine
+    if engine.problem:
+        severity, remedy = Severity.ERROR, f"install or start Docker: {ENGINE_URL}"
+        if context.has_torch:
+            severity = Severity.WARNING
+            remedy += "; `runner host` works without it"
+        yield Finding(severity, engine.problem, remedy)
+        return
+    yield Finding(Severity.OK, f"Docker engine {engine.version}")
+    major = engine.version.partition(".")[0]
+    if major.isdecimal() and int(major) < MIN_ENGINE:
+        yield Finding(
+            Severity.WARNING,
+            f"Docker engine {engine.version} is older than {MIN_ENGINE}",
+            f"install a newer release: {ENGINE_URL}",
+        )
+
+
+def check_clock(context: CheckContext) -> Iterator[Finding]:
+    """Compare the clock with the engine's, which may run in a virtual machine, and with records."""
+    is_right = True
+    remedy = "set the clock: `timedatectl set-ntp true`"
+    difference = _engine_seconds(context.machine.engine.clock) - time.time()
+    if abs(difference) > MAX_CLOCK_ERROR_S:
+        is_right = False
+        direction = "ahead of" if difference > 0 else "behind"
+        yield Finding(
+            Severity.WARNING,
+            f"the Docker engine's clock is {abs(difference):.0f} s {direction} this machine's",
+            f"{remedy}; restart Docker Desktop",
+        )
+    records = volumes(context.checkout, context.environ).checkpoints.glob("*/run.json")
+    newest = max(records, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is not None and newest.stat().st_mtime > time.time() + MAX_CLOCK_ERROR_S:
+        is_right = False
+        yield Finding(
+            Severity.WARNING,
+            f"run '{newest.parent.name}' has a time in the future: the clock of this machine is "
+            "wrong, or was when the run started",
+            remedy,
+        )
+    if is_right:
+        yield Finding(Severity.OK, f"clock: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}")
+
+
+def check_compose(context: CheckContext) -> Iterator[Finding]:
+    """Check the compose files, the program and its version, and let it read the files."""
+    names = (COMPOSE_FILE, GPU_COMPOSE_FILE)
+    missing = [name for name in names if not (context.checkout / name).is_file()]
+    for name in missing:
+        yield Finding(Severity.ERROR, f"{name} is missing", f"git checkout -- {name}", file=name)
+    if context.machine.program("docker") is None:
+        return
+    if context.machine.compose is None:
+        yield Finding(
+            Severity.ERROR,
+            "Docker is installed without Compose",
+            f"install the package docker-compose-plugin: {COMPOSE_URL}",
+        )
+        return
+    version = context.machine.compose_version
+    if _version(version) < MIN_COMPOSE:
+        oldest = ".".join(map(str, MIN_COMPOSE))
+        yield Finding(
+            Severity.WARNING,
+            f"Compose {version} is older than {oldest}",
+            f"install a newer release: {COMPOSE_URL}",
+        )
+    else:
+        yield Finding(Severity.OK, f"Compose {version} ({' '.join(context.machine.compose)})")
+    if missing:
+        return
+    try:
+        services = ComposeProject(context.machine, context.checkout).services
+    except RunnerError as error:
+        message = error.message.partition(";")[0]
+        yield Finding(Severity.ERROR, message, "docker compose config", file=COMPOSE_FILE)
+    else:
+        yield Finding(Severity.OK, f"Compose services: {', '.join(services)}")
+
+
+def check_gpus(context: CheckContext) -> Iterator[Finding]:
+    """Count the GPUs, and check that a container sees them. No GPU is fine: jobs run on the CPU."""
+    machine = context.machine
+    if not machine.gpus:
+        is_mac = sys.platform == "darwin" and platform.machine() == "arm64"
+        device = "mps" if is_mac else "cpu"
+        yield Finding(Severity.NOTE, f"no NVIDIA GPU; jobs on this machine run on {device}")
+        return
+    counts = ", ".join(f"{number} x {name}" for name, number in Counter(machine.gpus).items())
+    yield Finding(Severity.OK, f"GPUs: {counts}")
+    if machine.engine.problem:
+        return
+    if machine.engine_gives_gpus:
+        yield _check_gpu_container(context, len(machine.gpus))
+    else:
+        yield Finding(
+            Severity.WARNING,
+            "Docker has no access to the GPUs; containers run on the CPU",
+            f"install the NVIDIA container toolkit ({TOOLKIT_URL}), then `runner doctor --fix`",
+        )
+
+
+def _check_gpu_container(context: CheckContext, count: int) -> Finding:
+    """Run nvidia-smi in the image: an installed toolkit may lack rights or fit another driver."""
+    try:
+        image = ComposeProject(context.machine, context.checkout).built_image("train")
+    except RunnerError:  # check_compose reports it
+        image = None
+    if image is None:
+        return Finding(
+            Severity.OK,
+            "Docker has the NVIDIA container toolkit; build the image to test it with a GPU",
+        )
+    options = ["--rm", "--gpus", "all", "--network", "none", "--entrypoint", "nvidia-smi"]
+    answer = context.machine.call(
+        ["docker", "run", *options, image, "-L"], timeout_s=GPU_CONTAINER_TIMEOUT_S
+    )
+    visible = sum(line.startswith("GPU ") for line in answer.out.splitlines())
+    if answer.code or not visible:
+        return Finding(
+            Severity.ERROR,
+            "Docker has the NVIDIA container toolkit, but a container sees no GPU: "
+            + answer.last_line,
+            "sudo nvidia-ctk runtime configure --runtime=docker, then restart Docker "
+            f"({TOOLKIT_URL})",
+        )
+    if visible < count:
+        return Finding(
+            Severity.WARNING,
+            f"a container sees {visible} of {count} GPUs",
+            "compare `nvidia-smi -L` with `docker info`",
+        )
+    return Finding(Severity.OK, f"a container sees {visible} GPU{'s' * (visible > 1)}")
+
+
+def check_torch(context: CheckContext) -> Iterator[Finding]:
+    """Check that ``runner host`` can train. The container has its own torch."""
+    if not context.has_torch:
+        yield Finding(
+            Severity.NOTE,
+            "torch is not installed in this Python: `runner host` cannot train, but "
+            "`runner local` can",
+            install_line("train"),
+        )
+    elif not context.machine.gpus:
+        yield Finding(Severity.OK, "torch is installed: `runner host` can train")
+    else:
+        yield _check_torch_gpus(context)
+
+
+def _check_torch_gpus(context: CheckContext) -> Finding:
+    """Import torch in another process, which takes seconds."""
+    code = "import torch; print(torch.cuda.device_count(), torch.__version__, torch.version.cuda)"
+    answer = context.machine.call([sys.executable, "-c", code], timeout_s=IMPORT_TIMEOUT_S)
+    if answer.code != 0:
+        message = f"torch cannot be imported: {answer.last_line}"
+        return Finding(Severity.ERROR, message, install_line("train"))
+    count, version, cuda = answer.out.split()
+    if int(count) == 0:
+        reason = (
+            "it is a build without CUDA"
+            if cuda == "None"
+            else f"the driver may be too old for CUDA {cuda}"
+        )
+        return Finding(
+            Severity.WARNING,
+            f"torch {version} sees no GPU ({reason}): `runner host` trains on the CPU",
+            f"{sys.executable} -m pip install --force-reinstall torch, or update the NVIDIA driver",
+        )
+    gpus = f"{count} GPU{'s' * (int(count) > 1)}"
+    return Finding(Severity.OK, f"torch {version} sees {gpus}: `runner host` trains on cuda")
+
+
+def check_volumes(context: CheckContext) -> Iterator[Finding]:
+    """Check the volumes' folders and the free disk space."""
+    for folder in _default_folders(context):
+        name = folder.relative_to(context.checkout).as_posix()
+        if not folder.is_dir():
+            yield Finding(
+                Severity.NOTE, f"{name} does not exist yet; the first job creates it", "", name
+            )
+        elif not os.access(folder, os.W_OK):  # Docker creates missing folders as root
+            yield Finding(
+                Severity.ERROR,
+                f"no permission to write to {name}",
+                f'sudo chown -R "$(id -u):$(id -g)" {name}',
+                name,
+            )
+    free = free_bytes(context.checkout)
+    remedy = "remove unused images and containers: `docker system prune`"
+    yield _disk_finding(free, f"{byte_size(free)} free on the disk of the checkout", remedy)
+    yield from _check_other_disks(context)
+
+
+def _check_other_disks(context: CheckContext) -> Iterator[Finding]:
+    """Check disks that CHECKPOINTS_PATH and the like, or a mount, use for a volume."""
+    checked = {context.checkout.stat().st_dev}
+    for name in VOLUMES:
+        path = nearest_there(getattr(volumes(context.checkout, context.environ), name))
+        disk = path.stat().st_dev
+        if disk not in checked:
+            checked.add(disk)
+            free = free_bytes(path)
+            message = f"{byte_size(free)} free on the disk of {name}, {path}"
+            remedy = f"free space in {path}, or set {name.upper()}_PATH to a folder on another disk"
+            yield _disk_finding(free, message, remedy)
+
+
+def _disk_finding(free: int, message: str, remedy: str) -> Finding:
+    if free >= LOW_DISK_BYTES:
+        return Finding(Severity.OK, message)
+    severity = Severity.ERROR if free < FULL_DISK_BYTES else Severity.WARNING
+    return Finding(severity, message, remedy)
+
+
+def fix_volumes(context: CheckContext) -> Iterator[str]:
+    """Create missing folders."""
+    for folder in _default_folders(context):
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            yield f"created {folder.relative_to(context.checkout).as_posix()}"
+
+
+def _default_folders(context: CheckContext) -> list[Path]:
+    return [context.checkout / "volumes" / name for name in VOLUMES]
+
+
+def _engine_seconds(text: str) -> float:
+    """Parse the engine's time; any other text counts as the right time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return time.time()
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.split("-")[0].split("+")[0].split(".")
+    return tuple(int(part) for part in parts if part.isdecimal())
