@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from corpus.dataset import STAGING
 from job.paths import VolumePaths
 from job.run_record import read_record
 
@@ -48,19 +49,18 @@ def checkpoint_renamed(volumes: VolumePaths) -> str:
 
 def shard_partial(volumes: VolumePaths) -> str:
     """Return the shard that is being written."""
-    return ",".join(path.name for path in volumes.dataset("tiny").glob(".*.part"))
+    return ",".join(path.name for path in (volumes.dataset("tiny") / STAGING).glob(".*.part"))
 
 
 def shards_complete(volumes: VolumePaths) -> str:
     """Return "yes" if the validation shard exists but the dataset is not complete."""
-    folder = volumes.dataset("tiny")
+    folder = volumes.dataset("tiny") / STAGING
     return "yes" if any(folder.glob("*val*.bin")) and not (folder / "meta.json").exists() else ""
 
 
 def dataset_complete(volumes: VolumePaths) -> str:
-    """Return "yes" if the dataset is complete but its journal still exists."""
-    folder = volumes.dataset("tiny")
-    return "yes" if (folder / "meta.json").exists() and (folder / ".progress.json").exists() else ""
+    """Return "yes" if the dataset is complete but not yet in its final place."""
+    return "yes" if (volumes.dataset("tiny") / STAGING / "meta.json").exists() else ""
 
 
 def sampling(volumes: VolumePaths) -> str:
@@ -93,11 +93,11 @@ def random_kill_point(rng: random.Random, volumes: VolumePaths, run_seconds: flo
 def describe_state(volumes: VolumePaths) -> str:
     """Tell from the files where a kill hit the run."""
     run = volumes.run(RUN)
+    if dataset_complete(volumes):
+        return "data complete, not yet in its final place"
     if not (volumes.dataset("tiny") / "meta.json").exists():
         has_started = volumes.dataset("tiny").exists()
         return "data partly prepared" if has_started else "before the first file"
-    if dataset_complete(volumes):
-        return "data complete, journal not yet removed"
     if checkpoint_complete(volumes):
         return "checkpoint complete, not yet renamed"
     if checkpoint_partial(volumes):

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from bench.process import run_until
 from bench.results import Results
-from corpus.meta import dataset_meta
-from corpus.shards import TokenStream
+from corpus.dataset import TokenStream, dataset_meta
 from corpus.tokenizers import from_meta
 from job.arguments import add_device, find_recipe
 from job.memory import micro_batch_size

@@ -66,7 +66,8 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
 
 
 def pieces_of(text: Path) -> list[str]:
-    from corpus.sources import find_files, read
+    from corpus.segments import read
+    from corpus.sources import find_files
 
     pieces: list[str] = []
     for segment in read(find_files(str(text), text.parent), "text"):

@@ -1,18 +1,24 @@
-"""Text to shards of tokens, and shards to batches. Free of torch."""
+"""Turn text into token shards and shards into batches. Nothing here imports torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from job.exit_status import UserError
+from job.exit_status import ExitStatus, UserError
 
 
 class DataError(UserError, ValueError):
-    """What is wrong with the data; its text is what the user reads: what, why, what to type next."""
+    """The data cannot be used; the text says what is wrong, why, and how to fix it."""
+
+
+class InvalidSource(DataError):
+    """``data.source`` is not a path or URL that could ever be read."""
+
+    status = ExitStatus.USAGE
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` bytes (or rows of Parquet) of input; tokens written so far, if any are."""
+    """``done`` of ``total`` input bytes (Parquet: rows), and the tokens written so far."""
 
     phase: str
     done: int
@@ -20,14 +26,23 @@ class Progress:
     tokens: int = 0
 
 
-Report = Callable[[Progress | str], None]  # a job tells its caller a Progress or a sentence
-Stop = Callable[[], bool]  # a job asks whether it should stop
+Report = Callable[[Progress | str], None]  # receives progress and one-line messages
+Stop = Callable[[], bool]  # returns True when the work should stop
 
 
 def quiet(event: Progress | str) -> None:
-    """The Report that says nothing."""
+    """Ignore a report."""
 
 
 def never() -> bool:
-    """The Stop of a job that nobody stops."""
+    """Never ask the work to stop."""
     return False
+
+
+def printable(text: object) -> str:
+    """Return a path or name for a message, with undecodable and control characters escaped."""
+    shown = (
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+    return "".join(shown)

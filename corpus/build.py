@@ -1,16 +1,18 @@
-"""From text to shards: streams, on all cores, and goes on after any interruption with the same bytes.
+"""Build a dataset: text to shards, as a stream, on all cores; resumable to the same bytes.
 
-The main thread reads and writes in order; threads encode in between (tiktoken lets go of the interpreter:
-6.4 Mtokens/s in two threads, as fast as two processes, with nothing pickled). A journal notes every few
-seconds, and when a shard is full, the cursor in the source and how much of each open shard is good. What was
-written after it is cut off at the next start, so a kill at any moment is harmless.
+The main thread reads and writes in order; threads encode in between (tiktoken releases the GIL:
+6.4 Mtokens/s in two threads, as fast as two processes, with nothing pickled). Everything is written
+into the folder ``.preparing``; the old dataset stays whole until the new one is complete. A journal
+records, every few seconds and when a shard is full, the cursor in the source and how much of each
+open shard is valid. The next start truncates what was written later, so a kill at any moment is
+harmless.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,20 +24,35 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from corpus import DataError, Progress, Report, Stop, fineweb, never, quiet, sources
-from corpus.meta import JOURNAL, META, Meta, dataset_meta, differences, is_prepared
-from corpus.shards import SPLITS, ShardWriter, Split, Tokens, shard_paths
-from corpus.sources import Cursor, SourceFile
+from corpus import (
+    DataError,
+    Progress,
+    Report,
+    Stop,
+    hub,
+    never,
+    printable,
+    quiet,
+    segments,
+    sources,
+)
+from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta
+from corpus.download import wait_for_lock
+from corpus.formats import SourceFile
+from corpus.segments import Cursor
+from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, matching_shards
 from corpus.split import ByDocument, ByTail, Part, Splitter, count_characters
 from corpus.tokenizers import Tokenizer, from_meta
+from corpus.verify import ChecksumCache, differences, is_prepared
 from job.exit_status import Interrupted
-from job.files import alone_in, write_atomically
+from job.files import fsync_folder, write_atomically
 from job.pretrained import FINEWEB
 from job.recipe import DataConfig
 
-JOURNAL_SECONDS = 5.0
-BATCH_BYTES, BATCH_PARTS = 1 << 20, 4096  # at most, for one call of a thread
+JOURNAL_INTERVAL_S = 5.0
+BATCH_BYTES, BATCH_PARTS = 1 << 20, 4096  # limits of one call of a thread
 
 R = TypeVar("R")
 
@@ -47,50 +64,90 @@ def prepare(
     workers: int | None = None,
     force: bool = False,
     any_source: bool = False,
+    thorough: bool = False,
+    accept_changed_text: bool = False,
     report: Report = quiet,
     should_stop: Stop = never,
 ) -> Meta:
-    """Make the dataset ``config`` in ``folder``; leave it alone where it is already there.
+    """Make the dataset ``config`` in ``folder``, unless it is there already.
 
-    ``workers``: threads, by default one for each core; the result is the same for any number. ``force``
-    replaces what was prepared with other settings; ``any_source`` accepts a dataset made from another source.
-    DataError for what the user can mend; Interrupted where ``should_stop``: the same call goes on.
+    ``workers`` is the number of threads, by default one for each core; the result is the same for
+    any number. ``force`` replaces what is there; ``any_source``, ``thorough`` and
+    ``accept_changed_text`` are those of ``verify.is_prepared``. If another process is preparing the
+    dataset, wait for it. Raises DataError with the fix; Interrupted if ``should_stop`` says so, and
+    the same call resumes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder) as alone:
-        if not alone:
-            raise DataError(
-                f"{folder}: another process is preparing it now; wait for it or stop it"
-            )
-        if not force and is_prepared(config, folder, any_source=any_source):
-            meta = dataset_meta(folder)
-            (folder / JOURNAL).unlink(missing_ok=True)  # killed just before its end
-            report(f"{folder} is already prepared, from {meta.source}")
+
+    def finished() -> Meta | None:
+        if force or not is_prepared(
+            config,
+            folder,
+            any_source=any_source,
+            thorough=thorough,
+            accept_changed_text=accept_changed_text,
+            report=report,
+            should_stop=should_stop,
+        ):
+            return None
+        meta = dataset_meta(folder)
+        report(f"{folder} is already prepared, from {printable(meta.source)}")
+        return meta
+
+    if (folder / META).exists() and (meta := finished()):
+        return meta
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DataError(
+            f"{folder}: a file, not a folder; move it away, or use data.dataset=NEW_NAME"
+        ) from None
+    with wait_for_lock(folder, "another process is preparing it", report, should_stop):
+        _finish_replacing(folder)
+        if meta := finished():
             return meta
         if config.source == FINEWEB:
-            for stale in [
-                path for path in _shards(folder) if force and not path.name.startswith("fineweb_")
-            ]:
-                stale.unlink()
-            return fineweb.download_shards(config, folder, report=report, should_stop=should_stop)
+            return hub.download_shards(
+                config, folder, force=force, report=report, should_stop=should_stop
+            )
         if config.source is None:
             raise DataError(f"{folder}: data.source names no text; add --source FILE to `prepare`")
-        if not force and not (folder / JOURNAL).exists() and _shards(folder):
-            raise DataError(
-                f"{folder}: holds shards that nothing describes; `prepare --force` replaces them"
-            )
+        if not force and not (folder / META).exists() and _shards(folder):
+            raise DataError(f"{folder}: has shards but no {META}; `prepare --force` replaces them")
         files = sources.find_files(
-            config.source, folder / "raw", report=report, should_stop=should_stop
+            config.source,
+            folder / "raw",
+            column=config.text_column,
+            report=report,
+            should_stop=should_stop,
         )
         return _Preparation(config, folder, files, workers or _cores(), report, should_stop).run()
 
 
+def _finish_replacing(folder: Path) -> None:
+    """Move a complete dataset out of STAGING; harmless to interrupt and repeat."""
+    staging = folder / STAGING
+    if not (staging / META).exists():
+        return
+    new = dataset_meta(staging).names
+    (folder / META).unlink(missing_ok=True)
+    for stale in _shards(folder):
+        if stale.name not in new or (staging / stale.name).exists():
+            stale.unlink()
+    for name in sorted(new):
+        if (staging / name).exists():
+            (staging / name).replace(folder / name)
+    fsync_folder(folder)
+    (staging / META).replace(folder / META)
+    fsync_folder(folder)
+    shutil.rmtree(staging)
+
+
 def _shards(folder: Path) -> list[Path]:
-    return [path for split in SPLITS for path in shard_paths(folder, split)]
+    return [path for split in SPLITS for path in matching_shards(folder, split)]
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -102,16 +159,20 @@ class _Batch(NamedTuple):
 
 @dataclass
 class _Journal:
-    """What is done: all up to ``cursor``."""
+    """The work done so far: everything before ``cursor``."""
 
     config: dict[str, Any]
-    files: str  # the fingerprint of the source's files
+    snapshot: str | None  # of the source's files, and the hash of their content
+    source_sha256: str
     characters: str | None = None  # the distinct ones, for the tokenizer; None: not surveyed yet
     length: int = 0  # of the whole text in characters, for the split by tail
     cursor: Cursor = (0, 0)
     passed: int = 0  # the splitter's count of characters
     bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # of text
-    writers: dict[str, Any] = field(default_factory=dict)
+    writers: dict[Split, Any] = field(default_factory=dict)
+
+
+_JOURNAL = TypeAdapter(_Journal)
 
 
 @dataclass
@@ -124,7 +185,22 @@ class _Preparation:
     should_stop: Stop
 
     def run(self) -> Meta:
-        journal, config = self._resume(), self.config
+        """Build the dataset in STAGING, then put it in the place of the old one."""
+        (self.folder / STAGING).mkdir(exist_ok=True)
+        journal = None
+        try:
+            journal = self._resume()
+            meta = self._build(journal)
+        except DataError:
+            if journal is None or journal.cursor == (0, 0) or journal.cursor[0] == len(self.files):
+                shutil.rmtree(self.folder / STAGING)  # nothing that another try could use
+            raise
+        _finish_replacing(self.folder)
+        self._fill_cache(meta, journal)
+        return meta
+
+    def _build(self, journal: _Journal) -> Meta:
+        config, staging = self.config, self.folder / STAGING
         by_document = (
             ByDocument(self.files, config.val_fraction) if config.split == "documents" else None
         )
@@ -132,23 +208,14 @@ class _Preparation:
             self._survey(journal)
         splitter = by_document or ByTail(journal.length, config.val_fraction, journal.passed)
         tokenizer = from_meta({"name": config.tokenizer, "characters": journal.characters})
+        states = [(split, journal.writers.get(split)) for split in SPLITS]
+        writers = {
+            s: ShardWriter(staging, config.dataset, s, config.shard_tokens, x) for s, x in states
+        }
         try:
-            states = [(split, journal.writers.get(split)) for split in SPLITS]
-            writers = {
-                s: ShardWriter(self.folder, config.dataset, s, config.shard_tokens, x)
-                for s, x in states
-            }
-        except DataError as error:
-            (self.folder / JOURNAL).unlink()
-            raise DataError(f"{error}; `prepare --force` starts over") from None
-        try:
-            for left in self.folder.glob(".*.tmp"):  # by a kill
+            for left in staging.glob(".*.tmp"):  # by a kill
                 left.unlink()
             self._note(journal, writers)
-            if journal.cursor == (0, 0):  # an older dataset is given up only now
-                (self.folder / META).unlink(missing_ok=True)
-                for stale in _shards(self.folder):
-                    stale.unlink()
             self._tokenize(journal, tokenizer, splitter, writers)
             return self._finish(journal, tokenizer, writers)
         finally:
@@ -156,26 +223,44 @@ class _Preparation:
                 writer.close()
 
     def _resume(self) -> _Journal:
-        facts = [[file.name, file.size, file.path.stat().st_mtime_ns] for file in self.files]
-        fresh = _Journal(
-            self.config.model_dump(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        )
-        if not (self.folder / JOURNAL).exists():
-            return fresh
-        journal = _Journal(**json.loads((self.folder / JOURNAL).read_text()))
-        journal.cursor = (journal.cursor[0], journal.cursor[1])  # JSON makes a list of it
-        if journal.files != fresh.files or differences(journal.config, self.config):
+        staging, now = self.folder / STAGING, self._snapshot()
+        if (staging / JOURNAL).exists():
+            try:
+                journal = _JOURNAL.validate_json((staging / JOURNAL).read_bytes())
+                for split, state in journal.writers.items():
+                    ShardWriter(
+                        staging, self.config.dataset, split, self.config.shard_tokens, state
+                    ).close()
+            except (ValidationError, DataError, KeyError, TypeError):
+                journal = None
+            if journal and journal.snapshot == now and not differences(journal.config, self.config):
+                done = self._done(journal.cursor) / max(1, self._total)
+                self.report(f"resuming from {done:.0%} of the text")
+                return journal
             self.report(
-                "the unfinished preparation had other settings or another text: starting over"
+                "the unfinished preparation is damaged, or had other settings or another text: starting over"
             )
-            return fresh
-        self.report(
-            f"going on from {self._done(journal.cursor) / max(1, self._total):.0%} of the text"
-        )
-        return journal
+        for left in staging.iterdir():
+            left.unlink()
+        sha256 = sources.content_sha256(self.files, self.report, self.should_stop)
+        return _Journal(self.config.model_dump(), now, sha256)
+
+    def _snapshot(self) -> str | None:
+        return sources.snapshot(self.config.source or "", self.folder / "raw")
+
+    def _fill_cache(self, meta: Meta, journal: _Journal) -> None:
+        """Note the checksums, so that the first training reads neither shards nor text again."""
+        cache = ChecksumCache(self.folder)
+        for shard in (shard for shards in meta.shards.values() for shard in shards):
+            cache.add_shard(
+                self.folder / shard.name, ShardContent(shard.sha256, meta.vocab_size - 1)
+            )
+        if journal.snapshot:
+            cache.add_text(meta.source, journal.snapshot, journal.source_sha256)
+        cache.save()
 
     def _survey(self, journal: _Journal) -> None:
-        """A first pass over the text: its distinct characters and its length."""
+        """Read the text once for its distinct characters and its length."""
         distinct = self.config.tokenizer == "chars"
 
         def look(batch: _Batch) -> tuple[set[str], int]:
@@ -214,7 +299,7 @@ class _Preparation:
                 journal.bytes[part.split] += len(part.text)
             journal.cursor, journal.passed = batch.after, batch.passed
             stop, full = self.should_stop(), sum(len(writer.shards) for writer in writers.values())
-            if stop or full > finished or time.monotonic() - noted > JOURNAL_SECONDS:
+            if stop or full > finished or time.monotonic() - noted > JOURNAL_INTERVAL_S:
                 self._note(journal, writers)
                 noted, finished = time.monotonic(), full
             if stop:
@@ -225,7 +310,7 @@ class _Preparation:
     def _batches(self, start: Cursor, splitter: Splitter) -> Iterator[_Batch]:
         parts: list[Part] = []
         size, after = 0, start
-        for segment in sources.read(self.files, self.config.text_column, start):
+        for segment in segments.read(self.files, self.config.text_column, start):
             parts += splitter(segment) if segment.text else ()
             size, after = size + len(segment.text), segment.after
             if size >= BATCH_BYTES or len(parts) >= BATCH_PARTS:
@@ -236,7 +321,7 @@ class _Preparation:
     def _in_threads(
         self, function: Callable[[_Batch], R], start: Cursor, splitter: Splitter
     ) -> Iterator[tuple[_Batch, R]]:
-        """Each batch from ``start`` on with its result, in order; two for each worker are in memory."""
+        """Yield the batches from ``start`` with their results, in order; two per worker are in memory."""
         pending: deque[tuple[_Batch, Future[R]]] = deque()
         pool = ThreadPoolExecutor(self.workers)
         try:
@@ -251,21 +336,25 @@ class _Preparation:
             pool.shutdown(cancel_futures=True)
 
     def _checked(self, function: Callable[[bytes], R], part: Part) -> R:
-        """``function`` of the part's text; DataError with the place where that is no UTF-8."""
+        """Apply ``function`` to the part's text; DataError with the place if it is not UTF-8."""
         try:
             return function(part.text)
         except UnicodeDecodeError as error:
+            file = self.files[part.file]
+            bytes_help = (
+                "" if file.is_binary else ", or use data.tokenizer=bytes, which reads any bytes"
+            )
             raise DataError(
-                f"{self.files[part.file].path}: is no UTF-8 text at byte {part.offset + error.start}; convert it "
-                "(`iconv -f LATIN1 -t UTF-8`), or take data.tokenizer=bytes, which reads any bytes"
+                f"{printable(file.path)}: not UTF-8 text at byte {part.offset + error.start}; convert it "
+                f"(`iconv -f LATIN1 -t UTF-8`){bytes_help}"
             ) from None
 
     def _note(self, journal: _Journal, writers: dict[Split, ShardWriter]) -> None:
         journal.writers = {split: writer.state() for split, writer in writers.items()}
-        write_atomically(self.folder / JOURNAL, json.dumps(asdict(journal)))
+        write_atomically(self.folder / STAGING / JOURNAL, json.dumps(asdict(journal)))
 
     def _done(self, cursor: Cursor) -> int:
-        """The input before ``cursor``, in the units of Progress."""
+        """Return the input before ``cursor``, in the units of Progress."""
         return min(self._total, self._before[cursor[0]] + cursor[1])
 
     @property
@@ -274,7 +363,7 @@ class _Preparation:
 
     @cached_property
     def _before(self) -> list[int]:
-        """The sizes of all files before each, and behind the last: it is asked for with every batch."""
+        """The total size before each file and after the last, needed with every batch."""
         return list(accumulate((file.size for file in self.files), initial=0))
 
     def _finish(
@@ -282,11 +371,14 @@ class _Preparation:
     ) -> Meta:
         train, val = (writers[split].total for split in SPLITS)
         if not train or not val:
-            (self.folder / JOURNAL).unlink()
-            else_ = "data.split=tail" if self.config.split == "documents" else "more text"
+            remedy = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
-                f"{self.config.source}: too little text to split: it gives {train} training and {val} validation "
-                f"tokens; take {else_}, or another data.val_fraction"
+                f"{printable(self.config.source)}: too little text to split: it gives {train} training and {val} "
+                f"validation tokens; use {remedy}, or another data.val_fraction"
+            )
+        if self._snapshot() != journal.snapshot:
+            raise DataError(
+                f"{printable(self.config.source)}: the text changed while it was prepared; run the command again"
             )
         for writer in writers.values():
             writer.finish_shard()
@@ -300,7 +392,7 @@ class _Preparation:
             source=self.config.source or "",
             config=self.config.model_dump(),
             shards={split: writer.shards for split, writer in writers.items()},
+            source_sha256=journal.source_sha256,
         )
-        meta.write(self.folder)
-        (self.folder / JOURNAL).unlink()
+        meta.write(self.folder / STAGING)
         return meta

@@ -1,18 +1,37 @@
-"""Downloads that go on where a cut connection stopped them, and are checked before they get their name."""
+"""Downloads that resume after a cut connection, and are checked before they get their final name."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from corpus import DataError, Stop, never
+from corpus import DataError, InvalidSource, Report, Stop, never, printable
 from job.exit_status import Interrupted
-from job.files import fsync_folder
+from job.files import alone_in, fsync_folder
 
 ATTEMPTS = 6  # without a byte of progress; 1 + 2 + 4 + 8 + 16 seconds between them
 BLOCK = 1 << 16  # bytes; a cut loses at most one
+LOCK_POLL_INTERVAL_S = 0.5
+
+
+@contextmanager
+def wait_for_lock(folder: Path, reason: str, report: Report, should_stop: Stop) -> Iterator[None]:
+    """Hold the folder's lock, waiting for the process that has it; Interrupted if told to stop."""
+    is_told = False
+    while True:
+        with alone_in(folder) as alone:
+            if alone:
+                yield
+                return
+        if not is_told:
+            report(f"{folder}: {reason}; waiting for it")
+            is_told = True
+        if should_stop():
+            raise Interrupted
+        time.sleep(LOCK_POLL_INTERVAL_S)
 
 
 def download(
@@ -25,11 +44,11 @@ def download(
     should_stop: Stop = never,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Fetch ``url`` into ``path``, by way of ``.<name>.part``, which a later call goes on with.
+    """Fetch ``url`` into ``path`` by way of ``.<name>.part``, which a later call resumes.
 
-    ``check`` raises DataError where the complete part is wrong; ``report`` gets bytes done and in total (0:
-    unknown). Status 429 and 5xx and cut connections are tried again, after ``pause``. DataError where the
-    server can't be reached, refuses, or keeps failing; Interrupted where ``should_stop``.
+    ``check`` raises DataError if the complete part is wrong; ``report`` gets the bytes done and in
+    total (0: unknown). Status 429, 5xx and cut connections are retried after ``pause``. Raises
+    DataError if the server cannot be reached, refuses, or keeps failing; Interrupted if told to stop.
     """
     import requests
 
@@ -37,28 +56,28 @@ def download(
     part = path.with_name(f".{path.name}.part")
 
     def fetch(start: int) -> bool:
-        """Append to the part, which has ``start`` bytes; whether it is complete then."""
+        """Append to the part, which has ``start`` bytes; return if it is complete then."""
         # identity: lengths and ranges must count the file's own bytes.
-        ask = {**(headers or {}), "Accept-Encoding": "identity"} | (
-            {"Range": f"bytes={start}-"} if start else {}
-        )
-        with requests.get(url, headers=ask, stream=True, timeout=(10, 30)) as answer:
+        request = {**(headers or {}), "Accept-Encoding": "identity"}
+        if start:
+            request["Range"] = f"bytes={start}-"
+        with requests.get(url, headers=request, stream=True, timeout=(10, 30)) as response:
             if (
-                answer.status_code == 416
-            ):  # nothing behind start: complete, or the part of a longer, older file
-                if answer.headers.get("Content-Range") == f"bytes */{start}":
+                response.status_code == 416
+            ):  # nothing after start: complete, or part of a longer, older file
+                if response.headers.get("Content-Range") == f"bytes */{start}":
                     return True
                 part.unlink()
                 return False
-            answer.raise_for_status()
+            response.raise_for_status()
             done = (
-                start if answer.status_code == 206 else 0
-            )  # a server without ranges sends all of it
-            length = answer.headers.get("Content-Length")
-            total = done + int(length) if length else 0
+                start if response.status_code == 206 else 0
+            )  # a server without ranges sends everything
+            length = response.headers.get("Content-Length", "")
+            total = done + int(length) if length.isdigit() else 0
             with part.open("r+b" if done else "wb") as file:
                 file.seek(done)
-                for block in answer.iter_content(BLOCK):
+                for block in response.iter_content(BLOCK):
                     file.write(block)
                     done += len(block)
                     report(done, total)
@@ -68,7 +87,7 @@ def download(
                 os.fsync(file.fileno())
         return not total or done == total
 
-    failures, problem = 0, ""
+    failures, problem, shown = 0, "", printable(url)
     while failures < ATTEMPTS:
         start = _size(part)
         try:
@@ -76,29 +95,37 @@ def download(
                 break
             problem = "the connection was cut"
         except requests.RequestException as error:
+            if isinstance(error, ValueError):
+                raise InvalidSource(
+                    f"{shown}: not a valid URL: {error}"
+                ) from None  # InvalidURL and its kind
             problem = _cause(error)
-            if (answer := error.response) is not None:
-                problem = f"the server answers {answer.status_code} {answer.reason}"
-                if answer.status_code != 429 and answer.status_code < 500:
-                    raise DataError(f"{url}: {problem}") from None
+            if (response := error.response) is not None:
+                problem = f"the server answers {response.status_code} {response.reason}"
+                if response.status_code != 429 and response.status_code < 500:
+                    raise DataError(f"{shown}: {problem}") from None
             elif (
                 isinstance(error, requests.ConnectionError)
                 and not failures
                 and _size(part) == start
             ):
-                raise DataError(f"{url}: can't be reached: {problem}") from None
+                raise DataError(f"{shown}: can't be reached: {problem}") from None
+        except ValueError as error:  # a host name that cannot be encoded
+            raise InvalidSource(f"{shown}: not a valid URL: {error}") from None
         failures = 1 if _size(part) > start else failures + 1
         if should_stop():
             raise Interrupted
         if failures < ATTEMPTS:
             pause(2.0 ** (failures - 1))
     else:
-        raise DataError(f"{url}: {problem}, {ATTEMPTS} times; type the same later to go on")
+        raise DataError(
+            f"{shown}: {problem}, {ATTEMPTS} times; run the same command later to resume"
+        )
     try:
         check(part)
     except DataError as error:
         part.unlink()
-        raise DataError(f"{url}: {error}") from None
+        raise DataError(f"{shown}: {error}") from None
     part.replace(path)
     fsync_folder(path.parent)
 
@@ -108,7 +135,7 @@ def _size(path: Path) -> int:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason of a requests error, which wraps it several times."""
+    """Return the innermost reason of a requests error, which wraps it several times."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return str(error) or type(error).__name__

@@ -1,11 +1,12 @@
-"""Which tokens each optimizer step reads: a pure function of the seed and the step.
+"""The order of the training windows: a pure function of the seed and the step.
 
     order = BatchOrder(len(stream), block_size, sequences_per_step, seed)
     batch = stream.windows(order.windows(step), block_size + 1)
 
-Ranks and micro-batches take parts of the step's array, so the order is the same for any number of them. The
-permutation is a Feistel network: it takes no memory (numpy's shuffle of the 10^8 windows of 10^11 tokens: 400 MB
-in each process), and it stays the same when numpy changes its generators' streams, as numpy may.
+Ranks and micro-batches take parts of the step's array, so the order is the same for any number of
+them. The permutation is a Feistel network: it takes no memory (numpy's shuffle of the 10^8 windows
+of 10^11 tokens takes 400 MB in each process), and it does not depend on numpy's random generators,
+whose streams may change between versions.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ ROUNDS = 8
 
 
 class BatchOrder:
-    """An epoch reads every window of ``block_size`` tokens (and the next one, the last target) once.
+    """Read every window of ``block_size`` tokens, and the last target after it, once in an epoch.
 
-    Its windows begin at its own seeded offset in [0, block_size), so that windows differ between epochs; what
-    is left at both ends is shorter than two windows. DataError where the data is shorter than one.
+    Each epoch has a seeded offset in [0, block_size), so its windows differ from those of the others;
+    the tokens left out at both ends are fewer than two windows. Raises DataError if the data is
+    shorter than one window.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class BatchOrder:
         if num_tokens <= block_size:
             raise DataError(
                 f"the data has {num_tokens} tokens, and model.block_size={block_size} needs at least "
-                f"{block_size + 1}; take model.block_size={max(2, num_tokens - 1)} or more text"
+                f"{block_size + 1}; use model.block_size={max(2, num_tokens - 1)} or more text"
             )
         self.block_size, self.sequences_per_step, self.seed = block_size, sequences_per_step, seed
         self.windows_per_epoch = max(1, num_tokens // block_size - 1)
@@ -44,27 +46,27 @@ class BatchOrder:
         self._columns = -(-self.windows_per_epoch // self._rows)
 
     def windows(self, step: int) -> Int64:
-        """Where the windows of ``step`` begin, (sequences_per_step,) int64."""
+        """Return the starts of the windows of ``step``, (sequences_per_step,) int64."""
         return self.span(step * self.sequences_per_step, self.sequences_per_step)
 
     def span(self, first: int, count: int) -> Int64:
-        """Where ``count`` windows begin, the first of them being number ``first`` of the run: (count,) int64."""
+        """Return the starts of ``count`` windows from number ``first`` of the run: (count,) int64."""
         sequences = first + np.arange(count)
-        epochs, places = np.divmod(sequences, self.windows_per_epoch)
-        starts = np.empty_like(places)
+        epochs, positions = np.divmod(sequences, self.windows_per_epoch)
+        starts = np.empty_like(positions)
         for epoch in np.unique(epochs):
             mine, key = (
                 epochs == epoch,
                 _mix(_mix(np.array([self.seed], np.uint64)) ^ np.uint64(epoch)),
             )
             offset = int(_mix(key + np.uint64(ROUNDS))[0]) % self._offsets
-            starts[mine] = offset + self.block_size * self._permuted(places[mine], key)
+            starts[mine] = offset + self.block_size * self._permuted(positions[mine], key)
         return starts
 
-    def _permuted(self, places: Int64, key: UInt64) -> Int64:
-        """A bijection of [0, windows_per_epoch): one of rows × columns, again for what lands outside."""
+    def _permuted(self, positions: Int64, key: UInt64) -> Int64:
+        """Permute [0, windows_per_epoch): permute rows × columns, again for results outside the range."""
         rows, columns = np.uint64(self._rows), np.uint64(self._columns)
-        row, column = np.divmod(places.astype(np.uint64), columns)
+        row, column = np.divmod(positions.astype(np.uint64), columns)
         for number in range(0, ROUNDS, 2):
             row = (row + _mix(column ^ _mix(key + np.uint64(number))) % rows) % rows
             column = (column + _mix(row ^ _mix(key + np.uint64(number + 1))) % columns) % columns
@@ -75,10 +77,10 @@ class BatchOrder:
 
 
 def micro_batches(windows: Int64, rank: int, size: int, micro_batch: int) -> list[Int64]:
-    """The part of a step that process ``rank`` of ``size`` reads, cut into micro-batches.
+    """Return the micro-batches of process ``rank`` of ``size``.
 
-    The windows of a step depend on the step alone; the processes share them out, so that any number
-    of processes reads the same tokens in the same step.
+    The windows of a step depend only on the step, so any number of processes reads the same tokens in
+    the same step.
     """
     share = len(windows) // size
     mine = windows[rank * share : (rank + 1) * share]

@@ -1,8 +1,9 @@
 """python -m corpus.prepare [RECIPE] [key=value ...] [--source S]
 
-Makes the dataset of a recipe: downloads its text, splits it, and writes shards of tokens and meta.json into the
-data volume; published weights that the recipe begins with (train.init_from) go into the cache volume. What is there
-already is left alone. Interrupted, it goes on when the same is typed again.
+Prepare the dataset of a recipe: download its text, split it, and write token shards and meta.json
+into the data volume. Pretrained weights that the recipe starts from (train.init_from) go into the
+cache volume. A dataset that is prepared already is checked, every shard and the text included, and
+kept. If interrupted, the same command resumes.
 
   python -m corpus.prepare shakespeare_char --source input.txt
   python -m corpus.prepare fineweb10B --shards 9
@@ -33,43 +34,43 @@ from rich.progress import (
 
 import corpus
 from corpus.build import prepare
+from corpus.dataset import Meta
 from corpus.hub import ensure_weights
-from corpus.meta import Meta
 from job.arguments import argument_parser, load_recipe, parse, run
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
 from job.pretrained import FINEWEB
 from job.recipe import DataConfig, Recipe, RecipeError
 
-LINE_SECONDS = 5.0  # between lines of progress off a terminal
+LINE_INTERVAL_S = 5.0  # between lines of progress without a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argument_parser("corpus.prepare", __doc__ or "")
     parser.add_argument(
-        "--source", metavar="S", help="text: a file, folder, glob or URL, instead of the recipe's"
+        "--source",
+        metavar="S",
+        help="text to use instead of the recipe's: a file, folder, glob or URL",
     )
     parser.add_argument(
-        "--shards",
-        type=int,
-        metavar="N",
-        help="training shards to download, of a published dataset",
+        "--shards", type=int, metavar="N", help="training shards to download of a published dataset"
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace what was prepared with other settings"
+        "--force", action="store_true", help="prepare again and replace what is there"
     )
     return run(_main, parse(parser, argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
-    typed = {"source": arguments.source, "shards": arguments.shards}
+    options = {"source": arguments.source, "shards": arguments.shards}
     arguments.overrides += [
-        f"data.{key}={value}" for key, value in typed.items() if value is not None
+        f"data.{key}={value}" for key, value in options.items() if value is not None
     ]
     if arguments.recipe == FINEWEB:
         if arguments.source or len(arguments.overrides) > (arguments.shards is not None):
             raise RecipeError(
-                f"{FINEWEB} takes --shards alone; a recipe with data.source={FINEWEB} takes the rest"
+                f"{FINEWEB} takes only --shards; for other settings use a recipe with data.source={FINEWEB}"
             )
         recipe, config = (
             None,
@@ -81,7 +82,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     stop = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set():  # the second time: at once; the journal bears it
+        if stop.is_set():  # the second time: stop at once; the journal allows it
             raise KeyboardInterrupt
         stop.set()
 
@@ -89,20 +90,29 @@ def _main(arguments: Namespace) -> ExitStatus:
         signal.signal(number, interrupt)
     locations = VolumePaths.current()
     folder = locations.dataset(config.dataset)
-    options = {"force": arguments.force, "any_source": not names_source(arguments.overrides)}
     with reporter() as report:
-        meta = prepare(config, folder, report=report, should_stop=stop.is_set, **options)
+        meta = prepare(
+            config,
+            folder,
+            force=arguments.force,
+            any_source=not names_source(arguments.overrides),
+            thorough=True,
+            report=report,
+            should_stop=stop.is_set,
+        )
         if recipe is not None:
             ensure_weights(recipe, locations, report=report, should_stop=stop.is_set)
-    said = f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
-    print(said, file=sys.stderr)
+    print(
+        f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens",
+        file=sys.stderr,
+    )
     if arguments.json:
         print(json.dumps(asdict(meta)))
     return ExitStatus.DONE
 
 
 def names_source(overrides: Sequence[str]) -> bool:
-    """Whether a text was asked for, and not just that of the recipe, of which a copy from elsewhere will do."""
+    """Return if the command line names the text; the recipe's own may be replaced by a copy."""
     return any(
         word.lstrip("-").partition("=")[0] in ("source", "data.source") for word in overrides
     )
@@ -113,17 +123,25 @@ def ensure_prepared(
     locations: VolumePaths,
     overrides: Sequence[str] = (),
     should_stop: corpus.Stop = corpus.never,
+    *,
+    resuming: bool = False,
 ) -> Meta:
-    """The recipe's dataset, prepared first where it is missing, and published weights that it begins with. Made from
-    another text than the recipe's the dataset will do, but not where ``overrides`` name the text.
+    """Prepare the recipe's dataset and the weights it starts from, if they are missing.
 
-    DataError where another dataset is there or the text can't be had; Interrupted where ``should_stop``.
+    A dataset from another text is accepted if the recipe's is not on this machine and ``overrides``
+    do not name it. A run that is ``resuming`` keeps its dataset though the text has changed since.
+    Raises DataError if another dataset is there or the text cannot be read.
     """
     with reporter() as report:
         folder = locations.dataset(recipe.data.dataset)
         any_source = not names_source(overrides)
         meta = prepare(
-            recipe.data, folder, any_source=any_source, report=report, should_stop=should_stop
+            recipe.data,
+            folder,
+            any_source=any_source,
+            accept_changed_text=resuming,
+            report=report,
+            should_stop=should_stop,
         )
         ensure_weights(recipe, locations, report=report, should_stop=should_stop)
         return meta
@@ -131,7 +149,7 @@ def ensure_prepared(
 
 @contextmanager
 def reporter() -> Iterator[corpus.Report]:
-    """Progress on stderr: a bar on a terminal; elsewhere a line every few seconds."""
+    """Show progress on stderr: a bar on a terminal, otherwise a line every few seconds."""
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -139,27 +157,27 @@ def reporter() -> Iterator[corpus.Report]:
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    told = time.monotonic()
+    last_line = time.monotonic()
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(event: corpus.Progress | str) -> None:
-            nonlocal told
+            nonlocal last_line
             if isinstance(event, str):
                 console.print(event, markup=False, soft_wrap=True)
                 return
             tokens = f" {event.tokens:,} tokens" if event.tokens else ""
             if console.is_terminal:
-                what = event.phase + tokens
+                label = event.phase + tokens
                 if event.phase not in tasks:
-                    tasks[event.phase] = bar.add_task(what)
+                    tasks[event.phase] = bar.add_task(label)
                 bar.update(
-                    tasks[event.phase], completed=event.done, total=event.total, description=what
+                    tasks[event.phase], completed=event.done, total=event.total, description=label
                 )
-            elif time.monotonic() - told > LINE_SECONDS:
-                told = time.monotonic()
+            elif time.monotonic() - last_line > LINE_INTERVAL_S:
+                last_line = time.monotonic()
                 console.print(
                     f"{event.phase} {event.done / max(1, event.total):.0%}{tokens}", soft_wrap=True
                 )

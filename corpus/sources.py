@@ -1,130 +1,312 @@
-"""Where text comes from: files, folders, globs, URLs, Python's standard library; plain, .jsonl or Parquet.
+"""The files of a text source: a file, folder, glob, URL or Python's standard library.
 
-A source is a list of files and a sequence of Segments in an order that never changes; ``read`` goes on from
-the cursor behind any of them. A plain file is one document, in segments of about 1 MB; a row of a .jsonl or
-Parquet file is a document and a segment. Text is UTF-8 bytes, unchanged but for a byte order mark before the first;
-``.gz`` is unpacked.
+Links to folders are followed, each folder once. Whatever is left out is reported and counted.
 """
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import hashlib
 import json
+import os
 import re
-import shlex
 import sysconfig
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
-from corpus import DataError, Progress, Report, Stop, never, quiet
+from corpus import DataError, InvalidSource, Progress, Report, Stop, never, printable, quiet
 from corpus.download import download
+from corpus.formats import SourceFile, Unreadable, inspect
+from corpus.segments import array_advice
+from corpus.shards import SPLITS, matching_shards
+from job.exit_status import Interrupted
 from job.run_record import launch_facts
 
-PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
-LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
+STDLIB = "stdlib"
+STOP_BYTES = 1 << 24  # smaller files are hashed at once, without asking if the work should stop
+SHOWN = 5  # names of each kind in the message about skipped files
 
-Cursor = tuple[int, int]  # the file's index; the byte (text, .jsonl) or row (Parquet) in it
-
-
-class Segment(NamedTuple):
-    """A stretch of one document."""
-
-    text: bytes
-    first: bool  # begins the document
-    file: int
-    offset: int
-    after: Cursor
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    path: Path
-    name: str  # relative to the source's root, with /: the document's name in the split
-    size: int  # bytes; of Parquet, rows
-    kind: Literal["text", "jsonl", "parquet"]
-
-
-def find_files(
-    source: str, raw: Path, *, report: Report = quiet, should_stop: Stop = never
-) -> list[SourceFile]:
-    """The files of ``source``, sorted by name; a URL is downloaded once into ``raw``. DataError for none."""
-    root = Path(source).expanduser()
-    if source == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        paths = [
-            p
-            for p in root.rglob("*.py")
-            if not NOT_THE_LIBRARY.search(p.relative_to(root).as_posix())
-        ]
-        paths = [path for path in paths if _is_utf8(path)]
-    elif source.startswith(("http://", "https://")):
-        paths = [_downloaded(source, raw, report, should_stop)]
-        root = raw
-    elif root.is_dir():
-        paths = [
-            p for p in root.rglob("*") if not re.search(r"(^|/)\.", p.relative_to(root).as_posix())
-        ]
-        if binary := {path for path in paths if path.is_file() and _is_binary(path)}:
-            report(
-                f"left out, no text: {', '.join(p.relative_to(root).as_posix() for p in sorted(binary))}"
-            )
-            paths = [path for path in paths if path not in binary]
-    elif root.exists():
-        paths, root = [root], root.parent
-    else:
-        paths = [Path(match) for match in glob(str(root), recursive=True)]
-        while has_magic(str(root)):
-            root = root.parent
-    files = [
-        _source_file(path, path.relative_to(root).as_posix()) for path in paths if path.is_file()
-    ]
-    if not files:
-        raise DataError(
-            f"{source}: no file is there; data.source (--source) is a file, folder, glob or URL"
-        )
-    if not any(file.size for file in files):
-        raise DataError(f"{source}: is empty: there is no text to learn from")
-    return sorted(files, key=lambda file: file.name)
-
-
-# Without tests and tools; what isn't code (pydoc_data: documentation; encodings: tables, a seventh of all);
-# and what differs from one machine to the next.
+# Without tests and tools; what isn't code (pydoc_data: documentation; encodings: tables, a seventh
+# of all); and what differs from one machine to the next.
 NOT_THE_LIBRARY = re.compile(
     r"(^|/)(site-packages|dist-packages|tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|encodings"
     r"|__pycache__|config-[^/]*|_sysconfigdata[^/]*|sitecustomize\.py|usercustomize\.py)(/|$)"
 )
 
 
-def _is_binary(path: Path) -> bool:
-    """Whether a file found in a folder is no text, as git sees it: a zero byte near its beginning. Parquet and .gz are read."""
-    if path.suffix in (".parquet", ".gz"):
-        return False
-    with path.open("rb") as file:
-        return b"\0" in file.read(8000)
+@dataclass
+class _Skipped:
+    """The files that are left out, by reason."""
+
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        self.names.setdefault(reason, []).append(printable(name))
+
+    def message(self) -> str:
+        """Return one line that counts and names them."""
+        parts = []
+        for reason, names in sorted(self.names.items()):
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            parts.append(f"{len(names)} {reason} ({', '.join(sorted(names)[:SHOWN])}{more})")
+        count = sum(map(len, self.names.values()))
+        return (
+            f"skipped {count} of the source's files and folders: {'; '.join(parts)}"
+            if count
+            else ""
+        )
+
+
+def is_url(source: str) -> bool:
+    """Return if the source is downloaded."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def find_files(
+    source: str,
+    raw: Path,
+    *,
+    column: str = "text",
+    report: Report = quiet,
+    should_stop: Stop = never,
+) -> list[SourceFile]:
+    """Return the files of ``source``, sorted by name; a URL is downloaded once into ``raw``.
+
+    Raises DataError if there is no text.
+    """
+    skipped = _Skipped()
+    if is_url(source):
+        path = _downloaded(source, raw, report, should_stop)
+        candidates = [(path, path.name)]
+    else:
+        candidates = _candidates(source, skipped)
+    is_single = len(candidates) == 1 and not skipped.names and source != STDLIB
+    files = []
+    for path, name in candidates:
+        if source == STDLIB and not _is_utf8(path):
+            continue
+        try:
+            file = inspect(path, name, column)
+        except Unreadable as error:
+            if is_single:
+                raise
+            skipped.add(error.what, name)
+            continue
+        except OSError as error:
+            if is_single:
+                raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from None
+            skipped.add("cannot be read", name)
+            continue
+        if file.is_binary and not is_single:
+            skipped.add("not text", name)
+        elif file.size == 0 or file.kind == "empty":
+            skipped.add("empty", name)
+        else:
+            files.append(file)
+    if source != STDLIB and (message := skipped.message()):
+        report(message)
+    if not files:
+        if skipped.names and set(skipped.names) <= {"empty", "hidden"}:
+            raise DataError(f"{printable(source)}: is empty: there is no text to learn from")
+        raise DataError(
+            f"{printable(source)}: no text file found; data.source (--source) is a file, folder, glob or URL"
+        )
+    if packed := sorted({file.compression for file in files if file.compression}):
+        count = sum(1 for file in files if file.compression)
+        report(f"decompressing {count} of {len(files)} files ({', '.join(packed)})")
+    if is_single and files[0].is_binary:
+        report(
+            f"{printable(files[0].path)}: not text (it has zero bytes); its bytes are read as they are"
+        )
+    return sorted(_with_rows_decided(files, report), key=lambda file: file.name)
+
+
+def snapshot(source: str, raw: Path) -> str | None:
+    """Return a hash of the names, sizes and modification times of a source's files.
+
+    It costs no reading, and an unchanged snapshot means an unchanged text. None if the source is not
+    on this machine.
+    """
+    try:
+        candidates = (
+            [(_raw_path(source, raw), "")] if is_url(source) else _candidates(source, _Skipped())
+        )
+        found = sorted((name, os.stat(path)) for path, name in candidates)
+    except (DataError, OSError):
+        return None
+    facts = [[name, status.st_size, status.st_mtime_ns] for name, status in found]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
+
+
+def content_sha256(
+    files: Sequence[SourceFile], report: Report = quiet, should_stop: Stop = never
+) -> str:
+    """Hash the names and the content of the files; of a single file, whose name says nothing, the content."""
+    total = sum(file.path.stat().st_size for file in files)
+    done = 0
+
+    def digest(file: SourceFile) -> tuple[str, int]:
+        if file.size > STOP_BYTES and should_stop():
+            raise Interrupted
+        with file.path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest(), opened.tell()
+
+    facts = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for file, (sha256, size) in zip(files, pool.map(digest, files), strict=True):
+            facts.append([file.name if len(files) > 1 else "", sha256])
+            done += size
+            report(Progress("hashing the text", done, total))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _candidates(source: str, skipped: _Skipped) -> list[tuple[Path, str]]:
+    """Return the files of a local source with their names; DataError if it does not exist."""
+    try:
+        if source == STDLIB:
+            root = Path(sysconfig.get_path("stdlib"))
+            found = ((path, path.relative_to(root).as_posix()) for path in root.rglob("*.py"))
+            return [
+                (p, name) for p, name in found if p.is_file() and not NOT_THE_LIBRARY.search(name)
+            ]
+        if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source):
+            raise InvalidSource(
+                f"{printable(source)}: {scheme[1]}:// addresses are not supported; data.source is a file, folder, "
+                "glob or http(s) URL"
+            )
+        root = Path(source).expanduser()
+        if root.is_dir():
+            return list(_walk(root, skipped))
+        if root.exists():
+            return [(root, root.name)]
+        if root.is_symlink():
+            raise DataError(f"{printable(source)}: a broken link to {printable(os.readlink(root))}")
+        return list(_matches(root, skipped))
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, a zero byte, ~ of an unknown user
+        if isinstance(error, DataError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidSource(f"{printable(source)}: not a readable path: {reason}") from None
+
+
+def _walk(root: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
+    """Yield the files below ``root``: real folders first, then links to folders, each folder once.
+
+    Real folders come first so that a link never changes the name of a file, which decides its split.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = [(root, "")], list[tuple[Path, str]]()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                skipped.add("links to a folder that is read already", prefix.rstrip("/"))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            skipped.add("folders that cannot be read", prefix.rstrip("/") or str(root))
+            continue
+        products = _products(folder)
+        for entry in entries:
+            path, name = Path(entry.path), prefix + entry.name
+            if entry.name.startswith("."):
+                skipped.add("hidden", name)
+            elif entry.name in products:
+                skipped.add("of a prepared dataset", name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append((path, name + "/"))
+            elif path.is_dir():
+                links.append((path, name + "/"))
+            elif not path.exists():
+                skipped.add("broken links", name)
+            else:
+                yield path, name
+        links.sort(key=lambda link: link[1])
+
+
+def _products(folder: Path) -> set[str]:
+    """Return the names of the files in ``folder`` that belong to a prepared dataset."""
+    shards = {path.name for split in SPLITS for path in matching_shards(folder, split)}
+    return {*shards, "meta.json"} if shards else set()
+
+
+def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
+    """Yield what a glob matches; a file that ``**`` reaches through several links comes once."""
+    root = pattern
+    while has_magic(str(root)):
+        root = root.parent
+    seen: set[str] = set()
+    for match in sorted(glob(str(pattern), recursive=True), key=lambda match: (len(match), match)):
+        path = Path(match)
+        name = path.relative_to(root).as_posix()
+        place = os.path.join(os.path.realpath(path.parent), path.name)
+        if path.is_dir():
+            if "**" not in str(pattern):
+                skipped.add("folders (end the glob with /** to read them)", name)
+        elif not path.exists():
+            skipped.add("broken links", name)
+        elif path.name in _products(path.parent):
+            skipped.add("of a prepared dataset", name)
+        elif place not in seen:
+            seen.add(place)
+            yield path, name
+
+
+def _with_rows_decided(files: list[SourceFile], report: Report) -> Iterable[SourceFile]:
+    """Read JSON among other texts as text, unless it is JSON lines with the column that holds the text."""
+    if all(file.kind == "json array" for file in files):
+        raise DataError(array_advice(files[0]))
+    others = any(file.kind in ("text", "parquet") or file.is_named_jsonl for file in files)
+    as_text = []
+    for file in files:
+        if file.kind == "json array" or (
+            file.kind == "jsonl" and not file.has_column and not file.is_named_jsonl and others
+        ):
+            as_text.append(printable(file.name))
+            yield SourceFile(file.path, file.name, file.size, "text", file.compression)
+        else:
+            yield file
+    if as_text:
+        more = f" and {len(as_text) - SHOWN} more" if len(as_text) > SHOWN else ""
+        report(
+            f"JSON without the text column is read as plain text: {', '.join(as_text[:SHOWN])}{more}"
+        )
 
 
 def _is_utf8(path: Path) -> bool:
     try:
         path.read_bytes().decode()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OSError):
         return False
     return True
 
 
+def _raw_path(url: str, raw: Path) -> Path:
+    """Return the file for a URL: its own name after a hash of the URL, for many end in input.txt."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("it has no host")
+    except ValueError as error:
+        raise InvalidSource(f"{printable(url)}: not a valid URL: {error}") from None
+    name = unquote(parts.path).rpartition("/")[2].replace("\0", "")[-100:] or "download"
+    key = hashlib.blake2b(url.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return raw / f"{key}-{name}"
+
+
 def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
-    """The file of ``url`` in ``raw``: under its own name, which tells how it is read, behind a hash of the whole URL, for
-    many a URL ends in input.txt."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2] or "download"
-    path = raw / f"{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}-{name}"
+    path = _raw_path(url, raw)
     if not path.exists():
-        report(f"downloading {url}")
+        report(f"downloading {printable(url)}")
         try:
             download(
                 url,
@@ -132,6 +314,8 @@ def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
                 report=lambda done, total: report(Progress("downloading", done, total)),
                 should_stop=should_stop,
             )
+        except InvalidSource:
+            raise
         except DataError as error:
             in_cloud = launch_facts().get("target") == "cloud"
             copy = (
@@ -139,153 +323,9 @@ def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
                 if in_cloud
                 else "`prepare --source FILE`"
             )
-            raise DataError(f"{error}. With a copy of the file here: {copy}") from None
+            raise DataError(f"{error}. If you have a copy of the file: {copy}") from None
+        with path.open("rb") as file:
+            start = file.read(200).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")) and not path.suffix.startswith(".htm"):
+            report(f"warning: {printable(url)} gave a page of HTML, which is read as text")
     return path
-
-
-def _source_file(path: Path, name: str) -> SourceFile:
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return SourceFile(path, name, pq.read_metadata(path).num_rows, "parquet")
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: can't be read as Parquet: {error}") from None
-    rows = name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
-    return SourceFile(path, name, path.stat().st_size, "jsonl" if rows else "text")
-
-
-def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> Iterator[Segment]:
-    """All segments from ``start`` on; ``column`` holds the text of rows. DataError for what can't be read."""
-    for index in range(start[0], len(files)):
-        file, offset = files[index], start[1] if index == start[0] else 0
-        if file.kind == "parquet":
-            for row, text in enumerate(_parquet_rows(file, offset, column), offset):
-                yield Segment(text, True, index, row, (index, row + 1))
-            continue
-        try:
-            with (
-                gzip.open(file.path)
-                if file.path.suffix == ".gz"
-                else file.path.open("rb") as opened
-            ):
-                stream = cast(BinaryIO, opened)
-                stream.seek(offset)
-                for piece in stream if file.kind == "jsonl" else _pieces(stream):
-                    text, end = piece, offset + len(piece)
-                    if offset == 0:
-                        text = _beginning(piece, file, files)
-                    start_of_text = end - len(text)  # behind a mark
-                    if file.kind == "jsonl":
-                        text = _json_row(text, file, offset, column)
-                    first = file.kind == "jsonl" or offset == 0
-                    yield Segment(text, first, index, start_of_text, (index, end))
-                    offset = end
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{file.path}: can't be unpacked: {error}") from None
-
-
-def _beginning(piece: bytes, file: SourceFile, files: Sequence[SourceFile]) -> bytes:
-    """The beginning of a file without its byte order mark. DataError for UTF-16, and for rows that would be read as text:
-    a source of .json files that are arrays of objects; among other files they are text like any."""
-    path = shlex.quote(str(file.path))
-    if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(
-            f"{file.path}: is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`, and name that"
-        )
-    if re.match(rb"\s*\[\s*\{", piece) and all(
-        re.search(r"\.json(\.gz)?$", each.name) for each in files
-    ):
-        raise DataError(
-            f"{file.path}: is an array of JSON objects, not text; make a row of each: "
-            f"`{'zcat' if file.path.suffix == '.gz' else 'cat'} {path} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
-        )
-    return piece.removeprefix(codecs.BOM_UTF8)
-
-
-def _json_row(line: bytes, file: SourceFile, offset: int, column: str) -> bytes:
-    if line.isspace():
-        return b""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{file.path}: the line at byte {offset} is no JSON: {error}") from None
-    where = f"{file.path}: the line at byte {offset}"
-    if not isinstance(row, dict) or column not in row:
-        raise _no_column(where, column, list(row) if isinstance(row, dict) else [])
-    return _utf8(row[column], where, column)
-
-
-def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file.path) as table:
-        if column not in table.schema_arrow.names:
-            raise _no_column(f"{file.path}:", column, table.schema_arrow.names)
-        for group in range(table.num_row_groups):
-            size = table.metadata.row_group(group).num_rows
-            if start >= size:
-                start -= size
-                continue
-            for batch in table.iter_batches(
-                256, row_groups=[group], columns=[column], use_threads=False
-            ):
-                for value in batch.column(0)[start:].to_pylist():
-                    yield _utf8(value, f"{file.path}:", column)
-                start = max(0, start - len(batch))
-
-
-def _utf8(value: object, where: str, column: str) -> bytes:
-    if not isinstance(value, str | None):
-        raise DataError(f"{where} has {type(value).__name__}, not text, in the column '{column}'")
-    return (value or "").encode(
-        errors="replace"
-    )  # JSON can spell half a surrogate pair, UTF-8 can't
-
-
-def _no_column(where: str, column: str, there: list[str]) -> DataError:
-    return DataError(
-        f"{where} has no column '{column}'; its columns are {', '.join(there) or 'none'}; "
-        "name the one that holds the text: data.text_column=NAME"
-    )
-
-
-# The tokens of two pieces must be those of the whole. GPT-2's pattern always splits where a character that is no
-# white space is followed by white space: no alternative spans that place or, but for white space before it, looks
-# beyond it. Of the spaces beyond ASCII, only U+00A0 is in a token together with white space behind it. Text
-# without white space is cut between a letter and punctuation, where the pattern always splits too.
-_BLACK = rb"(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
-_CUTS = [
-    re.compile(rb"(?s).*" + _BLACK + rb"(?=\n)"),
-    re.compile(rb"(?s).*" + _BLACK + rb"(?=[ \t\r\n])"),
-    re.compile(
-        rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c))"
-    ),
-]
-
-
-def last_cut(text: bytes) -> int:
-    """The last place where UTF-8 ``text`` can be cut with the same GPT-2 tokens; 0 where there is none."""
-    return next((match.end() for cut in _CUTS if (match := cut.match(text))), 0)
-
-
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """The stream in pieces of about PIECE bytes; where one ends depends on where it begins alone."""
-    text, size = b"", PIECE
-    while True:
-        text += stream.read(max(0, size - len(text)))
-        if len(text) < size:
-            break
-        cut = last_cut(text[:size])
-        if not cut and size < LONGEST_PIECE:
-            size *= 2
-            continue
-        while (
-            not cut or text[cut] & 0xC0 == 0x80
-        ):  # no place for a cut: anywhere between characters
-            cut = (cut or size) - 1
-        yield text[:cut]
-        text, size = text[cut:], PIECE
-    if text:
-        yield text

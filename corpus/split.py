@@ -1,4 +1,4 @@
-"""Which text is training and which is validation."""
+"""Split the text into training and validation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from corpus import DataError
+from corpus import DataError, printable
+from corpus.formats import SourceFile
+from corpus.segments import Segment
 from corpus.shards import Split
-from corpus.sources import Segment, SourceFile
 
 
 class Part(NamedTuple):
@@ -25,42 +26,50 @@ class Part(NamedTuple):
 
 
 class Splitter(Protocol):
-    passed: int  # characters behind which it stands, where it counts them
+    """Cut the segments of a source into parts, in order."""
+
+    passed: int  # characters seen so far, if the splitter counts them
 
     def __call__(self, segment: Segment) -> Iterator[Part]: ...
 
 
 class ByDocument:
-    """Whole documents, each by a hash of itself: of a file's name, of a row's text."""
+    """Assign whole documents by a hash: of a file's name, of a row's text."""
 
     passed = 0
 
     def __init__(self, files: Sequence[SourceFile], val_fraction: float) -> None:
-        """DataError where the source is one single document."""
-        if len(files) == 1 and files[0].kind == "text":
+        """Raise DataError if the source is a single document."""
+        texts = [file for file in files if file.kind == "text" and not file.is_blank]
+        if len(texts) == 1 and all(file.kind == "text" for file in files):
             raise DataError(
-                f"{files[0].path}: is a single document, which can't be both training and validation; take its "
-                "last part for validation: data.split=tail"
+                f"{printable(texts[0].path)}: the source is a single document, which cannot be both training and "
+                "validation; use its last part for validation: data.split=tail"
             )
-        ranks = [_rank(file.name.encode()) for file in files]
-        # Of few files, all can lie above the fraction: the lowest is validation in any case.
-        self._bound, lowest = val_fraction, min(ranks)
+        ranks = [_rank(file.name.encode(errors="surrogateescape")) for file in files]
+        # All of a few files can lie above the fraction: the lowest with any text is always validation.
+        lowest = min(
+            (r for r, file in zip(ranks, files, strict=True) if not file.is_blank), default=-1.0
+        )
+        self._bound = val_fraction
         self._val = [rank < val_fraction or rank == lowest for rank in ranks]
         self._rows = [file.kind != "text" for file in files]
 
     def __call__(self, segment: Segment) -> Iterator[Part]:
+        """Yield the whole segment as one part."""
         rows = self._rows[segment.file]
         val = _rank(segment.text) < self._bound if rows else self._val[segment.file]
         yield Part(*segment[:4], "val" if val else "train")
 
 
 class ByTail:
-    """The last characters of the whole text are validation (nanoGPT's split)."""
+    """Assign the last characters of the whole text to validation (nanoGPT's split)."""
 
     def __init__(self, length: int, val_fraction: float, passed: int = 0) -> None:
         self.passed, self._bound = passed, int(length * (1 - val_fraction))
 
     def __call__(self, segment: Segment) -> Iterator[Part]:
+        """Yield the segment as one part, or as two where the validation text begins."""
         text, first, file, offset = segment[:4]
         count, train = count_characters(text), max(0, self._bound - self.passed)
         self.passed += count
@@ -72,7 +81,7 @@ class ByTail:
 
 
 def count_characters(text: bytes) -> int:
-    """Characters of UTF-8 ``text``."""
+    """Count the characters of UTF-8 ``text``."""
     return int(np.count_nonzero(_leads(text)))
 
 
@@ -81,5 +90,5 @@ def _leads(text: bytes) -> npt.NDArray[np.bool_]:
 
 
 def _rank(data: bytes) -> float:
-    """A number in [0, 1) that is always the same for the same bytes."""
+    """Return a number in [0, 1) that is always the same for the same bytes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big") / 2**48

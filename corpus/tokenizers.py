@@ -1,11 +1,18 @@
-"""Tokenizers: bytes, characters, and GPT-2's byte-pair encoding through tiktoken. Tokens are uint16."""
+"""Tokenizers: bytes, characters, and GPT-2's byte-pair encoding through tiktoken. Tokens are uint16.
+
+A run keeps its tokenizer in its folder, so that it can sample without its dataset.
+"""
 
 from __future__ import annotations
 
 import codecs
+import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,51 +20,54 @@ import numpy.typing as npt
 
 from corpus import DataError
 from corpus.shards import Tokens
+from job.files import write_atomically
 from job.paths import VolumePaths
+from job.recipe import Recipe
 
-SHOWN = 60  # characters, the last ones in the order of their code points: letters rather than signs
+TOKENIZER = "tokenizer.json"  # in a run's folder
+SHOWN = 60  # characters in a message: the last by code point, letters rather than punctuation
 
 
 class Tokenizer(ABC):
-    """Text to tokens and back."""
+    """Convert text to tokens and back."""
 
     name: str
     vocab_size: int
-    eot: int | None = None  # end of text: stands before each document
+    eot: int | None = None  # end of text: precedes each document
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rounded up to a multiple of 64, which is faster on GPUs: 50257 → 50304 (nanoGPT)."""
+        """The vocabulary rounded up to a multiple of 64, faster on GPUs: 50257 → 50304 (nanoGPT)."""
         return -(-self.vocab_size // 64) * 64
 
     @abstractmethod
     def encode(self, text: str | bytes) -> Tokens:
-        """(tokens,) uint16 of ``text``; UnicodeDecodeError for bytes that are no UTF-8."""
+        """Return (tokens,) uint16; raise UnicodeDecodeError for bytes that are not UTF-8."""
 
     @abstractmethod
     def token_bytes(self) -> list[bytes]:
-        """The text of each token as UTF-8, which may be a part of a character; b"" for eot."""
+        """Return the UTF-8 text of each token, possibly part of a character; b"" for eot."""
 
     def byte_lengths(self) -> npt.NDArray[np.int64]:
-        """Bytes of text that each token stands for, (vocab_size,): the measure for bits per byte."""
+        """Return the text bytes of each token, (vocab_size,), to compute bits per byte."""
         return np.array([len(text) for text in self.token_bytes()], dtype=np.int64)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The text of ``ids`` as UTF-8; eot and the padding of the vocabulary have none."""
+        """Return the text of ``ids`` as UTF-8; eot and the vocabulary's padding have none."""
         table = self.__dict__.setdefault("_table", self.token_bytes())
         return b"".join(table[i] for i in ids if i < self.vocab_size)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; what is no UTF-8 becomes U+FFFD."""
+        """Return the text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
     def to_meta(self) -> dict[str, Any]:
-        """What ``from_meta`` makes this tokenizer of."""
+        """Return the description from which ``from_meta`` makes this tokenizer."""
         return {"name": self.name}
 
 
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes, and 256 for end of text. Takes any bytes, UTF-8 or not."""
+    """The 256 bytes, and 256 for end of text. Encodes any bytes, UTF-8 or not."""
 
     name, vocab_size, eot = "bytes", 257, 256
 
@@ -80,13 +90,13 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self.characters)
         if self.vocab_size > 65536:
             raise DataError(
-                f"{self.vocab_size} distinct characters are too many; take data.tokenizer=gpt2"
+                f"{self.vocab_size} distinct characters do not fit in 16 bits; use data.tokenizer=gpt2"
             )
         self._ids = np.full(0x110000, -1, dtype=np.int32)  # code point → token
         self._ids[[ord(character) for character in self.characters]] = np.arange(self.vocab_size)
 
     def encode(self, text: str | bytes) -> Tokens:
-        """DataError where the text has a character that this tokenizer doesn't know."""
+        """Return the tokens; raise DataError for a character outside this vocabulary."""
         text = text.decode() if isinstance(text, bytes) else text
         ids: npt.NDArray[np.int32] = self._ids[
             np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -96,7 +106,7 @@ class CharTokenizer(Tokenizer):
             known = "".join(self.characters[-SHOWN:])
             raise DataError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the {self.vocab_size} of the text that "
-                f"this model learns: {known!r}{' and others' * (self.vocab_size > SHOWN)}"
+                f"this model learned: {known!r}{' and others' * (self.vocab_size > SHOWN)}"
             )
         return ids.astype(np.uint16)
 
@@ -108,22 +118,21 @@ class CharTokenizer(Tokenizer):
 
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's 50,257 tokens. DataError where its files are neither in tiktoken's cache nor to be had."""
+    """GPT-2's 50,257 tokens. Raises DataError if its files are not cached and cannot be downloaded."""
 
     name, vocab_size, eot = "gpt2", 50257, 50256
 
     def __init__(self) -> None:
-        import requests
         import tiktoken
 
         VolumePaths.current().set_defaults()
         try:
             self._encoding = tiktoken.get_encoding("gpt2")
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise DataError(
                 f"GPT-2's vocabulary is not in {os.environ['TIKTOKEN_CACHE_DIR']} and can't be downloaded "
-                f"({type(error).__name__}); fill that folder where there is a network: TIKTOKEN_CACHE_DIR=FOLDER "
-                "python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", or take data.tokenizer=bytes"
+                f"({type(error).__name__}); fill that folder on a machine with a network: TIKTOKEN_CACHE_DIR=FOLDER "
+                "python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", or use data.tokenizer=bytes"
             ) from None
 
     def encode(self, text: str | bytes) -> Tokens:
@@ -134,26 +143,87 @@ class GPT2Tokenizer(Tokenizer):
         return [*self._encoding.decode_tokens_bytes(range(self.eot)), b""]
 
 
-def from_meta(meta: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that ``to_meta`` described."""
-    match meta.get("name"):
-        case "bytes":
+def from_meta(meta: object) -> Tokenizer:
+    """Make the tokenizer that ``to_meta`` described; DataError if the description is damaged."""
+    match meta:
+        case {"name": "bytes"}:
             return ByteTokenizer()
-        case "chars":
-            return CharTokenizer(meta["characters"])
-        case "gpt2":
+        case {"name": "chars", "characters": str(characters)} if characters:
+            with suppress(UnicodeEncodeError):  # half a surrogate pair, which no text has
+                characters.encode()
+                return CharTokenizer(characters)
+            raise DataError("damaged description of a tokenizer")
+        case {"name": "gpt2"}:
             return GPT2Tokenizer()
-        case name:
-            raise DataError(f"unknown tokenizer {name!r}; there are bytes, chars and gpt2")
+        case {"name": str(name)} if name != "chars":
+            raise DataError(f"unknown tokenizer {name!r}; the tokenizers are bytes, chars and gpt2")
+        case _:
+            raise DataError("damaged description of a tokenizer")
+
+
+def same_tokens(one: object, other: object) -> bool:
+    """Return if two descriptions of ``to_meta`` give the same number to the same text."""
+    return _key(one) == _key(other)
+
+
+def tokenizer_fingerprint(meta: object) -> str:
+    """Return a hash that is equal for the same tokens."""
+    return hashlib.sha256(json.dumps(_key(meta)).encode()).hexdigest()
+
+
+def _key(meta: object) -> tuple[object, ...]:
+    match meta:
+        case {"name": "chars", "characters": str(characters)}:
+            return "chars", "".join(sorted(set(characters)))
+        case {"name": name}:
+            return (name,)
+        case _:
+            return ()
+
+
+def save_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
+    """Write the tokenizer's description, as the dataset's meta has it, into a run's folder."""
+    write_atomically(folder / TOKENIZER, json.dumps(tokenizer) + "\n")
+
+
+def read_tokenizer(folder: Path) -> dict[str, Any] | None:
+    """Return the tokenizer's description in a run's folder; None if there is none.
+
+    Raises DataError if it is damaged.
+    """
+    try:
+        tree = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        tree = None
+    if not isinstance(tree, dict) or not _key(tree) or tree == {"name": "chars"}:
+        raise DataError(
+            f"{folder / TOKENIZER}: damaged; if the run's dataset is here, remove this file and run the command again"
+        )
+    return tree
+
+
+def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
+    """Return the rows of the network's vocabulary: the recipe's, else the tokenizer's, padded."""
+    rows = recipe.model.vocab_size
+    if rows is None:
+        return tokenizer.padded_vocab_size
+    if rows < tokenizer.vocab_size:
+        raise recipe.mistake(
+            "model.vocab_size",
+            f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} ({tokenizer.name})",
+        )
+    return rows
 
 
 class StreamDecoder:
-    """Decodes tokens as they come, and keeps back the bytes of a character that isn't whole yet."""
+    """Decode tokens as they arrive, holding back the bytes of an incomplete character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, *ids: int) -> str:
-        """The text that ``ids`` complete."""
+        """Return the text that ``ids`` complete."""
         return self._decoder.decode(self._tokenizer.decode_bytes(ids))

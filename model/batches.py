@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corpus.shards import TokenStream
+from corpus.dataset import TokenStream
 from model.distributed import World
 from model.gpt import IGNORE_INDEX
 

@@ -16,11 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from corpus import DataError
+from corpus.dataset import TokenStream, dataset_meta
 from corpus.questions import accuracies, read_questions
-from corpus.shards import TokenStream
+from corpus.tokenizers import same_tokens
+from corpus.verify import require_dataset_of_run, verify_shards
 from job.arguments import parse_run, run
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
+from job.run_record import read_record
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.distributed import World
@@ -71,7 +75,14 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
         for word in arguments.overrides
     )
     limit = config.eval_tokens if is_limited else None
-    val = TokenStream(VolumePaths.current().dataset(trained.recipe.data.dataset), "val")
+    folder = VolumePaths.current().dataset(trained.recipe.data.dataset)
+    _check_dataset(trained, folder, arguments.overrides)
+    val = TokenStream(folder, "val")
+    if len(val) <= trained.recipe.model.block_size:
+        raise DataError(
+            f"{folder}: its validation set ({len(val)} tokens) is shorter than the network's context "
+            f"({trained.recipe.model.block_size}); give more text"
+        )
     device = trained.network.wte.weight.device
     batches = TokenBatches(val, trained.recipe.model.block_size, device)
     with devices.autocast(config.dtype, device):
@@ -84,6 +95,22 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
         # nats per token → bits per byte of text, comparable across tokenizers
         "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
     }
+
+
+def _check_dataset(trained: TrainedRun, folder: Path, overrides: Sequence[str]) -> None:
+    """Raise DataError unless the dataset is the run's, or was named and has the run's tokens."""
+    if any(word.lstrip("-").startswith(("dataset=", "data.dataset=")) for word in overrides):
+        meta = dataset_meta(folder)
+        verify_shards(folder, meta)
+        if not same_tokens(meta.tokenizer, trained.tokenizer.to_meta()):
+            raise DataError(
+                f"{folder} has another tokenizer, or other characters, than run "
+                f"{trained.folder.name}; prepare its text with the run's tokenizer"
+            )
+        return
+    record = read_record(trained.folder)
+    recorded = record.dataset if record is not None else {}
+    require_dataset_of_run(trained.folder.name, recorded, folder)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from corpus.hugging_face import export_folder, write_tokenizer
+from corpus.tokenizer_export import export_folder, write_tokenizer
 from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus
 from model.hugging_face import export

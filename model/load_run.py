@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpus.run_tokenizer import run_tokenizer, vocabulary
-from corpus.tokenizers import Tokenizer
+from corpus.tokenizers import Tokenizer, vocabulary
+from corpus.verify import tokenizer_of_run
 from job.arguments import say
 from job.exit_status import UserError
 from job.paths import VolumePaths
 from job.pretrained import pretrained
 from job.recipe import Recipe, load
-from job.run_record import find_run, without_checkpoint
+from job.run_record import find_run, read_record, without_checkpoint
 from model import checkpoint
 from model import device as devices
 from model.gpt import GPT
@@ -38,7 +38,9 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     device = devices.pick_device(device_kind, 0)
     folder = find_run(name, locations.checkpoints)
     recipe = load(folder / "recipe.yaml", overrides, section="sample")
-    tokenizer = run_tokenizer(folder, locations.dataset(recipe.data.dataset))
+    record = read_record(folder)
+    recorded = record.dataset if record is not None else {}
+    tokenizer = tokenizer_of_run(folder, recorded, locations.dataset(recipe.data.dataset))
     newest = checkpoint.weights(folder, say)
     if newest is None:
         raise without_checkpoint(folder)

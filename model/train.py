@@ -21,12 +21,10 @@ from typing import TextIO
 
 import torch
 
-from corpus.identity import identity, other_dataset
-from corpus.meta import dataset_meta
+from corpus.dataset import TokenStream, dataset_meta, other_dataset
 from corpus.prepare import ensure_prepared
-from corpus.run_tokenizer import keep_tokenizer, vocabulary
-from corpus.shards import TokenStream
-from corpus.tokenizers import Tokenizer, from_meta
+from corpus.tokenizers import Tokenizer, from_meta, save_tokenizer, vocabulary
+from corpus.verify import dataset_identity
 from job.arguments import add_device, argument_parser, leave, load_recipe, parse, run, say
 from job.display import Display
 from job.exit_status import ExitStatus, Interrupted, UserError
@@ -77,6 +75,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     with join_world(device.type) as world:
         refuse_changes(folder, recipe)
         record = read_record(folder)
+        _refuse_lost_records(folder)
         is_finished = record is not None and record.status == RunStatus.FINISHED
         if record is not None and is_finished and record.step >= recipe.train.max_steps:
             if world.is_main:
@@ -92,7 +91,11 @@ def _main(arguments: Namespace) -> ExitStatus:
             try:
                 if world.is_main:
                     ensure_prepared(
-                        recipe, locations, arguments.overrides, lambda: stop.received is not None
+                        recipe,
+                        locations,
+                        arguments.overrides,
+                        lambda: stop.received is not None,
+                        resuming=record is not None and bool(record.dataset and steps(folder)),
                     )
             except Interrupted:
                 say("stopped while preparing the data; the same command resumes")
@@ -100,6 +103,19 @@ def _main(arguments: Namespace) -> ExitStatus:
             world.barrier()
             trainer = _make_trainer(recipe, arguments.overrides, locations, folder, device, world)
             return _train(trainer, stop, arguments.json)
+
+
+def _refuse_lost_records(folder: Path) -> None:
+    """Raise UserError if the run has checkpoints but no record of what they were trained with."""
+    lost = [name for name in ("recipe.yaml", "run.json") if not (folder / name).exists()]
+    if not lost and read_record(folder) is None:
+        lost = ["run.json"]
+    if lost and steps(folder):
+        raise UserError(
+            f"run {folder.name} has checkpoints, but {' and '.join(lost)} in {folder} is missing "
+            "or damaged, so its settings and dataset are unknown; restore the file, or start "
+            "another run: --name NEW-NAME"
+        )
 
 
 def _make_trainer(
@@ -115,8 +131,9 @@ def _make_trainer(
     meta = dataset_meta(dataset)
     tokenizer = from_meta(meta.tokenizer)
     train, val = TokenStream(dataset, "train"), TokenStream(dataset, "val")
-    data, record = identity(meta, train), read_record(folder)
-    if record is not None and (why := other_dataset(folder.name, record.dataset, data)):
+    data, record = dataset_identity(dataset, meta), read_record(folder)
+    is_recorded = record is not None and bool(record.dataset or steps(folder))
+    if record and is_recorded and (why := other_dataset(folder.name, record.dataset, data)):
         raise UserError(why)
     for part, stream in (("training", train), ("validation", val)):
         if len(stream) <= recipe.model.block_size:
@@ -151,7 +168,7 @@ def _make_trainer(
         load_initial_weights(network, source, locations, display.say)
     if session is not None:
         trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
-        keep_tokenizer(folder, meta.tokenizer)
+        save_tokenizer(folder, meta.tokenizer)
         session.attempt.device = devices.device_name(device)
         session.attempt.world_size = world.size
         session.attempt.first_step = step

@@ -16,7 +16,7 @@ from typing import TextIO
 import numpy as np
 import torch
 
-from corpus.shards import TokenStream
+from corpus.dataset import TokenStream
 from job.display import Display
 from job.eta import EtaEstimator, announce
 from job.metrics import Metrics

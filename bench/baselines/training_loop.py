@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from corpus.dataset import TokenStream
 from corpus.order import BatchOrder
-from corpus.shards import TokenStream
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Published weights: downloaded once, refused where they are another network, and what a recipe says of them."""
+"""Pretrained weights: downloaded once, refused where they are another network, and what a recipe says of them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_another_network_is_refused_before_its_weights_are_downloaded(
         ensure(tmp_path)
     assert [path for path, *_ in hub.requests] == [f"{AT}/config.json"]
     hub.files[f"{AT}/config.json"] = b'{"model_type": "llama"}'
-    with pytest.raises(RecipeError, match="me/small is no GPT-2"):
+    with pytest.raises(RecipeError, match="me/small is not a GPT-2"):
         ensure(tmp_path)
 
 
@@ -84,16 +84,16 @@ def test_what_is_not_there_is_not_open_or_is_damaged_is_said(
     hub: FileServer, tmp_path: Path
 ) -> None:
     hub.files[f"{AT}/model.safetensors"] = WEIGHTS[:-1]
-    with pytest.raises(RecipeError, match="no whole file of tensors"):
+    with pytest.raises(RecipeError, match="not a complete safetensors file"):
         ensure(tmp_path)
     del hub.files[f"{AT}/model.safetensors"]
     with pytest.raises(
-        RecipeError, match=r"404.*; only what has config.json and model.safetensors"
+        RecipeError, match=r"404.*; a repository needs config.json and model.safetensors"
     ):
         ensure(tmp_path)
     hub.troubles = {f"{AT}/model.safetensors": [401]}
     with pytest.raises(
-        RecipeError, match=r"argument 'init_from=hf://me/small': .* 401 .*HF_TOKEN must name"
+        RecipeError, match=r"argument 'init_from=hf://me/small': .* 401 .*that HF_TOKEN belongs"
     ):
         ensure(tmp_path)
 

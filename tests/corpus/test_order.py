@@ -97,7 +97,7 @@ def test_a_hundred_billion_tokens_need_no_memory() -> None:
 
 def test_data_shorter_than_a_window_says_what_to_do() -> None:
     with pytest.raises(
-        DataError, match=r"has 64 tokens.*needs at least 65; take model\.block_size=63 or more text"
+        DataError, match=r"has 64 tokens.*needs at least 65; use model\.block_size=63 or more text"
     ):
         BatchOrder(64, 64, 1, seed=0)
     assert BatchOrder(65, 64, 2, seed=0).windows(3).tolist() == [0, 0]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from corpus import DataError
-from corpus.shards import ShardWriter, TokenStream, open_tokens, read_header
+from corpus.dataset import TokenStream
+from corpus.shards import ShardWriter, open_tokens, read_header
 
 TOKENS = np.arange(10_000, dtype=np.uint16) * 7
 
@@ -65,7 +66,7 @@ def test_a_slice_outside_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"corpus\.prepare"):
+    with pytest.raises(DataError, match="runner host prepare"):
         TokenStream(tmp_path, "val")
 
 
@@ -85,7 +86,7 @@ def test_names_with_both_words_belong_to_the_later_one(tmp_path: Path) -> None:
         (lambda raw: raw[:4] + b"\2" + raw[5:], "version 2"),
         (lambda raw: raw[:-1], "promises 1000 tokens, 3024 bytes; it has 3023"),
         (lambda raw: raw + b"\0\0", "damaged"),
-        (lambda raw: b"", "no shard of tokens"),
+        (lambda raw: b"", "not a token shard"),
     ],
 )
 def test_damage_is_noticed(tmp_path: Path, damage: object, words: str) -> None:
@@ -122,5 +123,5 @@ def test_a_writer_refuses_a_state_whose_files_are_gone(tmp_path: Path) -> None:
     writer.close()
     for path in tmp_path.glob(".*"):
         path.unlink()
-    with pytest.raises(DataError, match="shorter than it was"):
+    with pytest.raises(DataError, match="shorter than the journal says"):
         ShardWriter(tmp_path, "d", "train", 3000, state)

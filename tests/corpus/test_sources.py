@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, download, sources
-from corpus.sources import Cursor, find_files, read
+from corpus import DataError, download, segments, sources
+from corpus.segments import Cursor, read
+from corpus.sources import find_files
 from tests.file_server import FileServer
 
 TEXTS = ["one\ntwo\n", "", "drei – vier 🙂", 'five "six"']
@@ -45,7 +46,7 @@ def tree(tmp_path: Path) -> Path:
 def test_a_file_is_one_document_however_many_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "PIECE", 100)
+    monkeypatch.setattr(segments, "PIECE", 100)
     (tmp_path / "f.txt").write_text("some words\n" * 1000)
     assert documents(tmp_path / "f.txt", tmp_path) == ["some words\n" * 1000]
     assert len(list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))) > 100
@@ -61,7 +62,9 @@ def test_a_picture_among_the_texts_is_left_out_aloud(tree: Path, tmp_path: Path)
     said: list[object] = []
     files = find_files(str(tree), tmp_path / "raw", report=said.append)
     assert [file.name for file in files] == ["a/y.md", "a/z.txt", "b.txt"]
-    assert said == ["left out, no text: a/photo.jpg"]
+    assert said == [
+        "skipped 3 of the source's files and folders: 1 an image (a/photo.jpg); 2 hidden (.hidden, .x)"
+    ]
 
 
 def test_an_empty_text_is_called_empty(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "byte 14 is no JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "byte 14 is not JSON"),
         ("a.jsonl", b"[1]\n", "no column"),
         (
             "a.jsonl",
@@ -120,9 +123,9 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
         (
             "a.txt",
             "\ufeffü".encode("utf-16-le"),
-            "is UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 .*a.txt >",
+            "UTF-16 text; convert it: `iconv -f UTF-16 -t UTF-8 .*a.txt >",
         ),
-        ("a.txt.gz", gzip.compress("\ufeffü".encode("utf-16-be"), mtime=0), "is UTF-16 text"),
+        ("a.txt.gz", gzip.compress("\ufeffü".encode("utf-16-be"), mtime=0), "UTF-16 text"),
         (
             "a.json",
             b' [\n {"text": "x"}]',
@@ -151,8 +154,8 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
 
 
 def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PIECE", 64)
-    monkeypatch.setattr(sources, "LONGEST_PIECE", 128)
+    monkeypatch.setattr(segments, "PIECE", 64)
+    monkeypatch.setattr(segments, "LONGEST_PIECE", 128)
     folder = tmp_path / "in"
     folder.mkdir()
     rows = [f"row {i}\n" * 3 for i in range(700)]
@@ -177,12 +180,12 @@ def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.Mon
 def test_text_with_no_place_to_cut_is_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "PIECE", 64)
-    monkeypatch.setattr(sources, "LONGEST_PIECE", 256)
+    monkeypatch.setattr(segments, "PIECE", 64)
+    monkeypatch.setattr(segments, "LONGEST_PIECE", 256)
     (tmp_path / "f.txt").write_text("x" + "äöü" * 1000)
-    segments = list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))
-    assert "".join(segment.text.decode() for segment in segments) == "x" + "äöü" * 1000
-    assert max(len(segment.text) for segment in segments) <= 256
+    found = list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))
+    assert "".join(segment.text.decode() for segment in found) == "x" + "äöü" * 1000
+    assert max(len(segment.text) for segment in found) <= 256
 
 
 def test_a_url_is_downloaded_once(

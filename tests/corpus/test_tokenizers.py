@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus import DataError, sources
+from corpus import DataError, segments, sources
 from corpus.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -106,7 +106,7 @@ def test_cut_text_has_the_tokens_of_the_whole(gpt2: GPT2Tokenizer) -> None:
     whole = gpt2.encode(text).tolist()
     ends = range(1, len(text))
     cuts = {
-        match.end() for end in ends for cut in sources._CUTS if (match := cut.match(text[:end]))
+        match.end() for end in ends for cut in segments._CUTS if (match := cut.match(text[:end]))
     }
     assert len(cuts) > 400
     for cut in cuts:
@@ -121,12 +121,12 @@ def test_real_text_in_pieces_has_the_tokens_of_the_whole(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sources, "PIECE", 2000)
+    monkeypatch.setattr(segments, "PIECE", 2000)
     text = novels[:400_000].decode(errors="ignore").encode()
     text = b"".join(text.split()) if not separator else separator.join(text.splitlines())
     (tmp_path / "text.txt").write_bytes(text)
     files = sources.find_files(str(tmp_path / "text.txt"), tmp_path)
-    pieces = [segment.text for segment in sources.read(files, "text")]
+    pieces = [segment.text for segment in segments.read(files, "text")]
     assert len(pieces) > 100
     assert b"".join(pieces) == text
     assert (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from corpus.hugging_face import write_tokenizer
+from corpus.tokenizer_export import write_tokenizer
 from corpus.tokenizers import ByteTokenizer
 from job.recipe import ModelConfig
 from model.gpt import GPT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from corpus.questions import Question, WrongLines, accuracies, read_questions
+from corpus.questions import InvalidQuestions, Question, accuracies, read_questions
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.exit_status import ExitStatus
 from model.gpt import GPT
@@ -99,12 +99,12 @@ def test_both_formats_of_lines_are_read(tmp_path: Path) -> None:
     ("line", "why"),
     [
         ("{", "Expecting"),
-        ("[1]", "is no JSON object"),
-        ('{"ctx": "a", "endings": ["b", "c"]}', "has no 'label'"),
-        ('{"context": "a", "choices": ["b", "c"]}', "has no 'answer'"),
-        ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "'ctx' is no text"),
-        ('{"ctx": "a", "endings": ["b"], "label": 0}', "'endings' is no list"),
-        ('{"ctx": "a", "endings": ["b", ""], "label": 0}', "'endings' is no list"),
+        ("[1]", "not a JSON object"),
+        ('{"ctx": "a", "endings": ["b", "c"]}', "missing 'label'"),
+        ('{"context": "a", "choices": ["b", "c"]}', "missing 'answer'"),
+        ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "'ctx' is not a string"),
+        ('{"ctx": "a", "endings": ["b"], "label": 0}', "'endings' is not a list"),
+        ('{"ctx": "a", "endings": ["b", ""], "label": 0}', "'endings' is not a list"),
         (
             '{"ctx": "a", "endings": ["b", "c"], "label": ""}',
             "'label' is '', not a number from 0 to 1",
@@ -119,7 +119,7 @@ def test_both_formats_of_lines_are_read(tmp_path: Path) -> None:
 def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str, why: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"ctx": "a", "endings": ["b", "c"], "label": 0}\n\n' + line + "\n")
-    with pytest.raises(WrongLines, match="line 3: ") as caught:
+    with pytest.raises(InvalidQuestions, match="line 3: ") as caught:
         read_questions(path, BYTES, 8)
     assert why in str(caught.value)
 
@@ -130,7 +130,7 @@ def test_a_character_that_the_tokenizer_lacks_makes_a_line_invalid(tmp_path: Pat
         '{"ctx": "a", "endings": ["b", "é"], "label": 0}\n'
         '{"ctx": "", "endings": ["a", "b"], "label": 0}'
     )
-    with pytest.raises(WrongLines) as caught:
+    with pytest.raises(InvalidQuestions) as caught:
         read_questions(path, CharTokenizer("ab "), 8)
     assert "line 1: the character 'é'" in str(caught.value)
     assert "line 2: 'ctx' is empty" in str(caught.value)
@@ -147,7 +147,7 @@ def test_evaluate_answers_questions_and_reports_bits_per_byte(lab: Lab) -> None:
     assert (result["questions"], result["accuracy"], result["accuracy_stderr"]) == (3, 1.0, 0.0)
     path.write_text("{}\n")
     _, err = lab.run("evaluate", "--name", "run", "--choices", str(path), status=ExitStatus.ERROR)
-    assert "line 1: has no 'context'" in err
+    assert "line 1: missing 'context'" in err
 
     out, _ = lab.run("evaluate", "--name", "run", "--json")
     result = json.loads(out)

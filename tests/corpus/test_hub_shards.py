@@ -9,9 +9,9 @@ import pytest
 
 from corpus import DataError, download
 from corpus.build import prepare
-from corpus.fineweb import download_shards
-from corpus.meta import dataset_meta, is_prepared
-from corpus.shards import TokenStream
+from corpus.dataset import TokenStream, dataset_meta
+from corpus.hub import download_shards
+from corpus.verify import is_prepared
 from job.exit_status import Interrupted
 from job.recipe import DataConfig
 from tests.file_server import FileServer
@@ -48,7 +48,9 @@ def same(server: FileServer, folder: Path) -> bool:
 def test_the_shards_come_as_they_are(published: FileServer, tmp_path: Path) -> None:
     assert fetch(tmp_path) == []
     assert same(published, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*NAMES, "meta.json"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
+        [*NAMES, "meta.json"]
+    )
     meta = dataset_meta(tmp_path)
     assert (meta.train_tokens, meta.val_tokens, meta.tokenizer) == (15_000, 5_000, {"name": "gpt2"})
     assert len(TokenStream(tmp_path, "train")) == 15_000
@@ -71,7 +73,8 @@ def test_cuts_and_busy_servers_are_survived(published: FileServer, tmp_path: Pat
 def test_an_interrupted_download_goes_on(published: FileServer, tmp_path: Path) -> None:
     published.troubles = {f"{AT}/{NAMES[2]}": [80] + [503] * 6}
     with pytest.raises(
-        DataError, match="answers 503 Service Unavailable, 6 times; type the same later to go on"
+        DataError,
+        match="answers 503 Service Unavailable, 6 times; run the same command later to resume",
     ):
         fetch(tmp_path)
     assert not (tmp_path / "meta.json").exists()
@@ -104,7 +107,7 @@ def test_a_damaged_shard_never_gets_its_name(
 ) -> None:
     good = published.files[f"{AT}/{NAMES[1]}"]
     published.files[f"{AT}/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
-    with pytest.raises(DataError, match=f"{NAMES[1]}: .*(no shard|is damaged)"):
+    with pytest.raises(DataError, match=f"{NAMES[1]}: .*(not a token shard|damaged: )"):
         fetch(tmp_path)
     assert not (tmp_path / NAMES[1]).exists()
     published.files[f"{AT}/{NAMES[1]}"] = good

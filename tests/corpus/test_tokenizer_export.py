@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from corpus.hugging_face import byte_letters, merges, write_tokenizer
+from corpus.tokenizer_export import byte_letters, merges, write_tokenizer
 from corpus.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 AWKWARD = (

@@ -1,7 +1,8 @@
-"""A tokenizer as files that ``transformers.AutoTokenizer`` reads, beside an exported network.
+"""Export a tokenizer as files that ``transformers.AutoTokenizer`` reads, next to an exported network.
 
-tokenizer.json is the format of the library tokenizers: GPT-2's is a byte-level BPE, bytes are one without merges, and
-characters are words of one letter. It is plain JSON, which needs neither library.
+tokenizer.json is the format of Hugging Face's tokenizers library: GPT-2's is a byte-level BPE, bytes
+are a BPE without merges, and characters are words of one letter. It is plain JSON, so neither
+library is needed to write it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from job.files import write_atomically
 from job.run_record import read_record
 
 END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = (
-    "<unknown>"  # in no vocabulary of characters, so that an unknown one is an error there as here
-)
+UNKNOWN = "<unknown>"  # in no vocabulary, so that an unknown character is an error there too
 
 
 def export_folder(into: str | None, run: Path) -> Path:
-    """Where an export goes: ``into``, or huggingface/ in the run's folder. DataError for a run's folder itself, which has
-    another tokenizer.json."""
+    """Return the folder of an export: ``into``, or huggingface/ in the run's folder.
+
+    Raises DataError for a run's folder, which has another tokenizer.json.
+    """
     folder = Path(into) if into else run / "huggingface"
     if read_record(folder) is not None:
         raise DataError(
@@ -34,7 +35,7 @@ def export_folder(into: str | None, run: Path) -> Path:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: int) -> None:
-    """Write the files of ``tokenizer`` into ``folder``, beside a network with a vocabulary of ``rows`` rows."""
+    """Write the files of ``tokenizer`` for a network with a vocabulary of ``rows`` rows."""
     eot = {"id": tokenizer.eot, "content": END_OF_TEXT, "special": True, "normalized": False}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
     is_chars = isinstance(tokenizer, CharTokenizer)
@@ -53,12 +54,12 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: i
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
-        # Without this transformers makes token_type_ids, and its GPT-2 would add their embeddings to the text's.
+        # Without this transformers adds token_type_ids, and its GPT-2 adds their embeddings to the text's.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    padding = list(range(tokenizer.vocab_size, rows))  # rows that are no token are never drawn
+    padding = list(range(tokenizer.vocab_size, rows))  # never sample rows that are not tokens
     generation = {
         "bos_token_id": tokenizer.eot,
         "eos_token_id": tokenizer.eot,
@@ -117,16 +118,18 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def byte_letters() -> list[str]:
-    """The letter of each byte in a byte-level vocabulary, GPT-2's: printable ones are themselves, the others come from
-    U+0100 on."""
+    """Return the letter of each byte in GPT-2's vocabulary: itself if printable, else from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)]
 
 
 def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """The pair of which each token was merged, in order. tiktoken keeps the tokens alone, but a token's number is its
-    merge's: merging its bytes with the merges before it leaves the two parts."""
+    """Return the pair that each token was merged from, in order.
+
+    tiktoken keeps only the tokens, but a token's number is that of its merge: merging its bytes with
+    the earlier merges leaves the two parts.
+    """
     numbers = {text: number for number, text in enumerate(tokens)}
     found = []
     for number, text in enumerate(tokens):
@@ -137,7 +140,7 @@ def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _merged(text: bytes, numbers: dict[bytes, int], below: int) -> list[bytes]:
-    """``text`` in parts, with the merges of numbers below ``below``."""
+    """Split ``text`` into parts, using the merges numbered below ``below``."""
     parts = [text[i : i + 1] for i in range(len(text))]
     while True:
         pairs = [numbers.get(left + right, below) for left, right in pairwise(parts)]
