@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from job.run_record import RunStatus
-from runner.runs.history import Reader
+from runner.runs.history import HistoryReader
 from runner.target import LocalVolume, RunInfo, VolumeEntry, VolumeFiles
 from runner.targets.modal.volume import modal_name, open_files, open_volume
 from tests.modal_standin import ModalStandin
@@ -78,15 +78,15 @@ def main() -> None:
             ("fake Modal volume", open_files("checkpoints", os.environ)),
         ):
             target = FakeTarget(files)
-            reader = Reader("long", target)
-            report(f"{name}, first read", target, modal, reader.look_at_all)
+            reader = HistoryReader("long", target)
+            report(f"{name}, first read", target, modal, reader.poll_fully)
             with (folder / "metrics.jsonl").open("a") as file:
                 lines = metrics(steps + 10, evaluate_every=1000).splitlines(keepends=True)[-10:]
                 file.writelines(lines)
-            report(f"{name}, ten steps later", target, modal, reader.look)
+            report(f"{name}, ten steps later", target, modal, reader.poll)
         tracemalloc.start()
-        reader = Reader("long", FakeTarget(LocalVolume(folder.parent)))
-        reader.look_at_all()
+        reader = HistoryReader("long", FakeTarget(LocalVolume(folder.parent)))
+        reader.poll_fully()
         print(f"memory held: {tracemalloc.get_traced_memory()[0] / 1e6:.1f} MB")
 
 

@@ -39,12 +39,11 @@ class LaunchHandle:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run. ``status``: starting, running, finished, unfinished, failed, or dead for one
-    that ended without a word (killed, or the machine went down); a checkpoint resumes it."""
+    """The state of a run. Times are seconds since the epoch, costs US dollars."""
 
     run: str
     job: str
-    target: str
+    target: str  # of the last attempt
     status: RunStatus
     alive: bool = False
     gpu: str | None = None
@@ -53,32 +52,26 @@ class RunInfo:
     loss: float | None = None  # of the newest validation, else of training
     attempts: int = 0
     reason: str | None = None  # why the last attempt ended
-    ends: tuple[str, ...] = ()  # why each attempt ended, the oldest first
-    started: float | None = None  # the last attempt, seconds since the epoch
+    end_reasons: tuple[str, ...] = ()  # of all attempts, oldest first
+    started: float | None = None  # the last attempt
     ended: float | None = None
-    cost: float | None = None  # US dollars; None where nobody is paid
-    folder: str = ""  # on this machine, where it is here
-    is_copy: bool = (
-        False  # how it stood when it was pulled: the cloud was not asked, or no longer has it
-    )
-    seen: float | None = (
-        None  # of such a copy: when the run was last at work, seconds since the epoch
-    )
-    estimated_cost: float | None = (
-        None  # US dollars for the whole run, by the plan of its first launch
-    )
-    expected_cost: float | None = (
-        None  # the same, by what the run itself measures from its 50th step on
-    )
-    estimated_seconds: float | None = None  # of the whole run, over all attempts, by that plan
-    expected_seconds: float | None = None  # measured after 50 steps
-    seconds: float | None = None  # that it trained so far, evaluations and checkpoints included
-    result: dict[str, Any] = field(default_factory=dict)  # what an experiment returned
+    cost: float | None = None  # None on a target that does not bill
+    folder: str = ""  # on this machine
+    is_copy: bool = False  # the pulled copy of a run whose target does not answer for it
+    last_seen: float | None = None  # when the run of such a copy was last active
+    estimated_cost: float | None = None  # of the whole run, from the plan of its first launch
+    estimated_seconds: float | None = None
+    expected_cost: float | None = None  # of the whole run, from the speed measured after 50 steps
+    expected_seconds: float | None = None
+    seconds: float | None = None  # trained so far, evaluations and checkpoints included
+    result: dict[str, Any] = field(default_factory=dict)  # of an experiment
 
     @property
-    def left_by(self) -> str:
-        """Why the last attempt of an unfinished run ended; '' for any other."""
-        return self.ends[-1] if self.ends and self.status == RunStatus.UNFINISHED else ""
+    def unfinished_reason(self) -> str:
+        """Return why the last attempt of an unfinished run ended; '' for other runs."""
+        return (
+            self.end_reasons[-1] if self.end_reasons and self.status == RunStatus.UNFINISHED else ""
+        )
 
 
 @dataclass(frozen=True)

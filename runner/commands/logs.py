@@ -30,7 +30,7 @@ def command(cli: CliContext, run: str, follow: bool, lines: int | None, since: s
     found = find_run(cli, run)
     files, path = found.source.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
-    if since and text and not run_log.has_times(text):
+    if since and text and not run_log.has_timestamps(text):
         raise usage(
             f"the log of '{run}' is what its program printed, without times; leave --since away, or take --tail 50"
         )

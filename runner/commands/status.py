@@ -38,7 +38,7 @@ def command(cli: CliContext, run: str, as_json: bool) -> int:
     ):
         for line in found.source.output(run, 10):
             cli.info(f"  {line}")
-    if (cap := endings.limit_message(run, state.left_by)) and not state.is_copy:
+    if (cap := endings.limit_message(run, state.unfinished_reason)) and not state.is_copy:
         cli.info(cap)
     elif (
         state.status in (RunStatus.LOST, RunStatus.FAILED, RunStatus.UNFINISHED)

@@ -128,7 +128,7 @@ def run_plan(cli: CliContext, target: Target, plan: Plan) -> ExitStatus:
     if status == ExitStatus.JOB_FAILED and plan.writes_run and not begun:
         cli.info("nothing was begun: mend what it says above, and type the same again")
         return ExitStatus.ERROR
-    ended = state.ends[-1] if state and state.ends else ""
+    ended = state.end_reasons[-1] if state and state.end_reasons else ""
     words = exit_message(status, code, plan.run, cli.line, resumes=begun, ended=ended)
     if words:
         cli.info(words)

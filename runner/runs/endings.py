@@ -1,23 +1,22 @@
-"""How a job's own exit status becomes ours, and what is said about it."""
+"""How a job ended: the runner's exit status and the message that goes with it."""
 
 from __future__ import annotations
 
 from job.exit_status import ExitStatus
 from job.run_record import EndReason, RunStatus
 
-# What a job says in these words of its own is passed on; any other failure is that of the job.
-OWN_WORDS = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}
+# Exit statuses that jobs use as the runner does; any other failure is the job's own.
+SHARED_STATUSES = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}
 
 SIGINT_STATUS, SIGKILL_STATUS = 130, 137
 
 
 def runner_status(code: int, recorded: str | None = None) -> ExitStatus:
-    """Our exit status for the job's ``code``.
+    """Return the runner's exit status for a job that ended with ``code``.
 
-    ``recorded`` is the status in the run's record after this attempt: torchrun turns the 101 of its workers
-    into a 1, and the record knows better.
+    ``recorded`` is the status in the run's record: torchrun replaces the 101 of its workers by 1.
     """
-    if code in OWN_WORDS:
+    if code in SHARED_STATUSES:
         return ExitStatus(code)
     if recorded == RunStatus.UNFINISHED:
         return ExitStatus.UNFINISHED
@@ -27,29 +26,30 @@ def runner_status(code: int, recorded: str | None = None) -> ExitStatus:
 def exit_message(
     status: ExitStatus, code: int, run: str, line: str, resumes: bool, ended: str = ""
 ) -> str | None:
-    """What to tell the user; None where all is said. ``line`` is what was typed, ``ended`` why the record says that
-    the attempt ended."""
-    if cap := limit_message(run, ended):
-        return f"stopped: {cap}"
+    """Return the message for the user; None if the job has said it all.
+
+    ``line`` is the command line, ``ended`` the end reason in the run's record.
+    """
+    if limit := limit_message(run, ended):
+        return f"stopped: {limit}"
     match status:
+        case ExitStatus.UNFINISHED if resumes:
+            return f"unfinished; to resume, run the same command again:\n  {line}"
         case ExitStatus.UNFINISHED:
-            again = (
-                f"to go on, type the same again:\n  {line}" if resumes else f"type it again: {line}"
-            )
-            return f"unfinished; {again}"
+            return f"unfinished; run it again: {line}"
         case ExitStatus.JOB_FAILED:
-            killed = " (killed: often the memory was too small)" if code == SIGKILL_STATUS else ""
-            logs = f"; `runner logs {run}` shows its log" if resumes else ""
+            killed = " (killed, often for lack of memory)" if code == SIGKILL_STATUS else ""
+            logs = f"; see its log: `runner logs {run}`" if resumes else ""
             return f"the job failed with exit status {code}{killed}{logs}"
+        case ExitStatus.INTERRUPTED if resumes:
+            return f"interrupted; to resume from the last checkpoint:\n  {line}"
         case ExitStatus.INTERRUPTED:
-            return "interrupted" + (
-                f"; to go on from the last checkpoint:\n  {line}" if resumes else ""
-            )
+            return "interrupted"
         case _:
             return None
 
 
-# By the reason of an attempt's end: the option, and what is typed for more of it.
+# The option of each limit, and the placeholder for a higher value.
 LIMIT_OPTIONS: dict[str, tuple[str, str]] = {
     EndReason.BUDGET: ("--max-cost", "MORE"),
     EndReason.RUN_TIMEOUT: ("--timeout", "LONGER"),
@@ -57,14 +57,13 @@ LIMIT_OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def limit_option(reason: str) -> str:
-    """The option whose value is used up; '' for any other end."""
+    """Return the option whose limit ended the attempt; '' for any other reason."""
     return LIMIT_OPTIONS[reason][0] if reason in LIMIT_OPTIONS else ""
 
 
 def limit_message(run: str, reason: str) -> str:
-    """``its --max-cost is spent; `runner resume RUN --max-cost MORE` goes on``; '' for any other end."""
+    """Return the message for a run that a limit ended; '' for any other reason."""
     if reason not in LIMIT_OPTIONS:
         return ""
-    name, more = LIMIT_OPTIONS[reason]
-    used_up = "spent" if reason == EndReason.BUDGET else "used up"
-    return f"its {name} is {used_up}; `runner resume {run} {name} {more}` goes on"
+    option, placeholder = LIMIT_OPTIONS[reason]
+    return f"it reached its {option}; to resume: `runner resume {run} {option} {placeholder}`"

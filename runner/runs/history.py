@@ -1,7 +1,7 @@
-"""A run read through its target, again and again: each look reads what is new.
+"""A run read through its target, again and again: each poll reads only what is new.
 
-``Reader("warm", target).look()`` is a History; runner.find_run says which target has the run. It raises OSError or
-RunnerError where that does not answer.
+``HistoryReader("warm", target).poll()`` returns a History. It raises OSError or RunnerError if the target does
+not answer.
 """
 
 from __future__ import annotations
@@ -18,43 +18,40 @@ from job.run_record import RunRecord, parse_record
 from runner.console import CliContext
 from runner.errors import not_found
 from runner.format import sanitize
-from runner.runs import attempts as ledgers
+from runner.runs import attempts
 from runner.runs.attempts import AttemptLog
 from runner.runs.find import find_run
 from runner.runs.metrics import Metrics
-from runner.runs.store import LAUNCH_NAME as LAUNCH
-from runner.runs.store import parse_launch
-from runner.runs.tail_reader import GrowingFile
-from runner.target import LaunchHandle, RunInfo, VolumeEntry, VolumeFiles
+from runner.runs.store import LAUNCH_NAME, parse_launch
+from runner.runs.tail_reader import TailReader
+from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry, VolumeFiles
 
 LOG_LINES = 200
-
-LOG_BYTES = 64 * 1024  # of the log's end, where reading it begins
-
+LOG_BYTES = 64 * 1024  # of the end of the log, where reading starts
 OUTPUT_LINES = 50
-
-SMALL_FILE = 1024 * 1024  # bytes that are read of a record, a recipe, a sample
+MAX_FILE_BYTES = 1024 * 1024  # of a record, a recipe, a sample
+READERS = 4
 
 
 class RunFiles(Protocol):
-    """What is asked of a target to read a run."""
+    """The part of `RunSource` that reads one run."""
 
     def state(self, run: str) -> RunInfo | None:
-        """How it stands."""
+        """Return the state of the run."""
         ...
 
     def output(self, run: str, lines: int) -> list[str]:
-        """What it printed outside its log."""
+        """Return the last lines that the job printed outside its log."""
         ...
 
     def files(self, volume: str) -> VolumeFiles:
-        """A volume."""
+        """Return the volume."""
         ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the network wrote; ``step`` is the file's name, ``text`` has no control characters."""
+    """Text that the model sampled, without control characters; ``step`` is from the file's name."""
 
     step: str
     text: str
@@ -62,57 +59,54 @@ class Sample:
 
 @dataclass(frozen=True)
 class History:
-    """A run at one look. ``recipe`` maps each full key (``train.lr``) to its value;
-    of an experiment it is the arguments, of a command the line."""
+    """A run as one poll saw it.
+
+    ``recipe`` maps full keys (``train.lr``) to values. An experiment has its arguments there, a command its
+    command line.
+    """
 
     state: RunInfo
     record: RunRecord | None = None
     launch: LaunchHandle | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
-    ledger: AttemptLog = field(
-        default_factory=AttemptLog
-    )  # of a run in the cloud: its attempts and what each cost
-    samples: tuple[Sample, ...] = ()  # the oldest first
-    log: tuple[str, ...] = ()  # its end
-    is_all: bool = True  # False: the metrics are long and were not read to their end yet
+    attempt_log: AttemptLog = field(default_factory=AttemptLog)  # with the cost of each attempt
+    samples: tuple[Sample, ...] = ()  # oldest first
+    log: tuple[str, ...] = ()  # its last lines
+    is_complete: bool = True  # False if the metrics are long and not read to the end yet
 
     @property
     def max_cost(self) -> float | None:
-        """The cap in dollars; None where there is none."""
+        """Return the limit in US dollars; None without one."""
         return self.launch.target_options.max_cost if self.launch else None
 
 
-class Reader:
-    """Holds what was read of a run, so that a look reads only what was added. ``all_samples``: not only the
-    newest one."""
+class HistoryReader:
+    """Reads one run. ``all_samples`` reads every sample, not only the newest."""
 
-    def __init__(self, run: str, target: RunFiles, all_samples: bool = False) -> None:
+    def __init__(self, run: str, source: RunFiles, all_samples: bool = False) -> None:
         self.run = run
-        self.target = target
-        self.files = target.files("checkpoints")
+        self.source = source
+        self.files = source.files("checkpoints")
         self.all_samples = all_samples
-        self._metrics_file = GrowingFile(self.files, f"{self.run}/metrics.jsonl")
+        self._metrics_file = TailReader(self.files, f"{self.run}/metrics.jsonl")
         self._metrics = Metrics()
-        self._log_file = GrowingFile(self.files, f"{self.run}/log.txt", LOG_BYTES)
+        self._log_file = TailReader(self.files, f"{self.run}/log.txt", LOG_BYTES)
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._has_log = False
         self._recipe: dict[str, Any] = {}
         self._samples: dict[str, tuple[VolumeEntry, Sample]] = {}
 
-    def look(self) -> History | None:
-        """How the run stands now; None where it is no longer on this target."""
-        state = self.target.state(
-            self.run
-        )  # asked first: what it wrote last is read after it ended
+    def poll(self) -> History | None:
+        """Return the run's present state; None if it is no longer on its target."""
+        # Before the files, so that the last lines are read after the end.
+        state = self.source.state(self.run)
         if state is None:
             return None
+        record, launch = self._read("run.json"), self._read(LAUNCH_NAME)
         if not self._recipe:
-            self._recipe = flat_recipe(self._small("recipe.yaml")) or asked_of(
-                self._small("run.json")
-            )
-        record, launch = self._small("run.json"), self._small(LAUNCH)
-        is_all = self._read_metrics()
+            self._recipe = flatten_recipe(self._read("recipe.yaml")) or recorded_arguments(record)
+        is_complete = self._read_metrics()
         self._read_log()
         self._read_samples()
         return History(
@@ -121,62 +115,58 @@ class Reader:
             parse_launch(launch) if launch else None,
             self._recipe,
             self._metrics.copy(),
-            ledgers.parse(self._small(ledgers.NAME)) if state.cost is not None else AttemptLog(),
+            attempts.parse(self._read(attempts.NAME)) if state.cost is not None else AttemptLog(),
             tuple(sample for _, sample in self._samples.values()),
             tuple(self._log),
-            is_all,
+            is_complete,
         )
 
-    def look_at_all(self) -> History | None:
-        """As ``look``, and the metrics to their end."""
-        history = self.look()
-        while history is not None and not history.is_all:
-            history = self.look()
+    def poll_fully(self) -> History | None:
+        """Poll until the metrics are read to the end."""
+        history = self.poll()
+        while history is not None and not history.is_complete:
+            history = self.poll()
         return history
 
     def _read_metrics(self) -> bool:
-        piece = self._metrics_file.look()
-        if piece.anew:
+        new = self._metrics_file.poll()
+        if new.restarted:
             self._metrics = Metrics()
-        self._metrics.read(piece.lines)
-        return piece.is_all
+        self._metrics.read(new.lines)
+        return new.is_complete
 
     def _read_log(self) -> None:
-        piece = self._log_file.look()
-        lines: Iterable[bytes | str] = piece.lines[-LOG_LINES:]
-        if piece.anew or not self._has_log:
+        new = self._log_file.poll()
+        lines: Iterable[bytes | str] = new.lines[-LOG_LINES:]
+        if new.restarted or not self._has_log:
             self._log.clear()
-        self._has_log |= bool(piece.lines)
-        if not self._has_log:  # a job that keeps none, or died before it had one
-            lines = self.target.output(self.run, OUTPUT_LINES)
+        self._has_log |= bool(new.lines)
+        if not self._has_log:  # the job keeps none, or failed before its first line
+            lines = self.source.output(self.run, OUTPUT_LINES)
         self._log.extend(sanitize(line) for line in lines)
 
     def _read_samples(self) -> None:
         try:
-            found = [
-                e for e in self.files.entries(f"{self.run}/samples") if e.path.endswith(".txt")
-            ]
+            entries = list(self.files.entries(f"{self.run}/samples"))
         except FileNotFoundError:
             return
-        found.sort(key=lambda entry: entry.path)
-        kept = {}
-        for entry in found if self.all_samples else found[-1:]:
-            before = self._samples.get(entry.path)
-            if before is not None and before[0] == entry:
-                kept[entry.path] = before
+        texts = sorted((e for e in entries if e.path.endswith(".txt")), key=lambda e: e.path)
+        samples = {}
+        for entry in texts if self.all_samples else texts[-1:]:
+            known = self._samples.get(entry.path)
+            if known is not None and known[0] == entry:
+                samples[entry.path] = known
                 continue
             name = entry.path.rpartition("/")[2].removesuffix(".txt")
-            text = self._small(f"samples/{name}.txt")
+            text = self._read(f"samples/{name}.txt")
             if text is not None:
-                kept[entry.path] = (
-                    entry,
-                    Sample(sanitize(_step_of(name)), sanitize(text)),
-                )
-        self._samples = kept
+                sample = Sample(sanitize(_step_of(name)), sanitize(text))
+                samples[entry.path] = (entry, sample)
+        self._samples = samples
 
-    def _small(self, name: str) -> bytes | None:
+    def _read(self, name: str) -> bytes | None:
         try:
-            return self.files.read(f"{self.run}/{name}", 0, SMALL_FILE)
+            return self.files.read(f"{self.run}/{name}", 0, MAX_FILE_BYTES)
         except FileNotFoundError:
             return None
 
@@ -186,8 +176,8 @@ def _step_of(name: str) -> str:
     return str(int(step)) if step.isdecimal() else name
 
 
-def asked_of(record: bytes | None) -> dict[str, Any]:
-    """What a job without a recipe was told, from its ``run.json``: an experiment's arguments, or a command."""
+def recorded_arguments(record: bytes | None) -> dict[str, Any]:
+    """Return an experiment's arguments or a command's command line from the run's record."""
     try:
         tree = json.loads(record or b"{}")
         arguments, command = tree.get("arguments") or {}, tree.get("command") or []
@@ -196,9 +186,8 @@ def asked_of(record: bytes | None) -> dict[str, Any]:
         return {}
 
 
-def flat_recipe(text: bytes | None) -> dict[str, Any]:
-    """A recipe's YAML as full key → value; empty where it can't be read. Not checked: it may be of another
-    release."""
+def flatten_recipe(text: bytes | None) -> dict[str, Any]:
+    """Return a recipe's full keys and values; {} if it is damaged. Keys of other versions are kept."""
     import yaml
 
     try:
@@ -215,22 +204,23 @@ def flat_recipe(text: bytes | None) -> dict[str, Any]:
 
 
 def read_runs(cli: CliContext, runs: Sequence[str], all_samples: bool = False) -> list[History]:
-    """The runs as they are now. Raises RunnerError, exit code 102, where there is no such run."""
-    places = [_place(cli, run) for run in runs]
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda run, place: _read(run, place, all_samples), runs, places))
+    """Return the present state of the runs. Raises RunnerError, exit code 102, for a missing run."""
+    sources = [_source_of(cli, run) for run in runs]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(
+            pool.map(lambda run, source: _read_fully(run, source, all_samples), runs, sources)
+        )
 
 
-def _read(run: str, place: RunFiles, all_samples: bool) -> History:
-    history = Reader(run, place, all_samples).look_at_all()
+def _read_fully(run: str, source: RunSource, all_samples: bool) -> History:
+    history = HistoryReader(run, source, all_samples).poll_fully()
     if history is None:
-        raise not_found(f"run '{run}' was removed; `runner runs` lists those that are there")
+        raise not_found(f"run '{run}' was removed; `runner runs` lists the others")
     return history
 
 
-def _place(cli: CliContext, run: str) -> RunFiles:
-    """Its target; where no target answers for it, the copy that was pulled from the cloud."""
+def _source_of(cli: CliContext, run: str) -> RunSource:
     found = find_run(cli, run)
     if found.state.is_copy:
-        cli.warn(f"the cloud does not answer for run '{run}'; read is the copy that was pulled")
+        cli.warn(f"{found.target.name} does not answer for run '{run}'; reading the pulled copy")
     return found.source

@@ -1,4 +1,4 @@
-"""A run's log, read from its volume: the end of it, and then what is added."""
+"""A run's log on its volume: the end of it, the lines since a time, and new lines as they come."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from runner.target import VolumeFiles
 
-CHUNK = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 
-STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # job/display.py begins each line with it
+TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # job/display.py writes it, in UTC
 
 
 def tail(files: VolumeFiles, path: str, lines: int | None) -> tuple[str, int]:
-    """The last ``lines`` of the file (None: all) and the offset of its end, in bytes."""
+    """Return the last ``lines`` of the file (None for all) and the offset of its end, in bytes."""
     end = files.size(path)
     if end is None:
         return "", 0
@@ -24,50 +24,47 @@ def tail(files: VolumeFiles, path: str, lines: int | None) -> tuple[str, int]:
         return files.read(path, 0, end).decode(errors="replace"), end
     chunks, breaks, start = list[bytes](), 0, end
     while start and breaks <= lines:
-        step = min(CHUNK, start)
-        start -= step
-        chunks.append(files.read(path, start, step))
+        size = min(CHUNK_BYTES, start)
+        start -= size
+        chunks.append(files.read(path, start, size))
         breaks += chunks[-1].count(b"\n")
-    kept = b"".join(reversed(chunks)).splitlines(keepends=True)[-lines:] if lines else []
-    return b"".join(kept).decode(errors="replace"), end
+    last = b"".join(reversed(chunks)).splitlines(keepends=True)[-lines:] if lines else []
+    return b"".join(last).decode(errors="replace"), end
 
 
-def has_times(text: str) -> bool:
-    """Whether a line of it says when it was written: a command's own log does not."""
-    return any(STAMP.match(line) for line in text.splitlines())
+def has_timestamps(text: str) -> bool:
+    """Return True if a line begins with a time; the log of a user's command has none."""
+    return any(TIMESTAMP.match(line) for line in text.splitlines())
 
 
 def since(text: str, start: float) -> str:
-    """The lines written at ``start`` (seconds since the epoch) or later; a log's times are in UTC.
+    """Return the lines written at ``start``, in seconds since the epoch, or later.
 
-    A line without a time belongs to the one before it.
+    A line without a time has the time of the line before it.
     """
-    kept, keep = [], False
+    found, is_recent = [], False
     for line in text.splitlines(keepends=True):
-        if STAMP.match(line):
-            moment = time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")
-            keep = calendar.timegm(moment) >= int(start)
-        if keep:
-            kept.append(line)
-    return "".join(kept)
+        if TIMESTAMP.match(line):
+            written = calendar.timegm(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
+            is_recent = written >= int(start)
+        if is_recent:
+            found.append(line)
+    return "".join(found)
 
 
 def follow(
-    files: VolumeFiles, path: str, start: int, alive: Callable[[], bool], pause: float
+    files: VolumeFiles, path: str, start: int, is_active: Callable[[], bool], interval_s: float
 ) -> Iterator[str]:
-    """What is added behind ``start``, until the run is no longer alive and its log is read to the end.
-
-    ``pause`` is in seconds, between two looks.
-    """
+    """Yield text added after the offset ``start`` until the run has ended and its log is read."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     while True:
-        lives = alive()  # asked before reading: what it wrote last is read after it ended
+        was_active = is_active()  # before reading, so that the last lines are read after the end
         while (files.size(path) or 0) > start:
-            text = files.read(path, start, CHUNK)
+            text = files.read(path, start, CHUNK_BYTES)
             if not text:
                 break
             start += len(text)
             yield decoder.decode(text)
-        if not lives:
+        if not was_active:
             return
-        time.sleep(pause)
+        time.sleep(interval_s)

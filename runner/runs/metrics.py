@@ -1,7 +1,7 @@
-"""A run's numbers: the lines of metrics.jsonl as curves, and the newest of each.
+"""The lines of metrics.jsonl as curves, and the newest value of each.
 
-Lines come in the order of their steps. Nothing is believed of them: one that is cut, or whose numbers are none, is
-passed over. An experiment logs what it likes: each of its numbers is a curve.
+Lines come in the order of their steps. Damaged lines and values that are not finite numbers are skipped. Each
+number that an experiment logs is a curve.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-# What a line of the trainer may hold and is drawn; a device that does not measure one leaves it out.
-KNOWN = (
+# Curves of the trainer; a device that does not measure a value leaves it out.
+TRAINER_CURVES = (
     "loss",
     "lr",
     "grad_norm",
@@ -23,31 +23,36 @@ KNOWN = (
     "val_loss",
 )
 
-NOT_DRAWN = {"kind", "step", "tokens", "eval_tokens"}
+KEYS_WITHOUT_CURVE = {"kind", "step", "tokens", "eval_tokens"}
 
-NOT_READ = {"checkpoint"}  # kinds of lines
+SKIPPED_KINDS = {"checkpoint"}
 
-MOST_CURVES = 40
+MAX_CURVES = 40
+
+Axis = Literal["step", "tokens", "time"]
+AXES: tuple[Axis, ...] = ("step", "tokens", "time")
+
+# More points than a screen or a page has columns. A long curve keeps between half of them and all.
+MAX_POINTS = 2048
 
 
 class Metrics:
-    """The curves ``loss``, ``lr`` … of training, ``val_loss`` of the evaluations, ``KIND/KEY`` of whatever else was
-    logged, and their newest values."""
+    """Curves: ``loss``, ``lr`` … of training, ``val_loss`` of evaluations, ``KIND/KEY`` of other lines."""
 
     def __init__(self) -> None:
-        self.curves: dict[str, Curve] = {key: Curve() for key in KNOWN}
+        self.curves: dict[str, Curve] = {key: Curve() for key in TRAINER_CURVES}
         self.newest: dict[str, float] = {}
         self.step = 0
         self.tokens = 0.0
-        self.seconds = 0.0  # in training steps: tokens by tokens a second, summed up
+        self.seconds = 0.0  # in training steps: the sum of tokens by tokens per second
         self.tokens_per_step: float | None = None
-        self.best: tuple[int, float] | None = None  # step and loss of the lowest validation loss
+        self.best: tuple[int, float] | None = None  # step and value of the lowest validation loss
         self._train_step = 0
 
     @property
-    def others(self) -> list[str]:
-        """The curves that only this run has."""
-        return [key for key, curve in self.curves.items() if key not in KNOWN and curve]
+    def extra_curves(self) -> list[str]:
+        """Return the curves that the trainer does not have."""
+        return [key for key, curve in self.curves.items() if key not in TRAINER_CURVES and curve]
 
     def read(self, lines: Iterable[bytes]) -> None:
         """Add the lines of a metrics.jsonl."""
@@ -57,18 +62,17 @@ class Metrics:
             except (ValueError, RecursionError):
                 continue
             step = _number(row.get("step")) if isinstance(row, dict) else None
-            if step is None or row.get("kind") in NOT_READ:
+            if step is None or row.get("kind") in SKIPPED_KINDS:
                 continue
             kind = str(row.get("kind") or "train")
             if kind == "train":
-                self._advance(int(step), row)
+                self._count_step(int(step), row)
             self.step = max(self.step, int(step))
             prefix = {"train": "", "val": "val_"}.get(kind, f"{kind}/")
-            for key in (key for key in row if key not in NOT_DRAWN):
+            for key in (key for key in row if key not in KEYS_WITHOUT_CURVE):
                 self._add(prefix + key, step, row[key])
 
-    def _advance(self, step: int, row: dict[str, Any]) -> None:
-        """Tokens and seconds go on with a training step."""
+    def _count_step(self, step: int, row: dict[str, Any]) -> None:
         tokens, speed = _number(row.get("tokens")), _number(row.get("tokens_per_second"))
         if tokens is None or tokens <= self.tokens:
             return
@@ -84,7 +88,7 @@ class Metrics:
             self.newest.pop(key, None)
             return
         if key not in self.curves:
-            if len(self.curves) >= MOST_CURVES:
+            if len(self.curves) >= MAX_CURVES:
                 return
             self.curves[key] = Curve()
         self.newest[key] = number
@@ -93,7 +97,7 @@ class Metrics:
             self.best = (int(step), number)
 
     def copy(self) -> Metrics:
-        """As it is now; what is read later is not in it."""
+        """Return a copy that later lines do not change."""
         other = Metrics()
         other.__dict__.update(self.__dict__)
         other.newest = dict(self.newest)
@@ -102,11 +106,11 @@ class Metrics:
 
     @property
     def step_seconds(self) -> float | None:
-        """How long a step takes now; None where that was not measured."""
+        """Return the current duration of a step; None if it was not measured."""
         speed = self.newest.get("tokens_per_second")
-        return (
-            self.tokens_per_step / speed if self.tokens_per_step and speed and speed > 0 else None
-        )
+        if not self.tokens_per_step or not speed or speed <= 0:
+            return None
+        return self.tokens_per_step / speed
 
 
 def _number(value: Any) -> float | None:
@@ -119,55 +123,47 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-Axis = Literal["step", "tokens", "time"]
-
-AXES: tuple[Axis, ...] = ("step", "tokens", "time")
-
-# More points than a screen or a page has columns to show; between half of it and all of it are kept.
-MOST_POINTS = 2048
-
-
 class Point(NamedTuple):
-    """``weight`` neighbours: where the last of them is, the mean of their values and how far they spread."""
+    """``weight`` neighboring values: the position of the last, their mean and their range."""
 
     step: float
     tokens: float
-    seconds: float  # in training steps, since the run's first
+    seconds: float  # in training steps, since the start of the run
     value: float
     low: float
     high: float
     weight: int = 1
 
     def at(self, axis: Axis) -> float:
-        """Its place on the x axis."""
+        """Return the position on the x axis."""
         return self.seconds if axis == "time" else self.tokens if axis == "tokens" else self.step
 
 
 class Curve:
-    """Points in the order of their steps. Up to MOST_POINTS of them are kept as they are."""
+    """Points in the order of their steps, downsampled to at most MAX_POINTS."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self.width = 1  # neighbours that a full point holds
+        self.values_per_point = 1
 
     def add(self, step: float, tokens: float, seconds: float, value: float) -> None:
-        """One value. What is no finite number is left out."""
+        """Add one value; one that is not a finite number is skipped."""
         if not math.isfinite(value):
             return
         last = self.points[-1] if self.points else None
         new = Point(step, tokens, seconds, value, value, value)
-        if last is not None and last.weight < self.width:
-            self.points[-1] = joined(last, new)
+        if last is not None and last.weight < self.values_per_point:
+            self.points[-1] = merge_points(last, new)
             return
-        if len(self.points) >= MOST_POINTS:
-            self.points = thinned(self.points, MOST_POINTS // 2)
-            self.width *= 2
+        if len(self.points) >= MAX_POINTS:
+            self.points = downsample(self.points, MAX_POINTS // 2)
+            self.values_per_point *= 2
         self.points.append(new)
 
     def copy(self) -> Curve:
-        """As it is now."""
+        """Return a copy that later values do not change."""
         other = Curve()
-        other.points, other.width = list(self.points), self.width
+        other.points, other.values_per_point = list(self.points), self.values_per_point
         return other
 
     def __len__(self) -> int:
@@ -177,24 +173,24 @@ class Curve:
         return bool(self.points)
 
 
-def joined(left: Point, right: Point) -> Point:
-    """Two neighbours as one."""
+def merge_points(left: Point, right: Point) -> Point:
+    """Merge two neighbors."""
     weight = left.weight + right.weight
     value = (left.value * left.weight + right.value * right.weight) / weight
     low, high = min(left.low, right.low), max(left.high, right.high)
     return Point(right.step, right.tokens, right.seconds, value, low, high, weight)
 
 
-def thinned(points: list[Point], most: int) -> list[Point]:
-    """At most ``most`` points, each the mean of as many neighbours."""
-    if len(points) <= most:
+def downsample(points: list[Point], max_points: int) -> list[Point]:
+    """Return at most ``max_points`` points, each merged from equally many neighbors."""
+    if len(points) <= max_points:
         return list(points)
-    size = math.ceil(len(points) / most)
-    return [_joined_all(points[i : i + size]) for i in range(0, len(points), size)]
+    size = math.ceil(len(points) / max_points)
+    return [_merge_all(points[i : i + size]) for i in range(0, len(points), size)]
 
 
-def _joined_all(points: list[Point]) -> Point:
-    whole = points[0]
+def _merge_all(points: list[Point]) -> Point:
+    merged = points[0]
     for point in points[1:]:
-        whole = joined(whole, point)
-    return whole
+        merged = merge_points(merged, point)
+    return merged

@@ -127,7 +127,9 @@ def _run_info(
         loss=record.val_loss if record.val_loss is not None else record.train_loss,
         attempts=len(record.attempts),
         reason=reason,
-        ends=tuple(end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end),
+        end_reasons=tuple(
+            end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end
+        ),
         started=max(starts, default=None),
         ended=attempt.ended if attempt else None,
         folder=str(folder),

@@ -1,4 +1,4 @@
-"""How runs look: a table of all, and the facts of one."""
+"""Runs as text: a table of all, and the rows of one."""
 
 from __future__ import annotations
 
@@ -13,137 +13,128 @@ from runner.format import dollars
 from runner.runs.store import is_fresh
 from runner.target import RunInfo
 
-PULLED = "; the copy that was pulled"
-SHORT, LONG = 40, 200  # characters of an experiment's result
+MAX_RESULT_IN_TABLE, MAX_RESULT = 40, 200  # characters of an experiment's result
 
+# A narrow terminal drops these columns, the first one first. The other cells are never cut.
+DROP_ORDER = ("gpu", "target", "job", "age", "estimated", "cost", "result")
+RIGHT_ALIGNED = ("step", "loss", "cost", "estimated", "age")
+COLUMN_GAP = 2
 
-# Where a terminal is too narrow these go, the first first; the others stay, and stay whole.
-LESS = ("gpu", "target", "job", "age", "estimated", "cost", "result")
-RIGHT = ("step", "loss", "cost", "estimated", "age")
-GAP = 2  # blanks between columns
+ACTIVE = (RunStatus.RUNNING, RunStatus.STARTING)
 
 
 def show_runs(states: Sequence[RunInfo], cli: CliContext) -> None:
     """Print the table on stdout: it is data."""
     from rich.table import Table
 
-    everything = columns_of(states)
-    columns = fitting(everything, cli.console(data=True).width)
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    for title in columns:
-        table.add_column(title, no_wrap=True, justify="right" if title in RIGHT else "left")
-    for row in zip(*columns.values(), strict=True):
+    columns = table_columns(states)
+    shown = fit_columns(columns, cli.console(data=True).width)
+    table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="dim")
+    for title in shown:
+        is_right = title in RIGHT_ALIGNED
+        table.add_column(title, no_wrap=True, justify="right" if is_right else "left")
+    for row in zip(*shown.values(), strict=True):
         table.add_row(*row)
-    cli.print_table(table, data=True, least=_width(columns))
-    if left_out := [title for title in everything if title not in columns]:
+    cli.print_table(table, data=True, least=_width(shown))
+    if dropped := [title for title in columns if title not in shown]:
         cli.info(
-            f"no room for {', '.join(left_out)}; a wider terminal shows all, and `runner runs --json`"
+            f"no room for {', '.join(dropped)}; use a wider terminal or `runner runs --json` to see all"
         )
 
 
-def columns_of(states: Sequence[RunInfo]) -> dict[str, list[str]]:
-    """The table by its titles, without the columns in which no run has anything."""
-    found = {
+def table_columns(states: Sequence[RunInfo]) -> dict[str, list[str]]:
+    """Return the cells by title, without columns that are empty for all runs."""
+    columns = {
         "run": [state.run for state in states],
         "job": [state.job for state in states],
-        "target": [where(state) for state in states],
+        "target": [f"{s.target} (copy)" if s.is_copy else s.target for s in states],
         "gpu": [state.gpu or "-" for state in states],
-        "status": [standing(state) for state in states],
-        "step": [step(state) for state in states],
+        "status": [status_text(state) for state in states],
+        "step": [step_text(state) for state in states],
         "loss": ["-" if state.loss is None else f"{state.loss:.4f}" for state in states],
-        "cost": [in_dollars(state.cost) for state in states],
-        "estimated": [in_dollars(state.estimated_cost) for state in states],
+        "cost": [_dollars(state.cost) for state in states],
+        "estimated": [_dollars(state.estimated_cost) for state in states],
         "age": [age(state.started) for state in states],
-        "result": [in_short(state.result, SHORT) for state in states],
+        "result": [in_short(state.result, MAX_RESULT_IN_TABLE) for state in states],
     }
-    return {title: cells for title, cells in found.items() if not {*cells} <= {"", "-"}}
+    return {title: cells for title, cells in columns.items() if not {*cells} <= {"", "-"}}
 
 
-def fitting(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
-    """The columns that a terminal of ``width`` characters has room for."""
-    kept = dict(columns)
-    # Two runs of one name are told apart by their targets alone; where all have the same one it says least.
-    order = sorted(LESS, key="target".__eq__) if len({*columns.get("target", ())}) > 1 else LESS
+def fit_columns(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """Return the columns that fit a terminal of ``width`` characters."""
+    shown = dict(columns)
+    order: Sequence[str] = DROP_ORDER
+    if len({*columns.get("target", ())}) > 1:  # then only the target tells two runs of a name apart
+        order = [*(title for title in DROP_ORDER if title != "target"), "target"]
     for title in order:
-        if _width(kept) <= width:
+        if _width(shown) <= width:
             break
-        kept.pop(title, None)
-    return kept
+        shown.pop(title, None)
+    return shown
 
 
 def _width(columns: dict[str, list[str]]) -> int:
     from rich.cells import cell_len
 
-    return sum(max(map(cell_len, [title, *cells])) + GAP for title, cells in columns.items())
+    return sum(max(map(cell_len, [title, *cells])) + COLUMN_GAP for title, cells in columns.items())
 
 
 def rows(state: RunInfo) -> list[tuple[str, str]]:
-    """The facts of one run, for ``runner status``."""
+    """Return the names and values of one run, for ``runner status``."""
+    copy = "; the copy that was pulled" if state.is_copy else ""
     found = [
-        ("run", f"{state.run} ({state.job} on {state.target}{PULLED if state.is_copy else ''})"),
-        ("status", standing(state)),
-        ("step", step(state)),
+        ("run", f"{state.run} ({state.job} on {state.target}{copy})"),
+        ("status", status_text(state)),
+        ("step", step_text(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
-        ("result", in_short(state.result, LONG)),
+        ("result", in_short(state.result, MAX_RESULT)),
         ("gpu", state.gpu or ""),
-        ("attempts", attempts(state)),
+        ("attempts", attempts_text(state)),
         ("started", f"{age(state.started)} ago" if state.started else ""),
-        ("cost", cost(state)),
+        ("cost", cost_text(state)),
         ("ended", state.reason or "" if not state.alive else ""),
         ("folder", state.folder),
     ]
     return [(name, value) for name, value in found if value and value != "-"]
 
 
-def in_dollars(amount: float | None) -> str:
-    """``$1.31``; nothing is known of some runs."""
-    return "-" if amount is None else dollars(amount)
-
-
-def where(state: RunInfo) -> str:
-    """The target; of the cloud alone there are copies here."""
-    return f"{state.target} (copy)" if state.is_copy else state.target
-
-
-def standing(state: RunInfo) -> str:
-    """The status; ``running 3d ago`` of a copy that was pulled while the run was at work: it says nothing of now."""
-    at_work = state.status in (RunStatus.RUNNING, RunStatus.STARTING)
-    if not at_work or state.seen is None or is_fresh(time.time() - state.seen):
+def status_text(state: RunInfo) -> str:
+    """Return the status; ``running 3d ago`` for a copy that was pulled from an active run."""
+    is_recent = state.last_seen is None or is_fresh(time.time() - state.last_seen)
+    if state.status not in ACTIVE or is_recent:
         return state.status
-    return f"{state.status} {age(state.seen)} ago"
+    return f"{state.status} {age(state.last_seen)} ago"
 
 
-def cost(state: RunInfo) -> str:
-    """``$1.31, estimated at $1.20 before it began, at $1.33 by its own pace``."""
+def cost_text(state: RunInfo) -> str:
+    """Return ``$1.31 (estimate $1.20; $1.33 in all at its measured speed)``."""
     if state.cost is None:
         return ""
-    words = dollars(state.cost)
+    estimates = []
     if state.estimated_cost is not None:
-        words += f", estimated at {dollars(state.estimated_cost)} before it began"
+        estimates.append(f"estimate {dollars(state.estimated_cost)}")
     if state.expected_cost is not None:
-        words += f", at {dollars(state.expected_cost)} in all by its own pace"
-    return words
+        estimates.append(f"{dollars(state.expected_cost)} in all at its measured speed")
+    return dollars(state.cost) + (f" ({'; '.join(estimates)})" if estimates else "")
 
 
-def attempts(state: RunInfo) -> str:
-    """``6: 5 x preempted, finished``. One alone needs no list: its end is a row of its own."""
-    if state.attempts < 2:
+def attempts_text(state: RunInfo) -> str:
+    """Return ``6: 5 x preempted, finished``; only the number for a single attempt."""
+    if state.attempts < 2 or not state.end_reasons:
         return str(state.attempts) if state.attempts else ""
-    words = [
-        f"{count} x {end}" if (count := len([*same])) > 1 else end
-        for end, same in groupby(state.ends)
-    ]
-    return f"{state.attempts}: {', '.join(words)}" if words else str(state.attempts)
+    groups = [(len([*same]), reason) for reason, same in groupby(state.end_reasons)]
+    words = [f"{count} x {reason}" if count > 1 else reason for count, reason in groups]
+    return f"{state.attempts}: {', '.join(words)}"
 
 
-def step(state: RunInfo) -> str:
-    """``300/600``; ``0/0`` of published weights that were only measured."""
-    is_measured = state.job == "train" and state.loss is not None
-    return f"{state.step}/{state.max_steps}" if state.max_steps or is_measured else "-"
+def step_text(state: RunInfo) -> str:
+    """Return ``300/600``; ``0/0`` for pretrained weights that were only evaluated."""
+    is_evaluated = state.job == "train" and state.loss is not None
+    return f"{state.step}/{state.max_steps}" if state.max_steps or is_evaluated else "-"
 
 
 def age(since: float | None, now: float | None = None) -> str:
-    """How long ago, in the largest unit that says something: 40s, 12m, 3h, 5d."""
+    """Return the time since then in its largest unit: 40s, 12m, 3h, 5d."""
     if since is None:
         return "-"
     seconds = max(0.0, (time.time() if now is None else now) - since)
@@ -151,3 +142,7 @@ def age(since: float | None, now: float | None = None) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.0f}s"
+
+
+def _dollars(amount: float | None) -> str:
+    return "-" if amount is None else dollars(amount)

@@ -1,4 +1,4 @@
-"""A file that grows, read a piece at a time: each look reads what was added since the last one."""
+"""Read a file that grows: each poll returns the lines added since the last one."""
 
 from __future__ import annotations
 
@@ -6,63 +6,63 @@ from dataclasses import dataclass
 
 from runner.target import VolumeFiles
 
-# The last bytes that were read are read again with the next piece. A run that goes on from a checkpoint
-# rewrites its metrics without the lines behind it, so that the file may be another one of any length.
-OVERLAP = 256
+# A resumed run rewrites its metrics without the lines after its checkpoint, and the new file may have any
+# length. So the last bytes of each poll are read again and compared.
+OVERLAP_BYTES = 256
 
-PIECE = (
-    4 * 1024 * 1024
-)  # at most that much in one look: a screen must not stand still for a long file
+MAX_POLL_BYTES = 4 * 1024 * 1024  # per poll, so that a long file does not freeze the screen
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a look brought: whole lines; ``anew`` where the file was rewritten and these are its first."""
+class NewLines:
+    """Whole lines of one poll."""
 
     lines: tuple[bytes, ...] = ()
-    anew: bool = False
-    is_all: bool = True  # nothing more was there
+    restarted: bool = False  # the file was rewritten, and these are its first lines
+    is_complete: bool = True  # the end of the file was reached
 
 
-class GrowingFile:
-    """Reads ``path`` of ``files``, from its start or, with ``most``, at most that many bytes of its end."""
+class TailReader:
+    """Read ``path`` from its start, or only its last ``max_bytes``."""
 
-    def __init__(self, files: VolumeFiles, path: str, most: int | None = None) -> None:
+    def __init__(self, files: VolumeFiles, path: str, max_bytes: int | None = None) -> None:
         self.files = files
         self.path = path
-        self.most = most
-        self._forget()
+        self.max_bytes = max_bytes
+        self._reset()
 
-    def _forget(self) -> None:
-        self._offset: int | None = None if self.most is not None else 0
-        self._seen = b""  # the OVERLAP bytes before the offset
-        self._rest = b""  # the beginning of a line whose end is not there yet
+    def _reset(self) -> None:
+        self._offset: int | None = None if self.max_bytes is not None else 0
+        self._overlap = b""  # the bytes before the offset
+        self._partial_line = b""
 
-    def look(self) -> Piece:
-        """The whole lines added since the last look. Raises OSError where the place does not answer; then
-        nothing is lost, and the next look brings them."""
-        anew = False
+    def poll(self) -> NewLines:
+        """Return the whole lines added since the last poll.
+
+        Raises OSError if the volume does not answer; the next poll then returns them.
+        """
+        restarted = False
         text = self._read()
-        if not text.startswith(self._seen):
-            self._forget()
-            anew = True
+        if not text.startswith(self._overlap):
+            self._reset()
+            restarted = True
             text = self._read()
-        new = text[len(self._seen) :]
+        new = text[len(self._overlap) :]
         if not new:
-            return Piece(anew=anew)
-        is_all = len(text) < len(self._seen) + PIECE
+            return NewLines(restarted=restarted)
+        is_complete = len(text) < len(self._overlap) + MAX_POLL_BYTES
         self._offset = (self._offset or 0) + len(new)
-        self._seen = (self._seen + new)[-OVERLAP:]
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        return Piece(tuple(lines), anew, is_all)
+        self._overlap = (self._overlap + new)[-OVERLAP_BYTES:]
+        *lines, self._partial_line = (self._partial_line + new).split(b"\n")
+        return NewLines(tuple(lines), restarted, is_complete)
 
     def _read(self) -> bytes:
-        """What was seen last and at most PIECE bytes behind it."""
+        """Return the overlap and at most MAX_POLL_BYTES after it."""
         try:
             if self._offset is None:
-                self._offset = max(0, (self.files.size(self.path) or 0) - (self.most or 0))
-            return self.files.read(
-                self.path, self._offset - len(self._seen), len(self._seen) + PIECE
-            )
+                size = self.files.size(self.path) or 0
+                self._offset = max(0, size - (self.max_bytes or 0))
+            start = self._offset - len(self._overlap)
+            return self.files.read(self.path, start, len(self._overlap) + MAX_POLL_BYTES)
         except FileNotFoundError:
             return b""

@@ -12,7 +12,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.request import Request
 from runner.runs.store import record_of
-from runner.runs.tail_reader import GrowingFile
+from runner.runs.tail_reader import TailReader
 from runner.sweep.objective import Objective
 from runner.sweep.record import Trial, now
 from runner.target import RunInfo, Target
@@ -25,7 +25,7 @@ class TrialMonitor:
     cli: CliContext
     target: Target
     subject: Objective
-    curves: dict[str, tuple[GrowingFile, list[tuple[int, float]]]] = field(default_factory=dict)
+    curves: dict[str, tuple[TailReader, list[tuple[int, float]]]] = field(default_factory=dict)
 
     def state(self, run: str) -> RunInfo | None:
         """None where there is none, and where the target can't be asked now: a laptop that slept asks again."""
@@ -70,15 +70,15 @@ class TrialMonitor:
         """The metric over the steps so far; each call reads what is new."""
         if run not in self.curves:
             files = self.target.files("checkpoints")
-            self.curves[run] = GrowingFile(files, f"{run}/metrics.jsonl"), []
+            self.curves[run] = TailReader(files, f"{run}/metrics.jsonl"), []
         file, values = self.curves[run]
         is_all = False
         while not is_all:
-            piece = file.look()
-            if piece.anew:
+            piece = file.poll()
+            if piece.restarted:
                 values.clear()
             values += curve(piece.lines, self.subject.config.metric)
-            is_all = piece.is_all
+            is_all = piece.is_complete
         return values
 
 

@@ -13,7 +13,7 @@ from job.format import duration
 from runner.errors import RunnerError
 from runner.format import number
 from runner.project import install_line
-from runner.runs.metrics import Axis, Curve, thinned
+from runner.runs.metrics import Axis, Curve, downsample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def draw(axes: Any, strokes: Sequence[Stroke], axis: Axis, numbers: Any = None) 
 
     for stroke in strokes:
         points = stroke.curve.points
-        shown = points if stroke.marks else thinned(points, SMOOTH_POINTS)
+        shown = points if stroke.marks else downsample(points, SMOOTH_POINTS)
         if stroke.spread and not stroke.marks and len(points) > SMOOTH_POINTS:
             x = [point.at(axis) for point in shown]
             lows, highs = [point.low for point in shown], [point.high for point in shown]

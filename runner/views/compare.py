@@ -11,7 +11,7 @@ from rich.text import Text
 from runner.format import one_line, setting
 from runner.runs.history import History
 from runner.runs.metrics import Axis
-from runner.runs.results import in_words, results
+from runner.runs.results import format_results, results
 from runner.views.charts import PALETTE, Stroke, draw, figure, png
 from runner.views.terminal_plot import COLORS, Line, plot
 
@@ -57,7 +57,7 @@ def rows(
         (key, [one_line(setting(value)) for value in values])
         for key, values in differences(histories).items()
     ]
-    words = [in_words(results(history)) for history in histories]
+    words = [format_results(results(history)) for history in histories]
     names = {name: None for found in words for name in found}
     order = sorted(
         names, key=lambda name: max(list(found).index(name) for found in words if name in found)
@@ -166,7 +166,7 @@ def _compared(histories: Sequence[History]) -> tuple[str, str]:
         return "loss", "training loss"
     shared = [
         key
-        for key in histories[0].metrics.others
+        for key in histories[0].metrics.extra_curves
         if all(key in h.metrics.curves for h in histories)
     ]
     return (shared[0], shared[0]) if shared else ("loss", "training loss")

@@ -13,7 +13,7 @@ from job.format import byte_size, duration
 from job.run_record import RunStatus
 from runner.format import dollars, one_line
 from runner.runs.history import History
-from runner.runs.table import attempts, standing
+from runner.runs.table import attempts_text, status_text
 from runner.views.terminal_plot import Line, plot
 
 STATUS_STYLE = {
@@ -67,12 +67,12 @@ def _title(history: History, now: float) -> Text:
     if state.gpu:
         title.append(f" · {one_line(state.gpu)}")
     title.append(" · ")
-    title.append(standing(state), style=STATUS_STYLE.get(state.status, "bold"))
+    title.append(status_text(state), style=STATUS_STYLE.get(state.status, "bold"))
     if state.started:
         until = state.ended if state.ended and not state.alive else now
         title.append(f" · {duration(until - state.started)}")
     if state.attempts > 1:
-        title.append(f" · attempts {one_line(attempts(state))}")
+        title.append(f" · attempts {one_line(attempts_text(state))}")
     if state.reason and not state.alive and state.reason != state.status:
         title.append(f" · {one_line(state.reason)}")
     return title
@@ -134,7 +134,9 @@ def fact_words(history: History) -> list[tuple[str, str]]:
     if "lr" in newest:
         found.append(("lr", f"{newest['lr']:.2e}"))
     found += [
-        (one_line(key), f"{newest[key]:.4g}") for key in history.metrics.others if key in newest
+        (one_line(key), f"{newest[key]:.4g}")
+        for key in history.metrics.extra_curves
+        if key in newest
     ]
     return found
 
@@ -163,7 +165,7 @@ def _plots(history: History, width: int, height: int) -> RenderableType | None:
         if curves["tokens_per_second"]
         else []
     )
-    found += [[Line(one_line(key), curves[key], "magenta")] for key in history.metrics.others]
+    found += [[Line(one_line(key), curves[key], "magenta")] for key in history.metrics.extra_curves]
     if not found:
         return None
     if width < WIDE or len(found) == 1:
@@ -199,7 +201,7 @@ def _foot(seen: Snapshot) -> Text:
     if seen.trouble:
         foot.append(f"no answer for {duration(seen.age)}, trying again: ", style="bold yellow")
         foot.append(one_line(seen.trouble), style="yellow")
-    elif not seen.history.is_all:
+    elif not seen.history.is_complete:
         foot.append("reading what it has done so far", style="dim")
     if not seen.over:
         foot.append("   " if foot.plain else "")
@@ -210,7 +212,7 @@ def _foot(seen: Snapshot) -> Text:
 def line(seen: Snapshot) -> str:
     """One look as one line, for a log."""
     state = seen.history.state
-    words = [standing(state)]
+    words = [status_text(state)]
     if state.max_steps:
         words.append(f"step {max(state.step, seen.history.metrics.step)}/{state.max_steps}")
     words += [f"{name} {value}" for name, value in fact_words(seen.history)]

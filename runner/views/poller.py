@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from runner.errors import RunnerError
-from runner.runs.history import History, Reader, RunFiles
+from runner.runs.history import History, HistoryReader, RunFiles
 from runner.views.dashboard import Snapshot
 
 LONGEST_PAUSE = 5.0  # seconds between two questions to a place that does not answer
@@ -40,13 +40,13 @@ class RunPoller:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: HistoryReader,
         first: History,
         every: float,
         elsewhere: Callable[[], RunFiles],
         clock: Clock | None = None,
     ) -> None:
-        self.run, self.target = reader.run, reader.target
+        self.run, self.target = reader.run, reader.source
         self.every = every
         self.elsewhere = elsewhere
         self.clock = clock or Clock()
@@ -85,7 +85,7 @@ class RunPoller:
             self.seen = replace(self.seen, trouble="the connection says nothing")
         if silent > HANGS_AFTER + self.every:
             self._asked = now
-            self._begin(Reader(self.run, self.target))
+            self._begin(HistoryReader(self.run, self.target))
         return replace(self.seen, age=now - self._looked)
 
     def stop(self, seconds: float) -> bool:
@@ -95,21 +95,21 @@ class RunPoller:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
 
-    def _begin(self, reader: Reader) -> None:
+    def _begin(self, reader: HistoryReader) -> None:
         self._generation += 1
         self._thread = threading.Thread(
             target=self._look, args=(reader, self._generation), daemon=True
         )
         self._thread.start()
 
-    def _look(self, reader: Reader, generation: int) -> None:
-        pause = 0.0 if not self.seen.history.is_all else self.every
+    def _look(self, reader: HistoryReader, generation: int) -> None:
+        pause = 0.0 if not self.seen.history.is_complete else self.every
         while not self._ended.wait(pause) and generation == self._generation:
             try:
-                history = reader.look()
+                history = reader.poll()
                 if history is None:
-                    reader = Reader(self.run, self.elsewhere())
-                    self.target = reader.target
+                    reader = HistoryReader(self.run, self.elsewhere())
+                    self.target = reader.source
                     continue
             except (
                 Exception
@@ -122,12 +122,12 @@ class RunPoller:
             self._results.put((generation, history))
             if is_over(history):
                 return
-            pause = self.every if history.is_all else 0.0
+            pause = self.every if history.is_complete else 0.0
 
 
 def is_over(history: History) -> bool:
     """Whether the run has ended and all of it was read."""
-    return not history.state.alive and history.is_all
+    return not history.state.alive and history.is_complete
 
 
 def in_words(error: Exception) -> str:

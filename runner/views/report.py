@@ -12,7 +12,7 @@ from job.run_record import Attempt
 from runner.format import dollars, number, one_line, setting
 from runner.runs.attempts import AttemptLog
 from runner.runs.history import History, Sample
-from runner.runs.results import in_words, results
+from runner.runs.results import format_results, results
 from runner.views.report_curves import pictures
 
 ATTEMPT_NAMES = ["", "began", "took", "steps", "on", "ended", "cost"]
@@ -57,7 +57,7 @@ class Page:
 def content(history: History, now: float) -> Page:
     """The page of a run, ``now`` in seconds since the epoch."""
     state, record, metrics = history.state, history.record, history.metrics
-    words = in_words(results(history))
+    words = format_results(results(history))
     if words.get("best validation", "").partition(" ")[0] == words.get("validation loss"):
         words.pop("best validation", None)
     overrides = [one_line(word) for word in record.overrides] if record else []
@@ -92,7 +92,7 @@ def content(history: History, now: float) -> Page:
 def attempts(history: History, now: float) -> list[list[str]]:
     """A row for each attempt, the oldest first. Those in the cloud are known by its ledger too: what each cost,
     and those that were killed before they could write a record."""
-    ledger = history.ledger
+    ledger = history.attempt_log
     if ledger.attempts:
         return _of_ledger(ledger, now)
     rows = []

@@ -40,7 +40,7 @@ def pictures(history: History) -> list[Picture]:
     ]
     begun = [a.first_step for a in (history.record.attempts[1:] if history.record else [])]
     found = [_picture("loss", loss, "{:.3g}".format, 11, 4.0, begun)]
-    own = [(one_line(key), key, "{:.3g}".format) for key in history.metrics.others]
+    own = [(one_line(key), key, "{:.3g}".format) for key in history.metrics.extra_curves]
     others: Sequence[tuple[str, str, Callable[[float], str]]] = (
         ("tokens a second", "tokens_per_second", number),
         ("MFU", "mfu", "{:.0%}".format),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from runner.format import number
-from runner.runs.metrics import Axis, Curve, thinned
+from runner.runs.metrics import Axis, Curve, downsample
 from runner.views.charts import AXIS_LABEL, on_axis, ticks
 
 # Braille has two dots in a column: more points are drawn over one another.
@@ -46,7 +46,7 @@ def plot(lines: Sequence[Line], width: int, height: int, axis: Axis = "step") ->
     plotext.plot_size(width, height - 1)
     most = 0.0
     for line in lines:
-        points = thinned(line.curve.points, POINTS_IN_A_COLUMN * width)
+        points = downsample(line.curve.points, POINTS_IN_A_COLUMN * width)
         x, y = [point.at(axis) for point in points], [point.value for point in points]
         most = max(most, x[-1])
         draw = plotext.scatter if line.marks or len(points) == 1 else plotext.plot

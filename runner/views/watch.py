@@ -19,8 +19,8 @@ from runner.errors import RunnerError, not_found
 from runner.project import find_checkout
 from runner.runs import endings
 from runner.runs.find import ResolvedRun
-from runner.runs.history import Reader
-from runner.runs.table import standing
+from runner.runs.history import HistoryReader
+from runner.runs.table import status_text
 from runner.signals import SignalForwarder
 from runner.target import Target, all_targets
 from runner.views.dashboard import Snapshot, line, screen, to_json
@@ -45,8 +45,8 @@ def watch(cli: CliContext, found: ResolvedRun, every: float | None, as_json: boo
     on_terminal = cli.is_terminal and not as_json and cli.environ.get("TERM") != "dumb"
     if every is None:
         every = max(1.0, 2 * found.source.poll_interval_s) if on_terminal else EVERY_LINE
-    reader = Reader(run, found.source)
-    first = reader.look()
+    reader = HistoryReader(run, found.source)
+    first = reader.poll()
     if first is None:
         raise not_found(f"run '{run}' was removed; `runner runs` lists those that are there")
     left: list[object] = []
@@ -109,12 +109,14 @@ def _say_end(cli: CliContext, seen: Snapshot) -> ExitStatus:
     if not seen.over:
         cli.info(f"left; run {state.run} goes on. `runner watch {state.run}` shows it again")
         return ExitStatus.INTERRUPTED
-    stands = standing(state)
+    stands = status_text(state)
     cli.info(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
-    if cap := endings.limit_message(state.run, state.left_by):
+    if cap := endings.limit_message(state.run, state.unfinished_reason):
         cli.info(cap)
         return (
-            ExitStatus.OVER_BUDGET if state.left_by == EndReason.BUDGET else ExitStatus.UNFINISHED
+            ExitStatus.OVER_BUDGET
+            if state.unfinished_reason == EndReason.BUDGET
+            else ExitStatus.UNFINISHED
         )
     if state.status != RunStatus.FINISHED and state.job == "train":
         cli.info(

@@ -37,7 +37,11 @@ class MirroredRuns:
         state = state_of(found, lambda call: CallState(False))
         status = state.status if found.ledger.status is not None else record.status
         return replace(
-            state, status=status, folder=str(folder), is_copy=True, seen=_last_seen(found, record)
+            state,
+            status=status,
+            folder=str(folder),
+            is_copy=True,
+            last_seen=_last_seen(found, record),
         )
 
     def runs(self) -> Iterable[RunInfo]:

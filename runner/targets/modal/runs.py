@@ -120,7 +120,7 @@ def state_of(run: CloudRun, ask: Callable[[str], CallState] = look) -> RunInfo:
         loss=loss,
         attempts=len(attempts) or len(record.attempts),
         reason=reason(run, call),
-        ends=tuple(a.reason for a in attempts if a.reason),
+        end_reasons=tuple(a.reason for a in attempts if a.reason),
         started=max(began, default=None),
         ended=last.ended if last and not call.alive else None,
         cost=round(run.ledger.cost(time.time()), 4) if attempts else None,

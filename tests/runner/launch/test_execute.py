@@ -94,10 +94,10 @@ class TestExitStatus:
         ("job", "ours", "words"),
         [
             (0, 0, ""),
-            (101, 101, "to go on, type the same again:\n  runner host warm"),
+            (101, 101, "to resume, run the same command again:\n  runner host warm"),
             (2, 2, ""),
-            (1, 100, "the job failed with exit status 1; `runner logs warm` shows its log"),
-            (137, 100, "memory was too small"),
+            (1, 100, "the job failed with exit status 1; see its log: `runner logs warm`"),
+            (137, 100, "often for lack of memory"),
             (130, 130, "interrupted"),
         ],
     )
@@ -122,12 +122,12 @@ class TestExitStatus:
             (
                 104,
                 "budget",
-                "stopped: its --max-cost is spent; `runner resume warm --max-cost MORE` goes on\n",
+                "stopped: it reached its --max-cost; to resume: `runner resume warm --max-cost MORE`\n",
             ),
             (
                 101,
-                "timeout",
-                "stopped: its --timeout is used up; `runner resume warm --timeout LONGER` goes on\n",
+                "run-timeout",
+                "stopped: it reached its --timeout; to resume: `runner resume warm --timeout LONGER`\n",
             ),
         ],
     )
@@ -138,11 +138,18 @@ class TestExitStatus:
 
         fake.code = code
         fake.states = [
-            RunInfo("warm", "train", "host", "unfinished", ended=200.0, ends=("preempted", reason))
+            RunInfo(
+                "warm",
+                "train",
+                "host",
+                "unfinished",
+                ended=200.0,
+                end_reasons=("preempted", reason),
+            )
         ]
         result = type_("runner host warm")
         assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
-        assert "type the same again" not in result.stderr
+        assert "run the same command again" not in result.stderr
 
     def test_a_run_that_was_left_is_no_end(self, type_, fake) -> None:
         fake.code = None
@@ -296,7 +303,7 @@ class TestMistakes:
         cli.cwd = tmp_path
         result = type_("runner host")
         assert result.exit_code == 1
-        assert "is in no checkout of the project" in result.stderr
+        assert "is not in a checkout of gpt-runner" in result.stderr
 
     def test_a_project_that_has_a_model_of_its_own_is_no_checkout(self, cli, tmp_path) -> None:
         other = tmp_path / "other"

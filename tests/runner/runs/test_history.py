@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from runner.format import dollars, number, sanitize
-from runner.runs.history import Reader, flat_recipe
+from runner.runs.history import HistoryReader, flatten_recipe
 from runner.runs.metrics import Axis
-from runner.runs.results import in_words, results
-from runner.runs.table import step
+from runner.runs.results import format_results, results
+from runner.runs.table import step_text
 from runner.target import RunInfo
 from runner.views.charts import ticks
 from tests.runner.fake_run import tell
@@ -28,20 +28,20 @@ def folder(make_run, fake) -> Path:
 
 def test_the_newest_sample_or_all(folder: Path, fake) -> None:
     tell(folder, sample="newest")
-    history = Reader("warm", fake).look()
+    history = HistoryReader("warm", fake).poll()
     assert [(sample.step, sample.text) for sample in history.samples] == [("100", "newest")]
-    reader = Reader("warm", fake, all_samples=True)
-    assert [sample.step for sample in reader.look().samples] == ["50", "100"]
+    reader = HistoryReader("warm", fake, all_samples=True)
+    assert [sample.step for sample in reader.poll().samples] == ["50", "100"]
     (folder / "samples" / "step_00000100.txt").write_text("written again")
-    assert reader.look().samples[-1].text == "written again"
+    assert reader.poll().samples[-1].text == "written again"
 
 
 def test_a_job_without_a_log_shows_what_it_printed(folder: Path, fake) -> None:
     fake.printed = ["ImportError: \x1b[31mtorch"]
-    reader = Reader("warm", fake)
-    assert reader.look().log == ("ImportError: ·[31mtorch",)
+    reader = HistoryReader("warm", fake)
+    assert reader.poll().log == ("ImportError: ·[31mtorch",)
     (folder / "log.txt").write_text("began\n")
-    assert reader.look().log == ("began",)
+    assert reader.poll().log == ("began",)
 
 
 def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
@@ -49,36 +49,36 @@ def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
     (folder / "launch.json").write_text(
         json.dumps({**launch, "target_options": {"gpu": "H100", "max_cost": 12.5}})
     )
-    assert Reader("warm", fake).look().max_cost == 12.5
+    assert HistoryReader("warm", fake).poll().max_cost == 12.5
     (folder / "launch.json").write_text(
         json.dumps({**launch, "target_options": {"max_cost": "much"}})
     )
-    assert Reader("warm", fake).look().max_cost is None
+    assert HistoryReader("warm", fake).poll().max_cost is None
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_has_one_curve(folder: Path, fake) -> None:
     tell(folder, steps=100)
-    reader = Reader("warm", fake)
-    assert reader.look().metrics.step == 100
+    reader = HistoryReader("warm", fake)
+    assert reader.poll().metrics.step == 100
     kept = [
         line
         for line in (folder / "metrics.jsonl").read_text().splitlines()
         if json.loads(line)["step"] <= 60
     ]
     (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n")
-    metrics = reader.look().metrics
+    metrics = reader.poll().metrics
     assert (metrics.step, len(metrics.curves["loss"]), metrics.seconds) == (60, 60, 30.0)
 
 
 def test_a_run_that_is_no_longer_there_is_none(folder: Path, fake) -> None:
-    reader = Reader("warm", fake)
+    reader = HistoryReader("warm", fake)
     fake.states = [replace(STATE, run="other")]
-    assert reader.look() is None
+    assert reader.poll() is None
 
 
 @pytest.mark.parametrize("text", [None, b"", b"[1, 2]", b"\xff\xfe", b"a: [", b"a: &a [*a]"])
 def test_a_recipe_that_is_none_is_empty_or_harmless(text: bytes | None) -> None:
-    assert set(flat_recipe(text)) <= {"a"}
+    assert set(flatten_recipe(text)) <= {"a"}
 
 
 def test_what_would_steer_a_terminal_is_marked() -> None:
@@ -119,13 +119,13 @@ def test_an_experiment_and_a_command_are_told_by_what_they_were_given(folder: Pa
         "result": {"accuracy": 0.91234, "table": [1, 2]},
     }
     (folder / "run.json").write_text(json.dumps(tree))
-    history = Reader("warm", fake).look()
+    history = HistoryReader("warm", fake).poll()
     assert history.recipe == {"lr": 0.1}
-    assert in_words(results(history))["accuracy"] == "0.9123"
+    assert format_results(results(history))["accuracy"] == "0.9123"
     (folder / "run.json").write_text(
         json.dumps({"name": "warm", "command": ["python", "train.py", "a b"]})
     )
-    assert Reader("warm", fake).look().recipe == {"command": "python train.py 'a b'"}
+    assert HistoryReader("warm", fake).poll().recipe == {"command": "python train.py 'a b'"}
 
 
 def test_step_zero_is_a_step(make_run, fake) -> None:
@@ -135,9 +135,9 @@ def test_step_zero_is_a_step(make_run, fake) -> None:
     (folder / "samples").mkdir()
     (folder / "samples" / "step_00000000.txt").write_text("To be")
     fake.states = [RunInfo("gpt2", "train", "host", "finished", loss=3.5)]
-    history = Reader("gpt2", fake).look()
-    words = in_words(results(history))
+    history = HistoryReader("gpt2", fake).poll()
+    words = format_results(results(history))
     assert (words["step"], words["best validation"]) == ("0", "3.5000 at 0")
     assert [sample.step for sample in history.samples] == ["0"]
-    assert step(fake.states[0]) == "0/0"
-    assert step(RunInfo("test", "command", "host", "finished")) == "-"
+    assert step_text(fake.states[0]) == "0/0"
+    assert step_text(RunInfo("test", "command", "host", "finished")) == "-"

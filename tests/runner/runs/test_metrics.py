@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from runner.runs.metrics import MOST_CURVES, MOST_POINTS, Curve, Metrics, thinned
+from runner.runs.metrics import MAX_CURVES, MAX_POINTS, Curve, Metrics, downsample
 
 
 def train(step: int, **values: object) -> bytes:
@@ -72,14 +72,14 @@ def test_a_curve_of_any_length_stays_small_and_keeps_its_mean_and_its_ends() -> 
     curve, values = Curve(), [random.Random(7).random() for _ in range(100_000)]
     for step, value in enumerate(values, 1):
         curve.add(step, step * 10, step / 2, value)
-        assert len(curve) <= MOST_POINTS
-    assert len(curve) > MOST_POINTS / 2 - 1
+        assert len(curve) <= MAX_POINTS
+    assert len(curve) > MAX_POINTS / 2 - 1
     points = curve.points
     assert sum(p.weight for p in points) == len(values)
     assert sum(p.value * p.weight for p in points) == pytest.approx(sum(values))
     assert (min(p.low for p in points), max(p.high for p in points)) == (min(values), max(values))
     assert (points[-1].step, points[-1].tokens, points[-1].seconds) == (100_000, 1_000_000, 50_000)
-    assert len(thinned(points, 100)) <= 100
+    assert len(downsample(points, 100)) <= 100
 
 
 def test_an_experiment_may_log_what_it_likes() -> None:
@@ -87,10 +87,10 @@ def test_an_experiment_may_log_what_it_likes() -> None:
     rows = [{"kind": "train", "step": i, "reward": i / 10} for i in range(5)]
     rows += [{"kind": "test", "step": 4, "accuracy": 0.9, "note": "text"}]
     metrics.read([json.dumps(row).encode() for row in rows])
-    assert metrics.others == ["reward", "test/accuracy"]
+    assert metrics.extra_curves == ["reward", "test/accuracy"]
     assert metrics.newest == {"reward": 0.4, "test/accuracy": 0.9}
     assert (metrics.step, metrics.step_seconds) == (4, None)
     metrics.read(
         [json.dumps({"kind": "train", "step": 5, **{f"k{i}": i for i in range(1000)}}).encode()]
     )
-    assert len(metrics.curves) <= MOST_CURVES
+    assert len(metrics.curves) <= MAX_CURVES

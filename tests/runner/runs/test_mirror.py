@@ -97,7 +97,7 @@ class TestWithoutAToken:
         assert "status    running 2h ago\n" in type_("runner status cl").stdout
         assert "run cl was running 2h ago" in type_("runner watch cl").stderr
         told = json.loads(type_("runner status cl --json").stdout)
-        assert (told["status"], told["alive"], told["seen"]) == ("running", False, now - 7200)
+        assert (told["status"], told["alive"], told["last_seen"]) == ("running", False, now - 7200)
         note(now - 5)
         assert "status    running\n" in type_("runner status cl").stdout
         note(now - 7200, status=100)  # its machine went down before the record said so

@@ -60,10 +60,7 @@ class TestRuns:
         }
         told = json.loads(type_("runner runs --json").stdout)
         assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
-        assert (
-            "$1.31, estimated at $1.20 before it began, at $1.33 in all"
-            in type_("runner status paid").stdout
-        )
+        assert "$1.31 (estimate $1.20; $1.33 in all" in type_("runner status paid").stdout
 
     @pytest.mark.parametrize(
         ("width", "titles"),
@@ -193,7 +190,7 @@ class TestJudgement:
         folder = make_run("warm", status="running", attempts=attempts)
         write_launch(folder, LaunchHandle("warm", "host", "train", "1", 4.0))
         (state,) = states(folder.parent, "host", lambda _: (False, code))
-        assert (state.status, state.reason, state.ends) == ("lost", why, ("SIGTERM", why))
+        assert (state.status, state.reason, state.end_reasons) == ("lost", why, ("SIGTERM", why))
 
     def test_a_run_belongs_to_the_target_of_its_last_attempt(self, make_run, checkout) -> None:
         both = [
@@ -351,12 +348,12 @@ class TestLogs:
         assert end == (tmp_path / "log.txt").stat().st_size
 
     def test_no_line_is_cut_where_two_reads_meet(self, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(run_log, "CHUNK", 1)
+        monkeypatch.setattr(run_log, "CHUNK_BYTES", 1)
         (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
         assert run_log.tail(LocalVolume(tmp_path), "log.txt", 2)[0] == "two\nthree\n"
 
     def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(run_log, "CHUNK", 1)
+        monkeypatch.setattr(run_log, "CHUNK_BYTES", 1)
         (tmp_path / "log.txt").write_text("loss ↓\n")
         assert (
             "".join(run_log.follow(LocalVolume(tmp_path), "log.txt", 0, lambda: False, 0.01))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from runner.runs import tail_reader
-from runner.runs.tail_reader import GrowingFile
+from runner.runs.tail_reader import TailReader
 from runner.target import LocalVolume
 
 
@@ -29,67 +29,67 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> GrowingFile:
-    return GrowingFile(LocalVolume(tmp_path), "metrics.jsonl")
+def file(tmp_path: Path) -> TailReader:
+    return TailReader(LocalVolume(tmp_path), "metrics.jsonl")
 
 
-def test_a_file_that_is_not_there_yet_is_waited_for(file: GrowingFile, path: Path) -> None:
-    assert file.look().lines == ()
+def test_a_file_that_is_not_there_yet_is_waited_for(file: TailReader, path: Path) -> None:
+    assert file.poll().lines == ()
     path.write_text("one\n")
-    assert file.look().lines == (b"one",)
+    assert file.poll().lines == (b"one",)
 
 
-def test_a_line_comes_when_it_is_whole(file: GrowingFile, path: Path) -> None:
+def test_a_line_comes_when_it_is_whole(file: TailReader, path: Path) -> None:
     path.write_text("one\ntw")
-    assert file.look().lines == (b"one",)
-    assert file.look().lines == ()
+    assert file.poll().lines == (b"one",)
+    assert file.poll().lines == ()
     with path.open("a") as out:
         out.write("o\nthree\n")
-    assert file.look().lines == (b"two", b"three")
+    assert file.poll().lines == (b"two", b"three")
 
 
 def test_a_look_reads_what_was_added_and_no_more(tmp_path: Path, path: Path) -> None:
     files = Counting(tmp_path)
-    file = GrowingFile(files, "metrics.jsonl")
+    file = TailReader(files, "metrics.jsonl")
     path.write_text("a line\n" * 100_000)
-    file.look()
+    file.poll()
     files.count[0] = 0
     with path.open("a") as out:
         out.write("another\n")
-    assert file.look().lines == (b"another",)
-    assert files.count[0] < 2 * tail_reader.OVERLAP
+    assert file.poll().lines == (b"another",)
+    assert files.count[0] < 2 * tail_reader.OVERLAP_BYTES
 
 
 @pytest.mark.parametrize("more", [0, 1, 5000])
 def test_a_file_that_was_rewritten_is_read_anew_whatever_its_length(
-    file: GrowingFile, path: Path, more: int
+    file: TailReader, path: Path, more: int
 ) -> None:
     path.write_text("".join(f"step {i} first attempt\n" for i in range(1000)))
-    assert len(file.look().lines) == 1000
+    assert len(file.poll().lines) == 1000
     kept = [f"step {i} first attempt\n" for i in range(900)]
     path.write_text("".join([*kept, *(f"step {900 + i} second attempt\n" for i in range(more))]))
-    piece = file.look()
-    assert (piece.anew, len(piece.lines)) == (True, 900 + more)
-    assert not file.look().anew
+    piece = file.poll()
+    assert (piece.restarted, len(piece.lines)) == (True, 900 + more)
+    assert not file.poll().restarted
 
 
 def test_a_long_file_comes_in_pieces(
-    file: GrowingFile, path: Path, monkeypatch: pytest.MonkeyPatch
+    file: TailReader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_reader, "PIECE", 1000)
+    monkeypatch.setattr(tail_reader, "MAX_POLL_BYTES", 1000)
     path.write_text("".join(f"{i}\n" for i in range(1000)))
     lines: list[bytes] = []
-    while not (piece := file.look()).is_all:
-        assert not piece.anew
+    while not (piece := file.poll()).is_complete:
+        assert not piece.restarted
         lines += piece.lines
     assert [*lines, *piece.lines] == [str(i).encode() for i in range(1000)]
 
 
 def test_of_a_log_the_end_is_enough(tmp_path: Path, path: Path) -> None:
     path.write_text("".join(f"{i:04d}\n" for i in range(1000)))
-    file = GrowingFile(LocalVolume(tmp_path), "metrics.jsonl", most=50)
-    assert file.look().lines[-1] == b"0999"
-    assert len(file.look().lines) == 0
+    file = TailReader(LocalVolume(tmp_path), "metrics.jsonl", max_bytes=50)
+    assert file.poll().lines[-1] == b"0999"
+    assert len(file.poll().lines) == 0
     with path.open("a") as out:
         out.write("1000\n")
-    assert file.look().lines == (b"1000",)
+    assert file.poll().lines == (b"1000",)

@@ -202,7 +202,7 @@ class TestAttached:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 101
         assert (docker.folder / "signals").read_text() == f"{word}\n"
-        assert "type the same again:\n  runner local" in err
+        assert "run the same command again:\n  runner local" in err
 
     def test_the_second_kills_it(self, spawn, docker) -> None:
         docker.answer("job", JOB.format(on_signal=":"))

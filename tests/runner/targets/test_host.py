@@ -176,7 +176,7 @@ class TestAttached:
         process = spawn("host")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 100
-        assert "memory was too small" in err
+        assert "often for lack of memory" in err
 
 
 class TestSignals:
@@ -198,7 +198,7 @@ class TestSignals:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 101
         assert (folder / "signals").read_text() == f"{int(received)}\n"
-        assert "type the same again:\n  runner host" in err
+        assert "run the same command again:\n  runner host" in err
         assert read_exit(folder) == 101
 
     def test_the_second_kills_every_process_of_the_job(self, spawn, job, folder) -> None:

@@ -11,8 +11,10 @@ from PIL import Image
 
 from runner.runs.history import History
 from runner.target import RunInfo
+from runner.targets.modal.mirror import MirroredRuns
 from runner.views.compare import as_png, best_of, differences
 from tests.runner.fake_run import tell
+from tests.runner.fake_target import FakeTarget
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
     result = type_("runner compare 'sead*'")
     assert result.exit_code == 102
     assert (
-        "no run fits 'sead*'; there are cool, seed1, seed10, seed2, warm; `runner runs`"
+        "no run matches 'sead*'; the runs are cool, seed1, seed10, seed2, warm; `runner runs`"
         in result.stderr
     )
     result = type_("runner compare 'wa*'")
@@ -175,7 +177,7 @@ def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
 
 def test_a_pattern_where_there_are_no_runs(type_) -> None:
     result = type_("runner compare 'seed*'")
-    assert (result.exit_code, "no run fits 'seed*'; there are no runs yet" in result.stderr) == (
+    assert (result.exit_code, "no run matches 'seed*'; there are no runs yet" in result.stderr) == (
         102,
         True,
     )
@@ -199,7 +201,11 @@ def test_without_matplotlib_it_says_what_to_install(type_, two, monkeypatch) -> 
     assert type_("runner compare warm cool").exit_code == 0
 
 
-def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_run, fake) -> None:
+def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(
+    type_, two, make_run, cli, checkout, tmp_path
+) -> None:
+    copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
+    cli.targets["cloud"] = FakeTarget(tmp_path / "there", name="cloud", copies=copies)
     launch = {"target": "cloud"}
     folder = make_run(
         "there", step=100, attempts=[{"started": 5.0, "ended": 9.0, "launch": launch}]
@@ -218,7 +224,7 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(type_, two, make_r
     )
     result = type_("runner compare warm there --json")
     assert result.exit_code == 0, result.stderr
-    assert "read is the copy that was pulled" in result.stderr
+    assert "reading the pulled copy" in result.stderr
     there = json.loads(result.stdout)["runs"][1]
     assert (there["target"], there["status"], there["cost"], there["step"]) == (
         "cloud",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import RunnerError
-from runner.runs.history import Reader, RunFiles
+from runner.runs.history import HistoryReader, RunFiles
 from runner.target import RunInfo
 from runner.views.dashboard import line
 from runner.views.poller import HANGS_AFTER, SILENT_AFTER, Clock, RunDeleted, RunPoller
@@ -46,8 +46,8 @@ class Time:
 
 
 def looker_at(target: Flaky, elsewhere: Callable[[], RunFiles], time: Time) -> RunPoller:
-    reader = Reader("warm", target)
-    first = reader.look()
+    reader = HistoryReader("warm", target)
+    first = reader.poll()
     assert first is not None
     return RunPoller(reader, first, 0.01, elsewhere, Clock(time))
 

@@ -41,7 +41,7 @@ def test_the_timeout_counts_all_attempts(lab: Lab, brief: int) -> None:
     lab.slow_down(0.05)
     _, err = lab.train("--device", "cpu", "max_steps=2000", "--timeout", f"{brief}s", status=101)
     assert reasons(lab) == ["run-timeout"]
-    words = "its --timeout is used up; `runner resume tiny --timeout LONGER` goes on"
+    words = "it reached its --timeout; to resume: `runner resume tiny --timeout LONGER`"
     assert err.splitlines()[-1] == f"stopped: {words}"
     assert lab.run("status", "tiny")[1] == f"{words}\n"
     assert (lab.run_folder() / "latest").exists()
