@@ -1,11 +1,12 @@
 """Fake cuDNN attention, the kernels that torch prefers on a Hopper GPU. Loaded by `import torch`.
 
 The outputs have the sizes and strides of the real ones and are not computed, so that Inductor
-compiles the graph of a Hopper: no copies of q, k and v, and an output of layout (B, T, H, K).
+compiles the graph of a Hopper, without copies of q, k and v.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 LIBRARIES: list[Any] = []  # a registration lives as long as its Library object
@@ -20,7 +21,7 @@ def register() -> None:
         query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Any, ...]:
         batch, heads, length, _ = query.shape
-        output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+        output = torch.empty_like(query)  # cuDNN keeps the layout of the queries
         logsumexp = query.new_empty((batch, heads, length, 1), dtype=torch.float32)
         seed, offset = (query.new_empty((), dtype=torch.int64) for _ in range(2))
         return output, logsumexp, None, None, length, key.shape[2], seed, offset, None
@@ -31,6 +32,8 @@ def register() -> None:
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    library.impl("_scaled_dot_product_cudnn_attention", forward, "CUDA")
-    library.impl("_scaled_dot_product_cudnn_attention_backward", backward, "CUDA")
+    with warnings.catch_warnings():  # torch warns about every replaced operator
+        warnings.simplefilter("ignore")
+        library.impl("_scaled_dot_product_cudnn_attention", forward, "CUDA")
+        library.impl("_scaled_dot_product_cudnn_attention_backward", backward, "CUDA")
     LIBRARIES.append(library)
