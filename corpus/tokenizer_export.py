@@ -29,7 +29,7 @@ def export_folder(into: str | None, run: Path) -> Path:
     folder = Path(into) if into else run / "huggingface"
     if read_record(folder) is not None:
         raise DataError(
-            f"--into {folder} is a run's folder; give another one: --into {folder / 'huggingface'}"
+            f"--output {folder} is a run's folder; give another one: --output {folder / 'huggingface'}"
         )
     return folder
 

@@ -61,20 +61,22 @@ def parse_run(
     command: str,
     description: str,
     argv: Sequence[str] | None,
-    into: bool = False,
-    choices: bool = False,
+    output: bool = False,
+    multiple_choice: bool = False,
 ) -> Namespace:
     """The arguments of a command that reads a run: --name, --device, overrides; no recipe of its own."""
     parser = argument_parser(f"model.{command}", description)
     parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
     add_device(parser)
-    if into:
+    if output:
         parser.add_argument(
-            "--into", metavar="DIR", help="the run's folder huggingface/ by default"
+            "--output", metavar="DIR", help="the run's folder huggingface/ by default"
         )
-    if choices:
+    if multiple_choice:
         parser.add_argument(
-            "--choices", metavar="FILE", help="questions of multiple choice, a JSON line each"
+            "--multiple-choice",
+            metavar="FILE",
+            help="questions of multiple choice, a JSON line each",
         )
     return parse(parser, argv)
 

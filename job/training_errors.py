@@ -53,7 +53,7 @@ def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
     if micro_batch == 1:
         return (
             f"the memory of {device} is too small even for one sequence at once ({why}). Take a larger GPU, "
-            "activation_checkpointing=true, or a smaller n_layer, n_embd or block_size; `runner plan` shows what fits where"
+            "activation_checkpointing=true, or a smaller n_layer, n_embd or block_size; `runner estimate` shows what fits where"
         )
     return (
         f"the memory of {device} is too small for micro_batch {micro_batch} ({why}). Type the same again with "

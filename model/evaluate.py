@@ -2,7 +2,7 @@
 
 python -m model.evaluate --name quickstart
 python -m model.evaluate --name quickstart eval_tokens=65536 --json
-python -m model.evaluate --choices hellaswag_val.jsonl      # multiple choice: corpus/questions.py
+python -m model.evaluate --multiple-choice hellaswag_val.jsonl      # multiple choice: corpus/questions.py
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ BATCH_SIZE = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, evaluate, and return the exit status."""
-    return run(_main, parse_run("evaluate", __doc__ or "", argv, choices=True))
+    return run(_main, parse_run("evaluate", __doc__ or "", argv, multiple_choice=True))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
     started = time.perf_counter()
-    if arguments.choices:
-        measured = _multiple_choice(trained, Path(arguments.choices))
+    if arguments.multiple_choice:
+        measured = _multiple_choice(trained, Path(arguments.multiple_choice))
     else:
         measured = _loss(trained, arguments)
     seconds = round(time.perf_counter() - started, 2)

@@ -1,6 +1,6 @@
 """Export a run's newest checkpoint and its tokenizer to Hugging Face format.
 
-python -m model.export --name gpt2 --into exported/
+python -m model.export --name gpt2 --output exported/
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from model.load_run import open_run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, export, and return the exit status."""
-    return run(_main, parse_run("export", __doc__ or "", argv, into=True))
+    return run(_main, parse_run("export", __doc__ or "", argv, output=True))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, "cpu")
     network, tokenizer = trained.network, trained.tokenizer
-    folder = export_folder(arguments.into, trained.folder)
+    folder = export_folder(arguments.output, trained.folder)
     export(network, folder, tokenizer.eot)
     write_tokenizer(tokenizer, folder, network.config.block_size, network.vocab_size)
     say(

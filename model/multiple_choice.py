@@ -1,4 +1,4 @@
-"""Losses of the endings of multiple-choice questions, for `model.evaluate --choices FILE`."""
+"""Losses of the endings of multiple-choice questions, for `model.evaluate --multiple-choice FILE`."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import click
 
 from runner.cli_options import refuse_empty
 from runner.console import CliContext
-from runner.errors import RunnerError, did_you_mean
+from runner.errors import RunnerError, did_you_mean, usage
 
 COMMANDS = Path(__file__).parent / "commands"
 
@@ -44,43 +45,60 @@ FILES = (
 )
 
 
+RENAMED_OPTIONS = {
+    "--on": ("--target",),
+    "--into": ("--output", "--dest"),
+    "--to": ("--dest",),
+    "--now": ("--force",),
+    "--keep": ("--persist",),
+    "--choices": ("--multiple-choice",),
+    "--every": ("--interval",),
+}
+RENAMED_COMMANDS = {"plan": "estimate"}
+
+
 class Commands(click.Group):
     """A group whose commands are the files of a folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every file of the folder that has no leading underscore."""
+        """Return the names of the files that do not start with an underscore."""
         return sorted(path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of ``cmd_name``; None where there is none."""
+        """Import the file of ``cmd_name``; None if there is no such file."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command = import_module(f"runner.commands.{cmd_name}").command
         assert isinstance(command, click.Command)
         command.name = cmd_name
+        for job in command.commands.values() if isinstance(command, click.Group) else ():
+            refuse_empty(job)
         return refuse_empty(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with our did-you-mean."""
+        """Find the command; suggest one for an unknown name."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from runner.jobs import JOBS
 
-            guess = did_you_mean(args[0], self.list_commands(ctx))
-            if args[0] in JOBS:
-                guess = f"; a job is done on a target: `runner host {args[0]}`, or local, or cloud"
-            ctx.fail(f"no command '{args[0]}'{guess or '; `runner --help` lists them'}")
+            name = args[0]
+            if name in RENAMED_COMMANDS:
+                raise usage(f"`runner {name}` is now `runner {RENAMED_COMMANDS[name]}`")
+            hint = did_you_mean(name, self.list_commands(ctx))
+            if name in JOBS:
+                hint = f"; a job runs on a target: `runner host {name}`, `local` or `cloud`"
+            raise usage(f"no command '{name}'{hint or '; `runner --help` lists the commands'}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in the help text, without importing any command."""
+        """List the commands without importing any of them."""
         rows = [(name, first_line(COMMANDS / f"{name}.py")) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """What a manual page has besides: exit status, environment, files, where to read on."""
+        """Write exit statuses, environment variables, files and the documentation."""
         from job.exit_status import ExitStatus
 
         statuses = [(str(status.value), status.meaning) for status in ExitStatus]
@@ -91,38 +109,73 @@ class Commands(click.Group):
         ):
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=18)
-        with formatter.section("See also"):
-            formatter.write_text(
-                "`runner COMMAND --help` for each command, with examples; docs/runner.md to begin with"
-            )
+        with formatter.section("Documentation"):
+            formatter.write_text("`runner COMMAND --help` for each command; docs/runner.md")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the line as typed: messages repeat it."""
+        """Keep the command line as typed: messages repeat it."""
+        ctx.meta["runner.args"] = [*args]
         ctx.meta["runner.line"] = shlex.join(["runner", *args])
         return super().parse_args(ctx, args)
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """As click does, after click was told of the shell that it does not know."""
-        return super().main(*args, **kwargs)
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments; a mistake is one line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise explain_usage_error(error, args) from error
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what it returns is the exit code. Errors become one line unless --debug."""
+        """Run the command; its result is the exit status. An error is one line, except with --debug."""
         try:
             status = super().invoke(ctx)
             sys.stdout.flush()
-        except (click.exceptions.Exit, click.Abort, click.UsageError):
+        except (click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:  # `| head -1` has had enough: the end, without a word
+        except BrokenPipeError:  # `| head -1` closed the pipe: not an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
         except Exception as error:
-            if ctx.params.get("debug"):
+            debug = bool(ctx.params.get("debug"))
+            if debug:
                 traceback.print_exc()
-            raise _as_one_line(error, debug=bool(ctx.params.get("debug"))) from error
+            if isinstance(error, click.UsageError):
+                raise explain_usage_error(error, ctx.meta["runner.args"]) from error
+            raise _as_one_line(error, debug) from error
         ctx.exit(int(status or 0))
+
+
+def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerError:
+    """Return click's error as one line that names the new spelling, the job or the help to read."""
+    if isinstance(error, RunnerError):
+        return error
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        from runner.commands._jobs import explain_foreign_option
+
+        known = {name for p in error.ctx.command.params for name in p.opts} if error.ctx else set()
+        renamed = RENAMED_OPTIONS.get(error.option_name, ())
+        for new in renamed:
+            if new in known:
+                return usage(f"{error.option_name} is now {new}")
+        explained = explain_foreign_option(error, args)
+        if explained:
+            return usage(explained)
+        hint = did_you_mean(error.option_name, known)
+        message = f"no option {error.option_name}{hint}"
+        if hint:
+            return usage(message)
+    path = error.ctx.command_path if error.ctx is not None else "runner"
+    return usage(f"{message[:1].lower()}{message[1:]}; `{path} --help` shows the usage")
 
 
 def first_line(path: Path) -> str:

@@ -1,183 +1,82 @@
-"""The arguments that every launching command shares, defined once."""
+"""Argument types, and the options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner import completion
-from runner.console import CliContext
 from runner.errors import usage
-from runner.request import LaunchArguments
+from runner.format import parse_dollars, parse_duration
+
+if TYPE_CHECKING:
+    from runner.pricing.gpus import GpuRequest
+
+Decorator = Callable[[Any], Any]
 
 
-class LaunchCommand(click.Command):
-    """Keeps what stands behind ``--`` apart: those words are the user's command, and none of them is ours."""
+class Duration(click.ParamType[float]):
+    """``90m``, ``12h`` or ``3d``, as seconds."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The words before ``--``, as click does."""
-        at = args.index("--") if "--" in args else len(args)
-        ctx.meta[COMMAND_WORDS] = tuple(args[at + 1 :])
-        if (
-            at < len(args)
-            and not "".join(args[at + 1 : at + 2]).strip()
-            and not ctx.resilient_parsing
-        ):
-            raise usage("nothing to run stands behind --; write it behind --: -- python train.py")
-        ours = args[:at]
-        try:
-            return super().parse_args(ctx, list(ours))
-        except click.NoSuchOption as error:
-            setting = as_setting(error.option_name, ours)
-            if setting:
-                raise usage(
-                    f"no option {error.option_name}; a setting of the recipe is written {setting}"
-                ) from None
-            raise
+    name = "duration"
 
-
-COMMAND_WORDS = "runner.command"
-
-GPU = click.option(
-    "--gpu",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of GPUs; above 1 it trains in N processes under torchrun.",
-)
-
-DEVICE = click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "mps"]), help="By default the best that is there."
-)
-
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-
-DETACH = click.option(
-    "--detach", is_flag=True, help="Start it and return; it outlives this terminal."
-)
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON on stdout.")
-
-VOLUME = click.argument("volume", shell_complete=completion.volumes)
-
-YES = click.option("-y", "--yes", is_flag=True, help="Answer every question with yes.")
-
-OF_A_COMMAND: list[Callable[..., Any]] = [
-    click.option(
-        "--dir",
-        "folder",
-        metavar="DIR",
-        help="command, run: the folder that goes with it; by default here, or the file's.",
-        shell_complete=completion.folders,
-    ),
-    click.option(
-        "--setup",
-        multiple=True,
-        metavar="LINE",
-        help="command, run: adds to the image first, as `pip install ...`; `none`: no requirements.txt either.",
-    ),
-    click.option(
-        "--keep",
-        multiple=True,
-        metavar="PATH=VOLUME",
-        help="command: this path of the folder lies on a volume: out=checkpoints.",
-    ),
-    click.option(
-        "--resume-with", metavar="WORDS", help="command: added in attempts after the first ..."
-    ),
-    click.option("--resume-if", metavar="PATH", help="command: ... where there is such a file."),
-]
-
-
-def transfer_options(function: Callable[..., int]) -> Callable[..., Any]:
-    """The options that `push` and `pull` share; parameters everything, dry_run, as_json and yes."""
-    decorated: Any = function
-    every_step = click.option(
-        "--all",
-        "everything",
-        is_flag=True,
-        help="checkpoints: every step, and every file of a run.",
-    )
-    for option in (YES, JSON, DRY_RUN, every_step):
-        decorated = option(decorated)
-    result: Callable[..., Any] = decorated
-    return result
-
-
-def launch_arguments(
-    function: Callable[..., int], gpu: Callable[[Any], Any] = GPU
-) -> Callable[..., Any]:
-    """Give a command the shared arguments; it is called as ``function(env, line, **own_options)``.
-
-    ``gpu`` replaces the option --gpu for a target that names its GPUs; it then has another parameter's name.
-    """
-
-    @click.pass_obj
-    @wraps(function)
-    def command(cli: CliContext, /, **given: Any) -> int:
-        fields = LaunchArguments.__dataclass_fields__.values()
-        given["command"] = click.get_current_context().meta.get(COMMAND_WORDS, ())
-        line = LaunchArguments(
-            **{field.name: given.pop(field.name, field.default) for field in fields}
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds in ``value``."""
+        return (
+            value
+            if isinstance(value, float)
+            else parse_duration(not_empty(value, param), flag(param))
         )
-        return function(cli, line, **given)
 
-    options: list[Callable[[Any], Any]] = [
-        click.argument(
-            "words",
-            nargs=-1,
-            metavar="[JOB] [RECIPE] [key=value ...] | -- COMMAND ...",
-            shell_complete=completion.words,
-        ),
-        click.option(
-            "--name",
-            metavar="RUN",
-            help="Name of the run; by default the recipe's.",
-            shell_complete=completion.runs,
-        ),
-        gpu,
-        DEVICE,
-        click.option(
-            "--source", metavar="S", help="prepare: the text, instead of the recipe's source."
-        ),
-        click.option(
-            "--shards",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="prepare: training shards to download, of a published dataset.",
-        ),
-        click.option("--force", is_flag=True, help="prepare: replace the dataset that is there."),
-        click.option("--into", metavar="DIR", help="export: the folder to write."),
-        click.option(
-            "--choices",
-            metavar="FILE",
-            help="evaluate: questions of multiple choice, a JSON line each.",
-        ),
-        click.option(
-            "--param",
-            "params",
-            multiple=True,
-            metavar="K=V",
-            help="run: a parameter of the file's train(); key=value alone is the same.",
-        ),
-        *OF_A_COMMAND,
-        DRY_RUN,
-        DETACH,
-        JSON,
-        YES,
-    ]
-    decorated: Any = command
-    for option in reversed(options):
-        decorated = option(decorated)
-    result: Callable[..., Any] = decorated
-    return result
+
+class Dollars(click.ParamType[float]):
+    """``25`` or ``$25``, as a float."""
+
+    name = "dollars"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the amount in ``value``."""
+        return (
+            value
+            if isinstance(value, float)
+            else parse_dollars(not_empty(value, param), flag(param))
+        )
+
+
+class GpuSpec(click.ParamType["GpuRequest"]):
+    """``H100``, ``H100:8``, or alternatives in order of preference: ``H100:8,A100-80GB:8``."""
+
+    name = "gpu"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> GpuRequest:
+        """Return the request that ``value`` describes."""
+        from runner.pricing.gpus import parse_gpus
+
+        return parse_gpus(not_empty(value, param)) if isinstance(value, str) else value
+
+
+def flag(param: click.Parameter | None) -> str:
+    """Return the long spelling of an option, for messages."""
+    return max(param.opts, key=len) if param is not None else "the value"
+
+
+def not_empty(value: str, param: click.Parameter | None) -> str:
+    """Return ``value``. Raise RunnerError if it is empty: an unset shell variable is a mistake, not a default."""
+    if not value.strip():
+        raise usage(f"{flag(param)} is empty; give it a value (is its variable set?) or remove it")
+    return value
 
 
 def refuse_empty(command: click.Command) -> click.Command:
-    """The command, which refuses an empty value of any of its options: taken for none, it would be the default that
-    is paid for, an H100."""
+    """Make every text option of ``command`` refuse an empty value."""
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.type is click.STRING:
             parameter.callback = _check_not_empty
@@ -186,26 +85,63 @@ def refuse_empty(command: click.Command) -> click.Command:
 
 def _check_not_empty(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, str) and not each.strip():
-            option = max(parameter.opts, key=len)
-            raise usage(
-                f"{option} is empty; give it a value (is its variable set?), or leave {option} away"
-            )
+        if isinstance(each, str):
+            not_empty(each, parameter)
     return value
 
 
-def as_setting(option: str, args: Sequence[str]) -> str:
-    """``lr=1e-3`` for the option ``--lr`` among ``args``, where that is a key of the recipe; else ''."""
-    from job.recipe import known_keys  # only for a mistake: it loads pydantic
-    from job.recipe_loader import SYNONYMS
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
 
-    key = option.lstrip("-").replace("-", "_")
-    key = SYNONYMS.get(key, key)
-    if key not in {name for full in known_keys() for name in (full, full.rpartition(".")[2])}:
-        return ""
-    at = next((n for n, word in enumerate(args) if word.partition("=")[0] == option), len(args))
-    word, after = args[at : at + 1], args[at + 1 : at + 2]
-    value = word[0].partition("=")[2] if word else ""
-    if not value and after and not after[0].startswith("--") and "=" not in after[0]:
-        value = after[0]
-    return f"{key}={value or 'VALUE'}"
+DETACH = click.option("--detach", is_flag=True, help="Start the job in the background and return.")
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+YES = click.option("-y", "--yes", is_flag=True, help="Answer yes to every question.")
+
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "mps"]),
+    help="Device to use; by default the fastest available.",
+)
+
+TIMEOUT = click.option(
+    "--timeout",
+    type=Duration(),
+    metavar="TIME",
+    help="Maximum time of the run over all attempts: 90m, 12h, 3d.",
+)
+
+MAX_COST = click.option(
+    "--max-cost",
+    type=Dollars(),
+    metavar="USD",
+    help="Maximum cost over all attempts; the run then saves a checkpoint and exits with 104.",
+)
+
+REGION = click.option(
+    "--region", metavar="R", help="Region: us, eu, us-east, ...; raises the price."
+)
+
+TARGET = click.option(
+    "--target",
+    metavar="TARGET",
+    shell_complete=completion.targets,
+    help="host, local or cloud.",
+)
+
+VOLUME = click.argument("volume", shell_complete=completion.volumes)
+
+RUN = click.argument("run", required=False, metavar="[RUN]", shell_complete=completion.runs)
+
+
+def transfer_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of both `push` and `pull`: everything, dry_run, as_json and yes."""
+    everything = click.option(
+        "--all",
+        "everything",
+        is_flag=True,
+        help="checkpoints: every checkpoint and every file of a run.",
+    )
+    for option in (YES, JSON, DRY_RUN, everything):
+        function = option(function)
+    return function

@@ -18,38 +18,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LaunchArguments:
-    """What was typed behind ``runner host``, ``runner local`` and their like, not yet checked."""
-
-    words: tuple[str, ...] = ()
-    name: str | None = None
-    gpu: int | None = None
-    device: str | None = None
-    source: str | None = None
-    into: str | None = None
-    dry_run: bool = False
-    detach: bool = False
-    as_json: bool = False
-    yes: bool = False
-    choices: str | None = None
-    params: tuple[str, ...] = ()
-    folder: str | None = None
-    setup: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
-    resume_with: str | None = None
-    resume_if: str | None = None
-    command: tuple[str, ...] = ()  # what stands behind --
-    shards: int | None = None
-    force: bool = False
-
-    @property
-    def is_command(self) -> bool:
-        """Whether a command of the user's was typed, or an option that only such a one has."""
-        options = (self.folder, self.setup, self.keep, self.resume_with, self.resume_if)
-        return bool(self.command) or any(options)
-
-
-@dataclass(frozen=True)
 class TargetOptions:
     """Options of a launch that depend on the target; the host and Compose have none.
 
@@ -182,7 +150,7 @@ def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOpt
         for other in keeps[:number]:
             if _inside(keep.path, other.path) or _inside(other.path, keep.path):
                 raise usage(
-                    f"--keep {other.path} and --keep {keep.path}: one lies in the other; keep one"
+                    f"--persist {other.path} and --persist {keep.path}: one lies in the other; keep one"
                 )
     return keeps
 
@@ -191,16 +159,16 @@ def _read_persist_option(word: str, folder: Path) -> PersistOption:
     path, equals, rest = word.partition("=")
     volume, _, place = rest.partition("/")
     if not equals or not path or not volume:
-        raise usage(f"--keep {word}: write PATH=VOLUME, for example --keep out=checkpoints")
+        raise usage(f"--persist {word}: write PATH=VOLUME, for example --persist out=checkpoints")
     if volume not in VOLUMES:
         guess = did_you_mean(volume, VOLUMES) or f"; there are {', '.join(VOLUMES)}"
-        raise usage(f"--keep {word}: there is no volume '{volume}'{guess}")
+        raise usage(f"--persist {word}: there is no volume '{volume}'{guess}")
     inner = PurePosixPath(path)
     if inner.is_absolute() or ".." in inner.parts or not inner.parts:
-        raise usage(f"--keep {word}: {path} must be a path inside the folder {folder}")
+        raise usage(f"--persist {word}: {path} must be a path inside the folder {folder}")
     outer = PurePosixPath(place or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
-        raise usage(f"--keep {word}: {place} must be a path inside the volume {volume}")
+        raise usage(f"--persist {word}: {place} must be a path inside the volume {volume}")
     return PersistOption(inner.as_posix(), volume, outer.as_posix())
 
 

@@ -67,7 +67,7 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
         where.rmdir()
     elif where.exists():
         raise UserError(
-            f"{where} is a file, and --keep is for folders; keep the one that it lies in"
+            f"{where} is a file, and --persist is for folders; keep the one that it lies in"
         )
     kept.mkdir(parents=True, exist_ok=True)
     where.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--name", required=True, help="the run")
     parser.add_argument("--folder", required=True, type=Path, help="where the command runs")
     parser.add_argument(
-        "--keep",
+        "--persist",
         action="append",
         default=[],
         metavar="PATH=PLACE",
@@ -73,7 +73,7 @@ def run(given: Namespace, command: Sequence[str]) -> int:
     session = RunSession(out, None, "command", [])
     try:
         session.record.command = list(command)
-        kept = [link_to_volume(folder, word, given.seeds) for word in given.keep]
+        kept = [link_to_volume(folder, word, given.seeds) for word in given.persist]
         kept += [PersistedPath(Path(word)) for word in given.kept]
         checkpoint = _last_whole(given, folder, out)
         since = begun(session.record, command)

@@ -1,1 +1,1 @@
-"""The commands: each file here is one. Its docstring is its help text, ``command`` in it what runs."""
+"""One file per command; its docstring is the help text."""

@@ -1,11 +1,9 @@
-"""Compare runs: what differs in their recipes, what came out, the curves in one plot.
-
-A pattern, in quotes, stands for the runs that it fits.
+"""Compare runs: different settings, results, and their curves in one plot.
 
 \b
-runner compare quickstart lower-lr
-runner compare 'seed*'
-runner compare quickstart lower-lr --by time --png curves.png
+  runner compare quickstart lower-lr
+  runner compare 'seed*'
+  runner compare quickstart lower-lr --by time --png curves.png
 """
 
 from typing import Any
@@ -16,7 +14,7 @@ from runner import completion
 from runner.cli_options import JSON
 from runner.console import CliContext
 
-PLOT = (100, 22)  # columns and lines at most
+MAX_PLOT = (100, 22)  # columns and lines
 
 
 @click.command(help=__doc__)
@@ -28,9 +26,9 @@ PLOT = (100, 22)  # columns and lines at most
     "axis",
     type=click.Choice(["step", "tokens", "time"]),
     default="step",
-    help="The x axis of the plot.",
+    help="X axis of the plot.",
 )
-@click.option("--png", metavar="FILE", help="Write the plot into this file too.")
+@click.option("--png", metavar="FILE", help="Also write the plot to this file.")
 @JSON
 @click.pass_obj
 def command(
@@ -44,29 +42,25 @@ def command(
 
     names = match_names(cli, runs)
     if len(set(names)) < 2 or len(set(names)) < len(names):
-        alone = (
-            f" ('{runs[0]}' fits {names[0]} alone)"
+        only = (
+            f"; '{runs[0]}' matches only {names[0]}"
             if len(names) == 1 and names[0] not in runs
             else ""
         )
-        raise usage(
-            f"give two runs or more, each once: runner compare RUN RUN; `runner runs` lists them{alone}"
-        )
+        raise usage(f"compare needs two or more different runs{only}; `runner runs` lists them")
     if png:
         need_matplotlib()
         if not (folder := (cli.cwd / png).parent).is_dir():
-            raise usage(
-                f"--png {png}: there is no folder {folder}; make it first, or choose another"
-            )
+            raise usage(f"--png {png}: no folder {folder}; create it, or choose another file")
         if (cli.cwd / png).exists() and not is_png(cli.cwd / png):
-            raise usage(f"{png} is there and is no PNG; choose another name with --png")
+            raise usage(f"--png {png} exists and is not a PNG; choose another file")
     histories = read_runs(cli, names)
     if as_json:
         cli.json(to_json(histories))
     else:
         cli.print_table(table(histories), data=True)
         console = cli.console(data=True)
-        plot = on_terminal(histories, axis, min(console.width, PLOT[0]), PLOT[1])
+        plot = on_terminal(histories, axis, min(console.width, MAX_PLOT[0]), MAX_PLOT[1])
         if plot is not None:
             cli.write("")
             console.print(plot)

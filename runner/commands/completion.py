@@ -1,7 +1,6 @@
-"""Print what makes TAB complete commands, options, recipes, runs and GPUs.
+"""Print the script that completes commands, recipes, runs and GPUs with TAB.
 
 \b
-For bash, zsh and fish, in the file that each reads at its start:
   echo 'eval "$(runner completion bash)"' >> ~/.bashrc
   echo 'eval "$(runner completion zsh)"' >> ~/.zshrc
   runner completion fish > ~/.config/fish/completions/runner.fish

@@ -1,43 +1,52 @@
-"""Print a run's log, also of one that is over.
+"""Print the log of a run, running or finished.
 
 \b
+  runner logs               the newest run
   runner logs warm --follow
   runner logs warm --since 30m --tail 20
 """
 
 import click
 
-from runner import completion
+from runner.cli_options import RUN, Duration
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("run", shell_complete=completion.runs)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@RUN
+@click.option("-f", "--follow", is_flag=True, help="Keep printing until the run ends.")
 @click.option(
-    "--tail", "lines", type=click.IntRange(min=0), metavar="N", help="Only the last N lines."
+    "--tail", "lines", type=click.IntRange(min=0), metavar="N", help="Print only the last N lines."
 )
-@click.option("--since", metavar="TIME", help="Only what was written in the last 30m, 2h, 1d.")
+@click.option(
+    "--since",
+    type=Duration(),
+    metavar="TIME",
+    help="Print only lines written in the last 30m, 2h or 1d.",
+)
 @click.pass_obj
-def command(cli: CliContext, run: str, follow: bool, lines: int | None, since: str | None) -> int:
+def command(
+    cli: CliContext, run: str | None, follow: bool, lines: int | None, since: float | None
+) -> int:
     import time
 
     from runner.errors import not_found, usage
-    from runner.format import parse_duration
     from runner.runs import logs as run_log
-    from runner.runs.find import find_run
+    from runner.runs.find import select_run
 
-    found = find_run(cli, run)
+    found = select_run(cli, run)
+    run = found.state.run
     files, path = found.source.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
     if since and text and not run_log.has_timestamps(text):
         raise usage(
-            f"the log of '{run}' is what its program printed, without times; leave --since away, or take --tail 50"
+            f"the log of '{run}' is the output of its program, without times; "
+            "use --tail 50 instead of --since"
         )
     if since:
-        text = run_log.since(text, time.time() - parse_duration(since, "--since"))
-        kept = text.splitlines(keepends=True)
-        text = "".join(kept[max(0, len(kept) - lines) :] if lines is not None else kept)
+        text = run_log.since(text, time.time() - since)
+        recent = text.splitlines(keepends=True)
+        text = "".join(recent[max(0, len(recent) - lines) :] if lines is not None else recent)
     cli.write(text, newline=False)
 
     def alive() -> bool:
@@ -47,10 +56,10 @@ def command(cli: CliContext, run: str, follow: bool, lines: int | None, since: s
     if follow:
         for piece in run_log.follow(files, path, end, alive, found.source.poll_interval_s):
             cli.write(piece, newline=False)
-    if files.size(path) is None:  # it died before it had a log, or is a job that keeps none
+    if files.size(path) is None:  # it ended before it had a log, or its job writes none
         output = found.source.output(run, lines if lines is not None else 1000)
         if not output and not found.state.alive:
-            raise not_found(f"run '{run}' has no log; `runner status {run}` shows how it stands")
+            raise not_found(f"run '{run}' has no log; `runner status {run}` shows its status")
         for line in output:
             cli.write(line)
     return 0

@@ -1,4 +1,4 @@
-"""List what a volume in the cloud holds.
+"""List the files of a volume on Modal.
 
 \b
   runner ls checkpoints
@@ -38,5 +38,5 @@ def command(cli: CliContext, volume: str, path: str, as_json: bool) -> int:
         when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
         cli.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
     if not found:
-        cli.info(f"nothing in {volume}/{path}; `runner push {volume} PATH` sends files there")
+        cli.info(f"{volume}/{path} is empty; `runner push {volume} PATH` uploads files")
     return 0

@@ -1,11 +1,11 @@
-"""Write a file to begin with: runner new experiment NAME.
+"""Write an example experiment to edit: `runner new experiment NAME`.
 
 \b
-The experiment is a small GPT that trains in seconds on a CPU, logs, and goes
-on exactly after a stop. `runner host run NAME.py` runs it.
+  runner new experiment my_gpt
+  runner host run my_gpt.py
 
-\b
-  runner new experiment try
+The experiment is a small GPT that trains in seconds on a CPU, logs its loss and
+resumes exactly after an interruption.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import click
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 
-
-@click.command(help=__doc__)
-@click.argument("what", type=click.Choice(["experiment"]))
-@click.argument("name")
-@click.pass_obj
-def command(cli: CliContext, what: str, name: str) -> int:
-    from runner.project import INSTALLED
-
-    pass
-
-    path = write_experiment(cli.cwd, name, INSTALLED)
-    cli.write(str(path))
-    cli.info(f"written; to run it: runner host run {path.name}")
-    return 0
-
-
-# Names that `import` finds first in the file's own folder: these are the library's and torch's.
+# Packages that the file imports; a file of that name in its folder would hide them.
 RESERVED_NAMES = ("experiment", "job", "model", "corpus", "runner", "torch")
 
 
+@click.command(help=__doc__)
+@click.argument("kind", type=click.Choice(["experiment"]))
+@click.argument("name")
+@click.pass_obj
+def command(cli: CliContext, kind: str, name: str) -> int:
+    from runner.project import INSTALLED
+
+    path = write_experiment(cli.cwd, name, INSTALLED)
+    cli.write(str(path))
+    cli.info(f"written; run it with `runner host run {path.name}`")
+    return 0
+
+
 def write_experiment(cwd: Path, name: str, installed: Path) -> Path:
-    """Write NAME.py below ``cwd`` and return its path. ``installed`` is the folder that holds the package
-    ``experiment``. Raises RunnerError: 2 for a name that can't be a module's, 1 where the file exists."""
+    """Write NAME.py below ``cwd`` and return its path.
+
+    ``installed`` is the folder that holds the package ``experiment``. Raises RunnerError: 2 for a
+    name that can't be a module's, 1 if the file exists.
+    """
     path = cwd / Path(name).expanduser()
     path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
     stem = path.stem
     if not stem.isidentifier() or keyword.iskeyword(stem):
-        raise usage(f"'{stem}' can't be the name of a Python module; use letters, digits and _")
+        raise usage(f"{stem!r} is not a valid name of a Python module; use letters, digits and _")
     if stem in RESERVED_NAMES:
-        raise usage(f"'{stem}' is the name of a package that the file imports; choose another")
+        raise usage(f"'{stem}' is the name of a package that the file imports; choose another name")
     text = (installed / "experiment" / "example.py").read_text(encoding="utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("EXAMPLE.py", path.name))
     except FileExistsError:
-        raise RunnerError(f"{path} exists; nothing was written, choose another name") from None
+        raise RunnerError(f"{path} exists; choose another name") from None
     return path

@@ -1,13 +1,13 @@
-"""Fetch files from a volume in the cloud; what is here and the same is skipped.
+"""Download files from a volume on Modal; identical files are skipped.
 
 \b
-PATH is a run or a path in the volume; without it, all of it:
   runner pull checkpoints warm       the newest complete checkpoint and the records
   runner pull checkpoints --all      every checkpoint of every run
   runner pull checkpoints warm --watch
-  runner pull data fineweb --into /big/disk
+  runner pull data fineweb --dest /big/disk
 
-It can be interrupted at any moment; the same line goes on from there.
+PATH is a run or a path in the volume; without it, the whole volume is downloaded.
+After an interruption, run the same command again to continue.
 """
 
 import click
@@ -19,20 +19,20 @@ from runner.console import CliContext
 
 @click.command(help=__doc__)
 @VOLUME
-@click.argument("path", default="", metavar="[RUN or PATH]", shell_complete=completion.paths)
+@click.argument("path", default="", metavar="[RUN|PATH]", shell_complete=completion.paths)
 @click.option(
-    "--into",
+    "--dest",
     metavar="DIR",
-    help="The folder that stands for the volume; by default volumes/VOLUME.",
+    help="Folder to download to; by default volumes/VOLUME.",
 )
-@click.option("--watch", is_flag=True, help="checkpoints: go on until the run ends.")
+@click.option("--watch", is_flag=True, help="checkpoints: keep downloading until the run ends.")
 @click.option(
-    "--every",
+    "--interval",
     type=click.FloatRange(min=0.1),
     default=10.0,
     metavar="SECONDS",
     show_default=True,
-    help="--watch: between two looks.",
+    help="Seconds between two checks with --watch.",
 )
 @transfer_options
 @click.pass_obj
@@ -40,10 +40,10 @@ def command(
     cli: CliContext,
     volume: str,
     path: str,
-    into: str | None,
+    dest: str | None,
     everything: bool,
     watch: bool,
-    every: float,
+    interval: float,
     dry_run: bool,
     as_json: bool,
     yes: bool,
@@ -57,9 +57,9 @@ def command(
     from runner.transfer.pull import Pull, watch_run
 
     if watch and (volume != "checkpoints" or dry_run):
-        raise usage("--watch follows a run: `runner pull checkpoints RUN --watch`")
-    folder = cli.cwd / Path(into).expanduser() if into else None
-    # A watch may begin before the first run of an account, whose launch makes the volume.
+        raise usage("--watch needs a run and no --dry-run: `runner pull checkpoints RUN --watch`")
+    folder = cli.cwd / Path(dest).expanduser() if dest else None
+    # --watch can start before the account's first run, whose launch creates the volume.
     mapping = open_mapping(cli, volume, folder, create=watch)
     confirmed = yes
     try:
@@ -79,9 +79,9 @@ def command(
                 print_result(cli, result, "pulled", f"into {mapping.root}")
     except RunnerError as error:
         if not watch or error.exit_code != 102:
-            raise  # a run that was started just now may not have its folder yet
+            raise  # a run that has just started may have no folder yet
     if watch:
-        result = watch_run(cli, mapping, path, everything, every, replace_active=confirmed)
+        result = watch_run(cli, mapping, path, everything, interval, replace_active=confirmed)
     if as_json:
         cli.json(result_to_json(result, volume=volume, folder=str(mapping.root)))
     return result.status

@@ -1,12 +1,12 @@
-"""Send files to a volume in the cloud; what is there and the same is skipped.
+"""Upload files to a volume on Modal; identical files are skipped.
 
 \b
-PATH is a file, a folder, or for checkpoints a run:
-  runner push data ./my_corpus            becomes data/my_corpus
-  runner push data ./my_corpus --to texts
+  runner push data ./my_corpus            to data/my_corpus
+  runner push data ./my_corpus --dest texts
   runner push checkpoints warm            the newest checkpoint and the records
 
-It can be interrupted at any moment; the same line goes on from there.
+PATH is a file, a folder, or for checkpoints a run. After an interruption, run the same
+command again to continue.
 """
 
 import click
@@ -19,14 +19,16 @@ from runner.console import CliContext
 @click.command(help=__doc__)
 @VOLUME
 @click.argument("path", shell_complete=completion.paths)
-@click.option("--to", metavar="REMOTE", help="Its path in the volume; by default its own name.")
+@click.option(
+    "--dest", metavar="PATH", help="Path in the volume; by default the name of the file or folder."
+)
 @transfer_options
 @click.pass_obj
 def command(
     cli: CliContext,
     volume: str,
     path: str,
-    to: str | None,
+    dest: str | None,
     everything: bool,
     dry_run: bool,
     as_json: bool,
@@ -39,7 +41,7 @@ def command(
 
     source = find_source(local_folder(cli, volume), volume == "checkpoints", path, cli.cwd)
     mapping = open_mapping(cli, volume, create=not dry_run)
-    remote = remote_path(mapping, source, to)
+    remote = remote_path(mapping, source, dest)
     push = Push(mapping, source, remote, everything)
     if dry_run:
         show_plan(cli, push.plan, as_json)

@@ -1,44 +1,47 @@
 """Write a run as one HTML page: curves, samples, settings, attempts, cost.
 
-The page asks for nothing else, so it can be mailed or kept. Without --into it
-is RUN.html here; `--into -` prints it.
-
 \b
-  runner report warm --into warm.html
+  runner report             the newest run, as RUN.html
+  runner report warm --output warm.html
+  runner report warm --output - > warm.html
+
+The page is self-contained: it loads no other files.
 """
 
 import click
 
-from runner import completion
+from runner.cli_options import RUN
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("run", shell_complete=completion.runs)
-@click.option("--into", metavar="FILE", help="The file to write.")
+@RUN
+@click.option(
+    "--output", metavar="FILE", help="File to write, or - for stdout; by default RUN.html."
+)
 @click.pass_obj
-def command(cli: CliContext, run: str, into: str | None) -> int:
+def command(cli: CliContext, run: str | None, output: str | None) -> int:
     import time
 
     from job.files import write_atomically
     from runner.errors import usage
+    from runner.runs.find import select_run
     from runner.runs.history import read_runs
     from runner.views.charts import need_matplotlib
     from runner.views.report import html, is_report
 
     need_matplotlib()
-    name = into or f"{run}.html"
+    run = run or select_run(cli, None).state.run
+    name = output or f"{run}.html"
     path = cli.cwd / name
     if name != "-" and path.is_dir():
-        raise usage(
-            f"{name} is a folder; type: runner report {run} --into {name.rstrip('/')}/{run}.html"
-        )
+        raise usage(f"{name} is a folder; use --output {name.rstrip('/')}/{run}.html")
     if name != "-" and not path.parent.is_dir():
         raise usage(
-            f"--into {name}: there is no folder {path.parent}; make it first, or choose another"
+            f"--output {name}: no folder {path.parent}; create it, or choose another --output"
         )
     if name != "-" and path.exists() and not is_report(path):
-        raise usage(f"{name} is there and is no report; choose another name with --into")
+        raise usage(f"{name} exists and is not a report; choose another --output")
     (history,) = read_runs(cli, [run], all_samples=True)
     page = html(history, time.time())
     if name == "-":
@@ -46,5 +49,5 @@ def command(cli: CliContext, run: str, into: str | None) -> int:
         return 0
     write_atomically(path, page)
     cli.write(name)
-    cli.info(f"written, {len(page) / 1000:.0f} kB; a browser shows it")
+    cli.info(f"written, {len(page) / 1000:.0f} kB; open it in a browser")
     return 0

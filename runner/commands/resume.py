@@ -1,47 +1,43 @@
-"""Take up a run from its newest checkpoint, with the recipe it has.
-
-It goes on where it was last, or with --on on another target: the volumes of
-the host and of the container are the same folders; to the cloud and back,
-`runner push checkpoints RUN` and `runner pull checkpoints RUN` bring it.
-
-Settings that would make it another run (lr, say) are refused. max_steps may
-change where no step so far would have been another: with schedule=constant, or
-before the last decay_steps. Else begin another run with its weights: the last
-line.
+"""Resume a run from its newest checkpoint, with the settings it was started with.
 
 \b
+  runner resume                           the newest run
   runner resume warm
   runner resume warm checkpoint_every=100
   runner resume steady max_steps=2000
-  runner resume warm --on cloud --gpu H100
+  runner resume warm --target cloud --gpu H100
+
+The run resumes on the target of its last attempt; --target moves it to another one.
+`host` and `local` share their volumes. To and from Modal, copy the run first with
+`runner push checkpoints RUN` or `runner pull checkpoints RUN`.
+
+Settings that would make it another run, such as lr, are refused. max_steps can change
+as long as no completed step depends on it: with schedule=constant, or before the last
+decay_steps. Otherwise start a new run from its weights:
+
+\b
   runner host quickstart --name longer init_from=warm max_steps=2000
 """
 
 import click
 
 from runner import completion
-from runner.cli_options import DETACH, DEVICE, DRY_RUN, JSON, YES
+from runner.cli_options import DETACH, DEVICE, DRY_RUN, JSON, MAX_COST, TARGET, TIMEOUT, YES
 from runner.console import CliContext
-from runner.request import LaunchArguments
+from runner.launch.arguments import LaunchArguments
 
 
 @click.command(help=__doc__)
-@click.argument("run", shell_complete=completion.runs)
-@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
-@click.option(
-    "--on",
-    metavar="TARGET",
-    help="host, local or cloud; by default where it was last.",
-    shell_complete=completion.targets,
-)
+@click.argument("words", nargs=-1, metavar="[RUN] [key=value ...]", shell_complete=completion.runs)
+@TARGET
 @click.option(
     "--gpu",
-    metavar="N",
-    help="GPUs: a number, in the cloud a name as in `runner cloud`.",
+    metavar="N|NAME[:N]",
+    help="Number of GPUs, or for Modal a GPU as in `runner cloud`.",
     shell_complete=completion.gpus,
 )
-@click.option("--timeout", metavar="TIME", help="cloud: longest time over all attempts.")
-@click.option("--max-cost", metavar="USD", help="cloud: most that it may cost over all attempts.")
+@TIMEOUT
+@MAX_COST
 @DEVICE
 @DRY_RUN
 @DETACH
@@ -50,25 +46,36 @@ from runner.request import LaunchArguments
 @click.pass_obj
 def command(
     cli: CliContext,
-    run: str,
-    overrides: tuple[str, ...],
-    on: str | None,
+    words: tuple[str, ...],
+    target: str | None,
     gpu: str | None,
-    timeout: str | None,
-    max_cost: str | None,
+    timeout: float | None,
+    max_cost: float | None,
     device: str | None,
     dry_run: bool,
     detach: bool,
     as_json: bool,
     yes: bool,
 ) -> int:
+    from runner.errors import usage
     from runner.launch.execute import run_request
     from runner.launch.resume import resume_request
+    from runner.runs.find import select_run
     from runner.targets.modal.options import parse_options
 
-    line = LaunchArguments(
-        name=run, device=device, dry_run=dry_run, detach=detach, as_json=as_json, yes=yes
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise usage(f"unexpected '{names[1]}'; `runner resume` takes one run and key=value")
+    found = select_run(cli, names[0] if names else None)
+    arguments = LaunchArguments(
+        words=tuple(word for word in words if "=" in word),
+        name=found.state.run,
+        device=device,
+        dry_run=dry_run,
+        detach=detach,
+        as_json=as_json,
+        yes=yes,
     )
     options = parse_options(gpu=gpu, timeout=timeout, max_cost=max_cost)
-    target, request = resume_request(cli, line, overrides, on, options)
-    return run_request(cli, target, request, line)
+    chosen, request = resume_request(cli, found, arguments, target, options)
+    return run_request(cli, chosen, request, arguments)

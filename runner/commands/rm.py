@@ -1,4 +1,4 @@
-"""Delete a file, or with -r a folder, from a volume in the cloud. It asks first.
+"""Delete a file or folder from a volume on Modal, after a question.
 
 \b
   runner rm checkpoints warm/step_00001000 -r
@@ -14,7 +14,7 @@ from runner.console import CliContext
 @click.command(help=__doc__)
 @VOLUME
 @click.argument("path")
-@click.option("-r", "--recursive", is_flag=True, help="A folder and all that is in it.")
+@click.option("-r", "--recursive", is_flag=True, help="Delete a folder and its files.")
 @YES
 @click.pass_obj
 def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool) -> int:
@@ -26,24 +26,24 @@ def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool)
     mapping = open_mapping(cli, volume)
     path = path.strip("/")
     if not path:
-        raise usage("that is the whole volume; name a file or folder in it")
+        raise usage("PATH is the whole volume; give a file or folder in it")
     try:
         found = mapping.files.listing(path)
     except FileNotFoundError as error:
         raise remote_not_found(mapping, path) from error
     is_file = [entry.path for entry in found] == [path]
     if not is_file and not recursive:
-        raise usage(f"{path} is a folder; with -r it goes with all that is in it: `{cli.line} -r`")
+        raise usage(f"{path} is a folder; pass -r to delete it and its files: `{cli.line} -r`")
     files = [entry for entry in found if entry.kind != "directory"]
-    facts = [
+    details = [
         f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"
     ]
     if mapping.has_runs:
         run = path.split("/")[0]
         heartbeat = mapping.files.entry(f"{run}/heartbeat")
         if is_active_on_modal(cli, mapping, run, heartbeat):
-            facts.append(f"run {run} is active on Modal")
-    if not confirm(cli, facts, "delete it from the cloud for good", yes):
+            details.append(f"run {run} is active on Modal")
+    if not confirm(cli, details, "delete it from Modal permanently", yes):
         return 103
     mapping.files.remove(path, recursive=not is_file)
     cli.info(f"deleted {volume}/{path}")

@@ -1,11 +1,11 @@
 """List the runs, newest first.
 
-A run is `lost` if it ended without a record; like an `unfinished` one,
-`runner resume RUN` takes it up from its newest checkpoint.
-
 \b
   runner runs
   runner runs --json
+
+A run is `lost` if it ended without a record of its end. Like an `unfinished` run,
+it resumes from its newest checkpoint with `runner resume RUN`.
 """
 
 import click

@@ -1,14 +1,14 @@
-"""Open a shell with the same image, code and volumes as a job.
+"""Open a shell with the image, code and volumes of a job.
 
 \b
-In the container on this machine, or with --gpu or --on cloud in a sandbox of
-Modal. A command behind it runs instead:
-  runner shell python -V
-  runner shell --gpu H100
+  runner shell                       in the container on this machine
+  runner shell python -V             run a command instead
+  runner shell --gpu H100            in a sandbox on Modal
   runner shell --gpu H100 nvidia-smi
 
-In the cloud it shows the price and asks; -y answers. It ends when you leave
-it, or after --idle minutes without a key; no key or token of yours goes in.
+On Modal the runner shows the price and asks first; -y answers yes. The sandbox ends when
+you leave the shell, or after --idle minutes without a keystroke. It gets none of your
+keys or tokens.
 """
 
 import click
@@ -25,33 +25,38 @@ from runner.console import CliContext
 @click.option(
     "--gpu",
     metavar="NAME[:N]",
-    help="In the cloud, with this GPU: H100, L4, A100-80GB:2.",
+    help="Run on Modal with this GPU: H100, L4, A100-80GB:2.",
     shell_complete=completion.gpus,
 )
 @click.option(
-    "--on", type=click.Choice(["local", "cloud"]), help="By default local, or cloud with --gpu."
+    "--target",
+    type=click.Choice(["local", "cloud"]),
+    help="By default local, or cloud with --gpu.",
 )
 @click.option(
     "--idle",
-    type=click.FloatRange(min=0.02),  # a second; bash takes 0 for no end at all
+    type=click.FloatRange(min=0.02),  # about a second; bash reads 0 as no limit
     default=15.0,
     metavar="MINUTES",
     show_default=True,
-    help="cloud: ends it.",
+    help="cloud: minutes without a keystroke after which the sandbox ends.",
 )
 @YES
 @click.argument("words", nargs=-1, metavar="[COMMAND ...]", type=click.UNPROCESSED)
 @click.pass_obj
 def command(
-    cli: CliContext, gpu: str | None, on: str | None, idle: float, yes: bool, words: tuple[str, ...]
+    cli: CliContext,
+    gpu: str | None,
+    target: str | None,
+    idle: float,
+    yes: bool,
+    words: tuple[str, ...],
 ) -> int:
-    if on == "local" and gpu:
+    if target == "local" and gpu:
         from runner.errors import usage
 
-        raise usage(
-            "the container on this machine has the GPUs that there are; leave out --gpu, or --on local"
-        )
-    if gpu or on == "cloud":
+        raise usage("--gpu is for Modal; the local container has all GPUs of this machine")
+    if gpu or target == "cloud":
         from runner.project import find_checkout
         from runner.targets.modal.sandbox import run_shell
 

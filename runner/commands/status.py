@@ -1,32 +1,30 @@
-"""Show how a run stands.
-
-from job.run_record import RunStatus
+"""Show the status of a run: progress, loss, attempts, cost.
 
 \b
+  runner status             the newest run
   runner status warm
 """
 
 import click
 
-from job.run_record import RunStatus
-from runner import completion
-from runner.cli_options import JSON
+from runner.cli_options import JSON, RUN
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("run", shell_complete=completion.runs)
+@RUN
 @JSON
 @click.pass_obj
-def command(cli: CliContext, run: str, as_json: bool) -> int:
+def command(cli: CliContext, run: str | None, as_json: bool) -> int:
     from dataclasses import asdict
 
+    from job.run_record import RunStatus
     from runner.jobs import RESUMABLE_JOBS
     from runner.runs import endings
-    from runner.runs.find import find_run
+    from runner.runs.find import select_run
     from runner.runs.table import rows
 
-    found = find_run(cli, run)
+    found = select_run(cli, run)
     state = found.state
     if as_json:
         cli.json(asdict(state))
@@ -36,16 +34,17 @@ def command(cli: CliContext, run: str, as_json: bool) -> int:
     if state.status == RunStatus.LOST or (
         state.status == RunStatus.FAILED and state.reason is None
     ):
-        for line in found.source.output(run, 10):
+        for line in found.source.output(state.run, 10):
             cli.info(f"  {line}")
-    if (cap := endings.limit_message(run, state.unfinished_reason)) and not state.is_copy:
-        cli.info(cap)
+    if (limit := endings.limit_message(state.run, state.unfinished_reason)) and not state.is_copy:
+        cli.info(limit)
     elif (
         state.status in (RunStatus.LOST, RunStatus.FAILED, RunStatus.UNFINISHED)
         and state.job in RESUMABLE_JOBS
     ):
-        resume = f"runner resume {run}" + (" --on host" if state.is_copy else "")
+        resume = f"runner resume {state.run}" + (" --target host" if state.is_copy else "")
         cli.info(
-            f"`{resume}` goes on from its newest checkpoint; `runner logs {run}` shows its log"
+            f"`{resume}` resumes it from its newest checkpoint; "
+            f"`runner logs {state.run}` shows its log"
         )
     return 0

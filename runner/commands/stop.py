@@ -1,35 +1,40 @@
-"""Stop a run; a training writes a checkpoint first.
+"""Stop a run. A training run saves a checkpoint first.
 
 \b
+  runner stop               the newest run
   runner stop warm
+  runner stop warm --force
 """
 
 import click
 
-from runner import completion
+from runner.cli_options import RUN
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("run", shell_complete=completion.runs)
-@click.option("--now", is_flag=True, help="Kill it; what it did since its last checkpoint is lost.")
+@RUN
+@click.option(
+    "--force", is_flag=True, help="Kill the run; progress since its last checkpoint is lost."
+)
 @click.pass_obj
-def command(cli: CliContext, run: str, now: bool) -> int:
+def command(cli: CliContext, run: str | None, force: bool) -> int:
     from runner.errors import RunnerError
     from runner.jobs import RESUMABLE_JOBS
-    from runner.runs.find import find_run
+    from runner.runs.find import select_run
 
-    found = find_run(cli, run)
+    found = select_run(cli, run)
+    state = found.state
     found.check_reachable()
-    if not found.state.alive:
-        cli.info(f"run '{run}' is not at work; it is {found.state.status}")
+    if not state.alive:
+        cli.info(f"run '{state.run}' is not running; it is {state.status}")
         return 0
-    saves = "; it writes a checkpoint first" if found.state.job == "train" and not now else ""
-    cli.info(f"stopping run '{run}' on {found.target.name}{saves}")
-    if not found.target.stop(run, force=now):
+    saves = "; it saves a checkpoint first" if state.job == "train" and not force else ""
+    cli.info(f"stopping run '{state.run}' on {found.target.name}{saves}")
+    if not found.target.stop(state.run, force):
         raise RunnerError(
-            f"run '{run}' was not started by the runner; end it where it was started (Ctrl-C there)"
+            f"run '{state.run}' was not started by the runner; press Ctrl-C where it was started"
         )
-    again = f"; `runner resume {run}` goes on" if found.state.job in RESUMABLE_JOBS else ""
-    cli.info(f"stopped{again}")
+    resume = f"; `runner resume {state.run}` resumes it" if state.job in RESUMABLE_JOBS else ""
+    cli.info(f"stopped{resume}")
     return 0

@@ -1,19 +1,29 @@
-"""Run many trials of a recipe or an experiment, under one budget.
+"""Run many trials of a recipe or an experiment under one budget.
 
 \b
-FILE says what is varied and which metric counts (docs/sweeps.md):
   runner sweep configs/sweep_lr.yaml --dry-run
   runner sweep configs/sweep_lr.yaml --target cloud --max-parallel 4 --budget 20
 
-Ctrl-C stops the trials at work, which write their checkpoints; the same line
-goes on, also after a crash, and repeats nothing that is done.
+FILE defines the search space and the metric to optimize (docs/sweeps.md). Ctrl-C stops
+the running trials, which save checkpoints. Run the same command again to continue the
+sweep; finished trials are not repeated.
 """
+
+from typing import Any
 
 import click
 
 from runner import completion
-from runner.cli_options import DEVICE, DRY_RUN, JSON, YES
-from runner.commands.cloud import REGION, TIMEOUT
+from runner.cli_options import (
+    DEVICE,
+    DRY_RUN,
+    JSON,
+    REGION,
+    TIMEOUT,
+    YES,
+    Dollars,
+    GpuSpec,
+)
 from runner.console import CliContext
 
 
@@ -23,24 +33,39 @@ from runner.console import CliContext
     "--target",
     metavar="TARGET",
     default="host",
-    help="host (default), local or cloud.",
+    show_default=True,
+    help="host, local or cloud.",
     shell_complete=completion.targets,
 )
 @click.option(
-    "--name", metavar="SWEEP", help="Its runs are SWEEP-001 and so on; by default the file's name."
+    "--name",
+    metavar="SWEEP",
+    help="Name of the sweep; its runs are SWEEP-001, ... By default the name of the file.",
 )
 @click.option(
-    "--max-parallel", type=click.IntRange(1, 64), metavar="N", help="Trials at once: 1; cloud: 4."
+    "--max-parallel",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Trials to run at a time; by default 1, or 4 on Modal.",
 )
-@click.option("--budget", metavar="USD", help="cloud: most that all trials together may cost.")
 @click.option(
-    "--gpu", metavar="NAME[:N]", help="cloud: of each trial.", shell_complete=completion.gpus
+    "--budget", type=Dollars(), metavar="USD", help="cloud: maximum cost of all trials together."
+)
+@click.option(
+    "--gpu",
+    "gpus",
+    type=GpuSpec(),
+    metavar="NAME[:N]",
+    help="cloud: GPUs of each trial.",
+    shell_complete=completion.gpus,
 )
 @TIMEOUT
 @REGION
 @DEVICE
-@click.option("--smoke/--no-smoke", default=True, help="A run of a few steps comes first, or not.")
-@click.option("--retry-failed", is_flag=True, help="Try those again that failed.")
+@click.option(
+    "--smoke/--no-smoke", default=True, help="Run a few steps of one trial first, or not."
+)
+@click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @DRY_RUN
 @JSON
 @YES
@@ -51,9 +76,9 @@ def command(
     target: str,
     name: str | None,
     max_parallel: int | None,
-    budget: str | None,
-    gpu: str | None,
-    timeout: str | None,
+    budget: float | None,
+    gpus: Any,
+    timeout: float | None,
     region: str | None,
     device: str | None,
     smoke: bool,
@@ -77,6 +102,6 @@ def command(
         dry_run,
         as_json,
         yes,
-        parse_options(gpu=gpu, timeout=timeout, region=region),
+        parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region),
     )
     return sweep(cli, line)

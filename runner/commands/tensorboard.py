@@ -1,8 +1,8 @@
-"""Show curves in the browser; Ctrl-C ends it.
+"""Show loss curves in TensorBoard; Ctrl-C stops the server.
 
 \b
-  runner tensorboard              of all runs on this machine
-  runner tensorboard warm         of one run; of the cloud too, while it trains
+  runner tensorboard              all runs on this machine
+  runner tensorboard warm         one run, also while it trains on Modal
 """
 
 import click
@@ -18,8 +18,9 @@ from runner.console import CliContext
     type=click.IntRange(1, 65535),
     default=6006,
     envvar="TENSORBOARD_PORT",
+    metavar="PORT",
     show_default=True,
-    help="On this machine.",
+    help="Port on this machine.",
 )
 @click.pass_obj
 def command(cli: CliContext, run: str | None, port: int) -> int:

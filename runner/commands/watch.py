@@ -1,30 +1,31 @@
-"""Show a run while it lives: curves, speed, cost, what it writes.
-
-Without a name the newest run. q or Ctrl-C leaves it alone; the exit status is
-the run's where it ended, and 130 where you left. Off a terminal it prints a
-line every 10 seconds.
+"""Watch a run live: loss curves, throughput, cost, samples.
 
 \b
-  runner watch
+  runner watch              the newest run
   runner watch warm
+
+q or Ctrl-C leaves the run running. The exit status is that of the run, or 130 if you
+leave before it ends. Without a terminal, the command prints a line every 10 seconds.
 """
 
 import click
 
-from runner import completion
-from runner.cli_options import JSON
+from runner.cli_options import JSON, RUN
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("run", required=False, shell_complete=completion.runs)
+@RUN
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Between two looks at it."
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Refresh interval in seconds.",
 )
 @JSON
 @click.pass_obj
-def command(cli: CliContext, run: str | None, every: float | None, as_json: bool) -> int:
-    from runner.runs.find import find_run, newest_run
+def command(cli: CliContext, run: str | None, interval: float | None, as_json: bool) -> int:
+    from runner.runs.find import select_run
     from runner.views.watch import watch
 
-    return watch(cli, find_run(cli, run) if run else newest_run(cli), every, as_json)
+    return watch(cli, select_run(cli, run), interval, as_json)

@@ -16,9 +16,10 @@ from job.run_record import parse_record
 from runner.console import CliContext
 from runner.doctor.base import CheckContext
 from runner.errors import RunnerError
+from runner.launch.arguments import LaunchArguments
 from runner.launch.execute import launch
 from runner.project import find_checkout
-from runner.request import LaunchArguments, as_arguments, smoke_overrides
+from runner.request import as_arguments, smoke_overrides
 from runner.target import open_target
 from runner.targets.modal.account import is_set_up
 
@@ -66,7 +67,7 @@ def parity(cli: CliContext, recipe: str, yes: bool, as_json: bool = False) -> in
     for target in targets:
         run = runs[target] = f"parity-{int(time.time())}-{target}"
         cli.info(f"training {STEPS} steps of {recipe} on {target} as run '{run}'")
-        arguments = LaunchArguments(words=("train", recipe, *SETTINGS), name=run, yes=yes)
+        arguments = LaunchArguments(words=(recipe, *SETTINGS), name=run, yes=yes)
         with _stdout_to_stderr():
             status = launch(cli, target, arguments)
         if status != ExitStatus.DONE:

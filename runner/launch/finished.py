@@ -1,4 +1,4 @@
-"""A training that is done: what it came to is read from the volume, and no machine is paid for showing it."""
+"""Show a run that is already finished, without starting anything."""
 
 from __future__ import annotations
 
@@ -6,36 +6,53 @@ import json
 from dataclasses import asdict
 
 from job.exit_status import ExitStatus
+from job.results import what_came
 from job.run_end import how_it_ended
 from job.run_record import RunRecord, RunStatus
+from job.step_folders import sha256
 from runner.console import CliContext
 from runner.plan import TargetState
 from runner.request import Request
 from runner.runs.store import listing
-from runner.target import VolumeFiles
+from runner.target import Target
 
 
-def trained(request: Request, facts: TargetState) -> RunRecord | None:
-    """The record of a training that has taken all the steps asked for; None where there is something left to do."""
-    record = facts.record
-    if request.job.name != "train" or request.settings is None or record is None:
+def finished_record(request: Request, state: TargetState) -> RunRecord | None:
+    """Return the record of a run that has nothing left to do, else None."""
+    record = state.record
+    if record is None or record.status != RunStatus.FINISHED:
         return None
-    is_done = (
-        record.status == RunStatus.FINISHED and record.step >= request.settings.train.max_steps
-    )
-    return record if is_done else None
+    if request.experiment is not None:
+        return record
+    if request.job.name != "train" or request.settings is None:
+        return None
+    return record if record.step >= request.settings.train.max_steps else None
 
 
-def show_trained(
-    cli: CliContext, files: VolumeFiles, run: str, record: RunRecord, as_json: bool
+def show_finished(
+    cli: CliContext, target: Target, request: Request, record: RunRecord
 ) -> ExitStatus:
-    """What the job itself would print: its newest sample, or with ``as_json`` the record."""
-    cli.info(how_it_ended(run, record))
-    samples = sorted(e.path for e in listing(files, f"{run}/samples") if e.path.endswith(".txt"))
-    if as_json:
+    """Print the newest sample or the result, or the record with --json, and how to run it again."""
+    if request.experiment is not None:
+        file = request.experiment.file
+        cli.info(
+            f"run '{record.name}' already finished with these parameters: "
+            f"{what_came(record.result)}"
+        )
+        if record.file.get("sha256") not in (None, sha256(file)):
+            cli.warn(f"{file.name} has changed since; the result is that of the earlier file")
+        again = f"run {file.name} --name {record.name}-2"
+    else:
+        cli.info(how_it_ended(request.run, record))
+        again = f"RECIPE --name {request.run}-2"
+    if request.as_json:
         cli.write(json.dumps(asdict(record), indent=2))
-    elif samples:
-        cli.info(f"what it wrote ({samples[-1]}):")
-        cli.write(files.read(samples[-1]).decode(errors="replace"))
-    cli.info(f"nothing was started; to train another, type: runner cloud RECIPE --name {run}-2")
+    elif request.experiment is None:
+        files = target.files("checkpoints")
+        entries = listing(files, f"{request.run}/samples")
+        samples = sorted(entry.path for entry in entries if entry.path.endswith(".txt"))
+        if samples:
+            cli.info(f"its newest sample ({samples[-1]}):")
+            cli.write(files.read(samples[-1]).decode(errors="replace"))
+    cli.info(f"nothing was started; to train again: `runner {target.name} {again}`")
     return ExitStatus.DONE

@@ -89,7 +89,7 @@ def _words(
     # Compose mounts a kept folder; elsewhere the path becomes a link to it.
     mounted = facts.contained and facts.mounts
     for keep in kept:
-        words += ["--kept", keep.inside] if mounted else ["--keep", f"{keep.path}={keep.inside}"]
+        words += ["--kept", keep.inside] if mounted else ["--persist", f"{keep.path}={keep.inside}"]
     if not facts.mounts:
         words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(facts.folder).name}"]
     if request.as_json:

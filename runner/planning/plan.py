@@ -54,10 +54,10 @@ def make_plan(request: Request, facts: TargetState) -> Plan:
     if request.force:
         arguments += ["--force"]
     if request.choices:
-        arguments += ["--choices", seen(request.choices)]
+        arguments += ["--multiple-choice", seen(request.choices)]
     if request.job.name == "export":
         arguments += [
-            "--into",
+            "--output",
             seen(str(request.into or _export_folder(request, facts)), writable=True),
         ]
     if request.device and request.experiment is None:

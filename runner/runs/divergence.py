@@ -6,13 +6,12 @@ needs no network to start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from job.run_record import RunRecord, RunStatus, heartbeat_age, read_record
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, not_found
-from runner.jobs import COMMAND, JOBS
+from runner.jobs import COMMAND
 from runner.plan import RemoteRunState
 from runner.project import volumes
 from runner.runs import attempts
@@ -78,13 +77,10 @@ def local_state(
 
 
 def locate_missing_run(
-    cli: CliContext, checkout: Path, target: Target, words: Sequence[str], missing: NoSuchRun
+    cli: CliContext, checkout: Path, target: Target, job: str, missing: NoSuchRun
 ) -> RunnerError:
-    """Return the error for a run that ``target`` lacks, naming the target that has it, if any.
-
-    ``words`` are the command line, whose job the suggestion repeats.
-    """
-    run, job = missing.run, next((word for word in words if word in JOBS), "sample")
+    """Return the error for a run that ``target`` lacks, naming the target that has it, if any."""
+    run = missing.run
     if target.has_remote_volumes:
         if read_record(volumes(checkout, cli.environ).run(run)) is None:
             return missing

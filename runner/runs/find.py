@@ -112,6 +112,15 @@ def match_names(cli: CliContext, words: Sequence[str]) -> list[str]:
     return names
 
 
+def select_run(cli: CliContext, name: str | None) -> ResolvedRun:
+    """Return the run ``name``; without a name the newest run, naming it on stderr."""
+    if name:
+        return find_run(cli, name)
+    found = newest_run(cli)
+    cli.info(f"run '{found.state.run}' (the newest)")
+    return found
+
+
 def refuse_if_active_elsewhere(found: ResolvedRun, target: Target) -> None:
     """Raise RunnerError if the run is active on another target than the one that is to resume it."""
     if not found.state.alive or found.target is target:
@@ -155,7 +164,7 @@ def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str
         return sweep
     names = {found.state.run for found in [*others, *_copies(cli)]}
     hint = did_you_mean(name, names) or ("; `runner runs` lists them" if names else f"; {NO_RUNS}")
-    return f"there is no run '{name}'{hint}"
+    return f"no run '{name}'{hint}"
 
 
 def _describe_sweep(cli: CliContext, name: str) -> str:

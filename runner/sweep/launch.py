@@ -9,7 +9,6 @@ from job.exit_status import ExitStatus
 from job.files import alone_in
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
-from runner.format import parse_dollars
 from runner.jobs import EXPERIMENT, JOBS
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
@@ -39,7 +38,7 @@ class SweepLine:
     target: str = "host"
     name: str | None = None
     max_parallel: int | None = None
-    budget: str | None = None
+    budget: float | None = None
     device: str | None = None
     smoke: bool = True
     retry_failed: bool = False
@@ -158,7 +157,7 @@ def _new_record(
         config.goal,
         {"of": subject.title, "fixed": dict(config.fixed)},
         [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(rows, 1)],
-        parse_dollars(line.budget, "--budget") if line.budget else None,
+        line.budget,
     )
 
 

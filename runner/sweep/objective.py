@@ -16,10 +16,11 @@ from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import did_you_mean
 from runner.jobs import EXPERIMENT, JOBS
+from runner.launch.arguments import LaunchArguments
 from runner.launch.parse_experiment import folder_of
 from runner.paths import absolute, path_in, replace_path
 from runner.project import recipes
-from runner.request import Experiment, LaunchArguments, Request, UserCommand, smoke_overrides
+from runner.request import Experiment, Request, UserCommand, smoke_overrides
 from runner.sweep.config import Scalar, SweepConfig
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")

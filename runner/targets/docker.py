@@ -85,7 +85,7 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
         inner = Path(folder.here) / keep.path
         if inner.is_file():
             raise RunnerError(
-                f"{inner} is a file, and --keep needs a folder; name the folder that contains it"
+                f"{inner} is a file, and --persist needs a folder; name the folder that contains it"
             )
         if not inner.is_symlink():
             inner.mkdir(parents=True, exist_ok=True)

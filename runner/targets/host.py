@@ -120,7 +120,7 @@ class HostTarget(LocalTarget):
             lambda: not is_alive(launch),
             STOP_TIMEOUT_S,
             f"run '{run}' is still stopping; check on it with `runner status {run}`, "
-            f"or kill it: `runner stop {run} --now`",
+            f"or kill it: `runner stop {run} --force`",
         )
         return True
 

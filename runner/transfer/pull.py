@@ -166,7 +166,7 @@ class Pull:
         if size > free:
             raise RunnerError(
                 f"the pull needs {byte_size(size)}, but {folder} has {byte_size(free)} free; "
-                "free some space, or choose another folder with --into DIR"
+                "free some space, or choose another folder with --dest DIR"
             )
 
     def _partial_bytes(self) -> int:

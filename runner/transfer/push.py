@@ -53,7 +53,7 @@ def remote_path(mapping: VolumeMapping, source: Path, dest: str | None) -> str:
     if dest is not None:
         path = PurePosixPath(dest.strip("/"))
         if ".." in path.parts:
-            raise usage(f"--to {dest} leads out of the volume; give a path inside it")
+            raise usage(f"--dest {dest} leads out of the volume; give a path inside it")
         is_parent = dest.endswith("/") and (dest != "/" or source.is_file())
         return str(path / source.name if is_parent else path).removeprefix(".").lstrip("/")
     # The folder or one above it may be a link, for example to a larger disk.

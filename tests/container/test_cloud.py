@@ -94,7 +94,7 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
             name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")
         }
         begin_here_and_go_on_there(lab)
-        lab.run("resume", "tiny", "--on", "local", "--device", "cpu")
+        lab.run("resume", "tiny", "--target", "local", "--device", "cpu")
         assert "finished" in lab.run("status", "tiny")[0]
 
     record = json.loads((here / "run.json").read_text())

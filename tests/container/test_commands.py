@@ -25,7 +25,7 @@ def runner(checkout: Checkout, *words: str) -> subprocess.CompletedProcess[str]:
     return checkout.command(sys.executable, "-m", "runner", *words, environ=environ)
 
 
-KEEPS = ("--dir", "../nano", "--keep", "out=checkpoints", "--keep", "data=data")
+KEEPS = ("--dir", "../nano", "--persist", "out=checkpoints", "--persist", "data=data")
 
 
 def test_prepare_train_and_resume_leave_their_files_to_the_user(

@@ -32,7 +32,7 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.slow
 def test_a_pipeline_generates_the_text_of_the_run(lab: Lab, transformers: Any) -> None:
     lab.train("small", *TRAINED)
-    out, _ = lab.run("export", "--name", "small", "--into", str(lab.folder / "out"))
+    out, _ = lab.run("export", "--name", "small", "--output", str(lab.folder / "out"))
     assert out == f"{lab.folder / 'out'}\n"
     words = ("--name", "small", "prompt=the ", "temperature=0", "max_new_tokens=20", "--json")
     text = json.loads(lab.run("sample", *words)[0])["samples"][0]
@@ -71,8 +71,8 @@ def test_an_export_does_not_overwrite_the_tokenizer_of_the_run(lab: Lab) -> None
     lab.train("small", *TRAINED)
     run = lab.run_folder("small")
     before = (run / "tokenizer.json").read_text()
-    _, err = lab.run("export", "--name", "small", "--into", str(run), status=1)
-    assert f"--into {run} is a run's folder; give another one: --into {run}/huggingface" in err
+    _, err = lab.run("export", "--name", "small", "--output", str(run), status=1)
+    assert f"--output {run} is a run's folder; give another one: --output {run}/huggingface" in err
     assert (run / "tokenizer.json").read_text() == before
     assert not (run / "config.json").exists()
     lab.run("export", "--name", "small")

@@ -142,11 +142,13 @@ def test_evaluate_answers_questions_and_reports_bits_per_byte(lab: Lab) -> None:
     # Words of the text against characters that it never contains.
     line = {"context": "the cat", "choices": [" on the", " QZX#(!"], "answer": 0}
     path.write_text(f"{json.dumps(line)}\n" * 3)
-    out, _ = lab.run("evaluate", "--name", "run", "--choices", str(path), "--json")
+    out, _ = lab.run("evaluate", "--name", "run", "--multiple-choice", str(path), "--json")
     result = json.loads(out)
     assert (result["questions"], result["accuracy"], result["accuracy_stderr"]) == (3, 1.0, 0.0)
     path.write_text("{}\n")
-    _, err = lab.run("evaluate", "--name", "run", "--choices", str(path), status=ExitStatus.ERROR)
+    _, err = lab.run(
+        "evaluate", "--name", "run", "--multiple-choice", str(path), status=ExitStatus.ERROR
+    )
     assert "line 1: missing 'context'" in err
 
     out, _ = lab.run("evaluate", "--name", "run", "--json")

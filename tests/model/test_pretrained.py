@@ -53,7 +53,7 @@ def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> N
     assert (record.status, record.step, record.val_loss) == ("finished", 0, val_losses(run)[0])
     out, _ = lab.run("evaluate", "--name", "as-it-is", "eval_tokens=1024", "--json")
     assert json.loads(out)["loss"] == pytest.approx(record.val_loss, abs=1e-6)
-    lab.run("export", "--name", "as-it-is", "--into", str(lab.folder / "out"))
+    lab.run("export", "--name", "as-it-is", "--output", str(lab.folder / "out"))
     given, written = (
         load_file(lab.folder / name / "model.safetensors") for name in ("small", "out")
     )

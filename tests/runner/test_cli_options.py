@@ -19,10 +19,10 @@ from runner.pricing.gpus import parse_gpus
         "cloud --max-cost ''",
         "cloud --env ''",
         "host --name ' '",
-        "plan --gpu ''",
+        "estimate --gpu ''",
         "shell --gpu ''",
         "resume warm --timeout ''",
-        "push data x --to ''",
+        "push data x --dest ''",
     ],
 )
 def test_an_empty_value_is_refused(line: str, type_: Callable[[str], Result]) -> None:
@@ -45,8 +45,8 @@ def test_a_shell_that_would_never_end_is_refused(line: str, type_: Callable[[str
 
 
 def test_a_watch_waits_between_its_looks(type_: Callable[[str], Result]) -> None:
-    refused = type_("runner pull checkpoints warm --watch --every -1")
-    assert (refused.exit_code, "--every" in refused.stderr) == (2, True)
+    refused = type_("runner pull checkpoints warm --watch --interval -1")
+    assert (refused.exit_code, "--interval" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

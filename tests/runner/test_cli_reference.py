@@ -12,7 +12,7 @@ from runner.cli import COMMANDS
 from runner.cli_reference import PAGE, page
 from runner.jobs import JOBS
 
-NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
+NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
 
 
 def test_the_page_is_what_the_commands_say() -> None:
@@ -43,9 +43,20 @@ def test_no_mark_of_clicks_is_left_in_a_text_nor_a_line_folded(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["host", "local", "cloud"])
-def test_every_job_is_named(name: str) -> None:
-    text = import_module(f"runner.commands.{name}").command.help
-    assert [word for word in (*JOBS, "run FILE", "pipeline FILE") if word not in text] == []
+def test_every_job_is_listed_and_has_an_example(name: str) -> None:
+    group = import_module(f"runner.commands.{name}").command
+    text = group.get_help(click.Context(group, info_name=f"runner {name}"))
+    for job in (*JOBS, "run", "pipeline", "command"):
+        assert f"\n  {job} " in text
+        assert f"runner {name} " in group.commands[job].help
+
+
+@pytest.mark.parametrize("name", ["host", "local", "cloud"])
+def test_the_help_of_a_job_has_its_options_alone(name: str) -> None:
+    group = import_module(f"runner.commands.{name}").command
+    sample = {option for p in group.commands["sample"].params for option in p.opts}
+    assert "--device" in sample
+    assert not sample & {"--source", "--shards", "--force", "--output", "--persist", "--param"}
 
 
 def test_lines_fit_a_terminal() -> None:

@@ -26,22 +26,22 @@ class TestWords:
     @pytest.mark.parametrize(
         ("line", "said"),
         [
-            ("--dir ../nano", "write it behind --"),
-            ("--dir ../nano --", "write it behind --"),
-            ("--", "nothing to run stands behind --"),
-            ("lr=1e-3 -- ''", "nothing to run stands behind --"),
-            ("--dir ../nano train -- python x.py", "'train' stands before the --"),
-            ("--dir ../none -- python x.py", "../none: is not there"),
+            ("--dir ../nano", "after --"),
+            ("--dir ../nano --", "after --"),
+            ("--", "nothing to run after --"),
+            ("lr=1e-3 -- ''", "nothing to run after --"),
+            ("--dir ../nano train -- python x.py", "'train' appears before --"),
+            ("--dir ../none -- python x.py", "../none does not exist"),
             ("--dir ../nano/train.py -- python x.py", "is a file"),
-            ("--keep out -- python x.py", "write PATH=VOLUME"),
-            ("--keep out=checkpoint -- python x.py", "did you mean 'checkpoints'?"),
-            ("--keep ../out=data -- python x.py", "a path inside the folder"),
-            ("--keep out=data/../../x -- python x.py", "a path inside the volume"),
-            ("--keep a=data --keep a/b=data -- python x.py", "one lies in the other"),
-            ("--device cpu -- python x.py", "behind --"),
+            ("--persist out -- python x.py", "write PATH=VOLUME"),
+            ("--persist out=checkpoint -- python x.py", "did you mean 'checkpoints'?"),
+            ("--persist ../out=data -- python x.py", "a path inside the folder"),
+            ("--persist out=data/../../x -- python x.py", "a path inside the volume"),
+            ("--persist a=data --persist a/b=data -- python x.py", "one lies in the other"),
+            ("--device cpu -- python x.py", "--device is an option of"),
             ("--gpu 2 -- python x.py", "CUDA_VISIBLE_DEVICES"),
             ("--resume-if x -- python x.py", "--resume-with"),
-            ("--name a/b -- python x.py", "can't be the name of a run"),
+            ("--name a/b -- python x.py", "is not a valid run name"),
         ],
     )
     def test_what_is_wrong_is_said(self, type_, folder: Path, line: str, said: str) -> None:
@@ -160,7 +160,7 @@ class TestWords:
         make_run("nano-train", job="command", attempts=attempts)
         result = type_("runner host --dir ../b/nano -- python train.py")
         assert fake.plans[0].run == "nano-train-2"
-        assert f"nano-train is the same command in {folder}, another folder" in result.stderr
+        assert f"nano-train is the same command in another folder, {folder}" in result.stderr
         result = type_("runner host --name nano-train --dir ../b/nano -- python train.py")
         assert result.exit_code == 2
         assert f"folder: {folder} → {tmp_path / 'b' / 'nano'}" in result.stderr
@@ -181,7 +181,9 @@ class TestWords:
         (tmp_path / "b").mkdir()
         folder.rename(tmp_path / "b" / "nano")
         result = type_("runner host --dir ../b/nano --dry-run -- python train.py")
-        assert "moved, go on with it: --name nano-train" in " ".join(result.stderr.split())
+        assert "moved that folder, resume the run with --name nano-train" in " ".join(
+            result.stderr.split()
+        )
         assert (
             type_("runner host --name nano-train --dir ../b/nano -- python train.py").exit_code == 0
         )
@@ -191,14 +193,14 @@ class TestWords:
 class TestPlan:
     def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
         (folder / "requirements.txt").write_text("six\n")
-        line = "--setup 'pip install a' --keep out=checkpoints --keep data=data/shared"
+        line = "--setup 'pip install a' --persist out=checkpoints --persist data=data/shared"
         text = type_(f"runner host --dir ../nano {line} --dry-run -- python train.py").stderr
         assert f"folder   {folder}" in text
         assert "out → /vol/checkpoints/nano/out" in text
         assert "data → /vol/data/shared" in text
 
     def test_a_place_can_be_the_runs_own(self, type_, fake, folder: Path) -> None:
-        type_("runner host --dir ../nano --keep 'out=checkpoints/{run}/out' -- python train.py")
+        type_("runner host --dir ../nano --persist 'out=checkpoints/{run}/out' -- python train.py")
         assert fake.plans[0].folder.kept[0].inside == "/vol/checkpoints/nano-train/out"
 
     def test_json_is_asked_of_the_job(self, type_, fake, folder: Path) -> None:
@@ -215,7 +217,7 @@ class TestPlan:
 
 
 class TestHost:
-    WORDS = ("--dir", "../nano", "--keep", "out=checkpoints", "--keep", "data=data")
+    WORDS = ("--dir", "../nano", "--persist", "out=checkpoints", "--persist", "data=data")
 
     def test_prepare_train_and_look_at_it(self, spawn, folder: Path, checkout: Path) -> None:
         out, err = spawn(

@@ -11,10 +11,11 @@ from runner.cli import COMMANDS
 from runner.jobs import JOBS
 from tests.runner.conftest import ROOT
 
-NAMES = {path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__"}
+NAMES = {path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_")}
 TARGETS = ("host", "local", "cloud")
-LINE = re.compile(r"\brunner ([a-z]+)\b([^`|\"\n]*(?:\\\n[^`|\"\n]*)*)")
+LINE = re.compile(r"\brunner ([a-z]+)\b((?:\\\n|\"[^\"`|\n]*\"|[^`|\"\n])*)")
 BARE = re.compile(rf"`({'|'.join(JOBS)}) ([^`\n]*)`")  # `prepare --force`, on any target
+SEPARATOR = re.compile(r"\s--(?=\s)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
     path
@@ -24,24 +25,44 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
 ]
 
 
-def options_of(command: str) -> set[str]:
-    params = import_module(f"runner.commands.{command}").command.params
+def options_of(name: str) -> set[str]:
+    """Return the options of a command, or of a job as ``host sample``."""
+    command_name, _, job = name.partition(" ")
+    command = import_module(f"runner.commands.{command_name}").command
+    if job:
+        command = command.commands[job]
     found = {
-        name for p in params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)
+        name
+        for p in command.params
+        if isinstance(p, click.Option)
+        for name in (*p.opts, *p.secondary_opts)
     }
     return found | {"--help"}
 
 
+def command_of(name: str, words: str) -> str:
+    """Return ``host sample`` for the words of ``runner host ... sample``, and other names as they are."""
+    if name not in TARGETS:
+        return name
+    group = import_module(f"runner.commands.{name}").command
+    job, _ = group.split_job(words.split())
+    return f"{name} {job or 'train'}"
+
+
 def named_in(text: str) -> list[tuple[str, str]]:
-    """Command and option, for each option that a line to be typed has before its --."""
-    lines = [(found[1], found[2]) for found in LINE.finditer(text) if found[1] in NAMES]
+    """Return command and option, for each option in a command line before its --."""
+    lines = [
+        (found[1], re.sub(r'"[^"]*"', '""', found[2]))
+        for found in LINE.finditer(text)
+        if found[1] in NAMES
+    ]
     lines += [
         (target, f"{found[1]} {found[2]}") for found in BARE.finditer(text) for target in TARGETS
     ]
     return [
-        (name, option)
+        (command_of(name, words), option)
         for name, words in lines
-        for option in OPTION.findall(words.partition(" -- ")[0])
+        for option in OPTION.findall(SEPARATOR.split(words)[0])
     ]
 
 
@@ -57,9 +78,9 @@ def test_every_option_that_is_named_exists() -> None:
 
 def test_they_are_found() -> None:
     text = "type `runner host prepare x --force` or `prepare --shards 9`, `runner cloud --gpu H100 -- a --b`"
-    assert ("host", "--force") in named_in(text)
-    assert ("local", "--shards") in named_in(text)
-    assert ("cloud", "--b") not in named_in(text)
+    assert ("host prepare", "--force") in named_in(text)
+    assert ("local prepare", "--shards") in named_in(text)
+    assert ("cloud command", "--b") not in named_in(text)
 
 
 def test_a_text_of_ones_own_goes_into_a_dataset_of_its_own() -> None:

@@ -188,7 +188,7 @@ class AttemptRunner:
             reason = (
                 EndReason.PREEMPTED if self.signals.get() == signal.SIGINT else EndReason.CANCELLED
             )
-        # `runner stop --now` takes the machine away like Modal.
+        # `runner stop --force` takes the machine away like Modal.
         if reason == EndReason.PREEMPTED and self._stop_asked():
             reason = EndReason.STOPPED
         recorded = self._recorded()

@@ -59,8 +59,8 @@ class ResolvedOptions(ModalOptions):
 def parse_options(
     gpu: str | None = None,
     nodes: int | None = None,
-    timeout: str | None = None,
-    max_cost: str | None = None,
+    timeout: str | float | None = None,
+    max_cost: str | float | None = None,
     region: str | None = None,
     variables: Sequence[str] = (),
     secrets: Sequence[str] = (),
@@ -69,7 +69,7 @@ def parse_options(
     environment, own_secrets = _parse_variables(variables)
     return ModalOptions(
         gpu=gpu,
-        max_cost=parse_dollars(max_cost, "--max-cost") if max_cost else None,
+        max_cost=parse_dollars(max_cost, "--max-cost") if isinstance(max_cost, str) else max_cost,
         nodes=nodes,
         timeout_s=_parse_timeout(timeout) if timeout else None,
         region=region,
@@ -130,11 +130,11 @@ def _optional(tree: Mapping[str, Any], name: str, *kinds: type) -> Any:
     return value
 
 
-def _parse_timeout(text: str) -> float:
-    seconds = parse_duration(text, "--timeout")
+def _parse_timeout(value: str | float) -> float:
+    seconds = parse_duration(value, "--timeout") if isinstance(value, str) else value
     if seconds > LONGEST_RUN_S:
         raise usage(
-            f"--timeout {text} is too long: a run on Modal lasts at most "
+            f"--timeout {value if isinstance(value, str) else duration(value)} is too long: a run on Modal lasts at most "
             f"{duration(LONGEST_RUN_S)} (11 attempts of 24 h); give that much, and continue "
             "with `runner resume`"
         )

@@ -67,7 +67,7 @@ def run_shell(
     gpus = shell_gpus(gpu)
     if not words and not cli.is_terminal:
         raise usage(
-            "a shell needs a terminal; give it a command: `runner shell --on cloud python -V`"
+            "a shell needs a terminal; give it a command: `runner shell --target cloud python -V`"
         )
     dollars = price(gpus, current_prices(checkout, cli.environ))
     where = f"a sandbox of Modal with {gpus.modal_names()[0] if gpus.names else 'no GPU'}"

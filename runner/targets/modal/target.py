@@ -218,14 +218,14 @@ class ModalTarget:
         if is_at_work:
             self.ask_to_stop(
                 run, found.call
-            )  # with --now too: the body then knows who took its machine away
+            )  # with --force too: the body then knows who took its machine away
         if force or not is_at_work:
             calls.cancel(found.call, kill=force)
         wait_until(
             lambda: not calls.look(found.call, seconds=2.0).alive,
             STOP_SECONDS,
             f"run '{run}' is still stopping; `runner status {run}` says when it is done, "
-            f"`runner stop {run} --now` kills it",
+            f"`runner stop {run} --force` kills it",
         )
         return True
 

@@ -238,7 +238,7 @@ class TestResume:
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
         place = volumes / "checkpoints" / "nano" / "out"
-        options = ("--resume-with=--init_from=resume", f"--keep=out={place}")
+        options = ("--resume-with=--init_from=resume", f"--persist=out={place}")
         out_of(start(*self.WORDS, options=options), 1)  # no data: it wrote nothing
         (folder / "data" / "letters" / "train.bin").write_text("x")
         assert "resuming" not in out_of(start(*self.WORDS, options=options))
@@ -251,7 +251,7 @@ class TestResume:
         place = volumes / "checkpoints" / "nano" / "out"
         place.mkdir(parents=True)
         (place / "latest").symlink_to("gone")  # as wandb leaves it
-        options = ("--resume-with=--init_from=resume", f"--keep=out={place}")
+        options = ("--resume-with=--init_from=resume", f"--persist=out={place}")
         (folder / "data" / "letters" / "train.bin").write_text("x")
         out_of(start("false", options=options), 1)
         assert "resuming" not in out_of(start(*self.WORDS, options=options))
@@ -292,10 +292,10 @@ class TestKept:
         (place / "letters" / "pulled.bin").write_text("from elsewhere")
         (place / "letters" / "meta.pkl").write_text("old")
         (folder / "data" / "letters" / "meta.pkl").write_text("mine")
-        out_of(start("python", "-c", "", options=(f"--keep=data={place}",)))
+        out_of(start("python", "-c", "", options=(f"--persist=data={place}",)))
         assert (place / "letters" / "meta.pkl").read_text() == "old"
         assert (folder / "data" / "letters" / "meta.pkl").read_text() == "mine"
-        out_of(start("python", "data/letters/prepare.py", options=(f"--keep=data={place}",)))
+        out_of(start("python", "data/letters/prepare.py", options=(f"--persist=data={place}",)))
         assert not (folder / "data").is_symlink()
         assert (folder / "data" / "letters" / "pulled.bin").read_text() == "from elsewhere"
         assert (place / "letters" / "train.bin").read_text() == "to be or not to be"
@@ -304,7 +304,7 @@ class TestKept:
     def test_a_file_is_refused_and_not_lost(
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
-        process = start("python", "-c", "", options=(f"--keep=train.py={volumes / 'x'}",))
+        process = start("python", "-c", "", options=(f"--persist=train.py={volumes / 'x'}",))
         assert "train.py is a file" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
         assert (folder / "train.py").read_text()
@@ -313,7 +313,7 @@ class TestKept:
         self, start: Start, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "out").symlink_to(tmp_path)
-        process = start("python", "-c", "", options=(f"--keep=out={tmp_path / 'x'}",))
+        process = start("python", "-c", "", options=(f"--persist=out={tmp_path / 'x'}",))
         assert "is a link to" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
 

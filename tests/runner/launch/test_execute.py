@@ -77,11 +77,11 @@ class TestPrepare:
         ("line", "said"),
         [
             ("train --shards 9", "write data.shards=9"),
-            ("--force", "--force belongs to prepare"),
-            ("prepare fineweb10B --source x", "leave --source x away"),
-            ("prepare fineweb10B val_fraction=0.5", "leave val_fraction=0.5 away"),
-            ("fineweb10B", "is neither a job"),
-            ("--force -- python x.py", "--force is not for a command"),
+            ("--force", "--force is an option of prepare, not of train"),
+            ("prepare fineweb10B --source x", "remove --source x"),
+            ("prepare fineweb10B val_fraction=0.5", "remove val_fraction=0.5"),
+            ("fineweb10B", "is not a job"),
+            ("--force -- python x.py", "--force is an option of prepare, not of command"),
         ],
     )
     def test_elsewhere_they_are_refused(self, type_, fake, line: str, said: str) -> None:
@@ -210,7 +210,7 @@ class TestQuestion:
         fake.question = "This costs $3. Start it?"
         result = type_("runner host warm")
         assert (result.exit_code, fake.did) == (2, [])
-        assert "to say yes, type:\n  runner host warm -y" in result.stderr
+        assert "pass -y to confirm:\n  runner host warm -y" in result.stderr
 
     def test_yes_answers(self, type_, fake) -> None:
         fake.question = "This costs $3. Start it?"
@@ -229,19 +229,22 @@ class TestMistakes:
             ("runner host learning_rate=1", "did you mean 'train.lr'?"),
             (
                 "runner host configs/wam.yaml",
-                "there is no recipe configs/wam.yaml; did you mean 'warm'?",
+                "no recipe configs/wam.yaml; did you mean 'warm'?",
             ),
-            ("runner host --name ../up", "can't be the name of a run"),
+            ("runner host --name ../up", "is not a valid run name"),
             ("runner host --source a.txt", "write data.source=a.txt"),
-            ("runner host --into x", "--into belongs to export"),
-            ("runner host prepare --device cpu", "prepare needs no device"),
-            ("runner host prepare --gpu 2", "prepare runs in one process"),
+            ("runner host --output x", "--output is an option of export, not of train"),
+            (
+                "runner host prepare --device cpu",
+                "--device is an option of train, sample, evaluate, roofline, run, not of prepare",
+            ),
+            ("runner host prepare --gpu 2", "--gpu is an option of train, not of prepare"),
             ("runner host --gpu 0", "0 is not in the range"),
-            ("runner host --nme x", "No such option"),
-            ("runner plan sample", "sample is another job"),
-            ("runner host --lr 1e-3", "no option --lr; a setting of the recipe is written lr=1e-3"),
-            ("runner host --max-steps=5 warm", "is written max_steps=5"),
-            ("runner host --learning_rate 1", "is written train.lr=1"),
+            ("runner host --nme x", "no option --nme; did you mean '--name'?"),
+            ("runner estimate sample", "`runner estimate` is for training only; remove sample"),
+            ("runner host --lr 1e-3", "no option --lr; write a recipe setting as lr=1e-3"),
+            ("runner host --max-steps=5 warm", "write a recipe setting as max_steps=5"),
+            ("runner host --learning_rate 1", "write a recipe setting as train.lr=1"),
             ("runner host LR=1e-3", "did you mean 'train.lr'?"),
             ("runner host lr = 1e-3", "write lr=1e-3"),
             ("runner host --device gpu", "'gpu' is not one of"),
@@ -268,7 +271,7 @@ class TestMistakes:
         (make_run("command") / "recipe.yaml").unlink()
         result = type_("runner host sample")
         assert result.exit_code == 102
-        assert "there is no run of a recipe yet" in result.stderr
+        assert "no trained run yet" in result.stderr
 
     def test_the_newest_run_that_is_sampled_from_has_a_recipe(self, type_, fake, make_run) -> None:
         os.utime(make_run("warm", step=50) / "run.json", (50, 50))

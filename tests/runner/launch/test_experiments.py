@@ -61,11 +61,11 @@ class TestRun:
             ("run mine.py lrr=1", 2, "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
             ("run mine.py --param steps=two", 2, "steps is a whole number, not 'two'"),
             ("run mien.py", 2, "did you mean 'mine.py'?"),
-            ("run", 2, "run which file?"),
-            ("run mine.py other", 2, "what is 'other'?"),
-            ("run mine.py --keep out=data", 2, "below output_dir"),
-            ("run mine.py --device mps", 2, "the file chooses its device"),
-            ("mine.py", 2, "an experiment is started by the word run: run mine.py"),
+            ("run", 2, "`run` needs a file"),
+            ("run mine.py other", 2, "unexpected 'other'"),
+            ("run mine.py --persist out=data", 2, "--persist is an option of command, not of run"),
+            ("run mine.py --device mps", 2, "the experiment chooses its device"),
+            ("mine.py", 2, "mine.py is an experiment, not a recipe; use `run mine.py`"),
             ("run plain.py", 2, "has no function train at its top level"),
         ],
     )
@@ -102,7 +102,7 @@ class TestRun:
         result = type_("runner host run mine.py --json")
         assert result.exit_code == 0
         assert json.loads(result.stdout)["result"] == {"loss": 0.5}
-        assert "finished already, with these parameters: loss=0.5" in result.stderr
+        assert "already finished with these parameters: loss=0.5" in result.stderr
         result = type_("runner host run mine.py lr=0.2")
         assert result.exit_code == 2
         assert "lr: 0.1 → 0.2" in result.stderr
@@ -121,10 +121,10 @@ class TestRun:
     ) -> None:
         ran = {"path": "mine.py", "sha256": hashlib.sha256(MINE.encode()).hexdigest()}
         make_run("mine", job="experiment", arguments={"lr": 0.1, "steps": 3}, file=ran)
-        assert "edited" not in type_("runner host run mine.py").stderr
+        assert "has changed" not in type_("runner host run mine.py").stderr
         mine.write_text(MINE + "# other\n")
         result = type_("runner host run mine.py")
-        assert "mine.py was edited since: that is the result of the file before" in result.stderr
+        assert "mine.py has changed since; the result is that of the earlier file" in result.stderr
         assert "--name mine-2" in result.stderr
         assert fake.did == []
 
@@ -141,7 +141,7 @@ class TestNew:
         path.write_text("mine now\n")
         result = type_("runner new experiment my_gpt")
         assert result.exit_code == 1
-        assert "exists; nothing was written" in result.stderr
+        assert "exists; choose another name" in result.stderr
         assert path.read_text() == "mine now\n"
 
     @pytest.mark.parametrize("name", ["torch", "experiment", "3x", "a-b", "class"])

@@ -1,4 +1,4 @@
-"""[JOB] [RECIPE] [key=value ...], told apart by form."""
+"""[JOB] [RECIPE] [key=value ...] in any order."""
 
 from __future__ import annotations
 
@@ -6,30 +6,46 @@ from itertools import permutations
 
 import pytest
 
+from runner.commands import host
 from runner.errors import RunnerError
 from runner.launch.parse import ParsedArgs, classify_args
 
 RECIPES = ("quickstart", "shakespeare_char")
 
 
-def test_nothing_at_all_trains_the_default_recipe() -> None:
-    assert classify_args([], RECIPES) == ParsedArgs("train", None, ())
+def test_no_arguments_select_the_default_recipe() -> None:
+    assert host.command.split_job([]) == (None, [])
+    assert classify_args([], RECIPES) == ParsedArgs(None, ())
 
 
 def test_the_order_does_not_matter() -> None:
-    wanted = ParsedArgs("prepare", "shakespeare_char", ("lr=1e-3",))
     for words in permutations(["prepare", "shakespeare_char", "lr=1e-3"]):
-        assert classify_args(words, RECIPES) == wanted
+        job, rest = host.command.split_job(words)
+        assert job == "prepare"
+        assert classify_args(rest, RECIPES) == ParsedArgs("shakespeare_char", ("lr=1e-3",))
 
 
-def test_a_job_that_measures_may_be_called_a_bench() -> None:
-    assert (
-        classify_args(["bench", "roofline"], ["quickstart"])
-        == classify_args(["roofline"], [])
-        == ParsedArgs("roofline")
-    )
-    with pytest.raises(RunnerError, match="bench"):
-        classify_args(["bench"], ["quickstart"])
+@pytest.mark.parametrize(
+    ("args", "job", "rest"),
+    [
+        (["--gpu", "2", "sample"], "sample", ["--gpu", "2"]),
+        (["--name", "train", "sample"], "sample", ["--name", "train"]),  # a value is not a job
+        (["--json", "sample", "--name=x"], "sample", ["--json", "--name=x"]),
+        (["pipeline", "p.yaml", "train"], "pipeline", ["p.yaml", "train"]),
+        (
+            ["--dir", "x", "--", "python", "sample"],
+            "command",
+            ["--dir", "x", "--", "python", "sample"],
+        ),
+        (["command", "--", "ls"], "command", ["--", "ls"]),
+        (["bench", "roofline"], "roofline", []),
+        (["bench"], None, ["bench"]),
+    ],
+)
+def test_the_job_is_the_first_positional_argument_that_names_one(
+    args: list[str], job: str | None, rest: list[str]
+) -> None:
+    assert host.command.split_job(args) == (job, rest)
 
 
 def test_overrides_keep_their_order() -> None:
@@ -44,18 +60,18 @@ def test_a_path_is_a_recipe_whether_it_is_there_or_not() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "'trian' is neither a job nor a recipe; did you mean 'train'?"),
+        (["trian"], "'trian' is not a job or a recipe; did you mean 'train'?"),
         (
             ["shakespear"],
-            "'shakespear' is neither a job nor a recipe; did you mean 'shakespeare_char'?",
+            "'shakespear' is not a job or a recipe; did you mean 'shakespeare_char'?",
         ),
-        (["1e-3"], "an override is key=value"),
-        (["train", "lr", "=", "1e-3"], "'lr = 1e-3': a setting is one word; write lr=1e-3"),
+        (["1e-3"], "an override has the form key=value"),
+        (["lr", "=", "1e-3"], "'lr = 1e-3' has spaces around the =; write lr=1e-3"),
         (["lr", "=1e-3"], "write lr=1e-3"),
         (["lr=", "1e-3"], "write lr=1e-3"),
-        (["train", "sample"], "two jobs, 'train' and 'sample'"),
+        (["quickstart", "sample"], "'sample' is a second job"),
         (["quickstart", "shakespeare_char"], "two recipes"),
-        (["mine"], "'mine' is a run, not a job or a recipe; write --name mine"),
+        (["mine"], "'mine' is a run, not a job or a recipe; use --name mine"),
     ],
 )
 def test_a_word_that_is_none_of_them_is_refused(words: list[str], message: str) -> None:

@@ -77,7 +77,7 @@ class TestFile:
             (
                 "  out: checkpoints",
                 "  out: checkpoint",
-                ":3: --keep out=checkpoint: there is no volume",
+                ":3: --persist out=checkpoint: there is no volume",
             ),
             ("outputs: [out/ckpt.pt]", "outputs: [ckpt.pt]", ":14: ckpt.pt lies in no kept path"),
             (
@@ -134,14 +134,14 @@ class TestHost:
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out.splitlines()[0] == "prepared", err
         assert out.endswith("iter 4: loss 1.0\n4")
-        assert "train: out/ckpt.pt is not there" in err
+        assert "train: out/ckpt.pt is missing" in err
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out == "4"
         assert "prepare: skipped: it finished" in err
         out, err = spawn(
             "host", "pipeline", "letters.yaml", "train.args=--max_iters=6"
         ).communicate(timeout=60)
-        assert "train: its command is another than last time; it begins anew" in err
+        assert "train: its command has changed; it starts from the beginning" in err
         assert "from its beginning: it is another command than the last time" in err
         assert "resuming" not in out
         assert out.endswith("6")
@@ -177,7 +177,7 @@ class TestHost:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 100
         assert out.startswith("prepared")
-        assert "not begun: show; type the same again to go on with train" in err
+        assert "not started: show; run the same command again to continue with train" in err
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert "prepare: skipped" in err
         assert out.endswith("4")
@@ -208,16 +208,19 @@ class TestHost:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("pipeline",), "which pipeline?"),
-            (("pipeline", "nothing.yaml"), "there is no pipeline nothing.yaml"),
-            (("pipeline", "letters.yaml", "--detach"), "leave --detach away"),
-            (("pipeline", "letters.yaml", "--gpu", "2"), "--gpu is not for a pipeline"),
+            (("pipeline",), "`pipeline` needs a file"),
+            (("pipeline", "nothing.yaml"), "no pipeline nothing.yaml"),
+            (("pipeline", "letters.yaml", "--detach"), "--detach is an option of"),
             (
-                ("pipeline", "letters.yaml", "--keep", "out=data"),
-                "--keep is a key of the pipeline's file",
+                ("pipeline", "letters.yaml", "--gpu", "2"),
+                "--gpu is an option of train, not of pipeline",
             ),
-            (("pipeline", "letters.yaml", "--dir", "../none"), "say where it is: --dir"),
-            (("pipeline", "letters.yaml", "--", "ls"), "before the --"),
+            (
+                ("pipeline", "letters.yaml", "--persist", "out=data"),
+                "write it in the pipeline's file, as `keep`",
+            ),
+            (("pipeline", "letters.yaml", "--dir", "../none"), "or give it with --dir"),
+            (("pipeline", "letters.yaml", "--", "ls"), "appears before --"),
         ],
     )
     def test_what_is_wrong_is_said(
@@ -235,4 +238,4 @@ def test_a_pipeline_is_no_recipe(type_, checkout: Path) -> None:
     assert "letters" not in result.stderr
     result = type_("runner host configs/letters.yaml")
     assert result.exit_code == 2
-    assert "is a pipeline; type: runner host pipeline configs/letters.yaml" in result.stderr
+    assert "is a pipeline; run `runner host pipeline configs/letters.yaml`" in result.stderr

@@ -122,7 +122,7 @@ class TestCommand:
 
     def test_an_export_goes_into_the_runs_folder(self) -> None:
         command = plan(replace(INSIDE, step=100), job=JOBS["export"], recipe=None).command
-        assert command[-2:] == ("--into", "/vol/checkpoints/warm/huggingface")
+        assert command[-2:] == ("--output", "/vol/checkpoints/warm/huggingface")
 
     def test_json_is_passed_on(self) -> None:
         assert plan(as_json=True).command[-1] == "--json"

@@ -26,7 +26,7 @@ from tests.runner.fake_target import FakeTarget
 
 Type = Callable[[str], Result]
 
-LINES = ["runner host warm --dry-run", "runner resume warm --on host --dry-run"]
+LINES = ["runner host warm --dry-run", "runner resume warm --target host --dry-run"]
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ class TestHere:
         assert "`runner pull checkpoints warm`" in refused.stderr
         # The other way that it names: the older one goes on under another name.
         folder.rename(folder.with_name("older"))
-        assert "goes on from step 40" in type_("runner resume older --on host --dry-run").stderr
+        assert "goes on from step 40" in type_("runner resume older --target host --dry-run").stderr
 
     def test_without_a_checkpoint_here_it_does_not_begin_anew(
         self, type_: Type, both: Callable[..., Path]
@@ -198,13 +198,13 @@ class TestNotHere:
     def test_without_an_answer_it_is_not_here(
         self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
     ) -> None:
-        assert "there is no run 'warm'" in type_("runner host sample --name warm").stderr
+        assert "no run 'warm'" in type_("runner host sample --name warm").stderr
         cli.environ = {**cli.environ, "MODAL_SERVER_URL": "http://127.0.0.1:1"}
         cli.targets["cloud"] = ModalTarget(cli, checkout)
         refused = type_("runner host sample --name warm")
         assert refused.exit_code == 102
         assert "could not ask cloud for run 'warm': Modal can't be reached" in refused.stderr
-        assert "there is no run 'warm'" in refused.stderr
+        assert "no run 'warm'" in refused.stderr
 
 
 class TestThere:

@@ -71,7 +71,7 @@ class TestWithoutAToken:
 
     def test_it_goes_on_here(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("unfinished", step=40)
-        planned = type_("runner resume cl --on host --dry-run")
+        planned = type_("runner resume cl --target host --dry-run")
         assert planned.exit_code == 0, planned.stderr
         assert "goes on from step 40 of 100" in planned.stderr
         refused = type_("runner resume cl")
@@ -79,7 +79,7 @@ class TestWithoutAToken:
             1,
             True,
         )
-        assert "`runner resume cl --on host` goes on" in type_("runner status cl").stderr
+        assert "`runner resume cl --target host` resumes it" in type_("runner status cl").stderr
 
     def test_one_that_was_at_work_says_when(
         self, type_: Type, pulled: Callable[..., Path], checkout: Path

@@ -260,14 +260,14 @@ class TestStatus:
         fake.printed = ["Out of memory"]
         result = type_("runner status warm")
         assert "Out of memory" in result.stderr
-        assert "`runner resume warm` goes on" in result.stderr
+        assert "`runner resume warm` resumes it" in result.stderr
 
     @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
     def test_a_run_that_is_not_there(self, type_, fake, command: str) -> None:
         fake.states = [RUNNING]
         result = type_(f"runner {command} wram")
         assert result.exit_code == 102
-        assert "there is no run 'wram'; did you mean 'warm'?" in result.stderr
+        assert "no run 'wram'; did you mean 'warm'?" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "logs"])
@@ -307,7 +307,7 @@ class TestLogs:
         (make_run("warm") / "log.txt").write_text("one\ntwo\n")
         refused = type_("runner logs warm --since 1h")
         assert (refused.exit_code, refused.stdout) == (2, "")
-        assert "without times; leave --since away, or take --tail 50" in refused.stderr
+        assert "without times; use --tail 50 instead of --since" in refused.stderr
 
     def test_a_long_end_is_read_in_pieces_and_put_together_once(self, tmp_path) -> None:
         lines = [f"{number:07d} {'x' * 40}\n" for number in range(20_000)]
@@ -372,11 +372,11 @@ class TestStop:
         fake.states = [RUNNING]
         result = type_("runner stop warm")
         assert (result.exit_code, fake.did) == (0, ["stop warm"])
-        assert "`runner resume warm` goes on" in result.stderr
+        assert "`runner resume warm` resumes it" in result.stderr
 
     def test_now(self, type_, fake) -> None:
         fake.states = [RUNNING]
-        type_("runner stop warm --now")
+        type_("runner stop warm --force")
         assert fake.did == ["stop warm now"]
 
 
@@ -407,7 +407,7 @@ class TestResume:
 
     def test_on_another_target(self, type_, cli, checkout, fake, warm) -> None:
         other = cli.targets["local"] = FakeTarget(checkout, name="local")
-        type_("runner resume warm --on local")
+        type_("runner resume warm --target local")
         assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
 
     def test_without_its_recipe_it_says_so(self, type_, cli, checkout, make_run) -> None:
@@ -415,13 +415,16 @@ class TestResume:
         cli.targets = {"host": HostTarget(cli, checkout)}
         result = type_("runner resume warm")
         assert result.exit_code == 1
-        assert "the recipe.yaml of run 'warm' is gone" in result.stderr
+        assert "the recipe.yaml of run 'warm' is missing" in result.stderr
 
     def test_a_mistake_is_one_line(self, type_, warm) -> None:
         for line, message in [
-            ("runner resume warm lr", "'lr' is no key=value"),
+            (
+                "runner resume warm lr",
+                "unexpected 'lr'; `runner resume` takes one run and key=value",
+            ),
             ("runner resume warm lr=x", "'x' is no number"),
-            ("runner resume warm --on locl", "unknown target 'locl'; did you mean 'local'?"),
+            ("runner resume warm --target locl", "unknown target 'locl'; did you mean 'local'?"),
         ]:
             result = type_(line)
             assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

@@ -293,7 +293,7 @@ class TestCommandOfTheUsers:
     def folder(self, tmp_path: Path) -> Path:
         return make_folder(tmp_path / "nano")
 
-    LINE = "runner local --dir ../nano --keep out=checkpoints --keep data=data"
+    LINE = "runner local --dir ../nano --persist out=checkpoints --persist data=data"
 
     def test_its_folder_and_what_it_keeps_are_mounted(
         self, type_, local, run_words, folder: Path, checkout: Path

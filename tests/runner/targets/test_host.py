@@ -333,7 +333,7 @@ class TestDetached:
         spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
         launch = read_launch(folder)
-        assert spawn("stop", "quickstart", "--now").wait(timeout=60) == 0
+        assert spawn("stop", "quickstart", "--force").wait(timeout=60) == 0
         wait_for(lambda: not _group_lives(int(launch.id)))
 
     def test_following_the_log_ends_with_the_run(self, spawn, job, folder) -> None:

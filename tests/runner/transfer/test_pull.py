@@ -269,5 +269,5 @@ def test_unknown_path_exits_with_102_and_suggests_a_name(invoke: Invoke, cloud: 
 def test_pull_one_file_into_another_folder(invoke: Invoke, cloud: Cloud, tmp_path: Path) -> None:
     cloud.put("data", "deep/one.txt", b"one")
     cloud.put("data", "deep/two.txt", b"two")
-    assert invoke(f"runner pull data deep/one.txt --into {tmp_path}/elsewhere").exit_code == 0
+    assert invoke(f"runner pull data deep/one.txt --dest {tmp_path}/elsewhere").exit_code == 0
     assert tree(tmp_path / "elsewhere") == {"deep/one.txt": b"one"}

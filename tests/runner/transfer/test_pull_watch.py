@@ -128,7 +128,7 @@ def test_watch_of_an_ended_run_pulls_it_once(
     invoke: Callable[[str], Result], cloud: Cloud, local: Path
 ) -> None:
     write_run(cloud.folder("checkpoints") / "warm", [10])
-    result = invoke("runner pull checkpoints warm --watch --every 0.1")
+    result = invoke("runner pull checkpoints warm --watch --interval 0.1")
     assert result.exit_code == 0, result.output
     assert "run warm is finished" in result.stderr
     assert invoke("runner pull data --watch").exit_code == 2

@@ -57,12 +57,12 @@ def test_push_without_the_journal_compares_blocks(
 def test_only_the_changed_block_of_a_file_is_sent(
     invoke: Invoke, cloud: Cloud, corpus: Path
 ) -> None:
-    invoke("runner push data ./my_corpus --to texts")
+    invoke("runner push data ./my_corpus --dest texts")
     with (corpus / "deep/big.bin").open("r+b") as file:
         file.seek(9 * MIB - 1)
         file.write(b"x")
     cloud.forget()
-    assert invoke("runner push data ./my_corpus --to texts").exit_code == 0
+    assert invoke("runner push data ./my_corpus --dest texts").exit_code == 0
     assert cloud.transfers() == ["BlockPut"]
     assert (cloud.folder("data") / "texts/deep/big.bin").read_bytes() == (
         corpus / "deep/big.bin"
@@ -89,10 +89,10 @@ def test_pull_does_not_download_a_pushed_file(
 
 
 def test_destination_of_a_single_file(invoke: Invoke, cloud: Cloud, corpus: Path) -> None:
-    for line in ("", "--to renamed.txt", "--to texts/", "--to /"):
+    for line in ("", "--dest renamed.txt", "--dest texts/", "--dest /"):
         assert invoke(f"runner push data my_corpus/a.txt {line}").exit_code == 0
     assert set(tree(cloud.folder("data"))) == {"a.txt", "renamed.txt", "texts/a.txt"}
-    assert invoke("runner push data my_corpus/a.txt --to ../../etc/x").exit_code == 2
+    assert invoke("runner push data my_corpus/a.txt --dest ../../etc/x").exit_code == 2
     assert invoke("runner push data nothing").exit_code == 102
 
 

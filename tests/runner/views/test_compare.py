@@ -237,7 +237,7 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(
 def test_no_folder_is_made_for_a_picture(type_, two, checkout: Path) -> None:
     result = type_("runner compare warm cool --png no/such/x.png")
     assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
-    result = type_("runner report warm --into no/such/x.html")
+    result = type_("runner report warm --output no/such/x.html")
     assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
     assert not (checkout / "no").exists()
 

@@ -239,14 +239,14 @@ def test_a_run_in_the_cloud_has_its_attempts_and_what_each_cost(
 
 def test_a_report_replaces_a_report_and_nothing_else(type_, told: Path, checkout: Path) -> None:
     (checkout / "notes.html").write_text("mine")
-    result = type_("runner report warm --into notes.html")
+    result = type_("runner report warm --output notes.html")
     assert (result.exit_code, "is there and is no report" in result.stderr) == (2, True)
     assert (checkout / "notes.html").read_text() == "mine"
-    assert type_("runner report warm --into there.html").exit_code == 0
-    assert type_("runner report warm --into there.html").exit_code == 0
-    result = type_("runner report warm --into configs/")
-    assert (result.exit_code, "--into configs/warm.html" in result.stderr) == (2, True)
-    assert type_("runner report warm --into -").stdout.startswith("<!DOCTYPE html>")
+    assert type_("runner report warm --output there.html").exit_code == 0
+    assert type_("runner report warm --output there.html").exit_code == 0
+    result = type_("runner report warm --output configs/")
+    assert (result.exit_code, "--output configs/warm.html" in result.stderr) == (2, True)
+    assert type_("runner report warm --output -").stdout.startswith("<!DOCTYPE html>")
 
 
 def test_a_run_that_has_logged_nothing_has_a_page(type_, make_run, fake, checkout: Path) -> None:

@@ -17,7 +17,7 @@ ESCAPE = "\x1b]0;title\x07"
 class TestOnATerminal:
     def test_it_shows_what_is_new_until_the_run_ends(self, at_work, on_terminal) -> None:
         at_work.order("step 10")
-        person = on_terminal("watch", "--every", "0.1")
+        person = on_terminal("watch", "--interval", "0.1")
         person.expect("step 10/100")
         person.expect("45s left")
         person.expect("loss.*4.8000")
@@ -37,7 +37,7 @@ class TestOnATerminal:
     @pytest.mark.parametrize("leave", ["q", "\x03"])
     def test_leaving_leaves_the_run_alone(self, at_work, on_terminal, leave: str) -> None:
         at_work.order("step 10")
-        person = on_terminal("watch", "--every", "0.1")
+        person = on_terminal("watch", "--interval", "0.1")
         person.expect("step 10/100")
         person.send(leave)
         person.expect("left; run quickstart goes on. `runner watch quickstart` shows it again")
@@ -49,7 +49,7 @@ class TestOnATerminal:
 
     def test_a_resized_terminal_is_filled_again(self, at_work, on_terminal) -> None:
         at_work.order("step 10")
-        person = on_terminal("watch", "--every", "0.1", size=(30, 80))
+        person = on_terminal("watch", "--interval", "0.1", size=(30, 80))
         person.expect("training loss")
         person.setwinsize(40, 160)
         person.expect("━ ?.*tokens/s")  # the second plot has room now
@@ -60,7 +60,7 @@ class TestOnATerminal:
 
     def test_the_terminal_is_as_it_was(self, at_work, on_terminal, checkout) -> None:
         at_work.order("step 10")
-        person = on_terminal("watch", "--every", "0.1")
+        person = on_terminal("watch", "--interval", "0.1")
         person.expect("step 10/100")
         person.send("q")
         person.expect("\x1b\\[\\?1049l")  # the screen before it
@@ -73,7 +73,7 @@ class TestColor:
     COLOR = re.compile(r"\x1b\[(\d+;)*(3[0-8]|4[0-8]|9[0-7])[;m]")
 
     @pytest.mark.parametrize(
-        "line", ["doctor", "runs", "watch quickstart --every 0.1", "host sample"]
+        "line", ["doctor", "runs", "watch quickstart --interval 0.1", "host sample"]
     )
     def test_no_color_means_none(self, at_work, on_terminal, line: str) -> None:
         at_work.order("step 10", "exit 0")
@@ -84,7 +84,7 @@ class TestColor:
             person.expect(pexpect.EOF)
             seen.append(person.before)
         assert self.COLOR.search(seen[1]) is None
-        if line in ("doctor", "watch quickstart --every 0.1"):
+        if line in ("doctor", "watch quickstart --interval 0.1"):
             assert self.COLOR.search(seen[0]) is not None
 
 
@@ -92,7 +92,7 @@ class TestOffATerminal:
     @pytest.mark.parametrize(("code", "ends"), [(0, 0), (101, 101), (1, 100)])
     def test_a_line_a_look_and_the_runs_own_end(self, at_work, spawn, code: int, ends: int) -> None:
         at_work.order("step 10")
-        process = spawn("watch", "quickstart", "--every", "0.1")
+        process = spawn("watch", "quickstart", "--interval", "0.1")
         first = process.stdout.readline()
         assert first.startswith(("running", "starting"))
         at_work.order("step 20", f"exit {code}")
@@ -108,14 +108,14 @@ class TestOffATerminal:
 
     def test_json_lines(self, at_work, spawn) -> None:
         at_work.order("step 50", "exit 0")
-        out, _ = spawn("watch", "--json", "--every", "0.1").communicate(timeout=60)
+        out, _ = spawn("watch", "--json", "--interval", "0.1").communicate(timeout=60)
         rows = [json.loads(line) for line in out.splitlines()]
         assert rows[-1]["status"] == "finished"
         assert rows[-1]["newest"]["loss"] == 4.0
 
     def test_sigterm_leaves_it(self, at_work, spawn) -> None:
         at_work.order("step 10")
-        process = spawn("watch", "--every", "0.1")
+        process = spawn("watch", "--interval", "0.1")
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

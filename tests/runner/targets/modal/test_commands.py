@@ -12,7 +12,7 @@ from tests.runner.launch.test_pipeline import PIPELINE
 from tests.runner.nanogpt_folder import make_folder
 from tests.runner.targets.modal.conftest import Lab
 
-KEEPS = ("--keep", "out=checkpoints", "--keep", "data=data")
+KEEPS = ("--persist", "out=checkpoints", "--persist", "data=data")
 
 
 @pytest.fixture

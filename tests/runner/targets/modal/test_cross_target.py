@@ -46,13 +46,13 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_here(
 def the_newer_goes_there_first(lab: Lab) -> None:
     """The run that is finished here does not go on from its older checkpoint in the cloud; once it is there, it does on
     the machine that it had in the cloud."""
-    _, err = lab.run("resume", "tiny", "--on", "cloud", "-y", status=2)
+    _, err = lab.run("resume", "tiny", "--target", "cloud", "-y", status=2)
     assert "is at step 150 here" in err
     assert "`runner push checkpoints tiny`" in err
     lab.run("push", "checkpoints", "tiny", "-y")
-    _, err = lab.run("resume", "tiny", "--on", "cloud", "--dry-run")
+    _, err = lab.run("resume", "tiny", "--target", "cloud", "--dry-run")
     assert "no GPU" in err
-    _, err = lab.run("resume", "tiny", "--on", "cloud", "--dry-run", "--gpu", "L4:2")
+    _, err = lab.run("resume", "tiny", "--target", "cloud", "--dry-run", "--gpu", "L4:2")
     assert "2 x L4" in err
 
 
@@ -66,14 +66,14 @@ def begin_here_and_go_on_there(lab: Lab) -> None:
     host.communicate(timeout=60)
     assert host.returncode == 101
 
-    _, err = lab.run("resume", "tiny", "--on", "cloud", "-y", status=1)
+    _, err = lab.run("resume", "tiny", "--target", "cloud", "-y", status=1)
     assert "runner push checkpoints tiny" in err
     lab.run("push", "checkpoints", "tiny", "-y")
     lab.hold_at(100)
-    cloud = lab.start("resume", "tiny", "--on", "cloud", "-y", "--device", "cpu")
+    cloud = lab.start("resume", "tiny", "--target", "cloud", "-y", "--device", "cpu")
     lab.wait_for_step(80)
     lab.run("pull", "checkpoints", "tiny", "-y")
-    for line in (("resume", "tiny", "--on", "host"), ("host", "tiny", *STEPS)):
+    for line in (("resume", "tiny", "--target", "host"), ("host", "tiny", *STEPS)):
         _, err = lab.run(*line, "--dry-run", status=1)
         assert "run 'tiny' is at work in the cloud; `runner stop tiny` first" in err
     cloud.send_signal(signal.SIGINT)

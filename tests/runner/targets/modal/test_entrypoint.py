@@ -157,7 +157,7 @@ def test_a_run_is_killed_with_now(lab: Lab) -> None:
     lab.slow_down(0.02)
     lab.train("--device", "cpu", "max_steps=9000", "--detach")
     lab.wait_for_step(10)
-    lab.run("stop", "tiny", "--now")
+    lab.run("stop", "tiny", "--force")
     lab.modal.wait_until(lambda: not any(task["alive"] for task in lab.modal.tasks()), 60)
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert (state["status"], state["ends"], state["reason"]) == (

@@ -17,5 +17,5 @@ def test_what_was_deleted_there_is_found_here(lab: Lab) -> None:
     assert "cl (train on cloud; the copy that was pulled)" in out
     assert err == ""
     assert "cloud (copy)" in lab.run("runs")[0]
-    _, err = lab.run("resume", "cl", "--on", "cloud", status=1)
+    _, err = lab.run("resume", "cl", "--target", "cloud", status=1)
     assert "runner push checkpoints cl" in err

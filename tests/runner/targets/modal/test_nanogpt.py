@@ -68,7 +68,7 @@ def test_in_the_cloud_its_checkpoint_goes_on_after_a_preemption(
     lab = strict_lab
     (folder.parent / "input.txt").write_text(text)  # git does not know it, so it is not shipped
     place = "nanoGPT/data/shakespeare_char/input.txt"
-    lab.run("push", "data", str(folder.parent / "input.txt"), "--to", place, "-y")
+    lab.run("push", "data", str(folder.parent / "input.txt"), "--dest", place, "-y")
     steps = f"train.args={SMALL} --max_iters=400"
     process = lab.start("cloud", *WORDS, steps, "train.gpu=null", "sample.gpu=null", "-y")
     lab.modal.wait_until(lambda: lab.modal.log().count("saving checkpoint") >= 2, 120)

@@ -64,14 +64,14 @@ def test_a_shell_has_code_volumes_a_terminal_that_is_resized_and_no_token(lab: L
 
 
 def test_a_shell_left_alone_ends_after_the_idle_time(lab: Lab) -> None:
-    shell = open_shell(lab, "--on", "cloud", "-y", "--idle", "0.02")
+    shell = open_shell(lab, "--target", "cloud", "-y", "--idle", "0.02")
     shell.expect("auto-logout")
     shell.expect(pexpect.EOF)
     assert sandbox_has_ended(lab)
 
 
 def test_a_terminal_that_is_closed_takes_the_sandbox_with_it(lab: Lab) -> None:
-    shell = open_shell(lab, "--on", "cloud", "-y")
+    shell = open_shell(lab, "--target", "cloud", "-y")
     shell.sendline("echo rea''dy")
     shell.expect("ready")
     os.kill(shell.pid, signal.SIGHUP)
@@ -81,7 +81,14 @@ def test_a_terminal_that_is_closed_takes_the_sandbox_with_it(lab: Lab) -> None:
 
 def test_a_command_runs_in_its_place_with_its_streams_and_status(lab: Lab) -> None:
     out, _ = lab.run(
-        "shell", "--on", "cloud", "-y", "bash", "-c", "pwd; echo oops >&2; cat; exit 3", status=3
+        "shell",
+        "--target",
+        "cloud",
+        "-y",
+        "bash",
+        "-c",
+        "pwd; echo oops >&2; cat; exit 3",
+        status=3,
     )
     assert out == "/workspace\n"
     assert sandbox_has_ended(lab)

@@ -20,7 +20,7 @@ def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
     lab.train(*words)
     lab.wait_for_step(10)
     with Road(lab.modal.url) as road:
-        watch = lab.start("watch", "tiny", "--json", "--every", "0.3", MODAL_SERVER_URL=road.url)
+        watch = lab.start("watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=road.url)
         looks = _looks(watch)
         first = next(looks)
         assert (first["status"], first["target"], first["max_cost"]) == ("running", "cloud", 5.0)
@@ -47,7 +47,7 @@ def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
 
 def _leave_a_frozen_connection(lab: Lab) -> None:
     with Road(lab.modal.url) as road:
-        watch = lab.start("watch", "tiny", "--json", "--every", "0.1", MODAL_SERVER_URL=road.url)
+        watch = lab.start("watch", "tiny", "--json", "--interval", "0.1", MODAL_SERVER_URL=road.url)
         next(_looks(watch))
         road.freeze()
         watch.send_signal(signal.SIGINT)

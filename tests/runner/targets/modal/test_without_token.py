@@ -66,7 +66,7 @@ def test_a_plan_says_what_it_could_not_look_up(
     )
 
 
-@pytest.mark.parametrize("line", ["cloud sample --name cl -y", "resume cl --on cloud"])
+@pytest.mark.parametrize("line", ["cloud sample --name cl -y", "resume cl --target cloud"])
 def test_nothing_is_started(line: str, type_: Callable[[str], Result], checkout: Path) -> None:
     run = checkout / "volumes" / "checkpoints" / "cl"
     run.mkdir(parents=True)

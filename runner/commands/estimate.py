@@ -1,13 +1,13 @@
-"""Compare the GPUs of the cloud for a recipe: time, dollars, memory.
+"""Compare the GPUs on Modal for a recipe: time, cost and memory.
 
 \b
-  runner plan gpt2_124m
-  runner plan gpt2_124m max_steps=5000 --gpu H100,H100:8,L40S
-  runner plan configs/mine.yaml micro_batch=auto --json
+  runner estimate gpt2_124m
+  runner estimate gpt2_124m max_steps=5000 --gpu H100,H100:8,L40S
+  runner estimate configs/mine.yaml micro_batch=auto --json
 
-It starts nothing, and without --live asks nobody: prices are a table (your own
-prices.yaml replaces lines of it), times come from the recipe's FLOPs, memory is
-counted from its shapes. `runner cloud --dry-run` plans one launch in full.
+The command starts nothing. Prices come from a built-in table, from your prices.yaml, or
+with --live from Modal; times from the recipe's FLOPs; memory from its shapes.
+`runner cloud --dry-run` shows the plan of one launch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner import completion
-from runner.cli_options import JSON
+from runner.cli_options import JSON, REGION
 from runner.console import CliContext
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--gpu",
     metavar="NAME[:N],...",
-    help="These alone: H100,H100:8; by default all, one of each.",
+    help="Compare only these: H100,H100:8. By default one GPU of each type.",
     shell_complete=completion.gpus,
 )
-@click.option("--region", metavar="R", help="Where it may run: us, eu, us-east ...; costs more.")
-@click.option("--live", is_flag=True, help="Ask Modal first what your account pays now.")
+@REGION
+@click.option("--live", is_flag=True, help="Ask Modal for the current prices of your account.")
 @JSON
 @click.pass_obj
 def command(
@@ -49,6 +49,7 @@ def command(
     from job.exit_status import ExitStatus
     from job.recipe import load
     from runner.errors import usage
+    from runner.jobs import JOBS
     from runner.launch.parse import classify_args, find_recipe
     from runner.pricing.compare import compare_gpus, comparison_to_json, show_comparison
     from runner.pricing.gpus import GPU_TYPES, GpuRequest, parse_gpus
@@ -57,18 +58,17 @@ def command(
 
     checkout = find_checkout(cli.cwd)
     known = recipes(checkout)
-    sorted_words = classify_args(words, known)
-    if sorted_words.job != "train":
-        raise usage(
-            f"a plan compares GPUs for training, and {sorted_words.job} is another job; leave it away"
-        )
-    recipe = load(find_recipe(sorted_words, known, checkout, cli.cwd), sorted_words.overrides)
+    words = tuple(word for word in words if word != "train")
+    if other := [word for word in words if word in JOBS]:
+        raise usage(f"`runner estimate` is for training only; remove {other[0]}")
+    parsed = classify_args(words, known)
+    recipe = load(find_recipe(parsed.recipe, known, checkout, cli.cwd), parsed.overrides)
     gpus = (
         [parse_gpus(word) for word in gpu.split(",")]
         if gpu
         else [GpuRequest((name,)) for name in GPU_TYPES]
     )
-    prices = current_prices(checkout, cli.environ, _ask(cli) if live else BUILT_IN)
+    prices = current_prices(checkout, cli.environ, _live_prices(cli) if live else BUILT_IN)
     rows = compare_gpus(recipe, gpus, prices, region)
     if as_json:
         cli.json(comparison_to_json(recipe, rows, prices))
@@ -77,21 +77,19 @@ def command(
     return ExitStatus.DONE
 
 
-def _ask(cli: CliContext) -> Prices:
-    """Raises RunnerError where Modal gives no rates."""
+def _live_prices(cli: CliContext) -> Prices:
     from runner.errors import RunnerError
     from runner.pricing.prices import live_prices
     from runner.targets.modal.account import is_set_up
     from runner.targets.modal.client import check_reachable
 
     if not is_set_up(cli.environ):
-        raise RunnerError(
-            "there is no Modal token here to ask for rates with; type: modal token new"
-        )
+        raise RunnerError("--live needs a Modal token; run `modal token new`")
     check_reachable(cli.environ)
-    found = live_prices()
-    if found is None:
+    prices = live_prices()
+    if prices is None:
         raise RunnerError(
-            "Modal gave no rates; type it without --live for the table's, or: modal billing rates"
+            "Modal returned no prices; omit --live to use the built-in table, or check "
+            "`modal billing rates`"
         )
-    return found
+    return prices
