@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCK = CHECKOUT / "requirements.lock"
 
-RUNNER_ONLY = {"click", "modal", "pathspec"}
+RUNNER_ONLY = {"click", "modal", "pathspec", "python-dotenv"}
 EXTRAS = ("train", "wandb")
 # Packages of the extra `dev` for the trainer's tests (`docker compose run test`).
 FROM_DEV = {"pytest", "pytest-timeout"}
