@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.results import Results
+from job.exit_status import UserError
 
 POLL_INTERVAL_S = 0.05
 SHOWN_OUTPUT_CHARS = 1500
@@ -64,10 +65,13 @@ def run_until(
     return seconds
 
 
+FAILURES = (RunFailed, UserError, OSError, ValueError, LookupError, RuntimeError)
+
+
 @contextmanager
 def record_failure(results: Results, **what: object) -> Iterator[None]:
     """Turn an error of the block into a `failed` result, so that the other parts still run."""
     try:
         yield
-    except (RunFailed, OSError, ValueError, KeyError, IndexError) as error:
+    except FAILURES as error:
         results.add("failed", **what, why=f"{type(error).__name__}: {error}")
