@@ -60,7 +60,7 @@ def test_a_cpu_has_no_gpu_use() -> None:
 
 
 def test_one_process_does_not_import_torch_distributed() -> None:
-    """That import takes one of the three seconds of a trainer's start."""
+    """The import takes one of the three seconds of a trainer's start."""
     code = (
         "import sys, model.train\n"
         "sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
