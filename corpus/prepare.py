@@ -37,10 +37,10 @@ from corpus.build import prepare
 from corpus.dataset import Meta
 from corpus.hub import ensure_weights
 from job.arguments import argument_parser, load_recipe, parse, run
-from job.exit_status import ExitStatus
+from job.exit_status import ExitStatus, RecipeError
 from job.paths import VolumePaths
 from job.pretrained import FINEWEB
-from job.recipe import DataConfig, Recipe, RecipeError
+from job.recipe import DataConfig, Recipe
 
 LINE_INTERVAL_S = 5.0  # between lines of progress without a terminal
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 from job.disk import in_words
-from job.exit_status import ExitStatus, Interrupted, UserError
+from job.exit_status import ExitStatus, Interrupted, RecipeError, UserError
 from job.paths import CONFIGS
-from job.recipe import Recipe, RecipeError, load
+from job.recipe import Recipe, load
 
 DEVICES = ("cuda", "mps", "cpu")
 
@@ -120,13 +120,11 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
 def _run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> ExitStatus:
     try:
         return command(arguments)
-    except (RecipeError, UserError, OSError) as error:
+    except (UserError, OSError) as error:
         if arguments.debug:
             raise
         say(f"error: {in_words(error)}")
-        if isinstance(error, UserError):
-            return error.status
-        return ExitStatus.USAGE if isinstance(error, RecipeError) else ExitStatus.ERROR
+        return error.status if isinstance(error, UserError) else ExitStatus.ERROR
     except Interrupted:
         say("interrupted; run the same command to resume")
         return ExitStatus.UNFINISHED

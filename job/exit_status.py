@@ -41,5 +41,11 @@ class UserError(Exception):
     status = ExitStatus.ERROR
 
 
+class RecipeError(UserError, ValueError):
+    """A mistake in a recipe or an override; the message is complete."""
+
+    status = ExitStatus.USAGE
+
+
 class Interrupted(Exception):
     """The job was asked to stop; what it has done is on disk, and the same command goes on."""

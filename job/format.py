@@ -22,3 +22,21 @@ def byte_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def sanitize(text: str | bytes) -> str:
+    """Return ``text`` with a dot for every control character except line feeds and tabs.
+
+    Text of a network, a log or a pulled record could otherwise control the terminal.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "\N{MIDDLE DOT}"
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return the sanitized text on one line."""
+    return " ".join(sanitize(text).split())

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from job.exit_status import RecipeError
 from job.pretrained import GPT2, gpt2_shape, other_shape, pretrained
-from job.recipe_loader import RecipeError, Source, apply_override, describe, read_yaml
+from job.recipe_loader import Source, apply_override, describe, read_yaml
 
 __all__ = [
     "DataConfig",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from job.exit_status import RecipeError
+
 if TYPE_CHECKING:
     pass
 
@@ -154,10 +156,6 @@ def full_key(name: str, argument: str, known: Collection[str], section: str = ""
             f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"
         )
     raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")
-
-
-class RecipeError(ValueError):
-    """A mistake in a recipe or an override; its text is what the user reads."""
 
 
 # The words of other trainers for our keys: nearer in meaning than in spelling.

@@ -1,8 +1,8 @@
 """The command line.
 
-Each command is a file under ``runner/commands/``: its name is the command's, its docstring the help text,
-and ``command`` in it what runs. It is imported when it is typed and not before, so that ``runner --help``
-imports none of them; the short texts are the first lines of the files.
+Each file in ``runner/commands/`` is a command: the file's name is that of the command, its
+docstring the help text, and ``command`` the code. Only the command that was typed is imported,
+so that ``runner --help`` stays fast; it reads the first line of each file.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ import click
 
 from runner.cli_options import refuse_empty
 from runner.console import CliContext
-from runner.errors import RunnerError, did_you_mean, usage
+from runner.errors import RunnerError, as_runner_error, did_you_mean, usage
 
 COMMANDS = Path(__file__).parent / "commands"
 
 ENVIRONMENT = (
     (
         "DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH",
-        "the volumes of `runner host`, in place of volumes/*",
+        "folders of the volumes of `runner host`; by default volumes/*",
     ),
     (
         "MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE",
-        "who you are on Modal, in place of ~/.modal.toml",
+        "Modal account, in place of ~/.modal.toml",
     ),
-    ("WANDB_API_KEY, HF_TOKEN", "handed to jobs that ask for them; never shown or written down"),
-    ("GPT_RUNNER_PRICES", "a file with your own prices of GPUs (docs/cost.md)"),
-    ("NO_COLOR", "if set, no colours"),
+    ("WANDB_API_KEY, HF_TOKEN", "passed to jobs that need them; never shown or recorded"),
+    ("GPT_RUNNER_PRICES", "file with your own GPU prices (docs/cost.md)"),
+    ("NO_COLOR", "disables colors"),
 )
 FILES = (
-    ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe's name is its file's"),
-    ("volumes/", "data, checkpoints (a folder a run) and cache"),
-    (".env", "variables and keys for jobs, and the compose files; `runner doctor --fix` writes it"),
-    ("prices.yaml", "your own prices, here or in ~/.config/gpt-runner/"),
+    ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe has the name of its file"),
+    ("volumes/", "data, checkpoints (one folder per run) and cache"),
+    (".env", "variables and keys for jobs, and the Compose files; `runner doctor --fix` writes it"),
+    ("prices.yaml", "your own GPU prices; also ~/.config/gpt-runner/prices.yaml"),
 )
 
 
@@ -150,7 +150,7 @@ class Commands(click.Group):
                 traceback.print_exc()
             if isinstance(error, click.UsageError):
                 raise explain_usage_error(error, ctx.meta["runner.args"]) from error
-            raise _as_one_line(error, debug) from error
+            raise as_runner_error(error, debug) from error
         ctx.exit(int(status or 0))
 
 
@@ -179,32 +179,9 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
 
 
 def first_line(path: Path) -> str:
-    """The first line of a module's docstring, read without importing or parsing it."""
+    """Return the first line of a module's docstring without importing the module."""
     with path.open(encoding="utf-8") as file:
         return file.readline().strip().strip('"').strip()
-
-
-def _as_one_line(error: Exception, debug: bool) -> click.ClickException:
-    if isinstance(error, click.ClickException):
-        return error
-    if type(error).__name__ == "RecipeError":  # by name: importing it would load pydantic
-        return RunnerError(str(error), status=_usage_status())
-    if type(error).__name__ == "Unavailable":  # by name too: nothing of the cloud is loaded here
-        return RunnerError(
-            f"Modal does not answer: {error}; check the network and type the same again"
-        )
-    if isinstance(error, OSError):
-        from job.disk import in_words
-
-        return RunnerError(f"{in_words(error)}; `runner doctor` checks this machine")
-    where = "" if debug else "; this is a fault of the runner: `runner --debug ...` shows where"
-    return RunnerError(f"{type(error).__name__}: {error}{where}")
-
-
-def _usage_status() -> Any:
-    from job.exit_status import ExitStatus
-
-    return ExitStatus.USAGE
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -228,22 +205,22 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print it.",
+    help="Show the version and exit.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
-    """Train GPT models: one job, the same in a container, on this machine and in the cloud.
+    """Train GPT models in a container, on this machine or on Modal's GPUs.
 
     \b
     runner local                          train the default recipe in the container
-    runner host                           the same as a process of this machine
-    runner cloud --gpu H100 gpt2_124m     the same on Modal; it shows the price and asks
-    runner watch                          the newest run while it lives
-    runner pull checkpoints               bring what the cloud has made here
-    runner host sample                    text from the newest run
+    runner host                           train it as a process on this machine
+    runner cloud --gpu H100 gpt2_124m     train on Modal; shows the price and asks
+    runner watch                          watch the newest run
+    runner pull checkpoints               download the runs on Modal
+    runner host sample                    generate text from the newest run
 
-    Facts go to stdout and talk to stderr. --json makes the facts JSON.
+    Results go to stdout and messages to stderr. --json prints results as JSON.
     """
     ctx.ensure_object(CliContext)
     ctx.obj.debug = debug

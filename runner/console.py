@@ -1,7 +1,8 @@
-"""All that the runner reads from and writes to: stdout is data, stderr is talk.
+"""Input and output of the commands: stdout carries data, stderr carries messages.
 
-Commands receive an Environment and touch neither ``sys`` nor ``os.environ`` themselves, so that a test
-gives them another folder, other variables and other targets without patching anything.
+A command gets a CliContext and does not use ``sys`` or ``os.environ``, so that tests can give it
+another folder, other variables and other targets. Everything shown on a terminal is sanitized
+here: a run's name, its log or its sample may contain escape sequences.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from job.format import sanitize
 from runner.errors import usage
 
 if TYPE_CHECKING:
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
     from runner.target import Target
 
+PIPED_WIDTH = 240  # columns of a table without a terminal
+
 
 @dataclass
 class CliContext:
-    """Where a command runs. ``targets`` holds the opened ones by name; tests put a fake there."""
+    """The folder, the variables, the streams and the opened targets of one command."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cwd: Path = field(default_factory=Path.cwd)
@@ -35,48 +39,64 @@ class CliContext:
     debug: bool = False
     line: str = "runner"  # the command line as typed, quoted for a shell
     targets: dict[str, Target] = field(default_factory=dict)
-    only_given_targets: bool = False  # tests: no other target is opened
-    unreachable_targets: set[str] = field(
-        default_factory=set
-    )  # targets that did not answer, which was said
+    only_given_targets: bool = False  # for tests: open no other target
+    unreachable_targets: set[str] = field(default_factory=set)  # already warned about
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person sits at both ends: stdin, stdout and stderr are all terminals."""
+        """Return True if stdin, stdout and stderr are terminals, so that a question is answered."""
         if self.terminal is not None:
             return self.terminal
         return all(_is_tty(stream) for stream in (sys.stdin, sys.stdout, sys.stderr))
 
     @property
     def color(self) -> bool:
-        """Whether stderr takes colour; NO_COLOR and TERM=dumb say no."""
+        """Return True if stderr shows colors; NO_COLOR and TERM=dumb turn them off."""
         if self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb":
             return False
         return self.terminal if self.terminal is not None else _is_tty(sys.stderr)
 
-    def write(self, text: str, newline: bool = True) -> None:
-        """Data, on stdout."""
-        click.echo(text, nl=newline)
+    def write(self, text: str, newline: bool = True, label: str = "", color: str = "") -> None:
+        """Write data to stdout, after a ``label`` in ``color``. A file or pipe gets it unchanged."""
+        shown = sanitize(text) if _is_tty(sys.stdout) else text
+        styled = click.style(label, fg=color) if label and self.color else label
+        click.echo(f"{styled}{shown}", nl=newline)
 
     def json(self, value: Any) -> None:
-        """Data as JSON, on stdout."""
+        """Write data to stdout as JSON."""
         click.echo(json.dumps(value, indent=2, default=str))
 
     def info(self, text: str) -> None:
-        """Talk, on stderr."""
-        click.echo(text, err=True, color=self.color)
+        """Write a message to stderr."""
+        click.echo(sanitize(text), err=True)
 
     def warn(self, text: str) -> None:
-        """Talk that should not be overlooked, on stderr."""
-        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True, color=self.color)
+        """Write a warning to stderr."""
+        label = click.style("warning:", fg="yellow") if self.color else "warning:"
+        click.echo(f"{label} {sanitize(text)}", err=True, color=self.color)
 
     def ask(self, question: str) -> bool:
-        """A yes or no from the terminal; no is the default."""
-        return click.confirm(question, default=False, err=True)
+        """Ask for y or n on the terminal; no is the default. Ctrl-C raises KeyboardInterrupt."""
+        while True:
+            click.echo(f"{sanitize(question)} [y/N]: ", err=True, nl=False)
+            try:
+                answer = input().strip().lower()
+            except EOFError:
+                click.echo("no answer; nothing was changed", err=True)
+                return False
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                raise
+            if answer in ("y", "yes"):
+                return True
+            if answer in ("", "n", "no"):
+                return False
 
     def print_table(self, table: Table, *, data: bool = False, least: int = 0) -> None:
-        """A rich table as talk, or as ``data``; no blanks are left at the ends of its lines. Where the terminal
-        has fewer columns than ``least``, it may break the lines, and no value is cut off."""
+        """Print a table to stderr, or as ``data`` to stdout, without trailing blanks.
+
+        If the terminal has fewer columns than ``least``, it wraps the lines; no value is cut.
+        """
         console = self.console(data=data)
         console.width = max(console.width, least)
         with console.capture() as capture:
@@ -85,25 +105,29 @@ class CliContext:
         click.echo("\n".join(lines), err=not data, color=self.color)
 
     def console(self, *, data: bool = False) -> Console:
-        """A rich console for talk, or for ``data``; plain and as wide as it needs off a terminal."""
+        """Return a rich console on stderr, or for ``data`` on stdout; plain and wide if piped."""
         from rich.console import Console
+        from rich.text import Text
 
-        class Piped(Console):
-            """Leaves the end of a pipe to the command line, as all else does that prints."""
+        class SafeConsole(Console):
+            """Sanitizes strings, and leaves a closed pipe to the command line."""
 
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError
 
+            def render_str(self, text: str, **options: Any) -> Text:
+                return super().render_str(sanitize(text), **options)
+
         stream = sys.stdout if data else sys.stderr
         on_terminal = self.terminal if self.terminal is not None else _is_tty(stream)
-        return Piped(
+        return SafeConsole(
             file=stream,
             force_terminal=on_terminal,
             no_color=not self.color,
             highlight=False,
             markup=False,
             emoji=False,
-            width=None if on_terminal else 240,
+            width=None if on_terminal else PIPED_WIDTH,
         )
 
 
@@ -115,14 +139,17 @@ def _is_tty(stream: Any) -> bool:
 
 
 def confirm(
-    cli: CliContext, facts: Sequence[str], action: str, yes: bool, line: str | None = None
+    cli: CliContext, details: Sequence[str], action: str, yes: bool, line: str | None = None
 ) -> bool:
-    """Tell the facts and ask; ``yes`` answers. Off a terminal raise RunnerError (2) with ``line``, which is what
-    to type: by default what was typed, and -y."""
+    """Show ``details`` and ask to do ``action``; ``yes`` answers.
+
+    Without a terminal raise RunnerError, exit code 2, with the command that confirms: ``line``, or
+    the command as typed with -y.
+    """
     if yes:
         return True
     if not cli.is_terminal:
-        raise usage(f"{'; '.join(facts)}; to {action}, type `{line or f'{cli.line} -y'}`")
-    for fact in facts:
-        cli.info(fact)
+        raise usage(f"{'; '.join(details)}; to {action}, run `{line or f'{cli.line} -y'}`")
+    for detail in details:
+        cli.info(detail)
     return cli.ask(f"{action}?")

@@ -1,51 +1,90 @@
-"""What the runner refuses: one clear line for the user, and the exit code that goes with it."""
+"""Errors that the user reads: one line each, with the exit status."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import IO, Any
 
 import click
 
-from job.exit_status import ExitStatus
+from job.exit_status import ExitStatus, UserError
+from job.format import sanitize
+
+# Suggest a name only if it is this similar (difflib's ratio).
+MIN_SIMILARITY = 0.6
+
+# Errors of libraries about a user's file, key or account. A library that is not loaded raised none.
+LIBRARY_ERRORS = (
+    ("yaml", "YAMLError"),
+    ("safetensors", "SafetensorError"),
+    ("pyarrow", "ArrowException"),
+    ("modal.exception", "Error"),
+)
 
 
 class RunnerError(click.ClickException):
-    """An error whose text is complete: what, why and the next command to type."""
+    """An error whose message is complete: what is wrong, why, and what to type."""
 
     def __init__(self, message: str, status: ExitStatus = ExitStatus.ERROR) -> None:
         super().__init__(message)
         self.exit_code = int(status)  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it on stderr; colour is stripped off a terminal."""
-        click.echo(f"error: {self.message}", file=file, err=True)
+        """Print the error on stderr."""
+        click.echo(f"error: {sanitize(self.message)}", file=file, err=True)
 
 
 class NoSuchRun(RunnerError):
-    """There is no run ``run`` where it was looked for: exit code 102."""
+    """The run ``run`` does not exist on a target: exit code 102."""
 
     def __init__(self, run: str, message: str) -> None:
         super().__init__(message, ExitStatus.NOT_FOUND)
         self.run = run
 
 
+class ModalUnavailable(OSError):
+    """Modal, or the network to it, did not answer; a retry may succeed."""
+
+
 def usage(message: str) -> RunnerError:
-    """A mistake on the command line or in a recipe: exit code 2."""
+    """Return an error for a mistake on the command line or in a file: exit code 2."""
     return RunnerError(message, ExitStatus.USAGE)
 
 
 def not_found(message: str) -> RunnerError:
-    """A run, file or volume that isn't there: exit code 102."""
+    """Return an error for a missing run, file or volume: exit code 102."""
     return RunnerError(message, ExitStatus.NOT_FOUND)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    """Return ``; did you mean 'x'?`` for the most similar name, or an empty string."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=MIN_SIMILARITY)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-class ModalUnavailable(OSError):
-    """Modal, or the way to it, did not answer as it should; asked again later it may."""
+def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
+    """Return any error as one line. Only an error of no known kind is reported as a bug."""
+    if isinstance(error, click.ClickException):
+        return error
+    if isinstance(error, UserError):
+        return RunnerError(str(error), error.status)
+    if isinstance(error, ModalUnavailable):
+        return RunnerError(f"Modal does not answer: {error}; check the network and try again")
+    if isinstance(error, OSError):
+        from job.disk import in_words
+
+        return RunnerError(f"{in_words(error)}; `runner doctor` checks this machine")
+    if isinstance(error, UnicodeError):
+        return RunnerError(f"a file or argument is not valid UTF-8: {error}; fix its encoding")
+    if isinstance(error, MemoryError):
+        return RunnerError("out of memory; free some memory and try again")
+    if isinstance(error, RecursionError):
+        return usage("the input is nested too deeply")
+    for module, name in LIBRARY_ERRORS:
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            message = " ".join(str(error).split()) or type(error).__name__
+            return RunnerError(f"{module.partition('.')[0]}: {message}")
+    hint = "" if debug else "; `runner --debug ...` shows the traceback"
+    return RunnerError(f"{type(error).__name__}: {error}; this is a fault of the runner{hint}")

@@ -1,58 +1,45 @@
-"""Times and amounts as they are typed: ``90m``, ``12h``, ``3d``; ``25``, ``$25``."""
+"""Durations and amounts as typed (``90m``, ``12h``, ``$25``), and values as shown."""
 
 from __future__ import annotations
 
 import math
 import re
 
+from job.format import sanitize
 from runner.errors import usage
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MAX_DOLLARS = 1e7
 
 
 def parse_duration(text: str, option: str) -> float:
-    """``12h`` in seconds. Raises RunnerError, exit code 2, that names ``option``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    """Return ``12h`` in seconds. Raises RunnerError, exit code 2, that names ``option``."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
     if match is None or float(match[1]) <= 0:
-        raise usage(f"{option} {text}: write a time as 90m, 12h or 3d")
-    return float(match[1]) * UNITS[match[2]]
+        raise usage(f"{option} {text}: expected a duration above 0, such as 90m, 12h or 3d")
+    return float(match[1]) * UNITS_S[match[2]]
 
 
 def parse_dollars(text: str, option: str) -> float:
-    """``$25`` as 25.0. Raises RunnerError, exit code 2, that names ``option``."""
+    """Return ``$25`` as 25.0. Raises RunnerError, exit code 2, that names ``option``."""
     try:
         amount = float(text.strip().removeprefix("$"))
     except ValueError:
         amount = 0.0
-    if not 0 < amount < 1e7:
-        raise usage(f"{option} {text}: write an amount of US dollars above 0, for example 25")
+    if not 0 < amount < MAX_DOLLARS:
+        raise usage(f"{option} {text}: expected an amount of US dollars above 0, such as 25")
     return amount
 
 
-def sanitize(text: str | bytes) -> str:
-    """The text with a mark for every character that is none to look at, but line feeds and tabs."""
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "\N{MIDDLE DOT}"
-        for c in text
-    )
-
-
-def one_line(text: str) -> str:
-    """The same on one line."""
-    return " ".join(sanitize(text).split())
-
-
 def setting(value: object) -> str:
-    """A recipe's value as YAML writes it; – for one that is left to the default."""
+    """Return a recipe's value as YAML writes it, or – for one that is not set."""
     if value is None:
         return "–"
     return str(value).lower() if isinstance(value, bool) else sanitize(str(value))
 
 
 def number(number: float) -> str:
-    """950, 12.5k, 3.2M, 1.1B: for an axis, and for tokens."""
+    """Return 950, 12.5k, 3.2M or 1.1B, for axes and tokens."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{unit}"
@@ -60,7 +47,7 @@ def number(number: float) -> str:
 
 
 def dollars(amount: float) -> str:
-    """``$25.00``; below a cent as many digits as say something: ``$0.0001``."""
+    """Return ``$25.00``, or two significant digits below a cent: ``$0.00012``."""
     if not 0 < amount < 0.01:
         return f"${amount:.2f}"
     return f"${amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")

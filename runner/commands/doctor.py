@@ -55,8 +55,7 @@ def command(cli: CliContext, fix: bool, recipe: str | None, as_json: bool, yes: 
     for finding in findings if not as_json else []:
         where = f"{finding.file}:{finding.line}: " if finding.file and finding.line else ""
         mark = f"{finding.severity:<7}"
-        styled = click.style(mark, fg=COLORS[finding.severity]) if cli.color else mark
-        cli.write(f"{styled}  {where}{finding.message}")
+        cli.write(f"  {where}{finding.message}", label=mark, color=COLORS[finding.severity])
         if finding.remedy:
             cli.write(f"         {finding.remedy}")
     return int(any(finding.severity == "error" for finding in findings))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from job.exit_status import RecipeError
 from job.recipe import load
-from job.recipe_loader import RecipeError
 from runner.doctor.base import CheckContext, Finding, Severity
 from runner.project import dotenv_problems, recipes, secret_names
 from runner.targets.compose_project import write_settings, wrong_settings

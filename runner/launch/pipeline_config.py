@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field, ValidationError, model_validator
 
+from job.exit_status import RecipeError
 from job.recipe import Section, impossible
-from job.recipe_loader import RecipeError, Source, apply_override, describe, read_yaml
+from job.recipe_loader import Source, apply_override, describe, read_yaml
 from runner.errors import RunnerError
 from runner.request import PersistOption, read_persist_options
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from job.format import sanitize
 from job.run_record import RunRecord, parse_record
 from runner.console import CliContext
 from runner.errors import not_found
-from runner.format import sanitize
 from runner.runs import attempts
 from runner.runs.attempts import AttemptLog
 from runner.runs.find import find_run

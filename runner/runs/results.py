@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from job.format import byte_size, duration
-from runner.format import dollars, number, one_line
+from job.format import byte_size, duration, one_line
+from runner.format import dollars, number
 from runner.runs.history import History
 
 MAX_RETURNED = 20  # values of an experiment's result that are shown

@@ -293,7 +293,8 @@ def recipe_of(
 
     ``section`` is the job whose keys need no prefix in the overrides.
     """
-    from job.recipe import RecipeError, load  # pydantic is slow to import
+    from job.exit_status import RecipeError
+    from job.recipe import load  # pydantic is slow to import
 
     name = f"{run}/recipe.yaml"
     if files.size(name) is None:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from job.recipe import RecipeError, Section, impossible
+from job.exit_status import RecipeError
+from job.recipe import Section, impossible
 from job.recipe_loader import Source, describe, read_yaml
 
 Scalar = bool | int | float | str | None

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from job.compatibility import other_experiment
-from job.recipe import Recipe, RecipeError, known_keys, load
+from job.exit_status import RecipeError
+from job.recipe import Recipe, known_keys, load
 from job.recipe_loader import full_key
 from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from runner.format import one_line, setting
+from job.format import one_line
+from runner.format import setting
 from runner.runs.history import History
 from runner.runs.metrics import Axis
 from runner.runs.results import format_results, results

@@ -9,9 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from job.format import byte_size, duration
+from job.format import byte_size, duration, one_line
 from job.run_record import RunStatus
-from runner.format import dollars, one_line
+from runner.format import dollars
 from runner.runs.history import History
 from runner.runs.table import attempts_text, status_text
 from runner.views.terminal_plot import Line, plot

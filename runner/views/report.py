@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.format import duration
+from job.format import duration, one_line
 from job.run_record import Attempt
-from runner.format import dollars, number, one_line, setting
+from runner.format import dollars, number, setting
 from runner.runs.attempts import AttemptLog
 from runner.runs.history import History, Sample
 from runner.runs.results import format_results, results

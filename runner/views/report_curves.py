@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.format import byte_size
-from runner.format import number, one_line
+from job.format import byte_size, one_line
+from runner.format import number
 from runner.runs.history import History
 from runner.views.charts import Stroke, draw, figure
 

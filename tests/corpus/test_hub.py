@@ -11,8 +11,9 @@ from safetensors.numpy import save
 
 from corpus import download, prepare
 from corpus.hub import ensure_weights
+from job.exit_status import RecipeError
 from job.paths import VolumePaths
-from job.recipe import Recipe, RecipeError, load
+from job.recipe import Recipe, load
 from tests.file_server import FileServer
 from tests.tiny_recipe import write_recipe, write_text
 

@@ -14,8 +14,9 @@ import pytest
 from corpus import DataError
 from corpus.prepare import ensure_prepared, main
 from job.arguments import argument_parser, find_recipe, load_recipe, parse
+from job.exit_status import RecipeError
 from job.paths import VolumePaths
-from job.recipe import RecipeError, load
+from job.recipe import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

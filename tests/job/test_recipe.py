@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from job.exit_status import RecipeError
 from job.paths import CONFIGS
-from job.recipe import RecipeError, changes, load
+from job.recipe import changes, load
 
 GOOD = """model:
   n_layer: 2

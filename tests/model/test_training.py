@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from job.exit_status import ExitStatus
+from job.exit_status import ExitStatus, RecipeError
 from job.metrics import read_metrics
 from job.paths import CONFIGS
-from job.recipe import RecipeError, TrainConfig, load
+from job.recipe import TrainConfig, load
 from job.run_record import read_record
 from job.schedules import learning_rate
 from job.step_folders import step_folder, steps

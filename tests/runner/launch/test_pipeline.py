@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from job.recipe_loader import RecipeError
+from job.exit_status import RecipeError
 from job.run_record import RunRecord
 from runner.launch.pipeline import decide
 from runner.launch.pipeline_config import load_pipeline

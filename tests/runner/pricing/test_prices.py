@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from job.exit_status import RecipeError
 from job.paths import CHECKOUT
-from job.recipe import RecipeError
 from runner.errors import RunnerError
 from runner.pricing import prices
 from runner.pricing.gpus import GpuRequest

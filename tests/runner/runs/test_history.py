@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.format import dollars, number, sanitize
+from job.format import sanitize
+from runner.format import dollars, number
 from runner.runs.history import HistoryReader, flatten_recipe
 from runner.runs.metrics import Axis
 from runner.runs.results import format_results, results
