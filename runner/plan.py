@@ -71,6 +71,9 @@ class TargetState:
     other: RemoteRunState | None = None
 
 
+CREDENTIALS = "may hold credentials"  # why a file is left out
+
+
 @dataclass(frozen=True)
 class UploadManifest:
     """What of a folder is copied to where the job is: how much, and what stands out."""
@@ -80,7 +83,7 @@ class UploadManifest:
     largest: tuple[
         tuple[str, int], ...
     ] = ()  # file or folder at the top, and bytes, where it is much
-    links: tuple[str, ...] = ()  # to folders: they are left out
+    left_out: tuple[tuple[str, str], ...] = ()  # path and reason: links, credentials
 
 
 @dataclass(frozen=True)

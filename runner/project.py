@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from job.paths import VolumePaths
 from runner.errors import RunnerError, usage
+from runner.git import find_repository
 
 COMPOSE_FILE = "docker-compose.yml"
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
@@ -25,7 +25,6 @@ MARKER = "job/paths.py"  # with the compose file, it identifies a checkout
 
 INSTALLED = Path(__file__).resolve().parent.parent
 
-GIT_TIMEOUT_S = 20
 
 KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")  # keys that jobs use if the recipe needs them
 
@@ -91,31 +90,15 @@ def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
 
 
 def git_state(checkout: Path) -> dict[str, object] | None:
-    """Return ``{"commit": ..., "dirty": ...}``; None without git or outside a repository.
+    """Return ``{"commit": ..., "dirty": ...}``; None outside a repository and before a commit.
 
     Dirty means that a tracked file was changed; untracked files are mostly the user's notes.
     """
-    commit = _git(checkout, "rev-parse", "HEAD")
-    if commit is None:
+    repository = find_repository(checkout)
+    commit = repository.commit() if repository is not None else None
+    if repository is None or commit is None:
         return None
-    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def _git(checkout: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=checkout,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return {"commit": commit, "dirty": repository.is_dirty()}
 
 
 class DotenvLine(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from job.format import byte_size
 from job.user_command.resume_args import words_of
 from runner.plan import (
+    CREDENTIALS,
     PersistedPath,
     Plan,
     PlannedFolder,
@@ -22,7 +23,7 @@ COPY = "/tmp/job"  # in the cloud: where the folder is copied to if its mount is
 
 SHARED = " (it has files of its own and stays; its files are there as well)"
 
-MUCH = 100 * 1000 * 1000  # bytes; above it the plan names the largest files
+MAX_LEFT_OUT = 10  # shown in the plan
 
 
 def command_plan(request: Request, command: UserCommand, facts: TargetState) -> Plan:
@@ -139,7 +140,7 @@ def folder_notes(facts: TargetState, folder: PlannedFolder) -> tuple[tuple[str, 
     ]
     return (
         ("folder", f"{folder.here}{inside}"),
-        ("ships", in_words(folder.shipped) if folder.shipped else ""),
+        ("ships", describe_upload(folder.shipped) if folder.shipped else ""),
         ("keeps", "\n".join(kept)),
         ("setup", _setup(facts)),
     )
@@ -153,14 +154,16 @@ def _setup(facts: TargetState) -> str:
     return "\n".join(facts.setup)
 
 
-def in_words(shipped: UploadManifest) -> str:
-    """``18 files, 0.4 MB``, with the largest of them and what is left out."""
+def describe_upload(shipped: UploadManifest) -> str:
+    """Return ``18 files, 0.4 MB``, with the largest files and what is left out."""
     text = f"{shipped.files} file{'s' if shipped.files != 1 else ''}, {byte_size(shipped.bytes)}"
     if shipped.largest:
-        text += "; the largest: " + ", ".join(
-            f"{path} {byte_size(number)}" for path, number in shipped.largest
-        )
-        text += "; what .gitignore or .dockerignore names stays here"
-    if shipped.links:
-        text += f"\nleft out, links to folders: {', '.join(shipped.links)}"
+        largest = ", ".join(f"{path} {byte_size(size)}" for path, size in shipped.largest)
+        text += f"; the largest: {largest}; .gitignore and .dockerignore can leave files out"
+    if shipped.left_out:
+        shown = [f"{path} ({reason})" for path, reason in shipped.left_out[:MAX_LEFT_OUT]]
+        hidden = len(shipped.left_out) - len(shown)
+        text += f"\nleft out: {', '.join(shown)}{f' and {hidden} more' if hidden else ''}"
+    if any(reason == CREDENTIALS for _, reason in shipped.left_out):
+        text += "\nto ship a file with credentials anyway, add the line `!PATH` to .dockerignore"
     return text

@@ -1,8 +1,8 @@
-"""Which files of a folder go where its command runs: what git would keep, and nothing that .dockerignore names.
+"""The files of a command's folder that are shipped: what Git would keep, less .dockerignore's files.
 
-In a git repository git itself lists them (`git ls-files`), which is exact, quick, and never looks into a folder
-that is ignored. Elsewhere the folder is walked with pathspec, nested .gitignore files and all, and an ignored
-folder is not entered either: a data/ of 3 GB costs nothing.
+In a repository, Git lists the files (`git ls-files`), which is exact, fast, and never enters an
+ignored folder. Elsewhere the folder is walked with pathspec and its .gitignore files; an ignored
+folder is not entered either, so that a data/ of 3 GB costs nothing. Nothing of the folder is run.
 """
 
 from __future__ import annotations
@@ -11,189 +11,275 @@ import hashlib
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import pathspec
-
-from runner.plan import UploadManifest
-from runner.planning.command_plan import MUCH
+from runner.errors import RunnerError
+from runner.git import Repository, find_repository
+from runner.plan import CREDENTIALS, UploadManifest
+from runner.planning.ignore_rules import (
+    DockerIgnore,
+    Spec,
+    is_never_shipped,
+    may_hold_credentials,
+    read_gitignore,
+)
 from runner.request import UserCommand
 
-# Never, whatever the ignore files say: history, keys, environments, what Python compiles. Names and not patterns:
-# asked of 50,000 paths, those of pathspec cost half a second.
-NEVER = {
-    *(
-        ".git",
-        ".env",
-        "__pycache__",
-        ".venv",
-        "venv",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-    ),
-    *(".ipynb_checkpoints", ".DS_Store"),
-}
+LARGE_BYTES = 100 * 1000 * 1000  # the plan names the largest files of a folder above this size
+MAX_LARGEST = 3
+MAX_PROBLEMS = 5  # named in an error
 
-NAMED = 3  # so many of the largest are named
-
-Spec = pathspec.PathSpec[Any]
+REQUIREMENTS = "requirements.txt"
+INSTALL = f"pip install -r {REQUIREMENTS}"
+# A possible file name in a setup line; `-rdev.txt` is split from its option later.
+WORD = re.compile(r"[\w./+-]+")
+SETUP_FOLDER = "/opt/gpt-runner/setup"  # in the image: setup lines run here, with their files
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Paths relative to ``folder``, with their sizes in bytes; ``links`` are links to folders, which stay."""
+    """Files of ``folder`` and their sizes in bytes, and files that are left out or unreadable."""
 
     folder: Path
     sizes: dict[str, int]
-    links: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)  # path: reason
+    problems: dict[str, str] = field(default_factory=dict)  # path: reason
+
+    def check(self) -> None:
+        """Raise RunnerError if a file cannot be shipped."""
+        if not self.problems:
+            return
+        shown = [f"{_printable(path)} ({why})" for path, why in sorted(self.problems.items())]
+        more = f" and {len(shown) - MAX_PROBLEMS} more" if len(shown) > MAX_PROBLEMS else ""
+        raise RunnerError(
+            f"cannot ship {self.folder}: {', '.join(shown[:MAX_PROBLEMS])}{more}; fix the "
+            "permissions or names, or list the files in .dockerignore"
+        )
 
     def summary(self) -> UploadManifest:
-        """For the plan."""
+        """Return the summary for the plan."""
         total = sum(self.sizes.values())
-        tops: dict[
-            str, int
-        ] = {}  # a folder at the top with all that is in it, as a .gitignore would name it
+        tops: dict[str, int] = {}  # top-level files and folders, as .gitignore would name them
         for name, size in self.sizes.items():
             top, slash, _ = name.partition("/")
             tops[top + slash] = tops.get(top + slash, 0) + size
         by_size = sorted(tops.items(), key=lambda item: (-item[1], item[0]))
-        largest = tuple(by_size[:NAMED]) if total > MUCH else ()
-        return UploadManifest(len(self.sizes), total, largest, self.links)
+        largest = tuple(by_size[:MAX_LARGEST]) if total > LARGE_BYTES else ()
+        left_out = tuple((_printable(path), why) for path, why in sorted(self.left_out.items()))
+        return UploadManifest(len(self.sizes), total, largest, left_out)
 
     def below(self, path: str) -> list[str]:
-        """The files inside the folder ``path``, relative to it."""
+        """Return the files inside the folder ``path``, relative to it."""
         start = f"{path}/"
         return [name.removeprefix(start) for name in self.sizes if name.startswith(start)]
 
 
 def list_files(folder: Path, checkout: Path | None = None) -> Listing:
-    """Look at the folder. The .dockerignore of our own ``checkout`` is about its image alone, and not asked."""
-    listed = _by_git(folder)
-    names = _by_walking(folder) if listed is None else listed
-    docker = None if checkout == folder else _dockerignore(folder)
-    sizes, links = {}, []
-    for name in names:
-        if _is_never(name) or (docker is not None and docker.match_file(name)):
-            continue
+    """List the files to ship. The .dockerignore of our own ``checkout`` is for its image alone.
+
+    Left out and named: links that lead out of the folder, to a folder, or to a file that is not
+    shipped; files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for them.
+    """
+    docker = None if checkout == folder else DockerIgnore.read(folder)
+    lister = _Lister(folder, docker)
+    lister.add_files(folder, "")
+    lister.add_links()
+    return Listing(folder, lister.sizes, lister.left_out, lister.problems)
+
+
+class _Lister:
+    """Collect the files of a folder and of the repositories in it."""
+
+    def __init__(self, folder: Path, docker: DockerIgnore | None) -> None:
+        self.folder = folder
+        self.docker = docker
+        self.root = os.path.realpath(folder)
+        self.sizes: dict[str, int] = {}
+        self.left_out: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
+        self._links: list[str] = []
+        self._inside: dict[str, bool] = {}
+
+    def add_files(self, folder: Path, prefix: str) -> None:
+        """Add the files of the folder or repository at ``prefix``."""
+        names, unreadable = _list_names(folder, is_nested=bool(prefix))
+        for name, reason in unreadable.items():
+            path = prefix + name
+            if not self._is_ignored(path):
+                self.problems[path] = reason
+        for name in names:
+            self._add(prefix + name)
+
+    def add_links(self) -> None:
+        """Add links to files that are shipped. The target of any other could be a private file."""
+        for path in self._links:
+            target = os.path.realpath(self.folder / path)
+            relative = os.path.relpath(target, self.root)
+            if relative in self.sizes:
+                self.sizes[path] = self.sizes[relative]
+            elif not os.path.exists(target):
+                self.left_out[path] = "link to nothing"
+            elif relative.split("/")[0] == "..":
+                self.left_out[path] = "link out of the folder"
+            elif os.path.isdir(target):
+                self.left_out[path] = "link to a folder"
+            else:
+                self.left_out[path] = "link to a file that is not shipped"
+
+    def _is_ignored(self, path: str) -> bool:
+        return is_never_shipped(path) or (self.docker is not None and self.docker.ignores(path))
+
+    def _add(self, path: str) -> None:
+        if self._is_ignored(path):
+            return
+        full = os.path.join(self.folder, path)
         try:
-            status = os.stat(os.path.join(folder, name))
-        except OSError:  # a tracked file that was deleted, a link to nothing
-            continue
-        if stat.S_ISREG(status.st_mode):
-            sizes[name] = status.st_size
-        elif stat.S_ISDIR(status.st_mode):
-            if os.path.islink(os.path.join(folder, name)):
-                links.append(name)
-            else:  # a repository inside this one: git lists its folder alone
-                inner = list_files(folder / name)
-                inside = {f"{name.rstrip('/')}/{path}": size for path, size in inner.sizes.items()}
-                sizes |= {
-                    path: size
-                    for path, size in inside.items()
-                    if not (docker and docker.match_file(path))
-                }
-                links += [f"{name.rstrip('/')}/{path}" for path in inner.links]
-    return Listing(folder, sizes, tuple(links))
+            status = os.lstat(full)
+        except FileNotFoundError:  # tracked, but deleted
+            return
+        except OSError as error:
+            self.problems[path] = str(error.strerror)
+            return
+        if may_hold_credentials(self.folder, path) and not (
+            self.docker is not None and self.docker.names(path)
+        ):
+            self.left_out[path] = CREDENTIALS
+        elif stat.S_ISLNK(status.st_mode):
+            self._links.append(path)
+        elif stat.S_ISDIR(status.st_mode):  # a repository in this one: Git lists its folder alone
+            self.add_files(Path(full), f"{path.rstrip('/')}/")
+        elif not stat.S_ISREG(status.st_mode):
+            self.left_out[path] = "not a regular file"
+        elif not self._is_inside(os.path.dirname(path)):  # Git lists what was there before a link
+            self.left_out[path] = "link out of the folder"
+        elif not path.isprintable() and not _is_utf8(path):
+            self.problems[path] = "its name is not valid UTF-8"
+        elif not os.access(full, os.R_OK):
+            self.problems[path] = "Permission denied"
+        else:
+            self.sizes[path] = status.st_size
+
+    def _is_inside(self, parent: str) -> bool:
+        if parent not in self._inside:
+            real = os.path.realpath(os.path.join(self.folder, parent))
+            self._inside[parent] = real == os.path.join(self.root, parent).rstrip("/")
+        return self._inside[parent]
 
 
-def _is_never(path: str) -> bool:
-    """Whether one of its parts is a name that is never shipped."""
-    parts = path.rstrip("/").split("/")
-    name = parts[-1]
-    return (
-        not NEVER.isdisjoint(parts)
-        or (name.startswith(".env.") and name != ".env.example")
-        or name.endswith((".pyc", ".pyo", ".pyd"))
-    )
+def _list_names(folder: Path, is_nested: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the files of a folder that no .gitignore rule excludes, and unreadable folders."""
+    repository = find_repository(folder)
+    if is_nested and repository is not None and repository.root != folder.resolve():
+        repository = None  # a submodule that was not fetched
+    listed = _list_with_git(folder, repository) if repository is not None else None
+    if listed is not None:
+        return listed
+    unreadable: dict[str, str] = {}
+    return list(_walk(folder, repository, unreadable)), unreadable
 
 
-def _by_git(folder: Path) -> list[str] | None:
-    """What git lists; None outside a repository, without git, and for a folder that its repository ignores."""
-    ignored = _git(folder, "check-ignore", "--quiet", ".")
-    if ignored is None or ignored[0] != 1:
+def _list_with_git(folder: Path, repository: Repository) -> tuple[list[str], dict[str, str]] | None:
+    """Return None without Git, and for a folder that its repository ignores."""
+    ignored = repository.run(folder, "check-ignore", "--quiet", ".")
+    if ignored is None or ignored.status != 1:
         return None
-    found = _git(
-        folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "."
-    )
-    if found is None or found[0]:
+    options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
+    answer = repository.run(folder, "ls-files", "-z", *options, ".")
+    if answer is None or answer.status:
         return None
-    return [name for name in os.fsdecode(found[1]).split("\0") if name]
+    names = [name for name in os.fsdecode(answer.out).split("\0") if name]
+    unreadable = re.findall(r"could not open directory '(.*)/': (.*)", answer.errors)
+    root = os.path.relpath(repository.root, folder.resolve())
+    return names, {os.path.normpath(os.path.join(root, path)): why for path, why in unreadable}
 
 
-def _git(folder: Path, *words: str) -> tuple[int, bytes] | None:
-    command = ["git", "-c", "core.quotePath=false", "-c", f"safe.directory={folder}", *words]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.returncode, done.stdout
+@dataclass(frozen=True)
+class _Rules:
+    """A .gitignore: its patterns start at the folder ``base``, relative to the walked one.
+
+    For a .gitignore above the walked folder, ``above`` is the path from it to the walked folder.
+    """
+
+    spec: Spec
+    base: str = ""
+    above: str = ""
+
+    def ignores(self, path: str) -> bool | None:
+        """Return whether the path is ignored; None if no pattern matches."""
+        return self.spec.check_file(self.above + path.removeprefix(self.base)).include
 
 
-def _by_walking(folder: Path) -> Iterator[str]:
-    def walk(inside: str, rules: tuple[tuple[str, Spec], ...]) -> Iterator[str]:
-        own = _read_spec(folder / inside / ".gitignore")
-        rules = (*rules, (inside, own)) if own is not None else rules
-        with os.scandir(folder / inside) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+def _walk(folder: Path, repository: Repository | None, unreadable: dict[str, str]) -> Iterator[str]:
+    def walk(base: str, rules: tuple[_Rules, ...]) -> Iterator[str]:
+        own = read_gitignore(folder / base / ".gitignore")
+        rules = (*rules, _Rules(own, base)) if own is not None else rules
+        try:
+            with os.scandir(folder / base) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            unreadable[base.rstrip("/")] = str(error.strerror)
+            return
         for entry in found:
-            name = f"{inside}{entry.name}"
+            name = f"{base}{entry.name}"
             is_folder = entry.is_dir(follow_symlinks=False)
-            asked = f"{name}/" if is_folder else name
-            if _is_never(name) or _ignores(rules, asked):
+            if is_never_shipped(name) or _is_ignored(rules, f"{name}/" if is_folder else name):
                 continue
             if is_folder:
                 yield from walk(f"{name}/", rules)
             else:
                 yield name
 
-    return walk("", ())
+    return walk("", _rules_above(folder.resolve(), repository))
 
 
-def _ignores(rules: tuple[tuple[str, Spec], ...], path: str) -> bool:
-    """As git reads nested files: the innermost that says anything decides."""
-    for inside, spec in reversed(rules):
-        answer = spec.check_file(path.removeprefix(inside)).include
-        if answer is not None:
-            return answer
+def _rules_above(folder: Path, repository: Repository | None) -> tuple[_Rules, ...]:
+    """Return the rules of a repository for a folder in it; none if they ignore the folder."""
+    if repository is None:
+        return ()
+    files = [(repository.exclude_file, repository.root)]
+    parents = [repository.root, *reversed(folder.parents)]
+    files += [
+        (parent / ".gitignore", parent)
+        for parent in dict.fromkeys(parents)
+        if parent.is_relative_to(repository.root) and parent != folder
+    ]
+    rules: list[_Rules] = []
+    for file, base in files:
+        above = f"{folder.relative_to(base).as_posix()}/".removeprefix("./")
+        if (spec := read_gitignore(file)) is not None:
+            rules.append(_Rules(spec, above=above))
+    # Patterns match a folder below an ignored one too.
+    return () if _is_ignored(tuple(rules), "") else tuple(rules)
+
+
+def _is_ignored(rules: tuple[_Rules, ...], path: str) -> bool:
+    """Return whether a path is ignored: as in Git, the innermost file that matches decides."""
+    for rule in reversed(rules):
+        ignored = rule.ignores(path)
+        if ignored is not None:
+            return ignored
     return False
 
 
-def _dockerignore(folder: Path) -> Spec | None:
-    """As Docker reads it: a pattern begins at the folder itself, where git's would be found at any depth."""
+def _is_utf8(path: str) -> bool:
     try:
-        lines = (
-            (folder / ".dockerignore").read_text(encoding="utf-8", errors="replace").splitlines()
-        )
-    except OSError:
-        return None
-    rules = []
-    for line in (line.strip() for line in lines):
-        if line and not line.startswith("#"):
-            sign, pattern = ("!", line[1:]) if line.startswith("!") else ("", line)
-            rules.append(f"{sign}/{pattern.strip().removeprefix('./').strip('/')}")
-    return _spec(rules)
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _read_spec(path: Path) -> Spec | None:
-    try:
-        return _spec(path.read_text(encoding="utf-8", errors="replace").splitlines())
-    except OSError:
-        return None
+def _printable(path: str) -> str:
+    """Return a path without control characters and invalid bytes, for messages."""
+    return path if path.isprintable() else ascii(path)[1:-1]
 
 
-def _spec(lines: list[str]) -> Spec:
-    return pathspec.PathSpec.from_lines("gitignore", lines)
+def is_left_out(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str], bool]:
+    """Return a test for paths of the folder that are not shipped, or folders without shipped files.
 
-
-def keeps_out(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str], bool]:
-    """A test for a path of the folder, True for what is not shipped: for a folder, if nothing inside is.
-
-    ``without``: paths that go elsewhere, with all below them.
+    ``without``: paths that are shipped in another way, with everything below them.
     """
     names = [
         name
@@ -206,48 +292,36 @@ def keeps_out(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str]
         while parent and parent not in folders:
             folders.add(parent)
             parent = os.path.dirname(parent)
-    known = {*names, *folders}
-    return lambda path: path not in known
-
-
-REQUIREMENTS = "requirements.txt"
-
-INSTALL = f"pip install -r {REQUIREMENTS}"
-
-WORD = re.compile(
-    r"[\w./+-]+"
-)  # what may be a file's name: in `-rdev.txt` too, once the option is off
-
-INSIDE = "/opt/gpt-runner/setup"  # where the lines run, with the files that they name
+    shipped = {*names, *folders}
+    return lambda path: path not in shipped
 
 
 def setup_lines(command: UserCommand) -> tuple[str, ...]:
-    """The shell lines that extend the image, in their order."""
-    own = command.requirements and (command.folder / REQUIREMENTS).is_file()
-    named = any(REQUIREMENTS in line for line in command.setup)
-    return ((INSTALL,) if own and not named else ()) + command.setup
+    """Return the shell lines that extend the image, in order."""
+    has_requirements = command.requirements and (command.folder / REQUIREMENTS).is_file()
+    is_named = any(REQUIREMENTS in line for line in command.setup)
+    return ((INSTALL,) if has_requirements and not is_named else ()) + command.setup
 
 
 def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The folder's files that the lines name: `-r dev.txt`, `bash setup.sh`. They are there when the lines run."""
+    """Return the folder's files that the lines name, as in `-r dev.txt` or `bash setup.sh`."""
     words = [word for line in lines for word in WORD.findall(line)]
-    named = [name for word in words for name in (word, re.sub(r"^-[rc]", "", word))]
-    return tuple(
-        dict.fromkeys(
-            name
-            for name in named
-            if ".." not in PurePosixPath(name).parts
-            and not PurePosixPath(name).is_absolute()
-            and (folder / name).is_file()
-        )
-    )
+    names = [name for word in words for name in (word, re.sub(r"^-[rc]", "", word))]
+    return tuple(dict.fromkeys(name for name in names if _is_file_inside(folder, name)))
 
 
-def digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:
-    """Tells one layer from another: the lines, the content of their files, and what is below."""
-    found = hashlib.sha256(base.encode())
+def setup_digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:
+    """Return a hash of the lines, the content of their files, and the image below."""
+    result = hashlib.sha256(base.encode())
     for line in lines:
-        found.update(b"\0" + line.encode())
+        result.update(b"\0" + line.encode())
     for name in setup_files(folder, lines):
-        found.update(b"\1" + name.encode() + b"\0" + (folder / name).read_bytes())
-    return found.hexdigest()[:16]
+        result.update(b"\1" + name.encode() + b"\0" + (folder / name).read_bytes())
+    return result.hexdigest()[:16]
+
+
+def _is_file_inside(folder: Path, name: str) -> bool:
+    path = PurePosixPath(name)
+    if ".." in path.parts or path.is_absolute() or not (folder / name).is_file():
+        return False
+    return (folder / name).resolve().is_relative_to(folder.resolve())

@@ -14,7 +14,7 @@ from job.user_command.persisted_paths import mirror_files, seed_volume
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.plan import PlannedFolder
-from runner.planning.packaging import INSIDE, digest, list_files, setup_files
+from runner.planning.packaging import SETUP_FOLDER, list_files, setup_digest, setup_files
 from runner.system import System, is_container_id
 
 RUN_LABEL = "gpt-runner.run"
@@ -99,7 +99,7 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
     """Return the name of ``image`` extended by the folder's setup; it changes when either changes."""
     answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
-    return f"{SETUP_REPOSITORY}:{digest(Path(folder.here), folder.setup, answer.out.strip())}"
+    return f"{SETUP_REPOSITORY}:{setup_digest(Path(folder.here), folder.setup, answer.out.strip())}"
 
 
 def has_setup_image(system: System, image: str, folder: PlannedFolder) -> bool:
@@ -117,7 +117,7 @@ def build_setup_image(system: System, cli: CliContext, image: str, folder: Plann
         for name in setup_files(Path(folder.here), folder.setup):
             (Path(context) / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(folder.here) / name, Path(context) / name)
-        lines = [f"FROM {image}", f"COPY . {INSIDE}", f"WORKDIR {INSIDE}"]
+        lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
         lines += [f"RUN {line}" for line in folder.setup]
         text = "\n".join([*lines, "WORKDIR /workspace", ""])
         (Path(context) / "Dockerfile").write_text(text, encoding="utf-8")

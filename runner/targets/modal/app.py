@@ -19,7 +19,14 @@ from job.paths import VOLUMES
 from runner.errors import RunnerError, usage
 from runner.plan import Plan
 from runner.planning.command_plan import SEEDS
-from runner.planning.packaging import INSIDE, Listing, digest, keeps_out, list_files, setup_files
+from runner.planning.packaging import (
+    SETUP_FOLDER,
+    Listing,
+    is_left_out,
+    list_files,
+    setup_digest,
+    setup_files,
+)
 from runner.pricing.gpus import BY_NAME
 from runner.project import read_dotenv, secret_values
 from runner.targets.modal import calls
@@ -234,23 +241,23 @@ class GivenFolder:
     @property
     def digest(self) -> str:
         """Of the setup's layer; '' without one."""
-        return digest(self.folder, self.setup) if self.setup else ""
+        return setup_digest(self.folder, self.setup) if self.setup else ""
 
     def extend(self, image: modal.Image) -> modal.Image:
         """A layer of its own on our image, which Modal builds once and then has."""
         for name in setup_files(self.folder, self.setup):
-            image = image.add_local_file(self.folder / name, f"{INSIDE}/{name}", copy=True)
-        lines = (f"mkdir -p {INSIDE} && cd {INSIDE} && {line}" for line in self.setup)
+            image = image.add_local_file(self.folder / name, f"{SETUP_FOLDER}/{name}", copy=True)
+        lines = (f"mkdir -p {SETUP_FOLDER} && cd {SETUP_FOLDER} && {line}" for line in self.setup)
         return image.run_commands(*lines)
 
     def mount(self, image: modal.Image) -> modal.Image:
         """Mounts, so that an edit of a file builds nothing."""
-        out = keeps_out(self.listing, self.kept)
+        out = is_left_out(self.listing, self.kept)
         image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=matcher(out))
         for path in self.kept:
             if self.listing.below(path):
                 # The rest of the listing is out of the way here: only what lies below the path is asked for.
-                seeds = keeps_out(
+                seeds = is_left_out(
                     Listing(self.folder / path, dict.fromkeys(self.listing.below(path), 0))
                 )
                 image = image.add_local_dir(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.files import write_atomically
 from runner.errors import RunnerError
-from runner.planning.packaging import keeps_out, list_files
+from runner.planning.packaging import is_left_out, list_files
 
 if TYPE_CHECKING:
     import modal
@@ -234,7 +234,7 @@ def ignored(checkout: Path) -> Callable[[Path], bool]:
     The .gitignore files decide, and what is never shipped. .dockerignore does not: it says what the image is built
     from, and here that is one file of all (`*`, then `!requirements.lock`), while the code is mounted beside the image.
     """
-    return matcher(keeps_out(list_files(checkout, checkout), MOUNTED_THEMSELVES))
+    return matcher(is_left_out(list_files(checkout, checkout), MOUNTED_THEMSELVES))
 
 
 def matcher(out: Callable[[str], bool]) -> Any:

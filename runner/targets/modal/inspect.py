@@ -14,7 +14,7 @@ from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import usage
 from runner.plan import Volume
-from runner.planning.packaging import digest, list_files, setup_lines
+from runner.planning.packaging import list_files, setup_digest, setup_lines
 from runner.pricing import prices
 from runner.project import git_state, secret_names, volumes
 from runner.request import Request, UserCommand, folder_name
@@ -122,7 +122,9 @@ def _look(
 def _look_at_folder(cli: CliContext, checkout: Path, command: UserCommand) -> dict[str, Any]:
     """What of the command's folder goes there, and what its image has besides."""
     lines = setup_lines(command)
-    summary = list_files(command.folder, checkout).summary()
+    listing = list_files(command.folder, checkout)
+    listing.check()
+    summary = listing.summary()
     if not summary.files:
         raise usage(
             f"nothing of {command.folder} would be in the cloud: it is empty, or .gitignore or .dockerignore "
@@ -135,6 +137,6 @@ def _look_at_folder(cli: CliContext, checkout: Path, command: UserCommand) -> di
         "setup": lines,
         "setup_built": not lines
         or image.has_setup(
-            volumes(checkout, {}).cache, account_name, digest(command.folder, lines)
+            volumes(checkout, {}).cache, account_name, setup_digest(command.folder, lines)
         ),
     }

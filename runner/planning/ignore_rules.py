@@ -1,0 +1,186 @@
+"""Rules that keep files of a folder from being shipped: .gitignore, .dockerignore, credentials."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pathspec
+
+from runner.errors import RunnerError, usage
+
+# Never shipped: history, environments, compiled files. Names, since patterns would take half a second
+# for 50,000 paths.
+NEVER_SHIPPED = {
+    ".git",
+    ".env",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".ipynb_checkpoints",
+    ".DS_Store",
+}
+
+CREDENTIAL_FOLDERS = {".ssh", ".aws", ".azure", ".gnupg", ".kube", ".kaggle"}
+CREDENTIAL_PATHS = re.compile(r"(.*/)?(\.docker/config\.json|gcloud/.*(credentials|tokens).*)")
+CREDENTIAL_NAMES = re.compile(
+    r"""
+    [._]netrc | \.modal\.toml | \.pypirc | \.npmrc | \.pgpass | \.git-credentials | \.envrc
+    | \.htpasswd | \.boto | \.s3cfg | kaggle\.json | stored_tokens
+    | id_(rsa|dsa|ecdsa|ed25519)(_sk)?
+    | .*\.(p12|pfx|jks|keystore|kdbx|ppk|token)
+    | (.*[._-])?(api[._-]?keys?|access[._-]?keys?|secrets?|token|passwords?|credentials?
+        |service[._-]?account.*|client[._-]?secret.*)(\.(txt|json|ya?ml|toml|ini|cfg|conf))?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+KEY_FILE = re.compile(r".*\.(pem|key)", re.IGNORECASE)
+KEY_BYTES = 64 * 1024  # certificate bundles are longer, and start with a certificate
+
+Spec = pathspec.PathSpec[Any]
+
+
+def is_never_shipped(path: str) -> bool:
+    """Return whether a part of ``path`` is a name that is never shipped."""
+    parts = path.rstrip("/").split("/")
+    name = parts[-1]
+    return (
+        not NEVER_SHIPPED.isdisjoint(parts)
+        or (name.startswith(".env.") and name != ".env.example")
+        or name.endswith((".pyc", ".pyo", ".pyd"))
+    )
+
+
+def may_hold_credentials(folder: Path, path: str) -> bool:
+    """Return whether the file looks like a key, token or password."""
+    *folders, name = path.split("/")
+    if not CREDENTIAL_FOLDERS.isdisjoint(folders):
+        return True
+    if CREDENTIAL_NAMES.fullmatch(name) or CREDENTIAL_PATHS.fullmatch(path):
+        return True
+    return KEY_FILE.fullmatch(name) is not None and not _is_certificate(folder / path)
+
+
+def _is_certificate(path: Path) -> bool:
+    """Return whether a .pem or .key file has certificates or public keys alone."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(KEY_BYTES)
+    except OSError:
+        return False
+    is_public = b"BEGIN CERTIFICATE" in content or b"BEGIN PUBLIC KEY" in content
+    return is_public and b"PRIVATE KEY" not in content
+
+
+def read_gitignore(path: Path) -> Spec | None:
+    """Read a .gitignore; None if there is none. Raises RunnerError if it is unreadable."""
+    lines = _read_rules(path)
+    return None if lines is None else pathspec.PathSpec.from_lines("gitignore", lines)
+
+
+@dataclass(frozen=True)
+class DockerIgnore:
+    """The rules of a .dockerignore, as Docker reads them.
+
+    A pattern starts at the folder. It applies to everything below a folder that it matches, unless
+    a later pattern with ``!`` matches.
+    """
+
+    rules: tuple[tuple[bool, re.Pattern[str]], ...]  # whether it starts with `!`, and the pattern
+    included: frozenset[str]  # paths that a rule with `!` names literally
+    _folders: dict[str, tuple[bool, ...]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> DockerIgnore | None:
+        """Read the folder's .dockerignore; None if there is none. Raises RunnerError."""
+        path = folder / ".dockerignore"
+        lines = _read_rules(path)
+        if lines is None:
+            return None
+        rules, included = [], set()
+        for number, line in enumerate(lines, 1):
+            text = "" if line.startswith("#") else line.strip()
+            is_exception = text.startswith("!")
+            pattern = text.removeprefix("!").strip()
+            if not pattern:
+                continue
+            pattern = posixpath.normpath(pattern).lstrip("/") or "."
+            if is_exception:
+                included.add(pattern)
+            try:
+                rules.append((is_exception, re.compile(_docker_regex(pattern), re.DOTALL)))
+            except re.error as error:
+                raise usage(f"{path}:{number}: invalid pattern '{text}': {error}") from error
+        return cls(tuple(rules), frozenset(included))
+
+    def ignores(self, path: str) -> bool:
+        """Return whether a rule excludes the file."""
+        matches = self._matches(path.rstrip("/"))
+        ignored = False
+        for (is_exception, _), matched in zip(self.rules, matches, strict=True):
+            if matched:
+                ignored = not is_exception
+        return ignored
+
+    def names(self, path: str) -> bool:
+        """Return whether a rule with ``!`` names the file, or a folder that contains it."""
+        parts = path.split("/")
+        return any("/".join(parts[: i + 1]) in self.included for i in range(len(parts)))
+
+    def _matches(self, path: str) -> tuple[bool, ...]:
+        """Return for each rule whether it matches the path or a folder that contains it."""
+        above = (False,) * len(self.rules)
+        if parent := posixpath.dirname(path):
+            if parent not in self._folders:
+                self._folders[parent] = self._matches(parent)
+            above = self._folders[parent]
+        return tuple(
+            matched or regex.fullmatch(path) is not None
+            for matched, (_, regex) in zip(above, self.rules, strict=True)
+        )
+
+
+def _docker_regex(pattern: str) -> str:
+    """Translate a pattern as github.com/moby/patternmatcher does."""
+    regex, i = "", 0
+    while i < len(pattern):
+        character = pattern[i]
+        i += 1
+        if character == "*" and pattern[i : i + 1] == "*":
+            i += 1
+            if pattern[i : i + 1] == "/":
+                i += 1
+            regex += ".*" if i == len(pattern) else "(?:.*/)?"
+        elif character == "*":
+            regex += "[^/]*"
+        elif character == "?":
+            regex += "[^/]"
+        elif character == "\\" and i < len(pattern):
+            regex += re.escape(pattern[i])
+            i += 1
+        elif character in "[]^-":
+            regex += character
+        else:
+            regex += re.escape(character)
+    return regex
+
+
+def _read_rules(path: Path) -> list[str] | None:
+    """Return the lines of a rules file without its byte order mark; None if there is none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunnerError(
+            f"cannot read {path}: {error.strerror}; without its rules, private files could be "
+            f"shipped. Make it readable: `chmod u+r {os.fspath(path)}`"
+        ) from error
+    return text.removeprefix("\ufeff").splitlines()
