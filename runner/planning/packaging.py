@@ -51,11 +51,14 @@ class Listing:
         """Raise RunnerError if a file cannot be shipped."""
         if not self.problems:
             return
-        shown = [f"{_printable(path)} ({why})" for path, why in sorted(self.problems.items())]
+        shown = [
+            f"{_printable(f'{self.folder}/{path}')} ({reason})"
+            for path, reason in sorted(self.problems.items())
+        ]
         more = f" and {len(shown) - MAX_PROBLEMS} more" if len(shown) > MAX_PROBLEMS else ""
         raise RunnerError(
-            f"cannot ship {self.folder}: {', '.join(shown[:MAX_PROBLEMS])}{more}; fix the "
-            "permissions or names, or list the files in .dockerignore"
+            f"cannot ship {', '.join(shown[:MAX_PROBLEMS])}{more}; fix the permissions or names, "
+            "or list the files in .dockerignore"
         )
 
     def summary(self) -> UploadManifest:

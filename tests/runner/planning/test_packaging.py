@@ -291,7 +291,7 @@ def test_unreadable_file_is_refused_unless_a_rule_names_it(
     monkeypatch.setattr(
         os, "access", lambda path, mode: not str(path).endswith("notes") and access(path, mode)
     )
-    with pytest.raises(RunnerError, match=r"cannot ship .*: notes \(Permission denied\)"):
+    with pytest.raises(RunnerError, match=r"cannot ship .*/folder/notes \(Permission denied\)"):
         list_files(folder).check()
     (folder / ".gitignore").write_text("notes\n")
     list_files(folder).check()
