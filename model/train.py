@@ -16,6 +16,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
@@ -42,6 +43,9 @@ from model.gpt import GPT
 from model.load_run import load_initial_weights
 from model.sample import prompt_tokens, write_samples
 from model.trainer import Trainer
+
+# Names a module with ``after_step(step, stop)``, which the trainer calls after each step. For tests.
+STEP_HOOK = "TRAIN_STEP_HOOK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +106,8 @@ def _main(arguments: Namespace) -> ExitStatus:
                 return ExitStatus.UNFINISHED
             world.barrier()
             trainer = _make_trainer(recipe, arguments.overrides, locations, folder, device, world)
+            if hook := os.environ.get(STEP_HOOK):
+                trainer.after_step = import_module(hook).after_step
             return _train(trainer, stop, arguments.json)
 
 

@@ -77,6 +77,8 @@ class Trainer:
         self.has_warned_of_nan = False
         # Set on the main process. Arguments: network, step, and a stream to write to as well.
         self.write_sample: Callable[[GPT, int, TextIO | None], None] | None = None
+        # Called after each step with its number; tests slow down or hold the trainer with it.
+        self.after_step: Callable[[int, StopSignal], None] | None = None
         self.metrics: Metrics | None = None
         self.writer = checkpoint.CheckpointWriter(folder, self._on_written)
         self.peak_flops = devices.peak_flops(device)
@@ -143,6 +145,8 @@ class Trainer:
             if self.progress.step == first and self.world.is_main:
                 self.writer.prepare(self.steps.state())
             self.progress.step += 1
+            if self.after_step is not None:
+                self.after_step(self.progress.step, stop)
             self.progress.tokens = tokens_before(config, self.progress.step)
             step, is_last = self.progress.step, self.progress.step == config.max_steps
             save = is_last or step % config.checkpoint_every == 0

@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[4]
 
 COPIED = (".gitignore", ".dockerignore", "Dockerfile", "requirements.lock", "docker-compose.yml")
 
+HOOK = "step_hook"  # a module in the checkout
+STEP_HOOK = "TRAIN_STEP_HOOK"  # names it; model/train.py reads it
+
 
 @dataclass
 class Lab:
@@ -86,15 +89,16 @@ class Lab:
         """Until the metrics show that step."""
         self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
 
-    def slow_down(self, seconds: float) -> None:
-        """Let a step of the trainer take so much longer from now on: time enough to be interrupted."""
-        text = (ROOT / "model" / "trainer.py").read_text()
-        assert "self.progress.step += 1" in text
-        (self.checkout / "model" / "trainer.py").write_text(
-            text.replace(
-                "self.progress.step += 1", f"time.sleep({seconds}); self.progress.step += 1"
-            )
+    def hook_steps(self, body: str, setup: str = "") -> None:
+        """Have trainers that start from now on run ``setup`` once and ``body`` after each step."""
+        (self.checkout / f"{HOOK}.py").write_text(
+            f"import signal, time\nfrom pathlib import Path\n{setup}\n\n"
+            f"def after_step(step, stop):\n    {body}\n"
         )
+
+    def slow_down(self, seconds: float) -> None:
+        """Make each step take this much longer, so that a run can be interrupted."""
+        self.hook_steps(f"time.sleep({seconds})")
 
     @property
     def go(self) -> Path:
@@ -102,18 +106,13 @@ class Lab:
         return Path("/dev/shm") / f"gpt-runner-{os.getpid()}-{self.checkout.parent.name}"
 
     def hold_at(self, *steps: int) -> Path:
-        """The trainer stays at each of these steps until it is told to stop, or until the file that this gives
-        is there: what is sent to it meanwhile reaches a run that is at work, however slow the machine is."""
-        go = self.go
-        trainer = self.checkout / "model" / "trainer.py"
-        text = (ROOT / "model" / "trainer.py").read_text()
-        count = "                self.progress.step += 1\n"
-        assert text.count(count) == 1
-        held = f"self.progress.step in {steps} and not stop.received and not Path({str(go)!r}).exists()"
-        trainer.write_text(
-            text.replace(count, f"{count}                while {held}: time.sleep(0.01)\n")
-        )
-        return go
+        """Hold the trainer at each of these steps until it is told to stop or the returned file exists.
+
+        A signal sent meanwhile reaches a running trainer, however slow the machine is.
+        """
+        held = f"step in {steps} and not stop.received and not Path({str(self.go)!r}).exists()"
+        self.hook_steps(f"while {held}: time.sleep(0.01)")
+        return self.go
 
     def ledger(self, name: str = "tiny") -> dict[str, Any]:
         return dict(json.loads((self.run_folder(name) / "cloud.json").read_text()))
@@ -157,6 +156,7 @@ def make_checkout(folder: Path) -> Path:
             ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
     add_tiny(folder)
+    (folder / f"{HOOK}.py").write_text("def after_step(step, stop): pass\n")
     return folder
 
 
@@ -193,7 +193,11 @@ def lab_with(tmp_path: Path, strict_commits: bool = False, **variables: str) -> 
 def open_lab(checkout: Path, folder: Path, **options: Any) -> Iterator[Lab]:
     """The checkout with a stand-in whose state is in ``folder``; ``options`` are the stand-in's."""
     # More threads than cores are slower for matrices of 32 x 32.
-    options["container_env"] = {"OMP_NUM_THREADS": "1", **options.get("container_env", {})}
+    options["container_env"] = {
+        "OMP_NUM_THREADS": "1",
+        STEP_HOOK: HOOK,
+        **options.get("container_env", {}),
+    }
     with ModalStandin(folder / "state", **{"grace": 20.0, **options}) as modal:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)}

@@ -36,8 +36,7 @@ def test_five_preemptions_at_random_moments_end_with_the_weights_of_an_unbroken_
     train_here(lab.checkout, *STEPS)
     unbroken = lab.checkout / "volumes" / "checkpoints" / "tiny"
     importing = json.loads((unbroken / "run.json").read_text())["attempts"][0]["started"] - began
-    lab.slow_down(STEP_SECONDS)
-    slow_down_checkpoints(lab)
+    slow_down_training(lab)
 
     words = ("cloud", "tiny", "-y", "--device", "cpu", *STEPS)
     (lab.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")  # about a dollar a second
@@ -115,17 +114,28 @@ def check_the_record(lab: Lab, cut: dict[str, float]) -> None:
     )
 
 
-def slow_down_checkpoints(lab: Lab) -> None:
-    """Let writing a checkpoint take a while, and tell when it is under way."""
-    module = lab.checkout / "model" / "checkpoint.py"
-    text = module.read_text()
-    for old, new in (
-        (
-            "fsync_file(file)",
-            f"print('writes a file'); __import__('time').sleep({FILE_SECONDS}); fsync_file(file)",
-        ),
-        ("    return final\n", "    print('has written'); return final\n"),
-    ):
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    module.write_text(text)
+def slow_down_training(lab: Lab) -> None:
+    """Slow down steps and checkpoint files, and print when a checkpoint is being written."""
+    lab.hook_steps(f"time.sleep({STEP_SECONDS})", SLOW_CHECKPOINTS)
+
+
+SLOW_CHECKPOINTS = f"""
+from model import checkpoint
+
+fsync_file, write = checkpoint.fsync_file, checkpoint.write
+
+
+def slow_fsync(path):
+    print("writes a file")
+    time.sleep({FILE_SECONDS})
+    fsync_file(path)
+
+
+def announced_write(*arguments):
+    folder = write(*arguments)
+    print("has written")
+    return folder
+
+
+checkpoint.fsync_file, checkpoint.write = slow_fsync, announced_write
+"""

@@ -106,9 +106,7 @@ def fake_smi(folder: Path, utilisation: str) -> None:
 
 
 def test_a_run_that_hangs_is_ended_with_its_reason(lab: Lab) -> None:
-    trainer = lab.checkout / "model" / "trainer.py"
-    hang = "__import__('signal').pause() if self.progress.step == 39 else None; self.progress.step += 1"
-    trainer.write_text(trainer.read_text().replace("self.progress.step += 1", hang))
+    lab.hook_steps("if step == 40: signal.pause()")
     words = ("--device", "cpu", "max_steps=60", "resources.stop_stalled_after=8s")
     _, err = lab.train(*words, status=101)
     assert "no step for" in err
