@@ -23,7 +23,7 @@ from job.arguments import add_device, argument_parser, parse, run
 from job.exit_status import ExitStatus
 from job.files import write_atomically
 from job.paths import VolumePaths
-from job.speed import device_label, place
+from job.speed import device_label, speed_file
 from model import device as devices
 
 # Sides of the square matrices; the fastest product counts. 8192 takes 1.4 ms at 790 TFLOP/s; 2048
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: Namespace) -> ExitStatus:
     device = devices.pick_device(arguments.device, 0)
     result = {**measure(device), "torch": torch.__version__, "measured": round(time.time())}
-    path = place(devices.device_name(device), VolumePaths.current())
+    path = speed_file(devices.device_name(device), VolumePaths.current())
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     print(f"saved {path}; metrics of later runs include mfu_roofline", file=sys.stderr)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""What the commands inside a job have in common: RECIPE, overrides, errors as one line, exit codes."""
+"""Command-line parsing, error lines, and exit statuses shared by the modules that run in a job."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ DEVICES = ("cuda", "mps", "cpu")
 
 
 def find_recipe(name: str) -> Path:
-    """The recipe at the path ``name``, or of that name in configs/; RecipeError with a did-you-mean."""
+    """Return the path of the recipe ``name``: a path, or a name in configs/. Raises RecipeError."""
     for path in (Path(name), CONFIGS / f"{name}.yaml", CONFIGS / name):
         if path.is_file():
             return path
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\ntrain:" in path.read_text())
     close = difflib.get_close_matches(Path(name).stem, names, n=1)
     guess = f"; did you mean '{close[0]}'?" if close else ""
-    raise RecipeError(f"no recipe '{name}'{guess}; there are {', '.join(names)}, or give a path")
+    raise RecipeError(f"no recipe '{name}'{guess}; use one of {', '.join(names)}, or a path")
 
 
 def argument_parser(module: str, description: str) -> ArgumentParser:
-    """A parser with RECIPE, overrides, --json and --debug; a command adds its own."""
+    """Return a parser with RECIPE, overrides, --json and --debug.
+
+    A command adds its own options.
+    """
     parser = ArgumentParser(
         prog=f"python -m {module}",
         usage="%(prog)s [RECIPE] [key=value ...] [options]",
@@ -45,7 +48,7 @@ def argument_parser(module: str, description: str) -> ArgumentParser:
         "words",
         nargs="*",
         metavar="RECIPE, key=value",
-        help="a recipe (default quickstart) and what differs from it",
+        help="a recipe (default: quickstart) and overrides",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -53,8 +56,8 @@ def argument_parser(module: str, description: str) -> ArgumentParser:
 
 
 def add_device(parser: ArgumentParser) -> None:
-    """The option --device."""
-    parser.add_argument("--device", choices=DEVICES, help="the best one there by default")
+    """Add the option --device."""
+    parser.add_argument("--device", choices=DEVICES, help="default: the best available")
 
 
 def parse_run(
@@ -64,54 +67,57 @@ def parse_run(
     output: bool = False,
     multiple_choice: bool = False,
 ) -> Namespace:
-    """The arguments of a command that reads a run: --name, --device, overrides; no recipe of its own."""
+    """Parse the arguments of a command that reads a run: --name, --device and overrides."""
     parser = argument_parser(f"model.{command}", description)
-    parser.add_argument("--name", metavar="RUN", help="the run; the newest by default")
+    parser.add_argument("--name", metavar="RUN", help="default: the newest run")
     add_device(parser)
     if output:
         parser.add_argument(
-            "--output", metavar="DIR", help="the run's folder huggingface/ by default"
+            "--output", metavar="DIR", help="default: huggingface/ in the run's folder"
         )
     if multiple_choice:
         parser.add_argument(
             "--multiple-choice",
             metavar="FILE",
-            help="questions of multiple choice, a JSON line each",
+            help="multiple-choice questions, one JSON object per line",
         )
     return parse(parser, argv)
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespace:
-    """Parse; the result has ``recipe`` (a name or path) and ``overrides`` (``lr=1e-3`` or ``--lr=1e-3``)."""
+    """Parse ``argv``; the result has ``recipe`` (name or path) and ``overrides`` (``lr=1e-3``)."""
     arguments, unknown = parser.parse_known_intermixed_args(argv)
     words = [*arguments.words, *(word for word in unknown if "=" in word)]
     names = [word for word in words if "=" not in word]
     if strange := [word for word in unknown if "=" not in word] or names[1:]:
         hint = (
-            f"; to set a key of the recipe, write {strange[0]}=VALUE"
+            f"; to set a key of the recipe, use {strange[0]}=VALUE"
             if strange[0].startswith("--")
             else ""
         )
-        parser.error(f"what is '{strange[0]}'?{hint}")
+        parser.error(f"unknown argument '{strange[0]}'{hint}")
     arguments.recipe = names[0] if names else "quickstart"
     arguments.overrides = [word for word in words if "=" in word]
     return arguments
 
 
 def load_recipe(arguments: Namespace) -> Recipe:
-    """The recipe that ``parse`` found, with its overrides."""
+    """Load the recipe that ``parse`` found, with its overrides."""
     return load(find_recipe(arguments.recipe), arguments.overrides)
 
 
 def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:
-    """Run ``command`` and return its exit status; an error is one line, or with --debug a traceback."""
+    """Run ``command`` and return its exit status.
+
+    An error is one line, or a traceback with --debug.
+    """
     _open_missing_descriptors()
     stdout, stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
     with redirect_stdout(cast(TextIO, stdout)), redirect_stderr(cast(TextIO, stderr)):
         status = _run(command, arguments)
         stdout.flush()
         if stdout.lost_output and status == ExitStatus.DONE:
-            say(f"error: stdout: {stdout.lost_output}; a part of the output is lost")
+            say(f"error: stdout: {stdout.lost_output}; some output is lost")
             status = ExitStatus.ERROR
         stderr.flush()
     return status
@@ -140,8 +146,11 @@ def _run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> Ex
 
 
 def leave(status: int) -> NoReturn:
-    """End the process. One of several does without Python's own clean-up: gloo's threads may just then let go
-    of a last tensor, which aborts the process (2 of 45 runs on a busy machine), and torchrun calls that a failure.
+    """Exit the process.
+
+    One of several processes skips Python's clean-up: gloo's threads may release a last tensor
+    during it, which aborts the process (2 of 45 runs on a busy machine), and torchrun reports a
+    failure.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
@@ -151,7 +160,7 @@ def leave(status: int) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """Talk, on stderr: stdout is for what a command gives."""
+    """Print a message to stderr; stdout is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -202,7 +211,7 @@ def _open_null() -> TextIO:
 
 
 def _open_missing_descriptors() -> None:
-    """Point closed standard descriptors to the null device, before a file gets one of their numbers."""
+    """Point closed standard descriptors to the null device, before a file gets their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Whether a run that is there can go on with this recipe: its settings, but for those that are free to change."""
+"""Check whether a run can be resumed with this recipe, experiment, or kind of job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from job.recipe import Recipe
 
 
-# Where the run ends and its rate falls: they may change as long as no step so far would have been another.
+# These may change as long as no past step would have had another learning rate.
 ENDS = {"train.max_steps", "train.decay_steps"}
 
 
 def other_recipe(run: str, before: Recipe, after: Recipe, target: str, step: int) -> str:
-    """Why ``run``, begun with ``before`` and now at ``step``, can't go on with ``after``, and the ways out; '' where it can.
+    """Return why ``run``, now at ``step``, can't resume with ``after``; '' if it can.
 
-    The plan says it before anything is paid for, and the job says it where no plan was made.
+    The plan checks this before money is spent, and the job checks it again.
     """
     from job.recipe import changes
 
@@ -27,21 +27,21 @@ def other_recipe(run: str, before: Recipe, after: Recipe, target: str, step: int
         return ""
     lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())
     return (
-        f"run {run} was begun with other settings, and going on would mix the two:\n{lines}\n"
-        f"start another run with `runner {target} RECIPE --name NEW-NAME`, with init_from={run} too where it shall "
-        "begin with these weights; or give the settings that it was begun with"
+        f"run {run} was started with different settings; resuming would mix them:\n{lines}\n"
+        f"start another run: runner {target} RECIPE --name NEW-NAME (add init_from={run} to start "
+        "from its weights), or use the run's own settings"
         + (ADVICE if different.keys() <= ENDS else "")
     )
 
 
 ADVICE = (
-    ". A run can be made longer where its learning rate has not begun to fall by then: with schedule=constant, or before "
-    "its last decay_steps"
+    ". A run can be made longer before its learning rate starts to decay: with "
+    "schedule=constant, or before its last decay_steps"
 )
 
 
 def _same_so_far(before: Recipe, after: Recipe, step: int) -> bool:
-    """Whether each step up to ``step`` had the learning rate that it would have had, and there are more to come."""
+    """Return True if no step up to ``step`` would have had another learning rate."""
     from job.schedules import learning_rate
 
     if step >= after.train.max_steps:
@@ -53,42 +53,44 @@ JOB = "experiment"
 
 
 def other_experiment(record: RunRecord, file: str, arguments: Mapping[str, Any]) -> str:
-    """Why ``file`` with ``arguments`` (defaults too) can't go on with the run; '' where it can.
+    """Return why ``file`` with ``arguments`` (defaults included) can't resume the run.
 
-    ``file`` is the name without folders: the same one lies elsewhere on another target.
+    '' if it can.
+
+    ``file`` is a name without folders: the folder differs between targets.
     """
     if why := other_job(record, JOB):
         return why
     if not record.arguments and not record.file:
-        return ""  # it ended before it came to note them
+        return ""  # it ended before it recorded them
     before = record.file.get("path", file).replace("\\", "/").rpartition("/")[2]
     lines = [f"  file: {before} → {file}"] if before != file else []
     for key in {**record.arguments, **arguments}:
         old, new = record.arguments.get(key, MISSING), arguments.get(key, MISSING)
         if old is MISSING or new is MISSING or old != new:
-            lines.append(f"  {key}: {_shown(old)} → {_shown(new)}")
+            lines.append(f"  {key}: {_format(old)} → {_format(new)}")
     if not lines:
         return ""
     return (
-        f"run '{record.name}' was begun with other parameters, and going on would mix the two:\n"
+        f"run '{record.name}' was started with different parameters; resuming would mix them:\n"
         + "\n".join(lines)
-        + "\nstart another run with --name NEW-NAME, or give the parameters that it was begun with"
+        + "\nstart another run with --name NEW-NAME, or use the run's own parameters"
     )
 
 
 MISSING = object()
 
 
-def _shown(value: object) -> str:
-    return "(not there)" if value is MISSING else repr(value)
+def _format(value: object) -> str:
+    return "(missing)" if value is MISSING else repr(value)
 
 
 def other_job(record: RunRecord, job: str) -> str:
-    """Why a ``job`` (train, command, experiment) can't take up the run; '' where it can."""
+    """Return why a ``job`` (train, command, experiment) can't resume the run; '' if it can."""
     if record.job == job:
         return ""
     article = "an" if record.job.startswith(tuple("aeiou")) else "a"
     return (
-        f"run '{record.name}' is {article} {record.job} already; choose another name with --name "
-        f"(`runner status {record.name}` shows that one, `runner resume {record.name}` goes on with it)"
+        f"run '{record.name}' is {article} {record.job} already; use another --name "
+        f"(`runner status {record.name}` shows it, `runner resume {record.name}` resumes it)"
     )

@@ -1,4 +1,4 @@
-"""A disk that is full: which one, how much is free and how much is needed; and nothing half-written that keeps it full."""
+"""Full disks: report which one is full and how much is free, and clean up."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFull(UserError):
-    """There is no room for what a job must keep; the text says where, and how much it takes."""
+    """The disk has too little space; the message says where and how much is needed."""
 
     status = ExitStatus.JOB_FAILED
 
 
 def in_words(error: BaseException) -> str:
-    """The error for a person; of a full disk also which one it is, and what is free on it."""
+    """Return the error message; for a full disk, also name the disk and its free space."""
     if not isinstance(error, OSError) or error.errno not in FULL:
         return str(error)
-    # What names no file is one of the volumes': the fullest.
+    # An error without a file name comes from a volume: assume the fullest.
     where = Path(error.filename) if error.filename else min(_volumes(), key=free_bytes)
     return (
-        f"{where}: {(error.strerror or 'the disk is full').lower()}: {byte_size(free_bytes(where))} are free there; make "
-        "room on that disk and type the same again"
+        f"{where}: {(error.strerror or 'the disk is full').lower()}: "
+        f"{byte_size(free_bytes(where))} free; free space on that disk and run the same command "
+        "again"
     )
 
 
 @contextmanager
 def whole_or_gone(run: Path, step: int, folder: Path, needed: int) -> Iterator[None]:
-    """Fill the new ``folder`` with the checkpoint of ``step``, of about ``needed`` bytes. Where that fails, nothing of it
-    stays, and the checkpoints before it do; a full disk is a DiskFull."""
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left
+    """Write the checkpoint of ``step`` (about ``needed`` bytes) into the new ``folder``.
+
+    On failure, remove the folder and leave earlier checkpoints intact. Raises DiskFull.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed attempt
     try:
         folder.mkdir(parents=True)
         yield
@@ -52,13 +55,14 @@ def whole_or_gone(run: Path, step: int, folder: Path, needed: int) -> Iterator[N
 def _no_room(run: Path, step: int, needed: int) -> str:
     there = steps(run)
     last = (
-        f"{step_folder(run, there[-1]).name} is the last good one"
+        f"{step_folder(run, there[-1]).name} is the last intact one"
         if there
-        else "there is none before it"
+        else "there is no earlier one"
     )
     older = f" (its oldest checkpoint is {step_folder(run, there[0])})" if len(there) > 1 else ""
     return (
-        f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, {byte_size(free_bytes(run))} are "
+        f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, "
+        f"{byte_size(free_bytes(run))} are "
         f"free; {last}. Make room there{older} and type `runner resume {run.name}`"
     )
 

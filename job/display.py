@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live screen on a terminal, plain lines off it, log.txt always."""
+"""Show a run to a person: a live screen on a terminal, plain lines elsewhere, log.txt always."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from job.next_command import next_command
 
 PLOT_HEIGHT = 14
 BAR = 16
-# A plot of this many points is drawn in 15 ms; more can't be told apart in a terminal.
+# Plotting this many points takes 15 ms; a terminal can't show more.
 PLOT_POINTS = 400
 
 
@@ -30,7 +30,7 @@ def loss_plot(
     width: int,
     height: int = PLOT_HEIGHT,
 ) -> str:
-    """The curves as text: training loss as a line, validation loss as points; no colour."""
+    """Return the curves as text: training loss as a line, validation loss as points; no color."""
     import plotext
 
     train, val = (
@@ -53,7 +53,10 @@ def loss_plot(
 
 
 class Display:
-    """The talk of one run, to stderr and to ``log``. ``silent`` (other ranks) says nothing at all."""
+    """Prints the messages of one run to stderr and ``log``.
+
+    ``silent`` (other ranks) prints nothing.
+    """
 
     def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=silent, highlight=False)
@@ -84,12 +87,12 @@ class Display:
             self.live = None
 
     def say(self, text: str) -> None:
-        """One line for the person and the log."""
+        """Print one line and log it."""
         self.console.print(Text(text), soft_wrap=True)
         self.log_only(text)
 
     def log_only(self, text: str) -> None:
-        """Lines for log.txt alone, each with its time in UTC: containers and their host may write one file."""
+        """Write lines to log.txt alone, each with its time in UTC."""
         if self.file is not None:
             now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
             with naming(Path(self.file.name)):
@@ -104,7 +107,7 @@ class Display:
         mfu: float | None,
         eta: float,
     ) -> None:
-        """Progress; off a terminal a line, on it the screen is drawn again."""
+        """Report progress: a line, or on a terminal a redrawn screen."""
         speed = f"{tokens_per_second:,.0f} tokens/s" + (
             f"  MFU {mfu:.1%}" if mfu is not None else ""
         )
@@ -121,7 +124,7 @@ class Display:
         self.redraw()
 
     def evaluated(self, step: int, loss: float) -> None:
-        """A validation loss: a line off a terminal, on it a point of the plot."""
+        """Report a validation loss: a line, or on a terminal a point of the plot."""
         self.val.append((step, loss))
         line = (
             f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
@@ -133,7 +136,7 @@ class Display:
             self.redraw()
 
     def redraw(self) -> None:
-        """Draw the live screen with what is known now."""
+        """Redraw the live screen."""
         if self.live is not None:
             plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width - 2)))
             val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
@@ -141,13 +144,13 @@ class Display:
             self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
 
     def recall(self, metrics: Path) -> None:
-        """Take the curves of earlier attempts from metrics.jsonl, for the plot."""
+        """Load the curves of earlier attempts from metrics.jsonl for the plot."""
         for line in read_metrics(metrics):
             if line["kind"] in ("train", "val"):
                 getattr(self, line["kind"]).append((line["step"], line["loss"]))
 
     def final_plot(self) -> None:
-        """The finished curve, left standing."""
+        """Print the finished curve."""
         plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width)))
         if plot:
             self.say(plot)
@@ -155,11 +158,11 @@ class Display:
     def finished(
         self, run: str, step: int, seconds: float, loss: float | None, val_loss: float | None
     ) -> None:
-        """What came out, and what to type next. ``seconds`` are those of training."""
+        """Report the result and the next command. ``seconds`` are those of training."""
         told = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
         self.say(
             f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}"
         )
         more = next_command("sample", f"--name {run} prompt='...'")
-        self.say(f"write more: {more}")
+        self.say(f"sample from it: {more}")

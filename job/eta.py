@@ -1,4 +1,12 @@
-"""TODO."""
+"""Estimate the duration of the whole run from its first steps.
+
+    eta = EtaEstimator(config, first_step=0, eval_tokens=65536)
+    eta.steps(10, last=60, seconds=1.2); eta.evaluation(0.8); eta.checkpoint(0.05)
+    eta.left(step=60)      # seconds to the last step; None before 50 steps are measured
+
+The first steps are skipped: they compile, fill caches, and choose kernels. The unit is seconds per
+token, not per step: a batch_schedule makes later steps longer.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +19,18 @@ from job.recipe import TrainConfig
 from job.run_session import RunSession
 from job.schedules import tokens_before
 
-WARM_UP = 5  # steps of an attempt that are not measured
+WARM_UP = 5  # first steps of an attempt, not measured
 
-MEASURED_FROM = 50  # steps of an attempt after which the estimate stands
+MEASURED_FROM = 50  # steps of an attempt before the first estimate
 
-# An evaluation that was not seen yet is put at this many times the speed of training: it has no backward pass,
-# which costs twice the forward one, and no optimizer.
+# Speed of an evaluation relative to training, until one is measured: it has no backward pass, which
+# costs twice the forward pass, and no optimizer step.
 EVALUATION_SPEEDUP = 3.0
 
 
 @dataclass
 class EtaEstimator:
-    """Seconds of one attempt's steps, evaluations and checkpoints. ``eval_tokens``: of one evaluation."""
+    """Durations of one attempt's steps, evaluations and checkpoints, in seconds."""
 
     config: TrainConfig
     first_step: int
@@ -34,11 +42,14 @@ class EtaEstimator:
     samples: list[float] = field(default_factory=list)
 
     def reads_at(self, step: int) -> bool:
-        """Whether the clock must be read behind this step: where the warm-up ends, and where the estimate is due."""
+        """Return True if the clock must be read after ``step``.
+
+        After the warm-up, and for the estimate.
+        """
         return step - self.first_step in (WARM_UP, MEASURED_FROM)
 
     def steps(self, count: int, last: int, seconds: float) -> None:
-        """``count`` steps, the newest of them ``last``, took ``seconds``."""
+        """Add ``count`` steps, the last of them ``last``, that took ``seconds``."""
         if last - count >= self.first_step + WARM_UP:
             self.measured += tokens_before(self.config, last) - tokens_before(
                 self.config, last - count
@@ -46,19 +57,22 @@ class EtaEstimator:
             self.seconds += seconds
 
     def evaluation(self, seconds: float) -> None:
-        """An evaluation took ``seconds``."""
+        """Add an evaluation."""
         self.evaluations.append(seconds)
 
     def checkpoint(self, seconds: float) -> None:
-        """A checkpoint stopped the training for ``seconds``."""
+        """Add the seconds that a checkpoint blocked the training."""
         self.checkpoints.append(seconds)
 
     def sample(self, seconds: float) -> None:
-        """A sample on the way took ``seconds``."""
+        """Add a sample."""
         self.samples.append(seconds)
 
     def left(self, step: int) -> float | None:
-        """Seconds from ``step`` to the end, evaluations and checkpoints included; None while it is too early."""
+        """Return the seconds from ``step`` to the end of the run.
+
+        None if it is too early to tell.
+        """
         if step - self.first_step < MEASURED_FROM or not self.measured:
             return None
         config, each = self.config, self.seconds / self.measured
@@ -79,7 +93,7 @@ class EtaEstimator:
         )
 
     def _evaluation_seconds(self, per_token: float) -> float:
-        if len(self.evaluations) > 1:  # the first one compiles
+        if len(self.evaluations) > 1:  # the first compiles
             return median(self.evaluations[1:])
         if self.evaluations:
             return self.evaluations[0]
@@ -87,7 +101,7 @@ class EtaEstimator:
 
 
 def announce(session: RunSession, display: Display, step: int, seconds: float, left: float) -> None:
-    """Note what the whole run takes, ``seconds`` of it being over at ``step``; say it when it is known first."""
+    """Record the run's expected duration; print it the first time. ``seconds`` have passed."""
     whole = seconds + left
     session.progress(expected_seconds_now=round(whole, 1))
     if session.record.expected_seconds is None:
@@ -95,13 +109,14 @@ def announce(session: RunSession, display: Display, step: int, seconds: float, l
         planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
         said = f"; the plan said {duration(planned)}" if planned else ""
         display.say(
-            f"about {duration(whole)} in all by its first {step} steps, evaluations and checkpoints included, "
-            f"{duration(left)} of them to come{said}"
+            f"estimated duration: {duration(whole)} with evaluations and checkpoints, from the "
+            "first "
+            f"{step} steps; {duration(left)} left{said}"
         )
 
 
 def _times(step: int, last: int, every: int) -> int:
-    """How often something that happens every ``every`` steps and at the last one is still to come after ``step``."""
+    """Return how often an event, every ``every`` steps and at the last, follows ``step``."""
     if step >= last:
         return 0
     return last // every - step // every + (last % every != 0)

@@ -1,10 +1,10 @@
-"""All exit codes of the project, in one place."""
+"""The exit statuses of all commands."""
 
 from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """What the exit status of a command means; the same numbers on every target."""
+    """The meaning of an exit status; the numbers are the same on every target."""
 
     DONE = 0
     ERROR = 1
@@ -18,25 +18,29 @@ class ExitStatus(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """In words, for a person."""
+        """Describe the status for a person."""
         return MEANINGS[self]
 
 
 MEANINGS = {
     ExitStatus.DONE: "done",
-    ExitStatus.ERROR: "an error; the text says what, why and what to type next",
-    ExitStatus.USAGE: "a mistake in the line, a recipe or a setting; nothing was begun",
+    ExitStatus.ERROR: "an error; the message says what, why and what to type next",
+    ExitStatus.USAGE: "a mistake in the command line, a recipe or a setting; nothing was started",
     ExitStatus.JOB_FAILED: "the job failed; `runner logs RUN` shows why",
-    ExitStatus.UNFINISHED: "unfinished: stopped after a checkpoint; the same line, or `runner resume RUN`, goes on",
+    ExitStatus.UNFINISHED: (
+        "unfinished: stopped after a checkpoint; the same command or `runner resume RUN` resumes"
+    ),
     ExitStatus.NOT_FOUND: "no such run, file or folder",
-    ExitStatus.CANCELLED: "the question was answered with no",
-    ExitStatus.OVER_BUDGET: "stopped by --max-cost or --budget, after a checkpoint; more money goes on",
+    ExitStatus.CANCELLED: "the user answered no",
+    ExitStatus.OVER_BUDGET: (
+        "stopped by --max-cost or --budget after a checkpoint; a higher limit resumes"
+    ),
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
 class UserError(Exception):
-    """What a person can mend; the text is all that they read: what, why and what to type next."""
+    """An error that the user can fix; the message says what, why, and what to type next."""
 
     status = ExitStatus.ERROR
 
@@ -48,4 +52,4 @@ class RecipeError(UserError, ValueError):
 
 
 class Interrupted(Exception):
-    """The job was asked to stop; what it has done is on disk, and the same command goes on."""
+    """The job was asked to stop. Its results are on disk, and the same command resumes."""

@@ -1,4 +1,4 @@
-"""Files that are never half-written: temporary name, fsync, rename; and folders that one process alone fills."""
+"""Atomic file writes (temporary name, fsync, rename) and folder locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` so that ``path`` holds either what it held before or all of the new."""
+    """Write ``content`` so that ``path`` holds either its old content or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
@@ -21,15 +21,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # half a file on a full disk
+        temporary.unlink(missing_ok=True)  # partial, on a full disk
         raise
     fsync_folder(path.parent)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[Path]:
-    """An OSError from within names ``path``: a write or an fsync knows of no file, and safetensors' error holds the
-    system's as words."""
+    """Add ``path`` to an OSError from the block, also if safetensors wrapped the system's error."""
     try:
         yield path
     except OSError as error:
@@ -44,8 +43,10 @@ def naming(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """For what a library writes at ``path``: as ``naming``, and with the mode that open() gives. safetensors writes
-    files that nobody but their owner can read."""
+    """Name ``path`` in errors of the block, and give the file the mode that open() gives.
+
+    safetensors creates files that only their owner can read.
+    """
     with naming(path):
         yield path
         opened = _beside(path)
@@ -68,15 +69,18 @@ def fsync_folder(folder: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Make the content of a file written elsewhere durable."""
+    """Make the content of a file durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, which the system drops with the process; False where another process has it."""
-    import fcntl  # not everywhere where this module is read
+    """Hold the folder's lock, and yield False if another process has it.
+
+    It ends with the process.
+    """
+    import fcntl  # Unix only; this module is imported elsewhere too
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:

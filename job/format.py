@@ -1,10 +1,10 @@
-"""Times and sizes as a person reads them, the same wherever they are shown."""
+"""Durations and sizes for people."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """12s, 3m20s, 5h07m, 3d04h."""
+    """Return ``12s``, ``3m20s``, ``5h07m`` or ``3d04h``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
 
 
 def byte_size(count: float) -> str:
-    """``950 bytes``, ``1.1 GB``; a kilobyte is 1,000 bytes, as Docker and the makers of GPUs count."""
+    """Return ``950 bytes`` or ``1.1 GB``; a kilobyte is 1,000 bytes, as for Docker and GPUs."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"

@@ -1,9 +1,9 @@
-"""Is a run alive? The container's health check; free of torch, since it starts every half minute.
+"""Report whether a run is alive: the container's health check, which runs every 30 s without torch.
 
     python -m job.health
 
-Exit 0 while a running run's heartbeat is fresh, 1 otherwise. A run that was killed keeps the status
-`running` in its record and is told from a live one by the age of its heartbeat alone.
+Exit 0 if a running run has a fresh heartbeat, else 1. A killed run keeps the status `running` in
+its record; only the age of its heartbeat tells.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from job.exit_status import ExitStatus
 from job.paths import VolumePaths
 from job.run_record import HEARTBEAT_SECONDS, RunStatus, heartbeat_age, read_record
 
-# Twelve beats: a machine that swaps or compiles on every core may miss a few and still be at work.
+# Twelve heartbeats: a machine that swaps or compiles on every core may miss a few.
 FRESH_SECONDS = 12 * HEARTBEAT_SECONDS
 
 
 def running_runs(checkpoints: Path) -> dict[str, float]:
-    """Each run whose record says that it is running → seconds since its last heartbeat."""
+    """Return the runs whose record says `running`, with the seconds since their last heartbeat."""
     found = {}
     for heartbeat in sorted(checkpoints.glob("*/heartbeat")):
         age, record = heartbeat_age(heartbeat.parent), read_record(heartbeat.parent)
@@ -34,7 +34,7 @@ def main() -> ExitStatus:
     for name, age in runs.items():
         print(f"{name}: heartbeat {age:.0f} s ago")
     if not runs:
-        print("no run is running")
+        print("no active run")
     return (
         ExitStatus.DONE if any(age < FRESH_SECONDS for age in runs.values()) else ExitStatus.ERROR
     )

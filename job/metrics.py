@@ -1,4 +1,7 @@
-"""The numbers of a run: metrics.jsonl and TensorBoard always, Weights & Biases where there is a key."""
+"""The metrics of a run.
+
+Metrics.jsonl and TensorBoard always, Weights & Biases if there is a key.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from job.files import naming, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics.jsonl; one that a kill cut short, or that is no line of ours, is left out."""
+    """Return all complete lines of a metrics.jsonl, skipping lines that a kill cut short."""
     if not path.exists():
         return []
     lines = []
@@ -27,10 +30,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """Writes a line for each step and each evaluation of one run.
+    """Writes one line for each logged step and evaluation of a run.
 
-    A run that goes on from step ``resume_step`` forgets what an earlier attempt logged beyond it,
-    so that the file holds one curve with each step once.
+    A run that resumes at ``resume_step`` drops lines that an earlier attempt logged after it, so
+    the file holds each step once.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Metrics:
         self.wandb = _wandb_run(folder, wandb_project, say)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
-        """One line: ``kind`` is train, val or checkpoint."""
+        """Write one line; ``kind`` is train, val or checkpoint."""
         with naming(self.path):
             self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
@@ -56,7 +59,7 @@ class Metrics:
             self.wandb.log({f"{kind}/{key}": value for key, value in numbers.items()}, step=step)
 
     def flush(self) -> None:
-        """Let readers see what was logged."""
+        """Make the lines visible to readers."""
         self.file.flush()
         self.tensorboard.flush()
 
@@ -77,8 +80,9 @@ def _wandb_run(folder: Path, project: str | None, say: Callable[[str], None]) ->
         import wandb
     except ImportError:
         say(
-            "train.wandb_project is set but wandb is not installed (pip install wandb): TensorBoard only"
+            "train.wandb_project is set but wandb is not installed (pip install wandb): "
+            "TensorBoard only"
         )
         return None
-    # The id is the run's name: an attempt that resumes goes on in the same W&B run.
+    # The id is the run's name: an attempt that resumes continues the same W&B run.
     return wandb.init(project=project, id=folder.name, name=folder.name, dir=folder, resume="allow")

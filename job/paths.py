@@ -1,7 +1,7 @@
 """Every path and environment variable that a job reads or writes, on every target.
 
-Inside a container the three volumes are mounted under /vol and the Dockerfile sets the variables;
-on the host they are folders of the checkout. A job asks here and nowhere else.
+In a container the volumes are mounted under /vol and the Dockerfile sets the variables; on the host
+they are folders of the checkout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CONFIGS = CHECKOUT / "configs"
 
 VOLUMES = ("data", "checkpoints", "cache")
 
-# What others keep in the cache volume, each in a folder of its own; the user may have set these to another one.
+# Caches of other programs, each in a folder of the cache volume unless the user set the variable.
 CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
@@ -36,12 +36,12 @@ class VolumePaths:
 
     @classmethod
     def under(cls, root: Path) -> VolumePaths:
-        """The three volumes as folders of ``root``."""
+        """Return the volumes as folders of ``root``."""
         return cls(*(root / volume for volume in VOLUMES))
 
     @classmethod
     def current(cls, environ: Mapping[str, str] = os.environ) -> VolumePaths:
-        """Where this process finds the volumes: the variables if set, else the checkout's ``volumes/``."""
+        """Return this process's volumes: from the variables, else the checkout's ``volumes/``."""
         default = cls.under(CHECKOUT / "volumes")
         return cls(
             data=Path(environ.get("DATA_PATH") or default.data),
@@ -50,7 +50,7 @@ class VolumePaths:
         )
 
     def environment(self) -> dict[str, str]:
-        """The variables that point a job, torch, Triton, CUDA and tiktoken at the volumes."""
+        """Return the variables that point jobs, torch, Triton, CUDA and tiktoken at them."""
         return {
             "DATA_PATH": str(self.data),
             "CHECKPOINTS_PATH": str(self.checkpoints),
@@ -59,14 +59,14 @@ class VolumePaths:
         }
 
     def set_defaults(self) -> None:
-        """Fill in whichever of these variables the process does not have yet; torch reads them late."""
+        """Set those of the variables that are not set; torch reads them late."""
         for name, value in self.environment().items():
             os.environ.setdefault(name, value)
 
     def run(self, name: str) -> Path:
-        """The folder of the run ``name``."""
+        """Return the folder of the run ``name``."""
         return self.checkpoints / name
 
     def dataset(self, name: str) -> Path:
-        """The folder of the dataset ``name``."""
+        """Return the folder of the dataset ``name``."""
         return self.data / name

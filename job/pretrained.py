@@ -1,5 +1,7 @@
-"""What others have published: a dataset, weights; their names, and what weights need of a recipe. Free of torch and of
-the network."""
+"""Published datasets and weights.
+
+Their names, and the recipe that the weights require. No torch.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
-FINEWEB = "fineweb10B"  # the dataset whose shards are downloaded: in a recipe a source, for `prepare` in a recipe's place
+FINEWEB = "fineweb10B"  # published shards: a source in a recipe, and a name for `prepare`
 
-# OpenAI's four (Radford et al. 2019), as the Hub has them: n_layer, n_head, n_embd. All with biases and 1,024 positions.
+# OpenAI's GPT-2 models (Radford et al. 2019): n_layer, n_head, n_embd. All have biases and 1,024
+# positions.
 GPT2 = {
     "gpt2": (12, 12, 768),
     "gpt2-medium": (24, 16, 1024),
@@ -32,40 +35,44 @@ class Pretrained(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where its files are kept in the cache volume."""
+        """Return its folder in the cache volume."""
         return f"pretrained/{self.repository.replace('/', '--')}--{self.revision}"
 
     @property
     def weights(self) -> str:
-        """The file that is written last: where it is, the rest is."""
+        """Return the file that is written last, so that its presence means completeness."""
         return f"{self.folder}/model.safetensors"
 
 
 def pretrained(source: str | None) -> Pretrained | None:
-    """What ``train.init_from`` names of the Hub: ``gpt2`` to ``gpt2-xl``, or ``hf://OWNER/NAME[@REVISION]``; None for a
-    run or a folder. Raises ValueError for an address that is none."""
+    """Parse a Hub source of ``train.init_from``; return None for a run or a folder.
+
+    ``gpt2`` to ``gpt2-xl``, or ``hf://OWNER/NAME[@REVISION]``. Raises ValueError for a bad address.
+    """
     if source in GPT2:
         return Pretrained(f"openai-community/{source}")
     if source is None or not source.startswith(HUB):
         return None
     if (found := NAMED.fullmatch(source)) is None:
-        raise ValueError(f"{source} is no hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+        raise ValueError(
+            f"invalid Hub address {source}; expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
+        )
     return Pretrained(found[1], found[2] or "main")
 
 
 def weights_of(recipe: Recipe | None) -> Pretrained | None:
-    """What a run of ``recipe`` begins with of the Hub."""
+    """Return the Hub weights that a run of ``recipe`` starts from, if any."""
     return pretrained(recipe.train.init_from) if recipe is not None else None
 
 
 def other_shape(mine: dict[str, object], theirs: dict[str, object]) -> str:
-    """The settings, as they are typed, that make the recipe's model that of the weights; empty where it is."""
+    """Return the overrides that make the recipe's model match the weights; '' if it matches."""
     return " ".join(
         f"{key}={str(value).lower()}" for key, value in theirs.items() if mine[key] != value
     )
 
 
 def gpt2_shape(n_layer: int, n_head: int, n_embd: int, block_size: int = 1024) -> dict[str, object]:
-    """What weights of GPT-2 ask of the section ``model``."""
+    """Return the ``model`` section that GPT-2's weights require."""
     sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
     return {"variant": "gpt2", **sizes, "bias": True}

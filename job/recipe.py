@@ -1,10 +1,10 @@
-"""The recipe: what a run is, typed and checked before anything starts. Free of torch.
+"""The recipe: the settings of a run, typed and checked before anything starts. No torch.
 
     recipe = load("configs/quickstart.yaml", ["lr=1e-3", "model.n_layer=6"])
 
-A recipe is a YAML file plus overrides from the command line. An override names a key in full
-(``train.lr=1e-3``) or, where only one section has it, by its last word (``lr=1e-3``).
-Every mistake becomes a RecipeError with file, line and, where a name is close, a did-you-mean.
+A recipe is a YAML file plus overrides from the command line. An override gives a key in full
+(``train.lr=1e-3``) or, if only one section has it, by its last part (``lr=1e-3``). Every mistake
+is a RecipeError with file, line and, for a near miss, a suggestion.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ DURATION = r"^\d+(\.\d+)?[smhd]$"
 
 
 def free(default: Any, description: str, **limits: Any) -> Any:
-    """A field that may change when a run is resumed: it does not alter what the run computes."""
+    """Return a field that may change at a resume, because it does not change the result."""
     return Field(default, description=description, json_schema_extra=FREE, **limits)
 
 
 def impossible(key: str, message: str) -> PydanticCustomError:
-    """A combination of values that can't work, reported at the line of ``key`` in the same section."""
+    """Return the error for an impossible combination of values, reported at the line of ``key``."""
     return PydanticCustomError("impossible", "{message}", {"key": key, "message": message})
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    """A section of a recipe. NaN and infinities are refused: NaN never compares less."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -57,7 +59,7 @@ class ModelConfig(Section):
 
     variant: Literal["gpt2", "modern"] = Field(
         "gpt2",
-        description="gpt2: OpenAI's architecture exactly. modern: rotary positions, RMSNorm, QK-norm, "
+        description="gpt2: OpenAI's architecture. modern: rotary positions, RMSNorm, QK-norm, "
         "squared ReLU, no biases, untied head",
     )
     n_layer: int = Field(12, ge=1, description="blocks")
@@ -68,18 +70,20 @@ class ModelConfig(Section):
         None,
         ge=2,
         le=65536,
-        description="rows of the embedding; null: the tokenizer's, padded to a multiple of 64",
+        description="rows of the embedding; null: the tokenizer's size, padded to a multiple of 64",
     )
     attention_pattern: str = Field(
         "L",
         pattern=r"^[SL]+$",
-        description="whether a block sees a window of window_size (S) or the whole context (L), repeated over the blocks; "
-        "the last is always L (variant modern only)",
+        description="per block, a window of window_size (S) or the whole context (L), repeated "
+        "over the blocks; the last is always L (variant modern only)",
     )
     window_size: int | None = Field(
         None,
         ge=1,
-        description="tokens that one of an S block sees, itself included; on a GPU a multiple of 128",
+        description=(
+            "tokens that an S block sees, including the current one; a multiple of 128 on a GPU"
+        ),
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
@@ -93,20 +97,24 @@ class ModelConfig(Section):
         if self.variant == "modern" and (self.n_embd // self.n_head) % 2:
             raise impossible(
                 "n_embd",
-                f"rotary positions need an even head size; n_embd / n_head is {self.n_embd // self.n_head}",
+                f"rotary positions need an even head size; n_embd / n_head is "
+                f"{self.n_embd // self.n_head}",
             )
         windows = "S" in self.attention_pattern
         if windows and self.variant == "gpt2":
             raise impossible(
                 "attention_pattern",
-                f"GPT-2 sees the whole context in every block; for {self.attention_pattern} take model.variant=modern",
+                f"GPT-2 sees the whole context in every block; {self.attention_pattern} needs "
+                "model.variant=modern",
             )
         if windows != (self.window_size is not None):
             raise impossible(
                 "window_size",
-                f"attention_pattern {self.attention_pattern} has an S and no window_size; try {-(-self.block_size // 4)}"
+                f"attention_pattern {self.attention_pattern} needs a window_size; try "
+                f"{-(-self.block_size // 4)}"
                 if windows
-                else "window_size counts for nothing without an S in attention_pattern; try attention_pattern=SSSL",
+                else "window_size has no effect without an S in attention_pattern; try "
+                "attention_pattern=SSSL",
             )
         if self.window_size is not None and self.window_size > self.block_size:
             raise impossible(
@@ -117,24 +125,22 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Which tokens the run reads, and how `prepare` makes them."""
+    """The tokens that the run reads, and how `prepare` makes them."""
 
     dataset: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the folder in the data volume"
     )
     source: str | None = Field(
         None,
-        description="a file, folder, glob or URL of text, .jsonl or .parquet; `stdlib` for the source code of "
-        "Python's standard library; `fineweb10B` for the published shards",
+        description="a file, folder, glob or URL of text, JSON lines or Parquet; `stdlib`: the "
+        "source code of Python's standard library; `fineweb10B`: the published shards",
     )
     tokenizer: Literal["bytes", "chars", "gpt2"] = "gpt2"
-    text_column: str = Field(
-        "text", description="the column of .jsonl and .parquet files that holds the text"
-    )
+    text_column: str = Field("text", description="the text column of JSON lines and Parquet files")
     split: Literal["documents", "tail"] = Field(
         "documents",
-        description="validation set: `documents` takes whole documents by the hash of their name or text, "
-        "`tail` the last part of the text",
+        description="validation set: `documents`: whole documents, by a hash of their name or "
+        "text; `tail`: the last part of the text",
     )
     val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
     shard_tokens: int = Field(100_000_000, ge=1024, description="tokens in one shard file")
@@ -142,41 +148,41 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """How the run trains."""
+    """The training."""
 
     max_steps: int = Field(
         ge=0,
-        description="optimizer steps; 0, with init_from, measures those weights and trains nothing",
+        description="optimizer steps; 0 with init_from evaluates those weights without training",
     )
     global_batch_tokens: int = Field(
         ge=2, description="tokens in one optimizer step, over all processes"
     )
     batch_schedule: list[list[int]] = Field(
         [],
-        description="[[STEP, TOKENS], ...]: from that step on so many tokens a step, not global_batch_tokens",
+        description="[[STEP, TOKENS], ...]: tokens per step from that step on",
     )
     window_schedule: list[list[int]] = Field(
         [],
-        description="[[STEP, TOKENS], ...]: from that step on, from 0, S blocks train with windows of so many tokens; "
-        "the last is model.window_size",
+        description="[[STEP, TOKENS], ...]: window size of the S blocks from that step (from 0) "
+        "on; the last is model.window_size",
     )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = free(
         16,
-        "most sequences that one process takes through the network at once; the rest is accumulated; "
-        "auto: as many as fit",
+        "largest number of sequences that a process runs at once; the rest is accumulated; auto: "
+        "as many as fit",
     )
     lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
     min_lr: float = Field(
         0.0,
         ge=0.0,
-        description="learning rate that the decay leads to: that of the step behind the last",
+        description="learning rate at the end of the decay, after the last step",
     )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(
         None,
         ge=1,
-        description="steps at the end over which the rate falls; null: all after the warm-up",
+        description="steps of the decay, at the end; null: all after the warm-up",
     )
     weight_decay: float = Field(0.1, ge=0.0, description="decoupled, on matrices only")
     optimizer: Literal["adamw", "muon"] = Field(
@@ -188,60 +194,60 @@ class TrainConfig(Section):
     )
     muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
     embedding_lr_scale: float = Field(
-        1.0, gt=0.0, description="learning rate of embeddings over lr"
+        1.0, gt=0.0, description="learning rate of embeddings, relative to lr"
     )
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
-    grad_clip: float = Field(
-        1.0, ge=0.0, description="largest norm of the gradient; 0 does not clip"
-    )
+    grad_clip: float = Field(1.0, ge=0.0, description="largest gradient norm; 0: no clipping")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the hardware has it and it pays, else float32"
+        "auto", description="auto: bfloat16 if the hardware has it and it pays, else float32"
     )
     activation_checkpointing: bool = free(
         False,
-        "keep a block's input alone and compute the rest again in the backward pass: less memory, a third more work",
+        "keep only a block's input and recompute the rest in the backward pass: less memory, a "
+        "third "
+        "more work",
     )
     loss_chunk: int | None = free(
-        None, "tokens whose logits stand in memory at once; null: all of a micro-batch", ge=1
+        None, "tokens whose logits are in memory at once; null: all of a micro-batch", ge=1
     )
     shard: bool = free(
         False,
-        "with several GPUs: each holds a part of the network and the optimizer (FSDP2), not all of it",
+        "with several GPUs: split the network and the optimizer among them (FSDP2)",
     )
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = free(
         "auto",
-        "which of torch's kernels for attention is tried first, on a GPU; auto: torch's own order",
+        "torch's attention kernel to try first on a GPU; auto: torch's own order",
     )
     compile: bool | Literal["auto"] = free(
-        "auto", "torch.compile; auto: where the run outlasts compiling"
+        "auto", "torch.compile; auto: if the run outlasts compiling"
     )
     deterministic: bool = free(
         False,
-        "only algorithms that give the same bits each time: on a GPU slower; on a CPU it is so anyway",
+        "only bit-reproducible algorithms: slower on a GPU, always the case on a CPU",
     )
     seed: int = Field(1337, ge=0)
     init_from: str | None = Field(
         None,
-        description="begin with these weights: a run, a checkpoint folder, a Hugging Face folder of GPT-2, or what the "
-        "Hub has: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME",
+        description="initial weights: a run, a checkpoint folder, a Hugging Face folder of GPT-2, "
+        "or a Hub model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME",
     )
     eval_every: int = free(250, "steps between evaluations", ge=1)
     eval_tokens: int | None = free(
         None,
-        "tokens of the validation set that an evaluation reads, the same each time; null: all",
+        "validation tokens of an evaluation, the same each time; null: all",
         ge=1,
     )
     checkpoint_every: int = free(250, "steps between checkpoints", ge=1)
-    keep_last: int = free(2, "newest checkpoints that are kept", ge=1)
-    keep_best: bool = free(True, "keep the checkpoint with the lowest validation loss too")
+    keep_last: int = free(2, "newest checkpoints to keep", ge=1)
+    keep_best: bool = free(True, "also keep the checkpoint with the lowest validation loss")
     log_every: int = free(10, "steps between lines of the log", ge=1)
-    stop_on_nan: bool = free(True, "end the run, with 100, where loss or gradient is no number")
+    stop_on_nan: bool = free(True, "fail the run (100) if the loss or gradient is NaN or infinite")
     sample_every: int | None = free(
         None, "steps between samples written to samples/; null: at the end", ge=1
     )
     wandb_project: str | None = free(
-        None, "log to this Weights & Biases project when WANDB_API_KEY is set"
+        None, "log to this Weights & Biases project if WANDB_API_KEY is set"
     )
 
     @model_validator(mode="after")
@@ -254,7 +260,8 @@ class TrainConfig(Section):
             if self.init_from is None:
                 raise impossible(
                     "max_steps",
-                    "max_steps=0 trains nothing: take 1 at least, or name weights to measure (init_from=gpt2)",
+                    "max_steps=0 trains nothing: use at least 1, or name weights to evaluate "
+                    "(init_from=gpt2)",
                 )
             return self
         if self.warmup_steps >= self.max_steps:
@@ -274,8 +281,9 @@ class TrainConfig(Section):
                 if len(stage) != 2 or not first <= stage[0] < self.max_steps or stage[1] < 1:
                     raise impossible(
                         key,
-                        f"{stage} is no [STEP, TOKENS] with steps that rise from {earliest} and stay below max_steps "
-                        f"({self.max_steps})",
+                        f"invalid stage {stage}; expected [STEP, TOKENS] with increasing steps "
+                        f"from {earliest} to "
+                        f"below max_steps ({self.max_steps})",
                     )
                 first = stage[0] + 1
         if self.min_lr > self.lr:
@@ -284,42 +292,44 @@ class TrainConfig(Section):
 
 
 class SampleConfig(Section):
-    """What `sample` writes, and what a run prints at its end."""
+    """The text that `sample` writes, and that a run prints at its end."""
 
     prompt: str = free("", "text to continue; @FILE reads a file, - reads stdin")
     num_samples: int = free(1, "samples, generated in one batch", ge=1)
     max_new_tokens: int = free(300, "tokens", ge=1)
-    temperature: float = free(0.8, "0 takes the most likely token", ge=0.0)
+    temperature: float = free(0.8, "0: the most likely token", ge=0.0)
     top_k: int | None = free(200, "only the k most likely tokens; null: all", ge=1)
     top_p: float | None = free(
-        None, "the fewest tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0
+        None, "the smallest set of tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0
     )
-    seed: int = free(1337, "of the sampling", ge=0)
+    seed: int = free(1337, "random seed of the sampling", ge=0)
 
 
 class ResourcesConfig(Section):
-    """What the job asks of its target."""
+    """The resources that the job needs from its target."""
 
     gpu: str | None = free(
-        None, "for the cloud: H100, H100:8, or a list H100,A100-80GB in order of preference"
+        None, "on Modal: H100, H100:8, or a list in order of preference, H100,A100-80GB"
     )
-    timeout: str = free("24h", "longest time of the whole run: 90m, 12h, 2d", pattern=DURATION)
+    timeout: str = free("24h", "time limit of the whole run: 90m, 12h, 2d", pattern=DURATION)
     stop_stalled_after: str | None = free(
         "10m",
-        "cloud: end a run that took no step for ten times as long as usual, and for so long; null: never",
+        "Modal: stop a run that took no step for ten times as long as usual and at least this "
+        "long; "
+        "null: never",
         pattern=DURATION,
     )
     stop_idle_gpu_after: str | None = free(
         "15m",
-        "cloud: end a run one of whose GPUs has done nothing for so long; null: never",
+        "Modal: stop a run if a GPU was idle for this long; null: never",
         pattern=DURATION,
     )
 
 
 class Recipe(Section):
-    """A whole recipe; ``load`` makes one."""
+    """A whole recipe; ``load`` creates one."""
 
-    name: str = free("", "name of the run where --name gives none; the file's name by default")
+    name: str = free("", "name of the run without --name; default: the file's name")
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig
@@ -335,7 +345,8 @@ class Recipe(Section):
             if tokens % block:
                 raise impossible(
                     "train.batch_schedule",
-                    f"the {tokens} tokens from step {step} on must be a multiple of model.block_size ({block})",
+                    f"tokens from step {step} on ({tokens}) must be a multiple of "
+                    f"model.block_size ({block})",
                 )
         windows = self.train.window_schedule
         if windows and (
@@ -343,16 +354,15 @@ class Recipe(Section):
         ):
             raise impossible(
                 "train.window_schedule",
-                f"{windows} must end with model.window_size ({self.model.window_size}), which the trained network keeps, "
-                f"and have no window longer than block_size ({block})",
+                f"{windows} must end with model.window_size ({self.model.window_size}) and have "
+                "no window "
+                f"longer than block_size ({block})",
             )
         source = self.train.init_from
         if source in GPT2 and (
             words := other_shape(self.model.model_dump(), gpt2_shape(*GPT2[source]))
         ):
-            raise impossible(
-                "train.init_from", f"{source} is another network than the recipe's; write {words}"
-            )
+            raise impossible("train.init_from", f"{source} is a different network; use {words}")
         tokens = self.train.global_batch_tokens
         if tokens % block:
             nearest = max(1, round(tokens / block)) * block
@@ -365,26 +375,25 @@ class Recipe(Section):
 
     @property
     def sequences_per_step(self) -> int:
-        """Sequences of block_size tokens in one optimizer step, over all processes."""
+        """Return the sequences of block_size tokens in one optimizer step, over all processes."""
         return self.train.global_batch_tokens // self.model.block_size
 
     def mistake(self, key: str, message: str) -> RecipeError:
-        """An error about ``key`` that shows only later (against the data, say), at its line."""
+        """Return an error about ``key`` that was found later, with its line."""
         where = self._source.where(key) if self._source is not None else key
         return RecipeError(f"{where}: {message}")
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, every key written out."""
+        """Return the recipe as YAML with every key."""
         import yaml
 
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), section: str = "train") -> Recipe:
-    """Read the recipe at ``path``, apply ``overrides`` (``key=value``) and check it. A word that several sections have
-    (``seed``) is that of ``section``.
+    """Read the recipe at ``path``, apply ``overrides`` (``key=value``), and check it.
 
-    Raises RecipeError, whose text is complete: what, where and what to type.
+    A short key that several sections have (``seed``) means that of ``section``. Raises RecipeError.
     """
     path = Path(path)
     source = read_yaml(path)
@@ -395,7 +404,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), section: str = "train"
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The settings that make ``after`` another run than ``before``: key → (before, after)."""
+    """Return the settings that make ``after`` another run than ``before``.
+
+    Key -> (before, after).
+    """
     old, new = before.model_dump(), after.model_dump()
     return {
         key: (_get(old, key), _get(new, key))
@@ -405,12 +417,12 @@ def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def known_keys() -> dict[str, bool]:
-    """Every full key of a recipe (``train.lr``) → whether it may change when a run is resumed."""
+    """Return every full key (``train.lr``), and whether it may change at a resume."""
     return {key: field.json_schema_extra == FREE for key, field in _fields()}
 
 
 def text_keys() -> set[str]:
-    """The full keys whose value is any text."""
+    """Return the full keys whose value is free text."""
     return {key for key, field in _fields() if field.annotation in (str, str | None)}
 
 

@@ -1,20 +1,18 @@
-"""Reading YAML with the line of every key, and overrides from the command line."""
+"""Read YAML with the line of every key, apply overrides, and describe mistakes."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from job.exit_status import RecipeError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Source:
     overrides: dict[str, str] = field(default_factory=dict)  # full key → the argument as typed
 
     def where(self, key: str) -> str:
-        """``file:line`` of ``key`` or of the nearest section around it; the argument if one set it."""
+        """Return ``file:line`` of ``key`` or its nearest section; the argument if one set it."""
         if key in self.overrides:
             return f"argument '{self.overrides[key]}'"
         while key:
@@ -37,16 +35,49 @@ class Source:
         return self.origin
 
 
+MAX_BYTES = 1_000_000  # of a file
+MAX_DEPTH = 20  # levels of nesting
+MAX_INT = 2**63 - 1
+MAX_SHOWN = 40  # characters of a value in a message
+
+
+def _invalid(problem: str, place: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3), refuses doubled keys, and names the line of
-    what looks like a value and is none, such as the date 2024-13-01."""
+    """SafeLoader for settings that people write.
+
+    Reads 1e-3 as a number (YAML 1.1 requires 1.0e-3). Refuses duplicate keys, aliases (ten lines of
+    them can expand to gigabytes), deep nesting, NaN, infinity, and integers of more than 64 bits.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _invalid(f"alias *{event.anchor} is not supported; write the value out", event)
+        if self._depth >= MAX_DEPTH:
+            raise _invalid(f"nested deeper than {MAX_DEPTH} levels", event)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
+                raise ValueError("an integer of more than 64 bits")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("not a finite number")
+            return value
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            words = f"{getattr(node, 'value', '')} is no value ({error}); put it in quotes if it is text"
-            raise yaml.constructor.ConstructorError(None, None, words, node.start_mark) from None
+            text = str(getattr(node, "value", ""))[:MAX_SHOWN]
+            words = f"invalid value {text} ({error}); if it is text, quote it"
+            raise _invalid(words, node) from None
 
 
 _Loader.add_implicit_resolver(
@@ -59,16 +90,20 @@ _Loader.add_implicit_resolver(
 def read_yaml(
     path: Path, shape: str = "a recipe is a mapping with the sections model, data and train"
 ) -> Source:
-    """The file's mapping and the line of each key; RecipeError if it can't be read or is no mapping (then
-    ``shape`` says what it should be)."""
+    """Return the file's mapping and the line of each key.
+
+    Raises RecipeError; ``shape`` says what it should be.
+    """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_BYTES:,} bytes; it is not a settings file")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(
             f"{path}: {error.strerror or error}; `ls configs` shows the recipes"
         ) from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not UTF-8 text") from None
+        raise RecipeError(f"{path}: is not a UTF-8 text file") from None
     try:
         node = yaml.compose(text, _Loader)
         tree = yaml.load(text, _Loader)
@@ -78,7 +113,8 @@ def read_yaml(
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
-            f"{path}:{line}: not valid YAML: it has the character U+{error.character:04X}; delete it"
+            f"{path}:{line}: not valid YAML: it has the character U+{error.character:04X}; delete "
+            "it"
         ) from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: {shape}")
@@ -99,7 +135,8 @@ def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
         line = key_node.start_mark.line + 1
         if key in source.lines:
             raise RecipeError(
-                f"{source.origin}:{line}: {key} stands twice (first at line {source.lines[key]}); keep one"
+                f"{source.origin}:{line}: duplicate key {key} (first defined at line "
+                f"{source.lines[key]})"
             )
         source.lines[key] = line
         _note_lines(value, f"{key}.", source)
@@ -112,12 +149,16 @@ def apply_override(
     texts: Collection[str] = (),
     section: str = "",
 ) -> None:
-    """Set ``key=value`` in the tree; the value is read as YAML, so ``true``, ``1e-3`` and ``null`` are typed. That of
-    one of the keys ``texts`` is taken as it is: a shell takes away the quotes that would make a text of 1984."""
+    """Set ``key=value`` in the tree.
+
+    The value is YAML, so ``true``, ``1e-3`` and ``null`` are typed.
+
+    The value of a key in ``texts`` is taken literally: a shell removes the quotes of "1984".
+    """
     name, equals, text = argument.partition("=")
     name = name.strip().removeprefix("--")
     if not equals or not name:
-        raise RecipeError(f"argument '{argument}': an override is key=value, for example lr=1e-3")
+        raise RecipeError(f"argument '{argument}': expected key=value, for example lr=1e-3")
     key = full_key(name, argument, known, section)
     *sections, leaf = key.split(".")
     tree = source.tree
@@ -126,24 +167,28 @@ def apply_override(
         if child is None:
             child = tree[name] = {}
         if not isinstance(child, dict):
-            return  # the file itself is wrong there; the check says so with its line
+            return  # the file is wrong there; the check reports its line
         tree = child
-    tree[leaf] = _value(text, key in texts)
+    tree[leaf] = _value(text, key in texts, argument)
     source.overrides[key] = argument
 
 
-def _value(text: str, is_text: bool) -> Any:
+def _value(text: str, is_text: bool, argument: str) -> Any:
     if not text or (is_text and text not in {"null", "~"}):
         return text
     try:
         return yaml.load(text, _Loader)
+    except yaml.constructor.ConstructorError as error:
+        raise RecipeError(f"argument '{argument[: 2 * MAX_SHOWN]}': {error.problem}") from None
     except yaml.YAMLError:
         return text
 
 
 def full_key(name: str, argument: str, known: Collection[str], section: str = "") -> str:
-    """The key that ``name`` means, in full or by its last word, of several that of ``section``; RecipeError naming
-    ``argument`` for none or two."""
+    """Return the full key for ``name``, preferring ``section``.
+
+    Raises RecipeError for none or several.
+    """
     if name in known:
         return name
     matches = [key for key in known if key.rpartition(".")[2] == name]
@@ -153,12 +198,12 @@ def full_key(name: str, argument: str, known: Collection[str], section: str = ""
         return f"{section}.{name}"
     if len(matches) > 1:
         raise RecipeError(
-            f"argument '{argument}': {name} stands in several sections; write {' or '.join(matches)}"
+            f"argument '{argument}': {name} is in several sections; use {' or '.join(matches)}"
         )
     raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")
 
 
-# The words of other trainers for our keys: nearer in meaning than in spelling.
+# Other trainers' names for our keys, which differ in spelling.
 SYNONYMS = {
     "learning_rate": "train.lr",
     "batch_size": "train.micro_batch",
@@ -202,7 +247,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 def describe(
     errors: Sequence[Any], source: Source, known: Collection[str], noun: str = "recipe"
 ) -> list[str]:
-    """One line for each mistake that pydantic found: where, which key, what is wrong. ``noun``: in what."""
+    """Return a line for each mistake that pydantic found; ``noun`` is the kind of file."""
     lines: dict[str, str] = {}
     for error in errors:
         path = [str(part) for part in error["loc"]]
@@ -212,7 +257,7 @@ def describe(
             lines[key] = f"{source.where(key)}: {context['message']}"
             continue
         key = ".".join(path)
-        # A union reports one error for each member, with the member's name behind the key.
+        # A union reports one error per member, with the member's name after the key.
         while key not in known and "." in key and key.rpartition(".")[0] in known:
             key = key.rpartition(".")[0]
         if key in lines and error["type"] == "literal_error":
@@ -231,24 +276,24 @@ def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str],
             sections = {name.partition(".")[0] for name in known}
             return f"unknown key{did_you_mean(key, known if '.' in key else {*known, *sections})}"
         case "missing":
-            return f"is missing; the {noun} must give it"
+            return f"missing; the {noun} must set it"
         case "literal_error":
             guess = difflib.get_close_matches(
                 str(error.get("input")), str(context["expected"]).replace("'", "").split()
             )
-            return f"{given} is none of {context['expected']}" + (
+            return f"{given} is not one of {context['expected']}" + (
                 f"; did you mean {guess[0]!r}?" if guess else ""
             )
         case "int_type" | "int_from_float":
-            return f"{given} is no whole number"
+            return f"expected an integer, got {given}"
         case "float_type":
-            return f"{given} is no number"
+            return f"expected a number, got {given}"
         case "bool_type":
-            return f"{given} is neither true nor false"
+            return f"expected true or false, got {given}"
         case "string_type":
-            return f"{given} is no text; put it in quotes"
+            return f"expected text, got {given}; quote it"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"{given} is no section; write its keys below it, indented"
+            return f"expected a section, got {given}; write its keys below it, indented"
         case "greater_than_equal":
             return f"{given} is too small; it must be at least {context['ge']}"
         case "greater_than":

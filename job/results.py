@@ -1,4 +1,4 @@
-"""What ``train`` returned, as JSON can hold it. Hours of work are not lost for a value that it can't."""
+"""Convert what ``train`` returned to JSON. A value that JSON lacks must not cost hours of work."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LONGEST = 200  # characters of a value that is kept as text
+MAX_TEXT_CHARS = 200  # of a value that is kept as text
 
 
 def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
-    """The result for the record. What is no dict, or holds what JSON lacks, is kept as far as it goes, aloud."""
+    """Return the result for the record, warning about values that JSON lacks."""
     if returned is None:
         return {}
     if isinstance(returned, Mapping):
         return {str(key): _plain(value, str(key), say) for key, value in returned.items()}
-    say(f"warning: train() returned no dict but {type(returned).__name__}; it is kept as 'result'")
+    say(f"warning: train() returned {type(returned).__name__}, not a dict; saved as 'result'")
     return {"result": _plain(returned, "result", say)}
 
 
@@ -32,10 +32,8 @@ def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
         return [_plain(part, key, say) for part in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist(), key, say)
-    say(
-        f"warning: '{key}' of the result is of type {type(value).__name__}, which JSON lacks; kept as text"
-    )
-    return repr(value)[:LONGEST]
+    say(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
+    return repr(value)[:MAX_TEXT_CHARS]
 
 
 def _is_single(value: Any) -> bool:
@@ -44,14 +42,14 @@ def _is_single(value: Any) -> bool:
 
 
 def what_came(result: Mapping[str, Any]) -> str:
-    """What an experiment gave, for a line that says that it is finished."""
+    """Return an experiment's result as one line."""
     return in_short(result, 200) or (
         "its result is in run.json" if result else "train() returned nothing"
     )
 
 
 def in_short(result: Mapping[str, Any], width: int = 60) -> str:
-    """``loss=0.1234 accuracy=0.98``: the plain values, as many as fit into ``width`` characters."""
+    """Return ``loss=0.1234 accuracy=0.98``: plain values, up to ``width`` characters."""
     text = ""
     for key, value in result.items():
         if isinstance(value, Mapping | list):

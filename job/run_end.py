@@ -1,4 +1,4 @@
-"""How a run ends: what is noted of one that failed, and what is shown of one that is finished already."""
+"""The end of a run: record a failure, or show a run that is already finished."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from job.run_session import RunSession
 
 
 class Failed(UserError):
-    """The system refused something in the midst of a training."""
+    """An operating system error that ended a training."""
 
     status = ExitStatus.JOB_FAILED
 
 
 def note_failure(error: BaseException, display: Display, session: RunSession | None) -> None:
-    """Write ``error`` into log and record, as far as the disk has room for that. Raises Failed for what the system
-    refused: that ends a run, and is no mistake of before it."""
+    """Write ``error`` to the log and the record, if the disk has room.
+
+    Raises Failed for an OSError: it ended a run, and is not a usage error.
+    """
     of_system = isinstance(error, OSError)
     named = (
         in_words(error)
@@ -39,19 +41,19 @@ def note_failure(error: BaseException, display: Display, session: RunSession | N
 
 
 def how_it_ended(run: str, record: RunRecord) -> str:
-    """``run tiny is finished already: 60 steps, validation loss 2.5000``."""
+    """Return ``run tiny is already finished: 60 steps, validation loss 2.5000``."""
     val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
-    return f"run {run} is finished already: {record.step} steps{val}"
+    return f"run {run} is already finished: {record.step} steps{val}"
 
 
 def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
-    """The result and the newest sample, or with ``as_json`` the record; and the line for another run."""
+    """Print the result, the newest sample, and the next command; or the record as JSON."""
     say(how_it_ended(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
         print((folder / "run.json").read_text(), end="")
     elif samples:
-        say(f"what it wrote ({samples[-1]}):")
+        say(f"its newest sample ({samples[-1]}):")
         print(samples[-1].read_text())
     another = next_command("train", f"--name {folder.name}-2")
-    say(f"train another: {another}")
+    say(f"to train another run: {another}")

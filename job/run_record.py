@@ -1,7 +1,7 @@
-"""A run's folder and its record, ``run.json``. Free of torch: the runner reads it too.
+"""The record of a run, ``run.json``. No torch: the runner reads it too.
 
-A run is one named execution; every start of it is an attempt. The record is rewritten whole at each
-change (temporary name, fsync, rename), so that a reader never sees half of it.
+A run is one named execution; each start is an attempt. The record is rewritten atomically at each
+change.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class EndReason(StrEnum):
 
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
-# The trainer touches the heartbeat at least this often, in seconds, also while it compiles or evaluates.
+# The trainer touches the heartbeat at least this often, also while it compiles or evaluates.
 HEARTBEAT_SECONDS = 5.0
 
 
 class NoSuchRun(UserError):
-    """The run is not there or has no checkpoint; the text says what to type."""
+    """The run does not exist or has no checkpoint; the message says what to type."""
 
     status = ExitStatus.NOT_FOUND
 
@@ -66,20 +66,18 @@ class Attempt:
 
     started: float
     ended: float | None = None
-    first_step: int = 0  # the step that it went on from
+    first_step: int = 0  # the step that it resumed from
     last_step: int | None = None
-    reason: str | None = None  # why it ended: finished, SIGTERM, an error's text
+    reason: str | None = None  # why it ended: finished, SIGTERM, an error message
     host: str = ""
     device: str = ""
     world_size: int = 1
-    launch: dict[str, Any] = field(
-        default_factory=dict
-    )  # target, GPU asked, image: what the runner says
+    launch: dict[str, Any] = field(default_factory=dict)  # from the runner: target, GPU, image
 
 
 @dataclass
 class RunRecord:
-    """What ``run.json`` holds."""
+    """The contents of ``run.json``."""
 
     name: str
     job: str = "train"
@@ -93,10 +91,8 @@ class RunRecord:
     parameters: int | None = None
     tokens: int = 0
     train_seconds: float = 0.0  # in training steps, over all attempts
-    seconds: float = (
-        0.0  # from start to last step, evaluations and checkpoints included, over all attempts
-    )
-    # What ``seconds`` will come to: measured after 50 steps of the first attempt, and as it is seen now.
+    seconds: float = 0.0  # over all attempts, with evaluations and checkpoints
+    # Estimates of the final ``seconds``: after 50 steps of the first attempt, and the newest.
     expected_seconds: float | None = None
     expected_seconds_now: float | None = None
     overrides: list[str] = field(default_factory=list)
@@ -113,9 +109,9 @@ class RunRecord:
 
     @property
     def estimate(self) -> dict[str, Any]:
-        """What the plan of the first launch said: seconds, usd, gpu; empty where it said nothing."""
-        said = self.attempts[0].launch.get("estimate") if self.attempts else None
-        return said if isinstance(said, dict) else {}
+        """Return the first launch's estimate (seconds, usd, gpu); empty if it made none."""
+        estimate = self.attempts[0].launch.get("estimate") if self.attempts else None
+        return estimate if isinstance(estimate, dict) else {}
 
     def write(self, folder: Path) -> None:
         """Replace ``run.json`` in ``folder``."""
@@ -123,7 +119,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record in ``folder``; None where there is none or it can't be read as one."""
+    """Return the record in ``folder``; None if there is no readable one."""
     try:
         return parse_record((folder / "run.json").read_text())
     except (OSError, ValueError):
@@ -131,7 +127,7 @@ def read_record(folder: Path) -> RunRecord | None:
 
 
 def parse_record(text: str | bytes) -> RunRecord | None:
-    """The record in the text of a ``run.json``; None where it can't be read as one."""
+    """Parse the text of a ``run.json``; None if it is not a record."""
     try:
         tree = json.loads(text)
         attempts = [Attempt(**_known(Attempt, a)) for a in tree.pop("attempts", [])]
@@ -143,13 +139,13 @@ def parse_record(text: str | bytes) -> RunRecord | None:
 
 
 def _known(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a newer release wrote and this one does not know."""
+    """Drop the fields that only a newer release knows."""
     names = {f.name for f in fields(kind)}
     return {key: value for key, value in tree.items() if key in names}
 
 
 def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Every run in the volume, newest first."""
+    """Yield every run in the volume, newest first."""
     found = []
     if checkpoints.is_dir():
         for folder in checkpoints.iterdir():
@@ -162,44 +158,44 @@ def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
 
 
 def find_run(name: str | None, checkpoints: Path) -> Path:
-    """The folder of the trained run ``name``, or of the newest; NoSuchRun with the names there are."""
+    """Return the folder of the trained run ``name``, or of the newest. Raises NoSuchRun."""
     folders = [folder for folder, _ in all_runs(checkpoints)]
     if name is None:
         newest = next((folder for folder in folders if (folder / "recipe.yaml").exists()), None)
         if newest is None:
-            raise NoSuchRun(
-                f"no trained run in {checkpoints} yet; train one first: runner host train"
-            )
+            raise NoSuchRun(f"no trained run in {checkpoints}; train one: runner host train")
         return newest
     if not (checkpoints / name / "recipe.yaml").exists():
         if (record := read_record(checkpoints / name)) is not None and record.job == "train":
             raise NoSuchRun(
-                f"run {name} has no recipe.yaml in {checkpoints / name}, which says what network it is: put that back, or "
-                f"train another: runner host train --name {name}-2"
+                f"run {name} has no recipe.yaml in {checkpoints / name}; restore the file, or "
+                "train "
+                f"another run: runner host train --name {name}-2"
             )
         if record is not None:
-            raise NoSuchRun(
-                f"run {name} is a {record.job}, and no network that the recipe's trainer wrote"
-            )
+            raise NoSuchRun(f"run {name} is a run of {record.job}, not of train")
         names = ", ".join(folder.name for folder in folders[:10])
-        there = f"; there are: {names}" if names else "; there is none yet"
+        there = f"; runs: {names}" if names else "; there are no runs yet"
         raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
     return checkpoints / name
 
 
 def without_checkpoint(folder: Path) -> NoSuchRun:
-    """That the run in ``folder`` has none: not yet, or no longer."""
+    """Return the error for a run without a checkpoint."""
     record = read_record(folder)
     if record is not None and record.status == RunStatus.FINISHED:
         return NoSuchRun(checkpoints_gone(folder.name, "host", str(folder / "recipe.yaml")))
     return NoSuchRun(
-        f"run {folder.name} has no checkpoint yet: one comes every checkpoint_every steps"
+        f"run {folder.name} has no checkpoint yet; it writes one every checkpoint_every steps"
     )
 
 
 def checkpoints_gone(run: str, target: str, recipe: str) -> str:
-    """Of a finished run, which the same line would not train again."""
-    return f"run {run} is finished, and its checkpoints are gone; to train it anew: runner {target} {recipe} --name {run}-2"
+    """Return the message for a finished run whose checkpoints were deleted."""
+    return (
+        f"run {run} is finished, but its checkpoints were deleted; to train it again: "
+        f"runner {target} {recipe} --name {run}-2"
+    )
 
 
 def beat(folder: Path) -> None:
@@ -208,7 +204,7 @@ def beat(folder: Path) -> None:
 
 
 def heartbeat_age(folder: Path) -> float | None:
-    """Seconds since the run's last heartbeat; None where it never had one."""
+    """Return the seconds since the run's last heartbeat; None if it never had one."""
     try:
         return max(0.0, time.time() - (folder / "heartbeat").stat().st_mtime)
     except OSError:
@@ -216,8 +212,10 @@ def heartbeat_age(folder: Path) -> float | None:
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process holds the run's lock, in a container too; None where that can't be told: no process made one, or
-    containers lie in a machine of their own (macOS, Windows)."""
+    """Return True if a process holds the run's lock, also in a container.
+
+    None if that is unknown: no process created one, or containers run in a virtual machine (macOS).
+    """
     if sys.platform != "linux":
         return None
     import fcntl
@@ -233,7 +231,10 @@ def is_held(folder: Path) -> bool | None:
 
 
 def launch_facts() -> dict[str, Any]:
-    """What the runner says of this launch (target, GPU asked, image, git); empty without a runner."""
+    """Return what the runner says of this launch (target, GPU, image, git).
+
+    Empty without a runner.
+    """
     try:
         facts = json.loads(os.environ.get("RUN_LAUNCH") or "{}")
     except ValueError:

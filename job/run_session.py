@@ -1,4 +1,4 @@
-"""One attempt of a run: its folder, its lock, its record, its heartbeat."""
+"""One attempt of a run: its lock, its record, its heartbeat."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ from job.step_folders import remove_leftovers, steps
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
-# A step or an evaluation that takes longer than this without a sign is a hang, and the heart stops.
-HANG_SECONDS = 1800.0
+# A step or an evaluation that takes longer than this is a hang: the heartbeat stops.
+HANG_TIMEOUT_S = 1800.0
 
-# The record is rewritten at most this often while training goes on.
-RECORD_SECONDS = 2.0
+# The record is rewritten at most this often during training.
+RECORD_INTERVAL_S = 2.0
 
 
 class RunRefused(UserError):
-    """This run can't be started so; the text says why and what to type."""
+    """This run can't be started like this; the message says why and what to type."""
 
 
 class OtherSettings(RunRefused):
-    """It was begun with other ones: a mistake in what was typed, and nothing was begun."""
+    """The run was started with different settings; nothing was started."""
 
     status = ExitStatus.USAGE
 
 
 def refuse_changes(folder: Path, recipe: Recipe) -> None:
-    """Raise RunRefused where the run in ``folder`` is no training, OtherSettings where it was begun with ones that make it
-    another run."""
+    """Raise RunRefused if the run in ``folder`` is not a training.
+
+    Raises OtherSettings if it was started with settings that would make it another run.
+    """
     refuse_another_job(folder, "train")
     path = folder / "recipe.yaml"
     if not path.exists():
@@ -65,7 +67,7 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
 
 
 def refuse_another_job(folder: Path, job: str) -> None:
-    """Raise RunRefused where the run in ``folder`` is the work of another kind of job."""
+    """Raise RunRefused if the run in ``folder`` belongs to another kind of job."""
     record = read_record(folder)
     if record is not None and (why := other_job(record, job)):
         raise RunRefused(why)
@@ -74,8 +76,8 @@ def refuse_another_job(folder: Path, job: str) -> None:
 class RunSession:
     """This process's hold on a run's folder; only the main process has one.
 
-    ``recipe`` is None for code of the user's, which may work for hours without a sign: its heart beats as long
-    as the process lives.
+    ``recipe`` is None for user code, which may work for hours without reporting progress: its
+    heartbeat lasts as long as the process.
     """
 
     def __init__(self, folder: Path, recipe: Recipe | None, job: str, overrides: list[str]) -> None:
@@ -93,8 +95,8 @@ class RunSession:
             name=folder.name, job=job, created=time.time()
         )
         for attempt in self.record.attempts:
-            if attempt.ended is None:  # killed outright: it could not say so itself
-                attempt.ended, attempt.reason = _last_sign(folder, attempt.started), "killed"
+            if attempt.ended is None:  # killed before it could record its end
+                attempt.ended, attempt.reason = _last_activity(folder, attempt.started), "killed"
         launch = launch_facts()
         self.attempt = Attempt(
             started=time.time(),
@@ -111,29 +113,31 @@ class RunSession:
         self.record.versions = _versions()
         self.record.write(folder)
         self._written = time.monotonic()
-        self._progress = time.monotonic()
-        self._tells_of_steps = recipe is not None
+        self._last_progress = time.monotonic()
+        self._reports_steps = recipe is not None
         self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._heart.start()
+        self._heartbeat = threading.Thread(
+            target=self._heartbeat_loop, name="heartbeat", daemon=True
+        )
+        self._heartbeat.start()
 
     def progress(self, force: bool = False, **values: Any) -> None:
-        """Note values in the record; it is rewritten every few seconds, at once with ``force``."""
-        self.is_alive()
+        """Update the record; it is written every few seconds, or at once with ``force``."""
+        self.touch()
         for key, value in values.items():
             setattr(self.record, key, value)
-        if force or self._progress - self._written > RECORD_SECONDS:
-            self._written = self._progress
+        if force or self._last_progress - self._written > RECORD_INTERVAL_S:
+            self._written = self._last_progress
             self.record.write(self.folder)
 
-    def is_alive(self) -> None:
-        """A sign of life, without a word in the record."""
-        self._progress = time.monotonic()
+    def touch(self) -> None:
+        """Report progress without changing the record."""
+        self._last_progress = time.monotonic()
 
     def end(self, status: RunStatus, reason: str) -> None:
-        """The attempt is over."""
+        """End the attempt."""
         self._ended.set()
-        self._heart.join()
+        self._heartbeat.join()
         self.attempt.ended = time.time()
         self.attempt.reason = reason
         self.attempt.last_step = self.record.step
@@ -143,17 +147,16 @@ class RunSession:
         finally:
             self._lock.close()
 
-    def _beat(self) -> None:
+    def _heartbeat_loop(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            if not self._tells_of_steps or time.monotonic() - self._progress < HANG_SECONDS:
-                # A volume that stumbles once must not end the thread: a live run would look dead.
+            if not self._reports_steps or time.monotonic() - self._last_progress < HANG_TIMEOUT_S:
+                # One failed write must not end the thread: a live run would look lost.
                 with suppress(OSError):
                     beat(self.folder)
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Hold the run's folder; the kernel lets go when the process ends, however it ends."""
-    beat(folder)
+    """Lock the run's folder; the kernel releases it when the process ends."""
     file = (folder / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,11 +164,12 @@ def _lock(folder: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         raise RunRefused(
-            f"run {folder.name} is at work now ({holder}); wait for it, stop it with "
-            f"`runner stop {folder.name}`, or start another with --name NEW-NAME"
+            f"run {folder.name} is already active ({holder}); wait for it, stop it with "
+            f"`runner stop {folder.name}`, or start another run with --name NEW-NAME"
         ) from None
     except OSError:
-        pass  # a network volume without locks; the launcher keeps a run to one container there
+        pass  # a network volume without locks; there the launcher allows one container per run
+    beat(folder)
     with naming(folder / "lock"):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -173,7 +177,7 @@ def _lock(folder: Path) -> IO[str]:
     return file
 
 
-def _last_sign(folder: Path, started: float) -> float:
+def _last_activity(folder: Path, started: float) -> float:
     try:
         return max(started, (folder / "metrics.jsonl").stat().st_mtime)
     except OSError:
@@ -182,7 +186,7 @@ def _last_sign(folder: Path, started: float) -> float:
 
 def _git() -> dict[str, Any]:
     def git(*words: str) -> str:
-        # A container's user may not own the checkout; reading it is safe all the same.
+        # A container's user may not own the checkout; reading it is safe.
         command = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT), *words]
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=10

@@ -1,4 +1,4 @@
-"""The learning rate of each step. Pure."""
+"""Schedules of a training: learning rate, tokens per step, attention windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from job.recipe import ModelConfig, Recipe, TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of optimizer step ``step``, from 0: linear warm-up, a plateau if any, then the decay."""
+    """Return the learning rate of ``step``, from 0: linear warm-up, plateau if any, decay."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / (config.warmup_steps + 1)
     decay_steps = config.decay_steps or config.max_steps - config.warmup_steps
@@ -20,7 +20,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def stages(config: TrainConfig) -> list[tuple[int, int]]:
-    """(first step, tokens a step) of each stage; the first begins at 0."""
+    """Return (first step, tokens per step) of each stage; the first starts at 0."""
     return [
         (0, config.global_batch_tokens),
         *((step, tokens) for step, tokens in config.batch_schedule),
@@ -28,7 +28,7 @@ def stages(config: TrainConfig) -> list[tuple[int, int]]:
 
 
 def tokens_before(config: TrainConfig, step: int) -> int:
-    """Tokens that all steps before ``step`` read; of ``max_steps``: what the whole run reads."""
+    """Return the tokens of all steps before ``step``; for ``max_steps``: of the whole run."""
     all_stages = stages(config)
     ends = [first for first, _ in all_stages[1:]] + [step]
     return sum(
@@ -38,28 +38,28 @@ def tokens_before(config: TrainConfig, step: int) -> int:
 
 
 def tokens_at(config: TrainConfig, step: int) -> int:
-    """Tokens that step number ``step``, from 0, reads."""
+    """Return the tokens of ``step``, from 0."""
     return tokens_before(config, step + 1) - tokens_before(config, step)
 
 
 def common_sequences(recipe: Recipe) -> int:
-    """The largest number of sequences that divides every stage's step: processes and micro-batches share it out."""
+    """Return the largest number of sequences that divides every stage's step."""
     return math.gcd(*(tokens // recipe.model.block_size for _, tokens in stages(recipe.train)))
 
 
 def short_blocks(config: ModelConfig) -> list[bool]:
-    """Whether each block sees a window alone."""
+    """Return for each block whether it sees only a window."""
     pattern = config.attention_pattern
     return [pattern[i % len(pattern)] == "S" for i in range(config.n_layer - 1)] + [False]
 
 
 def tokens_seen(config: ModelConfig, window: int | None) -> int:
-    """Tokens that one at the end of the context sees, summed over the blocks, with windows of ``window``."""
+    """Return the tokens visible at the end of the context, summed over blocks, for ``window``."""
     return sum(window if short and window else config.block_size for short in short_blocks(config))
 
 
 def window_at(recipe: Recipe, step: int) -> int | None:
-    """Tokens of a window in training step number ``step``, from 0."""
+    """Return the window size in tokens of training step ``step``, from 0."""
     window = recipe.model.window_size
     for first, tokens in recipe.train.window_schedule:
         if first <= step:

@@ -1,6 +1,7 @@
-"""A Ctrl-C while `python -m model.train` imports torch, a second or more, ends it without a traceback.
+"""Let Ctrl-C end ``python -m model.train`` without a traceback while torch is imported.
 
-Imported first by packages that are run so; the commands set handlers of their own once they have something to lose.
+The import takes a second or more. Packages that are run with ``-m`` import this first; commands
+set their own handlers later.
 """
 
 from __future__ import annotations
@@ -8,6 +9,6 @@ from __future__ import annotations
 import signal
 import sys
 
-# Python's name for the program while it imports the package of a module that it is to run.
+# While Python imports the package of a module that it will run, argv[0] is "-m".
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

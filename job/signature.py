@@ -1,9 +1,10 @@
-"""The options of an experiment: the signature of ``train`` in a Python file, read without running the file.
+"""The options of an experiment.
 
-    def train(output_dir=".", lr: float = 1e-3, steps: int = 1000, variant: Literal["a", "b"] = "a") -> dict:
+The signature of ``train`` in a Python file, read without running it.
 
-The runner asks for it before anything starts, and must not import the file, which may import torch; the job
-asks for it too, so that both name and compare parameters alike.
+    def train(output_dir=".", lr: float = 1e-3, variant: Literal["a", "b"] = "a") -> dict:
+
+The runner reads it before anything starts, and must not import the file, which may import torch.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ WORDS_OF_BOOL |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class ExperimentError(UserError):
-    """A file that is no experiment, or a parameter that it does not take; the text is complete."""
+    """A file that is not an experiment, or a parameter that it does not accept."""
 
     status = ExitStatus.USAGE
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One option. ``kinds`` are names of KINDS, none for any; ``default`` is a value, or the source of one that
-    only running the file would tell (``is_source``)."""
+    """One option.
+
+    ``kinds`` are names of KINDS, empty for any. ``default`` is a value, or, with ``is_source``, the
+    source of one that only running the file would compute.
+    """
 
     name: str
     kinds: tuple[str, ...] = ()
@@ -43,13 +47,13 @@ class Parameter:
     required: bool = True
     default: Value = None
     is_source: bool = False
-    foreign: str = ""  # an annotation that has no words on a command line
+    foreign: str = ""  # an annotation that a command line can't express
 
     def describe(self) -> str:
-        """``float``, ``'a' or 'b'``, ``int or none``."""
+        """Return ``number``, ``'a' or 'b'``, or ``integer or none``."""
         names = {
             "bool": "true or false",
-            "int": "a whole number",
+            "int": "an integer",
             "float": "a number",
             "str": "text",
         }
@@ -57,7 +61,7 @@ class Parameter:
         return " or ".join([*parts, *(["none"] if self.optional else [])]) or "anything"
 
     def value(self, text: str) -> Value:
-        """``text`` as this parameter takes it. Raises ValueError where it does not."""
+        """Convert ``text`` to a value of this parameter. Raises ValueError."""
         if self.foreign:
             raise ValueError
         if self.optional and text.lower() in ("none", "null"):
@@ -79,23 +83,24 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What ``train`` takes besides the folder, in the order of the file; ``open``: it also takes any other key."""
+    """The parameters of ``train`` except the folder; with ``open`` it accepts any other key."""
 
     path: str
     parameters: tuple[Parameter, ...] = ()
     open: bool = False
 
     def values(self, words: Sequence[str]) -> dict[str, Value]:
-        """``key=value`` words as typed values; a later one replaces an earlier. Raises ExperimentError."""
+        """Convert ``key=value`` arguments to typed values.
+
+        Later ones win. Raises ExperimentError.
+        """
         by_name = {parameter.name: parameter for parameter in self.parameters}
         found: dict[str, Value] = {}
         for word in words:
             name, equals, text = word.partition("=")
             name = name.strip().removeprefix("--").replace("-", "_")
             if not equals or not name.isidentifier():
-                raise ExperimentError(
-                    f"argument '{word}': a parameter is key=value, for example lr=1e-3"
-                )
+                raise ExperimentError(f"argument '{word}': expected key=value, for example lr=1e-3")
             if name not in by_name and not (self.open and name != FOLDER):
                 raise ExperimentError(f"argument '{word}': {self._unknown(name)}")
             parameter = by_name.get(name, Parameter(name))
@@ -106,17 +111,18 @@ class Signature:
         missing = [p.name for p in self.parameters if p.required and p.name not in found]
         if missing:
             raise ExperimentError(
-                f"{self.path}: train() has no default for {', '.join(missing)}; write {missing[0]}=VALUE"
+                f"{self.path}: train() has no default for {', '.join(missing)}; set "
+                f"{missing[0]}=VALUE"
             )
         return found
 
     def complete(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """``given`` with the defaults of all others: what tells one run of the file from another."""
+        """Return ``given`` plus the defaults of all others, which identify a run of the file."""
         defaults = {p.name: p.default for p in self.parameters if not p.required}
         return {**defaults, **given}
 
     def check_type(self, name: str, value: object) -> str:
-        """What is wrong with a value that came typed, from YAML; '' where nothing is."""
+        """Return what is wrong with a typed value from YAML; '' if it is valid."""
         by_name = {parameter.name: parameter for parameter in self.parameters}
         if name not in by_name:
             return "" if self.open and name != FOLDER else self._unknown(name)
@@ -129,16 +135,21 @@ class Signature:
 
     def _unknown(self, name: str) -> str:
         if name == FOLDER:
-            return f"the runner gives {FOLDER}; --name chooses the run's folder"
+            return f"the runner sets {FOLDER}; use --name to choose the run's folder"
         names = [parameter.name for parameter in self.parameters]
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         guess = f"; did you mean '{close[0]}'?" if close else ""
-        takes = f"it takes {', '.join(names)}" if names else f"it takes none; write {EXAMPLE}"
+        takes = (
+            f"it takes {', '.join(names)}" if names else f"it takes no parameters; write {EXAMPLE}"
+        )
         return f"{Path(self.path).name} has no parameter '{name}'{guess or '; ' + takes}"
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature of ``train`` in the file. Raises ExperimentError, with the line where there is one."""
+    """Return the signature of ``train`` in the file.
+
+    Raises ExperimentError, with the line if known.
+    """
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except OSError as error:
@@ -154,8 +165,9 @@ def read_signature(path: Path) -> Signature:
     ]
     if not found:
         raise ExperimentError(
-            f"{path}: has no function train at its top level; an experiment is a file with\n  {EXAMPLE}\n"
-            "`runner new experiment NAME` writes one; another program is run by `-- python FILE`"
+            f"{path}: no function train at the top level; an experiment is a file with\n  "
+            f"{EXAMPLE}\n"
+            "`runner new experiment NAME` creates one; run other programs with `-- python FILE`"
         )
     return _signature(found[-1], str(path))
 
@@ -169,7 +181,8 @@ def _signature(node: ast.FunctionDef, path: str) -> Signature:
     names = [argument.arg for argument, _ in pairs]
     if FOLDER not in names or any(argument.arg == FOLDER for argument in given.posonlyargs):
         raise ExperimentError(
-            f"{path}:{node.lineno}: train() takes no {FOLDER}, the folder of its run; write\n  {EXAMPLE}"
+            f"{path}:{node.lineno}: train() lacks {FOLDER}, the folder of its run; write\n  "
+            f"{EXAMPLE}"
         )
     parameters = [
         _parameter(argument, default) for argument, default in pairs if argument.arg != FOLDER
@@ -181,9 +194,7 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
     value, is_source = _literal(default)
     annotation = argument.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        with suppress(
-            SyntaxError
-        ):  # a text that is no type stays one, and is named where it is used
+        with suppress(SyntaxError):  # not a type: reported where it is used
             annotation = ast.parse(annotation.value, mode="eval").body
     kinds, choices, optional, foreign = _type_of(annotation)
     if annotation is None and not is_source and type(value).__name__ in KINDS:
@@ -192,7 +203,7 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
             kinds = (
                 "int",
                 "float",
-            )  # `steps=10` may well mean a number: nobody said that it is whole
+            )  # `steps=10` does not say that it must be an integer
     return Parameter(
         argument.arg,
         kinds,
@@ -206,7 +217,7 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
 
 
 def _literal(node: ast.expr | None) -> tuple[Value, bool]:
-    """The default's value; else its source, and True."""
+    """Return the default's value and False, or its source and True."""
     if node is None:
         return None, False
     try:
@@ -219,7 +230,7 @@ def _literal(node: ast.expr | None) -> tuple[Value, bool]:
 
 
 def _type_of(node: ast.expr | None) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
-    """(kinds, choices, optional, what it is where it is none of these)."""
+    """Return (kinds, choices, optional, source of an unsupported type)."""
     if node is None:
         return (), (), False, ""
     match node:
@@ -260,7 +271,7 @@ def _read(kind: str, text: str) -> Value:
             if text.lower() not in WORDS_OF_BOOL:
                 raise ValueError
             return WORDS_OF_BOOL[text.lower()]
-        case "bool_word":  # of an untyped parameter: its 1 is a number
+        case "bool_word":  # an untyped parameter: 1 is a number
             return (
                 {"true": True, "false": False}[text.lower()]
                 if text.lower() in ("true", "false")
@@ -282,9 +293,10 @@ def _no() -> Value:
 def _not_of(parameter: Parameter, text: str) -> str:
     if parameter.foreign:
         return (
-            f"{parameter.name} is a {parameter.foreign}, which has no form on a command line; "
-            "a parameter is a bool, int, float, str, Literal or one of them or None"
+            f"{parameter.name} is a {parameter.foreign}, which can't be set on the command line; "
+            "use "
+            "bool, int, float, str, Literal, or one of them or None"
         )
     close = difflib.get_close_matches(text, [str(choice) for choice in parameter.choices], n=1)
     guess = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{parameter.name} is {parameter.describe()}, not '{text}'{guess}"
+    return f"{parameter.name}: expected {parameter.describe()}, got '{text}'{guess}"

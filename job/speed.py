@@ -1,12 +1,4 @@
-"""How long the whole run will take, measured on its own first steps.
-
-    pace = Pace(config, first_step=0, eval_tokens=65536)
-    pace.steps(10, last=60, seconds=1.2); pace.evaluation(0.8); pace.checkpoint(0.05)
-    pace.left(step=60)      # seconds to the last step; None before 50 steps were measured
-
-The first steps are left out: they compile, fill caches and find the fastest kernels. What is measured is the time of
-a token, not of a step: with a batch_schedule the steps to come are longer ones.
-"""
+"""Device speeds: datasheet FLOP/s, measured FLOP/s, and whether torch.compile pays."""
 
 from __future__ import annotations
 
@@ -22,8 +14,8 @@ from job.paths import VolumePaths
 from job.recipe import Recipe
 from job.schedules import tokens_before
 
-# Dense bf16 FLOP/s from the makers' datasheets, by whole words of the name that the driver gives: an RTX A1000 is no A100.
-# The first that fits counts, for `H100` stands in `H100 PCIe` too.
+# Dense bf16 FLOP/s from the datasheets, by whole words of the driver's name: an RTX A1000 is not an
+# A100. The first match wins: `H100 PCIe` contains `H100`.
 PEAK_FLOPS = {
     "B300": 2.25e15,
     "B200": 2.25e15,
@@ -35,15 +27,17 @@ PEAK_FLOPS = {
     "A100": 312e12,
     "L40S": 362e12,
     "A10": 125e12,
-    "A10G": 70e12,  # as AWS has it: d1.awsstatic.com/product-marketing/ec2/NVIDIA_AWS_A10G_DataSheet_FINAL_02_17_2022.pdf
+    "A10G": 70e12,  # NVIDIA's datasheet of the AWS variant, 2022-02-17
     "L4": 121e12,
-    "T4": 65e12,  # fp16; it has no bf16
+    "T4": 65e12,  # fp16: it lacks bf16
 }
 
 
 def datasheet_flops(name: str) -> float | None:
-    """Dense bf16 FLOP/s of the GPU that the driver, or a launch (``A100-80GB``, ``H100!``), calls ``name``; None
-    where the table does not know it."""
+    """Return the dense bf16 FLOP/s of the GPU ``name``; None if unknown.
+
+    ``name`` is the driver's, or a launch's (``A100-80GB``, ``H100!``).
+    """
     spaced = name.replace("-", " ")
     return next(
         (flops for words, flops in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", spaced)), None
@@ -51,7 +45,7 @@ def datasheet_flops(name: str) -> float | None:
 
 
 def device_label(name: str) -> str:
-    """``name`` as torch's side calls the device; of a CPU its model too, as the cache may go to another machine."""
+    """Return ``name``; for a CPU with its model, as the cache may move to another machine."""
     if not name.startswith("cpu"):
         return name
     try:
@@ -63,16 +57,16 @@ def device_label(name: str) -> str:
     return f"{models[0] if models else platform.machine()} of {os.cpu_count()}, {name}"
 
 
-def place(name: str, locations: VolumePaths) -> Path:
-    """The file of the device of that name."""
+def speed_file(name: str, locations: VolumePaths) -> Path:
+    """Return the file with the device's measured speeds."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_label(name).lower()).strip("-")
     return locations.cache / "roofline" / f"{slug}.json"
 
 
 def remembered(name: str, number_format: str, locations: VolumePaths) -> float | None:
-    """FLOP/s that a product in `bfloat16` or `float32` reached there; None where nobody measured."""
+    """Return the measured FLOP/s of a product in `bfloat16` or `float32`; None if not measured."""
     try:
-        return float(json.loads(place(name, locations).read_text())[number_format])
+        return float(json.loads(speed_file(name, locations).read_text())[number_format])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -85,8 +79,10 @@ PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 1e16}
 
 
 def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:
-    """Whether to compile on ``device`` (cuda, mps or cpu), and why. A function of recipe and machine alone, so that a
-    resume agrees."""
+    """Return whether to compile on ``device`` (cuda, mps or cpu), and why.
+
+    Depends on recipe and machine alone, so that a resume decides the same.
+    """
     if recipe.train.compile != "auto":
         return recipe.train.compile, "the recipe says so"
     if device == "mps":

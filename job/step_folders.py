@@ -47,7 +47,7 @@ def point_latest(run: Path, step: int) -> None:
 
 
 def prune(run: Path, keep_last: int, also: set[int]) -> None:
-    """Delete checkpoints older than the ``keep_last`` newest intact ones, but not those in ``also``.
+    """Delete all but the ``keep_last`` newest intact checkpoints and those in ``also``.
 
     Counts back from the checkpoint that ``latest`` names, which was just written. Later steps come
     from an earlier attempt: they are damaged, and must not push out the new ones.

@@ -1,8 +1,10 @@
-"""The checkpoint that a command goes on from, kept whole: many programs write it in place, and may be ended amid.
+"""Back up the checkpoint that a command resumes from.
 
-While the command runs, each new version of the file that --resume-if names is copied once it is complete; where a
-later attempt finds the file torn or gone, the copy takes its place. Complete can be told of torch.save's files (a
-zip, whose directory comes last) and of safetensors; any other file counts as complete once it has rested.
+Many programs overwrite their checkpoint in place and can be killed mid-write. While the command
+runs, each new version of the file that --resume-if names is copied once it is complete. If a later
+attempt finds the file truncated or missing, it restores the copy. torch.save's files (a zip, whose
+directory comes last) and safetensors tell whether they are complete; any other file counts as
+complete once it has not changed for a while.
 """
 
 from __future__ import annotations
@@ -20,19 +22,17 @@ from job.files import fsync_file, write_atomically
 
 FOLDER = "last_whole"  # in the run's folder
 
-MARKER = (
-    "last_whole.json"  # beside it, written after each copy: in the cloud that is when to commit
-)
+MARKER = "last_whole.json"  # written after each copy: it tells Modal's entry point to commit
 
-REST = 2.0  # seconds without a change
+SETTLE_S = 2.0  # without a change
 
-HEADER = 100_000_000  # bytes, at most: the format's own limit for the header of a .safetensors
+MAX_HEADER_BYTES = 100_000_000  # of a .safetensors: the format's own limit
 
-HOLD = 10.0  # seconds that a signal is held back while the file is being written; a preemption leaves 24
+HOLD_TIMEOUT_S = 10.0  # to hold a signal during a write; a preemption leaves 24 s
 
 
 def is_truncated(path: Path) -> bool:
-    """Whether the file breaks off, as far as its kind tells; an empty one does. A folder has no end."""
+    """Return True if the file is incomplete, as far as its format tells; an empty file is."""
     try:
         if path.is_dir():
             return False
@@ -40,7 +40,7 @@ def is_truncated(path: Path) -> bool:
             start = file.read(8)
             if path.suffix == ".safetensors":
                 size, length = path.stat().st_size, int.from_bytes(start, "little")
-                if length > min(size, HEADER):
+                if length > min(size, MAX_HEADER_BYTES):
                     return True
                 tensors = json.loads(file.read(length))
                 ends = [
@@ -55,7 +55,7 @@ def is_truncated(path: Path) -> bool:
 
 
 class CheckpointBackup:
-    """``path`` and its copy in ``out``, the run's folder."""
+    """The file ``path`` and its copy in ``out``, the run's folder."""
 
     def __init__(self, path: Path, out: Path) -> None:
         self.path, self.out = path, out
@@ -63,42 +63,44 @@ class CheckpointBackup:
         self._copied = self._stamp()
 
     def restore(self, since: float) -> None:
-        """Before a later attempt: put the copy in the place of what is torn or gone, and say so. One from before
-        ``since``, seconds since the epoch, is of another command."""
+        """Before a later attempt: replace a truncated or missing file with the copy.
+
+        A copy from before ``since`` (seconds since the epoch) belongs to another command.
+        """
         ours = self.copy.is_file() and self.copy.stat().st_mtime >= since
         if ours and (is_truncated(self.path) or not self.path.exists()):
             _copy(self.copy, self.path)
-            self._say("was not written to its end; its last whole copy is in its place")
+            self._say("was truncated; restored its last complete copy")
         self._copied = self._stamp()
 
-    def look(self) -> None:
-        """While it runs, every second or so: copy what is new and complete."""
+    def poll(self) -> None:
+        """Copy a new version once it is complete; call it every second or so."""
         stamp = self._stamp()
         if stamp is None or stamp == self._copied or is_truncated(self.path):
             return
         try:
-            if not _tells_its_end(self.path) and time.time() - stamp[0] / 1e9 < REST:
+            if not _has_end_marker(self.path) and time.time() - stamp[0] / 1e9 < SETTLE_S:
                 return
             _copy(self.path, self.copy)
             if self._stamp() != stamp or is_truncated(self.copy):
-                self.copy.unlink()  # it was being written again; the next look finds it
+                self.copy.unlink()  # it was being written again; the next poll copies it
                 return
             note = {"file": self.path.name, "bytes": stamp[1], "changed": stamp[0] / 1e9}
             write_atomically(self.out / MARKER, json.dumps(note) + "\n")
         except FileNotFoundError:  # the command has deleted it since
             return
         except OSError as error:  # a full disk must not end the command
-            self._say(f"was not copied: {error}")
+            self._say(f"was not backed up: {error}")
         self._copied = stamp
 
     def wait_for_write(self) -> None:
-        """Before a signal is passed on: let a write that is under way come to its end, within HOLD seconds."""
-        end = time.monotonic() + HOLD
+        """Wait for a running write to finish, at most HOLD_TIMEOUT_S, before a signal is sent."""
+        end = time.monotonic() + HOLD_TIMEOUT_S
         while is_truncated(self.path) and time.monotonic() < end:
             time.sleep(0.05)
 
     def _stamp(self) -> tuple[int, int] | None:
-        """When the file was written, and its bytes; None where there is no file."""
+        """Return when the file was written (ns) and its size; None if it does not exist."""
         try:
             status = self.path.stat()
         except OSError:
@@ -111,7 +113,7 @@ class CheckpointBackup:
         print(f"runner: {self.path.name} {words}", file=sys.stderr, flush=True)
 
 
-def _tells_its_end(path: Path) -> bool:
+def _has_end_marker(path: Path) -> bool:
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(2) == b"PK"
 

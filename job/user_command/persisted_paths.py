@@ -1,8 +1,8 @@
-"""Kept folders: a path inside the user's own tree whose content lies on a volume.
+"""Persisted paths: folders of the user's tree whose content is on a volume.
 
-What the folder itself brings of that path (a prepare.py beside the data that it writes) is laid beside what was
-kept. Each such file is noted with its SHA-256: a newer version replaces the one that was laid there before, and
-a file that the job has changed or written itself is never touched.
+Files that the tree itself has there (a prepare.py beside the data that it writes) are copied to the
+volume first. Each is noted with its SHA-256: a newer version replaces it, but a file that the job
+wrote or changed is never touched.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from pathlib import Path
 from job.exit_status import UserError
 from job.files import write_atomically
 
-SEEDED = ".seeded.json"  # in a kept folder: path → SHA-256 of what was laid there
+SEEDED = ".seeded.json"  # in a persisted folder: path -> SHA-256 of the file copied there
 
 
 @dataclass(frozen=True)
 class PersistedPath:
-    """Where a kept folder really lies; ``volume``: where what is in it is to be found as well."""
+    """A persisted folder; ``volume`` is set if its files are mirrored, not linked."""
 
     place: Path
     volume: Path | None = None
 
-    def hand_on(self, since: float) -> None:
-        """After the command: have on the volume what is there, and what was written anew since a moment."""
+    def sync_back(self, since: float) -> None:
+        """After the command: copy files written since ``since`` to the volume."""
         if self.volume is not None:
             mirror_files(self.place, self.volume, since)
 
 
 def ensure_writable(folder: Path, copy: Path | None) -> Path:
-    """The folder, or its copy at ``copy`` where it can't be written to: a mount may be read-only."""
+    """Return ``folder``, or its copy at ``copy`` if it is read-only."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; --dir names the one to run in")
+        raise UserError(f"folder {folder} does not exist; --dir is the folder to run in")
     if copy is None or os.access(folder, os.W_OK):
         return folder
     shutil.copytree(folder, copy, symlinks=True, dirs_exist_ok=True)
@@ -46,8 +46,11 @@ def ensure_writable(folder: Path, copy: Path | None) -> Path:
 
 
 def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath:
-    """Have ``PATH=PLACE``: the folder's PATH be a link to PLACE. A folder of the user's own that has content
-    stays, and its files are shared instead. Raises UserError where a file is in the way or a link leads elsewhere."""
+    """Persist ``PATH=PLACE``: make the folder's PATH a link to PLACE.
+
+    If PATH is a folder with files, mirror its files instead. Raises UserError if PATH is a file or
+    a link to elsewhere.
+    """
     path, _, target = word.partition("=")
     where, kept = folder / path, Path(target)
     if seeds is not None and (seeds / path).is_dir():
@@ -55,7 +58,8 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
     if where.is_symlink():
         if where.resolve() != kept.resolve():
             raise UserError(
-                f"{where} is a link to {where.resolve()}, not to {kept}; remove it, or keep another path"
+                f"{where} links to {where.resolve()}, not to {kept}; remove the link, or persist "
+                "another path"
             )
         kept.mkdir(parents=True, exist_ok=True)
         return PersistedPath(kept)
@@ -67,7 +71,7 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
         where.rmdir()
     elif where.exists():
         raise UserError(
-            f"{where} is a file, and --persist is for folders; keep the one that it lies in"
+            f"{where} is a file, but --persist needs a folder; use the folder that contains it"
         )
     kept.mkdir(parents=True, exist_ok=True)
     where.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +80,11 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
 
 
 def mirror_files(source: Path, target: Path, since: float | None = None) -> None:
-    """Have each file of ``source`` in ``target`` too, where that has none of its name: the very same file by a
-    hard link where both lie on one disk, else a copy. With ``since`` (seconds since the epoch) a file that was
-    written later replaces one of its name. Links and what starts with a dot or is Python's own are left out."""
+    """Copy the files of ``source`` that ``target`` lacks, by hard link if both are on one disk.
+
+    With ``since`` (seconds since the epoch), newer files replace existing ones. Skips links, hidden
+    files and __pycache__.
+    """
     for inside, folders, names in os.walk(source):
         folders[:] = [
             name for name in folders if name != "__pycache__" and not name.startswith(".")
@@ -102,7 +108,7 @@ def mirror_files(source: Path, target: Path, since: float | None = None) -> None
 
 
 def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
-    """Lay the files ``paths`` of ``source`` into the kept folder, where they are missing or as laid before."""
+    """Copy the files ``paths`` of ``source`` to the volume, unless the job changed them there."""
     noted = _read(kept)
     before = dict(noted)
     for path in sorted(paths):
@@ -112,7 +118,11 @@ def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
         if target.is_file():
             there = hashlib.sha256(target.read_bytes()).hexdigest()
             if there not in (new, noted.get(path)):
-                print(f"runner: {path} is kept as the job left it", file=sys.stderr, flush=True)
+                print(
+                    f"runner: {path} was changed by the job and stays as it is",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 continue
             if there == new:
                 noted[path] = new

@@ -1,4 +1,4 @@
-"""The user's command as a process: its variables, its output to two places, signals passed on to it."""
+"""The user's command as a process: environment, output, and signals."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ from typing import IO
 
 from job.exit_status import UserError
 
-OURS = str(Path(__file__).resolve().parents[2])  # the folder that PYTHONPATH names for this process
+OUR_PATH = str(Path(__file__).resolve().parents[2])  # in this process's PYTHONPATH
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# A shell passes nothing on and waits for its child before it looks at a signal: there all of the group gets it,
-# as at a terminal. Any other program gets it alone: a trainer that saves needs its data loaders until then.
+# A shell forwards no signal and waits for its child first, so its whole process group gets the
+# signal, as at a terminal. Any other program gets it alone: a trainer that saves still needs its
+# data loaders.
 SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "make", "env"}
 
-CHUNK = 1 << 16
+CHUNK_BYTES = 1 << 16
 
-LOOK = 1.0  # seconds between two signs of life
+POLL_INTERVAL_S = 1.0
 
-# Seconds for the rest of the output once the command has ended: what it left running may hold the pipes open.
-REST = 5.0
+# For the rest of the output once the command ended: its child processes may hold the pipes open.
+DRAIN_TIMEOUT_S = 5.0
 
 
 def variables(environ: Mapping[str, str], run: str, out: Path) -> dict[str, str]:
-    """What the command is given: the volumes' variables, its run and OUT_DIR; PYTHONPATH without our packages,
-    which must not stand in for the user's own ``model`` or ``job``."""
+    """Return the command's environment: the volumes, its run and OUT_DIR.
+
+    PYTHONPATH loses our packages, which must not shadow the user's own ``model`` or ``job``.
+    """
     found = {name: value for name, value in environ.items() if name != "RUN_LAUNCH"}
     found |= {"RUN_NAME": run, "OUT_DIR": str(out)}
-    # A pipe makes Python keep its lines back; in the log of a run that was killed the last ones matter most.
+    # Python buffers lines for a pipe, but the last lines of a killed run matter most.
     found.setdefault("PYTHONUNBUFFERED", "1")
     search = [
-        path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != OURS
+        path
+        for path in environ.get("PYTHONPATH", "").split(os.pathsep)
+        if path and path != OUR_PATH
     ]
     found.pop("PYTHONPATH", None)
     if search:
@@ -48,7 +53,7 @@ def variables(environ: Mapping[str, str], run: str, out: Path) -> dict[str, str]
 
 
 class CommandProcess:
-    """The command, started. ``asked`` is the signal that was passed on to it, if any."""
+    """The started command. ``asked`` is the signal that was forwarded to it, if any."""
 
     def __init__(
         self,
@@ -63,9 +68,9 @@ class CommandProcess:
         self.asked: signal.Signals | None = None
         self._is_shell = Path(program).name in SHELLS
         self._alone = alone  # in a process group of its own
-        self._hold = hold  # called before a signal is passed on; it may wait for a write to end
+        self._hold = hold  # called before a signal is forwarded; it may wait for a write
         self._log, self._lock = log, threading.Lock()
-        self._begun: dict[IO[bytes], bytes] = {}  # of each pipe, the line that has no end yet
+        self._begun: dict[IO[bytes], bytes] = {}  # per pipe, the incomplete line
         assert process.stdout is not None
         assert process.stderr is not None
         self._copiers = [
@@ -76,9 +81,9 @@ class CommandProcess:
             copier.start()
 
     def ask(self, which: signal.Signals) -> None:
-        """Pass the first signal of its kind on."""
+        """Forward the first signal of each kind."""
         if self.asked is which:
-            return  # ours comes back where the whole group got it
+            return  # our own signal, if the whole group got it
         self.asked = which
         if self._hold is not None:
             self._hold()
@@ -88,33 +93,35 @@ class CommandProcess:
             self.process.send_signal(which)
 
     def wait(self, is_alive: Callable[[], None]) -> int:
-        """Its exit status, 128 + n for signal n, once all is written that it printed."""
+        """Return its exit status, 128 + n for signal n, once all its output is written."""
         while True:
             try:
-                code = self.process.wait(LOOK)
+                code = self.process.wait(POLL_INTERVAL_S)
                 break
             except subprocess.TimeoutExpired:
                 self._log_begun_lines()
                 is_alive()
         for copier in self._copiers:
-            copier.join(REST)
+            copier.join(DRAIN_TIMEOUT_S)
         self._log_begun_lines()
         with self._lock:
             self._log.close()
         return code if code >= 0 else 128 - code
 
     def _copy(self, pipe: IO[bytes], stream: IO[bytes]) -> None:
-        while chunk := os.read(pipe.fileno(), CHUNK):
+        while chunk := os.read(pipe.fileno(), CHUNK_BYTES):
             self._log_whole_lines(pipe, chunk)
             try:
                 stream.write(chunk)
                 stream.flush()
             except (OSError, ValueError):
-                continue  # nobody reads any more, and the command must not die of it
+                continue  # the reader is gone; the command must not fail
 
     def _log_whole_lines(self, pipe: IO[bytes], chunk: bytes) -> None:
-        """A line comes in pieces (an unbuffered Python writes its end by itself), and between two of them the
-        other pipe may speak."""
+        """Log complete lines only.
+
+        A line arrives in pieces, and the other pipe may write in between.
+        """
         with self._lock:
             text = self._begun.pop(pipe, b"") + chunk
             end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
@@ -123,7 +130,7 @@ class CommandProcess:
             self._begun[pipe] = text[end:]
 
     def _log_begun_lines(self) -> None:
-        """What stands for LOOK seconds without an end, such as a row of dots, goes into the log as it is."""
+        """Log incomplete lines, such as a row of dots, after POLL_INTERVAL_S."""
         with self._lock:
             for begun in self._begun.values():
                 self._log.write(begun)
@@ -131,7 +138,7 @@ class CommandProcess:
 
 
 def catch_signals() -> list[signal.Signals]:
-    """From here on SIGINT and SIGTERM are the command's; what comes before it runs is in the list."""
+    """Collect SIGINT and SIGTERM from now on; the list is forwarded once the command runs."""
     early: list[signal.Signals] = []
     for which in SIGNALS:
         signal.signal(which, lambda number, _: early.append(signal.Signals(number)))
@@ -147,10 +154,14 @@ def start(
     hold: Callable[[], None] | None = None,
     data: IO[bytes] | None = None,
 ) -> CommandProcess:
-    """Start it; ``early`` is what ``catch_signals`` gave, ``data`` is where its stdout goes on to, by default ours.
-    Raises UserError where there is no such program."""
+    """Start the command.
+
+    ``early`` is the list from ``catch_signals``; ``data`` receives its stdout, by default ours.
+    Raises UserError if the program does not exist.
+    """
     given = variables(os.environ, run, out)
-    # At a terminal Ctrl-C reaches every process of the group; the command shall have it once, from us.
+    # At a terminal, Ctrl-C reaches every process of the group; the command must get it once, from
+    # us.
     alone = sys.stdin is not None and sys.stdin.isatty()
     log = (out / "log.txt").open("ab", buffering=0)
     try:
@@ -168,11 +179,11 @@ def start(
         raise UserError(_why_not(command[0], folder, given, error)) from None
     made = CommandProcess(process, command[0], log, alone, hold, data or sys.stdout.buffer)
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         made.ask(signal.Signals(number))
 
     for which in SIGNALS:
-        signal.signal(which, pass_on)
+        signal.signal(which, forward)
     for which in early:
         made.ask(which)
     return made
@@ -180,7 +191,9 @@ def start(
 
 def _why_not(program: str, folder: Path, given: Mapping[str, str], error: OSError) -> str:
     if (folder / program).is_file() and "/" not in program:
-        return f"there is no program {program}, but a file; write ./{program} or python {program}"
+        return (
+            f"program {program} not found, but there is a file; use ./{program} or python {program}"
+        )
     if "/" not in program and shutil.which(program, path=given.get("PATH")) is None:
-        return f"there is no program '{program}' here; --setup installs what the image lacks"
+        return f"program '{program}' not found; --setup installs programs that the image lacks"
     return f"{program} can't be started in {folder}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""What is added to a command's line in the attempts after its first, and when."""
+"""The arguments that later attempts add to a command, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from job.run_record import Attempt, RunRecord
 
-# Ours, in the run's folder: they do not tell that the command wrote something.
+# The runner's own files in the run's folder: they do not show that the command wrote something.
 RECORDS = {
     "run.json",
     "launch.json",
@@ -26,10 +26,12 @@ RECORDS = {
 }
 
 
-def begun(record: RunRecord, command: Sequence[str]) -> float:
-    """When an attempt before this one first had these very words, with none of other words since: in whole seconds
-    since the epoch, as some volumes keep them; infinity where there is none. What was written before that is of
-    another command, and its checkpoint is not this one's to go on from."""
+def series_start(record: RunRecord, command: Sequence[str]) -> float:
+    """Return when the current series of attempts with these very arguments started.
+
+    In whole seconds since the epoch, as some volumes store times; infinity if this is the first.
+    Files written earlier belong to another command, and its checkpoint must not be resumed.
+    """
     before, since = record.attempts[:-1], math.inf
     while before and words_of(before[-1]) in (None, list(command)):
         since = before.pop().started
@@ -37,7 +39,7 @@ def begun(record: RunRecord, command: Sequence[str]) -> float:
 
 
 def words_of(attempt: Attempt) -> list[str] | None:
-    """The command's words in that attempt; None where the runner did not note them."""
+    """Return the command's arguments in that attempt; None if the runner did not record them."""
     launched = attempt.launch.get("command")
     return list(launched["words"]) if isinstance(launched, dict) and "words" in launched else None
 
@@ -45,9 +47,11 @@ def words_of(attempt: Attempt) -> list[str] | None:
 def words_to_resume(
     added: str, condition: str | None, folder: Path, places: Iterable[Path], since: float, out: Path
 ) -> list[str]:
-    """The words of ``added``, as a shell splits them, where there is something to go on from that was written after
-    ``since``: the file or glob ``condition``, seen from ``folder`` and with variables such as $OUT_DIR; without
-    one, any file in ``places``."""
+    """Return the arguments of ``added``, as a shell splits them, if there is something to resume.
+
+    That is a file written after ``since`` which matches ``condition``, a path or glob relative to
+    ``folder`` with variables such as $OUT_DIR; without a condition, any file in ``places``.
+    """
     if not added or since == math.inf:
         return []
     found = list(places) if condition is None else matches(condition, folder, out)
@@ -55,7 +59,7 @@ def words_to_resume(
         return shlex.split(added)
     if condition is not None and found:
         print(
-            f"runner: {found[0]} is older than this run: it does not go on from it",
+            f"runner: {found[0]} is older than this run; starting without it",
             file=sys.stderr,
             flush=True,
         )
@@ -63,14 +67,14 @@ def words_to_resume(
 
 
 def resume_path(path: str, folder: Path, out: Path) -> Path:
-    """The path as the command would see it: from ``folder``, with variables such as $OUT_DIR."""
+    """Return the path as the command sees it: relative to ``folder``, with $OUT_DIR expanded."""
     return folder / os.path.expandvars(
         path.replace("$OUT_DIR", str(out)).replace("${OUT_DIR}", str(out))
     )
 
 
 def matches(path: str, folder: Path, out: Path) -> list[Path]:
-    """The file of that name, or those that it matches as a glob."""
+    """Return the file of that name, or the files that match it as a glob."""
     where = resume_path(path, folder, out)
     if where.exists():
         return [where]
@@ -86,7 +90,7 @@ def _written_since(moment: float, place: Path) -> bool:
             path = Path(folder) / name
             if name in RECORDS or name.startswith("."):
                 continue
-            with suppress(OSError):  # a link that leads nowhere, or what was deleted since
+            with suppress(OSError):  # a broken link, or deleted meanwhile
                 if path.stat().st_mtime >= moment:
                     return True
     return False

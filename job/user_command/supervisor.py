@@ -1,11 +1,11 @@
-"""Any command in any folder as a run: with a record, a heartbeat, a log, and an end that says what it was.
+"""Run any command in any folder as a run, with a record, a heartbeat, a log and an end status.
 
-    python -P -m job.user_command.supervisor --name nanoGPT-train --folder ../nanoGPT -- python train.py --max_iters=100
+    python -P -m job.user_command.supervisor --name train --folder ../nanoGPT -- python train.py
 
-The command knows nothing of all that. It gets the volumes in its variables and ``OUT_DIR``, the run's folder; what
-it prints goes on to where this process prints and into log.txt; a signal that asks this process to stop is
-passed on, and the run is then unfinished, however the command ends. This needs the standard library alone:
-what the user installs beside us must not break it.
+The command gets the volumes as variables and ``OUT_DIR``, the run's folder. Its output goes to this
+process's streams and to log.txt. A signal that asks this process to stop is forwarded, and the run
+is then unfinished, whatever the command's exit status. Needs only the standard library: packages
+that the user installs must not break it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from job.run_session import RunSession
 from job.user_command.checkpoint_backup import CheckpointBackup
 from job.user_command.persisted_paths import PersistedPath, ensure_writable, link_to_volume
 from job.user_command.process import CommandProcess, catch_signals, start
-from job.user_command.resume_args import begun, resume_path, words_to_resume
+from job.user_command.resume_args import resume_path, series_start, words_to_resume
 
 
 def parser() -> ArgumentParser:
-    """The words before ``--``."""
+    """Return the parser for the arguments before ``--``."""
     parser = ArgumentParser(
         prog="python -m job.user_command.supervisor",
         usage="%(prog)s [options] -- COMMAND [WORD ...]",
@@ -40,13 +40,17 @@ def parser() -> ArgumentParser:
         action="append",
         default=[],
         metavar="PATH=PLACE",
-        help="PATH of the folder lies at PLACE",
+        help="store PATH of the folder at PLACE",
     )
     parser.add_argument(
-        "--kept", action="append", default=[], metavar="PLACE", help="lies there already: mounted"
+        "--kept",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="a PLACE that is already mounted",
     )
     parser.add_argument(
-        "--seeds", type=Path, metavar="DIR", help="what the folder brings of its kept paths"
+        "--seeds", type=Path, metavar="DIR", help="the folder's own files of its persisted paths"
     )
     parser.add_argument(
         "--copy", type=Path, metavar="DIR", help="copy the folder there if it is read-only"
@@ -58,13 +62,13 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="stdout is the run's record; what it prints is on stderr",
+        help="print the run's record to stdout, the command's output to stderr",
     )
     return parser
 
 
 def run(given: Namespace, command: Sequence[str]) -> int:
-    """Run it to its end; the exit status. Raises UserError for what a person can mend."""
+    """Run the command to its end and return its exit status. Raises UserError."""
     early = catch_signals()
     here = VolumePaths.current()
     here.set_defaults()
@@ -75,14 +79,14 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         session.record.command = list(command)
         kept = [link_to_volume(folder, word, given.seeds) for word in given.persist]
         kept += [PersistedPath(Path(word)) for word in given.kept]
-        checkpoint = _last_whole(given, folder, out)
-        since = begun(session.record, command)
+        checkpoint = _checkpoint_backup(given, folder, out)
+        since = series_start(session.record, command)
         if checkpoint is not None and since < math.inf:
             checkpoint.restore(since)
         places = [*(item.place for item in kept), out]
         added = words_to_resume(given.resume_with, given.resume_if, folder, places, since, out)
         if added:
-            print(f"runner: going on, with {shlex.join(added)}", file=sys.stderr, flush=True)
+            print(f"runner: resuming with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
         data = sys.stderr.buffer if given.json else None
@@ -91,30 +95,35 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         session.end(RunStatus.FAILED, str(error) or type(error).__name__)
         raise
 
-    def look() -> None:
-        session.is_alive()
+    def poll() -> None:
+        session.touch()
         if checkpoint is not None:
-            checkpoint.look()
+            checkpoint.poll()
 
-    code = process.wait(look)
+    code = process.wait(poll)
     for item in kept:
-        item.hand_on(session.attempt.started)
+        item.sync_back(session.attempt.started)
     status = _end(session, process, code)
     if given.json:
         print((out / "run.json").read_text(), end="", flush=True)
     return status
 
 
-def _last_whole(given: Namespace, folder: Path, out: Path) -> CheckpointBackup | None:
-    """For one file alone: of those that a glob finds, the one before the newest is there as well."""
+def _checkpoint_backup(given: Namespace, folder: Path, out: Path) -> CheckpointBackup | None:
+    """Return the backup of the --resume-if file.
+
+    None for a glob, which has older checkpoints too.
+    """
     if not given.resume_if or any(sign in given.resume_if for sign in "*?["):
         return None
     return CheckpointBackup(resume_path(given.resume_if, folder, out), out)
 
 
 def _end(session: RunSession, process: CommandProcess, code: int) -> int:
-    """Note how it ended. Asked to stop, a command is unfinished also where it ended with 0: many save and
-    leave like that, and one that was done anyway is soon done again."""
+    """Record the end. A command that was asked to stop is unfinished even if it exits with 0.
+
+    Many programs save and exit like that; a command that was done is quickly done again.
+    """
     session.record.result = {"exit_status": code}
     if process.asked is not None:
         session.end(RunStatus.UNFINISHED, process.asked.name)
@@ -131,7 +140,7 @@ def _end(session: RunSession, process: CommandProcess, code: int) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--" not in words or words[-1] == "--":
-        parser().error("what is to be run stands behind --")
+        parser().error("write the command after --")
     at = words.index("--")
     try:
         return run(parser().parse_args(words[:at]), words[at + 1 :])

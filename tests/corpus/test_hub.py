@@ -116,7 +116,7 @@ class TestRecipe:
         assert whole.train.init_from == "gpt2-medium"
 
     def test_an_address_that_is_none_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RecipeError, match="hf://small is no hf://OWNER/NAME"):
+        with pytest.raises(RecipeError, match="hf://small invalid Hub address/NAME"):
             recipe(tmp_path, "hf://small")
 
     def test_no_steps_need_weights_to_measure(self, tmp_path: Path) -> None:

@@ -29,14 +29,14 @@ def test_no_session_is_opened_in_another_jobs_folder_and_nothing_is_written(tmp_
 
 def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
     RunRecord("c", job="command", created=3.0).write(tmp_path / "c")
-    with pytest.raises(NoSuchRun, match=r"no trained run in .*; train one first"):
+    with pytest.raises(NoSuchRun, match=r"no trained run in .*; train one"):
         find_run(None, tmp_path)
     for created, name in ((1.0, "a"), (2.0, "b")):
         RunRecord(name, created=created).write(tmp_path / name)
         (tmp_path / name / "recipe.yaml").write_text("")
     assert find_run(None, tmp_path).name == "b"
     assert find_run("a", tmp_path).name == "a"
-    with pytest.raises(NoSuchRun, match=r"no run d in .*; there are: c, b, a"):
+    with pytest.raises(NoSuchRun, match=r"no run d in .*; runs: c, b, a"):
         find_run("d", tmp_path)
     with pytest.raises(NoSuchRun, match=r"run c is a command, and no network"):
         find_run("c", tmp_path)
@@ -51,4 +51,4 @@ def test_a_finished_run_without_checkpoints_had_some(tmp_path: Path) -> None:
     RunRecord("a", status="unfinished").write(tmp_path / "a")
     assert "has no checkpoint yet" in str(without_checkpoint(tmp_path / "a"))
     RunRecord("a", status="finished").write(tmp_path / "a")
-    assert "are gone; to train it anew: runner host" in str(without_checkpoint(tmp_path / "a"))
+    assert "were deleted; to train it again: runner host" in str(without_checkpoint(tmp_path / "a"))

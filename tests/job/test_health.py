@@ -30,7 +30,7 @@ def make_run(checkpoints, name, status, age=None):
 
 def test_no_run_is_not_healthy(checkpoints, capsys):
     assert health.main() == ExitStatus.ERROR
-    assert "no run is running" in capsys.readouterr().out
+    assert "no active run" in capsys.readouterr().out
 
 
 def test_a_missing_volume_is_not_healthy(checkpoints, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,16 +80,16 @@ def test_what_is_text_is_taken_as_it_was_typed(recipe: Path, value: str) -> None
     [
         (("lr: 1e-3", "learning_rate: 1e-3"), ":11: train.learning_rate: unknown key; did you mean 'train.lr'?"),
         (("n_head: 2", "n_head: 3"), ":4: n_embd (32) must be a multiple of n_head (3)"),
-        (("max_steps: 10", "max_steps: ten"), ":9: train.max_steps: 'ten' is no whole number"),
-        (("max_steps: 10", "max_steps: 0"), ":9: max_steps=0 trains nothing: take 1 at least, or name weights to measure (init_from=gpt2)"),
-        (("  max_steps: 10\n", ""), ":8: train.max_steps: is missing"),
+        (("max_steps: 10", "max_steps: ten"), ":9: train.max_steps: expected an integer, got 'ten'"),
+        (("max_steps: 10", "max_steps: 0"), ":9: max_steps=0 trains nothing: use at least 1, or name weights to evaluate (init_from=gpt2)"),
+        (("  max_steps: 10\n", ""), ":8: train.max_steps: missing"),
         (("block_size: 32", "block_size: 48"), ":10: global_batch_tokens (64) must be a multiple of model.block_size (48); the nearest is 48"),
         (("model:", "modle:"), ":1: modle: unknown key; did you mean 'model'?"),
         (("lr: 1e-3", "lr: [1"), "not valid YAML"),
-        (("lr: 1e-3", "lr: 1e-3\n  lr: 2e-3"), ":12: train.lr stands twice (first at line 11)"),
+        (("lr: 1e-3", "lr: 1e-3\n  lr: 2e-3"), ":12: duplicate key train.lr (first defined at line 11)"),
         (("model:", "- model:"), "not valid YAML"),
-        (("lr: 1e-3", "wandb_project: 2024-13-01"), ":11: not valid YAML: 2024-13-01 is no value (month must be in 1..12); put it in quotes"),
-        (("lr: 1e-3", "lr: !!timestamp soon"), ":11: not valid YAML: soon is no value"),
+        (("lr: 1e-3", "wandb_project: 2024-13-01"), ":11: not valid YAML: invalid value 2024-13-01 (month must be in 1..12); if it is text, quote it"),
+        (("lr: 1e-3", "lr: !!timestamp soon"), ":11: not valid YAML: invalid value soon"),
         (("lr: 1e-3", "lr: 1e-3 # \a"), ":11: not valid YAML: it has the character U+0007; delete it"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -108,13 +109,13 @@ def test_a_mistake_in_the_file_names_its_line(
     [
         ("lrr=1", "argument 'lrr=1': unknown key 'lrr'; did you mean 'train.lr'?"),
         ("batch_size=1", "did you mean 'train.micro_batch'?"),
-        ("lr=fast", "argument 'lr=fast': train.lr: 'fast' is no number"),
-        ("compile=maybe", "'maybe' is neither true nor false, nor 'auto'"),
+        ("lr=fast", "argument 'lr=fast': train.lr: expected a number, got 'fast'"),
+        ("compile=maybe", "expected true or false, got 'maybe', nor 'auto'"),
         ("variant=modrn", "did you mean 'modern'?"),
         ("n_embd=33", "argument 'n_embd=33': n_embd (33) must be a multiple of n_head (2)"),
-        ("nonsense", "an override is key=value"),
-        ("lr=2024-13-01", "train.lr: '2024-13-01' is no number"),
-        ("dataset=null", "None is no text"),
+        ("nonsense", "expected key=value"),
+        ("lr=2024-13-01", "argument 'lr=2024-13-01': invalid value 2024-13-01"),
+        ("dataset=null", "expected text, got None"),
         ("window_pattern=SL", "did you mean 'model.attention_pattern'?"),
     ],
 )
@@ -131,14 +132,14 @@ def test_a_mistake_in_an_override_names_the_argument(
     ("overrides", "message"),
     [
         ("variant=gpt2 attention_pattern=SL window_size=8", "GPT-2 sees the whole context in every block"),
-        ("attention_pattern=SL", "attention_pattern SL has an S and no window_size; try 8"),
-        ("window_size=8", "window_size counts for nothing without an S in attention_pattern"),
+        ("attention_pattern=SL", "attention_pattern SL needs a window_size; try 8"),
+        ("window_size=8", "window_size has no effect without an S in attention_pattern"),
         ("attention_pattern=SL window_size=64", "window_size (64) must be at most block_size (32)"),
         ("attention_pattern=SX window_size=8", "'SX' does not match"),
         ("attention_pattern=SL window_size=8 window_schedule=[[0,4]]", "must end with model.window_size (8)"),
         ("attention_pattern=SL window_size=8 window_schedule=[[0,64],[5,8]]", "no window longer than block_size"),
-        ("attention_pattern=SL window_size=8 window_schedule=[[5,4],[5,8]]", "[5, 8] is no [STEP, TOKENS] with steps that rise"),
-        ("attention_pattern=SL window_size=8 window_schedule=[[0,4],[10,8]]", "stay below max_steps (10)"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[5,4],[5,8]]", "invalid stage [5, 8]; expected [STEP, TOKENS] with increasing steps"),
+        ("attention_pattern=SL window_size=8 window_schedule=[[0,4],[10,8]]", "below max_steps (10)"),
         ("window_schedule=[[0,8]]", "must end with model.window_size (None)"),
     ],
 )  # fmt: skip
@@ -184,5 +185,26 @@ def test_a_word_of_two_sections_is_that_of_the_job() -> None:
     assert load(path, ["seed=7"]).train.seed == 7
     recipe = load(path, ["seed=7"], section="sample")
     assert (recipe.train.seed, recipe.sample.seed) == (1337, 7)
-    with pytest.raises(RecipeError, match=r"write train\.seed or sample\.seed"):
+    with pytest.raises(RecipeError, match=r"use train\.seed or sample\.seed"):
         load(path, ["seed=7"], section="data")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("lr: .nan", "not a finite number"),
+        ("lr: 1e999", "not a finite number"),
+        ("seed: 0x" + "f" * 5000, "an integer of more than 64 bits"),
+        ("lr: " + "[" * 3000 + "]" * 3000, "nested deeper than"),
+        ("lr: &a 1.0\n  min_lr: *a", "alias *a is not supported"),
+    ],
+    ids=["nan", "infinity", "long-integer", "deep", "alias"],
+)
+def test_values_that_no_setting_can_have_are_refused_with_their_line(
+    recipe: Path, line: str, problem: str
+) -> None:
+    recipe.write_text(GOOD.replace("lr: 1e-3", line))
+    with pytest.raises(RecipeError, match=re.escape(problem)) as error:
+        load(recipe)
+    assert re.match(rf"{re.escape(str(recipe))}:\d+: ", str(error.value))
+    assert len(str(error.value)) < 300

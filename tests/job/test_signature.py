@@ -58,15 +58,18 @@ def test_a_word_becomes_a_value_of_its_type(signature: Signature, word: str, val
     [
         ("lrr=1", "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
         ("zzzzzz=1", "has no parameter 'zzzzzz'; it takes lr, steps, variant"),
-        ("lr=fast", "lr is a number, not 'fast'"),
-        ("lr=nan", "lr is a number, not 'nan'"),
-        ("steps=1.5", "steps is a whole number, not '1.5'"),
-        ("steps=none", "steps is a whole number, not 'none'"),
-        ("variant=modem", "variant is 'gpt2' or 'modern', not 'modem'; did you mean 'modern'?"),
-        ("compile=maybe", "compile is true or false, not 'maybe'"),
-        ("folder=/tmp", "folder is a Path, which has no form on a command line"),
-        ("output_dir=x", "the runner gives output_dir; --name chooses the run's folder"),
-        ("lr", "a parameter is key=value"),
+        ("lr=fast", "lr: expected a number, got 'fast'"),
+        ("lr=nan", "lr: expected a number, got 'nan'"),
+        ("steps=1.5", "steps: expected an integer, got '1.5'"),
+        ("steps=none", "steps: expected an integer, got 'none'"),
+        (
+            "variant=modem",
+            "variant: expected 'gpt2' or 'modern', got 'modem'; did you mean 'modern'?",
+        ),
+        ("compile=maybe", "compile: expected true or false, got 'maybe'"),
+        ("folder=/tmp", "folder is a Path, which can't be set on the command line"),
+        ("output_dir=x", "the runner sets output_dir; use --name to choose the run's folder"),
+        ("lr", "expected key=value"),
     ],
 )
 def test_a_mistake_is_named(signature: Signature, word: str, said: str) -> None:
@@ -86,9 +89,9 @@ def test_defaults_complete_what_was_given(signature: Signature) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("x = 1\n", "has no function train at its top level"),
+        ("x = 1\n", "no function train at the top level"),
         ("def train(output_dir='.'):\n    return {\n", ":2: not valid Python"),
-        ("def train(lr=1):\n    return {}\n", ":1: train() takes no output_dir"),
+        ("def train(lr=1):\n    return {}\n", ":1: train() lacks output_dir"),
     ],
 )
 def test_a_file_that_is_no_experiment(tmp_path: Path, text: str, said: str) -> None:
@@ -103,7 +106,7 @@ def test_a_parameter_without_a_default_must_be_given(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def train(output_dir, lr: float): ...\n")
     signature = read_signature(path)
-    with pytest.raises(ExperimentError, match="no default for lr; write lr=VALUE"):
+    with pytest.raises(ExperimentError, match="no default for lr; set lr=VALUE"):
         signature.values([])
     assert signature.values(["lr=1"]) == {"lr": 1.0}
 

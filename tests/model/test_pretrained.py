@@ -61,7 +61,7 @@ def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> N
     assert torch.equal(given.pop(wte), written.pop(wte)[:256])
     assert all(torch.equal(tensor, written[name]) for name, tensor in given.items())
     _, err = lab.train("as-it-is", *MEASURED)
-    assert "run as-it-is is finished already: 0 steps, validation loss" in err
+    assert "run as-it-is is already finished: 0 steps, validation loss" in err
 
 
 def test_the_initial_weights_are_kept_if_they_are_the_best(lab: Lab, hub: FileServer) -> None:

@@ -172,7 +172,7 @@ def test_a_run_refuses_a_second_process(lab: Lab) -> None:
     first = lab.start("train", str(lab.recipe), "max_steps=100000", "--name", "busy")
     wait_for((lab.run_folder("busy") / "metrics.jsonl").exists, 120)
     _, err = lab.train("busy", "max_steps=100000", status=ExitStatus.ERROR)
-    assert "is at work now" in err
+    assert "is already active" in err
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == ExitStatus.UNFINISHED
 

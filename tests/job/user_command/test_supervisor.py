@@ -152,8 +152,8 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
         process = start("trane.py")
         _, err = process.communicate(timeout=60)
         assert (process.returncode, record().status) == (1, "failed")
-        assert "no program 'trane.py'" in err
-        assert "write ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
+        assert "program 'trane.py' not found" in err
+        assert "use ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
 
     def test_the_folder_of_a_training_is_not_taken_over(
         self, start: Start, record, volumes: Path
@@ -275,7 +275,7 @@ class TestResume:
             *dies, options=options
         )  # it wrote nothing: what is there is the first command's
         assert (
-            "ckpt.pt is older than this run: it does not go on from it"
+            "ckpt.pt is older than this run; starting without it"
             in process.communicate(timeout=60)[1]
         )
         launched(*other)
@@ -314,7 +314,7 @@ class TestKept:
     ) -> None:
         (folder / "out").symlink_to(tmp_path)
         process = start("python", "-c", "", options=(f"--persist=out={tmp_path / 'x'}",))
-        assert "is a link to" in process.communicate(timeout=60)[1]
+        assert "links to" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
 
     def test_a_folder_that_can_not_be_written_to_is_copied(
@@ -343,7 +343,7 @@ class TestKept:
         assert (kept / "letters" / "prepare.py").read_text() == "second"
         assert (kept / "letters" / "notes.txt").read_text() == "by the job"
         assert (kept / "letters" / "train.bin").read_text() == "by the job"
-        assert "notes.txt is kept as the job left it" in capsys.readouterr().err
+        assert "notes.txt was changed by the job and stays as it is" in capsys.readouterr().err
 
 
 # Writes its checkpoint in place and slowly, as a zip that is whole at its very end.
@@ -397,7 +397,7 @@ class TestLastWhole:
         process = start("python", "-c", "import sys; print(sys.argv)", options=self.OPTIONS)
         out, err = process.communicate(timeout=60)
         assert "'x'" in out
-        assert "its last whole copy is in its place" in err
+        assert "restored its last complete copy" in err
         assert weights(folder / "out" / "ckpt.pt") == "first"
 
     def test_what_is_torn(self, tmp_path: Path) -> None:
@@ -429,18 +429,18 @@ class TestLastWhole:
         watched = CheckpointBackup(path, out)
         path.write_text("text")
         monkeypatch.setattr(checkpoint_backup, "is_truncated", lambda path: path.unlink())
-        watched.look()
+        watched.poll()
         monkeypatch.undo()
         path.write_text("text again")
         os.utime(path, (1e9, 1e9))
-        watched.look()
+        watched.poll()
         assert (out / FOLDER / "ckpt.pt").read_text() == "text again"
         assert capsys.readouterr().err == ""
 
     def test_of_a_folder_nothing_is_copied_and_no_signal_waits_for_it(self, tmp_path: Path) -> None:
         watched = CheckpointBackup(tmp_path / "out", tmp_path / "run")
         (tmp_path / "out").mkdir()
-        watched.look()
+        watched.poll()
         before = time.monotonic()
         watched.wait_for_write()
         assert time.monotonic() - before < 1

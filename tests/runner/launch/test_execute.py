@@ -194,7 +194,7 @@ class TestQuestion:
             (folder / "samples" / f"step_{step:08d}.txt").write_text(text)
         result = type_("runner host warm")
         assert (result.exit_code, result.stdout) == (0, "in the end\n")
-        assert "run warm is finished already: 100 steps, validation loss 1.5000" in result.stderr
+        assert "run warm is already finished: 100 steps, validation loss 1.5000" in result.stderr
         assert json.loads(type_("runner host warm --detach --json").stdout)["val_loss"] == 1.5
         assert "shows its sample" in type_("runner host warm --dry-run").stderr
         assert fake.did == []
@@ -225,7 +225,7 @@ class TestMistakes:
         ("line", "message"),
         [
             ("runner host trian", "did you mean 'train'?"),
-            ("runner host lr=abc", "argument 'lr=abc': train.lr: 'abc' is no number"),
+            ("runner host lr=abc", "argument 'lr=abc': train.lr: expected a number, got 'abc'"),
             ("runner host learning_rate=1", "did you mean 'train.lr'?"),
             (
                 "runner host configs/wam.yaml",
@@ -299,7 +299,7 @@ class TestMistakes:
         make_run("warm", step=50)
         result = type_("runner host sample temperature=hot")
         assert result.exit_code == 2
-        assert "'hot' is no number" in result.stderr
+        assert "expected a number, got 'hot'" in result.stderr
 
     def test_outside_of_any_checkout(self, type_, cli, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr("runner.project.INSTALLED", tmp_path)

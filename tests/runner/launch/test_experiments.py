@@ -59,14 +59,14 @@ class TestRun:
         ("line", "status", "said"),
         [
             ("run mine.py lrr=1", 2, "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
-            ("run mine.py --param steps=two", 2, "steps is a whole number, not 'two'"),
+            ("run mine.py --param steps=two", 2, "steps: expected an integer, got 'two'"),
             ("run mien.py", 2, "did you mean 'mine.py'?"),
             ("run", 2, "`run` needs a file"),
             ("run mine.py other", 2, "unexpected 'other'"),
             ("run mine.py --persist out=data", 2, "--persist is an option of command, not of run"),
             ("run mine.py --device mps", 2, "the experiment chooses its device"),
             ("mine.py", 2, "mine.py is an experiment, not a recipe; use `run mine.py`"),
-            ("run plain.py", 2, "has no function train at its top level"),
+            ("run plain.py", 2, "no function train at the top level"),
         ],
     )
     def test_a_mistake_starts_nothing(

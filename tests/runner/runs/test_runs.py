@@ -423,7 +423,7 @@ class TestResume:
                 "runner resume warm lr",
                 "unexpected 'lr'; `runner resume` takes one run and key=value",
             ),
-            ("runner resume warm lr=x", "'x' is no number"),
+            ("runner resume warm lr=x", "expected a number, got 'x'"),
             ("runner resume warm --target locl", "unknown target 'locl'; did you mean 'local'?"),
         ]:
             result = type_(line)

@@ -53,7 +53,12 @@ def train(output_dir=".", x: int = 0, mode: Literal["a", "b"] = "a", steps: int 
     [
         (RECIPE, "grid:", "gird:", ":5: space.gird: unknown key; did you mean 'space.grid'?"),
         (RECIPE, "lr:", "lrr:", ":6: unknown key 'lrr'; did you mean 'train.lr'?"),
-        (RECIPE, "1e-3,", "fast,", ":6: argument 'lr=fast': train.lr: 'fast' is no number"),
+        (
+            RECIPE,
+            "1e-3,",
+            "fast,",
+            ":6: argument 'lr=fast': train.lr: expected a number, got 'fast'",
+        ),
         (RECIPE, "[1e-3, 3e-3]", "[]", ":6: lr has no values"),
         (
             RECIPE,

@@ -232,7 +232,7 @@ def test_a_finished_run_whose_checkpoints_were_deleted_says_so(spawn, make_run) 
     process = spawn("host", "sample", "--name", "warm")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 102
-    said = f"run warm is finished, and its checkpoints are gone; to train it anew: runner host {folder}/recipe.yaml"
+    said = f"run warm is finished, and its checkpoints were deleted; to train it again: runner host {folder}/recipe.yaml"
     assert f"{said} --name warm-2" in err
 
 

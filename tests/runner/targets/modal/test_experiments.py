@@ -97,7 +97,7 @@ def test_the_hosts_result_and_that_of_a_preempted_run_are_the_same(lab: Lab, min
     ]
     # Nothing is started for what is done, and nothing for a mistake.
     calls = len(lab.modal.calls())
-    assert "is finished already" in lab.run(*words, "--name", "there")[1]
+    assert "is already finished" in lab.run(*words, "--name", "there")[1]
     assert "lr: 0.2 → 0.3" in lab.run(*words, "lr=0.3", "--name", "there", status=2)[1]
     assert "did you mean 'lr'?" in lab.run(*words, "lrr=0.3", "--name", "new", status=2)[1]
     assert len(lab.modal.calls()) == calls

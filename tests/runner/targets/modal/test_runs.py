@@ -52,7 +52,7 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     sample = (lab.run_folder() / "samples" / "step_00000060.txt").read_text()
     out, err = lab.train("--device", "cpu")
     assert out == f"{sample}\n"
-    assert "run tiny is finished already: 60 steps, validation loss" in err
+    assert "run tiny is already finished: 60 steps, validation loss" in err
     assert lab.run("resume", "tiny", "-y")[0] == out
     assert len(lab.modal.calls()) == calls
 
