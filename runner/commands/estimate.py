@@ -80,10 +80,10 @@ def command(
 def _live_prices(cli: CliContext) -> Prices:
     from runner.errors import RunnerError
     from runner.pricing.prices import live_prices
-    from runner.targets.modal.account import is_set_up
+    from runner.targets.modal.account import is_configured
     from runner.targets.modal.client import check_reachable
 
-    if not is_set_up(cli.environ):
+    if not is_configured(cli.environ):
         raise RunnerError("--live needs a Modal token; run `modal token new`")
     check_reachable(cli.environ)
     prices = live_prices()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from runner.doctor.base import CheckContext, Finding, Severity
 from runner.errors import RunnerError
 from runner.project import INSTALLED, own_requirement, pip_install
-from runner.targets.modal.account import is_set_up
+from runner.targets.modal.account import is_configured
 from runner.targets.modal.client import check_proxy, check_reachable
 
 TIMEOUT_S = 15.0  # Modal's client itself would try for a minute
@@ -18,7 +18,7 @@ TIMEOUT_S = 15.0  # Modal's client itself would try for a minute
 def check_modal(context: CheckContext) -> Iterator[Finding]:
     """Check the token. None is fine, since everything else works without Modal."""
     try:
-        if not is_set_up(context.environ):
+        if not is_configured(context.environ):
             yield Finding(
                 Severity.NOTE,
                 "no Modal token: `runner cloud` needs one, everything else works without",
@@ -65,7 +65,7 @@ def _check_account(context: CheckContext) -> Iterator[Finding]:
         return
     yield Finding(Severity.OK, "Modal accepts the token")
     for name, state in account["volumes"].items():
-        if state == "there":
+        if state == "exists":
             yield Finding(Severity.OK, f"volume {name} exists on Modal")
         elif state == "missing":
             message = f"volume {name} does not exist on Modal yet; the first launch creates it"

@@ -21,7 +21,7 @@ from runner.launch.execute import launch
 from runner.project import find_checkout
 from runner.request import as_arguments, smoke_overrides
 from runner.target import open_target
-from runner.targets.modal.account import is_set_up
+from runner.targets.modal.account import is_configured
 
 STEPS = 10
 
@@ -45,7 +45,7 @@ def available_targets(cli: CliContext) -> list[str]:
     context = CheckContext(find_checkout(cli.cwd), cli.environ)
     machine = context.machine
     is_available = {
-        "cloud": is_set_up(cli.environ),
+        "cloud": is_configured(cli.environ),
         "host": context.has_torch,
         "local": not machine.engine.problem and machine.compose is not None,
     }

@@ -10,7 +10,7 @@ from job.recipe import load
 from runner.doctor.base import CheckContext, Finding, Severity
 from runner.project import dotenv_problems, recipes, secret_names
 from runner.targets.compose_project import write_settings, wrong_settings
-from runner.targets.modal.image import faults, instructions
+from runner.targets.modal.image import dockerfile_problems, parse_dockerfile
 
 DOCKERFILE = "Dockerfile"
 
@@ -59,8 +59,8 @@ def check_dockerfile(context: CheckContext) -> Iterator[Finding]:
             Severity.ERROR, f"{DOCKERFILE} is missing", f"git checkout -- {DOCKERFILE}", DOCKERFILE
         )
         return
-    parsed = instructions(path.read_text(encoding="utf-8", errors="replace"))
-    problems = list(faults(context.checkout, parsed))
+    parsed = parse_dockerfile(path.read_text(encoding="utf-8", errors="replace"))
+    problems = list(dockerfile_problems(context.checkout, parsed))
     for number, problem, remedy in problems:
         message = f"Modal cannot build this instruction: {problem}"
         yield Finding(Severity.WARNING, message, remedy, DOCKERFILE, number)

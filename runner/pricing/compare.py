@@ -1,4 +1,4 @@
-"""The table of `runner estimate`: one recipe on each GPU type, with speed, time, cost and memory."""
+"""The table of `runner estimate`: speed, time, cost and memory of a recipe on each GPU type."""
 
 from __future__ import annotations
 

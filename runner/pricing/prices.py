@@ -1,4 +1,4 @@
-"""Prices on Modal in US dollars per hour: a dated table, the user's own file, Modal's live rates."""
+"""Prices on Modal in US dollars per hour: a dated table, the user's file, live rates."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def current_prices(checkout: Path, environ: Mapping[str, str], base: Prices = BU
 
 
 def find_price_file(checkout: Path, environ: Mapping[str, str]) -> Path | None:
-    """Return the user's price file, or None. Raises RunnerError if the variable names a missing one."""
+    """Return the user's price file, or None. Raises RunnerError if a named one is missing."""
     if named := environ.get(PRICE_FILE_VARIABLE):
         path = Path(named).expanduser()
         if not path.is_file():

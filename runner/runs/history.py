@@ -115,7 +115,9 @@ class HistoryReader:
             parse_launch(launch) if launch else None,
             self._recipe,
             self._metrics.copy(),
-            attempts.parse(self._read(attempts.NAME)) if state.cost is not None else AttemptLog(),
+            attempts.parse_log(self._read(attempts.NAME))
+            if state.cost is not None
+            else AttemptLog(),
             tuple(sample for _, sample in self._samples.values()),
             tuple(self._log),
             is_complete,

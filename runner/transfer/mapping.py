@@ -18,7 +18,7 @@ from runner.errors import RunnerError, did_you_mean, not_found
 from runner.project import find_checkout, volumes
 from runner.runs.store import is_fresh
 from runner.targets.modal.account import need_token
-from runner.targets.modal.runs import is_at_work
+from runner.targets.modal.runs import is_active
 from runner.targets.modal.target import open_target
 from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry, modal_name, open_files
 from runner.transfer.journal import Journal
@@ -88,7 +88,7 @@ def open_mapping(
 
 def with_cancellable_retries(files: ModalVolumeFiles, workers: Workers) -> ModalVolumeFiles:
     """Return the same files; a wait between two attempts ends when ``workers`` are cancelled."""
-    return ModalVolumeFiles(files.volume, replace(files.patience, sleep=workers.sleep))
+    return ModalVolumeFiles(files.volume, replace(files.retry, sleep=workers.sleep))
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def is_active_on_modal(
     state = open_target(cli, find_checkout(cli.cwd)).state(run)
     if state is not None and state.alive:
         return True
-    return is_at_work(mapping.files, run, heartbeat.modified if heartbeat is not None else None)
+    return is_active(mapping.files, run, heartbeat.modified if heartbeat is not None else None)
 
 
 def remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:

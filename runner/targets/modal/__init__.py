@@ -1,3 +1,3 @@
-"""The cloud: what the runner asks of Modal. Modules here import modal late, inside functions."""
+"""The target ``cloud``: jobs on Modal. Modules here import modal inside functions."""
 
 TARGET_NAME = "cloud"

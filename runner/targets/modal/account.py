@@ -1,4 +1,4 @@
-"""Whether the user has a Modal account set up, told without importing modal."""
+"""The user's Modal account: credentials and settings of Modal's client, without importing modal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.errors import RunnerError
 
-NO_TOKEN = "there is no Modal token here"
+NO_TOKEN = "this machine has no Modal token"
 
 CREDENTIALS = (
     "token_id",
@@ -23,7 +23,7 @@ CREDENTIALS = (
 
 
 def config_file(environ: Mapping[str, str]) -> Path:
-    """Where Modal's client keeps tokens."""
+    """Return the file in which Modal's client stores tokens."""
     return Path(
         environ.get("MODAL_CONFIG_PATH")
         or Path(environ.get("HOME", "~")).expanduser() / ".modal.toml"
@@ -31,49 +31,50 @@ def config_file(environ: Mapping[str, str]) -> Path:
 
 
 def profiles(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The file's sections by name; none where there is no file.
+    """Return the sections of the file by name; none if there is no file.
 
-    Raises RunnerError for a file with which modal could not even be imported.
+    Raises RunnerError for a file that makes even ``import modal`` fail.
     """
     file = config_file(environ)
     if not file.exists():
         return {}
-    import toml  # the client's reader, not tomllib: what it takes is good, and what it refuses is not
+    import toml  # the client's parser: tomllib accepts and refuses other files
 
     try:
-        with file.open() as stream:
-            found = toml.load(stream)
-    except Exception as error:  # it raises IndexError too, for what it did not expect
-        raise RunnerError(_unreadable(file, str(error))) from error
-    if not all(isinstance(section, dict) for section in found.values()):
+        with file.open(encoding="utf-8") as stream:
+            sections = toml.load(stream)
+    except Exception as error:  # it also raises IndexError
+        raise RunnerError(_invalid_file(file, str(error))) from error
+    if not all(isinstance(section, dict) for section in sections.values()):
         raise RunnerError(
-            _unreadable(file, "each line must belong to a section, such as [default]")
+            _invalid_file(file, "each line must belong to a section such as [default]")
         )
-    return found
+    return sections
 
 
-def _unreadable(file: Path, why: str) -> str:
+def _invalid_file(file: Path, why: str) -> str:
     path = shlex.quote(str(file))
     return (
-        f"Modal's client can't read {file}: {' '.join(why.split())}; mend it, or begin anew: "
+        f"Modal's client can't read {file}: {' '.join(why.split())}; fix it, or create another: "
         f"mv {path} {path}.old && modal token new"
     )
 
 
 def setting(name: str, environ: Mapping[str, str]) -> Any:
-    """A setting of Modal's client as it looks it up: the variable, else the profile in force; None without."""
+    """Return a setting of Modal's client: the variable's or the profile's; None if unset."""
     variable = f"MODAL_{name.upper()}"
     if variable in environ:
         return environ[variable]
-    known = profiles(environ)
+    sections = profiles(environ)
     active = next(
-        (profile for profile, section in known.items() if section.get("active") is True), "default"
+        (profile for profile, section in sections.items() if section.get("active") is True),
+        "default",
     )
-    return known.get(environ.get("MODAL_PROFILE") or active, {}).get(name)
+    return sections.get(environ.get("MODAL_PROFILE") or active, {}).get(name)
 
 
-def is_set_up(environ: Mapping[str, str]) -> bool:
-    """Whether there are credentials, in the environment or in the file that `modal setup` writes.
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Return whether there are credentials, in the environment or in the client's file.
 
     Raises RunnerError for a file that can't be read.
     """
@@ -82,12 +83,13 @@ def is_set_up(environ: Mapping[str, str]) -> bool:
         for name in CREDENTIALS
         if f"MODAL_{name.upper()}" in environ
     }
-    # Any profile counts: where none is in force, the client says which there are.
-    return any(_are_complete({**section, **given}) for section in [{}, *profiles(environ).values()])
+    # Any profile counts: if none is active, the client's error lists them.
+    sections = [{}, *profiles(environ).values()]
+    return any(_are_complete({**section, **given}) for section in sections)
 
 
 def _are_complete(values: Mapping[str, Any]) -> bool:
-    """Whether the client takes the credentials: a token, or what a refresh token of OAuth needs."""
+    """Return whether the client accepts the credentials: a token, or an OAuth refresh token."""
     if values.get("token_id") and values.get("token_secret"):
         return True
     has_secret, has_key = bool(values.get("oauth_client_secret")), bool(values.get("oauth_jwt_key"))
@@ -97,24 +99,20 @@ def _are_complete(values: Mapping[str, Any]) -> bool:
     )
 
 
-def need_token(environ: Mapping[str, str], otherwise: str = "") -> None:
-    """RunnerError where there is none, before a network is looked for that would be of no use. ``otherwise``: what to
-    type in its place."""
-    if not is_set_up(environ):
-        raise RunnerError(
-            f"{NO_TOKEN}; type: modal token new{f'   ({otherwise})' if otherwise else ''}"
-        )
+def need_token(environ: Mapping[str, str], alternative: str = "") -> None:
+    """Raise RunnerError without credentials. ``alternative`` is a command that needs none."""
+    if not is_configured(environ):
+        hint = f"   ({alternative})" if alternative else ""
+        raise RunnerError(f"{NO_TOKEN}; type: modal token new{hint}")
 
 
-def account_name(environ: Mapping[str, str]) -> str:
-    """A name that differs between accounts, profiles and environments, and tells no token.
+def account_id(environ: Mapping[str, str]) -> str:
+    """Return a hash that differs between accounts, profiles and environments.
 
-    The whole file is in it: `modal profile activate` and `modal token new` change nothing else.
+    It covers the whole file: `modal profile activate` and `modal token new` change nothing else.
     """
-    parts = [
-        environ.get(f"MODAL_{name}", "")
-        for name in ("SERVER_URL", "TOKEN_ID", "PROFILE", "ENVIRONMENT")
-    ]
+    names = ("SERVER_URL", "TOKEN_ID", "PROFILE", "ENVIRONMENT")
+    parts = [environ.get(f"MODAL_{name}", "") for name in names]
     try:
         file = config_file(environ).read_bytes()
     except OSError:

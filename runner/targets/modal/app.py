@@ -1,7 +1,4 @@
-"""The Modal app of one launch: made, started detached, and left.
-
-One app has one function and one call. What the function is, is said here; what it does, in inside.py.
-"""
+"""The Modal app of one launch: created, started detached, with one function and one call."""
 
 from __future__ import annotations
 
@@ -9,14 +6,15 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.paths import VOLUMES
-from runner.errors import RunnerError, usage
+from runner.errors import ModalUnavailable, RunnerError, usage
+from runner.format import parse_duration
 from runner.plan import Plan
 from runner.planning.command_plan import SEEDS
 from runner.planning.packaging import (
@@ -31,106 +29,133 @@ from runner.pricing.gpus import BY_NAME
 from runner.project import read_dotenv, secret_values
 from runner.targets.modal import calls
 from runner.targets.modal import image as images
-from runner.targets.modal.client import translate_modal_errors
-from runner.targets.modal.deadlines import RETRIES
-from runner.targets.modal.image import matcher
+from runner.targets.modal.client import translate_modal_errors, unreachable_message
+from runner.targets.modal.deadlines import MAX_ATTEMPT_S, MAX_RETRIES
+from runner.targets.modal.image import path_filter
 from runner.targets.modal.options import ResolvedOptions
 from runner.targets.modal.volume import open_volume
 
 if TYPE_CHECKING:
     import modal
 
+    from runner.targets.modal.entrypoint import JobSpec
+
 NAME = "gpt-runner"
+MAX_TAG_LENGTH = 63
 
-# Seconds that a container may take to start: pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own
-# default is the function's timeout, so that a container that never starts would be waited for a day.
-STARTUP_SECONDS = 1200
+# Pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own default is the function's
+# timeout: a container that never starts would be waited for a day.
+STARTUP_TIMEOUT_S = 1200
 
-RETRY_SECONDS = (
-    1.0  # before the second attempt; doubled for each further one, to Modal's limit of 60
-)
+# The delay before the second attempt, doubled before each further one.
+RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
 
 
 @dataclass(frozen=True)
-class Call:
-    """What was started."""
+class AppLaunch:
+    """A launch of one job. ``launch_id`` is unique to it; the app's tags hold it."""
 
-    app: str
-    id: str
+    launch_id: str
+    job: JobSpec
+    options: ResolvedOptions
+    own_secrets: Sequence[str]
+    attempt_timeout_s: int
+    is_image_built: bool
+    folder: JobFolder | None = None
 
 
-def start(
-    job: Mapping[str, Any],
-    options: ResolvedOptions,
-    own_secrets: Sequence[str],
+def start_app(
+    launch: AppLaunch,
     checkout: Path,
     environ: Mapping[str, str],
-    attempt_timeout: int,
-    on_image: Callable[[], None],
-    say: Callable[[str], None],
-    is_built: bool,
+    on_app: Callable[[str], None],
+    info: Callable[[str], None],
     show_build: bool,
-    given: GivenFolder | None = None,
-) -> Call:
-    """Build the image where it is not cached, create the function and spawn its one call, detached.
+) -> tuple[str, str]:
+    """Build the image if needed, create the app and spawn its call, detached.
 
-    ``on_image`` is called when the image is there. Raises RunnerError with what Modal says.
+    Returns the ids of the app and the call. ``on_app`` gets the app's id before the call is
+    spawned, so that the launch can be recorded before it costs anything. Raises RunnerError.
     """
+
+    app, function, image = _define(launch, checkout, environ)
+    if not launch.is_image_built:
+        with launch_errors(), build_output(show_build):
+            images.build_now(image, info)
+    call: modal.FunctionCall[Any] | None = None
+    try:
+        with launch_errors(), app.run(detach=True):
+            on_app(str(app.app_id))
+            call = function.spawn({**launch.job, "app": app.app_id})
+        if call is None:  # on Ctrl-C the client leaves the block of a detached app without an error
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if app.app_id is not None:
+            _stop_app(str(app.app_id))
+        raise
+    except (RunnerError, OSError) as error:
+        if call is not None:  # only leaving the app failed
+            return str(app.app_id), str(call.object_id)
+        if app.app_id is not None and not _stop_app(str(app.app_id)):
+            raise RunnerError(
+                f"{getattr(error, 'message', error)}; the function call may have started: check "
+                f"`runner status {launch.job['run']}`, or stop it: modal app stop {app.app_id}"
+            ) from error
+        raise
+    return str(app.app_id), str(call.object_id)
+
+
+def _define(
+    launch: AppLaunch, checkout: Path, environ: Mapping[str, str]
+) -> tuple[modal.App, modal.Function[Any, Any, Any], modal.Image]:
+    """Define the app, its function and its image. Only opening the volumes asks Modal."""
     import modal
 
     from runner.targets.modal.entrypoint import run_job
 
+    job, options = launch.job, launch.options
     volumes: Any = {f"/vol/{name}": open_volume(name, environ) for name in VOLUMES}
-    image = images.build(checkout, given)
-    app = modal.App(
-        NAME, tags={"project": NAME, "run": str(job["run"])[:63], "job": str(job["job"])}
-    )
+    image = images.define_image(checkout, launch.folder)
+    tags = {"project": NAME, "run": job["run"], "job": job["job"], "launch": launch.launch_id}
+    app = modal.App(NAME, tags={name: value[:MAX_TAG_LENGTH] for name, value in tags.items()})
     body: Any = run_job
     if options.nodes > 1:
         rdma = all(BY_NAME[name].rdma for name in options.gpus.names)
         body = modal.clustered(size=options.nodes, rdma=rdma)(run_job)
     function = app.function(
-        name=str(job["job"]),
+        name=job["job"],
         image=image,
         gpu=options.gpus.modal_names() or None,
         cpu=options.machine.cores,
         memory=int(options.machine.memory_gib * 1024),
         volumes=volumes,
-        secrets=modal_secrets(own_secrets, options.modal_secrets, environ, checkout),
+        secrets=modal_secrets(launch.own_secrets, options.modal_secrets, environ, checkout),
         region=options.region.split(",") if options.region else None,
-        timeout=attempt_timeout,
-        startup_timeout=STARTUP_SECONDS,
+        timeout=launch.attempt_timeout_s,
+        startup_timeout=STARTUP_TIMEOUT_S,
         retries=modal.Retries(
-            max_retries=RETRIES,
-            initial_delay=RETRY_SECONDS,
+            max_retries=MAX_RETRIES,
+            initial_delay=RETRY_DELAY_S,
             backoff_coefficient=2.0,
-            max_delay=60.0,
+            max_delay=MAX_RETRY_DELAY_S,
         ),
         single_use_containers=True,
         max_containers=1 if options.nodes == 1 else None,
     )(body)
-    if not is_built:
-        with explained(), build_log(show_build):
-            images.make(image, say)
-    call = None
-    try:
-        with explained(), app.run(detach=True):
-            on_image()
-            call = function.spawn({**job, "app": app.app_id})
-        if call is None:  # Ctrl-C: the client leaves its block quietly where the app is detached
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        if call is not None:
-            calls.cancel(
-                str(call.object_id), kill=True
-            )  # nobody knows of it yet, and it would go on costing
-        raise
-    return Call(str(app.app_id), str(call.object_id))
+    return app, function, image
+
+
+def _stop_app(app: str) -> bool:
+    """Stop an app that nothing follows; return whether that is certain."""
+    with suppress(Exception):
+        calls.stop_app(app)
+        return True
+    return False
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Modal's errors in our words, those of a build too."""
+def launch_errors() -> Iterator[None]:
+    """Raise Modal's errors during a build or launch as RunnerError."""
     from modal import exception
 
     try:
@@ -139,22 +164,23 @@ def explained() -> Iterator[None]:
     except RunnerError:
         raise
     except exception.RemoteError as error:
-        broken_off = images.BROKEN_OFF in str(error)
-        advice = (
-            "type the same again" if broken_off else "`docker compose build` builds the same here"
-        )
-        raise RunnerError(f"Modal could not build the image: {error}; {advice}") from error
-    except FileNotFoundError as error:  # a secret by a name that Modal does not have, for example
-        raise RunnerError(f"Modal does not find it: {error}") from error
+        is_transient = images.SHUTDOWN_MESSAGE in str(error)
+        hint = "try again" if is_transient else "`docker compose build` builds the same image here"
+        raise RunnerError(f"Modal could not build the image: {error}; {hint}") from error
+    except ModalUnavailable as error:
+        raise RunnerError(unreachable_message(str(error))) from error
+    except FileNotFoundError as error:
+        if error.filename is not None:  # a local file
+            raise RunnerError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise RunnerError(f"Modal does not find an object of the launch: {error}") from error
     except OSError as error:
-        raise RunnerError(
-            f"Modal can't be reached: {error}; nothing was started, type the same again"
-        ) from error
+        name = f"{error.filename}: " if error.filename is not None else ""
+        raise RunnerError(f"cannot start the launch: {name}{error.strerror or error}") from error
 
 
 @contextmanager
-def build_log(show: bool) -> Iterator[None]:
-    """Modal's own words about a build, on stderr: stdout is the job's."""
+def build_output(show: bool) -> Iterator[None]:
+    """Print Modal's output of a build on stderr: stdout is the job's."""
     if not show:
         yield
         return
@@ -165,31 +191,27 @@ def build_log(show: bool) -> Iterator[None]:
 
 
 def attempt_limit(environ: Mapping[str, str] = os.environ) -> float:
-    """Seconds of one attempt: Modal's limit, or less by GPT_RUNNER_ATTEMPT, for example 6h."""
-    from runner.format import parse_duration
-    from runner.targets.modal.deadlines import LONGEST_ATTEMPT
-
+    """Return the longest attempt in seconds: Modal's limit, or GPT_RUNNER_ATTEMPT, such as 6h."""
     given = environ.get("GPT_RUNNER_ATTEMPT")
     return (
-        min(LONGEST_ATTEMPT, parse_duration(given, "GPT_RUNNER_ATTEMPT"))
-        if given
-        else LONGEST_ATTEMPT
+        min(MAX_ATTEMPT_S, parse_duration(given, "GPT_RUNNER_ATTEMPT")) if given else MAX_ATTEMPT_S
     )
 
 
-def check_there(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
-    """RunnerError, exit code 2, for a name that has no value here or in .env."""
+def check_own_secrets(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
+    """Raise RunnerError, exit code 2, for a variable without a value in the environment or .env."""
     names = tuple(names)
-    kept = read_dotenv(checkout, names)
+    dotenv = read_dotenv(checkout, names)
     for name in names:
-        if not environ.get(name) and not kept.get(name):
+        if not environ.get(name) and not dotenv.get(name):
             raise usage(
-                f"--env {name}: there is no {name} in the environment or in .env; write --env {name}=VALUE"
+                f"--env {name}: {name} is set neither in the environment nor in .env; "
+                f"write --env {name}=VALUE"
             )
 
 
-def check_kept(names: Iterable[str]) -> None:
-    """RunnerError, exit code 2, for a secret that Modal does not keep: a build of the image would come first."""
+def check_modal_secrets(names: Iterable[str]) -> None:
+    """Raise RunnerError, exit code 2, for a secret that Modal does not have."""
     import modal
 
     for name in names:
@@ -198,25 +220,25 @@ def check_kept(names: Iterable[str]) -> None:
                 modal.Secret.from_name(name).hydrate()
         except FileNotFoundError:
             raise usage(
-                f"--secret {name}: Modal keeps no secret of that name; to make it, type: "
-                f"modal secret create {name} KEY=VALUE"
+                f"--secret {name}: Modal has no secret of that name; create it with "
+                f"`modal secret create {name} KEY=VALUE`"
             ) from None
 
 
 def modal_secrets(
     own: Iterable[str], named: Iterable[str], environ: Mapping[str, str], checkout: Path
 ) -> list[modal.Secret]:
-    """The values of ``own`` variables, and Modal's own secrets by name, as its functions take them."""
+    """Return the values of ``own`` variables and Modal's ``named`` secrets for a function."""
     import modal
 
     values: dict[str, str | None] = {**secret_values(own, environ, checkout)}
-    found = [modal.Secret.from_dict(values)] if values else []
-    return [*found, *(modal.Secret.from_name(name) for name in named)]
+    secrets = [modal.Secret.from_dict(values)] if values else []
+    return [*secrets, *(modal.Secret.from_name(name) for name in named)]
 
 
 @dataclass(frozen=True)
-class GivenFolder:
-    """``folder`` is to be seen at ``inside``, its ``kept`` paths below SEEDS instead."""
+class JobFolder:
+    """A user's ``folder``, mounted at ``inside``; its ``kept`` paths are mounted below SEEDS."""
 
     checkout: Path
     folder: Path
@@ -225,8 +247,8 @@ class GivenFolder:
     kept: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan) -> GivenFolder | None:
-        """The folder of the plan; None for a job that has none."""
+    def from_plan(cls, plan: Plan) -> JobFolder | None:
+        """Return the plan's folder; None for a job without one."""
         if plan.folder is None:
             return None
         planned = plan.folder
@@ -235,33 +257,31 @@ class GivenFolder:
 
     @cached_property
     def listing(self) -> Listing:
-        """What is shipped."""
+        """Return the files to upload."""
         return list_files(self.folder, self.checkout)
 
     @property
-    def digest(self) -> str:
-        """Of the setup's layer; '' without one."""
+    def setup_digest(self) -> str:
+        """Return the digest of the setup's layer; '' without a setup."""
         return setup_digest(self.folder, self.setup) if self.setup else ""
 
-    def extend(self, image: modal.Image) -> modal.Image:
-        """A layer of its own on our image, which Modal builds once and then has."""
+    def add_setup(self, image: modal.Image) -> modal.Image:
+        """Add the setup as a layer, which Modal builds once."""
         for name in setup_files(self.folder, self.setup):
             image = image.add_local_file(self.folder / name, f"{SETUP_FOLDER}/{name}", copy=True)
         lines = (f"mkdir -p {SETUP_FOLDER} && cd {SETUP_FOLDER} && {line}" for line in self.setup)
         return image.run_commands(*lines)
 
     def mount(self, image: modal.Image) -> modal.Image:
-        """Mounts, so that an edit of a file builds nothing."""
+        """Mount the files, so that an edit rebuilds nothing."""
         out = is_left_out(self.listing, self.kept)
-        image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=matcher(out))
+        image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=path_filter(out))
         for path in self.kept:
-            if self.listing.below(path):
-                # The rest of the listing is out of the way here: only what lies below the path is asked for.
-                seeds = is_left_out(
-                    Listing(self.folder / path, dict.fromkeys(self.listing.below(path), 0))
-                )
+            files = self.listing.below(path)
+            if files:
+                seeds = is_left_out(Listing(self.folder / path, dict.fromkeys(files, 0)))
                 image = image.add_local_dir(
-                    self.folder / path, f"{SEEDS}/{path}", copy=False, ignore=matcher(seeds)
+                    self.folder / path, f"{SEEDS}/{path}", copy=False, ignore=path_filter(seeds)
                 )
         return image
 

@@ -1,7 +1,7 @@
-"""Function calls on Modal, found again by their id from any terminal, machine and day.
+"""Function calls on Modal, found by their id from any terminal, machine and day.
 
-What is printed is asked of the app, which has this one call alone: Modal's own lines (a machine is waited for, was taken
-back, could not start) belong to no call.
+Output is read from the app, which has only this one call: Modal's own lines (waiting for a machine,
+preempted, failed to start) belong to no call.
 """
 
 from __future__ import annotations
@@ -20,24 +20,31 @@ from runner.targets.modal.client import translate_modal_errors
 if TYPE_CHECKING:
     from datetime import datetime
 
-OFFLINE = 5.0  # seconds between two questions while Modal can't be reached: a laptop that slept
+RECONNECT_INTERVAL_S = 5.0  # while Modal can't be reached, for example on a laptop that slept
 
 CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
 class CallState:
-    """``alive``: it waits for a machine or works. Else ``value`` is what the body returned, or ``error`` why
-    it gave none."""
+    """The state of a call. It is ``alive`` while it waits for a machine or works.
+
+    A call that ended has the ``value`` that the function returned, or an ``error``. If the error is
+    ``doubtful``, Modal gave no account of the call, and the run's record decides.
+    """
 
     alive: bool
     value: dict[str, Any] | None = None
     error: str = ""
     attempts_used_up: bool = False
+    doubtful: bool = False
 
 
-def look(call: str, seconds: float = 0.0, asked: CancelScope | None = None) -> CallState:
-    """How the call stands, waited for at most ``seconds``. Raises Unavailable where Modal can't be asked."""
+def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None) -> CallState:
+    """Return the call's state, waiting at most ``seconds`` for its end.
+
+    Raises ModalUnavailable if Modal can't be reached, RunnerError if it refuses the request.
+    """
     import modal
     from modal import exception
 
@@ -46,11 +53,11 @@ def look(call: str, seconds: float = 0.0, asked: CancelScope | None = None) -> C
     try:
         with translate_modal_errors():
             try:
-                found = modal.FunctionCall.from_id(call)
+                handle = modal.FunctionCall.from_id(call)
                 value = (
-                    asked.ask(found.get.aio(timeout=seconds))
-                    if asked
-                    else found.get(timeout=seconds)
+                    scope.wait(handle.get.aio(timeout=seconds))
+                    if scope
+                    else handle.get(timeout=seconds)
                 )
             except exception.FunctionTimeoutError as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
@@ -60,102 +67,123 @@ def look(call: str, seconds: float = 0.0, asked: CancelScope | None = None) -> C
                 return CallState(True)
             except AttemptOver as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
-            except (
-                exception.InternalFailure
-            ) as error:  # a container that was lost, after all retries
+            except exception.InternalFailure as error:  # a container was lost, after all retries
                 return CallState(False, error=f"Modal lost it: {error}", attempts_used_up=True)
             except exception.InputCancellation:
                 return CallState(False, error=CANCELLED)
             except exception.RemoteError as error:
-                return CallState(
-                    False, error=CANCELLED if "cancelled by user" in str(error) else str(error)
-                )
-            except exception.ExecutionError as error:  # what the body gave can't be read here
-                return CallState(False, error=str(error))
-            except exception.PermissionDeniedError:  # a run that was pushed from there
-                return CallState(False, error="its last call was in another workspace")
+                is_cancelled = "cancelled by user" in str(error)
+                return CallState(False, error=CANCELLED if is_cancelled else str(error))
+            except exception.ExecutionError as error:  # the result can't be deserialized here
+                return CallState(False, error=str(error), doubtful=True)
+            except exception.PermissionDeniedError:  # a run that was pushed from elsewhere
+                error_text = "its last call was in another workspace"
+                return CallState(False, error=error_text, doubtful=True)
     except FileNotFoundError:
-        return CallState(False, error="Modal does not know the call any more")
+        return CallState(False, error="Modal does not know its last call", doubtful=True)
     except ModalUnavailable:
         raise
-    except Exception as error:  # what the body raised comes out of get() as it was
+    except Exception as error:  # get() raises the function's own exception
         if type(error).__module__.startswith(("runner.errors", "modal")):
             raise
         return CallState(False, error=f"{type(error).__name__}: {error}")
     return CallState(False, value=value if isinstance(value, dict) else {})
 
 
-def cancel(call: str, kill: bool = False) -> None:
-    """End the call without a retry; with ``kill`` its container too, at once."""
+def cancel_call(call: str, kill: bool = False) -> None:
+    """End the call without a retry; if ``kill``, terminate its container at once."""
     import modal
 
     with translate_modal_errors():
         modal.FunctionCall.from_id(call).cancel(terminate_containers=kill)
 
 
-def log(app: str, lines: int) -> list[str]:
-    """The last lines that Modal has of what the app printed; it keeps them a day on the smallest plan."""
+def is_app_active(app: str) -> bool:
+    """Return whether the app exists and is not stopped."""
+    import modal
+    from modal.types import AppState
+
+    try:
+        with translate_modal_errors():
+            state = modal.App.lookup(app).info(refresh=True).lifecycle.state
+    except FileNotFoundError:
+        return False
+    return state not in (AppState.STOPPING, AppState.STOPPED, AppState.DISABLED)
+
+
+def stop_app(app: str) -> None:
+    """Stop the app and its call."""
+    import modal
+
+    with translate_modal_errors():
+        modal.App.lookup(app).stop()
+
+
+def read_log(app: str, lines: int) -> list[str]:
+    """Return the app's last output lines; the smallest plan keeps them for a day."""
     import modal
 
     try:
         with translate_modal_errors():
             entries = list(modal.App.lookup(app).logs.tail(max(lines, 1)))
-    except FileNotFoundError:  # Modal does not know it any more
+    except FileNotFoundError:
         return []
     return "".join(entry.message for entry in entries).splitlines()[-lines:] if lines else []
 
 
-def stream(
-    app: str, over: threading.Event, asked: CancelScope | None = None
+def stream_log(
+    app: str, ended: threading.Event, scope: CancelScope | None = None
 ) -> Iterator[tuple[bool, str]]:
-    """What the app prints until it is done: (whether on stderr, text). Where the connection is lost it goes on behind the
-    last line, until ``over``."""
+    """Yield the app's output until it ends, as pairs of (is on stderr, text).
+
+    After a lost connection it resumes after the last line, until ``ended`` is set.
+    """
     import modal
 
     last: datetime | None = None
-    told: set[str] = set()  # at that time
+    seen: set[str] = set()  # messages at that time
     while True:
         try:
             with translate_modal_errors():
                 logs = modal.App.lookup(app).logs
                 missed = logs.fetch(since=last) if last is not None else ()
-                new = asked.each(logs.stream.aio()) if asked else logs.stream()
+                new = scope.iterate(logs.stream.aio()) if scope else logs.stream()
                 for entry in chain(missed, new):
                     if last is not None and (
                         entry.timestamp < last
-                        or (entry.timestamp == last and entry.message in told)
+                        or (entry.timestamp == last and entry.message in seen)
                     ):
                         continue
-                    told = {entry.message} | (told if entry.timestamp == last else set())
+                    seen = {entry.message} | (seen if entry.timestamp == last else set())
                     last = entry.timestamp
                     yield entry.source != "stdout", entry.message
                 return
         except ModalUnavailable:
-            if over.wait(OFFLINE):
+            if ended.wait(RECONNECT_INTERVAL_S):
                 return
 
 
 T = TypeVar("T")
 
-ENOUGH = 5.0  # seconds that giving them up may take
+CANCEL_TIMEOUT_S = 5.0
 
 
 class Cancelled(BaseException):
-    """The question was given up. No Exception: nothing that mends a connection may catch it."""
+    """The scope was left. Not an Exception: nothing that handles connection errors may catch it."""
 
 
 class CancelScope:
-    """While entered, ``ask`` and ``each`` wait in any thread; leaving makes them raise ``Left``."""
+    """Blocking requests to Modal from any thread; leaving the scope makes them raise Cancelled."""
 
     def __init__(self) -> None:
         self._ready = threading.Event()
         self._is_left = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._stay()), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
-    async def _stay(self) -> None:
+    async def _run(self) -> None:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
-        await self._leave.wait()  # asyncio.run then cancels what is still asked, and waits for that
+        await self._leave.wait()  # asyncio.run then cancels the open requests and waits for them
 
     def __enter__(self) -> CancelScope:
         self._thread.start()
@@ -170,28 +198,28 @@ class CancelScope:
     ) -> None:
         self._is_left = True
         self._loop.call_soon_threadsafe(self._leave.set)
-        self._thread.join(ENOUGH)
+        self._thread.join(CANCEL_TIMEOUT_S)
 
-    def ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """What it answers, or raises."""
+    def wait(self, request: Coroutine[Any, Any, T]) -> T:
+        """Return the result of ``request``, or raise its error."""
         if self._is_left:
-            question.close()
+            request.close()
             raise Cancelled
         try:
-            return asyncio.run_coroutine_threadsafe(question, self._loop).result()
+            return asyncio.run_coroutine_threadsafe(request, self._loop).result()
         except BaseException as error:
             if self._is_left:
                 raise Cancelled from error
             raise
 
-    def each(self, answers: AsyncIterator[T]) -> Iterator[T]:
-        """One answer after the other."""
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """Yield the items one by one."""
         while True:
             try:
-                yield self.ask(_next(answers))
+                yield self.wait(_next(items))
             except StopAsyncIteration:
                 return
 
 
-async def _next(answers: AsyncIterator[T]) -> T:
-    return await anext(answers)
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)

@@ -1,4 +1,4 @@
-"""What the Modal client raises, in the runner's words."""
+"""Requests to Modal: errors as the runner's own, retries, and whether Modal can be reached."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
 from runner.targets.modal.account import setting
 
-# What Modal says where an account is at its limit, with the status of a server that is busy.
-MONEY = ("spend limit", "billing", "payment")
-
-BILLING = "modal.com/settings/usage has the limit and the card"
+# Modal reports an account at its limit with the status of a busy server, and these words.
+BILLING_WORDS = ("spend limit", "billing", "payment")
+BILLING_HINT = "modal.com/settings/usage shows the limit and the card"
 
 
 @contextmanager
 def translate_modal_errors() -> Iterator[None]:
-    """Modal's errors as FileNotFoundError, FileExistsError, Unavailable (worth asking again) or RunnerError."""
+    """Raise Modal's errors as FileNotFoundError, ModalUnavailable (retry) or RunnerError (do not).
+
+    RemoteError passes through: only the caller knows whether it comes from an image or a function.
+    """
     import aiohttp
     from grpclib.exceptions import StreamTerminatedError
     from modal import exception
@@ -35,49 +37,47 @@ def translate_modal_errors() -> Iterator[None]:
     except exception.NotFoundError as error:
         raise FileNotFoundError(str(error)) from error
     except exception.AuthError as error:
-        raise RunnerError(_no_access(str(error))) from error
+        raise RunnerError(_auth_message(str(error))) from error
     except exception.PermissionDeniedError as error:
         raise RunnerError(
-            f"Modal refuses: {error}; `modal profile list` shows the workspace that you act in"
+            f"Modal denies access: {error}; `modal profile list` shows the active workspace"
         ) from error
     except (
         exception.ServiceError,
         exception.InternalError,
         exception.ResourceExhaustedError,
     ) as error:
-        if any(word in str(error).lower() for word in MONEY):
-            raise RunnerError(f"Modal refuses: {error}; {BILLING}") from error
+        if any(word in str(error).lower() for word in BILLING_WORDS):
+            raise RunnerError(f"Modal refuses: {error}; {BILLING_HINT}") from error
         raise ModalUnavailable(str(error)) from error
     except (exception.ConnectionError, exception.TimeoutError) as error:
         raise ModalUnavailable(str(error)) from error
-    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+    except (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ModalUnavailable(f"{type(error).__name__}: {error}") from error
     except exception.ClientClosed as error:
         raise ModalUnavailable(f"the connection was closed: {error}") from error
     except exception.InvalidError as error:
-        advice = f"; {BILLING}, or take --gpu L4" if "payment method" in str(error) else ""
-        raise RunnerError(f"Modal refuses: {error}{advice}") from error
-    except StreamTerminatedError as error:  # the connection was cut in the middle of a listing
+        hint = f"; {BILLING_HINT}, or use --gpu L4" if "payment method" in str(error) else ""
+        raise RunnerError(f"Modal refuses: {error}{hint}") from error
+    except StreamTerminatedError as error:  # the connection was cut during a listing
         raise ModalUnavailable(f"the connection was cut: {error}") from error
-    except (
-        exception.ExecutionError
-    ) as error:  # an HTTP status of 400 and above, or a digest that differs
+    except exception.ExecutionError as error:  # an HTTP status of 400 and above, or a wrong digest
         raise ModalUnavailable(str(error)) from error
     except exception.DataLossError as error:
         raise RunnerError(f"Modal has lost data: {error}") from error
     except exception.RemoteError:
-        raise  # what an image's commands or a function's body gave: the caller knows which
+        raise
     except exception.Error as error:
         raise RunnerError(f"Modal: {error}") from error
 
 
-def _no_access(text: str) -> str:
+def _auth_message(text: str) -> str:
     if "Token missing" in text:
         return (
-            "this machine has no Modal token; `modal token new` makes one (or set MODAL_TOKEN_ID and "
-            "MODAL_TOKEN_SECRET)"
+            "this machine has no Modal token; create one with `modal token new` (or set "
+            "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET)"
         )
-    return f"Modal does not accept the token: {text}; `modal token new` makes another"
+    return f"Modal does not accept the token: {text}; create another with `modal token new`"
 
 
 T = TypeVar("T")
@@ -85,110 +85,104 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is made, and the seconds between: ``first``, doubled each time, at most ``most``.
+    """The number of attempts of a request, and the growing delays between them.
 
-    The client itself repeats a call 3 times and an upload of a block 11 times within a second or a few; this
-    comes on top: with the defaults about half a minute, which outlasts a switch from one network to another.
+    The client itself repeats a call 3 times and an upload of a block 11 times within a few seconds.
+    These retries come on top: by default about half a minute, enough to switch networks.
     """
 
     attempts: int = 7
-    first: float = 0.5
-    most: float = 10.0
+    first_delay_s: float = 0.5
+    max_delay_s: float = 10.0
     sleep: Callable[[float], None] = time.sleep
 
-    def ask(self, request: Callable[[], T]) -> T:
-        """``request()``, made again after each Unavailable; the last one is raised."""
-        delay = self.first
+    def call(self, request: Callable[[], T]) -> T:
+        """Return ``request()``, repeated after each ModalUnavailable; raise the last one."""
+        delay = self.first_delay_s
         for _ in range(self.attempts - 1):
             try:
                 return request()
             except ModalUnavailable:
-                # Half of it at random, so that parallel transfers don't come back all at once.
+                # Half of it at random, so that parallel transfers do not retry all at once.
                 self.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, self.most)
+                delay = min(delay * 2, self.max_delay_s)
         return request()
 
 
-DEFAULT = "https://api.modal.com,https://api.modal2.com"  # as of modal 1.6; a test compares it
+DEFAULT_SERVERS = "https://api.modal.com,https://api.modal2.com"  # of modal 1.6; a test compares it
 
-PROXY_PACKAGES = (
-    "python_socks",
-    "aiohttp_socks",
-)  # modal[api-proxy-support]: for its calls, and for blocks
+PROXY_PACKAGES = ("python_socks", "aiohttp_socks")  # of modal[api-proxy-support]
 
-PATIENCE = (
-    1.5  # seconds for a connection: who lists the runs of this machine must not wait for a network
-)
+CONNECT_TIMEOUT_S = 1.5  # short: listing the runs of this machine must not wait for a network
 
 
-def addresses(urls: str) -> list[tuple[str, int]]:
-    """Host and port of each server in a list with commas."""
-    found = [urlsplit(url.strip()) for url in urls.split(",") if url.strip()]
+def server_addresses(urls: str) -> list[tuple[str, int]]:
+    """Return host and port of each server in a comma-separated list."""
+    parsed = [urlsplit(url.strip()) for url in urls.split(",") if url.strip()]
     return [
-        (url.hostname or "", url.port or (80 if url.scheme == "http" else 443)) for url in found
+        (url.hostname or "", url.port or (80 if url.scheme == "http" else 443)) for url in parsed
     ]
 
 
 def proxy_variable(environ: Mapping[str, str]) -> str:
-    """The variable whose proxy the client takes to Modal; '' where it goes there itself. NO_PROXY is not asked: the
-    client asks it for its calls, and sends the blocks of files through the proxy all the same."""
-    for name in ("https_proxy", "all_proxy"):
-        found = (
-            name if name in environ else name.upper()
-        )  # a small one that is empty stands for none
-        if environ.get(found):
-            off = str(setting("disable_api_proxy", environ) or "").lower() not in ("", "0", "false")
-            return "" if off else found
+    """Return the variable that names the client's proxy; '' if it connects directly.
+
+    NO_PROXY is ignored: the client follows it for calls, but not for the blocks of files.
+    """
+    for lower in ("https_proxy", "all_proxy"):
+        name = lower if lower in environ else lower.upper()  # an empty lowercase one disables it
+        if environ.get(name):
+            disabled = str(setting("disable_api_proxy", environ) or "").lower()
+            return name if disabled in ("", "0", "false") else ""
     return ""
 
 
 def check_proxy(environ: Mapping[str, str]) -> None:
-    """RunnerError where the client has a proxy and not what it needs to speak to it; it would try for a minute."""
+    """Raise RunnerError if the client lacks packages for its proxy; it would retry for a minute."""
     variable = proxy_variable(environ)
     if variable and not all(find_spec(package) for package in PROXY_PACKAGES):
         raise RunnerError(
-            f"{variable} names a proxy, for which Modal's client needs packages that are not here; type: "
-            f"{pip_install('modal[api-proxy-support]')}   (or go without it: MODAL_DISABLE_API_PROXY=1)"
+            f"{variable} names a proxy, for which Modal's client lacks packages; type: "
+            f"{pip_install('modal[api-proxy-support]')}   (or connect directly: "
+            "MODAL_DISABLE_API_PROXY=1)"
         )
 
 
-def check_known(urls: str, environ: Mapping[str, str] = os.environ) -> None:
-    """RunnerError at once where no server's name can be resolved; the client would try for a minute."""
+def check_known_hosts(urls: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise RunnerError if no server's name resolves; the client would retry for a minute."""
     check_proxy(environ)
-    if proxy_variable(
-        environ
-    ):  # the way there, and what the names stand for, are the proxy's business
+    if proxy_variable(environ):  # the proxy resolves the names
         return
-    why = []
-    for host, port in addresses(urls):
+    problems = []
+    for host, port in server_addresses(urls):
         try:
             socket.getaddrinfo(host, port)
         except OSError as error:
-            why.append(f"{host} is unknown here ({error.strerror})")
+            problems.append(f"{host} does not resolve ({error.strerror})")
         else:
             return
-    raise RunnerError(unreachable(" and ".join(why)))
+    raise RunnerError(unreachable_message(" and ".join(problems)))
 
 
 def check_reachable(environ: Mapping[str, str], urls: str = "") -> None:
-    """RunnerError within PATIENCE seconds for each server where there is no way to any; without a look at modal.
-    ``urls`` is the client's setting, where that was looked at."""
+    """Raise RunnerError within CONNECT_TIMEOUT_S per server if none can be reached.
+
+    Does not import modal. ``urls`` is the client's setting, if it is known.
+    """
     check_proxy(environ)
-    if proxy_variable(
-        environ
-    ):  # the way there, and what the names stand for, are the proxy's business
+    if proxy_variable(environ):
         return
-    why = ""
-    for address in addresses(urls or environ.get("MODAL_SERVER_URL") or DEFAULT):
+    problem = ""
+    for address in server_addresses(urls or environ.get("MODAL_SERVER_URL") or DEFAULT_SERVERS):
         try:
-            socket.create_connection(address, PATIENCE).close()
+            socket.create_connection(address, CONNECT_TIMEOUT_S).close()
         except OSError as error:
-            why = why or str(error)
+            problem = problem or str(error)
         else:
             return
-    raise RunnerError(f"Modal can't be reached ({why}); check the network")
+    raise RunnerError(f"Modal can't be reached ({problem}); check the network")
 
 
-def unreachable(why: str) -> str:
-    """The whole line for a Modal that does not answer a command which needs it."""
-    return f"Modal can't be reached: {why.rstrip('.')}; check the network and type the same again"
+def unreachable_message(problem: str) -> str:
+    """Return the error for a command that needs Modal."""
+    return f"Modal can't be reached: {problem.rstrip('.')}; check the network and try again"

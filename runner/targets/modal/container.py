@@ -1,4 +1,4 @@
-"""What the body learns of its container: its place in a cluster, its GPU and that one's price, its age.
+"""The container of an attempt: its rank, GPUs and age, its mounted volumes, and the job's process.
 
 Standard library and modal only.
 """
@@ -22,12 +22,15 @@ from modal import exception
 
 from runner.runs.attempts import AttemptLog
 
+NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started answer late
+MAX_UPTIME_S = 600.0
 
-def place_in_cluster(nodes: int) -> tuple[int, str]:
-    """This container's rank, and the address of the first.
 
-    gloo would listen at the address of the host's name, which is the same for all containers; it gets the interface of
-    this one's address in the cluster.
+def cluster_rank(nodes: int) -> tuple[int, str]:
+    """Return this container's rank and the address of the first node.
+
+    gloo listens at the address of the host name, which is the same in all containers. It is given
+    the interface of this container's address in the cluster instead.
     """
     if nodes < 2:
         return 0, ""
@@ -38,23 +41,41 @@ def place_in_cluster(nodes: int) -> tuple[int, str]:
     return rank, addresses[0]
 
 
-def interface_of(address: str, known: Path = Path("/proc/net/if_inet6")) -> str:
-    """The network interface that has an IPv6 address; '' for the loopback and for one of IPv4, which clusters do not use."""
+def interface_of(address: str, table: Path = Path("/proc/net/if_inet6")) -> str:
+    """Return the network interface with an IPv6 address; '' for loopback and for IPv4."""
     try:
         packed = socket.inet_pton(socket.AF_INET6, address).hex()
-        found = [line.split() for line in known.read_text().splitlines()]
+        lines = [line.split() for line in table.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return ""
-    return next((name for number, *_, name in found if number == packed and name != "lo"), "")
+    return next((name for number, *_, name in lines if number == packed and name != "lo"), "")
+
+
+def query_gpus(field: str) -> list[str]:
+    """Return one field of nvidia-smi for each GPU; empty if nvidia-smi is missing or fails."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
 
 
 def gpu_name() -> str:
-    """As nvidia-smi names the first one; '' without one."""
-    return next(iter(ask_gpus("name")), "")
+    """Return the name of the first GPU by nvidia-smi; '' without one."""
+    return next(iter(query_gpus("name")), "")
 
 
-def price_of(gpu: str, usd_per_hour: dict[str, float]) -> float:
-    """The price of what was given. Where the name tells none of those asked for, the dearest: a cap holds."""
+def price_of(gpu: str, usd_per_hour: Mapping[str, float]) -> float:
+    """Return the price of the GPU that Modal gave, ``gpu`` by nvidia-smi.
+
+    If the name matches none that was asked for, the highest price counts, so that a budget holds.
+    """
     plain = gpu.upper().replace(" ", "").replace("-", "")
     for name, price in usd_per_hour.items():
         model, _, memory = name.rpartition("-") if name.endswith("GB") else (name, "", "")
@@ -65,70 +86,45 @@ def price_of(gpu: str, usd_per_hour: dict[str, float]) -> float:
 
 
 def uptime() -> float:
-    """Seconds since this container's first process began: it is paid for from then on."""
+    """Return the seconds since this container's first process started, which Modal bills from."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         up = float(Path("/proc/uptime").read_text().split()[0])
-        return max(0.0, min(up - ticks / os.sysconf("SC_CLK_TCK"), 600.0))
+        return max(0.0, min(up - ticks / os.sysconf("SC_CLK_TCK"), MAX_UPTIME_S))
     except (OSError, ValueError, IndexError):
         return 0.0
 
 
-PATIENCE = 30.0  # seconds: 8 GPUs of a machine that has just started answer late
-
-
-def ask_gpus(query: str) -> list[str]:
-    """The values of one ``--query-gpu`` field, without their units, a string for each GPU in nvidia-smi's order.
-
-    Empty where nvidia-smi is missing, fails, or takes longer than ``PATIENCE``.
-    """
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
-
-
 class MountedVolumes:
-    """``names``: ``data``, ``checkpoints`` and ``cache`` → the volume's name on Modal."""
+    """The volumes mounted in this container, by their names on Modal."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        self.volumes = {name: modal.Volume.from_name(remote) for name, remote in names.items()}
+        self._volumes = {name: modal.Volume.from_name(remote) for name, remote in names.items()}
         self._committing: threading.Thread | None = None
-        self.slowest = 0.0  # seconds of a commit of the checkpoints
+        self.slowest_commit_s = 0.0  # of the checkpoints
 
     def reload(self) -> None:
-        """See what others have committed. Only before a file is open: else it fails, and that is said."""
-        for name, volume in self.volumes.items():
+        """Show the commits of other containers. Modal refuses it while a file is open."""
+        for name, volume in self._volumes.items():
             try:
                 volume.reload()
             except Exception as error:
-                print(
-                    f"runner: volume {name} was not reloaded: {error}", file=sys.stderr, flush=True
-                )
+                print_message(f"volume {name} was not reloaded: {error}")
 
     def commit(self, name: str) -> None:
-        """Let others see what was written here. A failure is said: it must not end the job."""
-        began = time.monotonic()
+        """Show this container's writes to others. A failure is printed; the job continues."""
+        started = time.monotonic()
         try:
-            self.volumes[name].commit()
+            self._volumes[name].commit()
         except Exception as error:
-            # The commit is done before the reload behind it, which open files of the running job prevent.
+            # Modal reloads after the commit, which open files of the running job prevent.
             if "open" not in str(error):
-                print(
-                    f"runner: volume {name} was not committed: {error}", file=sys.stderr, flush=True
-                )
+                print_message(f"volume {name} was not committed: {error}")
         if name == "checkpoints":
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.slowest_commit_s = max(self.slowest_commit_s, time.monotonic() - started)
 
     def commit_in_background(self, *names: str) -> bool:
-        """False where the commit before is still under way."""
+        """Start a commit; return False if the previous one is not done."""
         if self._committing is not None and self._committing.is_alive():
             return False
         self._committing = threading.Thread(target=lambda: [*map(self.commit, names)], daemon=True)
@@ -136,61 +132,70 @@ class MountedVolumes:
         return True
 
     def wait(self, seconds: float) -> None:
-        """Until the commit in the background is done, at most so long."""
+        """Wait at most ``seconds`` for the commit in the background."""
         if self._committing is not None:
             self._committing.join(seconds)
 
     def read(self, name: str, path: str) -> bytes:
-        """A small file as it is committed now: past the mount, which would need a reload. Raises what modal
-        raises where it isn't there."""
-        return b"".join(self.volumes[name].read_file(path))
+        """Return a small file as last committed, without a reload. Raises modal's errors."""
+        return b"".join(self._volumes[name].read_file(path))
 
 
 class JobProcess:
-    """``command``, started in ``folder``; what it prints goes where this process prints."""
+    """The job's process, in a process group of its own."""
 
     def __init__(self, command: Sequence[str], folder: str, variables: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
+        self._process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **variables}, start_new_session=True
         )
-        self.asked = False
+        self._stopping = False
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit status, 128 + n for signal n; None while it runs after ``seconds``."""
+        """Return its exit status, 128 + n for signal n; None if it still runs after ``seconds``."""
         try:
-            code = self.process.wait(seconds)
+            code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
         return code if code >= 0 else 128 - code
 
     def ask_to_stop(self) -> None:
-        """SIGTERM to its first process, once. That writes the checkpoint, and torchrun passes it on to its own:
-        the compiler's workers, which would die of it and take the step with them, are left alone."""
-        if not self.asked:
-            self.asked = True
+        """Send SIGTERM once, to the first process alone, which writes the checkpoint.
+
+        torchrun passes it on to its workers. The compiler's processes must not get it: they would
+        die and fail the current step.
+        """
+        if not self._stopping:
+            self._stopping = True
             with suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGTERM)
+                self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to all of the group."""
+        """Send SIGKILL to the process group."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def other_call(ledger: AttemptLog, call: str) -> str:
-    """The call of another launch that is at work on the run; '' where there is none.
+def active_call(log: AttemptLog, call: str) -> str:
+    """Return another call that is active on the run; '' if there is none.
 
-    Two that were started in the same moment both found the run free, and a volume has no lock that another machine sees.
+    Two launches at the same moment both find the run inactive, and a volume has no lock that works
+    across machines.
     """
-    last = ledger.attempts[-1] if ledger.attempts else None
-    if last is None or last.call == call or last.ended is not None or ledger.status is not None:
+    last = log.attempts[-1] if log.attempts else None
+    if last is None or last.call == call or last.ended is not None or log.status is not None:
         return ""
     try:
         modal.FunctionCall.from_id(last.call).get(timeout=0)
-    except exception.FunctionTimeoutError:  # its time is over
+    except exception.FunctionTimeoutError:  # it reached its time limit
         return ""
     except TimeoutError:
         return last.call
-    except (Exception, exception.InputCancellation):  # how it ended; or it can't be asked
+    except (Exception, exception.InputCancellation):  # it ended, or Modal does not answer
         return ""
     return ""
+
+
+def print_message(message: str) -> None:
+    """Print a message of the runner on stderr; a closed stream must not end the attempt."""
+    with suppress(OSError, ValueError):
+        print(f"runner: {message}", file=sys.stderr, flush=True)

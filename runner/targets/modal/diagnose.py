@@ -1,6 +1,8 @@
-"""A look at the Modal account, as a process: ``python -m runner.targets.modal.diagnose`` prints JSON and makes nothing.
+"""Check the Modal account in a process of its own, for `runner doctor`; create nothing.
 
-{"problem": "", "volumes": {"gpt-runner-data": "there", "gpt-runner-cache": "missing", ...}}
+    python -m runner.targets.modal.diagnose
+
+Prints {"problem": "", "volumes": {"gpt-runner-data": "exists", "gpt-runner-cache": "missing"}}.
 """
 
 from __future__ import annotations
@@ -11,37 +13,35 @@ import os
 from job.paths import VOLUMES
 from runner.errors import ModalUnavailable, RunnerError
 from runner.targets.modal.client import translate_modal_errors
-from runner.targets.modal.volume import modal_name
+from runner.targets.modal.volume import check_environment, is_old_version, modal_name
 
 
 def diagnose() -> dict[str, object]:
-    """Whether the token is accepted, and which of the three volumes there are."""
+    """Return whether Modal accepts the token, and the state of the three volumes."""
     states: dict[str, str] = {}
     for volume in VOLUMES:
         name = modal_name(volume, os.environ)
         try:
-            states[name] = _state(name)
+            states[name] = _volume_state(name)
         except (RunnerError, ModalUnavailable) as error:
             return {"problem": str(getattr(error, "message", error)), "volumes": states}
     return {"problem": "", "volumes": states}
 
 
-def _state(name: str) -> str:
+def _volume_state(name: str) -> str:
     import modal
-    from modal import exception
 
     try:
         with translate_modal_errors():
             modal.Volume.from_name(name, version=2).hydrate()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        check_environment(error)
         return "missing"
     except RunnerError as error:
-        if isinstance(error.__cause__, exception.InvalidError) and "version" in str(
-            error.__cause__
-        ):
+        if is_old_version(error):
             return "is of Modal's version 1; the runner uses version 2"
         raise
-    return "there"
+    return "exists"
 
 
 if __name__ == "__main__":

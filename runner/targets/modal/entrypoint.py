@@ -1,12 +1,13 @@
-"""What runs in the container before and around the job: the body of the Modal function.
+"""The Modal function: it runs one attempt of a job in the container.
 
-Modal mounts its client there without click and rich, so this imports the standard library, modal and the files
-of this folder that do the same. The job is a process of its own; this one watches the clock, the volume and
-Modal's signals, and keeps the ledger.
+Modal mounts its client there without click and rich, so this module imports the standard library,
+modal, and modules that do the same. The job is a process of its own; the runner here watches the
+deadlines, the volumes and Modal's signals, and writes ``cloud.json``.
 
-How an attempt ends decides what Modal does next. A return is a success, whatever the status in it: so a mistake
-of the user's burns no retry. ``AttemptOver`` makes Modal start the same input again, up to ten times. A
-KeyboardInterrupt that is raised again says that the machine was taken away: the same input starts elsewhere.
+The way an attempt ends decides what Modal does next. A return is a success, whatever the status in
+it, so that a user's mistake costs no retry. AttemptOver makes Modal start the same input again, at
+most ten times. A KeyboardInterrupt that is raised again marks a preemption: the input starts again
+in another container.
 """
 
 from __future__ import annotations
@@ -15,78 +16,94 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import modal
 from modal.exception import InputCancellation
 
+from job.exit_status import ExitStatus
 from job.run_record import EndReason, RunStatus
-from runner.runs import attempts as ledgers
+from runner.runs import attempts
 from runner.targets.modal.container import (
     JobProcess,
     MountedVolumes,
+    active_call,
+    cluster_rank,
     gpu_name,
-    other_call,
-    place_in_cluster,
     price_of,
+    print_message,
     uptime,
 )
-from runner.targets.modal.deadlines import Deadline, next_deadline, with_room
+from runner.targets.modal.deadlines import Deadline, next_deadline, with_measured_margin
 from runner.targets.modal.watchdog import Watchdogs
 
-VOL = Path("/vol")
-
+VOLUMES_FOLDER = Path("/vol")
 WORKSPACE = "/workspace"
 
-LOOK = 0.25  # seconds between two looks at the process
+PROCESS_POLL_S = 0.25
+RECORD_INTERVAL_S = 15.0  # between two updates of cloud.json
+COMMIT_INTERVAL_S = 60.0  # between two commits without a checkpoint
+STOP_POLL_S = 3.0  # each poll for a stop request is a call to Modal
+GRACE_S = 24.0  # for the checkpoint after a preemption; Modal kills after about 30 s
 
-SEEN = 15.0  # seconds between two notes of being at work
+JOBS_WITH_RECORD = ("train", "command", "experiment")  # they write their end into run.json
+SIGKILL_STATUS, SIGTERM_STATUS = 137, 143
+NEVER = float("inf")
 
-COMMIT = 60.0  # seconds between two commits where no checkpoint was written
 
-ASK = 3.0  # seconds between two looks for a stop request, which cost a call each
+class JobSpec(TypedDict):
+    """The function's argument. Times are in seconds."""
 
-GRACE = 24.0  # seconds for the checkpoint after a preemption: Modal kills after about 30
-
-KEEP_RECORDS = ("train", "command", "experiment")  # jobs that write how they ended into run.json
-
-# As in job/exit_status.py, which the body must not import: it may be broken.
-AT_WORK, UNFINISHED, OVER_BUDGET = 1, 101, 104
+    run: str
+    job: str
+    command: list[str]
+    env: dict[str, str]
+    volumes: dict[str, str]  # their names on Modal
+    keeps_record: bool
+    attempt_s: float
+    total_s: float  # over all attempts
+    max_cost: float | None
+    usd_per_hour: dict[str, float]  # by GPU type
+    nodes: int
+    stop_stalled_after_s: float | None
+    stop_idle_gpu_after_s: float | None
+    commits: list[str]  # volumes committed while the job runs
+    marker: str  # the file in the run's folder that changes with each checkpoint
+    app: NotRequired[str]
 
 
 class AttemptOver(Exception):
-    """Modal's time for one attempt is used up; the next one goes on from the checkpoint."""
+    """The attempt reached Modal's time limit; the next one resumes from the checkpoint."""
 
 
-def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Run ``job["command"]`` to its end, or as long as this attempt may last. {"status": exit status, "reason"}."""
+def run_job(job: JobSpec) -> dict[str, Any]:
+    """Run the job to its end, or as long as this attempt may last; return status and reason."""
     return AttemptRunner(job).run()
 
 
 class AttemptRunner:
-    """One attempt."""
+    """Runs one attempt."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: JobSpec) -> None:
         self.job = job
-        self.call = modal.current_function_call_id() or ""  # known to this thread alone
-        self.rank, self.address = place_in_cluster(job["nodes"])
-        self.keeps_record = bool(job["keeps_record"]) and self.rank == 0
-        self.folder = VOL / "checkpoints" / job["run"]
+        self.call = modal.current_function_call_id() or ""  # known in this thread only
+        self.rank, self.address = cluster_rank(job["nodes"])
+        self.keeps_record = job["keeps_record"] and self.rank == 0
+        self.folder = VOLUMES_FOLDER / "checkpoints" / job["run"]
         self.volumes = MountedVolumes(job["volumes"])
         self.signals: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
-        self.ledger = ledgers.AttemptLog()
-        self.stop_asked = threading.Event()
-        self.guards: Watchdogs | None = None
+        self.log = attempts.AttemptLog()
+        self.stop_event = threading.Event()
+        self.watchdogs: Watchdogs | None = None
 
     def run(self) -> dict[str, Any]:
-        """The attempt from its signals to its last commit."""
-        before = {s: signal.signal(s, self._received) for s in (signal.SIGINT, signal.SIGUSR1)}
+        """Run the attempt, and end the function as Modal needs it to continue or finish."""
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGUSR1)}
         try:
             reason, status = self._attempt()
         finally:
@@ -97,142 +114,133 @@ class AttemptRunner:
         if reason == EndReason.CANCELLED:
             raise InputCancellation("the call was cancelled; the checkpoint is written")
         if status is None:
-            raise AttemptOver(
-                "the time of this attempt is used up; the next one goes on from the checkpoint"
-            )
+            raise AttemptOver("the attempt reached its time limit; the next one resumes")
         return {"status": status, "reason": reason}
 
     # --- the attempt ----------------------------------------------------------------------------
 
     def _attempt(self) -> tuple[str, int | None]:
-        """Why it ended, and the job's exit status; None where another attempt goes on."""
+        """Return why it ended, and the job's exit status; None if another attempt follows."""
         self.volumes.reload()
-        if self.keeps_record and (other := other_call(ledgers.read(self.folder), self.call)):
-            print(
-                f"runner: run '{self.job['run']}' is at work already, in call {other}; nothing was begun",
-                file=sys.stderr,
-                flush=True,
+        if self.keeps_record and (other := active_call(attempts.read_log(self.folder), self.call)):
+            print_message(
+                f"run '{self.job['run']}' is already active in call {other}; this call does nothing"
             )
-            return "at work already", AT_WORK
+            return "already active", int(ExitStatus.ERROR)
         deadline = self._begin()
-        self.volumes.commit_in_background(
-            "checkpoints"
-        )  # another launch must see that this one works
+        self.volumes.commit_in_background("checkpoints")  # for launches at the same moment
         if deadline is not None and deadline.stop <= time.time():
-            return self._end(
-                deadline.reason, OVER_BUDGET if deadline.reason == EndReason.BUDGET else UNFINISHED
-            )
-        if self._stop_asked():
-            return self._end(EndReason.STOPPED, UNFINISHED)
-        process = JobProcess(self._command(), WORKSPACE, dict(self.job["env"]))
+            return self._end(deadline.reason, _limit_status(deadline.reason))
+        if self._stop_requested():
+            return self._end(EndReason.STOPPED, ExitStatus.UNFINISHED)
+        process = JobProcess(self._command(), WORKSPACE, self.job["env"])
         threading.Thread(target=self._watch_for_stop, daemon=True).start()
         if self.keeps_record and self.job["job"] == "train":
-            self.guards = Watchdogs(
+            self.watchdogs = Watchdogs(
                 self.folder / "metrics.jsonl",
-                self.job["stop_stalled_after"],
-                self.job["stop_idle_gpu_after"],
+                self.job["stop_stalled_after_s"],
+                self.job["stop_idle_gpu_after_s"],
             )
-        reason, kill_at = "", float("inf")
-        seen = committed = time.monotonic()
-        marker = self._marker()
-        while (code := process.wait(LOOK)) is None:
-            now = time.monotonic()
-            if not reason:
-                reason, kill_at = self._why_stop(deadline)
-                if reason:
-                    print(
-                        f"runner: {reason}: the job writes its checkpoint",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    process.ask_to_stop()
-            if time.time() >= kill_at:
-                process.kill()
-            if now - seen >= SEEN:
-                seen = now
-                self._note()
-                if deadline is not None and (seconds := self._stopping_seconds()):
-                    deadline = with_room(deadline, self.ledger.attempts[-1].started, seconds)
-            if (
-                self._marker() != marker or now - committed >= COMMIT
-            ) and self.volumes.commit_in_background(*self.job.get("commits", ("checkpoints",))):
-                marker, committed = self._marker(), now
-        process.kill()  # what the job left behind
-        if self.guards is not None:
-            self.guards.close()
+        reason, code = self._supervise(process, deadline)
+        process.kill()  # the rest of its process group
+        if self.watchdogs is not None:
+            self.watchdogs.close()
         return self._verdict(reason, code)
 
-    def _why_stop(self, deadline: Deadline | None) -> tuple[str, float]:
-        """The reason to end the job now, and when to kill it; '' where there is none."""
+    def _supervise(
+        self, process: JobProcess, deadline: Deadline | None
+    ) -> tuple[EndReason | None, int]:
+        """Wait for the job's end, stopping it in time; return why it was stopped and its status."""
+        reason: EndReason | None = None
+        kill_at = NEVER
+        recorded = committed = time.monotonic()
+        marker = self._marker()
+        while (code := process.wait(PROCESS_POLL_S)) is None:
+            now = time.monotonic()
+            if reason is None and (stop := self._why_stop(deadline)) is not None:
+                reason, kill_at = stop
+                print_message(f"{reason}: the job writes its checkpoint")
+                process.ask_to_stop()
+            if time.time() >= kill_at:
+                process.kill()
+            if now - recorded >= RECORD_INTERVAL_S:
+                recorded = now
+                self.log.attempts[-1].seen = time.time()
+                self._write_log()
+                if deadline is not None and (stopping_s := self._measured_stopping_s()):
+                    started = self.log.attempts[-1].started
+                    deadline = with_measured_margin(deadline, started, stopping_s)
+            is_due = self._marker() != marker or now - committed >= COMMIT_INTERVAL_S
+            if is_due and self.volumes.commit_in_background(*self.job["commits"]):
+                marker, committed = self._marker(), now
+        return reason, code
+
+    def _why_stop(self, deadline: Deadline | None) -> tuple[EndReason, float] | None:
+        """Return the reason to stop the job now, and when to kill it."""
         now = time.time()
         if not self.signals.empty():
-            which = self.signals.get()
-            return (
-                EndReason.PREEMPTED if which == signal.SIGINT else EndReason.CANCELLED
-            ), now + GRACE
+            return self._signal_reason(), now + GRACE_S
         if deadline is not None and now >= deadline.stop:
             return deadline.reason, max(deadline.kill, now)
-        if self.stop_asked.is_set():
-            return EndReason.STOPPED, float("inf")
-        if self.guards is not None:
-            reason, words = self.guards.why()
-            if reason:
-                print(f"runner: {words}", file=sys.stderr, flush=True)
-                self.ledger.attempts[-1].detail = words
-                return reason, now + GRACE  # what hangs may not hear
-        return "", float("inf")
+        if self.stop_event.is_set():
+            return EndReason.STOPPED, NEVER
+        if self.watchdogs is not None and (report := self.watchdogs.check()) is not None:
+            reason, message = report
+            print_message(message)
+            self.log.attempts[-1].detail = message
+            return reason, now + GRACE_S  # a hung process may ignore SIGTERM
+        return None
 
-    def _verdict(self, reason: str, code: int) -> tuple[str, int | None]:
-        """What the job's end means, written down and committed."""
+    def _signal_reason(self) -> EndReason:
+        """Return the meaning of the first signal that Modal sent."""
+        which = self.signals.get()
+        return EndReason.PREEMPTED if which == signal.SIGINT else EndReason.CANCELLED
+
+    def _verdict(self, reason: EndReason | None, code: int) -> tuple[str, int | None]:
+        """Decide what the job's end means, record it and commit it."""
         if not self.signals.empty() and reason not in (EndReason.PREEMPTED, EndReason.CANCELLED):
-            reason = (
-                EndReason.PREEMPTED if self.signals.get() == signal.SIGINT else EndReason.CANCELLED
-            )
-        # `runner stop --force` takes the machine away like Modal.
-        if reason == EndReason.PREEMPTED and self._stop_asked():
+            reason = self._signal_reason()
+        # `runner stop --force` takes the container away as Modal does.
+        if reason == EndReason.PREEMPTED and self._stop_requested():
             reason = EndReason.STOPPED
-        recorded = self._recorded()
-        if (
-            code == 0 or recorded == RunStatus.FINISHED
-        ):  # torchrun that was told to stop ends 1 in any case
+        recorded = self._recorded_status()
+        if code == 0 or recorded == RunStatus.FINISHED:  # a stopped torchrun always exits with 1
             return self._end(EndReason.FINISHED, 0)
-        if not reason or (recorded == RunStatus.FAILED and code not in (UNFINISHED, 137, 143)):
-            # torchrun makes a 1 of its workers' 101; the record knows better.
-            status = UNFINISHED if recorded == RunStatus.UNFINISHED and code == 1 else code
-            if status == UNFINISHED and self.job["nodes"] > 1:
+        killed = (ExitStatus.UNFINISHED, SIGKILL_STATUS, SIGTERM_STATUS)
+        if reason is None or (recorded == RunStatus.FAILED and code not in killed):
+            # torchrun turns its workers' 101 into a 1; the record has the truth.
+            if recorded == RunStatus.UNFINISHED and code == 1:
+                code = ExitStatus.UNFINISHED
+            if code != ExitStatus.UNFINISHED:
+                return self._end(EndReason.FAILED, code)
+            if self.job["nodes"] > 1:
                 return self._end("another node was taken away", None)
-            return self._end(
-                EndReason.FAILED if status != UNFINISHED else EndReason.STOPPED, status
-            )
-        match reason:
-            case EndReason.PREEMPTED | EndReason.CANCELLED | EndReason.ATTEMPT_TIMEOUT:
-                return self._end(reason, None)
-            case EndReason.BUDGET:
-                return self._end(reason, OVER_BUDGET)
-            case _:
-                return self._end(reason, UNFINISHED)
+            return self._end(EndReason.STOPPED, code)
+        if reason in (EndReason.PREEMPTED, EndReason.CANCELLED, EndReason.ATTEMPT_TIMEOUT):
+            return self._end(reason, None)
+        return self._end(reason, _limit_status(reason))
 
     def _command(self) -> list[str]:
-        """The job's command; of several nodes, this one's."""
-        here = {"{rank}": str(self.rank), "{address}": self.address}
-        command = []
-        for word in self.job["command"]:
-            for name, value in here.items() if self.job["nodes"] > 1 else ():
-                word = word.replace(name, value)
-            command.append(word)
-        return command
+        """Return the job's command with this node's rank and the first node's address."""
+        if self.job["nodes"] == 1:
+            return self.job["command"]
+        return [
+            word.replace("{rank}", str(self.rank)).replace("{address}", self.address)
+            for word in self.job["command"]
+        ]
 
-    # --- the ledger -----------------------------------------------------------------------------
+    # --- the record of attempts -----------------------------------------------------------------
 
     def _begin(self) -> Deadline | None:
+        """Record the attempt; return its deadline, which only the first node watches."""
         now = time.time()
         started = now - uptime()
         gpu = gpu_name()
         price = price_of(gpu, self.job["usd_per_hour"])
         if self.keeps_record:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.ledger = ledgers.read(self.folder)
-        attempt = ledgers.CloudAttempt(
+            self.log = attempts.read_log(self.folder)
+        attempt = attempts.CloudAttempt(
             call=self.call,
             container=os.environ.get("MODAL_TASK_ID", ""),
             started=started,
@@ -240,93 +248,102 @@ class AttemptRunner:
             usd_per_hour=price,
             gpu=gpu,
         )
-        self.ledger.begin(attempt, self.job["app"])
-        self._write()
+        self.log.begin(attempt, self.job.get("app", ""))
+        self._write_log()
         if self.rank > 0:
-            return None  # the first node keeps the time, and the others end with it
-        earlier = self.ledger.attempts[:-1]
+            return None
+        earlier = self.log.attempts[:-1]
         return next_deadline(
             started,
-            self.job["attempt_seconds"],
-            self.job["total_seconds"],
+            self.job["attempt_s"],
+            self.job["total_s"],
             sum(a.seconds(now) for a in earlier),
             self.job["max_cost"],
             sum(a.cost(now) for a in earlier),
             price,
         )
 
-    def _note(self) -> None:
-        self.ledger.attempts[-1].seen = time.time()
-        self._write()
-
     def _end(self, reason: str, status: int | None) -> tuple[str, int | None]:
-        self.ledger.end_attempt(reason, status, time.time())
+        """Record the end and commit; ``status`` is None if another attempt follows."""
+        self.log.end_attempt(reason, status, time.time())
         if status is not None:
-            self.ledger.end_call(status, reason)
+            self.log.end_call(int(status), reason)
         if reason == EndReason.CANCELLED:
-            self.ledger.end_call(UNFINISHED, reason)
-        self._write()
-        self.volumes.wait(GRACE)
+            self.log.end_call(int(ExitStatus.UNFINISHED), reason)
+        self._write_log()
+        self.volumes.wait(GRACE_S)
         if self.rank == 0:
-            for name in self.job.get("commits", ("checkpoints",)):
+            for name in self.job["commits"]:
                 self.volumes.commit(name)
-        if (
-            self.rank == 0 and reason != EndReason.PREEMPTED
-        ):  # there time is short, and Modal commits the rest at the exit
-            for name in ("data", "cache"):
-                self.volumes.commit(name)
+            if reason != EndReason.PREEMPTED:  # then time is short; Modal commits the rest at exit
+                for name in ("data", "cache"):
+                    self.volumes.commit(name)
         return reason, status
 
-    def _write(self) -> None:
+    def _write_log(self) -> None:
         if self.keeps_record:
             with suppress(OSError):  # a full volume must not end the job
-                self.ledger.write(self.folder)
+                self.log.write(self.folder)
 
     def _marker(self) -> tuple[int, int] | None:
-        """Changes when a checkpoint is complete."""
+        """Return a value that changes when a checkpoint is complete."""
         try:
-            status = (self.folder / self.job.get("marker", "latest")).stat()
+            status = (self.folder / self.job["marker"]).stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
 
-    def _stopping_seconds(self) -> float:
-        """What it would take to stop, by what was seen: the longest pause between two signs of the trainer, which hears of
-        it between two steps, and of a checkpoint its writing and its commit. 0 while nothing is known."""
-        signs = self.guards.stall.between if self.guards is not None else ()
+    def _measured_stopping_s(self) -> float:
+        """Estimate the seconds that stopping takes; 0 while there is no measurement.
+
+        They are the longest pause between two metrics (the trainer notices a request between
+        steps), and the longest write and commit of a checkpoint.
+        """
+        intervals = self.watchdogs.stall.intervals if self.watchdogs is not None else ()
         try:
-            step = self.folder / (self.folder / "latest").read_text().strip()
+            step = self.folder / (self.folder / "latest").read_text(encoding="utf-8").strip()
             times = [path.stat().st_mtime for path in step.iterdir()]
         except OSError:
             times = []
-        if not signs or not times or not self.volumes.slowest:
+        if not intervals or not times or not self.volumes.slowest_commit_s:
             return 0.0
-        # The time of a file is that of its end: the first one counts as long as all that follow it.
-        return max(signs) + 2 * (max(times) - min(times)) + self.volumes.slowest
+        # A file's time is that of its end: count the first file as long as all later ones.
+        writing_s = 2 * (max(times) - min(times))
+        return max(intervals) + writing_s + self.volumes.slowest_commit_s
 
-    def _recorded(self) -> str | None:
-        """What the trainer wrote of this very attempt; None where it came to write nothing."""
+    def _recorded_status(self) -> str | None:
+        """Return the status that the job recorded in this attempt; None if it recorded none."""
+        if self.job["job"] not in JOBS_WITH_RECORD:
+            return None
         try:
-            record = json.loads((self.folder / "run.json").read_text())
-            began = record["attempts"][-1]["started"] >= self.ledger.attempts[-1].started
-            return str(record["status"]) if began and self.job["job"] in KEEP_RECORDS else None
+            record = json.loads((self.folder / "run.json").read_bytes())
+            if record["attempts"][-1]["started"] < self.log.attempts[-1].started:
+                return None
+            return str(record["status"])
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    # --- what comes from outside ----------------------------------------------------------------
+    # --- signals and stop requests --------------------------------------------------------------
 
-    def _received(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signals.put(signal.Signals(number))
 
     def _watch_for_stop(self) -> None:
-        while not self._stop_asked():
-            time.sleep(ASK)
-        self.stop_asked.set()
+        while not self._stop_requested():
+            time.sleep(STOP_POLL_S)
+        self.stop_event.set()
 
-    def _stop_asked(self) -> bool:
-        """Whether `runner stop` wants this call to end."""
+    def _stop_requested(self) -> bool:
+        """Return whether `runner stop` asked this call to end."""
         try:
-            text = self.volumes.read("checkpoints", f"{self.job['run']}/{ledgers.STOP}")
-            return bool(json.loads(text).get("call") == self.call)
-        except Exception:  # mostly: there is no such file
+            path = f"{self.job['run']}/{attempts.STOP_NAME}"
+            request = json.loads(self.volumes.read("checkpoints", path))
+            return bool(request.get("call") == self.call)
+        except Exception:  # usually: there is no such file
             return False
+
+
+def _limit_status(reason: str) -> int:
+    """Return the exit status of a run that was stopped for ``reason``."""
+    over_budget = reason == EndReason.BUDGET
+    return int(ExitStatus.OVER_BUDGET if over_budget else ExitStatus.UNFINISHED)

@@ -1,7 +1,7 @@
-"""The image: built by Modal from the checkout's Dockerfile, the code mounted after it.
+"""The image, which Modal builds from the checkout's Dockerfile; the code is mounted into it.
 
-Modal caches what follows FROM as one layer, so a change of any line or of any copied file builds all of it
-again. ``what_changed`` says which, from the fingerprint of the last build that succeeded from here.
+Modal caches all that follows FROM as one layer: a change of any line or of any copied file rebuilds
+all of it. ``changed_input`` names the change since the last successful build from this machine.
 """
 
 from __future__ import annotations
@@ -22,64 +22,70 @@ from runner.planning.packaging import is_left_out, list_files
 if TYPE_CHECKING:
     import modal
 
-    from runner.targets.modal.app import GivenFolder
+    from runner.targets.modal.app import JobFolder
 
-STATE = "modal_image.json"  # in the cache volume of this machine
-
+STATE_FILE = "modal_image.json"  # in the cache volume on this machine
 WORKSPACE = "/workspace"
+BUILDER_VERSION = "2026.10"  # the newest image builder that the client knows (1.6.4)
 
-BUILDER_VERSION = "2026.10"  # of Modal's image builder; the newest that its client knows (1.6.4)
+SHUTDOWN_MESSAGE = "external shut-down"  # in the error of a build that Modal itself ended
+BUILD_ATTEMPTS = 3  # for such a build
 
-BROKEN_OFF = "external shut-down"  # in the error of a build that Modal itself ended
-
-TRIES = 3  # of such a build
+MAX_SHOWN_CHARACTERS = 60  # of an instruction
 
 
-def make(image: modal.Image, say: Callable[[str], None]) -> None:
-    """Have Modal build it now. What Modal itself ends is built again, from the layers that are there; RemoteError for a
-    command of the Dockerfile that fails."""
+def build_now(image: modal.Image, info: Callable[[str], None]) -> None:
+    """Have Modal build the image now, retrying a build that Modal itself ended.
+
+    Raises modal's RemoteError if a command of the Dockerfile fails.
+    """
     from modal import exception
 
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(BUILD_ATTEMPTS)):
         try:
             image.build()
             return
         except exception.RemoteError as error:
-            if BROKEN_OFF not in str(error) or not left:
+            if SHUTDOWN_MESSAGE not in str(error) or not left:
                 raise
-            say("Modal broke the build off; it is begun again")
+            info("Modal interrupted the build; retrying")
 
 
-def build(checkout: Path, given: GivenFolder | None = None) -> modal.Image:
-    """The image with the code mounted, and with the folder of a command. Nothing is sent before an app uses it."""
+def define_image(checkout: Path, folder: JobFolder | None = None) -> modal.Image:
+    """Return the image with the code and the user's folder mounted. Sends nothing to Modal."""
     import modal
 
-    # A workspace may stand at an older version, and up to 2024.10 that puts packages of its own over the locked ones.
+    # A workspace may be set to an older builder; up to 2024.10 it overwrites locked packages.
     os.environ.setdefault("MODAL_IMAGE_BUILDER_VERSION", BUILDER_VERSION)
     image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
-    if given is not None and given.setup:
-        image = given.extend(image)
-    # Last, and a mount: an edit of the code is no edit of the image.
-    image = image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=ignored(checkout))
-    return given.mount(image) if given is not None else image
+    if folder is not None and folder.setup:
+        image = folder.add_setup(image)
+    # Mounts, which must come last: an edit of the code does not change the image.
+    image = image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=code_filter(checkout))
+    return folder.mount(image) if folder is not None else image
 
 
 def fingerprint(checkout: Path) -> dict[str, str]:
-    """What the image depends on: each instruction of the Dockerfile by its line, each copied file by SHA-256.
+    """Return the image's inputs: the Dockerfile's instructions, and the SHA-256 of copied files.
 
     Raises RunnerError for a Dockerfile that Modal can't build.
     """
-    found = {}
+    inputs = {}
     for number, instruction in read_dockerfile(checkout):
-        found[f"Dockerfile:{number}"] = instruction
-        for path in copied(checkout, instruction):
+        inputs[f"Dockerfile:{number}"] = instruction
+        for path in copied_files(checkout, instruction):
             name = path.relative_to(checkout).as_posix()
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            try:
+                inputs[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise RunnerError(
+                    f"Dockerfile:{number}: cannot read {path}: {error.strerror}"
+                ) from error
+    return inputs
 
 
-def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Why the image is built again, in words; None where nothing changed."""
+def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return which input changed and so rebuilds the image; None if none did."""
     old = [text for name, text in before.items() if name.startswith("Dockerfile:")]
     for name, text in now.items():
         if name.startswith("Dockerfile:"):
@@ -88,31 +94,31 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | Non
         elif before.get(name) != text:
             return f"{name} {'changed' if name in before else 'is new'}"
     if old:
-        return f"the end of the Dockerfile changed: {_short(old[0])} is gone"
-    gone = [name for name in before if name not in now and not name.startswith("Dockerfile:")]
-    return f"{gone[0]} is gone" if gone else None
+        return f"the end of the Dockerfile changed: {_short(old[0])} was removed"
+    removed = [name for name in before if name not in now and not name.startswith("Dockerfile:")]
+    return f"{removed[0]} was removed" if removed else None
 
 
 def has_setup(cache: Path, account: str, digest: str) -> bool:
-    """Whether the layer of a command's setup was built on the image that was built last."""
-    return digest in _read(cache).get(account, {}).get("setups", ())
+    """Return whether the layer of a setup was built on the last image."""
+    return digest in _read_state(cache).get(account, {}).get("setups", ())
 
 
 def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
-    """Whether the image will be there already, and the row of the plan. ``account`` tells workspaces apart."""
+    """Return whether Modal has the image, and the plan's row about it."""
     now = fingerprint(checkout)
-    state = _read(cache).get(account)
+    state = _read_state(cache).get(account)
     if state is None:
-        return False, "built first: none was built from here yet"
-    why = what_changed(state["fingerprint"], now)
-    if why is not None:
-        return False, f"built again: {why}"
+        return False, "first build from this machine"
+    change = changed_input(state["fingerprint"], now)
+    if change is not None:
+        return False, f"rebuild: {change}"
     return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(state['built']))}"
 
 
 def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None:
-    """Note that the image as it is now was built, with the layer of a ``setup`` (its digest)."""
-    known = _read(cache)
+    """Record that the current image was built, with the layer of a ``setup`` (its digest)."""
+    known = _read_state(cache)
     now = fingerprint(checkout)
     state = known.get(account, {})
     if state.get("fingerprint") != now:
@@ -122,78 +128,96 @@ def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None
     if setup:
         state["setups"] = [*state.get("setups", ()), setup]
     known[account] = state
-    write_atomically(cache / STATE, json.dumps(known, indent=2) + "\n")
+    write_atomically(cache / STATE_FILE, json.dumps(known, indent=2) + "\n")
 
 
-def was_built_here(cache: Path) -> bool:
-    """Whether anything was ever started in the cloud from this machine."""
-    return bool(_read(cache))
+def was_used(cache: Path) -> bool:
+    """Return whether this machine ever started a job on Modal."""
+    return bool(_read_state(cache))
 
 
-def _read(cache: Path) -> dict[str, dict[str, Any]]:
+def _read_state(cache: Path) -> dict[str, dict[str, Any]]:
+    """Return the recorded builds by account, without invalid entries."""
     try:
-        tree = json.loads((cache / STATE).read_text())
-        return tree if isinstance(tree, dict) else {}
-    except (OSError, ValueError):
+        tree = json.loads((cache / STATE_FILE).read_bytes())
+        return {name: state for name, state in tree.items() if _is_state(state)}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
+def _is_state(state: Any) -> bool:
+    if not isinstance(state, dict):
+        return False
+    setups = state.get("setups", [])
+    return (
+        isinstance(state.get("fingerprint"), dict)
+        and all(isinstance(text, str) for text in state["fingerprint"].values())
+        and isinstance(state.get("built"), int | float)
+        and 0 <= state["built"] < 1e11
+        and isinstance(setups, list)
+    )
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    limit = MAX_SHOWN_CHARACTERS
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-# What an instruction must not have, and what to write instead. Read from modal 1.6.4.
-NOT_ON_MODAL = (
-    (r"^COPY\s+(--\S+\s+)*\[", "Modal does not read a list in brackets; write COPY SOURCE TARGET"),
-    (r"^COPY\s+(?!.*--from=).*\$", "Modal does not fill in variables there; write the path out"),
+# Instructions that Modal's builder ignores or refuses, and the replacement. From modal 1.6.4.
+UNSUPPORTED = (
+    (r"^COPY\s+(--\S+\s+)*\[", "Modal does not parse a list in brackets; write COPY SOURCE TARGET"),
+    (r"^COPY\s+(?!.*--from=).*\$", "Modal does not expand variables in COPY; write the path out"),
     (
         r"^COPY\s+.*--(parents|exclude)",
-        "Modal does not know --parents and --exclude; name the files",
+        "Modal does not support --parents and --exclude; name the files",
     ),
-    (r"^COPY\s+.*<<", "Modal does not take a heredoc there; put it into a file"),
-    (r"^COPY\s+(--\S+\s+)*\./\s", "Modal collects nothing for ./ ; write COPY . TARGET"),
-    (r"^ADD\s+(?!.*://)", "Modal does not collect what ADD takes from here; write COPY"),
+    (r"^COPY\s+.*<<", "Modal does not support a heredoc in COPY; put it into a file"),
+    (r"^COPY\s+(--\S+\s+)*\./\s", "Modal copies nothing for ./ ; write COPY . TARGET"),
+    (r"^ADD\s+(?!.*://)", "Modal does not upload local files of ADD; write COPY"),
     (
         r"^RUN\s+.*--mount=type=bind(?!\S*from=)",
-        "Modal does not collect what a bind mount reads; write COPY",
+        "Modal does not upload the files of a bind mount; write COPY",
     ),
     (
         r"^ENTRYPOINT\s+(?!.*\$@)",
-        'on Modal an ENTRYPOINT must end in exec "$@"; leave it to docker-compose.yml',
+        'on Modal an ENTRYPOINT must end in exec "$@"; move it to docker-compose.yml',
     ),
 )
 
 
 def read_dockerfile(checkout: Path) -> list[tuple[int, str]]:
-    """``instructions`` of the checkout's Dockerfile. Raises RunnerError, with the line, for one that Modal
-    can't build."""
+    """Return the line and text of each instruction in the checkout's Dockerfile.
+
+    Raises RunnerError, with the line, for an instruction that Modal can't build.
+    """
     path = checkout / "Dockerfile"
-    if not path.is_file():
-        raise RunnerError(f"there is no Dockerfile in {checkout}, which the image is built from")
-    found = instructions(path.read_text(encoding="utf-8"))
-    for number, what, remedy in faults(checkout, found):
-        raise RunnerError(f"Dockerfile:{number}: {what}; {remedy}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunnerError(f"cannot read {path}, which defines the image: {reason}") from error
+    found = parse_dockerfile(text)
+    for number, problem, remedy in dockerfile_problems(checkout, found):
+        raise RunnerError(f"Dockerfile:{number}: {problem}; {remedy}")
     return found
 
 
-def faults(checkout: Path, found: list[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    """(line, what is wrong, what to do) of every instruction that Modal can't build."""
-    for number, instruction in found:
-        for pattern, words in NOT_ON_MODAL:
+def dockerfile_problems(
+    checkout: Path, instructions: list[tuple[int, str]]
+) -> Iterator[tuple[int, str, str]]:
+    """Yield line, problem and remedy of each instruction that Modal can't build."""
+    for number, instruction in instructions:
+        for pattern, message in UNSUPPORTED:
             if re.search(pattern, instruction, re.IGNORECASE):
-                what, _, remedy = words.partition("; ")
-                yield number, what, remedy
-        for source in _sources(instruction):
+                problem, _, remedy = message.partition("; ")
+                yield number, problem, remedy
+        for source in _copy_sources(instruction):
             if not any(checkout.glob(source)):
-                yield (
-                    number,
-                    f"COPY takes {source}, which is not in {checkout}",
-                    "make it, or name another",
-                )
+                yield number, f"COPY {source}: not found in {checkout}", "create it or name another"
 
 
-def instructions(text: str) -> list[tuple[int, str]]:
-    """(line, instruction) without comments; a backslash joins lines."""
+def parse_dockerfile(text: str) -> list[tuple[int, str]]:
+    """Return line and text of each instruction, without comments, continued lines joined."""
     found: list[tuple[int, str]] = []
     parts: list[str] = []
     first = 0
@@ -209,37 +233,39 @@ def instructions(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def copied(checkout: Path, instruction: str) -> list[Path]:
-    """The files that a COPY takes from the checkout."""
+def copied_files(checkout: Path, instruction: str) -> list[Path]:
+    """Return the files that a COPY instruction takes from the checkout."""
     found: list[Path] = []
-    for source in _sources(instruction):
+    for source in _copy_sources(instruction):
         for path in sorted(checkout.glob(source)):
             found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return found
 
 
-def _sources(instruction: str) -> list[str]:
+def _copy_sources(instruction: str) -> list[str]:
     word, _, rest = instruction.partition(" ")
     if word.upper() != "COPY" or "--from=" in rest:
         return []
     return [part.strip("/") or "." for part in rest.split() if not part.startswith("--")][:-1]
 
 
-MOUNTED_THEMSELVES = ("volumes",)
+VOLUME_FOLDERS = ("volumes",)  # in the checkout; mounted as volumes, not as code
 
 
-def ignored(checkout: Path) -> Callable[[Path], bool]:
-    """A test for a path relative to the checkout: True where it is left out, as is whatever is not listed.
+def code_filter(checkout: Path) -> Callable[[Path], bool]:
+    """Return a test that is True for a path of the checkout that is not mounted.
 
-    The .gitignore files decide, and what is never shipped. .dockerignore does not: it says what the image is built
-    from, and here that is one file of all (`*`, then `!requirements.lock`), while the code is mounted beside the image.
+    The .gitignore files decide. .dockerignore does not: it selects the files for building the
+    image, here `requirements.lock` alone.
     """
-    return matcher(is_left_out(list_files(checkout, checkout), MOUNTED_THEMSELVES))
+    return path_filter(is_left_out(list_files(checkout, checkout), VOLUME_FOLDERS))
 
 
-def matcher(out: Callable[[str], bool]) -> Any:
-    """What Modal's client asks of every path. It asks of a folder first, and leaves it out as a whole, only
-    where the matcher is one of its own kind and says that it may."""
+def path_filter(out: Callable[[str], bool]) -> Any:
+    """Return ``out`` as Modal's client takes it.
+
+    The client skips an ignored folder as a whole only for its own class of matcher.
+    """
     from modal import FilePatternMatcher
 
     class Matcher(FilePatternMatcher):

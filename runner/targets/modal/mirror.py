@@ -31,11 +31,11 @@ class MirroredRuns:
         if record is None:
             return None
         remote = launch if launch is not None and launch.target == self.target else None
-        found = CloudRun(run, record, remote, attempts.read(folder))
-        if not found.is_of_cloud:
+        found = CloudRun(run, record, remote, attempts.read_log(folder))
+        if not found.is_on_modal:
             return None
-        state = state_of(found, lambda call: CallState(False))
-        status = state.status if found.ledger.status is not None else record.status
+        state = state_of(found, lambda _: CallState(False))
+        status = state.status if found.log.status is not None else record.status
         return replace(
             state,
             status=status,
@@ -64,8 +64,8 @@ class MirroredRuns:
 
 def _last_seen(run: CloudRun, record: RunRecord) -> float | None:
     """Return when the copied run was last active, in seconds since the epoch; None if unknown."""
-    if run.ledger.attempts:
-        return run.ledger.attempts[-1].seen
+    if run.log.attempts:
+        return run.log.attempts[-1].seen
     if record.attempts:
         return record.attempts[-1].started
     return run.launch.started if run.launch else None

@@ -134,9 +134,9 @@ def _parse_timeout(value: str | float) -> float:
     seconds = parse_duration(value, "--timeout") if isinstance(value, str) else value
     if seconds > LONGEST_RUN_S:
         raise usage(
-            f"--timeout {value if isinstance(value, str) else duration(value)} is too long: a run on Modal lasts at most "
-            f"{duration(LONGEST_RUN_S)} (11 attempts of 24 h); give that much, and continue "
-            "with `runner resume`"
+            f"--timeout {duration(seconds)} is too long: a run on Modal lasts at most "
+            f"{duration(LONGEST_RUN_S)} (11 attempts of 24 h); use that, and continue with "
+            "`runner resume`"
         )
     return seconds
 

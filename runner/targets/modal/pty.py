@@ -1,4 +1,4 @@
-"""This terminal as that of a process in a sandbox: raw, resized with the window, put back at the end."""
+"""Connect this terminal to a process in a sandbox: raw mode, resized with the window, restored."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-# Modal ends a terminal that sends nothing for a while; its own client sends an empty message this often.
-SIGN_OF_LIFE = 5.0
+# Modal ends a terminal that sends nothing for a while; its own client sends an empty message this
+# often.
+KEEPALIVE_INTERVAL_S = 5.0
+
+READ_SIZE = 65536
 
 
 def pump(process: Any) -> int:
-    """Without a terminal: this process's stdin, stdout and stderr as those of ``process``; its exit status."""
+    """Connect stdin, stdout and stderr without a terminal; return the process's exit status."""
     errors = threading.Thread(target=_copy, args=(process.stderr, 2), daemon=True)
     inputs = threading.Thread(target=_feed, args=(process,), daemon=True)
     errors.start()
@@ -27,8 +30,8 @@ def pump(process: Any) -> int:
 
 
 def attach(process: Any, resize: Callable[[int, int], None]) -> int:
-    """Until ``process`` ends: keys go to it, its output comes here. ``resize`` is told rows and columns."""
-    wake, woken = os.pipe()
+    """Connect the terminal until ``process`` ends. ``resize`` gets rows and columns."""
+    wake_read, wake_write = os.pipe()
     changes = threading.Event()
     ended = threading.Event()
 
@@ -38,7 +41,7 @@ def attach(process: Any, resize: Callable[[int, int], None]) -> int:
         finally:
             ended.set()
             changes.set()
-            os.write(woken, b".")
+            os.write(wake_write, b".")
 
     def follow_size() -> None:
         while changes.wait() and not ended.is_set():
@@ -52,15 +55,15 @@ def attach(process: Any, resize: Callable[[int, int], None]) -> int:
         output.start()
         sizes.start()
         while not ended.is_set():
-            readable, _, _ = select.select([0, wake], [], [], SIGN_OF_LIFE)
+            readable, _, _ = select.select([0, wake_read], [], [], KEEPALIVE_INTERVAL_S)
             keys = os.read(0, 4096) if 0 in readable else b""
-            if wake in readable or (0 in readable and not keys):
+            if wake_read in readable or (0 in readable and not keys):
                 break
-            with suppress(Exception):  # it has ended meanwhile; the output says how
+            with suppress(Exception):  # it has just ended; its output shows how
                 process.stdin.write(keys)
                 process.stdin.drain()
     if not ended.is_set():  # this terminal was closed
-        return 129
+        return 128 + signal.SIGHUP
     output.join()
     return int(process.wait())
 
@@ -74,7 +77,7 @@ def _copy(stream: Any, descriptor: int) -> None:
 
 def _feed(process: Any) -> None:
     with suppress(Exception):
-        while content := os.read(sys.stdin.fileno(), 65536):
+        while content := os.read(sys.stdin.fileno(), READ_SIZE):
             process.stdin.write(content)
             process.stdin.drain()
     with suppress(Exception):

@@ -1,19 +1,20 @@
-"""The cloud: a job is a function call on Modal, in the image of the same Dockerfile, on the three volumes there.
+"""The target ``cloud``: a job is a function call on Modal, with the same Dockerfile and volumes.
 
-Nothing here or below imports modal before it is needed: `runner runs` on a machine without an account must not
-wait for it.
+Modal's client is imported at the first request: `runner runs` without an account must not wait
+for it.
 """
 
 from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
 from job.paths import VOLUMES
@@ -26,25 +27,28 @@ from runner.planning.plan import at_work_already
 from runner.pricing.prices import BUILT_IN, Prices, current_prices, usd_per_hour
 from runner.project import volumes
 from runner.request import Request
-from runner.runs.attempts import STOP
+from runner.runs.attempts import STOP_NAME
 from runner.runs.endings import runner_status
-from runner.runs.store import LAUNCH_NAME as LAUNCH
-from runner.runs.store import launch_json
+from runner.runs.store import LAUNCH_NAME, launch_json
 from runner.signals import hold_signals
 from runner.system import wait_until
 from runner.target import LaunchHandle, RunInfo, RunSource, VolumeFiles
-from runner.targets.modal import TARGET_NAME, account, app, calls, follow, image
+from runner.targets.modal import TARGET_NAME, account, calls, follow, image
 from runner.targets.modal import runs as records
-from runner.targets.modal.app import GivenFolder
+from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, start_app
 from runner.targets.modal.client import check_reachable
 from runner.targets.modal.deadlines import attempt_timeout
 from runner.targets.modal.inspect import inspect_modal
 from runner.targets.modal.mirror import MirroredRuns
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
 from runner.targets.modal.plan import ModalState, modal_plan
-from runner.targets.modal.volume import LateFiles, NoFiles, modal_name
+from runner.targets.modal.volume import LazyVolumeFiles, modal_name
 
-STOP_SECONDS = 900.0  # how long `stop` waits for the checkpoint
+if TYPE_CHECKING:
+    from runner.targets.modal.entrypoint import JobSpec
+
+STOP_TIMEOUT_S = 900.0  # for the checkpoint
+STOP_POLL_S = 2.0
 
 
 class ModalTarget:
@@ -60,12 +64,12 @@ class ModalTarget:
         self.cli = cli
         self.checkout = checkout
         self.volumes = volumes(checkout, {})
-        self._live: Prices | None = None  # what Modal said when the facts were looked at
-        self._files = {name: LateFiles(name, cli.environ) for name in VOLUMES}
+        self._live_prices: Prices | None = None
+        self._files = {name: LazyVolumeFiles(name, cli.environ) for name in VOLUMES}
 
     def is_configured(self) -> bool:
-        """Return True if there is a Modal token."""
-        return account.is_set_up(self.cli.environ)
+        """Return whether there is a Modal token."""
+        return account.is_configured(self.cli.environ)
 
     def check_configured(self) -> None:
         """Raise RunnerError if there is no Modal token."""
@@ -77,13 +81,13 @@ class ModalTarget:
         return MirroredRuns(checkpoints, self.name)
 
     def inspect(self, request: Request) -> ModalState:
-        """Look at the run's records and the dataset on Modal, and at the image's last build."""
-        found = inspect_modal(self.cli, self.checkout, self._files, request)
-        self._live = found.live
-        return found
+        """Return the run's records and the dataset on Modal, and the state of the image."""
+        state = inspect_modal(self.cli, self.checkout, self._files, request)
+        self._live_prices = state.live
+        return state
 
     def plan(self, request: Request, state: TargetState) -> Plan:
-        """``make_plan``, and what it costs."""
+        """Return the plan, with its cost."""
         assert isinstance(state, ModalState)
         return modal_plan(request, state, resolve_options(request), self._prices(state.live))
 
@@ -91,154 +95,201 @@ class ModalTarget:
         return current_prices(self.checkout, self.cli.environ, live or BUILT_IN)
 
     def start(self, plan: Plan) -> LaunchHandle:
-        """Build the image where it must be, spawn the call, and note it in the run's folder on the volume."""
+        """Build the image if needed, spawn the call, and record it in the run's folder."""
         account.need_token(self.cli.environ, "or run it here: runner local")
         options = plan.target_options
         assert isinstance(options, ResolvedOptions)
         if options.prepares_first:
-            self._prepare(plan, options)
-        used = self._used(plan.run) if plan.records_launch else 0.0
-        started = time.time()
-        call = self._spawn(plan, options, used, plan.records_launch)
+            self._prepare_data(plan, options)
+        if plan.records_launch and (active := self._active_launch(plan.run)) is not None:
+            return active
+        handle = self._spawn(plan, options)
         if not plan.detach:
             hold_signals()
-        launch = LaunchHandle(
-            run=plan.run,
-            target=self.name,
-            job=plan.job,
-            id=call.id,
-            started=started,
-            detached=plan.detach,
-            gpus=options.gpus.count,
-            device=plan.device,
-            location=call.app,
-            target_options=options,
-        )
-        if plan.records_launch:
-            self._note(launch)
-        return launch
+        return handle
 
-    def _used(self, run: str) -> float:
-        """Seconds of its time that are used up. RunnerError where it was started elsewhere since the plan was made: a
-        question may stand for hours, and data takes a while."""
+    def _active_launch(self, run: str) -> LaunchHandle | None:
+        """Return a launch to attach to: its client ended before it recorded the function call.
+
+        Raises RunnerError if the run is active otherwise: it can have been started since the plan.
+        """
         found = self.read(run)
-        if found.is_of_cloud and (state := records.state_of(found)).alive:
-            raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
-        return found.ledger.seconds(time.time())
+        if not found.is_on_modal:
+            return None
+        state = records.state_of(found)
+        if not state.alive:
+            return None
+        if found.is_unconfirmed and found.launch is not None:
+            self.cli.info(f"run '{run}' was started before as app {found.app}; attaching to it")
+            return replace(found.launch, id=found.call, location=found.app)
+        raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
 
-    def _prepare(self, plan: Plan, options: ResolvedOptions) -> None:
-        """Make the dataset on a machine without a GPU, and wait for it. RunnerError where that fails."""
-        self.cli.info(
-            "preparing the dataset on a machine without a GPU; the GPU is asked for after that"
-        )
+    def _prepare_data(self, plan: Plan, options: ResolvedOptions) -> None:
+        """Prepare the dataset without a GPU, and wait for it. Raises RunnerError if that fails."""
+        self.cli.info("preparing the dataset on a machine without a GPU, before GPUs are rented")
         words = [plan.recipe] if plan.recipe else []
         command = ("python", "-m", "corpus.prepare", *words, *plan.overrides)
-        first = replace(plan, job="prepare", command=command)
-        call = self._spawn(first, replace(options, machine=WITHOUT_GPU, nodes=1), 0.0, noted=False)
-        code = self.follow(
-            LaunchHandle(plan.run, self.name, "prepare", call.id, time.time(), location=call.app)
-        )
+        preparation = replace(plan, job="prepare", command=command, writes_run=False, detach=False)
+        handle = self._spawn(preparation, replace(options, machine=WITHOUT_GPU, nodes=1))
+        code = self.follow(handle)
         if code is None:
             raise RunnerError(
-                "the data is still being made, and no GPU was asked for; type the same again once it is there",
+                "the data is still being prepared, and no GPU was rented; when it is done, run the "
+                "same command again",
                 ExitStatus.INTERRUPTED,
             )
         if code:
             raise RunnerError(
-                "the dataset was not prepared, and no GPU was asked for; type the same again to go on",
+                "preparing the dataset failed, and no GPU was rented; run the same command again "
+                "to resume",
                 runner_status(code),
             )
 
-    def _spawn(self, plan: Plan, options: ResolvedOptions, used: float, noted: bool) -> app.Call:
-        """Start the call of ``plan``; ``used`` seconds of its time are used up, ``noted``: it keeps a record."""
-        each = attempt_timeout(options.timeout_s, used, app.attempt_limit(self.cli.environ))
-        table = self._prices(self._live)
-        job = {
+    def _spawn(self, plan: Plan, options: ResolvedOptions) -> LaunchHandle:
+        """Start the call of ``plan``.
+
+        The launch is recorded before the call is spawned: if this process ends in between, the app
+        is found by the record, and its call by ``cloud.json``, which the container writes.
+        """
+        used_s = self.read(plan.run).log.seconds(time.time()) if plan.records_launch else 0.0
+        timeout_s = attempt_timeout(options.timeout_s, used_s, attempt_limit(self.cli.environ))
+        handle = LaunchHandle(
+            run=plan.run,
+            target=self.name,
+            job=plan.job,
+            id="",
+            started=time.time(),
+            detached=plan.detach,
+            gpus=options.gpus.count,
+            device=plan.device,
+            identity=uuid.uuid4().hex,
+            target_options=options,
+        )
+        folder = JobFolder.from_plan(plan)
+        launch = AppLaunch(
+            handle.identity,
+            self._job_spec(plan, options, timeout_s),
+            options,
+            plan.secrets,
+            timeout_s,
+            self._is_image_built(plan),
+            folder,
+        )
+
+        def on_app(app: str) -> None:
+            self._remember_image(folder.setup_digest if folder else "")
+            if plan.records_launch:
+                self._record(replace(handle, location=app))
+
+        app, call = start_app(
+            launch, self.checkout, self.cli.environ, on_app, self.cli.info, not plan.as_json
+        )
+        handle = replace(handle, location=app, id=call)
+        if plan.records_launch:
+            self._confirm(handle)
+        return handle
+
+    def _job_spec(self, plan: Plan, options: ResolvedOptions, timeout_s: int) -> JobSpec:
+        table = self._prices(self._live_prices)
+        is_command = plan.job == COMMAND.name
+        return {
             "run": plan.run,
             "job": plan.job,
             "command": list(plan.command),
             "env": dict(plan.environment),
             "volumes": {name: modal_name(name, self.cli.environ) for name in VOLUMES},
-            "keeps_record": noted,
-            "attempt_seconds": float(each),
-            "total_seconds": options.timeout_s,
+            "keeps_record": plan.records_launch,
+            "attempt_s": float(timeout_s),
+            "total_s": options.timeout_s,
             "max_cost": options.max_cost,
             "usd_per_hour": usd_per_hour(options.machine, options.nodes, options.region, table),
             "nodes": options.nodes,
-            "stop_stalled_after": options.stop_stalled_after_s,
-            "stop_idle_gpu_after": options.stop_idle_gpu_after_s,
-            **_commits(plan),
+            "stop_stalled_after_s": options.stop_stalled_after_s,
+            "stop_idle_gpu_after_s": options.stop_idle_gpu_after_s,
+            # A command writes where it likes, and marks no checkpoint as complete. The supervisor's
+            # note about the checkpoint to resume from is the nearest to that.
+            "commits": ["checkpoints", "data"] if is_command else ["checkpoints"],
+            "marker": MARKER if is_command else "latest",
         }
-        given = GivenFolder.of(plan)
-        built, _ = image.describe(
-            self.checkout, self.volumes.cache, account.account_name(self.cli.environ)
-        )
-        if not built:
-            self.cli.info("building the image on Modal; this takes some minutes and is done once")
-        elif plan.folder is not None and not plan.folder.setup_built:
-            built = False
-            self.cli.info("extending the image on Modal, which is done once")
-        return app.start(
-            job,
-            options,
-            plan.secrets,
-            self.checkout,
-            self.cli.environ,
-            each,
-            lambda: self._image_is_there(given.digest if given else ""),
-            self.cli.info,
-            is_built=built,
-            show_build=not plan.as_json,
-            given=given,
-        )
 
-    def _note(self, launch: LaunchHandle) -> None:
-        """So that any terminal finds the call. The body notes it too, as soon as a machine works on it."""
+    def _is_image_built(self, plan: Plan) -> bool:
+        """Return whether Modal has the image, announcing a build."""
+        account_id = account.account_id(self.cli.environ)
+        is_built, _ = image.describe(self.checkout, self.volumes.cache, account_id)
+        if not is_built:
+            self.cli.info("building the image on Modal, which takes some minutes the first time")
+        elif plan.folder is not None and not plan.folder.setup_built:
+            self.cli.info("adding the setup to the image on Modal")
+            return False
+        return is_built
+
+    def _record(self, handle: LaunchHandle) -> None:
+        self._files["checkpoints"].write(f"{handle.run}/{LAUNCH_NAME}", launch_json(handle))
+
+    def _confirm(self, handle: LaunchHandle) -> None:
+        """Record the id of the call. The container records it too, as soon as it starts."""
         try:
-            self._files["checkpoints"].put(f"{launch.run}/{LAUNCH}", launch_json(launch))
+            self._record(handle)
         except KeyboardInterrupt:
-            calls.cancel(launch.id, kill=True)  # nobody knows of it yet, and it would go on costing
+            calls.cancel_call(handle.id, kill=True)
             raise
         except (OSError, RunnerError) as error:
+            message = getattr(error, "message", error)
             self.cli.warn(
-                f"run '{launch.run}' is started as {launch.id}; that could not be noted: {error}"
+                f"run '{handle.run}' started as {handle.id}, but that was not recorded: {message}"
             )
 
     def follow(self, started: LaunchHandle) -> int | None:
-        """Print what the job prints until it ends. Ctrl-C asks whether to stop the run or only to leave it."""
+        """Print the job's output until it ends. Ctrl-C asks whether to stop it or to detach."""
         return follow.follow(self, started)
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Leave a request that the body finds within seconds; a call that no machine works on is cancelled."""
+        """Leave a request that the container finds within seconds; cancel a call without one."""
         found = self.read(run)
-        state = records.state_of(found)
-        if not state.alive:
+        if not records.state_of(found).alive:
             return False
-        is_at_work = any(attempt.call == found.call for attempt in found.ledger.attempts)
-        if is_at_work:
-            self.ask_to_stop(
-                run, found.call
-            )  # with --force too: the body then knows who took its machine away
-        if force or not is_at_work:
-            calls.cancel(found.call, kill=force)
+        has_attempt = bool(found.log.attempts) and not found.is_launch_newest
+        if has_attempt:  # with --force too, so that the record has the reason
+            self._write_stop_request(run, found.call)
+        if not found.call:
+            calls.stop_app(found.app)
+        elif force or not has_attempt:
+            calls.cancel_call(found.call, kill=force)
         wait_until(
-            lambda: not calls.look(found.call, seconds=2.0).alive,
-            STOP_SECONDS,
-            f"run '{run}' is still stopping; `runner status {run}` says when it is done, "
-            f"`runner stop {run} --force` kills it",
+            lambda: not self._is_call_alive(found),
+            STOP_TIMEOUT_S,
+            f"run '{run}' is still stopping; check `runner status {run}`, or kill it with "
+            f"`runner stop {run} --force`",
         )
         return True
 
-    def ask_to_stop(self, run: str, call: str) -> None:
-        """Have the call's body write a checkpoint and end."""
-        self._files["checkpoints"].put(
-            f"{run}/{STOP}", json.dumps({"call": call, "asked": time.time()})
-        )
+    def _is_call_alive(self, run: records.CloudRun) -> bool:
+        if run.call:
+            return calls.poll_call(run.call, seconds=STOP_POLL_S).alive
+        return calls.is_app_active(run.app)
+
+    def request_stop(self, handle: LaunchHandle) -> None:
+        """Ask the call of ``handle`` to stop, without waiting."""
+        run = self.read(handle.run)
+        call = handle.id or (run.call if run.app == handle.location else "")
+        if call and any(attempt.call == call for attempt in run.log.attempts):
+            self._write_stop_request(handle.run, call)
+        elif call:
+            calls.cancel_call(call)
+        else:
+            calls.stop_app(handle.location)
+
+    def _write_stop_request(self, run: str, call: str) -> None:
+        request = json.dumps({"call": call, "asked": time.time()})
+        self._files["checkpoints"].write(f"{run}/{STOP_NAME}", request)
 
     def runs(self) -> Iterable[RunInfo]:
-        """Every run whose last attempt was in the cloud; none without an account. Raises RunnerError offline."""
-        if not account.is_set_up(self.cli.environ):
-            if image.was_built_here(self.volumes.cache):
+        """Return every run whose last attempt was on Modal; none without an account.
+
+        Raises RunnerError offline.
+        """
+        if not self.is_configured():
+            if image.was_used(self.volumes.cache):
                 raise RunnerError(account.NO_TOKEN)
             return []
         check_reachable(self.cli.environ)
@@ -246,52 +297,41 @@ class ModalTarget:
             return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
 
     def state(self, run: str) -> RunInfo | None:
-        """How one run stands; None where the cloud has none of that name."""
-        if not account.is_set_up(self.cli.environ):
+        """Return the state of one run; None if its last attempt was not on Modal."""
+        if not self.is_configured():
             return None
         check_reachable(self.cli.environ)
         found = self.read(run)
-        if not found.is_of_cloud:
+        if not found.is_on_modal:
             return None
         state = records.state_of(found)
-        if (
-            not state.alive and found.ledger.status is None
-        ):  # perhaps it ended between the two looks
+        if not state.alive and found.log.status is None:  # it may have ended between two reads
             state = records.state_of(self.read(run))
         return state
 
     def launched(self, run: str) -> LaunchHandle | None:
-        """What the run's folder on the volume says."""
+        """Return the launch recorded in the run's folder."""
         return self.read(run).launch
 
     def output(self, run: str, lines: int) -> list[str]:
-        """What Modal still has of what the newest call printed."""
+        """Return the newest call's last output lines that Modal still has."""
         found = self.read(run)
-        return calls.log(found.app, lines) if found.app else []
+        return calls.read_log(found.app, lines) if found.app else []
 
     def files(self, volume: str) -> VolumeFiles:
-        """The volume on Modal, opened when it is read. Without an account there is nothing in it: a plan is
-        made all the same, and says so."""
-        return self._files[volume] if account.is_set_up(self.cli.environ) else NoFiles()
+        """Return the volume on Modal, which is opened at the first access."""
+        return self._files[volume]
 
     def read(self, run: str) -> records.CloudRun:
-        """The run's records on the volume."""
+        """Return the run's records on the volume."""
         return records.read_run(self._files["checkpoints"], run)
 
-    def _image_is_there(self, setup: str) -> None:
-        with suppress(OSError):  # only the next plan's words depend on it
-            name = account.account_name(self.cli.environ)
-            image.remember(self.checkout, self.volumes.cache, name, setup)
-
-
-def _commits(plan: Plan) -> dict[str, Any]:
-    """What the body commits while a command is at work: it writes where it likes, and marks no checkpoint as
-    whole; the note about the file that it goes on from is the nearest to one."""
-    return (
-        {"commits": ["checkpoints", "data"], "marker": MARKER} if plan.job == COMMAND.name else {}
-    )
+    def _remember_image(self, setup: str) -> None:
+        with suppress(OSError):  # only the next plan's text depends on it
+            account_id = account.account_id(self.cli.environ)
+            image.remember(self.checkout, self.volumes.cache, account_id, setup)
 
 
 def open_target(cli: CliContext, checkout: Path) -> ModalTarget:
-    """The target for ``checkout``."""
+    """Open the target for ``checkout``."""
     return ModalTarget(cli, checkout)

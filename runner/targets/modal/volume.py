@@ -1,24 +1,26 @@
-"""The volumes on Modal: ``data``, ``checkpoints`` and ``cache`` under the names ``gpt-runner-<volume>``."""
+"""The volumes ``data``, ``checkpoints`` and ``cache`` on Modal, named ``gpt-runner-<volume>``."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
 
 from job.paths import VOLUMES
 from runner.errors import ModalUnavailable, RunnerError, did_you_mean, usage
 from runner.target import VolumeEntry
+from runner.targets.modal.account import is_configured
 from runner.targets.modal.client import (
     RetryPolicy,
-    check_known,
+    check_known_hosts,
     check_reachable,
     translate_modal_errors,
-    unreachable,
+    unreachable_message,
 )
 
 if TYPE_CHECKING:
@@ -27,25 +29,23 @@ if TYPE_CHECKING:
     from runner.targets.modal.volume_rpc import Block, MissingBlock, NewFile, OpenFile
 
 PREFIX = "gpt-runner-"
+PREFIX_VARIABLE = "GPT_RUNNER_VOLUMES"  # another prefix, for a second project in the workspace
 
-PREFIX_VARIABLE = "GPT_RUNNER_VOLUMES"  # another prefix: two projects in one workspace, or a test
+T = TypeVar("T")
 
 
 def modal_name(volume: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The name on Modal of the volume ``data``, ``checkpoints`` or ``cache``.
-
-    Raises RunnerError (exit code 2) for any other.
-    """
+    """Return the volume's name on Modal. Raises RunnerError, exit code 2, for an unknown volume."""
     if volume not in VOLUMES:
         guess = did_you_mean(volume, VOLUMES) or f"; there are {', '.join(VOLUMES)}"
-        raise usage(f"there is no volume '{volume}'{guess}")
+        raise usage(f"unknown volume '{volume}'{guess}")
     return f"{environ.get(PREFIX_VARIABLE) or PREFIX}{volume}"
 
 
 def open_volume(volume: str, environ: Mapping[str, str] = os.environ) -> modal.Volume:
-    """The volume on Modal, made where it is missing, known to be there and of version 2.
+    """Return the volume of version 2, created if it is missing.
 
-    Raises RunnerError without a token, offline, and for one of version 1.
+    Raises RunnerError without a token, offline, and for a volume of version 1.
     """
     return _look_up(volume, environ, create=True)
 
@@ -53,145 +53,176 @@ def open_volume(volume: str, environ: Mapping[str, str] = os.environ) -> modal.V
 def open_files(
     volume: str, environ: Mapping[str, str] = os.environ, create: bool = False
 ) -> ModalVolumeFiles:
-    """The volume as files. One that is missing is made with ``create``, else it holds nothing: who only reads
-    must not make it. Raises what ``open_volume`` raises."""
-    return ModalVolumeFiles(_look_up(volume, environ, create, begins=True))
+    """Return the volume's files. Without ``create`` a missing volume is empty, and not created.
+
+    Raises what ``open_volume`` raises.
+    """
+    return ModalVolumeFiles(_look_up(volume, environ, create, is_first_request=True))
 
 
 def _look_up(
-    volume: str, environ: Mapping[str, str], create: bool, begins: bool = False
+    volume: str, environ: Mapping[str, str], create: bool, is_first_request: bool = False
 ) -> modal.Volume:
-    """The volume; one that is missing and that is not to be made stays unhydrated. ``begins``: it is the first that
-    a command asks of Modal."""
+    """Return the volume; a missing one that is not to be created stays unhydrated."""
     name = modal_name(volume, environ)
     import modal
     from modal import exception
     from modal.config import config
 
     urls = str(config.get("server_url"))
-    check_known(urls)
-    if begins:  # the client would try for a minute, which is right where something is under way
+    check_known_hosts(urls)
+    if is_first_request:  # the client would retry for a minute, which is right only later
         check_reachable(environ, urls)
-    found = modal.Volume.from_name(name, create_if_missing=create, version=2)
+    opened = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
     def hydrate() -> modal.Volume:
         try:
             with translate_modal_errors():
-                return found.hydrate()
-        except FileNotFoundError:
-            return found
+                return opened.hydrate()
+        except FileNotFoundError as error:
+            check_environment(error)
+            return opened
         except ModalUnavailable as error:
-            if isinstance(
-                error.__cause__, exception.ConnectionError
-            ):  # the client has tried for a minute
-                raise RunnerError(unreachable(str(error))) from error
+            if isinstance(error.__cause__, exception.ConnectionError):  # retried for a minute
+                raise RunnerError(unreachable_message(str(error))) from error
             raise
 
     try:
-        return RetryPolicy().ask(hydrate)
+        return RetryPolicy().call(hydrate)
     except ModalUnavailable as error:
-        raise RunnerError(unreachable(str(error))) from error
+        raise RunnerError(unreachable_message(str(error))) from error
     except RunnerError as error:
-        cause = error.__cause__
-        if isinstance(cause, exception.InvalidError) and "version" in str(cause):
-            raise RunnerError(_old_version(name, volume)) from cause
+        if is_old_version(error):
+            raise RunnerError(_old_version_message(name, volume)) from error.__cause__
         raise
 
 
-def _old_version(name: str, volume: str) -> str:
+def check_environment(missing: FileNotFoundError) -> None:
+    """Raise RunnerError if an object is ``missing`` because its environment does not exist."""
+    import modal
+    from modal.config import config
+
+    name = config.get("environment")
+    if not name:
+        return
+    exists = not re.match(r"environment\b.*not found", str(missing), re.IGNORECASE)
+    if exists:
+        try:
+            with translate_modal_errors():
+                modal.Environment.from_name(name).hydrate()
+        except FileNotFoundError:
+            exists = False
+    if not exists:
+        raise RunnerError(
+            f"Modal has no environment '{name}', which MODAL_ENVIRONMENT or the profile names; "
+            f"`modal environment list` shows them, `modal environment create {name}` creates it"
+        ) from missing
+
+
+def is_old_version(error: RunnerError) -> bool:
+    """Return whether Modal refused a volume because it is of version 1."""
+    from modal import exception
+
+    cause = error.__cause__
+    return isinstance(cause, exception.InvalidError) and "version" in str(cause)
+
+
+def _old_version_message(name: str, volume: str) -> str:
     return (
-        f"the volume {name} is of Modal's version 1, which holds 500,000 files and 5 writers at most; the "
-        f"runner uses version 2. Keep it under another name with `modal volume rename {name} {name}-v1`, type "
-        f"the same again, and bring its files over: `modal volume get {name}-v1 / ./{volume}` and "
-        f"`runner push {volume} ./{volume}`. Or let the runner use other names: {PREFIX_VARIABLE}=my-prefix-"
+        f"volume {name} is of Modal's version 1, limited to 500,000 files and 5 writers; the "
+        f"runner uses version 2. Rename it with `modal volume rename {name} {name}-v1`, try again, and "
+        f"copy its files: `modal volume get {name}-v1 / ./{volume}` and "
+        f"`runner push {volume} ./{volume}`. Or choose other names: {PREFIX_VARIABLE}=my-prefix-"
     )
 
 
 @dataclass(frozen=True)
 class RemoteEntry:
-    """What a volume's listing says of one thing; ``modified`` is in whole seconds since the epoch."""
+    """An entry of a volume's listing; ``modified`` is in whole seconds since the epoch."""
 
     path: str
     size: int
     modified: int
-    kind: str  # file, directory, symlink, or another word of Modal's FileEntryType
+    kind: str  # file, directory, symlink, or another name in Modal's FileEntryType
 
 
 class ModalVolumeFiles:
-    """``Files`` over a volume on Modal, and what a transfer needs besides. Of a volume that does not exist every
-    file is missing, until it does.
+    """The files of a volume on Modal. A volume that does not exist is empty.
 
-    Every request is made again as ``patience`` says; Unavailable is raised after the last.
+    Every request is repeated by ``retry``, and raises the last ModalUnavailable.
     """
 
-    def __init__(self, volume: modal.Volume, patience: RetryPolicy | None = None) -> None:
+    def __init__(self, volume: modal.Volume, retry: RetryPolicy | None = None) -> None:
         self.volume = volume
-        self.patience = patience or RetryPolicy()
+        self.retry = retry or RetryPolicy()
 
     @property
     def id(self) -> str:
-        """Modal's own name of the volume, which a new volume of the same name does not have; '' of none."""
+        """Return Modal's id, which a new volume of the same name does not have; '' if missing."""
         return str(getattr(self.volume, "object_id", ""))
 
     @property
-    def is_there(self) -> bool:
-        """Whether the volume existed when it was last asked for anything."""
+    def exists(self) -> bool:
+        """Return whether the volume existed at the last request."""
         return bool(self.id)
 
     def size(self, path: str) -> int | None:
-        """Bytes in the file; None where it isn't there."""
+        """Return the file's size in bytes; None if there is no such file."""
         entry = self.entry(path)
         return entry.size if entry is not None else None
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """At most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
         if length == 0:
             return b""
         try:
             opened = self.open(path, start, length)
-        except RunnerError:  # a start behind the end is refused
+        except RunnerError:  # Modal refuses a start beyond the end
             if start and start >= (self.size(path) or 0):
                 return b""
             raise
         return b"".join(self.block(block) for block in opened.blocks)
 
     def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """What the folder holds, by name. Raises FileNotFoundError."""
-        found = sorted(self.listing(path, recursive=False), key=lambda entry: entry.path)
-        for entry in found:
-            yield VolumeEntry(
-                entry.path, entry.size, float(entry.modified), entry.kind == "directory"
-            )
+        """Return the folder's entries by name. Raises FileNotFoundError."""
+        for entry in sorted(self.listing(path, recursive=False), key=lambda entry: entry.path):
+            is_folder = entry.kind == "directory"
+            yield VolumeEntry(entry.path, entry.size, float(entry.modified), is_folder)
 
     def entry(self, path: str) -> RemoteEntry | None:
-        """What the listing says of the file ``path``; None where there is no such file."""
+        """Return the file's entry; None if there is no such file."""
         try:
-            found = self.listing(path, recursive=False)
+            listed = self.listing(path, recursive=False)
         except FileNotFoundError:
             return None
-        return next((e for e in found if e.path == path.strip("/") and e.kind == "file"), None)
+        return next((e for e in listed if e.path == path.strip("/") and e.kind == "file"), None)
 
     def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
-        """What is in the folder, or the file itself. Paths are as the volume gives them, and not to be
-        trusted. Raises FileNotFoundError."""
-        where = _inside(path) or "/"
-        found: list[Any] = self._ask(lambda: self.volume.listdir(where, recursive=recursive))
+        """Return the entries of a folder, or of the file itself. Raises FileNotFoundError.
+
+        The paths are those of the volume, not checked.
+        """
+        where = _check_path(path) or "/"
+        listed = self._request(lambda: self.volume.listdir(where, recursive=recursive))
         return [
             RemoteEntry(e.path.lstrip("/"), e.size, int(e.mtime), e.type.name.lower())
-            for e in found
+            for e in listed
         ]
 
     def open(self, path: str, start: int = 0, length: int | None = None) -> OpenFile:
-        """The file as it is now: where its blocks are. Raises FileNotFoundError."""
+        """Return the addresses of the file's blocks, as it is now. Raises FileNotFoundError."""
         from runner.targets.modal.volume_rpc import open_file
 
-        where = _inside(path)
-        opened: OpenFile = self._ask(lambda: open_file(self.volume, where, start, length or 0))
+        where = _check_path(path)
+        opened: OpenFile = self._request(lambda: open_file(self.volume, where, start, length or 0))
         return opened
 
     def block(self, block: Block) -> bytes:
-        """The bytes of a block. Raises Unavailable for one that comes short without a digest that says that
-        zeros were left out: the client fills up with zeros what a cut connection did not bring."""
+        """Return the bytes of a block.
+
+        Raises ModalUnavailable for one that is too short, unless a digest shows that zeros were
+        omitted: the client pads with zeros what a cut connection did not bring.
+        """
         from runner.targets.modal.volume_rpc import fetch_block
 
         def fetch() -> bytes:
@@ -200,77 +231,54 @@ class ModalVolumeFiles:
                 raise ModalUnavailable(f"{len(body)} bytes came of a block of {block.length}")
             return bytes(body.ljust(block.length, b"\0"))
 
-        return bytes(self._ask(fetch))
+        return self._request(fetch)
 
     def put(self, files: Sequence[NewFile], receipts: Mapping[bytes, bytes]) -> list[MissingBlock]:
-        """Put files into their places, all at once, replacing what is there; or nothing, and the blocks that
-        Modal has not got yet. Raises RunnerError where a folder is in a file's place."""
+        """Create or replace all files at once, or none and return the blocks that Modal lacks.
+
+        Raises RunnerError if a folder has a file's path.
+        """
         from runner.targets.modal.volume_rpc import put_files
 
-        missing: list[MissingBlock] = self._ask(lambda: put_files(self.volume, files, receipts))
+        missing: list[MissingBlock] = self._request(lambda: put_files(self.volume, files, receipts))
         return missing
 
     def send(self, block: MissingBlock, content: bytes) -> bytes:
-        """Send a block, without its trailing zeros; the receipt for ``put``."""
+        """Send a block without its trailing zeros; return the receipt for ``put``."""
         from runner.targets.modal.volume_rpc import send_block
 
-        receipt: bytes = self._ask(lambda: send_block(block.url, content))
+        receipt: bytes = self._request(lambda: send_block(block.url, content))
         return receipt
 
-    def upload(self, files: Mapping[str, Path]) -> None:
-        """Put a few small local files at their paths in the volume, all at once; ``runner.transfer.upload`` is
-        for many and large ones."""
-        checked = {_inside(path): local for path, local in files.items()}
-
-        def put() -> None:
-            with self.volume.batch_upload(force=True) as batch:
-                for path, local in checked.items():
-                    batch.put_file(local, f"/{path}")
-
-        self._ask(put)
-
     def remove(self, path: str, recursive: bool = False) -> None:
-        """Delete a file, or with ``recursive`` a folder. Raises FileNotFoundError."""
-        where = _inside(path)
+        """Delete a file, or a folder if ``recursive``. Raises FileNotFoundError."""
+        where = _check_path(path)
         if not where:
             raise usage("that is the whole volume; name a file or folder in it")
-        self._ask(lambda: self.volume.remove_file(where, recursive=recursive))
+        self._request(lambda: self.volume.remove_file(where, recursive=recursive))
 
-    def _ask(self, request: Any) -> Any:
-        def in_words() -> Any:
+    def _request(self, request: Callable[[], T]) -> T:
+        def attempt() -> T:
             with translate_modal_errors():
-                if not self.is_there:
+                if not self.exists:
                     self.volume.hydrate()
                 return request()
 
-        return self.patience.ask(in_words)
+        return self.retry.call(attempt)
 
 
-def _inside(path: str) -> str:
+def _check_path(path: str) -> str:
     parts = PurePosixPath(path.strip("/")).parts
     if ".." in parts:
-        raise usage(f"{path} leaves the volume; give a path inside it")
+        raise usage(f"{path} leads out of the volume; give a path inside it")
     return "/".join(parts)
 
 
-class NoFiles:
-    """``Files`` where nothing can be looked at."""
+class LazyVolumeFiles:
+    """The files of a volume that is opened at the first access.
 
-    def size(self, path: str) -> int | None:
-        """None."""
-        return None
-
-    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """Raises FileNotFoundError."""
-        raise FileNotFoundError(path)
-
-    def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """Raises FileNotFoundError."""
-        raise FileNotFoundError(path)
-
-
-class LateFiles:
-    """``Files`` over the volume ``name``."""
+    Without an account the volume is empty, so that a plan can be made all the same.
+    """
 
     def __init__(self, name: str, environ: Mapping[str, str]) -> None:
         self.name = name
@@ -278,36 +286,39 @@ class LateFiles:
 
     @cached_property
     def opened(self) -> ModalVolumeFiles:
-        """The volume. Raises RunnerError offline, without a token, and for one of version 1."""
+        """Open the volume. Raises RunnerError offline, without a token, or for version 1."""
         return open_files(self.name, self.environ)
 
     def size(self, path: str) -> int | None:
-        """Bytes in the file; None where it isn't there."""
-        return self.opened.size(path)
+        """Return the file's size in bytes; None if there is no such file."""
+        return self.opened.size(path) if is_configured(self.environ) else None
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """At most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        if not is_configured(self.environ):
+            raise FileNotFoundError(path)
         return self.opened.read(path, start, length)
 
     def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """What the folder holds, by name. Raises FileNotFoundError."""
+        """Return the folder's entries by name. Raises FileNotFoundError."""
+        if not is_configured(self.environ):
+            raise FileNotFoundError(path)
         return self.opened.entries(path)
 
-    def put(self, path: str, text: str) -> None:
-        """Write a small file, over what was there. Raises OSError where Modal can't be reached."""
-
-        if not self.opened.is_there:
+    def write(self, path: str, text: str) -> None:
+        """Create or replace a small file. Raises OSError if Modal can't be reached."""
+        if not self.opened.exists:
             self.opened = ModalVolumeFiles(open_volume(self.name, self.environ))
 
-        def write() -> None:
+        def upload() -> None:
             with translate_modal_errors(), self.opened.volume.batch_upload(force=True) as batch:
                 batch.put_file(io.BytesIO(text.encode()), f"/{path}")
 
-        self.opened.patience.ask(write)
+        self.opened.retry.call(upload)
 
-    def text(self, path: str) -> bytes | None:
-        """A small file as a whole; None where it isn't there."""
+    def read_if_exists(self, path: str) -> bytes | None:
+        """Return a small file's bytes; None if there is no such file."""
         try:
-            return self.opened.read(path)
+            return self.read(path)
         except FileNotFoundError:
             return None

@@ -1,7 +1,7 @@
-"""What ends a run that only costs: one that has come to a standstill, and a GPU that does nothing.
+"""Watchdogs that end a run which costs money without making progress: stalled, or with an idle GPU.
 
-Standard library only: the body asks inside the container, beside the job and not in it, so that a job that hangs
-can't keep its guard from speaking.
+They run in the container beside the job, not in it, so that a job that hangs can't block them.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -14,129 +14,120 @@ from statistics import median
 from threading import Event, Thread
 
 from job.run_record import EndReason
-from runner.targets.modal.container import ask_gpus
+from runner.targets.modal.container import query_gpus
 
-STALLED, IDLE = EndReason.STALLED, EndReason.IDLE_GPU
+STALL_FACTOR = 10.0  # a pause this many times the usual interval between metrics is a stall
+RECENT_INTERVALS = 50  # whose median is the usual interval
 
-# No step for so many times the usual. Measured between two signs, each of them log_every steps or an evaluation.
-TIMES_USUAL = 10.0
+BUSY_PERCENT = 5  # GPU utilization from which it counts as busy; a desktop's drawing stays below
 
-RECENT = 50  # signs that it is made from
-
-BUSY = 5  # percent of utilisation from which a GPU counts as at work: a desktop's drawing is below
-
-SAMPLE = 30.0  # seconds between two looks at the GPUs
-
-LOOKS = 6  # at least so many looks in the time after which an idle GPU is reported
+POLL_INTERVAL_S = 30.0
+MIN_POLLS = 6  # of the GPUs before one is reported as idle
 
 
 @dataclass
 class StallWatchdog:
-    """Watches how a run's metrics grow. ``after``: seconds that are forgiven in any case; None: never speaks."""
+    """Watches the growth of a run's metrics. Never reports if ``after_s`` is None."""
 
     metrics: Path
-    after: float | None
-    size: int = -1
-    has_spoken: bool = False
-    seen: float = 0.0
-    between: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    after_s: float | None  # shortest pause that can be a stall
+    intervals: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_INTERVALS))
+    _size: int = -1
+    _grew: bool = False  # during this attempt
+    _grew_at: float = 0.0
 
-    def look(self, now: float) -> str:
-        """Why to stop, in words; '' where all is well. ``now`` in seconds of any clock that only goes on."""
-        if self.after is None:
+    def check(self, now: float) -> str:
+        """Return why to stop the run, or ''. ``now`` is a monotonic time in seconds."""
+        if self.after_s is None:
             return ""
-        size = _size(self.metrics)
-        if size != self.size:
-            if self.has_spoken:
-                self.between.append(now - self.seen)
-            self.has_spoken = (
-                self.size >= 0
-            )  # what was there at the first look is an earlier attempt's
-            self.size, self.seen = size, now
+        size = _file_size(self.metrics)
+        if size != self._size:
+            if self._grew:
+                self.intervals.append(now - self._grew_at)
+            self._grew = self._size >= 0  # the first size seen belongs to an earlier attempt
+            self._size, self._grew_at = size, now
             return ""
-        if self.size <= 0:  # before the first steps data is read, and the network compiled
+        if self._size <= 0:  # before the first step: reading data and compiling
             return ""
-        # A run that is fast, and hangs early, shows no two signs apart: then ``after`` alone counts.
-        usual, waited = median(self.between) if self.between else 0.0, now - self.seen
-        if waited < max(self.after, TIMES_USUAL * usual):
+        usual = median(self.intervals) if self.intervals else 0.0
+        waited = now - self._grew_at
+        if waited < max(self.after_s, STALL_FACTOR * usual):
             return ""
         return (
-            f"no step for {waited:.0f} s, where a sign every {usual:.1f} s was usual "
-            "(resources.stop_stalled_after=null would wait)"
+            f"no step for {waited:.0f} s, but one every {usual:.1f} s before "
+            "(resources.stop_stalled_after=null keeps waiting)"
         )
 
 
 @dataclass
 class IdleGpuWatchdog:
-    """Watches the utilisation of this machine's GPUs. ``after``: seconds at rest; None: never speaks."""
+    """Watches the utilization of the machine's GPUs. Never reports if ``after_s`` is None."""
 
-    after: float | None
-    busy: dict[int, float] = field(default_factory=dict)  # GPU → when it was last at work
+    after_s: float | None
+    _busy_at: dict[int, float] = field(default_factory=dict)  # by GPU
 
     @property
-    def every(self) -> float:
-        """Seconds between two looks."""
-        return min(SAMPLE, (self.after or SAMPLE * LOOKS) / LOOKS)
+    def poll_interval_s(self) -> float:
+        """Return the seconds between two measurements."""
+        return min(POLL_INTERVAL_S, (self.after_s or POLL_INTERVAL_S * MIN_POLLS) / MIN_POLLS)
 
-    def look(self, utilisation: list[int], now: float) -> str:
-        """Why to stop, in words, by the percent of each GPU ``now``; '' where all is well."""
-        for gpu, percent in enumerate(utilisation):
-            if percent >= BUSY or gpu not in self.busy:
-                self.busy[gpu] = now
-        idle = {gpu: now - since for gpu, since in self.busy.items()}
+    def check(self, utilization: list[int], now: float) -> str:
+        """Return why to stop the run, or ''. ``utilization`` is the percentage of each GPU."""
+        for gpu, percent in enumerate(utilization):
+            if percent >= BUSY_PERCENT or gpu not in self._busy_at:
+                self._busy_at[gpu] = now
+        idle = {gpu: now - since for gpu, since in self._busy_at.items()}
         longest = max(idle, key=lambda gpu: idle[gpu], default=None)
-        if self.after is None or longest is None or idle[longest] < self.after:
+        if self.after_s is None or longest is None or idle[longest] < self.after_s:
             return ""
         return (
-            f"GPU {longest} has done nothing for {idle[longest]:.0f} s "
-            "(resources.stop_idle_gpu_after=null would wait)"
+            f"GPU {longest} was idle for {idle[longest]:.0f} s "
+            "(resources.stop_idle_gpu_after=null keeps waiting)"
         )
 
 
 class Watchdogs:
-    """Both, for one attempt; ``why`` is asked often and looks as seldom as it must."""
+    """Both watchdogs of one attempt."""
 
     def __init__(
-        self, metrics: Path, stalled_after: float | None, idle_after: float | None
+        self, metrics: Path, stalled_after_s: float | None, idle_after_s: float | None
     ) -> None:
-        self.stall = StallWatchdog(metrics, stalled_after)
-        self.idle = IdleGpuWatchdog(idle_after)
-        self.idle_words = ""
-        self.ended = Event()
-        if (
-            idle_after is not None
-        ):  # nvidia-smi may take seconds to answer, and the clock must go on
+        self.stall = StallWatchdog(metrics, stalled_after_s)
+        self._idle_gpu = IdleGpuWatchdog(idle_after_s)
+        self._idle_message = ""
+        self._closed = Event()
+        if idle_after_s is not None:  # in a thread: nvidia-smi can take seconds to answer
             Thread(target=self._watch_gpus, daemon=True).start()
 
-    def why(self) -> tuple[str, str]:
-        """(reason, what was seen); ('', '') where all is well."""
-        if words := self.stall.look(time.monotonic()):
-            return STALLED, words
-        return (IDLE, self.idle_words) if self.idle_words else ("", "")
+    def check(self) -> tuple[EndReason, str] | None:
+        """Return why to stop the run, as an end reason and a message; None if all is well."""
+        if message := self.stall.check(time.monotonic()):
+            return EndReason.STALLED, message
+        return (EndReason.IDLE_GPU, self._idle_message) if self._idle_message else None
 
     def close(self) -> None:
-        """The job is over."""
-        self.ended.set()
+        """Stop watching."""
+        self._closed.set()
 
     def _watch_gpus(self) -> None:
-        while not self.idle_words:
-            found = utilisation()
-            if not found:
-                return  # no GPU, or none that tells
-            self.idle_words = self.idle.look(found, time.monotonic())
-            if self.ended.wait(self.idle.every):
+        while not self._idle_message:
+            utilization = gpu_utilization()
+            if not utilization:
+                return
+            self._idle_message = self._idle_gpu.check(utilization, time.monotonic())
+            if self._closed.wait(self._idle_gpu.poll_interval_s):
                 return
 
 
-def utilisation() -> list[int]:
-    """Percent of each GPU's time in which it worked, by nvidia-smi; empty where it does not say."""
+def gpu_utilization() -> list[int]:
+    """Return the utilization of each GPU in percent; empty if nvidia-smi does not report it."""
     try:
-        return [int(percent) for percent in ask_gpus("utilization.gpu")]
+        return [int(percent) for percent in query_gpus("utilization.gpu")]
     except ValueError:
         return []
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

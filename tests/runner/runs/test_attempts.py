@@ -15,14 +15,14 @@ def test_a_killed_attempt_counts_until_it_was_last_seen() -> None:
     assert [a.reason for a in book.attempts] == ["killed", "finished"]
     assert book.seconds(2000.0) == 1200.0
     assert book.cost(2000.0) == pytest.approx(2.0)
-    again = attempts.parse(book.dumps())
+    again = attempts.parse_log(book.dumps())
     assert again == book
 
 
 def test_a_ledger_that_cant_be_read_is_an_empty_one() -> None:
     assert (
-        attempts.parse("{half")
-        == attempts.parse(None)
-        == attempts.parse("[1]")
+        attempts.parse_log("{half")
+        == attempts.parse_log(None)
+        == attempts.parse_log("[1]")
         == attempts.AttemptLog()
     )

@@ -6,7 +6,7 @@ import json
 
 from job.recipe import load
 from runner.runs.attempts import AttemptLog, CloudAttempt
-from runner.targets.modal.volume import LateFiles
+from runner.targets.modal.volume import LazyVolumeFiles
 from tests.runner.targets.modal.conftest import Lab
 
 BEGAN, ENDED = 1000.0, 1060.0  # seconds since the epoch
@@ -44,6 +44,6 @@ def put_run(
         "log.txt": f"step {step}/60\n",
     }
     with lab.modal.active():
-        files = LateFiles("checkpoints", lab.environ)
+        files = LazyVolumeFiles("checkpoints", lab.environ)
         for file, text in texts.items():
-            files.put(f"{name}/{file}", text)
+            files.write(f"{name}/{file}", text)

@@ -15,7 +15,7 @@ from runner.console import CliContext
 from runner.doctor import modal as modal_check
 from runner.doctor.base import CheckContext
 from runner.targets.modal import image
-from runner.targets.modal.account import account_name, config_file, is_set_up, setting
+from runner.targets.modal.account import account_id, config_file, is_configured, setting
 from tests.runner.targets.modal.conftest import make_checkout
 
 TWO = """\
@@ -68,14 +68,14 @@ def test_another_profile_or_token_is_another_account_to_the_image(
 ) -> None:
     checkout, cache = make_checkout(tmp_path / "checkout"), tmp_path / "cache"
     write(environ, TWO)
-    image.remember(checkout, cache, account_name(environ))
-    assert image.describe(checkout, cache, account_name(environ))[0]
+    image.remember(checkout, cache, account_id(environ))
+    assert image.describe(checkout, cache, account_id(environ))[0]
     home = TWO.replace("active = true\n", "") + "active = true\n"  # modal profile activate home
     for changed in (home, TWO.replace("ak-1", "ak-3")):
         write(environ, changed)
-        assert not image.describe(checkout, cache, account_name(environ))[0]
+        assert not image.describe(checkout, cache, account_id(environ))[0]
     write(environ, TWO)
-    assert image.describe(checkout, cache, account_name(environ))[0]
+    assert image.describe(checkout, cache, account_id(environ))[0]
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,16 @@ def test_credentials_are_those_that_the_client_takes(
     text: str, expected: bool, environ: dict[str, str]
 ) -> None:
     write(environ, text)
-    assert is_set_up(environ) is client_takes(environ) is expected
+    assert is_configured(environ) is client_takes(environ) is expected
 
 
 def test_oauth_may_be_in_the_environment(environ: dict[str, str]) -> None:
     write(environ, OAUTH)
-    assert is_set_up({**environ, "MODAL_OAUTH_CLIENT_SECRET": "s"})
-    assert is_set_up({**environ, "MODAL_OAUTH_JWT_KEY": "k"})
-    assert not is_set_up({**environ, "MODAL_OAUTH_JWT_KEY": "k", "MODAL_OAUTH_CLIENT_SECRET": "s"})
+    assert is_configured({**environ, "MODAL_OAUTH_CLIENT_SECRET": "s"})
+    assert is_configured({**environ, "MODAL_OAUTH_JWT_KEY": "k"})
+    assert not is_configured(
+        {**environ, "MODAL_OAUTH_JWT_KEY": "k", "MODAL_OAUTH_CLIENT_SECRET": "s"}
+    )
 
 
 def test_a_setting_is_of_the_profile_in_force(environ: dict[str, str]) -> None:
@@ -122,7 +124,7 @@ def test_a_file_that_the_client_can_not_read_is_named_in_one_line(
         assert refused.exit_code == 1
         assert refused.stderr.startswith(f"error: Modal's client can't read {file}: ")
         assert refused.stderr.endswith(
-            f"; mend it, or begin anew: mv {file} {file}.old && modal token new\n"
+            f"; fix it, or create another: mv {file} {file}.old && modal token new\n"
         )
         assert refused.stderr.count("\n") == 1
 
@@ -132,6 +134,6 @@ def test_the_doctor_names_the_file(environ: dict[str, str], tmp_path: Path) -> N
     (finding,) = modal_check.check_modal(CheckContext(tmp_path, environ))
     assert (finding.severity, finding.remedy.partition(":")[0]) == (
         "error",
-        "mend it, or begin anew",
+        "fix it, or create another",
     )
     assert str(file) in finding.message

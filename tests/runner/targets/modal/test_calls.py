@@ -1,5 +1,4 @@
-"""What Modal's real server answers beside what the stand-in does: calls that are lost, logs that break off, accounts at
-their limit, builds that are broken off."""
+"""Tests of Modal's answers that the stand-in does not give: lost calls, broken logs, limits."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ from runner.errors import ModalUnavailable, RunnerError
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.target import LaunchHandle
 from runner.targets.modal import calls, follow
-from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope, look
+from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope, poll_call
 from runner.targets.modal.client import translate_modal_errors
-from runner.targets.modal.container import other_call
-from runner.targets.modal.image import make
+from runner.targets.modal.container import active_call
+from runner.targets.modal.image import build_now
 
 
 @pytest.mark.parametrize(
@@ -40,22 +39,22 @@ from runner.targets.modal.image import make
         (exception.RemoteError("out of memory"), CallState(False, None, "out of memory")),
         (
             exception.ExecutionError("Could not deserialize"),
-            CallState(False, None, "Could not deserialize"),
+            CallState(False, None, "Could not deserialize", doubtful=True),
         ),
         (
             exception.PermissionDeniedError("fc-1"),
-            CallState(False, None, "its last call was in another workspace"),
+            CallState(False, None, "its last call was in another workspace", doubtful=True),
         ),
     ],
 )
-def test_a_call_that_ended_by_itself_is_an_end_and_no_fault(
+def test_ended_call_is_a_state_and_not_an_error(
     monkeypatch: pytest.MonkeyPatch, error: Exception, state: CallState
 ) -> None:
     def get(timeout: float) -> None:
         raise error
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
-    assert look("fc-1") == state
+    assert poll_call("fc-1") == state
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_a_call_that_ended_by_itself_is_an_end_and_no_fault(
         (None, ""),
     ],
 )
-def test_a_body_leaves_a_run_alone_on_which_another_launch_is_at_work(
+def test_container_leaves_a_run_with_another_active_call(
     monkeypatch: pytest.MonkeyPatch, error: BaseException | None, other: str
 ) -> None:
     def get(timeout: float) -> None:
@@ -77,16 +76,16 @@ def test_a_body_leaves_a_run_alone_on_which_another_launch_is_at_work(
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
     ledger = AttemptLog()
-    assert other_call(ledger, "fc-2") == ""
+    assert active_call(ledger, "fc-2") == ""
     ledger.begin(CloudAttempt("fc-1", "ta-1", 0.0, 1.0, 1.0), "ap-1")
-    assert other_call(ledger, "fc-1") == ""  # a further attempt of its own
-    assert other_call(ledger, "fc-2") == other
+    assert active_call(ledger, "fc-1") == ""  # a further attempt of its own
+    assert active_call(ledger, "fc-2") == other
     ledger.end_attempt("stopped", 101, 2.0)
-    assert other_call(ledger, "fc-2") == ""
+    assert active_call(ledger, "fc-2") == ""
 
 
 class Logs:
-    """Of an app that prints 0 to 5, a line a second, two of them in one; the connection is lost behind the third."""
+    """The log of an app that prints 0 to 5; the connection is lost after the second line."""
 
     def __init__(self) -> None:
         start = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
@@ -110,18 +109,18 @@ class Logs:
         return (entry for entry in self.entries[:5] if entry.timestamp >= since)
 
 
-def test_a_log_goes_on_where_the_connection_was_lost_with_each_line_once(
+def test_log_resumes_after_a_lost_connection_without_repeats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logs = Logs()
-    monkeypatch.setattr(calls, "OFFLINE", 0.01)
+    monkeypatch.setattr(calls, "RECONNECT_INTERVAL_S", 0.01)
     monkeypatch.setattr(modal.App, "lookup", lambda app: SimpleNamespace(logs=logs))
-    printed = list(calls.stream("ap-1", threading.Event()))
+    printed = list(calls.stream_log("ap-1", threading.Event()))
     assert printed == [(False, f"{i}\n") for i in range(6)]
     assert logs.asked == [logs.entries[1].timestamp]
 
 
-def test_what_is_waited_for_in_a_thread_can_be_given_up() -> None:
+def test_leaving_the_scope_cancels_a_request_in_another_thread() -> None:
     is_asked, told = threading.Event(), list[str]()
 
     async def answers() -> AsyncIterator[str]:
@@ -132,43 +131,43 @@ def test_what_is_waited_for_in_a_thread_can_be_given_up() -> None:
         finally:
             told.append("closed")
 
-    def read(asked: CancelScope) -> None:
+    def read(scope: CancelScope) -> None:
         try:
-            told.extend(asked.each(answers()))
+            told.extend(scope.iterate(answers()))
         except Cancelled:
             told.append("left")
 
-    with CancelScope() as asked:
-        reader = threading.Thread(target=read, args=(asked,))
+    with CancelScope() as scope:
+        reader = threading.Thread(target=read, args=(scope,))
         reader.start()
         assert is_asked.wait(10)
     reader.join(10)
     assert told == ["first", "closed", "left"]
     with pytest.raises(Cancelled):
-        asked.ask(answers().__anext__())
+        scope.wait(answers().__anext__())
 
 
 @pytest.mark.parametrize(("printed", "lines"), [(0.0, 1), (5.0, 0)])
-def test_a_launch_that_is_silent_says_once_what_is_waited_for(
+def test_silent_launch_prints_one_hint(
     monkeypatch: pytest.MonkeyPatch, printed: float, lines: int
 ) -> None:
-    monkeypatch.setattr(follow, "SILENT", 0.0)
-    looks = iter((False, False, False, True))
-    said: list[str] = []
-    target: Any = SimpleNamespace(env=SimpleNamespace(say=said.append))
-    ended = SimpleNamespace(wait=lambda seconds: next(looks))
-    printer: Any = SimpleNamespace(ended=ended, last=printed)
+    monkeypatch.setattr(follow, "STARTING_HINT_S", 0.0)
+    polls = iter((False, False, False, True))
+    messages: list[str] = []
+    target: Any = SimpleNamespace(cli=SimpleNamespace(info=messages.append))
+    ended = SimpleNamespace(wait=lambda seconds: next(polls))
+    printer: Any = SimpleNamespace(ended=ended, printed_at=printed)
     started = LaunchHandle("tiny", "cloud", "train", "fc-1", 0.0)
-    assert follow._stays(target, started, printer, threading.Lock())
-    assert len(said) == lines
-    assert all("once a machine is there" in line for line in said)
+    assert follow._wait(target, started, printer, threading.Lock())
+    assert len(messages) == lines
+    assert all("waiting for a machine" in line for line in messages)
 
 
-def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lost_after_the_end_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     over.set()
     monkeypatch.setattr(modal.App, "lookup", lambda app: SimpleNamespace(logs=Logs()))
-    assert [text for _, text in calls.stream("ap-1", over)] == ["0\n", "1\n"]
+    assert [text for _, text in calls.stream_log("ap-1", over)] == ["0\n", "1\n"]
 
 
 @pytest.mark.parametrize(
@@ -176,16 +175,16 @@ def test_a_log_that_breaks_off_behind_the_end_is_left(monkeypatch: pytest.Monkey
     [
         (
             exception.ResourceExhaustedError("exceeded its spend limit"),
-            "spend limit; modal.com/settings/usage has",
+            "spend limit; modal.com/settings/usage shows",
         ),
         (
             exception.InvalidError("Please add a payment method to use H100"),
-            "the card, or take --gpu L4",
+            "the card, or use --gpu L4",
         ),
         (exception.VersionError("too old"), "Modal: too old"),
     ],
 )
-def test_what_asking_again_does_not_mend_is_said_at_once(error: Exception, text: str) -> None:
+def test_permanent_refusal_is_not_retried(error: Exception, text: str) -> None:
     with pytest.raises(RunnerError, match=text), translate_modal_errors():
         raise error
     with pytest.raises(ModalUnavailable), translate_modal_errors():
@@ -194,7 +193,7 @@ def test_what_asking_again_does_not_mend_is_said_at_once(error: Exception, text:
 
 @pytest.fixture
 def image() -> Callable[[list[str]], Any]:
-    """One whose next builds end with these errors, and then well."""
+    """Return a function that makes an image whose next builds fail with the given errors."""
 
     def image(errors: list[str]) -> Any:
         def build() -> None:
@@ -206,14 +205,14 @@ def image() -> Callable[[list[str]], Any]:
     return image
 
 
-def test_a_build_that_modal_broke_off_is_begun_again(image: Callable[[list[str]], Any]) -> None:
+def test_interrupted_build_is_retried(image: Callable[[list[str]], Any]) -> None:
     said: list[str] = []
     broken = "Image build for im-1 terminated due to external shut-down. Please try again."
-    make(image([broken, broken]), said.append)
-    assert said == ["Modal broke the build off; it is begun again"] * 2
+    build_now(image([broken, broken]), said.append)
+    assert said == ["Modal interrupted the build; retrying"] * 2
     with pytest.raises(exception.RemoteError, match="shut-down"):
-        make(image([broken] * 3), said.append)
+        build_now(image([broken] * 3), said.append)
     said.clear()
     with pytest.raises(exception.RemoteError, match="exit status 100"):
-        make(image(["apt-get: exit status 100"]), said.append)
+        build_now(image(["apt-get: exit status 100"]), said.append)
     assert said == []

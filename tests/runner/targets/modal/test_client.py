@@ -1,4 +1,4 @@
-"""Modal's own list of servers: one of them that is there is enough."""
+"""Tests of reaching Modal: its servers, proxies and tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.project import pip_install
 from runner.targets.modal import client
-from runner.targets.modal.client import addresses, check_known, check_reachable, proxy_variable
+from runner.targets.modal.client import (
+    check_known_hosts,
+    check_reachable,
+    proxy_variable,
+    server_addresses,
+)
 from runner.targets.modal.volume import open_files
 from tests.modal_standin import ModalStandin
 from tests.runner.targets.modal.conftest import make_checkout
@@ -29,7 +34,7 @@ ONE_OF_TWO = "http://nowhere.invalid,http://127.0.0.1:{port}"
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *known: str) -> list[str]:
-    """Only the ``known`` names resolve; the list is of those that were asked for."""
+    """Let only ``known`` names resolve; return the list of names that were looked up."""
     asked: list[str] = []
 
     def getaddrinfo(host: str, port: int) -> None:
@@ -41,31 +46,32 @@ def names(monkeypatch: pytest.MonkeyPatch, *known: str) -> list[str]:
     return asked
 
 
-def test_the_servers_are_those_of_the_client() -> None:
-    assert _SETTINGS["server_url"].default == client.DEFAULT
-    assert addresses(client.DEFAULT) == [("api.modal.com", 443), ("api.modal2.com", 443)]
+def test_default_servers_are_the_clients() -> None:
+    assert _SETTINGS["server_url"].default == client.DEFAULT_SERVERS
+    assert server_addresses(client.DEFAULT_SERVERS) == [
+        ("api.modal.com", 443),
+        ("api.modal2.com", 443),
+    ]
 
 
 @pytest.mark.parametrize("there", ["api.modal.com", "api.modal2.com"])
-def test_one_server_whose_name_is_known_is_enough(
-    there: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_resolvable_server_is_enough(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = names(monkeypatch, there)
-    check_known(str(_SETTINGS["server_url"].default), {})
+    check_known_hosts(str(_SETTINGS["server_url"].default), {})
     assert asked[-1] == there
 
 
-def test_where_no_name_is_known_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_resolvable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch)
     with pytest.raises(RunnerError) as refused:
-        check_known(client.DEFAULT, {})
+        check_known_hosts(client.DEFAULT_SERVERS, {})
     assert refused.value.message == (
-        "Modal can't be reached: api.modal.com is unknown here (Name or service not known) and api.modal2.com is "
-        "unknown here (Name or service not known); check the network and type the same again"
+        "Modal can't be reached: api.modal.com does not resolve (Name or service not known) and "
+        "api.modal2.com does not resolve (Name or service not known); check the network and try again"
     )
 
 
-def test_one_server_that_takes_a_connection_is_enough() -> None:
+def test_one_reachable_server_is_enough() -> None:
     with socket.create_server(("127.0.0.1", 0)) as there:
         threading.Thread(target=there.accept, daemon=True).start()
         port = there.getsockname()[1]
@@ -76,34 +82,37 @@ def test_one_server_that_takes_a_connection_is_enough() -> None:
 
 @pytest.fixture
 def proxy_packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The packages for proxies that can be imported: none, until a test adds some."""
+    """Return the set of importable proxy packages, empty until a test adds some."""
     installed: set[str] = set()
     monkeypatch.setattr(client, "find_spec", lambda name: name if name in installed else None)
     return installed
 
 
-def test_behind_a_proxy_nothing_is_asked(
+def test_names_are_not_resolved_behind_a_proxy(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy_packages.update(client.PROXY_PACKAGES)
     asked = names(monkeypatch)
-    check_known(client.DEFAULT, {"HTTPS_PROXY": PROXY})
+    check_known_hosts(client.DEFAULT_SERVERS, {"HTTPS_PROXY": PROXY})
     assert asked == []
 
 
 @pytest.mark.parametrize("missing", client.PROXY_PACKAGES)
-def test_what_the_client_lacks_for_a_proxy_is_said_before_anything_is_asked(
+def test_missing_proxy_packages_are_named_before_any_request(
     missing: str, proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy_packages.update({*client.PROXY_PACKAGES} - {missing})
     asked = names(monkeypatch)
     environ = {"ALL_PROXY": PROXY, "NO_PROXY": "*"}
-    for check in (check_reachable, lambda environ: check_known(client.DEFAULT, environ)):
+    for check in (
+        check_reachable,
+        lambda environ: check_known_hosts(client.DEFAULT_SERVERS, environ),
+    ):
         with pytest.raises(RunnerError) as refused:
             check(environ)
         assert refused.value.message == (
-            "ALL_PROXY names a proxy, for which Modal's client needs packages that are not here; type: "
-            f"{pip_install('modal[api-proxy-support]')}   (or go without it: MODAL_DISABLE_API_PROXY=1)"
+            "ALL_PROXY names a proxy, for which Modal's client lacks packages; type: "
+            f"{pip_install('modal[api-proxy-support]')}   (or connect directly: MODAL_DISABLE_API_PROXY=1)"
         )
     assert asked == []
 
@@ -122,9 +131,7 @@ def test_what_the_client_lacks_for_a_proxy_is_said_before_anything_is_asked(
         {},
     ],
 )
-def test_the_proxy_is_the_one_that_the_client_takes(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_proxy_variable_matches_the_client(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".modal.toml").write_text("[direct]\ndisable_api_proxy = true\n")
     given = {**environ, "HOME": str(tmp_path)}
     program = (
@@ -137,7 +144,7 @@ def test_the_proxy_is_the_one_that_the_client_takes(
     assert (given[variable] if variable else "") == asked.stdout.strip(), asked.stderr
 
 
-def test_a_plan_names_the_package_for_the_proxy(
+def test_commands_name_the_missing_proxy_package(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[str] = []
@@ -152,7 +159,7 @@ def test_a_plan_names_the_package_for_the_proxy(
     assert asked == []
 
 
-def test_the_client_reads_a_volume_over_the_server_that_is_there(
+def test_volume_is_read_from_the_reachable_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ModalStandin(tmp_path / "state") as modal, modal.active():
@@ -160,10 +167,10 @@ def test_the_client_reads_a_volume_over_the_server_that_is_there(
             "MODAL_SERVER_URL", f"http://nowhere.invalid,{modal.environ['MODAL_SERVER_URL']}"
         )
         files = open_files("data", create=True)
-        assert files.is_there
+        assert files.exists
 
 
-def test_a_launch_without_a_network_ends_before_the_client_has_tried(
+def test_launch_offline_fails_before_the_client_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.pricing.prices._fetch_rates", lambda: {})
@@ -183,11 +190,11 @@ def test_a_launch_without_a_network_ends_before_the_client_has_tried(
     )
 
 
-def test_a_token_that_is_not_accepted_is_one_line(tmp_path: Path) -> None:
+def test_refused_token_is_one_line(tmp_path: Path) -> None:
     with ModalStandin(tmp_path / "state") as modal, modal.active():
         modal.inject("*", "UNAUTHENTICATED", times=None)
         with pytest.raises(RunnerError) as refused:
             open_files("data")
     assert "Modal does not accept the token" in refused.value.message
-    assert "`modal token new` makes another" in refused.value.message
+    assert "create another with `modal token new`" in refused.value.message
     assert "\n" not in refused.value.message

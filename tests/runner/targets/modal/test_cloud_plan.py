@@ -21,7 +21,7 @@ from runner.plan import Plan, Volume
 from runner.planning.show import rows
 from runner.request import Request
 from runner.targets.modal import image
-from runner.targets.modal.image import ignored
+from runner.targets.modal.image import code_filter
 from runner.targets.modal.options import (
     ModalOptions,
     ResolvedOptions,
@@ -104,8 +104,8 @@ class TestPlan:
         assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
         assert shown["price"].startswith("$32.87 an hour")
         assert "estimate" in shown
-        assert shown["cap"].startswith(
-            "$25.00, then it writes a checkpoint and ends; 3d00h over all attempts"
+        assert shown["limits"].startswith(
+            "$25.00, then it writes a checkpoint and stops; 3d00h over all attempts"
         )
         assert "about 1.5 of 80 GB on H100 (estimated)" in shown["memory"]
         assert "gpt-runner-data → /vol/data" in shown["volumes"]
@@ -167,11 +167,11 @@ class TestPlan:
                 make(
                     image="Dockerfile",
                     image_built=False,
-                    why_build="built again: requirements.lock changed",
+                    why_build="rebuild: requirements.lock changed",
                 )
             )
         )
-        assert shown["rebuild"] == "built again: requirements.lock changed"
+        assert shown["build"] == "rebuild: requirements.lock changed"
         assert "not built yet" in shown["image"]
 
     def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
@@ -272,7 +272,7 @@ class TestPlan:
         self, make: Callable[..., Plan]
     ) -> None:
         plan = make(options=parse_options(gpu="H100:8"), dataset_ready=False)
-        assert "the data is made on a machine without a GPU, for $0.25 an hour" in " ".join(
+        assert "first prepares the data on a machine without a GPU, for $0.25 an hour" in " ".join(
             plan.steps
         )
         assert resolved(plan).prepares_first
@@ -306,7 +306,7 @@ class TestCommandLine:
         ("words", "part"),
         [
             (["--env", f"MY_KEY={VALUE}"], "write --env MY_KEY"),
-            (["--env", "NOT_HERE"], "no NOT_HERE in the environment or in .env"),
+            (["--env", "NOT_HERE"], "NOT_HERE is set neither in the environment nor in .env"),
             (["--timeout", "soon"], "90m, 12h or 3d"),
             (["--timeout", "30d"], "11 attempts"),
             (["--max-cost", "free"], "for example 25"),
@@ -346,7 +346,7 @@ class TestImage:
             lock.write("# more\n")
         assert image.describe(checkout, cache, "me") == (
             False,
-            "built again: requirements.lock changed",
+            "rebuild: requirements.lock changed",
         )
 
     @pytest.mark.parametrize(
@@ -356,10 +356,10 @@ class TestImage:
             ('COPY ["a", "b"]', "write COPY SOURCE TARGET"),
             ("COPY $HERE /x", "write the path out"),
             ("COPY --parents a/b /x", "name the files"),
-            ("COPY missing.txt /x", "COPY takes missing.txt, which is not in"),
+            ("COPY missing.txt /x", "COPY missing.txt: not found in"),
             ("ADD requirements.lock /x", "write COPY"),
             ("RUN --mount=type=bind,target=/x pip list", "write COPY"),
-            ('ENTRYPOINT ["bash"]', "leave it to docker-compose.yml"),
+            ('ENTRYPOINT ["bash"]', "move it to docker-compose.yml"),
         ],
     )
     def test_what_modal_would_leave_out_is_said_before(
@@ -409,7 +409,7 @@ class TestImage:
             (checkout / path).touch()
         if in_git:
             subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
-        out = ignored(checkout)
+        out = code_filter(checkout)
         assert [
             path for path in (*left_out, ".git/config", ".venv", "volumes") if not out(Path(path))
         ] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.targets.modal.container import ask_gpus, interface_of, price_of
+from runner.targets.modal.container import interface_of, price_of, query_gpus
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def write(program: Path, script: str) -> None:
 
 def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
     write(nvidia_smi, "printf '%s\\n' \"$1\" \"$2\" ' 93'")
-    assert ask_gpus("utilization.gpu") == [
+    assert query_gpus("utilization.gpu") == [
         "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "93",
     ]  # fmt: skip
 
@@ -32,14 +32,14 @@ def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
 def test_a_failure_and_a_silence_are_no_gpus(
     nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr("runner.targets.modal.container.PATIENCE", 0.5)
+    monkeypatch.setattr("runner.targets.modal.container.NVIDIA_SMI_TIMEOUT_S", 0.5)
     write(nvidia_smi, script)
-    assert ask_gpus("name") == []
+    assert query_gpus("name") == []
 
 
 def test_no_nvidia_smi_is_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ask_gpus("name") == []
+    assert query_gpus("name") == []
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,14 @@ def test_a_run_that_stops_fast_works_nearly_to_the_end(
     hours: float, seconds: float, room: float
 ) -> None:
     first = deadlines.Deadline(0.0, 1000.0 + hours * 3600, "budget")
-    found = deadlines.with_room(first, 1000.0, seconds)
+    found = deadlines.with_measured_margin(first, 1000.0, seconds)
     assert found.kill - found.stop == pytest.approx(room)
     assert (found.kill, found.reason) == (first.kill, "budget")
 
 
 def test_our_clock_is_never_behind_modals() -> None:
     for used in (0.0, 100.0, 80000.0):
-        each = deadlines.attempt_timeout(86400.0, used, deadlines.LONGEST_ATTEMPT)
+        each = deadlines.attempt_timeout(86400.0, used, deadlines.MAX_ATTEMPT_S)
         found = deadlines.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
         assert found.stop < found.kill <= each
         assert found.reason == "run-timeout"  # and not another attempt for the last minutes

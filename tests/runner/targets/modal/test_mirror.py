@@ -1,4 +1,4 @@
-"""A run that was pulled and then deleted in the cloud is still there."""
+"""Tests of the pulled copy of a run that was deleted on Modal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.runner.targets.modal.cloud_run import put_run
 from tests.runner.targets.modal.conftest import Lab
 
 
-def test_what_was_deleted_there_is_found_here(lab: Lab) -> None:
+def test_run_deleted_on_modal_is_found_in_its_copy(lab: Lab) -> None:
     put_run(lab, "cl")
     lab.run("pull", "checkpoints", "cl", "--all")
     assert json.loads(lab.run("status", "cl", "--json")[0])["is_copy"] is False

@@ -1,4 +1,4 @@
-"""A run in the cloud with other settings than it was begun with is refused before a machine is paid for."""
+"""Tests of changed settings: refused before a machine is rented, and never undoing a finish."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from job.run_record import Attempt, RunRecord
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal.calls import CallState
-from runner.targets.modal.runs import CloudRun, derive_status, reason
+from runner.targets.modal.runs import CloudRun, derive_status, end_reason
 from tests.runner.targets.modal.cloud_run import put_run
 from tests.runner.targets.modal.conftest import Lab
 
 
-def test_a_launch_and_a_resume_are_refused_and_the_run_stays_finished(lab: Lab) -> None:
+def test_changed_settings_are_refused_and_the_run_stays_finished(lab: Lab) -> None:
     put_run(lab, "cl")
     for words in (
         ["resume", "cl", "max_steps=70", "-y"],
@@ -27,14 +27,14 @@ def test_a_launch_and_a_resume_are_refused_and_the_run_stays_finished(lab: Lab) 
     assert json.loads(lab.run("status", "cl", "--json")[0])["status"] == "finished"
 
 
-def test_what_may_change_is_planned(lab: Lab) -> None:
+def test_permitted_change_is_planned(lab: Lab) -> None:
     put_run(lab, "cl", "unfinished", step=20)
     _, err = lab.run("resume", "cl", "eval_every=7", "--dry-run")
     assert "goes on from step 20 of 60" in err
 
 
 @pytest.mark.parametrize("status", [1, 2, 101])
-def test_an_attempt_that_noted_nothing_takes_no_finish_back(status: int) -> None:
+def test_attempt_without_a_record_does_not_undo_a_finish(status: int) -> None:
     record = RunRecord(
         "cl", status="finished", attempts=[Attempt(1000.0, 1060.0, reason="finished")]
     )
@@ -43,4 +43,4 @@ def test_an_attempt_that_noted_nothing_takes_no_finish_back(status: int) -> None
     ledger.end_call(status, "failed")
     run = CloudRun("cl", record, None, ledger)
     assert derive_status(run, CallState(False), True) == "finished"
-    assert reason(run, CallState(False)) == "finished"
+    assert end_reason(run, CallState(False)) == "finished"

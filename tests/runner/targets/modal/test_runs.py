@@ -1,4 +1,4 @@
-"""`runner cloud` against the stand-in: it trains for real."""
+"""Tests of `runner cloud` against the stand-in, which really trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runner.targets.modal.conftest import Lab
 from tests.waiting import wait_for
 
 
-def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -> None:
+def test_training_leaves_records_and_a_finished_run_is_only_shown(lab: Lab) -> None:
     out, err = lab.train("--gpu", "h100:1,A100-80GB", "--max-cost", "5")
     assert "run tiny is finished" in err
     assert out.startswith("the ")  # the sample: stdout is data
@@ -31,7 +31,9 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
     assert train.concurrency_limit == 1 or train.autoscaler_settings.max_containers == 1
     assert (train.retry_policy.retries, train.retry_policy.max_delay_ms) == (10, 60_000)
     app = next(app for app in lab.modal.apps() if app["tags"].get("job") == "train")
-    assert app["tags"] == {"project": "gpt-runner", "run": "tiny", "job": "train"}
+    launch = json.loads((lab.run_folder() / "launch.json").read_text())["identity"]
+    tags = {"project": "gpt-runner", "run": "tiny", "job": "train", "launch": launch}
+    assert app["tags"] == tags
     state = json.loads(lab.run("status", "tiny", "--json")[0])
     assert (state["status"], state["target"], state["step"], state["attempts"]) == (
         "finished",
@@ -59,7 +61,7 @@ def test_it_trains_in_the_cloud_and_its_records_are_found_afterwards(lab: Lab) -
 
 @contextmanager
 def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
-    """``runner tensorboard tiny``: what it has of the run, asked anew by each call."""
+    """Run `runner tensorboard tiny`; yield a function that returns its current tags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,7 +84,7 @@ def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
     assert "Traceback" not in err
 
 
-def test_a_detached_run_outlives_its_client_and_is_found_again(lab: Lab) -> None:
+def test_detached_run_outlives_its_client(lab: Lab) -> None:
     lab.slow_down(0.02)
     process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
     assert process.stdout is not None

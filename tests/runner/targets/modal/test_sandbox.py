@@ -1,4 +1,4 @@
-"""runner shell in the cloud, in a sandbox of the stand-in."""
+"""Tests of `runner shell` in a sandbox of the stand-in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from runner.errors import RunnerError
 from runner.pricing.prices import BUILT_IN
-from runner.targets.modal.sandbox import price, shell_gpus
+from runner.targets.modal.sandbox import parse_shell_gpus, shell_price
 from tests.runner.targets.modal.conftest import Lab
 
 PROGRAM = ["-c", "from runner.cli import main; main()"]
@@ -33,9 +33,9 @@ def sandbox_has_ended(lab: Lab) -> bool:
     return bool(lab.modal.recorded("SandboxTerminate") or lab.modal.recorded("SandboxTerminateV2"))
 
 
-def test_a_shell_has_code_volumes_a_terminal_that_is_resized_and_no_token(lab: Lab) -> None:
+def test_shell_has_code_volumes_a_resized_terminal_and_no_token(lab: Lab) -> None:
     shell = open_shell(lab, "--gpu", "H100")
-    shell.expect("a sandbox of Modal with H100: about \\$4.* an hour")
+    shell.expect("a Modal sandbox with H100: about \\$4.* an hour")
     shell.expect("open it")
     shell.sendline("y")
     shell.sendline(
@@ -63,14 +63,14 @@ def test_a_shell_has_code_volumes_a_terminal_that_is_resized_and_no_token(lab: L
     assert list(made[0].definition.secret_ids) == []
 
 
-def test_a_shell_left_alone_ends_after_the_idle_time(lab: Lab) -> None:
+def test_idle_shell_ends(lab: Lab) -> None:
     shell = open_shell(lab, "--target", "cloud", "-y", "--idle", "0.02")
     shell.expect("auto-logout")
     shell.expect(pexpect.EOF)
     assert sandbox_has_ended(lab)
 
 
-def test_a_terminal_that_is_closed_takes_the_sandbox_with_it(lab: Lab) -> None:
+def test_closed_terminal_ends_the_sandbox(lab: Lab) -> None:
     shell = open_shell(lab, "--target", "cloud", "-y")
     shell.sendline("echo rea''dy")
     shell.expect("ready")
@@ -79,7 +79,7 @@ def test_a_terminal_that_is_closed_takes_the_sandbox_with_it(lab: Lab) -> None:
     lab.modal.wait_until(lambda: sandbox_has_ended(lab))
 
 
-def test_a_command_runs_in_its_place_with_its_streams_and_status(lab: Lab) -> None:
+def test_command_keeps_its_streams_and_status(lab: Lab) -> None:
     out, _ = lab.run(
         "shell",
         "--target",
@@ -94,7 +94,7 @@ def test_a_command_runs_in_its_place_with_its_streams_and_status(lab: Lab) -> No
     assert sandbox_has_ended(lab)
 
 
-def test_off_a_terminal_it_says_what_to_type(lab: Lab) -> None:
+def test_without_a_terminal_the_error_names_the_command(lab: Lab) -> None:
     _, err = lab.run("shell", "--gpu", "L4", "nvidia-smi", status=2)
     assert "`runner shell --gpu L4 nvidia-smi -y`" not in err  # it would be the command's own -y
     assert "`runner shell -y --gpu L4 nvidia-smi`" in err
@@ -102,12 +102,12 @@ def test_off_a_terminal_it_says_what_to_type(lab: Lab) -> None:
     assert "needs a terminal" in err
 
 
-def test_one_type_of_gpu_and_a_price() -> None:
-    assert shell_gpus("h100:2").modal_names() == ["H100:2"]
+def test_gpu_option_and_price() -> None:
+    assert parse_shell_gpus("h100:2").modal_names() == ["H100:2"]
     with pytest.raises(RunnerError, match="did you mean 'H100'"):
-        shell_gpus("h10")
-    with pytest.raises(RunnerError, match="one type of GPU"):
-        shell_gpus("H100,A100")
-    assert price(shell_gpus("H100"), BUILT_IN) == pytest.approx(
+        parse_shell_gpus("h10")
+    with pytest.raises(RunnerError, match="one GPU type"):
+        parse_shell_gpus("H100,A100")
+    assert shell_price(parse_shell_gpus("H100"), BUILT_IN) == pytest.approx(
         3.95 + 3 * (4 * 0.0000131 + 16 * 0.00000222) * 3600
     )

@@ -1,9 +1,10 @@
-"""Volumes on Modal, read against the stand-in through the real client."""
+"""Tests of Modal volumes, through the real client against the stand-in."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator
 
 import modal
@@ -14,7 +15,7 @@ from runner.errors import ModalUnavailable, RunnerError
 from runner.targets.modal import volume_rpc
 from runner.targets.modal.client import RetryPolicy
 from runner.targets.modal.volume import (
-    LateFiles,
+    LazyVolumeFiles,
     ModalVolumeFiles,
     modal_name,
     open_files,
@@ -37,7 +38,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
 @pytest.fixture
 def files(standin: ModalStandin) -> Iterator[ModalVolumeFiles]:
     opened = open_files("data", create=True)
-    opened.patience = RetryPolicy(attempts=4, sleep=lambda seconds: None)
+    opened.retry = RetryPolicy(attempts=4, sleep=lambda seconds: None)
     yield opened
     standin.clear_faults()
     standin.volume_rules()
@@ -48,20 +49,20 @@ def put(files: ModalVolumeFiles, path: str, content: bytes) -> None:
         batch.put_file(io.BytesIO(content), path)
 
 
-def test_our_names_become_modals(standin: ModalStandin) -> None:
+def test_names_on_modal(standin: ModalStandin) -> None:
     assert modal_name("data", {}) == "gpt-runner-data"
     assert modal_name("cache", {"GPT_RUNNER_VOLUMES": "mine-"}) == "mine-cache"
     with pytest.raises(RunnerError, match="did you mean 'checkpoints'") as refused:
         modal_name("checkpoint", {})
     assert refused.value.exit_code == 2
-    assert open_volume("data").object_id == open_volume("data").object_id  # made once
+    assert open_volume("data").object_id == open_volume("data").object_id  # created once
 
 
-def test_looking_makes_no_volume_and_writing_does(standin: ModalStandin) -> None:
-    environ = {"GPT_RUNNER_VOLUMES": "not-yet-"}
+def test_reading_creates_no_volume_and_writing_does(standin: ModalStandin) -> None:
+    environ = {**os.environ, "GPT_RUNNER_VOLUMES": "not-yet-"}
     looked = open_files("data", environ)
-    late = LateFiles("data", environ)
-    assert (looked.id, looked.is_there, looked.size("a.txt"), late.text("a.txt")) == (
+    late = LazyVolumeFiles("data", environ)
+    assert (looked.id, looked.exists, looked.size("a.txt"), late.read_if_exists("a.txt")) == (
         "",
         False,
         None,
@@ -72,12 +73,12 @@ def test_looking_makes_no_volume_and_writing_does(standin: ModalStandin) -> None
             list(files.entries())
     with pytest.raises(StandinError, match="no volume"):
         standin.volume_path("not-yet-data")
-    late.put("a.txt", "text")
-    assert late.text("a.txt") == looked.read("a.txt") == b"text"
-    assert looked.is_there
+    late.write("a.txt", "text")
+    assert late.read_if_exists("a.txt") == looked.read("a.txt") == b"text"
+    assert looked.exists
 
 
-def test_a_file_is_read_whole_from_the_middle_and_across_blocks(files: ModalVolumeFiles) -> None:
+def test_reads_whole_files_and_ranges_across_blocks(files: ModalVolumeFiles) -> None:
     content = bytes(range(256)) * (2 * BLOCK // 256) + b"\0" * 1000
     put(files, "big.bin", content)
     assert files.size("big.bin") == len(content)
@@ -88,7 +89,7 @@ def test_a_file_is_read_whole_from_the_middle_and_across_blocks(files: ModalVolu
     assert files.read("big.bin", 0, 0) == b""
 
 
-def test_a_range_may_end_behind_the_end_of_the_file(files: ModalVolumeFiles) -> None:
+def test_range_may_exceed_the_file(files: ModalVolumeFiles) -> None:
     content = noise(BLOCK + 1000)
     put(files, "log.txt", content)
     assert files.read("log.txt", 0, 4 * BLOCK) == content
@@ -99,28 +100,26 @@ def test_a_range_may_end_behind_the_end_of_the_file(files: ModalVolumeFiles) -> 
     )
 
 
-def test_a_digest_may_be_that_of_the_block_as_modal_keeps_it(
-    files: ModalVolumeFiles, standin: ModalStandin
-) -> None:
+def test_digest_may_omit_trailing_zeros(files: ModalVolumeFiles, standin: ModalStandin) -> None:
     content = noise(BLOCK - 1000) + b"\0" * 1000 + noise(1000, 2) + b"\0" * 10
     put(files, "big.bin", content)
     standin.volume_rules(sends_digests=True)
     assert files.read("big.bin") == content
     assert files.read("big.bin", 100, BLOCK) == content[100 : BLOCK + 100]
     standin.inject("BlockGet", "corrupt", times=2)
-    assert files.read("big.bin") == content  # what has another digest is fetched again
+    assert files.read("big.bin") == content  # a block with a wrong digest is fetched again
     standin.inject("BlockGet", "truncate", times=2)
     assert files.read("big.bin", 5) == content[5:]
 
 
-def test_the_blocks_are_as_long_as_the_clients() -> None:
+def test_block_size_matches_the_client() -> None:
     assert volume_rpc.BLOCK_SIZE == download.BLOCK_SIZE == blob_utils.BLOCK_SIZE
 
 
-def test_a_digest_that_can_not_be_read_is_none() -> None:
+def test_invalid_digest_is_none() -> None:
     digest = bytes(range(32))
     text = base64.b64encode(digest).decode()
-    read = volume_rpc._sha256_in
+    read = volume_rpc._parse_digest
     assert read(f"sha-256=:{text}:") == read(f"md5=:YWJj:, sha-256=:{text}:;q=1") == digest
     for header in (
         "",
@@ -133,7 +132,7 @@ def test_a_digest_that_can_not_be_read_is_none() -> None:
         assert read(header) is None
 
 
-def test_what_is_not_there_is_a_file_not_found_for_every_question(files: ModalVolumeFiles) -> None:
+def test_missing_paths_raise_file_not_found(files: ModalVolumeFiles) -> None:
     put(files, "folder/file.txt", b"text")
     assert files.size("nothing") is None
     assert files.size("folder") is None
@@ -143,11 +142,11 @@ def test_what_is_not_there_is_a_file_not_found_for_every_question(files: ModalVo
         list(files.entries("nothing"))
     with pytest.raises(FileNotFoundError):
         files.remove("nothing")
-    with pytest.raises(RunnerError, match="leaves the volume"):
+    with pytest.raises(RunnerError, match="leads out of the volume"):
         files.read("../other")
 
 
-def test_a_folder_lists_what_it_holds(files: ModalVolumeFiles) -> None:
+def test_entries_of_a_folder(files: ModalVolumeFiles) -> None:
     put(files, "listed/b.txt", b"bb")
     put(files, "listed/deep/c.txt", b"ccc")
     assert [(e.path, e.size, e.is_folder) for e in files.entries("listed")] == [
@@ -158,7 +157,7 @@ def test_a_folder_lists_what_it_holds(files: ModalVolumeFiles) -> None:
 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "truncate"])
-def test_a_block_that_comes_short_or_not_at_all_is_asked_for_again(
+def test_incomplete_block_is_fetched_again(
     files: ModalVolumeFiles, standin: ModalStandin, fault: str
 ) -> None:
     put(files, "f.bin", b"weights" * 1000)
@@ -166,24 +165,22 @@ def test_a_block_that_comes_short_or_not_at_all_is_asked_for_again(
     assert files.read("f.bin") == b"weights" * 1000
 
 
-def test_after_the_last_attempt_it_says_that_it_is_unavailable(
-    files: ModalVolumeFiles, standin: ModalStandin
-) -> None:
+def test_last_attempt_raises_unavailable(files: ModalVolumeFiles, standin: ModalStandin) -> None:
     put(files, "f.bin", b"weights")
     standin.inject("BlockGet", "503", times=None)
     with pytest.raises(ModalUnavailable, match="unavailable"):
         files.read("f.bin")
 
 
-def test_a_volume_of_version_1_is_refused_and_the_way_out_is_named(standin: ModalStandin) -> None:
+def test_volume_of_version_1_is_refused_with_a_remedy(standin: ModalStandin) -> None:
     modal.Volume.from_name("old-data", create_if_missing=True, version=1).hydrate()
     with pytest.raises(RunnerError) as refused:
         open_volume("data", {"GPT_RUNNER_VOLUMES": "old-"})
-    assert "the volume old-data is of Modal's version 1" in refused.value.message
+    assert "volume old-data is of Modal's version 1" in refused.value.message
     assert "`modal volume rename old-data old-data-v1`" in refused.value.message
 
 
-def test_without_a_token_the_command_that_makes_one_is_named(
+def test_missing_token_names_the_command(
     standin: ModalStandin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with standin.active():
@@ -193,9 +190,9 @@ def test_without_a_token_the_command_that_makes_one_is_named(
             open_volume("data")
 
 
-def test_offline_it_says_so_at_once(standin: ModalStandin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_fails_at_once(standin: ModalStandin, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_SERVER_URL", "https://nowhere.invalid")
-    with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid is unknown here"):
+    with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid does not resolve"):
         open_volume("data")

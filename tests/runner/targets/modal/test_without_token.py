@@ -1,4 +1,4 @@
-"""Without a Modal token: every plan is made and says so, and what needs Modal names the token, not the network."""
+"""Tests without a Modal token: plans still work; commands that need Modal name the token."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
-    """``type_("ls data")`` on a machine without a token, where a look at the network fails the test."""
+    """Return a function that runs a command without a token; network access fails the test."""
 
     def no_network(*words: object) -> None:
-        raise AssertionError("the network is asked for")
+        raise AssertionError("the network was accessed")
 
     monkeypatch.setattr("runner.targets.modal.client.socket.getaddrinfo", no_network)
 
@@ -53,7 +53,7 @@ def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Re
     "words",
     ["tiny", "sample --name cl", "sample", "evaluate --name cl", "pipeline p.yaml --dir work"],
 )
-def test_a_plan_says_what_it_could_not_look_up(
+def test_plan_says_that_there_is_no_token(
     words: str, type_: Callable[[str], Result], checkout: Path
 ) -> None:
     (checkout / "p.yaml").write_text(PIPELINE)
@@ -61,31 +61,31 @@ def test_a_plan_says_what_it_could_not_look_up(
     (checkout / "work" / "prepare.py").touch()
     planned = type_(f"cloud {words} --dry-run")
     assert planned.exit_code == 0, planned.stderr
-    assert "no Modal token here, so what is there was not looked up" in " ".join(
+    assert "no Modal token, so the runs and data there are unknown" in " ".join(
         planned.stderr.split()
     )
 
 
 @pytest.mark.parametrize("line", ["cloud sample --name cl -y", "resume cl --target cloud"])
-def test_nothing_is_started(line: str, type_: Callable[[str], Result], checkout: Path) -> None:
+def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: Path) -> None:
     run = checkout / "volumes" / "checkpoints" / "cl"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"name": "cl", "status": "finished"}')
     refused = type_(line)
     assert refused.exit_code == 1
-    assert "error: there is no Modal token here; type: modal token new" in refused.stderr
+    assert "error: this machine has no Modal token; type: modal token new" in refused.stderr
 
 
 @pytest.mark.parametrize(
     "line", ["push data texts", "pull checkpoints cl", "ls data", "rm data texts -r"]
 )
-def test_a_transfer_names_the_token(line: str, type_: Callable[[str], Result]) -> None:
+def test_transfer_names_the_token(line: str, type_: Callable[[str], Result]) -> None:
     refused = type_(line)
     assert refused.exit_code == 1
-    assert refused.stderr == "error: there is no Modal token here; type: modal token new\n"
+    assert refused.stderr == "error: this machine has no Modal token; type: modal token new\n"
 
 
-def test_a_path_that_is_not_here_is_said_before_the_token(type_: Callable[[str], Result]) -> None:
+def test_missing_path_is_reported_before_the_token(type_: Callable[[str], Result]) -> None:
     refused = type_("push data /nope")
     assert refused.exit_code == 102
-    assert "there is no /nope here" in refused.stderr
+    assert "/nope exists neither in" in refused.stderr
