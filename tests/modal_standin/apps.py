@@ -14,11 +14,10 @@ from modal_proto import api_pb2
 
 from .functions import Functions
 from .ids import new_id
-from .rpc import Caller
+from .rpc import ENVIRONMENT, Caller
 from .settings import Settings
 from .store import Shelf
 
-ENVIRONMENT = "main"
 STOPPED = (api_pb2.APP_STATE_STOPPING, api_pb2.APP_STATE_STOPPED)
 
 
@@ -247,6 +246,9 @@ class Apps:
     ) -> api_pb2.EnvironmentGetOrCreateResponse:
         settings = api_pb2.EnvironmentSettings(image_builder_version=self._settings.builder_version)
         name = request.deployment_name or ENVIRONMENT
+        creates = request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
+        if name != ENVIRONMENT and not creates:
+            raise GRPCError(Status.NOT_FOUND, f"Environment '{name}' not found")
         return api_pb2.EnvironmentGetOrCreateResponse(
             environment_id="en-" + "0" * 22,
             metadata=api_pb2.EnvironmentMetadata(name=name, settings=settings),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from modal_proto import api_pb2
 
-from .apps import ENVIRONMENT, Apps
+from .apps import Apps
 from .executor import Container
 from .images import Images
 from .mounts import Mounts
 from .processes import TASK_VARIABLE
-from .rpc import TASK_HEADER
+from .rpc import ENVIRONMENT, TASK_HEADER
 from .secret_values import Secrets
 from .settings import Settings
 from .volume_views import View, open_view

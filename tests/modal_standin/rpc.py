@@ -27,6 +27,8 @@ TASK_HEADER = (
     "x-standin-task-id"  # a container names itself so; on Modal each has a socket of its own
 )
 
+ENVIRONMENT = "main"  # the only one of the workspace
+
 # A client repeats a request whose answer it lost, under the same key, and must not get it done twice.
 ONCE = {
     "AppCreate",
@@ -119,6 +121,8 @@ class Service:
                 raise GRPCError(
                     Status.UNIMPLEMENTED, f"the stand-in for Modal does not imitate {name}"
                 )
+            if (environment := getattr(request, "environment_name", "")) not in ("", ENVIRONMENT):
+                raise GRPCError(Status.NOT_FOUND, f"Environment '{environment}' not found")
             subject = stream if takes_stream else request
             try:
                 await self._answer(name, method, subject, stream, caller, fault)

@@ -5,6 +5,7 @@ A launch record holds them as JSON; `runner resume` reads them again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,7 +73,7 @@ def parse_options(
         max_cost=parse_dollars(max_cost, "--max-cost") if isinstance(max_cost, str) else max_cost,
         nodes=nodes,
         timeout_s=_parse_timeout(timeout) if timeout else None,
-        region=region,
+        region=_parse_region(region) if region else None,
         environment=environment,
         own_secrets=own_secrets,
         modal_secrets=tuple(secrets),
@@ -128,6 +129,13 @@ def _optional(tree: Mapping[str, Any], name: str, *kinds: type) -> Any:
     if value is not None and not isinstance(value, kinds):
         raise ValueError(f"{name}: expected {kinds[-1].__name__}, got {value!r}")
     return value
+
+
+def _parse_region(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[a-z0-9-]+", name) for name in names):
+        raise usage(f"--region {text}: expected names such as us, eu-west or us-east,us-west")
+    return ",".join(names)
 
 
 def _parse_timeout(value: str | float) -> float:
