@@ -309,7 +309,8 @@ class TestCommandLine:
             (["--env", "NOT_HERE"], "NOT_HERE is set neither in the environment nor in .env"),
             (["--timeout", "soon"], "90m, 12h or 3d"),
             (["--timeout", "30d"], "11 attempts"),
-            (["--max-cost", "free"], "for example 25"),
+            (["--max-cost", "free"], "such as 25"),
+            (["--region", "us east"], "expected names such as us"),
             (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
         ],
     )

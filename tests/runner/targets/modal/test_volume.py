@@ -14,6 +14,7 @@ from modal._utils import blob_utils
 from runner.errors import ModalUnavailable, RunnerError
 from runner.targets.modal import volume_rpc
 from runner.targets.modal.client import RetryPolicy
+from runner.targets.modal.diagnose import diagnose
 from runner.targets.modal.volume import (
     LazyVolumeFiles,
     ModalVolumeFiles,
@@ -196,3 +197,13 @@ def test_offline_fails_at_once(standin: ModalStandin, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MODAL_SERVER_URL", "https://nowhere.invalid")
     with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid does not resolve"):
         open_volume("data")
+
+
+def test_missing_environment_is_refused(
+    standin: ModalStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODAL_ENVIRONMENT", "nope")
+    for request in (lambda: open_files("data"), lambda: open_volume("data")):
+        with pytest.raises(RunnerError, match="Modal has no environment 'nope'"):
+            request()
+    assert "no environment 'nope'" in str(diagnose()["problem"])
