@@ -158,7 +158,7 @@ class TokenStream:
         self._bounds = np.cumsum([0, *(count for _, count in sized)])
         self._versions = [_version(path) for path in self._paths]
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        most = 1024 if soft_limit == resource.RLIM_INFINITY else min(1024, soft_limit // 4)
+        most = 1024 if soft_limit == resource.RLIM_INFINITY else min(1024, soft_limit // 8)
         self._shard = lru_cache(maxsize=max(8, most))(self._open)
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, download, segments, sources
+from corpus import DataError, download, segments, sources, split
+from corpus.formats import SourceFile
 from corpus.segments import Cursor, read
 from corpus.sources import find_files
 from tests.file_server import FileServer
@@ -225,3 +227,98 @@ def test_the_standard_library_is_code_and_always_the_same(tmp_path: Path) -> Non
     ]
     assert not [name for name in found if name.startswith("_sysconfigdata")]
     assert sum(file.size for file in find_files("stdlib", tmp_path)) > 5_000_000
+
+
+def said_of(source: Path, tmp_path: Path) -> tuple[list[str], str]:
+    said: list[str] = []
+    files = find_files(str(source), tmp_path / "raw", report=lambda event: said.append(str(event)))
+    return [file.name for file in files], " ".join(said)
+
+
+def test_links_to_folders_are_followed_once_and_cycles_end(tree: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "c.txt").write_text("text of c\n")
+    (elsewhere / "deep" / "back").symlink_to(tree)
+    (tree / "0linked").symlink_to(elsewhere)
+    (tree / "a" / "self").symlink_to(tree)
+    found, said = said_of(tree, tmp_path)
+    assert found == ["0linked/deep/c.txt", "a/y.md", "a/z.txt", "b.txt"]
+    assert "2 links to a folder that is read already (0linked/deep/back, a/self)" in said
+
+
+def test_a_glob_reads_a_file_once_through_a_cycle_of_links(tree: Path, tmp_path: Path) -> None:
+    (tree / "a" / "self").symlink_to(tree)
+    assert names(f"{tree}/**/*.txt", tmp_path) == ["a/z.txt", "b.txt"]
+
+
+def test_folders_that_a_glob_matches_are_reported(tree: Path, tmp_path: Path) -> None:
+    _, said = said_of(tree / "*", tmp_path)
+    assert "1 folders (end the glob with /** to read them) (a)" in said
+
+
+def test_whatever_is_left_out_is_reported_and_counted(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "broken").symlink_to(tree / "nothing")
+    os.mkfifo(tree / "pipe")
+    (tree / "empty.txt").touch()
+    (tree / "empty.txt.gz").write_bytes(gzip.compress(b""))
+    (tree / "data.zip").write_bytes(b"PK\x03\x04")
+    (tree / "locked.txt").write_text("text\n")
+    opened = Path.open
+
+    def locked(path: Path, *args: object, **kwargs: object) -> object:
+        if path.name == "locked.txt":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", locked)
+    found, said = said_of(tree, tmp_path)
+    assert found == ["a/y.md", "a/z.txt", "b.txt"]
+    assert said.startswith("skipped 8 of the source's files and folders: ")
+    for part in (
+        "1 a FIFO (pipe)",
+        "1 a zip archive (data.zip)",
+        "1 broken links (broken)",
+        "1 cannot be read (locked.txt)",
+        "2 empty (empty.txt, empty.txt.gz)",
+        "2 hidden (.hidden, .x)",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize("kind", ["broken link", "FIFO"])
+def test_a_source_that_is_not_a_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=f"x: a {kind}"):
+        find_files(str(path), tmp_path / "raw")
+
+
+def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.txt", b"new\nline.txt"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("text\n" * 50)
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xe9.zip")).write_bytes(b"PK\x03\x04")
+    found, said = said_of(folder, tmp_path)
+    assert len(found) == 2
+    assert "\\udce9.zip" in said
+
+
+def test_an_empty_or_blank_file_is_never_the_whole_validation_set() -> None:
+    ranks = {name: split._rank(name.encode()) for name in (f"{i}.txt" for i in range(200))}
+    lowest = min(ranks, key=lambda name: ranks[name])
+    files = [
+        SourceFile(Path(name), name, 10, "text", is_blank=name == lowest)
+        for name in ranks
+        if ranks[name] >= 0.01 or name == lowest
+    ]
+    splitter = split.ByDocument(files, 1e-9)
+    chosen = [file.name for file, val in zip(files, splitter._val, strict=True) if val]
+    assert len(chosen) == 1
+    assert chosen != [lowest]

@@ -1,0 +1,331 @@
+"""A dataset is tied to its text, its shards and its tokenizer; a finished one is only read."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus import DataError, build, verify
+from corpus.build import prepare
+from corpus.dataset import META, STAGING, TokenStream, dataset_meta, other_dataset
+from corpus.shards import ShardWriter
+from corpus.tokenizers import read_tokenizer, same_tokens, save_tokenizer
+from corpus.verify import (
+    ChecksumCache,
+    dataset_identity,
+    is_prepared,
+    require_dataset_of_run,
+    tokenizer_of_run,
+)
+from job.recipe import DataConfig
+
+
+def config(source: Path, **settings: object) -> DataConfig:
+    base = {
+        "dataset": "d",
+        "source": str(source),
+        "tokenizer": "bytes",
+        "split": "tail",
+        "shard_tokens": 1024,
+    }
+    return DataConfig.model_validate({**base, **settings})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "t.txt"
+    path.write_text("the quick brown fox\n" * 500)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, text: Path) -> Path:
+    prepare(config(text), tmp_path / "data" / "d")
+    return tmp_path / "data" / "d"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that are read whole."""
+    names: list[str] = []
+    read_content = verify.read_content
+
+    def noted(path: Path) -> object:
+        names.append(path.name)
+        return read_content(path)
+
+    monkeypatch.setattr(verify, "read_content", noted)
+    return names
+
+
+def edit_text(path: Path) -> None:
+    path.write_text("the quick brown dog\n" * 500)  # as long as before
+
+
+class TestText:
+    def test_an_edited_text_is_refused(self, folder: Path, text: Path) -> None:
+        edit_text(text)
+        with pytest.raises(DataError, match=r"t\.txt has changed since .*--force.*NEW_NAME"):
+            prepare(config(text), folder)
+        assert prepare(config(text), folder, force=True).source_sha256
+
+    def test_a_touched_text_is_read_again_and_accepted(self, folder: Path, text: Path) -> None:
+        os.utime(text, (1, 1))
+        assert is_prepared(config(text), folder)
+
+    def test_an_edit_with_the_old_time_is_found_by_prepare(self, folder: Path, text: Path) -> None:
+        status = text.stat()
+        edit_text(text)
+        os.utime(text, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert is_prepared(config(text), folder)
+        with pytest.raises(DataError, match="has changed"):
+            is_prepared(config(text), folder, thorough=True)
+
+    def test_a_copy_under_another_name_is_the_same_text(self, folder: Path, text: Path) -> None:
+        copy = text.rename(text.with_name("copy.txt"))
+        assert is_prepared(config(copy), folder)
+
+    @pytest.mark.parametrize("any_source", [False, True])
+    def test_another_text_is_refused(self, folder: Path, text: Path, any_source: bool) -> None:
+        other = text.with_name("other.txt")
+        other.write_text("another text\n" * 500)
+        with pytest.raises(DataError, match=r"source was .*t\.txt, now .*other\.txt"):
+            prepare(config(other), folder, any_source=any_source)
+
+    def test_a_text_that_is_not_here_is_accepted_with_a_warning(
+        self, folder: Path, text: Path
+    ) -> None:
+        said: list[str] = []
+        text.unlink()
+        gone = config(text.with_name("gone.txt"))
+        assert is_prepared(config(text), folder)
+        assert is_prepared(
+            gone, folder, any_source=True, report=lambda event: said.append(str(event))
+        )
+        assert any("instead of" in line for line in said)
+
+    def test_a_file_that_is_added_to_a_folder_changes_it(self, tmp_path: Path) -> None:
+        source = tmp_path / "in"
+        source.mkdir()
+        (source / "a.txt").write_text("a\n" * 5000)
+        prepare(config(source), tmp_path / "d")
+        assert is_prepared(config(source), tmp_path / "d")
+        (source / "b.txt").write_text("b\n")
+        with pytest.raises(DataError, match="has changed"):
+            is_prepared(config(source), tmp_path / "d")
+
+    def test_a_resumed_run_keeps_its_dataset_with_a_warning(self, folder: Path, text: Path) -> None:
+        edit_text(text)
+        said: list[str] = []
+        prepare(
+            config(text), folder, accept_changed_text=True, report=lambda e: said.append(str(e))
+        )
+        assert any("has changed" in line for line in said)
+
+    def test_a_text_in_the_datasets_own_folder_stays_the_same(
+        self, tmp_path: Path, text: Path
+    ) -> None:
+        own = tmp_path / "own"
+        own.mkdir()
+        (own / "a.txt").write_bytes(text.read_bytes())
+        first = prepare(config(own), own)
+        assert prepare(config(own), own) == first
+        assert prepare(config(own), own, force=True) == first
+
+
+class TestShards:
+    def test_an_unchanged_dataset_is_not_read_again(
+        self, folder: Path, text: Path, reads: list[str]
+    ) -> None:
+        prepare(config(text), folder)
+        assert reads == []
+        prepare(config(text), folder, thorough=True)
+        assert len(reads) == len(dataset_meta(folder).names) > 5
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_a_flipped_bit_is_found(self, folder: Path, text: Path, split: str) -> None:
+        path = next(folder.glob(f"*{split}*.bin"))
+        data = bytearray(path.read_bytes())
+        data[-2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"{path.name}: damaged or replaced: its SHA-256"):
+            prepare(config(text), folder)
+
+    def test_a_foreign_shard_is_refused(self, folder: Path, text: Path) -> None:
+        (folder / "x_train_000099.bin").write_bytes(next(folder.glob("*train*.bin")).read_bytes())
+        with pytest.raises(DataError, match=r"x_train_000099\.bin: not among the shards that"):
+            prepare(config(text), folder)
+        stream = TokenStream(folder, "train")
+        assert len(stream) == dataset_meta(folder).train_tokens
+
+    def test_a_copied_dataset_is_read_once(
+        self, folder: Path, text: Path, reads: list[str], tmp_path: Path
+    ) -> None:
+        moved = folder.rename(tmp_path / "moved")
+        prepare(config(text), moved)
+        count = len(reads)
+        assert count > 5
+        prepare(config(text), moved)
+        assert len(reads) == count
+
+    def test_tokens_beyond_the_vocabulary_are_refused(self, tmp_path: Path) -> None:
+        for split in ("train", "val"):
+            writer = ShardWriter(tmp_path, "x", split, 5000)  # type: ignore[arg-type]
+            writer.write(np.full(3000, 60_000, np.uint16))
+            writer.finish_shard()
+        with pytest.raises(DataError, match="has token 60000, and tokenizer gpt2 has 50257"):
+            is_prepared(DataConfig(dataset="x"), tmp_path)
+
+    @pytest.mark.parametrize("content", ["null", "[]", '{"shards": 5}', "{", '{"tokenizer": {}}'])
+    def test_a_damaged_meta_is_named(self, folder: Path, text: Path, content: str) -> None:
+        (folder / META).write_text(content)
+        with pytest.raises(DataError, match=r"meta\.json: damaged; rebuild.*--force"):
+            prepare(config(text), folder)
+
+    def test_a_meta_that_names_files_elsewhere_is_refused(self, folder: Path, text: Path) -> None:
+        damaged = (folder / META).read_text().replace("d_train_000001.bin", "../d_train_000001.bin")
+        (folder / META).write_text(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            dataset_meta(folder)
+
+
+class TestReadOnly:
+    def test_a_finished_dataset_is_read_without_a_lock_or_a_write(
+        self, folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr(build, "wait_for_lock", refuse)
+        monkeypatch.setattr(verify, "write_atomically", refuse)
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(Path, "unlink", refuse)
+        os.utime(text, (1, 1))
+        assert prepare(config(text), folder).train_tokens == 9001
+
+
+class TestRebuild:
+    @pytest.mark.parametrize("broken", ["tokenizer", "text"])
+    def test_a_failed_rebuild_leaves_the_old_dataset(
+        self, folder: Path, text: Path, broken: str
+    ) -> None:
+        before = files(folder)
+        if broken == "text":
+            text.write_text("")
+        else:
+            text.write_bytes(b"words\n" * 5000 + b"\xff\n")
+        with pytest.raises(DataError):
+            prepare(config(text, tokenizer="chars"), folder, force=True)
+        assert files(folder) == before
+        assert not (folder / STAGING).exists()
+
+    def test_an_interrupted_exchange_is_finished(
+        self, folder: Path, text: Path, tmp_path: Path
+    ) -> None:
+        edit_text(text)
+        prepare(config(text), tmp_path / "new")
+        expected = files(tmp_path / "new")
+        (tmp_path / "new").rename(folder / STAGING)
+        (folder / META).unlink()
+        with pytest.raises(DataError, match="no complete dataset"):
+            dataset_meta(folder)
+        prepare(config(text), folder)
+        assert files(folder) == expected
+
+
+class TestRun:
+    def test_the_fingerprint_covers_both_splits_and_the_tokenizer(
+        self, folder: Path, text: Path
+    ) -> None:
+        recorded = dataset_identity(folder, dataset_meta(folder))
+        assert require_dataset_of_run("a", recorded, folder).train_tokens == 9001
+        for changed in (
+            b"The quick brown fox\n",
+            b"the quick brown foX\n",
+        ):  # in training, in validation
+            lines = [b"the quick brown fox\n"] * 500
+            lines[0 if changed[0] == b"T"[0] else -1] = changed
+            text.write_bytes(b"".join(lines))
+            prepare(config(text), folder, force=True)
+            with pytest.raises(DataError, match="run a learned another dataset"):
+                require_dataset_of_run("a", recorded, folder)
+
+    @pytest.mark.parametrize("recorded", [{}, None, "x", {"source": "t"}, {"fingerprint": None}])
+    def test_a_lost_record_is_refused(self, folder: Path, recorded: object) -> None:
+        now = dataset_identity(folder, dataset_meta(folder))
+        assert "does not say which dataset" in other_dataset("a", recorded, now)
+
+    def test_a_lost_tokenizer_comes_from_the_runs_own_dataset_alone(
+        self, folder: Path, text: Path, tmp_path: Path
+    ) -> None:
+        recorded = dataset_identity(folder, dataset_meta(folder))
+        assert tokenizer_of_run(tmp_path, recorded, folder).name == "bytes"
+        edit_text(text)
+        prepare(config(text), folder, force=True)
+        with pytest.raises(DataError, match="learned another dataset"):
+            tokenizer_of_run(tmp_path, recorded, folder)
+
+    def test_another_runs_tokenizer_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        recorded = dataset_identity(folder, dataset_meta(folder))
+        save_tokenizer(tmp_path, {"name": "chars", "characters": "abc"})
+        with pytest.raises(DataError, match="not the tokenizer of run"):
+            tokenizer_of_run(tmp_path, recorded, folder)
+
+    @pytest.mark.parametrize(
+        "content", ["null", "[]", "{", '{"name": "chars"}', '{"name": 5}', "[" * 5000]
+    )
+    def test_a_damaged_tokenizer_is_named(self, folder: Path, tmp_path: Path, content: str) -> None:
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(DataError):
+            tokenizer_of_run(tmp_path, {}, folder)
+
+    def test_tokenizers_are_compared_by_their_characters(self) -> None:
+        chars = {"name": "chars", "characters": "abc"}
+        assert same_tokens(chars, {"name": "chars", "characters": "cba"})
+        assert not same_tokens(chars, {"name": "chars", "characters": "abd"})
+        assert not same_tokens({"name": "bytes"}, {"name": "gpt2"})
+        assert read_tokenizer(Path("/nonexistent")) is None
+
+
+def test_more_shards_than_open_files_are_read(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "d", "train", 1024)
+    writer.write(np.arange(200 * 1024, dtype=np.uint32).astype(np.uint16))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 64, hard))
+    try:
+        stream = TokenStream(tmp_path, "train")
+        assert (stream.slice(0, len(stream)) == np.arange(200 * 1024).astype(np.uint16)).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_shard_that_is_replaced_while_it_is_in_use_is_named(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "d", "train", 1024)
+    writer.write(np.zeros(2048, np.uint16))
+    stream = TokenStream(tmp_path, "train")
+    os.utime(tmp_path / "d_train_000002.bin", (1, 1))
+    assert len(stream.slice(0, 1024)) == 1024
+    with pytest.raises(DataError, match=r"d_train_000002\.bin: replaced while it was in use"):
+        stream.slice(0, 2048)
+
+
+def test_a_damaged_checksum_cache_is_ignored(folder: Path) -> None:
+    cache = ChecksumCache(folder)
+    for content in (
+        "null",
+        "[1]",
+        "{",
+        '{"d_train_000001.bin": "x"}',
+        '{"d_train_000001.bin": [1]}',
+    ):
+        cache._path.write_text(content)
+        assert ChecksumCache(folder).shard(folder / "d_train_000001.bin") is None
