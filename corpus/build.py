@@ -238,7 +238,7 @@ class _Preparation:
                 self.report(f"resuming from {done:.0%} of the text")
                 return journal
             self.report(
-                "the unfinished preparation is damaged, or had other settings or another text: starting over"
+                "the unfinished preparation is damaged or had other settings or text: starting over"
             )
         for left in staging.iterdir():
             left.unlink()
@@ -321,7 +321,7 @@ class _Preparation:
     def _in_threads(
         self, function: Callable[[_Batch], R], start: Cursor, splitter: Splitter
     ) -> Iterator[tuple[_Batch, R]]:
-        """Yield the batches from ``start`` with their results, in order; two per worker are in memory."""
+        """Yield batches and results in order; two per worker are in memory."""
         pending: deque[tuple[_Batch, Future[R]]] = deque()
         pool = ThreadPoolExecutor(self.workers)
         try:
@@ -345,8 +345,8 @@ class _Preparation:
                 "" if file.is_binary else ", or use data.tokenizer=bytes, which reads any bytes"
             )
             raise DataError(
-                f"{printable(file.path)}: not UTF-8 text at byte {part.offset + error.start}; convert it "
-                f"(`iconv -f LATIN1 -t UTF-8`){bytes_help}"
+                f"{printable(file.path)}: not UTF-8 text at byte {part.offset + error.start}; "
+                f"convert it (`iconv -f LATIN1 -t UTF-8`){bytes_help}"
             ) from None
 
     def _note(self, journal: _Journal, writers: dict[Split, ShardWriter]) -> None:
@@ -373,12 +373,13 @@ class _Preparation:
         if not train or not val:
             remedy = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
-                f"{printable(self.config.source)}: too little text to split: it gives {train} training and {val} "
-                f"validation tokens; use {remedy}, or another data.val_fraction"
+                f"{printable(self.config.source)}: too little text to split: it gives "
+                f"{train} training and {val} validation tokens; use {remedy}, or another data.val_fraction"
             )
         if self._snapshot() != journal.snapshot:
             raise DataError(
-                f"{printable(self.config.source)}: the text changed while it was prepared; run the command again"
+                f"{printable(self.config.source)}: the text changed while it was prepared; "
+                "run the command again"
             )
         for writer in writers.values():
             writer.finish_shard()

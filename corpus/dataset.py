@@ -120,8 +120,9 @@ def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
     """Explain why ``run``, which recorded one dataset, cannot use another; "" if it can."""
     if not isinstance(recorded, dict) or not recorded.get("fingerprint"):
         return (
-            f"run {run}: its run.json does not say which dataset it learned, so it cannot be compared with "
-            f"{now['source']}; restore run.json, or start another run: --name NEW-NAME"
+            f"run {run}: its run.json does not say which dataset it learned, so it cannot be "
+            f"compared with {now['source']}; restore run.json, or start another run: "
+            "--name NEW-NAME"
         )
     if recorded["fingerprint"] == now["fingerprint"]:
         return ""
@@ -131,8 +132,9 @@ def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
         for side in (recorded, now)
     )
     return (
-        f"run {run} learned another dataset: {before}; the dataset now has {present}. Start another run with "
-        "--name NEW-NAME, or restore the dataset: `prepare --force` with the old text"
+        f"run {run} learned another dataset: {before}; the dataset now has {present}. "
+        "Start another run with --name NEW-NAME, or restore the dataset: `prepare --force` "
+        "with the old text"
     )
 
 
@@ -152,7 +154,8 @@ class TokenStream:
         sized = [(path, count) for path in paths if (count := read_header(path))]
         if not sized:
             raise DataError(
-                f"{folder}: no tokens in *{split}*.bin; prepare the dataset: `runner host prepare RECIPE`"
+                f"{folder}: no tokens in *{split}*.bin; prepare the dataset: "
+                "`runner host prepare RECIPE`"
             )
         self._paths = [path for path, _ in sized]
         self._bounds = np.cumsum([0, *(count for _, count in sized)])
@@ -168,14 +171,15 @@ class TokenStream:
         """Copy tokens start … stop-1, across shard bounds: (stop - start,) uint16."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}:{stop} of {len(self)}")
-        parts, shard = (
-            [np.empty(0, np.uint16)],
-            int(np.searchsorted(self._bounds, start, side="right")) - 1,
-        )
-        while shard < len(self._paths) and (begin := int(self._bounds[shard])) < stop:
-            parts.append(self._shard(shard)[max(0, start - begin) : stop - begin])
-            shard += 1
-        return np.concatenate(parts)
+        tokens = np.empty(stop - start, np.uint16)
+        shard, done = int(np.searchsorted(self._bounds, start, side="right")) - 1, 0
+        while done < len(tokens):
+            offset = start + done - int(self._bounds[shard])
+            # Copied at once: a view would keep the file of its shard open.
+            part = self._shard(shard)[offset : offset + len(tokens) - done]
+            tokens[done : done + len(part)] = part
+            done, shard = done + len(part), shard + 1
+        return tokens
 
     def windows(self, starts: npt.NDArray[np.int64], length: int) -> Tokens:
         """Copy the windows that begin at ``starts``: (len(starts), length) uint16."""

@@ -1,4 +1,4 @@
-"""Downloads that resume after a cut connection, and are checked before they get their final name."""
+"""Downloads that resume after a cut connection and are checked before their final rename."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def download(
 
     ``check`` raises DataError if the complete part is wrong; ``report`` gets the bytes done and in
     total (0: unknown). Status 429, 5xx and cut connections are retried after ``pause``. Raises
-    DataError if the server cannot be reached, refuses, or keeps failing; Interrupted if told to stop.
+    DataError if the server cannot be reached, refuses, or keeps failing; Interrupted if told to
+    stop.
     """
     import requests
 

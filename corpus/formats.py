@@ -47,6 +47,8 @@ EXTENSIONS: dict[str, Compression] = {
     ".gz": "gzip", ".gzip": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd",
 }  # fmt: skip
 UNPACK = "unpack it and name the result"
+UTF16_HELP = "convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`"
+UTF32_HELP = "convert it: `iconv -f UTF-32 -t UTF-8 {path} > NEW-FILE`"
 # (offset, first bytes, what the file is, what to do)
 REFUSED: list[tuple[int, bytes, str, str]] = [
     (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself",
@@ -86,10 +88,10 @@ REFUSED: list[tuple[int, bytes, str, str]] = [
     (0, b"\x89PNG\r\n", "an image", "give text"),
     (0, b"GIF8", "an image", "give text"),
     (0, b"\x7fELF", "a program", "give text"),
-    (0, codecs.BOM_UTF32_LE, "UTF-32 text", "convert it: `iconv -f UTF-32 -t UTF-8 {path} > NEW-FILE`"),
-    (0, codecs.BOM_UTF32_BE, "UTF-32 text", "convert it: `iconv -f UTF-32 -t UTF-8 {path} > NEW-FILE`"),
-    (0, codecs.BOM_UTF16_LE, "UTF-16 text", "convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`"),
-    (0, codecs.BOM_UTF16_BE, "UTF-16 text", "convert it: `iconv -f UTF-16 -t UTF-8 {path} > NEW-FILE`"),
+    (0, codecs.BOM_UTF32_LE, "UTF-32 text", UTF32_HELP),
+    (0, codecs.BOM_UTF32_BE, "UTF-32 text", UTF32_HELP),
+    (0, codecs.BOM_UTF16_LE, "UTF-16 text", UTF16_HELP),
+    (0, codecs.BOM_UTF16_BE, "UTF-16 text", UTF16_HELP),
 ]  # fmt: skip
 OBJECT = re.compile(rb'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\}\s*$)')  # the beginning of a JSON object
 ARRAY = re.compile(rb"\[\s*\{\s*[\"}]")  # of a JSON array of objects
@@ -119,7 +121,7 @@ class SourceFile:
 
 
 def inspect(path: Path, name: str, column: str) -> SourceFile:
-    """Tell what ``path`` holds. Raises Unreadable if it is not a text, OSError if it cannot be read."""
+    """Tell what ``path`` holds. Raises Unreadable if it is not text, OSError on a read error."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable(path, _file_type(status.st_mode), "give a regular file")
@@ -145,8 +147,8 @@ def inspect(path: Path, name: str, column: str) -> SourceFile:
     elif head and extension in (".parquet", ".pq"):
         _refuse(path, head)
         raise DataError(
-            f"{printable(path)}: can't be read as Parquet: it does not begin with PAR1; download it again, "
-            "or rename it if it is plain text"
+            f"{printable(path)}: can't be read as Parquet: it does not begin with PAR1; "
+            "download it again, or rename it if it is plain text"
         )
     _refuse(path, head)
     text = head.removeprefix(codecs.BOM_UTF8)

@@ -51,12 +51,13 @@ def download_shards(
 ) -> Meta:
     """Download FineWeb's validation shard and ``config.shards`` training shards, four at a time.
 
-    Intact shards are kept and partial ones resumed; with ``force`` all other shards in ``folder`` are
-    removed. Raises DataError if a shard cannot be downloaded or is damaged.
+    Intact shards are kept and partial ones resumed; with ``force`` all other shards in ``folder``
+    are removed. Raises DataError if a shard cannot be downloaded or is damaged.
     """
     if config.shards > FINEWEB_SHARDS or config.tokenizer != "gpt2":
         raise DataError(
-            f"{FINEWEB} has {FINEWEB_SHARDS} shards of GPT-2 tokens: use fewer, and data.tokenizer=gpt2"
+            f"{FINEWEB} has {FINEWEB_SHARDS} shards of GPT-2 tokens: use fewer, and "
+            "data.tokenizer=gpt2"
         )
     names = [
         "fineweb_val_000000.bin",
@@ -138,10 +139,10 @@ def ensure_weights(
     should_stop: Stop = never,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Download the Hub's weights that ``train.init_from`` names, if they are not in the cache volume.
+    """Download the Hub's weights that ``train.init_from`` names, unless they are in the cache.
 
-    config.json must describe the recipe's network; model.safetensors comes after it. Raises a mistake
-    in the recipe if they cannot be downloaded or do not fit.
+    config.json must describe the recipe's network; model.safetensors comes after it. Raises a
+    mistake in the recipe if they cannot be downloaded or do not fit.
     """
     source = weights_of(recipe)
     if source is None:

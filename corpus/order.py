@@ -26,9 +26,9 @@ ROUNDS = 8
 class BatchOrder:
     """Read every window of ``block_size`` tokens, and the last target after it, once in an epoch.
 
-    Each epoch has a seeded offset in [0, block_size), so its windows differ from those of the others;
-    the tokens left out at both ends are fewer than two windows. Raises DataError if the data is
-    shorter than one window.
+    Each epoch has a seeded offset in [0, block_size), so its windows differ from those of other
+    epochs; the tokens left out at both ends are fewer than two windows. Raises DataError if the
+    data is shorter than one window.
     """
 
     def __init__(
@@ -36,8 +36,9 @@ class BatchOrder:
     ) -> None:
         if num_tokens <= block_size:
             raise DataError(
-                f"the data has {num_tokens} tokens, and model.block_size={block_size} needs at least "
-                f"{block_size + 1}; use model.block_size={max(2, num_tokens - 1)} or more text"
+                f"the data has {num_tokens} tokens, and model.block_size={block_size} needs at "
+                f"least {block_size + 1}; use "
+                f"model.block_size={max(2, num_tokens - 1)} or more text"
             )
         self.block_size, self.sequences_per_step, self.seed = block_size, sequences_per_step, seed
         self.windows_per_epoch = max(1, num_tokens // block_size - 1)
@@ -50,7 +51,7 @@ class BatchOrder:
         return self.span(step * self.sequences_per_step, self.sequences_per_step)
 
     def span(self, first: int, count: int) -> Int64:
-        """Return the starts of ``count`` windows from number ``first`` of the run: (count,) int64."""
+        """Return the starts of ``count`` windows from number ``first`` of the run, int64."""
         sequences = first + np.arange(count)
         epochs, positions = np.divmod(sequences, self.windows_per_epoch)
         starts = np.empty_like(positions)
@@ -64,7 +65,7 @@ class BatchOrder:
         return starts
 
     def _permuted(self, positions: Int64, key: UInt64) -> Int64:
-        """Permute [0, windows_per_epoch): permute rows × columns, again for results outside the range."""
+        """Permute [0, windows_per_epoch): permute rows × columns until the result is in range."""
         rows, columns = np.uint64(self._rows), np.uint64(self._columns)
         row, column = np.divmod(positions.astype(np.uint64), columns)
         for number in range(0, ROUNDS, 2):
@@ -79,8 +80,8 @@ class BatchOrder:
 def micro_batches(windows: Int64, rank: int, size: int, micro_batch: int) -> list[Int64]:
     """Return the micro-batches of process ``rank`` of ``size``.
 
-    The windows of a step depend only on the step, so any number of processes reads the same tokens in
-    the same step.
+    The windows of a step depend only on the step, so any number of processes reads the same
+    tokens in the same step.
     """
     share = len(windows) // size
     mine = windows[rank * share : (rank + 1) * share]

@@ -70,7 +70,8 @@ def _main(arguments: Namespace) -> ExitStatus:
     if arguments.recipe == FINEWEB:
         if arguments.source or len(arguments.overrides) > (arguments.shards is not None):
             raise RecipeError(
-                f"{FINEWEB} takes only --shards; for other settings use a recipe with data.source={FINEWEB}"
+                f"{FINEWEB} takes only --shards; for other settings use a recipe with "
+                f"data.source={FINEWEB}"
             )
         recipe, config = (
             None,

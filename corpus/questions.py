@@ -51,7 +51,8 @@ def read_questions(path: Path, tokenizer: Tokenizer, block_size: int) -> list[Qu
             + "\n  ".join(invalid[:SHOWN])
             + more
             + "\n"
-            'a line looks like {"ctx": "A cat", "endings": ["sat.", "flew."], "label": 0}; fix or delete them'
+            'a line looks like {"ctx": "A cat", "endings": ["sat.", "flew."], "label": 0}; '
+            "fix or delete them"
         )
     if not questions:
         raise InvalidQuestions(f"{path}: no questions; each line is one, as JSON")
@@ -79,7 +80,7 @@ def _question(tree: Any, tokenizer: Tokenizer, block_size: int) -> Question:
         raise ValueError(
             f"'{names[0]}' is empty, and tokenizer {tokenizer.name} has no token to start from"
         )
-    # Add a space between the two if there is none: GPT-2's tokens of words include the space before them.
+    # Add a space between the two if there is none: GPT-2's tokens of words include it.
     joint = " " if context and not context[-1].isspace() else ""
     read = tokenizer.encode(context).tolist() or [tokenizer.eot]
     tokens = [tokenizer.encode(e if e[0].isspace() else joint + e).tolist() for e in endings]
@@ -91,11 +92,11 @@ def _question(tree: Any, tokenizer: Tokenizer, block_size: int) -> Question:
 def accuracies(
     questions: list[Question], losses: list[list[tuple[float, int]]]
 ) -> dict[str, float | int | None]:
-    """Return the share of questions whose right ending has the lowest loss, with its standard error.
+    """Return the share of questions whose right ending has the lowest loss, and its standard error.
 
     ``losses`` has, for each question and ending, the summed loss and the number of tokens.
-    ``accuracy`` compares the sums, ``accuracy_normalised`` the means over the tokens, as the HellaSwag
-    figures of nanoGPT and llm.c do.
+    ``accuracy`` compares the sums, ``accuracy_normalised`` the means over the tokens, as the
+    HellaSwag figures of nanoGPT and llm.c do.
     """
     result: dict[str, float | int | None] = {"questions": len(questions)}
     for name, per_token in (("accuracy", False), ("accuracy_normalised", True)):

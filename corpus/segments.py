@@ -109,8 +109,8 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
                     start = max(0, start - len(batch))
                 if found != size:
                     raise DataError(
-                        f"{where} damaged: row group {group} has {found} rows and should have {size}; "
-                        "download it again"
+                        f"{where} damaged: row group {group} has {found} of "
+                        f"{size} rows; download it again"
                     )
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise DataError(f"{where} damaged Parquet: {error}; download it again") from None
@@ -138,21 +138,23 @@ def array_advice(file: SourceFile) -> str:
     ]
     return (
         f"{printable(file.path)}: an array of JSON objects, not text; make a row of each: "
-        f"`{show} {shlex.quote(printable(file.path))} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
+        f"`{show} {shlex.quote(printable(file.path))} | jq -c '.[]' > NEW-FILE.jsonl`, "
+        "and name that"
     )
 
 
 # The tokens of two pieces must be those of the whole. GPT-2's pattern always splits between a
-# character that is not white space and white space: no alternative spans that place or, except for
-# white space before it, looks beyond it. Of the spaces beyond ASCII, only U+00A0 shares a token with
-# white space after it. Text without white space is cut between a letter and punctuation, where the
-# pattern always splits too.
+# character that is not white space and white space: no alternative spans that place or, except
+# for white space before it, looks beyond it. Of the spaces beyond ASCII, only U+00A0 shares a
+# token with white space after it. Text without white space is cut between a letter and
+# punctuation, where the pattern always splits too.
 _BLACK = rb"(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
 _CUTS = [
     re.compile(rb"(?s).*" + _BLACK + rb"(?=\n)"),
     re.compile(rb"(?s).*" + _BLACK + rb"(?=[ \t\r\n])"),
     re.compile(
-        rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c))"
+        rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])"
+        rb"|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c))"
     ),
 ]
 

@@ -85,7 +85,7 @@ def open_tokens(path: Path) -> np.memmap[Any, np.dtype[np.uint16]]:
 
 
 def matching_shards(folder: Path, split: Split) -> list[Path]:
-    """Return ``*train*.bin`` or ``*val*.bin``, sorted; if a name has both words, the later counts."""
+    """Return ``*train*.bin`` or ``*val*.bin``, sorted; of two such words the later counts."""
     other = "val" if split == "train" else "train"
     paths = folder.glob(f"[!.]*{split}*.bin")
     return sorted(p for p in paths if p.name.rfind(split) > p.name.rfind(other))

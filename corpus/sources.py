@@ -32,8 +32,9 @@ SHOWN = 5  # names of each kind in the message about skipped files
 # Without tests and tools; what isn't code (pydoc_data: documentation; encodings: tables, a seventh
 # of all); and what differs from one machine to the next.
 NOT_THE_LIBRARY = re.compile(
-    r"(^|/)(site-packages|dist-packages|tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|encodings"
-    r"|__pycache__|config-[^/]*|_sysconfigdata[^/]*|sitecustomize\.py|usercustomize\.py)(/|$)"
+    r"(^|/)(site-packages|dist-packages|tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data"
+    r"|encodings|__pycache__|config-[^/]*|_sysconfigdata[^/]*"
+    r"|sitecustomize\.py|usercustomize\.py)(/|$)"
 )
 
 
@@ -112,14 +113,16 @@ def find_files(
         if skipped.names and set(skipped.names) <= {"empty", "hidden"}:
             raise DataError(f"{printable(source)}: is empty: there is no text to learn from")
         raise DataError(
-            f"{printable(source)}: no text file found; data.source (--source) is a file, folder, glob or URL"
+            f"{printable(source)}: no text file found; "
+            "data.source (--source) is a file, folder, glob or URL"
         )
     if packed := sorted({file.compression for file in files if file.compression}):
         count = sum(1 for file in files if file.compression)
         report(f"decompressing {count} of {len(files)} files ({', '.join(packed)})")
     if is_single and files[0].is_binary:
         report(
-            f"{printable(files[0].path)}: not text (it has zero bytes); its bytes are read as they are"
+            f"{printable(files[0].path)}: not text (it has zero bytes); "
+            "its bytes are read as they are"
         )
     return sorted(_with_rows_decided(files, report), key=lambda file: file.name)
 
@@ -127,7 +130,7 @@ def find_files(
 def snapshot(source: str, raw: Path) -> str | None:
     """Return a hash of the names, sizes and modification times of a source's files.
 
-    It costs no reading, and an unchanged snapshot means an unchanged text. None if the source is not
+    It reads no file, and an unchanged snapshot means an unchanged text. None if the source is not
     on this machine.
     """
     try:
@@ -144,7 +147,7 @@ def snapshot(source: str, raw: Path) -> str | None:
 def content_sha256(
     files: Sequence[SourceFile], report: Report = quiet, should_stop: Stop = never
 ) -> str:
-    """Hash the names and the content of the files; of a single file, whose name says nothing, the content."""
+    """Hash the names and the content of the files; of a single file, only the content."""
     total = sum(file.path.stat().st_size for file in files)
     done = 0
 
@@ -174,8 +177,8 @@ def _candidates(source: str, skipped: _Skipped) -> list[tuple[Path, str]]:
             ]
         if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source):
             raise InvalidSource(
-                f"{printable(source)}: {scheme[1]}:// addresses are not supported; data.source is a file, folder, "
-                "glob or http(s) URL"
+                f"{printable(source)}: {scheme[1]}:// addresses are not supported; "
+                "data.source is a file, folder, glob or http(s) URL"
             )
         root = Path(source).expanduser()
         if root.is_dir():
@@ -199,7 +202,7 @@ def _candidates(source: str, skipped: _Skipped) -> list[tuple[Path, str]]:
 def _walk(root: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
     """Yield the files below ``root``: real folders first, then links to folders, each folder once.
 
-    Real folders come first so that a link never changes the name of a file, which decides its split.
+    Real folders come first, so a link never changes the name of a file, which decides its split.
     """
     seen: set[tuple[int, int]] = set()
     folders, links = [(root, "")], list[tuple[Path, str]]()
@@ -262,7 +265,7 @@ def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
 
 
 def _with_rows_decided(files: list[SourceFile], report: Report) -> Iterable[SourceFile]:
-    """Read JSON among other texts as text, unless it is JSON lines with the column that holds the text."""
+    """Read JSON among other texts as text, unless its rows have the text column."""
     if all(file.kind == "json array" for file in files):
         raise DataError(array_advice(files[0]))
     others = any(file.kind in ("text", "parquet") or file.is_named_jsonl for file in files)
@@ -278,7 +281,8 @@ def _with_rows_decided(files: list[SourceFile], report: Report) -> Iterable[Sour
     if as_text:
         more = f" and {len(as_text) - SHOWN} more" if len(as_text) > SHOWN else ""
         report(
-            f"JSON without the text column is read as plain text: {', '.join(as_text[:SHOWN])}{more}"
+            "JSON without the text column is read as plain text: "
+            f"{', '.join(as_text[:SHOWN])}{more}"
         )
 
 
@@ -291,7 +295,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _raw_path(url: str, raw: Path) -> Path:
-    """Return the file for a URL: its own name after a hash of the URL, for many end in input.txt."""
+    """Return the file for a URL: a hash of the URL, and its name; many end in input.txt."""
     try:
         parts = urlsplit(url)
         if not parts.hostname or parts.port == 0:

@@ -43,11 +43,11 @@ class ByDocument:
         texts = [file for file in files if file.kind == "text" and not file.is_blank]
         if len(texts) == 1 and all(file.kind == "text" for file in files):
             raise DataError(
-                f"{printable(texts[0].path)}: the source is a single document, which cannot be both training and "
-                "validation; use its last part for validation: data.split=tail"
+                f"{printable(texts[0].path)}: the source is a single document, which cannot be "
+                "both training and validation; use its last part for validation: data.split=tail"
             )
         ranks = [_rank(file.name.encode(errors="surrogateescape")) for file in files]
-        # All of a few files can lie above the fraction: the lowest with any text is always validation.
+        # All of a few files can lie above the fraction: the lowest with text is always validation.
         lowest = min(
             (r for r, file in zip(ranks, files, strict=True) if not file.is_blank), default=-1.0
         )

@@ -1,7 +1,7 @@
-"""Export a tokenizer as files that ``transformers.AutoTokenizer`` reads, next to an exported network.
+"""Export a tokenizer as files that ``transformers.AutoTokenizer`` reads.
 
-tokenizer.json is the format of Hugging Face's tokenizers library: GPT-2's is a byte-level BPE, bytes
-are a BPE without merges, and characters are words of one letter. It is plain JSON, so neither
+tokenizer.json is the format of Hugging Face's tokenizers library: GPT-2's is a byte-level BPE,
+bytes are a BPE without merges, and characters are words of one letter. It is plain JSON, so neither
 library is needed to write it.
 """
 
@@ -54,7 +54,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: i
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
-        # Without this transformers adds token_type_ids, and its GPT-2 adds their embeddings to the text's.
+        # Otherwise transformers adds token_type_ids, and its GPT-2 adds their embeddings.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **special,
@@ -118,7 +118,7 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def byte_letters() -> list[str]:
-    """Return the letter of each byte in GPT-2's vocabulary: itself if printable, else from U+0100 on."""
+    """Return each byte's letter in GPT-2's vocabulary: itself if printable, else from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)]
@@ -127,8 +127,8 @@ def byte_letters() -> list[str]:
 def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
     """Return the pair that each token was merged from, in order.
 
-    tiktoken keeps only the tokens, but a token's number is that of its merge: merging its bytes with
-    the earlier merges leaves the two parts.
+    tiktoken keeps only the tokens, but a token's number is that of its merge: merging its bytes
+    with the earlier merges leaves the two parts.
     """
     numbers = {text: number for number, text in enumerate(tokens)}
     found = []

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, characters, and GPT-2's byte-pair encoding through tiktoken. Tokens are uint16.
+"""Tokenizers: bytes, characters, and GPT-2's byte-pair encoding. Tokens are uint16.
 
 A run keeps its tokenizer in its folder, so that it can sample without its dataset.
 """
@@ -37,7 +37,7 @@ class Tokenizer(ABC):
 
     @property
     def padded_vocab_size(self) -> int:
-        """The vocabulary rounded up to a multiple of 64, faster on GPUs: 50257 → 50304 (nanoGPT)."""
+        """The vocabulary rounded up to a multiple of 64, faster on GPUs: 50257 → 50304."""
         return -(-self.vocab_size // 64) * 64
 
     @abstractmethod
@@ -90,7 +90,8 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self.characters)
         if self.vocab_size > 65536:
             raise DataError(
-                f"{self.vocab_size} distinct characters do not fit in 16 bits; use data.tokenizer=gpt2"
+                f"{self.vocab_size} distinct characters do not fit in 16 bits; "
+                "use data.tokenizer=gpt2"
             )
         self._ids = np.full(0x110000, -1, dtype=np.int32)  # code point → token
         self._ids[[ord(character) for character in self.characters]] = np.arange(self.vocab_size)
@@ -105,8 +106,9 @@ class CharTokenizer(Tokenizer):
             unknown = text[int(np.argmax(ids < 0))]
             known = "".join(self.characters[-SHOWN:])
             raise DataError(
-                f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the {self.vocab_size} of the text that "
-                f"this model learned: {known!r}{' and others' * (self.vocab_size > SHOWN)}"
+                f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the "
+                f"{self.vocab_size} of the text that this model learned: "
+                f"{known!r}{' and others' * (self.vocab_size > SHOWN)}"
             )
         return ids.astype(np.uint16)
 
@@ -118,7 +120,7 @@ class CharTokenizer(Tokenizer):
 
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's 50,257 tokens. Raises DataError if its files are not cached and cannot be downloaded."""
+    """GPT-2's 50,257 tokens, downloaded once. Raises DataError if that fails."""
 
     name, vocab_size, eot = "gpt2", 50257, 50256
 
@@ -130,9 +132,10 @@ class GPT2Tokenizer(Tokenizer):
             self._encoding = tiktoken.get_encoding("gpt2")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise DataError(
-                f"GPT-2's vocabulary is not in {os.environ['TIKTOKEN_CACHE_DIR']} and can't be downloaded "
-                f"({type(error).__name__}); fill that folder on a machine with a network: TIKTOKEN_CACHE_DIR=FOLDER "
-                "python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", or use data.tokenizer=bytes"
+                f"GPT-2's vocabulary is not in {os.environ['TIKTOKEN_CACHE_DIR']} and can't be "
+                f"downloaded ({type(error).__name__}); fill that folder on a machine with a network: "
+                'TIKTOKEN_CACHE_DIR=FOLDER python -c "import tiktoken; '
+                "tiktoken.get_encoding('gpt2')\", or use data.tokenizer=bytes"
             ) from None
 
     def encode(self, text: str | bytes) -> Tokens:
@@ -199,7 +202,8 @@ def read_tokenizer(folder: Path) -> dict[str, Any] | None:
         tree = None
     if not isinstance(tree, dict) or not _key(tree) or tree == {"name": "chars"}:
         raise DataError(
-            f"{folder / TOKENIZER}: damaged; if the run's dataset is here, remove this file and run the command again"
+            f"{folder / TOKENIZER}: damaged; if the run's dataset is here, remove this file "
+            "and run the command again"
         )
     return tree
 
@@ -212,7 +216,8 @@ def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
     if rows < tokenizer.vocab_size:
         raise recipe.mistake(
             "model.vocab_size",
-            f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} ({tokenizer.name})",
+            f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} "
+            f"({tokenizer.name})",
         )
     return rows
 

@@ -89,14 +89,16 @@ def verify_shards(
     report: Report = quiet,
     should_stop: Stop = never,
 ) -> dict[str, str]:
-    """Return the SHA-256 of the shards by name; DataError if one is missing, replaced, damaged or foreign.
+    """Return the SHA-256 of the shards by name.
 
-    ``thorough`` reads every shard, changed or not.
+    ``thorough`` reads every shard, changed or not. Raises DataError if one is missing, replaced,
+    damaged or foreign.
     """
     present = {path.name for split in SPLITS for path in matching_shards(folder, split)}
     if foreign := sorted(present - meta.names):
         raise DataError(
-            f"{folder / foreign[0]}: not among the shards that {META} lists; move it away, or {REBUILD}"
+            f"{folder / foreign[0]}: not among the shards that {META} lists; move it away, or "
+            f"{REBUILD}"
         )
     cache, contents = ChecksumCache(folder), dict[str, ShardContent]()
     shards = [shard for split in SPLITS for shard in meta.shards[split]]
@@ -125,12 +127,14 @@ def verify_shards(
         sha256, largest = contents[shard.name]
         if shard.sha256 and sha256 != shard.sha256:
             raise DataError(
-                f"{folder / shard.name}: damaged or replaced: its SHA-256 is not the one in {META}; {REBUILD}"
+                f"{folder / shard.name}: damaged or replaced: its SHA-256 is not the one in "
+                f"{META}; {REBUILD}"
             )
         if largest >= meta.vocab_size:
             raise DataError(
-                f"{folder / shard.name}: has token {largest}, and tokenizer {meta.tokenizer.get('name')} has "
-                f"{meta.vocab_size}; the shard is damaged or of another tokenizer"
+                f"{folder / shard.name}: has token {largest}, and tokenizer "
+                f"{meta.tokenizer.get('name')} has {meta.vocab_size}; the shard is damaged "
+                "or of another tokenizer"
             )
     if unread:
         cache.save()
@@ -138,7 +142,7 @@ def verify_shards(
 
 
 def dataset_identity(folder: Path, meta: Meta) -> dict[str, Any]:
-    """Return what a run records of the dataset in ``folder``; shards without a SHA-256 are read once."""
+    """Return what a run records of the dataset in ``folder``."""
     if all(shard.sha256 for shards in meta.shards.values() for shard in shards):
         return identity(meta, {s.name: s.sha256 for shards in meta.shards.values() for s in shards})
     return identity(meta, verify_shards(folder, meta))
@@ -162,8 +166,8 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
         described = require_dataset_of_run(run.name, recorded, dataset).tokenizer
     if recorded.get("tokenizer") not in (None, tokenizer_fingerprint(described)):
         raise DataError(
-            f"{run / TOKENIZER}: not the tokenizer of run {run.name}; if the run's dataset is here, remove this file "
-            "and run the command again"
+            f"{run / TOKENIZER}: not the tokenizer of run {run.name}; if the run's dataset is "
+            "here, remove this file and run the command again"
         )
     return from_meta(described)
 
@@ -180,9 +184,9 @@ def is_prepared(
 ) -> bool:
     """Return if ``folder`` holds what ``config`` asks for.
 
-    With ``any_source``, a dataset made from another text is accepted, with a message, if the recipe's
-    own text is not on this machine. ``accept_changed_text`` only reports that the text has changed:
-    a run that resumes keeps the dataset that it began with. DataError if another dataset is there,
+    With ``any_source``, a dataset made from another text is accepted, with a message, if the
+    recipe's own text is not on this machine. ``accept_changed_text`` only reports that the text has
+    changed: a run that resumes keeps its dataset. DataError if another dataset is there,
     with the difference, or if it is damaged.
     """
     if not (folder / META).exists() and not all(matching_shards(folder, split) for split in SPLITS):
@@ -200,7 +204,8 @@ def is_prepared(
         now = _text_sha256(config, folder, thorough, report, should_stop)
     if not meta.config and config.source not in (None, FINEWEB):
         report(
-            f"warning: {folder} has shards of another program, used instead of {printable(config.source)}"
+            f"warning: {folder} has shards of another program, used instead of "
+            f"{printable(config.source)}"
         )
     if sources and (now is None or now != meta.source_sha256):
         if now is not None or config.source == STDLIB or not any_source:
@@ -214,7 +219,8 @@ def is_prepared(
         said = f"{printable(config.source)} has changed since {folder} was prepared from it"
         if not accept_changed_text:
             raise DataError(
-                f"{said}. Prepare it again with `prepare --force`, or keep both with data.dataset=NEW_NAME"
+                f"{said}. Prepare it again with `prepare --force`, or keep both with "
+                "data.dataset=NEW_NAME"
             )
         report(f"warning: {said}; the run keeps the text that it began with")
     return True
