@@ -374,7 +374,8 @@ class _Preparation:
             remedy = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
                 f"{printable(self.config.source)}: too little text to split: it gives "
-                f"{train} training and {val} validation tokens; use {remedy}, or another data.val_fraction"
+                f"{train} training and {val} validation tokens; use {remedy}, or another "
+                "data.val_fraction"
             )
         if self._snapshot() != journal.snapshot:
             raise DataError(

@@ -133,8 +133,8 @@ class GPT2Tokenizer(Tokenizer):
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise DataError(
                 f"GPT-2's vocabulary is not in {os.environ['TIKTOKEN_CACHE_DIR']} and can't be "
-                f"downloaded ({type(error).__name__}); fill that folder on a machine with a network: "
-                'TIKTOKEN_CACHE_DIR=FOLDER python -c "import tiktoken; '
+                f"downloaded ({type(error).__name__}); fill that folder on a machine with a "
+                'network: TIKTOKEN_CACHE_DIR=FOLDER python -c "import tiktoken; '
                 "tiktoken.get_encoding('gpt2')\", or use data.tokenizer=bytes"
             ) from None
 

@@ -12,7 +12,7 @@ from tests.file_server import FileServer, serving
 
 @pytest.fixture(autouse=True)
 def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Volumes of the test's own, and no proxy between it and a local server."""
+    """Give the test its own volumes, and no proxy to a local server."""
     for name in ("DATA", "CHECKPOINTS", "CACHE"):
         monkeypatch.setenv(f"{name}_PATH", str(tmp_path / "volumes" / name.lower()))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""Preparing: the same bytes for any number of workers and kills, nothing lost, and words for every mistake."""
+"""Preparation: the same bytes for any number of workers and kills, and clear errors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_documents_are_split_by_name_and_begin_with_end_of_text(texts: Path, fol
     assert abs(more.val_tokens - meta.val_tokens) in (0, 9)
 
 
-def test_two_documents_are_one_for_each(tmp_path: Path, folder: Path) -> None:
+def test_two_documents_give_one_to_each_split(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_text("a" * 10)
     (tmp_path / "in" / "b").write_text("b" * 10)
@@ -111,10 +111,10 @@ def test_two_documents_are_one_for_each(tmp_path: Path, folder: Path) -> None:
     assert (meta.train_tokens, meta.val_tokens) == (11, 11)
 
 
-def test_of_many_files_each_is_looked_at_once(
+def test_each_of_many_files_is_inspected_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With each a second time for each other, 100,000 files take minutes."""
+    """Quadratic work would take minutes for 100,000 files."""
     looks: list[int] = []
 
     class File(NamedTuple):
@@ -129,9 +129,12 @@ def test_of_many_files_each_is_looked_at_once(
 
     files: list[Any] = [File(f"{i}.txt") for i in range(100)]
     lowest: list[int] = []
-    monkeypatch.setattr(
-        split, "min", lambda ranks, **kw: lowest.append(1) or min(ranks, **kw), raising=False
-    )
+
+    def counted_min(ranks: Any, **options: float) -> Any:
+        lowest.append(1)
+        return min(ranks, **options)
+
+    monkeypatch.setattr(split, "min", counted_min, raising=False)
     split.ByDocument(files, 0.1)
     assert len(lowest) == 1
     work = preparation._Preparation(config("x"), folder, files, 1, print, lambda: False)
@@ -190,7 +193,7 @@ def test_workers_do_not_change_the_bytes(
     assert len(content(folder / "1")) > 4
 
 
-# Dies by SIGKILL just before the n-th of the calls that change something on the disk.
+# Send SIGKILL to itself just before the n-th call that changes the disk.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -214,12 +217,14 @@ def deadly(function):
 for name in ("replace", "unlink", "rename"):
     setattr(Path, name, deadly(getattr(Path, name)))
 preparation.ShardWriter.write = deadly(preparation.ShardWriter.write)
-config = DataConfig(dataset="d", source=source, tokenizer="chars", split="tail", shard_tokens=150_000)
+config = DataConfig(
+    dataset="d", source=source, tokenizer="chars", split="tail", shard_tokens=150_000
+)
 preparation.prepare(config, folder, report=print)
 """
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(shared_data: Path, folder: Path) -> None:
+def test_resuming_after_any_kill_gives_the_same_bytes(shared_data: Path, folder: Path) -> None:
     source = str(shared_data / "tinyshakespeare.txt")
 
     def run(into: Path, die_at: int) -> subprocess.CompletedProcess[str]:
@@ -242,9 +247,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(shared_data: Path, fo
     assert content(folder / "broken") == whole
 
 
-def test_killed_at_each_moment_near_the_end_of_a_shard(
-    shared_data: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_kills_near_the_end_of_a_shard(shared_data: Path, folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "small.txt"
     source.write_bytes((shared_data / "tinyshakespeare.txt").read_bytes()[:200_000])
     command = [sys.executable, "-c", KILLED, str(source)]
@@ -275,7 +278,7 @@ def test_killed_at_each_moment_near_the_end_of_a_shard(
     assert killed > 5
 
 
-def test_stopping_notes_what_is_done(
+def test_a_stopped_preparation_resumes(
     texts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
@@ -296,7 +299,7 @@ def test_stopping_notes_what_is_done(
     assert len([event for event in said if event.startswith("resuming from")]) == 2
 
 
-def test_another_source_since_the_interruption_starts_over(
+def test_a_changed_source_restarts_an_interrupted_preparation(
     texts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
@@ -310,7 +313,7 @@ def test_another_source_since_the_interruption_starts_over(
     assert content(folder / "d") == content(folder / "whole")
 
 
-def test_a_prepared_dataset_is_left_alone(texts: Path, folder: Path) -> None:
+def test_a_prepared_dataset_is_unchanged(texts: Path, folder: Path) -> None:
     meta = prepare(config(texts), folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     said: list[object] = []
@@ -337,7 +340,7 @@ def test_other_settings_are_refused_with_the_difference(texts: Path, folder: Pat
     assert sorted(content(folder)) == sorted(before)
 
 
-def test_a_damaged_dataset_is_noticed(texts: Path, folder: Path) -> None:
+def test_a_damaged_dataset_is_refused(texts: Path, folder: Path) -> None:
     prepare(config(texts), folder)
     shard = folder / "d_train_000001.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
@@ -348,7 +351,7 @@ def test_a_damaged_dataset_is_noticed(texts: Path, folder: Path) -> None:
         is_prepared(config(texts), folder)
 
 
-def test_shards_that_nothing_describes_are_not_lost(texts: Path, folder: Path) -> None:
+def test_shards_without_meta_are_kept(texts: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "mine_train_000001.bin").write_bytes(b"precious")
     with pytest.raises(DataError, match="--force"):
@@ -356,7 +359,7 @@ def test_shards_that_nothing_describes_are_not_lost(texts: Path, folder: Path) -
     assert content(folder) == {"mine_train_000001.bin": b"precious"}
 
 
-def test_text_that_is_no_utf8_is_located(
+def test_text_that_is_not_utf8_is_located(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "PIECE", 64)
@@ -380,7 +383,7 @@ def test_text_that_is_no_utf8_is_located(
         ),
     ],
 )
-def test_what_cannot_be_split_says_so(
+def test_a_source_that_cannot_be_split_is_refused(
     tmp_path: Path, folder: Path, text: str, split: str, words: str
 ) -> None:
     (tmp_path / "f.txt").write_text(text)
@@ -388,7 +391,7 @@ def test_what_cannot_be_split_says_so(
         prepare(config(tmp_path / "f.txt", split=split), folder)
 
 
-def test_no_source_and_no_shards_says_what_to_type(folder: Path) -> None:
+def test_without_source_and_shards_the_error_names_the_option(folder: Path) -> None:
     with pytest.raises(DataError, match="--source FILE"):
         prepare(DataConfig(dataset="d"), folder)
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: downloaded once, refused where they are another network, and what a recipe says of them."""
+"""Pretrained weights are downloaded once, and refused if they are of another network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ensure(folder: Path, *words: str) -> Path:
     return VolumePaths.current().cache / "pretrained" / "me--small--main"
 
 
-def test_they_come_whole_over_a_bad_network_and_once(hub: FileServer, tmp_path: Path) -> None:
+def test_weights_are_downloaded_once_over_a_bad_network(hub: FileServer, tmp_path: Path) -> None:
     hub.troubles = {
         f"{AT}/model.safetensors": [50, 503, 70, "no range"],
         f"{AT}/config.json": [429],
@@ -57,7 +57,7 @@ def test_they_come_whole_over_a_bad_network_and_once(hub: FileServer, tmp_path: 
     assert hub.requests == []
 
 
-def test_a_revision_and_the_token_are_asked_for(
+def test_requests_have_the_revision_and_the_token(
     hub: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.files = {path.replace("main", "v2"): content for path, content in hub.files.items()}
@@ -81,9 +81,7 @@ def test_another_network_is_refused_before_its_weights_are_downloaded(
         ensure(tmp_path)
 
 
-def test_what_is_not_there_is_not_open_or_is_damaged_is_said(
-    hub: FileServer, tmp_path: Path
-) -> None:
+def test_missing_private_and_damaged_weights_are_refused(hub: FileServer, tmp_path: Path) -> None:
     hub.files[f"{AT}/model.safetensors"] = WEIGHTS[:-1]
     with pytest.raises(RecipeError, match="not a complete safetensors file"):
         ensure(tmp_path)
@@ -99,7 +97,7 @@ def test_what_is_not_there_is_not_open_or_is_damaged_is_said(
         ensure(tmp_path)
 
 
-def test_prepare_fetches_them_with_the_data(hub: FileServer, tmp_path: Path) -> None:
+def test_prepare_downloads_the_weights(hub: FileServer, tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", str(write_text(tmp_path / "text.txt")))
     assert prepare.main([str(path), "init_from=hf://me/small", "variant=gpt2"]) == 0
     assert (
@@ -108,18 +106,18 @@ def test_prepare_fetches_them_with_the_data(hub: FileServer, tmp_path: Path) -> 
 
 
 class TestRecipe:
-    def test_openais_names_ask_for_their_shape(self, tmp_path: Path) -> None:
+    def test_openai_names_require_their_shape(self, tmp_path: Path) -> None:
         words = "n_layer=24 n_head=16 n_embd=1024 block_size=1024"
         with pytest.raises(RecipeError, match=rf"'init_from=gpt2-medium': .* write {words}$"):
             recipe(tmp_path, "gpt2-medium")
         whole = recipe(tmp_path, "gpt2-medium", *words.split(), "global_batch_tokens=1024")
         assert whole.train.init_from == "gpt2-medium"
 
-    def test_an_address_that_is_none_is_refused(self, tmp_path: Path) -> None:
+    def test_an_invalid_address_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="hf://small invalid Hub address/NAME"):
             recipe(tmp_path, "hf://small")
 
-    def test_no_steps_need_weights_to_measure(self, tmp_path: Path) -> None:
+    def test_zero_steps_require_initial_weights(self, tmp_path: Path) -> None:
         assert recipe(tmp_path, "other", "max_steps=0").train.max_steps == 0
         with pytest.raises(RecipeError, match="max_steps=0 trains nothing: take 1 at least"):
             recipe(tmp_path, "null", "max_steps=0")

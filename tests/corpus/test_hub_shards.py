@@ -1,4 +1,4 @@
-"""The published shards: over a bad network, checked, never half there."""
+"""FineWeb's shards: downloaded over a bad network, checked, never partly named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def same(server: FileServer, folder: Path) -> bool:
     return all((folder / name).read_bytes() == server.files[f"{AT}/{name}"] for name in NAMES)
 
 
-def test_the_shards_come_as_they_are(published: FileServer, tmp_path: Path) -> None:
+def test_shards_are_downloaded_unchanged(published: FileServer, tmp_path: Path) -> None:
     assert fetch(tmp_path) == []
     assert same(published, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
@@ -57,7 +57,9 @@ def test_the_shards_come_as_they_are(published: FileServer, tmp_path: Path) -> N
     assert is_prepared(CONFIG, tmp_path)
 
 
-def test_cuts_and_busy_servers_are_survived(published: FileServer, tmp_path: Path) -> None:
+def test_cut_connections_and_busy_servers_are_retried(
+    published: FileServer, tmp_path: Path
+) -> None:
     published.troubles = {
         f"{AT}/{NAMES[0]}": [50, 300, 503],  # 50 bytes, 300 more, busy, the rest
         f"{AT}/{NAMES[1]}": [503, 429, 90],
@@ -70,7 +72,7 @@ def test_cuts_and_busy_servers_are_survived(published: FileServer, tmp_path: Pat
     assert ranges[:2] == [None, "bytes=50-"]
 
 
-def test_an_interrupted_download_goes_on(published: FileServer, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(published: FileServer, tmp_path: Path) -> None:
     published.troubles = {f"{AT}/{NAMES[2]}": [80] + [503] * 6}
     with pytest.raises(
         DataError,
@@ -87,7 +89,7 @@ def test_an_interrupted_download_goes_on(published: FileServer, tmp_path: Path) 
     assert len(published.requests) < 4  # what was complete is not asked for again
 
 
-def test_stopping_leaves_the_parts(published: FileServer, tmp_path: Path) -> None:
+def test_a_stopped_download_keeps_its_parts(published: FileServer, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         download_shards(CONFIG, tmp_path, should_stop=lambda: True)
     assert not (tmp_path / "meta.json").exists()
@@ -95,14 +97,14 @@ def test_stopping_leaves_the_parts(published: FileServer, tmp_path: Path) -> Non
     assert same(published, tmp_path)
 
 
-def test_a_part_that_was_complete_gets_its_name(published: FileServer, tmp_path: Path) -> None:
+def test_a_complete_part_is_renamed(published: FileServer, tmp_path: Path) -> None:
     (tmp_path / f".{NAMES[1]}.part").write_bytes(published.files[f"{AT}/{NAMES[1]}"])
     fetch(tmp_path)
     assert same(published, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: b"<html>" + raw[6:], lambda raw: raw[:-2]])
-def test_a_damaged_shard_never_gets_its_name(
+def test_a_damaged_shard_is_never_renamed(
     published: FileServer, tmp_path: Path, damage: object
 ) -> None:
     good = published.files[f"{AT}/{NAMES[1]}"]
@@ -115,9 +117,7 @@ def test_a_damaged_shard_never_gets_its_name(
     assert same(published, tmp_path)
 
 
-def test_more_shards_are_added_to_those_that_are_there(
-    published: FileServer, tmp_path: Path
-) -> None:
+def test_more_shards_are_added_to_a_dataset(published: FileServer, tmp_path: Path) -> None:
     fetch(tmp_path, CONFIG.model_copy(update={"shards": 1}))
     assert not is_prepared(CONFIG, tmp_path)
     published.requests.clear()
@@ -145,9 +145,7 @@ def test_a_missing_shard_and_a_missing_server_are_named(
         fetch(tmp_path)
 
 
-def test_shards_that_were_put_there_by_hand_are_a_dataset(
-    published: FileServer, tmp_path: Path
-) -> None:
+def test_shards_of_another_program_are_a_dataset(published: FileServer, tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / name).write_bytes(published.files[f"{AT}/{name}"])
     meta = dataset_meta(tmp_path)
@@ -157,7 +155,7 @@ def test_shards_that_were_put_there_by_hand_are_a_dataset(
         is_prepared(DataConfig(dataset="mine", tokenizer="bytes"), tmp_path)
 
 
-def test_force_mends_a_damaged_shard_and_keeps_the_rest(
+def test_force_replaces_a_damaged_shard_and_keeps_the_rest(
     published: FileServer, tmp_path: Path
 ) -> None:
     prepare(CONFIG, tmp_path)

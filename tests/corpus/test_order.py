@@ -75,7 +75,7 @@ def test_a_step_is_the_same_for_any_split_of_the_batch() -> None:
         assert (whole.windows(step) == np.concatenate(thirds)).all()
 
 
-def test_the_order_never_changes() -> None:
+def test_the_order_is_the_recorded_one() -> None:
     # Written down once: a run that began under an older release must go on with the same data.
     assert BatchOrder(1_003_854, 64, 6, seed=1337).windows(1000).tolist() == [
         153409,
@@ -95,7 +95,7 @@ def test_a_hundred_billion_tokens_need_no_memory() -> None:
     assert starts.max() > 9 * 10**10
 
 
-def test_data_shorter_than_a_window_says_what_to_do() -> None:
+def test_data_shorter_than_a_window_is_refused() -> None:
     with pytest.raises(
         DataError, match=r"has 64 tokens.*needs at least 65; use model\.block_size=63 or more text"
     ):

@@ -1,4 +1,4 @@
-"""python -m corpus.prepare: what is typed, what is said where, and how it ends."""
+"""python -m corpus.prepare: arguments, output and exit status."""
 
 from __future__ import annotations
 
@@ -69,14 +69,16 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     "argv", [["--lr", "3"], ["a", "b"], ["--sorce=x", "--wat"], ["--shards", "many"]]
 )
-def test_what_is_no_argument_is_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_argument_shows_the_usage(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit:
         main(argv)
     assert exit.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
-def test_overrides_stand_anywhere_with_or_without_dashes() -> None:
+def test_overrides_are_accepted_anywhere_with_or_without_dashes() -> None:
     arguments = parse(
         argument_parser("x", ""), ["lr=1e-3", "--json", "quickstart", "--train.min_lr=1e-4"]
     )
@@ -100,7 +102,7 @@ def test_a_recipe_is_a_path_or_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_unfinished_and_the_same_goes_on(
+def test_a_signal_stops_the_command_and_the_next_resumes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     source = tmp_path / "rows.jsonl"
@@ -114,7 +116,7 @@ def test_a_signal_ends_it_unfinished_and_the_same_goes_on(
         "--source",
         str(source),
     ]
-    # A terminal's file would show a bar; a pipe gets lines. The signal comes when the first shard is there.
+    # A pipe gets lines instead of a bar. Send the signal when the first shard exists.
     process = subprocess.Popen(
         [*argv, "shard_tokens=1000000"], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Shards: what is written is read back, across bounds, and damage is noticed."""
+"""Shards: tokens round-trip across shard bounds, and damage is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from corpus import DataError
 from corpus.dataset import TokenStream
-from corpus.shards import ShardWriter, open_tokens, read_header
+from corpus.shards import SPLITS, ShardWriter, open_tokens, read_header
 
 TOKENS = np.arange(10_000, dtype=np.uint16) * 7
 
@@ -24,7 +24,7 @@ def write(
     return writer
 
 
-def test_tokens_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_tokens_round_trip(tmp_path: Path) -> None:
     writer = write(tmp_path, TOKENS)
     assert [shard.tokens for shard in writer.shards] == [3000, 3000, 3000, 1000]
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
@@ -71,8 +71,8 @@ def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
 
 
 def test_names_with_both_words_belong_to_the_later_one(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        writer = ShardWriter(tmp_path, "trainval", split, 5000)  # type: ignore[arg-type]
+    for split in SPLITS:
+        writer = ShardWriter(tmp_path, "trainval", split, 5000)
         writer.write(TOKENS[:10] if split == "val" else TOKENS[:20])
         writer.finish_shard()
     assert len(TokenStream(tmp_path, "val")) == 10
@@ -89,7 +89,7 @@ def test_names_with_both_words_belong_to_the_later_one(tmp_path: Path) -> None:
         (lambda raw: b"", "not a token shard"),
     ],
 )
-def test_damage_is_noticed(tmp_path: Path, damage: object, words: str) -> None:
+def test_a_damaged_shard_is_refused(tmp_path: Path, damage: object, words: str) -> None:
     path = tmp_path / "d_train_000001.bin"
     write(tmp_path, TOKENS[:1000])
     assert read_header(path) == 1000
@@ -98,7 +98,7 @@ def test_damage_is_noticed(tmp_path: Path, damage: object, words: str) -> None:
         open_tokens(path)
 
 
-def test_a_writer_goes_on_from_its_state_whatever_came_after(tmp_path: Path) -> None:
+def test_a_writer_resumes_from_its_state(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -116,7 +116,7 @@ def test_a_writer_goes_on_from_its_state_whatever_came_after(tmp_path: Path) -> 
         assert path.read_bytes() == (broken / path.name).read_bytes()
 
 
-def test_a_writer_refuses_a_state_whose_files_are_gone(tmp_path: Path) -> None:
+def test_a_writer_refuses_a_state_without_its_files(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "d", "train", 3000)
     writer.write(TOKENS[:2000])
     state = writer.state()

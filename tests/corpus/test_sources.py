@@ -1,4 +1,4 @@
-"""Sources: files, folders, globs, URLs, the standard library; text, .jsonl, Parquet; what is wrong is said."""
+"""Sources: files, folders, globs, URLs and the standard library, with clear errors."""
 
 from __future__ import annotations
 
@@ -54,18 +54,19 @@ def test_a_file_is_one_document_however_many_segments(
     assert len(list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))) > 100
 
 
-def test_a_folder_is_read_whole_and_sorted_but_for_hidden_files(tree: Path, tmp_path: Path) -> None:
+def test_a_folder_is_read_sorted_without_hidden_files(tree: Path, tmp_path: Path) -> None:
     assert names(tree, tmp_path) == ["a/y.md", "a/z.txt", "b.txt"]
     assert documents(tree, tmp_path) == ["text of a/y.md\n", "text of a/z.txt\n", "text of b.txt\n"]
 
 
-def test_a_picture_among_the_texts_is_left_out_aloud(tree: Path, tmp_path: Path) -> None:
+def test_an_image_among_texts_is_skipped_with_a_message(tree: Path, tmp_path: Path) -> None:
     (tree / "a" / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" * 10)
     said: list[object] = []
     files = find_files(str(tree), tmp_path / "raw", report=said.append)
     assert [file.name for file in files] == ["a/y.md", "a/z.txt", "b.txt"]
     assert said == [
-        "skipped 3 of the source's files and folders: 1 an image (a/photo.jpg); 2 hidden (.hidden, .x)"
+        "skipped 3 of the source's files and folders: 1 an image (a/photo.jpg); "
+        "2 hidden (.hidden, .x)"
     ]
 
 
@@ -81,7 +82,7 @@ def test_a_glob_takes_what_matches(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["no/such.txt", "no/*.txt"])
-def test_a_source_that_is_not_there_is_named(source: str, tmp_path: Path) -> None:
+def test_a_missing_source_is_named(source: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(source)):
         find_files(source, tmp_path)
 
@@ -99,7 +100,7 @@ def test_rows_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
     assert len(documents(f"{tmp_path}/[abc]*", tmp_path)) >= 12
 
 
-def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
+def test_a_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"content": "x", "id": 1}\n')
     pq.write_table(pa.table({"content": ["x"], "id": [1]}), tmp_path / "b.parquet")
     for name in ("a.jsonl", "b.parquet"):
@@ -134,7 +135,7 @@ def test_a_missing_column_lists_those_there(tmp_path: Path) -> None:
             r"array of JSON objects.*`cat .*a\.json \| jq -c '\.\[\]' >",
         ),
         ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
-        # Without a time in it, which would be in the name of the test, another one in each process of pytest.
+        # Without a time, which would give the test another name in each process of pytest.
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-9], "can't be unpacked"),
         ("a.txt.gz", b"plain", "can't be unpacked"),
     ],
@@ -155,7 +156,7 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
     assert documents(tmp_path / "a.jsonl", tmp_path) == ["a?z"]
 
 
-def test_reading_goes_on_from_any_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_resumes_from_any_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "PIECE", 64)
     monkeypatch.setattr(segments, "LONGEST_PIECE", 128)
     folder = tmp_path / "in"
@@ -203,7 +204,7 @@ def test_a_url_is_downloaded_once(
     assert [path.name.partition("-")[2] for path in (tmp_path / "raw").iterdir()] == ["input.txt"]
 
 
-def test_urls_that_end_alike_are_texts_of_their_own(server: FileServer, tmp_path: Path) -> None:
+def test_urls_with_the_same_file_name_are_kept_apart(server: FileServer, tmp_path: Path) -> None:
     server.files["/a/input.txt"], server.files["/b/input.txt"] = b"of a", b"of b"
     for which in ("a", "b", "a"):
         assert documents(f"{server.url}/{which}/input.txt", tmp_path) == [f"of {which}"]
@@ -211,12 +212,12 @@ def test_urls_that_end_alike_are_texts_of_their_own(server: FileServer, tmp_path
     assert documents(f"{server.url}/rows.jsonl.gz?version=2", tmp_path) == ["a row"]
 
 
-def test_no_network_says_how_to_use_a_copy(tmp_path: Path) -> None:
+def test_without_network_the_error_suggests_a_local_copy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9/f\.txt: can't be reached.*--source FILE"):
         find_files("http://127.0.0.1:9/f.txt", tmp_path)
 
 
-def test_the_standard_library_is_code_and_always_the_same(tmp_path: Path) -> None:
+def test_the_standard_library_is_stable_and_only_code(tmp_path: Path) -> None:
     found = names("stdlib", tmp_path)
     assert found == sorted(found) == names("stdlib", tmp_path)
     assert {"argparse.py", "json/decoder.py", "asyncio/base_events.py"} <= set(found)

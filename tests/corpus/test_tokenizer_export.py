@@ -18,7 +18,7 @@ AWKWARD = (
 
 @pytest.fixture
 def text(shared_data: Path) -> str:
-    """Real text, and what tokenizers have been wrong about."""
+    """Return real text, and text that tokenizers have got wrong."""
     real = (shared_data / "tinyshakespeare.txt").read_text()[:20_000]
     return f"{AWKWARD}{real}{AWKWARD}"
 
@@ -36,9 +36,7 @@ def read_again(tokenizer: Tokenizer, folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_tokens_are_ours_and_the_text_comes_back(
-    ours: Tokenizer, text: str, tmp_path: Path
-) -> None:
+def test_tokens_are_equal_and_text_round_trips(ours: Tokenizer, text: str, tmp_path: Path) -> None:
     theirs = read_again(ours, tmp_path)
     tokens = theirs(text)
     assert tokens["input_ids"] == ours.encode(text).tolist()
@@ -47,7 +45,7 @@ def test_the_tokens_are_ours_and_the_text_comes_back(
     assert set(tokens) == {"input_ids", "attention_mask"}
 
 
-def test_the_end_of_text_and_the_context_are_told(ours: Tokenizer, tmp_path: Path) -> None:
+def test_end_of_text_and_context_length_are_exported(ours: Tokenizer, tmp_path: Path) -> None:
     theirs = read_again(ours, tmp_path)
     assert (len(theirs), theirs.eos_token_id, theirs.bos_token_id) == (
         ours.vocab_size,
@@ -60,26 +58,24 @@ def test_the_end_of_text_and_the_context_are_told(ours: Tokenizer, tmp_path: Pat
     assert theirs.decode([ours.vocab_size]) == ""  # a row that only fills up the vocabulary
 
 
-def test_it_is_the_same_when_transformers_has_saved_it(
-    ours: Tokenizer, text: str, tmp_path: Path
-) -> None:
+def test_it_survives_saving_by_transformers(ours: Tokenizer, text: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     read_again(ours, tmp_path / "a").save_pretrained(tmp_path / "b")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
     assert theirs(text)["input_ids"] == ours.encode(text).tolist()
 
 
-def test_a_character_that_is_not_known_is_an_error_there_too(tmp_path: Path) -> None:
+def test_an_unknown_character_is_an_error_in_transformers_too(tmp_path: Path) -> None:
     theirs = read_again(CharTokenizer("abc"), tmp_path)
     assert theirs("cab")["input_ids"] == [2, 0, 1]
     with pytest.raises(Exception, match="Missing"):
         theirs("xab")
 
 
-def test_every_character_is_cut_off_where_tiktoken_cuts(
+def test_every_character_is_split_as_tiktoken_splits_it(
     gpt2: GPT2Tokenizer, tmp_path: Path
 ) -> None:
-    """The two have regular expressions of different libraries: what is a letter, a number or a space may differ."""
+    """Their regular expression libraries may differ on letters, numbers and spaces."""
     theirs = read_again(gpt2, tmp_path).backend_tokenizer
     codes = [*range(0x3000), *range(0x3000, 0xD800, 7), *range(0xE000, 0x30000, 7)]
     texts = [f"a{c} {c}{c}\n {c}1" for c in map(chr, codes)]
@@ -87,7 +83,7 @@ def test_every_character_is_cut_off_where_tiktoken_cuts(
     assert differ == []
 
 
-def test_the_merges_are_those_that_openai_published(gpt2: GPT2Tokenizer, shared_data: Path) -> None:
+def test_the_merges_are_the_published_ones(gpt2: GPT2Tokenizer, shared_data: Path) -> None:
     files = [path.read_text() for path in (shared_data / "tiktoken").iterdir()]
     published = next(text for text in files if text.startswith("#version")).splitlines()[1:]
     letters = byte_letters()

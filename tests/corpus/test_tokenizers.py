@@ -1,4 +1,4 @@
-"""Tokenizers: text comes back, streamed text too, and what can't be encoded is named."""
+"""Tokenizers: text round-trips, also streamed; text that cannot be encoded is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokenizers(gpt2: GPT2Tokenizer) -> list[Tokenizer]:
     return [ByteTokenizer(), CharTokenizer(TEXT), gpt2]
 
 
-def test_text_comes_back(gpt2: GPT2Tokenizer) -> None:
+def test_text_round_trips(gpt2: GPT2Tokenizer) -> None:
     for tokenizer in tokenizers(gpt2):
         ids = tokenizer.encode(TEXT)
         assert ids.dtype == np.uint16
@@ -76,7 +76,7 @@ def test_an_unknown_character_is_named() -> None:
         CharTokenizer("abc").encode("abé")
 
 
-def test_gpt2_without_cache_and_network_says_what_to_do(
+def test_gpt2_without_cache_and_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import requests

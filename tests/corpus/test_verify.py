@@ -12,7 +12,7 @@ import pytest
 from corpus import DataError, build, verify
 from corpus.build import prepare
 from corpus.dataset import META, STAGING, TokenStream, dataset_meta, other_dataset
-from corpus.shards import ShardWriter
+from corpus.shards import SPLITS, ShardWriter, read_content
 from corpus.tokenizers import read_tokenizer, same_tokens, save_tokenizer
 from corpus.verify import (
     ChecksumCache,
@@ -54,9 +54,8 @@ def folder(tmp_path: Path, text: Path) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the shards that are read whole."""
+    """Record the names of the shards that are read whole."""
     names: list[str] = []
-    read_content = verify.read_content
 
     def noted(path: Path) -> object:
         names.append(path.name)
@@ -177,8 +176,8 @@ class TestShards:
         assert len(reads) == count
 
     def test_tokens_beyond_the_vocabulary_are_refused(self, tmp_path: Path) -> None:
-        for split in ("train", "val"):
-            writer = ShardWriter(tmp_path, "x", split, 5000)  # type: ignore[arg-type]
+        for split in SPLITS:
+            writer = ShardWriter(tmp_path, "x", split, 5000)
             writer.write(np.full(3000, 60_000, np.uint16))
             writer.finish_shard()
         with pytest.raises(DataError, match="has token 60000, and tokenizer gpt2 has 50257"):
