@@ -130,7 +130,7 @@ def test_each_of_many_files_is_inspected_once(
     files: list[Any] = [File(f"{i}.txt") for i in range(100)]
     lowest: list[int] = []
 
-    def counted_min(ranks: Any, **options: float) -> Any:
+    def counted_min(ranks: Any, **options: Any) -> Any:
         lowest.append(1)
         return min(ranks, **options)
 

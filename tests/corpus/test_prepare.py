@@ -131,7 +131,9 @@ def test_a_signal_stops_the_command_and_the_next_resumes(
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 101
-    assert err == "interrupted; run the same command to resume\n"
+    # A busy machine takes longer than the interval between lines of progress.
+    lines = [line for line in err.splitlines() if not line.endswith(("%", " tokens"))]
+    assert lines == ["interrupted; run the same command to resume"]
     done = subprocess.run(
         [*argv, "shard_tokens=1000000"], cwd=CHECKOUT, capture_output=True, text=True
     )
