@@ -108,16 +108,16 @@ def test_prepare_downloads_the_weights(hub: FileServer, tmp_path: Path) -> None:
 class TestRecipe:
     def test_openai_names_require_their_shape(self, tmp_path: Path) -> None:
         words = "n_layer=24 n_head=16 n_embd=1024 block_size=1024"
-        with pytest.raises(RecipeError, match=rf"'init_from=gpt2-medium': .* write {words}$"):
+        with pytest.raises(RecipeError, match=rf"'init_from=gpt2-medium': .* use {words}$"):
             recipe(tmp_path, "gpt2-medium")
         whole = recipe(tmp_path, "gpt2-medium", *words.split(), "global_batch_tokens=1024")
         assert whole.train.init_from == "gpt2-medium"
 
     def test_an_invalid_address_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RecipeError, match="hf://small invalid Hub address/NAME"):
+        with pytest.raises(RecipeError, match="invalid Hub address hf://small; expected hf://OWNER/NAME"):
             recipe(tmp_path, "hf://small")
 
     def test_zero_steps_require_initial_weights(self, tmp_path: Path) -> None:
         assert recipe(tmp_path, "other", "max_steps=0").train.max_steps == 0
-        with pytest.raises(RecipeError, match="max_steps=0 trains nothing: take 1 at least"):
+        with pytest.raises(RecipeError, match="max_steps=0 trains nothing: use at least 1"):
             recipe(tmp_path, "null", "max_steps=0")
