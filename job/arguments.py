@@ -103,7 +103,10 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespac
 
 def load_recipe(arguments: Namespace) -> Recipe:
     """Load the recipe that ``parse`` found, with its overrides."""
-    return load(find_recipe(arguments.recipe), arguments.overrides)
+    recipe = load(find_recipe(arguments.recipe), arguments.overrides)
+    if recipe.adjusted and os.environ.get("RANK", "0") == "0":
+        say(f"note: {recipe.adjusted}")
+    return recipe
 
 
 def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:

@@ -337,6 +337,7 @@ class Recipe(Section):
     resources: ResourcesConfig = ResourcesConfig()
 
     _source: Source | None = PrivateAttr(None)
+    _adjusted: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
@@ -378,6 +379,11 @@ class Recipe(Section):
         """Return the sequences of block_size tokens in one optimizer step, over all processes."""
         return self.train.global_batch_tokens // self.model.block_size
 
+    @property
+    def adjusted(self) -> str:
+        """Return the schedules that were scaled to a shorter run, for a message; '' if none."""
+        return self._adjusted
+
     def mistake(self, key: str, message: str) -> RecipeError:
         """Return an error about ``key`` that was found later, with its line."""
         where = self._source.where(key) if self._source is not None else key
@@ -397,10 +403,54 @@ def load(path: str | Path, overrides: Sequence[str] = (), section: str = "train"
     """
     path = Path(path)
     source = read_yaml(path)
+    train = source.tree.get("train")
+    planned_steps = train.get("max_steps") if isinstance(train, dict) else None
     for override in overrides:
         apply_override(source, override, known_keys(), text_keys(), section)
     source.tree.setdefault("name", path.stem)
-    return _check(source)
+    adjusted = _fit_schedules(source, planned_steps)
+    recipe = _check(source)
+    recipe._adjusted = adjusted
+    return recipe
+
+
+def _fit_schedules(source: Source, planned_steps: Any) -> str:
+    """Scale schedules of the file that an override of max_steps made too long; return the changes.
+
+    A schedule that fits, or that was itself overridden, stays as it is.
+    """
+    train = source.tree.get("train")
+    steps = train.get("max_steps") if isinstance(train, dict) else None
+    if not _is_count(steps) or not _is_count(planned_steps) or not 0 < steps < planned_steps:
+        return ""
+    before = dict(train)
+    warmup, decay = train.get("warmup_steps", 0), train.get("decay_steps") or 0
+    if _is_count(warmup) and _is_count(decay) and (warmup >= steps or warmup + decay > steps):
+        if "train.warmup_steps" not in source.overrides and warmup:
+            train["warmup_steps"] = warmup * steps // planned_steps
+        if "train.decay_steps" not in source.overrides and decay:
+            train["decay_steps"] = max(1, decay * steps // planned_steps)
+    for key, earliest in (("batch_schedule", 1), ("window_schedule", 0)):
+        stages = train.get(key)
+        if f"train.{key}" in source.overrides or not _are_stages(stages):
+            continue
+        if stages and stages[-1][0] >= steps:
+            by_step = {max(earliest, n * steps // planned_steps): tokens for n, tokens in stages}
+            train[key] = [[step, tokens] for step, tokens in by_step.items() if step < steps]
+    changed = [
+        f"{key} {before[key]} -> {train[key]}" for key in before if before[key] != train[key]
+    ]
+    return f"{', '.join(changed)} (scaled to max_steps={steps})" if changed else ""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_stages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(stage, list) and len(stage) == 2 and _is_count(stage[0]) for stage in value
+    )
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -66,6 +66,8 @@ def make_plan(request: Request, facts: TargetState) -> Plan:
         arguments += ["--json"]
     volumes = (*facts.volumes, *given)
     folder, notes = _folder(request, facts)
+    if request.settings is not None and request.settings.adjusted:
+        notes = (("adjusted", request.settings.adjusted), *notes)
     return Plan(
         job=request.job.name,
         target=facts.target,

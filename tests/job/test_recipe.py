@@ -34,6 +34,49 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+LONG = GOOD.replace(
+    "  max_steps: 10\n",
+    """  max_steps: 100
+  warmup_steps: 20
+  decay_steps: 40
+  batch_schedule: [[50, 128], [90, 256]]
+""",
+)
+
+
+class TestShorterRun:
+    """``max_steps=10`` works on a recipe whose schedules are longer, as a quick try."""
+
+    def test_schedules_of_the_file_are_scaled_and_reported(self, recipe: Path) -> None:
+        recipe.write_text(LONG)
+        short = load(recipe, ["max_steps=10"])
+        assert (short.train.warmup_steps, short.train.decay_steps) == (2, 4)
+        assert short.train.batch_schedule == [[5, 128], [9, 256]]
+        assert "warmup_steps 20 -> 2, decay_steps 40 -> 4, batch_schedule" in short.adjusted
+
+    @pytest.mark.parametrize("steps", [1, 2, 3, 7])
+    def test_any_number_of_steps_works(self, recipe: Path, steps: int) -> None:
+        recipe.write_text(LONG)
+        assert load(recipe, [f"max_steps={steps}"]).train.max_steps == steps
+
+    @pytest.mark.parametrize("overrides", [[], ["max_steps=95"], ["max_steps=200"]])
+    def test_schedules_that_fit_stay(self, recipe: Path, overrides: list[str]) -> None:
+        recipe.write_text(LONG)
+        kept = load(recipe, overrides)
+        assert (kept.train.warmup_steps, kept.train.decay_steps) == (20, 40)
+        assert kept.adjusted == ""
+
+    def test_a_schedule_that_was_typed_is_refused_if_it_does_not_fit(self, recipe: Path) -> None:
+        recipe.write_text(LONG)
+        with pytest.raises(RecipeError, match="must be below max_steps"):
+            load(recipe, ["max_steps=10", "warmup_steps=20"])
+
+    def test_a_file_that_contradicts_itself_is_refused(self, recipe: Path) -> None:
+        recipe.write_text(LONG.replace("max_steps: 100", "max_steps: 10"))
+        with pytest.raises(RecipeError, match="must be below max_steps"):
+            load(recipe)
+
+
 # Pipelines and sweeps lie beside the recipes.
 RECIPES = sorted(path for path in CONFIGS.glob("*.yaml") if "\ntrain:" in path.read_text())
 
