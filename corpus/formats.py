@@ -120,6 +120,12 @@ class SourceFile:
     is_binary: bool = False  # an unknown format: it has zero bytes
 
 
+def refuse_other_formats(path: Path) -> None:
+    """Raise Unreadable if ``path`` is a Git LFS pointer, an archive or another known format."""
+    with path.open("rb") as file:
+        _refuse(path, file.read(HEAD_BYTES))
+
+
 def inspect(path: Path, name: str, column: str) -> SourceFile:
     """Tell what ``path`` holds. Raises Unreadable if it is not text, OSError on a read error."""
     status = path.stat()

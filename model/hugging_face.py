@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from corpus.formats import refuse_other_formats
 from job.exit_status import UserError
 from job.files import write_atomically, written
 from model.gpt import GPT
@@ -33,7 +35,14 @@ def read_weights(folder: Path, vocab_size: int) -> dict[str, Tensor]:
     path, weights = folder / "model.safetensors", dict[str, Tensor]()
     if not path.exists():
         raise UserError(f"{folder} has no model.safetensors; give a folder with GPT-2's weights")
-    for name, tensor in load_file(path).items():
+    refuse_other_formats(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: not a complete safetensors file: {error}; download it again"
+        ) from None
+    for name, tensor in tensors.items():
         short = name.removeprefix(PREFIX)
         if short == "lm_head.weight" or short.endswith(MASKS):
             continue  # the head is the embedding

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from corpus.tokenizers import Tokenizer, vocabulary
+from corpus.tokenizers import TOKENIZER, Tokenizer, read_tokenizer, same_tokens, vocabulary
 from corpus.verify import tokenizer_of_run
 from job.arguments import say
 from job.exit_status import UserError
@@ -51,11 +52,16 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
 
 
 def load_initial_weights(
-    network: GPT, source: str, locations: VolumePaths, say: Callable[[str], None]
+    network: GPT,
+    source: str,
+    locations: VolumePaths,
+    say: Callable[[str], None],
+    tokenizer: dict[str, Any] | None = None,
 ) -> None:
     """Copy the weights of ``train.init_from`` into ``network``.
 
-    ``source`` is a run, a checkpoint folder, or GPT-2 in a folder or on the Hugging Face Hub.
+    ``source`` is a run, a checkpoint folder, or GPT-2 in a folder or on the Hugging Face Hub. A run
+    must have learned the tokens of ``tokenizer``, the description in the dataset's meta.
     """
     path = Path(source) if Path(source).exists() else locations.run(source)
     if hub := pretrained(source):
@@ -64,6 +70,14 @@ def load_initial_weights(
         weights = read_weights(path, network.vocab_size)
     else:
         weights = _checkpoint_weights(path, source, locations, say)
+        run = path if (path / TOKENIZER).exists() else path.parent
+        described = read_tokenizer(run)
+        if tokenizer and described and not same_tokens(described, tokenizer):
+            raise UserError(
+                f"train.init_from: {source} learned tokenizer {described['name']} with other tokens "
+                f"than the dataset's {tokenizer['name']}; prepare the text with that tokenizer, or "
+                "remove train.init_from"
+            )
     own = network.state_dict()
     for name in own.keys() | weights.keys():
         expected, given = (

@@ -157,7 +157,7 @@ def _make_trainer(
     is_new, messages = not steps(folder), list[str]()
     if is_new and source is not None:
         # Before the run has a folder: after a mistake, no run may refuse the corrected command.
-        load_initial_weights(network, source, locations, messages.append)
+        load_initial_weights(network, source, locations, messages.append, meta.tokenizer)
     session = RunSession(folder, recipe, "train", overrides) if world.is_main else None
     display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
     for line in messages:
@@ -171,7 +171,7 @@ def _make_trainer(
             f"one; run the command again"
         )
     if not (resumed or is_new) and source is not None:  # all of its checkpoints are damaged
-        load_initial_weights(network, source, locations, display.say)
+        load_initial_weights(network, source, locations, display.say, meta.tokenizer)
     if session is not None:
         trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
         save_tokenizer(folder, meta.tokenizer)

@@ -19,6 +19,7 @@ import pytest
 
 from corpus import DataError, InvalidSource
 from corpus.build import prepare
+from corpus.formats import refuse_other_formats
 from corpus.segments import read
 from corpus.sources import find_files
 from job.recipe import DataConfig
@@ -211,3 +212,10 @@ def test_a_packed_file_never_gets_advice_about_the_tokenizer(tmp_path: Path) -> 
     with pytest.raises(DataError, match="not UTF-8") as caught:
         prepare(config, tmp_path / "d")
     assert "data.tokenizer" not in str(caught.value)
+
+
+def test_a_pointer_in_place_of_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(DataError, match=r"a Git LFS pointer.*git lfs pull"):
+        refuse_other_formats(path)

@@ -114,7 +114,9 @@ class TestRecipe:
         assert whole.train.init_from == "gpt2-medium"
 
     def test_an_invalid_address_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RecipeError, match="invalid Hub address hf://small; expected hf://OWNER/NAME"):
+        with pytest.raises(
+            RecipeError, match="invalid Hub address hf://small; expected hf://OWNER/NAME"
+        ):
             recipe(tmp_path, "hf://small")
 
     def test_zero_steps_require_initial_weights(self, tmp_path: Path) -> None:

@@ -308,3 +308,15 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert [learning_rate(step, linear) for step in (79, 80, 90)] == pytest.approx([1.0, 1.0, 0.55])
     constant = config.model_copy(update={"schedule": "constant"})
     assert learning_rate(99, constant) == 1.0
+
+
+def test_initial_weights_of_other_tokens_are_refused(lab: Lab) -> None:
+    text = lab.folder / "text.txt"
+    lab.train("first", "max_steps=10", "data.tokenizer=chars", "data.dataset=first")
+    other = lab.folder / "upper.txt"
+    other.write_text(text.read_text().upper())
+    words = ["max_steps=10", "data.tokenizer=chars", "data.dataset=second", f"data.source={other}"]
+    words += ["init_from=first", "prompt=THE"]
+    _, err = lab.train("second", *words, status=ExitStatus.ERROR)
+    assert "first learned tokenizer chars with other tokens than the dataset's chars" in err
+    assert not lab.run_folder("second").exists()
