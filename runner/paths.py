@@ -1,8 +1,8 @@
-"""Paths on the command line: made absolute where they were typed, translated to where the job sees them.
+"""Paths on the command line: absolute as typed, then translated to the paths that the job sees.
 
-A path means the same on every target, because a run that began with ``data.source=texts/`` on the host must
-not look like another run under compose. So what lies in the checkout is written relative to it (the job's
-working folder everywhere), and what lies outside is mounted in the container under the very same path.
+A path means the same on every target, so that a run with ``data.source=texts/`` can be resumed on another
+target. Paths in the checkout are written relative to it; folders outside it are mounted in the container
+under the same path.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from pathlib import Path
 
 from job.pretrained import FINEWEB, GPT2
 
-PROMPT_KEYS = {"sample.prompt", "prompt"}
+PROMPT_KEYS = {"sample.prompt", "prompt"}  # the value is a path if it begins with @
 
-NAMES = {"stdlib", FINEWEB, "null"}  # sources that are words, even where a file has that name
+SOURCE_NAMES = {
+    "stdlib",
+    FINEWEB,
+    "null",
+}  # sources that are not files, even if a file has that name
 
-# Overrides whose value may be a path, and the values that are words all the same. A prompt is one where it begins with @.
-PATH_KEYS = {"source": NAMES, "init_from": {*GPT2, "null"}}
+# Keys whose value may be a path, and the values that are not.
+PATH_KEYS = {"source": SOURCE_NAMES, "init_from": {*GPT2, "null"}}
 
-# Mounting over one of these would take the container's own programs away.
-SYSTEM = {
+# A mount over one of these would hide the container's own files.
+SYSTEM_FOLDERS = {
     "usr",
     "lib",
     "lib64",
@@ -38,7 +42,7 @@ SYSTEM = {
 
 
 def path_in(override: str) -> str | None:
-    """The path inside ``key=value``; None where the value can't be one."""
+    """Return the path in ``key=value``; None if the value is not one."""
     key, _, value = override.partition("=")
     key = key.strip().removeprefix("--")
     if key in PROMPT_KEYS and value.startswith("@") and len(value) > 1:
@@ -50,22 +54,22 @@ def path_in(override: str) -> str | None:
 
 
 def replace_path(override: str, path: str) -> str:
-    """``key=value`` with another path in it."""
+    """Return ``key=value`` with another path."""
     old = path_in(override)
     return override if old is None else override[: len(override) - len(old)] + path
 
 
 def absolute(path: str, cwd: Path) -> str:
-    """``path`` seen from ``cwd`` if it exists there, else unchanged: it may be a name that the job knows."""
-    if path in NAMES or "://" in path:
+    """Return ``path`` from ``cwd`` if it exists there, else unchanged: the job may know it by that name."""
+    if path in SOURCE_NAMES or "://" in path:
         return path
-    here = Path(path).expanduser()
-    here = here if here.is_absolute() else cwd / here
-    return str(here) if solid_part(here).exists() else path
+    found = Path(path).expanduser()
+    found = found if found.is_absolute() else cwd / found
+    return str(found) if literal_prefix(found).exists() else path
 
 
-def solid_part(path: Path) -> Path:
-    """The path up to the first part with a glob's signs: what can be mounted."""
+def literal_prefix(path: Path) -> Path:
+    """Return the path up to its first part with a wildcard, which is what can be mounted."""
     parts: list[str] = []
     for part in path.parts:
         if re.search(r"[*?\[]", part):
@@ -75,6 +79,6 @@ def solid_part(path: Path) -> Path:
 
 
 def mount_point(path: Path) -> str:
-    """Where a container sees ``path`` of this machine: under the same name, unless that is a system folder."""
-    own = len(path.parts) > 2 and path.parts[1] not in SYSTEM
-    return path.as_posix() if own else f"/vol/given{path.as_posix()}"
+    """Return the path of a mounted folder in the container: the same, unless that is a system folder."""
+    is_free = len(path.parts) > 2 and path.parts[1] not in SYSTEM_FOLDERS
+    return path.as_posix() if is_free else f"/vol/given{path.as_posix()}"

@@ -1,4 +1,4 @@
-"""The values of a plan: what a target found, and what a launch will do. runner/planning/plan.py decides the one from the other."""
+"""The state of a target before a launch, and the plan of the launch; planning/ derives one from the other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from job.run_record import RunStatus
 from runner.errors import RunnerError, usage
 from runner.request import Request, TargetOptions
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Volume:
-    """A folder that the job sees: its name, where it is on this machine and inside; ``remote`` is its name on
-    a target that has a volume of its own, whose files lie in ``here`` only once they are pulled."""
+    """A folder that the job sees: ``here`` on this machine, ``inside`` for the job.
+
+    ``remote`` names the target's own volume, whose files are in ``here`` only once they are pulled.
+    """
 
     name: str
     here: str
@@ -27,48 +30,24 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class TargetState:
-    """What a target found when it looked; gathering them changes nothing."""
+class JobEnvironment:
+    """The surroundings of a job: its interpreter, folders and variables."""
 
-    target: str
-    checkout: str
     workspace: str  # the checkout as the job sees it, and its working folder
     volumes: tuple[Volume, ...]  # data, checkpoints, cache
     python: tuple[str, ...] = ("python",)
     torchrun: tuple[str, ...] = ("torchrun",)
-    contained: bool = True  # the job sees only what is mounted
-    mounts: bool = True  # a folder of this machine can be mounted
-    image: str | None = None
-    image_built: bool = True
-    gpus: int | None = None  # that it can hand out; None: unknown
-    gpu_remedy: str = ""
-    missing: tuple[str, ...] = ()  # modules that the job needs and the target lacks
-    remedy: str = ""  # what to type for them
-    busy: str | None = None  # what is running under this run's name
-    step: int | None = None  # of the newest checkpoint
-    dataset_ready: bool | None = None
-    weights_ready: bool | None = (
-        None  # published ones, with which the run begins; None: there are none
-    )
-    secrets: tuple[str, ...] = ()  # names of those that are at hand
-    environment: tuple[tuple[str, str], ...] = ()  # further variables; no secrets
-    git: tuple[tuple[str, Any], ...] = ()
-    folder: str = ""  # a command's folder as the job sees it
-    shipped: UploadManifest | None = (
-        None  # what of it is copied there; None where it is the folder itself
-    )
-    occupied: tuple[str, ...] = ()  # paths to keep that hold files of the user's own, and stay
-    setup: tuple[
-        str, ...
-    ] = ()  # lines that the image is extended by, those of requirements.txt too
-    setup_built: bool = True
-    finished: bool = False  # the run's last attempt
-    attempts: int = 0  # of the run, so far
-    record: RunRecord | None = None  # of the run, as it stands
-    account: bool = True  # False: nothing could be looked up, neither runs nor data
-    begun_with: Recipe | None = None  # what a run of the built-in trainer wrote down
-    # What the cloud has of a run that is started here, or this machine of one that is started there.
-    other: RemoteRunState | None = None
+    is_container: bool = True  # the job sees only what is mounted
+    can_mount: bool = True  # folders of this machine can be mounted
+    variables: tuple[tuple[str, str], ...] = ()  # without secrets
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """The image that the job runs in."""
+
+    name: str
+    is_built: bool = True
 
 
 CREDENTIALS = "may hold credentials"  # why a file is left out
@@ -76,19 +55,66 @@ CREDENTIALS = "may hold credentials"  # why a file is left out
 
 @dataclass(frozen=True)
 class UploadManifest:
-    """What of a folder is copied to where the job is: how much, and what stands out."""
+    """The files of a folder that are uploaded: how many, how large, and the exceptions."""
 
     files: int
     bytes: int
-    largest: tuple[
-        tuple[str, int], ...
-    ] = ()  # file or folder at the top, and bytes, where it is much
-    left_out: tuple[tuple[str, str], ...] = ()  # path and reason: links, credentials
+    largest: tuple[tuple[str, int], ...] = ()  # top-level entries and their bytes, if it is a lot
+    left_out: tuple[tuple[str, str], ...] = ()  # paths and reasons: links, credentials
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """A command's folder as the job sees it."""
+
+    inside: str
+    manifest: UploadManifest | None = None  # None if the job uses the folder itself
+    occupied: tuple[str, ...] = ()  # persisted paths with files of the user, which stay
+    setup: tuple[str, ...] = ()  # lines that extend the image, with those of requirements.txt
+    is_setup_built: bool = True
+
+
+@dataclass(frozen=True)
+class PriorRun:
+    """The run of the request's name, as the target has it before the launch."""
+
+    record: RunRecord | None = None
+    recipe: Recipe | None = None  # that a run of the built-in trainer recorded
+    step: int | None = None  # of its newest checkpoint
+    attempts: int = 0
+    active: str | None = None  # "running on host", if it is active
+    other: RemoteRunState | None = None  # on the other side of `pull` and `push`
+
+    @property
+    def is_finished(self) -> bool:
+        """Return True if the last attempt finished."""
+        return self.record is not None and self.record.status == RunStatus.FINISHED
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """A target before a launch, as ``Target.inspect`` found it."""
+
+    target: str
+    checkout: str
+    environment: JobEnvironment
+    run: PriorRun = field(default_factory=PriorRun)
+    image: ImageState | None = None
+    folder: FolderState | None = None  # of a command
+    gpus: int | None = None  # available ones; None if unknown
+    gpu_remedy: str = ""
+    missing_modules: tuple[str, ...] = ()  # that the job needs
+    install_command: str = ""  # for them
+    is_dataset_ready: bool | None = None
+    is_pretrained_cached: bool | None = None  # None if the run starts from no pretrained weights
+    secrets: tuple[str, ...] = ()  # names of the available ones
+    git: tuple[tuple[str, Any], ...] = ()
+    is_configured: bool = True  # False: without an account, neither runs nor data are known
 
 
 @dataclass(frozen=True)
 class PersistedPath:
-    """A path of a command's folder that lies on a volume: ``here`` on this machine, ``inside`` for the job."""
+    """A path of a command's folder that is stored on a volume: ``here`` on this machine, ``inside`` for the job."""
 
     path: str
     here: str
@@ -101,68 +127,87 @@ class PlannedFolder:
 
     here: str
     inside: str
-    shipped: UploadManifest | None = None
-    kept: tuple[PersistedPath, ...] = ()
+    manifest: UploadManifest | None = None
+    persisted: tuple[PersistedPath, ...] = ()
     setup: tuple[str, ...] = ()
-    setup_built: bool = True
+    is_setup_built: bool = True
+
+
+@dataclass(frozen=True)
+class PlannedProcess:
+    """The process to start: ``command`` runs in ``workspace``. ``secrets`` are names."""
+
+    command: tuple[str, ...]
+    workspace: str
+    environment: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+    gpus: int = 1
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanEstimate:
+    """Time and price of a launch on the slowest and dearest GPU type of the request."""
+
+    seconds: float | None = None
+    usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch, complete. ``command`` is what runs inside, in ``workspace``."""
+    """Everything that a launch will do."""
 
     job: str
     target: str
     run: str
-    recipe: str | None
-    overrides: tuple[str, ...]
-    command: tuple[str, ...]
-    workspace: str
     checkout: str
-    image: str | None
-    image_built: bool
-    gpus: int
-    device: str | None
+    process: PlannedProcess
     volumes: tuple[Volume, ...]
-    environment: tuple[tuple[str, str], ...]
-    secrets: tuple[str, ...]
-    resume: int | None
-    steps: tuple[str, ...]
+    steps: tuple[str, ...]  # in words
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    resume: int | None = None  # the step
+    image: ImageState | None = None
+    folder: PlannedFolder | None = None  # of a command
+    estimate: PlanEstimate = field(default_factory=PlanEstimate)
+    extra_rows: tuple[tuple[str, str], ...] = ()  # of one target: price, memory, hours
+    question: str | None = None  # to confirm before the start
     detach: bool = False
     as_json: bool = False
-    notes: tuple[
-        tuple[str, str], ...
-    ] = ()  # further rows that only one target has: price, fit, hours
-    question: str | None = None  # asked before it starts, for example where it costs money
+    writes_run: bool = False  # it creates or resumes a run's folder
     target_options: TargetOptions = field(default_factory=TargetOptions)
-    writes_run: bool = False  # it makes or continues a run's folder
-    seconds: float | None = None  # estimated, on the slowest GPU of those asked for
-    usd_per_hour: float | None = None  # of the dearest; None where nobody is paid
-    folder: PlannedFolder | None = None  # of a command
 
     @property
     def records_launch(self) -> bool:
-        """Whether the run's folder tells of this launch: it is a run's, or nobody watches it."""
+        """Return True if the run's folder records this launch."""
         return self.detach or self.writes_run
 
-    def facts(self) -> dict[str, Any]:
-        """The plan for --json. It holds names of secrets and no values."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan for --json, with the parts' values at the top level."""
+        tree = asdict(self)
+        image = tree.pop("image") or {"name": None, "is_built": True}
+        return {
+            **tree.pop("process"),
+            **tree.pop("estimate"),
+            **tree,
+            "image": image["name"],
+            "image_built": image["is_built"],
+        }
 
 
-def launch_variable(request: Request, facts: TargetState) -> str:
-    """RUN_LAUNCH: what the record keeps of this launch."""
-    found: dict[str, Any] = {
-        "target": facts.target,
+def launch_variable(request: Request, state: TargetState) -> str:
+    """Return the value of RUN_LAUNCH: what the run's record keeps of the launch."""
+    launch: dict[str, Any] = {
+        "target": state.target,
         "gpu": request.target_options.gpu or (str(request.gpus) if request.gpus > 1 else None),
-        "image": facts.image,
-        "git": dict(facts.git),
+        "image": state.image.name if state.image else None,
+        "git": dict(state.git),
     }
     if request.experiment is not None:
-        found["experiment"] = request.experiment.as_record()
+        launch["experiment"] = request.experiment.as_record()
     elif request.command is not None:
-        found["command"] = request.command.as_record()
-    return json.dumps(found)
+        launch["command"] = request.command.as_record()
+    return json.dumps(launch)
 
 
 @dataclass(frozen=True)

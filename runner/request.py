@@ -1,17 +1,22 @@
-"""What the user wants, checked: the recipe is read and every word understood before a target is asked."""
+"""What the user asks for, checked: one type of request for each job.
+
+A request is complete before a target is asked: the recipe is loaded, paths are absolute, options are valid.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from job.paths import VOLUMES
 from job.signature import Value
 from runner.errors import did_you_mean, usage
-from runner.jobs import Job
+from runner.jobs import COMMAND, EXPERIMENT, JOBS, Job
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
@@ -38,75 +43,142 @@ class TargetOptions:
         return replace(self, **{name: value for name, value in values.items() if value})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """One launch as asked for. Paths are absolute. ``settings`` is the recipe with its overrides."""
+    """One launch. ``settings`` is the recipe with its overrides, of the run or of the file."""
 
-    job: Job
-    run: str  # '' for the newest one, where nothing can be looked up
-    recipe: Path | None = None
+    job: ClassVar[Job]
+
+    run: str  # '' for the newest run on a target that can't be looked up
     overrides: tuple[str, ...] = ()
     settings: Recipe | None = None
-    gpus: int = 1  # processes, one on each GPU
+    gpus: int = 1  # processes, one per GPU
     device: str | None = None
-    source: str | None = None
-    published: str | None = None  # dataset that prepare downloads, in place of a recipe
-    shards: int | None = None
-    force: bool = False
-    into: Path | None = None
-    choices: str | None = None  # a file
     detach: bool = False
     as_json: bool = False
     target_options: TargetOptions = field(default_factory=TargetOptions)
-    experiment: Experiment | None = None  # of the user's; then there is no recipe
-    command: UserCommand | None = None  # of the user's; then there is no recipe
-    hint: str = ""  # a row of the plan: why the run has not the name that it might have been expected to have
+    command: UserCommand | None = None
+    experiment: Experiment | None = None
 
 
-# Names that say how a program is run, not what it does.
-PROGRAMS = re.compile(r"^(python[0-9.]*|torchrun|accelerate|bash|sh|env|uv|launch|run)$")
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(Request):
+    """Train the recipe in a file; a resume reads the run's own."""
+
+    job = JOBS["train"]
+
+    recipe: Path
+    settings: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRequest(Request):
+    """Prepare the dataset of a recipe, or download a ``published`` one, which has no recipe."""
+
+    job = JOBS["prepare"]
+
+    recipe: Path | None = None
+    source: str | None = None
+    published: str | None = None
+    shards: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(Request):
+    """Sample text from a run."""
+
+    job = JOBS["sample"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest(Request):
+    """Evaluate a run, on the validation set or on a file of multiple-choice questions."""
+
+    job = JOBS["evaluate"]
+
+    multiple_choice: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Request):
+    """Export a run to Hugging Face format; by default into the run's folder."""
+
+    job = JOBS["export"]
+
+    output: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRequest(Request):
+    """Measure the device's peak throughput."""
+
+    job = JOBS["roofline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandRequest(Request):
+    """Run a command in a folder of the user; ``hint`` is a row of the plan about its name."""
+
+    job = COMMAND
+
+    command: UserCommand
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRequest(Request):
+    """Run train() of a Python file; ``command`` describes its folder if that is outside the checkout."""
+
+    job = EXPERIMENT
+
+    experiment: Experiment
+
+
+# Programs that run another one, which names the run.
+LAUNCHERS = re.compile(r"^(python[0-9.]*|torchrun|accelerate|bash|sh|env|uv|launch|run)$")
 
 
 @dataclass(frozen=True)
 class PersistOption:
-    """A path inside the folder whose content lies on a volume, at ``place`` in it; ``{run}`` there is the run."""
+    """``--persist``: a path in the folder that is stored on a volume; ``{run}`` in ``location`` is the run."""
 
     path: str
     volume: str
-    place: str
+    location: str  # in the volume
 
-    def of(self, run: str) -> str:
-        """Where it lies in the volume."""
-        return self.place.replace("{run}", run)
+    def path_in_volume(self, run: str) -> str:
+        """Return the path in the volume."""
+        return self.location.replace("{run}", run)
 
 
 @dataclass(frozen=True)
 class UserCommand:
-    """``words`` to be run in ``folder``, an absolute path of this machine."""
+    """``words`` to run in ``folder``, an absolute path on this machine."""
 
     words: tuple[str, ...]
     folder: Path
-    setup: tuple[str, ...] = ()  # shell lines that add to the image
-    requirements: bool = True  # a requirements.txt of the folder's adds to it too
-    keep: tuple[PersistOption, ...] = ()
-    resume_with: str = ""  # words for the attempts after the first
-    resume_if: str | None = None  # ... where there is such a file
+    setup: tuple[str, ...] = ()  # shell lines that extend the image
+    requirements: bool = True  # the folder's requirements.txt extends it too
+    persist: tuple[PersistOption, ...] = ()
+    resume_with: str = ""  # words added in later attempts
+    resume_if: str | None = None  # ... if this file exists
 
     def as_record(self) -> dict[str, Any]:
-        """For the run's record; ``from_record`` reads it again."""
+        """Return the JSON for the run's record; `command_from_record` reads it."""
         return {
             "words": list(self.words),
             "folder": str(self.folder),
             "setup": list(self.setup),
             "requirements": self.requirements,
-            "keep": [[keep.path, keep.volume, keep.place] for keep in self.keep],
+            "persist": [[option.path, option.volume, option.location] for option in self.persist],
             "resume_with": self.resume_with,
             "resume_if": self.resume_if,
         }
 
 
 def command_from_record(tree: Mapping[str, Any]) -> UserCommand | None:
-    """The command in the record of a run; None where it holds none that can be read."""
+    """Return the command in a run's record; None if it is damaged."""
     try:
         return UserCommand(
             tuple(str(word) for word in tree["words"]),
@@ -114,8 +186,8 @@ def command_from_record(tree: Mapping[str, Any]) -> UserCommand | None:
             tuple(str(line) for line in tree.get("setup", ())),
             bool(tree.get("requirements", True)),
             tuple(
-                PersistOption(str(path), str(volume), str(place))
-                for path, volume, place in tree.get("keep", ())
+                PersistOption(str(path), str(volume), str(location))
+                for path, volume, location in tree.get("persist", ())
             ),
             str(tree.get("resume_with") or ""),
             str(tree["resume_if"]) if tree.get("resume_if") else None,
@@ -125,17 +197,24 @@ def command_from_record(tree: Mapping[str, Any]) -> UserCommand | None:
 
 
 def folder_name(folder: Path) -> str:
-    """The folder's name in letters that a run and a volume can have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._") or "folder"
+    """Return the folder's name in characters that are valid in names of runs and paths of volumes.
+
+    A name that needed replacing gets a hash, so that two such folders do not share a path.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")
+    if name == folder.name:
+        return name
+    digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:8]
+    return f"{name or 'folder'}-{digest}"
 
 
 def run_name(folder: Path, words: Sequence[str]) -> str:
-    """A name for the run: the folder's and that of the script, `nanoGPT-train`."""
-    named = [
-        word for word in words if not word.startswith("-") and not PROGRAMS.match(Path(word).name)
+    """Return the default name of a command's run: the folder and the script, ``nanoGPT-train``."""
+    candidates = [
+        word for word in words if not word.startswith("-") and not LAUNCHERS.match(Path(word).name)
     ]
-    scripts = [word for word in named if word.endswith((".py", ".sh"))]
-    word = (scripts or named or list(words))[0]
+    scripts = [word for word in candidates if word.endswith((".py", ".sh"))]
+    word = (scripts or candidates or list(words))[0]
     if "-m" in words[:-1] and not scripts:
         word = words[words.index("-m") + 1].rpartition(".")[2]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).stem).strip("-._")[:40]
@@ -143,68 +222,71 @@ def run_name(folder: Path, words: Sequence[str]) -> str:
 
 
 def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOption, ...]:
-    """``out=checkpoints`` or ``out=checkpoints/some/place``, each; by default the place is
-    ``<folder>/<path>``, so that every run in the folder finds it. Raises RunnerError, exit code 2."""
-    keeps = tuple(_read_persist_option(word, folder) for word in words)
-    for number, keep in enumerate(keeps):
-        for other in keeps[:number]:
-            if _inside(keep.path, other.path) or _inside(other.path, keep.path):
+    """Parse ``out=checkpoints`` or ``out=checkpoints/some/path``.
+
+    The default path is ``<folder>/<path>``, the same for every run in the folder. Raises RunnerError, exit
+    code 2.
+    """
+    options = tuple(_read_persist_option(word, folder) for word in words)
+    for number, option in enumerate(options):
+        for other in options[:number]:
+            if _is_inside(option.path, other.path) or _is_inside(other.path, option.path):
                 raise usage(
-                    f"--persist {other.path} and --persist {keep.path}: one lies in the other; keep one"
+                    f"--persist {other.path} and --persist {option.path} overlap; keep one of them"
                 )
-    return keeps
+    return options
 
 
 def _read_persist_option(word: str, folder: Path) -> PersistOption:
     path, equals, rest = word.partition("=")
-    volume, _, place = rest.partition("/")
+    volume, _, location = rest.partition("/")
     if not equals or not path or not volume:
-        raise usage(f"--persist {word}: write PATH=VOLUME, for example --persist out=checkpoints")
+        raise usage(f"--persist {word}: expected PATH=VOLUME, such as --persist out=checkpoints")
     if volume not in VOLUMES:
-        guess = did_you_mean(volume, VOLUMES) or f"; there are {', '.join(VOLUMES)}"
-        raise usage(f"--persist {word}: there is no volume '{volume}'{guess}")
+        hint = did_you_mean(volume, VOLUMES) or f"; the volumes are {', '.join(VOLUMES)}"
+        raise usage(f"--persist {word}: unknown volume '{volume}'{hint}")
     inner = PurePosixPath(path)
     if inner.is_absolute() or ".." in inner.parts or not inner.parts:
-        raise usage(f"--persist {word}: {path} must be a path inside the folder {folder}")
-    outer = PurePosixPath(place or f"{folder_name(folder)}/{inner}")
+        raise usage(f"--persist {word}: {path} is not a path inside the folder {folder}")
+    outer = PurePosixPath(location or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
-        raise usage(f"--persist {word}: {place} must be a path inside the volume {volume}")
+        raise usage(f"--persist {word}: {location} is not a path inside the volume {volume}")
     return PersistOption(inner.as_posix(), volume, outer.as_posix())
 
 
-def _inside(path: str, other: str) -> bool:
+def _is_inside(path: str, other: str) -> bool:
     return PurePosixPath(path).is_relative_to(other)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """``file`` is absolute; ``words`` are key=value as typed; ``arguments`` all values, defaults too."""
+    """A Python file with a train(). ``words`` are as typed; ``arguments`` include the defaults."""
 
-    file: Path
+    file: Path  # absolute
     words: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Value], ...] = ()
 
-    def in_words(self) -> str:
-        """``train(lr=0.001, steps=100) of sweep_me.py``."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments)
-        return f"train({given}) of {self.file.name}"
+    def describe(self) -> str:
+        """Return ``train(lr=0.001, steps=100) of sweep_me.py``."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments)
+        return f"train({arguments}) of {self.file.name}"
 
     def as_record(self) -> dict[str, Any]:
-        """For the run's record; ``from_record`` reads it again."""
+        """Return the JSON for the run's record; `experiment_from_record` reads it."""
         return {"file": str(self.file), "words": list(self.words)}
 
 
 def experiment_from_record(tree: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]] | None:
-    """The file and the words of a run's last launch; None where it was no experiment's."""
+    """Return the file and words of a launch; None if it was not an experiment's."""
     try:
-        found = tree["experiment"]
-        return Path(found["file"]), tuple(str(word) for word in found["words"])
+        experiment = tree["experiment"]
+        return Path(experiment["file"]), tuple(str(word) for word in experiment["words"])
     except (LookupError, TypeError):
         return None
 
 
 def smoke_overrides(steps: int) -> dict[str, Any]:
-    """The settings that end it after so many steps, whatever schedule the recipe has."""
+    """Return the settings that end a training after ``steps``, whatever its schedules."""
     return {
         "train.max_steps": steps,
         "train.warmup_steps": 0,
@@ -217,5 +299,5 @@ def smoke_overrides(steps: int) -> dict[str, Any]:
 
 
 def as_arguments(settings: dict[str, Any]) -> tuple[str, ...]:
-    """As they are typed."""
+    """Return settings as words of a command line."""
     return tuple(f"{key}={'null' if value is None else value}" for key, value in settings.items())

@@ -68,7 +68,7 @@ def run_request(
         # Elsewhere the trainer shows the finished run; here starting it would cost money.
         return show_finished(cli, target, request, record)
     if arguments.dry_run and arguments.as_json:
-        cli.json(plan.facts())
+        cli.json(plan.to_json())
         return ExitStatus.DONE
     show(plan, cli)
     if arguments.dry_run:

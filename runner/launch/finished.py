@@ -19,7 +19,7 @@ from runner.target import Target
 
 def finished_record(request: Request, state: TargetState) -> RunRecord | None:
     """Return the record of a run that has nothing left to do, else None."""
-    record = state.record
+    record = state.run.record
     if record is None or record.status != RunStatus.FINISHED:
         return None
     if request.experiment is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from job.pretrained import FINEWEB
 from job.run_record import RUN_NAME
@@ -13,7 +14,16 @@ from runner.jobs import JOBS, Job
 from runner.launch.arguments import LaunchArguments
 from runner.paths import absolute, path_in, replace_path
 from runner.project import is_pipeline, is_sweep, recipes
-from runner.request import Request, TargetOptions
+from runner.request import (
+    BenchmarkRequest,
+    EvaluateRequest,
+    ExportRequest,
+    PrepareRequest,
+    Request,
+    SampleRequest,
+    TargetOptions,
+    TrainRequest,
+)
 from runner.runs.store import recipe_of, run_names
 from runner.target import VolumeFiles
 
@@ -56,19 +66,25 @@ def read_request(
 
         name = load(find_recipe(parsed.recipe, known, checkout, cwd)).name
     run = find_run_name(name, files) if files is not None else name or ""
+    common: dict[str, Any] = {
+        "run": run,
+        "overrides": overrides,
+        "settings": recipe_of(files, run, overrides) if files is not None else None,
+        "device": arguments.device,
+        "detach": arguments.detach,
+        "as_json": arguments.as_json,
+        "target_options": options,
+    }
     output, questions = arguments.output, arguments.multiple_choice
-    return Request(
-        job,
-        run,
-        overrides=overrides,
-        settings=recipe_of(files, run, overrides) if files is not None else None,
-        device=arguments.device,
-        into=(cwd / Path(output).expanduser()).absolute() if output else None,
-        choices=_questions_file(questions, cwd) if questions else None,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=options,
-    )
+    match job.name:
+        case "evaluate":
+            file = _questions_file(questions, cwd) if questions else None
+            return EvaluateRequest(**common, multiple_choice=file)
+        case "export":
+            folder = (cwd / Path(output).expanduser()).absolute() if output else None
+            return ExportRequest(**common, output=folder)
+        case _:
+            return SampleRequest(**common)
 
 
 def check_run_name(name: str) -> None:
@@ -122,9 +138,8 @@ def _benchmark_request(
             raise usage(f"{job.name} measures the device and takes no recipe; remove {word}")
     name = arguments.name or job.name
     check_run_name(name)
-    return Request(
-        job,
-        name,
+    return BenchmarkRequest(
+        run=name,
         device=arguments.device,
         detach=arguments.detach,
         as_json=arguments.as_json,
@@ -147,9 +162,8 @@ def _download_request(
         )
     run = arguments.name or f"{job.name}-{dataset}"
     check_run_name(run)
-    return Request(
-        job,
-        run,
+    return PrepareRequest(
+        run=run,
         published=dataset,
         shards=arguments.shards,
         force=arguments.force,
@@ -173,21 +187,19 @@ def _recipe_request(
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)
-    return Request(
-        job,
-        run,
-        recipe=path,
-        overrides=overrides,
-        settings=settings,
-        gpus=arguments.gpu or 1,
-        device=arguments.device,
-        source=absolute(arguments.source, cwd) if arguments.source else None,
-        shards=arguments.shards,
-        force=arguments.force,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=options,
-    )
+    common: dict[str, Any] = {
+        "run": run,
+        "recipe": path,
+        "overrides": overrides,
+        "settings": settings,
+        "detach": arguments.detach,
+        "as_json": arguments.as_json,
+        "target_options": options,
+    }
+    if job.name == "train":
+        return TrainRequest(**common, gpus=arguments.gpu or 1, device=arguments.device)
+    source = absolute(arguments.source, cwd) if arguments.source else None
+    return PrepareRequest(**common, source=source, shards=arguments.shards, force=arguments.force)
 
 
 def _questions_file(questions: str, cwd: Path) -> str:

@@ -11,11 +11,10 @@ from itertools import count
 from pathlib import Path
 
 from runner.errors import usage
-from runner.jobs import COMMAND
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse import NO_OPTIONS, check_run_name
 from runner.request import (
-    Request,
+    CommandRequest,
     TargetOptions,
     UserCommand,
     command_from_record,
@@ -35,7 +34,7 @@ def command_request(
     cwd: Path,
     files: VolumeFiles | None,
     options: TargetOptions = NO_OPTIONS,
-) -> Request:
+) -> CommandRequest:
     """Check the arguments of a command. ``files`` is the target's checkpoints volume, None if it has none yet.
 
     Raises RunnerError, exit code 2.
@@ -50,7 +49,7 @@ def command_request(
         folder=folder,
         setup=setup_lines(arguments),
         requirements=NO_SETUP not in arguments.setup,
-        keep=read_persist_options(arguments.persist, folder),
+        persist=read_persist_options(arguments.persist, folder),
         resume_with=arguments.resume_with or "",
         resume_if=arguments.resume_if,
     )
@@ -59,9 +58,8 @@ def command_request(
     run, hint = arguments.name or run_name(folder, command.words), ""
     if files is not None:
         run, hint = name_for(command, arguments.name, files)
-    return Request(
-        COMMAND,
-        run,
+    return CommandRequest(
+        run=run,
         detach=arguments.detach,
         as_json=arguments.as_json,
         target_options=options,

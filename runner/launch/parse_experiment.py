@@ -9,12 +9,11 @@ from job.compatibility import other_experiment
 from job.run_record import RUN_NAME
 from job.signature import ExperimentError, read_signature
 from runner.errors import did_you_mean, usage
-from runner.jobs import EXPERIMENT
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse import NO_OPTIONS, check_run_name
 from runner.launch.parse_command import NO_SETUP, setup_lines
 from runner.project import find_checkout
-from runner.request import Experiment, Request, TargetOptions, UserCommand
+from runner.request import Experiment, ExperimentRequest, TargetOptions, UserCommand
 from runner.runs.store import record_of
 from runner.target import VolumeFiles
 
@@ -24,7 +23,7 @@ def experiment_request(
     cwd: Path,
     files: VolumeFiles | None,
     options: TargetOptions = NO_OPTIONS,
-) -> Request:
+) -> ExperimentRequest:
     """Check the arguments against the file's train(). ``files`` is the target's checkpoints volume, if it has one.
 
     Raises RunnerError, exit code 2, for a mistake and for a name that another experiment has.
@@ -43,9 +42,8 @@ def experiment_request(
         problem = other_experiment(record, experiment.file.name, dict(experiment.arguments))
         if problem:
             raise usage(problem)
-    return Request(
-        EXPERIMENT,
-        name,
+    return ExperimentRequest(
+        run=name,
         overrides=experiment.words,
         device=arguments.device,
         detach=arguments.detach,

@@ -11,7 +11,6 @@ from job.exit_status import ExitStatus
 from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
 from runner.errors import did_you_mean, usage
-from runner.jobs import COMMAND
 from runner.launch.arguments import LaunchArguments
 from runner.launch.execute import confirm, run_plan
 from runner.launch.parse import NO_OPTIONS
@@ -20,7 +19,7 @@ from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
 from runner.planning.show import show
 from runner.project import find_checkout
-from runner.request import Request, TargetOptions, UserCommand
+from runner.request import CommandRequest, Request, TargetOptions, UserCommand
 from runner.runs.store import record_of
 from runner.target import Target, open_target
 from runner.targets.modal.options import parse_options
@@ -54,7 +53,7 @@ def run_pipeline(
     planned = [(step, _plan(target, step.request)) for step in steps if step.request is not None]
     plans = [plan for _, plan in planned]
     if arguments.dry_run and arguments.as_json:
-        by_stage = {step.stage: plan.facts() for step, plan in planned}
+        by_stage = {step.stage: plan.to_json() for step, plan in planned}
         cli.json([{"stage": s.stage, "why": s.why, "plan": by_stage.get(s.stage)} for s in steps])
         return ExitStatus.DONE
     for step in steps:
@@ -154,13 +153,13 @@ def _step(
         words=(),
         folder=folder,
         setup=(*pipeline.setup, *stage.setup),
-        keep=pipeline.keeps(folder),
+        persist=pipeline.keeps(folder),
         resume_with=stage.resume_with,
         resume_if=stage.resume_if,
     )
     stage_options = _stage_options(stage, options) if target.bills else options
     run = f"{arguments.name or pipeline.name}-{name}"
-    request = Request(COMMAND, run, target_options=stage_options, command=command)
+    request = CommandRequest(run=run, target_options=stage_options, command=command)
     has_gpu = stage.gpu is not None if target.bills else bool(target.inspect(request).gpus)
     command = replace(command, words=stage.words(has_gpu))
     request = replace(request, command=command)
@@ -214,14 +213,14 @@ def _stage_options(stage: Stage, given: TargetOptions) -> TargetOptions:
 
 def _exists(target: Target, path: str, command: UserCommand, run: str) -> bool:
     """Return True if an output is on its volume, or in the folder itself on the host."""
-    if target.name == "host" and (command.folder / path).is_file():
+    if not target.has_remote_volumes and (command.folder / path).is_file():
         return True
     if path.startswith("$OUT_DIR/"):
         return target.files("checkpoints").size(path.replace("$OUT_DIR", run, 1)) is not None
-    for keep in command.keep:
-        if path == keep.path or path.startswith(f"{keep.path}/"):
-            inside = f"{keep.of(run)}{path.removeprefix(keep.path)}"
-            return target.files(keep.volume).size(inside) is not None
+    for option in command.persist:
+        if path == option.path or path.startswith(f"{option.path}/"):
+            inside = f"{option.path_in_volume(run)}{path.removeprefix(option.path)}"
+            return target.files(option.volume).size(inside) is not None
     return False
 
 

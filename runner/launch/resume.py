@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.jobs import COMMAND, EXPERIMENT, JOBS, RESUMABLE_JOBS
+from runner.jobs import COMMAND, EXPERIMENT, RESUMABLE_JOBS
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse import NO_OPTIONS
 from runner.launch.parse_command import command_of_run
 from runner.launch.parse_experiment import experiment_request
 from runner.project import find_checkout
-from runner.request import Request, TargetOptions, experiment_from_record
+from runner.request import (
+    CommandRequest,
+    Request,
+    TargetOptions,
+    TrainRequest,
+    experiment_from_record,
+)
 from runner.runs.find import ResolvedRun, refuse_if_active_elsewhere
 from runner.runs.store import recipe_of, record_of
 from runner.target import Target, open_target
@@ -63,9 +69,8 @@ def resume_request(
             f"`runner {target.name} RECIPE --name {run}`"
         )
     resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
-    return target, Request(
-        JOBS["train"],
-        run,
+    return target, TrainRequest(
+        run=run,
         recipe=target.volumes.run(run) / "recipe.yaml",
         overrides=overrides,
         settings=settings,
@@ -102,9 +107,8 @@ def _command_request(
             f"give its folder:\n"
             f"  runner {target.name} --name {run} --dir FOLDER -- {shlex.join(command.words)}"
         )
-    return Request(
-        COMMAND,
-        run,
+    return CommandRequest(
+        run=run,
         detach=arguments.detach,
         as_json=arguments.as_json,
         target_options=previous_resources(

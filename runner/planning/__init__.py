@@ -1,1 +1,1 @@
-"""What a launch will do, worked out before it is done: its values, how they are decided, how they look."""
+"""From a request and the state of a target to the plan of a launch, without side effects."""

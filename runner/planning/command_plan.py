@@ -1,4 +1,4 @@
-"""The plan of a command in a folder. Pure, as ``make_plan`` is, which asks here."""
+"""The plan of a command in the user's folder."""
 
 from __future__ import annotations
 
@@ -8,162 +8,170 @@ from job.format import byte_size
 from job.user_command.resume_args import words_of
 from runner.plan import (
     CREDENTIALS,
+    FolderState,
     PersistedPath,
     Plan,
     PlannedFolder,
+    PlannedProcess,
     TargetState,
     UploadManifest,
     launch_variable,
 )
-from runner.request import Request, UserCommand
+from runner.request import CommandRequest, UserCommand
 
-SEEDS = "/job/.seeds"  # in the cloud: what the folder brings of its kept paths
-
-COPY = "/tmp/job"  # in the cloud: where the folder is copied to if its mount is read-only
-
-SHARED = " (it has files of its own and stays; its files are there as well)"
-
+SEEDS = "/job/.seeds"  # on Modal: the folder's own files of persisted paths
 MAX_LEFT_OUT = 10  # shown in the plan
 
+COPY = "/tmp/job"  # on Modal: a writable copy of the folder, whose mount is read-only
 
-def command_plan(request: Request, command: UserCommand, facts: TargetState) -> Plan:
-    """Work out the launch of ``command``."""
-    folder = planned_folder(request.run, command, facts)
-    kept = folder.kept
+
+def command_plan(request: CommandRequest, state: TargetState) -> Plan:
+    """Return the plan of the command."""
+    environment = state.environment
+    folder = planned_folder(request.run, request.command, state)
     return Plan(
         job=request.job.name,
-        target=facts.target,
+        target=state.target,
         run=request.run,
-        recipe=None,
-        overrides=(),
-        command=(
-            *facts.python,
-            "-P",
-            "-m",
-            request.job.module,
-            *_words(request, command, facts, kept),
+        checkout=state.checkout,
+        process=PlannedProcess(
+            command=(
+                *environment.python,
+                "-P",  # not the working folder: its modules must not hide the supervisor's
+                "-m",
+                request.job.module,
+                *_arguments(request, state, folder),
+            ),
+            workspace=environment.workspace,
+            environment=(*environment.variables, ("RUN_LAUNCH", launch_variable(request, state))),
+            # The user's code gets no secrets unless --env names them.
+            gpus=request.gpus,
         ),
-        workspace=facts.workspace,
-        checkout=facts.checkout,
-        image=facts.image,
-        image_built=facts.image_built,
-        gpus=request.gpus,
-        device=None,
-        volumes=facts.volumes,
-        environment=(*facts.environment, ("RUN_LAUNCH", launch_variable(request, facts))),
-        secrets=(),  # code of others gets no key unasked: --env NAME hands one on
-        resume=None,
-        steps=tuple(_does(command, facts)),
+        volumes=environment.volumes,
+        steps=tuple(_steps(request, state)),
+        image=state.image,
+        folder=folder,
+        extra_rows=(("new run", request.hint), *folder_rows(state, folder)),
         detach=request.detach,
         as_json=request.as_json,
-        notes=(("new run", request.hint), *folder_notes(facts, folder)),
-        target_options=request.target_options,
         writes_run=True,
-        folder=folder,
+        target_options=request.target_options,
     )
 
 
-def planned_folder(run: str, command: UserCommand, facts: TargetState) -> PlannedFolder:
-    """The folder as the job will see it."""
-    kept = _kept(run, command, facts)
-    return PlannedFolder(
-        str(command.folder), facts.folder, facts.shipped, kept, facts.setup, facts.setup_built
-    )
-
-
-def _kept(run: str, command: UserCommand, facts: TargetState) -> tuple[PersistedPath, ...]:
-    volumes = {volume.name: volume for volume in facts.volumes}
-    return tuple(
+def planned_folder(run: str, command: UserCommand, state: TargetState) -> PlannedFolder:
+    """Return the folder as the job will see it."""
+    folder = _folder(state)
+    volumes = {volume.name: volume for volume in state.environment.volumes}
+    persisted = tuple(
         PersistedPath(
-            keep.path,
-            str(Path(volumes[keep.volume].here) / keep.of(run)),
-            str(PurePosixPath(volumes[keep.volume].inside) / keep.of(run)),
+            option.path,
+            str(Path(volumes[option.volume].here) / option.path_in_volume(run)),
+            str(PurePosixPath(volumes[option.volume].inside) / option.path_in_volume(run)),
         )
-        for keep in command.keep
+        for option in command.persist
+    )
+    return PlannedFolder(
+        str(command.folder),
+        folder.inside,
+        folder.manifest,
+        persisted,
+        folder.setup,
+        folder.is_setup_built,
     )
 
 
-def _words(
-    request: Request, command: UserCommand, facts: TargetState, kept: tuple[PersistedPath, ...]
+def _folder(state: TargetState) -> FolderState:
+    return state.folder or FolderState("")
+
+
+def _arguments(
+    request: CommandRequest, state: TargetState, folder: PlannedFolder
 ) -> tuple[str, ...]:
-    words = ["--name", request.run, "--folder", facts.folder]
-    # Compose mounts a kept folder; elsewhere the path becomes a link to it.
-    mounted = facts.contained and facts.mounts
-    for keep in kept:
-        words += ["--kept", keep.inside] if mounted else ["--persist", f"{keep.path}={keep.inside}"]
-    if not facts.mounts:
-        words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(facts.folder).name}"]
+    environment, command = state.environment, request.command
+    words = ["--name", request.run, "--folder", folder.inside]
+    # Compose mounts a persisted folder; elsewhere the path becomes a link to the volume.
+    is_mounted = environment.is_container and environment.can_mount
+    for path in folder.persisted:
+        words += (
+            ["--kept", path.inside] if is_mounted else ["--persist", f"{path.path}={path.inside}"]
+        )
+    if not environment.can_mount:
+        words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(folder.inside).name}"]
     if request.as_json:
         words.append("--json")
     if command.resume_with:
-        words.append(
-            f"--resume-with={command.resume_with}"
-        )  # its own dashes must not be taken for ours
+        words.append(f"--resume-with={command.resume_with}")  # = because the value begins with "-"
     if command.resume_if:
         words.append(f"--resume-if={command.resume_if}")
     return (*words, "--", *command.words)
 
 
-def _does(command: UserCommand, facts: TargetState) -> list[str]:
-    words = []
-    if facts.image and not facts.image_built:
-        words.append("builds the image first, which takes some minutes and is done once")
-    if facts.setup and not facts.setup_built:
-        words.append("extends the image first, which is done once")
-    if facts.attempts == 0:
-        words.append("runs the command")
-    elif facts.finished:
-        words.append("runs the command again: it finished before")
+def _steps(request: CommandRequest, state: TargetState) -> list[str]:
+    command, attempts = request.command, state.run.attempts
+    steps = []
+    if state.image is not None and not state.image.is_built:
+        steps.append("builds the image first (some minutes, once)")
+    if _folder(state).setup and not _folder(state).is_setup_built:
+        steps.append("extends the image first (once)")
+    if attempts == 0:
+        steps.append("runs the command")
+    elif state.run.is_finished:
+        steps.append("runs the command again: it finished before")
     else:
-        words.append(f"runs the command again, its attempt {facts.attempts + 1}")
-    if _was_another(command, facts):
-        words.append("from its beginning: it is another command than the last time")
-    elif facts.attempts and command.resume_with:
+        steps.append(f"runs the command again, its attempt {attempts + 1}")
+    if _has_changed(command, state):
+        steps.append("from its beginning: the command changed since the last attempt")
+    elif attempts and command.resume_with:
         condition = (
-            f" if {command.resume_if} is there" if command.resume_if else " if it left anything"
+            f"if {command.resume_if} exists" if command.resume_if else "if it left any files"
         )
-        words.append(f"with {command.resume_with}{condition}")
-    return words
+        steps.append(f"with {command.resume_with} {condition}")
+    return steps
 
 
-def _was_another(command: UserCommand, facts: TargetState) -> bool:
-    attempts = facts.record.attempts if facts.record else []
+def _has_changed(command: UserCommand, state: TargetState) -> bool:
+    attempts = state.run.record.attempts if state.run.record else []
     return bool(attempts) and words_of(attempts[-1]) not in (None, list(command.words))
 
 
-def folder_notes(facts: TargetState, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:
-    """Rows of the plan's table about the folder."""
+def folder_rows(state: TargetState, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:
+    """Return the rows of the plan about the folder."""
     inside = f" → {folder.inside}" if folder.inside != folder.here else ""
-    kept = [
-        f"{keep.path} → {keep.inside}{SHARED if keep.path in facts.occupied else ''}"
-        for keep in folder.kept
+    occupied = _folder(state).occupied
+    persisted = [
+        f"{path.path} → {path.inside}"
+        + (" (a folder with files: it stays, and they are copied)" if path.path in occupied else "")
+        for path in folder.persisted
     ]
     return (
         ("folder", f"{folder.here}{inside}"),
-        ("ships", describe_upload(folder.shipped) if folder.shipped else ""),
-        ("keeps", "\n".join(kept)),
-        ("setup", _setup(facts)),
+        ("uploads", describe_upload(folder.manifest) if folder.manifest else ""),
+        ("persists", "\n".join(persisted)),
+        ("setup", _describe_setup(state)),
     )
 
 
-def _setup(facts: TargetState) -> str:
-    if not facts.setup:
+def _describe_setup(state: TargetState) -> str:
+    setup = _folder(state).setup
+    if not setup:
         return ""
-    if not facts.contained:
-        return "is yours to do on this machine, if it is not done:\n" + "\n".join(facts.setup)
-    return "\n".join(facts.setup)
+    if not state.environment.is_container:
+        return "run it on this machine yourself, if you have not yet:\n" + "\n".join(setup)
+    return "\n".join(setup)
 
 
-def describe_upload(shipped: UploadManifest) -> str:
-    """Return ``18 files, 0.4 MB``, with the largest files and what is left out."""
-    text = f"{shipped.files} file{'s' if shipped.files != 1 else ''}, {byte_size(shipped.bytes)}"
-    if shipped.largest:
-        largest = ", ".join(f"{path} {byte_size(size)}" for path, size in shipped.largest)
+def describe_upload(manifest: UploadManifest) -> str:
+    """Return ``18 files, 0.4 MB``, with the largest entries and the files that are left out."""
+    count = f"{manifest.files} file{'s' if manifest.files != 1 else ''}"
+    text = f"{count}, {byte_size(manifest.bytes)}"
+    if manifest.largest:
+        largest = ", ".join(f"{path} {byte_size(size)}" for path, size in manifest.largest)
         text += f"; the largest: {largest}; .gitignore and .dockerignore can leave files out"
-    if shipped.left_out:
-        shown = [f"{path} ({reason})" for path, reason in shipped.left_out[:MAX_LEFT_OUT]]
-        hidden = len(shipped.left_out) - len(shown)
+    if manifest.left_out:
+        shown = [f"{path} ({reason})" for path, reason in manifest.left_out[:MAX_LEFT_OUT]]
+        hidden = len(manifest.left_out) - len(shown)
         text += f"\nleft out: {', '.join(shown)}{f' and {hidden} more' if hidden else ''}"
-    if any(reason == CREDENTIALS for _, reason in shipped.left_out):
-        text += "\nto ship a file with credentials anyway, add the line `!PATH` to .dockerignore"
+    if any(reason == CREDENTIALS for _, reason in manifest.left_out):
+        text += "\nto upload a file with credentials anyway, add the line `!PATH` to .dockerignore"
     return text

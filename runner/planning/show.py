@@ -1,4 +1,4 @@
-"""How a plan looks: a quiet table without borders, on stderr."""
+"""The plan as a table without borders, on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def show(plan: Plan, cli: CliContext) -> None:
 
 
 def show_rows(cli: CliContext, lines: Sequence[tuple[str, str]]) -> None:
-    """Print each name, dim, and what it is, folded where the terminal ends."""
+    """Print names, dim, and values, folded at the width of the terminal."""
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -27,42 +27,36 @@ def show_rows(cli: CliContext, lines: Sequence[tuple[str, str]]) -> None:
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
-    """The lines of the table: a name and what it is. A value that the plan does not have has no line."""
-    folders = [
-        f"{volume.name}: {volume.remote or _short(volume.here, plan.checkout)}"
-        for volume in plan.volumes
-    ]
-    if plan.image:
-        folders = [
-            f"{folder} → {volume.inside}{'' if volume.writable else ' (read-only)'}"
-            for folder, volume in zip(folders, plan.volumes, strict=True)
-        ]
+    """Return the names and values of the table, without empty ones."""
+    process, detached = plan.process, ", detached" if plan.detach else ""
+    one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
     found = [
-        (
-            "run",
-            f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{', detached' if plan.detach else ''})",
-        ),
+        ("run", f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{detached})"),
         ("does", "; ".join(plan.steps)),
         ("recipe", plan.recipe or ""),
         ("changed", " ".join(plan.overrides)),
-        ("command", shlex.join(plan.command)),
-        (
-            "image",
-            f"{plan.image}{'' if plan.image_built else ' (not built yet)'}" if plan.image else "",
-        ),
-        ("device", plan.device or ""),
-        (
-            "processes",
-            f"{plan.gpus}, one on each GPU"
-            if plan.gpus > 1 and plan.device != "cpu" and plan.folder is None
-            else "",
-        ),
-        ("volumes", "\n".join(folders)),
-        ("secrets", ", ".join(plan.secrets)),
-        *plan.notes,
+        ("command", shlex.join(process.command)),
+        ("image", _image(plan)),
+        ("device", process.device or ""),
+        ("processes", f"{process.gpus}, one per GPU" if one_per_gpu else ""),
+        ("volumes", "\n".join(_volumes(plan))),
+        ("secrets", ", ".join(process.secrets)),
+        *plan.extra_rows,
     ]
     return [(name, value) for name, value in found if value]
 
 
-def _short(path: str, checkout: str) -> str:
-    return path.removeprefix(f"{checkout}/")
+def _image(plan: Plan) -> str:
+    if plan.image is None:
+        return ""
+    return plan.image.name + ("" if plan.image.is_built else " (not built yet)")
+
+
+def _volumes(plan: Plan) -> list[str]:
+    lines = []
+    for volume in plan.volumes:
+        line = f"{volume.name}: {volume.remote or volume.here.removeprefix(f'{plan.checkout}/')}"
+        if plan.image is not None:
+            line += f" → {volume.inside}{'' if volume.writable else ' (read-only)'}"
+        lines.append(line)
+    return lines

@@ -9,10 +9,9 @@ from job.exit_status import ExitStatus
 from job.files import alone_in
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
-from runner.jobs import EXPERIMENT, JOBS
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
-from runner.plan import Plan
+from runner.plan import Plan, PriorRun
 from runner.project import find_checkout
 from runner.request import Request, TargetOptions
 from runner.runs.logs import tail
@@ -57,8 +56,7 @@ def sweep(cli: CliContext, line: SweepLine) -> ExitStatus:
     target = open_target(line.target, cli, checkout)
     _check(line, target)
     template = Request(
-        EXPERIMENT if subject.signature else JOBS["train"],
-        "",
+        run="",
         device=line.device,
         detach=True,
         target_options=line.target_options,
@@ -185,7 +183,7 @@ def _plans(target: Target, record: SweepRecord, requests: dict[str, Request]) ->
     if not left:
         return ()
     found = target.inspect(requests[left[0].run])
-    facts = replace(found, step=None, busy=None, attempts=0, begun_with=None, other=None)
+    facts = replace(found, run=PriorRun())
     if isinstance(facts, ModalState):
         facts = replace(facts, seconds=0.0, cost=0.0, reached=None)
     return tuple(target.plan(requests[trial.run], facts) for trial in left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ from job.recipe_loader import full_key
 from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import did_you_mean
-from runner.jobs import EXPERIMENT, JOBS
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse_experiment import folder_of
 from runner.paths import absolute, path_in, replace_path
 from runner.project import recipes
-from runner.request import Experiment, Request, UserCommand, smoke_overrides
+from runner.request import (
+    Experiment,
+    ExperimentRequest,
+    Request,
+    TrainRequest,
+    UserCommand,
+    smoke_overrides,
+)
 from runner.sweep.config import Scalar, SweepConfig
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")
@@ -56,13 +62,12 @@ class Objective:
             else replace_path(word, absolute(path, self.file.parent))
             for word in words
         )
-        return replace(
-            template,
-            job=JOBS["train"],
+        return TrainRequest(
             run=run,
             recipe=self.file,
             overrides=words,
             settings=self._load(words),
+            **_common(template),
         )
 
     def smoke(self, first: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
@@ -125,14 +130,22 @@ class Objective:
             arguments = self.signature.complete(self.signature.values(words))
         except ExperimentError as error:
             raise self.config.mistake("space", str(error)) from None
-        return replace(
-            template,
-            job=EXPERIMENT,
+        return ExperimentRequest(
             run=run,
             overrides=words,
             experiment=Experiment(self.file, words, tuple(arguments.items())),
             command=self.folder,
+            **_common(template),
         )
+
+
+def _common(template: Request) -> dict[str, Any]:
+    """Return the options of the command line, which all trials share."""
+    return {
+        "device": template.device,
+        "detach": template.detach,
+        "target_options": template.target_options,
+    }
 
 
 def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective:

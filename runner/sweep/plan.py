@@ -28,7 +28,7 @@ class SweepPlan:
     @property
     def seconds(self) -> float | None:
         """Estimated, of all that is left, one after another."""
-        return _sum([plan.seconds for plan in self.plans])
+        return _sum([plan.estimate.seconds for plan in self.plans])
 
     @property
     def dollars(self) -> float | None:
@@ -38,7 +38,7 @@ class SweepPlan:
     @property
     def question(self) -> str | None:
         """Asked before it starts, where it costs money."""
-        paid = [plan for plan in self.plans if plan.usd_per_hour is not None]
+        paid = [plan for plan in self.plans if plan.estimate.usd_per_hour is not None]
         if not paid:
             return None
         about = (
@@ -53,7 +53,7 @@ class SweepPlan:
 
     def facts(self) -> dict[str, Any]:
         """The plan for --json."""
-        estimates = {plan.run: (plan.seconds, cost_of(plan)) for plan in self.plans}
+        estimates = {plan.run: (plan.estimate.seconds, cost_of(plan)) for plan in self.plans}
         rows = []
         for trial in self.record.trials:
             seconds, dollars = estimates.get(trial.run, (None, None))
@@ -79,9 +79,9 @@ class SweepPlan:
 
 def cost_of(plan: Plan) -> float | None:
     """Estimated dollars of one trial; None where that can't be told."""
-    if plan.seconds is None or plan.usd_per_hour is None:
+    if plan.estimate.seconds is None or plan.estimate.usd_per_hour is None:
         return None
-    return plan.seconds * plan.usd_per_hour / 3600
+    return plan.estimate.seconds * plan.estimate.usd_per_hour / 3600
 
 
 def _sum(parts: list[float | None]) -> float | None:
@@ -106,7 +106,10 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
     )
     hours = duration(plan.seconds) if plan.seconds is not None else ""
     about = f", {dollars(plan.dollars)}" if plan.dollars is not None else ""
-    price = next((p.usd_per_hour for p in plan.plans if p.usd_per_hour is not None), None)
+    price = next(
+        (p.estimate.usd_per_hour for p in plan.plans if p.estimate.usd_per_hour is not None),
+        None,
+    )
     spent = f", {dollars(record.spent)} spent" if record.spent else ""
     found = [
         ("sweep", f"{record.name}: {len(record.trials)} trials of {plan.title} on {record.target}"),

@@ -35,9 +35,10 @@ def shared(cli: CliContext, target: Target, plan: Plan, place: int, of: int) -> 
     if not cli.environ.get("OMP_NUM_THREADS"):
         more.append(("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of))))
     gpus = len(System(cli.environ).gpus)
-    if gpus > 1 and plan.device != "cpu" and "CUDA_VISIBLE_DEVICES" not in cli.environ:
+    if gpus > 1 and plan.process.device != "cpu" and "CUDA_VISIBLE_DEVICES" not in cli.environ:
         more.append(("CUDA_VISIBLE_DEVICES", str(place % gpus)))
-    return replace(plan, environment=(*plan.environment, *more))
+    process = replace(plan.process, environment=(*plan.process.environment, *more))
+    return replace(plan, process=process)
 
 
 NO_LIMIT = float("inf")

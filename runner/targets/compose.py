@@ -18,7 +18,7 @@ from job.run_record import read_record
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.paths import mount_point
-from runner.plan import Plan, PlannedFolder, TargetState, Volume
+from runner.plan import ImageState, JobEnvironment, Plan, PlannedFolder, TargetState, Volume
 from runner.project import secret_values, volumes
 from runner.request import Request
 from runner.runs.store import read_exit, state_named, states
@@ -61,27 +61,27 @@ class ComposeTarget(LocalTarget):
         """Return the engine's, the image's and the run's state. Raises RunnerError without an engine."""
         self._check_engine()
         project, service = self.project, self.project.service_of(request.job.name)
-        state = inspect_local(self, request)
-        if request.command is not None:
-            folder = mount_point(request.command.folder)
-            planned = PlannedFolder(str(request.command.folder), folder, setup=state.setup)
-            is_built = not state.setup or has_setup_image(
-                self.system, project.image(service) or "", planned
-            )
-            state = replace(state, folder=folder, setup_built=is_built)
-        environ = self.cli.environ
-        forwarded = tuple((name, environ[name]) for name in FORWARDED_VARIABLES if name in environ)
-        return replace(
-            state,
+        environ, image = self.cli.environ, project.image(service)
+        environment = JobEnvironment(
             workspace=WORKSPACE,
             volumes=tuple(
                 Volume(name, str(getattr(self.volumes, name)), f"/vol/{name}") for name in VOLUMES
             ),
-            image=project.image(service) or f"built from {self.checkout.name}/Dockerfile",
-            image_built=project.has_image(service),
+            variables=tuple((n, environ[n]) for n in FORWARDED_VARIABLES if n in environ),
+        )
+        state = inspect_local(self, request, environment)
+        if state.folder is not None and request.command is not None:
+            inside = mount_point(request.command.folder)
+            planned = PlannedFolder(str(request.command.folder), inside, setup=state.folder.setup)
+            is_built = not planned.setup or has_setup_image(self.system, image or "", planned)
+            folder = replace(state.folder, inside=inside, is_setup_built=is_built)
+            state = replace(state, folder=folder)
+        name = image or f"built from {self.checkout.name}/Dockerfile"
+        return replace(
+            state,
+            image=ImageState(name, project.has_image(service)),
             gpus=len(self.system.gpus) if project.has_gpus(service) else 0,
             gpu_remedy="`runner doctor --fix` adds the GPUs of this machine",
-            environment=(*state.environment, *forwarded),
         )
 
     def start(self, plan: Plan) -> LaunchHandle:
@@ -92,12 +92,13 @@ class ComposeTarget(LocalTarget):
             if volume.writable:
                 Path(volume.here).mkdir(parents=True, exist_ok=True)
         service = self.project.service_of(plan.job)
-        if not plan.image_built:
+        image = plan.image.name if plan.image else ""
+        if plan.image is not None and not plan.image.is_built:
             self._build()
         if plan.folder is not None:
             prepare_mounts(plan.folder, self.checkout)
             if plan.folder.setup:
-                build_setup_image(self.system, self.cli, plan.image or "", plan.folder)
+                build_setup_image(self.system, self.cli, image, plan.folder)
         for old in containers(self.system, self.checkout, plan.run):
             if not old.alive:
                 self.system.call(["docker", "rm", old.id])
@@ -107,7 +108,14 @@ class ComposeTarget(LocalTarget):
             hold_signals()
         container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
         launch = LaunchHandle(
-            plan.run, self.name, plan.job, container, started, plan.detach, plan.gpus, plan.device
+            plan.run,
+            self.name,
+            plan.job,
+            container,
+            started,
+            plan.detach,
+            plan.process.gpus,
+            plan.process.device,
         )
         self._record(plan, launch)
         return launch
@@ -196,9 +204,9 @@ class ComposeTarget(LocalTarget):
 
     def _run_command(self, plan: Plan, service: str, *options: str) -> list[str]:
         words = [*options, *label_options(plan.run, plan.job, self.checkout)]
-        for name, value in plan.environment:
+        for name, value in plan.process.environment:
             words += ["-e", f"{name}={value}"]
-        for name in plan.secrets:
+        for name in plan.process.secrets:
             words += ["-e", name]  # compose takes the value from its own environment
         for volume in plan.volumes:
             if volume.name == "given":
@@ -206,13 +214,14 @@ class ComposeTarget(LocalTarget):
                 words += ["-v", f"{volume.here}:{volume.inside}:{mode}"]
         if plan.folder is not None:
             words += [word for bind in bind_mounts(plan.folder) for word in ("-v", bind)]
-        return self.project.command("run", *words, service, *plan.command)
+        return self.project.command("run", *words, service, *plan.process.command)
 
     def _compose_environment(self, plan: Plan) -> dict[str, str]:
         """Return variables for Compose itself: the values of secrets, and the command's own image."""
-        variables = secret_values(plan.secrets, self.cli.environ, self.checkout)
+        variables = secret_values(plan.process.secrets, self.cli.environ, self.checkout)
         if plan.folder is not None and plan.folder.setup:
-            variables[IMAGE_VARIABLE] = setup_image(self.system, plan.image or "", plan.folder)
+            image = plan.image.name if plan.image else ""
+            variables[IMAGE_VARIABLE] = setup_image(self.system, image, plan.folder)
         return variables
 
     def _attach(self, plan: Plan, service: str) -> str:

@@ -71,7 +71,7 @@ def _parse_container(id: str, run: str, status: str) -> Container:
 
 def bind_mounts(folder: PlannedFolder) -> list[str]:
     """Return values of ``-v``: the folder itself, and over it each persisted path from its volume."""
-    over = [f"{keep.here}:{folder.inside}/{keep.path}:rw" for keep in folder.kept]
+    over = [f"{keep.here}:{folder.inside}/{keep.path}:rw" for keep in folder.persisted]
     return [f"{folder.here}:{folder.inside}:rw", *over]
 
 
@@ -80,8 +80,8 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 
     The engine would make missing folders as root. Raises RunnerError if a path is a file.
     """
-    listing = list_files(Path(folder.here), checkout) if folder.kept else None
-    for keep in folder.kept:
+    listing = list_files(Path(folder.here), checkout) if folder.persisted else None
+    for keep in folder.persisted:
         inner = Path(folder.here) / keep.path
         if inner.is_file():
             raise RunnerError(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from job.paths import CACHES, VOLUMES
 from runner.console import CliContext
-from runner.plan import Plan, TargetState, Volume
+from runner.plan import JobEnvironment, Plan, TargetState, Volume
 from runner.project import INSTALLED, install_line, secret_values, volumes
 from runner.request import Request, UserCommand
 from runner.runs.store import read_exit, read_launch
@@ -61,31 +61,40 @@ class HostTarget(LocalTarget):
         if request.command is not None:
             variables |= command_environment(self.cli.environ)
         folders = {name: str(getattr(self.volumes, name)) for name in VOLUMES}
-        return replace(
-            inspect_local(self, request),
+        environment = JobEnvironment(
+            workspace=str(self.checkout),
             volumes=tuple(Volume(name, path, path) for name, path in folders.items()),
             python=(sys.executable,),
             torchrun=(sys.executable, "-m", "torch.distributed.run"),
-            contained=False,
+            is_container=False,
+            variables=tuple(variables.items()),
+        )
+        state = inspect_local(self, request, environment)
+        if state.folder is not None and request.command is not None:
+            state = replace(
+                state, folder=replace(state.folder, occupied=occupied_paths(request.command))
+            )
+        missing = tuple(module for module in request.job.needs if not self.has_module(module))
+        return replace(
+            state,
             gpus=None if sys.platform == "darwin" else len(System(self.cli.environ).gpus),
-            missing=tuple(module for module in request.job.needs if not self.has_module(module)),
-            remedy=install_line("train"),
-            environment=tuple(variables.items()),
-            occupied=occupied_paths(request.command) if request.command else (),
+            missing_modules=missing,
+            install_command=install_line("train"),
         )
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Start the process."""
-        secrets = secret_values(plan.secrets, self.cli.environ, self.checkout)
-        environ = {**self.cli.environ, **dict(plan.environment), **secrets}
+        job = plan.process
+        secrets = secret_values(job.secrets, self.cli.environ, self.checkout)
+        environ = {**self.cli.environ, **dict(job.environment), **secrets}
         folder = self._prepare(plan)
         started = time.time()
         if plan.detach:
-            process = start_detached(plan.command, folder, self.checkout, environ)
+            process = start_detached(job.command, folder, self.checkout, environ)
         else:
             hold_signals()
             process = subprocess.Popen(
-                plan.command, cwd=self.checkout, env=environ, start_new_session=True
+                job.command, cwd=self.checkout, env=environ, start_new_session=True
             )
         launch = LaunchHandle(
             run=plan.run,
@@ -94,8 +103,8 @@ class HostTarget(LocalTarget):
             id=str(process.pid),
             started=started,
             detached=plan.detach,
-            gpus=plan.gpus,
-            device=plan.device,
+            gpus=job.gpus,
+            device=job.device,
             location=machine_name(),
             identity=identity_of(process.pid),
         )
@@ -160,7 +169,8 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def occupied_paths(command: UserCommand) -> tuple[str, ...]:
     """Return the persisted paths that are folders with the user's files; these stay in their place."""
-    return tuple(keep.path for keep in command.keep if _has_content(command.folder / keep.path))
+    paths = [option.path for option in command.persist]
+    return tuple(path for path in paths if _has_content(command.folder / path))
 
 
 def _has_content(path: Path) -> bool:

@@ -13,11 +13,11 @@ from job.paths import VolumePaths
 from job.pretrained import weights_of
 from job.run_record import RunStatus, read_record
 from runner.console import CliContext
-from runner.plan import Plan, TargetState
+from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState
 from runner.planning.packaging import setup_lines
 from runner.planning.plan import make_plan
 from runner.project import git_state, secret_names
-from runner.request import Request
+from runner.request import Request, TrainRequest
 from runner.runs.divergence import remote_state
 from runner.runs.store import (
     discard_if_not_started,
@@ -137,7 +137,9 @@ class LocalTarget(ABC):
             self._launched[plan.run] = launch
 
 
-def inspect_local(target: LocalTarget, request: Request) -> TargetState:
+def inspect_local(
+    target: LocalTarget, request: Request, environment: JobEnvironment
+) -> TargetState:
     """Return what this machine's disk tells; the target replaces what it knows better."""
     command, checkout, volumes = request.command, target.checkout, target.volumes
     folder = volumes.run(request.run)
@@ -145,26 +147,25 @@ def inspect_local(target: LocalTarget, request: Request) -> TargetState:
     record = read_record(folder) if concerns_run else None
     dataset = request.settings.data.dataset if request.settings else None
     weights = weights_of(request.settings)
-    is_training = request.job.name == "train" and request.settings is not None
+    is_training = isinstance(request, TrainRequest)
     writes = request.job.writes_run or request.detach
     return TargetState(
         target=target.name,
         checkout=str(checkout),
-        workspace=str(checkout),
-        volumes=(),
-        busy=describe_active(target, folder) if writes else None,
-        step=newest_step(folder),
-        dataset_ready=is_dataset_ready(target.files("data"), dataset) if dataset else None,
-        weights_ready=(volumes.cache / weights.weights).is_file() if weights else None,
+        environment=environment,
+        run=PriorRun(
+            record=record,
+            recipe=recipe_of(target.files("checkpoints"), request.run) if is_training else None,
+            step=newest_step(folder),
+            attempts=len(record.attempts) if record else 0,
+            active=describe_active(target, folder) if writes else None,
+            other=remote_state(target.cli, checkout, folder) if request.job.writes_run else None,
+        ),
+        folder=FolderState(str(command.folder), setup=setup_lines(command)) if command else None,
+        is_dataset_ready=is_dataset_ready(target.files("data"), dataset) if dataset else None,
+        is_pretrained_cached=(volumes.cache / weights.weights).is_file() if weights else None,
         secrets=secret_names(target.cli.environ, checkout),
         git=tuple((git_state(command.folder if command else checkout) or {}).items()),
-        folder=str(command.folder) if command else "",
-        setup=setup_lines(command) if command else (),
-        attempts=len(record.attempts) if record else 0,
-        finished=record is not None and record.status == RunStatus.FINISHED,
-        record=record,
-        begun_with=recipe_of(target.files("checkpoints"), request.run) if is_training else None,
-        other=remote_state(target.cli, checkout, folder) if request.job.writes_run else None,
     )
 
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from job.paths import VolumePaths
 from job.run_record import read_record
-from runner.plan import Plan, TargetState, Volume
-from runner.planning.plan import make_plan, with_notes
+from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState, Volume
+from runner.planning.plan import make_plan, with_rows
 from runner.request import Request
 from runner.runs.store import newest_step, read_launch
 from runner.target import LaunchHandle, LocalVolume, RunInfo, RunSource
+
+
+def change_state(state: TargetState, **values: Any) -> TargetState:
+    """Return the state with other values; those of its parts are given by their names alone."""
+    parts = {"environment": JobEnvironment, "run": PriorRun, "folder": FolderState}
+    for name, value in values.items():
+        owner = next((part for part, kind in parts.items() if name in kind.__annotations__), None)
+        if owner is None:
+            state = replace(state, **{name: value})
+        else:
+            part = getattr(state, owner) or FolderState("")
+            state = replace(state, **{owner: replace(part, **{name: value})})
+    return state
 
 
 @dataclass
@@ -26,7 +40,7 @@ class FakeTarget:
     question: str | None = None
     states: list[RunInfo] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
-    has: dict[str, object] = field(default_factory=dict)  # facts that differ
+    has: dict[str, object] = field(default_factory=dict)  # changes of the state
     did: list[str] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     last: LaunchHandle | None = None
@@ -48,21 +62,23 @@ class FakeTarget:
 
     def inspect(self, request: Request) -> TargetState:
         volumes = self.checkout / "volumes"
-        facts = {
-            "target": self.name,
-            "checkout": str(self.checkout),
-            "workspace": "/workspace",
-            "volumes": tuple(
-                Volume(name, str(volumes / name), f"/vol/{name}")
-                for name in ("data", "checkpoints", "cache")
+        folder = volumes / "checkpoints" / request.run
+        state = TargetState(
+            self.name,
+            str(self.checkout),
+            JobEnvironment(
+                "/workspace",
+                tuple(
+                    Volume(name, str(volumes / name), f"/vol/{name}")
+                    for name in ("data", "checkpoints", "cache")
+                ),
             ),
-            "step": newest_step(volumes / "checkpoints" / request.run),
-            "record": read_record(volumes / "checkpoints" / request.run),
-        }
-        return TargetState(**{**facts, **self.has})
+            PriorRun(read_record(folder), step=newest_step(folder)),
+        )
+        return change_state(state, **self.has)
 
     def plan(self, request: Request, state: TargetState) -> Plan:
-        plan = with_notes(make_plan(request, state), question=self.question)
+        plan = with_rows(make_plan(request, state), question=self.question)
         self.plans.append(plan)
         return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,11 @@ class TestWords:
             ("--dir ../nano train -- python x.py", "'train' appears before --"),
             ("--dir ../none -- python x.py", "../none does not exist"),
             ("--dir ../nano/train.py -- python x.py", "is a file"),
-            ("--persist out -- python x.py", "write PATH=VOLUME"),
+            ("--persist out -- python x.py", "expected PATH=VOLUME"),
             ("--persist out=checkpoint -- python x.py", "did you mean 'checkpoints'?"),
             ("--persist ../out=data -- python x.py", "a path inside the folder"),
             ("--persist out=data/../../x -- python x.py", "a path inside the volume"),
-            ("--persist a=data --persist a/b=data -- python x.py", "one lies in the other"),
+            ("--persist a=data --persist a/b=data -- python x.py", "overlap; keep one"),
             ("--device cpu -- python x.py", "--device is an option of"),
             ("--gpu 2 -- python x.py", "CUDA_VISIBLE_DEVICES"),
             ("--resume-if x -- python x.py", "--resume-with"),
@@ -53,7 +54,7 @@ class TestWords:
         assert (
             type_("runner host --dir ../nano -- python train.py --gpu 3 -- -y lr=1").exit_code == 0
         )
-        command = fake.plans[0].command
+        command = fake.plans[0].process.command
         assert command[command.index("--") + 1 :] == (
             "python",
             "train.py",
@@ -138,7 +139,7 @@ class TestWords:
         make_run("m1", step=100)
         result = type_("runner host --name m1 --dir ../nano -- python train.py")
         assert result.exit_code == 2
-        assert "run 'm1' is a train already; choose another name with --name" in result.stderr
+        assert "run 'm1' is a train already; use another --name" in result.stderr
         make_run("nano-train", job="command")
         make_run("mygpt", job="experiment")
         assert (
@@ -195,17 +196,17 @@ class TestPlan:
         (folder / "requirements.txt").write_text("six\n")
         line = "--setup 'pip install a' --persist out=checkpoints --persist data=data/shared"
         text = type_(f"runner host --dir ../nano {line} --dry-run -- python train.py").stderr
-        assert f"folder   {folder}" in text
+        assert re.search(rf"folder +{re.escape(str(folder))}", text)
         assert "out → /vol/checkpoints/nano/out" in text
         assert "data → /vol/data/shared" in text
 
     def test_a_place_can_be_the_runs_own(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --persist 'out=checkpoints/{run}/out' -- python train.py")
-        assert fake.plans[0].folder.kept[0].inside == "/vol/checkpoints/nano-train/out"
+        assert fake.plans[0].folder.persisted[0].inside == "/vol/checkpoints/nano-train/out"
 
     def test_json_is_asked_of_the_job(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --json -- python train.py --json")
-        command = fake.plans[0].command
+        command = fake.plans[0].process.command
         assert "--json" in command[: command.index("--")]
 
     def test_json_says_the_same(self, type_, folder: Path) -> None:
@@ -224,7 +225,7 @@ class TestHost:
             "host", *self.WORDS, "--", "python", "data/letters/prepare.py"
         ).communicate()
         assert out == "prepared\n", err
-        assert "has files of its own and stays" in err
+        assert "a folder with files: it stays" in err
         assert (checkout / "volumes" / "data" / "nano" / "data" / "letters" / "train.bin").is_file()
         out, err = spawn(
             "host", *self.WORDS, "--", "python", "train.py", "config/short.py"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from runner.request import EvaluateRequest
+from tests.runner.fake_target import change_state
+from tests.runner.planning.test_plan import CONTAINER, HOST, plan
 
-from runner.jobs import JOBS
-from tests.runner.planning.test_plan import HERE, INSIDE, plan
 
-
-def test_the_file_is_handed_on_and_mounted_where_the_job_is_contained() -> None:
-    request = {"job": JOBS["evaluate"], "recipe": None, "choices": "/home/me/hellaswag.jsonl"}
-    here = plan(replace(HERE, step=7), **request)
-    assert here.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
-    contained = plan(replace(INSIDE, step=7), **request)
-    assert contained.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
-    (given,) = (volume for volume in contained.volumes if volume.name == "given")
+def test_the_file_is_passed_on_and_mounted_in_the_container() -> None:
+    request = EvaluateRequest(run="warm", multiple_choice="/home/me/hellaswag.jsonl")
+    on_host = plan(change_state(HOST, step=7), request)
+    assert on_host.process.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
+    in_container = plan(change_state(CONTAINER, step=7), request)
+    assert in_container.process.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
+    (given,) = (volume for volume in in_container.volumes if volume.name == "given")
     assert (given.here, given.writable) == ("/home/me/hellaswag.jsonl", False)
 
 

@@ -252,7 +252,7 @@ class JobFolder:
         if plan.folder is None:
             return None
         planned = plan.folder
-        kept = tuple(keep.path for keep in planned.kept)
+        kept = tuple(keep.path for keep in planned.persisted)
         return cls(Path(plan.checkout), Path(planned.here), planned.inside, planned.setup, kept)
 
     @cached_property

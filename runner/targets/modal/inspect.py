@@ -10,10 +10,9 @@ from typing import Any
 
 from job.paths import VOLUMES, VolumePaths
 from job.pretrained import weights_of
-from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import usage
-from runner.plan import Volume
+from runner.plan import FolderState, ImageState, JobEnvironment, PriorRun, Volume
 from runner.planning.packaging import list_files, setup_digest, setup_lines
 from runner.pricing import prices
 from runner.project import git_state, secret_names, volumes
@@ -37,7 +36,7 @@ def inspect_modal(
     check_own_secrets(options.own_secrets, cli.environ, checkout)
     has_account = account.is_configured(cli.environ)
     is_built, build = image.describe(checkout, local.cache, account.account_id(cli.environ))
-    details: dict[str, Any] = {"dataset_ready": None}
+    details: dict[str, Any] = {"is_dataset_ready": None}
     if has_account:
         details = _inspect_volumes(cli, checkout, files, request)
         check_modal_secrets(options.modal_secrets)
@@ -51,24 +50,25 @@ def inspect_modal(
     return ModalState(
         target=TARGET_NAME,
         checkout=str(checkout),
-        workspace=image.WORKSPACE,
-        volumes=tuple(
-            Volume(
-                name,
-                str(getattr(local, name)),
-                f"/vol/{name}",
-                remote=modal_name(name, cli.environ),
-            )
-            for name in VOLUMES
+        environment=JobEnvironment(
+            workspace=image.WORKSPACE,
+            volumes=tuple(
+                Volume(
+                    name,
+                    str(getattr(local, name)),
+                    f"/vol/{name}",
+                    remote=modal_name(name, cli.environ),
+                )
+                for name in VOLUMES
+            ),
+            can_mount=False,
+            variables=tuple(environment.items()),
         ),
-        mounts=False,
-        image=f"Dockerfile, {build}" if is_built else "Dockerfile",
-        image_built=is_built,
+        image=ImageState(f"Dockerfile, {build}" if is_built else "Dockerfile", is_built),
         why_build=build,
         secrets=secret_names(cli.environ, checkout),
-        environment=tuple(environment.items()),
         git=tuple((git_state(git_folder) or {}).items()),
-        account=has_account,
+        is_configured=has_account,
         **details,
     )
 
@@ -99,19 +99,20 @@ def _inspect_volumes(
     unconfirmed = is_alive and run.is_unconfirmed
     return {
         "live": live.result(),
-        "busy": f"{status} in the cloud" if is_alive and not unconfirmed else None,
         "unconfirmed": unconfirmed,
-        "step": step.result(),
-        "dataset_ready": ready.result() if ready else None,
-        "weights_ready": weights_size.result() is not None if weights_size else None,
+        "is_dataset_ready": ready.result() if ready else None,
+        "is_pretrained_cached": weights_size.result() is not None if weights_size else None,
         "seconds": run.log.seconds(now) if writes_run else 0.0,
         "cost": run.log.cost(now) if writes_run else 0.0,
-        "attempts": len(run.log.attempts) if writes_run else 0,
         "reached": runs.reached_limit(run),
-        "begun_with": before.result() if before else None,
-        "finished": run.record is not None and run.record.status == RunStatus.FINISHED,
-        "record": run.record,
-        "other": local_state(cli, checkout, request.run, run.record) if writes_run else None,
+        "run": PriorRun(
+            active=f"{status} in the cloud" if is_alive and not unconfirmed else None,
+            step=step.result(),
+            attempts=len(run.log.attempts) if writes_run else 0,
+            recipe=before.result() if before else None,
+            record=run.record,
+            other=local_state(cli, checkout, request.run, run.record) if writes_run else None,
+        ),
     }
 
 
@@ -130,9 +131,10 @@ def _inspect_folder(cli: CliContext, checkout: Path, command: UserCommand) -> di
     setup_built = not lines or image.has_setup(
         cache, account_id, setup_digest(command.folder, lines)
     )
-    return {
-        "folder": f"/job/{folder_name(command.folder)}",
-        "shipped": summary,
-        "setup": lines,
-        "setup_built": setup_built,
-    }
+    folder = FolderState(
+        f"/job/{folder_name(command.folder)}",
+        manifest=summary,
+        setup=lines,
+        is_setup_built=setup_built,
+    )
+    return {"folder": folder}

@@ -11,8 +11,8 @@ from job.recipe import Recipe
 from job.run_record import EndReason
 from runner.errors import usage
 from runner.format import dollars
-from runner.plan import Plan, TargetState
-from runner.planning.plan import make_plan, with_notes
+from runner.plan import Plan, PlanEstimate, TargetState
+from runner.planning.plan import make_plan, with_rows
 from runner.pricing import prices
 from runner.pricing.estimate import (
     describe_fit,
@@ -54,33 +54,36 @@ def modal_plan(
     request = _with_micro_batch(request, options)
     plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), state)
     if options.nodes > 1:
-        plan = replace(plan, command=_multi_node_command(plan.command, options.nodes))
+        command = _multi_node_command(plan.process.command, options.nodes)
+        plan = replace(plan, process=replace(plan.process, command=command))
     prepares_first = _prepares_first(request, state, options)
     seconds = _estimate_seconds(request.settings, request, state, options)
     plan = replace(
         plan,
-        environment=(*plan.environment, *options.environment),
-        secrets=tuple(dict.fromkeys((*plan.secrets, *options.own_secrets))),
+        process=replace(
+            plan.process,
+            environment=(*plan.process.environment, *options.environment),
+            secrets=tuple(dict.fromkeys((*plan.process.secrets, *options.own_secrets))),
+        ),
         steps=(*plan.steps, *([_prepare_step(options, table)] if prepares_first else [])),
         target_options=replace(options, prepares_first=prepares_first),
-        seconds=max(seconds.values()) if seconds else None,
-        usd_per_hour=max(hourly.values()),
+        estimate=PlanEstimate(max(seconds.values()) if seconds else None, max(hourly.values())),
     )
     plan = _with_recorded_estimate(plan, seconds, hourly, state)
     notes = [
         ("Modal secrets", ", ".join(options.modal_secrets)),
-        ("build", state.why_build if not state.image_built else ""),
+        ("build", state.why_build if state.image and not state.image.is_built else ""),
         ("machine", _machine(options)),
         ("memory", _memory(request, options)),
         ("price", _price(hourly, table.source)),
         ("estimate", _estimate(seconds, hourly)),
         ("limits", _limits(request.job.name, options, state)),
         ("warning", _warning(seconds, hourly, options, state, request)),
-        ("account", "" if state.account else NO_ACCOUNT),
+        ("account", "" if state.is_configured else NO_ACCOUNT),
         ("active", ATTACHES if state.unconfirmed else ""),
     ]
     question = "" if state.unconfirmed else _question(seconds, hourly, options, state)
-    return with_notes(plan, *notes, question=question or None)
+    return with_rows(plan, *notes, question=question or None)
 
 
 ATTACHES = "an interrupted launch of this run is active; this one follows it and starts nothing"
@@ -115,7 +118,7 @@ def _check(request: Request, state: ModalState, options: ResolvedOptions) -> Non
 def _is_trained(request: Request, state: ModalState) -> bool:
     """Return whether the run has all its steps, so that only its result is shown."""
     steps = request.settings.train.max_steps if request.settings is not None else None
-    return state.step is not None and steps is not None and state.step >= steps
+    return state.run.step is not None and steps is not None and state.run.step >= steps
 
 
 def _multi_node_command(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
@@ -132,8 +135,8 @@ def _multi_node_command(command: tuple[str, ...], nodes: int) -> tuple[str, ...]
 
 def _prepares_first(request: Request, state: ModalState, options: ResolvedOptions) -> bool:
     """Return whether a machine without a GPU prepares the data and downloads pretrained weights."""
-    needs_weights = state.weights_ready is False and state.step is None
-    is_missing = state.dataset_ready is False or needs_weights
+    needs_weights = state.is_pretrained_cached is False and state.run.step is None
+    is_missing = state.is_dataset_ready is False or needs_weights
     return request.job.name == "train" and is_missing and bool(options.gpus.names)
 
 
@@ -191,9 +194,10 @@ def _with_recorded_estimate(
         "usd": round(state.cost + span / 3600 * hourly[name], 4),
         "gpu": name,
     }
-    variables = dict(plan.environment)
+    variables = dict(plan.process.environment)
     launch = {**json.loads(variables["RUN_LAUNCH"]), "estimate": estimate}
-    return replace(plan, environment=tuple({**variables, "RUN_LAUNCH": json.dumps(launch)}.items()))
+    environment = tuple({**variables, "RUN_LAUNCH": json.dumps(launch)}.items())
+    return replace(plan, process=replace(plan.process, environment=environment))
 
 
 def _price(hourly: dict[str, float], source: str) -> str:
@@ -212,7 +216,7 @@ def _estimate_seconds(
         return None
     count = options.gpus.count * options.nodes
     return {
-        name: training_seconds(settings, name, count, state.step or 0)
+        name: training_seconds(settings, name, count, state.run.step or 0)
         for name in options.gpus.names
     }
 
@@ -245,8 +249,8 @@ def _warning(
 def _limits(job: str, options: ResolvedOptions, state: ModalState) -> str:
     # The runner does not know whether a user's code writes a checkpoint.
     then = "writes a checkpoint and stops" if job == "train" else "is asked to stop"
-    attempts = f"{state.attempts} attempt{'s' if state.attempts > 1 else ''}"
-    spent = f", {dollars(state.cost)} spent in {attempts}" if state.attempts else ""
+    attempts = f"{state.run.attempts} attempt{'s' if state.run.attempts > 1 else ''}"
+    spent = f", {dollars(state.cost)} spent in {attempts}" if state.run.attempts else ""
     cap = options.max_cost
     money = f"{dollars(cap)}, then it {then}" if cap else "no --max-cost"
     return f"{money}; {duration(options.timeout_s)} over all attempts{spent}"

@@ -23,7 +23,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.jobs import COMMAND
 from runner.plan import Plan, TargetState
-from runner.planning.plan import at_work_already
+from runner.planning.plan import already_active
 from runner.pricing.prices import BUILT_IN, Prices, current_prices, usd_per_hour
 from runner.project import volumes
 from runner.request import Request
@@ -122,14 +122,15 @@ class ModalTarget:
         if found.is_unconfirmed and found.launch is not None:
             self.cli.info(f"run '{run}' was started before as app {found.app}; attaching to it")
             return replace(found.launch, id=found.call, location=found.app)
-        raise RunnerError(at_work_already(run, f"{state.status} in the cloud"))
+        raise RunnerError(already_active(run, f"{state.status} in the cloud"))
 
     def _prepare_data(self, plan: Plan, options: ResolvedOptions) -> None:
         """Prepare the dataset without a GPU, and wait for it. Raises RunnerError if that fails."""
         self.cli.info("preparing the dataset on a machine without a GPU, before GPUs are rented")
         words = [plan.recipe] if plan.recipe else []
         command = ("python", "-m", "corpus.prepare", *words, *plan.overrides)
-        preparation = replace(plan, job="prepare", command=command, writes_run=False, detach=False)
+        process = replace(plan.process, command=command)
+        preparation = replace(plan, job="prepare", process=process, writes_run=False, detach=False)
         handle = self._spawn(preparation, replace(options, machine=WITHOUT_GPU, nodes=1))
         code = self.follow(handle)
         if code is None:
@@ -161,7 +162,7 @@ class ModalTarget:
             started=time.time(),
             detached=plan.detach,
             gpus=options.gpus.count,
-            device=plan.device,
+            device=plan.process.device,
             identity=uuid.uuid4().hex,
             target_options=options,
         )
@@ -170,7 +171,7 @@ class ModalTarget:
             handle.identity,
             self._job_spec(plan, options, timeout_s),
             options,
-            plan.secrets,
+            plan.process.secrets,
             timeout_s,
             self._is_image_built(plan),
             folder,
@@ -195,8 +196,8 @@ class ModalTarget:
         return {
             "run": plan.run,
             "job": plan.job,
-            "command": list(plan.command),
-            "env": dict(plan.environment),
+            "command": list(plan.process.command),
+            "env": dict(plan.process.environment),
             "volumes": {name: modal_name(name, self.cli.environ) for name in VOLUMES},
             "keeps_record": plan.records_launch,
             "attempt_s": float(timeout_s),
@@ -218,7 +219,7 @@ class ModalTarget:
         is_built, _ = image.describe(self.checkout, self.volumes.cache, account_id)
         if not is_built:
             self.cli.info("building the image on Modal, which takes some minutes the first time")
-        elif plan.folder is not None and not plan.folder.setup_built:
+        elif plan.folder is not None and not plan.folder.is_setup_built:
             self.cli.info("adding the setup to the image on Modal")
             return False
         return is_built

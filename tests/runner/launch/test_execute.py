@@ -34,7 +34,7 @@ class TestPlan:
 
     def test_a_run_goes_on_by_itself(self, type_, make_run) -> None:
         make_run("warm", step=50)
-        assert "goes on from step 50 of 100" in type_("runner host warm --dry-run").stderr
+        assert "resumes from step 50 of 100" in type_("runner host warm --dry-run").stderr
 
     def test_sample_takes_the_newest_run(self, type_, make_run, fake) -> None:
         import os
@@ -58,7 +58,7 @@ class TestPlan:
 class TestPrepare:
     def test_it_takes_what_corpus_prepare_takes(self, type_, fake) -> None:
         assert type_("runner host prepare warm --shards 3 --force").exit_code == 0
-        assert fake.plans[0].command[2:] == (
+        assert fake.plans[0].process.command[2:] == (
             "corpus.prepare",
             "configs/warm.yaml",
             "--shards",
@@ -70,8 +70,8 @@ class TestPrepare:
         fake.has = {"secrets": ("HF_TOKEN",)}
         assert type_("runner host prepare fineweb10B --shards 9").exit_code == 0
         (plan,) = fake.plans
-        assert plan.command[2:] == ("corpus.prepare", "fineweb10B", "--shards", "9")
-        assert (plan.run, plan.secrets) == ("prepare-fineweb10B", ("HF_TOKEN",))
+        assert plan.process.command[2:] == ("corpus.prepare", "fineweb10B", "--shards", "9")
+        assert (plan.run, plan.process.secrets) == ("prepare-fineweb10B", ("HF_TOKEN",))
 
     @pytest.mark.parametrize(
         ("line", "said"),

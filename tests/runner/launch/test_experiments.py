@@ -33,13 +33,13 @@ class TestRun:
         result = type_("runner host run mine.py lr=1e-3 --param steps=7 --name first")
         assert result.exit_code == 0, result.stderr
         (plan,) = fake.plans
-        assert plan.command[1:] == (
+        assert plan.process.command[1:] == (
             *("-m", "experiment.run", "mine.py", "lr=1e-3", "steps=7"),
             *("--name", "first"),
         )
         assert plan.writes_run
         assert "train(lr=0.001, steps=7) of mine.py" in result.stderr
-        launch = json.loads(dict(plan.environment)["RUN_LAUNCH"])
+        launch = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])
         assert launch["experiment"] == {"file": str(mine), "words": ["lr=1e-3", "steps=7"]}
 
     def test_a_file_elsewhere_brings_its_folder(
@@ -48,10 +48,10 @@ class TestRun:
         folder = checkout.parent / "elsewhere"
         folder.mkdir()
         (folder / "mine.py").write_text(MINE)
-        fake.has = {"folder": "/job/elsewhere"}
+        fake.has = {"inside": "/job/elsewhere"}
         assert type_("runner host run ../elsewhere/mine.py").exit_code == 0
         (plan,) = fake.plans
-        assert "/job/elsewhere/mine.py" in plan.command
+        assert "/job/elsewhere/mine.py" in plan.process.command
         assert plan.folder is not None
         assert plan.folder.here == str(folder)
 

@@ -56,7 +56,7 @@ def test_a_free_setting_goes_on(
     cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: True)
     planned = type_("runner resume warm eval_every=5 --dry-run")
     assert planned.exit_code == 0, planned.stderr
-    assert "goes on from step 50 of 100" in planned.stderr
+    assert "resumes from step 50 of 100" in planned.stderr
 
 
 def test_the_examples_of_resume_change_only_what_may_change() -> None:
@@ -84,7 +84,7 @@ def test_a_run_is_made_longer_where_its_rate_has_not_begun_to_fall(
     recipe.write_text(load(recipe, ["schedule=constant"]).to_yaml())
     planned = type_("runner resume warm max_steps=200 --dry-run")
     assert planned.exit_code == 0, planned.stderr
-    assert "goes on from step 100 of 200" in planned.stderr
+    assert "resumes from step 100 of 200" in planned.stderr
     assert type_("runner resume warm max_steps=90 --dry-run").exit_code == 2
     recipe.write_text(load(recipe, ["schedule=linear", "decay_steps=50"]).to_yaml())
     assert type_("runner resume warm max_steps=200 --dry-run").exit_code == 2

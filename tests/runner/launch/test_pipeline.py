@@ -77,7 +77,7 @@ class TestFile:
             (
                 "  out: checkpoints",
                 "  out: checkpoint",
-                ":3: --persist out=checkpoint: there is no volume",
+                ":3: --persist out=checkpoint: unknown volume 'checkpoint'",
             ),
             ("outputs: [out/ckpt.pt]", "outputs: [ckpt.pt]", ":14: ckpt.pt lies in no kept path"),
             (
@@ -142,7 +142,7 @@ class TestHost:
             "host", "pipeline", "letters.yaml", "train.args=--max_iters=6"
         ).communicate(timeout=60)
         assert "train: its command has changed; it starts from the beginning" in err
-        assert "from its beginning: it is another command than the last time" in err
+        assert "from its beginning: the command changed since the last attempt" in err
         assert "resuming" not in out
         assert out.endswith("6")
 

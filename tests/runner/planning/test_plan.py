@@ -1,4 +1,4 @@
-"""The plan is a pure value, and says all that a launch will do."""
+"""make_plan is pure, and a plan says everything that a launch will do."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import os
 import subprocess
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from job.recipe import Recipe
+from job.run_record import RunRecord, RunStatus
 from runner.errors import RunnerError
-from runner.jobs import JOBS
 from runner.paths import path_in
-from runner.plan import Plan, TargetState, Volume
+from runner.plan import ImageState, JobEnvironment, Plan, TargetState, Volume
 from runner.planning.plan import make_plan
 from runner.planning.show import rows
-from runner.request import Request
+from runner.request import (
+    BenchmarkRequest,
+    ExportRequest,
+    PrepareRequest,
+    Request,
+    SampleRequest,
+    TrainRequest,
+)
 from runner.runs.store import is_dataset_ready
 from runner.target import LocalVolume
+from tests.runner.fake_target import change_state
 
 SETTINGS = Recipe.model_validate(
     {
@@ -30,37 +39,45 @@ SETTINGS = Recipe.model_validate(
     }
 )
 
-REQUEST = Request(JOBS["train"], "warm", Path("/home/me/gpt/configs/warm.yaml"), settings=SETTINGS)
+RECIPE = Path("/home/me/gpt/configs/warm.yaml")
+TRAIN = TrainRequest(run="warm", recipe=RECIPE, settings=SETTINGS)
 
 VOLUMES = tuple(
     Volume(name, f"/home/me/gpt/volumes/{name}", f"/vol/{name}")
     for name in ("data", "checkpoints", "cache")
 )
 
-INSIDE = TargetState(
-    target="local", checkout="/home/me/gpt", workspace="/workspace", volumes=VOLUMES, image="gpt"
+CONTAINER = TargetState(
+    "local", "/home/me/gpt", JobEnvironment("/workspace", VOLUMES), image=ImageState("gpt")
 )
 
-HERE = replace(
-    INSIDE,
-    target="host",
-    contained=False,
-    image=None,
-    workspace="/home/me/gpt",
-    volumes=tuple(replace(volume, inside=volume.here) for volume in VOLUMES),
+HOST = TargetState(
+    "host",
+    "/home/me/gpt",
+    JobEnvironment(
+        "/home/me/gpt",
+        tuple(replace(volume, inside=volume.here) for volume in VOLUMES),
+        is_container=False,
+    ),
 )
 
 
-def plan(facts: TargetState = INSIDE, **request: object) -> Plan:
-    return make_plan(replace(REQUEST, **request), facts)
+def plan(state: TargetState = CONTAINER, request: Request = TRAIN, **changes: Any) -> Plan:
+    """Return the plan of a training, with changes of its request."""
+    return make_plan(replace(request, **changes), state)
+
+
+def with_wandb() -> Recipe:
+    train = SETTINGS.train.model_copy(update={"wandb_project": "p"})
+    return SETTINGS.model_copy(update={"train": train})
 
 
 class TestPurity:
     def test_the_same_input_gives_the_same_plan(self) -> None:
         assert plan() == plan()
 
-    def test_it_touches_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def touched(*_: object, **__: object) -> None:
+    def test_it_has_no_side_effects(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise AssertionError("a plan has no side effects")
 
         for module, name in (
@@ -70,23 +87,25 @@ class TestPurity:
             (os, "open"),
             (builtins, "open"),
         ):
-            monkeypatch.setattr(module, name, touched)
-        made = plan(source="/home/me/texts/a.txt", job=JOBS["prepare"], gpus=1)
+            monkeypatch.setattr(module, name, fail)
+        made = plan(request=PrepareRequest(run="p", recipe=RECIPE, source="/home/me/texts/a.txt"))
         rows(made)
         monkeypatch.undo()
         assert made.job == "prepare"
 
-    def test_it_can_not_be_changed(self) -> None:
+    def test_a_plan_is_immutable(self) -> None:
         with pytest.raises(FrozenInstanceError):
             plan().run = "other"  # type: ignore[misc]
 
-    def test_it_can_be_written_as_json(self) -> None:
-        assert json.loads(json.dumps(plan().facts()))["run"] == "warm"
+    def test_a_plan_as_json(self) -> None:
+        tree = json.loads(json.dumps(plan().to_json()))
+        assert (tree["run"], tree["image"], tree["gpus"]) == ("warm", "gpt", 1)
+        assert tree["command"][:3] == ["python", "-m", "model.train"]
 
 
 class TestCommand:
     def test_training(self) -> None:
-        command = plan(overrides=("lr=1e-3",), device="cpu").command
+        command = plan(overrides=("lr=1e-3",), device="cpu").process.command
         assert command == (
             "python",
             "-m",
@@ -100,36 +119,37 @@ class TestCommand:
         )
 
     def test_several_gpus_are_processes_under_torchrun(self) -> None:
-        command = plan(replace(INSIDE, gpus=8), gpus=8).command
+        command = plan(replace(CONTAINER, gpus=8), gpus=8).process.command
         assert command[:4] == ("torchrun", "--standalone", "--nproc-per-node=8", "-m")
         assert command[4:6] == ("--", "model.train")
 
-    def test_torchrun_leaves_time_for_a_checkpoint(self) -> None:
-        environment = dict(plan(replace(INSIDE, gpus=2), gpus=2).environment)
+    def test_torchrun_waits_for_a_checkpoint(self) -> None:
+        environment = dict(plan(replace(CONTAINER, gpus=2), gpus=2).process.environment)
         assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
-        assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in dict(plan().environment)
+        assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in dict(plan().process.environment)
 
-    def test_preparing_names_no_run(self) -> None:
-        command = plan(job=JOBS["prepare"], run="prepare-letters").command
+    def test_prepare_names_no_run(self) -> None:
+        request = PrepareRequest(run="prepare-letters", recipe=RECIPE, settings=SETTINGS)
+        command = plan(request=request).process.command
         assert command == ("python", "-m", "corpus.prepare", "configs/warm.yaml")
 
-    def test_sampling_reads_a_run_and_no_recipe(self) -> None:
-        facts = replace(INSIDE, step=100)
-        command = plan(
-            facts, job=JOBS["sample"], recipe=None, overrides=("temperature=0.5",)
-        ).command
+    def test_sample_reads_a_run_and_no_recipe(self) -> None:
+        state = change_state(CONTAINER, step=100)
+        request = SampleRequest(run="warm", overrides=("temperature=0.5",))
+        command = plan(state, request).process.command
         assert command == ("python", "-m", "model.sample", "temperature=0.5", "--name", "warm")
 
     def test_an_export_goes_into_the_runs_folder(self) -> None:
-        command = plan(replace(INSIDE, step=100), job=JOBS["export"], recipe=None).command
+        state = change_state(CONTAINER, step=100)
+        command = plan(state, ExportRequest(run="warm")).process.command
         assert command[-2:] == ("--output", "/vol/checkpoints/warm/huggingface")
 
     def test_json_is_passed_on(self) -> None:
-        assert plan(as_json=True).command[-1] == "--json"
+        assert plan(as_json=True).process.command[-1] == "--json"
 
-    def test_the_launch_is_told_to_the_record(self) -> None:
-        facts = replace(INSIDE, gpus=2, git=(("commit", "abc"), ("dirty", True)))
-        launch = json.loads(dict(plan(facts, gpus=2).environment)["RUN_LAUNCH"])
+    def test_the_record_gets_the_launch(self) -> None:
+        state = replace(CONTAINER, gpus=2, git=(("commit", "abc"), ("dirty", True)))
+        launch = json.loads(dict(plan(state, gpus=2).process.environment)["RUN_LAUNCH"])
         assert launch == {
             "target": "local",
             "gpu": "2",
@@ -137,27 +157,31 @@ class TestCommand:
             "git": {"commit": "abc", "dirty": True},
         }
 
+    def test_a_benchmark_needs_neither_recipe_nor_run(self) -> None:
+        made = plan(request=BenchmarkRequest(run="roofline"))
+        assert made.process.command[-2:] == ("-m", "bench.roofline")
+
 
 class TestPaths:
-    """A path means the same on every target, else a run could not go on on another one."""
+    """A path means the same on every target, so that a run can be resumed on another one."""
 
-    @pytest.mark.parametrize("facts", [HERE, INSIDE])
-    def test_what_lies_in_the_checkout_is_relative_to_it(self, facts: TargetState) -> None:
-        made = plan(facts, overrides=("data.source=/home/me/gpt/texts/a.txt",))
+    @pytest.mark.parametrize("state", [HOST, CONTAINER])
+    def test_a_path_in_the_checkout_is_relative_to_it(self, state: TargetState) -> None:
+        made = plan(state, overrides=("data.source=/home/me/gpt/texts/a.txt",))
         assert made.overrides == ("data.source=texts/a.txt",)
 
-    def test_the_hubs_names_are_no_paths(self, tmp_path: Path) -> None:
+    def test_names_of_the_hub_are_not_paths(self, tmp_path: Path) -> None:
         (tmp_path / "gpt2").mkdir()
         assert [path_in(f"init_from={name}") for name in ("gpt2", "hf://me/small")] == [None, None]
         assert path_in("source=gpt2") == "gpt2"
         assert path_in("train.init_from=./gpt2") == "./gpt2"
 
-    @pytest.mark.parametrize("facts", [HERE, INSIDE])
-    def test_what_lies_outside_keeps_its_name(self, facts: TargetState) -> None:
-        made = plan(facts, overrides=("data.source=/home/me/texts/*.jsonl",))
+    @pytest.mark.parametrize("state", [HOST, CONTAINER])
+    def test_a_path_outside_keeps_its_name(self, state: TargetState) -> None:
+        made = plan(state, overrides=("data.source=/home/me/texts/*.jsonl",))
         assert made.overrides == ("data.source=/home/me/texts/*.jsonl",)
 
-    def test_and_is_mounted_read_only(self) -> None:
+    def test_its_folder_is_mounted_read_only(self) -> None:
         made = plan(overrides=("data.source=/home/me/texts/*.jsonl",))
         assert made.volumes[-1] == Volume(
             "given", "/home/me/texts", "/home/me/texts", writable=False
@@ -168,116 +192,107 @@ class TestPaths:
         assert made.overrides == ("source=/vol/given/usr/share/dict/words",)
         assert made.volumes[-1].inside == "/vol/given/usr/share/dict/words"
 
-    def test_what_lies_in_a_volume_is_found_there(self) -> None:
+    def test_a_path_in_a_volume_is_translated(self) -> None:
         recipe = Path("/home/me/gpt/volumes/checkpoints/warm/recipe.yaml")
         assert plan(recipe=recipe).recipe == "/vol/checkpoints/warm/recipe.yaml"
 
-    def test_an_export_can_not_go_into_the_code(self) -> None:
+    def test_an_export_into_the_checkout_is_refused(self) -> None:
+        request = ExportRequest(run="warm", output=Path("/home/me/gpt/out"))
         with pytest.raises(RunnerError, match="read-only"):
-            plan(
-                replace(INSIDE, step=1),
-                job=JOBS["export"],
-                recipe=None,
-                into=Path("/home/me/gpt/out"),
-            )
+            plan(change_state(CONTAINER, step=1), request)
 
 
-class TestWords:
+class TestSteps:
     @pytest.mark.parametrize(
-        ("facts", "words"),
+        ("changes", "step"),
         [
             ({}, "trains 100 steps"),
-            ({"step": 50}, "goes on from step 50 of 100"),
+            ({"step": 50}, "resumes from step 50 of 100"),
             ({"step": 100}, "finished at step 100: shows its sample; --name starts another run"),
-            ({"dataset_ready": False}, "prepares the dataset letters first; it is not there yet"),
+            ({"is_dataset_ready": False}, "prepares the dataset letters first"),
             (
-                {"image_built": False},
-                "builds the image first, which takes some minutes and is done once",
+                {"image": ImageState("gpt", is_built=False)},
+                "builds the image first (some minutes, once)",
             ),
         ],
     )
-    def test_what_it_will_do(self, facts: dict[str, object], words: str) -> None:
-        assert words in plan(replace(INSIDE, **facts)).steps
+    def test_of_a_training(self, changes: dict[str, object], step: str) -> None:
+        assert step in plan(change_state(CONTAINER, **changes)).steps
 
-    def test_published_weights_are_said_to_be_downloaded_and_may_need_a_token(self) -> None:
-        asked = SETTINGS.model_copy(
-            update={
-                "train": SETTINGS.train.model_copy(
-                    update={"init_from": "hf://me/small", "max_steps": 0}
-                )
-            }
+    def test_pretrained_weights_are_downloaded_and_may_need_a_token(self) -> None:
+        train = SETTINGS.train.model_copy(update={"init_from": "hf://me/small", "max_steps": 0})
+        settings = SETTINGS.model_copy(update={"train": train})
+        state = replace(
+            CONTAINER, is_pretrained_cached=False, secrets=("WANDB_API_KEY", "HF_TOKEN")
         )
-        facts = replace(INSIDE, weights_ready=False, secrets=("WANDB_API_KEY", "HF_TOKEN"))
-        made = plan(facts, settings=asked)
+        made = plan(state, settings=settings)
         assert made.steps == (
             "downloads the weights hf://me/small first",
-            "measures hf://me/small, trains nothing",
+            "evaluates hf://me/small without training",
         )
-        assert made.secrets == ("HF_TOKEN",)
-        assert (
-            plan(replace(facts, weights_ready=True), settings=asked).steps[0].startswith("measures")
-        )
-        assert (
-            plan(replace(facts, step=0), settings=asked).steps[0].startswith("finished at step 0")
-        )
+        assert made.process.secrets == ("HF_TOKEN",)
+        cached = plan(replace(state, is_pretrained_cached=True), settings=settings)
+        assert cached.steps[0].startswith("evaluates")
+        finished = plan(change_state(state, step=0), settings=settings)
+        assert finished.steps[0].startswith("finished at step 0")
 
-    def test_a_secret_is_named_where_the_recipe_asks_for_it(self) -> None:
-        facts = replace(INSIDE, secrets=("WANDB_API_KEY", "HF_TOKEN"))
-        asked = SETTINGS.model_copy(
-            update={"train": SETTINGS.train.model_copy(update={"wandb_project": "p"})}
-        )
-        assert plan(facts).secrets == ()
-        assert plan(facts, settings=asked).secrets == ("WANDB_API_KEY",)
+    def test_a_secret_is_named_if_the_recipe_needs_it(self) -> None:
+        state = replace(CONTAINER, secrets=("WANDB_API_KEY", "HF_TOKEN"))
+        assert plan(state).process.secrets == ()
+        assert plan(state, settings=with_wandb()).process.secrets == ("WANDB_API_KEY",)
 
-    def test_a_key_that_is_missing_is_said(self) -> None:
-        asked = SETTINGS.model_copy(
-            update={"train": SETTINGS.train.model_copy(update={"wandb_project": "p"})}
-        )
-        assert any("no WANDB_API_KEY" in words for words in plan(settings=asked).steps)
-
-
-class TestMeasurement:
-    def test_it_needs_neither_recipe_nor_run(self) -> None:
-        made = plan(
-            replace(INSIDE, step=None),
-            job=JOBS["roofline"],
-            recipe=None,
-            settings=None,
-            run="roofline",
-        )
-        assert made.command[-2:] == ("-m", "bench.roofline")
+    def test_a_missing_secret_is_reported(self) -> None:
+        steps = plan(settings=with_wandb()).steps
+        assert any("WANDB_API_KEY is not set" in step for step in steps)
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("facts", "request_", "message", "code"),
+        ("changes", "request_", "message", "code"),
         [
-            ({"missing": ("torch",), "remedy": "pip install t"}, {}, "type:\n  pip install t\n", 1),
-            ({"busy": "running on local"}, {}, "runner stop warm", 1),
-            ({"gpus": 1}, {"gpus": 4}, "4 GPUs are asked for and local has 1", 2),
-            ({"gpus": 0, "gpu_remedy": "do this"}, {"gpus": 2}, "has none; do this", 2),
-            ({"contained": False}, {"gpus": 2, "device": "mps"}, "mps is one GPU", 2),
-            ({}, {"device": "mps"}, "which local does not see; type: runner host", 2),
-            ({}, {"job": JOBS["sample"], "recipe": None}, "has no checkpoint yet", 102),
             (
-                {"finished": True},
-                {"job": JOBS["sample"], "recipe": None},
-                "its checkpoints are gone; to train it anew: runner local /home/me/gpt/volumes/checkpoints/warm/recipe.yaml --name warm-2",
+                {"missing_modules": ("torch",), "install_command": "pip install t"},
+                TRAIN,
+                "install it:\n  pip install t\n",
+                1,
+            ),
+            ({"active": "running on local"}, TRAIN, "runner stop warm", 1),
+            ({"gpus": 1}, replace(TRAIN, gpus=4), "--gpu 4: local has 1 GPU; use fewer", 2),
+            (
+                {"gpus": 0, "gpu_remedy": "do this"},
+                replace(TRAIN, gpus=2),
+                "local has no GPUs; do this",
+                2,
+            ),
+            (
+                {"is_container": False},
+                replace(TRAIN, gpus=2, device="mps"),
+                "mps is a single GPU",
+                2,
+            ),
+            ({}, replace(TRAIN, device="mps"), "which local can't use; run `runner host`", 2),
+            ({}, SampleRequest(run="warm"), "has no checkpoint yet", 102),
+            (
+                {"record": RunRecord("warm", status=RunStatus.FINISHED)},
+                SampleRequest(run="warm"),
+                "runner local /home/me/gpt/volumes/checkpoints/warm/recipe.yaml --name warm-2",
                 102,
             ),
         ],
     )
-    def test_what_can_not_be_done(self, facts, request_, message: str, code: int) -> None:
+    def test_an_impossible_launch(
+        self, changes: dict[str, Any], request_: Request, message: str, code: int
+    ) -> None:
         with pytest.raises(RunnerError) as caught:
-            plan(replace(INSIDE, **facts), **request_)
+            plan(change_state(CONTAINER, **changes), request_)
         assert message in caught.value.message
         assert caught.value.exit_code == code
 
     def test_processes_on_the_cpu_need_no_gpu(self) -> None:
-        assert plan(replace(INSIDE, gpus=0), gpus=2, device="cpu").gpus == 2
+        assert plan(replace(CONTAINER, gpus=0), gpus=2, device="cpu").process.gpus == 2
 
 
-def test_a_dataset_is_judged_by_its_files_and_not_by_its_name(tmp_path: Path) -> None:
+def test_a_dataset_is_ready_by_its_files_and_not_by_its_name(tmp_path: Path) -> None:
     data, folder = LocalVolume(tmp_path), tmp_path / "train.bin"
     assert is_dataset_ready(data, "train.bin") is False
     folder.mkdir()

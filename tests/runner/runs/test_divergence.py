@@ -86,7 +86,7 @@ class TestHere:
         assert "`runner pull checkpoints warm`" in refused.stderr
         # The other way that it names: the older one goes on under another name.
         folder.rename(folder.with_name("older"))
-        assert "goes on from step 40" in type_("runner resume older --target host --dry-run").stderr
+        assert "resumes from step 40" in type_("runner resume older --target host --dry-run").stderr
 
     def test_without_a_checkpoint_here_it_does_not_begin_anew(
         self, type_: Type, both: Callable[..., Path]
@@ -102,15 +102,15 @@ class TestHere:
         self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
     ) -> None:
         both(50, there=50)
-        assert "goes on from step 50" in type_(LINES[0]).stderr
+        assert "resumes from step 50" in type_(LINES[0]).stderr
         (cloud.checkout / "volumes/checkpoints/warm/latest").write_text("step_00000040\n")
-        assert "goes on from step 50" in type_(LINES[1]).stderr
+        assert "resumes from step 50" in type_(LINES[1]).stderr
 
     def test_another_run_of_that_name_in_the_cloud_is_none_of_its_business(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
         both(40, there=50, created=8.0)
-        assert "goes on from step 40" in type_(LINES[0]).stderr
+        assert "resumes from step 40" in type_(LINES[0]).stderr
 
     def test_a_run_that_never_was_in_the_cloud_asks_nothing(
         self,
@@ -121,7 +121,7 @@ class TestHere:
     ) -> None:
         make_run("warm", step=40, status="unfinished")
         monkeypatch.setattr(cloud, "state", lambda run: pytest.fail("the cloud was asked"))
-        assert "goes on from step 40" in type_(LINES[0]).stderr
+        assert "resumes from step 40" in type_(LINES[0]).stderr
 
     def test_one_that_was_pushed_asks(
         self, type_: Type, both: Callable[..., Path], checkout: Path
@@ -140,7 +140,7 @@ class TestHere:
     @pytest.mark.parametrize(
         ("variables", "why"),
         [
-            ({}, "there is no Modal token here"),
+            ({}, "this machine has no Modal token"),
             (
                 {
                     "MODAL_TOKEN_ID": "a",

@@ -403,7 +403,7 @@ class TestResume:
         write_launch(warm, LaunchHandle("warm", "host", "train", "1", 1.0, gpus=4))
         type_("runner resume warm --dry-run")
         type_("runner resume warm --dry-run --gpu 2")
-        assert [plan.gpus for plan in fake.plans] == [4, 2]
+        assert [plan.process.gpus for plan in fake.plans] == [4, 2]
 
     def test_on_another_target(self, type_, cli, checkout, fake, warm) -> None:
         other = cli.targets["local"] = FakeTarget(checkout, name="local")

@@ -11,7 +11,6 @@ from click.testing import Result
 from job.recipe import load
 from job.run_record import RunRecord
 from runner.doctor.parity import SETTINGS, STEPS
-from runner.jobs import JOBS
 from runner.request import Request
 from runner.sweep.config import Space, SweepConfig
 from runner.sweep.objective import Objective, find_objective
@@ -157,7 +156,7 @@ def test_a_short_run_of_a_recipe_with_schedules_can_be(
     subject = find_objective(config, checkout / "s.yaml", checkout)
     values = subject.smoke({"lr": 1e-3})
     assert values is not None
-    short = subject.request("s-smoke", values, Request(JOBS["train"], "")).settings
+    short = subject.request("s-smoke", values, Request(run="")).settings
     assert short is not None
     assert (short.train.max_steps, short.train.lr) == (3, 1e-3)
     assert load(recipe, SETTINGS).train.max_steps == STEPS
@@ -183,5 +182,5 @@ def test_a_trial_is_known_again_wherever_its_file_was_seen(
     config = SweepConfig(recipe="warm", space=Space(grid={"init_from": ["a"]}), metric="val_loss")
     words = ("seed=1", f"init_from={asked.format(here=tmp_path)}")
     record = RunRecord("s-001", overrides=[noted.format(here=tmp_path)])
-    request = Request(JOBS["train"], "s-001", overrides=words)
+    request = Request(run="s-001", overrides=words)
     assert Objective(tmp_path, config).is_trial(record, request, {"init_from": asked}) is is_it

@@ -165,7 +165,7 @@ class TestBefore:
     def test_gpus_that_the_container_does_not_get(self, type_, local) -> None:
         result = type_("runner local --gpu 2")
         assert result.exit_code == 2
-        assert "2 GPUs are asked for and local has none; `runner doctor --fix`" in result.stderr
+        assert "--gpu 2: local has no GPUs; `runner doctor --fix`" in result.stderr
 
     def test_gpus_that_it_gets(self, type_, local, docker, run_words) -> None:
         docker.with_gpus("NVIDIA H100", "NVIDIA H100")

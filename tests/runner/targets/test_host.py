@@ -308,7 +308,7 @@ class TestDetached:
         again = spawn("host")
         _, err = again.communicate(timeout=60)
         assert again.returncode == 1
-        assert "is at work already" in err
+        assert "is already running on host" in err
 
         stop = spawn("stop", "quickstart")
         _, err = stop.communicate(timeout=60)

@@ -16,10 +16,15 @@ from job.recipe import load
 from runner.cli import main
 from runner.console import CliContext
 from runner.errors import RunnerError
-from runner.jobs import JOBS
-from runner.plan import Plan, Volume
+from runner.plan import ImageState, JobEnvironment, Plan, Volume
 from runner.planning.show import rows
-from runner.request import Request
+from runner.request import (
+    EvaluateRequest,
+    PrepareRequest,
+    Request,
+    SampleRequest,
+    TrainRequest,
+)
 from runner.targets.modal import image
 from runner.targets.modal.image import code_filter
 from runner.targets.modal.options import (
@@ -30,9 +35,18 @@ from runner.targets.modal.options import (
     resolve_options,
 )
 from runner.targets.modal.plan import ModalState, modal_plan
+from tests.runner.fake_target import change_state
 from tests.runner.targets.modal.conftest import make_checkout
 
 VALUE = "hush-0123456789abcdef"
+
+
+REQUESTS: dict[str, Callable[..., Request]] = {
+    "train": TrainRequest,
+    "prepare": PrepareRequest,
+    "sample": SampleRequest,
+    "evaluate": EvaluateRequest,
+}
 
 
 @pytest.fixture
@@ -63,28 +77,27 @@ def make(checkout: Path) -> Callable[..., Plan]:
         **facts: object,
     ) -> Plan:
         path = checkout / "configs" / "tiny.yaml"
-        request = request or Request(
-            JOBS[job],
-            "tiny",
-            recipe=path,
+        request = request or REQUESTS[job](
+            run="tiny",
             settings=load(path),
             target_options=options or ModalOptions(),
+            **({"recipe": path} if job in ("train", "prepare") else {}),
         )
         here = checkout / "volumes"
         volumes = tuple(
             Volume(name, str(here / name), f"/vol/{name}", remote=f"gpt-runner-{name}")
             for name in ("data", "checkpoints", "cache")
         )
-        known: dict[str, object] = {
-            "target": "cloud",
-            "checkout": str(checkout),
-            "workspace": "/workspace",
-            "volumes": volumes,
-            "mounts": False,
-            "image": "Dockerfile, cached",
-            "dataset_ready": True,
-        }
-        return modal_plan(request, ModalState(**{**known, **facts}), resolve_options(request))  # type: ignore[arg-type]
+        state = ModalState(
+            target="cloud",
+            checkout=str(checkout),
+            environment=JobEnvironment("/workspace", volumes, can_mount=False),
+            image=ImageState("Dockerfile, cached"),
+            is_dataset_ready=True,
+        )
+        changed = change_state(state, **facts)
+        assert isinstance(changed, ModalState)
+        return modal_plan(request, changed, resolve_options(request))
 
     return plan
 
@@ -109,14 +122,16 @@ class TestPlan:
         )
         assert "about 1.5 of 80 GB on H100 (estimated)" in shown["memory"]
         assert "gpt-runner-data → /vol/data" in shown["volumes"]
-        assert plan.command[:3] == ("torchrun", "--standalone", "--nproc-per-node=8")
+        assert plan.process.command[:3] == ("torchrun", "--standalone", "--nproc-per-node=8")
         assert plan.question is not None
         assert "$25.00 at most" in plan.question
-        assert json.loads(dict(plan.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
+        assert json.loads(dict(plan.process.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
 
     def test_the_record_will_hold_what_was_estimated(self, make: Callable[..., Plan]) -> None:
         def estimate(plan: Plan) -> dict[str, float]:
-            found: dict[str, float] = json.loads(dict(plan.environment)["RUN_LAUNCH"])["estimate"]
+            found: dict[str, float] = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])[
+                "estimate"
+            ]
             return found
 
         first = estimate(make(options=parse_options(gpu="H100:8")))
@@ -146,17 +161,27 @@ class TestPlan:
         for gpus, size in (("H100", 64), ("H100,L4", 16), ("H100:16", 32)):
             nodes = 2 if ":16" in gpus else None
             options = parse_options(gpu=gpus.replace(":16", ":8"), nodes=nodes)
-            request = Request(JOBS["train"], "tiny", path, words, settings, target_options=options)
+            request = TrainRequest(
+                run="tiny",
+                recipe=path,
+                overrides=words,
+                settings=settings,
+                target_options=options,
+            )
             plan = make(request=request)
-            assert f"train.micro_batch={size}" in plan.command
-            assert "micro_batch=auto" not in plan.command
+            assert f"train.micro_batch={size}" in plan.process.command
+            assert "micro_batch=auto" not in plan.process.command
             assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
 
     def test_the_guards_of_the_recipe_reach_the_call(
         self, make: Callable[..., Plan], checkout: Path
     ) -> None:
         path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
-        plan = make(request=Request(JOBS["train"], "tiny", path, words, load(path, words)))
+        plan = make(
+            request=TrainRequest(
+                run="tiny", recipe=path, overrides=words, settings=load(path, words)
+            )
+        )
         assert resolved(plan).stop_stalled_after_s == 600.0
         assert resolved(plan).stop_idle_gpu_after_s is None
         assert resolved(make()).stop_idle_gpu_after_s == 900.0
@@ -165,8 +190,7 @@ class TestPlan:
         shown = dict(
             rows(
                 make(
-                    image="Dockerfile",
-                    image_built=False,
+                    image=ImageState("Dockerfile", is_built=False),
                     why_build="rebuild: requirements.lock changed",
                 )
             )
@@ -176,12 +200,10 @@ class TestPlan:
 
     def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
         path = checkout / "configs" / "tiny.yaml"
-        request = Request(
-            JOBS["train"],
-            "tiny",
-            path,
-            (),
-            load(path),
+        request = TrainRequest(
+            run="tiny",
+            recipe=path,
+            settings=load(path),
             device="cpu",
             target_options=parse_options(gpu="H100"),
         )
@@ -193,9 +215,9 @@ class TestPlan:
 
     def test_several_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
         plan = make(options=parse_options(gpu="H100:8", nodes=4))
-        assert "--nnodes=4" in plan.command
-        assert "--node-rank={rank}" in plan.command
-        assert "--standalone" not in plan.command
+        assert "--nnodes=4" in plan.process.command
+        assert "--node-rank={rank}" in plan.process.command
+        assert "--standalone" not in plan.process.command
         assert dict(rows(plan))["price"].startswith("$131.4")
         with pytest.raises(RunnerError, match="whole machines"):
             make(options=parse_options(gpu="H100:4", nodes=2))
@@ -239,16 +261,15 @@ class TestPlan:
         assert read == replace(options, nodes=1)
         assert (read.gpu, read.max_cost, read.timeout_s) == ("H100:2,H200:2", 7.5, 129600.0)
         assert (read.environment, read.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
-        assert plan.secrets == ("HF_TOKEN",)
+        assert plan.process.secrets == ("HF_TOKEN",)
         assert dict(rows(plan))["Modal secrets"] == "mine"
 
     def test_a_path_outside_the_checkout_is_refused(
         self, make: Callable[..., Plan], checkout: Path
     ) -> None:
         path = checkout / "configs" / "tiny.yaml"
-        request = Request(
-            JOBS["train"],
-            "tiny",
+        request = TrainRequest(
+            run="tiny",
             recipe=path,
             settings=load(path),
             overrides=("data.source=/home/me/texts",),
@@ -256,9 +277,9 @@ class TestPlan:
         with pytest.raises(RunnerError, match="runner push data /home/me/texts"):
             make(request=request)
         inside = replace(request, overrides=(f"data.source={checkout}/texts",))
-        assert "data.source=texts" in make(request=inside).command
+        assert "data.source=texts" in make(request=inside).process.command
         pushed = replace(request, overrides=("data.source=/vol/data/texts",))
-        assert "data.source=/vol/data/texts" in make(request=pushed).command
+        assert "data.source=/vol/data/texts" in make(request=pushed).process.command
 
     @pytest.mark.parametrize(
         ("job", "gpu"), [("prepare", ""), ("sample", "L4,T4"), ("evaluate", "L4,T4")]
@@ -271,7 +292,7 @@ class TestPlan:
     def test_data_that_is_not_there_is_prepared_without_a_gpu(
         self, make: Callable[..., Plan]
     ) -> None:
-        plan = make(options=parse_options(gpu="H100:8"), dataset_ready=False)
+        plan = make(options=parse_options(gpu="H100:8"), is_dataset_ready=False)
         assert "first prepares the data on a machine without a GPU, for $0.25 an hour" in " ".join(
             plan.steps
         )
@@ -280,9 +301,11 @@ class TestPlan:
 
     def test_so_are_published_weights_downloaded(self, make: Callable[..., Plan]) -> None:
         options = parse_options(gpu="H100:8")
-        assert resolved(make(options=options, weights_ready=False)).prepares_first
-        assert not resolved(make(options=options, weights_ready=True)).prepares_first
-        assert not resolved(make(options=options, weights_ready=False, step=10)).prepares_first
+        assert resolved(make(options=options, is_pretrained_cached=False)).prepares_first
+        assert not resolved(make(options=options, is_pretrained_cached=True)).prepares_first
+        assert not resolved(
+            make(options=options, is_pretrained_cached=False, step=10)
+        ).prepares_first
 
 
 class TestCommandLine:
@@ -310,7 +333,6 @@ class TestCommandLine:
             (["--timeout", "soon"], "90m, 12h or 3d"),
             (["--timeout", "30d"], "11 attempts"),
             (["--max-cost", "free"], "such as 25"),
-            (["--region", "us east"], "expected names such as us"),
             (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
         ],
     )

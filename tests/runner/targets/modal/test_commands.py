@@ -120,7 +120,7 @@ def test_the_plan_says_what_goes_and_ships_nothing_that_is_ignored(lab: Lab, fol
         file.truncate(3_000_000_000)
     words = ("cloud", "-y", "--dir", "../nano")
     _, err = lab.run(*words, "--dry-run", "--", "ls")
-    assert "ships " in err
+    assert "uploads " in err
     assert re.search(r"5 files, \d kB", err)
     out, _ = lab.run(*words, "--", "ls")
     assert out.split() == ["config", "data", "model.py", "train.py"]

@@ -86,7 +86,7 @@ def test_a_cap_in_dollars_holds_over_three_attempts_and_more_money_goes_on(
     _, err = lab.train("--device", "cpu", "max_steps=9000", "--max-cost", "10", status=2)
     assert "has cost" in err  # less than is spent
     _, err = lab.run("resume", "tiny", "-y", "--max-cost", str(more), status=104)
-    assert f"goes on from step {reached}" in err
+    assert f"resumes from step {reached}" in err
     assert 0.90 * more <= lab.ledger()["cost"] <= 1.02 * more
     assert json.loads((lab.run_folder() / "run.json").read_text())["step"] > reached
 
@@ -132,7 +132,7 @@ def test_ctrl_c_off_a_terminal_stops_the_run_and_it_resumes(lab: Lab) -> None:
     assert reasons(lab) == ["stopped"]
     lab.slow_down(0.0)
     _, err = lab.run("resume", "tiny", "-y", "--timeout", "2h")
-    assert "goes on from step" in err
+    assert "resumes from step" in err
     assert "$3.00" in err
     assert "2h00m over all attempts" in err
     assert reasons(lab) == ["stopped", "finished"]

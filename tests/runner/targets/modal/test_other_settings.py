@@ -30,7 +30,7 @@ def test_changed_settings_are_refused_and_the_run_stays_finished(lab: Lab) -> No
 def test_permitted_change_is_planned(lab: Lab) -> None:
     put_run(lab, "cl", "unfinished", step=20)
     _, err = lab.run("resume", "cl", "eval_every=7", "--dry-run")
-    assert "goes on from step 20 of 60" in err
+    assert "resumes from step 20 of 60" in err
 
 
 @pytest.mark.parametrize("status", [1, 2, 101])

@@ -13,7 +13,7 @@ from click.testing import Result
 from runner.console import CliContext
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.host import HostTarget
-from runner.targets.modal.image import STATE
+from runner.targets.modal.image import STATE_FILE
 from runner.targets.modal.target import ModalTarget
 
 Type = Callable[[str], Result]
@@ -27,8 +27,8 @@ def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Ca
         "host": HostTarget(cli, checkout, has_module=lambda name: True),
     }
     cache = checkout / "volumes" / "cache"
-    (cache / STATE).parent.mkdir(parents=True, exist_ok=True)
-    (cache / STATE).write_text('{"an-account": {}}')
+    (cache / STATE_FILE).parent.mkdir(parents=True, exist_ok=True)
+    (cache / STATE_FILE).write_text('{"an-account": {"fingerprint": {}, "built": 1}}')
 
     def make(status: str, step: int = 100) -> Path:
         attempts = [{"started": 5.0, "ended": 9.0, "reason": status, "launch": {"target": "cloud"}}]
@@ -73,7 +73,7 @@ class TestWithoutAToken:
         pulled("unfinished", step=40)
         planned = type_("runner resume cl --target host --dry-run")
         assert planned.exit_code == 0, planned.stderr
-        assert "goes on from step 40 of 100" in planned.stderr
+        assert "resumes from step 40 of 100" in planned.stderr
         refused = type_("runner resume cl")
         assert (refused.exit_code, "`runner resume cl --target host`" in refused.stderr) == (
             1,
@@ -110,7 +110,7 @@ class TestWithoutAToken:
 
 
 class TestWarning:
-    WORDS = "warning: skipped target cloud: there is no Modal token here"
+    WORDS = "warning: skipped target cloud: this machine has no Modal token"
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])
     def test_none_where_the_copy_says_all(
