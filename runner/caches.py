@@ -1,4 +1,4 @@
-"""The kinds of files that jobs keep in the cache volume, each in its own folder: list and clear them."""
+"""List and clear the caches of jobs: folders of the cache volume, one per kind of file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Protocol
 
 from runner.console import CliContext
 from runner.errors import did_you_mean, not_found
-from runner.project import volumes
 from runner.target import open_target
-from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import open_files
 
 # The folders that jobs and the image create. Others are listed too, by their name alone.
@@ -45,7 +43,7 @@ class CacheVolume(Protocol):
     """The cache volume of a target."""
 
     def caches(self) -> list[Cache]:
-        """Return the caches by name. Hidden folders are not caches: .sync is a transfer's journal."""
+        """Return the caches by name. Hidden folders are not caches: .sync has the journal."""
         ...
 
     def clear(self, kind: str) -> None:
@@ -100,10 +98,10 @@ class ModalCaches:
 
 def open_caches(cli: CliContext, checkout: Path, target: str) -> CacheVolume:
     """Return the cache volume of ``target``."""
-    if target == ModalTarget.name:
-        return ModalCaches(cli.environ)
-    # A container mounts the checkout's folder; CACHE_PATH is for the host.
-    return LocalCaches(volumes(checkout, cli.environ if target == "host" else {}).cache)
+    opened = open_target(target, cli, checkout)
+    return (
+        ModalCaches(cli.environ) if opened.has_remote_volumes else LocalCaches(opened.volumes.cache)
+    )
 
 
 def select_caches(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:

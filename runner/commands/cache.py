@@ -43,7 +43,8 @@ def command(
     volume = open_caches(cli, checkout, target)
     found = select_caches(volume.caches(), kinds)
     lines = [
-        f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  {cache.description}".rstrip()
+        f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  "
+        f"{cache.description}".rstrip()
         for cache in found
     ]
     if action == "clear" and found:

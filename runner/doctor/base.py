@@ -13,7 +13,7 @@ from runner.system import System
 
 
 class Severity(StrEnum):
-    """How serious a finding is."""
+    """The seriousness of a finding."""
 
     OK = "ok"
     NOTE = "note"  # good to know

@@ -1,4 +1,4 @@
-"""Check for leftovers of interrupted work: temporary files, damaged checkpoints, a wrong ``latest``."""
+"""Check for leftovers of interrupted jobs: temporary files, damaged checkpoints, ``latest``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPORARY_FOLDERS = (PARTIAL, DELETED, REPLACED)
 
 
 def check_leftovers(context: CheckContext) -> Iterator[Finding]:
-    """Report leftovers. Partial files of transfers are kept, since the next transfer resumes them."""
+    """Report leftovers. Partial files of transfers are kept: the next transfer resumes them."""
     for path in _temporary_files(context):
         yield Finding(
             Severity.WARNING,
@@ -129,8 +129,8 @@ def _temporary_files(context: CheckContext) -> list[Path]:
 def _is_abandoned(path: Path, run: Path) -> bool:
     """Return whether no process uses a temporary file.
 
-    A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer's holds
-    no lock, but is younger than the run's last heartbeat on this machine.
+    A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer's
+    holds no lock, but is younger than the run's last heartbeat on this machine.
     """
     name = path.name
     if name.startswith(REPLACED) and not path.with_name(name.removeprefix(REPLACED)).exists():
@@ -151,7 +151,7 @@ def _find(root: Path, pattern: str) -> list[Path]:
 
 
 def _is_complete(step: Path) -> bool:
-    """Compare sizes only: hashing all checkpoints would take minutes, and a resume does it anyway."""
+    """Compare sizes only: hashing all checkpoints takes minutes, and a resume does it anyway."""
     try:
         manifest = parse_manifest((step / MANIFEST).read_bytes())
         sizes = {path.name: path.stat().st_size for path in step.iterdir()}

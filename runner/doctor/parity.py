@@ -20,13 +20,12 @@ from runner.launch.arguments import LaunchArguments
 from runner.launch.execute import launch
 from runner.project import find_checkout
 from runner.request import as_arguments, smoke_overrides
-from runner.target import open_target
-from runner.targets.modal.account import is_configured
+from runner.target import all_targets, open_target
 
 STEPS = 10
 
-# Largest accepted difference of two losses of a step: float32 on another device differs in the fifth
-# digit after ten steps.
+# Largest accepted difference of two losses of a step: float32 on another device differs in the
+# fifth digit after ten steps.
 TOLERANCE = 1e-3
 
 SETTINGS = as_arguments({**smoke_overrides(STEPS), "train.log_every": 1})
@@ -41,15 +40,15 @@ class ShortRun:
 
 
 def available_targets(cli: CliContext) -> list[str]:
-    """Return the targets that can train now; the one that bills first, since it asks first."""
+    """Return the targets that can train now; the ones that bill first, since they ask first."""
     context = CheckContext(find_checkout(cli.cwd), cli.environ)
     machine = context.machine
-    is_available = {
-        "cloud": is_configured(cli.environ),
+    can_train = {
         "host": context.has_torch,
         "local": not machine.engine.problem and machine.compose is not None,
     }
-    return [name for name, available in is_available.items() if available]
+    targets = sorted(all_targets(cli, context.checkout), key=lambda target: not target.bills)
+    return [t.name for t in targets if t.is_configured() and can_train.get(t.name, True)]
 
 
 def parity(cli: CliContext, recipe: str, yes: bool, as_json: bool = False) -> int:

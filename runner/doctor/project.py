@@ -95,7 +95,7 @@ def _recipe_finding(message: str) -> Finding:
 
 
 def check_secrets(context: CheckContext) -> Iterator[Finding]:
-    """Find recipes that use a service for which there is no key. Never show a key's value."""
+    """Find recipes that use a service whose key is missing. Never show a key's value."""
     if dotenv_problems(context.checkout):  # check_dotenv reports them
         return
     available = secret_names(context.environ, context.checkout)

@@ -42,7 +42,7 @@ TOOLKIT_URL = (
 
 
 def check_engine(context: CheckContext) -> Iterator[Finding]:
-    """Ask the Docker engine for its version. No engine is an error only if the host cannot train."""
+    """Ask the Docker engine for its version. Without torch on the host, it is required."""
     engine = context.machine.engine
     if engine.problem:
         severity, remedy = Severity.ERROR, f"install or start Docker: {ENGINE_URL}"

@@ -13,8 +13,8 @@ import pathspec
 
 from runner.errors import RunnerError, usage
 
-# Never shipped: history, environments, compiled files. Names, since patterns would take half a second
-# for 50,000 paths.
+# Never shipped: history, environments, compiled files. Names, since patterns would take half a
+# second for 50,000 paths.
 NEVER_SHIPPED = {
     ".git",
     ".env",
@@ -80,7 +80,7 @@ def _is_certificate(path: Path) -> bool:
 
 
 def read_gitignore(path: Path) -> Spec | None:
-    """Read a .gitignore; None if there is none. Raises RunnerError if it is unreadable."""
+    """Read a .gitignore; None if it does not exist. Raises RunnerError if it is unreadable."""
     lines = _read_rules(path)
     return None if lines is None else pathspec.PathSpec.from_lines("gitignore", lines)
 
@@ -99,7 +99,7 @@ class DockerIgnore:
 
     @classmethod
     def read(cls, folder: Path) -> DockerIgnore | None:
-        """Read the folder's .dockerignore; None if there is none. Raises RunnerError."""
+        """Read the folder's .dockerignore; None if it does not exist. Raises RunnerError."""
         path = folder / ".dockerignore"
         lines = _read_rules(path)
         if lines is None:
@@ -173,7 +173,7 @@ def _docker_regex(pattern: str) -> str:
 
 
 def _read_rules(path: Path) -> list[str] | None:
-    """Return the lines of a rules file without its byte order mark; None if there is none."""
+    """Return the lines of a file without its byte order mark; None if it does not exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

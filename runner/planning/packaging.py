@@ -1,4 +1,4 @@
-"""The files of a command's folder that are shipped: what Git would keep, less .dockerignore's files.
+"""The files of a command's folder that are shipped: Git's files, less those in .dockerignore.
 
 In a repository, Git lists the files (`git ls-files`), which is exact, fast, and never enters an
 ignored folder. Elsewhere the folder is walked with pathspec and its .gitignore files; an ignored
@@ -308,8 +308,8 @@ def setup_lines(command: UserCommand) -> tuple[str, ...]:
 
 def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
     """Return the folder's files that the lines name, as in `-r dev.txt` or `bash setup.sh`."""
-    words = [word for line in lines for word in WORD.findall(line)]
-    names = [name for word in words for name in (word, re.sub(r"^-[rc]", "", word))]
+    found = [match for line in lines for match in WORD.findall(line)]
+    names = [name for match in found for name in (match, re.sub(r"^-[rc]", "", match))]
     return tuple(dict.fromkeys(name for name in names if _is_file_inside(folder, name)))
 
 

@@ -51,7 +51,7 @@ MAX_TAIL_BYTES = 64 * 1024 * 1024  # longer tails are downloaded block by block
 
 
 class Downloader:
-    """Download files of one listing, which was requested at ``listed`` (seconds since the epoch)."""
+    """Download files of one listing, requested at ``listed`` (seconds since the epoch)."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class Downloader:
     def fetch(self, entry: RemoteEntry, target: Path, digest: FileDigest | None = None) -> bool:
         """Replace ``target`` by the verified file, or leave it as it was.
 
-        Returns whether the file is as listed, not newer. Raises ContentMismatch if it keeps changing
-        or never has its SHA-256, FileNotFoundError, ModalUnavailable or Cancelled.
+        Returns whether the file is as listed, not newer. Raises ContentMismatch if it keeps
+        changing or never has its SHA-256, FileNotFoundError, ModalUnavailable or Cancelled.
         """
         if digest is None and self._append_tail(entry, target):
             return True

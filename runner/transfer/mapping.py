@@ -154,7 +154,7 @@ def remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:
 
 
 def unsafe_reason(path: str) -> str | None:
-    """Return why ``path``, relative and with ``/``, cannot be a file below a folder; None if it can."""
+    """Return why the relative ``path`` cannot be a file below a folder; None if it can."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -25,7 +25,7 @@ PROCESS_FILES = {"lock", "heartbeat"}  # they belong to a process on one machine
 
 
 class Reason(StrEnum):
-    """Why a file is in the plan."""
+    """The reason to transfer a file."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -79,7 +79,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Files and checkpoints to transfer in parallel, then ``markers``, then each run's ``latest``."""
+    """Files and checkpoints to transfer in parallel; then ``markers``; then each ``latest``."""
 
     files: tuple[Transfer, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()

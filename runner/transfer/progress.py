@@ -151,7 +151,7 @@ def print_result(cli: CliContext, result: TransferResult, verb: str, where: str)
         cli.info(f"  and {len(missing) - MAX_SHOWN:,} more; --json lists them all")
     if missing:
         total = count(plan.count + plan.unchanged + len(plan.refused), "file")
-        remedy = "run" if result.failed else "fix these and run"
+        remedy = "fix these and run" if plan.refused else "run"
         cli.info(f"error: {len(missing):,} of {total} missing; {remedy} `{cli.line}` again")
 
 

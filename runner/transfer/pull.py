@@ -74,7 +74,7 @@ class Pull:
             raise RunnerError(f"{'; '.join(active)}; stop it first: `runner stop RUN`")
 
     def execute(self, cli: CliContext, quiet: bool = False) -> TransferResult:
-        """Download; the result names what is missing. Raises RunnerError if the disk is too full."""
+        """Download; the result names missing files. Raises RunnerError if the disk is too full."""
         self._check_free_space()
         progress = Progress(cli, "pulling", 0 if quiet else self.plan.count, self.plan.size)
         with progress, Workers() as workers:
@@ -140,7 +140,7 @@ class Pull:
         return sorted({entry.path.split("/")[0] for entry in self.entries})
 
     def _active_runs(self) -> list[str]:
-        """Return the runs whose process on this machine would go on writing to replaced files."""
+        """Return the runs with a process here, which would keep writing to replaced files."""
         return [
             f"run {run} is active on this machine"
             for run in self._runs()
@@ -242,7 +242,7 @@ def watch_run(
         is_over = ended is not None and (
             not may_continue or clock.now() - ended >= RESTART_TIMEOUT_S
         )
-        # A container's last writes are committed after the record that it ended: the run is complete
+        # A container's last writes are committed after the record of its end: the run is complete
         # when one more pull finds nothing new.
         if is_over and result is not None and result.is_complete and not result.plan.count:
             print_result(cli, result, "pulled", f"into {mapping.root}")

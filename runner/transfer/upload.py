@@ -1,4 +1,4 @@
-"""List local files and upload them: hash blocks, send those that Modal lacks, publish all at once."""
+"""List local files and upload them: hash blocks, send those that Modal lacks, then publish."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Workers:
         return [FailedTransfer(task.path, reason) for task, reason in results if reason is not None]
 
     def run_blocks(self, blocks: Iterable[Callable[[], None]]) -> None:
-        """Run the blocks of one task in parallel, and raise the first error after all have ended."""
+        """Run the blocks of one task in parallel; raise the first error after all have ended."""
         waiting: set[Future[None]] = {self._blocks.submit(self._run_block, b) for b in blocks}
         error: BaseException | None = None
         while waiting:

@@ -273,7 +273,10 @@ class TestModal:
             assert missing["severity"] == "note"
             type_("runner doctor --fix")
             assert find("gpt-runner-data does not exist on Modal yet") == missing
-            make = "modal.Volume.from_name('gpt-runner-cache', create_if_missing=True, version=2).hydrate()"
+            code = (
+                "import modal; modal.Volume.from_name("
+                "'gpt-runner-cache', create_if_missing=True, version=2).hydrate()"
+            )
             environ = {**os.environ, **modal.environ}
-            subprocess.run([sys.executable, "-c", f"import modal; {make}"], env=environ, check=True)
+            subprocess.run([sys.executable, "-c", code], env=environ, check=True)
             assert find("gpt-runner-cache exists on Modal")["severity"] == "ok"

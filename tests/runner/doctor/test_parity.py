@@ -58,5 +58,5 @@ def test_host_and_modal_agree_on_ten_steps(lab: Lab, tmp_path: Path) -> None:  #
 
 def test_parity_without_confirmation_costs_nothing(lab: Lab) -> None:  # noqa: F811
     _, err = lab.run("doctor", "--parity", "tiny", status=2)
-    assert "to say yes, type" in err
+    assert "pass -y to confirm" in err
     assert not list((lab.checkout / "volumes").rglob("parity-*"))
