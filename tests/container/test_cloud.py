@@ -20,26 +20,32 @@ from model.checkpoint import read
 from tests.container.checkout import Checkout
 from tests.modal_standin import DockerExecutor, build_image
 from tests.modal_standin.docker_executor import image_tag
-from tests.runner.targets.modal.conftest import Lab, add_tiny, make_checkout, open_lab, train_here
+from tests.runner.targets.modal.conftest import (
+    CloudFixture,
+    add_tiny,
+    make_checkout,
+    open_cloud,
+    train_here,
+)
 from tests.runner.targets.modal.test_cross_target import STEPS, begin_here_and_go_on_there
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def docker_lab(image: str, tmp_path: Path) -> Iterator[Lab]:
+def docker_lab(image: str, tmp_path: Path) -> Iterator[CloudFixture]:
     """What `runner cloud` asks for is built by Docker, and the body runs in that container."""
     built: list[str] = []
 
     def build(image_id: str) -> str:
         if image_tag(image_id) not in built:
-            built.append(build_image(lab.modal, image_id))
+            built.append(build_image(cloud.modal, image_id))
         return built[-1]
 
-    with open_lab(
+    with open_cloud(
         make_checkout(tmp_path / "checkout"), tmp_path, executor=DockerExecutor(build)
-    ) as lab:
-        yield lab
+    ) as cloud:
+        yield cloud
     for tag in built:
         subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=True)
 
@@ -55,26 +61,29 @@ def content(image: str) -> list[str]:
     sys.version_info[:2] != (3, 11), reason="the image's Python is 3.11, and it gets our modal"
 )
 def test_the_body_runs_in_the_image_that_compose_builds_and_survives_a_preemption(
-    docker_lab: Lab, image: str
+    docker_lab: CloudFixture, image: str
 ) -> None:
-    lab = docker_lab
-    train_here(lab.checkout)
-    lab.slow_down(0.05)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu")
-    lab.modal.wait_until(lambda: '"step": 10,' in lab.metrics(), 300)
-    lab.modal.preempt()
+    cloud = docker_lab
+    train_here(cloud.checkout)
+    cloud.slow_down(0.05)
+    process = cloud.start("cloud", "tiny", "-y", "--device", "cpu")
+    cloud.modal.wait_until(lambda: '"step": 10,' in cloud.metrics(), 300)
+    cloud.modal.preempt()
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err + lab.modal.log()
+    assert process.returncode == 0, out + err + cloud.modal.log()
 
-    asked = lab.modal.builds[-1].image_id
+    asked = cloud.modal.builds[-1].image_id
     assert content(image_tag(asked)) == content(image)
-    assert [attempt["reason"] for attempt in lab.ledger()["attempts"]] == ["preempted", "finished"]
-    record = json.loads((lab.run_folder() / "run.json").read_text())
+    assert [attempt["reason"] for attempt in cloud.ledger()["attempts"]] == [
+        "preempted",
+        "finished",
+    ]
+    record = json.loads((cloud.run_folder() / "run.json").read_text())
     python = ["docker", "run", "--rm", image, "python", "-V"]
     inside = subprocess.run(python, capture_output=True, text=True, check=True).stdout
     assert f"Python {record['versions']['python']}\n" == inside
-    unbroken = lab.checkout / "volumes" / "checkpoints" / "tiny"
-    assert losses(lab.run_folder()) == pytest.approx(losses(unbroken), abs=1e-3)
+    unbroken = cloud.checkout / "volumes" / "checkpoints" / "tiny"
+    assert losses(cloud.run_folder()) == pytest.approx(losses(unbroken), abs=1e-3)
 
 
 def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_container(
@@ -89,13 +98,13 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
     here, theirs = (
         folder / "volumes" / "checkpoints" / "tiny" for folder in (checkout.folder, unbroken)
     )
-    with open_lab(checkout.folder, tmp_path) as lab:
-        lab.environ |= {
+    with open_cloud(checkout.folder, tmp_path) as cloud:
+        cloud.environ |= {
             name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")
         }
-        begin_here_and_go_on_there(lab)
-        lab.run("resume", "tiny", "--target", "local", "--device", "cpu")
-        assert "finished" in lab.run("status", "tiny")[0]
+        begin_here_and_go_on_there(cloud)
+        cloud.run("resume", "tiny", "--target", "local", "--device", "cpu")
+        assert "finished" in cloud.run("status", "tiny")[0]
 
     record = json.loads((here / "run.json").read_text())
     targets = [attempt["launch"].get("target") for attempt in record["attempts"]]

@@ -10,7 +10,7 @@ import pytest
 from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.target import RunInfo
-from tests.runner.targets.modal.conftest import Lab, lab  # noqa: F401
+from tests.runner.targets.modal.conftest import CloudFixture, cloud  # noqa: F401
 
 
 @pytest.fixture
@@ -65,15 +65,15 @@ def test_clear_deletes_one_kind_and_keeps_the_rest(type_, cache: Path) -> None:
     assert "no cache to delete" in type_("runner cache clear").stderr
 
 
-def test_caches_on_modal(lab: Lab) -> None:  # noqa: F811
-    out, _ = lab.run("cache", "ls", "--target", "cloud", "--json")
+def test_caches_on_modal(cloud: CloudFixture) -> None:  # noqa: F811
+    out, _ = cloud.run("cache", "ls", "--target", "cloud", "--json")
     assert json.loads(out) == []
-    (lab.checkout / "note.txt").write_text("a note")
-    lab.run("push", "cache", "note.txt", "-y")  # creates the volume
-    folder = lab.volume("cache")
+    (cloud.checkout / "note.txt").write_text("a note")
+    cloud.run("push", "cache", "note.txt", "-y")  # creates the volume
+    folder = cloud.volume("cache")
     (folder / "inductor" / "ab").mkdir(parents=True)
     (folder / "inductor" / "ab" / "graph.py").write_text("x" * 70)
-    out, _ = lab.run("cache", "ls", "--target", "cloud", "--json")
+    out, _ = cloud.run("cache", "ls", "--target", "cloud", "--json")
     assert json.loads(out) == [{"kind": "inductor", "files": 1, "bytes": 70}]
-    lab.run("cache", "clear", "inductor", "--target", "cloud", "-y")
+    cloud.run("cache", "clear", "inductor", "--target", "cloud", "-y")
     assert not (folder / "inductor" / "ab" / "graph.py").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.doctor.parity import STEPS, ShortRun, largest_difference, table
-from tests.runner.targets.modal.conftest import Lab, lab  # noqa: F401
+from tests.runner.targets.modal.conftest import CloudFixture, cloud  # noqa: F401
 
 
 def short_run(*losses: float, torch: str = "2.9.1") -> ShortRun:
@@ -36,14 +36,14 @@ class TestComparison:
         assert largest_difference({"host": short_run(3.0, 2.5)}) == (0, 0.0)
 
 
-def test_host_and_modal_agree_on_ten_steps(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+def test_host_and_modal_agree_on_ten_steps(cloud: CloudFixture, tmp_path: Path) -> None:  # noqa: F811
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text("#!/bin/sh\nexit 1\n")  # without an engine, local is unavailable
     docker.chmod(0o755)
-    path = f"{docker.parent}:{lab.environ['PATH']}"
-    out, _ = lab.run("doctor", "--parity", "tiny", "-y", "--json", PATH=path, OMP_NUM_THREADS="1")
-    (folder,) = (lab.checkout / "volumes" / "checkpoints").glob("parity-*-host")
+    path = f"{docker.parent}:{cloud.environ['PATH']}"
+    out, _ = cloud.run("doctor", "--parity", "tiny", "-y", "--json", PATH=path, OMP_NUM_THREADS="1")
+    (folder,) = (cloud.checkout / "volumes" / "checkpoints").glob("parity-*-host")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = next(row["loss"] for row in rows if row["kind"] == "train" and row["step"] == STEPS)
     report = json.loads(out)
@@ -56,7 +56,7 @@ def test_host_and_modal_agree_on_ten_steps(lab: Lab, tmp_path: Path) -> None:  #
     assert report["largest_difference"] <= report["tolerance"]
 
 
-def test_parity_without_confirmation_costs_nothing(lab: Lab) -> None:  # noqa: F811
-    _, err = lab.run("doctor", "--parity", "tiny", status=2)
+def test_parity_without_confirmation_costs_nothing(cloud: CloudFixture) -> None:  # noqa: F811
+    _, err = cloud.run("doctor", "--parity", "tiny", status=2)
     assert "pass -y to confirm" in err
-    assert not list((lab.checkout / "volumes").rglob("parity-*"))
+    assert not list((cloud.checkout / "volumes").rglob("parity-*"))

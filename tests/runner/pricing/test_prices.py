@@ -16,7 +16,7 @@ from runner.errors import RunnerError
 from runner.pricing import prices
 from runner.pricing.gpus import GpuRequest
 from runner.pricing.prices import RentedMachine
-from tests.runner.targets.modal.conftest import make_checkout, open_lab
+from tests.runner.targets.modal.conftest import make_checkout, open_cloud
 
 RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
 
@@ -116,15 +116,15 @@ def test_variable_naming_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
-    with open_lab(checkout, tmp_path, rates=RATES) as lab:
-        plan = json.loads(lab.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")[0])
+    with open_cloud(checkout, tmp_path, rates=RATES) as cloud:
+        plan = json.loads(cloud.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")[0])
         assert "Modal's rates for this account" in json.dumps(plan)
-        found = json.loads(lab.run("plan", "tiny", "--gpu", "H100", "--live", "--json")[0])
-        by_table = json.loads(lab.run("plan", "tiny", "--gpu", "H100", "--json")[0])
+        found = json.loads(cloud.run("plan", "tiny", "--gpu", "H100", "--live", "--json")[0])
+        by_table = json.loads(cloud.run("plan", "tiny", "--gpu", "H100", "--json")[0])
         assert "Modal's rates for this account" in found["prices"]
         assert "Modal's rates" not in by_table["prices"]
-        lab.train("--gpu", "H100", "max_steps=6")
-        (attempt,) = lab.ledger()["attempts"]
+        cloud.train("--gpu", "H100", "max_steps=6")
+        (attempt,) = cloud.ledger()["attempts"]
         hourly = [said["gpus"][0]["usd_per_hour"] for said in (found, by_table)]
         rest = 4 * 0.05 + 8 * 0.01
         assert hourly[0] == pytest.approx(3.33 + rest)
@@ -134,10 +134,10 @@ def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
 
 def test_table_applies_without_live_rates_and_live_fails(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
-    with open_lab(checkout, tmp_path) as lab:
-        out, _ = lab.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")
+    with open_cloud(checkout, tmp_path) as cloud:
+        out, _ = cloud.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")
         assert "Modal's rates" not in out
-        _, err = lab.run("plan", "tiny", "--live", status=1)
+        _, err = cloud.run("plan", "tiny", "--live", status=1)
         assert "Modal gave no rates" in err
 
 

@@ -7,7 +7,7 @@ import pytest
 from runner.runs import attempts
 
 
-def test_a_killed_attempt_counts_until_it_was_last_seen() -> None:
+def test_killed_attempt_counts_until_it_was_last_seen() -> None:
     book = attempts.AttemptLog()
     book.begin(attempts.CloudAttempt("fc-1", "ta-1", 0.0, 600.0, 6.0), "ap-1")
     book.begin(attempts.CloudAttempt("fc-1", "ta-2", 1000.0, 1000.0, 6.0), "ap-1")
@@ -19,7 +19,7 @@ def test_a_killed_attempt_counts_until_it_was_last_seen() -> None:
     assert again == book
 
 
-def test_a_ledger_that_cant_be_read_is_an_empty_one() -> None:
+def test_invalid_log_is_empty() -> None:
     assert (
         attempts.parse_log("{half")
         == attempts.parse_log(None)

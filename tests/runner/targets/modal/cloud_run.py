@@ -1,4 +1,4 @@
-"""A run on the checkpoints volume of the stand-in as its trainer left it, without the minute of training it."""
+"""Put a finished or unfinished run on the stand-in's volume without training it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import json
 from job.recipe import load
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal.volume import LazyVolumeFiles
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 
 BEGAN, ENDED = 1000.0, 1060.0  # seconds since the epoch
 
 
 def put_run(
-    lab: Lab, name: str, status: str = "finished", step: int = 60, overrides: tuple[str, ...] = ()
+    cloud: CloudFixture,
+    name: str,
+    status: str = "finished",
+    step: int = 60,
+    overrides: tuple[str, ...] = (),
 ) -> None:
-    """The run ``name`` of the recipe ``tiny``, whose one attempt was in the cloud."""
+    """Put the run ``name`` of the recipe ``tiny`` with one attempt on the volume."""
     attempt = {
         "started": BEGAN,
         "ended": ENDED,
@@ -39,11 +43,11 @@ def put_run(
     texts = {
         "run.json": json.dumps(record),
         "cloud.json": ledger.dumps(),
-        "recipe.yaml": load(lab.checkout / "configs" / "tiny.yaml", overrides).to_yaml(),
+        "recipe.yaml": load(cloud.checkout / "configs" / "tiny.yaml", overrides).to_yaml(),
         "latest": f"step_{step:08d}\n",
         "log.txt": f"step {step}/60\n",
     }
-    with lab.modal.active():
-        files = LazyVolumeFiles("checkpoints", lab.environ)
+    with cloud.modal.active():
+        files = LazyVolumeFiles("checkpoints", cloud.environ)
         for file, text in texts.items():
             files.write(f"{name}/{file}", text)

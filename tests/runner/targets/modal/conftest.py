@@ -1,4 +1,4 @@
-"""A checkout that trains something tiny, the stand-in for Modal, and the runner as a process of its own."""
+"""A small checkout, the stand-in for Modal, and the runner as a subprocess."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ STEP_HOOK = "TRAIN_STEP_HOOK"  # names it; model/train.py reads it
 
 
 @dataclass
-class Lab:
-    """A checkout beside a stand-in, and what was started in it."""
+class CloudFixture:
+    """A checkout, a stand-in for Modal, and the processes started in it."""
 
     checkout: Path
     modal: ModalStandin
@@ -39,7 +39,7 @@ class Lab:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
-        """``runner WORDS`` as a process; stdout and stderr are pipes."""
+        """Start `runner WORDS` with pipes for stdout and stderr."""
         process = subprocess.Popen(
             [sys.executable, "-c", "from runner.cli import main; main()", *words],
             cwd=self.checkout,
@@ -53,7 +53,7 @@ class Lab:
         return process
 
     def run(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
-        """Run to the end; it must exit with ``status``. stdout and stderr."""
+        """Run to the end, expecting exit status ``status``; return stdout and stderr."""
         process = self.start(*words, **variables)
         out, err = process.communicate(timeout=300)
         assert process.returncode == status, (
@@ -62,7 +62,7 @@ class Lab:
         return out, err
 
     def train(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
-        """``runner cloud tiny -y``."""
+        """Run `runner cloud tiny -y`."""
         return self.run("cloud", "tiny", "-y", *words, status=status, **variables)
 
     def volume(self, name: str) -> Path:
@@ -72,21 +72,21 @@ class Lab:
         return self.volume("checkpoints") / name
 
     def metrics(self, name: str = "tiny") -> str:
-        """The metrics so far; '' before there are any."""
+        """Return the metrics so far; '' before the first."""
         try:
             return (self.run_folder(name) / "metrics.jsonl").read_text()
         except (StandinError, FileNotFoundError):
             return ""
 
     def committed(self, name: str = "tiny") -> list[str]:
-        """Names in the run's folder on the volume."""
+        """Return the names in the run's folder on the volume."""
         try:
             return [path.name for path in self.run_folder(name).iterdir()]
         except (StandinError, FileNotFoundError):
             return []
 
     def wait_for_step(self, step: int, name: str = "tiny") -> None:
-        """Until the metrics show that step."""
+        """Wait until the metrics have that step."""
         self.modal.wait_until(lambda: f'"step": {step},' in self.metrics(name), 60)
 
     def hook_steps(self, body: str, setup: str = "") -> None:
@@ -102,7 +102,7 @@ class Lab:
 
     @property
     def go(self) -> Path:
-        """A file that the containers of the stand-in see too, which have a /tmp of their own."""
+        """Return a path that the stand-in's containers can see too; their /tmp is their own."""
         return Path("/dev/shm") / f"gpt-runner-{os.getpid()}-{self.checkout.parent.name}"
 
     def hold_at(self, *steps: int) -> Path:
@@ -122,13 +122,13 @@ class Lab:
         return (self.run_folder(name) / step / "model.safetensors").read_bytes()
 
     def steps(self, name: str = "tiny") -> list[int]:
-        """The steps in the metrics, in order."""
+        """Return the steps in the metrics, in order."""
         lines = (self.run_folder(name) / "metrics.jsonl").read_text().splitlines()
         return [row["step"] for row in map(json.loads, lines) if row["kind"] == "train"]
 
 
 def train_here(checkout: Path, *overrides: str) -> None:
-    """The same run, unbroken, as a process of this machine."""
+    """Train the same run without interruption on this machine."""
     subprocess.run(
         [sys.executable, "-m", "model.train", "tiny", *overrides],
         cwd=checkout,
@@ -140,14 +140,14 @@ def train_here(checkout: Path, *overrides: str) -> None:
 
 @cache
 def seconds_to_begin() -> float:
-    """How long a job takes to import what it needs; on a busy machine three times as long as else."""
+    """Return the seconds that importing the trainer takes; three times as long on a busy machine."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import model.train"], cwd=ROOT, check=True)
     return time.monotonic() - began
 
 
 def make_checkout(folder: Path) -> Path:
-    """What the runner takes for a checkout, with the real trainer and the recipe ``tiny``."""
+    """Create a checkout with the real trainer and the recipe ``tiny``."""
     folder.mkdir()
     for name in COPIED:
         shutil.copy(ROOT / name, folder / name)
@@ -161,37 +161,39 @@ def make_checkout(folder: Path) -> Path:
 
 
 def add_tiny(checkout: Path) -> None:
-    """The recipe ``tiny`` and its text."""
+    """Add the recipe ``tiny`` and its text."""
     write_recipe(checkout / "configs" / "tiny.yaml", "texts/text.txt")
     write_text(checkout / "texts" / "text.txt")
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """Volumes are seen as they are written."""
-    with lab_with(tmp_path) as made:
+def cloud(tmp_path: Path) -> Iterator[CloudFixture]:
+    """Volumes show every write at once."""
+    with cloud_with(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-def strict_lab(tmp_path: Path) -> Iterator[Lab]:
-    """A volume holds what was committed, and no more."""
-    with lab_with(tmp_path, strict_commits=True) as made:
+def strict_cloud(tmp_path: Path) -> Iterator[CloudFixture]:
+    """Volumes show only what was committed."""
+    with cloud_with(tmp_path, strict_commits=True) as made:
         yield made
 
 
 @contextmanager
-def lab_with(tmp_path: Path, strict_commits: bool = False, **variables: str) -> Iterator[Lab]:
-    """A lab whose containers have these ``variables``."""
+def cloud_with(
+    tmp_path: Path, strict_commits: bool = False, **variables: str
+) -> Iterator[CloudFixture]:
+    """Open a fixture whose containers have these ``variables``."""
     options: dict[str, Any] = {"strict_commits": True} if strict_commits else {}
     checkout = make_checkout(tmp_path / "checkout")
-    with open_lab(checkout, tmp_path, container_env=variables, **options) as made:
+    with open_cloud(checkout, tmp_path, container_env=variables, **options) as made:
         yield made
 
 
 @contextmanager
-def open_lab(checkout: Path, folder: Path, **options: Any) -> Iterator[Lab]:
-    """The checkout with a stand-in whose state is in ``folder``; ``options`` are the stand-in's."""
+def open_cloud(checkout: Path, folder: Path, **options: Any) -> Iterator[CloudFixture]:
+    """Open a fixture with the stand-in's state in ``folder`` and its ``options``."""
     # More threads than cores are slower for matrices of 32 x 32.
     options["container_env"] = {
         "OMP_NUM_THREADS": "1",
@@ -201,7 +203,7 @@ def open_lab(checkout: Path, folder: Path, **options: Any) -> Iterator[Lab]:
     with ModalStandin(folder / "state", **{"grace": 20.0, **options}) as modal:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
         environ = {**kept, **modal.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
-        made = Lab(checkout, modal, environ)
+        made = CloudFixture(checkout, modal, environ)
         yield made
         made.go.unlink(missing_ok=True)
         for process in made.started:

@@ -1,4 +1,4 @@
-"""The way from a client to the stand-in for Modal, which can be cut and frozen: a network that goes away."""
+"""A proxy between client and stand-in that can cut or freeze its connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class Road:
-    """Copies bytes between its own address, ``url``, and ``server``."""
+    """Copies bytes between its own address ``url`` and ``server``."""
 
     def __init__(self, server: str) -> None:
         parts = urlsplit(server)
@@ -26,13 +26,13 @@ class Road:
         return f"http://127.0.0.1:{self._port}"
 
     def mend(self) -> None:
-        """Let connections through."""
+        """Pass connections through."""
         self._entry = socket.create_server(("127.0.0.1", self._port))
         self._port = self._entry.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._entry,), daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, and refuse new ones."""
+        """Close every connection and refuse new ones."""
         self._flows.set()
         if self._entry is not None:
             with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ class Road:
         self._open.clear()
 
     def freeze(self) -> None:
-        """Leave every connection open, and let nothing through: what a laptop finds that slept."""
+        """Keep every connection open without passing data, as on a laptop that slept."""
         self._flows.clear()
 
     def __enter__(self) -> Road:

@@ -1,4 +1,4 @@
-"""Who the user is on Modal, read from the file of its client."""
+"""Tests of Modal's credentials and profiles, compared with the client's own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(environ: dict[str, str], text: str) -> Path:
 
 
 def client_takes(environ: dict[str, str]) -> bool:
-    """Whether the client itself finds credentials; it reads its file when it is imported."""
+    """Return whether the client finds credentials; it reads its file at import."""
     program = """
 import asyncio
 from modal.client import _Client
@@ -63,9 +63,7 @@ asyncio.run(_Client.from_env())
     return ran.stdout.strip() == "True"
 
 
-def test_another_profile_or_token_is_another_account_to_the_image(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_account_id_changes_with_profile_and_token(environ: dict[str, str], tmp_path: Path) -> None:
     checkout, cache = make_checkout(tmp_path / "checkout"), tmp_path / "cache"
     write(environ, TWO)
     image.remember(checkout, cache, account_id(environ))
@@ -88,14 +86,12 @@ def test_another_profile_or_token_is_another_account_to_the_image(
         ("", False),
     ],
 )
-def test_credentials_are_those_that_the_client_takes(
-    text: str, expected: bool, environ: dict[str, str]
-) -> None:
+def test_credentials_match_the_client(text: str, expected: bool, environ: dict[str, str]) -> None:
     write(environ, text)
     assert is_configured(environ) is client_takes(environ) is expected
 
 
-def test_oauth_may_be_in_the_environment(environ: dict[str, str]) -> None:
+def test_oauth_credentials_in_the_environment(environ: dict[str, str]) -> None:
     write(environ, OAUTH)
     assert is_configured({**environ, "MODAL_OAUTH_CLIENT_SECRET": "s"})
     assert is_configured({**environ, "MODAL_OAUTH_JWT_KEY": "k"})
@@ -104,7 +100,7 @@ def test_oauth_may_be_in_the_environment(environ: dict[str, str]) -> None:
     )
 
 
-def test_a_setting_is_of_the_profile_in_force(environ: dict[str, str]) -> None:
+def test_setting_comes_from_the_active_profile(environ: dict[str, str]) -> None:
     write(environ, TWO)
     assert setting("token_id", environ) == "ak-1"
     assert setting("token_id", {**environ, "MODAL_PROFILE": "home"}) == "ak-2"
@@ -113,7 +109,7 @@ def test_a_setting_is_of_the_profile_in_force(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", [BROKEN, 'token_id = "ak-1"\n', "[default\n", "\x00"])
-def test_a_file_that_the_client_can_not_read_is_named_in_one_line(
+def test_unreadable_config_file_is_one_line(
     text: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     file = write(environ, text)
@@ -129,7 +125,7 @@ def test_a_file_that_the_client_can_not_read_is_named_in_one_line(
         assert refused.stderr.count("\n") == 1
 
 
-def test_the_doctor_names_the_file(environ: dict[str, str], tmp_path: Path) -> None:
+def test_doctor_names_the_config_file(environ: dict[str, str], tmp_path: Path) -> None:
     file = write(environ, BROKEN)
     (finding,) = modal_check.check_modal(CheckContext(tmp_path, environ))
     assert (finding.severity, finding.remedy.partition(":")[0]) == (

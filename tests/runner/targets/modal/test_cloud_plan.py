@@ -1,4 +1,4 @@
-"""The plan of a launch in the cloud, without Modal: what it shows, what it refuses, when it asks."""
+"""Tests of plans for Modal, without Modal: rows, refusals and questions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def type_(checkout: Path) -> Callable[..., Result]:
-    """``type_("cloud", "tiny")`` on a machine that has no Modal token."""
+    """Return a function that runs a command on a machine without a Modal token."""
 
     def run(*words: str, **variables: str) -> Result:
         environ = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent), **variables}
@@ -68,7 +68,7 @@ def type_(checkout: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., Plan]:
-    """``make(options=parse_options(gpu="H100:8"), step=100)``: a plan from options and facts."""
+    """Return a function that makes a plan: ``make(options=parse_options(gpu="H100:8"), step=9)``."""
 
     def plan(
         job: str = "train",
@@ -109,9 +109,7 @@ def resolved(plan: Plan) -> ResolvedOptions:
 
 
 class TestPlan:
-    def test_shows_the_machine_the_price_the_hours_and_the_cap(
-        self, make: Callable[..., Plan]
-    ) -> None:
+    def test_plan_shows_machine_price_estimate_and_limits(self, make: Callable[..., Plan]) -> None:
         plan = make(options=parse_options(gpu="H100:8", max_cost="25", timeout="3d"))
         shown = dict(rows(plan))
         assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
@@ -127,7 +125,7 @@ class TestPlan:
         assert "$25.00 at most" in plan.question
         assert json.loads(dict(plan.process.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
 
-    def test_the_record_will_hold_what_was_estimated(self, make: Callable[..., Plan]) -> None:
+    def test_estimate_is_recorded(self, make: Callable[..., Plan]) -> None:
         def estimate(plan: Plan) -> dict[str, float]:
             found: dict[str, float] = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])[
                 "estimate"
@@ -136,14 +134,14 @@ class TestPlan:
 
         first = estimate(make(options=parse_options(gpu="H100:8")))
         assert first["usd"] == pytest.approx(first["seconds"] / 3600 * 32.87, rel=0.01)
-        # Of a run that goes on, what it has used up counts.
+        # A resumed run includes what it has used up.
         later = estimate(
             make(options=parse_options(gpu="H100:8"), step=59, seconds=1000.0, cost=9.0, attempts=1)
         )
         assert later["seconds"] > 1000.0
         assert later["usd"] > 9.0
 
-    def test_auto_becomes_the_micro_batch_that_fits_on_the_smallest_gpu(
+    def test_auto_micro_batch_fits_the_smallest_gpu(
         self, make: Callable[..., Plan], checkout: Path
     ) -> None:
         path, words = (
@@ -173,7 +171,7 @@ class TestPlan:
             assert "micro_batch=auto" not in plan.process.command
             assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
 
-    def test_the_guards_of_the_recipe_reach_the_call(
+    def test_watchdogs_of_the_recipe_reach_the_options(
         self, make: Callable[..., Plan], checkout: Path
     ) -> None:
         path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
@@ -186,7 +184,7 @@ class TestPlan:
         assert resolved(plan).stop_idle_gpu_after_s is None
         assert resolved(make()).stop_idle_gpu_after_s == 900.0
 
-    def test_says_what_the_image_is_built_for_again(self, make: Callable[..., Plan]) -> None:
+    def test_plan_names_the_cause_of_a_rebuild(self, make: Callable[..., Plan]) -> None:
         shown = dict(
             rows(
                 make(
@@ -198,7 +196,7 @@ class TestPlan:
         assert shown["build"] == "rebuild: requirements.lock changed"
         assert "not built yet" in shown["image"]
 
-    def test_a_gpu_on_the_cpu_is_a_mistake(self, checkout: Path) -> None:
+    def test_gpu_and_cpu_contradict(self, checkout: Path) -> None:
         path = checkout / "configs" / "tiny.yaml"
         request = TrainRequest(
             run="tiny",
@@ -213,7 +211,7 @@ class TestPlan:
             resolve_options(request)
         assert caught.value.exit_code == 2
 
-    def test_several_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
+    def test_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
         plan = make(options=parse_options(gpu="H100:8", nodes=4))
         assert "--nnodes=4" in plan.process.command
         assert "--node-rank={rank}" in plan.process.command
@@ -222,17 +220,13 @@ class TestPlan:
         with pytest.raises(RunnerError, match="whole machines"):
             make(options=parse_options(gpu="H100:4", nodes=2))
 
-    def test_a_cap_that_is_reached_is_said_before_the_start(
-        self, make: Callable[..., Plan]
-    ) -> None:
+    def test_reached_limit_is_refused(self, make: Callable[..., Plan]) -> None:
         with pytest.raises(RunnerError, match=r"has cost \$30.00 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), cost=30.0, attempts=2)
         with pytest.raises(RunnerError, match=r"has used 1d01h of its 1d00h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
-    def test_what_a_cap_left_over_when_it_ended_a_run_pays_for_no_start(
-        self, make: Callable[..., Plan]
-    ) -> None:
+    def test_rest_of_a_limit_that_ended_a_run_is_refused(self, make: Callable[..., Plan]) -> None:
         spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
@@ -244,9 +238,11 @@ class TestPlan:
         assert make(
             options=parse_options(timeout="25h"), **spent, reached=("run-timeout", 86400.0)
         ).question
-        assert make(options=parse_options(max_cost="25"), **spent).question  # it was stopped before
+        assert make(
+            options=parse_options(max_cost="25"), **spent
+        ).question  # stopped by the user before its limit
 
-    def test_the_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
+    def test_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
         options = parse_options(
             gpu="H100:2,H200:2",
             nodes=None,
@@ -264,7 +260,7 @@ class TestPlan:
         assert plan.process.secrets == ("HF_TOKEN",)
         assert dict(rows(plan))["Modal secrets"] == "mine"
 
-    def test_a_path_outside_the_checkout_is_refused(
+    def test_path_outside_the_checkout_is_refused(
         self, make: Callable[..., Plan], checkout: Path
     ) -> None:
         path = checkout / "configs" / "tiny.yaml"
@@ -284,14 +280,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("job", "gpu"), [("prepare", ""), ("sample", "L4,T4"), ("evaluate", "L4,T4")]
     )
-    def test_jobs_take_the_gpu_that_they_need(
-        self, make: Callable[..., Plan], job: str, gpu: str
-    ) -> None:
+    def test_default_gpus_of_jobs(self, make: Callable[..., Plan], job: str, gpu: str) -> None:
         assert (resolved(make(job, step=10)).gpu or "") == gpu
 
-    def test_data_that_is_not_there_is_prepared_without_a_gpu(
-        self, make: Callable[..., Plan]
-    ) -> None:
+    def test_missing_data_is_prepared_without_a_gpu(self, make: Callable[..., Plan]) -> None:
         plan = make(options=parse_options(gpu="H100:8"), is_dataset_ready=False)
         assert "first prepares the data on a machine without a GPU, for $0.25 an hour" in " ".join(
             plan.steps
@@ -299,7 +291,9 @@ class TestPlan:
         assert resolved(plan).prepares_first
         assert not resolved(make(options=parse_options(gpu="H100:8"))).prepares_first
 
-    def test_so_are_published_weights_downloaded(self, make: Callable[..., Plan]) -> None:
+    def test_pretrained_weights_are_downloaded_without_a_gpu(
+        self, make: Callable[..., Plan]
+    ) -> None:
         options = parse_options(gpu="H100:8")
         assert resolved(make(options=options, is_pretrained_cached=False)).prepares_first
         assert not resolved(make(options=options, is_pretrained_cached=True)).prepares_first
@@ -309,18 +303,18 @@ class TestPlan:
 
 
 class TestCommandLine:
-    def test_off_a_terminal_it_stops_and_prints_the_line(
+    def test_without_a_terminal_it_asks_for_confirmation(
         self, type_: Callable[..., Result]
     ) -> None:
         result = type_("cloud", "tiny", "--gpu", "H100:8", "--max-cost", "5")
         assert result.exit_code == 2
         assert "runner cloud tiny --gpu H100:8 --max-cost 5 -y" in result.stderr
 
-    def test_a_wrong_gpu_is_said_at_once(self, type_: Callable[..., Result]) -> None:
+    def test_unknown_gpu_is_refused(self, type_: Callable[..., Result]) -> None:
         result = type_("cloud", "tiny", "--gpu", "H10", "-y")
         assert (result.exit_code, "did you mean 'H100'?" in result.stderr) == (2, True)
 
-    def test_a_plan_needs_no_account_and_a_start_does(self, type_: Callable[..., Result]) -> None:
+    def test_start_needs_an_account_and_a_plan_does_not(self, type_: Callable[..., Result]) -> None:
         assert type_("cloud", "tiny", "--dry-run").exit_code == 0
         result = type_("cloud", "tiny", "-y")
         assert (result.exit_code, "modal token new" in result.stderr) == (1, True)
@@ -336,7 +330,7 @@ class TestCommandLine:
             (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
         ],
     )
-    def test_a_mistake_says_what_to_write(
+    def test_error_names_the_remedy(
         self, type_: Callable[..., Result], words: list[str], part: str
     ) -> None:
         result = type_("cloud", "tiny", "-y", *words)
@@ -346,7 +340,7 @@ class TestCommandLine:
 
 
 class TestImage:
-    def test_the_lock_or_a_line_rebuilds_and_the_code_does_not(
+    def test_lock_and_dockerfile_rebuild_and_code_does_not(
         self, checkout: Path, tmp_path: Path
     ) -> None:
         cache = tmp_path / "cache"
@@ -385,9 +379,7 @@ class TestImage:
             ('ENTRYPOINT ["bash"]', "move it to docker-compose.yml"),
         ],
     )
-    def test_what_modal_would_leave_out_is_said_before(
-        self, checkout: Path, line: str, part: str
-    ) -> None:
+    def test_unsupported_instruction_is_refused(self, checkout: Path, line: str, part: str) -> None:
         dockerfile = checkout / "Dockerfile"
         number = len(dockerfile.read_text().splitlines()) + 1
         with dockerfile.open("a") as file:
@@ -398,7 +390,7 @@ class TestImage:
         assert part in caught.value.message
 
     @pytest.mark.parametrize("in_git", [False, True])
-    def test_what_is_mounted_is_the_code(self, checkout: Path, in_git: bool) -> None:
+    def test_code_is_mounted_without_ignored_files(self, checkout: Path, in_git: bool) -> None:
         (checkout / ".gitignore").write_text(
             "/volumes/*/*\n!/volumes/*/.gitkeep\n/build/\nnotes/\n\\#x\n"
         )

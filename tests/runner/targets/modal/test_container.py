@@ -1,4 +1,4 @@
-"""What nvidia-smi is asked, and what is made of its answers."""
+"""Tests of GPU queries, prices and addresses inside the container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.targets.modal.container import interface_of, price_of, query_gpus
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where PATH finds it; not there yet."""
+    """Return the path at which PATH finds a fake nvidia-smi, which does not exist yet."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     return tmp_path / "nvidia-smi"
 
@@ -21,7 +21,7 @@ def write(program: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
+def test_query_returns_a_value_per_gpu(nvidia_smi: Path) -> None:
     write(nvidia_smi, "printf '%s\\n' \"$1\" \"$2\" ' 93'")
     assert query_gpus("utilization.gpu") == [
         "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "93",
@@ -29,7 +29,7 @@ def test_one_value_for_each_gpu(nvidia_smi: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["echo '93'; exit 9", "exec sleep 30"])
-def test_a_failure_and_a_silence_are_no_gpus(
+def test_failing_nvidia_smi_means_no_gpus(
     nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr("runner.targets.modal.container.NVIDIA_SMI_TIMEOUT_S", 0.5)
@@ -37,7 +37,7 @@ def test_a_failure_and_a_silence_are_no_gpus(
     assert query_gpus("name") == []
 
 
-def test_no_nvidia_smi_is_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nvidia_smi_means_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert query_gpus("name") == []
 
@@ -51,10 +51,10 @@ def test_no_nvidia_smi_is_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("NVIDIA L40S", 0.7),
         ("NVIDIA L4", 0.5),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 0.9),
-        ("Tesla T4", 3.0),  # not among those asked for: the dearest
+        ("Tesla T4", 3.0),  # not among those asked for: the highest price
     ],
 )
-def test_the_price_is_that_of_the_gpu_that_was_given(given: str, price: float) -> None:
+def test_price_of_the_gpu_that_modal_gave(given: str, price: float) -> None:
     table = {
         "A100-40GB": 1.0,
         "A100-80GB": 2.0,
@@ -66,7 +66,7 @@ def test_the_price_is_that_of_the_gpu_that_was_given(given: str, price: float) -
     assert price_of(given, table) == price
 
 
-def test_a_node_knows_the_interface_of_its_address(tmp_path: Path) -> None:
+def test_interface_of_an_address(tmp_path: Path) -> None:
     known = tmp_path / "if_inet6"
     known.write_text(
         "00000000000000000000000000000001 01 80 10 80       lo\n"

@@ -1,4 +1,4 @@
-"""Experiments and sweeps in the cloud: the host's result, a preemption, one budget for all trials."""
+"""Tests of experiments and sweeps on Modal: results, preemption, one budget for all trials."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 
-# In a folder of its own, with a neighbour that has the name of one of our packages.
+# In a folder of its own, beside a module with the name of one of the runner's packages.
 NEIGHBOUR = "def loss(w, x):\n    return (w - x) ** 2\n"
 
 MINE = """\
@@ -39,7 +39,7 @@ def train(output_dir=".", lr: float = 0.1, steps: int = 20, pause: float = 0.0):
     return {"w": w.item(), "began_at": found.step if found else 0}
 """
 
-# Torch and a neighbour prove nothing about a budget, and each trial would take 2 s of CPU to import them.
+# Without torch, which would take each trial 2 s of CPU to import.
 COUNTS = """\
 import pathlib, time
 from experiment import should_stop
@@ -64,12 +64,12 @@ def mine(tmp_path: Path) -> Path:
     return folder / "mine.py"
 
 
-def result(lab: Lab, name: str) -> dict[str, Any]:
-    return dict(json.loads(lab.run("status", name, "--json")[0])["result"])
+def result(cloud: CloudFixture, name: str) -> dict[str, Any]:
+    return dict(json.loads(cloud.run("status", name, "--json")[0])["result"])
 
 
-def test_the_hosts_result_and_that_of_a_preempted_run_are_the_same(lab: Lab, mine: Path) -> None:
-    lab.run(
+def test_preempted_experiment_gives_the_hosts_result(cloud: CloudFixture, mine: Path) -> None:
+    cloud.run(
         "host",
         "run",
         str(mine),
@@ -81,38 +81,38 @@ def test_the_hosts_result_and_that_of_a_preempted_run_are_the_same(lab: Lab, min
         OMP_NUM_THREADS="1",
     )
     words = ("cloud", "run", str(mine), "lr=0.2", "steps=60", "pause=0.05", "--device", "cpu", "-y")
-    process = lab.start(*words, "--name", "there")
-    log = lambda: _text(lab, "there")  # noqa: E731
-    lab.modal.wait_until(lambda: "step 5\n" in log(), 60)
-    lab.modal.preempt()
+    process = cloud.start(*words, "--name", "there")
+    log = lambda: _text(cloud, "there")  # noqa: E731
+    cloud.modal.wait_until(lambda: "step 5\n" in log(), 60)
+    cloud.modal.preempt()
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out + err
-    here, there = result(lab, "here"), result(lab, "there")
+    here, there = result(cloud, "here"), result(cloud, "there")
     assert here["w"] == there["w"]
     assert here["began_at"] == 0
     assert there["began_at"] >= 5
-    assert [attempt["reason"] for attempt in lab.ledger("there")["attempts"]] == [
+    assert [attempt["reason"] for attempt in cloud.ledger("there")["attempts"]] == [
         "preempted",
         "finished",
     ]
-    # Nothing is started for what is done, and nothing for a mistake.
-    calls = len(lab.modal.calls())
-    assert "is already finished" in lab.run(*words, "--name", "there")[1]
-    assert "lr: 0.2 → 0.3" in lab.run(*words, "lr=0.3", "--name", "there", status=2)[1]
-    assert "did you mean 'lr'?" in lab.run(*words, "lrr=0.3", "--name", "new", status=2)[1]
-    assert len(lab.modal.calls()) == calls
+    # A finished or invalid experiment starts nothing.
+    calls = len(cloud.modal.calls())
+    assert "is already finished" in cloud.run(*words, "--name", "there")[1]
+    assert "lr: 0.2 → 0.3" in cloud.run(*words, "lr=0.3", "--name", "there", status=2)[1]
+    assert "did you mean 'lr'?" in cloud.run(*words, "lrr=0.3", "--name", "new", status=2)[1]
+    assert len(cloud.modal.calls()) == calls
 
 
-def test_an_exception_is_the_exit_status_100_and_no_second_attempt(lab: Lab, mine: Path) -> None:
+def test_exception_is_exit_status_100_without_a_retry(cloud: CloudFixture, mine: Path) -> None:
     mine.write_text("def train(output_dir='.'):\n    raise ValueError('as asked')\n")
-    out, err = lab.run("cloud", "run", str(mine), "--device", "cpu", "-y", status=100)
+    out, err = cloud.run("cloud", "run", str(mine), "--device", "cpu", "-y", status=100)
     assert "ValueError: as asked" in out + err
-    assert len(lab.ledger("mine")["attempts"]) == 1
-    assert "raise ValueError('as asked')" in lab.run("logs", "mine")[0]
+    assert len(cloud.ledger("mine")["attempts"]) == 1
+    assert "raise ValueError('as asked')" in cloud.run("logs", "mine")[0]
 
 
 @pytest.mark.slow
-def test_a_sweep_keeps_its_budget_and_goes_on_with_more(lab: Lab, tmp_path: Path) -> None:
+def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_path: Path) -> None:
     (tmp_path / "counts").mkdir()
     (tmp_path / "counts" / "mine.py").write_text(COUNTS)
     sweep = tmp_path / "counts" / "s.yaml"
@@ -130,50 +130,50 @@ def test_a_sweep_keeps_its_budget_and_goes_on_with_more(lab: Lab, tmp_path: Path
         "-y",
         "--json",
     )
-    # A dollar a second: 4 cores of 900 dollars an hour each.
-    (lab.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")
-    out, err = lab.run(*words, "--max-parallel", "1", "--budget", "12", status=104)
+    # A dollar per second: 4 cores at 900 dollars per hour.
+    (cloud.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")
+    out, err = cloud.run(*words, "--max-parallel", "1", "--budget", "12", status=104)
     first = json.loads(out)
-    # At a dollar a second the time that a container takes to end, once it is told to, can be seen.
+    # At a dollar per second, the time that a container takes to stop is visible.
     assert first["spent"] <= 12 + 3, err
-    assert sum(lab.ledger(t["run"])["cost"] for t in first["trials"] if t["cost"]) == pytest.approx(
-        first["spent"], rel=0.02
-    )
+    assert sum(
+        cloud.ledger(t["run"])["cost"] for t in first["trials"] if t["cost"]
+    ) == pytest.approx(first["spent"], rel=0.02)
     done = [trial["run"] for trial in first["trials"] if trial["status"] == "finished"]
     assert len(done) < 8
     assert "of the budget is left" in err
 
-    out, err = lab.run(*words, "--max-parallel", "3", "--budget", "500")
+    out, err = cloud.run(*words, "--max-parallel", "3", "--budget", "500")
     second = json.loads(out)
     assert [trial["status"] for trial in second["trials"]] == ["finished"] * 8, err
     assert second["spent"] <= 500
     for run in done:
-        assert len(lab.ledger(run)["attempts"]) == 1
+        assert len(cloud.ledger(run)["attempts"]) == 1
     caps = [call for call in second["trials"] if call["cap"]]
-    assert caps == []  # nothing is set aside any more
+    assert caps == []  # no money is reserved any more
 
 
-def test_a_sweep_of_a_recipe_shows_hours_and_dollars_and_trains(lab: Lab) -> None:
-    (lab.checkout / "configs" / "sweep_tiny.yaml").write_text(
+def test_recipe_sweep_shows_estimates_and_trains(cloud: CloudFixture) -> None:
+    (cloud.checkout / "configs" / "sweep_tiny.yaml").write_text(
         "recipe: tiny\nfixed: {max_steps: 20, eval_every: 10}\nspace: {grid: {lr: [1e-3, 3e-3]}}\nmetric: val_loss\n"
     )
     words = ("sweep", "sweep_tiny", "--target", "cloud", "--gpu", "T4", "--budget", "5")
-    plan = json.loads(lab.run(*words, "--dry-run", "--json")[0])
+    plan = json.loads(cloud.run(*words, "--dry-run", "--json")[0])
     assert [trial["values"] for trial in plan["trials"]] == [{"lr": 0.001}, {"lr": 0.003}]
     assert 0.01 < plan["estimated_dollars"] < 0.2
     assert plan["estimated_seconds"] > 200
-    _, err = lab.run(*words, status=2)
+    _, err = cloud.run(*words, status=2)
     assert "The sweep will cost about $0.0" in err
     assert "at most. Start it? Nobody is here to answer" in err
-    out, err = lab.run(*words, "-y", "--max-parallel", "2", "--json")
+    out, err = cloud.run(*words, "-y", "--max-parallel", "2", "--json")
     trials = json.loads(out)["trials"]
     assert [trial["status"] for trial in trials] == ["finished"] * 2, err
     assert all(0 < trial["metric"] < 6 for trial in trials)
-    assert lab.ledger("sweep_tiny-smoke")["status"] == 0
+    assert cloud.ledger("sweep_tiny-smoke")["status"] == 0
 
 
-def _text(lab: Lab, run: str) -> str:
+def _text(cloud: CloudFixture, run: str) -> str:
     try:
-        return (lab.run_folder(run) / "log.txt").read_text()
-    except Exception:  # there is no volume yet, or no file
+        return (cloud.run_folder(run) / "log.txt").read_text()
+    except Exception:  # the volume or the file does not exist yet
         return ""

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.targets.modal.conftest import ROOT, Lab
+from tests.runner.targets.modal.conftest import ROOT, CloudFixture
 
 NANOGPT = os.environ.get("GPT_RUNNER_NANOGPT", "")
 
 PIPELINE = str(ROOT / "configs" / "nanogpt_shakespeare.yaml")
 
-# On the CPU of a test: a network of one block, and a checkpoint every 10 steps.
+# Small enough for a CPU: one block, a checkpoint every 10 steps.
 SMALL = "--n_layer=1 --n_embd=32 --eval_iters=1 --eval_interval=10 --log_interval=1 --always_save_checkpoint=True"
 
 WORDS = (
@@ -40,42 +40,44 @@ pytestmark = [
 
 @pytest.fixture
 def text() -> str:
-    """What prepare.py would download."""
+    """Return the text that prepare.py would download."""
     return "\n".join(f"{n} times {n} is {n * n}, said the queen to the king." for n in range(4000))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A clone, so that nothing of another trial is in it."""
+    """Return a fresh clone."""
     subprocess.run(["git", "clone", "-q", NANOGPT, str(tmp_path / "nanoGPT")], check=True)
     return tmp_path / "nanoGPT"
 
 
-def test_on_the_host_it_prepares_trains_and_samples(lab: Lab, folder: Path, text: str) -> None:
+def test_prepares_trains_and_samples_on_the_host(
+    cloud: CloudFixture, folder: Path, text: str
+) -> None:
     (folder / "data" / "shakespeare_char" / "input.txt").write_text(text)
-    out, _ = lab.run("host", *WORDS, f"train.args={SMALL} --max_iters=20", OMP_NUM_THREADS="1")
+    out, _ = cloud.run("host", *WORDS, f"train.args={SMALL} --max_iters=20", OMP_NUM_THREADS="1")
     assert "length of dataset in characters" in out
     assert "saving checkpoint to out-shakespeare-char" in out
     assert "Loading meta from data/shakespeare_char/meta.pkl" in out
     assert out.rstrip().endswith("---------------")
-    kept = lab.checkout / "volumes" / "checkpoints" / "nanoGPT" / "out-shakespeare-char"
+    kept = cloud.checkout / "volumes" / "checkpoints" / "nanoGPT" / "out-shakespeare-char"
     assert (kept / "ckpt.pt").stat().st_size > 100_000
 
 
-def test_in_the_cloud_its_checkpoint_goes_on_after_a_preemption(
-    strict_lab: Lab, folder: Path, text: str
+def test_checkpoint_survives_a_preemption(
+    strict_cloud: CloudFixture, folder: Path, text: str
 ) -> None:
-    lab = strict_lab
-    (folder.parent / "input.txt").write_text(text)  # git does not know it, so it is not shipped
+    cloud = strict_cloud
+    (folder.parent / "input.txt").write_text(text)  # untracked by git, so it is not uploaded
     place = "nanoGPT/data/shakespeare_char/input.txt"
-    lab.run("push", "data", str(folder.parent / "input.txt"), "--dest", place, "-y")
+    cloud.run("push", "data", str(folder.parent / "input.txt"), "--dest", place, "-y")
     steps = f"train.args={SMALL} --max_iters=400"
-    process = lab.start("cloud", *WORDS, steps, "train.gpu=null", "sample.gpu=null", "-y")
-    lab.modal.wait_until(lambda: lab.modal.log().count("saving checkpoint") >= 2, 120)
-    lab.modal.preempt()
+    process = cloud.start("cloud", *WORDS, steps, "train.gpu=null", "sample.gpu=null", "-y")
+    cloud.modal.wait_until(lambda: cloud.modal.log().count("saving checkpoint") >= 2, 120)
+    cloud.modal.preempt()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    ends = [attempt["reason"] for attempt in lab.ledger("nanogpt-shakespeare-train")["attempts"]]
+    ends = [attempt["reason"] for attempt in cloud.ledger("nanogpt-shakespeare-train")["attempts"]]
     assert ends == ["preempted", "finished"]
     assert "runner: going on, with --init_from=resume" in err
     first, second = out.split("Resuming training from out-shakespeare-char")
@@ -84,4 +86,4 @@ def test_in_the_cloud_its_checkpoint_goes_on_after_a_preemption(
     assert steps_after[0] == saved[-1] > 0
     assert steps_after[-1] == 400
     assert second.rstrip().endswith("---------------")
-    assert (lab.volume("checkpoints") / "nanoGPT" / "out-shakespeare-char" / "ckpt.pt").is_file()
+    assert (cloud.volume("checkpoints") / "nanoGPT" / "out-shakespeare-char" / "ckpt.pt").is_file()

@@ -1,4 +1,4 @@
-"""Jobs that are no training, secrets, clusters, and a machine that is offline."""
+"""Tests of prepare and sample, secrets, clusters, and an offline machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from modal_proto.api_pb2 import OBJECT_CREATION_TYPE_UNSPECIFIED
 
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 
 VALUE = "hush-0123456789abcdef"
 
-# What a rank of a cluster sees, written where the test can read it.
+# Writes the environment of each rank to the volume.
 REPORTER = """
 import json, os, pathlib, sys
 folder = pathlib.Path("/vol/checkpoints/tiny"); folder.mkdir(exist_ok=True)
@@ -21,26 +21,28 @@ seen = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", 
 """
 
 
-def test_prepare_takes_no_gpu_and_sample_a_small_one(lab: Lab) -> None:
-    lab.run("cloud", "prepare", "tiny", "-y")
-    assert (lab.volume("data") / "tiny" / "meta.json").exists()
-    lab.train("--gpu", "T4", "max_steps=10")
-    out, _ = lab.run("cloud", "sample", "--name", "tiny", "prompt=the ", "max_new_tokens=12", "-y")
+def test_prepare_rents_no_gpu_and_sample_a_small_one(cloud: CloudFixture) -> None:
+    cloud.run("cloud", "prepare", "tiny", "-y")
+    assert (cloud.volume("data") / "tiny" / "meta.json").exists()
+    cloud.train("--gpu", "T4", "max_steps=10")
+    out, _ = cloud.run(
+        "cloud", "sample", "--name", "tiny", "prompt=the ", "max_new_tokens=12", "-y"
+    )
     assert out.startswith("the ")
-    out, _ = lab.run("cloud", "evaluate", "--name", "tiny", "--json", "-y")
+    out, _ = cloud.run("cloud", "evaluate", "--name", "tiny", "--json", "-y")
     assert json.loads(out)["step"] == 10
-    gpus = [task["gpu"] for task in lab.modal.tasks()]
+    gpus = [task["gpu"] for task in cloud.modal.tasks()]
     assert gpus[0] == ""
     assert gpus[1] == "T4"
     assert gpus[2] in ("L4", "T4")
-    # What reads a run leaves its record as it was.
-    assert len(lab.ledger()["attempts"]) == 1
+    # Reading a run does not change its record.
+    assert len(cloud.ledger()["attempts"]) == 1
 
 
-def test_no_secret_is_seen_anywhere(lab: Lab) -> None:
-    (lab.checkout / ".env").write_text(f"WANDB_API_KEY={VALUE}\nMY_TOKEN={VALUE}x\n")
-    lab.modal.add_secret("kept-by-modal", {"OTHER": VALUE + "y"})
-    code = lab.checkout / "model" / "train.py"
+def test_secrets_appear_nowhere(cloud: CloudFixture) -> None:
+    (cloud.checkout / ".env").write_text(f"WANDB_API_KEY={VALUE}\nMY_TOKEN={VALUE}x\n")
+    cloud.modal.add_secret("kept-by-modal", {"OTHER": VALUE + "y"})
+    code = cloud.checkout / "model" / "train.py"
     lengths = (
         "print('lengths', *(len(os.environ[n]) for n in ('WANDB_API_KEY', 'MY_TOKEN', 'OTHER')))"
     )
@@ -54,80 +56,81 @@ def test_no_secret_is_seen_anywhere(lab: Lab) -> None:
         "--secret",
         "kept-by-modal",
     ]
-    plan, _ = lab.run("cloud", "tiny", *words, "--dry-run", "--json")
+    plan, _ = cloud.run("cloud", "tiny", *words, "--dry-run", "--json")
     assert json.loads(plan)["secrets"] == ["WANDB_API_KEY", "MY_TOKEN"]
     assert json.loads(plan)["target_options"]["modal_secrets"] == ["kept-by-modal"]
-    _, err = lab.run("cloud", "tiny", "-y", *words[:-1], "nosuch", status=2)
+    _, err = cloud.run("cloud", "tiny", "-y", *words[:-1], "nosuch", status=2)
     assert "--secret nosuch: Modal has no secret of that name" in err
     assert "modal secret create nosuch KEY=VALUE" in err
     assert "building the image" not in err
-    process = lab.start("cloud", "tiny", "-y", *words)
+    process = cloud.start("cloud", "tiny", "-y", *words)
     seen = [_command_lines()]
-    lab.modal.wait_until(lambda: seen.append(_command_lines()) or process.poll() is not None, 60)
+    cloud.modal.wait_until(lambda: seen.append(_command_lines()) or process.poll() is not None, 60)
     out, err = process.communicate()
     assert "lengths 21 22 22" in out
     assert "WANDB_API_KEY, MY_TOKEN\n" in err
     assert "kept-by-modal\n" in err
-    assert lab.modal.appeared(VALUE) == []
-    assert VALUE not in plan + out + err + lab.modal.log()
+    assert cloud.modal.appeared(VALUE) == []
+    assert VALUE not in plan + out + err + cloud.modal.log()
     assert any(b"model.train" in line for line in seen)
     assert not any(VALUE.encode() in line for line in seen)
-    here = [path for path in lab.checkout.rglob("*") if path.is_file() and path.name != ".env"]
+    here = [path for path in cloud.checkout.rglob("*") if path.is_file() and path.name != ".env"]
     assert not any(VALUE.encode() in path.read_bytes() for path in here)
 
 
 def _command_lines() -> bytes:
-    """Of every process of this machine."""
+    """Return the command lines of all processes on this machine."""
     found = b""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended since
+        with suppress(OSError):  # it has just ended
             found += path.read_bytes()
     return found
 
 
-def test_two_nodes_meet_through_torchruns_rendezvous(lab: Lab) -> None:
-    (lab.checkout / "model" / "train.py").write_text(REPORTER)
-    _, err = lab.run("cloud", "tiny", "-y", "--gpu", "H100:8", "--nodes", "2")
+def test_two_nodes_form_one_torchrun_job(cloud: CloudFixture) -> None:
+    (cloud.checkout / "model" / "train.py").write_text(REPORTER)
+    _, err = cloud.run("cloud", "tiny", "-y", "--gpu", "H100:8", "--nodes", "2")
     assert "2 nodes, each 8 x H100" in err
-    seen = [json.loads(path.read_text()) for path in lab.run_folder().glob("rank_*.json")]
+    seen = [json.loads(path.read_text()) for path in cloud.run_folder().glob("rank_*.json")]
     assert sorted(int(rank["RANK"]) for rank in seen) == list(range(16))
     assert {rank["WORLD_SIZE"] for rank in seen} == {"16"}
     assert {(rank["GROUP_RANK"], rank["LOCAL_RANK"]) for rank in seen} == {
         (str(node), str(local)) for node in range(2) for local in range(8)
     }
-    assert len(lab.ledger()["attempts"]) == 1
-    # The data was made before, on a machine that is no part of the cluster.
-    assert [task["gpu"] for task in lab.modal.tasks()] == ["", "H100", "H100"]
-    assert (lab.volume("data") / "tiny" / "meta.json").exists()
+    assert len(cloud.ledger()["attempts"]) == 1
+    # A machine outside the cluster prepared the data first.
+    assert [task["gpu"] for task in cloud.modal.tasks()] == ["", "H100", "H100"]
+    assert (cloud.volume("data") / "tiny" / "meta.json").exists()
 
 
-def test_what_only_looks_makes_no_volume(lab: Lab) -> None:
-    assert "no runs yet" in lab.run("runs")[1]
-    lab.run("status", "tiny", status=102)
-    lab.run("logs", "tiny", status=102)
-    lab.run("cloud", "tiny", "--dry-run")
-    assert "nothing in data" in lab.run("ls", "data")[1]
-    lab.run("pull", "checkpoints", "tiny", status=102)
-    lab.run("rm", "data", "texts", "-y", status=102)
-    lab.run("push", "data", "texts", "--dry-run")
+def test_read_only_commands_create_no_volume(cloud: CloudFixture) -> None:
+    assert "no runs yet" in cloud.run("runs")[1]
+    cloud.run("status", "tiny", status=102)
+    cloud.run("logs", "tiny", status=102)
+    cloud.run("cloud", "tiny", "--dry-run")
+    assert "nothing in data" in cloud.run("ls", "data")[1]
+    cloud.run("pull", "checkpoints", "tiny", status=102)
+    cloud.run("rm", "data", "texts", "-y", status=102)
+    cloud.run("push", "data", "texts", "--dry-run")
     made = [
-        request.message.object_creation_type for request in lab.modal.recorded("VolumeGetOrCreate")
+        request.message.object_creation_type
+        for request in cloud.modal.recorded("VolumeGetOrCreate")
     ]
     assert made
     assert set(made) == {OBJECT_CREATION_TYPE_UNSPECIFIED}
-    assert list((lab.modal.state / "volumes").iterdir()) == []
-    lab.run("push", "data", "texts")
-    assert [path.name for path in lab.volume("data").iterdir()] == ["texts"]
+    assert list((cloud.modal.state / "volumes").iterdir()) == []
+    cloud.run("push", "data", "texts")
+    assert [path.name for path in cloud.volume("data").iterdir()] == ["texts"]
 
 
-def test_offline_the_other_runs_are_listed_and_the_cloud_is_named(lab: Lab) -> None:
-    folder = lab.checkout / "volumes" / "checkpoints" / "mine"
+def test_offline_runs_lists_the_others_and_names_modal(cloud: CloudFixture) -> None:
+    folder = cloud.checkout / "volumes" / "checkpoints" / "mine"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"name": "mine", "status": "finished"}))
-    out, err = lab.run("runs", MODAL_SERVER_URL="http://127.0.0.1:1")
+    out, err = cloud.run("runs", MODAL_SERVER_URL="http://127.0.0.1:1")
     assert "mine" in out
     assert err.count("\n") == 1
     assert "cloud is left out: Modal can't be reached" in err
-    out, err = lab.run("runs", MODAL_TOKEN_ID="")
+    out, err = cloud.run("runs", MODAL_TOKEN_ID="")
     assert "mine" in out
     assert err == ""

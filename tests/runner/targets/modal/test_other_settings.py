@@ -11,25 +11,25 @@ from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal.calls import CallState
 from runner.targets.modal.runs import CloudRun, derive_status, end_reason
 from tests.runner.targets.modal.cloud_run import put_run
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 
 
-def test_changed_settings_are_refused_and_the_run_stays_finished(lab: Lab) -> None:
-    put_run(lab, "cl")
+def test_changed_settings_are_refused_and_the_run_stays_finished(cloud: CloudFixture) -> None:
+    put_run(cloud, "cl")
     for words in (
         ["resume", "cl", "max_steps=70", "-y"],
         ["cloud", "tiny", "--name", "cl", "max_steps=70", "-y"],
     ):
-        _, err = lab.run(*words, status=2)
+        _, err = cloud.run(*words, status=2)
         assert "  train.max_steps: 60 → 70\n" in err
         assert "`runner cloud RECIPE --name NEW-NAME`, with init_from=cl too" in err
-    assert not lab.modal.recorded("FunctionCreate")
-    assert json.loads(lab.run("status", "cl", "--json")[0])["status"] == "finished"
+    assert not cloud.modal.recorded("FunctionCreate")
+    assert json.loads(cloud.run("status", "cl", "--json")[0])["status"] == "finished"
 
 
-def test_permitted_change_is_planned(lab: Lab) -> None:
-    put_run(lab, "cl", "unfinished", step=20)
-    _, err = lab.run("resume", "cl", "eval_every=7", "--dry-run")
+def test_permitted_change_is_planned(cloud: CloudFixture) -> None:
+    put_run(cloud, "cl", "unfinished", step=20)
+    _, err = cloud.run("resume", "cl", "eval_every=7", "--dry-run")
     assert "resumes from step 20 of 60" in err
 
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from model.checkpoint import newest
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 from tests.waiting import wait_for
 
 
-def test_training_leaves_records_and_a_finished_run_is_only_shown(lab: Lab) -> None:
-    out, err = lab.train("--gpu", "h100:1,A100-80GB", "--max-cost", "5")
+def test_training_leaves_records_and_a_finished_run_is_only_shown(cloud: CloudFixture) -> None:
+    out, err = cloud.train("--gpu", "h100:1,A100-80GB", "--max-cost", "5")
     assert "run tiny is finished" in err
     assert out.startswith("the ")  # the sample: stdout is data
     assert "H100, else 1 x A100-80GB" in err
     assert "$5.00" in err
-    assert lab.steps() == list(range(1, 61))
-    made = [request.message.function_data for request in lab.modal.recorded("FunctionCreate")]
+    assert cloud.steps() == list(range(1, 61))
+    made = [request.message.function_data for request in cloud.modal.recorded("FunctionCreate")]
     (train,) = (list(data.ranked_functions) for data in made if data.function_name == "train")
     gpus = [ranked.function.resources.gpu_config.gpu_type for ranked in train]
     assert gpus == ["H100", "A100-80GB"]
@@ -30,11 +30,11 @@ def test_training_leaves_records_and_a_finished_run_is_only_shown(lab: Lab) -> N
     assert train.single_use_containers
     assert train.concurrency_limit == 1 or train.autoscaler_settings.max_containers == 1
     assert (train.retry_policy.retries, train.retry_policy.max_delay_ms) == (10, 60_000)
-    app = next(app for app in lab.modal.apps() if app["tags"].get("job") == "train")
-    launch = json.loads((lab.run_folder() / "launch.json").read_text())["identity"]
+    app = next(app for app in cloud.modal.apps() if app["tags"].get("job") == "train")
+    launch = json.loads((cloud.run_folder() / "launch.json").read_text())["identity"]
     tags = {"project": "gpt-runner", "run": "tiny", "job": "train", "launch": launch}
     assert app["tags"] == tags
-    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    state = json.loads(cloud.run("status", "tiny", "--json")[0])
     assert (state["status"], state["target"], state["step"], state["attempts"]) == (
         "finished",
         "cloud",
@@ -43,29 +43,29 @@ def test_training_leaves_records_and_a_finished_run_is_only_shown(lab: Lab) -> N
     )
     assert state["gpu"] == "H100,A100-80GB"
     assert 0 < state["cost"] < 0.2
-    assert "run tiny is finished" in lab.run("logs", "tiny", "--tail", "3")[0]
+    assert "run tiny is finished" in cloud.run("logs", "tiny", "--tail", "3")[0]
     # Again, with the code edited: no image would be built, and the finished run is only shown.
-    calls = len(lab.modal.calls())
-    with (lab.checkout / "model" / "gpt.py").open("a") as code:
+    calls = len(cloud.modal.calls())
+    with (cloud.checkout / "model" / "gpt.py").open("a") as code:
         code.write("\n# an edit\n")
-    with (lab.checkout / "configs" / "tiny.yaml").open("a") as recipe:
+    with (cloud.checkout / "configs" / "tiny.yaml").open("a") as recipe:
         recipe.write("\n# an edit\n")
-    assert "cached, built" in lab.run("cloud", "tiny", "--device", "cpu", "--dry-run")[1]
-    sample = (lab.run_folder() / "samples" / "step_00000060.txt").read_text()
-    out, err = lab.train("--device", "cpu")
+    assert "cached, built" in cloud.run("cloud", "tiny", "--device", "cpu", "--dry-run")[1]
+    sample = (cloud.run_folder() / "samples" / "step_00000060.txt").read_text()
+    out, err = cloud.train("--device", "cpu")
     assert out == f"{sample}\n"
     assert "run tiny is already finished: 60 steps, validation loss" in err
-    assert lab.run("resume", "tiny", "-y")[0] == out
-    assert len(lab.modal.calls()) == calls
+    assert cloud.run("resume", "tiny", "-y")[0] == out
+    assert len(cloud.modal.calls()) == calls
 
 
 @contextmanager
-def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
+def _tensorboard(cloud: CloudFixture) -> Iterator[Callable[[], bytes]]:
     """Run `runner tensorboard tiny`; yield a function that returns its current tags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    board = lab.start("tensorboard", "tiny", "--port", str(port))
+    board = cloud.start("tensorboard", "tiny", "--port", str(port))
 
     def tags() -> bytes:
         try:
@@ -84,22 +84,22 @@ def _tensorboard(lab: Lab) -> Iterator[Callable[[], bytes]]:
     assert "Traceback" not in err
 
 
-def test_detached_run_outlives_its_client(lab: Lab) -> None:
-    lab.slow_down(0.02)
-    process = lab.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
+def test_detached_run_outlives_its_client(cloud: CloudFixture) -> None:
+    cloud.slow_down(0.02)
+    process = cloud.start("cloud", "tiny", "-y", "--device", "cpu", "--detach", "max_steps=4000")
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "tiny"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    lab.wait_for_step(10)
-    with _tensorboard(lab) as tags:
-        state = json.loads(lab.run("status", "tiny", "--json")[0])
+    cloud.wait_for_step(10)
+    with _tensorboard(cloud) as tags:
+        state = json.loads(cloud.run("status", "tiny", "--json")[0])
         assert (state["status"], state["alive"]) == ("running", True)
-        assert "step" in lab.run("logs", "tiny", "--tail", "5")[0]
+        assert "step" in cloud.run("logs", "tiny", "--tail", "5")[0]
         wait_for(lambda: b"train/loss" in tags(), 60)
-    assert not (lab.checkout / "volumes" / "checkpoints" / "tiny").exists()
-    lab.run("stop", "tiny")
-    state = json.loads(lab.run("status", "tiny", "--json")[0])
+    assert not (cloud.checkout / "volumes" / "checkpoints" / "tiny").exists()
+    cloud.run("stop", "tiny")
+    state = json.loads(cloud.run("status", "tiny", "--json")[0])
     assert state["status"] == "unfinished"
     assert state["reason"] == "stopped"
-    assert newest(lab.run_folder(), print) is not None
+    assert newest(cloud.run_folder(), print) is not None

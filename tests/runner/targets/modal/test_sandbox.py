@@ -12,29 +12,33 @@ import pytest
 from runner.errors import RunnerError
 from runner.pricing.prices import BUILT_IN
 from runner.targets.modal.sandbox import parse_shell_gpus, shell_price
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 
 PROGRAM = ["-c", "from runner.cli import main; main()"]
 
 
-def open_shell(lab: Lab, *words: str, size: tuple[int, int] = (30, 100)) -> pexpect.spawn[str]:
+def open_shell(
+    cloud: CloudFixture, *words: str, size: tuple[int, int] = (30, 100)
+) -> pexpect.spawn[str]:
     return pexpect.spawn(
         sys.executable,
         [*PROGRAM, "shell", *words],
-        cwd=str(lab.checkout),
-        env={**lab.environ, "TERM": "xterm", "PS1": "> ", "WANDB_API_KEY": "hush" * 4},
+        cwd=str(cloud.checkout),
+        env={**cloud.environ, "TERM": "xterm", "PS1": "> ", "WANDB_API_KEY": "hush" * 4},
         dimensions=size,
         encoding="utf-8",
         timeout=60,
     )
 
 
-def sandbox_has_ended(lab: Lab) -> bool:
-    return bool(lab.modal.recorded("SandboxTerminate") or lab.modal.recorded("SandboxTerminateV2"))
+def sandbox_has_ended(cloud: CloudFixture) -> bool:
+    return bool(
+        cloud.modal.recorded("SandboxTerminate") or cloud.modal.recorded("SandboxTerminateV2")
+    )
 
 
-def test_shell_has_code_volumes_a_resized_terminal_and_no_token(lab: Lab) -> None:
-    shell = open_shell(lab, "--gpu", "H100")
+def test_shell_has_code_volumes_a_resized_terminal_and_no_token(cloud: CloudFixture) -> None:
+    shell = open_shell(cloud, "--gpu", "H100")
     shell.expect("a Modal sandbox with H100: about \\$4.* an hour")
     shell.expect("open it")
     shell.sendline("y")
@@ -53,34 +57,34 @@ def test_shell_has_code_volumes_a_resized_terminal_and_no_token(lab: Lab) -> Non
     shell.expect(pexpect.EOF)
     shell.close()
     assert shell.exitstatus == 7
-    assert (lab.volume("data") / "mark").read_text() == "marked\n"
-    assert sandbox_has_ended(lab)
-    assert lab.modal.appeared("hush" * 4) == []
+    assert (cloud.volume("data") / "mark").read_text() == "marked\n"
+    assert sandbox_has_ended(cloud)
+    assert cloud.modal.appeared("hush" * 4) == []
     made = [
-        r.message for r in lab.modal.recorded() if r.rpc in ("SandboxCreate", "SandboxCreateV2")
+        r.message for r in cloud.modal.recorded() if r.rpc in ("SandboxCreate", "SandboxCreateV2")
     ]
     assert made[0].definition.resources.gpu_config.gpu_type == "H100"
     assert list(made[0].definition.secret_ids) == []
 
 
-def test_idle_shell_ends(lab: Lab) -> None:
-    shell = open_shell(lab, "--target", "cloud", "-y", "--idle", "0.02")
+def test_idle_shell_ends(cloud: CloudFixture) -> None:
+    shell = open_shell(cloud, "--target", "cloud", "-y", "--idle", "0.02")
     shell.expect("auto-logout")
     shell.expect(pexpect.EOF)
-    assert sandbox_has_ended(lab)
+    assert sandbox_has_ended(cloud)
 
 
-def test_closed_terminal_ends_the_sandbox(lab: Lab) -> None:
-    shell = open_shell(lab, "--target", "cloud", "-y")
+def test_closed_terminal_ends_the_sandbox(cloud: CloudFixture) -> None:
+    shell = open_shell(cloud, "--target", "cloud", "-y")
     shell.sendline("echo rea''dy")
     shell.expect("ready")
     os.kill(shell.pid, signal.SIGHUP)
     shell.expect(pexpect.EOF)
-    lab.modal.wait_until(lambda: sandbox_has_ended(lab))
+    cloud.modal.wait_until(lambda: sandbox_has_ended(cloud))
 
 
-def test_command_keeps_its_streams_and_status(lab: Lab) -> None:
-    out, _ = lab.run(
+def test_command_keeps_its_streams_and_status(cloud: CloudFixture) -> None:
+    out, _ = cloud.run(
         "shell",
         "--target",
         "cloud",
@@ -91,14 +95,14 @@ def test_command_keeps_its_streams_and_status(lab: Lab) -> None:
         status=3,
     )
     assert out == "/workspace\n"
-    assert sandbox_has_ended(lab)
+    assert sandbox_has_ended(cloud)
 
 
-def test_without_a_terminal_the_error_names_the_command(lab: Lab) -> None:
-    _, err = lab.run("shell", "--gpu", "L4", "nvidia-smi", status=2)
+def test_without_a_terminal_the_error_names_the_command(cloud: CloudFixture) -> None:
+    _, err = cloud.run("shell", "--gpu", "L4", "nvidia-smi", status=2)
     assert "`runner shell --gpu L4 nvidia-smi -y`" not in err  # it would be the command's own -y
     assert "`runner shell -y --gpu L4 nvidia-smi`" in err
-    _, err = lab.run("shell", "--gpu", "L4", status=2)
+    _, err = cloud.run("shell", "--gpu", "L4", status=2)
     assert "needs a terminal" in err
 
 

@@ -1,4 +1,4 @@
-"""runner watch on a run in the cloud: dollars, attempts, and a network that goes away."""
+"""Tests of `runner watch` on Modal: cost, attempts, and a lost network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Any
 
 import pytest
 
-from tests.runner.targets.modal.conftest import Lab
+from tests.runner.targets.modal.conftest import CloudFixture
 from tests.runner.targets.modal.flaky_proxy import Road
 
 
 @pytest.mark.slow
-def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
-    go = lab.hold_at(40, 80)
+def test_watch_survives_a_lost_network(cloud: CloudFixture) -> None:
+    go = cloud.hold_at(40, 80)
     words = ("--detach", "--device", "cpu", "--max-cost", "5", "max_steps=160")
-    lab.train(*words)
-    lab.wait_for_step(10)
-    with Road(lab.modal.url) as road:
-        watch = lab.start("watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=road.url)
+    cloud.train(*words)
+    cloud.wait_for_step(10)
+    with Road(cloud.modal.url) as road:
+        watch = cloud.start(
+            "watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=road.url
+        )
         looks = _looks(watch)
         first = next(looks)
         assert (first["status"], first["target"], first["max_cost"]) == ("running", "cloud", 5.0)
-        _leave_a_frozen_connection(lab)
+        _leave_a_frozen_connection(cloud)
         road.cut()
-        lab.modal.preempt()  # nobody hears of it
+        cloud.modal.preempt()  # without a network
         lost = next(look for look in looks if look["trouble"])
-        # By what it was about when the road was cut: "can't be reached", "the connection was cut", "could not connect".
+        # The message depends on the request that was cut.
         assert any(words in lost["trouble"].lower() for words in ("reached", "connect")), lost[
             "trouble"
         ]
@@ -45,9 +47,11 @@ def test_a_lost_network_is_said_and_outlived(lab: Lab) -> None:
     assert "Traceback" not in watch.stderr.read()
 
 
-def _leave_a_frozen_connection(lab: Lab) -> None:
-    with Road(lab.modal.url) as road:
-        watch = lab.start("watch", "tiny", "--json", "--interval", "0.1", MODAL_SERVER_URL=road.url)
+def _leave_a_frozen_connection(cloud: CloudFixture) -> None:
+    with Road(cloud.modal.url) as road:
+        watch = cloud.start(
+            "watch", "tiny", "--json", "--interval", "0.1", MODAL_SERVER_URL=road.url
+        )
         next(_looks(watch))
         road.freeze()
         watch.send_signal(signal.SIGINT)
