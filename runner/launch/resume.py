@@ -56,8 +56,8 @@ def resume_request(
     if job == COMMAND.name:
         return target, _command_request(found, target, arguments, options)
     settings = recipe_of(target.files("checkpoints"), run, overrides, section="train")
-    if settings is None and target is not found.target:
-        raise RunnerError(_not_on_target(run, found.target, target))
+    if settings is None and (found.state.is_copy or target is not found.target):
+        raise RunnerError(_not_on_target(found, target))
     if settings is None and found.state.attempts:
         raise RunnerError(
             f"the recipe.yaml of run '{run}' is missing; restore it in the run's folder, or train "
@@ -95,8 +95,8 @@ def _command_request(
     if arguments.words:
         raise usage(f"run '{run}' is a command and has no settings; remove {arguments.words[0]}")
     command = command_of_run(target.files("checkpoints"), run)
-    if command is None and target is not found.target:
-        raise RunnerError(_not_on_target(run, found.target, target))
+    if command is None and (found.state.is_copy or target is not found.target):
+        raise RunnerError(_not_on_target(found, target))
     if command is None:
         raise RunnerError(
             f"run '{run}' ended before it recorded its command; start it again as before"
@@ -136,7 +136,7 @@ def _experiment_request(
     files = target.files("checkpoints")
     record = record_of(files, run)
     if record is None:
-        raise RunnerError(_not_on_target(run, found.target, target))
+        raise RunnerError(_not_on_target(found, target))
     launched = experiment_from_record(record.attempts[-1].launch) if record.attempts else None
     if launched is None:
         raise RunnerError(
@@ -169,10 +169,14 @@ def _process_count(word: str | None) -> int | None:
     return int(word)
 
 
-def _not_on_target(run: str, last: Target, target: Target) -> str:
-    command = "pull" if last.has_remote_volumes else "push"
+def _not_on_target(found: ResolvedRun, target: Target) -> str:
+    run = found.state.run
+    if found.state.is_copy and target is found.target:
+        source, command = "this machine", "push"  # its original was deleted
+    else:
+        source, command = found.target.name, "pull" if found.target.has_remote_volumes else "push"
     return (
-        f"run '{run}' is on {last.name}, not on {target.name}; copy it first: "
+        f"run '{run}' is on {source}, not on {target.name}; copy it first: "
         f"`runner {command} checkpoints {run}`"
     )
 

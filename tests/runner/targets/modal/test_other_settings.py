@@ -22,7 +22,7 @@ def test_changed_settings_are_refused_and_the_run_stays_finished(cloud: CloudFix
     ):
         _, err = cloud.run(*words, status=2)
         assert "  train.max_steps: 60 → 70\n" in err
-        assert "`runner cloud RECIPE --name NEW-NAME`, with init_from=cl too" in err
+        assert "runner cloud RECIPE --name NEW-NAME (add init_from=cl" in err
     assert not cloud.modal.recorded("FunctionCreate")
     assert json.loads(cloud.run("status", "cl", "--json")[0])["status"] == "finished"
 
