@@ -1,1 +1,4 @@
-"""What runs on the user's machine: the command line, the plan and the targets. Never imports torch."""
+"""The part on the user's machine: the command line, the plan and the targets.
+
+Never imports torch.
+"""

@@ -1,8 +1,8 @@
 """Paths on the command line: absolute as typed, then translated to the paths that the job sees.
 
-A path means the same on every target, so that a run with ``data.source=texts/`` can be resumed on another
-target. Paths in the checkout are written relative to it; folders outside it are mounted in the container
-under the same path.
+A path means the same on every target, so that a run with ``data.source=texts/`` can be resumed on
+another target. Paths in the checkout are written relative to it; folders outside it are mounted in
+the container under the same path.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def replace_path(override: str, path: str) -> str:
 
 
 def absolute(path: str, cwd: Path) -> str:
-    """Return ``path`` from ``cwd`` if it exists there, else unchanged: the job may know it by that name."""
+    """Return ``path`` from ``cwd`` if it exists there, else unchanged: the job may know it."""
     if path in SOURCE_NAMES or "://" in path:
         return path
     found = Path(path).expanduser()
@@ -79,6 +79,6 @@ def literal_prefix(path: Path) -> Path:
 
 
 def mount_point(path: Path) -> str:
-    """Return the path of a mounted folder in the container: the same, unless that is a system folder."""
+    """Return the mount point of a folder: its own path, unless that is a system folder."""
     is_free = len(path.parts) > 2 and path.parts[1] not in SYSTEM_FOLDERS
     return path.as_posix() if is_free else f"/vol/given{path.as_posix()}"

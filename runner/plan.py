@@ -1,4 +1,7 @@
-"""The state of a target before a launch, and the plan of the launch; planning/ derives one from the other."""
+"""The state of a target before a launch, and the plan of the launch.
+
+Planning/ derives one from the other.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ class TargetState:
 
 @dataclass(frozen=True)
 class PersistedPath:
-    """A path of a command's folder that is stored on a volume: ``here`` on this machine, ``inside`` for the job."""
+    """A persisted path on its volume: ``here`` on this machine, ``inside`` for the job."""
 
     path: str
     here: str
@@ -163,7 +166,7 @@ class Plan:
     checkout: str
     process: PlannedProcess
     volumes: tuple[Volume, ...]
-    steps: tuple[str, ...]  # in words
+    steps: tuple[str, ...]  # as a person reads them
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     resume: int | None = None  # the step
@@ -212,7 +215,7 @@ def launch_variable(request: Request, state: TargetState) -> str:
 
 @dataclass(frozen=True)
 class RemoteRunState:
-    """The same run on the other side of `pull` and `push`: remote for a local start, local for a remote one."""
+    """The same run on the other side of `pull` and `push`."""
 
     target: str  # the last one that it ran on there
     is_remote: bool
@@ -240,18 +243,22 @@ def refuse_divergence(
         return
     if step is None:
         raise usage(
-            f"run '{run}' is at step {other.step} on {other.target} and has no checkpoint on {target}; "
-            f"copy it first: `{copy}`"
+            f"run '{run}' is at step {other.step} on {other.target} and has no checkpoint on "
+            f"{target}; copy it first: `{copy}`"
         )
     older = f"rename {folder} and resume that name" if other.is_remote else f"move {folder} away"
     raise usage(
-        f"run '{run}' is at step {other.step} on {other.target} and only at step {step} on {target}; "
-        f"copy the newer checkpoint first: `{copy}` (or {older}, to resume from the older one)"
+        f"run '{run}' is at step {other.step} on {other.target} and only at step {step} on "
+        f"{target}; copy the newer checkpoint first: `{copy}` "
+        f"(or {older}, to resume from the older one)"
     )
 
 
 def is_active_elsewhere(run: str, target: str, copy: str = "") -> RunnerError:
-    """Return the error for starting a run that is active on ``target``; ``copy`` fetches its checkpoints."""
+    """Return the error for starting a run that is active on ``target``.
+
+    ``copy`` fetches its checkpoints.
+    """
     then = f", then `{copy}`," if copy else ""
     return RunnerError(
         f"run '{run}' is running on {target}; stop it first: `runner stop {run}`{then} "

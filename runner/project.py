@@ -1,4 +1,7 @@
-"""The checkout that the runner acts on: its recipes, volumes, commit and .env; and optional packages."""
+"""The checkout that the runner acts on: its recipes, volumes, commit and .env.
+
+And optional packages.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")  # keys that jobs use if the recip
 
 
 def find_checkout(cwd: Path) -> Path:
-    """Return the nearest checkout at or above ``cwd``, else the one that the runner was installed from.
+    """Return the nearest checkout at or above ``cwd``, else the one that the runner was installed
+    from.
 
     Raises RunnerError if there is neither.
     """
@@ -45,7 +49,7 @@ def find_checkout(cwd: Path) -> Path:
 
 
 def is_checkout(folder: Path) -> bool:
-    """Return True if the folder contains the compose file and the code that runs in the container."""
+    """Return True if the folder contains the compose file and the code of the jobs."""
     return (folder / COMPOSE_FILE).is_file() and (folder / MARKER).is_file()
 
 
@@ -80,7 +84,7 @@ def _has_key(path: Path, key: str) -> bool:
 
 
 def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
-    """Return the volumes of this machine: the variables if set, else the checkout's ``volumes/``."""
+    """Return the volumes of this machine: the variables, else the checkout's ``volumes/``."""
     default = VolumePaths.under(checkout / "volumes")
     return VolumePaths(
         data=Path(environ.get("DATA_PATH") or default.data).absolute(),
@@ -132,9 +136,11 @@ def dotenv_problems(checkout: Path) -> list[tuple[int, str]]:
 
 
 def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
-    """Set ``values`` in ``.env`` and keep every other line as it is. Returns True if the file changed.
+    """Set ``values`` in ``.env`` and keep every other line as it is. Returns True if the file
+    changed.
 
-    The file is replaced atomically; a new one is readable by the user alone, because it will contain keys.
+    The file is replaced atomically; a new one is readable by the user alone, because it will
+    contain keys.
     """
     path = (checkout / ".env").resolve()
     before = _dotenv_text(path)
@@ -201,7 +207,7 @@ def _ambiguity(name: str | None, text: str, value: str | None) -> str:
         return f"the value of {name} is not UTF-8; save the file as UTF-8"
     is_single_quoted = text.partition("=")[2].lstrip().startswith("'")
     if is_single_quoted and "\\" in text:
-        return f"{name}: a backslash in single quotes is read differently by Compose; use double quotes"
+        return f"{name}: Compose reads a backslash in single quotes differently; use double quotes"
     if "$" in value and not is_single_quoted:
         return f"{name}: Compose would expand the $; put the value in single quotes"
     return ""
@@ -241,7 +247,10 @@ def pip_install(*words: str) -> str:
 
 
 def own_requirement(package: str) -> str:
-    """Return the package with the versions that the runner supports; its name if the runner is not installed."""
+    """Return the package with the versions that the runner supports.
+
+    Its name if the runner is not installed.
+    """
     try:
         known = requires(PROJECT) or []
     except PackageNotFoundError:
@@ -250,7 +259,10 @@ def own_requirement(package: str) -> str:
 
 
 def requirements(extra: str) -> list[str]:
-    """Return the extra's packages with their versions; the whole extra if the runner is not installed."""
+    """Return the extra's packages with their versions.
+
+    The whole extra if the runner is not installed.
+    """
     try:
         known = requires(PROJECT) or []
     except PackageNotFoundError:

@@ -1,6 +1,7 @@
-"""What the user asks for, checked: one type of request for each job.
+"""A launch as the user asked for it, checked: one type of request for each job.
 
-A request is complete before a target is asked: the recipe is loaded, paths are absolute, options are valid.
+A request is complete before a target is asked: the recipe is loaded, paths are absolute, options
+are valid.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ class CommandRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRequest(Request):
-    """Run train() of a Python file; ``command`` describes its folder if that is outside the checkout."""
+    """Run train() of a Python file.
+
+    ``command`` describes its folder if that is outside the checkout.
+    """
 
     job = EXPERIMENT
 
@@ -141,7 +145,10 @@ LAUNCHERS = re.compile(r"^(python[0-9.]*|torchrun|accelerate|bash|sh|env|uv|laun
 
 @dataclass(frozen=True)
 class PersistOption:
-    """``--persist``: a path in the folder that is stored on a volume; ``{run}`` in ``location`` is the run."""
+    """``--persist``: a path in the folder that is stored on a volume.
+
+    ``{run}`` in ``location`` is the run.
+    """
 
     path: str
     volume: str
@@ -224,8 +231,8 @@ def run_name(folder: Path, words: Sequence[str]) -> str:
 def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOption, ...]:
     """Parse ``out=checkpoints`` or ``out=checkpoints/some/path``.
 
-    The default path is ``<folder>/<path>``, the same for every run in the folder. Raises RunnerError, exit
-    code 2.
+    The default path is ``<folder>/<path>``, the same for every run in the folder. Raises
+    RunnerError, exit code 2.
     """
     options = tuple(_read_persist_option(word, folder) for word in words)
     for number, option in enumerate(options):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a job is followed: the first asks it to stop, the second kills it."""
+"""Signals while a job is followed: the first asks the job to stop, the second kills it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def release_signals() -> list[signal.Signals]:
 
 
 class SignalForwarder:
-    """While entered, call ``first(signal)`` for the first signal and ``again()`` for each later one.
+    """While entered, call ``first(signal)`` for the first signal and ``again()`` for each later
+    one.
 
     The job must not be in the terminal's foreground group, or it would get each Ctrl-C twice.
     """

@@ -1,4 +1,7 @@
-"""External programs of this machine: subprocesses, the Docker engine, Compose, GPUs; and polling."""
+"""External programs of this machine: subprocesses, the Docker engine, Compose, GPUs.
+
+And polling.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +146,10 @@ def is_container_id(host: str) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) -> None:
-    """Poll ``condition`` until it holds. Raises RunnerError with ``message`` after ``timeout_s``."""
+    """Poll ``condition`` until it holds.
+
+    Raises RunnerError with ``message`` after ``timeout_s``.
+    """
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:

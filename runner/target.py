@@ -1,8 +1,9 @@
-"""The contract between the runner and a target: protocols, capabilities and the values they exchange.
+"""The contract between the runner and a target: protocols, capabilities and the values they
+exchange.
 
-A launch goes ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``inspect`` changes nothing, ``plan`` is pure;
-only ``start`` and ``stop`` have effects. `RunSource` reads runs from their volume, so it also answers for runs
-that were lost and for runs that another terminal started.
+A launch goes ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``inspect`` changes nothing,
+``plan`` is pure; only ``start`` and ``stop`` have effects. `RunSource` reads runs from their
+volume, so it also answers for runs that were lost and for runs that another terminal started.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class VolumeFiles(Protocol):
     """Read one volume of a target. Paths are relative to the volume and use ``/``."""
 
     def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if there is no such file."""
+        """Return the file's size in bytes; None if it does not exist."""
         ...
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
@@ -107,7 +108,10 @@ class RunSource(Protocol):
     poll_interval_s: float  # between two polls of a run that is followed
 
     def runs(self) -> Iterable[RunInfo]:
-        """Return every run whose last attempt was on this target. Raises RunnerError if it is offline."""
+        """Return every run whose last attempt was on this target.
+
+        Raises RunnerError if it is offline.
+        """
         ...
 
     def state(self, run: str) -> RunInfo | None:
@@ -128,7 +132,10 @@ class RunSource(Protocol):
 
 
 class Target(RunSource, Protocol):
-    """Run jobs in one place. To add a target: one module with ``open_target``, one line in TARGET_MODULES."""
+    """Run jobs in one place.
+
+    To add a target: one module with ``open_target``, one line in TARGET_MODULES.
+    """
 
     volumes: VolumePaths  # the volumes' folders on this machine
     bills: bool  # its machines cost money
@@ -146,11 +153,17 @@ class Target(RunSource, Protocol):
         ...
 
     def mirror(self) -> RunSource | None:
-        """Return the pulled copies of this target's runs; None if its volumes are on this machine."""
+        """Return the pulled copies of this target's runs.
+
+        None if its volumes are on this machine.
+        """
         ...
 
     def inspect(self, request: Request) -> TargetState:
-        """Return what a plan needs to know. Raises RunnerError if the target can't be used at all."""
+        """Return what a plan needs to know.
+
+        Raises RunnerError if the target can't be used at all.
+        """
         ...
 
     def plan(self, request: Request, state: TargetState) -> Plan:
@@ -164,12 +177,16 @@ class Target(RunSource, Protocol):
     def follow(self, started: LaunchHandle) -> int | None:
         """Wait for a job that this object started, passing signals on to it.
 
-        Returns the job's exit status, 128 + n if signal n ended it; None if the user left it running.
+        Returns the job's exit status, 128 + n if signal n ended it; None if the user left it
+        running.
         """
         ...
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Let the run write a checkpoint and end, and wait; ``force`` kills it. False if it is not active."""
+        """Let the run write a checkpoint and end, and wait.
+
+        ``force`` kills it. False if it is not active.
+        """
         ...
 
 
@@ -180,7 +197,7 @@ class LocalVolume:
     root: Path
 
     def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if there is no such file."""
+        """Return the file's size in bytes; None if it does not exist."""
         try:
             return self._resolve(path).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -242,7 +259,10 @@ def target_names() -> list[str]:
 
 
 def open_target(name: str, cli: OpenTargets, checkout: Path) -> Target:
-    """Return the target ``name``, opened once. Raises RunnerError, exit code 2, for an unknown name."""
+    """Return the target ``name``, opened once.
+
+    Raises RunnerError, exit code 2, for an unknown name.
+    """
     if name not in cli.targets:
         names = target_names()
         if name not in names:

@@ -1,6 +1,7 @@
 """The plan of a launch, as a pure function of the request and the target's state.
 
-It starts no process and reads no file, so a plan can be shown, compared and tested without Docker or a GPU.
+It starts no process and reads no file, so a plan can be shown, compared and tested without Docker
+or a GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ TORCHRUN_SHUTDOWN_S = 100  # below stop_grace_period of the compose file, 120
 
 
 def make_plan(request: Request, state: TargetState) -> Plan:
-    """Return the plan. Raises RunnerError if the launch is impossible, with the command to run instead."""
+    """Return the plan.
+
+    Raises RunnerError if the launch is impossible, with the command to run instead.
+    """
     _check(request, state)
     if isinstance(request, CommandRequest):
         return command_plan(request, state)
@@ -98,7 +102,10 @@ def already_active(run: str, active: str) -> str:
 
 
 class _Paths:
-    """Paths of this machine as the job sees them; ``mounts`` collects the folders that it needs for them."""
+    """Paths of this machine as the job sees them.
+
+    ``mounts`` collects the folders that it needs for them.
+    """
 
     def __init__(self, state: TargetState) -> None:
         self.state = state
@@ -128,8 +135,9 @@ class _Paths:
             return path
         if not environment.can_mount:
             raise usage(
-                f"{path} is on this machine, where {self.state.target} can't read it; upload it first: "
-                f"`runner push data {path}` (then its path is /vol/data/{here.name})"
+                f"{path} is on this machine, where {self.state.target} can't read it; "
+                f"upload it first: `runner push data {path}`, "
+                f"then use /vol/data/{here.name}"
             )
         folder = literal_prefix(here)
         inside = mount_point(folder)
@@ -224,8 +232,8 @@ def _check(request: Request, state: TargetState) -> None:
     job, run = request.job, state.run
     if state.missing_modules:
         raise RunnerError(
-            f"{job.name} needs {', '.join(state.missing_modules)}, which this Python lacks; install it:\n"
-            f"  {state.install_command}\nor run it in the container: `runner local`"
+            f"{job.name} needs {', '.join(state.missing_modules)}, which this Python lacks; "
+            f"install it:\n  {state.install_command}\nor run it in the container: `runner local`"
         )
     if job.writes_run and run.record and (why := other_job(run.record, job.name)):
         raise usage(why)
@@ -249,7 +257,8 @@ def _no_checkpoint(request: Request, state: TargetState) -> str:
         checkpoints = _checkpoints(state)
         recipe = "RECIPE" if checkpoints.remote else f"{checkpoints.here}/{request.run}/recipe.yaml"
         return checkpoints_gone(request.run, state.target, recipe)
-    return f"run '{request.run}' has no checkpoint yet; see its progress: `runner status {request.run}`"
+    run = request.run
+    return f"run '{run}' has no checkpoint yet; see its progress: `runner status {run}`"
 
 
 def _check_devices(request: Request, state: TargetState) -> None:
@@ -262,13 +271,14 @@ def _check_devices(request: Request, state: TargetState) -> None:
     if state.gpus is None or request.device == "cpu" or request.gpus <= max(state.gpus, 1):
         return
     raise usage(
-        f"--gpu {request.gpus}: {state.target} has {state.gpus or 'no'} GPU{'s' * (state.gpus != 1)}; "
-        f"{state.gpu_remedy or 'use fewer'}, or add --device cpu for {request.gpus} processes on the CPU"
+        f"--gpu {request.gpus}: {state.target} has {state.gpus or 'no'} "
+        f"GPU{'s' * (state.gpus != 1)}; {state.gpu_remedy or 'use fewer'}, "
+        f"or add --device cpu for {request.gpus} processes on the CPU"
     )
 
 
 def _steps(request: Request, state: TargetState) -> list[str]:
-    """Return what the launch will do, in words."""
+    """Return what the launch will do, for a person."""
     settings, step = request.settings, state.run.step
     steps = []
     if state.image is not None and not state.image.is_built:
@@ -286,7 +296,7 @@ def _steps(request: Request, state: TargetState) -> list[str]:
     wants_wandb = settings is not None and settings.train.wandb_project
     if wants_wandb and not _needed_secrets(request, state):
         steps.append(
-            "does not log to Weights & Biases: WANDB_API_KEY is not set in the environment or in .env"
+            "does not log to Weights & Biases: WANDB_API_KEY is neither in the environment nor .env"
         )
     return steps
 

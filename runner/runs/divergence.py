@@ -1,7 +1,7 @@
 """One run on two sides: this machine and a target with volumes of its own.
 
-Only a run that was on a remote target is looked up there, as its files on this machine tell. A new run
-needs no network to start.
+Only a run that was on a remote target is looked up there, as its files on this machine tell. A new
+run needs no network to start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from runner.target import Target, remote_targets
 
 
 def remote_state(cli: CliContext, checkout: Path, folder: Path) -> RemoteRunState | None:
-    """Return the state of the run in ``folder`` on the remote target that it was on; None if it was on none.
+    """Return the state of the run in ``folder`` on the remote target that it was on; None if it was
+    on none.
 
     Warns and returns None if that target does not answer.
     """
@@ -57,7 +58,10 @@ def _ask(target: Target, run: str, local: RunRecord | None) -> RemoteRunState | 
 def local_state(
     cli: CliContext, checkout: Path, run: str, remote: RunRecord | None
 ) -> RemoteRunState | None:
-    """Return the state on this machine of the run with the record ``remote``; None if it is another run."""
+    """Return the state on this machine of the run with the record ``remote``.
+
+    None if it is another run.
+    """
     folder = volumes(checkout, cli.environ).run(run)
     record = read_record(folder)
     if record is None or remote is None or record.created != remote.created:
@@ -99,7 +103,8 @@ def locate_missing_run(
             continue
         return not_found(
             f"run '{run}' is on {remote.name}, not on {target.name}: run "
-            f"`runner {remote.name} {job} --name {run}`, or copy it first: `runner pull checkpoints {run}`"
+            f"`runner {remote.name} {job} --name {run}`, "
+            f"or copy it first: `runner pull checkpoints {run}`"
         )
     return missing
 
@@ -111,7 +116,7 @@ def _ran_since(there: RunRecord, here: RunRecord | None) -> bool:
 
 
 def _was_on(target: Target, folder: Path, record: RunRecord | None, journals: Path) -> bool:
-    """Return True if the run's files on this machine tell of a launch on, or a push to, the target."""
+    """Return True if the run's local files show a launch on, or a push to, the target."""
     launch = read_launch(folder)
     if (folder / attempts.NAME).exists() or (launch is not None and launch.target == target.name):
         return True

@@ -1,4 +1,4 @@
-"""How a job ended: the runner's exit status and the message that goes with it."""
+"""The end of a job: the runner's exit status and the message that goes with it."""
 
 from __future__ import annotations
 

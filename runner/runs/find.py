@@ -14,7 +14,7 @@ from runner.plan import is_active_elsewhere
 from runner.project import find_checkout
 from runner.target import RunInfo, RunSource, Target, all_targets
 
-NO_RUNS = "there are no runs yet; `runner local` or `runner host` trains the first one"
+NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
 MAX_NAMES = 8  # in an error
 
 
@@ -34,18 +34,23 @@ class ResolvedRun:
         if self.state.is_copy:
             run, target = self.state.run, self.target.name
             raise RunnerError(
-                f"target {target} does not answer for run '{run}', and this is only the copy that was "
-                f"pulled; to resume the copy on this machine: `runner resume {run} --target host`"
+                f"target {target} does not answer for run '{run}', and this is only the copy "
+                f"that was pulled; to resume it on this machine: "
+                f"`runner resume {run} --target host`"
             )
 
 
 def every_run(cli: CliContext) -> list[ResolvedRun]:
-    """Return the runs of all targets, newest first; unreachable targets are skipped with a warning."""
+    """Return the runs of all targets, newest first.
+
+    Unreachable targets are skipped with a warning.
+    """
     found, unreachable = _runs_of_targets(cli)
     known = {run.state.run for run in found}
     copies = [copy for copy in _copies(cli) if copy.state.run not in known]
     for target, error in unreachable:
-        # Finished copies stay as they are, so an account that is not set up changes nothing about them.
+        # Finished copies stay as they are, so an account that is not set up changes nothing about
+        # them.
         if (
             target.is_configured()
             or not copies
@@ -58,7 +63,7 @@ def every_run(cli: CliContext) -> list[ResolvedRun]:
 def find_run(cli: CliContext, name: str) -> ResolvedRun:
     """Return the run; if several targets have one of that name, the active or newest one.
 
-    Raises RunnerError, exit code 102, if there is none.
+    Raises RunnerError, exit code 102, if no target has it.
     """
     found, unreachable = [], []
     for target in _targets(cli):
@@ -85,7 +90,7 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
 
 
 def newest_run(cli: CliContext) -> ResolvedRun:
-    """Return the run that was started last. Raises RunnerError, exit code 102, if there is none."""
+    """Return the run that was started last. Raises RunnerError, exit code 102, without any run."""
     found = every_run(cli)
     if not found:
         raise not_found(NO_RUNS)
@@ -122,7 +127,7 @@ def select_run(cli: CliContext, name: str | None) -> ResolvedRun:
 
 
 def refuse_if_active_elsewhere(found: ResolvedRun, target: Target) -> None:
-    """Raise RunnerError if the run is active on another target than the one that is to resume it."""
+    """Raise RunnerError if the run is active on a target other than ``target``."""
     if not found.state.alive or found.target is target:
         return
     command = (
@@ -168,7 +173,10 @@ def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str
 
 
 def _describe_sweep(cli: CliContext, name: str) -> str:
-    """Return the error for the name of a sweep on this machine, from its ``sweep.json``; '' for any other."""
+    """Return the error for the name of a sweep on this machine, from its ``sweep.json``.
+
+    '' for any other.
+    """
     if not RUN_NAME.match(name):
         return ""
     for target in _targets(cli):

@@ -1,7 +1,7 @@
 """A run read through its target, again and again: each poll reads only what is new.
 
-``HistoryReader("warm", target).poll()`` returns a History. It raises OSError or RunnerError if the target does
-not answer.
+``HistoryReader("warm", target).poll()`` returns a History. It raises OSError or RunnerError if the
+target does not answer.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Sample:
 class History:
     """A run as one poll saw it.
 
-    ``recipe`` maps full keys (``train.lr``) to values. An experiment has its arguments there, a command its
-    command line.
+    ``recipe`` maps full keys (``train.lr``) to values. An experiment has its arguments there, a
+    command its command line.
     """
 
     state: RunInfo
@@ -189,7 +189,10 @@ def recorded_arguments(record: bytes | None) -> dict[str, Any]:
 
 
 def flatten_recipe(text: bytes | None) -> dict[str, Any]:
-    """Return a recipe's full keys and values; {} if it is damaged. Keys of other versions are kept."""
+    """Return a recipe's full keys and values.
+
+    {} if it is damaged. Keys of other versions are kept.
+    """
     import yaml
 
     try:
@@ -206,7 +209,10 @@ def flatten_recipe(text: bytes | None) -> dict[str, Any]:
 
 
 def read_runs(cli: CliContext, runs: Sequence[str], all_samples: bool = False) -> list[History]:
-    """Return the present state of the runs. Raises RunnerError, exit code 102, for a missing run."""
+    """Return the present state of the runs.
+
+    Raises RunnerError, exit code 102, for a missing run.
+    """
     sources = [_source_of(cli, run) for run in runs]
     with ThreadPoolExecutor(READERS) as pool:
         return list(

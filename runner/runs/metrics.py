@@ -1,7 +1,7 @@
 """The lines of metrics.jsonl as curves, and the newest value of each.
 
-Lines come in the order of their steps. Damaged lines and values that are not finite numbers are skipped. Each
-number that an experiment logs is a curve.
+Lines come in the order of their steps. Damaged lines and values that are not finite numbers are
+skipped. Each number that an experiment logs is a curve.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_POINTS = 2048
 
 
 class Metrics:
-    """Curves: ``loss``, ``lr`` … of training, ``val_loss`` of evaluations, ``KIND/KEY`` of other lines."""
+    """Curves: ``loss``, ``lr`` … of training, ``val_loss`` of evaluations, ``KIND/KEY``."""
 
     def __init__(self) -> None:
         self.curves: dict[str, Curve] = {key: Curve() for key in TRAINER_CURVES}

@@ -45,7 +45,10 @@ ProbeLaunch = Callable[[LaunchHandle], tuple[bool, int | None]]
 
 
 def newest_step(folder: Path) -> int | None:
-    """Return the step of the newest complete checkpoint, as the trainer finds it; None without one."""
+    """Return the step of the newest complete checkpoint, as the trainer finds it.
+
+    None without one.
+    """
     present = steps(folder)
     try:
         latest = int((folder / LATEST).read_text(encoding="utf-8").strip().removeprefix("step_"))
@@ -94,7 +97,8 @@ def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
 def has_live_process(folder: Path) -> bool:
     """Return True if a process of this machine works on the run: it holds the run's lock.
 
-    The heartbeat decides only where locks do not work; its time is wrong after the clock was set back.
+    The heartbeat decides only where locks do not work; its time is wrong after the clock was set
+    back.
     """
     held = is_held(folder)
     return held if held is not None else is_fresh(heartbeat_age(folder))
@@ -147,7 +151,10 @@ def derive_status(
     is_alive: bool,
     code: int | None,
 ) -> RunStatus:
-    """Return the run's status; a record that says "running" of a process that is gone is overruled."""
+    """Return the run's status.
+
+    A record that says "running" of a process that is gone is overruled.
+    """
     if is_alive:
         recorded = attempt is not None and (launch is None or attempt.started >= launch.started)
         return RunStatus.RUNNING if recorded else RunStatus.STARTING
@@ -172,12 +179,18 @@ def _reason(status: str, attempt: Attempt | None, code: int | None) -> str | Non
 
 
 def _started(launch: LaunchHandle, attempt: Attempt | None) -> bool:
-    """Return True if ``launch`` started the last attempt; `docker compose up` starts some without one."""
+    """Return True if ``launch`` started the last attempt.
+
+    `docker compose up` starts some without one.
+    """
     return attempt is None or bool(attempt.launch) or attempt.started < launch.started
 
 
 def _target_of(attempt: Attempt | None, launch: LaunchHandle | None) -> str:
-    """Return the target of the newest attempt or launch; a launch may end before it writes a record."""
+    """Return the target of the newest attempt or launch.
+
+    A launch may end before it writes a record.
+    """
     if attempt is not None and (launch is None or attempt.started >= launch.started):
         in_container = is_container_id(attempt.host)
         return str(attempt.launch.get("target") or ("local" if in_container else "host"))
@@ -221,13 +234,19 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_exit(folder: Path, code: int) -> None:
-    """Write the exit status of the last launch; a full disk is ignored, and the run counts as lost."""
+    """Write the exit status of the last launch.
+
+    A full disk is ignored, and the run counts as lost.
+    """
     with suppress(OSError):
         write_atomically(folder / EXIT_NAME, f"{code}\n")
 
 
 def read_exit(folder: Path) -> int | None:
-    """Return the exit status of the last launch; None while it runs, and if the runner was killed too."""
+    """Return the exit status of the last launch.
+
+    None while it runs, and if the runner was killed too.
+    """
     try:
         return int((folder / EXIT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -235,7 +254,8 @@ def read_exit(folder: Path) -> int | None:
 
 
 def discard_if_not_started(folder: Path, code: int) -> bool:
-    """Remove the folder of a job that failed before it wrote anything, so that its name is free again.
+    """Remove the folder of a job that failed before it wrote anything, so that its name is free
+    again.
 
     Returns True if the folder was removed.
     """
@@ -249,12 +269,15 @@ def discard_if_not_started(folder: Path, code: int) -> bool:
 
 
 def is_fresh(age: float | None) -> bool:
-    """Return True if a heartbeat of this age, in seconds, belongs to an active run; None is no heartbeat."""
+    """Return True if a heartbeat of this age, in seconds, belongs to an active run.
+
+    None stands for a missing one.
+    """
     return age is not None and age < FRESH_SECONDS
 
 
 def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
-    """Return the entries of a folder on a volume; [] if there is no such folder."""
+    """Return the entries of a folder on a volume; [] if it does not exist."""
     try:
         return list(files.entries(path))
     except FileNotFoundError:
@@ -319,7 +342,10 @@ def step_of(files: VolumeFiles, run: str) -> int | None:
 
 
 def is_dataset_ready(data: VolumeFiles, dataset: str) -> bool | None:
-    """Return True if the dataset is complete; None for shards of other programs, without meta.json."""
+    """Return True if the dataset is complete.
+
+    None for shards of other programs, without meta.json.
+    """
     try:
         names = [entry.path.rpartition("/")[2] for entry in data.entries(dataset)]
     except (FileNotFoundError, NotADirectoryError):

@@ -38,7 +38,7 @@ def show_runs(states: Sequence[RunInfo], cli: CliContext) -> None:
     cli.print_table(table, data=True, least=_width(shown))
     if dropped := [title for title in columns if title not in shown]:
         cli.info(
-            f"no room for {', '.join(dropped)}; use a wider terminal or `runner runs --json` to see all"
+            f"no room for {', '.join(dropped)}; widen the terminal or use `runner runs --json`"
         )
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from runner.target import VolumeFiles
 
-# A resumed run rewrites its metrics without the lines after its checkpoint, and the new file may have any
-# length. So the last bytes of each poll are read again and compared.
+# A resumed run rewrites its metrics without the lines after its checkpoint, and the new file may
+# have any length. So the last bytes of each poll are read again and compared.
 OVERLAP_BYTES = 256
 
 MAX_POLL_BYTES = 4 * 1024 * 1024  # per poll, so that a long file does not freeze the screen

@@ -1,7 +1,7 @@
 """The target ``local``: a job is a container of this machine's Docker engine, started by Compose.
 
-An attached job has the terminal, and draws on it. Without a terminal, Compose gets its own session, and the
-runner passes a Ctrl-C on to the container: Compose 1.29 would lose the job's exit status.
+An attached job has the terminal, and draws on it. Without a terminal, Compose gets its own session,
+and the runner passes a Ctrl-C on to the container: Compose 1.29 would lose the job's exit status.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class ComposeTarget(LocalTarget):
         self.project = ComposeProject(self.system, checkout)
 
     def inspect(self, request: Request) -> TargetState:
-        """Return the engine's, the image's and the run's state. Raises RunnerError without an engine."""
+        """Return the engine's, the image's and the run's state.
+
+        Raises RunnerError without an engine.
+        """
         self._check_engine()
         project, service = self.project, self.project.service_of(request.job.name)
         environ, image = self.cli.environ, project.image(service)
@@ -121,7 +124,10 @@ class ComposeTarget(LocalTarget):
         return launch
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Run `docker stop`, which grants the compose file's grace period; with ``force``, `docker kill`."""
+        """Run `docker stop`, which grants the compose file's grace period.
+
+        With ``force``, `docker kill`.
+        """
         self._check_engine()
         active = self._active(run) or self._started_by_compose(run)
         for container in active:
@@ -137,7 +143,10 @@ class ComposeTarget(LocalTarget):
         return states(self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known))
 
     def state(self, run: str) -> RunInfo | None:
-        """Return the state of one run; None if its last attempt was not a container of this machine."""
+        """Return the state of one run.
+
+        None if its last attempt was not a container of this machine.
+        """
         return state_named(run, self.volumes.checkpoints, self.name, self._probe)
 
     def output(self, run: str, lines: int) -> list[str]:
@@ -217,7 +226,7 @@ class ComposeTarget(LocalTarget):
         return self.project.command("run", *words, service, *plan.process.command)
 
     def _compose_environment(self, plan: Plan) -> dict[str, str]:
-        """Return variables for Compose itself: the values of secrets, and the command's own image."""
+        """Return variables for Compose itself: the secrets' values, and the command's own image."""
         variables = secret_values(plan.process.secrets, self.cli.environ, self.checkout)
         if plan.folder is not None and plan.folder.setup:
             image = plan.image.name if plan.image else ""

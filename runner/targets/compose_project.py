@@ -1,4 +1,7 @@
-"""The compose file as Compose reads it, the settings in .env, and single services. For Compose 1.29 and 2."""
+"""The compose file as Compose reads it, the settings in .env, and single services.
+
+For Compose 1.29 and 2.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,10 @@ class ComposeProject:
         return str(name) if name else None
 
     def has_image(self, service: str) -> bool:
-        """Return True if the image is built; False for a generated name, which can't be looked up."""
+        """Return True if the image is built.
+
+        False for a generated name, which can't be looked up.
+        """
         return self.built_image(service) is not None
 
     def built_image(self, service: str) -> str | None:
@@ -106,8 +112,8 @@ class ComposeProject:
 def needed_settings(system: System, checkout: Path) -> dict[str, str]:
     """Return the settings that ``.env`` should have on this machine.
 
-    Compose files of the user stay, also docker-compose.override.yml, which Compose reads on its own only while
-    COMPOSE_FILE is not set.
+    Compose files of the user stay, also docker-compose.override.yml, which Compose reads on its own
+    only while COMPOSE_FILE is not set.
     """
     present = read_dotenv(checkout, SETTINGS)
     given = present.get("COMPOSE_FILE", "").split(os.pathsep)
@@ -129,8 +135,8 @@ def needed_settings(system: System, checkout: Path) -> dict[str, str]:
 def project_name(checkout: Path, given: str = "") -> str:
     """Return the checkout's own project name, or the one that the user has ``given``.
 
-    Compose's default is the folder's name, so that two checkouts of one name would replace each other's
-    containers. A name that a copied ``.env`` brought from another folder is not the user's.
+    Compose's default is the folder's name, so that two checkouts of one name would replace each
+    other's containers. A name that a copied ``.env`` brought from another folder is not the user's.
     """
     if given and not GENERATED_NAME.match(given):
         return given
@@ -146,7 +152,10 @@ def wrong_settings(system: System, checkout: Path) -> list[str]:
 
 
 def write_missing_settings(system: System, checkout: Path) -> list[str]:
-    """Add the missing settings to ``.env`` and report them; wrong ones are left to `runner doctor`."""
+    """Add the missing settings to ``.env`` and report them.
+
+    Wrong ones are left to `runner doctor`.
+    """
     present = read_dotenv(checkout, SETTINGS)
     needed = needed_settings(system, checkout)
     return _write(checkout, {name: v for name, v in needed.items() if name not in present})

@@ -70,7 +70,7 @@ def _parse_container(id: str, run: str, status: str) -> Container:
 
 
 def bind_mounts(folder: PlannedFolder) -> list[str]:
-    """Return values of ``-v``: the folder itself, and over it each persisted path from its volume."""
+    """Return values of ``-v``: the folder, and over it each persisted path from its volume."""
     over = [f"{keep.here}:{folder.inside}/{keep.path}:rw" for keep in folder.persisted]
     return [f"{folder.here}:{folder.inside}:rw", *over]
 
@@ -97,7 +97,10 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 
 
 def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
-    """Return the name of ``image`` extended by the folder's setup; it changes when either changes."""
+    """Return the name of ``image`` extended by the folder's setup.
+
+    It changes when either changes.
+    """
     answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
     return f"{SETUP_REPOSITORY}:{setup_digest(Path(folder.here), folder.setup, answer.out.strip())}"
 

@@ -1,7 +1,7 @@
 """The target ``host``: a job is a process of this machine, in the Python that runs the runner.
 
-Each job gets its own session: a Ctrl-C at the terminal reaches only the runner, which passes it on once, and
-a detached job outlives the terminal.
+Each job gets its own session: a Ctrl-C at the terminal reaches only the runner, which passes it on
+once, and a detached job outlives the terminal.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class HostTarget(LocalTarget):
 def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return variables for the supervisor of a user's command.
 
-    It imports the installed packages, which the command does not see. ``python`` is the runner's own, unless
-    an environment is active in this shell.
+    It imports the installed packages, which the command does not see. ``python`` is the runner's
+    own, unless an environment is active in this shell.
     """
     python_path = os.pathsep.join(filter(None, [str(INSTALLED), environ.get("PYTHONPATH")]))
     variables = {"PYTHONPATH": python_path}
@@ -168,7 +168,10 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def occupied_paths(command: UserCommand) -> tuple[str, ...]:
-    """Return the persisted paths that are folders with the user's files; these stay in their place."""
+    """Return the persisted paths that are folders with the user's files.
+
+    These stay in their place.
+    """
     paths = [option.path for option in command.persist]
     return tuple(path for path in paths if _has_content(command.folder / path))
 

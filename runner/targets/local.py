@@ -1,4 +1,4 @@
-"""The common part of the targets on this machine: runs are folders, a job is a process to follow."""
+"""The common part of the local targets: runs are folders, a job is a process to follow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ from runner.targets.process import exit_status
 
 
 class LocalTarget(ABC):
-    """Runs in the folders ``volumes`` of this machine. Subclasses start, probe and signal the jobs."""
+    """Runs in the folders ``volumes`` of this machine.
+
+    Subclasses start, probe and signal the jobs.
+    """
 
     name = ""
     poll_interval_s = 0.2
@@ -63,7 +66,7 @@ class LocalTarget(ABC):
 
     @abstractmethod
     def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
-        """Ask the job to stop; False if there was no job to ask yet, and it was prevented."""
+        """Ask the job to stop; False if the job did not exist yet and was prevented."""
 
     @abstractmethod
     def _kill(self, launch: LaunchHandle) -> None:
@@ -118,7 +121,10 @@ class LocalTarget(ABC):
         return state_named(run, self.volumes.checkpoints, self.name, self._probe)
 
     def launched(self, run: str) -> LaunchHandle | None:
-        """Return the last launch, from the run's folder; if that was deleted, the one of this object."""
+        """Return the last launch, from the run's folder.
+
+        If that was deleted, the one of this object.
+        """
         return read_launch(self.volumes.run(run)) or self._launched.get(run)
 
     def files(self, volume: str) -> VolumeFiles:
@@ -172,7 +178,8 @@ def inspect_local(
 def describe_active(target: RunSource, folder: Path) -> str | None:
     """Return "running on host" or the like if a process works on the run in ``folder``; else None.
 
-    A run of the other local target is known by its lock: asking that target may need a Docker engine.
+    A run of the other local target is known by its lock: asking that target may need a Docker
+    engine.
     """
     state = target.state(folder.name)
     if state is not None and state.alive:

@@ -2,8 +2,8 @@
 
     python -m runner.targets.process RUN_FOLDER COMMAND [ARGUMENT ...]
 
-runs a detached job, passes signals on to it and writes its exit status into the run's folder. Without it, a
-job that died before its first record could not be told from one that succeeded.
+runs a detached job, passes signals on to it and writes its exit status into the run's folder.
+Without it, a job that died before its first record could not be told from one that succeeded.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def machine_name() -> str:
 
 
 def identity_of(pid: int) -> str:
-    """Return the start time of the process, as the system writes it; '' if there is no such process.
+    """Return the start time of the process, as the system writes it; '' if it has ended.
 
-    A pid is reused, the pair of pid and start time is not. Linux counts the time in ticks since boot, which
-    stays correct when the clock is set; psutil.create_time does not.
+    A pid is reused, the pair of pid and start time is not. Linux counts the time in ticks since
+    boot, which stays correct when the clock is set; psutil.create_time does not.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = stat.rpartition(")")[
             2
-        ].split()  # behind the program's name, which may contain spaces
+        ].split()  # skip the program's name, which may contain spaces
         return "" if fields[0] in "ZX" else fields[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
@@ -98,8 +98,12 @@ def exit_status(code: int) -> int:
 def start_detached(
     command: tuple[str, ...], folder: Path, cwd: Path, environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a job that outlives this process; its output goes to ``output.txt`` in the run's folder."""
-    # -P: the supervisor is this installation's, while the job imports the checkout, its working folder.
+    """Start a job that outlives this process.
+
+    Its output goes to ``output.txt`` in the run's folder.
+    """
+    # -P: the supervisor is this installation's, while the job imports the checkout, its working
+    # folder.
     supervisor = [sys.executable, "-P", "-m", "runner.targets.process", str(folder)]
     package = str(Path(__file__).resolve().parents[2])
     python_path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), package]))

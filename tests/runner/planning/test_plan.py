@@ -243,7 +243,7 @@ class TestSteps:
 
     def test_a_missing_secret_is_reported(self) -> None:
         steps = plan(settings=with_wandb()).steps
-        assert any("WANDB_API_KEY is not set" in step for step in steps)
+        assert any("WANDB_API_KEY is neither" in step for step in steps)
 
 
 class TestRefusals:

@@ -177,7 +177,7 @@ def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
 
 def test_a_pattern_where_there_are_no_runs(type_) -> None:
     result = type_("runner compare 'seed*'")
-    assert (result.exit_code, "no run matches 'seed*'; there are no runs yet" in result.stderr) == (
+    assert (result.exit_code, "no run matches 'seed*'; no runs yet" in result.stderr) == (
         102,
         True,
     )

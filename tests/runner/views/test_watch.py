@@ -124,6 +124,6 @@ class TestOffATerminal:
 
     def test_no_run_and_an_unknown_one(self, type_, fake, make_run) -> None:
         result = type_("runner watch")
-        assert (result.exit_code, "there are no runs yet" in result.stderr) == (102, True)
+        assert (result.exit_code, "no runs yet" in result.stderr) == (102, True)
         result = type_("runner watch quick")
         assert result.exit_code == 102
