@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 
+MIN_TEMPERATURE = 1e-4  # logits divided by less overflow float32
 FREE: dict[str, Any] = {"resume": "free"}
 DURATION = r"^\d+(\.\d+)?[smhd]$"
 
@@ -303,6 +304,16 @@ class SampleConfig(Section):
         None, "the smallest set of tokens whose probabilities sum to p; null: all", gt=0.0, le=1.0
     )
     seed: int = free(1337, "random seed of the sampling", ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SampleConfig:
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise impossible(
+                "temperature",
+                f"temperature ({self.temperature:g}) must be 0, for the most likely token, or at "
+                f"least {MIN_TEMPERATURE:g}",
+            )
+        return self
 
 
 class ResourcesConfig(Section):

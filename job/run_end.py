@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from job.arguments import say
 from job.disk import in_words
 from job.display import Display
 from job.exit_status import ExitStatus, UserError
+from job.format import sanitize
 from job.next_command import next_command
 from job.run_record import RunRecord, RunStatus
 from job.run_session import RunSession
@@ -54,6 +56,7 @@ def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
         print((folder / "run.json").read_text(), end="")
     elif samples:
         say(f"its newest sample ({samples[-1]}):")
-        print(samples[-1].read_text())
+        text = samples[-1].read_text(encoding="utf-8", errors="replace")
+        print(sanitize(text) if sys.stdout.isatty() else text)
     another = next_command("train", f"--name {folder.name}-2")
     say(f"to train another run: {another}")

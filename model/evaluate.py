@@ -34,6 +34,7 @@ from model.multiple_choice import ending_losses
 # Sequences in a batch. Few, because nothing is compiled and all logits are in memory: 1.6 GB in
 # float32 for 8 x 1,024 tokens.
 BATCH_SIZE = 8
+MAX_EXPONENT = 709  # a float64 overflows above; a diverged run can have such a loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,8 @@ def _main(arguments: Namespace) -> ExitStatus:
         print(json.dumps(result))
     else:
         for key, value in result.items():
-            print(f"{key:26} {value:.4f}" if isinstance(value, float) else f"{key:26} {value}")
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            print(f"{key:26} {'too large to compute' if value is None else shown}")
     return ExitStatus.DONE
 
 
@@ -91,7 +93,7 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
     return {
         "tokens": tokens,
         "loss": loss,
-        "perplexity": math.exp(loss),
+        "perplexity": math.exp(loss) if loss < MAX_EXPONENT else None,
         # nats per token → bits per byte of text, comparable across tokenizers
         "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
     }

@@ -22,6 +22,7 @@ from torch import Tensor
 from corpus.tokenizers import StreamDecoder, Tokenizer
 from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus
+from job.format import sanitize
 from job.recipe import Recipe, SampleConfig
 from model.gpt import GPT
 from model.load_run import open_run
@@ -42,6 +43,7 @@ def draw(logits_BV: Tensor, config: SampleConfig, generator: torch.Generator) ->
         probabilities = ordered.softmax(-1)
         # Drop a token if those before it reach top_p; the first is always kept.
         dropped = probabilities.cumsum(-1) - probabilities >= config.top_p
+        dropped[:, 0] = False  # a top_p below float32's smallest number compares as 0
         logits_BV = logits_BV.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf)
     return torch.multinomial(logits_BV.softmax(-1), 1, generator=generator).squeeze(1)
 
@@ -122,18 +124,20 @@ def write_samples(
     visible = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
     texts = [tokenizer.decode(visible)] * config.num_samples
     decoders = [StreamDecoder(tokenizer) for _ in texts]
+    # A network of bytes can generate escape sequences, which would control the terminal.
+    shown = sanitize if out is not None and out.isatty() else str
     if out is not None:
-        out.write(texts[0])
+        out.write(shown(texts[0]))
     for row in generate(network, prompt, config, tokenizer.vocab_size, tokenizer.eot):
         for i, token in enumerate(row):
             if token is not None:
                 piece = decoders[i].push(token)
                 texts[i] += piece
                 if i == 0 and out is not None:
-                    out.write(piece)
+                    out.write(shown(piece))
                     out.flush()
     if out is not None:
-        out.write("".join(SEPARATOR + text for text in texts[1:]) + "\n")
+        out.write("".join(SEPARATOR + shown(text) for text in texts[1:]) + "\n")
         out.flush()
     return SEPARATOR.join(texts)
 

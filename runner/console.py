@@ -58,9 +58,9 @@ class CliContext:
 
     def write(self, text: str, newline: bool = True, label: str = "", color: str = "") -> None:
         """Write data to stdout, after a ``label`` in ``color``. A file or pipe gets it unchanged."""
-        shown = sanitize(text) if _is_tty(sys.stdout) else text
-        styled = click.style(label, fg=color) if label and self.color else label
-        click.echo(f"{styled}{shown}", nl=newline)
+        on_terminal = self.terminal if self.terminal is not None else _is_tty(sys.stdout)
+        styled = click.style(label, fg=color) if label and on_terminal and self.color else label
+        click.echo(f"{styled}{sanitize(text) if on_terminal else text}", nl=newline, color=True)
 
     def json(self, value: Any) -> None:
         """Write data to stdout as JSON."""
