@@ -1,7 +1,7 @@
-"""Remakes the pictures of the documentation from real runs:
+"""Draw the pictures of the documentation from real runs.
 
-python docs/pictures.py watch RUN      # docs/watch.svg: the screen of `runner watch`, best while it trains
-python docs/pictures.py report RUN     # docs/report.png: the page of `runner report`, in headless Chromium
+python docs/pictures.py watch RUN      # docs/watch.svg: the screen of `runner watch`; RUN should be training
+python docs/pictures.py report RUN     # docs/report.png: the page of `runner report` in headless Chromium
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from rich.console import Console
 
 from runner.console import CliContext
 from runner.runs.find import find_run
-from runner.runs.history import Reader, read_runs
+from runner.runs.history import HistoryReader, read_runs
 from runner.views.dashboard import Snapshot, screen
 from runner.views.report import html
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 SIZE = (118, 30)  # columns, lines
-WINDOW = (1100, 1560)  # pixels: the head, the curves and the sample
+WINDOW = (1100, 1560)  # pixels: the header, the curves and the sample
 
 
 def watch(run: str) -> None:
-    """The screen as it is now."""
-    history = Reader(run, find_run(CliContext(), run).target).look_at_all()
+    """Draw the current screen."""
+    history = HistoryReader(run, find_run(CliContext(), run).source).poll_fully()
     assert history is not None
     console = Console(
         file=io.StringIO(),
@@ -39,20 +39,20 @@ def watch(run: str) -> None:
         color_system="256",
     )
     console.print(screen(Snapshot(history), time.time(), *SIZE))
-    drawn = console.export_svg(title=f"runner watch {run}")
-    # The font of rich's own frame would be fetched from elsewhere; any of fixed width does.
-    (HERE / "watch.svg").write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
+    svg = console.export_svg(title=f"runner watch {run}")
+    # rich would load its font from a server; any monospaced font does.
+    (FOLDER / "watch.svg").write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
 
 def report(run: str) -> None:
-    """The top of the page, in light."""
-    from tests.runner.views.browser import look_at
+    """Draw the top of the page in light mode."""
+    from tests.runner.views.browser import render
 
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(html(read_runs(CliContext(), [run], all_samples=True)[0], time.time()))
-        picture = look_at(page, size=WINDOW).picture
-    picture.save(HERE / "report.png", optimize=True)
+        screenshot = render(page, size=WINDOW).screenshot
+    screenshot.save(FOLDER / "report.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ here: a run's name, its log or its sample may contain escape sequences.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import click
 
 from job.format import sanitize
 from runner.errors import usage
+from runner.format import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ class CliContext:
 
     def json(self, value: Any) -> None:
         """Write data to stdout as JSON."""
-        click.echo(json.dumps(value, indent=2, default=str))
+        click.echo(json_text(value))
 
     def info(self, text: str) -> None:
         """Write a message to stderr."""

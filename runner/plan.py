@@ -6,8 +6,8 @@ Planning/ derives one from the other.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from job.run_record import RunStatus
 from runner.errors import RunnerError, usage
@@ -113,6 +113,10 @@ class TargetState:
     secrets: tuple[str, ...] = ()  # names of the available ones
     git: tuple[tuple[str, Any], ...] = ()
     is_configured: bool = True  # False: without an account, neither runs nor data are known
+
+    def for_new_run(self) -> Self:
+        """Return the state as it is for a run that does not exist yet."""
+        return replace(self, run=PriorRun())
 
 
 @dataclass(frozen=True)

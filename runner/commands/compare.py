@@ -37,8 +37,8 @@ def command(
     from runner.errors import usage
     from runner.runs.find import match_names
     from runner.runs.history import read_runs
-    from runner.views.charts import is_png, need_matplotlib
-    from runner.views.compare import as_png, on_terminal, table, to_json
+    from runner.views import compare as view
+    from runner.views.charts import check_matplotlib, is_png
 
     names = match_names(cli, runs)
     if len(set(names)) < 2 or len(set(names)) < len(names):
@@ -49,24 +49,24 @@ def command(
         )
         raise usage(f"compare needs two or more different runs{only}; `runner runs` lists them")
     if png:
-        need_matplotlib()
+        check_matplotlib()
         if not (folder := (cli.cwd / png).parent).is_dir():
             raise usage(f"--png {png}: no folder {folder}; create it, or choose another file")
         if (cli.cwd / png).exists() and not is_png(cli.cwd / png):
             raise usage(f"--png {png} exists and is not a PNG; choose another file")
     histories = read_runs(cli, names)
     if as_json:
-        cli.json(to_json(histories))
+        cli.json(view.to_json(histories))
     else:
-        cli.print_table(table(histories), data=True)
+        cli.print_table(view.table(histories), data=True)
         console = cli.console(data=True)
-        plot = on_terminal(histories, axis, min(console.width, MAX_PLOT[0]), MAX_PLOT[1])
+        plot = view.terminal_plot(histories, axis, min(console.width, MAX_PLOT[0]), MAX_PLOT[1])
         if plot is not None:
             cli.write("")
             console.print(plot)
     if png:
         from job.files import write_atomically
 
-        write_atomically(cli.cwd / png, as_png(histories, axis))
+        write_atomically(cli.cwd / png, view.png(histories, axis))
         cli.info(f"written: {png}")
     return 0

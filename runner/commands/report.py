@@ -27,10 +27,10 @@ def command(cli: CliContext, run: str | None, output: str | None) -> int:
     from runner.errors import usage
     from runner.runs.find import select_run
     from runner.runs.history import read_runs
-    from runner.views.charts import need_matplotlib
+    from runner.views.charts import check_matplotlib
     from runner.views.report import html, is_report
 
-    need_matplotlib()
+    check_matplotlib()
     run = run or select_run(cli, None).state.run
     name = output or f"{run}.html"
     path = cli.cwd / name

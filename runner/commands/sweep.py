@@ -87,10 +87,10 @@ def command(
     as_json: bool,
     yes: bool,
 ) -> int:
-    from runner.sweep.launch import SweepLine, sweep
+    from runner.sweep.launch import SweepArguments, run_sweep
     from runner.targets.modal.options import parse_options
 
-    line = SweepLine(
+    arguments = SweepArguments(
         file,
         target,
         name,
@@ -104,4 +104,4 @@ def command(
         yes,
         parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region),
     )
-    return sweep(cli, line)
+    return run_sweep(cli, arguments)

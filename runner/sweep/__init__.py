@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one recipe or experiment, under one budget, and which of them was best."""
+"""Sweeps: many runs of one recipe or experiment, under one budget."""

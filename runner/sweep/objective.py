@@ -1,9 +1,12 @@
-"""What a sweep varies: a recipe or an experiment. Its trials as requests, checked before anything starts."""
+"""The objective of a sweep: a recipe or an experiment, its trials as requests, and their metric."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,14 @@ import yaml
 
 from job.compatibility import other_experiment
 from job.exit_status import RecipeError
-from job.recipe import Recipe, known_keys, load
+from job.recipe import Recipe, changes, known_keys, load
 from job.recipe_loader import full_key
 from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import did_you_mean
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse_experiment import folder_of
-from runner.paths import absolute, path_in, replace_path
+from runner.paths import PATH_KEYS, absolute, path_in, replace_path
 from runner.project import recipes
 from runner.request import (
     Experiment,
@@ -34,10 +37,13 @@ METRICS = ("val_loss", "best_val_loss", "train_loss")
 
 SMOKE_STEPS = 3
 
+# They may change when a run is resumed, but a metric with other values of them is not comparable.
+EVALUATION_KEYS = ("train.eval_every", "train.eval_tokens")
+
 
 @dataclass(frozen=True)
 class Objective:
-    """``file`` is the recipe's or the experiment's; ``signature`` only an experiment has."""
+    """The recipe or experiment in ``file``; only an experiment has a ``signature``."""
 
     file: Path
     config: SweepConfig
@@ -46,12 +52,19 @@ class Objective:
 
     @property
     def title(self) -> str:
-        """``recipe quickstart``."""
+        """Return ``recipe quickstart`` or ``experiment mine.py``."""
         return f"experiment {self.file.name}" if self.signature else f"recipe {self.file.stem}"
 
+    @property
+    def file_sha256(self) -> str:
+        """Return the SHA-256 of an experiment's file; '' for a recipe."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest() if self.signature else ""
+
     def request(self, run: str, values: Mapping[str, Scalar], template: Request) -> Request:
-        """The run of one trial; ``template`` has the options of the line. Raises RecipeError for values that
-        can't be, at their line."""
+        """Return the request of one trial; ``template`` has the options of the command line.
+
+        Raises RecipeError, with its line in the sweep's file, for invalid values.
+        """
         settings = {**self.config.fixed, **values}
         words = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
         if self.signature is not None:
@@ -67,46 +80,77 @@ class Objective:
             recipe=self.file,
             overrides=words,
             settings=self._load(words),
-            **_common(template),
+            **_common_options(template),
         )
 
+    def shared_settings(self, request: Request) -> dict[str, Any]:
+        """Return the settings that all trials share, from the request of one trial.
+
+        Settings that may change when a run is resumed are not among them.
+        """
+        if request.experiment is not None:
+            arguments = dict(request.experiment.arguments)
+            return {key: arguments[key] for key in arguments if key not in self.config.keys}
+        assert request.settings is not None
+        varied = {full_key(key, key, known_keys(), "train") for key in self.config.keys}
+        tree = request.settings.model_dump(mode="json")
+        return {
+            key: reduce(getitem, key.split("."), tree)
+            for key, is_free in known_keys().items()
+            if key not in varied and (not is_free or key in EVALUATION_KEYS)
+        }
+
     def smoke(self, first: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
-        """The values of the short run that comes first; None where the experiment has no number of steps."""
+        """Return the values of the smoke run; None if the experiment has no number of steps."""
         if self.config.smoke is not None:
             return {**first, **self.config.smoke}
         if self.signature is not None:
             names = {parameter.name for parameter in self.signature.parameters}
             steps = next((name for name in ("max_steps", "steps") if name in names), None)
             return {**first, steps: SMOKE_STEPS} if steps else None
-        plain = {
+        full = {
             full_key(key, key, known_keys(), "train"): value
             for key, value in {**self.config.fixed, **first}.items()
         }
-        return {**plain, **smoke_overrides(SMOKE_STEPS), "sample.max_new_tokens": 1}
+        return {**full, **smoke_overrides(SMOKE_STEPS), "sample.max_new_tokens": 1}
 
     def metric_of(self, record: RunRecord | None) -> float | None:
-        """The value that the sweep is about, from a run's record; None where it has none."""
+        """Return the metric in a run's record; None without it. It may be NaN."""
         if record is None:
             return None
-        value: Any = (
-            getattr(record, self.config.metric, None) if self.signature is None else record.result
-        )
-        if self.signature is not None:
+        value: Any = record.result
+        if self.signature is None:
+            value = getattr(record, self.config.metric, None)
+        else:
             for part in self.config.metric.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
-        return (
-            float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-        )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        try:
+            return float(value)
+        except OverflowError:
+            return None
 
-    def is_trial(self, record: RunRecord, request: Request, values: Mapping[str, Scalar]) -> bool:
-        """Whether the run with this record is the trial, and not another run that has its name."""
+    def is_trial(
+        self,
+        record: RunRecord,
+        recipe: Recipe | None,
+        request: Request,
+        values: Mapping[str, Scalar],
+    ) -> bool:
+        """Return True if the run with this record and recipe is the trial, not another run."""
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
             return not other_experiment(record, request.experiment.file.name, arguments)
+        if record.job != "train":
+            return False
+        if recipe is not None and request.settings is not None:
+            # Paths are written as the job sees them, so the overrides are compared below.
+            different = changes(recipe, request.settings)
+            if any(key.rpartition(".")[2] not in PATH_KEYS for key in different):
+                return False
         words = [word for word in request.overrides if word.partition("=")[0] in values]
-        return record.job == "train" and all(
-            any(_is_same(word, noted) for noted in record.overrides) for word in words
-        )
+        return all(any(_is_same(word, other) for other in record.overrides) for word in words)
 
     def _load(self, words: tuple[str, ...]) -> Recipe:
         try:
@@ -115,32 +159,30 @@ class Objective:
             text = str(error)
             for key in (*self.config.keys, *self.config.fixed, *(self.config.smoke or {})):
                 if f"argument '{key}=" in text:
-                    raise self.config.mistake(self.config.where_of(key), text) from None
-            raise self.config.mistake("space", text) from None
+                    raise self.config.error_at(self.config.path_of(key), text) from None
+            raise self.config.error_at("space", text) from None
 
     def _experiment(
         self, run: str, settings: Mapping[str, Scalar], words: tuple[str, ...], template: Request
     ) -> Request:
         assert self.signature is not None
         for key, value in settings.items():
-            wrong = self.signature.check_type(key, value)
-            if wrong:
-                raise self.config.mistake(self.config.where_of(key), wrong)
+            if problem := self.signature.check_type(key, value):
+                raise self.config.error_at(self.config.path_of(key), problem)
         try:
             arguments = self.signature.complete(self.signature.values(words))
         except ExperimentError as error:
-            raise self.config.mistake("space", str(error)) from None
+            raise self.config.error_at("space", str(error)) from None
         return ExperimentRequest(
             run=run,
             overrides=words,
             experiment=Experiment(self.file, words, tuple(arguments.items())),
             command=self.folder,
-            **_common(template),
+            **_common_options(template),
         )
 
 
-def _common(template: Request) -> dict[str, Any]:
-    """Return the options of the command line, which all trials share."""
+def _common_options(template: Request) -> dict[str, Any]:
     return {
         "device": template.device,
         "detach": template.detach,
@@ -149,51 +191,58 @@ def _common(template: Request) -> dict[str, Any]:
 
 
 def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective:
-    """The recipe or the file that the sweep names. Raises RecipeError, at its line."""
+    """Return the recipe or experiment that the sweep in ``path`` names.
+
+    Raises RecipeError, with its line, if it does not exist or lacks a setting or the metric.
+    """
     if config.experiment is not None:
-        file = (path.parent / Path(config.experiment).expanduser()).resolve()
-        if not file.is_file():
-            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
-            raise config.mistake("experiment", f"there is no file {file}{near}")
-        try:
-            return Objective(
-                file, config, read_signature(file), folder_of(file, LaunchArguments(), checkout)
-            )
-        except ExperimentError as error:
-            raise config.mistake("experiment", str(error)) from None
+        return _find_experiment(config, config.experiment, path, checkout)
     name, known = str(config.recipe), recipes(checkout)
     file = known.get(name) or (path.parent / Path(name).expanduser()).resolve()
     if not file.is_file():
-        raise config.mistake(
-            "recipe", f"there is no recipe {name}{did_you_mean(Path(name).stem, known)}"
-        )
+        hint = did_you_mean(Path(name).stem, known)
+        raise config.error_at("recipe", f"unknown recipe '{name}'{hint}")
     if config.metric not in METRICS:
-        guess = did_you_mean(config.metric, METRICS)
-        raise config.mistake(
+        hint = did_you_mean(config.metric, METRICS)
+        raise config.error_at(
             "metric",
-            f"metric: a recipe's run has {', '.join(METRICS)}, not '{config.metric}'{guess}",
+            f"metric: expected {', '.join(METRICS)} for a recipe, got '{config.metric}'{hint}",
         )
     for key in (*config.keys, *config.fixed, *(config.smoke or {})):
         try:
             full_key(key, key, known_keys(), "train")
         except RecipeError as error:
-            said = str(error).partition(": ")[2]
-            raise config.mistake(config.where_of(key), said) from None
+            message = str(error).partition(": ")[2]
+            raise config.error_at(config.path_of(key), message) from None
     return Objective(file, config)
 
 
-def _is_same(word: str, noted: str) -> bool:
-    """Whether a word of a request is that of a record, where a path is written as the job saw it: relative to the
-    checkout, or below /vol."""
-    here, there = path_in(word), path_in(noted)
-    if here is None or there is None or replace_path(word, "") != replace_path(noted, ""):
-        return word == noted
-    tail = there.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
-    return here == there or here.endswith(f"/{tail}")
+def _find_experiment(config: SweepConfig, name: str, path: Path, checkout: Path) -> Objective:
+    file = (path.parent / Path(name).expanduser()).resolve()
+    if not file.is_file():
+        hint = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+        raise config.error_at("experiment", f"{file} does not exist{hint}")
+    try:
+        folder = folder_of(file, LaunchArguments(), checkout)
+        return Objective(file, config, read_signature(file), folder)
+    except ExperimentError as error:
+        raise config.error_at("experiment", str(error)) from None
+
+
+def _is_same(word: str, recorded: str) -> bool:
+    """Return True if a word of a request is the recorded one.
+
+    A record has paths as the job saw them: relative to the checkout, or below /vol.
+    """
+    mine, other = path_in(word), path_in(recorded)
+    if mine is None or other is None or replace_path(word, "") != replace_path(recorded, ""):
+        return word == recorded
+    tail = other.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
+    return mine == other or mine.endswith(f"/{tail}")
 
 
 def as_word(value: Scalar) -> str:
-    """A value as it is typed behind ``key=``, read again as what it is."""
+    """Return the value as the user would type it after ``key=``."""
     if value is None:
         return "null"
     if isinstance(value, bool):

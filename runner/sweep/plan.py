@@ -1,4 +1,4 @@
-"""The plan of a sweep: every trial, what it will cost, and what all of them will. Pure values, one function shows it."""
+"""The plan of a sweep: every trial, and what the remaining ones will cost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from runner.console import CliContext
 from runner.format import dollars
 from runner.plan import Plan
 from runner.planning.show import show_rows
-from runner.sweep.record import SweepRecord
-from runner.sweep.results import shown
+from runner.sweep.record import SweepRecord, TrialStatus
+from runner.sweep.results import format_value
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """``plans`` are those of the trials that are left, in order."""
+    """Everything a launch of the sweep will do; ``plans`` are those of the remaining trials."""
 
     record: SweepRecord
     title: str
@@ -27,38 +27,36 @@ class SweepPlan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated, of all that is left, one after another."""
+        """Return the estimated time of the remaining trials, one after another."""
         return _sum([plan.estimate.seconds for plan in self.plans])
 
     @property
     def dollars(self) -> float | None:
-        """Estimated, of all that is left."""
-        return _sum([cost_of(plan) for plan in self.plans])
+        """Return the estimated cost of the remaining trials."""
+        return _sum([estimated_cost(plan) for plan in self.plans])
 
     @property
     def question(self) -> str | None:
-        """Asked before it starts, where it costs money."""
-        paid = [plan for plan in self.plans if plan.estimate.usd_per_hour is not None]
-        if not paid:
+        """Return the question to confirm; None if the sweep is free."""
+        if all(plan.estimate.usd_per_hour is None for plan in self.plans):
             return None
-        about = (
-            f"about {dollars(self.dollars)}" if self.dollars is not None else "what its trials take"
-        )
+        estimate = self.dollars
+        about = f"about {dollars(estimate)}" if estimate is not None else "an unknown amount"
         if self.record.budget is None:
             return f"The sweep will cost {about}, and no --budget limits it. Start it?"
         left = max(0.0, self.record.budget - self.record.spent - self.record.reserved)
-        if self.dollars is not None:
-            about = f"about {dollars(min(self.dollars, left))}"
-        return f"The sweep will cost {about}, {dollars(left)} at most. Start it?"
+        if estimate is not None:
+            about = f"about {dollars(min(estimate, left))}"
+        return f"The sweep will cost {about}, at most {dollars(left)}. Start it?"
 
-    def facts(self) -> dict[str, Any]:
-        """The plan for --json."""
-        estimates = {plan.run: (plan.estimate.seconds, cost_of(plan)) for plan in self.plans}
-        rows = []
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan for --json."""
+        estimates = {plan.run: (plan.estimate.seconds, estimated_cost(plan)) for plan in self.plans}
+        trials = []
         for trial in self.record.trials:
-            seconds, dollars = estimates.get(trial.run, (None, None))
-            rows.append(
-                {**asdict(trial), "estimated_seconds": seconds, "estimated_dollars": dollars}
+            seconds, cost = estimates.get(trial.run, (None, None))
+            trials.append(
+                {**asdict(trial), "estimated_seconds": seconds, "estimated_dollars": cost}
             )
         return {
             "sweep": self.record.name,
@@ -73,15 +71,16 @@ class SweepPlan:
             "early_stop": self.early_stop,
             "estimated_seconds": self.seconds,
             "estimated_dollars": self.dollars,
-            "trials": rows,
+            "trials": trials,
         }
 
 
-def cost_of(plan: Plan) -> float | None:
-    """Estimated dollars of one trial; None where that can't be told."""
-    if plan.estimate.seconds is None or plan.estimate.usd_per_hour is None:
+def estimated_cost(plan: Plan) -> float | None:
+    """Return the estimated dollars of one trial; None if unknown or free."""
+    estimate = plan.estimate
+    if estimate.seconds is None or estimate.usd_per_hour is None:
         return None
-    return plan.estimate.seconds * plan.estimate.usd_per_hour / 3600
+    return estimate.seconds * estimate.usd_per_hour / 3600
 
 
 def _sum(parts: list[float | None]) -> float | None:
@@ -90,69 +89,61 @@ def _sum(parts: list[float | None]) -> float | None:
 
 
 def show_plan(plan: SweepPlan, cli: CliContext) -> None:
-    """Two quiet tables on stderr: the sweep, and its trials."""
+    """Print the sweep and its trials on stderr."""
     show_rows(cli, rows(plan))
     cli.info("")
     cli.print_table(trial_table(plan))
 
 
 def rows(plan: SweepPlan) -> list[tuple[str, str]]:
-    """A name and what it is; nothing where there is nothing to say."""
+    """Return the rows (name, value) that describe the sweep."""
     record = plan.record
-    done = ", ".join(
+    progress = ", ".join(
         f"{count} {status}"
-        for status in ("finished", "failed", "stopped", "unfinished", "running")
-        if (count := record.count(status))
+        for status in TrialStatus
+        if status != TrialStatus.WAITING and (count := record.count(status))
     )
+    fixed = record.definition.get("fixed", {})
     hours = duration(plan.seconds) if plan.seconds is not None else ""
     about = f", {dollars(plan.dollars)}" if plan.dollars is not None else ""
-    price = next(
-        (p.estimate.usd_per_hour for p in plan.plans if p.estimate.usd_per_hour is not None),
-        None,
-    )
+    prices = [p.estimate.usd_per_hour for p in plan.plans]
+    price = next((price for price in prices if price is not None), None)
     spent = f", {dollars(record.spent)} spent" if record.spent else ""
+    budget = "none" if price is not None else ""
+    if record.budget is not None:
+        budget = f"{dollars(record.budget)} for all trials{spent}; unaffordable trials do not start"
     found = [
         ("sweep", f"{record.name}: {len(record.trials)} trials of {plan.title} on {record.target}"),
-        ("so far", done),
-        (
-            "fixed",
-            " ".join(f"{key}={value}" for key, value in record.definition.get("fixed", {}).items()),
-        ),
-        (
-            "metric",
-            f"{record.metric}, the {'lowest' if record.goal == 'min' else 'highest'} is best",
-        ),
-        ("first", plan.smoke),
-        ("at once", str(plan.max_parallel) if plan.max_parallel > 1 else "one"),
+        ("so far", progress),
+        ("fixed", " ".join(f"{key}={value}" for key, value in fixed.items())),
+        ("metric", f"{record.metric}, {'lowest' if record.goal == 'min' else 'highest'} is best"),
+        ("smoke run", plan.smoke),
+        ("parallel", str(plan.max_parallel) if plan.max_parallel > 1 else "one at a time"),
         ("early stop", plan.early_stop),
-        ("price", f"{dollars(price)} an hour and trial" if price is not None else ""),
-        ("estimate", f"about {hours} of machines{about} in all" if hours else ""),
-        (
-            "budget",
-            f"{dollars(record.budget)} for all trials{spent}; one that it can't pay for is not started"
-            if record.budget is not None
-            else ("none" if price is not None else ""),
-        ),
+        ("price", f"{dollars(price)} per hour and trial" if price is not None else ""),
+        ("estimate", f"about {hours} of machine time{about} in total" if hours else ""),
+        ("budget", budget),
     ]
     return [(name, value) for name, value in found if value]
 
 
 def trial_table(plan: SweepPlan) -> Any:
-    """Every trial, in order."""
+    """Return a rich table of every trial, in order."""
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for trial in plan.record.trials for key in trial.values))
-    estimates = {p.run: cost_of(p) for p in plan.plans}
-    priced = any(cost is not None for cost in estimates.values())
+    estimates = {p.run: estimated_cost(p) for p in plan.plans}
+    has_prices = any(cost is not None for cost in estimates.values())
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("trial", no_wrap=True)
     for key in keys:
         table.add_column(key, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    if priced:
+    if has_prices:
         table.add_column("about", justify="right", no_wrap=True)
     for trial in plan.record.trials:
         cost = estimates.get(trial.run)
-        about = [dollars(cost) if cost is not None else ""] if priced else []
-        table.add_row(trial.run, *(shown(trial, key) for key in keys), trial.status, *about)
+        about = [dollars(cost) if cost is not None else ""] if has_prices else []
+        values = (format_value(trial, key) for key in keys)
+        table.add_row(trial.run, *values, trial.status, *about)
     return table

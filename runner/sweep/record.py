@@ -1,6 +1,6 @@
-"""``sweep.json`` in the sweep's own folder: its trials, how each stands, what it cost. Written whole, atomically.
+"""The record of a sweep: ``sweep.json`` in the sweep's folder, with its trials, their state and cost.
 
-What is there when everything was killed is enough to go on: a trial that is finished is never run again.
+The file is replaced atomically at each change, so a sweep that was killed resumes from it.
 """
 
 from __future__ import annotations
@@ -8,49 +8,73 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 from job.files import write_atomically
 from runner.errors import RunnerError, usage
+from runner.format import json_text
 
-NAME = "sweep.json"
+RECORD_NAME = "sweep.json"
 
-# waiting: not begun, or not for lack of money. unfinished: has a checkpoint, goes on when the line is typed again.
-# stopped: the median rule has ended it. failed: not tried again unless that is asked for.
-Status = Literal["waiting", "running", "finished", "failed", "unfinished", "stopped"]
+SEED_KEYS = ("seed", "train.seed")  # of an experiment and of a recipe
 
-OVER = ("finished", "failed", "stopped")
+
+class TrialStatus(StrEnum):
+    """The state of a trial."""
+
+    WAITING = "waiting"  # not started yet
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"  # retried only with --retry-failed
+    UNFINISHED = "unfinished"  # has a checkpoint; the next `runner sweep` resumes it
+    STOPPED = "stopped"  # by the median rule
+
+
+COMPLETED = (TrialStatus.FINISHED, TrialStatus.FAILED, TrialStatus.STOPPED)
 
 
 @dataclass
 class Trial:
-    """One run of the sweep. Money in US dollars, times in seconds."""
+    """One run of the sweep. Money in US dollars, times in seconds since the epoch."""
 
     number: int
     run: str
     values: dict[str, Any]
-    status: Status = "waiting"
-    metric: float | None = None
+    status: TrialStatus = TrialStatus.WAITING
+    metric: float | None = None  # finite; None if the result has no such number
     reason: str = ""
     step: int = 0
     cost: float | None = None
-    cap: float | None = None  # --max-cost of the attempt that runs, over all attempts of the run
+    cap: float | None = None  # --max-cost of the running attempt, over all attempts of the run
     started: float | None = None
     ended: float | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether it is done with."""
-        return self.status in OVER
+    def is_completed(self) -> bool:
+        """Return True if the trial will not run again on its own."""
+        return self.status in COMPLETED
+
+
+@dataclass(frozen=True)
+class TrialGroup:
+    """Trials that differ only in their seed; the statistics cover the ``n`` that finished."""
+
+    values: dict[str, Any]
+    mean: float | None
+    sd: float | None  # of a sample (n - 1); None below two
+    n: int
+    trials: int
+    best_run: str | None
 
 
 @dataclass
 class SweepRecord:
-    """What the file holds. ``definition`` is what makes it this sweep and no other."""
+    """The content of the file. ``definition`` holds what all trials share and must not change."""
 
     name: str
     target: str
@@ -59,196 +83,197 @@ class SweepRecord:
     definition: dict[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     budget: float | None = None
-    smoke: str = ""  # passed, or why it was left out
+    smoke: str = ""  # "passed" once the smoke run succeeded
     smoke_cost: float = 0.0
     started: float = 0.0
+    file_sha256: str = ""  # of an experiment's file, when the sweep started
 
     @property
     def spent(self) -> float:
-        """By all that does not run now."""
-        return self.smoke_cost + sum(t.cost or 0.0 for t in self.trials if t.status != "running")
+        """Return the cost of everything that is not running now."""
+        idle = (trial for trial in self.trials if trial.status != TrialStatus.RUNNING)
+        return self.smoke_cost + sum(trial.cost or 0.0 for trial in idle)
 
     @property
     def reserved(self) -> float:
-        """For what runs now."""
-        return sum(t.cap or 0.0 for t in self.trials if t.status == "running")
+        """Return the sum of the caps of the running trials."""
+        running = (trial for trial in self.trials if trial.status == TrialStatus.RUNNING)
+        return sum(trial.cap or 0.0 for trial in running)
 
     def ranked(self) -> list[Trial]:
-        """Best first: the finished ones, then those stopped early, then the rest in order."""
+        """Return the trials, best first: finished ones, then stopped ones, then the others."""
 
-        def place(trial: Trial) -> tuple[int, float, int]:
-            group = (
-                {"finished": 0, "stopped": 1}.get(trial.status, 2)
-                if trial.metric is not None
-                else 3
-            )
-            return group, badness(trial.metric, self.goal), trial.number
+        def rank(trial: Trial) -> tuple[int, float, int]:
+            order = {TrialStatus.FINISHED: 0, TrialStatus.STOPPED: 1}.get(trial.status, 2)
+            if trial.metric is None:
+                order = 3
+            return order, cost_of_metric(trial.metric, self.goal), trial.number
 
-        return sorted(self.trials, key=place)
+        return sorted(self.trials, key=rank)
 
     @property
-    def settings(self) -> list[TrialGroup]:
-        """Where seeds are varied: the settings without them, by their means, best first; else []."""
+    def groups(self) -> list[TrialGroup]:
+        """Return the groups over seeds, best mean first; [] if the sweep does not vary a seed."""
         return trial_groups(self.trials, self.goal)
 
     @property
     def best(self) -> Trial | None:
-        """The best of the finished ones; where seeds are varied, of the setting with the best mean."""
-        if found := self.settings:
-            return next((trial for trial in self.trials if trial.run == found[0].best_run), None)
+        """Return the best finished trial; over seeds, that of the group with the best mean."""
+        if groups := self.groups:
+            return next((trial for trial in self.trials if trial.run == groups[0].best_run), None)
         first = self.ranked()[0] if self.trials else None
-        return (
-            first
-            if first is not None and first.status == "finished" and first.metric is not None
-            else None
-        )
+        if first is None or first.status != TrialStatus.FINISHED or first.metric is None:
+            return None
+        return first
 
-    def count(self, *statuses: Status) -> int:
-        """How many trials stand so."""
+    def count(self, *statuses: TrialStatus) -> int:
+        """Return the number of trials in one of the states."""
         return sum(trial.status in statuses for trial in self.trials)
 
-    def facts(self) -> dict[str, Any]:
-        """For --json, the trials best first."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the results for --json, the trials best first."""
         best = self.best
         return {
             **asdict(self),
             "spent": round(self.spent, 4),
             "best": best.run if best else None,
-            "settings": [asdict(setting) for setting in self.settings],
+            "settings": [asdict(group) for group in self.groups],
             "trials": [asdict(trial) for trial in self.ranked()],
         }
 
     def write(self, folder: Path) -> None:
-        """Replace the file."""
+        """Replace the file in ``folder``."""
         best = self.best.run if self.best else None  # runner/runs/find.py reads it
-        write_atomically(folder / NAME, json.dumps({**asdict(self), "best": best}, indent=2) + "\n")
+        write_atomically(folder / RECORD_NAME, json_text({**asdict(self), "best": best}) + "\n")
 
 
 def read_sweep(folder: Path) -> SweepRecord | None:
-    """The sweep in ``folder``; None where there is none. Raises RunnerError for a file that can't be read."""
-    path = folder / NAME
+    """Return the sweep in ``folder``; None without a record. Raises RunnerError if it is damaged."""
+    path = folder / RECORD_NAME
     try:
-        tree = json.loads(path.read_text())
-        rows = [Trial(**_known(Trial, row)) for row in tree.pop("trials")]
-        return SweepRecord(**{**_known(SweepRecord, tree), "trials": rows})
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        rows = [_read_trial(row) for row in tree.pop("trials")]
+        return SweepRecord(**{**_known_fields(SweepRecord, tree), "trials": rows})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RunnerError(
-            f"{path} can't be read ({error}); its runs are whole: move the file away, and the same line "
-            "finds them again"
+            f"{path} is damaged ({error}); its runs are intact: move the file away, then run the "
+            "same command to find them again"
         ) from None
 
 
-def _known(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
+def _read_trial(row: dict[str, Any]) -> Trial:
+    trial = Trial(**_known_fields(Trial, row))
+    trial.status = TrialStatus(trial.status)
+    if trial.metric is not None and not math.isfinite(trial.metric):
+        trial.metric = None
+    return trial
+
+
+def _known_fields(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
     names = {f.name for f in fields(kind)}
     return {key: value for key, value in tree.items() if key in names}
 
 
 def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
-    """``old`` with what may change (budget, more trials at the end). Raises RunnerError, exit code 2, for another
-    sweep under its name."""
-    lines = [
-        f"  {key}: {old.definition.get(key)!r} → {new.definition.get(key)!r}"
-        for key in {**old.definition, **new.definition}
-        if old.definition.get(key) != new.definition.get(key)
-    ]
-    for attribute in ("target", "metric", "goal"):
-        before, after = getattr(old, attribute), getattr(new, attribute)
-        if before != after:
-            lines.append(f"  {attribute}: {before} → {after}")
-    for before, after in zip(old.trials, new.trials, strict=False):
-        if before.values != after.values:
-            lines.append(f"  trial {before.number}: {before.values} → {after.values}")
-    if len(new.trials) < len(old.trials):
-        lines.append(f"  trials: {len(old.trials)} → {len(new.trials)}")
-    if lines:
+    """Return ``old`` with the budget and any additional trials of ``new``.
+
+    Raises RunnerError, exit code 2, if ``new`` differs in anything else: their results would not
+    be comparable.
+    """
+    changes = [f"  {line}" for line in _differences(old, new)]
+    if changes:
         raise usage(
-            f"sweep '{old.name}' was begun as another one, and its results would not compare:\n"
-            + "\n".join(lines)
-            + "\nstart this one under another name: --name NEW-NAME"
+            f"sweep '{old.name}' was started with different settings; its results would not be "
+            "comparable:\n"
+            + "\n".join(changes)
+            + "\nto start another sweep, give it a name: --name NEW-NAME"
         )
     old.trials += new.trials[len(old.trials) :]
     old.budget = new.budget
     return old
 
 
+def _differences(old: SweepRecord, new: SweepRecord) -> Iterator[str]:
+    before, after = dict(old.definition), dict(new.definition)
+    # Records of earlier releases have no settings, or lack the keys of a later release.
+    yield from _changed(before.pop("settings", {}), after.pop("settings", {}), added=False)
+    yield from _changed(before, after)
+    for name in ("target", "metric", "goal"):
+        if getattr(old, name) != getattr(new, name):
+            yield f"{name}: {getattr(old, name)} → {getattr(new, name)}"
+    for mine, other in zip(old.trials, new.trials, strict=False):
+        if mine.values != other.values:
+            yield f"trial {mine.number}: {mine.values} → {other.values}"
+    if len(new.trials) < len(old.trials):
+        yield f"trials: {len(old.trials)} → {len(new.trials)}"
+
+
+def _changed(
+    before: Mapping[str, Any], after: Mapping[str, Any], added: bool = True
+) -> Iterator[str]:
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key) and (added or (key in before and key in after)):
+            yield f"{key}: {before.get(key)!r} → {after.get(key)!r}"
+
+
 def now() -> float:
-    """Seconds since the epoch."""
+    """Return the time in seconds since the epoch."""
     return time.time()
 
 
-# Of a recipe both are the training's; of an experiment the first is its parameter.
-SEEDS = ("seed", "train.seed")
-
-
-@dataclass(frozen=True)
-class TrialGroup:
-    """What was tried with several seeds. ``n`` trials of ``trials`` finished, and the figures are theirs; ``sd`` is the
-    sample's (n - 1), None below two."""
-
-    values: dict[str, Any]
-    mean: float | None
-    sd: float | None
-    n: int
-    trials: int
-    best_run: str | None
-
-
 def trial_groups(trials: Sequence[Trial], goal: str) -> list[TrialGroup]:
-    """The settings, lowest mean first (or highest, by ``goal``); [] where no two trials differ in their seed alone.
+    """Return the groups, best mean first; [] unless two trials differ only in their seed.
 
-    Those whose trials have all finished come first: a mean over the seeds that were left by the median rule, or by
-    failures, would be that of the lucky ones.
+    Groups whose trials all finished come first: after failures or early stops, the mean would
+    cover only the lucky seeds.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
     for trial in trials:
         key = tuple(sorted((name, repr(value)) for name, value in _without_seed(trial).items()))
         groups.setdefault(key, []).append(trial)
-    if not any(len(group) > 1 and _has_seeds(group) for group in groups.values()):
+    if not any(len(group) > 1 and _varies_seed(group) for group in groups.values()):
         return []
 
-    def place(setting: TrialGroup) -> tuple[int, float]:
-        group = 0 if setting.n == setting.trials else 1 if setting.n else 2
-        return group, badness(setting.mean, goal)
+    def rank(group: TrialGroup) -> tuple[int, float]:
+        order = 0 if group.n == group.trials else 1 if group.n else 2
+        return order, cost_of_metric(group.mean, goal)
 
-    return sorted((_setting(group, goal) for group in groups.values()), key=place)
+    return sorted((_group(group, goal) for group in groups.values()), key=rank)
 
 
-def badness(value: float | None, goal: str) -> float:
-    """What to sort by so that the best comes first; what is no number comes last."""
-    if value is None or math.isnan(value):
+def cost_of_metric(value: float | None, goal: str) -> float:
+    """Return a sort key that puts the best value first, and a missing or non-finite value last."""
+    if value is None or not math.isfinite(value):
         return math.inf
     return value if goal == "min" else -value
 
 
-def _setting(group: list[Trial], goal: str) -> TrialGroup:
-    finished = [(t.metric, t.run) for t in group if t.status == "finished" and t.metric is not None]
+def _group(trials: list[Trial], goal: str) -> TrialGroup:
+    finished = [
+        (trial.metric, trial.run)
+        for trial in trials
+        if trial.status == TrialStatus.FINISHED and trial.metric is not None
+    ]
     metrics = [metric for metric, _ in finished]
-    best = min(finished, key=lambda item: badness(item[0], goal), default=(None, None))
+    best = min(finished, key=lambda item: cost_of_metric(item[0], goal), default=(None, None))
     return TrialGroup(
-        values=_without_seed(group[0]),
+        values=_without_seed(trials[0]),
         mean=fmean(metrics) if metrics else None,
         sd=stdev(metrics) if len(metrics) > 1 and all(map(math.isfinite, metrics)) else None,
         n=len(metrics),
-        trials=len(group),
+        trials=len(trials),
         best_run=best[1],
     )
 
 
 def _without_seed(trial: Trial) -> dict[str, Any]:
-    return {name: value for name, value in trial.values.items() if name not in SEEDS}
+    return {name: value for name, value in trial.values.items() if name not in SEED_KEYS}
 
 
-def _has_seeds(group: list[Trial]) -> bool:
-    return (
-        len(
-            {
-                repr(trial.values.get(name))
-                for trial in group
-                for name in SEEDS
-                if name in trial.values
-            }
-        )
-        > 1
-    )
+def _varies_seed(trials: Iterable[Trial]) -> bool:
+    seeds = {
+        repr(trial.values[name]) for trial in trials for name in SEED_KEYS if name in trial.values
+    }
+    return len(seeds) > 1

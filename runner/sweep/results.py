@@ -1,4 +1,4 @@
-"""What came of a sweep: the table, best first; a plot in the terminal and as PNG; or all of it as JSON."""
+"""The results of a sweep: the table, best first, with a plot; or everything as JSON."""
 
 from __future__ import annotations
 
@@ -7,235 +7,194 @@ from pathlib import Path
 from typing import Any
 
 from job.files import write_atomically
+from job.format import one_line
 from runner.console import CliContext
 from runner.format import dollars
 from runner.project import install_line
 from runner.runs.table import age
-from runner.sweep.record import SweepRecord, Trial, TrialGroup
-from runner.views.charts import figure, png
+from runner.sweep.record import SweepRecord, Trial, TrialGroup, TrialStatus
+from runner.views.charts import ScatterPoints, is_numeric, scatter_png
+from runner.views.terminal_charts import plot_scatter
+
+MAX_PANELS = 6  # of the PNG
+MAX_REASON_CHARACTERS = 60
+
+# Of the points in the PNG.
+COLORS = {TrialStatus.FINISHED: "#2563a8", TrialStatus.STOPPED: "#c2703d"}
+LABELS = {TrialStatus.FINISHED: "finished", TrialStatus.STOPPED: "stopped early"}
 
 
-def in_words(trial: Trial | TrialGroup) -> str:
-    """``lr=0.001 n_layer=4``."""
-    return " ".join(f"{key}={shown(trial, key)}" for key in trial.values)
+def format_values(trial: Trial | TrialGroup) -> str:
+    """Return ``lr=0.001 n_layer=4``."""
+    return " ".join(f"{key}={format_value(trial, key)}" for key in trial.values)
 
 
-def shown(trial: Trial | TrialGroup, key: str) -> str:
-    """A value of a trial, short."""
+def format_value(trial: Trial | TrialGroup, key: str) -> str:
+    """Return one value of the trial."""
     value = trial.values.get(key, "-")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
 
 
 def show_outcome(cli: CliContext, record: SweepRecord, folder: Path, as_json: bool) -> None:
-    """The table and the plot on stdout, or the facts as JSON; the PNG in the sweep's folder."""
-    pass
-
+    """Print the tables and the plot, or JSON, on stdout; write the PNG into the sweep's folder."""
     picture = write_png(record, folder / "sweep.png")
     if as_json:
-        cli.json({**record.facts(), "plot": str(picture) if picture else None})
+        cli.json({**record.to_json(), "plot": str(picture) if picture else None})
     else:
-        show_results(cli, record)
-        show_means(cli, record)
-        text = terminal_plot(record)
-        if text:
+        show_trials(cli, record)
+        show_groups(cli, record)
+        if text := terminal_plot(record):
             cli.write(text)
     if picture:
         cli.info(f"plot: {picture}")
     elif find_spec("matplotlib") is None:
-        cli.info(f"no picture: matplotlib is not installed; type:\n  {install_line('report')}")
-    if best := best_in_words(record):
-        cli.info(best)
-    if record.count("failed"):
+        cli.info(f"no PNG: matplotlib is not installed; run:\n  {install_line('report')}")
+    if line := best_line(record):
+        cli.info(line)
+    if failed := record.count(TrialStatus.FAILED):
         cli.info(
-            f"{record.count('failed')} failed; `runner logs RUN` says why, --retry-failed tries them again"
+            f"{failed} failed; `runner logs RUN` shows why, and --retry-failed tries them again"
         )
-    if record.count("waiting", "unfinished"):
-        cli.info("some are left; the same line goes on with them")
+    if record.count(TrialStatus.WAITING, TrialStatus.UNFINISHED):
+        cli.info("some trials are not finished; run the same command again to resume the sweep")
 
 
 def best_so_far(record: SweepRecord) -> str:
-    """``; best 1.234 by s-002`` for a line while the sweep goes on; '' where nothing has finished."""
-    best, found = record.best, record.settings
+    """Return ``; best 1.234 by s-002`` for a progress message; '' before a trial has finished."""
+    best, groups = record.best, record.groups
     if best is None:
         return ""
-    if found:
-        setting = f", with {in_words(found[0])}" if found[0].values else ""
-        return f"; best mean {found[0].mean:.4g}, n={_count(found[0])}{setting}"
+    if groups:
+        values = f", with {format_values(groups[0])}" if groups[0].values else ""
+        return f"; best mean {groups[0].mean:.4g}, n={_format_n(groups[0])}{values}"
     return f"; best {best.metric:.4g} by {best.run}"
 
 
-def best_in_words(record: SweepRecord) -> str:
-    """The best trial, or the setting with the best mean over its seeds; '' where nothing has finished."""
-    best, found = record.best, record.settings
+def best_line(record: SweepRecord) -> str:
+    """Return a line about the best trial, or the group with the best mean over its seeds."""
+    best, groups = record.best, record.groups
     if best is None:
         return ""
-    if not found:
-        return f"best: {best.run} with {in_words(best)}: {record.metric} {best.metric:.6g}"
-    first = found[0]
-    which = "best by the mean over seeds" if len(found) > 1 else "mean over seeds"
+    if not groups:
+        return f"best: {best.run} with {format_values(best)}: {record.metric} {best.metric:.6g}"
+    first = groups[0]
+    title = "best mean over seeds" if len(groups) > 1 else "mean over seeds"
+    values = f"{format_values(first)}: " if first.values else ""
     spread = f", standard deviation {first.sd:.2g}" if first.sd is not None else ""
     return (
-        f"{which}: {in_words(first)}{': ' if first.values else ''}{record.metric} {first.mean:.6g}{spread}, "
-        f"n={_count(first)}; the best of these runs is {best.run} with {best.metric:.6g}"
+        f"{title}: {values}{record.metric} {first.mean:.6g}{spread}, n={_format_n(first)}; "
+        f"the best of these runs is {best.run} with {best.metric:.6g}"
     )
 
 
-def show_means(cli: CliContext, record: SweepRecord) -> None:
-    """Where seeds are varied: a row for each setting without them, on stdout."""
+def show_trials(cli: CliContext, record: SweepRecord) -> None:
+    """Print the table of trials on stdout."""
     from rich.table import Table
 
-    found = record.settings
-    if not found:
+    keys = list(dict.fromkeys(key for trial in record.trials for key in trial.values))
+    has_costs = any(trial.cost for trial in record.trials)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("run", no_wrap=True)
+    for key in (*keys, record.metric, "step", *(["cost"] if has_costs else []), "took"):
+        table.add_column(key, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for trial in record.ranked():
+        reason = (
+            one_line(trial.reason.splitlines()[0])[:MAX_REASON_CHARACTERS] if trial.reason else ""
+        )
+        table.add_row(
+            trial.run,
+            *(format_value(trial, key) for key in keys),
+            "-" if trial.metric is None else f"{trial.metric:.5g}",
+            "-" if not trial.step and trial.metric is None else str(trial.step),
+            *([dollars(trial.cost or 0)] if has_costs else []),
+            age(trial.started, trial.ended) if trial.started and trial.ended else "-",
+            trial.status + (f": {reason}" if reason else ""),
+        )
+    cli.print_table(table, data=True)
+    if has_costs:
+        budget = f" of {dollars(record.budget)}" if record.budget is not None else ""
+        smoke = dollars(record.smoke_cost)
+        cli.info(f"spent {dollars(record.spent)}{budget}, including {smoke} for the smoke run")
+
+
+def show_groups(cli: CliContext, record: SweepRecord) -> None:
+    """Print the table of means over seeds on stdout, if the sweep varies a seed."""
+    from rich.table import Table
+
+    groups = record.groups
+    if not groups:
         return
-    keys = list(dict.fromkeys(key for setting in found for key in setting.values))
+    keys = list(dict.fromkeys(key for group in groups for key in group.values))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for key in (*keys, f"mean {record.metric}", "standard deviation", "n"):
         table.add_column(key, justify="right", no_wrap=True)
-    for setting in found:
+    for group in groups:
         table.add_row(
-            *(shown(setting, key) for key in keys),
-            "-" if setting.mean is None else f"{setting.mean:.5g}",
-            "-" if setting.sd is None else f"{setting.sd:.2g}",
-            _count(setting),
+            *(format_value(group, key) for key in keys),
+            "-" if group.mean is None else f"{group.mean:.5g}",
+            "-" if group.sd is None else f"{group.sd:.2g}",
+            _format_n(group),
         )
     cli.write("")
     cli.print_table(table, data=True)
 
 
-def _count(setting: TrialGroup) -> str:
-    return f"{setting.n}" if setting.n == setting.trials else f"{setting.n} of {setting.trials}"
-
-
-def show_results(cli: CliContext, record: SweepRecord) -> None:
-    """The table, on stdout: it is data."""
-    from rich.table import Table
-
-    keys = list(dict.fromkeys(key for trial in record.trials for key in trial.values))
-    paid = any(trial.cost for trial in record.trials)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("run", no_wrap=True)
-    for key in (*keys, record.metric, "step", *(["cost"] if paid else []), "took"):
-        table.add_column(key, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for trial in record.ranked():
-        took = age(trial.started, trial.ended) if trial.started and trial.ended else "-"
-        table.add_row(
-            trial.run,
-            *(shown(trial, key) for key in keys),
-            "-" if trial.metric is None else f"{trial.metric:.5g}",
-            "-" if not trial.step and trial.metric is None else str(trial.step),
-            *([dollars(trial.cost or 0)] if paid else []),
-            took,
-            trial.status + (f": {trial.reason.splitlines()[0][:60]}" if trial.reason else ""),
-        )
-    cli.print_table(table, data=True)
-    if paid:
-        of = f" of {dollars(record.budget)}" if record.budget is not None else ""
-        cli.info(
-            f"{dollars(record.spent)}{of}, the smoke run's {dollars(record.smoke_cost)} included"
-        )
-
-
-WIDTH, HEIGHT = 70, 16
-
-DECADES = 30.0  # largest value over smallest from which on an axis is logarithmic
-
-PANELS = 6
-
-
-def points(record: SweepRecord, key: str) -> list[tuple[Any, float, Trial]]:
-    """(value, metric, trial) of the trials that have both."""
-    return [
-        (trial.values[key], trial.metric, trial)
-        for trial in record.trials
-        if trial.metric is not None and key in trial.values and trial.values[key] is not None
-    ]
-
-
-def is_number(values: list[Any]) -> bool:
-    """Whether an axis of numbers can hold them."""
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-
-
-def is_logarithmic(values: list[Any]) -> bool:
-    """Whether they span so much that a linear axis would hide the small ones."""
-    return is_number(values) and min(values) > 0 and max(values) / min(values) >= DECADES
-
-
-def varied(record: SweepRecord) -> list[str]:
-    """The keys with more than one value."""
-    keys = dict.fromkeys(key for trial in record.trials for key in trial.values)
-    return [key for key in keys if len({str(t.values.get(key)) for t in record.trials}) > 1]
+def _format_n(group: TrialGroup) -> str:
+    return f"{group.n}" if group.n == group.trials else f"{group.n} of {group.trials}"
 
 
 def terminal_plot(record: SweepRecord) -> str:
-    """The metric over the first numeric key; '' where there is nothing to draw, or no plotext."""
-    try:
-        import plotext
-    except ImportError:
+    """Return the metric over the first numeric key as text; '' without two points or plotext."""
+    if find_spec("plotext") is None:
         return ""
-    for key in varied(record):
-        found = points(record, key)
-        values = [value for value, _, _ in found]
-        if len(found) < 2 or not is_number(values):
-            continue
-        plotext.clear_figure()
-        plotext.theme("clear")
-        plotext.plot_size(WIDTH, HEIGHT)
-        if is_logarithmic(values):
-            plotext.xscale("log")
-        plotext.scatter(values, [metric for _, metric, _ in found], marker="x")
-        plotext.xlabel(key)
-        plotext.title(record.metric)
-        return str(plotext.uncolorize(plotext.build())).rstrip()
+    for key in _varied_keys(record):
+        trials = _trials_with(record, key)
+        values = [trial.values[key] for trial in trials]
+        if len(trials) > 1 and is_numeric(values):
+            metrics = [trial.metric for trial in trials if trial.metric is not None]
+            return plot_scatter(values, metrics, xlabel=key, title=record.metric)
     return ""
 
 
 def write_png(record: SweepRecord, path: Path) -> Path | None:
-    """The picture at ``path``; None where there is nothing to draw, or no matplotlib."""
-    keys = [key for key in varied(record) if len(points(record, key)) > 1][:PANELS]
-    if not keys:
+    """Write the metric over each varied key; return None without two points or matplotlib."""
+    keys = [key for key in _varied_keys(record) if len(_trials_with(record, key)) > 1]
+    if not keys or find_spec("matplotlib") is None:
         return None
-    try:
-        made, panels = figure(4.2 * len(keys), 3.4, len(keys))
-    except ImportError:
-        return None
-    best = record.best
-    for axes, key in zip(panels, keys, strict=True):
-        _panel(axes, record, key, best)
-    made.suptitle(f"{record.name}: {len(record.trials)} trials", fontsize=10)
-    write_atomically(path, png(made))
+    panels = [(key, _points(record, key)) for key in keys[:MAX_PANELS]]
+    title = f"{record.name}: {len(record.trials)} trials"
+    write_atomically(path, scatter_png(title, panels, ylabel=record.metric))
     return path
 
 
-def _panel(axes: Any, record: SweepRecord, key: str, best: Trial | None) -> None:
-    found = points(record, key)
-    values = [value for value, _, _ in found]
-    numeric = is_number(values)
-    for status, colour, word in (
-        ("finished", "#2563a8", "finished"),
-        ("stopped", "#c2703d", "stopped early"),
-    ):
-        rows = [
-            (value if numeric else str(value), metric)
-            for value, metric, t in found
-            if t.status == status
-        ]
-        if rows:
-            axes.scatter([x for x, _ in rows], [y for _, y in rows], color=colour, s=28, label=word)
-    if best is not None and key in best.values:
-        axes.scatter(
-            [best.values[key] if numeric else str(best.values[key])],
-            [best.metric],
-            s=110,
-            facecolors="none",
-            edgecolors="#111111",
-            label="best",
+def _points(record: SweepRecord, key: str) -> list[ScatterPoints]:
+    trials, best = _trials_with(record, key), record.best
+    numeric = is_numeric([trial.values[key] for trial in trials])
+
+    def x(trial: Trial) -> Any:
+        return trial.values[key] if numeric else str(trial.values[key])
+
+    points = []
+    for status, color in COLORS.items():
+        group = [trial for trial in trials if trial.status == status]
+        points.append(
+            ScatterPoints(LABELS[status], [x(t) for t in group], [t.metric for t in group], color)
         )
-    if is_logarithmic(values):
-        axes.set_xscale("log")
-    axes.set_xlabel(key)
-    axes.set_ylabel(record.metric)
-    axes.grid(True, alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False)
+    if best is not None and key in best.values:
+        points.append(ScatterPoints("best", [x(best)], [best.metric], "#111111", circled=True))
+    return [series for series in points if series.x]
+
+
+def _trials_with(record: SweepRecord, key: str) -> list[Trial]:
+    """Return the trials with a metric and a value of ``key``."""
+    return [
+        trial
+        for trial in record.trials
+        if trial.metric is not None and trial.values.get(key) is not None
+    ]
+
+
+def _varied_keys(record: SweepRecord) -> list[str]:
+    keys = dict.fromkeys(key for trial in record.trials for key in trial.values)
+    return [key for key in keys if len({str(t.values.get(key)) for t in record.trials}) > 1]

@@ -1,1 +1,1 @@
-"""The live screen of `runner watch`."""
+"""Views of runs: the live screen, comparisons, reports and TensorBoard."""

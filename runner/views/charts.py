@@ -1,10 +1,12 @@
-"""Curves as pictures: matplotlib draws, for a PNG of `runner compare` and the page of `runner report`."""
+"""Charts drawn by matplotlib: PNG for `runner compare` and `runner sweep`, SVG for `runner report`."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +20,45 @@ from runner.runs.metrics import Axis, Curve, downsample
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Neighbours that a drawn line is the mean of: a loss jumps from step to step, and what is wanted is its course.
-SMOOTH_POINTS = 150
+FormatNumber = Callable[[float], str]
 
-SHOOTS_OUT = 50  # the first fiftieth may stick out: a loss falls from 11 to 5 in no time
+AXIS_LABELS: dict[Axis, str] = {
+    "step": "step",
+    "tokens": "tokens",
+    "time": "time in training steps",
+}
 
-# Okabe and Ito's colours, which the colour-blind tell apart; not the yellow, which a white page swallows.
+SMOOTH_POINTS = 150  # a longer curve is drawn as the means of so many groups of neighbors
+
+# The y axis ignores the first fiftieth: a loss falls from 11 to 5 in no time.
+IGNORED_START = 50
+
+LOG_SCALE_RATIO = 30  # values that span this factor get a logarithmic axis
+
+# The colors of Okabe and Ito, which are safe for color blindness, without their yellow, which is
+# invisible on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
 
-PNG = b"\x89PNG\r\n\x1a\n"  # how each begins
+# matplotlib does not know CSS variables: an SVG is drawn in these colors, which are then replaced.
+INK, RULE, TRAIN, VALIDATION = "#010203", "#010204", "#010205", "#010206"
+
+CSS_VARIABLES = {
+    INK: "var(--soft)",
+    RULE: "var(--rule)",
+    TRAIN: "var(--train)",
+    VALIDATION: "var(--val)",
+}
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Stroke:
-    """A curve to be drawn. ``marks``: its points are measured ones, joined by a line; else it is smoothed, and
-    ``spread`` shows faintly what lies under that."""
+class Series:
+    """A curve to draw.
+
+    With ``marks``, its points are shown; otherwise it is smoothed, and ``spread`` adds the faint
+    band of the values behind the means.
+    """
 
     name: str
     curve: Curve
@@ -41,96 +67,213 @@ class Stroke:
     spread: bool = True
 
 
-def need_matplotlib() -> None:
-    """Raise RunnerError where matplotlib is not installed."""
-    from importlib.util import find_spec
+@dataclass(frozen=True)
+class ScatterPoints:
+    """Points with one label; ``x`` holds numbers or names."""
 
+    label: str
+    x: Sequence[Any]
+    y: Sequence[float | None]
+    color: str
+    circled: bool = False
+
+
+def check_matplotlib() -> None:
+    """Raise RunnerError, with the command that installs it, if matplotlib is missing."""
+    find_spec = importlib.util.find_spec
     if find_spec("matplotlib") is None or find_spec("jinja2") is None:
         raise RunnerError(
-            f"pictures are drawn by matplotlib, which is not installed; type:\n  {install_line('report')}"
+            f"pictures need matplotlib, which is not installed; run:\n  {install_line('report')}"
         )
 
 
 def is_png(path: Path) -> bool:
-    """Whether it is a picture of ours or of anybody, and so may be replaced by a newer one."""
+    """Return True if the file is a PNG, so a newer one may replace it."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(PNG)) == PNG
+        return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
 
 
-def draw(axes: Any, strokes: Sequence[Stroke], axis: Axis, numbers: Any = None) -> None:
-    """The strokes into matplotlib's ``axes``; ``numbers`` writes the y axis."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+def curves_png(panels: Sequence[tuple[str, Sequence[Series]]], axis: Axis) -> bytes:
+    """Return a PNG with the panels (title, series) side by side."""
+    figure, all_axes = _figure(6.5 * len(panels), 5, len(panels))
+    for axes, (title, series) in zip(all_axes, panels, strict=True):
+        _draw(axes, series, axis)
+        axes.set_title(title, loc="left")
+        if series:
+            axes.legend(frameon=False)
+    return _png(figure)
 
-    for stroke in strokes:
-        points = stroke.curve.points
-        shown = points if stroke.marks else downsample(points, SMOOTH_POINTS)
-        if stroke.spread and not stroke.marks and len(points) > SMOOTH_POINTS:
-            x = [point.at(axis) for point in shown]
-            lows, highs = [point.low for point in shown], [point.high for point in shown]
-            axes.fill_between(x, lows, highs, color=stroke.color, alpha=0.18, linewidth=0)
-        axes.plot(
-            [point.at(axis) for point in shown],
-            [point.value for point in shown],
-            color=stroke.color,
-            label=stroke.name,
-            linewidth=1.2 if stroke.marks else 1.6,
-            marker="o" if stroke.marks or len(shown) == 1 else None,
-            markersize=3.5,
+
+def curves_svg(
+    title: str,
+    series: Sequence[Series],
+    format_y: FormatNumber,
+    width: float,
+    height: float,
+    attempt_steps: Sequence[int] = (),
+) -> str:
+    """Return an SVG of the curves by step, in inches, for an HTML page with the CSS variables.
+
+    ``attempt_steps`` are the steps at which later attempts started.
+    """
+    import matplotlib
+
+    style: Any = {
+        "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+        "svg.hashsalt": title,  # keeps the ids of several SVGs in one page apart
+        "text.parse_math": False,  # an experiment may put $ into a metric's name
+        "font.size": 9,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "text.color": INK,
+        "grid.color": RULE,
+    }
+    with matplotlib.rc_context(style):
+        figure, (axes,) = _figure(width, height)
+        _draw(axes, series, "step", format_y)
+        for number_, step in enumerate(attempt_steps):
+            label = "a new attempt starts" if number_ == 0 else None
+            axes.axvline(step, color=INK, linestyle=":", linewidth=1, label=label)
+        if len(series) > 1:
+            axes.legend(frameon=False)
+        out = io.StringIO()
+        figure.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-    values = [
-        p for stroke in strokes for p in stroke.curve.points[len(stroke.curve) // SHOOTS_OUT :]
-    ]
-    if values:
-        low, high = min(p.low for p in values), max(p.high for p in values)
-        room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-        axes.set_ylim(low - room if low < 0 or low > room else 0, high + room)
-    last = max((stroke.curve.points[-1].at(axis) for stroke in strokes), default=1.0)
-    axes.set_xlim(0, (last or 1.0) * 1.01)  # a last tick's label has room
-    axes.xaxis.set_major_locator(
-        MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10] if axis == "time" else None)
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: on_axis(axis, value)))
-    if numbers is not None:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers(value)))
-    axes.set_xlabel(AXIS_LABEL[axis])
-    axes.grid(True, linewidth=0.6, alpha=0.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    return _for_page(out.getvalue())
 
 
-def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """An empty picture, in inches, with plots side by side. Nothing of pyplot: it keeps figures and looks for
-    a display."""
-    from matplotlib.figure import Figure
+def scatter_png(
+    title: str, panels: Sequence[tuple[str, Sequence[ScatterPoints]]], ylabel: str
+) -> bytes:
+    """Return a PNG with scatter plots (x label, points) side by side."""
+    figure, all_axes = _figure(4.2 * len(panels), 3.4, len(panels))
+    for axes, (xlabel, groups) in zip(all_axes, panels, strict=True):
+        for points in groups:
+            style: dict[str, Any] = {"color": points.color, "s": 28}
+            if points.circled:
+                style = {"facecolors": "none", "edgecolors": points.color, "s": 110}
+            axes.scatter(points.x, points.y, label=points.label, **style)
+        if is_logarithmic([x for points in groups for x in points.x]):
+            axes.set_xscale("log")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(True, alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return _png(figure)
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    return made, list(made.subplots(1, columns, squeeze=False)[0])
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Return True if a numeric axis can show the values."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def png(made: Figure) -> bytes:
-    """As a PNG at 150 dots an inch."""
-    out = io.BytesIO()
-    made.savefig(out, format="png", dpi=150, facecolor="white")
-    return out.getvalue()
+def is_logarithmic(values: Sequence[Any]) -> bool:
+    """Return True if a linear axis would hide the small values."""
+    if not values or not is_numeric(values) or min(values) <= 0:
+        return False
+    return bool(max(values) / min(values) >= LOG_SCALE_RATIO)
 
 
-def on_axis(axis: Axis, value: float) -> str:
-    """A place on the x axis."""
+def format_x(axis: Axis, value: float) -> str:
+    """Return the label of a position on the x axis."""
     return duration(value) if axis == "time" else number(value)
 
 
-def ticks(most: float, axis: Axis, count: int = 5) -> list[float]:
-    """Round places on an axis from 0 to ``most``: about ``count`` of them, of time in minutes, hours or days."""
-    rough = most / count or 1.0
+def ticks(largest: float, axis: Axis, count: int = 5) -> list[float]:
+    """Return about ``count`` round positions from 0 to ``largest``; times are round in their unit."""
+    rough = largest / count or 1.0
     size = 10.0 ** math.floor(math.log10(rough))
     steps = [size, 2 * size, 2.5 * size, 5 * size, 10 * size]
     if axis == "time" and rough > 10:
         steps = [15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720))]
         steps += [86400.0 * n for n in (1, 2, 5, 10, 20, 50, 100)]
     step = next((step for step in steps if step >= rough), steps[-1])
-    return [step * i for i in range(int(most / step) + 1)]
+    return [step * i for i in range(int(largest / step) + 1)]
 
 
-AXIS_LABEL: dict[Axis, str] = {"step": "step", "tokens": "tokens", "time": "time in training steps"}
+def y_range(
+    curves: Sequence[Curve], margin: float, spread: bool = True
+) -> tuple[float, float, float] | None:
+    """Return the lowest and highest value to show, and the padding; None without values.
+
+    ``spread`` includes the values behind the means.
+    """
+    points = [p for curve in curves for p in curve.points[len(curve) // IGNORED_START :]]
+    if not points:
+        return None
+    low = min(p.low if spread else p.value for p in points)
+    high = max(p.high if spread else p.value for p in points)
+    return low, high, (high - low) * margin or abs(high) * 0.1 or 1.0
+
+
+def _draw(
+    axes: Any, series: Sequence[Series], axis: Axis, format_y: FormatNumber | None = None
+) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for each in series:
+        points = each.curve.points
+        shown = points if each.marks else downsample(points, SMOOTH_POINTS)
+        if each.spread and not each.marks and len(points) > SMOOTH_POINTS:
+            x = [point.at(axis) for point in shown]
+            lows, highs = [point.low for point in shown], [point.high for point in shown]
+            axes.fill_between(x, lows, highs, color=each.color, alpha=0.18, linewidth=0)
+        axes.plot(
+            [point.at(axis) for point in shown],
+            [point.value for point in shown],
+            color=each.color,
+            label=each.name,
+            linewidth=1.2 if each.marks else 1.6,
+            marker="o" if each.marks or len(shown) == 1 else None,
+            markersize=3.5,
+        )
+    if limits := y_range([each.curve for each in series], margin=0.05):
+        low, high, padding = limits
+        axes.set_ylim(0 if 0 <= low <= padding else low - padding, high + padding)
+    last = max((each.curve.points[-1].at(axis) for each in series), default=1.0)
+    axes.set_xlim(0, (last or 1.0) * 1.01)  # leaves space for the label of the last tick
+    axes.xaxis.set_major_locator(
+        MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10] if axis == "time" else None)
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_x(axis, value)))
+    if format_y is not None:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_y(value)))
+    axes.set_xlabel(AXIS_LABELS[axis])
+    axes.grid(True, linewidth=0.6, alpha=0.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """Return an empty figure, in inches. Without pyplot, which keeps figures and wants a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150, facecolor="white")
+    return out.getvalue()
+
+
+def _for_page(svg: str) -> str:
+    """Return the SVG for a page: without prologue, metadata, ids and fixed size, with its colors."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1
+    )
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    for color, variable in CSS_VARIABLES.items():
+        svg = svg.replace(color, variable)
+    return svg

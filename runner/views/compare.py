@@ -1,8 +1,9 @@
-"""The table of `runner compare`: what differs in the recipes, and what came out. Pure."""
+"""The comparison of `runner compare`: differences of the recipes, results, and one plot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,12 +14,19 @@ from runner.format import setting
 from runner.runs.history import History
 from runner.runs.metrics import Axis
 from runner.runs.results import format_results, results
-from runner.views.charts import PALETTE, Stroke, draw, figure, png
-from runner.views.terminal_plot import COLORS, Line, plot
+from runner.views.charts import PALETTE, Series, curves_png
+from runner.views.terminal_charts import COLORS, plot_series
 
-MANY = 5  # runs from which on each has a line and not a column
+MAX_COLUMNS = 4  # more runs have a row each, not a column
 
-BETTER: dict[str, Any] = {
+MIN_EVALUATIONS = 6  # fewer do not make a curve of validation losses
+
+MISSING = "–"
+
+IGNORED_KEYS = {"name"}  # the recipe's name is that of the run or file
+
+# Results with a best value: row of the table → key of the results, and the better of two values.
+BETTER: dict[str, tuple[str, Callable[..., Any]]] = {
     "training loss": ("train_loss", min),
     "validation loss": ("val_loss", min),
     "best validation": ("best_val_loss", min),
@@ -26,69 +34,73 @@ BETTER: dict[str, Any] = {
     "MFU": ("mfu", max),
 }
 
-NOTHING = "–"
-
-NOT_COMPARED = {"name"}  # of a recipe: it is the run's, or the file's
+Row = tuple[str, list[str]]  # a name, and one cell for each run
 
 
 def differences(histories: Sequence[History]) -> dict[str, list[Any]]:
-    """Each key of the recipes whose value is not the same in all → its values, in the order of the runs. A
-    recipe of an earlier release may lack a key: then the value is None."""
+    """Return the settings that differ: key → one value for each run.
+
+    The value is None if a recipe, such as one of an earlier release, lacks the key.
+    """
     keys = {key: None for history in histories for key in history.recipe}
-    found = {key: [history.recipe.get(key) for history in histories] for key in keys}
-    found["text"] = [_text(history) for history in histories]
+    values = {key: [history.recipe.get(key) for history in histories] for key in keys}
+    values["text"] = [_dataset_source(history) for history in histories]
     return {
-        key: values
-        for key, values in found.items()
-        if key not in NOT_COMPARED and any(value != values[0] for value in values)
+        key: row
+        for key, row in values.items()
+        if key not in IGNORED_KEYS and not all(_is_same(value, row[0]) for value in row)
     }
 
 
-def _text(history: History) -> str | None:
-    """What it really trained on: a dataset of the recipe's name may have been made of another text."""
+def _is_same(value: Any, other: Any) -> bool:
+    """Return True for equal values, and for two NaN, which never compare equal."""
+    return bool(value == other or (value != value and other != other))
+
+
+def _dataset_source(history: History) -> str | None:
+    """Return the text of the dataset: two datasets of one name may have different texts."""
     data = history.record.dataset if history.record else {}
     return f"{data['source']} ({data['fingerprint']})" if data else None
 
 
-def rows(
-    histories: Sequence[History],
-) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
-    """The differences and the results in words: (name, a cell for each run)."""
-    differ = [
+def rows(histories: Sequence[History]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of the differences, and those of the results."""
+    differing = [
         (key, [one_line(setting(value)) for value in values])
         for key, values in differences(histories).items()
     ]
-    words = [format_results(results(history)) for history in histories]
-    names = {name: None for found in words for name in found}
+    columns = [format_results(results(history)) for history in histories]
+    names = {name: None for column in columns for name in column}
     order = sorted(
-        names, key=lambda name: max(list(found).index(name) for found in words if name in found)
+        names,
+        key=lambda name: max(list(column).index(name) for column in columns if name in column),
     )
-    return differ, [(name, [found.get(name, NOTHING) for found in words]) for name in order]
+    return differing, [(name, [column.get(name, MISSING) for column in columns]) for name in order]
 
 
 def table(histories: Sequence[History]) -> Table:
-    """A column for each run; a line for each where there are many."""
-    differ, came_out = rows(histories)
-    names = [history.state.run for history in histories]
+    """Return a table with one column for each run; for many runs, one row for each."""
+    differing, outcome = rows(histories)
+    names = [one_line(history.state.run) for history in histories]
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    if len(histories) >= MANY:
+    if len(histories) > MAX_COLUMNS:
         shown.add_column("run")
-        for name, _ in (*differ, *came_out):
-            shown.add_column(name.rpartition(".")[2], overflow="fold")
+        for name, _ in (*differing, *outcome):
+            shown.add_column(one_line(name.rpartition(".")[2]), overflow="fold")
         for i, run in enumerate(names):
-            shown.add_row(run, *(cells[i] for _, cells in (*differ, *came_out)))
+            shown.add_row(run, *(cells[i] for _, cells in (*differing, *outcome)))
         return shown
     shown.add_column("")
     for run in names:
         shown.add_column(run, overflow="fold")
-    for name, cells in differ:
-        shown.add_row(Text(name, style="yellow"), *cells)
-    if not differ:
-        shown.add_row(Text("recipe", style="yellow"), *(["the same"] * len(names)))
+    for name, cells in differing:
+        shown.add_row(Text(one_line(name), style="yellow"), *cells)
+    if not differing:
+        shown.add_row(Text("recipe", style="yellow"), *(["identical"] * len(names)))
     shown.add_section()
-    found = [results(history) for history in histories]
-    for name, cells in came_out:
-        best = best_of(name, found)
+    values = [results(history) for history in histories]
+    for name, cells in outcome:
+        best = best_of(name, values)
         styled = [
             Text(cell, style="bold green" if i == best else "") for i, cell in enumerate(cells)
         ]
@@ -96,20 +108,26 @@ def table(histories: Sequence[History]) -> Table:
     return shown
 
 
-def best_of(name: str, found: Sequence[dict[str, Any]]) -> int | None:
-    """Which of the runs, by their results, did best in that; None where nothing is better than another."""
+def best_of(name: str, values: Sequence[dict[str, Any]]) -> int | None:
+    """Return the index of the best run in a row of the table; None if no run is better.
+
+    A NaN of a diverged run is never the best.
+    """
     key, better = BETTER.get(name, ("", min))
-    numbers = {i: values[key] for i, values in enumerate(found) if values.get(key) is not None}
+    numbers = {
+        i: found[key]
+        for i, found in enumerate(values)
+        if found.get(key) is not None and math.isfinite(found[key])
+    }
     return better(numbers, key=lambda i: numbers[i]) if len(set(numbers.values())) > 1 else None
 
 
 def to_json(histories: Sequence[History]) -> dict[str, Any]:
-    """The same as JSON."""
+    """Return the comparison for --json."""
+    runs = [history.state.run for history in histories]
     return {
         "differences": {
-            key: {
-                history.state.run: value for history, value in zip(histories, values, strict=True)
-            }
+            key: dict(zip(runs, values, strict=True))
             for key, values in differences(histories).items()
         },
         "runs": [
@@ -119,49 +137,40 @@ def to_json(histories: Sequence[History]) -> dict[str, Any]:
     }
 
 
-ENOUGH = 6  # evaluations that make a curve
-
-
-def on_terminal(histories: Sequence[History], axis: Axis, width: int, height: int) -> Text | None:
-    """Validation loss where all runs were evaluated often enough, else training loss."""
-    key, name = _compared(histories)
-    lines = [
-        Line(history.state.run, history.metrics.curves[key], COLORS[i % len(COLORS)])
+def terminal_plot(histories: Sequence[History], axis: Axis, width: int, height: int) -> Text | None:
+    """Return the plot of validation losses if all runs have enough, else of training losses."""
+    key, name = _plotted_metric(histories)
+    series = [
+        Series(one_line(history.state.run), curve, COLORS[i % len(COLORS)])
         for i, history in enumerate(histories)
+        if (curve := history.metrics.curves.get(key))
     ]
-    drawn = plot(lines, width, height, axis)
-    return Text.assemble(f"{name}\n", drawn) if drawn is not None else None
+    chart = plot_series(series, width, height, axis)
+    return Text.assemble(f"{one_line(name)}\n", chart) if chart is not None else None
 
 
-def as_png(histories: Sequence[History], axis: Axis) -> bytes:
-    """Training loss on the left, validation loss on the right."""
-    made, panels = figure(13, 5, columns=2)
-    for panel, key, title in zip(
-        panels, ("loss", "val_loss"), ("training loss", "validation loss"), strict=True
-    ):
-        strokes = [
-            Stroke(
+def png(histories: Sequence[History], axis: Axis) -> bytes:
+    """Return a PNG with the training losses on the left, the validation losses on the right."""
+    panels = []
+    for key, title in (("loss", "training loss"), ("val_loss", "validation loss")):
+        series = [
+            Series(
                 history.state.run,
                 history.metrics.curves[key],
                 PALETTE[i % len(PALETTE)],
-                key == "val_loss",
-                False,
+                marks=key == "val_loss",
+                spread=False,
             )
             for i, history in enumerate(histories)
             if history.metrics.curves[key]
         ]
-        draw(panel, strokes, axis)
-        panel.set_title(title, loc="left")
-        if strokes:
-            panel.legend(frameon=False)
-    return png(made)
+        panels.append((title, series))
+    return curves_png(panels, axis)
 
 
-def _compared(histories: Sequence[History]) -> tuple[str, str]:
-    def has(history: History) -> bool:
-        return len(history.metrics.curves["val_loss"]) >= ENOUGH
-
-    if all(has(history) for history in histories):
+def _plotted_metric(histories: Sequence[History]) -> tuple[str, str]:
+    """Return the key and the title of the metric to plot."""
+    if all(len(h.metrics.curves["val_loss"]) >= MIN_EVALUATIONS for h in histories):
         return "val_loss", "validation loss"
     if any(history.metrics.curves["loss"] for history in histories):
         return "loss", "training loss"

@@ -1,4 +1,4 @@
-"""What the screen of `runner watch` shows: a pure function of what was read and of the screen's size."""
+"""The screen of `runner watch`: a pure function of one snapshot and the size of the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from job.run_record import RunStatus
 from runner.format import dollars
 from runner.runs.history import History
 from runner.runs.table import attempts_text, status_text
-from runner.views.terminal_plot import Line, plot
+from runner.views.charts import Series
+from runner.views.terminal_charts import plot_series
 
 STATUS_STYLE = {
     RunStatus.RUNNING: "bold green",
@@ -25,45 +26,43 @@ STATUS_STYLE = {
     RunStatus.LOST: "bold red",
 }
 
-WIDE = 110  # columns from which on a second plot stands beside the first
+TWO_PLOTS_WIDTH = 110  # columns from which a second plot is shown beside the first
 
-FACT_LINES = 2
+MAX_METRIC_LINES = 2
 
 TEXT_SHARE = 0.25  # of the lines, for the sample or the log
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The newest look, and how the looking goes. ``age``: seconds since that look; ``trouble``: why those
-    after it brought nothing."""
+    """The newest state of a run, read ``age`` seconds ago; ``error`` is why later polls failed."""
 
     history: History
     age: float = 0.0
-    trouble: str = ""
-    over: bool = False
+    error: str = ""
+    has_ended: bool = False
 
 
-def screen(seen: Snapshot, now: float, width: int, height: int) -> RenderableType:
-    """The whole screen, at most ``height`` lines. ``now`` is in seconds since the epoch."""
-    head = [_title(seen.history, now), _progress(seen.history, width), *_facts(seen.history, width)]
-    foot = _foot(seen)
-    text_lines = max(0, int(height * TEXT_SHARE))
-    below = _below(seen.history, text_lines)
-    room = height - len(head) - 2 - (below.plain.count("\n") + 2 if below else 0)
+def screen(snapshot: Snapshot, now: float, width: int, height: int) -> RenderableType:
+    """Return the screen, at most ``height`` lines; ``now`` is in seconds since the epoch."""
+    history = snapshot.history
+    head = [_title(history, now), _progress(history, width), *_metric_lines(history, width)]
+    text = _sample_or_log(history, max(0, int(height * TEXT_SHARE)))
+    text_lines = text.plain.count("\n") + 2 if text is not None else 0
     parts: list[RenderableType] = [*head]
-    plots = _plots(seen.history, width, room)
+    plots = _plots(history, width, height - len(head) - 2 - text_lines)
     if plots is not None:
         parts += [Text(), plots]
-    if below is not None:
-        parts += [Text(), below]
-    return Group(*parts, foot)
+    if text is not None:
+        parts += [Text(), text]
+    return Group(*parts, _status_line(snapshot))
 
 
 def _title(history: History, now: float) -> Text:
     state = history.state
     title = Text(no_wrap=True, overflow="ellipsis")
     title.append(one_line(state.run), style="bold")
-    title.append(f"  {state.job} on {state.target}")
+    title.append(f"  {one_line(state.job)} on {state.target}")
     if state.gpu:
         title.append(f" · {one_line(state.gpu)}")
     title.append(" · ")
@@ -83,95 +82,86 @@ def _progress(history: History, width: int) -> RenderableType:
     step = max(state.step, metrics.step if state.alive else 0)
     if not state.max_steps:
         return Text()
-    words = Text(f"step {step:,}/{state.max_steps:,}  {step / state.max_steps:.0%}", no_wrap=True)
+    text = Text(f"step {step:,}/{state.max_steps:,}  {step / state.max_steps:.0%}", no_wrap=True)
     left = seconds_left(history)
     if left is not None:
-        words.append(f"  {duration(left)} left", style="bold")
+        text.append(f"  {duration(left)} left", style="bold")
+    bar_width = max(8, min(40, width - 45))
     row = Table.grid(padding=(0, 2, 0, 0))
-    row.add_row(
-        ProgressBar(
-            state.max_steps, step, width=max(8, min(40, width - 45)), complete_style="green"
-        ),
-        words,
-    )
+    row.add_row(ProgressBar(state.max_steps, step, bar_width, complete_style="green"), text)
     return row
 
 
 def seconds_left(history: History) -> float | None:
-    """Until the last step, at the speed of the newest one; None where that is not known or it does not run."""
-    each = history.metrics.step_seconds
-    if each is None or not history.state.alive:
+    """Return the time to the last step at the newest speed; None if unknown or not running."""
+    step_seconds = history.metrics.step_seconds
+    if step_seconds is None or not history.state.alive:
         return None
-    return max(0, history.state.max_steps - history.metrics.step) * each
+    return max(0, history.state.max_steps - history.metrics.step) * step_seconds
 
 
-def fact_words(history: History) -> list[tuple[str, str]]:
-    """The newest numbers, as (name, words); what was not measured is not among them."""
+def newest_metrics(history: History) -> list[tuple[str, str]]:
+    """Return the newest values as (name, text), without those that were not measured."""
     newest, state = history.metrics.newest, history.state
-    found: list[tuple[str, str]] = []
+    metrics: list[tuple[str, str]] = []
     if "loss" in newest:
-        found.append(("loss", f"{newest['loss']:.4f}"))
+        metrics.append(("loss", f"{newest['loss']:.4f}"))
     if "val_loss" in newest:
-        best = history.metrics.best
-        lower = (
-            f" (best {best[1]:.4f}, step {best[0]:,})"
-            if best and best[1] < newest["val_loss"]
-            else ""
-        )
-        found.append(("validation", f"{newest['val_loss']:.4f}{lower}"))
+        text, best = f"{newest['val_loss']:.4f}", history.metrics.best
+        if best and best[1] < newest["val_loss"]:
+            text += f" (best {best[1]:.4f}, step {best[0]:,})"
+        metrics.append(("validation", text))
     if "tokens_per_second" in newest:
-        found.append(("tokens/s", f"{newest['tokens_per_second']:,.0f}"))
+        metrics.append(("tokens/s", f"{newest['tokens_per_second']:,.0f}"))
     if "mfu" in newest:
-        found.append(("MFU", f"{newest['mfu']:.1%}"))
+        metrics.append(("MFU", f"{newest['mfu']:.1%}"))
     if state.cost is not None:
-        cap = history.max_cost
-        of = f" of {dollars(cap)} ({state.cost / cap:.0%})" if cap else ""
-        found.append(("cost", f"{dollars(state.cost)}{of}"))
+        limit = history.max_cost
+        share = f" of {dollars(limit)} ({state.cost / limit:.0%})" if limit else ""
+        metrics.append(("cost", f"{dollars(state.cost)}{share}"))
     if "gpu_use" in newest:
-        found.append(("GPU", f"{newest['gpu_use']:.0%}"))
+        metrics.append(("GPU", f"{newest['gpu_use']:.0%}"))
     if "memory_bytes" in newest:
-        found.append(("memory", byte_size(newest["memory_bytes"])))
+        metrics.append(("memory", byte_size(newest["memory_bytes"])))
     if "lr" in newest:
-        found.append(("lr", f"{newest['lr']:.2e}"))
-    found += [
+        metrics.append(("lr", f"{newest['lr']:.2e}"))
+    metrics += [
         (one_line(key), f"{newest[key]:.4g}")
         for key in history.metrics.extra_curves
         if key in newest
     ]
-    return found
+    return metrics
 
 
-def _facts(history: History, width: int) -> list[Text]:
-    """In as many lines as they need, two at most: what comes first matters most."""
+def _metric_lines(history: History, width: int) -> list[Text]:
+    """Return the newest metrics in at most MAX_METRIC_LINES lines, most important first."""
     lines = [Text(no_wrap=True, overflow="ellipsis")]
-    for name, words in fact_words(history):
-        if lines[-1].plain and len(lines[-1]) + len(name) + len(words) + 4 > width:
+    for name, text in newest_metrics(history):
+        if lines[-1].plain and len(lines[-1]) + len(name) + len(text) + 4 > width:
             lines.append(Text(no_wrap=True, overflow="ellipsis"))
         lines[-1].append("   " if lines[-1].plain else "")
         lines[-1].append(f"{name} ", style="dim")
-        lines[-1].append(words)
-    return lines[:FACT_LINES]
+        lines[-1].append(text)
+    return lines[:MAX_METRIC_LINES]
 
 
 def _plots(history: History, width: int, height: int) -> RenderableType | None:
-    curves = history.metrics.curves
+    curves, metrics = history.metrics.curves, history.metrics
     loss = [
-        Line("training loss", curves["loss"], "cyan"),
-        Line("validation loss", curves["val_loss"], "orange", marks=True),
+        Series("training loss", curves["loss"], "cyan"),
+        Series("validation loss", curves["val_loss"], "orange", marks=True),
     ]
-    found = [loss] if any(line.curve for line in loss) else []
-    found += (
-        [[Line("tokens/s", curves["tokens_per_second"], "green")]]
-        if curves["tokens_per_second"]
-        else []
-    )
-    found += [[Line(one_line(key), curves[key], "magenta")] for key in history.metrics.extra_curves]
-    if not found:
+    plots = [loss] if any(series.curve for series in loss) else []
+    if curves["tokens_per_second"]:
+        plots.append([Series("tokens/s", curves["tokens_per_second"], "green")])
+    plots += [[Series(one_line(key), curves[key], "magenta")] for key in metrics.extra_curves]
+    if not plots:
         return None
-    if width < WIDE or len(found) == 1:
-        return plot(found[0], width, height)
-    second = width * 2 // 5
-    left, right = plot(found[0], width - second - 1, height), plot(found[1], second, height)
+    if width < TWO_PLOTS_WIDTH or len(plots) == 1:
+        return plot_series(plots[0], width, height)
+    second_width = width * 2 // 5
+    left = plot_series(plots[0], width - second_width - 1, height)
+    right = plot_series(plots[1], second_width, height)
     if left is None or right is None:
         return left
     row = Table.grid(padding=(0, 1, 0, 0))
@@ -179,8 +169,8 @@ def _plots(history: History, width: int, height: int) -> RenderableType | None:
     return row
 
 
-def _below(history: History, lines: int) -> Text | None:
-    """The newest sample; before there is one the end of the log."""
+def _sample_or_log(history: History, lines: int) -> Text | None:
+    """Return the newest sample; before the first one, the end of the log."""
     if lines < 3:
         return None
     if history.samples:
@@ -196,40 +186,45 @@ def _below(history: History, lines: int) -> Text | None:
     return text
 
 
-def _foot(seen: Snapshot) -> Text:
-    foot = Text(no_wrap=True, overflow="ellipsis")
-    if seen.trouble:
-        foot.append(f"no answer for {duration(seen.age)}, trying again: ", style="bold yellow")
-        foot.append(one_line(seen.trouble), style="yellow")
-    elif not seen.history.is_complete:
-        foot.append("reading what it has done so far", style="dim")
-    if not seen.over:
-        foot.append("   " if foot.plain else "")
-        foot.append("q leaves; the run goes on", style="dim")
-    return foot
+def _status_line(snapshot: Snapshot) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    if snapshot.error:
+        line.append(f"{_no_answer(snapshot)}: ", style="bold yellow")
+        line.append(one_line(snapshot.error), style="yellow")
+    elif not snapshot.history.is_complete:
+        line.append("reading the metrics so far", style="dim")
+    if not snapshot.has_ended:
+        line.append("   " if line.plain else "")
+        line.append("press q to quit; the run continues", style="dim")
+    return line
 
 
-def line(seen: Snapshot) -> str:
-    """One look as one line, for a log."""
-    state = seen.history.state
-    words = [status_text(state)]
+def _no_answer(snapshot: Snapshot) -> str:
+    return f"no answer for {duration(snapshot.age)}, trying again"
+
+
+def format_line(snapshot: Snapshot) -> str:
+    """Return the snapshot as one line, for a log."""
+    history = snapshot.history
+    state = history.state
+    parts = [status_text(state)]
     if state.max_steps:
-        words.append(f"step {max(state.step, seen.history.metrics.step)}/{state.max_steps}")
-    words += [f"{name} {value}" for name, value in fact_words(seen.history)]
-    left = seconds_left(seen.history)
+        parts.append(f"step {max(state.step, history.metrics.step)}/{state.max_steps}")
+    parts += [f"{name} {text}" for name, text in newest_metrics(history)]
+    left = seconds_left(history)
     if left is not None:
-        words.append(f"{duration(left)} left")
-    if seen.trouble:
-        words.append(f"no answer for {duration(seen.age)}, trying again: {one_line(seen.trouble)}")
-    return "  ".join(words)
+        parts.append(f"{duration(left)} left")
+    if snapshot.error:
+        parts.append(f"{_no_answer(snapshot)}: {one_line(snapshot.error)}")
+    return "  ".join(parts)
 
 
-def to_json(seen: Snapshot) -> dict[str, object]:
-    """One look as JSON: how the run stands, the newest numbers, seconds and dollars."""
+def to_json(snapshot: Snapshot) -> dict[str, object]:
+    """Return the snapshot for --json: the run's state and newest metrics, seconds and dollars."""
     return {
-        **asdict(seen.history.state),
-        "newest": seen.history.metrics.newest,
-        "seconds_left": seconds_left(seen.history),
-        "max_cost": seen.history.max_cost,
-        "trouble": seen.trouble or None,
+        **asdict(snapshot.history.state),
+        "newest": snapshot.history.metrics.newest,
+        "seconds_left": seconds_left(snapshot.history),
+        "max_cost": snapshot.history.max_cost,
+        "trouble": snapshot.error or None,
     }

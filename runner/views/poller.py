@@ -1,6 +1,6 @@
-"""Looks at a run from a thread of its own, so that a screen answers to keys while a connection does not.
+"""Poll a run in a thread, so the screen reacts to keys while a connection hangs.
 
-A place that does not answer is asked again, however long it takes: a laptop that slept, a network that went.
+An unreachable target is polled until it answers: a laptop may sleep, a network may fail.
 """
 
 from __future__ import annotations
@@ -9,59 +9,57 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runner.errors import RunnerError
 from runner.runs.history import History, HistoryReader, RunFiles
 from runner.views.dashboard import Snapshot
 
-LONGEST_PAUSE = 5.0  # seconds between two questions to a place that does not answer
+MAX_RETRY_INTERVAL_S = 5.0
 
-# Seconds. A look that takes longer hangs on a connection that died unnoticed, as in sleep: another is begun.
-HANGS_AFTER = 60.0
+# A longer poll hangs on a connection that died unnoticed, for example in sleep; a new one starts.
+POLL_TIMEOUT_S = 60.0
 
-SILENT_AFTER = 10.0  # seconds of a look, from which on the screen says that it waits
+SLOW_POLL_S = 10.0  # after which the screen says that it waits
+
+Clock = Callable[[], float]  # seconds since the epoch: it also counts time asleep
 
 
 class RunDeleted(Exception):
-    """The run is on no target any more."""
-
-
-@dataclass
-class Clock:
-    """Time as a person sees it, in seconds since the epoch; it also counts what the machine slept."""
-
-    now: Callable[[], float] = time.time
+    """The run is not on any target."""
 
 
 class RunPoller:
-    """Looks each ``every`` seconds. ``first`` is the run at the first look, ``elsewhere`` finds it again where
-    its target has it no more: it may have been resumed on another one. It raises Gone."""
+    """Polls a run every ``interval_s`` seconds; ``first`` is its first state.
+
+    If its target no longer has the run, ``find_again`` returns the target on which it was
+    resumed, or raises RunDeleted.
+    """
 
     def __init__(
         self,
         reader: HistoryReader,
         first: History,
-        every: float,
-        elsewhere: Callable[[], RunFiles],
-        clock: Clock | None = None,
+        interval_s: float,
+        find_again: Callable[[], RunFiles],
+        clock: Clock = time.time,
     ) -> None:
-        self.run, self.target = reader.run, reader.source
-        self.every = every
-        self.elsewhere = elsewhere
-        self.clock = clock or Clock()
-        self.seen = Snapshot(first, over=is_over(first))
-        self._looked = self.clock.now()  # the last look that brought something
-        self._asked = self.clock.now()
+        self.run, self.source = reader.run, reader.source
+        self.interval_s = interval_s
+        self.find_again = find_again
+        self.clock = clock
+        self._snapshot = Snapshot(first, has_ended=has_ended(first))
+        self._read_at = self.clock()  # the last poll that succeeded
+        self._answered_at = self.clock()  # the last poll that succeeded or failed
         self._results: queue.SimpleQueue[tuple[int, History | Exception]] = queue.SimpleQueue()
         self._generation = 0
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        if not self.seen.over:
-            self._begin(reader)
+        if not self._snapshot.has_ended:
+            self._start(reader)
 
     def newest(self) -> Snapshot:
-        """The newest look. Raises Gone where the run was removed."""
+        """Return the newest snapshot. Raises RunDeleted."""
         while True:
             try:
                 generation, result = self._results.get_nowait()
@@ -69,73 +67,69 @@ class RunPoller:
                 break
             if generation != self._generation:
                 continue
-            self._asked = self.clock.now()
+            self._answered_at = self.clock()
             if isinstance(result, RunDeleted):
                 raise result
             if isinstance(result, Exception):
-                self.seen = replace(self.seen, trouble=in_words(result))
+                self._snapshot = replace(self._snapshot, error=describe(result))
             else:
-                self._looked = self._asked
-                self.seen = Snapshot(result, over=is_over(result))
-        now = self.clock.now()
-        if self.seen.over:
-            return self.seen
-        silent = now - self._asked
-        if silent > SILENT_AFTER + self.every and not self.seen.trouble:
-            self.seen = replace(self.seen, trouble="the connection says nothing")
-        if silent > HANGS_AFTER + self.every:
-            self._asked = now
-            self._begin(HistoryReader(self.run, self.target))
-        return replace(self.seen, age=now - self._looked)
+                self._read_at = self._answered_at
+                self._snapshot = Snapshot(result, has_ended=has_ended(result))
+        if self._snapshot.has_ended:
+            return self._snapshot
+        now = self.clock()
+        silent_s = now - self._answered_at
+        if silent_s > SLOW_POLL_S + self.interval_s and not self._snapshot.error:
+            self._snapshot = replace(self._snapshot, error="waiting for a response")
+        if silent_s > POLL_TIMEOUT_S + self.interval_s:
+            self._answered_at = now
+            self._start(HistoryReader(self.run, self.source))
+        return replace(self._snapshot, age=now - self._read_at)
 
-    def stop(self, seconds: float) -> bool:
-        """Look no more; whether the last look ended within ``seconds``."""
-        self._ended.set()
+    def stop(self, timeout_s: float) -> bool:
+        """Stop polling; return False if the last poll does not end within ``timeout_s``."""
+        self._stopped.set()
         if self._thread is not None:
-            self._thread.join(seconds)
+            self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def _begin(self, reader: HistoryReader) -> None:
+    def _start(self, reader: HistoryReader) -> None:
         self._generation += 1
         self._thread = threading.Thread(
-            target=self._look, args=(reader, self._generation), daemon=True
+            target=self._poll, args=(reader, self._generation), daemon=True
         )
         self._thread.start()
 
-    def _look(self, reader: HistoryReader, generation: int) -> None:
-        pause = 0.0 if not self.seen.history.is_complete else self.every
-        while not self._ended.wait(pause) and generation == self._generation:
+    def _poll(self, reader: HistoryReader, generation: int) -> None:
+        pause = self.interval_s if self._snapshot.history.is_complete else 0.0
+        while not self._stopped.wait(pause) and generation == self._generation:
             try:
                 history = reader.poll()
                 if history is None:
-                    reader = HistoryReader(self.run, self.elsewhere())
-                    self.target = reader.source
+                    reader = HistoryReader(self.run, self.find_again())
+                    self.source = reader.source
                     continue
-            except (
-                Exception
-            ) as error:  # whatever a network may bring: the screen says it and goes on
+            except Exception as error:  # a network can raise anything; the screen shows it
                 self._results.put((generation, error))
                 if isinstance(error, RunDeleted):
                     return
-                pause = min(max(pause, self.every) * 2, LONGEST_PAUSE)
+                pause = min(max(pause, self.interval_s) * 2, MAX_RETRY_INTERVAL_S)
                 continue
             self._results.put((generation, history))
-            if is_over(history):
+            if has_ended(history):
                 return
-            pause = self.every if history.is_complete else 0.0
+            pause = self.interval_s if history.is_complete else 0.0
 
 
-def is_over(history: History) -> bool:
-    """Whether the run has ended and all of it was read."""
+def has_ended(history: History) -> bool:
+    """Return True if the run has ended and everything was read."""
     return not history.state.alive and history.is_complete
 
 
-def in_words(error: Exception) -> str:
-    """What went wrong, in a line."""
+def describe(error: Exception) -> str:
+    """Return the error as one line."""
     if isinstance(error, RunnerError):
         return error.message
-    return (
-        str(error)
-        if isinstance(error, OSError) and str(error)
-        else f"{type(error).__name__}: {error}"
-    )
+    if isinstance(error, OSError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,21 +1,28 @@
-"""What a report says of a run: plain values, made from what was read. The template gives them their form."""
+"""The page of `runner report`: the content as plain values, which page.html.j2 lays out."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.format import duration, one_line
+from job.format import byte_size, duration, one_line
 from job.run_record import Attempt
 from runner.format import dollars, number, setting
 from runner.runs.attempts import AttemptLog
 from runner.runs.history import History, Sample
 from runner.runs.results import format_results, results
-from runner.views.report_curves import pictures
+from runner.views.charts import TRAIN, VALIDATION, FormatNumber, Series, curves_svg
 
-ATTEMPT_NAMES = ["", "began", "took", "steps", "on", "ended", "cost"]
+FOLDER = Path(__file__).parent
+
+MARKER = 'content="gpt-runner report"'  # in the head of every report: such a file may be replaced
+
+ATTEMPT_COLUMNS = ["", "started", "took", "steps", "device", "end", "cost"]
+
+WIDE_INCHES = 6  # a wider picture gets a row of its own
 
 TILES = (
     "validation loss",
@@ -33,12 +40,22 @@ TILES = (
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One chart: its title, a description for screen readers, and the SVG."""
+
+    title: str
+    description: str
+    svg: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
 class Page:
-    """All text is as it is in the files, without control characters; escaping it is the template's part."""
+    """The content of the page, without control characters; the template escapes it."""
 
     run: str
     status: str
-    what: str
+    subtitle: str
     reason: str
     tiles: list[tuple[str, str]]
     samples: tuple[Sample, ...]
@@ -47,67 +64,86 @@ class Page:
     attempts: list[list[str]]
     settings: list[tuple[str, list[tuple[str, str]]]]
     overrides: list[str]
-    given: set[str]
+    overridden_keys: set[str]
     environment: list[tuple[str, str]]
     log: tuple[str, ...]
-    made: str
-    attempt_names: list[str] = field(default_factory=lambda: ATTEMPT_NAMES)
+    created: str
+    attempt_columns: list[str] = field(default_factory=lambda: ATTEMPT_COLUMNS)
+
+
+def html(history: History, now: float) -> str:
+    """Return the page; ``now`` is in seconds since the epoch."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
+        page=content(history, now),
+        pictures=pictures(history),
+        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+    )
+
+
+def is_report(path: Path) -> bool:
+    """Return True if the file is a report, so a newer one may replace it."""
+    with path.open("rb") as file:
+        return MARKER.encode() in file.read(2000)
 
 
 def content(history: History, now: float) -> Page:
-    """The page of a run, ``now`` in seconds since the epoch."""
+    """Return the content; ``now`` is in seconds since the epoch."""
     state, record, metrics = history.state, history.record, history.metrics
-    words = format_results(results(history))
-    if words.get("best validation", "").partition(" ")[0] == words.get("validation loss"):
-        words.pop("best validation", None)
+    texts = format_results(results(history))
+    if texts.get("best validation", "").partition(" ")[0] == texts.get("validation loss"):
+        texts.pop("best validation", None)
     overrides = [one_line(word) for word in record.overrides] if record else []
-    began = record.attempts[0].started if record and record.attempts else state.started
+    started = record.attempts[0].started if record and record.attempts else state.started
     reason = one_line(state.reason or "") if not state.alive else ""
+    tile_names = (*TILES, *map(one_line, record.result if record else ()))
     return Page(
-        run=state.run,
+        run=one_line(state.run),
         status=state.status,
-        what=f"{state.job} on {state.target}" + (f" · began {moment(began)}" if began else ""),
+        subtitle=one_line(f"{state.job} on {state.target}")
+        + (f" · started {format_time(started)}" if started else ""),
         reason=reason if reason != state.status else "",
-        tiles=[
-            (name, words[name])
-            for name in (*TILES, *(record.result if record else ()))
-            if name in words
-        ],
+        tiles=[(name, texts[name]) for name in tile_names if name in texts],
         samples=history.samples,
         evaluations=[
             (f"{p.step:,.0f}", number(p.tokens), f"{p.value:.4f}")
             for p in metrics.curves["val_loss"].points
         ],
         best=f"{metrics.best[1]:.4f} at step {metrics.best[0]:,}" if metrics.best else "",
-        attempts=attempts(history, now),
+        attempts=attempt_rows(history, now),
         settings=settings(history.recipe),
         overrides=overrides,
-        given={word.partition("=")[0].rpartition(".")[2] for word in overrides},
-        environment=environment(history, words),
+        overridden_keys={word.partition("=")[0].rpartition(".")[2] for word in overrides},
+        environment=environment_rows(history, texts),
         log=history.log,
-        made=moment(now),
+        created=format_time(now),
     )
 
 
-def attempts(history: History, now: float) -> list[list[str]]:
-    """A row for each attempt, the oldest first. Those in the cloud are known by its ledger too: what each cost,
-    and those that were killed before they could write a record."""
-    ledger = history.attempt_log
-    if ledger.attempts:
-        return _of_ledger(ledger, now)
+def attempt_rows(history: History, now: float) -> list[list[str]]:
+    """Return a row for each attempt, oldest first.
+
+    A target that bills logs its attempts: their cost, and also those killed before they wrote a
+    record.
+    """
+    if history.attempt_log.attempts:
+        return _logged_attempts(history.attempt_log, now)
     rows = []
     for index, attempt in enumerate(history.record.attempts if history.record else [], 1):
         until = attempt.ended or (now if history.state.alive else None)
-        last = attempt.last_step if attempt.last_step is not None else ""
+        first, last = attempt.first_step, attempt.last_step
         rows.append(
             [
                 str(index),
-                moment(attempt.started),
+                format_time(attempt.started),
                 duration(until - attempt.started) if until else "",
-                f"{attempt.first_step:,} to {last:,}"
-                if last != ""
-                else f"from {attempt.first_step:,}",
-                _where(attempt),
+                f"from {first:,}" if last is None else f"{first:,} to {last:,}",
+                _device(attempt),
                 one_line(attempt.reason or ""),
                 "",
             ]
@@ -115,88 +151,102 @@ def attempts(history: History, now: float) -> list[list[str]]:
     return rows
 
 
-def _of_ledger(ledger: AttemptLog, now: float) -> list[list[str]]:
+def _logged_attempts(log: AttemptLog, now: float) -> list[list[str]]:
     return [
         [
-            str(number),
-            moment(attempt.started),
+            str(index),
+            format_time(attempt.started),
             duration(attempt.seconds(now)),
             "",
             one_line(attempt.gpu) or "no GPU",
             one_line(attempt.reason or ""),
             dollars(attempt.cost(now)),
         ]
-        for index, attempt in enumerate(ledger.attempts, 1)
+        for index, attempt in enumerate(log.attempts, 1)
     ]
 
 
 def settings(recipe: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The recipe by section."""
+    """Return the settings by section of the recipe."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for key, value in recipe.items():
         section, _, leaf = key.rpartition(".")
         sections.setdefault(one_line(section), []).append((one_line(leaf), setting(value)))
-    alone = sections.pop("", [])  # of an experiment or a command; of a recipe only its name
-    return list(sections.items()) or ([("given", alone)] if alone else [])
+    # Keys without a section: the name of a recipe, or arguments of an experiment or command.
+    plain = sections.pop("", [])
+    return list(sections.items()) or ([("arguments", plain)] if plain else [])
 
 
-def environment(history: History, words: dict[str, str]) -> list[tuple[str, str]]:
-    """Where it ran, and of what code."""
+def environment_rows(history: History, texts: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the machine, the code and the versions of the run."""
     record = history.record
     attempt = record.attempts[-1] if record and record.attempts else None
     commit = str(record.git.get("commit") or "") if record else ""
+    if commit and record and record.git.get("dirty"):
+        commit += ", with uncommitted changes"
     rows = [
         ("target", history.state.target),
-        ("device", words.get("device", "")),
+        ("device", texts.get("device", "")),
         ("machine", attempt.host if attempt else ""),
         ("image", str(attempt.launch.get("image") or "") if attempt else ""),
-        (
-            "commit",
-            commit
-            + (
-                " and changes that were not committed"
-                if commit and record and record.git.get("dirty")
-                else ""
-            ),
-        ),
+        ("commit", commit),
         ("text", str(record.dataset.get("source") or "") if record else ""),
         *(record.versions.items() if record else ()),
-        ("cap", dollars(history.max_cost) if history.max_cost else ""),
+        ("maximum cost", dollars(history.max_cost) if history.max_cost else ""),
     ]
     return [(one_line(str(name)), one_line(str(value))) for name, value in rows if value]
 
 
-def moment(seconds: float) -> str:
-    """``2026-11-21 03:26 UTC``."""
+def format_time(seconds: float) -> str:
+    """Return ``2026-11-21 03:26 UTC``."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
-def _where(attempt: Attempt) -> str:
+def _device(attempt: Attempt) -> str:
     count = f", {attempt.world_size} processes" if attempt.world_size > 1 else ""
     return one_line(f"{attempt.device}{count} ({attempt.host})")
 
 
-HERE = Path(__file__).parent
-
-MARK = 'content="gpt-runner report"'  # in the head of each: a file that has it may be replaced
-
-
-def html(history: History, now: float) -> str:
-    """The page; ``now`` in seconds since the epoch."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    made = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+def pictures(history: History) -> list[Picture]:
+    """Return the losses in one wide chart, and one chart for every other metric."""
+    curves = history.metrics.curves
+    loss = [
+        Series("training loss", curves["loss"], TRAIN),
+        Series("validation loss", curves["val_loss"], VALIDATION, marks=True),
+    ]
+    attempt_steps = [a.first_step for a in (history.record.attempts[1:] if history.record else [])]
+    drawn = [_picture("loss", loss, "{:.3g}".format, 11, 4.0, attempt_steps)]
+    others: Sequence[tuple[str, str, FormatNumber]] = (
+        ("tokens per second", "tokens_per_second", number),
+        ("MFU", "mfu", "{:.0%}".format),
+        ("GPU utilization", "gpu_use", "{:.0%}".format),
+        ("memory", "memory_bytes", byte_size),
+        ("learning rate", "lr", "{:.2g}".format),
+        ("gradient norm", "grad_norm", "{:.3g}".format),
+        *((one_line(key), key, "{:.3g}".format) for key in history.metrics.extra_curves),
     )
-    return made.get_template("page.html.j2").render(
-        page=content(history, now),
-        pictures=pictures(history),
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-    )
+    for title, key, format_y in others:
+        drawn.append(_picture(title, [Series(title, curves[key], TRAIN)], format_y, 5.4, 2.5))
+    return [picture for picture in drawn if picture is not None]
 
 
-def is_report(path: Path) -> bool:
-    """Whether the file is a report, and so may be replaced by a newer one."""
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(2000)
+def _picture(
+    title: str,
+    series: Sequence[Series],
+    format_y: FormatNumber,
+    width: float,
+    height: float,
+    attempt_steps: Sequence[int] = (),
+) -> Picture | None:
+    series = [each for each in series if each.curve]
+    if not series:
+        return None
+    parts = []
+    for each in series:
+        first, last = each.curve.points[0], each.curve.points[-1]
+        parts.append(
+            f"{each.name} from {format_y(first.value)} at step {first.step:,.0f} "
+            f"to {format_y(last.value)} at step {last.step:,.0f}"
+        )
+    svg = curves_svg(title, series, format_y, width, height, attempt_steps)
+    return Picture(title, "; ".join(parts), svg, width > WIDE_INCHES)

@@ -1,6 +1,7 @@
-"""TensorBoard in the browser: over all runs of this machine, or over one run, of the cloud too while it trains.
+"""`runner tensorboard`: the curves of all runs on this machine, or of one run, in the browser.
 
-It is this Python's own where that has TensorBoard, else the compose file's service.
+It runs this Python's TensorBoard, or the Compose service if this Python has none. Curves of a run
+with remote volumes are downloaded while it trains.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,74 +19,66 @@ from runner.project import find_checkout, install_line, volumes
 from runner.runs.find import find_run
 from runner.system import System
 from runner.targets.compose_project import follow_process, run_service
+from runner.transfer.mapping import open_mapping
+from runner.transfer.pull import pull_once
 
-LOOK_SECONDS = 10.0  # between two looks at a run in the cloud
+DOWNLOAD_INTERVAL_S = 10.0
 
-INSIDE = {"checkpoints": "/vol/checkpoints", "cache": "/vol/cache"}
+CONTAINER_PATHS = {"checkpoints": "/vol/checkpoints", "cache": "/vol/cache"}
 
 
 def serve(cli: CliContext, run: str | None, port: int) -> int:
-    """Show the curves at ``port`` of this machine until Ctrl-C. Raises RunnerError: 102 for a run that is not there."""
-    here = volumes(find_checkout(cli.cwd), cli.environ)
-    where, path = "checkpoints", run or ""
+    """Serve the curves at ``port`` until Ctrl-C. Raises RunnerError: 102 for an unknown run."""
+    local_volumes = volumes(find_checkout(cli.cwd), cli.environ)
     found = find_run(cli, run) if run is not None else None
-    if found is not None and found.target.has_remote_volumes and not found.state.is_copy:
-        where, path = "cache", f"tensorboard/{run}"
-    folder: Path = getattr(here, where) / path
+    is_remote = found is not None and found.target.has_remote_volumes and not found.state.is_copy
+    volume, path = ("cache", f"tensorboard/{run}") if is_remote else ("checkpoints", run or "")
+    folder: Path = getattr(local_volumes, volume) / path
     folder.mkdir(parents=True, exist_ok=True)
-    cli.info(f"curves of {run or 'all runs here'}: http://127.0.0.1:{port} (Ctrl-C ends it)")
-    with _kept_up_to_date(cli, run, folder.parent) if where == "cache" and run else _as_it_is():
+    cli.info(f"curves of {run or 'all local runs'}: http://127.0.0.1:{port} (Ctrl-C stops it)")
+    with _download(cli, run, folder.parent) if run is not None and is_remote else nullcontext():
         if find_spec("tensorboard") is not None:
             server = [
                 sys.executable,
                 "-m",
                 "tensorboard.main",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
+                *_options("127.0.0.1", port, folder),
             ]
-            return follow_process(cli, [*server, *_words(str(folder))], cli.cwd, until_ctrl_c=True)
+            return follow_process(cli, server, cli.cwd, until_ctrl_c=True)
         if problem := System(cli.environ).engine.problem:
             raise RunnerError(
-                f"TensorBoard is neither in this Python nor in a container ({problem}); type:\n  {install_line('train')}"
+                f"TensorBoard is not installed, and its container can't start ({problem}); "
+                f"run:\n  {install_line('train')}"
             )
-        logdir = f"{INSIDE[where]}/{path}".rstrip("/")
-        words = ("tensorboard", "--host", "0.0.0.0", "--port", "6006", *_words(logdir))
+        words = ("tensorboard", *_options("0.0.0.0", 6006, Path(CONTAINER_PATHS[volume], path)))
         cli.environ = {**cli.environ, "TENSORBOARD_PORT": str(port)}
         return run_service(cli, "tensorboard", words, is_server=True)
 
 
-def _words(folder: str) -> list[str]:
-    return ["--logdir", folder, "--reload_interval", "5"]
+def _options(host: str, port: int, folder: Path) -> list[str]:
+    return [
+        *("--host", host, "--port", str(port)),
+        *("--logdir", str(folder), "--reload_interval", "5"),
+    ]
 
 
 @contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+def _download(cli: CliContext, run: str, root: Path) -> Iterator[None]:
+    """Download the run's TensorBoard files into ``root`` repeatedly; report each new error once."""
+    mapping, stopped = open_mapping(cli, "checkpoints", root), threading.Event()
 
-
-@contextmanager
-def _kept_up_to_date(cli: CliContext, run: str, root: Path) -> Iterator[None]:
-    """Fetch what the run has written for TensorBoard into ``root``, again and again. A look that fails is told once."""
-    from runner.transfer.mapping import open_mapping
-    from runner.transfer.pull import pull_once
-
-    place, ended = open_mapping(cli, "checkpoints", root), threading.Event()
-
-    def keep() -> None:
-        told = ""
+    def poll() -> None:
+        reported = ""
         while True:
-            _, why = pull_once(cli, place, f"{run}/tensorboard", everything=False)
-            if why and why != told:
-                cli.info(f"no new curves from the cloud: {why}; trying again")
-            told = why
-            if ended.wait(LOOK_SECONDS):
+            _, error = pull_once(cli, mapping, f"{run}/tensorboard", everything=False)
+            if error and error != reported:
+                cli.info(f"curves can't be downloaded: {error}; trying again")
+            reported = error
+            if stopped.wait(DOWNLOAD_INTERVAL_S):
                 return
 
-    looker = threading.Thread(target=keep, name="curves", daemon=True)
-    looker.start()
+    threading.Thread(target=poll, name="curves", daemon=True).start()
     try:
         yield
     finally:
-        ended.set()
+        stopped.set()

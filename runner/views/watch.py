@@ -1,21 +1,24 @@
-"""`runner watch`: the loop between the looks, the keys and the screen."""
+"""`runner watch`: the loop of polls, keys and screen."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from job.exit_status import ExitStatus
+from job.format import one_line
 from job.run_record import EndReason, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, not_found
+from runner.format import json_text
 from runner.project import find_checkout
 from runner.runs import endings
 from runner.runs.find import ResolvedRun
@@ -23,139 +26,145 @@ from runner.runs.history import HistoryReader
 from runner.runs.table import status_text
 from runner.signals import SignalForwarder
 from runner.target import Target, all_targets
-from runner.views.dashboard import Snapshot, line, screen, to_json
+from runner.views.dashboard import Snapshot, format_line, screen, to_json
 from runner.views.poller import RunDeleted, RunPoller
 
-TICK = 0.2  # seconds in which a key, a new size and a new look show
+TICK_S = 0.2  # within which a key, a new terminal size and a new poll take effect
 
-EVERY_LINE = 10.0  # seconds between two lines off a terminal
+LINE_INTERVAL_S = 10.0  # between lines when not on a terminal
 
-LAST_LOOK = 1.0  # seconds that leaving waits for a look that is under way
+STOP_TIMEOUT_S = 1.0  # for a poll in progress when the user quits
 
-ENDS = {
+EXIT_STATUS = {
     RunStatus.FINISHED: ExitStatus.DONE,
     RunStatus.UNFINISHED: ExitStatus.UNFINISHED,
-    RunStatus.LOST: ExitStatus.UNFINISHED,  # killed, or the machine went down: it goes on from its checkpoint
+    RunStatus.LOST: ExitStatus.UNFINISHED,  # it can be resumed from its checkpoint
 }
 
 
-def watch(cli: CliContext, found: ResolvedRun, every: float | None, as_json: bool) -> int:
-    """Show the run until it ends, or the user leaves; the exit status tells which."""
+def watch(cli: CliContext, found: ResolvedRun, interval_s: float | None, as_json: bool) -> int:
+    """Show the run until it ends or the user quits; return the exit status."""
     run = found.state.run
     on_terminal = cli.is_terminal and not as_json and cli.environ.get("TERM") != "dumb"
-    if every is None:
-        every = max(1.0, 2 * found.source.poll_interval_s) if on_terminal else EVERY_LINE
+    if interval_s is None:
+        interval_s = max(1.0, 2 * found.source.poll_interval_s) if on_terminal else LINE_INTERVAL_S
     reader = HistoryReader(run, found.source)
     first = reader.poll()
     if first is None:
-        raise not_found(f"run '{run}' was removed; `runner runs` lists those that are there")
-    left: list[object] = []
-    looker = RunPoller(reader, first, every, lambda: _elsewhere(cli, run))
+        raise _deleted(run)
+    signals: list[object] = []
+    poller = RunPoller(reader, first, interval_s, lambda: _find_again(cli, run))
     try:
-        with SignalForwarder(left.append, lambda: left.append(None)):
+        with SignalForwarder(signals.append, lambda: signals.append(None)):
             if on_terminal:
-                seen = _on_screen(cli, looker, lambda: bool(left))
+                snapshot = _watch_on_screen(cli, poller, lambda: bool(signals))
             else:
-                seen = _in_lines(cli, looker, lambda: bool(left), every, as_json)
+                snapshot = _watch_in_lines(cli, poller, lambda: bool(signals), interval_s, as_json)
     except RunDeleted as error:
-        raise not_found(
-            f"run '{run}' was removed; `runner runs` lists those that are there"
-        ) from error
-    status = _say_end(cli, seen)
-    if not looker.stop(LAST_LOOK):  # it hangs on a connection, and so would the end of this process
+        raise _deleted(run) from error
+    status = _report_end(cli, snapshot)
+    if not poller.stop(STOP_TIMEOUT_S):
+        # The poll hangs on a connection, and would delay the end of this process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(status))
     return int(status)
 
 
-def _on_screen(cli: CliContext, looker: RunPoller, left: Callable[[], bool]) -> Snapshot:
+def _deleted(run: str) -> RunnerError:
+    return not_found(f"run '{run}' was removed; `runner runs` lists the existing runs")
+
+
+def _watch_on_screen(cli: CliContext, poller: RunPoller, has_quit: Callable[[], bool]) -> Snapshot:
     from rich.live import Live
 
     console = cli.console()
     drawn: tuple[object, ...] = ()
-    with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+    with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            seen = looker.newest()
+            snapshot = poller.newest()
             now, size = time.time(), console.size
-            if (drawing := (seen.history, seen.trouble, int(now), size)) != drawn:
-                live.update(screen(seen, now, size.width, size.height), refresh=True)
-                drawn = drawing
-            if seen.over or left() or keys.wait(TICK) in ("q", "Q"):
+            content = (snapshot.history, snapshot.error, int(now), size)
+            if content != drawn:
+                live.update(screen(snapshot, now, size.width, size.height), refresh=True)
+                drawn = content
+            if snapshot.has_ended or has_quit() or keyboard.wait(TICK_S) in ("q", "Q"):
                 break
-    console.print(
-        screen(replace(seen, over=True), time.time(), console.width, min(console.height, 30))
-    )
-    return seen
+    last = replace(snapshot, has_ended=True)
+    console.print(screen(last, time.time(), console.width, min(console.height, 30)))
+    return snapshot
 
 
-def _in_lines(
-    cli: CliContext, looker: RunPoller, left: Callable[[], bool], every: float, as_json: bool
+def _watch_in_lines(
+    cli: CliContext,
+    poller: RunPoller,
+    has_quit: Callable[[], bool],
+    interval_s: float,
+    as_json: bool,
 ) -> Snapshot:
-    told = 0.0
+    printed_at: float | None = None
     while True:
-        seen = looker.newest()
-        if seen.over or time.monotonic() - told >= every or not told:
-            cli.write(json.dumps(to_json(seen), default=str) if as_json else line(seen))
+        snapshot = poller.newest()
+        now = time.monotonic()
+        if snapshot.has_ended or printed_at is None or now - printed_at >= interval_s:
+            cli.write(
+                json_text(to_json(snapshot), indent=None) if as_json else format_line(snapshot)
+            )
             sys.stdout.flush()
-            told = time.monotonic()
-        if seen.over or left():
-            return seen
-        time.sleep(TICK)
+            printed_at = now
+        if snapshot.has_ended or has_quit():
+            return snapshot
+        time.sleep(TICK_S)
 
 
-def _say_end(cli: CliContext, seen: Snapshot) -> ExitStatus:
-    state = seen.history.state
-    if not seen.over:
-        cli.info(f"left; run {state.run} goes on. `runner watch {state.run}` shows it again")
+def _report_end(cli: CliContext, snapshot: Snapshot) -> ExitStatus:
+    state = snapshot.history.state
+    run = one_line(state.run)
+    if not snapshot.has_ended:
+        cli.info(f"run {run} continues; `runner watch {run}` shows it again")
         return ExitStatus.INTERRUPTED
-    stands = status_text(state)
-    cli.info(f"run {state.run} {'is' if stands == state.status else 'was'} {stands}")
-    if cap := endings.limit_message(state.run, state.unfinished_reason):
-        cli.info(cap)
-        return (
-            ExitStatus.OVER_BUDGET
-            if state.unfinished_reason == EndReason.BUDGET
-            else ExitStatus.UNFINISHED
-        )
+    status = status_text(state)
+    cli.info(f"run {run} {'is' if status == state.status else 'was'} {status}")
+    if limit := endings.limit_message(run, state.unfinished_reason):
+        cli.info(limit)
+        if state.unfinished_reason == EndReason.BUDGET:
+            return ExitStatus.OVER_BUDGET
+        return ExitStatus.UNFINISHED
     if state.status != RunStatus.FINISHED and state.job == "train":
         cli.info(
-            f"`runner resume {state.run}` goes on from its newest checkpoint; "
-            f"`runner logs {state.run} --tail 50` shows its last words"
+            f"`runner resume {run}` resumes it from its newest checkpoint; "
+            f"`runner logs {run} --tail 50` shows the end of its log"
         )
-    return ENDS.get(state.status, ExitStatus.JOB_FAILED)
+    return EXIT_STATUS.get(state.status, ExitStatus.JOB_FAILED)
 
 
-def _elsewhere(cli: CliContext, run: str) -> Target:
-    """Where the run is now. Raises Gone; RunnerError where a target that may have it can't be asked."""
-    trouble: RunnerError | None = None
+def _find_again(cli: CliContext, run: str) -> Target:
+    """Return the target that has the run now.
+
+    Raises RunDeleted; RunnerError if a target that may have it is unreachable.
+    """
+    unreachable: RunnerError | None = None
     for target in all_targets(cli, find_checkout(cli.cwd)):
         try:
             if target.state(run) is not None:
                 return target
         except RunnerError as error:
-            trouble = error
-    raise trouble or RunDeleted(run)
+            unreachable = error
+    raise unreachable or RunDeleted(run)
 
 
-class Keys:
-    """While entered, ``wait`` tells what was pressed. Where the system has no termios only time passes."""
+class Keyboard:
+    """Reads single keys while entered."""
 
     def __init__(self) -> None:
-        self._before: list[Any] | None = None
+        self._mode: list[Any] | None = None
 
-    def __enter__(self) -> Keys:
+    def __enter__(self) -> Keyboard:
         try:
-            import termios
-            import tty
-
-            self._before = termios.tcgetattr(sys.stdin)
-            tty.setcbreak(sys.stdin)  # Ctrl-C stays a signal
-        except (ImportError, OSError, ValueError):  # termios.error is an OSError only since 3.14
-            self._before = None
-        except Exception as error:
-            if type(error).__name__ != "error":
-                raise
+            self._mode = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)  # Ctrl-C is still a signal
+        except (termios.error, OSError, ValueError):  # not a terminal
+            self._mode = None
         return self
 
     def __exit__(
@@ -164,20 +173,18 @@ class Keys:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            import termios
+        if self._mode is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._mode)
 
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
-
-    def wait(self, seconds: float) -> str:
-        """The key pressed within ``seconds``; '' where there was none."""
-        if self._before is None:
-            time.sleep(seconds)
+    def wait(self, timeout_s: float) -> str:
+        """Return the key pressed within ``timeout_s``; '' without one."""
+        if self._mode is None:
+            time.sleep(timeout_s)
             return ""
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+        ready, _, _ = select.select([sys.stdin], [], [], timeout_s)
         if not ready:
             return ""
-        pressed = os.read(sys.stdin.fileno(), 1).decode(errors="replace")
-        if not pressed:  # the terminal is gone, and would be ready for ever
-            self._before = None
-        return pressed
+        key = os.read(sys.stdin.fileno(), 1).decode(errors="replace")
+        if not key:  # a terminal that is closed would be ready forever
+            self._mode = None
+        return key

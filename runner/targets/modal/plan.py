@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 from job.format import duration
 from job.recipe import Recipe
@@ -40,6 +41,10 @@ class ModalState(TargetState):
     reached: tuple[str, float] | None = None  # the limit that ended the last launch, and its value
     live: prices.Prices | None = None  # this account's prices by Modal
     unconfirmed: bool = False  # an active launch whose client ended before it recorded the call
+
+    def for_new_run(self) -> Self:
+        """Return the state as it is for a run that does not exist yet."""
+        return replace(super().for_new_run(), seconds=0.0, cost=0.0, reached=None)
 
 
 def modal_plan(

@@ -1,4 +1,4 @@
-"""Whole sweeps on the host, with real processes: killed, stopped, begun again."""
+"""Whole sweeps on the host, with real processes that are killed, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
-# Each start is noted; the trials with y=3 fail; a stop is obeyed, and gone on from.
+# Logs each start, fails if y is 3, stops on request and resumes.
 MINE = """\
 import os, pathlib, time
 from experiment import should_stop
@@ -43,30 +43,30 @@ def train(output_dir=".", x: int = 0, y: int = 0, steps: int = 3, pause: float =
 
 @pytest.fixture
 def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
-    """How often each run was started so far."""
+    """Return how often each run was started so far."""
     path = checkout.parent / "starts"
     path.touch()
     monkeypatch.setenv("STARTS", str(path))
-    # In a folder of its own: beside folders with the names of our packages, as the checkout has them, each trial
-    # would first import all of the library, and so torch, for 2 s (experiment/run.py).
+    # In its own folder: next to folders with the names of our packages, each trial would import the
+    # whole library, and torch, which takes 2 s (experiment/run.py).
     (checkout / "mine").mkdir()
     (checkout / "mine" / "mine.py").write_text(MINE)
     return lambda: Counter(path.read_text().split())
 
 
-def write_sweep(checkout: Path, space: str, more: str = "") -> None:
+def write_sweep(checkout: Path, space: str, lines: str = "") -> None:
     (checkout / "mine" / "s.yaml").write_text(
-        f"experiment: mine.py\nspace: {space}\nmetric: score\n{more}"
+        f"experiment: mine.py\nspace: {space}\nmetric: score\n{lines}"
     )
 
 
-def state(checkout: Path) -> dict[str, Any]:
+def sweep_json(checkout: Path) -> dict[str, Any]:
     path = checkout / "volumes" / "checkpoints" / "s" / "sweep.json"
     return dict(json.loads(path.read_text())) if path.exists() else {"trials": []}
 
 
 @pytest.mark.slow
-def test_twelve_trials_two_that_fail_killed_in_the_middle(
+def test_a_killed_sweep_resumes_and_repeats_no_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     rows = ", ".join(f"{{x: {n}, y: {3 if n in (2, 9) else 1}}}" for n in range(1, 13))
@@ -81,11 +81,11 @@ def test_twelve_trials_two_that_fail_killed_in_the_middle(
     assert second.returncode == 0, err
     result = json.loads(out)
     assert Counter(t["status"] for t in result["trials"]) == {"finished": 10, "failed": 2}
-    # Best first: x=1 and x=3 are one away from 2, whose own trial fails.
+    # Best first: x=1 and x=3 are next to x=2, whose trial fails.
     assert [t["values"]["x"] for t in result["trials"]][:4] == [1, 3, 4, 5]
     assert result["best"] == "s-001"
     assert set(starts().values()) == {1}
-    assert len(starts()) == 13  # and the smoke run
+    assert len(starts()) == 13  # with the smoke run
     assert Path(result["plot"]).stat().st_size > 5000
     third = spawn("sweep", "mine/s.yaml")
     out, err = third.communicate(timeout=60)
@@ -94,7 +94,7 @@ def test_twelve_trials_two_that_fail_killed_in_the_middle(
     assert set(starts().values()) == {1}
 
 
-def test_ctrl_c_stops_the_trials_and_the_same_line_goes_on(
+def test_ctrl_c_stops_the_trials_and_the_same_command_resumes_them(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}", "fixed: {steps: 400}\n")
@@ -104,25 +104,24 @@ def test_ctrl_c_stops_the_trials_and_the_same_line_goes_on(
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 101, err
-    assert [t["status"] for t in state(checkout)["trials"]] == ["unfinished"] * 2
+    assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["unfinished"] * 2
     assert all(int(path.read_text()) < 400 for path in done)
     second = spawn("sweep", "mine/s.yaml", "--max-parallel", "2")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
-    assert [t["status"] for t in state(checkout)["trials"]] == ["finished"] * 2
+    assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["finished"] * 2
     for path in done:
         rows = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
         assert [row["step"] for row in rows] == list(range(1, 401))
 
 
-def test_the_hopeless_one_is_stopped_early(
+def test_the_median_rule_stops_a_bad_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 3000}"
     write_sweep(
         checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n"
     )
-    # The others first: what is not finished when the last one is judged counts too, by its curve.
     process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
@@ -133,22 +132,22 @@ def test_the_hopeless_one_is_stopped_early(
     assert json.loads(out)["trials"][-1]["run"] == "s-004"
 
 
-def test_a_mistake_shows_in_the_smoke_run_before_any_trial(
+def test_a_failed_smoke_run_starts_no_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {y: [3, 1]}}")
     process = spawn("sweep", "mine/s.yaml")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 100
-    assert "the smoke run ended as failed (ValueError: y is 3), and no trial was started" in err
+    assert "the smoke run ended as failed (ValueError: y is 3); no trial was started" in err
     assert starts() == {"s-smoke": 1}
     without = spawn("sweep", "mine/s.yaml", "--no-smoke")
     without.communicate(timeout=60)
     assert without.returncode == 0
-    assert [t["status"] for t in state(checkout)["trials"]] == ["failed", "finished"]
+    assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["failed", "finished"]
 
 
-def test_a_metric_that_no_result_holds_shows_in_the_smoke_run(
+def test_the_smoke_run_reveals_a_missing_metric(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [3, 1]}}")
@@ -158,13 +157,13 @@ def test_a_metric_that_no_result_holds_shows_in_the_smoke_run(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 100
     assert (
-        "its result holds no number scores; it has score: correct `metric` in the sweep's file"
-        in err
+        "the result has no number 'scores'; the result has score; no trial was started: "
+        "correct `metric` in the sweep's file" in err
     )
     assert starts() == {"s-smoke": 1}
 
 
-def test_two_terminals_do_not_conduct_one_sweep(
+def test_a_sweep_runs_in_one_process_at_a_time(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1]}}", "fixed: {steps: 3000}\n")
@@ -173,13 +172,13 @@ def test_two_terminals_do_not_conduct_one_sweep(
     second = spawn("sweep", "mine/s.yaml")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert "is conducted by another terminal now" in err
+    assert "another process is running sweep 's'" in err
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 101
     assert starts()["s-001"] == 1
 
 
-def test_trials_at_once_share_the_cores(
+def test_parallel_trials_share_the_cores(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     (checkout / "mine" / "mine.py").write_text(
@@ -195,7 +194,7 @@ def test_trials_at_once_share_the_cores(
     }
 
 
-def test_over_seeds_the_mean_decides(
+def test_the_best_mean_over_seeds_decides(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     (checkout / "mine" / "mine.py").write_text(
@@ -206,7 +205,7 @@ def test_over_seeds_the_mean_decides(
     process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--no-smoke")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
-    assert "best by the mean over seeds: x=1: score 2, standard deviation 2.6, n=3; the best" in err
+    assert "best mean over seeds: x=1: score 2, standard deviation 2.6, n=3; the best" in err
     means = out.split("\n\n")[1].splitlines()
     assert [line.split() for line in means[1:3]] == [
         ["1", "2", "2.6", "3"],
@@ -218,7 +217,7 @@ def test_over_seeds_the_mean_decides(
     assert tree["settings"][0]["values"] == {"x": 1}
 
 
-def test_a_run_that_is_another_one_is_taken_for_no_trial(
+def test_a_foreign_run_is_not_used_as_a_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
@@ -228,12 +227,12 @@ def test_a_run_that_is_another_one_is_taken_for_no_trial(
     assert process.returncode == 0, err
     trials = {t["run"]: t for t in json.loads(out)["trials"]}
     assert trials["s-001"]["status"] == "failed"
-    assert "a run of its name is there, with other settings" in trials["s-001"]["reason"]
+    assert "a run with this name and other settings exists" in trials["s-001"]["reason"]
     assert trials["s-002"]["status"] == "finished"
     assert starts() == {"s-001": 1, "s-002": 1}
 
 
-def test_without_its_record_a_sweep_finds_its_runs_again(
+def test_a_sweep_without_its_record_finds_its_runs(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
@@ -243,4 +242,23 @@ def test_without_its_record_a_sweep_finds_its_runs_again(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert starts() == {"s-001": 1, "s-002": 1}
-    assert [t["status"] for t in state(checkout)["trials"]] == ["finished"] * 2
+    assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["finished"] * 2
+
+
+def test_edited_defaults_are_refused_and_edited_code_is_reported(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1, 2]}}")
+    spawn("sweep", "mine/s.yaml", "--no-smoke").communicate(timeout=60)
+    file = checkout / "mine" / "mine.py"
+    file.write_text(MINE.replace("y: int = 0", "y: int = 5"))
+    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "y: 0 → 5" in err
+    file.write_text(MINE.replace("(x - 2) ** 2", "(x - 3) ** 2"))
+    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "mine.py has changed since sweep 's' started" in err
+    assert starts() == {"s-001": 1, "s-002": 1}

@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at a page."""
+"""Render a page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass
-class Seen:
-    """What the browser made of a page: the tree as HTML, the picture, what the console said."""
+class Rendering:
+    """A rendered page: its DOM as HTML, a screenshot, and the lines of the console."""
 
     dom: str
-    picture: Image.Image
+    screenshot: Image.Image
     console: list[str]
 
     def pixels(self, color: tuple[int, int, int], tolerance: int = 12) -> int:
-        """How many are of that colour."""
+        """Return the number of pixels of that color."""
         return sum(
             count
-            for count, found in self.picture.getcolors(2**24)
-            if all(abs(a - b) <= tolerance for a, b in zip(found, color, strict=True))
+            for count, other in self.screenshot.getcolors(2**24)
+            if all(abs(a - b) <= tolerance for a, b in zip(other, color, strict=True))
         )
 
 
-def look_at(page: Path, dark: bool = False, size: tuple[int, int] = (1100, 1500)) -> Seen:
-    """Open the page, and skip the test where there is no browser."""
+def render(page: Path, dark: bool = False, size: tuple[int, int] = (1100, 1500)) -> Rendering:
+    """Render the page; skip the test without a browser."""
     program = next(
-        filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *PROGRAMS))), None
+        filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *BROWSERS))), None
     )
     if program is None:
-        pytest.skip("no Chromium here; on Debian: apt-get install chromium-headless-shell")
-    picture = page.with_suffix(".png")
+        pytest.skip("Chromium is not installed; on Debian: apt-get install chromium-headless-shell")
+    screenshot = page.with_suffix(".png")
     done = subprocess.run(
         [
             program,
@@ -54,7 +54,7 @@ def look_at(page: Path, dark: bool = False, size: tuple[int, int] = (1100, 1500)
             f"--user-data-dir={page.parent / 'browser'}",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             f"--window-size={size[0]},{size[1]}",
-            *("--dump-dom", f"--screenshot={picture}", page.as_uri()),
+            *("--dump-dom", f"--screenshot={screenshot}", page.as_uri()),
         ],
         capture_output=True,
         text=True,
@@ -62,4 +62,5 @@ def look_at(page: Path, dark: bool = False, size: tuple[int, int] = (1100, 1500)
         check=True,
     )
     console = re.findall(r":CONSOLE[^\]]*\] (.*)", done.stderr)
-    return Seen(done.stdout, Image.open(io.BytesIO(picture.read_bytes())).convert("RGB"), console)
+    image = Image.open(io.BytesIO(screenshot.read_bytes())).convert("RGB")
+    return Rendering(done.stdout, image, console)

@@ -1,4 +1,4 @@
-"""A real process of the host that writes a run's files as the trainer does, at the test's command."""
+"""A real process that writes a run's files like the trainer, at the test's command."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 from tests.runner.conftest import ROOT
 from tests.waiting import wait_for
 
-# Obeys a line of orders at a time: "step N" trains to step N, "sample TEXT" writes one, "exit CODE" ends.
-OBEDIENT = """
+# Executes one line at a time: "step N" trains to step N, "sample TEXT" writes a sample, "exit CODE"
+# exits.
+SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 from job.run_record import Attempt, RunRecord
@@ -27,11 +28,11 @@ folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name"
 attempt = Attempt(time.time(), launch=json.loads(os.environ["RUN_LAUNCH"]), device="cpu")
 record = RunRecord(folder.name, max_steps=100, attempts=[attempt])
 record.write(folder)
-orders = open(folder / "orders", "a+")
-orders.seek(0)
+commands = open(folder / "commands", "a+")
+commands.seek(0)
 step = 0
 while True:
-    word, _, rest = orders.readline().rstrip("\\n").partition(" ")
+    word, _, rest = commands.readline().rstrip("\\n").partition(" ")
     if word == "step":
         with open(folder / "metrics.jsonl", "a") as file:
             for step in range(step + 1, int(rest) + 1):
@@ -54,13 +55,13 @@ while True:
 
 
 @dataclass
-class Obedient:
-    """The run ``quickstart`` of the host, at work."""
+class ScriptedRun:
+    """The active run ``quickstart`` on the host."""
 
     folder: Path
 
-    def order(self, *lines: str) -> None:
-        with (self.folder / "orders").open("a") as file:
+    def send(self, *lines: str) -> None:
+        with (self.folder / "commands").open("a") as file:
             file.write("".join(line + "\n" for line in lines))
 
     def has(self, text: str, name: str = "metrics.jsonl") -> bool:
@@ -69,29 +70,33 @@ class Obedient:
 
 
 @pytest.fixture
-def at_work(
+def active_run(
     spawn: Callable[..., subprocess.Popen[str]], job: Callable[[str], None], checkout: Path
-) -> Iterator[Obedient]:
-    job(OBEDIENT)
+) -> Iterator[ScriptedRun]:
+    job(SCRIPT)
     assert spawn("host", "--detach").wait(60) == 0
-    run = Obedient(checkout / "volumes" / "checkpoints" / "quickstart")
-    wait_for(lambda: (run.folder / "orders").exists())
+    run = ScriptedRun(checkout / "volumes" / "checkpoints" / "quickstart")
+    wait_for(lambda: (run.folder / "commands").exists())
     yield run
-    run.order("exit 1")
+    run.send("exit 1")
     wait_for(lambda: json.loads((run.folder / "run.json").read_text())["status"] != "running")
 
 
 @pytest.fixture
 def on_terminal(checkout: Path) -> Iterator[Callable[..., pexpect.spawn[str]]]:
-    """``on_terminal("watch", size=(30, 100))``: the runner in a terminal of its own; ``NO_COLOR="1"`` adds a variable."""
+    """Start the runner in a terminal: ``on_terminal("watch", size=(30, 100), NO_COLOR="1")``."""
     opened: list[pexpect.spawn[str]] = []
 
-    def start(*words: str, size: tuple[int, int] = (30, 100), **more: str) -> pexpect.spawn[str]:
+    def start(
+        *words: str, size: tuple[int, int] = (30, 100), **variables: str
+    ) -> pexpect.spawn[str]:
         program = ["-c", "from runner.cli import main; main()", *words]
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
-        taken = ("NO_COLOR", "COLUMNS", "LINES")
-        environ = {name: value for name, value in environ.items() if name not in taken} | more
-        person = pexpect.spawn(
+        inherited = ("NO_COLOR", "COLUMNS", "LINES")
+        environ = {
+            name: value for name, value in environ.items() if name not in inherited
+        } | variables
+        terminal = pexpect.spawn(
             sys.executable,
             program,
             cwd=str(checkout),
@@ -100,9 +105,9 @@ def on_terminal(checkout: Path) -> Iterator[Callable[..., pexpect.spawn[str]]]:
             encoding="utf-8",
             dimensions=size,
         )
-        opened.append(person)
-        return person
+        opened.append(terminal)
+        return terminal
 
     yield start
-    for person in opened:
-        person.close(force=True)
+    for terminal in opened:
+        terminal.close(force=True)

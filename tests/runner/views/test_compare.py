@@ -1,9 +1,10 @@
-"""runner compare: what differs, what came out, one plot."""
+"""`runner compare`: differences, results, one plot."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from runner.runs.history import History
 from runner.target import RunInfo
 from runner.targets.modal.mirror import MirroredRuns
-from runner.views.compare import as_png, best_of, differences
+from runner.views.compare import best_of, differences, png, to_json
 from tests.runner.fake_run import tell
 from tests.runner.fake_target import FakeTarget
 
@@ -32,7 +33,7 @@ def two(make_run, fake) -> None:
 
 
 def cells(stdout: str) -> dict[str, list[str]]:
-    """The table's rows by their name, for names and cells of two words at most."""
+    """Return the rows of the table by name; names and cells have no double spaces."""
     lines = [line for line in stdout.split("\n\n")[0].splitlines()[1:] if line]
     return {
         line.split("  ")[0]: [cell.strip() for cell in line.split("  ") if cell.strip()][1:]
@@ -40,12 +41,12 @@ def cells(stdout: str) -> dict[str, list[str]]:
     }
 
 
-def test_the_table_has_what_differs_and_what_came_out(type_, two) -> None:
+def test_the_table_shows_differences_and_results(type_, two) -> None:
     result = type_("runner compare warm cool")
     assert result.exit_code == 0
     rows = cells(result.stdout)
     assert rows["train.lr"] == ["0.01", "0.001"]
-    assert "train.max_steps" not in rows  # the same in both
+    assert "train.max_steps" not in rows  # identical in both
     assert "name" not in rows
     assert rows["tokens/s"] == ["2,000", "2,000"]
     assert rows["MFU"] == ["25.0%", "25.0%"]
@@ -55,7 +56,7 @@ def test_the_table_has_what_differs_and_what_came_out(type_, two) -> None:
     assert rows["best validation"][1].startswith("1.2")
 
 
-def test_the_curves_are_in_one_plot(type_, two) -> None:
+def test_all_curves_share_one_plot(type_, two) -> None:
     by_step = type_("runner compare warm cool").stdout
     assert "━ warm   ━ cool" in by_step
     assert "\x1b" not in by_step
@@ -66,7 +67,7 @@ def test_the_curves_are_in_one_plot(type_, two) -> None:
         assert axis in plot[-1]
 
 
-def test_json_has_the_numbers_unrounded(type_, two) -> None:
+def test_json_has_unrounded_numbers(type_, two) -> None:
     tree = json.loads(type_("runner compare warm cool --json").stdout)
     assert tree["differences"] == {"train.lr": {"warm": 0.01, "cool": 0.001}}
     warm, cool = tree["runs"]
@@ -80,7 +81,7 @@ def test_json_has_the_numbers_unrounded(type_, two) -> None:
     assert warm["recipe"]["model.bias"] is False
 
 
-def test_the_png_shows_each_run_in_its_colour(type_, two, checkout: Path) -> None:
+def test_the_png_has_a_color_for_each_run(type_, two, checkout: Path) -> None:
     assert type_("runner compare warm cool --png curves.png").exit_code == 0
     picture = Image.open(io.BytesIO((checkout / "curves.png").read_bytes())).convert("RGB")
     assert picture.width > 1000
@@ -89,7 +90,7 @@ def test_the_png_shows_each_run_in_its_colour(type_, two, checkout: Path) -> Non
         assert counts.get(color, 0) > 500
 
 
-def test_many_runs_have_a_line_each(type_, make_run, fake) -> None:
+def test_many_runs_have_a_row_each(type_, make_run, fake) -> None:
     names = [f"run{i}" for i in range(6)]
     for i, name in enumerate(names):
         tell(make_run(name, step=20), steps=20, lr=(i + 1) / 1000)
@@ -101,17 +102,17 @@ def test_many_runs_have_a_line_each(type_, make_run, fake) -> None:
     assert [line.split()[:2] for line in lines[1:3]] == [["run0", "0.001"], ["run1", "0.002"]]
 
 
-def test_a_run_without_curves_is_compared_all_the_same(type_, make_run, fake) -> None:
+def test_a_run_without_curves_can_be_compared(type_, make_run, fake) -> None:
     make_run("empty")
     tell(make_run("warm", step=20), steps=20)
     fake.states = [RunInfo(name, "train", "host", "lost") for name in ("empty", "warm")]
     result = type_("runner compare empty warm")
     assert result.exit_code == 0, result.stderr
     assert "training loss" in result.stdout
-    assert as_png([History(fake.states[0])], "time")  # nothing to draw is no error
+    assert png([History(fake.states[0])], "time")  # an empty chart, not an error
 
 
-def test_a_key_that_an_older_recipe_lacks_differs() -> None:
+def test_a_key_that_an_older_recipe_lacks_is_a_difference() -> None:
     state = RunInfo("a", "train", "host", "finished")
     old, new = (
         History(state, recipe={"train.lr": 1}),
@@ -120,7 +121,7 @@ def test_a_key_that_an_older_recipe_lacks_differs() -> None:
     assert differences([old, new]) == {"train.new": [None, True]}
 
 
-def test_the_best_is_marked() -> None:
+def test_the_best_value_of_a_row_is_found() -> None:
     found = [
         {"val_loss": 1.2, "tokens_per_second": 2000.0, "mfu": 0.25, "status": "finished"},
         {"val_loss": 1.1, "tokens_per_second": 900.0, "mfu": 0.25, "status": "lost"},
@@ -130,11 +131,40 @@ def test_the_best_is_marked() -> None:
     assert [best_of(name, found) for name in names] == [1, 0, None, None, None]
 
 
-def test_a_png_replaces_a_png_and_nothing_else(type_, two, checkout: Path) -> None:
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_a_diverged_run_is_never_the_best(order: tuple[int, ...]) -> None:
+    losses = [math.nan, 1.1, 1.2]
+    values = [{"val_loss": losses[i], "tokens_per_second": losses[i]} for i in order]
+    assert best_of("validation loss", values) == order.index(1)
+    assert best_of("tokens/s", values) == order.index(2)
+    assert best_of("validation loss", values[:1]) is None
+
+
+def test_a_comparison_with_a_diverged_run_is_valid_json(type_, two, checkout: Path) -> None:
+    path = checkout / "volumes" / "checkpoints" / "cool"
+    (path / "metrics.jsonl").unlink()
+    tree = json.loads((path / "run.json").read_text())
+    tree |= {"val_loss": math.nan, "train_loss": math.inf, "best_val_loss": math.nan}
+    (path / "run.json").write_text(json.dumps(tree))
+    (path / "recipe.yaml").write_text("train: {lr: .nan}")
+    result = type_("runner compare warm cool --json")
+    cool = json.loads(result.stdout, parse_constant=pytest.fail)["runs"][1]
+    assert (cool["val_loss"], cool["recipe"]["train.lr"]) == (None, None)
+    assert type_("runner compare warm cool").exit_code == 0
+
+
+def test_equal_nan_settings_are_not_a_difference() -> None:
+    state = RunInfo("a", "train", "host", "finished")
+    runs = [History(state, recipe={"train.lr": float("nan")}) for _ in range(2)]
+    assert differences(runs) == {}
+    assert to_json(runs)["differences"] == {}
+
+
+def test_a_png_replaces_only_a_png(type_, two, checkout: Path) -> None:
     (checkout / "thesis.tex").write_text("mine")
     for name in ("thesis.tex", "configs"):
         result = type_(f"runner compare warm cool --png {name}")
-        assert (result.exit_code, "is there and is no PNG" in result.stderr) == (2, True)
+        assert (result.exit_code, "exists and is not a PNG" in result.stderr) == (2, True)
     assert (checkout / "thesis.tex").read_text() == "mine"
     for _ in range(2):
         assert type_("runner compare warm cool --png c.png").exit_code == 0
@@ -156,15 +186,13 @@ def seeds(two, make_run, fake) -> None:
         ("'seed*' seed1 '*1'", ["seed10", "seed2", "seed1"]),
     ],
 )
-def test_a_pattern_stands_for_the_runs_that_it_fits(
-    type_, seeds, words: str, names: list[str]
-) -> None:
+def test_a_pattern_expands_to_matching_runs(type_, seeds, words: str, names: list[str]) -> None:
     result = type_(f"runner compare {words} --json")
     assert result.exit_code == 0, result.stderr
     assert [run["run"] for run in json.loads(result.stdout)["runs"]] == names
 
 
-def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
+def test_a_pattern_must_match_enough_runs(type_, seeds) -> None:
     result = type_("runner compare 'sead*'")
     assert result.exit_code == 102
     assert (
@@ -172,10 +200,10 @@ def test_a_pattern_that_fits_no_run_or_one_says_so(type_, seeds) -> None:
         in result.stderr
     )
     result = type_("runner compare 'wa*'")
-    assert (result.exit_code, "('wa*' fits warm alone)" in result.stderr) == (2, True)
+    assert (result.exit_code, "'wa*' matches only warm" in result.stderr) == (2, True)
 
 
-def test_a_pattern_where_there_are_no_runs(type_) -> None:
+def test_a_pattern_without_any_runs(type_) -> None:
     result = type_("runner compare 'seed*'")
     assert (result.exit_code, "no run matches 'seed*'; no runs yet" in result.stderr) == (
         102,
@@ -184,24 +212,24 @@ def test_a_pattern_where_there_are_no_runs(type_) -> None:
 
 
 @pytest.mark.parametrize("line", ["runner compare warm", "runner compare warm warm"])
-def test_one_run_is_nothing_to_compare(type_, two, line: str) -> None:
+def test_a_comparison_needs_two_runs(type_, two, line: str) -> None:
     result = type_(line)
-    assert (result.exit_code, "give two runs or more" in result.stderr) == (2, True)
+    assert (result.exit_code, "needs two or more different runs" in result.stderr) == (2, True)
 
 
-def test_a_run_that_is_not_there(type_, two) -> None:
+def test_an_unknown_run_is_an_error(type_, two) -> None:
     result = type_("runner compare warm cold")
     assert (result.exit_code, "did you mean 'cool'?" in result.stderr) == (102, True)
 
 
-def test_without_matplotlib_it_says_what_to_install(type_, two, monkeypatch) -> None:
+def test_a_missing_matplotlib_names_the_install_command(type_, two, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = type_("runner compare warm cool --png x.png")
     assert (result.exit_code, "-m pip install 'Jinja2" in result.stderr) == (1, True)
     assert type_("runner compare warm cool").exit_code == 0
 
 
-def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(
+def test_a_pulled_copy_is_read_if_its_target_is_unreachable(
     type_, two, make_run, cli, checkout, tmp_path
 ) -> None:
     copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
@@ -234,16 +262,16 @@ def test_a_pulled_run_is_read_where_the_cloud_does_not_answer(
     )
 
 
-def test_no_folder_is_made_for_a_picture(type_, two, checkout: Path) -> None:
+def test_output_folders_must_exist(type_, two, checkout: Path) -> None:
     result = type_("runner compare warm cool --png no/such/x.png")
-    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    assert (result.exit_code, "no folder " in result.stderr) == (2, True)
     result = type_("runner report warm --output no/such/x.html")
-    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+    assert (result.exit_code, "no folder " in result.stderr) == (2, True)
     assert not (checkout / "no").exists()
 
 
 @pytest.mark.parametrize("words", [("compare", "warm", "cool"), ("runs",), ("status", "warm")])
-def test_a_reader_that_leaves_is_no_error(make_run, spawn, words: tuple[str, ...]) -> None:
+def test_a_closed_pipe_is_not_an_error(make_run, spawn, words: tuple[str, ...]) -> None:
     for name, lr in (("warm", 1e-2), ("cool", 1e-3)):
         tell(make_run(name, step=100), lr=lr)
     process = spawn(*words)

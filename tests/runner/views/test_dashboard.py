@@ -1,4 +1,4 @@
-"""What the screen shows, of any run and in any size."""
+"""The screen of `runner watch`, for any run and terminal size."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def history(steps: int = 100, **more: object) -> History:
     return replace(History(STATE, launch=launch, metrics=read), **more)
 
 
-def drawn(seen: Snapshot, width: int = 100, height: int = 30) -> list[str]:
+def drawn(snapshot: Snapshot, width: int = 100, height: int = 30) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
     with console.capture() as capture:
-        console.print(screen(seen, 1090.0, width, height))
+        console.print(screen(snapshot, 1090.0, width, height))
     return capture.get().splitlines()
 
 
-def test_all_that_is_known() -> None:
+def test_every_measured_value_is_shown() -> None:
     text = "\n".join(drawn(Snapshot(history(samples=(Sample("100", "def f():\n    pass"),)))))
-    for words in (
+    for expected in (
         *("warm  train on cloud · H100 · running · 1m30s", "attempts 3: 2 x preempted"),
         *("step 100/400  25%", "2m30s left"),  # 300 steps of 1,000 tokens at 2,000 a second
         *("tokens/s 2,000", "MFU 25.0%", "memory 3.2 GB", "cost $1.25 of $5.00 (25%)"),
-        *("training loss", "validation loss", "sample of step 100", "def f():", "q leaves"),
+        *("training loss", "validation loss", "sample of step 100", "def f():", "press q to quit"),
     ):
-        assert words in text, words
+        assert expected in text, expected
 
 
-def test_what_was_not_measured_is_left_out() -> None:
+def test_unmeasured_values_are_omitted() -> None:
     read = Metrics()
     read.read([b'{"kind": "train", "step": 1, "tokens": 10, "loss": 2.0}'])
     host = replace(STATE, target="host", cost=None, gpu=None)
@@ -61,7 +61,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     ]
 
 
-def test_the_curves_of_an_experiment_are_drawn() -> None:
+def test_the_metrics_of_an_experiment_are_plotted() -> None:
     read = Metrics()
     read.read([b'{"kind": "train", "step": %d, "reward": %d}' % (i, i) for i in range(9)])
     text = "\n".join(drawn(Snapshot(History(STATE, metrics=read))))
@@ -69,13 +69,13 @@ def test_the_curves_of_an_experiment_are_drawn() -> None:
     assert "reward 8" in text
 
 
-def test_before_the_first_step_the_log_is_shown() -> None:
+def test_before_the_first_sample_the_log_is_shown() -> None:
     text = "\n".join(drawn(Snapshot(History(STATE, log=("preparing", "compiling")))))
     assert "preparing\ncompiling" in text
 
 
-def test_a_place_that_does_not_answer() -> None:
-    last = drawn(Snapshot(history(), age=75.0, trouble="no route\nto host"))[-1]
+def test_an_unreachable_target_is_reported() -> None:
+    last = drawn(Snapshot(history(), age=75.0, error="no route\nto host"))[-1]
     assert last.startswith("no answer for 1m15s, trying again: no route to host")
 
 
@@ -83,9 +83,9 @@ def test_a_place_that_does_not_answer() -> None:
     "size", [(20, 4), (30, 8), (60, 12), (80, 24), (109, 30), (110, 30), (200, 60), (400, 20)]
 )
 @pytest.mark.parametrize("sample", ["", "x" * 5000, "語" * 5000, "\n" * 500, "\t\t\ta\n" * 50])
-def test_it_fits_in_any_size(size: tuple[int, int], sample: str) -> None:
+def test_it_fits_into_any_size(size: tuple[int, int], sample: str) -> None:
     width, height = size
-    seen = Snapshot(history(samples=(Sample("100", sample),)), trouble="t" * 500, age=5.0)
-    lines = drawn(seen, width, height)
+    snapshot = Snapshot(history(samples=(Sample("100", sample),)), error="t" * 500, age=5.0)
+    lines = drawn(snapshot, width, height)
     assert len(lines) <= max(height, 6)
     assert max(map(len, lines)) <= width

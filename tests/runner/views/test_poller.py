@@ -1,4 +1,4 @@
-"""A run that is watched through sleep, a lost network and a move to another target."""
+"""Polling a run through sleep, a lost network and a move to another target."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import pytest
 from runner.errors import RunnerError
 from runner.runs.history import HistoryReader, RunFiles
 from runner.target import RunInfo
-from runner.views.dashboard import line
-from runner.views.poller import HANGS_AFTER, SILENT_AFTER, Clock, RunDeleted, RunPoller
+from runner.views.dashboard import format_line
+from runner.views.poller import POLL_TIMEOUT_S, SLOW_POLL_S, RunDeleted, RunPoller
 from tests.runner.fake_target import FakeTarget
 from tests.waiting import wait_for
 
 RUNNING = RunInfo("warm", "train", "host", "running", alive=True, step=50, max_steps=100)
 
 
-class Flaky(FakeTarget):
-    """``answer`` is called at each question: it may raise, and it may wait."""
+class FlakyTarget(FakeTarget):
+    """Calls ``before_answer`` at each poll; it can raise and wait."""
 
-    answer: Callable[[], object] = staticmethod(lambda: None)
+    before_answer: Callable[[], object] = staticmethod(lambda: None)
 
     def state(self, run: str) -> RunInfo | None:
-        self.answer()
+        self.before_answer()
         return super().state(run)
 
 
 @pytest.fixture
-def target(checkout: Path, make_run: Callable[..., Path]) -> Flaky:
+def target(checkout: Path, make_run: Callable[..., Path]) -> FlakyTarget:
     make_run("warm", status="running")
-    return Flaky(checkout, states=[RUNNING])
+    return FlakyTarget(checkout, states=[RUNNING])
 
 
-class Time:
-    """The clock's hands."""
+class FakeClock:
+    """A clock that the test moves."""
 
     now = 1000.0
 
@@ -45,11 +45,13 @@ class Time:
         return self.now
 
 
-def looker_at(target: Flaky, elsewhere: Callable[[], RunFiles], time: Time) -> RunPoller:
+def start_poller(
+    target: FlakyTarget, find_again: Callable[[], RunFiles], clock: FakeClock
+) -> RunPoller:
     reader = HistoryReader("warm", target)
     first = reader.poll()
     assert first is not None
-    return RunPoller(reader, first, 0.01, elsewhere, Clock(time))
+    return RunPoller(reader, first, 0.01, find_again, clock)
 
 
 def nowhere() -> RunFiles:
@@ -57,83 +59,85 @@ def nowhere() -> RunFiles:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (
             RunnerError("Modal can't be reached; check the network"),
             "Modal can't be reached; check the network",
         ),
         (OSError("connection reset"), "connection reset"),
-        (AssertionError("what a library may raise"), "AssertionError: what a library may raise"),
+        (AssertionError("raised by a library"), "AssertionError: raised by a library"),
     ],
 )
-def test_a_place_that_does_not_answer_is_asked_again(
-    target: Flaky, error: Exception, words: str
+def test_an_unreachable_target_is_polled_until_it_answers(
+    target: FlakyTarget, error: Exception, message: str
 ) -> None:
-    time = Time()
-    looker = looker_at(target, nowhere, time)
+    clock = FakeClock()
+    poller = start_poller(target, nowhere, clock)
 
-    def fails() -> None:
+    def fail() -> None:
         raise error
 
-    target.answer = fails
-    time.now += 7
-    wait_for(lambda: looker.newest().trouble)
-    assert f"no answer for 7s, trying again: {words}" in line(looker.newest())
-    assert looker.newest().history.state.step == 50  # what is known stays on the screen
-    target.answer = lambda: None
+    target.before_answer = fail
+    wait_for(lambda: poller.newest().error)
+    clock.now += 7
+    assert f"no answer for 7s, trying again: {message}" in format_line(poller.newest())
+    assert poller.newest().history.state.step == 50  # the known state stays on the screen
+    target.before_answer = lambda: None
     target.states = [replace(RUNNING, step=60)]
-    wait_for(lambda: looker.newest().history.state.step == 60)
-    assert (looker.newest().trouble, looker.newest().age) == ("", 0.0)
-    assert looker.stop(5.0)
+    wait_for(lambda: poller.newest().history.state.step == 60)
+    assert (poller.newest().error, poller.newest().age) == ("", 0.0)
+    assert poller.stop(5.0)
 
 
-def test_a_look_that_hangs_since_the_machine_slept_is_given_up(target: Flaky) -> None:
-    time, woken = Time(), threading.Event()
-    looker = looker_at(target, nowhere, time)
-    sleeper = threading.current_thread()
+def test_a_poll_that_hangs_after_sleep_is_replaced(target: FlakyTarget) -> None:
+    clock, woken = FakeClock(), threading.Event()
+    poller = start_poller(target, nowhere, clock)
+    hanging_thread = threading.current_thread()
 
-    def hangs() -> None:
-        nonlocal sleeper
-        sleeper = threading.current_thread()
-        target.answer = lambda: None
+    def hang() -> None:
+        nonlocal hanging_thread
+        hanging_thread = threading.current_thread()
+        target.before_answer = lambda: None
         target.states = [replace(RUNNING, step=60)]
         woken.wait(60)
 
-    target.answer = hangs
+    target.before_answer = hang
     wait_for(lambda: target.states[0].step == 60)
-    looker.newest()
-    time.now += SILENT_AFTER + 1
-    assert looker.newest().trouble == "the connection says nothing"
-    assert looker.newest().history.state.step == 50
-    time.now += HANGS_AFTER
-    looker.newest()
-    wait_for(lambda: looker.newest().history.state.step == 60)
-    assert sleeper.is_alive()
+    poller.newest()
+    clock.now += SLOW_POLL_S + 1
+    assert poller.newest().error == "waiting for a response"
+    assert poller.newest().history.state.step == 50
+    clock.now += POLL_TIMEOUT_S
+    poller.newest()
+    wait_for(lambda: poller.newest().history.state.step == 60)
+    assert hanging_thread.is_alive()
     woken.set()
-    sleeper.join(5)
-    assert looker.newest().trouble == ""
-    assert looker.stop(5.0)
+    hanging_thread.join(5)
+    assert poller.newest().error == ""
+    assert poller.stop(5.0)
 
 
-def test_a_run_that_goes_on_elsewhere_is_followed_there(target: Flaky, checkout: Path) -> None:
+def test_a_run_resumed_on_another_target_is_followed_there(
+    target: FlakyTarget, checkout: Path
+) -> None:
     other = FakeTarget(checkout, "local", states=[replace(RUNNING, target="local", step=70)])
-    looker = looker_at(target, lambda: other, Time())
+    poller = start_poller(target, lambda: other, FakeClock())
     target.states = []
-    wait_for(lambda: looker.newest().history.state.target == "local")
-    assert looker.newest().history.state.step == 70
-    assert looker.stop(5.0)
+    wait_for(lambda: poller.newest().history.state.target == "local")
+    assert poller.newest().history.state.step == 70
+    assert poller.stop(5.0)
 
 
-def test_a_run_that_was_removed_is_gone(target: Flaky) -> None:
-    looker = looker_at(target, nowhere, Time())
+def test_a_deleted_run_is_reported(target: FlakyTarget) -> None:
+    poller = start_poller(target, nowhere, FakeClock())
     target.states = []
 
-    def is_gone() -> bool:
+    def is_deleted() -> bool:
         try:
-            looker.newest()
+            poller.newest()
         except RunDeleted:
             return True
         return False
 
-    wait_for(is_gone)
+    wait_for(is_deleted)

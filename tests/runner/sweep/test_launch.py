@@ -1,0 +1,94 @@
+"""A sweep of an edited recipe: results of different settings are never mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from job.run_record import RunRecord, RunStatus
+from runner.plan import Plan
+from runner.target import LaunchHandle, RunInfo
+from tests.runner.fake_target import FakeTarget
+
+SWEEP = """\
+recipe: warm
+space:
+  grid: {lr: [1e-3, 2e-3]}
+metric: val_loss
+"""
+
+
+@pytest.fixture
+def finishing(checkout: Path, fake: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
+    """A target on which every run finishes at once, with the recipe of the plan."""
+    from job.recipe import load
+
+    start = fake.start
+
+    def start_and_finish(plan: Plan) -> LaunchHandle:
+        overrides = [word for word in plan.overrides if "=" in word]
+        recipe = load(checkout / "configs" / "warm.yaml", overrides)
+        folder = checkout / "volumes" / "checkpoints" / plan.run
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        steps = recipe.train.max_steps
+        record = RunRecord(
+            plan.run, step=steps, status=RunStatus.FINISHED, overrides=overrides, val_loss=1.0
+        )
+        record.write(folder)
+        fake.states.append(RunInfo(plan.run, "train", "host", RunStatus.FINISHED, step=steps))
+        return start(plan)
+
+    monkeypatch.setattr(fake, "start", start_and_finish)
+    return fake
+
+
+def edit(checkout: Path, line: str) -> None:
+    recipe = checkout / "configs" / "warm.yaml"
+    recipe.write_text(recipe.read_text() + f"  {line}\n")
+
+
+@pytest.fixture
+def finished(checkout: Path, type_: Callable[[str], Result], finishing: FakeTarget) -> FakeTarget:
+    (checkout / "s.yaml").write_text(SWEEP)
+    result = type_("runner sweep s.yaml --no-smoke")
+    assert result.exit_code == 0, result.stderr
+    assert finishing.did == ["start s-001", "start s-002"]
+    return finishing
+
+
+@pytest.mark.parametrize("line", ["weight_decay: 0.5", "eval_tokens: 64", "seed: 9"])
+def test_an_edited_recipe_is_refused(
+    checkout: Path, type_: Callable[[str], Result], finished: FakeTarget, line: str
+) -> None:
+    edit(checkout, line)
+    result = type_("runner sweep s.yaml --no-smoke")
+    assert result.exit_code == 2
+    key, _, value = line.partition(": ")
+    assert f"train.{key}: " in result.stderr
+    assert f" → {value}" in result.stderr
+    assert "--name NEW-NAME" in result.stderr
+    assert type_("runner sweep s.yaml --no-smoke --name t").exit_code == 0
+    assert finished.did[2:] == ["start t-001", "start t-002"]
+
+
+def test_an_unchanged_recipe_resumes(
+    checkout: Path, type_: Callable[[str], Result], finished: FakeTarget
+) -> None:
+    edit(checkout, "log_every: 3")  # does not change the results
+    result = type_("runner sweep s.yaml --no-smoke")
+    assert result.exit_code == 0, result.stderr
+    assert finished.did == ["start s-001", "start s-002"]
+
+
+def test_runs_of_an_edited_recipe_are_not_used_without_the_record_either(
+    checkout: Path, type_: Callable[[str], Result], finished: FakeTarget
+) -> None:
+    edit(checkout, "weight_decay: 0.5")
+    (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
+    result = type_("runner sweep s.yaml --no-smoke")
+    assert result.exit_code == 100
+    assert "a run with this name and other settings exists" in result.stderr
