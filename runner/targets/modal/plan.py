@@ -12,6 +12,7 @@ from job.recipe import Recipe
 from job.run_record import EndReason
 from runner.errors import usage
 from runner.format import dollars
+from runner.jobs import COMMAND
 from runner.plan import Plan, PlanEstimate, TargetState
 from runner.planning.plan import make_plan, with_rows
 from runner.pricing import prices
@@ -84,6 +85,7 @@ def modal_plan(
         ("estimate", _estimate(seconds, hourly)),
         ("limits", _limits(request.job.name, options, state)),
         ("warning", _warning(seconds, hourly, options, state, request)),
+        ("warning", _not_persisted(plan)),
         ("account", "" if state.is_configured else NO_ACCOUNT),
         ("active", ATTACHES if state.unconfirmed else ""),
     ]
@@ -248,6 +250,16 @@ def _warning(
         return ""
     return limit_warnings(
         seconds, hourly, options.max_cost, options.timeout_s, state.cost, state.seconds
+    )
+
+
+def _not_persisted(plan: Plan) -> str:
+    """Return a warning about a command whose files would be lost; '' for any other plan."""
+    if plan.job != COMMAND.name or plan.folder is None or plan.folder.persisted:
+        return ""
+    return (
+        "files that the command writes into its folder are lost when it ends; keep them with "
+        "--persist PATH=checkpoints, or write them to $OUT_DIR"
     )
 
 

@@ -126,10 +126,13 @@ def test_plan_lists_uploads_without_ignored_files(cloud: CloudFixture, folder: P
     _, err = cloud.run(*words, "--dry-run", "--", "ls")
     assert "uploads " in err
     assert re.search(r"5 files, \d kB", err)
+    assert "are lost when it ends" in err
+    persisting = cloud.run(*words, *KEEPS, "--dry-run", "--", "ls")[1]
+    assert "are lost when it ends" not in persisting
     out, _ = cloud.run(*words, "--", "ls")
     assert out.split() == ["config", "data", "model.py", "train.py"]
     (folder / ".gitignore").write_text("*\n")
-    assert "nothing of" in cloud.run(*words, "--dry-run", "--", "ls", status=2)[1]
+    assert "has no files to upload" in cloud.run(*words, "--dry-run", "--", "ls", status=2)[1]
 
 
 def test_pipeline_rents_a_machine_per_stage_and_asks_once(
