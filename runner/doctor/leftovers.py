@@ -12,7 +12,7 @@ from job.files import write_atomically
 from job.format import byte_size
 from job.paths import VOLUMES
 from job.run_record import heartbeat_age, is_held
-from job.step_folders import DELETED, LATEST, MANIFEST, PARTIAL
+from job.step_folders import LATEST, MANIFEST, PARTIAL, TEMPORARY_FILE
 from runner.doctor.base import CheckContext, Finding, Severity
 from runner.project import volumes
 from runner.runs.store import is_fresh
@@ -22,7 +22,7 @@ from runner.transfer.mapping import BLOCKS, PART
 # Without a lock that says otherwise, a younger file may still be in use.
 MIN_AGE_S = 3600.0
 
-TEMPORARY_FOLDERS = (PARTIAL, DELETED, REPLACED)
+TEMPORARY_FOLDERS = (PARTIAL, REPLACED)
 
 
 def check_leftovers(context: CheckContext) -> Iterator[Finding]:
@@ -116,12 +116,15 @@ def _runs(context: CheckContext) -> Iterator[_Run]:
 
 
 def _temporary_files(context: CheckContext) -> list[Path]:
-    root = volumes(context.checkout, context.environ).checkpoints
     found: list[Path] = []
-    for pattern in (*(f"{prefix}*" for prefix in TEMPORARY_FOLDERS), ".*.tmp"):
-        for path in _find(root, pattern):
-            is_inside = any(parent.name.startswith(TEMPORARY_FOLDERS) for parent in path.parents)
-            if not is_inside and _is_abandoned(path, root / path.relative_to(root).parts[0]):
+    for volume in VOLUMES:
+        root: Path = getattr(volumes(context.checkout, context.environ), volume)
+        for path in _find(root, ".*"):
+            *parents, name = path.relative_to(root).parts
+            is_inside = any(parent.startswith(TEMPORARY_FOLDERS) for parent in parents)
+            is_temporary = name.startswith(TEMPORARY_FOLDERS) or TEMPORARY_FILE.match(name)
+            run = root / (parents[0] if parents else name)
+            if is_temporary and not is_inside and _is_abandoned(path, run):
                 found.append(path)
     return found
 
@@ -137,9 +140,7 @@ def _is_abandoned(path: Path, run: Path) -> bool:
         return False  # the next pull replaces it; until then it is the only copy
     heartbeat, held = heartbeat_age(run), is_held(run)
     is_of_trainer = (
-        name.startswith((PARTIAL, DELETED))
-        and heartbeat is not None
-        and _age(path) > heartbeat - 60
+        name.startswith(PARTIAL) and heartbeat is not None and _age(path) > heartbeat - 60
     )
     if is_of_trainer and held is not None:
         return not held

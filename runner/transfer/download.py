@@ -220,11 +220,12 @@ class PartialFile:
                 return {}
         except (OSError, ValueError):
             return {}
+        blocks = {str(index): index for index in range(-(-self.source.size // BLOCK_SIZE))}
         hashes = {}
         for line in lines:
             index, _, digest = line.partition(" ")
-            if index.isdecimal() and len(digest) == 64:  # the last line may be incomplete
-                hashes[int(index)] = digest
+            if index in blocks and len(digest) == 64:  # the last line may be incomplete
+                hashes[blocks[index]] = digest
         return hashes
 
 

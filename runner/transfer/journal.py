@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -53,10 +54,14 @@ class Journal:
         lines = self._read()
         if lines > 2 * len(self._entries) + MAX_STALE_LINES:
             text = "".join(json.dumps(asdict(entry)) + "\n" for entry in self._entries.values())
-            write_atomically(file, text)
+            with suppress(OSError):
+                write_atomically(file, text)
 
     def record(self, remote: RemoteEntry, local: Path, listed: float) -> None:
-        """Record that ``local`` has the content of ``remote``, which was listed at ``listed``."""
+        """Record that ``local`` has the content of ``remote``, which was listed at ``listed``.
+
+        A journal that cannot be written is no reason to fail: the next transfer verifies again.
+        """
         mtime_ns = local.stat().st_mtime_ns
         entry = VerifiedEntry(
             remote.path, str(local), remote.size, remote.modified, mtime_ns, listed
@@ -64,9 +69,10 @@ class Journal:
         line = json.dumps(asdict(entry)) + "\n"
         with self._lock:
             self._entries[entry.path, entry.local] = entry
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab") as stream:
-                stream.write(line.encode())
+            with suppress(OSError):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with self.file.open("ab") as stream:
+                    stream.write(line.encode())
 
     def lookup(self, path: str, local: Path) -> VerifiedEntry | None:
         """Return the entry for both files if ``local`` has not changed since; else None."""

@@ -33,7 +33,7 @@ DRIVE = re.compile(r"^[A-Za-z]:")
 # Unfinished files of a transfer, of the trainer (job/files.py, model/checkpoint.py), and files that
 # belong to this machine: .gitkeep keeps the empty folders of volumes/ in git.
 TEMPORARY = re.compile(
-    r"^\..*\.(part|part\.blocks|tmp)$|^\.(partial|replaced|deleted)_|^\.gitkeep$|^\.sync$"
+    r"^\..*\.(part|part\.blocks|tmp)$|^\.(partial|replaced)_|^\.gitkeep$|^\.sync$"
 )
 
 

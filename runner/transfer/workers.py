@@ -145,7 +145,9 @@ class Workers:
         except OSError as error:
             if error.errno in FATAL_ERRNOS:
                 self.cancel(f"gave up: {error.strerror}")
-            return error.strerror if error.errno and error.strerror else str(error)
+            if not error.errno or not error.strerror:
+                return str(error)
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _wait_for(future: Future[str | None]) -> str | None:

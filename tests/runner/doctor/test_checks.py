@@ -195,6 +195,30 @@ class TestLeftovers:
         type_("runner doctor --fix")
         assert partial.is_dir()
 
+    @pytest.mark.parametrize("volume", ["data", "checkpoints", "cache"])
+    def test_temporary_file_of_a_killed_process_is_deleted(
+        self, type_, find, checkout: Path, volume: str
+    ) -> None:
+        folder = checkout / "volumes" / volume / "some"
+        folder.mkdir(parents=True)
+        files = [
+            folder / name for name in (".meta.json.77.tmp", ".mine.tmp", "x.77.tmp", "meta.json")
+        ]
+        for file in files:
+            file.write_text("{}")
+        make_old(folder)
+        assert find(".meta.json.77.tmp is left over")["severity"] == "warning"
+        type_("runner doctor --fix")
+        assert [file.exists() for file in files] == [False, True, True, True]
+
+    def test_deleted_checkpoint_that_a_kill_left_is_removed(self, type_, docker, make_run) -> None:
+        run = make_run("warm")
+        (run / ".partial_deleted_step_00000050").mkdir()
+        (run / ".replaced_step_00000060").mkdir()  # the only copy of a damaged checkpoint
+        make_old(run)
+        type_("runner doctor --fix")
+        assert sorted(path.name for path in run.glob(".*")) == [".replaced_step_00000060"]
+
     def test_interrupted_transfer_is_reported_and_kept(self, type_, find, make_run) -> None:
         part = make_run("warm") / ".model.safetensors.part"
         part.write_bytes(b"x" * 1024**2)

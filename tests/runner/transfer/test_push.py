@@ -129,7 +129,7 @@ def test_latest_does_not_move_when_the_checkpoint_failed(
     cloud.standin.inject("VolumePutFiles2", "PERMISSION_DENIED", times=None, match="step_00000020")
     result = invoke("runner push checkpoints warm")
     assert result.exit_code == 1
-    assert "missing: warm/step_00000020/model.safetensors: Modal refuses" in result.stderr
+    assert "missing: warm/step_00000020/model.safetensors: Modal denies" in result.stderr
     assert "run `runner push checkpoints warm` again" in result.stderr
     assert (cloud.folder("checkpoints") / "warm/latest").read_text() == "step_00000010\n"
 
