@@ -430,8 +430,8 @@ def _fit_schedules(source: Source, planned_steps: Any) -> str:
 
     A schedule that fits, or that was itself overridden, stays as it is.
     """
-    train = source.tree.get("train")
-    steps = train.get("max_steps") if isinstance(train, dict) else None
+    train: Any = source.tree.get("train")
+    steps: Any = train.get("max_steps") if isinstance(train, dict) else None
     if not _is_count(steps) or not _is_count(planned_steps) or not 0 < steps < planned_steps:
         return ""
     before = dict(train)

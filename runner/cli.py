@@ -65,7 +65,7 @@ class Commands(click.Group):
         return sorted(path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of ``cmd_name``; None if there is no such file."""
+        """Import the file of ``cmd_name``; None if it does not exist."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command = import_module(f"runner.commands.{cmd_name}").command
@@ -132,7 +132,7 @@ class Commands(click.Group):
             raise explain_usage_error(error, args) from error
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; its result is the exit status. An error is one line, except with --debug."""
+        """Run the command; its result is the exit status. An error becomes one line."""
         try:
             status = super().invoke(ctx)
             sys.stdout.flush()

@@ -69,7 +69,7 @@ def flag(param: click.Parameter | None) -> str:
 
 
 def not_empty(value: str, param: click.Parameter | None) -> str:
-    """Return ``value``. Raise RunnerError if it is empty: an unset shell variable is a mistake, not a default."""
+    """Return ``value``. Raise RunnerError if it is empty, as from an unset shell variable."""
     if not value.strip():
         raise usage(f"{flag(param)} is empty; give it a value (is its variable set?) or remove it")
     return value

@@ -1,4 +1,4 @@
-"""What the shell offers behind TAB; reads names of files alone, so that it answers at once."""
+"""Shell completion. It reads only the names of files, so that TAB answers at once."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ if TYPE_CHECKING:
     import click
     from click.shell_completion import CompletionItem
 
+GPU_COUNTS = (1, 2, 4, 8)
+
 
 def words(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Jobs and recipes."""
-    return [*_those(JOBS, typed), *recipes(ctx, parameter, typed)]
+    """Complete a job or a recipe."""
+    return [*_matching((*JOBS, "run", "pipeline"), typed), *recipes(ctx, parameter, typed)]
 
 
 def recipes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The recipes of configs/."""
+    """Complete a recipe in configs/."""
     from runner.errors import RunnerError
     from runner.project import find_checkout, recipes
 
     try:
-        return _those(recipes(find_checkout(Path.cwd())), typed)
+        return _matching(recipes(find_checkout(Path.cwd())), typed)
     except RunnerError:
         return []
 
 
 def runs(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Runs whose folder is on this machine."""
+    """Complete a run that has a folder on this machine."""
     import os
 
     from runner.errors import RunnerError
@@ -44,33 +46,35 @@ def runs(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
 
 
 def volumes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The three volumes."""
+    """Complete a volume."""
     from job.paths import VOLUMES
 
-    return _those(VOLUMES, typed)
+    return _matching(VOLUMES, typed)
 
 
 def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Modal's names of GPUs; behind a comma the next alternative, behind a colon the number."""
+    """Complete a GPU on Modal: the next alternative after a comma, the count after a colon."""
     from runner.pricing.gpus import BY_NAME
 
     before, comma, last = typed.rpartition(",")
     name, colon, _ = last.upper().partition(":")
     if colon:
         most = BY_NAME[name].max_count if name in BY_NAME else 0
-        known = [f"{name}:{number}" for number in (1, 2, 4, 8) if number <= most]
+        known = [f"{name}:{count}" for count in GPU_COUNTS if count <= most]
     else:
         known = list(BY_NAME)
-    return [f"{before}{comma}{word}" for word in _those(known, last.upper())]
+    return [f"{before}{comma}{word}" for word in _matching(known, last.upper())]
 
 
 def targets(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Where a job can run."""
-    return _those(("host", "local", "cloud"), typed)
+    """Complete a target."""
+    from runner.target import target_names
+
+    return _matching(target_names(), typed)
 
 
 def paths(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Behind the volume `checkpoints` a run of this machine; else a path of it."""
+    """Complete a run after the volume `checkpoints`, else a path."""
     from click.shell_completion import CompletionItem
 
     if ctx.params.get("volume") == "checkpoints":
@@ -79,18 +83,18 @@ def paths(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[Co
 
 
 def files(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """A path, which the shell itself completes."""
+    """Let the shell complete a path."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(typed, type="file")]
 
 
 def folders(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """A folder, which the shell itself completes."""
+    """Let the shell complete a folder."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(typed, type="dir")]
 
 
-def _those(known: Iterable[str], typed: str) -> list[str]:
+def _matching(known: Iterable[str], typed: str) -> list[str]:
     return [word for word in known if word.startswith(typed)]

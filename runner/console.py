@@ -57,7 +57,7 @@ class CliContext:
         return self.terminal if self.terminal is not None else _is_tty(sys.stderr)
 
     def write(self, text: str, newline: bool = True, label: str = "", color: str = "") -> None:
-        """Write data to stdout, after a ``label`` in ``color``. A file or pipe gets it unchanged."""
+        """Write data to stdout after a colored ``label``. A file or pipe gets it unchanged."""
         on_terminal = self.terminal if self.terminal is not None else _is_tty(sys.stdout)
         styled = click.style(label, fg=color) if label and on_terminal and self.color else label
         click.echo(f"{styled}{sanitize(text) if on_terminal else text}", nl=newline, color=True)

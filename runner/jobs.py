@@ -1,4 +1,7 @@
-"""The jobs: modules that run inside the container or on the host. To add one, add a line to JOBS."""
+"""The jobs: modules that run in the container or on the host.
+
+To add a job, add it to JOBS, and its options to ``runner/commands/_jobs.py``.
+"""
 
 from __future__ import annotations
 

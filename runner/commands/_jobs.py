@@ -431,7 +431,7 @@ def explain_foreign_option(error: click.NoSuchOption, args: Sequence[str]) -> st
 
 
 def recipe_setting(option: str, args: Sequence[str]) -> str:
-    """Return ``lr=1e-3`` for the option ``--lr`` in ``args`` if it is a key of the recipe, else ''."""
+    """Return ``lr=1e-3`` for the option ``--lr`` if it is a key of the recipe, else ''."""
     from job.recipe import known_keys  # only after a mistake: it loads pydantic
     from job.recipe_loader import SYNONYMS
 

@@ -59,8 +59,8 @@ def command(
     checkout = find_checkout(cli.cwd)
     known = recipes(checkout)
     words = tuple(word for word in words if word != "train")
-    if other := [word for word in words if word in JOBS]:
-        raise usage(f"`runner estimate` is for training only; remove {other[0]}")
+    if jobs := JOBS.keys() & {*words}:
+        raise usage(f"`runner estimate` is for training only; remove {jobs.pop()}")
     parsed = classify_args(words, known)
     recipe = load(find_recipe(parsed.recipe, known, checkout, cli.cwd), parsed.overrides)
     gpus = (

@@ -59,16 +59,17 @@ def command(
 ) -> int:
     from runner.errors import usage
     from runner.launch.execute import run_request
+    from runner.launch.parse import split_overrides
     from runner.launch.resume import resume_request
     from runner.runs.find import select_run
     from runner.targets.modal.options import parse_options
 
-    names = [word for word in words if "=" not in word]
+    names, overrides = split_overrides(words)
     if len(names) > 1:
         raise usage(f"unexpected '{names[1]}'; `runner resume` takes one run and key=value")
     found = select_run(cli, names[0] if names else None)
     arguments = LaunchArguments(
-        words=tuple(word for word in words if "=" in word),
+        words=tuple(overrides),
         name=found.state.run,
         device=device,
         dry_run=dry_run,

@@ -33,7 +33,7 @@ def command(cli: CliContext, run: str | None, force: bool) -> int:
     cli.info(f"stopping run '{state.run}' on {found.target.name}{saves}")
     if not found.target.stop(state.run, force):
         raise RunnerError(
-            f"run '{state.run}' was not started by the runner; press Ctrl-C where it was started"
+            f"run '{state.run}' was not started by the runner; press Ctrl-C in its terminal"
         )
     resume = f"; `runner resume {state.run}` resumes it" if state.job in RESUMABLE_JOBS else ""
     cli.info(f"stopped{resume}")

@@ -1,1 +1,1 @@
-"""What the user wants, checked: a job, a command, an experiment, or one of them taken up again."""
+"""From the parsed command line to a request, and its launch."""

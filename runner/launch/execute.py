@@ -80,7 +80,7 @@ def run_request(
 
 
 def confirm(cli: CliContext, question: str | None, yes: bool) -> None:
-    """Ask a plan's question, if it has one. Raise RunnerError: 103 after a no, 2 without a terminal."""
+    """Ask a plan's question, if any. Raise RunnerError: 103 after a no, 2 without a terminal."""
     if question is None or yes:
         return
     if not cli.is_terminal:

@@ -99,7 +99,7 @@ def check_run_name(name: str) -> None:
 def find_recipe(name: str | None, known: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
     """Return the file of a recipe given by its name in configs/ or by a path.
 
-    A path is relative to ``cwd`` or to the checkout. None stands for the default recipe.
+    A path is relative to ``cwd`` or to the checkout. None means the default recipe.
     """
     name = name or DEFAULT_RECIPE
     if name in known:
@@ -236,8 +236,7 @@ def classify_args(
     """
     if spaced := spaced_setting(words):
         raise usage(f"'{spaced[0]}' has spaces around the =; write {spaced[1]}")
-    overrides = [word for word in words if "=" in word]
-    names = [word for word in words if "=" not in word]
+    names, overrides = split_overrides(words)
     for word in names:
         if word in JOBS:
             raise usage(f"'{word}' is a second job; start one job after the other")
@@ -251,6 +250,12 @@ def classify_args(
     if len(names) > 1:
         raise usage(f"two recipes, '{names[0]}' and '{names[1]}'; a run has one")
     return ParsedArgs(names[0] if names else None, tuple(overrides))
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names and the ``key=value`` overrides."""
+    overrides = [word for word in words if "=" in word]
+    return [word for word in words if word not in overrides], overrides
 
 
 def spaced_setting(words: Sequence[str]) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Build the request for a user's command: ``--dir``, ``--setup``, ``--persist`` and the words after --."""
+"""Build the request for a user's command: its options, and the words after --."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def command_request(
     files: VolumeFiles | None,
     options: TargetOptions = NO_OPTIONS,
 ) -> CommandRequest:
-    """Check the arguments of a command. ``files`` is the target's checkpoints volume, None if it has none yet.
+    """Check the arguments of a command. Raises RunnerError, exit code 2.
 
-    Raises RunnerError, exit code 2.
+    ``files`` is the target's checkpoints volume, None if it can't be read.
     """
     _check(arguments)
     folder = (cwd / Path(arguments.folder or ".").expanduser()).resolve()
@@ -97,7 +97,7 @@ def name_for(command: UserCommand, given: str | None, files: VolumeFiles) -> tup
 
 
 def _commands(files: VolumeFiles, base: str) -> dict[str, UserCommand | None]:
-    """Return the runs called ``base`` or ``base-N`` that have a record, in order, with their commands."""
+    """Return the commands of the runs ``base`` and ``base-N`` that have a record, in order."""
     numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9]\d+))?")
     found = {e.path: int(m[1] or 1) for e in listing(files) if (m := numbered.fullmatch(e.path))}
     names = sorted(found, key=lambda name: found[name])

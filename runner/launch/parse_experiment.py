@@ -10,7 +10,7 @@ from job.run_record import RUN_NAME
 from job.signature import ExperimentError, read_signature
 from runner.errors import did_you_mean, usage
 from runner.launch.arguments import LaunchArguments
-from runner.launch.parse import NO_OPTIONS, check_run_name
+from runner.launch.parse import NO_OPTIONS, check_run_name, split_overrides
 from runner.launch.parse_command import NO_SETUP, setup_lines
 from runner.project import find_checkout
 from runner.request import Experiment, ExperimentRequest, TargetOptions, UserCommand
@@ -24,12 +24,13 @@ def experiment_request(
     files: VolumeFiles | None,
     options: TargetOptions = NO_OPTIONS,
 ) -> ExperimentRequest:
-    """Check the arguments against the file's train(). ``files`` is the target's checkpoints volume, if it has one.
+    """Check the arguments against the file's train().
 
-    Raises RunnerError, exit code 2, for a mistake and for a name that another experiment has.
+    ``files`` is the target's checkpoints volume, None if it can't be read. Raises RunnerError, exit
+    code 2, for a mistake and for a name that another experiment has.
     """
-    rest = [word for word in arguments.words if "=" not in word]
-    words = (*(word for word in arguments.words if "=" in word), *arguments.params)
+    rest, overrides = split_overrides(arguments.words)
+    words = (*overrides, *arguments.params)
     _check(arguments, rest)
     experiment = read_experiment((cwd / Path(rest[0]).expanduser()).resolve(), words)
     command = folder_of(experiment.file, arguments, cwd)
@@ -71,7 +72,7 @@ def folder_of(file: Path, arguments: LaunchArguments, cwd: Path) -> UserCommand 
 
 
 def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
-    """Return the experiment in ``file`` with the parameters ``words``. Raises RunnerError, exit code 2."""
+    """Return the experiment in ``file`` with the parameters ``words``. Raises RunnerError."""
     if not file.is_file():
         hint = did_you_mean(file.name, [path.name for path in file.parent.glob("*.py")])
         raise usage(f"no file {file}{hint or '; `runner new experiment NAME` writes one'}")

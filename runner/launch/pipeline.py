@@ -13,7 +13,7 @@ from runner.console import CliContext
 from runner.errors import did_you_mean, usage
 from runner.launch.arguments import LaunchArguments
 from runner.launch.execute import confirm, run_plan
-from runner.launch.parse import NO_OPTIONS
+from runner.launch.parse import NO_OPTIONS, split_overrides
 from runner.launch.parse_command import command_of_run, refuse_another
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
@@ -40,7 +40,7 @@ def run_pipeline(
     arguments: LaunchArguments,
     options: TargetOptions = NO_OPTIONS,
 ) -> ExitStatus:
-    """Read the file, plan its stages, ask once, and run them. Raises RunnerError and RecipeError."""
+    """Read the file, plan its stages, ask once, and run them. Raises RunnerError, RecipeError."""
     checkout = find_checkout(cli.cwd)
     target = open_target(target_name, cli, checkout)
     pipeline, requested = _read(arguments, checkout, cli.cwd)
@@ -105,8 +105,7 @@ def decide(
 
 def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeline, list[str]]:
     """Return the pipeline and the stages named on the command line."""
-    overrides = [word for word in arguments.words if "=" in word]
-    names = [word for word in arguments.words if "=" not in word]
+    names, overrides = split_overrides(arguments.words)
     if not names:
         raise usage("`pipeline` needs a file, such as configs/nanogpt_shakespeare.yaml")
     path = _find(names[0], checkout, cwd)

@@ -1,6 +1,6 @@
-"""A pipeline's file: commands of one folder that follow each other, each with resources of its own.
+"""The file of a pipeline: commands that run in one folder, each with its own resources.
 
-Every mistake becomes a RecipeError with file, line and, where a name is close, a did-you-mean, as in a recipe.
+A mistake is a RecipeError with file, line and, for a near miss, a suggestion, as in a recipe.
 """
 
 from __future__ import annotations
@@ -24,29 +24,19 @@ STAGE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 class Stage(Section):
     """One command of a pipeline."""
 
-    command: str = Field(
-        min_length=1, description="what runs in the folder, as it would be typed there"
-    )
-    args: str = Field("", description="further words, for the line: train.args=--max_iters=100")
-    on_cpu: str = Field("", description="further words where the stage has no GPU")
-    gpu: str | None = Field(
-        None, description="cloud: H100, H100:8, ...; null: a machine without a GPU"
-    )
-    timeout: str | None = Field(
-        None, description="cloud: longest time, over all attempts: 90m, 12h"
-    )
-    max_cost: float | None = Field(
-        None, gt=0.0, description="cloud: most that it may cost, in US dollars"
-    )
-    setup: list[str] = Field(
-        default_factory=list, description="lines that add to the image, as pip install"
-    )
+    command: str = Field(min_length=1, description="command to run in the folder")
+    args: str = Field("", description="arguments to append, for train.args=--max_iters=100")
+    on_cpu: str = Field("", description="arguments to append without a GPU")
+    gpu: str | None = Field(None, description="cloud: H100, H100:8, ...; null: no GPU")
+    timeout: str | None = Field(None, description="cloud: maximum time over all attempts: 90m, 12h")
+    max_cost: float | None = Field(None, gt=0.0, description="cloud: maximum cost in US dollars")
+    setup: list[str] = Field(default_factory=list, description="shell lines to add to the image")
     outputs: list[str] = Field(
         default_factory=list,
-        description="files in kept paths; where all are there, the stage is skipped",
+        description="files in persisted paths; if all exist, the stage is skipped",
     )
-    resume_with: str = Field("", description="words added in later attempts")
-    resume_if: str | None = Field(None, description="... if there is such a file")
+    resume_with: str = Field("", description="arguments to append on resume")
+    resume_if: str | None = Field(None, description="file that must exist for resume_with")
 
     @model_validator(mode="after")
     def _possible(self) -> Stage:
@@ -54,31 +44,31 @@ class Stage(Section):
             try:
                 shlex.split(getattr(self, key))
             except ValueError as error:
-                raise impossible(
-                    key, f"{key} can't be taken apart as a shell does: {error}"
-                ) from None
+                raise impossible(key, f"invalid shell syntax in {key}: {error}") from None
         if self.resume_if and not self.resume_with:
             raise impossible(
-                "resume_if", "resume_if needs resume_with: the words that a later attempt gets"
+                "resume_if", "resume_if needs resume_with, the arguments for a resumed command"
             )
         return self
 
     def words(self, has_gpu: bool) -> tuple[str, ...]:
-        """The command as a list of words."""
-        more = "" if has_gpu else self.on_cpu
-        return tuple(word for text in (self.command, more, self.args) for word in shlex.split(text))
+        """Return the command as a list of arguments."""
+        extra = "" if has_gpu else self.on_cpu
+        return tuple(
+            word for text in (self.command, extra, self.args) for word in shlex.split(text)
+        )
 
 
 class Pipeline(Section):
-    """The file."""
+    """The whole file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$", description="the runs are NAME-STAGE"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$", description="the runs are called NAME-STAGE"
     )
-    dir: str = Field(description="the folder, seen from the checkout")
-    keep: dict[str, str] = Field(default_factory=dict, description="path in the folder → volume")
+    dir: str = Field(description="folder, relative to the checkout")
+    keep: dict[str, str] = Field(default_factory=dict, description="path in the folder -> volume")
     setup: list[str] = Field(
-        default_factory=list, description="lines that add to the image of every stage"
+        default_factory=list, description="shell lines to add to the image of every stage"
     )
     stages: dict[str, Stage] = Field(min_length=1)
 
@@ -87,25 +77,25 @@ class Pipeline(Section):
         for name, stage in self.stages.items():
             if not STAGE_NAME.match(name):
                 raise impossible(
-                    "stages", f"'{name}' can't be the name of a stage; use letters, digits, - and _"
+                    "stages", f"'{name}' is not a valid stage name; use letters, digits, - and _"
                 )
             for output in stage.outputs:
                 if not any(PurePosixPath(output).is_relative_to(path) for path in self.keep):
                     raise impossible(
                         f"stages.{name}.outputs",
-                        f"{output} lies in no kept path, and would be gone after the stage; add it to keep",
+                        f"{output} is not in a persisted path and would be lost; add it to keep",
                     )
         return self
 
     def keeps(self, folder: Path) -> tuple[PersistOption, ...]:
-        """Checked as those of the command line. Raises RunnerError."""
+        """Return the persisted paths, checked as on the command line. Raises RunnerError."""
         return read_persist_options(
             [f"{path}={place}" for path, place in self.keep.items()], folder
         )
 
 
 def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """The file with overrides as ``train.args=--lr=1e-3`` or ``dir=../elsewhere``. Raises RecipeError."""
+    """Read the file, with overrides such as ``train.args=--lr=1e-3``. Raises RecipeError."""
     source = read_yaml(path, "a pipeline is a mapping with name, dir and stages")
     known = _known(source)
     for argument in overrides:

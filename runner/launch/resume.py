@@ -36,7 +36,7 @@ def resume_request(
 ) -> tuple[Target, Request]:
     """Return the target and the request that resume the run ``found``. Raises RunnerError.
 
-    ``arguments.words`` are overrides; ``target_name`` None stands for the target of the last attempt.
+    ``arguments.words`` are overrides. ``target_name`` None means the target of the last attempt.
     """
     run, job, overrides = found.state.run, found.state.job, arguments.words
     if target_name is None:
@@ -193,10 +193,10 @@ class PreviousResources:
 def previous_resources(
     target: Target, run: str, gpus: int | None, device: str | None, options: TargetOptions
 ) -> PreviousResources:
-    """Return the resources of the last launch on ``target``, overridden by those given now.
+    """Return the resources of the last launch on ``target``, overridden by those given.
 
-    GPUs given now replace an earlier ``--device cpu``. On a target that rents GPUs, ``--device cpu``
-    replaces earlier GPUs; elsewhere it applies to the processes of the last launch.
+    GPUs given now replace an earlier ``--device cpu``. On a target that rents GPUs, ``--device
+    cpu`` replaces earlier GPUs; elsewhere it applies to the processes of the last launch.
     """
     last, in_cloud = target.launched(run), target.bills
     if last is None or last.target != target.name:  # the folder may describe a launch elsewhere

@@ -72,20 +72,24 @@ class TestFile:
             (
                 "command: cat out/ckpt.pt",
                 "gpu: T4",
-                ":17: stages.show.command: is missing; the pipeline must",
+                ":17: stages.show.command: missing; the pipeline must set it",
             ),
             (
                 "  out: checkpoints",
                 "  out: checkpoint",
                 ":3: --persist out=checkpoint: unknown volume 'checkpoint'",
             ),
-            ("outputs: [out/ckpt.pt]", "outputs: [ckpt.pt]", ":14: ckpt.pt lies in no kept path"),
+            (
+                "outputs: [out/ckpt.pt]",
+                "outputs: [ckpt.pt]",
+                ":14: ckpt.pt is not in a persisted path",
+            ),
             (
                 "command: python train.py",
                 "command: python 'train.py",
-                ":11: command can't be taken apart",
+                ":11: invalid shell syntax in command",
             ),
-            ("name: letters", "name: [x]", ":1: name: ['x'] is no text"),
+            ("name: letters", "name: [x]", ":1: name: expected text, got ['x']"),
             ("    resume_with: --init_from=resume\n", "", ":15: resume_if needs resume_with"),
         ],
     )
