@@ -32,7 +32,7 @@ REFERENCE_WIDTH = 768
 
 # Narrow networks reach less: nanoGPT's shakespeare_char, 384 wide, takes 3 minutes on an A100, a
 # tenth of the peak and a third of 124M's share: the width to the power of 1.6. Wide ones reach
-# more: torchtitan's 8B, 4,096 wide, 0.41 on an H100 (6,667 tokens/s compiled): to the power of 0.13.
+# more: torchtitan's 8B, 4,096 wide, 0.41 on an H100 (6,667 tokens/s compiled), a power of 0.13.
 NARROW_POWER, WIDE_POWER = 1.6, 0.13
 MAX_MFU = 0.5
 

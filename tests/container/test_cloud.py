@@ -27,7 +27,7 @@ from tests.runner.targets.modal.conftest import (
     open_cloud,
     train_here,
 )
-from tests.runner.targets.modal.test_cross_target import STEPS, begin_here_and_go_on_there
+from tests.runner.targets.modal.test_cross_target import STEPS, move_to_modal_and_back
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
         cloud.environ |= {
             name: checkout.environ[name] for name in ("COMPOSE_PROJECT_NAME", "DOCKER_CONFIG")
         }
-        begin_here_and_go_on_there(cloud)
+        move_to_modal_and_back(cloud)
         cloud.run("resume", "tiny", "--target", "local", "--device", "cpu")
         assert "finished" in cloud.run("status", "tiny")[0]
 

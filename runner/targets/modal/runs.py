@@ -154,7 +154,7 @@ def state_of(run: CloudRun, poll: Callable[[CloudRun], CallState] = poll_run) ->
 
 def reached_limit(run: CloudRun) -> tuple[str, float] | None:
     """Return the limit that ended the newest launch and its value in dollars or seconds."""
-    if run.launch is None or run.is_launch_newest:
+    if run.launch is None or run.is_launch_newest or run.launch.id not in ("", run.log.call):
         return None
     options = run.launch.target_options
     if not isinstance(options, ModalOptions):

@@ -130,8 +130,8 @@ def is_old_version(error: RunnerError) -> bool:
 def _old_version_message(name: str, volume: str) -> str:
     return (
         f"volume {name} is of Modal's version 1, limited to 500,000 files and 5 writers; the "
-        f"runner uses version 2. Rename it with `modal volume rename {name} {name}-v1`, try again, and "
-        f"copy its files: `modal volume get {name}-v1 / ./{volume}` and "
+        f"runner uses version 2. Rename it: `modal volume rename {name} {name}-v1`, try again, "
+        f"and copy its files: `modal volume get {name}-v1 / ./{volume}` and "
         f"`runner push {volume} ./{volume}`. Or choose other names: {PREFIX_VARIABLE}=my-prefix-"
     )
 

@@ -106,7 +106,7 @@ class CloudFixture:
         return Path("/dev/shm") / f"gpt-runner-{os.getpid()}-{self.checkout.parent.name}"
 
     def hold_at(self, *steps: int) -> Path:
-        """Hold the trainer at each of these steps until it is told to stop or the returned file exists.
+        """Hold the trainer at each step until it is told to stop or the returned file exists.
 
         A signal sent meanwhile reaches a running trainer, however slow the machine is.
         """
@@ -140,7 +140,7 @@ def train_here(checkout: Path, *overrides: str) -> None:
 
 @cache
 def seconds_to_begin() -> float:
-    """Return the seconds that importing the trainer takes; three times as long on a busy machine."""
+    """Return the seconds that importing the trainer takes; it depends on the machine's load."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import model.train"], cwd=ROOT, check=True)
     return time.monotonic() - began

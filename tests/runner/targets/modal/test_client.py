@@ -67,7 +67,8 @@ def test_no_resolvable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         check_known_hosts(client.DEFAULT_SERVERS, {})
     assert refused.value.message == (
         "Modal can't be reached: api.modal.com does not resolve (Name or service not known) and "
-        "api.modal2.com does not resolve (Name or service not known); check the network and try again"
+        "api.modal2.com does not resolve (Name or service not known); "
+        "check the network and try again"
     )
 
 
@@ -112,7 +113,8 @@ def test_missing_proxy_packages_are_named_before_any_request(
             check(environ)
         assert refused.value.message == (
             "ALL_PROXY names a proxy, for which Modal's client lacks packages; type: "
-            f"{pip_install('modal[api-proxy-support]')}   (or connect directly: MODAL_DISABLE_API_PROXY=1)"
+            f"{pip_install('modal[api-proxy-support]')}   "
+            "(or connect directly: MODAL_DISABLE_API_PROXY=1)"
         )
     assert asked == []
 

@@ -68,7 +68,7 @@ def type_(checkout: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def make(checkout: Path) -> Callable[..., Plan]:
-    """Return a function that makes a plan: ``make(options=parse_options(gpu="H100:8"), step=9)``."""
+    """Return a function that makes a plan from options and parts of the target's state."""
 
     def plan(
         job: str = "train",

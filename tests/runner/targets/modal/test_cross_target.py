@@ -21,7 +21,7 @@ def test_run_moves_from_host_to_modal_and_back(cloud: CloudFixture, tmp_path: Pa
     unbroken = tmp_path / "unbroken"
     shutil.copytree(cloud.checkout, unbroken)
     train_here(unbroken, *STEPS)
-    begin_here_and_go_on_there(cloud)
+    move_to_modal_and_back(cloud)
     # The command of `docker compose up`, without the container.
     train_here(cloud.checkout, *STEPS)
     here = cloud.checkout / "volumes" / "checkpoints" / "tiny"
@@ -38,10 +38,10 @@ def test_run_moves_from_host_to_modal_and_back(cloud: CloudFixture, tmp_path: Pa
     ]
     rows = map(json.loads, (here / "metrics.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
-    the_newer_goes_there_first(cloud)
+    check_newer_checkpoint_is_required(cloud)
 
 
-def the_newer_goes_there_first(cloud: CloudFixture) -> None:
+def check_newer_checkpoint_is_required(cloud: CloudFixture) -> None:
     """Check that a run finished here is not resumed from its older checkpoint on Modal."""
     _, err = cloud.run("resume", "tiny", "--target", "cloud", "-y", status=2)
     assert "is at step 150 here" in err
@@ -53,7 +53,7 @@ def the_newer_goes_there_first(cloud: CloudFixture) -> None:
     assert "2 x L4" in err
 
 
-def begin_here_and_go_on_there(cloud: CloudFixture) -> None:
+def move_to_modal_and_back(cloud: CloudFixture) -> None:
     """Train and stop `tiny` on the host, push it, resume and stop it on Modal, pull it."""
     cloud.hold_at(40)
     here = cloud.checkout / "volumes" / "checkpoints" / "tiny"
@@ -67,14 +67,14 @@ def begin_here_and_go_on_there(cloud: CloudFixture) -> None:
     assert "runner push checkpoints tiny" in err
     cloud.run("push", "checkpoints", "tiny", "-y")
     cloud.hold_at(100)
-    cloud = cloud.start("resume", "tiny", "--target", "cloud", "-y", "--device", "cpu")
+    resumed = cloud.start("resume", "tiny", "--target", "cloud", "-y", "--device", "cpu")
     cloud.wait_for_step(80)
     cloud.run("pull", "checkpoints", "tiny", "-y")
     for line in (("resume", "tiny", "--target", "host"), ("host", "tiny", *STEPS)):
         _, err = cloud.run(*line, "--dry-run", status=1)
         assert "run 'tiny' is at work in the cloud; `runner stop tiny` first" in err
-    cloud.send_signal(signal.SIGINT)
-    assert cloud.wait(60) == 101, cloud.communicate()
+    resumed.send_signal(signal.SIGINT)
+    assert resumed.wait(60) == 101, resumed.communicate()
 
     cloud.run("pull", "checkpoints", "tiny", "-y")
 
@@ -120,8 +120,11 @@ def test_ctrl_c_on_a_terminal_asks(
     person.close()
     assert person.exitstatus == status
     if answer == "n":
-        words = "detached; the run continues. Follow it with `runner logs tiny --follow`, `runner stop tiny` ends it"
-        assert person.before.decode().splitlines() == ["n", words]
+        message = (
+            "detached; the run continues. Follow it with `runner logs tiny --follow`, "
+            "stop it with `runner stop tiny`"
+        )
+        assert person.before.decode().splitlines() == ["n", message]
     go.touch()
     cloud.modal.wait_until(lambda: cloud.ledger()["status"] is not None, 60)
     assert [attempt["reason"] for attempt in cloud.ledger()["attempts"]] == [reason]
@@ -161,10 +164,11 @@ import sys
 import modal
 before = set(sys.modules)
 import runner.targets.modal.entrypoint
-foreign = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+foreign = names - set(sys.stdlib_module_names)
 print(sorted(foreign))
 """
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert out.strip() == "['runner']"
+    assert out.strip() == "['job', 'runner']"

@@ -117,7 +117,8 @@ def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_p
     (tmp_path / "counts" / "mine.py").write_text(COUNTS)
     sweep = tmp_path / "counts" / "s.yaml"
     sweep.write_text(
-        "experiment: mine.py\nspace: {random: {lr: {uniform: [0.1, 0.5]}}, trials: 8}\nmetric: w\ngoal: max\n"
+        "experiment: mine.py\nmetric: w\ngoal: max\n"
+        "space: {random: {lr: {uniform: [0.1, 0.5]}}, trials: 8}\n"
     )
     words = (
         "sweep",
@@ -155,7 +156,8 @@ def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_p
 
 def test_recipe_sweep_shows_estimates_and_trains(cloud: CloudFixture) -> None:
     (cloud.checkout / "configs" / "sweep_tiny.yaml").write_text(
-        "recipe: tiny\nfixed: {max_steps: 20, eval_every: 10}\nspace: {grid: {lr: [1e-3, 3e-3]}}\nmetric: val_loss\n"
+        "recipe: tiny\nmetric: val_loss\nfixed: {max_steps: 20, eval_every: 10}\n"
+        "space: {grid: {lr: [1e-3, 3e-3]}}\n"
     )
     words = ("sweep", "sweep_tiny", "--target", "cloud", "--gpu", "T4", "--budget", "5")
     plan = json.loads(cloud.run(*words, "--dry-run", "--json")[0])

@@ -1,4 +1,4 @@
-"""Tests of launches that Modal has and the client lost: found, attached to, stopped, not doubled."""
+"""Tests of launches whose client was killed: found, attached to, stopped, never doubled."""
 
 from __future__ import annotations
 

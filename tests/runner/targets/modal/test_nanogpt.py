@@ -1,4 +1,4 @@
-"""nanoGPT as it is: its own scripts, unmodified. Skipped where no checkout of it is named by GPT_RUNNER_NANOGPT.
+"""Tests of nanoGPT's own scripts, unmodified. Skipped unless GPT_RUNNER_NANOGPT names a checkout.
 
 git clone https://github.com/karpathy/nanoGPT ../nanoGPT
 GPT_RUNNER_NANOGPT=../nanoGPT python -m pytest tests/runner/targets/modal/test_nanogpt.py
@@ -20,7 +20,10 @@ NANOGPT = os.environ.get("GPT_RUNNER_NANOGPT", "")
 PIPELINE = str(ROOT / "configs" / "nanogpt_shakespeare.yaml")
 
 # Small enough for a CPU: one block, a checkpoint every 10 steps.
-SMALL = "--n_layer=1 --n_embd=32 --eval_iters=1 --eval_interval=10 --log_interval=1 --always_save_checkpoint=True"
+SMALL = (
+    "--n_layer=1 --n_embd=32 --eval_iters=1 --eval_interval=10 --log_interval=1 "
+    "--always_save_checkpoint=True"
+)
 
 WORDS = (
     "pipeline",

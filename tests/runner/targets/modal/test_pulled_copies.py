@@ -1,4 +1,4 @@
-"""A run that was pulled is found without the cloud: no account here, no network, or deleted there."""
+"""Tests of pulled copies of runs: without an account, offline, or deleted on Modal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Type = Callable[[str], Result]
 
 @pytest.fixture
 def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Callable[..., Path]:
-    """``pulled("finished")``: the run ``cl`` as `runner pull` leaves it, on a machine that once had a token."""
+    """Return a function that makes a pulled copy of the run ``cl`` with a status."""
     cli.targets = {
         "cloud": ModalTarget(cli, checkout),
         "host": HostTarget(cli, checkout, has_module=lambda name: True),
@@ -40,7 +40,7 @@ def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Ca
 
 
 class TestWithoutAToken:
-    def test_it_is_listed_and_said_to_be_a_copy(
+    def test_listed_as_a_copy(
         self, type_: Type, pulled: Callable[..., Path]
     ) -> None:
         pulled("finished")
@@ -61,7 +61,7 @@ class TestWithoutAToken:
             ("watch cl", "step 100/100"),
         ],
     )
-    def test_it_is_shown(
+    def test_status_and_logs_of_a_copy(
         self, line: str, word: str, type_: Type, pulled: Callable[..., Path]
     ) -> None:
         pulled("finished")
@@ -69,7 +69,7 @@ class TestWithoutAToken:
         assert shown.exit_code == 0, shown.stderr
         assert word in shown.stdout
 
-    def test_it_goes_on_here(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_copy_is_resumed_on_the_host(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("unfinished", step=40)
         planned = type_("runner resume cl --target host --dry-run")
         assert planned.exit_code == 0, planned.stderr
@@ -81,14 +81,14 @@ class TestWithoutAToken:
         )
         assert "`runner resume cl --target host` resumes it" in type_("runner status cl").stderr
 
-    def test_one_that_was_at_work_says_when(
+    def test_copy_of_an_active_run_shows_when(
         self, type_: Type, pulled: Callable[..., Path], checkout: Path
     ) -> None:
         folder = pulled("running", step=40)
         now = time.time()
 
         def note(seen: float, status: int | None = None) -> None:
-            """What the pull brought of its attempt in the cloud."""
+            """Write the pulled record of its attempt on Modal."""
             attempt = CloudAttempt("fc-1", "ta-1", 5.0, seen, 4.2)
             AttemptLog([attempt], "fc-1", "ap-1", status=status).write(folder)
 
@@ -103,7 +103,7 @@ class TestWithoutAToken:
         note(now - 7200, status=100)  # its machine went down before the record said so
         assert "status    failed\n" in type_("runner status cl").stdout
 
-    def test_it_can_not_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_copy_cannot_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("running")
         refused = type_("runner stop cl")
         assert (refused.exit_code, "only the copy that was pulled" in refused.stderr) == (1, True)
@@ -113,7 +113,7 @@ class TestWarning:
     WORDS = "warning: skipped target cloud: this machine has no Modal token"
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])
-    def test_none_where_the_copy_says_all(
+    def test_no_note_if_the_copy_is_finished(
         self, line: str, type_: Type, pulled: Callable[..., Path]
     ) -> None:
         pulled("finished")
@@ -121,19 +121,19 @@ class TestWarning:
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "logs cl"])
     @pytest.mark.parametrize("status", ["running", "unfinished"])
-    def test_once_where_the_run_may_be_further(
+    def test_one_note_if_the_run_may_be_further(
         self, line: str, status: str, type_: Type, pulled: Callable[..., Path]
     ) -> None:
         pulled(status)
         assert type_(f"runner {line}").stderr.count(self.WORDS) == 1
 
-    def test_where_no_run_that_was_begun_there_is_here(
+    def test_note_without_a_local_copy(
         self, type_: Type, pulled: Callable[..., Path]
     ) -> None:
         assert self.WORDS in type_("runner runs").stderr
         assert type_("runner status cl").stderr.count(self.WORDS) == 1
 
-    def test_none_about_a_run_of_machine_name(
+    def test_no_note_about_a_local_run(
         self, type_: Type, pulled, make_run: Callable[..., Path]
     ) -> None:
         make_run("mine", step=100)
@@ -141,7 +141,7 @@ class TestWarning:
 
 
 @pytest.mark.parametrize(("status", "warned"), [("finished", 0), ("unfinished", 1)])
-def test_offline_the_cloud_is_named_where_it_may_have_taken_up_the_run(
+def test_offline_note_if_the_run_may_have_been_resumed_on_modal(
     status: str, warned: int, type_: Type, cli: CliContext, pulled, make_run: Callable[..., Path]
 ) -> None:
     make_run("mine", step=50, status=status)

@@ -43,7 +43,8 @@ def test_shell_has_code_volumes_a_resized_terminal_and_no_token(cloud: CloudFixt
     shell.expect("open it")
     shell.sendline("y")
     shell.sendline(
-        "echo in-$PWD; ls -d model /vol/data /vol/checkpoints; stty size; echo marked > /vol/data/mark"
+        "echo in-$PWD; ls -d model /vol/data /vol/checkpoints; stty size; "
+        "echo marked > /vol/data/mark"
     )
     shell.expect("in-/workspace")
     shell.expect("30 100")

@@ -101,7 +101,8 @@ def fake_smi(folder: Path, utilization: str) -> None:
     """Write a fake nvidia-smi that prints a GPU's name and ``utilization``."""
     script = folder / "nvidia-smi"
     script.write_text(
-        f"#!/bin/sh\ncase \"$1\" in *name*) echo 'NVIDIA L4';; *) printf '%s' '{utilization}';; esac\n"
+        "#!/bin/sh\n"
+        f"case \"$1\" in *name*) echo 'NVIDIA L4';; *) printf '%s' '{utilization}';; esac\n"
     )
     script.chmod(0o755)
 
