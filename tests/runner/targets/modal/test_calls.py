@@ -21,6 +21,7 @@ from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelSc
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.container import active_call
 from runner.targets.modal.image import build_now
+from runner.targets.modal.runs import CloudRun
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,61 @@ def test_leaving_the_scope_cancels_a_request_in_another_thread() -> None:
     assert told == ["first", "closed", "left"]
     with pytest.raises(Cancelled):
         scope.wait(answers().__anext__())
+
+
+def waiter(read: Callable[[str], CloudRun]) -> follow._Waiter:
+    """Return a waiter for the call fc-1; ``read`` returns the run's records."""
+    handle = LaunchHandle("tiny", "cloud", "train", "fc-1", 0.0)
+    target: Any = SimpleNamespace(read=read)
+    scope: Any = None
+    return follow._Waiter(target, handle, threading.Event(), scope)
+
+
+UNEXPECTED = (
+    exception.NotFoundError,
+    exception.PermissionDeniedError,
+    exception.AuthError,
+    exception.InvalidError,
+    exception.ConflictError,
+    exception.UnimplementedError,
+    exception.InternalError,
+    exception.DataLossError,
+    exception.ResourceExhaustedError,
+    exception.ServiceError,
+)
+
+
+@pytest.mark.parametrize("error", UNEXPECTED)
+def test_unexpected_answer_is_not_the_end_of_the_call(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    answers: list[Any] = [error("what?"), error("billing"), {"status": 0, "reason": "finished"}]
+
+    def get(timeout: float) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(calls, "RECONNECT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
+    waits = waiter(lambda run: CloudRun(run, None, None, AttemptLog()))
+    waits.run()
+    assert waits.state == CallState(False, {"status": 0, "reason": "finished"})
+
+
+def test_record_decides_if_modal_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(timeout: float) -> None:
+        raise exception.NotFoundError("fc-1")
+
+    log = AttemptLog()
+    log.begin(CloudAttempt("fc-1", "ta-1", 0.0, 1.0, 1.0), "ap-1")
+    log.end_attempt("stopped", 101, 2.0)
+    log.end_call(101, "stopped")
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call: SimpleNamespace(get=get))
+    waits = waiter(lambda run: CloudRun(run, None, None, log))
+    waits.run()
+    assert waits.state == CallState(False, {"status": 101, "reason": "stopped"})
 
 
 @pytest.mark.parametrize(("printed", "lines"), [(0.0, 1), (5.0, 0)])

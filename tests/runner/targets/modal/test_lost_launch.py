@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 
-import pytest
-
 from tests.runner.targets.modal.conftest import CloudFixture
 from tests.waiting import wait_for
 
@@ -66,11 +64,8 @@ def test_failed_spawn_stops_the_app(cloud: CloudFixture) -> None:
     assert cloud.run("status", "tiny", "--json")[0].count('"alive": false') == 1
 
 
-@pytest.mark.parametrize(
-    "answer", ["NOT_FOUND", "PERMISSION_DENIED", "INVALID_ARGUMENT", "UNKNOWN"]
-)
-def test_one_unexpected_answer_is_not_the_runs_end(cloud: CloudFixture, answer: str) -> None:
-    cloud.modal.inject("FunctionGetOutputs", answer, times=1)
+def test_one_unexpected_answer_is_not_the_runs_end(cloud: CloudFixture) -> None:
+    cloud.modal.inject("FunctionGetOutputs", "NOT_FOUND", times=1)
     _, err = cloud.train("--device", "cpu", "max_steps=6")
     assert "run tiny is finished" in err
     assert status(cloud)["status"] == "finished"

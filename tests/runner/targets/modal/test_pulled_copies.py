@@ -40,9 +40,7 @@ def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Ca
 
 
 class TestWithoutAToken:
-    def test_listed_as_a_copy(
-        self, type_: Type, pulled: Callable[..., Path]
-    ) -> None:
+    def test_listed_as_a_copy(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("finished")
         assert "cloud (copy)" in type_("runner runs").stdout
         (told,) = json.loads(type_("runner runs --json").stdout)
@@ -127,9 +125,7 @@ class TestWarning:
         pulled(status)
         assert type_(f"runner {line}").stderr.count(self.WORDS) == 1
 
-    def test_note_without_a_local_copy(
-        self, type_: Type, pulled: Callable[..., Path]
-    ) -> None:
+    def test_note_without_a_local_copy(self, type_: Type, pulled: Callable[..., Path]) -> None:
         assert self.WORDS in type_("runner runs").stderr
         assert type_("runner status cl").stderr.count(self.WORDS) == 1
 
