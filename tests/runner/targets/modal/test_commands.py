@@ -152,4 +152,4 @@ def test_pipeline_rents_a_machine_per_stage_and_asks_once(
     assert [task["gpu"] for task in cloud.modal.tasks()] == ["", "T4", ""]
     out, err = cloud.run(*words, "-y")
     assert out == "3"
-    assert "train: skipped: it finished, and its outputs are there" in err
+    assert "train: skipped: it finished, and its outputs exist" in err
