@@ -9,7 +9,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 
-class Road:
+class FlakyProxy:
     """Copies bytes between its own address ``url`` and ``server``."""
 
     def __init__(self, server: str) -> None:
@@ -48,7 +48,7 @@ class Road:
         """Keep every connection open without passing data, as on a laptop that slept."""
         self._flows.clear()
 
-    def __enter__(self) -> Road:
+    def __enter__(self) -> FlakyProxy:
         self.mend()
         return self
 

@@ -44,7 +44,7 @@ def test_run_moves_from_host_to_modal_and_back(cloud: CloudFixture, tmp_path: Pa
 def check_newer_checkpoint_is_required(cloud: CloudFixture) -> None:
     """Check that a run finished here is not resumed from its older checkpoint on Modal."""
     _, err = cloud.run("resume", "tiny", "--target", "cloud", "-y", status=2)
-    assert "is at step 150 here" in err
+    assert "is at step 150 on " in err
     assert "`runner push checkpoints tiny`" in err
     cloud.run("push", "checkpoints", "tiny", "-y")
     _, err = cloud.run("resume", "tiny", "--target", "cloud", "--dry-run")
@@ -72,7 +72,7 @@ def move_to_modal_and_back(cloud: CloudFixture) -> None:
     cloud.run("pull", "checkpoints", "tiny", "-y")
     for line in (("resume", "tiny", "--target", "host"), ("host", "tiny", *STEPS)):
         _, err = cloud.run(*line, "--dry-run", status=1)
-        assert "run 'tiny' is at work in the cloud; `runner stop tiny` first" in err
+        assert "run 'tiny' is running on cloud; stop it first: `runner stop tiny`" in err
     resumed.send_signal(signal.SIGINT)
     assert resumed.wait(60) == 101, resumed.communicate()
 

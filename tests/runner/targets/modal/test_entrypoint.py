@@ -51,7 +51,7 @@ def test_timeout_covers_all_attempts(cloud: CloudFixture, brief: int) -> None:
     )
     assert "has used" in err
     assert "--timeout" in err
-    assert "give it more: --timeout 1h" in cloud.run("resume", "tiny", "-y", status=2)[1]
+    assert "raise it: --timeout 1h" in cloud.run("resume", "tiny", "-y", status=2)[1]
     assert "--timeout 1h" not in cloud.run("resume", "tiny", "--timeout", "1h", "--dry-run")[1]
     assert len(cloud.modal.calls()) == 1
 
@@ -74,7 +74,7 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     cloud.modal.preempt()
     _, err = process.communicate(timeout=180)
     assert process.returncode == 104, err
-    assert "--max-cost is spent" in err
+    assert "reached its --max-cost" in err
     assert reasons(cloud) == ["preempted", "preempted", "budget"]
     book = cloud.ledger()
     assert book["cost"] == pytest.approx(

@@ -82,7 +82,7 @@ def test_checkpoint_survives_a_preemption(
     assert process.returncode == 0, out + err
     ends = [attempt["reason"] for attempt in cloud.ledger("nanogpt-shakespeare-train")["attempts"]]
     assert ends == ["preempted", "finished"]
-    assert "runner: going on, with --init_from=resume" in err
+    assert "runner: resuming with --init_from=resume" in err
     first, second = out.split("Resuming training from out-shakespeare-char")
     saved = [int(step) for step in re.findall(r"^step (\d+): .*\nsaving", first, re.MULTILINE)]
     steps_after = [int(step) for step in re.findall(r"^step (\d+):", second, re.MULTILINE)]

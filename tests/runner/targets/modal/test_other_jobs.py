@@ -108,7 +108,7 @@ def test_read_only_commands_create_no_volume(cloud: CloudFixture) -> None:
     cloud.run("status", "tiny", status=102)
     cloud.run("logs", "tiny", status=102)
     cloud.run("cloud", "tiny", "--dry-run")
-    assert "nothing in data" in cloud.run("ls", "data")[1]
+    assert "data/ is empty" in cloud.run("ls", "data")[1]
     cloud.run("pull", "checkpoints", "tiny", status=102)
     cloud.run("rm", "data", "texts", "-y", status=102)
     cloud.run("push", "data", "texts", "--dry-run")
@@ -130,7 +130,7 @@ def test_offline_runs_lists_the_others_and_names_modal(cloud: CloudFixture) -> N
     out, err = cloud.run("runs", MODAL_SERVER_URL="http://127.0.0.1:1")
     assert "mine" in out
     assert err.count("\n") == 1
-    assert "cloud is left out: Modal can't be reached" in err
+    assert "skipped target cloud: Modal can't be reached" in err
     out, err = cloud.run("runs", MODAL_TOKEN_ID="")
     assert "mine" in out
     assert err == ""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runner.targets.modal.conftest import CloudFixture
-from tests.runner.targets.modal.flaky_proxy import Road
+from tests.runner.targets.modal.flaky_proxy import FlakyProxy
 
 
 @pytest.mark.slow
@@ -19,22 +19,22 @@ def test_watch_survives_a_lost_network(cloud: CloudFixture) -> None:
     words = ("--detach", "--device", "cpu", "--max-cost", "5", "max_steps=160")
     cloud.train(*words)
     cloud.wait_for_step(10)
-    with Road(cloud.modal.url) as road:
+    with FlakyProxy(cloud.modal.url) as proxy:
         watch = cloud.start(
-            "watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=road.url
+            "watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=proxy.url
         )
-        looks = _looks(watch)
+        looks = _snapshots(watch)
         first = next(looks)
         assert (first["status"], first["target"], first["max_cost"]) == ("running", "cloud", 5.0)
         _leave_a_frozen_connection(cloud)
-        road.cut()
+        proxy.cut()
         cloud.modal.preempt()  # without a network
         lost = next(look for look in looks if look["trouble"])
         # The message depends on the request that was cut.
         assert any(words in lost["trouble"].lower() for words in ("reached", "connect")), lost[
             "trouble"
         ]
-        road.mend()
+        proxy.mend()
         again = next(look for look in looks if not look["trouble"] and look["step"] > lost["step"])
         assert again["cost"] > 0
         go.touch()
@@ -48,16 +48,16 @@ def test_watch_survives_a_lost_network(cloud: CloudFixture) -> None:
 
 
 def _leave_a_frozen_connection(cloud: CloudFixture) -> None:
-    with Road(cloud.modal.url) as road:
+    with FlakyProxy(cloud.modal.url) as proxy:
         watch = cloud.start(
-            "watch", "tiny", "--json", "--interval", "0.1", MODAL_SERVER_URL=road.url
+            "watch", "tiny", "--json", "--interval", "0.1", MODAL_SERVER_URL=proxy.url
         )
-        next(_looks(watch))
-        road.freeze()
+        next(_snapshots(watch))
+        proxy.freeze()
         watch.send_signal(signal.SIGINT)
         _, err = watch.communicate(timeout=60)
-        assert (watch.returncode, "left; run tiny goes on" in err) == (130, True)
+        assert (watch.returncode, "run tiny continues" in err) == (130, True)
 
 
-def _looks(process: Any) -> Iterator[dict[str, Any]]:
+def _snapshots(process: Any) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in process.stdout)
