@@ -160,7 +160,7 @@ def test_stop_with_force_kills_the_run(cloud: CloudFixture) -> None:
     cloud.run("stop", "tiny", "--force")
     cloud.modal.wait_until(lambda: not any(task["alive"] for task in cloud.modal.tasks()), 60)
     state = json.loads(cloud.run("status", "tiny", "--json")[0])
-    assert (state["status"], state["ends"], state["reason"]) == (
+    assert (state["status"], state["end_reasons"], state["reason"]) == (
         "unfinished",
         ["stopped"],
         "stopped",

@@ -23,25 +23,26 @@ def test_watch_survives_a_lost_network(cloud: CloudFixture) -> None:
         watch = cloud.start(
             "watch", "tiny", "--json", "--interval", "0.3", MODAL_SERVER_URL=proxy.url
         )
-        looks = _snapshots(watch)
-        first = next(looks)
+        snapshots = _snapshots(watch)
+        first = next(snapshots)
         assert (first["status"], first["target"], first["max_cost"]) == ("running", "cloud", 5.0)
         _leave_a_frozen_connection(cloud)
         proxy.cut()
         cloud.modal.preempt()  # without a network
-        lost = next(look for look in looks if look["trouble"])
+        lost = next(one for one in snapshots if one["trouble"])
         # The message depends on the request that was cut.
         assert any(words in lost["trouble"].lower() for words in ("reached", "connect")), lost[
             "trouble"
         ]
         proxy.mend()
-        again = next(look for look in looks if not look["trouble"] and look["step"] > lost["step"])
+        later = (one for one in snapshots if not one["trouble"])
+        again = next(one for one in later if one["step"] > lost["step"])
         assert again["cost"] > 0
         go.touch()
-        *_, last = looks
+        *_, last = snapshots
     assert watch.wait(60) == 0, watch.stderr and watch.stderr.read()
     assert (last["status"], last["step"], last["attempts"]) == ("finished", 160, 2)
-    assert last["ends"] == ["preempted", "finished"]
+    assert last["end_reasons"] == ["preempted", "finished"]
     assert last["newest"]["val_loss"] > 0
     assert watch.stderr is not None
     assert "Traceback" not in watch.stderr.read()
