@@ -15,7 +15,7 @@ from job.run_record import heartbeat_age, is_held
 from job.step_folders import LATEST, MANIFEST, PARTIAL, TEMPORARY_FILE
 from runner.doctor.base import CheckContext, Finding, Severity
 from runner.project import volumes
-from runner.runs.store import is_fresh
+from runner.runs.store import is_active_locally, is_fresh
 from runner.transfer.checkpoints import REPLACED, find_incomplete, parse_manifest
 from runner.transfer.mapping import BLOCKS, PART
 
@@ -104,7 +104,7 @@ def _runs(context: CheckContext) -> Iterator[_Run]:
     """Yield the runs that are not active and have checkpoints; a pull may bring records alone."""
     root = volumes(context.checkout, context.environ).checkpoints
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
-        if not folder.is_dir() or is_fresh(heartbeat_age(folder)):
+        if not folder.is_dir() or is_active_locally(folder):
             continue
         steps = sorted(path.name for path in folder.glob("step_*") if path.is_dir())
         try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from job.run_record import RunRecord, RunStatus, heartbeat_age, read_record
+from job.run_record import RunRecord, read_record
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, not_found
 from runner.jobs import COMMAND
 from runner.plan import RemoteRunState
 from runner.project import volumes
 from runner.runs import attempts
-from runner.runs.store import is_fresh, newest_step, read_launch, record_of, step_of
+from runner.runs.store import is_active_locally, newest_step, read_launch, record_of, step_of
 from runner.target import Target, remote_targets
 
 
@@ -68,9 +68,7 @@ def local_state(
         return None
     target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
     is_pulled = target in {other.name for other in remote_targets(cli, checkout)}
-    is_active = (
-        record.status == RunStatus.RUNNING and is_fresh(heartbeat_age(folder)) and not is_pulled
-    )
+    is_active = is_active_locally(folder) and not is_pulled
     return RemoteRunState(
         target,
         is_remote=False,

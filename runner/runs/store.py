@@ -88,20 +88,24 @@ def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
         launch = None
     is_alive, code = probe(launch) if launch is not None else (False, None)
     if launch is None and record is not None and record.status == RunStatus.RUNNING:
-        is_alive = has_live_process(folder)
+        is_alive = is_active_locally(folder)
     if code is None:
         code = read_exit(folder)
     return _run_info(folder, target, record, attempt, launch, is_alive, code)
 
 
-def has_live_process(folder: Path) -> bool:
+def is_active_locally(folder: Path) -> bool:
     """Return True if a process of this machine works on the run: it holds the run's lock.
 
-    The heartbeat decides only where locks do not work; its time is wrong after the clock was set
-    back.
+    The heartbeat decides only where locks do not work, as for containers on a Mac. Its time is
+    wrong after the clock was set back.
     """
     held = is_held(folder)
-    return held if held is not None else is_fresh(heartbeat_age(folder))
+    if held is not None:
+        return held
+    record = read_record(folder)
+    is_running = record is not None and record.status == RunStatus.RUNNING
+    return is_running and is_fresh(heartbeat_age(folder))
 
 
 def _run_info(

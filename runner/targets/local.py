@@ -11,7 +11,7 @@ from pathlib import Path
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
 from job.pretrained import weights_of
-from job.run_record import RunStatus, read_record
+from job.run_record import read_record
 from runner.console import CliContext
 from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState
 from runner.planning.packaging import setup_lines
@@ -21,7 +21,7 @@ from runner.request import Request, TrainRequest
 from runner.runs.divergence import remote_state
 from runner.runs.store import (
     discard_if_not_started,
-    has_live_process,
+    is_active_locally,
     is_dataset_ready,
     newest_step,
     prepare_folder,
@@ -184,8 +184,8 @@ def describe_active(target: RunSource, folder: Path) -> str | None:
     state = target.state(folder.name)
     if state is not None and state.alive:
         return f"{state.status} on {state.target}"
-    record = read_record(folder)
-    if record is None or record.status != RunStatus.RUNNING or not has_live_process(folder):
+    if not is_active_locally(folder):
         return None
-    other = record.attempts[-1].launch.get("target") if record.attempts else None
-    return None if other in (None, target.name) else f"running on {other}"
+    record = read_record(folder)
+    other = record.attempts[-1].launch.get("target") if record and record.attempts else None
+    return f"running on {other or 'this machine'}"

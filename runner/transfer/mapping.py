@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from job.run_record import RunStatus, heartbeat_age, is_held, read_record
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, not_found
 from runner.project import find_checkout, volumes
-from runner.runs.store import is_fresh
 from runner.targets.modal.account import need_token
 from runner.targets.modal.runs import is_active
 from runner.targets.modal.target import open_target
@@ -111,19 +109,6 @@ def exclusive(mapping: VolumeMapping, info: Callable[[str], None]) -> Iterator[N
         except OSError:
             pass  # a file system without locks
         yield
-
-
-def is_active_locally(folder: Path) -> bool:
-    """Return whether a process writes to the run's folder on this machine."""
-    held = is_held(folder)
-    if held is not None:
-        return held
-    record = read_record(folder)  # no lock, or containers run in a virtual machine
-    return (
-        is_fresh(heartbeat_age(folder))
-        and record is not None
-        and record.status == RunStatus.RUNNING
-    )
 
 
 def is_active_on_modal(

@@ -15,6 +15,7 @@ from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.project import find_checkout
+from runner.runs.store import is_active_locally
 from runner.targets.modal.client import RetryPolicy
 from runner.targets.modal.target import open_target
 from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
@@ -25,7 +26,6 @@ from runner.transfer.mapping import (
     PART,
     VolumeMapping,
     exclusive,
-    is_active_locally,
     local_path,
     remote_not_found,
     temporary_path,

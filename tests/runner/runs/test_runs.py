@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -176,6 +177,23 @@ class TestJudgement:
         long_ago = time.time() - FRESH_SECONDS - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["lost"]
+
+    @pytest.mark.parametrize("is_held", [True, False])
+    def test_the_lock_overrules_the_heartbeat(
+        self, make_run, type_, cli, checkout, is_held: bool
+    ) -> None:
+        """The clock may have been set back, or the machine may be too slow for a heartbeat."""
+        cli.targets = {"host": HostTarget(cli, checkout, has_module=lambda name: True)}
+        folder = make_run("warm", status="running", attempts=[{"started": 5.0}])
+        (folder / "heartbeat").touch()
+        beat = time.time() + (-3600 if is_held else 3600)
+        os.utime(folder / "heartbeat", (beat, beat))
+        with (folder / "lock").open("w") as lock:
+            if is_held:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            refused = type_("runner host warm --dry-run")
+            (state,) = json.loads(type_("runner runs --json").stdout)
+        assert (refused.exit_code, state["alive"]) == ((1, True) if is_held else (0, False))
 
     @pytest.mark.parametrize(
         ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
