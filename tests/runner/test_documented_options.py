@@ -100,7 +100,7 @@ def test_the_page_on_sweeps_puts_trials_and_seed_where_they_are_read() -> None:
     from runner.sweep.config import SweepConfig
 
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-    assert "under `space:` `trials: 12` and `seed: 1`" in page
+    assert "`trials: 12` and `seed: 1` under `space`" in page
     space = {"random": {"lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 12, "seed": 1}
     SweepConfig.model_validate(
         {"recipe": "quickstart", "space": space, "metric": "val_loss", "goal": "min"}
