@@ -1,6 +1,10 @@
-"""Durations and sizes for people."""
+"""Durations, sizes, text and JSON as they are shown and written."""
 
 from __future__ import annotations
+
+import json
+import math
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -40,3 +44,16 @@ def sanitize(text: str | bytes) -> str:
 def one_line(text: str) -> str:
     """Return the sanitized text on one line."""
     return " ".join(sanitize(text).split())
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return the value as JSON; NaN and infinities, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from job.files import naming, write_atomically
+from job.format import json_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -41,7 +42,7 @@ class Metrics:
     ) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(self.path, "".join(json_text(line) + "\n" for line in kept))
         self.file = self.path.open("a", buffering=1)
         from torch.utils.tensorboard import SummaryWriter
 
@@ -51,7 +52,7 @@ class Metrics:
     def log(self, kind: str, step: int, **values: Any) -> None:
         """Write one line; ``kind`` is train, val or checkpoint."""
         with naming(self.path):
-            self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self.file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         for key, value in numbers.items():
             self.tensorboard.add_scalar(f"{kind}/{key}", value, step)

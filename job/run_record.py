@@ -19,6 +19,7 @@ from typing import Any
 
 from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
+from job.format import json_text
 
 
 class RunStatus(StrEnum):
@@ -115,7 +116,7 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Replace ``run.json`` in ``folder``."""
-        write_atomically(folder / "run.json", json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(folder / "run.json", json_text(asdict(self), indent=2) + "\n")
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -7,7 +7,6 @@ python -m model.evaluate --multiple-choice hellaswag_val.jsonl      # multiple c
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -23,6 +22,7 @@ from corpus.tokenizers import same_tokens
 from corpus.verify import require_dataset_of_run, verify_shards
 from job.arguments import parse_run, run
 from job.exit_status import ExitStatus
+from job.format import json_text
 from job.paths import VolumePaths
 from job.run_record import read_record
 from model import device as devices
@@ -52,7 +52,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     seconds = round(time.perf_counter() - started, 2)
     result = {"run": trained.folder.name, "step": trained.step, **measured, "seconds": seconds}
     if arguments.json:
-        print(json.dumps(result))
+        print(json_text(result))
     else:
         for key, value in result.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from job.format import sanitize
+from job.format import json_text, sanitize
 from runner.errors import usage
-from runner.format import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +63,7 @@ class CliContext:
 
     def json(self, value: Any) -> None:
         """Write data to stdout as JSON."""
-        click.echo(json_text(value))
+        click.echo(json_text(value, indent=2))
 
     def info(self, text: str) -> None:
         """Write a message to stderr."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from typing import Any
 
 from job.format import sanitize
 from runner.errors import usage
@@ -53,16 +51,3 @@ def dollars(amount: float) -> str:
     if not 0 < amount < 0.01:
         return f"${amount:.2f}"
     return f"${amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")
-
-
-def json_text(value: Any, indent: int | None = 2) -> str:
-    """Return the value as JSON; NaN and infinities, which JSON lacks, become null."""
-    return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

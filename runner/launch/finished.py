@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from job.exit_status import ExitStatus
@@ -46,7 +45,7 @@ def show_finished(
         cli.info(how_it_ended(request.run, record))
         again = f"RECIPE --name {request.run}-2"
     if request.as_json:
-        cli.write(json.dumps(asdict(record), indent=2))
+        cli.json(asdict(record))
     elif request.experiment is None:
         files = target.files("checkpoints")
         entries = listing(files, f"{request.run}/samples")

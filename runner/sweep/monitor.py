@@ -80,6 +80,9 @@ class TrialMonitor:
         value = self.objective.metric_of(record)
         if value is not None and math.isfinite(value):
             return ""
+        curve = self.curve(run)
+        if value is None and curve and not math.isfinite(curve[-1][1]):
+            value = curve[-1][1]  # the record has null instead
         if value is not None:
             return f"{metric} is {value}: the run diverged"
         available = f"; the result has {', '.join(state.result)}" if state.result else ""

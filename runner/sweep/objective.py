@@ -37,6 +37,8 @@ METRICS = ("val_loss", "best_val_loss", "train_loss")
 
 SMOKE_STEPS = 3
 
+NON_FINITE = ("nan", "inf", "-inf")  # as the result of an experiment records them
+
 # They may change when a run is resumed, but a metric with other values of them is not comparable.
 EVALUATION_KEYS = ("train.eval_every", "train.eval_tokens")
 
@@ -124,6 +126,8 @@ class Objective:
         else:
             for part in self.config.metric.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
+        if value in NON_FINITE:
+            return float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         try:

@@ -16,8 +16,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from job.files import write_atomically
+from job.format import json_text
 from runner.errors import RunnerError, usage
-from runner.format import json_text
 
 RECORD_NAME = "sweep.json"
 
@@ -144,7 +144,7 @@ class SweepRecord:
     def write(self, folder: Path) -> None:
         """Replace the file in ``folder``."""
         best = self.best.run if self.best else None  # runner/runs/find.py reads it
-        write_atomically(folder / RECORD_NAME, json_text({**asdict(self), "best": best}) + "\n")
+        write_atomically(folder / RECORD_NAME, json_text({**asdict(self), "best": best}, indent=2) + "\n")
 
 
 def read_sweep(folder: Path) -> SweepRecord | None:

@@ -14,11 +14,10 @@ from types import TracebackType
 from typing import Any
 
 from job.exit_status import ExitStatus
-from job.format import one_line
+from job.format import json_text, one_line
 from job.run_record import EndReason, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, not_found
-from runner.format import json_text
 from runner.project import find_checkout
 from runner.runs import endings
 from runner.runs.find import ResolvedRun
@@ -108,7 +107,7 @@ def _watch_in_lines(
         now = time.monotonic()
         if snapshot.has_ended or printed_at is None or now - printed_at >= interval_s:
             cli.write(
-                json_text(to_json(snapshot), indent=None) if as_json else format_line(snapshot)
+                json_text(to_json(snapshot)) if as_json else format_line(snapshot)
             )
             sys.stdout.flush()
             printed_at = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from runner.request import TargetOptions
 from runner.runs.history import History, Sample
 from runner.runs.metrics import Metrics
 from runner.target import LaunchHandle, RunInfo
-from runner.views.dashboard import Snapshot, screen
+from runner.views.dashboard import Snapshot, format_line, screen
 from tests.runner.fake_run import metrics
 
 STATE = RunInfo(
@@ -89,3 +90,16 @@ def test_it_fits_into_any_size(size: tuple[int, int], sample: str) -> None:
     lines = drawn(snapshot, width, height)
     assert len(lines) <= max(height, 6)
     assert max(map(len, lines)) <= width
+
+
+def test_escape_sequences_of_a_run_are_not_printed() -> None:
+    escape = "\x1b]0;title\x07\x1b[31mred"
+    state = replace(
+        STATE, job=escape, gpu=escape, reason=escape, end_reasons=(escape, escape), alive=False
+    )
+    read = Metrics()
+    read.read([json.dumps({"kind": escape, "step": 1, escape: 2.0}).encode()])
+    snapshot = Snapshot(History(state, metrics=read), error=escape)
+    for text in (*drawn(snapshot), format_line(snapshot)):
+        assert "\x1b" not in text
+        assert "\x07" not in text
