@@ -1,7 +1,7 @@
 """Draw the pictures of the documentation from real runs.
 
-python docs/pictures.py watch RUN      # docs/watch.svg: the screen of `runner watch`; RUN should be training
-python docs/pictures.py report RUN     # docs/report.png: the page of `runner report` in headless Chromium
+python docs/pictures.py watch RUN      # docs/watch.svg; RUN should be training
+python docs/pictures.py report RUN     # docs/report.png, by headless Chromium
 """
 
 from __future__ import annotations

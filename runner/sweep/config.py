@@ -183,7 +183,7 @@ def _known(source: Source) -> set[str]:
 
 
 def trials(space: Space) -> list[Values]:
-    """Return the values of each trial, in order; a longer list of one space starts with the shorter.
+    """Return the values of each trial; raising `trials` of a space keeps the first ones.
 
     Raises ValueError if a grid has more than MAX_TRIALS points.
     """

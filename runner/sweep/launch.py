@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from runner.sweep.record import (
     Trial,
     TrialStatus,
     continue_sweep,
-    now,
     read_sweep,
 )
 from runner.sweep.results import show_outcome
@@ -99,12 +99,12 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     with alone_in(folder) as is_alone:
         if not is_alone:
             raise RunnerError(
-                f"another process is running sweep '{name}'; stop it there (Ctrl-C) to resume it here"
+                f"another process is running sweep '{name}'; stop that one with Ctrl-C first"
             )
         # The process that held the lock until now may have changed the record.
         newest = read_sweep(folder)
         record = _continue(newest, new, arguments) if newest else record
-        record.started = record.started or now()
+        record.started = record.started or time.time()
         record.write(folder)
         costs = {each.run: estimated_cost(each) for each in plan.plans}
         scheduler = SweepScheduler(

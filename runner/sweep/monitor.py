@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -16,7 +17,7 @@ from runner.request import Request
 from runner.runs.store import recipe_of, record_of
 from runner.runs.tail_reader import TailReader
 from runner.sweep.objective import Objective
-from runner.sweep.record import Trial, TrialStatus, cost_of_metric, now
+from runner.sweep.record import Trial, TrialStatus, cost_of_metric
 from runner.target import RunInfo, Target
 
 Curve = Sequence[tuple[int, float]]  # (step, value), steps rising; NaN after a divergence
@@ -60,7 +61,7 @@ class TrialMonitor:
     def conclude(self, trial: Trial, state: RunInfo) -> None:
         """Update ``trial`` after its run ended."""
         trial.step, trial.cost, trial.cap = state.step, state.cost, None
-        trial.started, trial.ended = trial.started or state.started, state.ended or now()
+        trial.started, trial.ended = trial.started or state.started, state.ended or time.time()
         trial.metric = self._metric(trial.run)
         trial.reason = state.reason or ""
         if state.status == RunStatus.FINISHED:

@@ -1,4 +1,4 @@
-"""The record of a sweep: ``sweep.json`` in the sweep's folder, with its trials, their state and cost.
+"""The record of a sweep, ``sweep.json`` in its folder: the trials, their state and cost.
 
 The file is replaced atomically at each change, so a sweep that was killed resumes from it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -144,11 +143,12 @@ class SweepRecord:
     def write(self, folder: Path) -> None:
         """Replace the file in ``folder``."""
         best = self.best.run if self.best else None  # runner/runs/find.py reads it
-        write_atomically(folder / RECORD_NAME, json_text({**asdict(self), "best": best}, indent=2) + "\n")
+        text = json_text({**asdict(self), "best": best}, indent=2)
+        write_atomically(folder / RECORD_NAME, text + "\n")
 
 
 def read_sweep(folder: Path) -> SweepRecord | None:
-    """Return the sweep in ``folder``; None without a record. Raises RunnerError if it is damaged."""
+    """Return the sweep in ``folder``, None without one. Raises RunnerError if it is damaged."""
     path = folder / RECORD_NAME
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -216,11 +216,6 @@ def _changed(
     for key in {**before, **after}:
         if before.get(key) != after.get(key) and (added or (key in before and key in after)):
             yield f"{key}: {before.get(key)!r} → {after.get(key)!r}"
-
-
-def now() -> float:
-    """Return the time in seconds since the epoch."""
-    return time.time()
 
 
 def trial_groups(trials: Sequence[Trial], goal: str) -> list[TrialGroup]:

@@ -7,6 +7,7 @@ finished and which still run.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from runner.request import Request
 from runner.signals import SignalForwarder
 from runner.sweep.monitor import Curve, TrialMonitor, should_prune
 from runner.sweep.objective import Objective
-from runner.sweep.record import SweepRecord, Trial, TrialStatus, now
+from runner.sweep.record import SweepRecord, Trial, TrialStatus
 from runner.sweep.results import best_so_far, format_values
 from runner.sweep.trial_launch import (
     NO_LIMIT,
@@ -113,7 +114,7 @@ class SweepScheduler:
                 trial.status = TrialStatus.WAITING
             elif self.monitor.is_foreign(trial, self.requests[trial.run]):
                 trial.status = TrialStatus.FAILED
-                trial.reason = "a run with this name and other settings exists; name the sweep: --name NEW-NAME"
+                trial.reason = "a run with this name has other settings; use --name NEW-NAME"
                 self._report(trial)
             elif state.alive:
                 trial.status = TrialStatus.RUNNING
@@ -171,7 +172,7 @@ class SweepScheduler:
         self.slots[trial.run] = slot
         trial.cap = None if cap == NO_LIMIT else (trial.cost or 0.0) + cap
         before = trial.status
-        trial.status, trial.reason, trial.started = TrialStatus.RUNNING, "", now()
+        trial.status, trial.reason, trial.started = TrialStatus.RUNNING, "", time.time()
         self._save()  # before the start: an unrecorded trial would be started twice
         request = self.requests[trial.run]
         try:

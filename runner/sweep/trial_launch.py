@@ -19,7 +19,7 @@ NO_LIMIT = math.inf
 
 @dataclass(frozen=True)
 class BudgetState:
-    """The money of a sweep: ``spent``, and ``reserved`` for running trials; ``total`` None: no limit."""
+    """The dollars of a sweep: ``reserved`` is for running trials; ``total`` is None without limit."""
 
     total: float | None
     spent: float = 0.0

@@ -1,4 +1,4 @@
-"""Charts drawn by matplotlib: PNG for `runner compare` and `runner sweep`, SVG for `runner report`."""
+"""Charts by matplotlib: PNG for `runner compare` and `runner sweep`, SVG for `runner report`."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def format_x(axis: Axis, value: float) -> str:
 
 
 def ticks(largest: float, axis: Axis, count: int = 5) -> list[float]:
-    """Return about ``count`` round positions from 0 to ``largest``; times are round in their unit."""
+    """Return about ``count`` round positions from 0 to ``largest``; times are round in minutes."""
     rough = largest / count or 1.0
     size = 10.0 ** math.floor(math.log10(rough))
     steps = [size, 2 * size, 2.5 * size, 5 * size, 10 * size]
@@ -252,7 +252,7 @@ def _draw(
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """Return an empty figure, in inches. Without pyplot, which keeps figures and wants a display."""
+    """Return an empty figure, in inches, without pyplot, which keeps figures in memory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -266,7 +266,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _for_page(svg: str) -> str:
-    """Return the SVG for a page: without prologue, metadata, ids and fixed size, with its colors."""
+    """Return the SVG without prologue, metadata, ids and fixed size, in the colors of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(

@@ -106,9 +106,7 @@ def _watch_in_lines(
         snapshot = poller.newest()
         now = time.monotonic()
         if snapshot.has_ended or printed_at is None or now - printed_at >= interval_s:
-            cli.write(
-                json_text(to_json(snapshot)) if as_json else format_line(snapshot)
-            )
+            cli.write(json_text(to_json(snapshot)) if as_json else format_line(snapshot))
             sys.stdout.flush()
             printed_at = now
         if snapshot.has_ended or has_quit():

@@ -227,7 +227,7 @@ def test_a_foreign_run_is_not_used_as_a_trial(
     assert process.returncode == 0, err
     trials = {t["run"]: t for t in json.loads(out)["trials"]}
     assert trials["s-001"]["status"] == "failed"
-    assert "a run with this name and other settings exists" in trials["s-001"]["reason"]
+    assert "a run with this name has other settings" in trials["s-001"]["reason"]
     assert trials["s-002"]["status"] == "finished"
     assert starts() == {"s-001": 1, "s-002": 1}
 

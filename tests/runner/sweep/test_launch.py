@@ -91,4 +91,4 @@ def test_runs_of_an_edited_recipe_are_not_used_without_the_record_either(
     (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
     result = type_("runner sweep s.yaml --no-smoke")
     assert result.exit_code == 100
-    assert "a run with this name and other settings exists" in result.stderr
+    assert "a run with this name has other settings" in result.stderr

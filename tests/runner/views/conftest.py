@@ -37,13 +37,15 @@ while True:
         with open(folder / "metrics.jsonl", "a") as file:
             for step in range(step + 1, int(rest) + 1):
                 row = {"kind": "train", "step": step, "tokens": step * 100, "loss": 5.0 - step / 50,
-                       "lr": 1e-3, "tokens_per_second": 200.0, "mfu": 0.4125, "memory_bytes": 3 * 2**30}
+                       "lr": 1e-3, "tokens_per_second": 200.0,
+                       "mfu": 0.4125, "memory_bytes": 3 * 2**30}
                 file.write(json.dumps(row) + "\\n")
             file.write(json.dumps({"kind": "val", "step": step, "loss": 4.5}) + "\\n")
         record.step = step
         record.write(folder)
     elif word == "sample":
-        (folder / "samples" / f"step_{step:08d}.txt").write_text(rest.encode().decode("unicode_escape"))
+        sample = folder / "samples" / f"step_{step:08d}.txt"
+        sample.write_text(rest.encode().decode("unicode_escape"))
     elif word == "exit":
         record.status = {"0": "finished", "101": "unfinished"}.get(rest, "failed")
         attempt.ended, attempt.reason = time.time(), record.status

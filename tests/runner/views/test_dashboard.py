@@ -17,7 +17,8 @@ from runner.views.dashboard import Snapshot, format_line, screen
 from tests.runner.fake_run import metrics
 
 STATE = RunInfo(
-    "warm", "train", "cloud", "running", alive=True, gpu="H100", step=100, max_steps=400, attempts=3,
+    "warm", "train", "cloud", "running", alive=True, gpu="H100", step=100, max_steps=400,
+    attempts=3,
     end_reasons=("preempted", "preempted"), started=1000.0, cost=1.25,
 )  # fmt: skip
 
