@@ -21,7 +21,7 @@ def modal(tmp_path: Path) -> Iterator[ModalStandin]:
         assert standin.errors() == []
 
 
-def test_a_call_runs_the_body_in_a_container_and_returns_its_value(
+def test_call_runs_the_body_in_a_container_and_returns_its_value(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     printed = run(
@@ -45,7 +45,7 @@ def test_a_call_runs_the_body_in_a_container_and_returns_its_value(
     assert "hush" * 3 not in (modal.state / "requests.jsonl").read_text()
 
 
-def test_the_entry_point_has_no_click_and_no_rich_but_its_subprocesses_do(
+def test_entry_point_has_no_click_and_no_rich_but_its_subprocesses_do(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     printed = run(
@@ -73,7 +73,7 @@ def test_the_entry_point_has_no_click_and_no_rich_but_its_subprocesses_do(
     assert printed == "['modal', 0]"
 
 
-def test_a_container_sees_what_is_mounted_and_not_this_repository(
+def test_container_has_mounted_files_and_not_this_repository(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     code = tmp_path / "code"
@@ -88,7 +88,8 @@ def test_a_container_sees_what_is_mounted_and_not_this_repository(
 
         @app.function(image=image)
         def look():
-            return os.getcwd(), open("part.txt").read(), os.environ["COLOUR"], os.path.exists({__file__!r})
+            text = open("part.txt").read()
+            return os.getcwd(), text, os.environ["COLOUR"], os.path.exists({__file__!r})
 
         if __name__ == "__main__":
             with app.run():
@@ -99,7 +100,7 @@ def test_a_container_sees_what_is_mounted_and_not_this_repository(
     assert not Path("/workspace").exists() or not Path("/workspace/part.txt").exists()
 
 
-def test_an_exception_of_the_body_reaches_the_caller_after_its_retries(
+def test_exception_of_the_body_reaches_the_caller_after_its_retries(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     complaint = fail(
@@ -119,7 +120,7 @@ def test_an_exception_of_the_body_reaches_the_caller_after_its_retries(
     assert modal.calls()[0]["retries"] == [2]
 
 
-def test_a_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path) -> None:
+def test_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path) -> None:
     client = start(
         modal,
         tmp_path,
@@ -131,7 +132,7 @@ def test_a_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path
             print("waiting")
             while not os.path.exists("/vol/checkpoints/go"):
                 time.sleep(0.02)
-            return "went on"
+            return "continued"
 
         if __name__ == "__main__":
             with app.run(detach=True):
@@ -156,11 +157,11 @@ def test_a_detached_call_outlives_its_client(modal: ModalStandin, tmp_path: Path
     (modal.volume_path("checkpoints") / "go").touch()
     assert (
         run(modal, tmp_path, f"print(modal.FunctionCall.from_id({call_id!r}).get())", "end")
-        == "went on"
+        == "continued"
     )
 
 
-def test_an_app_that_is_not_detached_ends_with_its_client(tmp_path: Path) -> None:
+def test_attached_app_ends_with_its_client(tmp_path: Path) -> None:
     with ModalStandin(tmp_path / "state", heartbeat_timeout=3.0, grace=0.5) as modal:
         client = start(
             modal,
@@ -194,7 +195,7 @@ REFUSED = {
 }
 
 
-def test_what_modal_refuses_is_refused(modal: ModalStandin, tmp_path: Path) -> None:
+def test_invalid_function_is_refused(modal: ModalStandin, tmp_path: Path) -> None:
     source = f"""
         def never():
             pass
@@ -214,7 +215,7 @@ def test_what_modal_refuses_is_refused(modal: ModalStandin, tmp_path: Path) -> N
     assert [m for m, answer in zip(REFUSED.values(), answers, strict=True) if m not in answer] == []
 
 
-def test_a_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path: Path) -> None:
+def test_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path: Path) -> None:
     source = """
         @app.function()
         def echo(x):
@@ -232,7 +233,7 @@ def test_a_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path:
     )
 
 
-def test_a_waiting_client_gets_over_a_cut_connection(modal: ModalStandin, tmp_path: Path) -> None:
+def test_waiting_client_survives_a_cut_connection(modal: ModalStandin, tmp_path: Path) -> None:
     client = start(
         modal,
         tmp_path,
@@ -244,7 +245,7 @@ def test_a_waiting_client_gets_over_a_cut_connection(modal: ModalStandin, tmp_pa
             print("waiting")
             while not os.path.exists("/vol/checkpoints/go"):
                 time.sleep(0.02)
-            return "went on"
+            return "continued"
 
         if __name__ == "__main__":
             with app.run():
@@ -255,10 +256,10 @@ def test_a_waiting_client_gets_over_a_cut_connection(modal: ModalStandin, tmp_pa
     assert modal.disconnect() >= 1
     (modal.volume_path("checkpoints") / "go").touch()
     output, complaint = client.communicate(timeout=60)
-    assert output.strip() == "went on", complaint
+    assert output.strip() == "continued", complaint
 
 
-def test_a_result_outlives_the_server(tmp_path: Path) -> None:
+def test_result_outlives_the_server(tmp_path: Path) -> None:
     with ModalStandin(tmp_path / "state") as first:
         call_id = run(
             first,
@@ -284,7 +285,7 @@ def test_a_result_outlives_the_server(tmp_path: Path) -> None:
         assert run(second, tmp_path, follow, "follow") == "42 thinking"
 
 
-def test_a_test_in_another_process_has_the_same_controls(modal: ModalStandin) -> None:
+def test_controls_work_from_another_process(modal: ModalStandin) -> None:
     other = connect(modal.state)
     assert other.environ == modal.environ
     assert other.builds == []
@@ -292,7 +293,7 @@ def test_a_test_in_another_process_has_the_same_controls(modal: ModalStandin) ->
         other.preempt()
 
 
-def test_the_command_line_runs_a_command_and_exits_with_its_status(tmp_path: Path) -> None:
+def test_command_line_exits_with_the_command_status(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",

@@ -29,7 +29,8 @@ JOB = f"""
             print("attempt", attempt)
             while attempt == 0:
                 time.sleep(0.05)
-            found = [open("/note.txt").read(), open("/workspace/code.txt").read(), os.environ["COLOUR"]]
+            paths = ("/note.txt", "/workspace/code.txt")
+            found = [*(open(path).read() for path in paths), os.environ["COLOUR"]]
             return found, os.path.exists("/built"), os.path.exists("/.dockerenv")
 
         if __name__ == "__main__":
@@ -49,7 +50,7 @@ def base_image_is_here() -> bool:
 @pytest.mark.skipif(
     not base_image_is_here(), reason=f"no Docker engine answers, or {BASE} is not there"
 )
-def test_a_body_runs_in_the_image_that_docker_builds_and_survives_a_preemption(
+def test_body_in_a_docker_image_survives_a_preemption(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "note.txt").write_text("copied")

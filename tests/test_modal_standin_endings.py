@@ -1,4 +1,4 @@
-"""The stand-in ends containers as Modal does: preemption, time-outs, cancellation, a client that is gone."""
+"""The stand-in ends containers as Modal does: preemption, timeout, cancellation."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ RESUMABLE = """
 """
 
 
-def test_a_preempted_call_starts_again_with_the_same_input(
-    modal: ModalStandin, tmp_path: Path
-) -> None:
+def test_preempted_call_restarts_with_the_same_input(modal: ModalStandin, tmp_path: Path) -> None:
     client = start(modal, tmp_path, RESUMABLE.replace("LAST", "2").replace("RAISE", "raise"))
     modal.preempt_when(log="attempt", times=2)
     output, complaint = client.communicate(timeout=60)
@@ -57,9 +55,7 @@ def test_a_preempted_call_starts_again_with_the_same_input(
     assert [task["fate"] for task in modal.tasks()][:2] == ["preempted", "preempted"]
 
 
-def test_a_body_that_swallows_the_interrupt_counts_as_a_success(
-    modal: ModalStandin, tmp_path: Path
-) -> None:
+def test_body_that_swallows_the_interrupt_succeeds(modal: ModalStandin, tmp_path: Path) -> None:
     client = start(modal, tmp_path, RESUMABLE.replace("LAST", "1").replace("RAISE", "pass"))
     modal.wait_until(lambda: "attempt 0" in modal.log())
     modal.preempt()
@@ -67,7 +63,7 @@ def test_a_body_that_swallows_the_interrupt_counts_as_a_success(
     assert output.strip() == "0", complaint + modal.log()
 
 
-def test_a_container_that_ignores_the_interrupt_is_killed_with_all_its_processes(
+def test_container_that_ignores_the_interrupt_is_killed_with_its_processes(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     client = start(
@@ -101,7 +97,7 @@ def test_a_container_that_ignores_the_interrupt_is_killed_with_all_its_processes
     client.communicate()
 
 
-def test_a_call_that_takes_too_long_is_interrupted_and_retried(
+def test_call_that_takes_too_long_is_interrupted_and_retried(
     modal: ModalStandin, tmp_path: Path
 ) -> None:
     complaint = fail(
@@ -122,7 +118,7 @@ def test_a_call_that_takes_too_long_is_interrupted_and_retried(
     assert len(modal.calls()[0]["attempts"][0]) == 2
 
 
-def test_a_call_can_be_cancelled_with_its_container(modal: ModalStandin, tmp_path: Path) -> None:
+def test_call_is_cancelled_with_its_container(modal: ModalStandin, tmp_path: Path) -> None:
     printed = run(
         modal,
         tmp_path,

@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_edit_of_mounted_code_builds_nothing_and_one_of_a_copied_file_its_layer(
+def test_edit_of_mounted_code_builds_nothing_and_of_a_copied_file_its_layer(
     modal: ModalStandin, project: Path
 ) -> None:
     assert run(modal, project, JOB) == "/workspace darkblue first"
@@ -67,9 +67,7 @@ def test_an_edit_of_mounted_code_builds_nothing_and_one_of_a_copied_file_its_lay
     assert [build.commands[0] for build in modal.builds[2:]] == ["FROM base"]
 
 
-def test_a_missing_copy_source_fails_the_build_as_docker_does(
-    modal: ModalStandin, project: Path
-) -> None:
+def test_missing_copy_source_fails_the_build(modal: ModalStandin, project: Path) -> None:
     (project / "requirements.txt").unlink()
     complaint = fail(modal, project, JOB)
     assert "Image build for im-" in complaint
@@ -78,9 +76,7 @@ def test_a_missing_copy_source_fails_the_build_as_docker_does(
     assert modal.tasks() == []
 
 
-def test_the_recorded_image_can_be_written_out_as_one_dockerfile(
-    modal: ModalStandin, project: Path
-) -> None:
+def test_recorded_image_is_written_as_one_dockerfile(modal: ModalStandin, project: Path) -> None:
     run(modal, project, JOB)
     dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
     lines = dockerfile.read_text().splitlines()
@@ -90,9 +86,7 @@ def test_the_recorded_image_can_be_written_out_as_one_dockerfile(
     assert not any(line.startswith("FROM base") for line in lines)
 
 
-def test_files_of_two_layers_do_not_hide_each_other_in_it(
-    modal: ModalStandin, project: Path
-) -> None:
+def test_files_of_two_layers_do_not_hide_each_other(modal: ModalStandin, project: Path) -> None:
     run(modal, project, JOB.replace('"/workspace")', '"/workspace", copy=True)'))
     dockerfile = modal.write_dockerfile(modal.builds[-1].image_id, project / "flat")
     assert "COPY layer1/requirements.txt /tmp/" in dockerfile.read_text().splitlines()
@@ -119,11 +113,11 @@ def test_files_of_two_layers_do_not_hide_each_other_in_it(
         ("COPY \\\n  # why\n  gone.txt /", ["gone.txt"]),
     ],
 )
-def test_sources_are_looked_for_in_the_context(command: str, missing: list[str]) -> None:
+def test_sources_are_searched_in_the_context(command: str, missing: list[str]) -> None:
     assert missing_sources(command.split("\n"), ["/a.txt", "/folder/b.txt"]) == missing
 
 
-def test_files_that_copy_takes_are_found_in_the_image() -> None:
+def test_copied_files_are_in_the_image() -> None:
     lines = ["WORKDIR /w", "COPY a.txt b.txt", "COPY a.txt folder /x/", "COPY --chown=1:1 . ."]
     context = ["/a.txt", "/folder/deep/c.txt"]
     assert copied(lines, context, "") == [
@@ -135,7 +129,7 @@ def test_files_that_copy_takes_are_found_in_the_image() -> None:
     ]
 
 
-def test_code_in_the_image_is_there_too_and_each_edit_builds(
+def test_copied_code_is_in_the_image_and_each_edit_builds(
     modal: ModalStandin, project: Path
 ) -> None:
     job = JOB.replace('"/workspace")', '"/workspace", copy=True)')
@@ -146,7 +140,7 @@ def test_code_in_the_image_is_there_too_and_each_edit_builds(
     assert len(modal.builds) == builds + 1
 
 
-def test_environment_and_directory_follow_the_dockerfile() -> None:
+def test_environment_and_directory_of_the_dockerfile() -> None:
     lines = ["ARG WHO=me", 'ENV A="x y" B=$WHO', "ENV OLD old form", "WORKDIR /w", "WORKDIR sub"]
     assert environment(lines, {}, {"KEPT": "1"}) == {
         "KEPT": "1",

@@ -20,7 +20,7 @@ def modal(tmp_path: Path) -> Iterator[ModalStandin]:
 
 
 @pytest.mark.parametrize("gpu", ["None", "'H100'"])
-def test_commands_run_in_the_files_of_the_sandbox(
+def test_commands_run_in_the_sandbox_file_system(
     modal: ModalStandin, tmp_path: Path, gpu: str
 ) -> None:
     printed = run(
@@ -39,7 +39,8 @@ def test_commands_run_in_the_files_of_the_sandbox(
         command.stdin.drain()
         print(command.stdout.read().split(), command.wait())
         print(sandbox.exec("sh", "-c", "echo complaint >&2; cat /vol/data/mark").stdout.read().strip())
-        same = [s.object_id == sandbox.object_id for s in modal.Sandbox.list(tags={{"kind": "shell"}})]
+        listed = modal.Sandbox.list(tags={{"kind": "shell"}})
+        same = [s.object_id == sandbox.object_id for s in listed]
         print(sandbox.poll(), same)
         sandbox.terminate()
         sandbox.wait(raise_on_termination=False)
@@ -51,7 +52,7 @@ def test_commands_run_in_the_files_of_the_sandbox(
     assert modal.appeared("hush" * 3) == []
 
 
-def test_a_shell_has_a_terminal(modal: ModalStandin, tmp_path: Path) -> None:
+def test_shell_has_a_terminal(modal: ModalStandin, tmp_path: Path) -> None:
     printed = run(
         modal,
         tmp_path,
@@ -69,7 +70,7 @@ def test_a_shell_has_a_terminal(modal: ModalStandin, tmp_path: Path) -> None:
     assert printed == "True True True 4"
 
 
-def test_an_idle_sandbox_ends_by_itself(modal: ModalStandin, tmp_path: Path) -> None:
+def test_idle_sandbox_ends_by_itself(modal: ModalStandin, tmp_path: Path) -> None:
     run(
         modal,
         tmp_path,
@@ -81,9 +82,7 @@ def test_an_idle_sandbox_ends_by_itself(modal: ModalStandin, tmp_path: Path) -> 
     )
 
 
-def test_a_cluster_starts_as_many_containers_that_know_each_other(
-    modal: ModalStandin, tmp_path: Path
-) -> None:
+def test_containers_of_a_cluster_know_each_other(modal: ModalStandin, tmp_path: Path) -> None:
     printed = run(
         modal,
         tmp_path,
@@ -93,7 +92,8 @@ def test_a_cluster_starts_as_many_containers_that_know_each_other(
         def meet():
             cluster = modal.Cluster.from_context()
             print("rank", cluster.container_rank())
-            return cluster.container_rank(), cluster.container_ips("ipv4"), len(cluster.container_ids())
+            ids = cluster.container_ids()
+            return cluster.container_rank(), cluster.container_ips("ipv4"), len(ids)
 
         if __name__ == "__main__":
             with app.run():

@@ -1,4 +1,4 @@
-"""The stand-in's volumes hold what was put into them, and fail as they are told to."""
+"""The stand-in's volumes store files, and fail as configured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modal(tmp_path: Path) -> Iterator[ModalStandin]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A file of 20 MB, with zeros at the end of a block, and a hundred small ones."""
+    """Return a folder with 100 small files and one of 20 MB with zeros after a block."""
     folder = tmp_path / "corpus"
     (folder / "small").mkdir(parents=True)
     generator = random.Random(1)
@@ -62,7 +62,7 @@ DOWNLOAD = """
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_what_is_uploaded_comes_back_byte_for_byte(
+def test_uploaded_files_are_downloaded_byte_for_byte(
     modal: ModalStandin, tmp_path: Path, corpus: Path, version: str
 ) -> None:
     run(modal, tmp_path, UPLOAD.replace("VERSION", version))
@@ -91,9 +91,7 @@ def test_transfers_survive_faults_that_the_client_retries(
     assert digests(tmp_path / "back") == digests(corpus)
 
 
-def test_a_truncated_block_is_what_the_client_does_not_notice(
-    modal: ModalStandin, tmp_path: Path
-) -> None:
+def test_client_does_not_detect_a_truncated_block(modal: ModalStandin, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * MEGABYTE)
     run(
         modal,
@@ -117,7 +115,7 @@ def test_a_truncated_block_is_what_the_client_does_not_notice(
     assert (tmp_path / "back").read_bytes() == b"x" * (MEGABYTE // 2) + bytes(MEGABYTE // 2)
 
 
-def test_an_upload_without_force_overwrites_nothing(modal: ModalStandin, tmp_path: Path) -> None:
+def test_upload_without_force_overwrites_nothing(modal: ModalStandin, tmp_path: Path) -> None:
     printed = run(
         modal,
         tmp_path,
@@ -148,7 +146,8 @@ def test_files_are_listed_copied_and_removed(modal: ModalStandin, tmp_path: Path
         volume.copy_files(["run/a"], "run/b")
         volume.copy_files(["run"], "other", recursive=True)
         volume.remove_file("run", recursive=True)
-        print([(entry.path, entry.type.name, entry.size) for entry in volume.listdir("/", recursive=True)])
+        entries = volume.listdir("/", recursive=True)
+        print([(entry.path, entry.type.name, entry.size) for entry in entries])
         for action in (lambda: volume.listdir("run"), lambda: list(volume.read_file("run/a"))):
             try:
                 action()
@@ -169,9 +168,7 @@ def test_files_are_listed_copied_and_removed(modal: ModalStandin, tmp_path: Path
     ]
 
 
-def test_a_volume_of_version_1_is_not_opened_as_version_2(
-    modal: ModalStandin, tmp_path: Path
-) -> None:
+def test_version_1_volume_is_not_opened_as_version_2(modal: ModalStandin, tmp_path: Path) -> None:
     run(
         modal,
         tmp_path,
@@ -210,7 +207,7 @@ WRITER = """
 
 
 @pytest.mark.parametrize(("strict", "left"), [(True, "['step1']"), (False, "['step1', 'step2']")])
-def test_with_strict_commits_a_crash_loses_what_was_not_committed(
+def test_crash_loses_uncommitted_files_with_strict_commits(
     tmp_path: Path, strict: bool, left: str
 ) -> None:
     with ModalStandin(tmp_path / "state", strict_commits=strict) as modal:
@@ -222,7 +219,7 @@ def test_with_strict_commits_a_crash_loses_what_was_not_committed(
         assert len(modal.recorded("VolumeCommit")) >= 1
 
 
-def test_a_reload_fails_while_a_file_is_open(modal: ModalStandin, tmp_path: Path) -> None:
+def test_reload_fails_while_a_file_is_open(modal: ModalStandin, tmp_path: Path) -> None:
     complaint = fail(
         modal,
         tmp_path,

@@ -2,8 +2,7 @@
 
     python -m tests.modal_standin [--state DIR] [--port N] [--grace SECONDS] -- COMMAND...
 
-Exits with the command's status. Nothing of its own goes to stdout, except the exports where there is no
-command.
+Exits with the command's status. Without a command, prints the exports on stdout.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def run(state: Path, command: list[str], options: argparse.Namespace) -> int:
 
 
 def run_command(command: list[str], environ: dict[str, str]) -> int:
-    """The command's status; 128 + n where signal n ended it. Ctrl-C is the command's to handle."""
+    """Run a command and return its status, or 128 + n if signal n ended it. It handles Ctrl-C."""
     process = subprocess.Popen(command, env=environ)
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -1,4 +1,4 @@
-"""What a test holds in its hand, in the process of the server or in another one."""
+"""The methods that tests call, in the server's process or another one."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class StandinError(Exception):
 
 
 class Api(ABC):
-    """The same methods for `ModalStandin` and for `connect(state)`; see `controls.py` for what they mean."""
+    """The methods of `ModalStandin` and `connect(state)`; `controls.py` explains them."""
 
     @abstractmethod
     def call(self, method: str, **arguments: Any) -> Any:
-        """Have the server carry out a control. Raises StandinError."""
+        """Run a control on the server. Raises StandinError."""
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """What MODAL_SERVER_URL must be."""
+        """Return the value for MODAL_SERVER_URL."""
 
     @property
     @abstractmethod
     def heartbeat_interval(self) -> float:
-        """Seconds between two heartbeats of a client."""
+        """Return the seconds between two heartbeats of a client."""
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a process needs in its environment for its Modal client to talk to the stand-in."""
+        """Return the variables that point a process's Modal client at the stand-in."""
         return {
             "MODAL_SERVER_URL": self.url,
             "MODAL_TOKEN_ID": "ak-standin",
@@ -56,7 +56,7 @@ class Api(ABC):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Point the Modal client of this very process at the stand-in."""
+        """Point the Modal client of this process at the stand-in."""
         from modal.client import _Client
 
         before = dict(os.environ)
@@ -69,10 +69,10 @@ class Api(ABC):
             os.environ.clear()
             os.environ.update(before)
 
-    # --- asking
+    # --- queries
 
     def recorded(self, rpc: str | None = None, after: int = -1) -> list[Request]:
-        """Requests in the order of arrival: of one RPC, and with a number higher than `after`, if asked."""
+        """Return the requests in order: of one RPC, or with a number higher than `after`."""
         return [
             Request(r["number"], r["at"], r["rpc"], _message(r["kind"], r["data"]), r["task"])
             for r in self.call("recorded", rpc=rpc, after=after)
@@ -80,13 +80,13 @@ class Api(ABC):
 
     @property
     def builds(self) -> list[Build]:
-        """The image layers that were not in the cache, failed ones included."""
+        """Return the image layers that were not cached, including failed ones."""
         return [
             Build(b["image_id"], tuple(b["commands"]), b["failure"]) for b in self.call("builds")
         ]
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Containers, those that have ended too, in the order of their start."""
+        """Return the containers, including ended ones, in the order they started."""
         return list(self.call("tasks"))
 
     def calls(self) -> list[dict[str, Any]]:
@@ -96,40 +96,40 @@ class Api(ABC):
         return list(self.call("apps"))
 
     def log(self, of: str = "") -> str:
-        """What was printed: by all, or by one app, call, function or container."""
+        """Return the output of everything, or of one app, call, function or container."""
         return str(self.call("log", of=of))
 
     def unimplemented(self) -> list[str]:
-        """RPCs that were asked for and that the stand-in does not imitate."""
+        """Return the requested RPCs that the stand-in does not implement."""
         return list(self.call("problems")["unimplemented"])
 
     def errors(self) -> list[str]:
-        """Tracebacks of the stand-in's own mistakes."""
+        """Return the tracebacks of the stand-in's own errors."""
         return list(self.call("problems")["errors"])
 
     def http_requests(self, name: str | None = None) -> list[tuple[str, str]]:
-        """(BlockGet | BlockPut | BlobGet | BlobPut, path) of each transfer."""
+        """Return (BlockGet | BlockPut | BlobGet | BlobPut, path) for each transfer."""
         return [(n, path) for n, path in self.call("http_requests") if name in (None, n)]
 
     def volume_path(self, name: str) -> Path:
-        """The folder that a volume's files lie in. Raises StandinError where there is no such volume."""
+        """Return the folder of a volume. Raises StandinError if it does not exist."""
         return Path(self.call("volume_path", name=name))
 
     def appeared(self, value: str) -> list[str]:
-        """Where a value can be read by someone who should not; fields that carry secrets don't count."""
+        """Return where a secret value appears, apart from the fields that carry secrets."""
         return list(self.call("appeared", value=value))
 
     def write_dockerfile(self, image_id: str, folder: Path) -> Path:
-        """Write the recorded build context and Dockerfile, the chain of base images flattened into one."""
+        """Write the recorded build as a context and one Dockerfile for all layers."""
         return Path(self.call("write_dockerfile", image_id=image_id, folder=str(folder)))
 
-    # --- doing
+    # --- actions
 
     def add_secret(self, name: str, values: Mapping[str, str]) -> None:
         self.call("add_secret", name=name, values=dict(values))
 
     def inject(self, on: str, fault: str, **options: Any) -> None:
-        """Let requests fail: see `faults.py`. Options: times, probability, seed, after, match."""
+        """Make requests fail; see `faults.py`. Options: times, probability, seed, after, match."""
         self.call("inject", on=on, fault=fault, **options)
 
     def faults_fired(self) -> int:
@@ -139,27 +139,30 @@ class Api(ABC):
         self.call("clear_faults")
 
     def volume_rules(self, **rules: Any) -> None:
-        """Be as strict with blocks as Modal may be: see `volume_blocks.py`. Without any, lenient again."""
+        """Set how strict block transfers are; see `volume_blocks.py`. Without rules: lenient."""
         self.call("volume_rules", **rules)
 
     def disconnect(self) -> int:
-        """Cut the connections of clients outside; returns how many there were."""
+        """Close the connections of clients, and return their number."""
         return int(self.call("disconnect"))
 
     def preempt(self, task: str = "", grace: float | None = None, wait: bool = True) -> str:
-        """Preempt the container that works (or that one), and return its id once it is gone."""
+        """Preempt the busy container, or the given one, and return its id after it ended."""
         return str(self.call("preempt", task=task, grace=grace, wait=wait))
 
     def crash(self, task: str = "", wait: bool = True) -> str:
-        """Take the machine away without a warning."""
+        """Kill the container without a warning, as if its machine crashed."""
         return str(self.call("crash", task=task, wait=wait))
 
     def preempt_when(self, **condition: Any) -> None:
-        """Preempt when a file or a log line appears, or after some seconds: see `controls.py`."""
+        """Preempt when a file or log line appears, or after some seconds; see `controls.py`."""
         self.call("preempt_when", **condition)
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
-        """Wait until the condition is truthy, and return its value. Raises StandinError after `timeout` s."""
+        """Wait until the condition is true and return its value.
+
+        Raises StandinError after `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -171,7 +174,7 @@ class Api(ABC):
 
 
 class Remote(Api):
-    """A stand-in that another process has started."""
+    """A stand-in that another process started."""
 
     def __init__(self, server_url: str, control_url: str, heartbeat_interval: float) -> None:
         self._server_url = server_url
@@ -203,7 +206,7 @@ class Remote(Api):
 
 
 def connect(state: Path) -> Remote:
-    """The stand-in that runs with this state directory. Raises StandinError where none does."""
+    """Return the stand-in that runs with this state directory. Raises StandinError without one."""
     try:
         address = json.loads((state / ADDRESS_FILE).read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Apps: created, published, kept alive by heartbeats, stopped; and the few facts about the workspace."""
+"""Apps: create, publish, keep alive by heartbeats, stop; and data about the workspace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOPPED = (api_pb2.APP_STATE_STOPPING, api_pb2.APP_STATE_STOPPED)
 
 @dataclass
 class App:
-    """`heard` is when its client was last heard of, in monotonic seconds; None once it is gone."""
+    """An app. `heard` is the monotonic time of its client's last heartbeat; None after it left."""
 
     id: str
     description: str
@@ -37,7 +37,7 @@ class App:
 
 
 class Apps:
-    """`on_leave` is called when a client is gone, `on_stop` when an app is to end with all that it runs."""
+    """All apps. Calls `on_leave` when a client left, and `on_stop` to end an app with its calls."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Apps:
             settings.state / "apps.json", api_pb2.AppListResponse.AppListItem
         )
         self.apps: dict[str, App] = {}
-        for app_id, item in self._shelf.items():  # what ran when the last server ended is over
+        for app_id, item in self._shelf.items():  # its containers ended with the last server
             self.apps[app_id] = App(
                 app_id, item.description, item.name, api_pb2.APP_STATE_STOPPED, item.created_at
             )
@@ -70,7 +70,7 @@ class Apps:
         return app is None or app.state == api_pb2.APP_STATE_STOPPED
 
     def expire(self) -> None:
-        """Treat a client as gone that has been silent for too long."""
+        """Treat a client that was silent for too long as gone."""
         limit = time.monotonic() - self._settings.heartbeat_timeout
         for app in list(self.apps.values()):
             if app.heard is not None and app.heard < limit and app.state not in STOPPED:
@@ -83,7 +83,7 @@ class Apps:
         self._on_stop(app)
 
     def stopped(self, app: App) -> None:
-        """Nothing of the app runs any more."""
+        """Mark the app as stopped."""
         app.state = api_pb2.APP_STATE_STOPPED
         app.stopped_at = time.time()
         self._keep(app)
@@ -99,7 +99,7 @@ class Apps:
     def _keep(self, app: App) -> None:
         self._shelf.put(app.id, _list_item(app))
 
-    # --- the life of an app
+    # --- life cycle of an app
 
     async def AppCreate(
         self, request: api_pb2.AppCreateRequest, caller: Caller
@@ -123,7 +123,7 @@ class Apps:
     async def AppGetOrCreate(
         self, request: api_pb2.AppGetOrCreateRequest, caller: Caller
     ) -> api_pb2.AppGetOrCreateResponse:
-        # An id does, of stopped apps too.
+        # An id also finds stopped apps.
         app = self.apps.get(request.app_name) or self._named(request.app_name)
         if app is None:
             if request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
@@ -170,7 +170,7 @@ class Apps:
         self.stop(self.get(request.app_id))
         return Empty()
 
-    # --- looking at apps
+    # --- app queries
 
     async def AppGetLayout(
         self, request: api_pb2.AppGetLayoutRequest, caller: Caller
@@ -278,7 +278,7 @@ class Apps:
 
 
 def unsigned_token() -> str:
-    """A JWT that is good for a day. The client reads only when it expires."""
+    """Return a JWT that is valid for a day; the client reads only its expiry."""
 
     def part(content: dict[str, object]) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()

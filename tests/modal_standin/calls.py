@@ -1,4 +1,4 @@
-"""Function calls: inputs, their attempts, their outputs, retries and cancellation."""
+"""Function calls: inputs, attempts, outputs, retries and cancellation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ SYNC = (
 
 @dataclass
 class Input:
-    """`tasks` are the containers that it was given to: more than one after a preemption or a retry."""
+    """An input. `tasks` are its containers: more than one after a preemption or retry.
+    `on_queued` is called with a function's id when an input waits for a container, `on_finished`
+    with a"""
 
     id: str
     index: int
@@ -60,8 +62,11 @@ class Call:
 
 
 class Calls:
-    """`on_queued` is called with a function's id when an input waits for a container, `on_finished` with a
-    call when its last input is done, and `on_cancel` for an input that a container works on."""
+    """All calls, with callbacks.
+
+    `on_queued` gets an input that waits for a container, `on_finished` a call whose last input is
+    done, and `on_cancel` an input that a container works on.
+    """
 
     def __init__(self, settings: Settings, functions: Functions) -> None:
         self._functions = functions
@@ -102,7 +107,7 @@ class Calls:
             function_call_jwt=call.id,
             pipelined_inputs=[self._put(call, item) for item in request.pipelined_inputs],
             retry_policy=function.definition.retry_policy,
-            sync_client_retries_enabled=False,  # the server retries, so that a call and a spawn do it alike
+            sync_client_retries_enabled=False,  # the server retries calls and spawns
             max_inputs_outstanding=1000,
         )
 
@@ -159,7 +164,7 @@ class Calls:
         return Empty()
 
     def cancel(self, call: Call, terminate: bool) -> None:
-        """End the call's inputs without a retry; with `terminate` their containers too."""
+        """End the call's inputs without a retry; `terminate` also ends their containers."""
         for item in list(call.inputs.values()):
             if item.state == DONE:
                 continue
@@ -210,12 +215,12 @@ class Calls:
     # --- from the containers
 
     def take(self, item: Input, task: str) -> None:
-        """Note that a container works on the input."""
+        """Record that a container works on the input."""
         item.state, item.started_at = RUNNING, time.time()
         item.tasks.append(task)
 
     def describe(self, item: Input) -> api_pb2.FunctionGetInputsItem:
-        """The input as a container gets it."""
+        """Return the input in the form that a container receives."""
         return api_pb2.FunctionGetInputsItem(
             input_id=item.id,
             input=item.message,
@@ -226,7 +231,7 @@ class Calls:
         )
 
     def put_back(self, item: Input) -> None:
-        """The container is gone through no fault of the input's: the same again, not counted as a retry."""
+        """Queue the input again after its container was lost, without counting a retry."""
         if item.state == RUNNING:
             item.state = PENDING
             self.on_queued(item, 0.0)
@@ -234,7 +239,7 @@ class Calls:
     def fail(
         self, item: Input, result: Result, data_format: int = api_pb2.DATA_FORMAT_PICKLE
     ) -> None:
-        """Retry by the function's policy, or give up with this result."""
+        """Retry if the function's policy allows it, else end with this result."""
         if item.state == DONE:
             return
         policy = self._functions.get(item.function_id).definition.retry_policy

@@ -1,4 +1,4 @@
-"""The service through which a client runs commands in a sandbox; on Modal it is at a worker's address."""
+"""The service that runs a client's commands in a sandbox; on Modal, a worker offers it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_POLL = 50.0  # seconds; the client gives up and asks again after 60
 
 
 class CommandRouter:
-    """Exec with or without a terminal: start, stdin, stdout, stderr, poll, wait."""
+    """Run commands with or without a terminal: start, stdin, stdout, stderr, poll, wait."""
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self._sandboxes = sandboxes

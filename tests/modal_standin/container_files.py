@@ -1,4 +1,4 @@
-"""What a container finds when it starts: its files, its environment, its arguments, its volumes."""
+"""The files, environment, arguments and volumes of a container that starts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 SITE = Path(__file__).with_name("entry_point_site.py")
-PYTHONPATH = "/root:/pkg"  # Modal's: the user's code, then the client
+PYTHONPATH = "/root:/pkg"  # as on Modal: the user's code, then the client
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ContainerFiles:
-    """Prepares containers of functions and of sandboxes."""
+    """Prepare the containers of functions and sandboxes."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ContainerFiles:
         self.server_url = ""
 
     def prepare(self, task: Task) -> Container:
-        """Lay out everything for a function's container on disk. Sets the task's views."""
+        """Write the files of a function's container to disk, and set the task's volume views."""
         definition = task.function.definition
         folder = self.new_folder(task.id)
         arguments = api_pb2.ContainerArguments(
@@ -77,17 +77,17 @@ class ContainerFiles:
         )
 
     def new_folder(self, task_id: str) -> Path:
-        """A folder for all that belongs to one container."""
+        """Create a folder for the files of one container."""
         folder = self._settings.containers / task_id
         (folder / "args").mkdir(parents=True)
         return folder
 
     def discard(self, task_id: str) -> None:
-        """Delete what an ended container had for itself, copies of volumes among it."""
+        """Delete the folder of an ended container, with its copies of volumes."""
         shutil.rmtree(self._settings.containers / task_id, ignore_errors=True)
 
     def tree(self, folder: Path, image_id: str, mount_ids: list[str]) -> Path:
-        """What the image copied and the files of the mounts over it, laid out under one root."""
+        """Return a folder with the files of the image and, over them, those of the mounts."""
         tree = folder / "tree"
         for name in ("root", "pkg"):
             (tree / name).mkdir(parents=True)
@@ -111,7 +111,7 @@ class ContainerFiles:
         ]
 
     def environment(self, task_id: str, image_id: str, secret_ids: list[str]) -> dict[str, str]:
-        """A container's variables. None of this machine's is among them."""
+        """Return a container's variables, without any of this machine."""
         image = self._images.environment(image_id)
         interpreter = str(Path(self._settings.python).parent)
         return {

@@ -1,4 +1,4 @@
-"""What a container asks of the server: its inputs, its outputs, its volumes, its cluster."""
+"""Requests of containers: inputs, outputs, volumes and clusters."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .settings import Settings
 from .volume_views import View
 
 Result = api_pb2.GenericResult
-LONG_POLL = 10.0  # seconds; the client asks again
+LONG_POLL = 10.0  # seconds; the client repeats the request
 
 
 class ContainerRequests:
-    """The RPCs of the entry point. A container is known by a header that its requests carry."""
+    """The RPCs of the entry point. A header of the request identifies the container."""
 
     def __init__(self, settings: Settings, containers: Containers, calls: Calls) -> None:
         self._scratch = settings.scratch
@@ -74,7 +74,7 @@ class ContainerRequests:
             if item is None or task.rank > 0 or item.state == DONE or item.tasks[-1] != task.id:
                 continue
             if item.retries != output.retry_count or item.state != RUNNING:
-                continue  # of an attempt that was given up before
+                continue  # of an earlier attempt
             if output.result.status == Result.GENERIC_STATUS_SUCCESS:
                 self._calls.finish(item, output.result, output.data_format)
             else:
@@ -184,7 +184,7 @@ def _no_more() -> api_pb2.FunctionGetInputsResponse:
 
 
 def _open_in(view: View, task_id: str) -> str:
-    """A file of the volume that a process of the container holds open, or ''."""
+    """Return a file of the volume that a process of the container has open, or ''."""
     held = processes.open_files(task_id)
     for path in view.folder.rglob("*"):
         try:

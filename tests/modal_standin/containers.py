@@ -1,4 +1,4 @@
-"""Containers: started when inputs wait, given inputs, and ended in all the ways in which Modal ends them."""
+"""Containers: start them for waiting inputs, hand out inputs, and end them as Modal does."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from .settings import Settings
 from .tasks import Cluster, Task
 
 Result = api_pb2.GenericResult
-CANCEL_GRACE = (
-    5.0  # seconds that a body has to end after InputCancellation, before its container is killed
-)
+CANCEL_GRACE = 5.0  # seconds between InputCancellation and SIGKILL
 
 
 class Containers:
-    """Schedules. `tasks` keeps those that have ended, in the order of their start."""
+    """The scheduler. `tasks` has all containers, including ended ones, in starting order."""
 
     def __init__(
         self,
@@ -56,7 +54,7 @@ class Containers:
     # --- scheduling
 
     def queue(self, item: Input, delay: float) -> None:
-        """Have an input run, after `delay` seconds. One that ran before goes first."""
+        """Queue an input to run after `delay` seconds; inputs that ran before go first."""
         if delay > 0:
             self._later(delay, lambda: self.queue(item, 0.0))
             return
@@ -67,7 +65,7 @@ class Containers:
         self.schedule(self._functions.get(item.function_id))
 
     def schedule(self, function: Function) -> None:
-        """Start as many containers as there are inputs that none is free for."""
+        """Start a container for each input that has no free container."""
         waiting = self._queues.get(function.id, deque())
         alive = [t for t in self.tasks.values() if t.function is function and t.alive]
         idle = [t for t in alive if not t.fate and t.rank == 0 and not t.inputs and not t.used_up]
@@ -101,7 +99,7 @@ class Containers:
                 asyncio.ensure_future(self._read(task, task.running.stdout, STDOUT)),
                 asyncio.ensure_future(self._read(task, task.running.stderr, STDERR)),
             ]
-            if task.fate:  # ended before it began
+            if task.fate:  # ended before it started
                 await task.running.kill()
             task.exit_code = await task.running.wait()
             await asyncio.wait(readers, timeout=5)
@@ -123,7 +121,9 @@ class Containers:
         ]
         task.inputs.clear()
         if owned or task.fate:
-            for other in task.members:  # one container of a cluster can't go on without the others
+            for (
+                other
+            ) in task.members:  # a container of a cluster cannot continue without the others
                 self.end(other, task.fate or "crashed")
         for item in owned:
             if task.fate in ("preempted", "crashed"):
@@ -138,7 +138,7 @@ class Containers:
             waiting = self._queues.get(task.function.id)
             if (
                 waiting
-            ):  # a container that never got as far as asking: its input must not wait for ever
+            ):  # a container that died before its first request: its input must not wait forever
                 item = waiting.popleft()
                 item.tasks.append(task.id)
                 item.state = RUNNING
@@ -154,18 +154,18 @@ class Containers:
             status=Result.GENERIC_STATUS_FAILURE, exception=text, exitcode=task.exit_code or 0
         )
 
-    # --- giving inputs
+    # --- handing out inputs
 
     def get(self, task_id: str) -> Task:
-        """Raises FAILED_PRECONDITION where the caller is no container."""
+        """Return the caller's container. Raises FAILED_PRECONDITION for other clients."""
         task = self.tasks.get(task_id)
         if task is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "only a container can ask for this")
         return task
 
     def next_input(self, task: Task) -> Input | None:
-        """The input that this container should work on now, if there is one."""
-        if task.rank > 0:  # follows the first of its cluster, which can be done before it asks
+        """Return the next input for the container, if there is one."""
+        if task.rank > 0:  # follows the first of its cluster, which may be done earlier
             return task.leader.latest if task.given < task.leader.given else None
         waiting = self._queues.get(task.function.id, deque())
         while waiting:
@@ -188,7 +188,7 @@ class Containers:
     # --- ending
 
     def end(self, task: Task, fate: str, grace: float | None = None) -> None:
-        """SIGINT, `grace` seconds, SIGKILL. A machine that crashes gives no warning: no SIGINT then."""
+        """End a container: SIGINT, `grace` seconds, SIGKILL. A crash sends no SIGINT."""
         if task.fate or not task.alive:
             return
         task.fate = fate
@@ -218,7 +218,7 @@ class Containers:
                     self._interrupt_input(task, item)
 
     def _interrupt_input(self, task: Task, item: Input) -> None:
-        """InputCancellation in the body; a container that does not come back from it is killed."""
+        """Raise InputCancellation in the body, and kill the container if it does not return."""
         task.cancelled.append(item.id)
         self.pulse.beat()
 
@@ -253,7 +253,7 @@ class Containers:
             await task.ended.wait()
 
     async def shut_down(self) -> None:
-        """Kill everything at once: the stand-in ends."""
+        """Kill all containers at once, when the stand-in ends."""
         for timer in list(self._timers):
             timer.cancel()
         for task in [t for t in self.tasks.values() if t.alive]:
@@ -268,8 +268,8 @@ class Containers:
     def _log(self, task: Task, source: int, text: str) -> None:
         item = next(
             iter(task.inputs.values()), task.latest
-        )  # the last lines can come after the output
-        if source == SYSTEM:  # Modal's own lines belong to no call
+        )  # the last lines may arrive after the output
+        if source == SYSTEM:  # lines of Modal itself have no call
             item = None
         self._logs.add(
             app=task.function.app_id,
@@ -294,7 +294,7 @@ class Containers:
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
-    """A line, or what there is of one that is very long or ends with the stream."""
+    """Read a line, or part of it if it is very long or the stream ends."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as end:

@@ -1,4 +1,4 @@
-"""Bytes by their SHA-256, and blobs that a client uploads to a URL first."""
+"""Content by its SHA-256, and blobs that a client uploads to a URL first."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .ids import new_id
 from .rpc import Caller
 from .settings import Settings
 
-# Modal's own threshold is a gigabyte. Lower, so that a test sees the multipart protocol at little cost.
+# Modal's threshold is a gigabyte. A lower one lets tests use the multipart protocol cheaply.
 MULTIPART_THRESHOLD = 64 * 1024 * 1024
 PART_LENGTH = 32 * 1024 * 1024
 
 
 class Content:
-    """A content-addressed store on disk. A file is complete as soon as it has its name."""
+    """A content-addressed store on disk. A file gets its name when it is complete."""
 
     def __init__(self, settings: Settings) -> None:
         self._root = settings.content
@@ -62,7 +62,7 @@ class Content:
 
 
 class Blobs:
-    """BlobCreate and BlobGet. The bytes themselves travel over HTTP, see `web.py`."""
+    """BlobCreate and BlobGet. The content is transferred over HTTP; see `web.py`."""
 
     def __init__(self, settings: Settings) -> None:
         self._root = settings.blobs
@@ -99,7 +99,7 @@ class Blobs:
 
 
 class MountFiles:
-    """The upload of files that mounts and volumes of version 1 are made of."""
+    """Uploads of files for mounts and version 1 volumes."""
 
     def __init__(self, content: Content, blobs: Blobs) -> None:
         self._content = content

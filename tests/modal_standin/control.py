@@ -5,7 +5,7 @@
     python -m tests.modal_standin.control STATE inject on=BlockGet fault=503 times=5
     python -m tests.modal_standin.control STATE builds
 
-The methods are those of `controls.py`. The answer is printed as JSON.
+The methods are those of `controls.py`. Prints the answer as JSON.
 """
 
 from __future__ import annotations

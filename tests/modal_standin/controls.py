@@ -1,4 +1,4 @@
-"""What tests can do to a running server and ask of it. Arguments and answers are JSON, so they can travel."""
+"""Actions and queries of tests on a running server. Arguments and answers are JSON."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .server import Server
 from .tasks import Task
 from .volume_blocks import Rules
 
-POLL = 0.02  # seconds between two looks at a condition
+POLL = 0.02  # seconds between two checks of a condition
 
 
 class Controls:
-    """Runs on the server's event loop. `api.py` is the side that tests call."""
+    """Controls on the server's event loop; tests call them through `api.py`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._watches: set[asyncio.Task[None]] = set()
 
     async def handle(self, method: str, arguments: dict[str, Any]) -> Any:
-        """Carry out a method of this class by its name. Raises LookupError for one that does not exist."""
+        """Call a method of this class by name. Raises LookupError for an unknown name."""
         if method.startswith("_") or method == "handle" or not hasattr(self, method):
             raise LookupError(f"no such control: {method}")
         return await getattr(self, method)(**arguments)
 
-    # --- asking
+    # --- queries
 
     async def recorded(self, rpc: str | None = None, after: int = -1) -> list[dict[str, Any]]:
         return [
@@ -100,7 +100,7 @@ class Controls:
         return str(self._server.volumes.folder(volume_id))
 
     async def appeared(self, value: str) -> list[str]:
-        """Where a value can be read: requests (secrets' own fields aside), uploads, logs, volumes."""
+        """Return where a value appears: requests (except secret fields), uploads, logs, volumes."""
         needle = value.encode()
         places = [
             f"request {r.number} {r.rpc}"
@@ -127,7 +127,7 @@ class Controls:
     async def write_dockerfile(self, image_id: str, folder: str) -> str:
         return str(self._server.images.write_dockerfile(image_id, Path(folder)))
 
-    # --- doing
+    # --- actions
 
     async def add_secret(self, name: str, values: dict[str, str]) -> None:
         self._server.secrets.add(name, values)
@@ -148,11 +148,11 @@ class Controls:
         return self._server.disconnect()
 
     async def preempt(self, task: str = "", grace: float | None = None, wait: bool = True) -> str:
-        """SIGINT, `grace` seconds, SIGKILL, and the same input again in a new container."""
+        """Send SIGINT, wait `grace` seconds, send SIGKILL; run the input in a new container."""
         return await self._end(task, "preempted", grace, wait)
 
     async def crash(self, task: str = "", wait: bool = True) -> str:
-        """The machine is gone without a warning. The same input starts again."""
+        """Kill the container without a warning, and run its input again."""
         return await self._end(task, "crashed", 0.0, wait)
 
     async def preempt_when(
@@ -164,10 +164,10 @@ class Controls:
         grace: float | None = None,
         crash: bool = False,
     ) -> None:
-        """Preempt as soon as the condition holds for a container that works; each container at most once.
+        """Preempt a busy container as soon as the condition holds; each container at most once.
 
-        file: "VOLUME/PATTERN", a path in a volume, wildcards allowed. log: a regular expression that the
-        container's own log must match. after: seconds since the container got its input.
+        file: "VOLUME/PATTERN", a path in a volume, wildcards allowed. log: a regular expression
+        that the container's own log must match. after: seconds since the container got its input.
         """
         watch = asyncio.ensure_future(self._watch(file, log, after, times, grace, crash))
         self._watches.add(watch)

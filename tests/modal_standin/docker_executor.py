@@ -1,4 +1,4 @@
-"""Run containers with Docker, in the image that a test names or builds from what the client asked for.
+"""Run containers with Docker, in an image that a test names or builds from the requests.
 
     def image(image_id: str) -> str:
         return build_image(modal, image_id)
@@ -6,8 +6,9 @@
     with ModalStandin(state, executor=DockerExecutor(image)) as modal:
         ...
 
-The client and its dependencies are mounted as Modal mounts them: at /pkg and /__modal/deps, without click and
-rich. They are those of the tests' interpreter, so the image's Python must be of the same minor version.
+The client and its dependencies are mounted as Modal mounts them: at /pkg and /__modal/deps, without
+click and rich. They are those of the tests' interpreter, so the image's Python must be of the same
+minor version.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DEPENDENCIES_PATH = "/__modal/deps"
 
 
 def docker_answers() -> bool:
-    """Whether there is a Docker engine to talk to."""
+    """Return whether a Docker engine answers."""
     if shutil.which("docker") is None:
         return False
     return subprocess.run(["docker", "info"], capture_output=True, timeout=30).returncode == 0
@@ -41,7 +42,7 @@ def image_tag(image_id: str) -> str:
 
 
 def build_image(modal: Api, image_id: str, timeout: float = 1800) -> str:
-    """Build the recorded image and return its tag. Raises RuntimeError with the builder's last lines."""
+    """Build the recorded image and return its tag. Raises RuntimeError if it fails."""
     tag = image_tag(image_id)
     with tempfile.TemporaryDirectory(prefix="modal-image-") as folder:
         dockerfile = modal.write_dockerfile(image_id, Path(folder))
@@ -54,7 +55,7 @@ def build_image(modal: Api, image_id: str, timeout: float = 1800) -> str:
 
 
 class DockerExecutor:
-    """`image` is a tag, or turns the id of a Modal image into one."""
+    """Run containers with Docker. `image` is a tag, or a function from image ids to tags."""
 
     def __init__(self, image: str | Callable[[str], str], options: tuple[str, ...] = ()) -> None:
         self._image = image
@@ -72,9 +73,7 @@ class DockerExecutor:
             for key, value in container.env.items()
             if key not in ("PATH", "STANDIN_BLOCKED")
         }
-        env_file = (
-            container.folder / "env"
-        )  # not on the command line, where every process could read secrets
+        env_file = container.folder / "env"  # not on the command line, which every process can read
         env_file.write_text("".join(f"{key}={value}\n" for key, value in env.items()))
         env_file.chmod(0o600)
         command = [
@@ -128,7 +127,7 @@ class DockerRunning:
 
 
 def collect_dependencies(target: Path) -> None:
-    """Copy the client's dependencies that Modal mounts: the client itself has the list."""
+    """Copy the client's dependencies that Modal mounts; the client has the list."""
     if target.exists():
         return
     building = target.with_suffix(".partial")
@@ -165,7 +164,7 @@ def _mounts(container: Container, dependencies: Path) -> list[tuple[str, str]]:
     for entry in sorted(container.tree.iterdir()):
         if f"/{entry.name}" in OWN_FOLDERS:
             found.append((str(entry), f"/{entry.name}"))
-        else:  # a folder that the image may have as well
+        else:  # the image may have this folder too
             found += [
                 (str(p), f"/{p.relative_to(container.tree)}")
                 for p in entry.rglob("*")

@@ -1,4 +1,4 @@
-"""What the stand-in reads in a Dockerfile: copied sources, environment, working directory."""
+"""Read a Dockerfile: copied sources, environment and working directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
 
 
 def instructions(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """(INSTRUCTION, arguments) pairs: continuations joined, comments and heredoc bodies left out."""
+    """Return (INSTRUCTION, arguments) pairs without comments and heredoc bodies."""
     found: list[tuple[str, str]] = []
     pending = ""
     until = ""
@@ -38,7 +38,7 @@ def instructions(lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def missing_sources(lines: Sequence[str], context: Iterable[str]) -> list[str]:
-    """Sources of COPY, ADD and bind mounts that the build context does not hold, as written."""
+    """Return the sources of COPY, ADD and bind mounts that the build context lacks, as written."""
     files = ["/" + name.lstrip("/") for name in context]
     missing = []
     for word, rest in instructions(lines):
@@ -53,9 +53,9 @@ def missing_sources(lines: Sequence[str], context: Iterable[str]) -> list[str]:
 
 
 def copied(lines: Sequence[str], context: Iterable[str], before: str) -> list[tuple[str, str]]:
-    """(path in the build context, path in the image) of each file that COPY takes; `before` is the directory.
+    """Return (path in the context, path in the image) for each copied file.
 
-    Plain sources only: files, folders and `.`, no wildcards.
+    `before` is the working directory. Sources are files, folders or `.`, not wildcards.
     """
     found = []
     files = sorted(map(PurePosixPath, context))
@@ -129,7 +129,7 @@ def _is_there(source: str, files: Sequence[str]) -> bool:
 def environment(
     lines: Sequence[str], build_args: Mapping[str, str], before: Mapping[str, str]
 ) -> dict[str, str]:
-    """Variables that ENV sets, after those of the layers before."""
+    """Return the variables of ENV, added to those of earlier layers."""
     env = dict(before)
     args: dict[str, str] = {}
     for word, rest in instructions(lines):
@@ -143,7 +143,7 @@ def environment(
 
 
 def working_directory(lines: Sequence[str], before: str) -> str:
-    """Where a process starts: the last WORKDIR, or that of the layers before."""
+    """Return the last WORKDIR, or that of earlier layers."""
     directory = before
     for word, rest in instructions(lines):
         if word == "WORKDIR":

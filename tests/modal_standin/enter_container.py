@@ -2,10 +2,9 @@
 
     python -I enter_container.py SPEC.json
 
-Runs alone, with the standard library only. It makes a mount namespace of its own (of root, or else of an
-unprivileged user namespace) and a new root in it: the machine's own folders, except those that are hidden or
-that a container has for itself; then the mounted code; then the volumes. Nothing is left behind on the
-machine: the namespace ends with its last process.
+Needs only the standard library. Creates a mount namespace (as root, or in an unprivileged user
+namespace) with a new root: the machine's folders, except hidden ones and the container's own; then
+the mounted code; then the volumes. The namespace ends with its last process.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def main() -> None:
     os.chdir(spec["workdir"])
     _libc.prctl(
         PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # a server that is killed leaves no container behind
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started the server may have ignored it
+    )  # a killed server must not leave containers running
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the server may have been started with it ignored
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in the terminal reaches the command
     try:
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def separate_mounts() -> None:
-    """Have mounts of our own. Raises OSError where the kernel grants neither way."""
+    """Create a mount namespace. Raises OSError if the kernel allows neither way."""
     uid, gid = os.getuid(), os.getgid()
     if _libc.unshare(CLONE_NEWNS) != 0:
         _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
@@ -72,7 +71,7 @@ def enter(spec: dict[str, Any]) -> None:
     _expose("/", root, split, {*spec["own"], *spec["hidden"]})
     for path in {"/" + name for name in os.listdir(tree)} & set(spec["own"]):
         _mount(tree + path, root + path, flags=MS_BIND)
-    for path in spec["kept"]:  # the interpreter, where it lies under a folder that is hidden
+    for path in spec["kept"]:  # the interpreter, if it is in a hidden folder
         if not os.path.lexists(root + path):
             os.makedirs(root + path)
             _mount(path, root + path, flags=MS_BIND | MS_REC)
@@ -93,7 +92,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _expose(path: str, root: str, split: set[str], emptied: set[str]) -> None:
-    """Show a folder of the machine under the new root; those in `split` are taken apart, to be added to."""
+    """Bind a folder of the machine under the new root, or the entries of one in `split`."""
     for entry in os.scandir(path):
         target = root + entry.path
         if entry.is_symlink():
@@ -113,11 +112,11 @@ def _expose(path: str, root: str, split: set[str], emptied: set[str]) -> None:
 
 
 def _graft(tree: str, path: str, root: str) -> None:
-    """Lay the mounted files over what is there; a folder that is new is shared as a whole."""
+    """Put the mounted files over the existing ones; bind new folders as a whole."""
     for entry in os.scandir(tree):
         target = root + os.path.join(path, entry.name)
         if os.path.exists(target) and os.path.samefile(entry.path, target):
-            continue  # one of the container's own folders: it is there as a whole
+            continue  # one of the container's own folders: complete already
         if entry.is_dir() and os.path.isdir(target):
             _graft(entry.path, os.path.join(path, entry.name), root)
             continue

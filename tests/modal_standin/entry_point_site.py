@@ -1,17 +1,15 @@
-"""Becomes the container's `/pkg/sitecustomize.py`: what is different in the entry point's process.
+"""The container's `/pkg/sitecustomize.py`, for the entry point's process alone.
 
-On Modal the client's dependencies are mounted into the container, without click and rich. Here they come
-with the interpreter, so importing those is forbidden, in the entry point alone: a process that the body
-starts runs the image's Python, with whatever the image has.
+On Modal, the client's dependencies are mounted into the container, without click and rich. Here
+they are the interpreter's, so the entry point must not import these two. A process that the body
+starts runs the image's Python with the image's packages.
 """
 
 import os
 import socket
 import sys
 
-if os.path.isdir(
-    "/__modal/deps"
-):  # in a real image, where the client's dependencies come by a mount
+if os.path.isdir("/__modal/deps"):  # in a real image, the client's dependencies are mounted
     sys.path.append("/__modal/deps")
 
 if "modal._container_entrypoint" in sys.orig_argv:
@@ -28,7 +26,7 @@ if "modal._container_entrypoint" in sys.orig_argv:
     _getaddrinfo = socket.getaddrinfo
 
     def _resolve(host, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """The containers of a cluster know each other by this name; here all are on this machine."""
+        """Resolve the name of a cluster's containers: all are on this machine."""
         return _getaddrinfo("::1" if host == "i6pn.modal.local" else host, *args, **kwargs)
 
     socket.getaddrinfo = _resolve

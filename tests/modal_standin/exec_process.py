@@ -1,4 +1,4 @@
-"""A process in a sandbox: its output from any offset, its input, its status, with or without a terminal."""
+"""A process in a sandbox, with or without a terminal: output from any offset, input, status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READ = 64 * 1024  # bytes
 
 
 class ExecProcess:
-    """Keeps all output, so that a reader can come back for what it missed."""
+    """A process whose output is kept, so that a reader can resume at any offset."""
 
     def __init__(self) -> None:
         self.output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
@@ -35,7 +35,7 @@ class ExecProcess:
     async def start(
         self, executor: ProcessExecutor, container: Container, size: tuple[int, int] | None
     ) -> None:
-        """Start it. With a `size` in rows and columns it has a terminal, and its output is all one stream."""
+        """Start it. With a `size` (rows, columns) it has a terminal and a single output stream."""
         if size is not None:
             ours, theirs = pty.openpty()
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
@@ -58,9 +58,7 @@ class ExecProcess:
         reading = [asyncio.ensure_future(reader) for reader in readers]
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
             await asyncio.sleep(POLL)
-        await asyncio.wait(
-            reading, timeout=1
-        )  # what it leaves in the background may keep the streams open
+        await asyncio.wait(reading, timeout=1)  # its background processes may keep the streams open
         for reader in reading:
             reader.cancel()
         code = await self._process.wait()
@@ -85,7 +83,7 @@ class ExecProcess:
                     data = os.read(terminal, READ)
                 except BlockingIOError:
                     continue
-                except OSError:  # Linux's way to say that the last process has closed the other end
+                except OSError:  # Linux: the last process closed the other end
                     return
                 self.output[1] += data
                 self.pulse.beat()
@@ -93,7 +91,7 @@ class ExecProcess:
             loop.remove_reader(terminal)
 
     async def read(self, number: int, offset: int) -> AsyncIterator[bytes]:
-        """The output of stdout (1) or stderr (2) from an offset in bytes, until the process has ended."""
+        """Yield the output of stdout (1) or stderr (2) from an offset until the process ends."""
         while True:
             ended = self.code is not None
             data = bytes(self.output[number][offset : offset + READ])
@@ -106,7 +104,7 @@ class ExecProcess:
                 await self.pulse.wait(10)
 
     async def write(self, offset: int, data: bytes, eof: bool) -> None:
-        """Append to stdin; what was written before, up to `offset` + its length, is not written twice."""
+        """Append to stdin, but write no byte before `offset` twice."""
         rest = data[max(0, self.written - offset) :]
         while rest and self.code is None and not self.closed:
             try:
@@ -128,7 +126,7 @@ class ExecProcess:
                 os.close(self._stdin)
 
     async def wait(self, timeout: float) -> int | None:
-        """Its exit status, negative for a signal; None while it runs after `timeout` seconds."""
+        """Return its exit status, negative for a signal; None after `timeout` seconds."""
         deadline = asyncio.get_running_loop().time() + timeout
         while self.code is None and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await self.pulse.wait(left)

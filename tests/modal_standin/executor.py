@@ -1,4 +1,4 @@
-"""Where a container really runs. `ProcessExecutor` is the default; a test may bring another."""
+"""Run containers. `ProcessExecutor` is the default; a test may pass another."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OWN_FOLDERS = (
     "/workspace",
     "/vol",
     "/job",
-)  # a container never sees the machine's
+)  # a container never sees this machine's
 
 
 @dataclass(frozen=True)
 class Container:
-    """All that it takes to start one. `tree` holds the files of its mounts as they are to appear."""
+    """The parameters of a container. `tree` has the files of its mounts."""
 
     task_id: str
     image_id: str
@@ -44,28 +44,28 @@ class Container:
 
 
 class Running(Protocol):
-    """A container that has been started."""
+    """A running container."""
 
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
 
     async def wait(self) -> int:
-        """Its exit status, negative for a signal; what its first process leaves behind is killed."""
+        """Return its exit status, negative for a signal, and kill its remaining processes."""
 
     def interrupt(self) -> None:
-        """SIGINT to its first process."""
+        """Send SIGINT to its first process."""
 
     async def kill(self) -> None:
-        """SIGKILL to all its processes."""
+        """Send SIGKILL to all its processes."""
 
 
 class Executor(Protocol):
     async def start(self, container: Container) -> Running:
-        """Start the container; its output can be read from the streams of what is returned."""
+        """Start the container, and return it with its output streams."""
 
 
 class ProcessExecutor:
-    """A process with a file system of its own, see `enter_container.py`."""
+    """Run containers as processes with their own file system; see `enter_container.py`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class ProcessExecutor:
     async def spawn(
         self, container: Container, stdin: int, stdout: int | None = None
     ) -> asyncio.subprocess.Process:
-        """Start it with the given standard streams; by default stdout and stderr are pipes."""
+        """Start a process with the given standard streams; stdout and stderr default to pipes."""
         spec_file = self.write_spec(container)
         return await asyncio.create_subprocess_exec(
             self._settings.python,
@@ -133,9 +133,7 @@ class ProcessRunning:
     async def wait(self) -> int:
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
             await asyncio.sleep(POLL)
-        await (
-            self.kill()
-        )  # before waiting: who holds the pipes open would keep the wait from ending
+        await self.kill()  # before waiting: a process with an open pipe would block the wait
         return await self._process.wait()
 
     def interrupt(self) -> None:

@@ -1,4 +1,4 @@
-"""Faults by rule: which request fails, how, how often, and with what probability."""
+"""Rules for faults: the requests that fail, how, how often and with which probability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RPC_FAULTS = {status.name for status in Status} | {"disconnect", "lost"}
 
 @dataclass
 class Rule:
-    """`on` is the name of an RPC, or BlockGet, BlockPut, BlobGet, BlobPut for HTTP; a pattern is allowed."""
+    """A rule. `on` is a pattern for an RPC, or for BlockGet, BlockPut, BlobGet, BlobPut (HTTP)."""
 
     on: str
     fault: str
@@ -29,7 +29,7 @@ class Rule:
 
 
 class Faults:
-    """The rules in force. The first that applies to a request is the one that strikes."""
+    """The active rules. The first that matches a request applies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,16 +45,16 @@ class Faults:
         after: int = 0,
         match: str = "",
     ) -> None:
-        """Let `fault` strike requests of the name `on`.
+        """Make requests named `on` fail with `fault`.
 
-        fault: for an RPC a gRPC status ("UNAVAILABLE"), "disconnect" (the connection is closed before the
-        request is looked at) or "lost" (it is carried out, and the connection closed before the answer);
-        for HTTP a status ("503"), "cut" (the connection ends in mid-body), "truncate" (a body that is
-        short and says so) or "corrupt" (one byte is wrong).
-        times: how often at most; None: no limit. after: so many requests pass first.
-        match: strike only requests whose text (of the message, or the path) contains it.
+        fault: for an RPC, a gRPC status ("UNAVAILABLE"), "disconnect" (close the connection before
+        the request is executed) or "lost" (execute it, and close the connection before the
+        answer); for HTTP, a status ("503"), "cut" (close the connection in the body), "truncate"
+        (a shorter body, and a length that says so) or "corrupt" (one wrong byte).
+        times: how often at most; None for no limit. after: the number of requests to let pass.
+        match: a text that the message, or the path, must contain.
 
-        Raises ValueError for a fault that does not exist.
+        Raises ValueError for an unknown fault.
         """
         if fault not in HTTP_FAULTS | RPC_FAULTS and not fault.isdigit():
             known = ", ".join(sorted(HTTP_FAULTS | RPC_FAULTS))
@@ -64,7 +64,7 @@ class Faults:
             self._rules.append(rule)
 
     def draw(self, name: str, text: str = "") -> str | None:
-        """The fault that strikes this request, or None."""
+        """Return the fault for this request, or None."""
         with self._lock:
             for rule in self._rules:
                 if not fnmatchcase(name, rule.on) or (rule.match and rule.match not in text):

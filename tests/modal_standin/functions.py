@@ -1,4 +1,4 @@
-"""Functions: their definitions, checked and kept."""
+"""Functions: check and store their definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_TIMEOUT = 300  # seconds
 
 @dataclass
 class Function:
-    """`definition` is the first of the ranked alternatives where there are several GPUs to choose from."""
+    """A function. With several GPUs to choose from, `definition` is the first alternative."""
 
     id: str
     app_id: str
@@ -27,7 +27,7 @@ class Function:
 
     @property
     def timeout(self) -> int:
-        """Seconds that one attempt may take."""
+        """Return the maximum seconds of one attempt."""
         return self.definition.timeout_secs or DEFAULT_TIMEOUT
 
     @property
@@ -47,7 +47,7 @@ class Function:
 
     @property
     def idle_window(self) -> int:
-        """Seconds that an idle container waits for more."""
+        """Return the seconds that an idle container waits for inputs."""
         settings = self.definition.autoscaler_settings
         return int(settings.scaledown_window or self.definition.task_idle_timeout_secs) or 60
 

@@ -1,4 +1,4 @@
-"""Names of objects, in the form in which Modal gives them: a prefix and 22 characters."""
+"""Object ids in Modal's form: a prefix and 22 characters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LENGTH = 22
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id: `new_id("fc")` gives something like `fc-3kXq…`."""
+    """Return a new id: `new_id("fc")` returns something like `fc-3kXq…`."""
     return f"{prefix}-" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
 
 
 def id_of(prefix: str, *parts: bytes | str) -> str:
-    """The id that follows from content: the same parts give the same id."""
+    """Return the id of some content: the same parts have the same id."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

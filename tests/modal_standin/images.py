@@ -1,4 +1,4 @@
-"""Images: asked for, never really built, but counted and checked as Modal's builder would."""
+"""Images: count and check their builds as Modal does, without building them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .rpc import Caller
 from .settings import Settings
 from .store import Shelf
 
-DOCKERFILE = "Dockerfile.flat"  # a copied folder may have a Dockerfile of its own
+DOCKERFILE = "Dockerfile.flat"  # a copied folder may have its own Dockerfile
 
 
 @dataclass(frozen=True)
 class Build:
-    """A layer that was not in the cache. `failure` is empty where the build succeeded."""
+    """A layer that was not cached. `failure` is empty if the build succeeded."""
 
     image_id: str
     commands: tuple[str, ...]
@@ -30,7 +30,7 @@ class Build:
 
 
 class Images:
-    """An image's id follows from its content, so that the same content is never built twice."""
+    """All images. The id depends on the content, so the same content is built once."""
 
     def __init__(self, settings: Settings, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -58,7 +58,9 @@ class Images:
             self._failures[image_id] = failure
         else:
             self._images.put(image_id, request)
-        if request.namespace == api_pb2.DEPLOYMENT_NAMESPACE_GLOBAL:  # Modal's own are built
+        if (
+            request.namespace == api_pb2.DEPLOYMENT_NAMESPACE_GLOBAL
+        ):  # Modal's own images are built already
             return api_pb2.ImageGetOrCreateResponse(
                 image_id=image_id, result=self._result(image_id), metadata=self._metadata(image_id)
             )
@@ -94,7 +96,7 @@ class Images:
         )
 
     def chain(self, image_id: str) -> list[api_pb2.Image]:
-        """The image's layers from the base upwards."""
+        """Return the image's layers, starting with the base."""
         image = self._get(image_id).image
         below = self.chain(image.base_images[0].image_id) if image.base_images else []
         return [*below, image]
@@ -112,7 +114,7 @@ class Images:
         return directory
 
     def lay_out(self, image_id: str, tree: Path) -> None:
-        """Write what the image's COPY puts into OWN_FOLDERS, which a process sees instead of this machine's."""
+        """Write the files that COPY puts into OWN_FOLDERS, which replace this machine's folders."""
         directory = ""
         for layer in self.chain(image_id) if image_id else []:
             if layer.context_mount_id:
@@ -123,11 +125,12 @@ class Images:
             directory = working_directory(layer.dockerfile_commands, directory)
 
     def write_dockerfile(self, image_id: str, folder: Path) -> Path:
-        """Write a build context and a Dockerfile that build the image, its chain of layers flattened.
+        """Write a build context and one Dockerfile for all layers of the image.
 
-        Returns the Dockerfile's path. Where several layers have a context, each lies in a folder of its own, and
-        sources are renamed to match, so no file of one layer hides another's. One alone keeps its names: then
-        Docker takes from its cache what it has built from the same Dockerfile before.
+        Returns the Dockerfile's path. Where several layers have a context, each lies in a folder of
+        its own, and sources are renamed to match, so no file of one layer hides another's. One
+        alone keeps its names: then Docker takes from its cache what it has built from the same
+        Dockerfile before.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lines: list[str] = []
@@ -185,7 +188,7 @@ class Images:
 
 
 def _image_id(request: api_pb2.ImageGetOrCreateRequest) -> str:
-    """Not part of the content: the app that asks, and the ids of secrets, which differ from run to run."""
+    """Return the image's id, without the app and the secrets' ids, which change each run."""
     image = api_pb2.Image()
     image.CopyFrom(request.image)
     image.ClearField("secret_ids")
@@ -195,7 +198,7 @@ def _image_id(request: api_pb2.ImageGetOrCreateRequest) -> str:
 
 
 def _rebased(layer: api_pb2.Image, context: str) -> list[str]:
-    """The layer's commands with `FROM base` left out and local COPY sources moved below `context`."""
+    """Return the layer's commands without `FROM base`, with COPY sources below `context`."""
     lines = []
     bases = {base.docker_tag for base in layer.base_images}
     for command in layer.dockerfile_commands:

@@ -1,4 +1,4 @@
-"""What Modal's server refuses in the definition of a function, in its own words where they are known."""
+"""Limits of Modal's server for functions, with its own error messages if known."""
 
 from __future__ import annotations
 

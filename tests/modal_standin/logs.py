@@ -1,4 +1,4 @@
-"""What containers print, served as Modal serves it: as a stream, by time, and counted."""
+"""Logs of containers, served as Modal does: as a stream, by time, and counted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Entry:
 
 
 class Logs:
-    """The log of all apps. It survives the server in `logs.jsonl`."""
+    """The log of all apps, which `logs.jsonl` keeps across servers."""
 
     def __init__(self, file: Path, is_done: Callable[[str], bool]) -> None:
         self._is_done = is_done
@@ -68,7 +68,7 @@ class Logs:
         seen = int(request.last_entry_id.split("-")[0] or 0) if request.last_entry_id else 0
         deadline = time.monotonic() + request.timeout
         while True:
-            done = bool(request.app_id) and self._is_done(request.app_id)  # asked before looking
+            done = bool(request.app_id) and self._is_done(request.app_id)  # read before the check
             fresh = self.entries[seen:]
             seen += len(fresh)
             for batch in _batches([e for e in fresh if _matches(e, request)]):

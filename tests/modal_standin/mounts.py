@@ -1,4 +1,4 @@
-"""Mounts: a set of files by path and hash, which a container finds in its file system."""
+"""Mounts: sets of files, by path and hash, in a container's file system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .store import Shelf
 
 
 class Mounts:
-    """A mount's id follows from its files, so the same folder gives the same mount."""
+    """All mounts. The id depends on the files: the same folder has the same mount."""
 
     def __init__(self, settings: Settings, content: Content) -> None:
         self._content = content
@@ -41,7 +41,7 @@ class Mounts:
     def _global_mount(
         self, request: api_pb2.MountGetOrCreateRequest
     ) -> api_pb2.MountGetOrCreateResponse:
-        """The client's own package and standalone Pythons. The container's interpreter has both already."""
+        """Return the mount of the client's package, which the interpreter has already."""
         if request.namespace != api_pb2.DEPLOYMENT_NAMESPACE_GLOBAL:
             raise GRPCError(Status.NOT_FOUND, f"Mount '{request.deployment_name}' not found")
         mount_id = id_of("mo", "global", request.deployment_name)
@@ -50,7 +50,7 @@ class Mounts:
         return _response(mount_id)
 
     def files(self, mount_id: str) -> dict[str, api_pb2.MountFile]:
-        """Path: file, as the mount says it. Paths begin with a slash."""
+        """Return the mount's files by path. Paths start with a slash."""
         mount = self._mounts.get(mount_id)
         if mount is None:
             raise GRPCError(Status.NOT_FOUND, f"no mount {mount_id}")
@@ -68,7 +68,7 @@ class Mounts:
         target.chmod(file.mode or 0o644)
 
     def uploaded(self) -> dict[str, Path]:
-        """Every path in every mount, with where its content lies."""
+        """Return every path in every mount, with the path of its content."""
         return {
             f"{mount_id}:{name}": self._content.path(file.sha256_hex)
             for mount_id, _ in self._mounts.items()

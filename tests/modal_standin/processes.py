@@ -1,4 +1,4 @@
-"""The processes of a container, found by the id that they all inherit in their environment."""
+"""Find the processes of a container by an id in their environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TASK_VARIABLE = "MODAL_TASK_ID"
 
 
 def of_task(task_id: str) -> list[int]:
-    """Process ids. A process that clears its environment is still found as a child of one that did not."""
+    """Return the process ids, including children that cleared their environment."""
     needle = f"{TASK_VARIABLE}={task_id}".encode()
     parents: dict[int, int] = {}
     found: set[int] = set()
@@ -33,7 +33,7 @@ def of_task(task_id: str) -> list[int]:
 
 
 def kill(task_id: str, patience: float = 5.0) -> None:
-    """SIGKILL to every process of the container, until none is left that could start another.
+    """Send SIGKILL to every process of the container until none is left.
 
     Blocks for at most `patience` seconds.
     """
@@ -49,7 +49,7 @@ def kill(task_id: str, patience: float = 5.0) -> None:
 
 
 def open_files(task_id: str) -> set[tuple[int, int]]:
-    """(device, inode) of every regular file that a process of the container holds open."""
+    """Return (device, inode) of every regular file that the container's processes have open."""
     found: set[tuple[int, int]] = set()
     for pid in of_task(task_id):
         with suppress(OSError):
@@ -61,7 +61,7 @@ def open_files(task_id: str) -> set[tuple[int, int]]:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether the process has ended, waited for or not."""
+    """Return whether the process has ended, even if it was not waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

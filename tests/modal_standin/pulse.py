@@ -1,4 +1,4 @@
-"""Something changed: whoever waits looks again."""
+"""Wake up waiting coroutines, which check their condition again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Pulse:
-    """A condition without a lock, for one event loop: what is waited for is checked by the waiter."""
+    """A condition without a lock, for one event loop; the waiter checks its condition."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

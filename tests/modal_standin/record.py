@@ -1,4 +1,4 @@
-"""Every request in the order of arrival, in memory and as JSON lines without the values of secrets."""
+"""Record every request in order, in memory and as JSON lines without secret values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 REDACTED = "[redacted]"
 LARGEST_DATA = 4096  # bytes of a file's content that one line of the journal may hold
 
-# Where the protocol itself carries the value of a secret. Anywhere else a value has no business.
+# The protocol's fields for secret values. They must not appear in any other field.
 _SECRET_MAPS = {
     "SecretGetOrCreateRequest": ("env_dict",),
     "SandboxCreateV2Request": ("ephemeral_secrets.contents",),
@@ -67,7 +67,7 @@ class Recorder:
 
 
 def redacted(message: Message) -> Message:
-    """The message with the values of secrets replaced; the very same object where it carries none."""
+    """Return the message with secret values replaced; the same object if it has none."""
     name = message.DESCRIPTOR.name
     if name == "SecretUpdateRequest":
         copy = _copy(message)
@@ -93,7 +93,7 @@ def redacted(message: Message) -> Message:
 
 
 def _without_content(message: Message) -> Message:
-    """Uploaded files stay on disk under their hash: a push of a gigabyte must not stay in memory."""
+    """Remove file content, which is on disk by its hash: a push may have a gigabyte."""
     if message.DESCRIPTOR.name == "MountPutFileRequest" and message.data:
         copy = _copy(message)
         copy.data = b""

@@ -1,7 +1,7 @@
-"""From a gRPC request to the method of that name: recorded, perhaps struck by a fault, then answered.
+"""Dispatch a gRPC request to the method of its name: record it, apply a fault, answer.
 
-A service is any object whose methods bear the names of RPCs. A method takes the request and a `Caller`
-and returns the response; for a streaming response it is an async generator.
+A service is any object whose methods have the names of RPCs. A method takes the request and a
+`Caller` and returns the response; for a streaming response it is an async generator.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from h2.exceptions import StreamClosedError
 from .faults import Faults
 from .record import Recorder
 
-TASK_HEADER = (
-    "x-standin-task-id"  # a container names itself so; on Modal each has a socket of its own
-)
+TASK_HEADER = "x-standin-task-id"  # identifies a container; on Modal, each has its own socket
 
-ENVIRONMENT = "main"  # the only one of the workspace
+ENVIRONMENT = "main"  # the workspace has one
 
-# A client repeats a request whose answer it lost, under the same key, and must not get it done twice.
+# A client repeats a request after a lost answer with the same key: execute it only once.
 ONCE = {
     "AppCreate",
     "BlobCreate",
@@ -49,7 +47,7 @@ REMEMBERED = 2000
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: `task` is a container's id and empty for a client outside."""
+    """The sender of a request. `task` is a container's id; empty for a client."""
 
     task: str
     metadata: Any
@@ -57,7 +55,7 @@ class Caller:
 
 
 class Service:
-    """What a grpclib server serves: every RPC of a generated base class."""
+    """A grpclib service with every RPC of a generated base class."""
 
     def __init__(
         self,
@@ -73,7 +71,9 @@ class Service:
         self._faults = faults
         self._problems = problems
         self._answers: OrderedDict[str, Message] = OrderedDict()
-        self.connections: dict[asyncio.BaseTransport, bool] = {}  # transport: is it a container's?
+        self.connections: dict[
+            asyncio.BaseTransport, bool
+        ] = {}  # transport: whether it is a container's
 
     def __mapping__(self) -> dict[str, Handler]:
         names = {name for name in dir(self._base) if name[0].isupper()}
@@ -129,7 +129,7 @@ class Service:
             except GRPCError:
                 raise
             except (StreamClosedError, StreamTerminatedError, ConnectionError):
-                return  # the client has gone away meanwhile
+                return  # the client left meanwhile
             except Exception as error:
                 self._problems.errors.append(f"{name}: {traceback.format_exc()}")
                 raise GRPCError(
@@ -170,7 +170,7 @@ class Service:
 
 @dataclass
 class Problems:
-    """What a test should look at when something is odd."""
+    """Errors of the stand-in and RPCs that it does not implement."""
 
     unimplemented: list[str]
     errors: list[str]

@@ -1,4 +1,4 @@
-"""What a client asks about sandboxes: creating, waiting, ending, listing, tags."""
+"""Requests of clients about sandboxes: create, wait, end, list, tag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = api_pb2.GenericResult
 
 
 class SandboxRequests:
-    """The client uses the second version of each RPC, and the first for a sandbox with a GPU."""
+    """The RPCs. The client uses version 2 of each, but version 1 for a sandbox with a GPU."""
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self._sandboxes = sandboxes

@@ -42,9 +42,9 @@ class Sandbox:
 
 
 class Sandboxes:
-    """Starts them, runs commands in them, and ends them.
+    """Start sandboxes, run commands in them, and end them.
 
-    `sandbox_requests.py` has what a client asks for, `command_router.py` the commands that it runs.
+    `sandbox_requests.py` has the client's requests, `command_router.py` its commands.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Sandboxes:
         for name in [
             name for name in env if name.startswith("MODAL_OVERRIDE") or name == "MODAL_SERVER_URL"
         ]:
-            del env[name]  # a sandbox is not trusted: it gets no way back
+            del env[name]  # a sandbox is not trusted: no access to the server
         folder = self._files.new_folder(task_id)
         container = Container(
             task_id=task_id,
@@ -128,7 +128,7 @@ class Sandboxes:
         )
         sandbox_id = new_id("sb") + (
             "" if old else "v2"
-        )  # the client tells the versions by the length
+        )  # the client recognizes the version by the length
         sandbox = Sandbox(sandbox_id, task_id, app_id, definition, container, tags, time.time())
         env.update(self.environment(sandbox, sources, None))
         env.update(definition.environment_variables.contents)
@@ -164,7 +164,7 @@ class Sandboxes:
         await process.start(self.executor, container, size)
 
     async def _watch(self, sandbox: Sandbox) -> None:
-        """End a sandbox that has lived, or idled, for too long, or whose main process has ended."""
+        """End a sandbox at its time limit, when idle too long, or after its main process."""
         timeout = sandbox.definition.timeout_secs or DEFAULT_TIMEOUT
         idle = sandbox.definition.idle_timeout_secs
         started = time.monotonic()

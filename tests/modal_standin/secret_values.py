@@ -1,4 +1,4 @@
-"""Secrets: by name from the table that the stand-in was given, or made by the client for one app."""
+"""Secrets: from a table given to the stand-in, or created by a client for one app."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rpc import Caller
 
 
 class Secrets:
-    """Kept in memory only: nothing under the state directory holds a value."""
+    """All secrets, in memory only: no file of the state directory has a value."""
 
     def __init__(self, table: Mapping[str, Mapping[str, str]]) -> None:
         self._values: dict[str, dict[str, str]] = {}
@@ -83,7 +83,7 @@ class Secrets:
         return api_pb2.SecretListResponse(items=items, environment_name="main")
 
     def values(self, secret_ids: list[str]) -> dict[str, str]:
-        """What the secrets set in a container's environment; later ones win."""
+        """Return the variables that the secrets set in a container; later ones win."""
         merged: dict[str, str] = {}
         for secret_id in secret_ids:
             if secret_id not in self._values:

@@ -1,4 +1,4 @@
-"""The server as a whole: the services, wired together, on one event loop."""
+"""The server: all services on one event loop."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ from .tasks import Task
 from .volumes import Volumes
 from .web import Control, Web
 
-ADDRESS_FILE = "address.json"  # where a test in another process finds a running stand-in
+ADDRESS_FILE = "address.json"  # a test in another process finds the stand-in by this file
 EXPIRY_INTERVAL = 0.5  # seconds
 
-# It prints a traceback for each client that goes away during a long poll. Real mistakes are in `problems`.
+# grpclib prints a traceback for each client that leaves during a long poll. `problems` has
+# the real errors.
 logging.getLogger("grpclib.server").setLevel(logging.CRITICAL)
 
 
 class Server:
-    """Everything that the stand-in is. All methods belong to the event loop that it was started on."""
+    """The stand-in's server. Call its methods on the event loop that started it."""
 
     def __init__(
         self, settings: Settings, control: Control, executor: Executor | None = None
@@ -115,7 +116,7 @@ class Server:
         web_url = await self.web.start()
         self.blobs.url = self.volumes.blocks.url = web_url
         await self._grpc.start("127.0.0.1", self.settings.port)
-        listening: Any = self._grpc._server  # grpclib does not tell the port that it was given
+        listening: Any = self._grpc._server  # grpclib does not return the port
         port = listening.sockets[0].getsockname()[1]
         self.url = self.files.server_url = self.sandboxes.url = f"http://127.0.0.1:{port}"
         self._spawn(self._expire())
@@ -140,13 +141,13 @@ class Server:
         shutil.rmtree(self.settings.scratch, ignore_errors=True)
 
     def disconnect(self) -> int:
-        """Cut the connections of all clients outside; returns how many there were."""
+        """Close the connections of all clients, and return their number."""
         return sum(service.disconnect() for service in self.services)
 
     # --- when something ends
 
     def _client_left(self, app: App) -> None:
-        """A detached app goes on with what was spawned; a call that its caller waited for has no one left."""
+        """Cancel the calls that a client waited for; a detached app keeps its spawned calls."""
         for call in self.calls.of_app(app.id):
             if call.invocation in SYNC and call.unfinished:
                 self.calls.cancel(call, terminate=True)

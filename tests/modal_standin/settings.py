@@ -1,4 +1,4 @@
-"""What a stand-in can be told when it is started, and where it keeps its state."""
+"""The options of a stand-in, and the folders of its state."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Settings:
-    """Times are in seconds. Every folder of the state lies under `state`."""
+    """Options. Times are in seconds; all files are below `state`."""
 
     state: Path
     port: int = 0  # 0: any free one
     grace: float = 30.0  # between SIGINT and SIGKILL; Modal gives about 30
-    heartbeat_timeout: float = 60.0  # a client that is silent for so long is gone
-    strict_commits: bool = False  # a container's writes reach the volume only when it commits them
+    heartbeat_timeout: float = 60.0  # a client that is silent for longer is gone
+    strict_commits: bool = False  # only a commit writes to the volume
     python: str = sys.executable  # what `python` is inside a container
     blocked: tuple[str, ...] = ("click", "rich")  # not importable in the entry point's process
-    hidden: tuple[Path, ...] = (REPOSITORY,)  # folders of this machine that a container can't see
+    hidden: tuple[Path, ...] = (REPOSITORY,)  # folders of this machine that containers cannot see
     builder_version: str = "2026.10"
     rates: Mapping[str, str] = field(default_factory=dict)  # dollars an hour, by Modal's names
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Settings:
 
     @property
     def heartbeat_interval(self) -> float:
-        """How often a client must be heard: as often as the real one, or four times in the time-out."""
+        """Return the interval of heartbeats: the real one, or a quarter of the timeout."""
         return min(15.0, self.heartbeat_timeout / 4)
 
     @property
@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def scratch(self) -> Path:
-        """On the same file system as the rest, so that a rename from here is atomic."""
+        """Return a folder on the same file system as the rest, so that renames are atomic."""
         return self.state / "scratch"
 
     def create_folders(self) -> None:

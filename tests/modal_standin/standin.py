@@ -27,7 +27,7 @@ class ModalStandin(Api):
             subprocess.run([...], env={**os.environ, **modal.environ})
             assert modal.recorded("FunctionCreate")
 
-    Options are those of `Settings`. A client that dies takes nothing with it; leaving the block ends all.
+    The options are those of `Settings`. Leaving the block ends all containers.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ModalStandin(Api):
         self._started.result(START_TIMEOUT)
 
     def stop(self) -> None:
-        """End all containers and the server. What is on disk stays."""
+        """End all containers and the server, and keep the files."""
         server = self._running()
         asyncio.run_coroutine_threadsafe(server.stop(), self._loop).result(STOP_TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,4 +1,4 @@
-"""Messages that outlive the server: one file a kind, rewritten whole and atomically."""
+"""Messages that outlive the server: one file per kind, rewritten atomically."""
 
 from __future__ import annotations
 

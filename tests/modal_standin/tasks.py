@@ -1,4 +1,4 @@
-"""A container as the scheduler sees it, and a group of them that belongs together."""
+"""A container in the scheduler, and a cluster of containers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .volume_views import View
 
 @dataclass
 class Task:
-    """A container. `fate` says why it is being ended: preempted, crashed, timeout, cancelled, stopped."""
+    """A container. `fate` is why it ends: preempted, crashed, timeout, cancelled, stopped."""
 
     id: str
     function: Function
     views: list[View] = field(default_factory=list)
-    inputs: dict[str, Input] = field(default_factory=dict)  # that it works on
+    inputs: dict[str, Input] = field(default_factory=dict)  # in progress
     latest: Input | None = None
     given: int = 0
     fate: str = ""
     ready: bool = False
     running: Running | None = None
     exit_code: int | None = None
-    result: api_pb2.GenericResult | None = None  # of a body that could not be imported
+    result: api_pb2.GenericResult | None = None  # a body that could not be imported
     cancelled: list[str] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     ended_at: float = 0.0
@@ -43,13 +43,13 @@ class Task:
 
     @property
     def used_up(self) -> bool:
-        """It was for one input, and has had it."""
+        """Return whether it was for a single input and has received it."""
         definition = self.function.definition
         return bool(self.given and (definition.single_use_containers or definition.max_inputs == 1))
 
     @property
     def leader(self) -> Task:
-        """The container whose output counts: itself, unless it is one of a cluster."""
+        """Return the container whose output counts: itself, or the first of its cluster."""
         return self.cluster.tasks[0] if self.cluster else self
 
     @property
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass
 class Cluster:
-    """Containers that are scheduled together; each gets the same inputs, and rank 0's output counts."""
+    """Containers that start together and get the same inputs; rank 0's output counts."""
 
     id: str
     tasks: list[Task] = field(default_factory=list)

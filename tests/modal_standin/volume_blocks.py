@@ -1,4 +1,4 @@
-"""The addresses of blocks: where a file's are read and where missing ones are sent, and how strict Modal is."""
+"""The URLs for downloading and uploading blocks, and rules for their strictness."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLOCK_SIZE = 8 * 1024 * 1024  # bytes; modal._utils.blob_utils.BLOCK_SIZE
 
 @dataclass(frozen=True)
 class Rules:
-    """What Modal's server may do and need not; without a rule the stand-in is lenient.
+    """Optional behavior of Modal's server; without a rule the stand-in is lenient.
 
-    sends_digests: each block comes with the SHA-256 of the block as it is stored, whole and without trailing zeros.
-    needs_receipts: a block is there if the request has its receipt or the file in that place holds it; one that was
-    only sent some time is not. puts_per_answer: so many uploads, then the addresses of that answer have expired.
+    sends_digests: send the SHA-256 of each block as it is stored: with and without its trailing
+    zeros. needs_receipts: a block exists only if the request has its receipt, or if the file at
+    that path has it. puts_per_answer: the URLs of an answer expire after so many uploads.
     """
 
     sends_digests: bool = False
@@ -31,17 +31,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Download:
-    """What the addresses of one answer point to: the file as it was then, even if it is replaced meanwhile."""
+    """The file that the URLs of one answer serve: as it was, even if it is replaced meanwhile."""
 
     file: Path
     start: int
     length: int
-    omits_zeros: bool  # the client fills up with zeros what is short
+    omits_zeros: bool  # the client pads short blocks with zeros
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A block, or a part of one, as it is sent."""
+    """A block, or a part of one."""
 
     file: Path
     begin: int
@@ -50,7 +50,7 @@ class Slice:
 
 
 class Blocks:
-    """Makes addresses and knows what is behind them."""
+    """Create URLs and serve them."""
 
     def __init__(self, content: Content, scratch: Path) -> None:
         self.rules = Rules()
@@ -61,18 +61,18 @@ class Blocks:
         self._puts: Counter[str] = Counter()
 
     def to_read(self, file: Path, start: int, length: int, omits_zeros: bool) -> list[str]:
-        """An address for each block of the range; ``length`` ends within the file."""
+        """Return a URL for each block of the range; ``length`` ends within the file."""
         token = new_id("download")
         held = self._scratch / token
         os.link(
             file, held
-        )  # blocks on Modal never change: a file replaced during a download stays whole
+        )  # blocks on Modal never change: a file replaced during a download is still read as one
         self._downloads[token] = Download(held, start, length, omits_zeros)
         count = -(-(start + length) // BLOCK_SIZE) - start // BLOCK_SIZE if length else 0
         return [f"{self.url}/block/{token}/{index}" for index in range(count)]
 
     def read(self, token: str, index: int) -> Slice | None:
-        """What an address of ``to_read`` serves; None for one that has expired."""
+        """Return the content for a URL of ``to_read``; None if it expired."""
         download = self._downloads.get(token)
         if download is None:
             return None
@@ -90,24 +90,24 @@ class Blocks:
         return Slice(download.file, begin, length, headers)
 
     def to_put(self, sha256: bytes, answer: str) -> str:
-        """Where a missing block goes; ``answer`` is the same for all that expire together."""
+        """Return the URL for a missing block; those with the same ``answer`` expire together."""
         return f"{self.url}/block/{sha256.hex()}?answer={answer}"
 
     def takes(self, answer: str) -> bool:
-        """Whether an address of ``answer`` still serves; asked once for each upload."""
+        """Return whether a URL of ``answer`` is still valid; called once per upload."""
         self._puts[answer] += 1
         return (
             self.rules.puts_per_answer is None or self._puts[answer] <= self.rules.puts_per_answer
         )
 
     def has(self, sha256: bytes, receipt: bytes, placed: Path) -> bool:
-        """Whether the block need not be sent for the file ``placed``."""
+        """Return whether the file ``placed`` has the block already."""
         if self.rules.needs_receipts and receipt != sha256:
             return sha256 in self._of(placed)
         return self._content.has(sha256.hex())
 
     def _of(self, placed: Path) -> set[bytes]:
-        """The blocks of the file as it is, which from now on can be told by their SHA-256."""
+        """Return the file's blocks, and remember them by their SHA-256."""
         if not placed.is_file():
             return set()
         starts = range(0, placed.stat().st_size, BLOCK_SIZE)

@@ -1,4 +1,4 @@
-"""File operations of a volume on its real folder. Paths come from a client and never leave the folder."""
+"""File operations on the folder of a volume. Paths of clients never lead out of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modal_proto import api_pb2
 
 
 def inside(root: Path, path: str) -> Path:
-    """The path below `root`. Raises INVALID_ARGUMENT for one that would leave it."""
+    """Return the path below `root`. Raises INVALID_ARGUMENT if it leads out of it."""
     parts = [part for part in PurePosixPath(path).parts if part not in ("/", ".")]
     if ".." in parts:
         raise GRPCError(Status.INVALID_ARGUMENT, f"path {path!r} leaves the volume")
@@ -20,7 +20,7 @@ def inside(root: Path, path: str) -> Path:
 
 
 def existing(root: Path, path: str) -> Path:
-    """The path below `root`. Raises NOT_FOUND where nothing is there."""
+    """Return the path below `root`. Raises NOT_FOUND if it does not exist."""
     target = inside(root, path)
     if not os.path.lexists(target):
         raise GRPCError(Status.NOT_FOUND, f"No such file or directory: {path}")
@@ -28,7 +28,7 @@ def existing(root: Path, path: str) -> Path:
 
 
 def entries(root: Path, path: str, recursive: bool) -> Iterator[api_pb2.FileEntry]:
-    """What is at the path: a file describes itself, a folder lists what is in it."""
+    """Return the entry of a file, or the entries of a folder."""
     target = existing(root, path)
     if not target.is_dir() or target.is_symlink():
         yield _entry(root, target)
@@ -40,7 +40,7 @@ def entries(root: Path, path: str, recursive: bool) -> Iterator[api_pb2.FileEntr
 
 
 def check_writable(root: Path, paths: list[str], keep_existing: bool) -> None:
-    """Raise what Modal raises where an upload would overwrite a file or replace a folder."""
+    """Raise Modal's error if an upload would overwrite a file or replace a folder."""
     for path in paths:
         target = inside(root, path)
         if target.is_dir():
@@ -70,7 +70,7 @@ def remove(root: Path, path: str, recursive: bool) -> None:
 
 
 def copy(root: Path, sources: list[str], destination: str, recursive: bool) -> None:
-    """Copy with the meaning of `cp`: into the destination where it is a folder, else onto it."""
+    """Copy like `cp`: into the destination if it is a folder, else over it."""
     target = inside(root, destination)
     if len(sources) > 1 and not target.is_dir():
         raise GRPCError(Status.INVALID_ARGUMENT, f"{destination} is not a directory")

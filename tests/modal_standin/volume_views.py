@@ -1,4 +1,4 @@
-"""How a container sees a volume: the volume itself, or a copy that only a commit writes back."""
+"""A container's view of a volume: its folder, or a copy that a commit writes back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Stamp = tuple[int, int, int]  # size in bytes, time of change in nanoseconds, in
 
 @dataclass
 class View:
-    """What the container has at `target`. Where that is the volume's own folder, commits do nothing."""
+    """The folder mounted at `target`. If it is the volume's own, commits do nothing."""
 
     volume_id: str
     volume: Path
@@ -28,7 +28,7 @@ class View:
         return self.folder != self.volume
 
     def commit(self, scratch: Path) -> None:
-        """Write back what changed here since the last commit or reload; the last writer wins."""
+        """Write back changes since the last commit or reload; the last writer wins."""
         if not self.is_copy or self.read_only:
             return
         now = _stamps(self.folder)
@@ -42,7 +42,7 @@ class View:
         self.known = now
 
     def reload(self, scratch: Path) -> None:
-        """Take what others have committed."""
+        """Copy the changes that others committed."""
         if not self.is_copy:
             return
         for name in set(_stamps(self.folder)) - set(_stamps(self.volume)):
@@ -57,7 +57,7 @@ class View:
 def open_view(
     volume_id: str, volume: Path, target: str, read_only: bool, copies: Path | None
 ) -> View:
-    """The view of a new container: with `copies` a copy of its own below that folder."""
+    """Return the view of a new container; with `copies`, a copy below that folder."""
     volume.mkdir(parents=True, exist_ok=True)
     folder = volume
     if copies is not None:
@@ -92,7 +92,7 @@ def _replace(source: Path, target: Path, scratch: Path) -> None:
     try:
         shutil.copy2(source, temporary, follow_symlinks=False)
     except FileNotFoundError:
-        return  # gone since it was listed
+        return  # deleted after it was listed
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(temporary, target)
 

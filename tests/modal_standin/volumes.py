@@ -1,4 +1,4 @@
-"""Volumes of version 1 and 2: each is a folder of real files under the state directory."""
+"""Volumes of version 1 and 2: folders of real files below the state directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST_BATCH = 500  # entries in one message of a listing
 
 
 class Volumes:
-    """The folder of a volume bears its name, so that tests can look into it."""
+    """All volumes. The folder of a volume has its name, so that tests can read it."""
 
     def __init__(self, settings: Settings, content: Content) -> None:
         self._root = settings.volumes
@@ -40,7 +40,7 @@ class Volumes:
     def metadata(self, volume_id: str) -> api_pb2.VolumeMetadata:
         return self._get(volume_id)
 
-    # --- volumes as a whole
+    # --- volumes
 
     async def VolumeGetOrCreate(
         self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller
@@ -142,7 +142,8 @@ class Volumes:
             raise GRPCError(Status.INVALID_ARGUMENT, f"{request.path} is a directory")
         size = file.stat().st_size
         rest = max(0, size - request.start)
-        # The answer's length is the request's, also where the file ends before: so Modal's own test server has it.
+        # The answer's length is the requested one, even past the end of the file, as in Modal's
+        # own test server.
         length = request.len or rest
         urls = self.blocks.to_read(
             file, request.start, min(length, rest), request.client_pads_blocks
@@ -193,7 +194,7 @@ class Volumes:
         return response
 
     def _assembled(self, file: api_pb2.VolumePutFiles2Request.File) -> Path:
-        """Blocks come without their trailing zeros, which the file's size restores."""
+        """Join blocks, and restore their trailing zeros from the file's size."""
         written = self._scratch / new_id("file")
         with written.open("wb") as stream:
             for index, block in enumerate(file.blocks):
@@ -228,10 +229,10 @@ class Volumes:
         volume_files.copy(root, list(request.src_paths), request.dst_path, request.recursive)
         return Empty()
 
-    # --- looking up
+    # --- lookup
 
     def id_of(self, name: str) -> str:
-        """The id of the volume with this name, or ''."""
+        """Return the id of the volume with this name, or ''."""
         return next((volume_id for volume_id, m in self._volumes.items() if m.name == name), "")
 
     def _get(self, volume_id: str) -> api_pb2.VolumeMetadata:

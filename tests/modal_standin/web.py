@@ -1,4 +1,4 @@
-"""The HTTP side: blocks of volumes, blobs, and the control requests of tests in other processes."""
+"""The HTTP server: blocks of volumes, blobs, and controls from other processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .settings import Settings
 from .volumes import Volumes
 
 CHUNK = 256 * 1024  # bytes
-# Seconds that an upload may pause. After a cut connection aiohttp repeats a PUT by itself, with a payload
-# that it has read to its end before, and waits for ever for an answer to a body that never comes.
+# Seconds that an upload may pause. After a cut connection, aiohttp repeats a PUT with a payload
+# that it already read to its end, and waits forever for an answer to a body that never arrives.
 PATIENCE = 1.0
 Control = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
 class Web:
-    """Serves on 127.0.0.1. `url` is known after `start`."""
+    """Serve on 127.0.0.1. `url` is set by `start`."""
 
     def __init__(
         self,
