@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from job.exit_status import ExitStatus
 from job.paths import VOLUMES
 from job.user_command.checkpoint_backup import MARKER
 from runner.console import CliContext
-from runner.errors import RunnerError
+from runner.errors import ModalUnavailable, RunnerError
 from runner.jobs import COMMAND
 from runner.plan import Plan, TargetState
 from runner.planning.plan import already_active
@@ -36,7 +36,7 @@ from runner.target import LaunchHandle, RunInfo, RunSource, VolumeFiles
 from runner.targets.modal import TARGET_NAME, account, calls, follow, image
 from runner.targets.modal import runs as records
 from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, start_app
-from runner.targets.modal.client import check_reachable
+from runner.targets.modal.client import check_reachable, unreachable_message
 from runner.targets.modal.deadlines import attempt_timeout
 from runner.targets.modal.inspect import inspect_modal
 from runner.targets.modal.mirror import MirroredRuns
@@ -294,7 +294,7 @@ class ModalTarget:
                 raise RunnerError(account.NO_TOKEN)
             return []
         check_reachable(self.cli.environ)
-        with ThreadPoolExecutor(8) as pool:
+        with _unavailable_as_error(), ThreadPoolExecutor(8) as pool:
             return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
 
     def state(self, run: str) -> RunInfo | None:
@@ -302,13 +302,14 @@ class ModalTarget:
         if not self.is_configured():
             return None
         check_reachable(self.cli.environ)
-        found = self.read(run)
-        if not found.is_on_modal:
-            return None
-        state = records.state_of(found)
-        if not state.alive and found.log.status is None:  # it may have ended between two reads
-            state = records.state_of(self.read(run))
-        return state
+        with _unavailable_as_error():
+            found = self.read(run)
+            if not found.is_on_modal:
+                return None
+            state = records.state_of(found)
+            if not state.alive and found.log.status is None:  # it may have ended in between
+                state = records.state_of(self.read(run))
+            return state
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the launch recorded in the run's folder."""
@@ -331,6 +332,15 @@ class ModalTarget:
         with suppress(OSError):  # only the next plan's text depends on it
             account_id = account.account_id(self.cli.environ)
             image.remember(self.checkout, self.volumes.cache, account_id, setup)
+
+
+@contextmanager
+def _unavailable_as_error() -> Iterator[None]:
+    """Raise RunnerError if Modal does not answer after all retries."""
+    try:
+        yield
+    except ModalUnavailable as error:
+        raise RunnerError(unreachable_message(str(error))) from error
 
 
 def open_target(cli: CliContext, checkout: Path) -> ModalTarget:

@@ -15,7 +15,7 @@ from modal.config import _SETTINGS
 
 from runner.cli import main
 from runner.console import CliContext
-from runner.errors import RunnerError
+from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
 from runner.targets.modal import client
 from runner.targets.modal.client import (
@@ -24,6 +24,7 @@ from runner.targets.modal.client import (
     proxy_variable,
     server_addresses,
 )
+from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import open_files
 from tests.modal_standin import ModalStandin
 from tests.runner.targets.modal.conftest import make_checkout
@@ -200,3 +201,20 @@ def test_refused_token_is_one_line(tmp_path: Path) -> None:
     assert "Modal does not accept the token" in refused.value.message
     assert "create another with `modal token new`" in refused.value.message
     assert "\n" not in refused.value.message
+
+
+def test_modal_that_stops_answering_is_a_runner_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"HOME": str(tmp_path), "MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    checkout = make_checkout(tmp_path / "checkout")
+    target = ModalTarget(CliContext(environ=environ, cwd=checkout, terminal=False), checkout)
+
+    def unavailable(*args: object) -> None:
+        raise ModalUnavailable("busy")
+
+    monkeypatch.setattr("runner.targets.modal.target.check_reachable", lambda environ: None)
+    monkeypatch.setattr("runner.targets.modal.volume.open_files", unavailable)
+    for request in (target.runs, lambda: target.state("tiny")):
+        with pytest.raises(RunnerError, match="Modal can't be reached: busy"):
+            request()
