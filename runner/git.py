@@ -87,7 +87,7 @@ class Repository:
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
             try:
                 done = subprocess.run(
-                    ["git", "--no-optional-locks", *OPTIONS, *arguments],
+                    ["git", "--no-optional-locks", *OPTIONS, *self._excludes(), *arguments],
                     cwd=folder,
                     env={**inherited, **variables},
                     stdin=subprocess.DEVNULL,
@@ -98,6 +98,16 @@ class Repository:
             except (OSError, subprocess.TimeoutExpired):
                 return None
         return GitAnswer(done.returncode, done.stdout, os.fsdecode(done.stderr))
+
+    def _excludes(self) -> tuple[str, ...]:
+        """Return the option for the repository's own core.excludesFile, a list of patterns."""
+        config = self.common_dir / "config"
+        command = ["git", "config", "--file", str(config), "--type=path", "core.excludesFile"]
+        if not config.is_file():
+            return ()
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+        path = os.fsdecode(done.stdout).strip()
+        return ("-c", f"core.excludesFile={path}") if Path(path).is_file() else ()
 
     def _packed(self, name: str) -> str | None:
         for line in _lines(self.common_dir / "packed-refs"):

@@ -104,7 +104,9 @@ def test_call_that_takes_too_long_is_interrupted_and_retried(
         modal,
         tmp_path,
         """
-        @app.function(timeout=1, retries=modal.Retries(max_retries=1, initial_delay=0.0))
+        retries = modal.Retries(max_retries=1, initial_delay=0.0)
+
+        @app.function(timeout=1, startup_timeout=60, retries=retries)
         def slow():
             time.sleep(30)
 

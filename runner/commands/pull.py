@@ -69,7 +69,7 @@ def command(
                 show_plan(cli, pull.plan, as_json)
                 return int(bool(pull.plan.refused))
             objections = pull.objections()
-            if objections and not confirm(cli, objections, "pull over it anyway", yes):
+            if objections and not confirm(cli, objections, "pull anyway", yes):
                 return 103
             confirmed = yes or bool(objections)
             for note in pull.plan.notes:

@@ -47,7 +47,7 @@ def command(
         show_plan(cli, push.plan, as_json)
         return int(bool(push.plan.refused))
     objections = push.objections(cli)
-    if objections and not confirm(cli, objections, "push over it anyway", yes):
+    if objections and not confirm(cli, objections, "push anyway", yes):
         return 103
     for note in push.plan.notes:
         cli.info(note)

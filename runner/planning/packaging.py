@@ -190,8 +190,8 @@ def _list_with_git(folder: Path, repository: Repository) -> tuple[list[str], dic
         return None
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
     answer = repository.run(folder, "ls-files", "-z", *options, ".")
-    if answer is None or answer.status:
-        return None
+    if answer is None or answer.status or "unable to access" in answer.errors:
+        return None  # the walk reports a .gitignore that is not readable
     names = [name for name in os.fsdecode(answer.out).split("\0") if name]
     unreadable = re.findall(r"could not open directory '(.*)/': (.*)", answer.errors)
     root = os.path.relpath(repository.root, folder.resolve())

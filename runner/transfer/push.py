@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from job.step_folders import LATEST, MANIFEST
 from runner.console import CliContext
 from runner.errors import ModalUnavailable, not_found, usage
+from runner.planning.ignore_rules import may_hold_credentials
 from runner.runs.store import LAUNCH_NAME as LAUNCH
 from runner.runs.store import read_launch
 from runner.targets.modal.target import ModalTarget
@@ -25,9 +26,11 @@ from runner.transfer.checkpoints import (
 )
 from runner.transfer.mapping import VolumeMapping, is_active_on_modal, with_cancellable_retries
 from runner.transfer.plan import Checkpoint, Reason, make_plan, select, split_markers
-from runner.transfer.progress import Progress, TransferResult
+from runner.transfer.progress import Progress, TransferResult, count
 from runner.transfer.upload import MAX_ATTEMPTS, LocalFile, Uploader, batches, list_local
 from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Task, Workers
+
+MAX_NAMED = 3  # files with credentials in a question
 
 
 def find_source(root: Path, has_runs: bool, given: str, cwd: Path) -> Path:
@@ -73,6 +76,7 @@ class Push:
         self, mapping: VolumeMapping, source: Path, remote: str, everything: bool = False
     ) -> None:
         self.mapping = mapping
+        self.source = source
         self.remote = remote
         files, failed = list_local(source, remote)
         self.local = {file.path: file for file in files if not self._is_local_launch(file)}
@@ -88,8 +92,8 @@ class Push:
         self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
     def objections(self, cli: CliContext) -> list[str]:
-        """Return why to ask before this push: a run is active or further on Modal."""
-        objections: list[str] = []
+        """Return why to ask before this push: credentials, or a run that is active or further."""
+        objections = self._credentials()
         if not self.mapping.has_runs:
             return objections
         latest = dict(self.plan.latest)
@@ -105,6 +109,20 @@ class Push:
             if run in changing and is_active_on_modal(cli, self.mapping, run, heartbeat):
                 objections.append(f"run {run} is active on Modal")
         return objections
+
+    def _credentials(self) -> list[str]:
+        folder = self.source.parent
+        paths = [row["path"] for row in self.plan.rows()]
+        found = [
+            path
+            for path in paths
+            if may_hold_credentials(folder, self.local[path].local.relative_to(folder).as_posix())
+        ]
+        if not found:
+            return []
+        more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+        files = count(len(found), "file")
+        return [f"{files} may hold credentials: {', '.join(found[:MAX_NAMED])}{more}"]
 
     def execute(self, cli: CliContext) -> TransferResult:
         """Upload; the result names what is missing."""

@@ -257,8 +257,10 @@ class JobFolder:
 
     @cached_property
     def listing(self) -> Listing:
-        """Return the files to upload."""
-        return list_files(self.folder, self.checkout)
+        """Return the files to upload. Raises RunnerError if one cannot be read."""
+        listing = list_files(self.folder, self.checkout)
+        listing.check()
+        return listing
 
     @property
     def setup_digest(self) -> str:

@@ -258,7 +258,9 @@ def code_filter(checkout: Path) -> Callable[[Path], bool]:
     The .gitignore files decide. .dockerignore does not: it selects the files for building the
     image, here `requirements.lock` alone.
     """
-    return path_filter(is_left_out(list_files(checkout, checkout), VOLUME_FOLDERS))
+    listing = list_files(checkout, checkout)
+    listing.check()
+    return path_filter(is_left_out(listing, VOLUME_FOLDERS))
 
 
 def path_filter(out: Callable[[str], bool]) -> Any:

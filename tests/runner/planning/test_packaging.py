@@ -259,6 +259,40 @@ def test_listing_runs_nothing_that_the_repository_configures(tmp_path: Path) -> 
     assert pwned.exists(), "the configuration above runs a program"
 
 
+def test_excludes_file_of_the_repository_is_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "f", {"a.py": "x", "b.tmp": "x"})
+    (tmp_path / "rules").write_text("*.tmp\n")
+    git(folder, "init", "-q")
+    git(folder, "config", "core.excludesFile", str(tmp_path / "rules"))
+    assert set(list_files(folder).sizes) == {"a.py"}
+
+
+def test_unreadable_rules_are_refused(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, since tests may run as root, who can read everything."""
+    folder = make({"a.py": "x", "lib/.gitignore": "*.pem\n", "lib/b.py": "x"})
+    read_text = Path.read_text
+
+    def read(self: Path, *args: Any, **kwargs: Any) -> str:
+        if self.name == ".gitignore" and self.parent.name == "lib":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return read_text(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    run = Repository.run
+
+    def answer(self: Repository, folder: Path, *arguments: str) -> GitAnswer | None:
+        real = run(self, folder, *arguments)
+        assert real is not None
+        errors = "warning: unable to access 'lib/.gitignore': Permission denied\n"
+        return GitAnswer(real.status, real.out, errors)
+
+    monkeypatch.setattr(Repository, "run", answer)
+    with pytest.raises(RunnerError, match=r"cannot read .*lib/\.gitignore: Permission denied"):
+        list_files(folder)
+
+
 def test_submodule_that_was_not_fetched_is_empty(tmp_path: Path) -> None:
     inner = write(tmp_path / "inner", {"s.py": "x"})
     outer = write(tmp_path / "outer", {"a.py": "x"})

@@ -266,6 +266,24 @@ def test_file_that_becomes_unreadable_does_not_stop_its_batch(
     assert set(tree(cloud.folder("data"))) == {"my_corpus/deep/big.bin", "my_corpus/empty"}
 
 
+def test_credentials_are_not_pushed_without_a_question(
+    invoke: Invoke, cloud: Cloud, corpus: Path
+) -> None:
+    (corpus / ".ssh").mkdir()
+    for name in (".ssh/id_ed25519", ".netrc", "hf_token", "server.key"):
+        (corpus / name).write_text("mine")
+    result = invoke("runner push data ./my_corpus")
+    assert result.exit_code == 2
+    assert "4 files may hold credentials: my_corpus/.netrc, " in result.stderr
+    assert "and 1 more" in result.stderr
+    assert invoke("runner push data ./my_corpus/.ssh").exit_code == 2
+    assert invoke("runner push data ./my_corpus/.netrc --dest notes.txt").exit_code == 2
+    assert tree(cloud.folder("data")) == {}
+    assert invoke("runner push data ./my_corpus -y").exit_code == 0
+    assert "my_corpus/hf_token" in tree(cloud.folder("data"))
+    assert invoke("runner push data ./my_corpus").exit_code == 0  # nothing left to send
+
+
 def test_linked_folder_is_pushed_under_its_own_name(
     invoke: Invoke, cloud: Cloud, local: Path, tmp_path: Path
 ) -> None:
