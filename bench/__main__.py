@@ -2,7 +2,6 @@
 
     python -m bench [speed] [RECIPE] [key=value ...] [--baseline nanogpt=../nanoGPT] [--text FILE]
     python -m bench loss | memory | traffic | kernels | steps | checkpoint [options]
-    python -m bench crash-test [options]
 
 Each result is printed, and appended to --out, as soon as it is measured.
 """
@@ -19,14 +18,14 @@ from pathlib import Path
 from bench.results import Results
 from job.arguments import run
 
-BENCHES = (*("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint", "crash-test"),)
+BENCHES = ("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one bench and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words.pop(0) if words and words[0] in BENCHES else "speed"
-    module = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    module = importlib.import_module(f"bench.{name}")
     overview = __doc__ if words in (["--help"], ["-h"]) and name == "speed" else None
     parser = ArgumentParser(
         prog=f"python -m bench {name}",
@@ -35,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="append each result to this file as a JSON line"
-    )
-    parser.add_argument(
-        "--minutes", type=float, metavar="M", help="skip what would run past this time budget"
-    )
+    append = "append each result to this file as a JSON line"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=append)
+    skip = "skip what would run past this time budget"
+    parser.add_argument("--minutes", type=float, metavar="M", help=skip)
     parser.add_argument("--json", action="store_true", help="print results as JSON lines")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_intermixed_args(words)

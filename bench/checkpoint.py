@@ -13,17 +13,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from statistics import median
 
-from bench import ours
-from bench import setup as setups
-from bench.process import record_failure
 from bench.results import Measurement, Results
-from bench.setup import Task, prepare_setup
+from bench.setup import Task, add_setup_arguments, prepare_setup
+from bench.trainers import NEVER, train_ours
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
-    parser.add_argument("--recipe", metavar="RECIPE", help="same as the argument RECIPE")
+    add_setup_arguments(parser)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints (100)")
     parser.add_argument("--checkpoints", type=int, default=3, help="checkpoints in each run (3)")
     parser.add_argument("--repeats", type=int, default=2, help="pairs of runs (2)")
@@ -31,27 +28,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def main(arguments: Namespace, results: Results) -> int:
     """Return 0 if at least one pair was measured."""
-    arguments.words += [arguments.recipe] if arguments.recipe else []
-    steps = round(arguments.every * (arguments.checkpoints + 0.5))
+    every, steps = arguments.every, round(arguments.every * (arguments.checkpoints + 0.5))
     shares = []
     with prepare_setup(arguments, results) as setup:
         recipe = setup.recipe.name
         for turn in range(1, arguments.repeats + 1):
             if not setup.has_time(f"pair {turn}"):
                 break
-            with record_failure(results, part="checkpoint", turn=turn):
+            with results.record_failure(part="checkpoint", turn=turn):
                 pair = {}
-                for name, every in (("without", ours.NEVER), ("with", arguments.every)):
+                for name, interval in (("without", NEVER), ("with", every)):
                     results.log(f"pair {turn}: {steps} steps {name} checkpoints")
-                    overrides = [f"checkpoint_every={every}"]
-                    task = Task(f"{name}-{turn}", steps)
-                    pair[name] = ours.train(setup, task, overrides, log_every=10)
+                    override = f"checkpoint_every={interval}"
+                    pair[name] = train_ours(setup, Task(f"{name}-{turn}", steps), [override], 10)
                 without, stalls = _seconds(pair["without"]), pair["with"].extra["stalls"]
                 shares.append((_seconds(pair["with"]) + sum(stalls)) / without - 1)
                 results.add(
                     "checkpoint pair",
                     recipe=recipe,
-                    every=arguments.every,
+                    every=every,
                     share=round(shares[-1], 5),
                     seconds_without=round(without, 3),
                     stalls_ms=[round(stall * 1e3, 2) for stall in stalls],
@@ -61,7 +56,7 @@ def main(arguments: Namespace, results: Results) -> int:
                 )
         if shares:
             share = round(median(shares), 5)
-            results.add("checkpoint", recipe=recipe, every=arguments.every, share=share)
+            results.add("checkpoint", recipe=recipe, every=every, share=share)
     return 0 if shares else 1
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,36 +24,22 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from bench import setup as setups
-from bench import steps
-from bench.process import record_failure
 from bench.results import Results
-from bench.setup import Setup, prepare_setup
-from model import device as devices
-from model.distributed import World
-from model.gpt import GPT
-from model.loss import pick_loss
-from model.optim import make_optimizers
+from bench.setup import Setup, add_setup_arguments, prepare_setup
+from bench.steps import StepFunction, nanogpt, nanogpt_step, our_network, our_step
+from job.arguments import find_recipe
 
 PROFILED_STEPS, WARMUP_STEPS = 3, 3
 MIN_RUN_S = 0.2  # per product and attention kernel
 SHOWN_KERNELS = 12
 HEAD_SIZES = (64, 128)
 Heads = tuple[Tensor, Tensor, Tensor]
+Prepare = Callable[[Setup], StepFunction]
 # Kinds of kernels by a part of their name; the first match counts.
 KINDS = {
     "attention": ("flash", "attention", "attn", "cudnn_generated", "sdpa", "flex"),
     "product": (
-        "gemm",
-        "cutlass",
-        "nvjet",
-        "xmma",
-        "mm_",
-        "::mm",
-        "bmm",
-        "addmm",
-        "linear",
-        "matmul",
+        *("gemm", "cutlass", "nvjet", "xmma", "mm_", "::mm", "bmm", "addmm", "linear", "matmul"),
     ),
     "loss": ("softmax", "loss", "nll", "logsumexp", "cross_entropy"),
     "optimizer": ("adam", "multi_tensor", "muon", "foreach"),
@@ -63,60 +49,39 @@ KINDS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
+    add_setup_arguments(parser)
 
 
 def main(arguments: Namespace, results: Results) -> int:
     """Return 0 if ours was profiled."""
     with prepare_setup(arguments, results) as setup:
-        device = devices.pick_device(setup.device, 0)
-        for name, prepare in _networks(setup).items():
+        device = torch.device(setup.device)
+        for name, (own, prepare) in _networks(setup).items():
             if setup.has_time(f"profile of {name}"):
-                with record_failure(results, part="profile", trainer=name):
-                    results.add("profile", trainer=name, **profile_steps(prepare(), device))
+                with results.record_failure(part="profile", trainer=name):
+                    results.add("profile", trainer=name, **profile_steps(own, prepare(own)))
         torch._dynamo.reset()
         for what, measure in (("product", product_speeds), ("attention", attention_speeds)):
             if setup.has_time(what, 5):
-                with record_failure(results, part=what):
+                with results.record_failure(part=what):
                     measure(setup, device)
-    return 0 if any(result.get("trainer") == "ours" for result in results.all) else 1
+    return 0 if results.has_trainer("ours") else 1
 
 
-def _networks(setup: Setup) -> dict[str, Callable[[], Callable[[], object]]]:
-    """Return functions that build a network and return its step, by name."""
-    networks: dict[str, Callable[[], Callable[[], object]]] = {"ours": lambda: _our_step(setup)}
+def _networks(setup: Setup) -> dict[str, tuple[Setup, Prepare]]:
+    """Return by name the setup of each network, and the function that returns its step."""
+    networks: dict[str, tuple[Setup, Prepare]] = {"ours": (setup, _our_step)}
     if "nanogpt" in setup.baselines:
-        networks["nanogpt"] = lambda: _nanogpt_step(setup)
-    speedrun = setup.with_recipe("speedrun")
-    networks["speedrun"] = lambda: _our_step(speedrun)
+        networks["nanogpt"] = setup, lambda setup: nanogpt_step(setup, nanogpt(setup))
+    args = (str(find_recipe("speedrun")), *setup.recipe_args[1:])
+    networks["speedrun"] = replace(setup, recipe_args=args), _our_step
     return networks
 
 
-def _our_step(setup: Setup) -> Callable[[], object]:
-    device, config = torch.device(setup.device), setup.recipe.train
-    network = GPT(setup.recipe.model, setup.padded_vocab_size)
-    network.loss_chunk = config.loss_chunk
-    network.chunk_loss = pick_loss(device, network.softcap)
-    optimizers = make_optimizers(network.to(device), config, device, World())
-    compiled = setup.device == "cuda"
-    step = steps.step_function(
-        network, lambda x, y: network(x, y), optimizers, setup, config.dtype, compiled
-    )
-    return lambda: step([_tokens(setup)], config.lr)
-
-
-def _nanogpt_step(setup: Setup) -> Callable[[], object]:
-    config, compiled = setup.recipe.train, setup.device == "cuda"
-    network = steps.nanogpt(Path(setup.baselines["nanogpt"]).expanduser(), setup)
-    betas = (config.beta1, config.beta2)
-    optimizer = network.to(setup.device).configure_optimizers(
-        config.weight_decay, config.lr, betas, setup.device
-    )
-    dtype = "bfloat16" if compiled else "float32"
-    step = steps.step_function(
-        network, lambda x, y: network(x, y)[1], [optimizer], setup, dtype, compiled
-    )
-    return lambda: step([_tokens(setup)], config.lr)
+def _our_step(setup: Setup) -> StepFunction:
+    device = torch.device(setup.device)
+    network = our_network(setup.recipe, setup.padded_vocab_size, device)
+    return our_step(setup, network, compiled=setup.device == "cuda")
 
 
 def _tokens(setup: Setup) -> tuple[Tensor, Tensor]:
@@ -126,15 +91,15 @@ def _tokens(setup: Setup) -> tuple[Tensor, Tensor]:
     return tokens, tokens.roll(-1, 1)
 
 
-def profile_steps(step: Callable[[], object], device: torch.device) -> dict[str, Any]:
+def profile_steps(setup: Setup, step: StepFunction) -> dict[str, Any]:
     """Return milliseconds per step of each kind of kernel, and of the slowest kernels."""
+    rate, on_cuda = setup.recipe.train.lr, setup.device == "cuda"
     for _ in range(WARMUP_STEPS):
-        step()
-    on_cuda = device.type == "cuda"
+        step([_tokens(setup)], rate)
     activities = [ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:
         for _ in range(PROFILED_STEPS):
-            step()
+            step([_tokens(setup)], rate)
     kinds: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
     launches = 0
@@ -197,7 +162,7 @@ def attention_speeds(setup: Setup, device: torch.device) -> None:
         # Causal attention computes half of the scores: two products forward, five backward.
         forward = 2 * 2 * batch * width * context**2 / 2
         for name, kernel in kernels.items():
-            with record_failure(setup.results, part="attention", kernel=name, head_size=size):
+            with setup.results.record_failure(part="attention", kernel=name, head_size=size):
                 forward_seconds = _seconds(kernel)
                 total_seconds = _seconds(lambda kernel=kernel: kernel().sum().backward())  # type: ignore[misc]
                 setup.results.add(

@@ -15,20 +15,14 @@ cpu: shakespeare_char_cpu next to the CPU command of nanoGPT's README, each as a
 from __future__ import annotations
 
 import json
-import sys
-import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import ours
-from bench import setup as setups
-from bench.baselines import nanogpt
-from bench.process import record_failure, run_until
+from bench import nanogpt
 from bench.results import Results
-from bench.setup import Setup, Task, prepare_setup
-from bench.trainers import select_trainers
+from bench.setup import Setup, Task, add_setup_arguments, prepare_setup
+from bench.trainers import select_trainers, train_ours
 from job.metrics import read_metrics
-from job.paths import CHECKOUT
 
 NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
 SHAKESPEARE_TARGET = 1.4697
@@ -42,7 +36,7 @@ BASE_RATES = {"nanogpt": 1e-3, "hf": 1e-3, "nanochat": 1.0}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
+    add_setup_arguments(parser)
     parser.add_argument("--steps", type=int, default=256, help="novels: steps (256)")
     parser.add_argument(
         "--val-tokens", type=int, default=1 << 20, help="novels: held-out tokens (1,048,576)"
@@ -65,7 +59,7 @@ def main(arguments: Namespace, results: Results) -> int:
         arguments.device = "cpu"
     with prepare_setup(arguments, results, *(NOVELS if kind == "novels" else ())) as setup:
         kinds[kind](setup, arguments)
-    return 0 if any(result.get("trainer") == "ours" for result in results.all) else 1
+    return 0 if results.has_trainer("ours") else 1
 
 
 def novels(setup: Setup, arguments: Namespace) -> None:
@@ -83,7 +77,7 @@ def novels(setup: Setup, arguments: Namespace) -> None:
         is_done = (name, rate, task.steps) in done
         if is_done or not setup.has_time(task.name, max(times, default=None)):
             return
-        with record_failure(results, part="novels", trainer=name, lr=rate):
+        with results.record_failure(part="novels", trainer=name, lr=rate):
             results.log(f"{name} with rate {rate:g}")
             run = trainers[name](setup, task)
             done[name, rate, task.steps] = results.add(
@@ -130,10 +124,10 @@ def _reach_targets(setup: Setup, arguments: Namespace, targets: dict[str, dict[s
         steps = max(1, tokens // share // short.recipe.train.global_batch_tokens)
         if not targets or not setup.has_time(f"ours with 1/{share} of the tokens", needed):
             return
-        with record_failure(setup.results, part="novels", trainer="ours"):
+        with setup.results.record_failure(part="novels", trainer="ours"):
             setup.results.log(f"ours with 1/{share} of the tokens")
             task = Task(f"ours-{share}", steps, None, None, arguments.val_tokens)
-            run = ours.train(short, task)
+            run = train_ours(short, task)
             needed = 2 * run.wall_seconds
             loss = run.val_loss if run.val_loss is not None else float("inf")
             setup.results.add("short run", token_share=f"1/{share}", **run.to_json())
@@ -158,25 +152,26 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
     metrics = setup.volumes.run("shakespeare") / "metrics.jsonl"
     evaluations: dict[str, list[tuple[int, float]]] = {"ours": [], "nanogpt": []}
 
+    def is_done(name: str, found: list[tuple[int, float]]) -> bool:
+        evaluations[name] = found
+        return any(loss <= SHAKESPEARE_TARGET for _, loss in found)
+
     def ours_is_done() -> bool:
         lines = [line for line in read_metrics(metrics) if line["kind"] == "val"]
-        evaluations["ours"] = [(line["step"], line["loss"]) for line in lines]
-        return any(loss <= SHAKESPEARE_TARGET for _, loss in evaluations["ours"])
+        return is_done("ours", [(line["step"], line["loss"]) for line in lines])
 
     def nanogpt_is_done(output: str) -> bool:
         found = nanogpt.EVALUATION.findall(output)
-        evaluations["nanogpt"] = [(int(step), float(loss)) for step, loss in found]
-        return any(loss <= SHAKESPEARE_TARGET for _, loss in evaluations["nanogpt"])
+        return is_done("nanogpt", [(int(step), float(loss)) for step, loss in found])
 
-    command = [sys.executable, "-m", "model.train", *setup.recipe_args, "sample.max_new_tokens=1"]
-    command += ["--name", "shakespeare", "--device", setup.device]
+    run = ["--name", "shakespeare", "--device", setup.device]
+    command = ["-m", "model.train", *setup.recipe_args, "sample.max_new_tokens=1", *run]
     for name in select_trainers(setup, arguments.only):
         if name not in evaluations or not setup.has_time(name):
             continue
-        with record_failure(setup.results, part="shakespeare", trainer=name):
+        with setup.results.record_failure(part="shakespeare", trainer=name):
             if name == "ours":
-                log, timeout = setup.work / "shakespeare.log", setup.results.seconds_left()
-                seconds = run_until(command, CHECKOUT, setup.environ, log, timeout, ours_is_done)
+                _, seconds = setup.run_python("shakespeare", *command, is_done=ours_is_done)
                 ours_is_done()
             else:
                 args = [*nanogpt.README_GPU, f"--device={setup.device}"]
@@ -199,7 +194,7 @@ def cpu(setup: Setup, arguments: Namespace) -> None:
         for name in select_trainers(setup, arguments.only):
             if name not in ("ours", "nanogpt") or not setup.has_time(name):
                 continue
-            with record_failure(setup.results, part="cpu", trainer=name):
+            with setup.results.record_failure(part="cpu", trainer=name):
                 setup.results.log(f"pair {pair}: {name}")
                 seconds, loss = _time_ours(setup, pair) if name == "ours" else _time_nanogpt(setup)
                 setup.results.add(
@@ -214,9 +209,7 @@ def cpu(setup: Setup, arguments: Namespace) -> None:
 def _time_ours(setup: Setup, pair: int) -> tuple[float, float]:
     name = f"cpu-{pair}"
     run = ["--name", name, "--device", "cpu"]
-    started = time.perf_counter()
-    setup.run_python(name, "-m", "model.train", *setup.recipe_args, *run)
-    seconds = time.perf_counter() - started
+    _, seconds = setup.run_python(name, "-m", "model.train", *setup.recipe_args, *run)
     output, _ = setup.run_python("evaluate", "-m", "model.evaluate", *run, "--json")
     return seconds, float(json.loads(output.strip().splitlines()[-1])["loss"])
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from bench import setup as setups
-from bench.process import record_failure
 from bench.results import Results
-from bench.setup import Task, prepare_setup
+from bench.setup import Task, add_setup_arguments, prepare_setup
 from bench.trainers import select_trainers
 
 STEPS = 8
@@ -22,7 +20,7 @@ CUDA_MICRO_BATCH = 64
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
+    add_setup_arguments(parser)
     parser.add_argument(
         "--micro-batch", type=int, metavar="N", help="default: 64 on CUDA, otherwise the recipe's"
     )
@@ -40,7 +38,7 @@ def main(arguments: Namespace, results: Results) -> int:
         for name, train in trainers.items():
             if not setup.has_time(name):
                 continue
-            with record_failure(results, part="memory", trainer=name):
+            with results.record_failure(part="memory", trainer=name):
                 results.log(f"{name} at {size} x {context}")
                 run = train(setup, Task(f"{name}-memory", STEPS, size))
                 peaks[name] = (run.peak_memory_bytes or 0) / 1e9

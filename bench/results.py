@@ -6,7 +6,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from job.exit_status import UserError
 from job.files import write_atomically
 
 NO_LIMIT_S = 3.2e7  # a year
+SHOWN_OUTPUT_CHARS = 1500
 
-COLUMNS = {
-    "trainer": "",
-    "micro_batch": "micro-batch",
-    "ms_median": "ms/step",
-    "ms_p10": "p10",
-    "tokens_per_second": "tokens/s",
-    "mfu": "MFU",
-    "mfu_roofline": "of roofline",
-    "peak_memory_gb": "peak GB",
-    "compile_cold_seconds": "compile s",
-    "compile_warm_seconds": "warm s",
-    "checkpoint_stall_ms": "stall ms",
-    "stall_share_every_100_steps": "of 100 steps",
-    "ours_speedup": "ours is faster",
-}
-PERCENT_COLUMNS = ("mfu", "mfu_roofline", "stall_share_every_100_steps")
+
+class RunFailed(Exception):
+    """A measured process failed. The message holds the reason and the end of its output."""
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        super().__init__(reason + ("\n" + output[-SHOWN_OUTPUT_CHARS:] if output else ""))
+        self.out_of_memory = "out of memory" in output.lower() or "OutOfMemoryError" in output
 
 
 @dataclass(frozen=True)
@@ -60,12 +54,7 @@ class Measurement:
     @property
     def settled_seconds(self) -> list[float]:
         """Seconds of the steps after the first fifth (at least three): after compilation."""
-        settled = self.steps[self._warmup_steps :] or self.steps[-1:]
-        return [step.seconds for step in settled]
-
-    @property
-    def _warmup_steps(self) -> int:
-        return max(3, len(self.steps) // 5)
+        return settled([step.seconds for step in self.steps])
 
     @property
     def median_seconds(self) -> float:
@@ -75,8 +64,8 @@ class Measurement:
     @property
     def compile_seconds(self) -> float:
         """Extra time of the first steps: compilation, autotuning, the allocator."""
-        median = self.median_seconds
-        return sum(max(0.0, step.seconds - median) for step in self.steps[: self._warmup_steps])
+        first = self.steps[: len(self.steps) - len(self.settled_seconds)]
+        return sum(max(0.0, step.seconds - self.median_seconds) for step in first)
 
     @property
     def training_seconds(self) -> float:
@@ -85,16 +74,16 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures of a result line."""
+        ordered = sorted(self.settled_seconds)
+        peak = self.peak_memory_bytes
         return {
             "steps": len(self.steps),
             "micro_batch": self.micro_batch,
             "ms_median": round(self.median_seconds * 1e3, 3),
-            "ms_p10": round(percentile(self.settled_seconds, 10) * 1e3, 3),
+            "ms_p10": round(ordered[round((len(ordered) - 1) / 10)] * 1e3, 3),
             "tokens_per_second": round(self.tokens_per_step / self.median_seconds),
             "compile_seconds": round(self.compile_seconds, 2),
-            "peak_memory_gb": (
-                round(self.peak_memory_bytes / 1e9, 3) if self.peak_memory_bytes else None
-            ),
+            "peak_memory_gb": round(peak / 1e9, 3) if peak else None,
             "last_loss": self.steps[-1].loss,
             "val_loss": self.val_loss,
             "wall_seconds": round(self.wall_seconds, 1),
@@ -102,10 +91,9 @@ class Measurement:
         }
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+def settled(seconds: Sequence[float]) -> list[float]:
+    """Leave out the first fifth of the steps (at least three), in which they are compiled."""
+    return list(seconds[max(3, len(seconds) // 5) :] or seconds[-1:])
 
 
 class Results:
@@ -116,13 +104,12 @@ class Results:
     ) -> None:
         self.path, self.as_json = path, as_json
         self.started = time.monotonic()
-        self.budget_seconds = minutes * 60 if minutes else None
+        self.budget_seconds = minutes * 60 if minutes else NO_LIMIT_S
         self.all: list[dict[str, Any]] = []
 
     def seconds_left(self) -> float:
-        """Return the seconds left of the budget; a year if there is no budget."""
-        spent = time.monotonic() - self.started
-        return NO_LIMIT_S if self.budget_seconds is None else self.budget_seconds - spent
+        """Return the seconds left of the budget; about a year if there is no budget."""
+        return self.budget_seconds - (time.monotonic() - self.started)
 
     def log(self, text: str) -> None:
         """Print a progress message to stderr, with the seconds since the start."""
@@ -139,11 +126,24 @@ class Results:
         print(json.dumps(result) if self.as_json else _text(result), flush=True)
         return result
 
+    @contextmanager
+    def record_failure(self, **what: object) -> Iterator[None]:
+        """Turn an error of the block into a `failed` result, so that the other parts still run."""
+        try:
+            yield
+        except (RunFailed, UserError, OSError, ValueError, LookupError, RuntimeError) as error:
+            self.add("failed", **what, why=f"{type(error).__name__}: {error}")
+
     def earlier(self) -> list[dict[str, Any]]:
         """Return the results that the file already holds."""
         if self.path is None or not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def has_trainer(self, name: str) -> bool:
+        """Return True if the trainer ``name`` was measured."""
+        measured = (result for result in self.all if result["what"] != "failed")
+        return any(result.get("trainer") == name for result in measured)
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -157,31 +157,18 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table to stderr, with a column for each figure that any row has."""
-    names = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    """Print a table to stderr: a column for each trainer, a line for each figure that any has."""
     table = Table(box=None, pad_edge=False)
-    for name in names:
-        align = "left" if name == "trainer" else "right"
-        table.add_column(COLUMNS[name], justify=align, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(_cell(name, row.get(name)) for name in names))
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    console.print(table)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if name in PERCENT_COLUMNS:
-        return f"{value:.2%}"
-    if name == "ours_speedup":
-        return f"{value:.2f}x"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    for heading in ("", *(row["trainer"] for row in rows)):
+        table.add_column(heading, justify="right" if heading else "left")
+    for key in dict.fromkeys(key for row in rows for key in row if key != "trainer"):
+        values = [row.get(key) for row in rows]
+        if any(value is not None and not isinstance(value, list) for value in values):
+            table.add_row(key, *map(_short, values))
+    Console(stderr=True).print(table)

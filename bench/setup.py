@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import lzma
 import os
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from bench.process import run_until
-from bench.results import Results
+from bench.results import Results, RunFailed
 from corpus.dataset import TokenStream, dataset_meta
 from corpus.tokenizers import from_meta
 from job.arguments import add_device, find_recipe
@@ -22,9 +25,55 @@ from job.paths import CHECKOUT, VolumePaths
 from job.recipe import Recipe, load
 from model.device import fitting_micro_batch, pick_device
 
+POLL_INTERVAL_S = 0.05
 # Start nothing of unknown length with less than this left of the budget. On a GPU a run begins
 # with a minute of start-up and compilation.
 MIN_START_S = {"cuda": 60.0, "mps": 20.0, "cpu": 20.0}
+
+
+def never() -> bool:
+    """Wait for the end of a process."""
+    return False
+
+
+def run_until(
+    command: Sequence[str],
+    cwd: Path,
+    environ: Mapping[str, str],
+    log: Path,
+    timeout: float,
+    is_done: Callable[[], bool] = never,
+) -> float:
+    """Run ``command`` to its end, or kill it once ``is_done()``; return its wall seconds.
+
+    Its output goes to ``log``. Raises RunFailed if it fails or takes longer than ``timeout``.
+    """
+    started = time.perf_counter()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **environ, "PYTHONUNBUFFERED": "1"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # to kill the process and its compilers together
+        )
+        try:
+            while process.poll() is None and not is_done():
+                if time.perf_counter() - started > timeout:
+                    output = log.read_text(errors="replace")
+                    raise RunFailed(f"{log.stem}: still running after {timeout:.0f} s", output)
+                time.sleep(POLL_INTERVAL_S)
+            seconds = time.perf_counter() - started
+        finally:
+            status = process.poll()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status not in (None, 0):
+        raise RunFailed(f"{log.stem}: exit status {status}", log.read_text(errors="replace"))
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -50,7 +99,6 @@ class Setup:
     """
 
     recipe_args: tuple[str, ...]
-    recipe: Recipe
     device: str
     work: Path
     volumes: VolumePaths
@@ -58,15 +106,14 @@ class Setup:
     results: Results
     is_cold: bool = True
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe with its overrides."""
+        return load(self.recipe_args[0], self.recipe_args[1:])
+
     def with_overrides(self, *overrides: str) -> Setup:
         """Return a copy with further overrides."""
-        args = (*self.recipe_args, *overrides)
-        return replace(self, recipe_args=args, recipe=load(args[0], args[1:]))
-
-    def with_recipe(self, name: str) -> Setup:
-        """Return a copy with another recipe, and the same overrides and tokens."""
-        args = (str(find_recipe(name)), *self.recipe_args[1:])
-        return replace(self, recipe_args=args, recipe=load(args[0], args[1:]))
+        return replace(self, recipe_args=(*self.recipe_args, *overrides))
 
     @property
     def environ(self) -> dict[str, str]:
@@ -78,15 +125,15 @@ class Setup:
             del environ["TIKTOKEN_CACHE_DIR"]
         return environ
 
-    @property
-    def dataset(self) -> Path:
-        """Folder of the prepared tokens."""
-        return self.volumes.dataset(self.recipe.data.dataset)
-
     def micro_batch(self, requested: int | None) -> int:
         """Return ``requested``, or the recipe's size, lowered to a divisor of the batch."""
         most = requested or fitting_micro_batch(self.recipe, pick_device(self.device, 0), 1)
         return micro_batch_size(self.recipe.sequences_per_step, most)
+
+    @property
+    def dataset(self) -> Path:
+        """Folder of the prepared tokens."""
+        return self.volumes.dataset(self.recipe.data.dataset)
 
     def stream(self, split: str) -> TokenStream:
         """Open the tokens of `train` or `val`."""
@@ -102,11 +149,21 @@ class Setup:
         """Vocabulary size rounded up to a multiple of 64, as the trainers pad it."""
         return -(-self.vocab_size // 64) * 64
 
-    def run_python(self, name: str, *args: str, cwd: Path = CHECKOUT) -> tuple[str, float]:
-        """Run Python to its end; return its output and wall seconds."""
-        log = self.work / f"{name}.log"
-        command = [sys.executable, *args]
-        seconds = run_until(command, cwd, self.environ, log, self.results.seconds_left())
+    def log_file(self, name: str) -> Path:
+        """Return the file with the output of the process ``name``."""
+        return self.work / f"{name}.log"
+
+    def run_python(
+        self,
+        name: str,
+        *args: str,
+        cwd: Path = CHECKOUT,
+        is_done: Callable[[], bool] = never,
+        prefix: Sequence[str] = (),
+    ) -> tuple[str, float]:
+        """Run Python to its end, or until ``is_done()``; return its output and wall seconds."""
+        log, command = self.log_file(name), [*prefix, sys.executable, *args]
+        seconds = run_until(command, cwd, self.environ, log, self.results.seconds_left(), is_done)
         return log.read_text(errors="replace"), seconds
 
     def has_time(self, what: str, needed_seconds: float | None = None) -> bool:
@@ -117,7 +174,7 @@ class Setup:
         return False
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_setup_arguments(parser: ArgumentParser) -> None:
     """Add the options of every bench that trains."""
     parser.add_argument(
         "words",
@@ -134,9 +191,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="compare with nanogpt=CHECKOUT, nanochat=CHECKOUT or hf; repeatable",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="train on this .txt or .txt.xz")
-    parser.add_argument(
-        "--only", metavar="A,B", help="measure only these: ours, nanogpt, nanochat, hf"
-    )
+    names = "measure only these: ours, nanogpt, nanochat, hf"
+    parser.add_argument("--only", metavar="A,B", help=names)
+
+
+def split_words(words: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """Return the path of the recipe that ``words`` name, and the overrides."""
+    names = [word for word in words if "=" not in word]
+    recipe = find_recipe(names[0] if names else default)
+    return str(recipe), [word for word in words if "=" in word]
 
 
 @contextmanager
@@ -148,9 +211,7 @@ def prepare_setup(arguments: Namespace, results: Results, *defaults: str) -> Ite
     """
     device = pick_device(arguments.device, 0).type
     default_recipe = "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu"
-    names = [word for word in arguments.words if "=" not in word]
-    recipe = find_recipe(names[0] if names else default_recipe)
-    overrides = [*defaults, *(word for word in arguments.words if "=" in word)]
+    recipe, overrides = split_words(arguments.words, default_recipe)
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         work = Path(folder)
         volumes = VolumePaths.under(work)
@@ -159,16 +220,23 @@ def prepare_setup(arguments: Namespace, results: Results, *defaults: str) -> Ite
         is_cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
         if arguments.text is not None:
             text = work / "text.txt"
-            raw = arguments.text.read_bytes()
-            text.write_bytes(lzma.decompress(raw) if arguments.text.suffix == ".xz" else raw)
+            write_text(arguments.text, text)
             overrides += ["data.dataset=bench", f"data.source={text}", "data.split=tail"]
         else:
             volumes = replace(volumes, data=VolumePaths.current().data)
-        args = (str(recipe), *overrides)
+        args = (recipe, *defaults, *overrides)
         baselines = dict(word.partition("=")[::2] for word in arguments.baseline)
-        setup = Setup(
-            args, load(recipe, overrides), device, work, volumes, baselines, results, is_cold
-        )
+        setup = Setup(args, device, work, volumes, baselines, results, is_cold)
         results.log(f"preparing {setup.recipe.data.dataset}")
         setup.run_python("prepare", "-m", "corpus.prepare", *args)
         yield setup
+
+
+def write_text(source: Path, path: Path, size: int | None = None) -> None:
+    """Write the text of a .txt or .txt.xz, repeated or cut to ``size`` bytes."""
+    raw = source.read_bytes()
+    text = lzma.decompress(raw) if source.suffix == ".xz" else raw
+    size = len(text) if size is None else size
+    with path.open("wb") as file:
+        for written in range(0, size, len(text)):
+            file.write(text[: size - written])

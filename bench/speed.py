@@ -18,10 +18,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from statistics import median
 
-from bench import setup as setups
-from bench.process import RunFailed, record_failure
-from bench.results import Measurement, Results, print_table
-from bench.setup import Setup, Task, prepare_setup
+from bench.results import Measurement, Results, RunFailed, print_table
+from bench.setup import Setup, Task, add_setup_arguments, prepare_setup
 from bench.trainers import Train, select_trainers
 
 MIN_GAIN = 1.01  # of a larger micro-batch, to try the next one
@@ -31,7 +29,7 @@ FIRST_TRIAL, SMALLEST_TRIAL = 64, 16  # sequences
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
+    add_setup_arguments(parser)
     parser.add_argument("--steps", type=int, default=40, help="steps in each turn (40)")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each trainer (2)")
     parser.add_argument(
@@ -50,7 +48,7 @@ def compare(setup: Setup, arguments: Namespace) -> int:
     results = setup.results
     trainers = select_trainers(setup, arguments.only)
     if not any(setup.volumes.cache.glob("roofline/*")):
-        with record_failure(results, part="roofline"):
+        with results.record_failure(part="roofline"):
             setup.run_python("roofline", "-m", "bench.roofline", "--device", setup.device)
     micro_batches: dict[str, int | None] = dict.fromkeys(trainers, arguments.baseline_micro_batch)
     trial: Measurement | None = None
@@ -59,13 +57,13 @@ def compare(setup: Setup, arguments: Namespace) -> int:
         for name, train in trainers.items():
             # Ours comes before nanoGPT's trials, so that they cannot spend its time.
             if name == "nanogpt" and turn == 1 and arguments.baseline_micro_batch is None:
-                with record_failure(results, part="micro-batch", trainer=name):
+                with results.record_failure(part="micro-batch", trainer=name):
                     best_size, trial = best_micro_batch(setup, name, train)
                     micro_batches = dict.fromkeys(trainers, best_size)
             needed = turns[name][-1].wall_seconds if turns[name] else None
             if not setup.has_time(f"turn {turn} of {name}", needed):
                 continue
-            with record_failure(results, part="speed", trainer=name, turn=turn):
+            with results.record_failure(part="speed", trainer=name, turn=turn):
                 results.log(f"turn {turn}: {name}")
                 size = None if name == "ours" else micro_batches[name]
                 run = train_if_it_fits(setup, train, Task(f"{name}-{turn}", arguments.steps, size))

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import setup as setups
-from bench.results import Results
-from bench.setup import Setup, prepare_setup
+from bench.results import Results, settled
+from bench.setup import Setup, add_setup_arguments, prepare_setup
 from corpus.order import BatchOrder, micro_batches
 from job.exit_status import UserError
+from job.recipe import Recipe
 from job.schedules import learning_rate
 from model import device as devices
 from model.batches import TokenBatches
@@ -40,19 +40,16 @@ from model.loss import pick_loss
 from model.optim import make_optimizers
 
 SAME_AS_NANOGPT = (
-    "variant=gpt2",
-    "bias=false",
-    "dropout=0.0",
-    "optimizer=adamw",
-    "embedding_lr_scale=1.0",
+    *("variant=gpt2", "bias=false", "dropout=0.0", "optimizer=adamw", "embedding_lr_scale=1.0"),
 )
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = list[tuple[Tensor, Tensor]]
+StepFunction = Callable[[Batches, float], float]  # takes the micro-batches and the learning rate
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of this bench."""
-    setups.add_arguments(parser)
+    add_setup_arguments(parser)
     parser.add_argument("--steps", type=int, default=100, help="steps of each network (100)")
     parser.add_argument(
         "--compile", action=BooleanOptionalAction, default=True, help="compile our network"
@@ -72,60 +69,33 @@ def main(arguments: Namespace, results: Results) -> int:
 
 def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     """Train both for ``steps`` steps, or until time runs out, and return the figures."""
-    device, config, recipe = devices.pick_device(setup.device, 0), setup.recipe.train, setup.recipe
-    theirs = nanogpt(Path(setup.baselines["nanogpt"]).expanduser(), setup)
-    ours = GPT(recipe.model, setup.padded_vocab_size)
+    device, recipe = torch.device(setup.device), setup.recipe
+    theirs = nanogpt(setup)
+    ours = our_network(recipe, setup.padded_vocab_size, device)
     copy_weights(theirs, ours)
-    ours.loss_chunk = config.loss_chunk
-    ours.chunk_loss = pick_loss(device, ours.softcap)
-    on_cpu = device.type == "cpu"
-    if compiled and on_cpu:  # as model/step.py does
-        for block in ours.h:
-            block.compile(dynamic=False)
     step_functions = {
-        "ours": step_function(
-            ours.to(device),
-            lambda x, y: ours(x, y),
-            make_optimizers(ours, config, device, World()),
-            setup,
-            config.dtype,
-            compiled and not on_cpu,
-        ),
-        "nanogpt": step_function(
-            theirs.to(device),
-            lambda x, y: theirs(x, y)[1],
-            [
-                theirs.configure_optimizers(
-                    config.weight_decay, config.lr, (config.beta1, config.beta2), setup.device
-                )
-            ],
-            setup,
-            "float32" if on_cpu else "bfloat16",
-            not on_cpu,
-        ),
+        "ours": our_step(setup, ours, compiled),
+        "nanogpt": nanogpt_step(setup, theirs),
     }
-    stream = setup.stream("train")
-    order = BatchOrder(len(stream), recipe.model.block_size, recipe.sequences_per_step, config.seed)
-    batches = TokenBatches(stream, recipe.model.block_size, device)
-    micro_batch = setup.micro_batch(None)
+    stream, context = setup.stream("train"), recipe.model.block_size
+    order = BatchOrder(len(stream), context, recipe.sequences_per_step, recipe.train.seed)
+    batches, size = TokenBatches(stream, context, device), setup.micro_batch(None)
     losses: dict[str, list[float]] = {name: [] for name in step_functions}
     seconds: dict[str, list[float]] = {name: [] for name in step_functions}
     for step in range(steps):
         if setup.results.seconds_left() < 5:
             break
-        parts = [
-            batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, micro_batch)
-        ]
+        parts = [batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, size)]
         for name in sorted(step_functions, reverse=step % 2 == 1):  # take turns at going first
             started = time.perf_counter()
-            losses[name].append(step_functions[name](parts, learning_rate(step, config)))
+            rate = learning_rate(step, recipe.train)
+            losses[name].append(step_functions[name](parts, rate))
             seconds[name].append(time.perf_counter() - started)
-    settled = {name: median(of[max(3, len(of) // 5) :] or of) for name, of in seconds.items()}
+    medians = {name: median(settled(of)) for name, of in seconds.items()}
     return {
         "steps": len(losses["ours"]),
-        "ms_median_ours": round(settled["ours"] * 1e3, 3),
-        "ms_median_nanogpt": round(settled["nanogpt"] * 1e3, 3),
-        "ours_speedup": round(settled["nanogpt"] / settled["ours"], 4),
+        **{f"ms_median_{name}": round(of * 1e3, 3) for name, of in medians.items()},
+        "ours_speedup": round(medians["nanogpt"] / medians["ours"], 4),
         "largest_difference_of_losses": max(
             abs(a - b) for a, b in zip(*losses.values(), strict=True)
         ),
@@ -134,14 +104,48 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
     }
 
 
+def our_network(recipe: Recipe, rows: int, device: torch.device) -> GPT:
+    """Build the recipe's network with ``rows`` tokens, and the loss that the trainer picks."""
+    network = GPT(recipe.model, rows)
+    network.loss_chunk = recipe.train.loss_chunk
+    network.chunk_loss = pick_loss(device, network.softcap)
+    return network.to(device)
+
+
+def our_step(setup: Setup, network: GPT, compiled: bool) -> StepFunction:
+    """Return a function that trains ``network`` as model/step.py does."""
+    config, device = setup.recipe.train, torch.device(setup.device)
+    optimizers = make_optimizers(network, config, device, World())
+    on_cpu = device.type == "cpu"
+    if compiled and on_cpu:
+        for block in network.h:
+            block.compile(dynamic=False)
+    compiled = compiled and not on_cpu
+    return step_function(
+        setup, network, lambda x, y: network(x, y), optimizers, config.dtype, compiled
+    )
+
+
+def nanogpt_step(setup: Setup, network: Any) -> StepFunction:
+    """Return a function that trains ``network`` as nanoGPT does."""
+    config, on_cpu = setup.recipe.train, setup.device == "cpu"
+    betas = (config.beta1, config.beta2)
+    network.to(setup.device)
+    optimizer = network.configure_optimizers(config.weight_decay, config.lr, betas, setup.device)
+    dtype = "float32" if on_cpu else "bfloat16"
+    return step_function(
+        setup, network, lambda x, y: network(x, y)[1], [optimizer], dtype, not on_cpu
+    )
+
+
 def step_function(
+    setup: Setup,
     network: nn.Module,
     loss_of: Loss,
     optimizers: list[torch.optim.Optimizer],
-    setup: Setup,
     dtype: str,
     compiled: bool,
-) -> Callable[[Batches, float], float]:
+) -> StepFunction:
     """Return a function that takes one optimizer step and returns its loss."""
     forward: Loss = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     device, config = torch.device(setup.device), setup.recipe.train
@@ -164,8 +168,9 @@ def step_function(
     return step
 
 
-def nanogpt(checkout: Path, setup: Setup) -> Any:
+def nanogpt(setup: Setup) -> Any:
     """Build nanoGPT's GPT in the recipe's shape, from the checkout's model.py."""
+    checkout = Path(setup.baselines["nanogpt"]).expanduser()
     path = checkout / "model.py"
     if not path.exists():
         raise UserError(f"{checkout} is not a nanoGPT checkout: model.py is missing")
@@ -176,18 +181,10 @@ def nanogpt(checkout: Path, setup: Setup) -> Any:
     sys.modules[spec.name] = module  # torch.compile imports it by name
     spec.loader.exec_module(module)
     shape = setup.recipe.model
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    settings = {name: getattr(shape, name) for name in names}
     torch.manual_seed(setup.recipe.train.seed)
-    network = module.GPT(
-        module.GPTConfig(
-            block_size=shape.block_size,
-            vocab_size=setup.padded_vocab_size,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            n_embd=shape.n_embd,
-            dropout=shape.dropout,
-            bias=shape.bias,
-        )
-    )
+    network = module.GPT(module.GPTConfig(vocab_size=setup.padded_vocab_size, **settings))
     for block in network.transformer.h:
         block.mlp.gelu = nn.GELU(approximate="tanh")
     return network
@@ -195,8 +192,6 @@ def nanogpt(checkout: Path, setup: Setup) -> Any:
 
 def copy_weights(theirs: nn.Module, ours: GPT) -> None:
     """Copy nanoGPT's weights into ours. The names differ by a prefix; both tie the head."""
-    weights = {
-        name.removeprefix("transformer."): tensor for name, tensor in theirs.state_dict().items()
-    }
-    weights.pop("lm_head.weight")
-    ours.load_state_dict(weights)
+    state = theirs.state_dict()
+    del state["lm_head.weight"]
+    ours.load_state_dict({key.removeprefix("transformer."): state[key] for key in state})

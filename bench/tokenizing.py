@@ -2,15 +2,14 @@
 
     python -m bench.tokenizing TEXT [--bytes 1000000000] [--pairs 2]
 
-TEXT (.txt or .xz) is repeated up to --bytes and tokenized with GPT-2's vocabulary. Each pair runs
-tiktoken and `prepare` in turn, so that both see the same machine; the rate per CPU second is valid
-on a busy machine too. tiktoken's rates are over the first 200 MB, in pieces of 1 MB.
+TEXT (.txt or .txt.xz) is repeated up to --bytes and tokenized with GPT-2's vocabulary. Each pair
+runs tiktoken and `prepare` in turn, so that both see the same machine; the rate per CPU second is
+valid on a busy machine too. tiktoken's rates are over the first 200 MB, in pieces of 1 MB.
 """
 
 from __future__ import annotations
 
 import argparse
-import lzma
 import os
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+
+from bench.setup import write_text
 
 CORES = len(os.sched_getaffinity(0))
 TIKTOKEN_BYTES = 200_000_000
@@ -34,20 +35,11 @@ print(prepare(config, Path(sys.argv[2])).train_tokens)
 """
 
 
-def write_text(source: Path, path: Path, size: int) -> None:
-    raw = source.read_bytes()
-    text = lzma.decompress(raw) if source.suffix == ".xz" else raw
-    with path.open("wb") as file:
-        for written in range(0, size, len(text)):
-            file.write(text[: size - written])
-
-
 def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
     """Return seconds, CPU seconds and the peak resident MB of the process and its children."""
     started, peak, before = time.perf_counter(), 0, os.times()
-    with subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(text), str(folder)], stdout=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-c", PREPARE, str(text), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         root = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -59,13 +51,12 @@ def run_prepare(text: Path, folder: Path) -> tuple[float, float, float]:
     if process.returncode:
         raise SystemExit(f"error: prepare failed with exit status {process.returncode}")
     after = os.times()
-    cpu = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+    cpu = sum(after[2:4]) - sum(before[2:4])  # user and system time of the children
     return time.perf_counter() - started, cpu, peak / 1e6
 
 
-def pieces_of(text: Path) -> list[str]:
+def read_pieces(text: Path) -> list[str]:
+    """Return the first 200 MB of the text in pieces of 1 MB."""
     from corpus.segments import read
     from corpus.sources import find_files
 
@@ -77,35 +68,30 @@ def pieces_of(text: Path) -> list[str]:
     return pieces
 
 
-def run_tiktoken(pieces: list[str], how: str) -> tuple[float, float, int]:
+def run_tiktoken(pieces: list[str], method: str) -> tuple[float, float, int]:
     """Return seconds, CPU seconds and the token count of tiktoken on all cores."""
     import tiktoken
 
     encoding = tiktoken.get_encoding("gpt2")
     encoding.encode_ordinary("warm up")
     started, cpu, tokens = time.perf_counter(), time.process_time(), 0
-    if how == "encode_ordinary_batch":
-        for start in range(0, len(pieces), 8 * CORES):  # all lists at once would take gigabytes
-            batch = encoding.encode_ordinary_batch(
-                pieces[start : start + 8 * CORES], num_threads=CORES
-            )
+    if method == "encode_ordinary_batch":
+        size = 8 * CORES  # all lists at once would take gigabytes
+        for first in range(0, len(pieces), size):
+            batch = encoding.encode_ordinary_batch(pieces[first : first + size], num_threads=CORES)
             tokens += sum(map(len, batch))
     else:
+
+        def count(piece: str) -> int:
+            return len(encoding.encode_to_numpy(piece, disallowed_special=()))
+
         with ThreadPoolExecutor(CORES) as pool:
-            tokens = sum(
-                pool.map(
-                    lambda piece: len(encoding.encode_to_numpy(piece, disallowed_special=())),
-                    pieces,
-                )
-            )
+            tokens = sum(pool.map(count, pieces))
     return time.perf_counter() - started, time.process_time() - cpu, tokens
 
 
-def show(rate: float, rate_cpu: float) -> str:
-    return f"{rate / 1e6:.2f} Mtokens/s, {rate_cpu / 1e6:.2f} per CPU second"
-
-
 def main() -> None:
+    """Print the rates of each pair."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,25 +102,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         text = Path(temporary) / "text.txt"
         write_text(options.text, text, options.bytes)
-        pieces = pieces_of(text)
+        pieces = read_pieces(text)
+        share = sum(len(piece.encode()) for piece in pieces) / options.bytes
         print(f"{options.bytes / 1e6:,.0f} MB of text, {CORES} cores")
-        for pair in range(options.pairs):
-            share = sum(len(piece.encode()) for piece in pieces) / options.bytes
+        for pair in range(1, options.pairs + 1):
             rates: dict[str, tuple[float, float]] = {}
-            for how in ("encode_ordinary_batch", "encode_to_numpy in threads"):
-                seconds, cpu, tokens = run_tiktoken(pieces, how)
-                rates[how] = tokens / seconds, tokens / cpu
-                print(f"pair {pair + 1}: tiktoken, {how}: {show(*rates[how])}", flush=True)
+            for method in ("encode_ordinary_batch", "encode_to_numpy in threads"):
+                seconds, cpu, tokens = run_tiktoken(pieces, method)
+                rates[method] = rate, per_cpu = tokens / seconds, tokens / cpu
+                print(f"pair {pair}: tiktoken, {method}: {show(rate, per_cpu)}", flush=True)
             seconds, cpu, peak = run_prepare(text, Path(temporary) / f"out{pair}")
-            rate, rate_cpu = tokens / share / seconds, tokens / share / cpu
-            print(
-                f"pair {pair + 1}: prepare: {show(rate, rate_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s"
-            )
-            for how, (other, other_cpu) in rates.items():
-                print(
-                    f"    {rate / other:.2f} of {how}, {rate_cpu / other_cpu:.2f} of it per CPU second",
-                    flush=True,
-                )
+            rate, per_cpu = tokens / share / seconds, tokens / share / cpu
+            figures = f"{show(rate, per_cpu)}; peak {peak:.0f} MB, {seconds:.1f} s"
+            print(f"pair {pair}: prepare: {figures}")
+            for method, (other, other_cpu) in rates.items():
+                shares = f"{rate / other:.2f} of {method}, {per_cpu / other_cpu:.2f}"
+                print(f"    {shares} of it per CPU second", flush=True)
+
+
+def show(rate: float, per_cpu: float) -> str:
+    """Return two rates in tokens per second."""
+    return f"{rate / 1e6:.2f} Mtokens/s, {per_cpu / 1e6:.2f} per CPU second"
 
 
 if __name__ == "__main__":

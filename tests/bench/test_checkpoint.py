@@ -13,8 +13,7 @@ from tests.model.conftest import Lab
 @pytest.mark.slow
 def test_runs_with_and_without_checkpoints_make_a_pair(lab: Lab, bench_args: list[str]) -> None:
     out = lab.folder / "results.jsonl"
-    recipe, *options = bench_args
-    args = ["checkpoint", "--recipe", recipe, *options, "--every", "20", "--checkpoints", "2"]
+    args = ["checkpoint", *bench_args, "--every", "20", "--checkpoints", "2"]
     assert main([*args, "--repeats", "1", "--out", str(out)]) == ExitStatus.DONE
     pair, result = read_results(out)
     assert len(pair["stalls_ms"]) == 2

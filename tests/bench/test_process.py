@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.process import RunFailed, record_failure, run_until
-from bench.results import Results
+from bench.results import Results, RunFailed
+from bench.setup import run_until
 from tests.bench.conftest import read_results
 
 
@@ -19,7 +19,7 @@ def test_a_process_that_hangs_or_fails_is_killed_and_reported(tmp_path: Path) ->
         run_until([sys.executable, "-c", hang], tmp_path, {}, log, 1.0)
     results = Results(tmp_path / "out.jsonl")
     fail = "raise SystemExit('out of memory')"
-    with record_failure(results, trainer="baseline"):
+    with results.record_failure(trainer="baseline"):
         run_until([sys.executable, "-c", fail], tmp_path, {}, log, 60.0)
     (failed,) = read_results(tmp_path / "out.jsonl")
     assert (failed["what"], failed["trainer"]) == ("failed", "baseline")

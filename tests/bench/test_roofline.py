@@ -10,7 +10,7 @@ import torch
 from bench import roofline
 from job.metrics import read_metrics
 from job.recipe import load
-from job.speed import place, remembered
+from job.speed import remembered, speed_file
 from model import device as devices
 from model.gpt import GPT
 from tests.model.conftest import Lab
@@ -56,7 +56,7 @@ def test_training_reports_its_share_of_the_measured_flops(
 
 
 def test_each_number_format_has_its_own_figure(lab: Lab) -> None:
-    path = place("cpu, 1 threads", lab.locations)
+    path = speed_file("cpu, 1 threads", lab.locations)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"bfloat16": 2e11, "float32": 1e11}))
     assert remembered("cpu, 1 threads", "float32", lab.locations) == 1e11

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.process import RunFailed
-from bench.results import Measurement, Results, Step
+from bench.results import Measurement, Results, RunFailed, Step
 from bench.setup import Setup, Task
 from bench.speed import best_micro_batch, summarize, train_if_it_fits
 from job.exit_status import ExitStatus
 from job.paths import CONFIGS, VolumePaths
-from job.recipe import load
 from tests.bench.conftest import read_results
 from tests.model.conftest import Lab
 
@@ -66,8 +64,8 @@ class FakeBaseline:
 
 
 def test_larger_micro_batches_are_tried_until_slower_or_out_of_memory(tmp_path: Path) -> None:
-    recipe = load(CONFIGS / "shakespeare_char.yaml", ["global_batch_tokens=65536"])
-    setup = Setup(("x",), recipe, "cuda", tmp_path, VolumePaths.under(tmp_path), {}, Results())
+    args = (str(CONFIGS / "shakespeare_char.yaml"), "global_batch_tokens=65536")
+    setup = Setup(args, "cuda", tmp_path, VolumePaths.under(tmp_path), {}, Results())
     slower, medium, small = FakeBaseline(256), FakeBaseline(64), FakeBaseline(32)
     size, trial = best_micro_batch(setup, "baseline", slower.train)
     assert (size, trial is not None and trial.median_seconds) == (64, 1.0)

@@ -1,6 +1,6 @@
 """Measure what reading a long run's metrics costs: bytes, requests to Modal, memory.
 
-    python -m bench.read_cost [--steps 100000]
+    python -m tests.runner.runs.read_cost [--steps 100000]
 
 Writes a run of that many steps to a volume of the fake Modal server, reads it, appends ten steps
 and reads again.

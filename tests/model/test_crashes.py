@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL at random points, and verify that it resumes to the same bits.
 
-    python -m bench crash-test [--times 100] [--seed N] [--out results.jsonl]
+    python -m tests.model.test_crashes [--times 100] [--seed N]
 
 A tiny run on the CPU is killed while its data is prepared, in a step, while a checkpoint is
 written, between a checkpoint's rename and the move of `latest`, and at its end. Each time it is
@@ -9,10 +9,12 @@ of all steps must equal, bit for bit, those of an uninterrupted run. The next ru
 plain, with dropout and with Muon, until --times kills are done.
 
 Processes and signals are real. A fork server that has imported torch makes the starts cheap.
+pytest does ten of these kills.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -20,27 +22,29 @@ import shutil
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.kill_points import RUN, KillPoint, describe_state, random_kill_point
-from bench.results import Results
+import pytest
+
+from corpus.dataset import STAGING
 from job.metrics import read_metrics
 from job.paths import VolumePaths
+from job.run_record import read_record
 
+RUN = "killed"
 PRELOADED = [
-    "model.train",
-    "torch._dynamo",
-    "torch.utils.tensorboard",
-    "safetensors.torch",
-    "plotext",
-    "corpus.prepare",
+    *("model.train", "torch._dynamo", "torch.utils.tensorboard", "safetensors.torch"),
+    *("plotext", "corpus.prepare"),
 ]
 POLL_INTERVAL_S = 0.0002  # while it waits for a kill point
+MAX_DELAY_S = 0.003  # between the recognized files and the kill
+ANYWHERE_SHARE = 0.4  # of the kills; the others wait for certain files
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dropout": ("dropout=0.1", "variant=gpt2", "dtype=float32"),
@@ -53,6 +57,31 @@ train: {max_steps: 60, global_batch_tokens: 256, micro_batch: 8, lr: 3e-3, warmu
   eval_every: 20, eval_tokens: 1024, checkpoint_every: 6, log_every: 3, keep_last: 2}
 sample: {prompt: "the ", max_new_tokens: 20}
 """
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    outcome = CrashTest(tmp_path, seed=1).kill(10)  # its first points are in the preparation
+    assert outcome.kills == 10
+    assert outcome.differences == []
+    assert len(outcome.states) >= 3  # the kills hit several states
+
+    # One bit of the weights, one step's loss, and a step logged twice: each is a difference.
+    one, other = tmp_path / "twin_plain", tmp_path / "twin_again_plain"
+    run = VolumePaths.under(other).run(RUN)
+    weights = run / "step_00000060" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace('"loss": ', '"loss": 1')
+    metrics.write_text("".join([*lines, lines[1]]))
+    found = differences(one, other)
+    assert len(found) == 3
+    assert "model.safetensors" in found[0]
+    assert found[1].startswith("step train 000001")
+    assert found[2].startswith("step train 000002")
 
 
 @dataclass
@@ -134,7 +163,7 @@ class CrashTest:
                 point = random_kill_point(self.random, volumes, seconds)
             process = self.start(root, overrides)
             self.outcome.attempts += 1
-            if point is not None and self.wait_for(point, volumes, process):
+            if point is not None and wait_for(point, volumes, process):
                 process.kill()
                 process.join()
                 if process.exitcode == -9:
@@ -143,20 +172,6 @@ class CrashTest:
                     continue
             self.finish(process, root)
             return
-
-    def wait_for(self, point: KillPoint, volumes: VolumePaths, process: BaseProcess) -> bool:
-        """Wait for the point; return False if the process ended before it."""
-        if point.sign is not None:
-            before, times = point.sign(volumes), 0
-            while times < point.nth:
-                now = point.sign(volumes)
-                times += bool(now) and now != before  # the first one, or the next one
-                before = now
-                if process.exitcode is not None:
-                    return False
-                time.sleep(POLL_INTERVAL_S)
-        process.join(point.delay)
-        return process.exitcode is None
 
     def start(self, root: Path, overrides: tuple[str, ...]) -> BaseProcess:
         """Start an attempt as a process."""
@@ -171,6 +186,111 @@ class CrashTest:
         if process.exitcode != 0:
             log = (root / "log").read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{root.name}: exit status {process.exitcode}:\n{log}")
+
+
+Sign = Callable[[VolumePaths], str]  # the name of what is seen, or ""
+
+
+@dataclass(frozen=True)
+class KillPoint:
+    """Kill ``delay`` seconds after ``sign`` appeared ``nth`` times, or after the start if None."""
+
+    sign: Sign | None
+    nth: int
+    delay: float
+
+
+def wait_for(point: KillPoint, volumes: VolumePaths, process: BaseProcess) -> bool:
+    """Wait for the point; return False if the process ended before it."""
+    if point.sign is not None:
+        before, times = point.sign(volumes), 0
+        while times < point.nth:
+            now = point.sign(volumes)
+            times += bool(now) and now != before  # the first one, or the next one
+            before = now
+            if process.exitcode is not None:
+                return False
+            time.sleep(POLL_INTERVAL_S)
+    process.join(point.delay)
+    return process.exitcode is None
+
+
+def checkpoint_partial(volumes: VolumePaths) -> str:
+    """Return the checkpoint that is being written."""
+    return ",".join(path.name for path in volumes.run(RUN).glob(".partial_step_*"))
+
+
+def checkpoint_complete(volumes: VolumePaths) -> str:
+    """Return the checkpoint that has a manifest but not yet its final name."""
+    paths = volumes.run(RUN).glob(".partial_step_*/manifest.json")
+    return ",".join(path.parent.name for path in paths)
+
+
+def checkpoint_renamed(volumes: VolumePaths) -> str:
+    """Return the newest checkpoint if `latest` does not name it yet."""
+    run = volumes.run(RUN)
+    newest = max((path.name for path in run.glob("step_*")), default="")
+    latest = run / "latest"
+    is_named = latest.exists() and latest.read_text().strip() == newest
+    return "" if is_named else newest
+
+
+def shard_partial(volumes: VolumePaths) -> str:
+    """Return the shard that is being written."""
+    return ",".join(path.name for path in (volumes.dataset("tiny") / STAGING).glob(".*.part"))
+
+
+def shards_complete(volumes: VolumePaths) -> str:
+    """Return "yes" if the validation shard exists but the dataset is not complete."""
+    folder = volumes.dataset("tiny") / STAGING
+    return "yes" if any(folder.glob("*val*.bin")) and not (folder / "meta.json").exists() else ""
+
+
+def dataset_complete(volumes: VolumePaths) -> str:
+    """Return "yes" if the dataset is complete but not yet in its final place."""
+    return "yes" if (volumes.dataset("tiny") / STAGING / "meta.json").exists() else ""
+
+
+def sampling(volumes: VolumePaths) -> str:
+    """Return "yes" once the last sample is being written."""
+    return "yes" if (volumes.run(RUN) / "samples").exists() else ""
+
+
+REPEATED = (checkpoint_partial, checkpoint_complete, checkpoint_renamed)
+DATA_SIGNS: tuple[Sign, ...] = (shard_partial, shards_complete, dataset_complete)
+TRAIN_SIGNS: tuple[Sign, ...] = (*REPEATED, checkpoint_partial, sampling)  # partial lasts longest
+
+
+def random_kill_point(rng: random.Random, volumes: VolumePaths, run_seconds: float) -> KillPoint:
+    """Choose one of the points that the run can still reach."""
+    delay = rng.random() * MAX_DELAY_S
+    has_data = (volumes.dataset("tiny") / "meta.json").exists()
+    if rng.random() < ANYWHERE_SHARE:
+        return KillPoint(None, 1, rng.random() * run_seconds)
+    sign = rng.choice(TRAIN_SIGNS if has_data else DATA_SIGNS)
+    return KillPoint(sign, rng.randint(1, 3) if sign in REPEATED else 1, delay)
+
+
+def describe_state(volumes: VolumePaths) -> str:
+    """Tell from the files where a kill hit the run."""
+    run = volumes.run(RUN)
+    if dataset_complete(volumes):
+        return "data complete, not yet in its final place"
+    if not (volumes.dataset("tiny") / "meta.json").exists():
+        has_started = volumes.dataset("tiny").exists()
+        return "data partly prepared" if has_started else "before the first file"
+    if checkpoint_complete(volumes):
+        return "checkpoint complete, not yet renamed"
+    if checkpoint_partial(volumes):
+        return "checkpoint partly written"
+    if checkpoint_renamed(volumes):
+        return "checkpoint renamed, latest not yet moved"
+    record = read_record(run)
+    if record is not None and record.status == "finished":
+        return "run finished, process not yet ended"
+    if sampling(volumes):
+        return "last sample written, run not yet finished"
+    return "between checkpoints" if (run / "latest").exists() else "before the first checkpoint"
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -209,31 +329,24 @@ def _curve(root: Path) -> dict[str, list[Any]]:
     return curve
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the options of this bench."""
-    parser.add_argument("--times", type=int, default=100, help="number of kills (100)")
-    parser.add_argument("--seed", type=int, default=None, help="seed of the kill points")
-
-
-def main(arguments: Namespace, results: Results) -> int:
+def main() -> int:
     """Return 0 if every run equals its uninterrupted twin."""
-    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 16)
-    results.log(f"seed {seed}")
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=100, help="number of kills (100)")
+    parser.add_argument("--seed", type=int, help="seed of the kill points")
+    given = parser.parse_args()
+    seed = given.seed if given.seed is not None else random.randrange(1 << 16)
+    print(f"seed {seed}", file=sys.stderr)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="crash_test_"))
-    outcome = CrashTest(folder, seed).kill(arguments.times)
+    outcome = CrashTest(folder, seed).kill(given.times)
     if outcome.differences:
-        results.log(f"kept {folder} for inspection")
+        print(f"kept {folder} for inspection", file=sys.stderr)
     else:
         shutil.rmtree(folder)
-    results.add(
-        "crash test",
-        seed=seed,
-        kills=outcome.kills,
-        runs=outcome.runs,
-        attempts=outcome.attempts,
-        states=dict(sorted(outcome.states.items())),
-        differences=outcome.differences[:20],
-        seconds=round(time.monotonic() - started, 1),
-    )
+    print(json.dumps({"seed": seed, **vars(outcome), "seconds": time.monotonic() - started}))
     return 1 if outcome.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,19 +6,28 @@ import os
 import pickle
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.process import RunFailed, run_until
-from bench.results import Measurement, Step
+from bench.results import Measurement, RunFailed, Step
 from bench.setup import Setup, Task
 from job import GOMP_SPINCOUNT
 
-PEAK_MEMORY = Path(__file__).resolve().parent.parent / "peak_memory.py"
 ITERATION = re.compile(r"^iter (\d+): loss ([\d.]+|nan), time ([\d.]+)ms", re.MULTILINE)
 EVALUATION = re.compile(r"^step (\d+): train loss [\d.]+, val loss ([\d.]+)", re.MULTILINE)
 PEAK = re.compile(r"^peak memory (\d+)", re.MULTILINE)
+
+# Runs a script unchanged, then prints the peak memory. Imports torch only if the script did.
+PRINT_PEAK_MEMORY = """
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+torch = sys.modules.get("torch")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+if torch is not None and torch.cuda.is_available():
+    peak = torch.cuda.max_memory_allocated()
+print("peak memory", peak, flush=True)
+"""
 
 # Runs in the copy: the loss of nanoGPT's checkpoint over the first windows of the validation set,
 # the same windows that ours is evaluated on.
@@ -57,14 +66,14 @@ def train_as_in_readme(
 
     Returns the wall seconds.
     """
-    folder, log = copy_checkout(setup), setup.work / f"{name}.log"
-    command = _python("train.py", *args, "--dataset=bench", "--out_dir=out")
 
     def poll() -> bool:
-        return is_done(log.read_text(errors="replace"))
+        return is_done(setup.log_file(name).read_text(errors="replace"))
 
-    seconds = run_until(command, folder, setup.environ, log, setup.results.seconds_left(), poll)
-    poll()  # the output since the last poll
+    args = ["train.py", *args, "--dataset=bench", "--out_dir=out"]
+    folder = copy_checkout(setup)
+    output, seconds = setup.run_python(name, *args, cwd=folder, is_done=poll, prefix=_prefix())
+    is_done(output)  # with the lines since the last poll
     return seconds
 
 
@@ -109,10 +118,8 @@ def train(setup: Setup, task: Task) -> Measurement:
     if task.lr is not None:
         settings |= {"learning_rate": task.lr, "min_lr": task.lr / 10}
     args = [f"--{key}={value}" for key, value in settings.items()]
-    log = setup.work / f"{task.name}.log"
-    command = _python(str(PEAK_MEMORY), "train.py", *args)
-    seconds = run_until(command, folder, setup.environ, log, setup.results.seconds_left())
-    output = log.read_text(errors="replace")
+    args = ["-c", PRINT_PEAK_MEMORY, "train.py", *args]
+    output, seconds = setup.run_python(task.name, *args, cwd=folder, prefix=_prefix())
     # Iteration 0 is left out: its time includes the evaluation before it.
     steps = [
         Step(int(number), float(ms) / 1e3, float(loss))
@@ -125,8 +132,7 @@ def train(setup: Setup, task: Task) -> Measurement:
     if task.val_tokens is not None:
         val_loss = evaluate(setup, task.name, task.val_tokens)
     peak = PEAK.search(output)
-    tokens = recipe.train.global_batch_tokens
-    peak_bytes = int(peak[1]) if peak else None
+    tokens, peak_bytes = recipe.train.global_batch_tokens, int(peak[1]) if peak else None
     return Measurement(steps, tokens, seconds, micro_batch, peak_bytes, val_loss)
 
 
@@ -150,9 +156,7 @@ def copy_checkout(setup: Setup) -> Path:
     return folder
 
 
-def _python(*args: str) -> list[str]:
-    """Return a Python command without our OpenMP setting: nanoGPT's users do not have it."""
-    python = [sys.executable, *args]
-    if os.environ.get("GOMP_SPINCOUNT") == GOMP_SPINCOUNT:
-        return ["env", "--unset=GOMP_SPINCOUNT", *python]
-    return python
+def _prefix() -> list[str]:
+    """Return a prefix that unsets our OpenMP setting: nanoGPT's users do not have it."""
+    is_ours = os.environ.get("GOMP_SPINCOUNT") == GOMP_SPINCOUNT
+    return ["env", "--unset=GOMP_SPINCOUNT"] if is_ours else []

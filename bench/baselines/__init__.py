@@ -1,1 +1,0 @@
-"""Other projects' trainers, measured on the same tokens as ours."""
