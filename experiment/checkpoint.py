@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiment import active_run
+from experiment import logger
 from experiment.weights import ModelMismatch, collect_weights, load_weights, own_name, unwrap
 from job.arguments import say
 from job.exit_status import ExitStatus, UserError
@@ -85,7 +85,7 @@ def save_checkpoint(
         "experiment": name or _script_name(),
         "config": encoded,
         "state": encode(state or {}),
-        "losses": active_run.recorded_losses(),
+        "losses": logger.recorded_losses(),
         "tied": tied,
         "optimizer": type(optimizer).__name__ if optimizer is not None else None,
         "groups": encode(groups),
@@ -93,10 +93,10 @@ def save_checkpoint(
         "numpy_random": _numpy_random_state(),
     }
     tensors = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-    active_run.sync_loggers(Path(output_dir))
+    logger.sync_loggers(Path(output_dir))
     written = files.write(folder, files.Checkpoint(step, weights, tensors, saved))
     prune(folder, max(1, keep_last), set())
-    active_run.update_record(step=step)
+    logger.update_record(step=step)
     return written
 
 
@@ -132,7 +132,7 @@ def load_checkpoint(
             group.update(settings)
     _restore_random_state(found.optimizer, saved)
     # The next attempt may have no step left to log: a killed run must end with the same record.
-    active_run.update_record(step=found.step, **saved["losses"])
+    logger.update_record(step=found.step, **saved["losses"])
     say(f"resumed from the checkpoint of step {found.step}")
     return LoadedCheckpoint(found.step, decode(saved["state"]))
 
@@ -152,9 +152,9 @@ def encode(value: object) -> Any:
     """
     if isinstance(value, Enum):
         return encode(value.value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {NON_FINITE: str(value)}
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, float) and not math.isfinite(value):
+        return {NON_FINITE: str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
         return {str(key): encode(part) for key, part in value.items()}
@@ -219,22 +219,18 @@ def _check_config(folder: Path, saved: Mapping[str, Any], config: Any) -> None:
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:
     """Return ``lr: 0.1 → 0.2`` for each value that differs, with the full key of a nested one."""
     if isinstance(before, dict) and isinstance(after, dict):
+        prefix = f"{key}." if key else ""
         return [
             line
             for name in {**before, **after}
             for line in _differences(
-                before.get(name, MISSING),
-                after.get(name, MISSING),
-                f"{key}.{name}" if key else name,
+                before.get(name, MISSING), after.get(name, MISSING), prefix + name
             )
         ]
     if before == after or repr(before) == repr(after):  # NaN does not equal itself
         return []
-    return [f"{key or 'config'}: {_shown(before)} → {_shown(after)}"]
-
-
-def _shown(value: object) -> str:
-    return "(not set)" if value is MISSING else repr(value)
+    shown = ("(not set)" if value is MISSING else repr(value) for value in (before, after))
+    return [f"{key or 'config'}: {' → '.join(shown)}"]
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:

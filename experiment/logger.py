@@ -1,4 +1,7 @@
-"""``TBLogger``: log an experiment's numbers to TensorBoard and metrics.jsonl while it trains."""
+"""``TBLogger``: log an experiment's numbers to TensorBoard and metrics.jsonl while it trains.
+
+The runner's record of the active run follows. Outside the runner there is no active run.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,52 @@ import math
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiment import active_run
 from job.arguments import say
 from job.files import fsync_file, naming, write_atomically
 from job.metrics import read_metrics
 
-FLUSH_INTERVAL_S = (
-    1.0  # a flush waits for TensorBoard's thread: one per step slows short steps down
-)
+if TYPE_CHECKING:
+    from job.run_session import RunSession
+
+# A flush waits for TensorBoard's thread: one per step slows short steps down.
+FLUSH_INTERVAL_S = 1.0
+RECORDED_LOSSES = {"train": "train_loss", "val": "val_loss"}  # the field of each logger's loss
+
+_session: RunSession | None = None
+_max_steps = 0
+_loggers: weakref.WeakSet[TBLogger] = weakref.WeakSet()
+
+
+def activate(session: RunSession, max_steps: int) -> None:
+    """Let the library update the record of ``session``; ``max_steps`` is 0 if it is unknown."""
+    global _session, _max_steps
+    _session, _max_steps = session, max_steps
+
+
+def update_record(**values: Any) -> None:
+    """Set fields of the run's record, which is written to disk every few seconds."""
+    # max_steps is set with the first step: without one the runner shows no progress at all.
+    if _session is not None:
+        _session.progress(max_steps=_max_steps, **values)
+
+
+def recorded_losses() -> dict[str, float | None]:
+    """Return the losses in the run's record, to be saved with a checkpoint."""
+    if _session is None:
+        return {}
+    return {field: getattr(_session.record, field) for field in RECORDED_LOSSES.values()}
+
+
+def sync_loggers(folder: Path) -> None:
+    """Write everything logged below ``folder`` to disk.
+
+    Call it before writing a checkpoint: the next attempt logs only the steps after the checkpoint.
+    """
+    for logger in list(_loggers):
+        if logger.folder.absolute() == folder.absolute():
+            logger.sync()
 
 
 class TBLogger:
@@ -50,9 +89,9 @@ class TBLogger:
             self._tensorboard("add_scalar", f"{self.name}/{key}", value, step)
         if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
             self.flush()
-        field = active_run.RECORDED_LOSSES.get(self.name)
+        field = RECORDED_LOSSES.get(self.name)
         loss = {field: row["loss"]} if field and "loss" in row else {}
-        active_run.update_record(step=step, **loss)
+        update_record(step=step, **loss)
 
     def flush(self) -> None:
         """Show TensorBoard everything logged so far. Happens once a second and at exit anyway."""
@@ -74,23 +113,20 @@ class TBLogger:
 
     def _start(self, step: int) -> None:
         """Remove the steps that an earlier attempt logged from ``step`` on."""
-        kept = [
-            row
-            for row in read_metrics(self._path)
-            if row["kind"] != self.name or row["step"] < step
-        ]
+        rows = read_metrics(self._path)
+        kept = (row for row in rows if row["kind"] != self.name or row["step"] < step)
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._is_started = True
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = self.folder / "tensorboard" / self.name
-            self._writer = SummaryWriter(folder, purge_step=step)
+            path = self.folder / "tensorboard" / self.name
+            self._writer = SummaryWriter(path, purge_step=step)
         except (ImportError, OSError) as error:
             say(f"warning: no TensorBoard: {error}; metrics.jsonl has every value")
         else:
             weakref.finalize(self, self._writer.close)
-        active_run.register_logger(self)
+        _loggers.add(self)
 
     def _tensorboard(self, method: str, *arguments: object) -> None:
         """Call a method of TensorBoard's writer. A failure there must not end the training."""

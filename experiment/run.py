@@ -22,7 +22,7 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from experiment import active_run, preemption
+from experiment import logger, preemption
 from job.arguments import run, say
 from job.compatibility import JOB, other_experiment
 from job.disk import FULL, in_words
@@ -77,21 +77,18 @@ def _main(arguments: Namespace) -> ExitStatus:
             _show_finished(folder, record, digest, arguments.json)
             return ExitStatus.DONE
     session = RunSession(folder, None, JOB, list(arguments.words))
-    session.progress(
-        force=True,
-        arguments=parameters,
-        file={"path": arguments.file.as_posix(), "sha256": digest},
-    )
+    file = {"path": arguments.file.as_posix(), "sha256": digest}
+    session.progress(force=True, arguments=parameters, file=file)
     steps = parameters.get("max_steps", parameters.get("steps"))
-    active_run.activate(session, steps if isinstance(steps, int) else 0)
-    out = LoggedStream(sys.stderr if arguments.json else sys.stdout, folder / "log.txt")
-    err = LoggedStream(sys.stderr, folder / "log.txt")
-    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
-        try:
-            status = _train(session, path, given)
-        finally:
-            out.close()
-            err.close()
+    logger.activate(session, steps if isinstance(steps, int) else 0)
+    log = folder / "log.txt"
+    with (
+        LoggedStream(sys.stderr if arguments.json else sys.stdout, log) as out,
+        LoggedStream(sys.stderr, log) as err,
+        redirect_stdout(cast(TextIO, out)),
+        redirect_stderr(cast(TextIO, err)),
+    ):
+        status = _train(session, path, given)
     if arguments.json and status == ExitStatus.DONE:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")
     return status
@@ -108,8 +105,7 @@ def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitS
             train = load_train(path)
             returned = train(output_dir=str(session.folder), **given)
     except KeyboardInterrupt:
-        is_polled = preemption.STOP.is_polled
-        return _stop(session, "" if is_polled else " before the file called should_stop()")
+        return _stop(session)
     except SystemExit as end:
         if end.code not in (None, 0):
             return _fail(session, f"the file called sys.exit({end.code!r})")
@@ -120,7 +116,7 @@ def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitS
         _print_traceback(error, path)
         return _fail(session, f"{type(error).__name__}: {error}")
     if preemption.STOP.was_reported:
-        return _stop(session, "")
+        return _stop(session)
     session.record.result = as_result(returned, say)
     if not _end(session, RunStatus.FINISHED, "finished"):
         return ExitStatus.JOB_FAILED
@@ -160,9 +156,10 @@ def _unload_shadowed_packages(folder: Path) -> None:
             del sys.modules[name]
 
 
-def _stop(session: RunSession, when: str) -> ExitStatus:
-    received = preemption.STOP.signal
-    reason = received.name if received is not None else "interrupted"
+def _stop(session: RunSession) -> ExitStatus:
+    stop = preemption.STOP
+    reason = stop.signal.name if stop.signal is not None else "interrupted"
+    when = "" if stop.is_polled else " before the file called should_stop()"
     say(f"stopped by {reason}{when}; run the same command to resume")
     _end(session, RunStatus.UNFINISHED, reason)
     return ExitStatus.UNFINISHED
@@ -225,7 +222,6 @@ class LoggedStream(TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass buffered text on to the reader of the stream."""
         self.stream.flush()
 
     def isatty(self) -> bool:
