@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from runner.cli_options import refuse_empty
-from runner.console import CliContext
+from runner.console import CliContext, open_closed_streams
 from runner.errors import RunnerError, as_runner_error, did_you_mean, usage
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -90,6 +90,11 @@ class Commands(click.Group):
                 hint = f"; a job runs on a target: `runner host {name}`, `local` or `cloud`"
             raise usage(f"no command '{name}'{hint or '; `runner --help` lists the commands'}")
         return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, also if a standard stream is closed."""
+        open_closed_streams()
+        return super().main(*args, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any of them."""

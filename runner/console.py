@@ -67,12 +67,12 @@ class CliContext:
 
     def info(self, text: str) -> None:
         """Write a message to stderr."""
-        click.echo(sanitize(text), err=True)
+        _write_message(sanitize(text), self.color)
 
     def warn(self, text: str) -> None:
         """Write a warning to stderr."""
         label = click.style("warning:", fg="yellow") if self.color else "warning:"
-        click.echo(f"{label} {sanitize(text)}", err=True, color=self.color)
+        _write_message(f"{label} {sanitize(text)}", self.color)
 
     def ask(self, question: str) -> bool:
         """Ask for y or n on the terminal; no is the default. Ctrl-C raises KeyboardInterrupt."""
@@ -128,6 +128,32 @@ class CliContext:
             emoji=False,
             width=None if on_terminal else PIPED_WIDTH,
         )
+
+
+def open_closed_streams() -> None:
+    """Connect closed standard streams (``>&-``, daemons) to the null device.
+
+    Otherwise a print fails, and the next file that is opened becomes stdout.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+
+
+def _write_message(text: str, color: bool) -> None:
+    """Write to stderr; a closed terminal or pipe must not end the runner before its job."""
+    try:
+        click.echo(text, err=True, color=color)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # also for what is still in the buffer
 
 
 def _is_tty(stream: Any) -> bool:
