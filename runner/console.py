@@ -144,8 +144,8 @@ def open_closed_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
-            stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
-            setattr(sys, name, stream)
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _write_message(text: str, color: bool) -> None:

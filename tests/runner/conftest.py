@@ -1,4 +1,4 @@
-"""A checkout under tmp_path, and the command line run in it on a fake target."""
+"""Fixtures: a checkout, and the command line in it with a fake target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder with curves, as the trainer writes it, made in no time."""
+"""A run's folder with metrics, as the trainer writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MEMORY = 3 * 2**30
 
 
 def metrics(steps: int, lr: float = 1e-3, evaluate_every: int = 10) -> str:
-    """The lines of a metrics.jsonl: a loss that falls to 1 + ``lr`` x 100, 1,000 tokens a step, 2,000 a second."""
+    """Return metrics.jsonl: the loss falls to 1 + 100 ``lr``, with 1,000 tokens per step at 2,000/s."""
     rows = []
     for step in range(1, steps + 1):
         loss = 1 + lr * 100 + 4 * math.exp(-step / 20) + 0.1 * math.sin(step * 7)
@@ -36,7 +36,7 @@ def metrics(steps: int, lr: float = 1e-3, evaluate_every: int = 10) -> str:
 def tell(
     folder: Path, steps: int = 100, lr: float = 1e-3, sample: str = "def f", **record: Any
 ) -> None:
-    """Fill the folder of a run that ``make_run`` made."""
+    """Fill the folder of a run that ``make_run`` made with metrics, samples and a log."""
     recipe = f"name: {folder.name}\nmodel:\n  n_layer: 2\n  bias: false\ntrain:\n  lr: {lr}\n  max_steps: {steps}\n"
     (folder / "recipe.yaml").write_text(recipe)
     (folder / "metrics.jsonl").write_text(metrics(steps, lr))

@@ -1,4 +1,4 @@
-"""A target that does nothing: what the commands do with a target is tested on it."""
+"""A target that starts nothing, for tests of the commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def change_state(state: TargetState, **values: Any) -> TargetState:
 
 @dataclass
 class FakeTarget:
-    """Set what it shall answer, look at ``did``."""
+    """Answers with its fields; ``did`` records the calls."""
 
     checkout: Path
     name: str = "host"

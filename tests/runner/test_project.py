@@ -1,4 +1,4 @@
-"""The line that installs what is missing works where it is typed."""
+"""Tests of the commands that install missing packages, and of .env."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import shlex
 import sys
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from runner.project import install_line, own_requirement, requirements
+from runner.errors import RunnerError
+from runner.project import install_line, own_requirement, read_dotenv, requirements
+from runner.targets.compose_project import project_name
 from tests.runner.conftest import ROOT
 
 
@@ -36,3 +39,54 @@ def test_what_replaces_a_package_of_the_runner_is_a_version_that_it_works_with()
     assert not modal.specifier.contains("1.6.3")
     assert modal.specifier.contains(version("modal"))
     assert own_requirement("no-such-package") == "no-such-package"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("KEY=a\n", "a"),
+        ("\ufeffKEY=a\n", "a"),
+        ("export KEY = 'a b' # c\n", "a b"),
+        ("KEY= # paste yours here\n", ""),
+        ("KEY=ab\t# comment\n", "ab"),
+        ('KEY="first\nsecond"\n', "first\nsecond"),
+        ('KEY="a\\"b\\nc"\n', 'a"b\nc'),
+        ("KEY='pa$$word'\n", "pa$$word"),
+    ],
+)
+def test_dotenv_is_read_as_compose_reads_it(tmp_path: Path, text: str, value: str) -> None:
+    (tmp_path / ".env").write_text(f"# before\n{text}OTHER=1\n", encoding="utf-8")
+    if text.startswith("\ufeff"):
+        (tmp_path / ".env").write_text(text, encoding="utf-8")
+    assert read_dotenv(tmp_path, ["KEY"]) == {"KEY": value}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("hush hush", "expected NAME=value"),
+        ("KEY: value", "expected NAME=value"),
+        ("KEY=pa$word", "Compose would expand the $; put the value in single quotes"),
+        (r"KEY='a\\b'", "Compose reads a backslash in single quotes differently"),
+    ],
+)
+def test_a_line_that_compose_reads_differently_is_refused(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    (tmp_path / ".env").write_text(f"A=1\n\n{line}\n")
+    with pytest.raises(RunnerError) as caught:
+        read_dotenv(tmp_path, ["KEY"])
+    assert caught.value.message.startswith(".env:3: ")
+    assert problem in caught.value.message
+
+
+def test_a_line_that_no_job_needs_is_not_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=$HOME/x\nKEY=1\n")
+    assert read_dotenv(tmp_path, ["KEY"]) == {"KEY": "1"}
+
+
+def test_two_checkouts_of_one_name_have_compose_projects_of_their_own(tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "gpt", tmp_path / "b" / "gpt"
+    assert project_name(first) != project_name(second)
+    assert project_name(first, "mine") == "mine"
+    assert project_name(second, project_name(first)) == project_name(second)  # .env was copied

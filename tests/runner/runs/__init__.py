@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tests of finding and reading runs."""

@@ -1,4 +1,4 @@
-"""A run that is here and in the cloud: it does not go on twice, nor from the older of its checkpoints."""
+"""Tests of one run on two sides: it is never active twice, and resumes from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINES = ["runner host warm --dry-run", "runner resume warm --target host --dry-r
 
 @pytest.fixture
 def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
-    """What stands for the cloud, beside a host; there is an account."""
+    """Return a fake remote target with an account, beside a host."""
     copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
     fake = FakeTarget(tmp_path / "there", name="cloud", copies=copies)
     cli.targets = {"cloud": fake, "host": HostTarget(cli, checkout, has_module=lambda name: True)}
@@ -41,7 +41,7 @@ def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
 
 @pytest.fixture
 def both(cloud: FakeTarget, make_run: Callable[..., Path]) -> Callable[..., Path]:
-    """``both(40, there=50)``: the run warm was in the cloud and is here too, each with its newest step; its folder here."""
+    """``both(40, there=50)``: make the run warm on both sides, at these steps; return its folder here."""
 
     def make(here: int | None, there: int | None, created: float = 7.0) -> Path:
         attempts = [{"started": 5.0, "ended": 9.0, "launch": {"target": "cloud"}}]
@@ -60,9 +60,9 @@ def both(cloud: FakeTarget, make_run: Callable[..., Path]) -> Callable[..., Path
     return make
 
 
-class TestHere:
+class TestLocalStart:
     @pytest.mark.parametrize("line", LINES)
-    def test_a_run_that_is_at_work_in_the_cloud_is_not_started(
+    def test_a_run_active_on_the_remote_is_not_started(
         self, line: str, type_: Type, cloud: FakeTarget, both: Callable[..., Path]
     ) -> None:
         both(None, None)
@@ -76,7 +76,7 @@ class TestHere:
         assert "`runner pull checkpoints warm`" in refused.stderr
 
     @pytest.mark.parametrize("line", LINES)
-    def test_from_an_older_step_than_the_clouds_it_is_not_taken_up(
+    def test_an_older_checkpoint_is_not_resumed(
         self, line: str, type_: Type, both: Callable[..., Path]
     ) -> None:
         folder = both(40, there=50)
@@ -88,7 +88,7 @@ class TestHere:
         folder.rename(folder.with_name("older"))
         assert "resumes from step 40" in type_("runner resume older --target host --dry-run").stderr
 
-    def test_without_a_checkpoint_here_it_does_not_begin_anew(
+    def test_a_run_with_only_a_remote_checkpoint_is_not_started(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
         both(None, there=50)
@@ -98,7 +98,7 @@ class TestHere:
             "is at step 50 on cloud and has no checkpoint on host; copy it first" in refused.stderr
         )
 
-    def test_it_goes_on_from_the_same_step_and_from_a_newer_one(
+    def test_the_same_and_a_newer_step_are_resumed(
         self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
     ) -> None:
         both(50, there=50)
@@ -106,13 +106,13 @@ class TestHere:
         (cloud.checkout / "volumes/checkpoints/warm/latest").write_text("step_00000040\n")
         assert "resumes from step 50" in type_(LINES[1]).stderr
 
-    def test_another_run_of_that_name_in_the_cloud_is_none_of_its_business(
+    def test_another_remote_run_of_that_name_is_ignored(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
         both(40, there=50, created=8.0)
         assert "resumes from step 40" in type_(LINES[0]).stderr
 
-    def test_a_run_that_never_was_in_the_cloud_asks_nothing(
+    def test_a_run_that_was_never_remote_asks_nothing(
         self,
         type_: Type,
         cloud: FakeTarget,
@@ -123,7 +123,7 @@ class TestHere:
         monkeypatch.setattr(cloud, "state", lambda run: pytest.fail("the cloud was asked"))
         assert "resumes from step 40" in type_(LINES[0]).stderr
 
-    def test_one_that_was_pushed_asks(
+    def test_a_pushed_run_asks_the_remote(
         self, type_: Type, both: Callable[..., Path], checkout: Path
     ) -> None:
         folder = both(40, there=50)
@@ -151,7 +151,7 @@ class TestHere:
             ),
         ],
     )
-    def test_where_the_cloud_can_not_be_asked_it_goes_on_and_one_line_says_so(
+    def test_an_unreachable_remote_is_one_warning(
         self,
         variables: dict[str, str],
         why: str,
@@ -171,10 +171,8 @@ class TestHere:
         assert "could not ask cloud whether run 'warm' ran there since" in planned.stderr
 
 
-class TestNotHere:
-    """A run that is asked to write, and is on the other side."""
-
-    def test_what_is_in_the_cloud_is_named_with_the_way_to_it(
+class TestMissingRun:
+    def test_a_remote_run_is_named_with_the_commands(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
         folder = both(40, there=50)
@@ -184,7 +182,7 @@ class TestNotHere:
         ways = "`runner cloud sample --name warm`, or copy it first: `runner pull checkpoints warm`"
         assert f"run 'warm' is on cloud, not on host: run {ways}" in refused.stderr
 
-    def test_what_is_here_is_named_with_the_way_there(
+    def test_a_local_run_is_named_with_the_commands(
         self, type_: Type, cloud: FakeTarget, make_run: Callable[..., Path]
     ) -> None:
         make_run("warm", step=40)
@@ -195,7 +193,7 @@ class TestNotHere:
             in refused.stderr
         )
 
-    def test_without_an_answer_it_is_not_here(
+    def test_an_unreachable_remote_is_a_missing_run(
         self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
     ) -> None:
         assert "no run 'warm'" in type_("runner host sample --name warm").stderr
@@ -207,8 +205,8 @@ class TestNotHere:
         assert "no run 'warm'" in refused.stderr
 
 
-class TestThere:
-    def test_what_is_here_of_the_same_run_is_known(
+class TestRemoteStart:
+    def test_the_local_state_of_the_same_run(
         self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
     ) -> None:
         folder = make_run("warm", step=50, status="running", created=7.0)
@@ -224,7 +222,7 @@ class TestThere:
         assert local_state(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
         assert local_state(cli, checkout, "warm", None) is None
 
-    def test_a_command_went_on_where_it_was_started_last(
+    def test_a_command_ran_where_it_was_started_last(
         self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
     ) -> None:
         folder = make_run("warm", job="command", created=7.0)
@@ -240,8 +238,8 @@ class TestThere:
             refuse_divergence("warm", "cloud", None, older, str(folder))
 
 
-class TestMachine:
-    """What a run that is taken up takes over from its last launch on that target."""
+class TestPreviousResources:
+    """Resources that a resume takes over from the last launch on its target."""
 
     OPTIONS = parse_options(gpu="H100:8", timeout="5h")
     LAST = LaunchHandle("warm", "cloud", "train", "fc-1", 5.0, gpus=8, target_options=OPTIONS)
@@ -255,13 +253,13 @@ class TestMachine:
             target, "warm", int(gpus) if gpus else None, device, parse_options(gpu=gpu)
         )
 
-    def test_all_of_it(self) -> None:
+    def test_all_resources_are_kept(self) -> None:
         assert self.again(self.LAST) == PreviousResources(8, None, self.OPTIONS)
 
-    def test_nothing_of_a_launch_elsewhere(self) -> None:
+    def test_a_launch_on_another_target_is_ignored(self) -> None:
         assert self.again(self.LAST, name="host") == PreviousResources(1, None, ModalOptions())
 
-    def test_gpus_end_an_earlier_cpu(self) -> None:
+    def test_gpus_replace_an_earlier_cpu(self) -> None:
         on_cpu = replace(
             self.LAST, device="cpu", gpus=1, target_options=parse_options(timeout="5h")
         )
@@ -274,7 +272,7 @@ class TestMachine:
             2, None, ModalOptions()
         )
 
-    def test_cpu_ends_earlier_gpus_of_the_cloud(self) -> None:
+    def test_cpu_replaces_earlier_rented_gpus(self) -> None:
         assert self.again(self.LAST, None, "cpu") == PreviousResources(
             1, "cpu", parse_options(timeout="5h")
         )

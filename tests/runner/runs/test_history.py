@@ -1,4 +1,4 @@
-"""A run read through its target: records, samples, logs, money."""
+"""Tests of reading a run through its target: record, samples, log, cost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_newest_sample_or_all(folder: Path, fake) -> None:
     assert reader.poll().samples[-1].text == "written again"
 
 
-def test_a_job_without_a_log_shows_what_it_printed(folder: Path, fake) -> None:
+def test_a_job_without_a_log_shows_its_output(folder: Path, fake) -> None:
     fake.printed = ["ImportError: \x1b[31mtorch"]
     reader = HistoryReader("warm", fake)
     assert reader.poll().log == ("ImportError: ·[31mtorch",)
@@ -45,7 +45,7 @@ def test_a_job_without_a_log_shows_what_it_printed(folder: Path, fake) -> None:
     assert reader.poll().log == ("began",)
 
 
-def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
+def test_the_cost_limit_of_the_launch(folder: Path, fake) -> None:
     launch = {"run": "warm", "target": "cloud", "job": "train", "id": "fc", "started": 1.0}
     (folder / "launch.json").write_text(
         json.dumps({**launch, "target_options": {"gpu": "H100", "max_cost": 12.5}})
@@ -57,7 +57,7 @@ def test_the_cap_is_that_of_the_launch(folder: Path, fake) -> None:
     assert HistoryReader("warm", fake).poll().max_cost is None
 
 
-def test_a_run_that_goes_on_from_a_checkpoint_has_one_curve(folder: Path, fake) -> None:
+def test_a_resumed_run_has_one_curve(folder: Path, fake) -> None:
     tell(folder, steps=100)
     reader = HistoryReader("warm", fake)
     assert reader.poll().metrics.step == 100
@@ -71,18 +71,18 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_one_curve(folder: Path, fake) 
     assert (metrics.step, len(metrics.curves["loss"]), metrics.seconds) == (60, 60, 30.0)
 
 
-def test_a_run_that_is_no_longer_there_is_none(folder: Path, fake) -> None:
+def test_a_removed_run_is_none(folder: Path, fake) -> None:
     reader = HistoryReader("warm", fake)
     fake.states = [replace(STATE, run="other")]
     assert reader.poll() is None
 
 
 @pytest.mark.parametrize("text", [None, b"", b"[1, 2]", b"\xff\xfe", b"a: [", b"a: &a [*a]"])
-def test_a_recipe_that_is_none_is_empty_or_harmless(text: bytes | None) -> None:
+def test_a_damaged_recipe_is_empty(text: bytes | None) -> None:
     assert set(flatten_recipe(text)) <= {"a"}
 
 
-def test_what_would_steer_a_terminal_is_marked() -> None:
+def test_control_characters_are_replaced() -> None:
     assert sanitize("a\x1b[2Jb\r\u202ec\u00a0d\te\n") == "a·[2Jb ·c d\te\n"
     assert sanitize(b"\xff ok") == "\N{REPLACEMENT CHARACTER} ok"
 
@@ -112,7 +112,7 @@ def test_places_on_an_axis_are_round(most: float, axis: Axis, places: list[float
     assert ticks(most, axis) == places
 
 
-def test_an_experiment_and_a_command_are_told_by_what_they_were_given(folder: Path, fake) -> None:
+def test_arguments_of_an_experiment_and_of_a_command(folder: Path, fake) -> None:
     (folder / "recipe.yaml").unlink()
     tree = {
         "name": "warm",
@@ -130,7 +130,7 @@ def test_an_experiment_and_a_command_are_told_by_what_they_were_given(folder: Pa
 
 
 def test_step_zero_is_a_step(make_run, fake) -> None:
-    """A run that only measures published weights has no other."""
+    """A run that only evaluates pretrained weights has no other."""
     folder = make_run("gpt2", step=0, max_steps=0)
     (folder / "metrics.jsonl").write_text('{"kind": "val", "step": 0, "loss": 3.5}\n')
     (folder / "samples").mkdir()

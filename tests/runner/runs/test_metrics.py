@@ -1,4 +1,4 @@
-"""metrics.jsonl as curves: bounded, and nothing in it is believed."""
+"""Tests of metrics.jsonl as curves: bounded in size, and robust to damaged lines."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_curves_newest_and_best() -> None:
         b'{"kind": "checkpoint", "step": 7, "loss": 1}',
     ],
 )
-def test_what_is_no_number_is_passed_over(line: bytes) -> None:
+def test_invalid_lines_are_skipped(line: bytes) -> None:
     metrics = Metrics()
     metrics.read([line, train(8, loss=1.0)])
     assert [p.value for p in metrics.curves["loss"].points] == [1.0]
     assert not metrics.curves["val_loss"]
 
 
-def test_a_copy_does_not_grow() -> None:
+def test_a_copy_stays_the_same() -> None:
     metrics = Metrics()
     metrics.read([train(1, loss=3.0)])
     before = metrics.copy()
@@ -68,7 +68,7 @@ def test_a_copy_does_not_grow() -> None:
     assert (len(before.curves["loss"]), before.newest["loss"], before.best) == (1, 3.0, None)
 
 
-def test_a_curve_of_any_length_stays_small_and_keeps_its_mean_and_its_ends() -> None:
+def test_a_long_curve_keeps_its_mean_and_its_ends() -> None:
     curve, values = Curve(), [random.Random(7).random() for _ in range(100_000)]
     for step, value in enumerate(values, 1):
         curve.add(step, step * 10, step / 2, value)
@@ -82,7 +82,7 @@ def test_a_curve_of_any_length_stays_small_and_keeps_its_mean_and_its_ends() -> 
     assert len(downsample(points, 100)) <= 100
 
 
-def test_an_experiment_may_log_what_it_likes() -> None:
+def test_other_kinds_of_lines_are_curves_too() -> None:
     metrics = Metrics()
     rows = [{"kind": "train", "step": i, "reward": i / 10} for i in range(5)]
     rows += [{"kind": "test", "step": 4, "accuracy": 0.9, "note": "text"}]

@@ -1,4 +1,4 @@
-"""runs, status, logs, stop, resume: from another terminal, on another day, for a run that is dead."""
+"""Tests of runs, status, logs, stop and resume, from another terminal and for lost runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestRuns:
         lines = type_("runner runs").stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["run", "new", "old"]
 
-    def test_what_was_estimated_stands_beside_what_it_cost(self, type_, fake) -> None:
+    def test_estimates_are_beside_the_costs(self, type_, fake) -> None:
         fake.states = [
             RunInfo(
                 "paid",
@@ -73,7 +73,7 @@ class TestRuns:
             (20, "run status step loss"),
         ],
     )
-    def test_a_narrow_terminal_has_fewer_columns_and_whole_values(
+    def test_a_narrow_terminal_drops_columns_and_cuts_no_value(
         self, type_, fake, cli, monkeypatch: pytest.MonkeyPatch, width: int, titles: str
     ) -> None:
         common = {
@@ -98,7 +98,7 @@ class TestRuns:
             word in line for word in ("nanogpt-lr1-warm", "unfinished", "150/300", "5.7012", "…")
         ] == [*(True, True, True, True, False)]
 
-    def test_where_targets_differ_they_are_shown_before_all_else(
+    def test_different_targets_are_dropped_last(
         self, type_, fake, cli, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         common = {"gpu": "cpu, 2 threads", "max_steps": 300, "started": time.time() - 7300}
@@ -138,8 +138,8 @@ class TestRuns:
         assert age(1000.0, 1000.0 + seconds) == words
 
 
-class TestJudgement:
-    """A record that says running is believed only of what lives."""
+class TestDeriveStatus:
+    """The record's "running" counts only while the process is alive."""
 
     LAUNCH = LaunchHandle("warm", "host", "train", "1", 100.0)
     OURS = Attempt(started=101.0, launch={"target": "host"})
@@ -157,13 +157,15 @@ class TestJudgement:
             ("unfinished", OURS, False, None, "unfinished"),
         ],
     )
-    def test_one_word(self, status, attempt, lives, code, word) -> None:
+    def test_status_by_record_process_and_exit_status(
+        self, status, attempt, lives, code, word
+    ) -> None:
         assert (
             derive_status(RunRecord("warm", status=status), attempt, self.LAUNCH, lives, code)
             == word
         )
 
-    def test_a_run_of_make_is_known_by_its_heartbeat(self, make_run, checkout) -> None:
+    def test_a_run_without_the_runner_is_active_by_its_heartbeat(self, make_run, checkout) -> None:
         folder = make_run("warm", status="running", attempts=[{"started": 5.0}])
         heartbeat = folder / "heartbeat"
         heartbeat.touch()
@@ -198,9 +200,7 @@ class TestJudgement:
     @pytest.mark.parametrize(
         ("code", "why"), [(None, "killed"), (137, "killed"), (139, "killed by signal 11")]
     )
-    def test_what_was_killed_is_dead_and_says_so(
-        self, make_run, code: int | None, why: str
-    ) -> None:
+    def test_a_killed_run_is_lost(self, make_run, code: int | None, why: str) -> None:
         attempts = [
             {"started": 1.0, "reason": "SIGTERM"},
             {"started": 5.0, "launch": {"target": "host"}},
@@ -220,18 +220,18 @@ class TestJudgement:
         (state,) = states(folder.parent, "local", lambda _: (False, None))
         assert (state.run, state.attempts) == ("warm", 2)
 
-    def test_docker_compose_up_is_known_by_the_containers_name(self, make_run) -> None:
+    def test_a_run_of_docker_compose_up_by_the_containers_name(self, make_run) -> None:
         folder = make_run("warm", attempts=[{"started": 1.0, "host": "0123456789ab"}])
         assert len([*states(folder.parent, "local", lambda _: (False, None))]) == 1
 
-    def test_what_is_no_run_is_passed_over(self, checkout) -> None:
+    def test_other_folders_are_skipped(self, checkout) -> None:
         volume = checkout / "volumes" / "checkpoints"
         (volume / "lost+found").mkdir(parents=True)
         (volume / "notes.txt").touch()
         assert [*states(volume, "host", lambda _: (False, None))] == []
 
     @pytest.mark.parametrize("target", [HostTarget, ComposeTarget])
-    def test_one_of_many_is_asked_for_without_a_look_at_the_others(
+    def test_the_state_of_one_run_reads_no_other(
         self, cli, make_run, checkout, monkeypatch, target: type[HostTarget | ComposeTarget]
     ) -> None:
         attempts = [{"started": 1.0, "ended": 2.0, "launch": {"target": target.name}}]
@@ -266,14 +266,14 @@ class TestJudgement:
 
 
 class TestStatus:
-    def test_facts_on_stdout(self, type_, fake) -> None:
+    def test_rows_on_stdout(self, type_, fake) -> None:
         fake.states = [RUNNING]
         result = type_("runner status warm")
         assert result.exit_code == 0
         assert "step      50/100" in result.stdout
         assert json.loads(type_("runner status warm --json").stdout)["loss"] == 1.5
 
-    def test_a_dead_run_shows_its_last_words_and_what_to_type(self, type_, fake) -> None:
+    def test_a_lost_run_shows_its_output_and_the_next_command(self, type_, fake) -> None:
         fake.states = [RunInfo("warm", "train", "host", "lost")]
         fake.printed = ["Out of memory"]
         result = type_("runner status warm")
@@ -281,7 +281,7 @@ class TestStatus:
         assert "`runner resume warm` resumes it" in result.stderr
 
     @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
-    def test_a_run_that_is_not_there(self, type_, fake, command: str) -> None:
+    def test_a_missing_run_is_an_error(self, type_, fake, command: str) -> None:
         fake.states = [RUNNING]
         result = type_(f"runner {command} wram")
         assert result.exit_code == 102
@@ -289,7 +289,7 @@ class TestStatus:
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "stop", "resume", "logs"])
-def test_a_sweeps_name_is_told_from_a_runs(type_, checkout, command: str) -> None:
+def test_the_name_of_a_sweep_is_an_error(type_, checkout, command: str) -> None:
     trials = [
         Trial(number, f"s-00{number}", {}, "finished", metric=1.0 / number) for number in (1, 2)
     ]
@@ -303,7 +303,7 @@ def test_a_sweeps_name_is_told_from_a_runs(type_, checkout, command: str) -> Non
 
 
 class TestLogs:
-    def test_all_or_the_end(self, type_, fake, make_run) -> None:
+    def test_the_whole_log_or_its_end(self, type_, fake, make_run) -> None:
         fake.states = [RunInfo("warm", "train", "host", "finished")]
         (make_run("warm") / "log.txt").write_text("one\ntwo\nthree\n")
         assert type_("runner logs warm").stdout == "one\ntwo\nthree\n"
@@ -320,14 +320,14 @@ class TestLogs:
             type_(f"runner logs warm --tail {tail} --since 1d").stdout.replace(stamp, "") == shown
         )
 
-    def test_a_log_without_times_has_no_last_hour(self, type_, fake, make_run) -> None:
+    def test_since_needs_timestamps(self, type_, fake, make_run) -> None:
         fake.states = [RunInfo("warm", "command", "host", "finished")]
         (make_run("warm") / "log.txt").write_text("one\ntwo\n")
         refused = type_("runner logs warm --since 1h")
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert "without times; use --tail 50 instead of --since" in refused.stderr
 
-    def test_a_long_end_is_read_in_pieces_and_put_together_once(self, tmp_path) -> None:
+    def test_a_long_tail_is_read_in_linear_time(self, tmp_path) -> None:
         lines = [f"{number:07d} {'x' * 40}\n" for number in range(20_000)]
         (tmp_path / "log.txt").write_text("".join(lines))
         for count in (1, 5_000, 20_000, 30_000):
@@ -336,7 +336,7 @@ class TestLogs:
                 980_000,
             )
 
-    def test_times_are_in_utc_wherever_they_are_written(self, tmp_path, monkeypatch) -> None:
+    def test_timestamps_are_in_utc(self, tmp_path, monkeypatch) -> None:
         path = tmp_path / "log.txt"
         display = Display(path, 10, silent=False)
         for zone in ("UTC", "Asia/Tokyo", "America/Lima"):
@@ -365,12 +365,12 @@ class TestLogs:
         assert text == "".join(written[-lines:])
         assert end == (tmp_path / "log.txt").stat().st_size
 
-    def test_no_line_is_cut_where_two_reads_meet(self, tmp_path, monkeypatch) -> None:
+    def test_no_line_is_lost_between_two_chunks(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(run_log, "CHUNK_BYTES", 1)
         (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
         assert run_log.tail(LocalVolume(tmp_path), "log.txt", 2)[0] == "two\nthree\n"
 
-    def test_a_letter_cut_in_two_is_not_torn(self, tmp_path, monkeypatch) -> None:
+    def test_a_character_split_between_two_chunks(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(run_log, "CHUNK_BYTES", 1)
         (tmp_path / "log.txt").write_text("loss ↓\n")
         assert (
@@ -378,7 +378,7 @@ class TestLogs:
             == "loss ↓\n"
         )
 
-    def test_a_path_can_not_leave_the_volume(self, tmp_path) -> None:
+    def test_a_path_outside_the_volume_is_refused(self, tmp_path) -> None:
         from runner.errors import RunnerError
 
         with pytest.raises(RunnerError, match="outside the volume"):
@@ -386,7 +386,7 @@ class TestLogs:
 
 
 class TestStop:
-    def test_it_is_asked_to_checkpoint(self, type_, fake) -> None:
+    def test_stop_lets_the_run_write_a_checkpoint(self, type_, fake) -> None:
         fake.states = [RUNNING]
         result = type_("runner stop warm")
         assert (result.exit_code, fake.did) == (0, ["stop warm"])
@@ -405,7 +405,7 @@ class TestResume:
         fake.states = [RunInfo("warm", "train", "host", "unfinished", folder=str(folder))]
         return folder
 
-    def test_with_the_recipe_it_has(self, type_, fake, warm) -> None:
+    def test_resume_uses_the_recorded_recipe(self, type_, fake, warm) -> None:
         assert type_("runner resume warm").exit_code == 0
         (plan,) = fake.plans
         assert (plan.recipe, plan.resume, plan.run) == (
@@ -414,7 +414,7 @@ class TestResume:
             "warm",
         )
 
-    def test_on_as_many_gpus_as_before(self, type_, fake, warm) -> None:
+    def test_resume_uses_the_gpus_of_the_last_launch(self, type_, fake, warm) -> None:
         from runner.runs.store import write_launch
 
         fake.has = {"gpus": 8}
@@ -423,12 +423,12 @@ class TestResume:
         type_("runner resume warm --dry-run --gpu 2")
         assert [plan.process.gpus for plan in fake.plans] == [4, 2]
 
-    def test_on_another_target(self, type_, cli, checkout, fake, warm) -> None:
+    def test_resume_on_another_target(self, type_, cli, checkout, fake, warm) -> None:
         other = cli.targets["local"] = FakeTarget(checkout, name="local")
         type_("runner resume warm --target local")
         assert (fake.did, other.did) == ([], ["start warm", "follow warm"])
 
-    def test_without_its_recipe_it_says_so(self, type_, cli, checkout, make_run) -> None:
+    def test_resume_without_a_recipe_is_an_error(self, type_, cli, checkout, make_run) -> None:
         (make_run("warm", step=50, status="unfinished") / "recipe.yaml").unlink()
         cli.targets = {"host": HostTarget(cli, checkout)}
         result = type_("runner resume warm")

@@ -1,4 +1,4 @@
-"""A file that grows is read once; one that was rewritten is read anew."""
+"""Tests of following a file that grows or is rewritten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.target import LocalVolume
 
 
 class Counting(LocalVolume):
-    """A folder that counts the bytes that were read of it."""
+    """Counts the bytes that are read."""
 
     count: ClassVar[list[int]] = [0]
 
@@ -33,13 +33,13 @@ def file(tmp_path: Path) -> TailReader:
     return TailReader(LocalVolume(tmp_path), "metrics.jsonl")
 
 
-def test_a_file_that_is_not_there_yet_is_waited_for(file: TailReader, path: Path) -> None:
+def test_a_missing_file_has_no_lines(file: TailReader, path: Path) -> None:
     assert file.poll().lines == ()
     path.write_text("one\n")
     assert file.poll().lines == (b"one",)
 
 
-def test_a_line_comes_when_it_is_whole(file: TailReader, path: Path) -> None:
+def test_a_partial_line_waits_for_its_end(file: TailReader, path: Path) -> None:
     path.write_text("one\ntw")
     assert file.poll().lines == (b"one",)
     assert file.poll().lines == ()
@@ -48,7 +48,7 @@ def test_a_line_comes_when_it_is_whole(file: TailReader, path: Path) -> None:
     assert file.poll().lines == (b"two", b"three")
 
 
-def test_a_look_reads_what_was_added_and_no_more(tmp_path: Path, path: Path) -> None:
+def test_a_poll_reads_only_new_bytes(tmp_path: Path, path: Path) -> None:
     files = Counting(tmp_path)
     file = TailReader(files, "metrics.jsonl")
     path.write_text("a line\n" * 100_000)
@@ -61,9 +61,7 @@ def test_a_look_reads_what_was_added_and_no_more(tmp_path: Path, path: Path) -> 
 
 
 @pytest.mark.parametrize("more", [0, 1, 5000])
-def test_a_file_that_was_rewritten_is_read_anew_whatever_its_length(
-    file: TailReader, path: Path, more: int
-) -> None:
+def test_a_rewritten_file_is_read_from_its_start(file: TailReader, path: Path, more: int) -> None:
     path.write_text("".join(f"step {i} first attempt\n" for i in range(1000)))
     assert len(file.poll().lines) == 1000
     kept = [f"step {i} first attempt\n" for i in range(900)]
@@ -73,7 +71,7 @@ def test_a_file_that_was_rewritten_is_read_anew_whatever_its_length(
     assert not file.poll().restarted
 
 
-def test_a_long_file_comes_in_pieces(
+def test_a_long_file_takes_several_polls(
     file: TailReader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail_reader, "MAX_POLL_BYTES", 1000)
@@ -85,7 +83,7 @@ def test_a_long_file_comes_in_pieces(
     assert [*lines, *piece.lines] == [str(i).encode() for i in range(1000)]
 
 
-def test_of_a_log_the_end_is_enough(tmp_path: Path, path: Path) -> None:
+def test_only_the_end_of_a_log_is_read(tmp_path: Path, path: Path) -> None:
     path.write_text("".join(f"{i:04d}\n" for i in range(1000)))
     file = TailReader(LocalVolume(tmp_path), "metrics.jsonl", max_bytes=50)
     assert file.poll().lines[-1] == b"0999"

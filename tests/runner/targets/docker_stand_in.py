@@ -1,4 +1,4 @@
-"""The stand-in for docker on PATH, and what it was asked."""
+"""A stand-in for docker on PATH that records its calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ services:
 
 @dataclass
 class DockerStandIn:
-    """``folder`` holds its answers; ``path`` is a PATH with it and without the real one."""
+    """``folder`` contains its answers, ``bin`` the programs of the test's PATH."""
 
     folder: Path
 
@@ -62,14 +62,14 @@ class DockerStandIn:
         (self.folder / name).write_text(text)
 
     def calls(self, *first: str) -> list[list[str]]:
-        """How it was called, the calls that begin with the words ``first`` alone."""
+        """Return the calls that begin with the words ``first``."""
         path = self.folder / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         calls = [line.split("\x1f")[:-1] for line in lines]
         return [call for call in calls if call[: len(first)] == list(first)]
 
     def with_gpus(self, *names: str, toolkit: bool = True) -> None:
-        """The machine has these GPUs, and the engine the container toolkit."""
+        """Give the machine these GPUs, and the engine the container toolkit."""
         program = self.bin / "nvidia-smi"
         program.write_text("#!/bin/sh\n" + "".join(f"echo '{name}'\n" for name in names))
         program.chmod(0o755)
@@ -80,7 +80,7 @@ class DockerStandIn:
             self.answer("info.json", json.dumps({**INFO, "Runtimes": {"runc": {}, "nvidia": {}}}))
 
     def without_engine(self) -> None:
-        """docker is installed and no engine answers."""
+        """Let no engine answer."""
         error = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?"
         self.answer("info.json", json.dumps({"ServerErrors": [error]}))
 

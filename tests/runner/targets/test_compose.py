@@ -1,4 +1,4 @@
-"""The local target: how it calls docker and compose, and what it makes of their answers."""
+"""Tests of the target local with a stand-in for docker: its commands, and their answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def local(cli, checkout, docker) -> ComposeTarget:
 
 @pytest.fixture
 def run_words(docker):
-    """``run_words()``: the words of the one `compose run`."""
+    """Return the command line of the one `compose run`."""
 
     def words() -> list[str]:
         (call,) = docker.calls("compose", "run")
@@ -46,9 +46,7 @@ def run_words(docker):
 
 
 class TestCommand:
-    def test_the_job_is_one_container_of_its_service(
-        self, type_, local, run_words, checkout
-    ) -> None:
+    def test_a_job_is_one_container_of_its_service(self, type_, local, run_words, checkout) -> None:
         assert type_("runner local warm lr=1e-3").exit_code == 0
         words = run_words()
         assert words[:4] == ["compose", "run", "--rm", "-T"]
@@ -66,7 +64,7 @@ class TestCommand:
         type_(f"runner local {job}")
         assert run_words()[run_words().index("python") - 1] == service
 
-    def test_a_job_without_a_service_runs_in_trains(
+    def test_a_job_without_a_service_runs_in_the_service_train(
         self, type_, local, run_words, make_run
     ) -> None:
         make_run("warm", step=100)
@@ -79,18 +77,18 @@ class TestCommand:
         type_("runner local")
         assert "-T" not in run_words()
 
-    def test_json_is_never_mixed_with_a_terminals_talk(self, type_, local, cli, run_words) -> None:
+    def test_json_disables_the_terminal(self, type_, local, cli, run_words) -> None:
         cli.terminal = True
         type_("runner local --json")
         assert "-T" in run_words()
 
-    def test_the_record_learns_of_the_launch(self, type_, local, run_words) -> None:
+    def test_the_record_gets_the_launch(self, type_, local, run_words) -> None:
         type_("runner local")
         (launch,) = [word for word in run_words() if word.startswith("RUN_LAUNCH=")]
         tree = json.loads(launch.removeprefix("RUN_LAUNCH="))
         assert (tree["target"], tree["image"]) == ("local", "gpt-runner")
 
-    def test_a_key_goes_by_its_name(self, type_, local, checkout, docker, run_words) -> None:
+    def test_a_secret_is_passed_by_name(self, type_, local, checkout, docker, run_words) -> None:
         (checkout / ".env").write_text("WANDB_API_KEY=hush\n" + own_settings(checkout))
         result = type_("runner local wandb_project=p")
         assert result.exit_code == 0
@@ -98,7 +96,9 @@ class TestCommand:
         assert (docker.folder / "key").read_text() == "hush"
         assert "hush" not in (docker.folder / "calls").read_text() + result.stderr
 
-    def test_a_text_elsewhere_is_mounted(self, type_, local, run_words, tmp_path) -> None:
+    def test_a_text_outside_the_checkout_is_mounted(
+        self, type_, local, run_words, tmp_path
+    ) -> None:
         text = tmp_path / "texts" / "a.txt"
         text.parent.mkdir()
         text.touch()
@@ -106,22 +106,20 @@ class TestCommand:
         assert f"{text}:{text}:ro" in run_words()
         assert run_words()[-2:] == ["--source", str(text)]
 
-    def test_the_program_docker_compose_serves_too(self, type_, local, docker) -> None:
+    def test_the_program_docker_compose_works_too(self, type_, local, docker) -> None:
         (docker.bin / "docker-compose").symlink_to(docker.bin / "docker")
         (docker.folder / "no_plugin").touch()
         assert type_("runner local").exit_code == 0
         assert len(docker.calls("run")) == 1
 
-    def test_neither_of_them(self, type_, local, docker) -> None:
+    def test_missing_compose_is_an_error(self, type_, local, docker) -> None:
         (docker.folder / "no_plugin").touch()
         result = type_("runner local")
         assert (result.exit_code, "Compose is not" in result.stderr) == (1, True)
 
 
-class TestBefore:
-    def test_settings_and_folders_are_made_where_they_are_missing(
-        self, type_, local, checkout
-    ) -> None:
+class TestStart:
+    def test_missing_settings_and_folders_are_created(self, type_, local, checkout) -> None:
         result = type_("runner local")
         assert "wrote .env" in result.stderr
         assert (checkout / ".env").read_text() == own_settings(checkout)
@@ -129,28 +127,26 @@ class TestBefore:
         assert {folder.stat().st_uid for folder in folders} == {os.getuid()}
         assert "wrote .env" not in type_("runner local").stderr
 
-    def test_what_dotenv_says_stays(self, type_, local, checkout) -> None:
+    def test_existing_settings_stay(self, type_, local, checkout) -> None:
         (checkout / ".env").write_text("HOST_UID=7\n")
         type_("runner local")
         assert "HOST_UID=7\n" in (checkout / ".env").read_text()
 
-    def test_the_image_is_built_first_and_stdout_stays_the_jobs(self, spawn, docker) -> None:
+    def test_the_image_is_built_first_without_output_on_stdout(self, spawn, docker) -> None:
         (docker.folder / "no_image").touch()
         docker.answer("job", "echo data\n")
         out, err = spawn("local", **docker.variables).communicate(timeout=60)
         assert out == "data\n"
         assert "Step 1/9" in err
 
-    def test_a_dry_run_starts_and_makes_nothing(self, type_, local, docker, checkout) -> None:
+    def test_a_dry_run_changes_nothing(self, type_, local, docker, checkout) -> None:
         assert type_("runner local --dry-run").exit_code == 0
         assert docker.calls("compose", "run") == []
         assert sorted(path.name for path in checkout.iterdir()) == [
             "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "job", "model",
         ]  # fmt: skip
 
-    def test_no_engine_offers_the_host_and_does_not_switch(
-        self, type_, local, docker, checkout
-    ) -> None:
+    def test_without_an_engine_the_host_is_suggested(self, type_, local, docker, checkout) -> None:
         docker.without_engine()
         result = type_("runner local warm lr=1e-3")
         assert result.exit_code == 1
@@ -158,16 +154,16 @@ class TestBefore:
         assert "without a container: runner host warm lr=1e-3" in result.stderr
         assert not (checkout / "volumes").exists()
 
-    def test_no_docker(self, type_, local, docker) -> None:
+    def test_missing_docker_is_an_error(self, type_, local, docker) -> None:
         (docker.bin / "docker").unlink()
         assert "docker is not installed" in type_("runner local").stderr
 
-    def test_gpus_that_the_container_does_not_get(self, type_, local) -> None:
+    def test_gpus_without_the_container_toolkit(self, type_, local) -> None:
         result = type_("runner local --gpu 2")
         assert result.exit_code == 2
         assert "--gpu 2: local has no GPUs; `runner doctor --fix`" in result.stderr
 
-    def test_gpus_that_it_gets(self, type_, local, docker, run_words) -> None:
+    def test_gpus_with_the_container_toolkit(self, type_, local, docker, run_words) -> None:
         docker.with_gpus("NVIDIA H100", "NVIDIA H100")
         docker.answer("config.yaml", GPU_CONFIG)
         assert type_("runner local --gpu 2").exit_code == 0
@@ -182,7 +178,7 @@ class TestAttached:
         assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
 
     @pytest.mark.parametrize("code", [1, 2])
-    def test_a_mistake_before_anything_was_begun_leaves_no_run(
+    def test_a_job_that_fails_before_it_starts_leaves_no_run(
         self, type_, local, docker, checkout, code: int
     ) -> None:
         docker.answer("job", f"exit {code}\n")
@@ -190,7 +186,7 @@ class TestAttached:
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
     @pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
-    def test_the_first_signal_is_the_jobs(self, spawn, docker, sent, word: str) -> None:
+    def test_the_first_signal_is_passed_on(self, spawn, docker, sent, word: str) -> None:
         docker.answer("job", JOB.format(on_signal="exit 101"))
         process = spawn("local", **docker.variables)
         wait_for((docker.folder / "ready").exists)
@@ -204,7 +200,7 @@ class TestAttached:
         assert (docker.folder / "signals").read_text() == f"{word}\n"
         assert "run the same command again:\n  runner local" in err
 
-    def test_the_second_kills_it(self, spawn, docker) -> None:
+    def test_the_second_signal_kills_the_container(self, spawn, docker) -> None:
         docker.answer("job", JOB.format(on_signal=":"))
         process = spawn("local", **docker.variables)
         wait_for((docker.folder / "ready").exists)
@@ -217,7 +213,9 @@ class TestAttached:
 
 
 class TestDetached:
-    def test_it_is_left_to_the_engine(self, type_, local, docker, checkout, run_words) -> None:
+    def test_a_detached_job_is_left_to_the_engine(
+        self, type_, local, docker, checkout, run_words
+    ) -> None:
         docker.answer("ps", "old\twarm\tExited (101) 2 hours ago\n")
         result = type_("runner local warm --detach")
         assert (result.exit_code, result.stdout) == (0, "warm\n")
@@ -236,7 +234,9 @@ class TestDetached:
             ("", "lost"),
         ],
     )
-    def test_it_is_found_again(self, type_, local, docker, volume, ps: str, status: str) -> None:
+    def test_a_detached_run_is_found_by_its_container(
+        self, type_, local, docker, volume, ps: str, status: str
+    ) -> None:
         write_launch(
             volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0, detached=True)
         )
@@ -244,14 +244,14 @@ class TestDetached:
         (state,) = json.loads(type_("runner runs --json").stdout)
         assert (state["run"], state["status"]) == ("warm", status)
 
-    def test_a_run_that_is_at_work_is_not_started_twice(self, type_, local, docker, volume) -> None:
+    def test_an_active_run_is_not_started_twice(self, type_, local, docker, volume) -> None:
         write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
         docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
         result = type_("runner local warm")
         assert (result.exit_code, docker.calls("compose", "run")) == (1, [])
         assert "runner stop warm" in result.stderr
 
-    def test_stop_leaves_it_the_grace_period(self, type_, local, docker, volume) -> None:
+    def test_stop_grants_the_grace_period(self, type_, local, docker, volume) -> None:
         write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
         docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
         assert type_("runner stop warm").exit_code == 0
@@ -259,7 +259,7 @@ class TestDetached:
             ["stop", "abc"]
         ]  # no -t: the container has the compose file's own
 
-    def test_stop_finds_what_docker_compose_up_started(
+    def test_stop_finds_a_container_of_docker_compose_up(
         self, type_, local, docker, make_run
     ) -> None:
         attempts = [{"started": 1.0, "host": "0123456789ab"}]
@@ -268,7 +268,9 @@ class TestDetached:
         assert type_("runner stop warm").exit_code == 0
         assert docker.calls("stop") == [["stop", "0123456789abcd"]]
 
-    def test_without_a_log_the_container_is_asked(self, type_, local, docker, volume) -> None:
+    def test_logs_without_a_file_are_the_containers_output(
+        self, type_, local, docker, volume
+    ) -> None:
         write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
         docker.answer("ps", "abc\twarm\tExited (1) 2 seconds ago\n")
         assert type_("runner logs warm").stdout == "from the container\n"
@@ -288,14 +290,14 @@ def volume(checkout: Path) -> Path:
     return checkout / "volumes" / "checkpoints"
 
 
-class TestCommandOfTheUsers:
+class TestUserCommand:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return make_folder(tmp_path / "nano")
 
     LINE = "runner local --dir ../nano --persist out=checkpoints --persist data=data"
 
-    def test_its_folder_and_what_it_keeps_are_mounted(
+    def test_the_folder_and_persisted_paths_are_mounted(
         self, type_, local, run_words, folder: Path, checkout: Path
     ) -> None:
         result = type_(f"{self.LINE} -- python train.py --lr=1")
@@ -312,7 +314,7 @@ class TestCommandOfTheUsers:
         assert words[words.index("--") :] == ["--", "python", "train.py", "--lr=1"]
         assert "gpt-runner.job=command" in words
 
-    def test_both_ends_of_a_mount_are_there_with_what_the_folder_brings(
+    def test_persisted_volumes_get_the_files_of_the_folder(
         self, type_, local, folder: Path, checkout: Path
     ) -> None:
         (folder / "data" / "letters" / "train.bin").write_text(
@@ -327,9 +329,7 @@ class TestCommandOfTheUsers:
         ).read_text()
         assert (kept / "train.bin").samefile(folder / "data" / "letters" / "train.bin")
 
-    def test_setup_is_an_image_of_its_own_built_once(
-        self, type_, local, docker, folder: Path
-    ) -> None:
+    def test_the_setup_is_an_image_built_once(self, type_, local, docker, folder: Path) -> None:
         (folder / "requirements.txt").write_text("six\n")
         line = "runner local --dir ../nano --setup 'pip install a' -- python train.py"
         assert "extends the image first" in type_(line).stderr
@@ -345,7 +345,7 @@ class TestCommandOfTheUsers:
         type_(line)
         assert (docker.folder / "image").read_text() != tag
 
-    def test_without_a_setup_it_is_the_image_of_all(
+    def test_without_a_setup_the_common_image_is_used(
         self, type_, local, docker, folder: Path
     ) -> None:
         type_("runner local --dir ../nano -- python train.py")

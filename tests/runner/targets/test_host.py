@@ -1,4 +1,4 @@
-"""The host target, end to end: real processes, real signals."""
+"""Tests of the target host, with real processes and signals."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def folder(checkout: Path) -> Path:
 
 
 class TestAttached:
-    def test_the_jobs_stdout_is_ours_untouched(self, spawn, job) -> None:
+    def test_the_jobs_stdout_is_passed_through(self, spawn, job) -> None:
         job("import sys; print('data'); print('talk', file=sys.stderr)")
         process = spawn("host")
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "data\n")
         assert "talk" in err
 
-    def test_what_the_job_is_given(self, spawn, job, checkout) -> None:
+    def test_arguments_and_environment_of_the_job(self, spawn, job, checkout) -> None:
         job(
             "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))"
         )
@@ -98,18 +98,20 @@ class TestAttached:
         assert variables["CHECKPOINTS_PATH"] == str(checkout / "volumes" / "checkpoints")
         assert json.loads(variables["RUN_LAUNCH"])["target"] == "host"
 
-    def test_the_volumes_can_be_elsewhere(self, spawn, job, tmp_path) -> None:
+    def test_variables_set_the_volumes(self, spawn, job, tmp_path) -> None:
         job("import os; print(os.environ['DATA_PATH'])")
         out, _ = spawn("host", DATA_PATH=str(tmp_path / "d")).communicate(timeout=60)
         assert out == f"{tmp_path / 'd'}\n"
 
-    def test_a_cache_of_the_users_own_is_theirs(self, spawn, job, checkout, tmp_path) -> None:
+    def test_variables_set_the_caches(self, spawn, job, checkout, tmp_path) -> None:
         job("import os; print(os.environ['TIKTOKEN_CACHE_DIR'], os.environ['TRITON_CACHE_DIR'])")
         own = {"TIKTOKEN_CACHE_DIR": "words", "TRITON_CACHE_DIR": ""}
         out, _ = spawn("host", **own, CACHE_PATH=str(tmp_path)).communicate(timeout=60)
         assert out == f"{checkout / 'words'} {tmp_path / 'triton'}\n"
 
-    def test_a_key_from_dotenv_reaches_the_job_and_no_plan(self, spawn, job, checkout) -> None:
+    def test_a_secret_of_dotenv_reaches_the_job_and_not_the_plan(
+        self, spawn, job, checkout
+    ) -> None:
         job("import os; print(os.environ.get('WANDB_API_KEY'))")
         (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
         out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=60)
@@ -128,7 +130,7 @@ class TestAttached:
         assert process.returncode == ours
 
     @pytest.mark.parametrize("code", ["1", "2"])
-    def test_a_mistake_before_anything_was_begun_leaves_no_run(
+    def test_a_job_that_fails_before_it_starts_leaves_no_run(
         self, spawn, job, checkout, code: str
     ) -> None:
         job(f"import sys; print('error: no such text', file=sys.stderr); sys.exit({code})")
@@ -137,12 +139,10 @@ class TestAttached:
         assert process.returncode == int(code)
         assert "error: no such text" in err
         assert "runner logs" not in err  # there are none
-        assert ("nothing was begun" in err) == (code == "1")
+        assert ("the run did not start" in err) == (code == "1")
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
-    def test_a_run_whose_folder_was_deleted_was_begun_all_the_same(
-        self, spawn, job, folder
-    ) -> None:
+    def test_a_run_whose_folder_was_deleted_counts_as_started(self, spawn, job, folder) -> None:
         job(
             "import shutil, sys, time\n"
             "from pathlib import Path\n"
@@ -155,10 +155,10 @@ class TestAttached:
         process = spawn("host")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 100
-        assert "nothing was begun" not in err
+        assert "the run did not start" not in err
         assert "the job failed with exit status 1" in err
 
-    def test_ctrl_c_while_torch_is_imported_ends_it_without_a_traceback(
+    def test_ctrl_c_during_imports_ends_the_job_without_a_traceback(
         self, spawn, job, checkout
     ) -> None:
         job("print('importing', flush=True)\nimport time; time.sleep(600)")
@@ -171,7 +171,7 @@ class TestAttached:
         assert "Traceback" not in err
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
-    def test_a_job_that_was_killed_has_failed(self, spawn, job) -> None:
+    def test_a_killed_job_has_failed(self, spawn, job) -> None:
         job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         process = spawn("host")
         _, err = process.communicate(timeout=60)
@@ -188,7 +188,7 @@ class TestSignals:
             (signal.SIGHUP, signal.SIGTERM),
         ],
     )
-    def test_the_first_is_passed_on_once_and_the_checkpoint_waited_for(
+    def test_the_first_signal_is_passed_on_once_and_waits_for_the_checkpoint(
         self, spawn, job, folder, sent, received
     ) -> None:
         job(STOPS)
@@ -201,7 +201,7 @@ class TestSignals:
         assert "run the same command again:\n  runner host" in err
         assert read_exit(folder) == 101
 
-    def test_the_second_kills_every_process_of_the_job(self, spawn, job, folder) -> None:
+    def test_the_second_signal_kills_every_process_of_the_job(self, spawn, job, folder) -> None:
         child = "import subprocess; subprocess.Popen(['sleep', '600'])\n"
         job(child + STUBBORN)
         process = spawn("host")
@@ -215,9 +215,17 @@ class TestSignals:
         assert "killing train" in err
         wait_for(lambda: not _group_lives(int(launch.id)))
 
-    def test_a_ctrl_c_at_the_terminal_reaches_the_job_through_us_alone(
-        self, spawn, job, folder
-    ) -> None:
+    def test_a_closed_terminal_asks_the_job_to_stop(self, spawn, job, folder) -> None:
+        job(STOPS)
+        process = spawn("host")
+        wait_for((folder / "ready").exists)
+        process.stderr.close()  # the runner can't print that it stops the job
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 101
+        assert (folder / "signals").read_text() == f"{int(signal.SIGTERM)}\n"
+        assert read_exit(folder) == 101
+
+    def test_a_ctrl_c_at_the_terminal_reaches_only_the_runner(self, spawn, job, folder) -> None:
         job(STOPS)
         process = spawn("host")
         wait_for((folder / "ready").exists)
@@ -227,17 +235,28 @@ class TestSignals:
         process.communicate(timeout=60)
 
 
-def test_a_finished_run_whose_checkpoints_were_deleted_says_so(spawn, make_run) -> None:
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["host", "host --detach", "runs"])
+def test_closed_streams_are_not_an_error(job, checkout, words: str, streams: str) -> None:
+    """Daemons have closed streams; the next open file must not become stdout."""
+    job("print('data'); import sys; print('talk', file=sys.stderr)")
+    line = f"exec {sys.executable} -m runner {words} {streams}"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=checkout, env=environ, timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_finished_run_without_checkpoints_is_an_error(spawn, make_run) -> None:
     folder = make_run("warm")
     process = spawn("host", "sample", "--name", "warm")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 102
-    said = f"run warm is finished, and its checkpoints were deleted; to train it again: runner host {folder}/recipe.yaml"
+    said = f"run warm is finished, but its checkpoints were deleted; to train it again: runner host {folder}/recipe.yaml"
     assert f"{said} --name warm-2" in err
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folder) -> None:
+def test_torchrun_gets_one_signal_and_the_status_is_kept(spawn, job, folder) -> None:
     job(RANK)
     process = spawn("host", "--gpu", "2", "--device", "cpu")
     wait_for(lambda: (folder / "ready0").exists() and (folder / "ready1").exists(), seconds=60)
@@ -247,7 +266,7 @@ def test_torchrun_gets_the_signal_once_and_the_status_survives(spawn, job, folde
     assert [(folder / f"signals{rank}").read_text() for rank in (0, 1)] == ["2\n", "2\n"]
 
 
-def test_ctrl_c_before_anybody_follows_the_job_reaches_it(job, checkout, folder) -> None:
+def test_a_ctrl_c_between_start_and_follow_reaches_the_job(job, checkout, folder) -> None:
     job(STOPS)
     program = """
 import os, signal, time
@@ -275,8 +294,8 @@ main()
 
 
 @pytest.mark.skipif(which("ps") is None, reason="there is no ps here")
-def test_on_a_mac_a_process_is_known_by_its_number_and_start_alone(monkeypatch) -> None:
-    """Started in a terminal at home, looked for from cron at work: another zone, language and name of the host."""
+def test_on_a_mac_pid_and_start_time_identify_a_process(monkeypatch) -> None:
+    """The time zone, the language and the name of the machine may differ from the launch."""
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(process, "identity_of", process._identity_from_ps)
     monkeypatch.setattr(process, "machine_name", lambda: "mac.office")
@@ -293,7 +312,9 @@ def test_on_a_mac_a_process_is_known_by_its_number_and_start_alone(monkeypatch) 
 
 
 class TestDetached:
-    def test_it_outlives_the_runner_and_is_found_again(self, spawn, job, folder) -> None:
+    def test_a_detached_job_outlives_the_runner_and_is_found_again(
+        self, spawn, job, folder
+    ) -> None:
         job(STOPS)
         process = spawn("host", "--detach")
         out, _ = process.communicate(timeout=60)
@@ -308,7 +329,7 @@ class TestDetached:
         again = spawn("host")
         _, err = again.communicate(timeout=60)
         assert again.returncode == 1
-        assert "is already running on host" in err
+        assert "is already starting on host" in err
 
         stop = spawn("stop", "quickstart")
         _, err = stop.communicate(timeout=60)
@@ -317,7 +338,7 @@ class TestDetached:
         assert not is_alive(launch)
         assert read_exit(folder) == 101
 
-    def test_what_it_printed_before_it_had_a_log(self, spawn, job, folder) -> None:
+    def test_logs_show_the_output_of_a_job_without_a_log(self, spawn, job, folder) -> None:
         job("raise RuntimeError('no such thing')")
         spawn("host", "--detach").communicate(timeout=60)
         wait_for(lambda: read_exit(folder) is not None)
@@ -328,7 +349,7 @@ class TestDetached:
         assert "failed" in out
         assert "RuntimeError: no such thing" in err
 
-    def test_stop_now_kills_it(self, spawn, job, folder) -> None:
+    def test_stop_force_kills_the_job(self, spawn, job, folder) -> None:
         job(STUBBORN)
         spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
@@ -336,7 +357,7 @@ class TestDetached:
         assert spawn("stop", "quickstart", "--force").wait(timeout=60) == 0
         wait_for(lambda: not _group_lives(int(launch.id)))
 
-    def test_following_the_log_ends_with_the_run(self, spawn, job, folder) -> None:
+    def test_logs_follow_ends_with_the_run(self, spawn, job, folder) -> None:
         job(STOPS)
         spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
@@ -348,7 +369,7 @@ class TestDetached:
         spawn("stop", "quickstart").wait(timeout=60)
         assert follower.wait(timeout=60) == 0
 
-    def test_prepare_keeps_its_output_too(self, spawn, checkout, job) -> None:
+    def test_the_output_of_a_detached_prepare_is_kept(self, spawn, checkout, job) -> None:
         job("")
         (checkout / "corpus" / "prepare.py").write_text("print('prepared')")
         out, _ = spawn("host", "prepare", "--detach").communicate(timeout=60)
@@ -360,18 +381,18 @@ class TestDetached:
         assert (state["job"], state["status"]) == ("prepare", "finished")
 
 
-def test_without_torch_it_says_how_to_get_it(type_, cli, checkout) -> None:
+def test_missing_torch_shows_the_install_command(type_, cli, checkout) -> None:
     from runner.targets.host import HostTarget
 
     cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: False)
     result = type_("runner host")
     assert result.exit_code == 1
-    assert "this Python lacks torch" in result.stderr
+    assert "train needs torch, which this Python lacks" in result.stderr
     assert f"{sys.executable} -m pip install torch==" in result.stderr
     assert not (checkout / "volumes").exists()
 
 
-def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout) -> None:
+def test_a_reused_pid_is_not_the_job(checkout) -> None:
     from dataclasses import replace
 
     from runner.target import LaunchHandle
@@ -391,19 +412,19 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_job(checkout
     assert not is_alive(replace(mine, location="elsewhere"))
 
 
-def test_a_run_that_is_over_is_not_stopped(type_, cli, checkout, make_run) -> None:
+def test_stop_of_a_finished_run_does_nothing(type_, cli, checkout, make_run) -> None:
     from runner.targets.host import HostTarget
 
     make_run("warm", step=100)
     cli.targets["host"] = HostTarget(cli, checkout)
     result = type_("runner stop warm")
-    assert (result.exit_code, "not at work; it is finished" in result.stderr) == (0, True)
+    assert (result.exit_code, "is not running; it is finished" in result.stderr) == (0, True)
     assert read_record(checkout / "volumes" / "checkpoints" / "warm") is not None
     assert isinstance(cli, CliContext)
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group is more than a zombie."""
+    """Return True if the group has a process that is not a zombie."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
