@@ -114,6 +114,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
             run_smoke(scheduler, objective.request(f"{name}-smoke", smoke, template))
         status = scheduler.run()
     show_outcome(cli, record, folder, arguments.as_json)
+    _warn_if_data_changed(cli, record, objective)
     return status
 
 
@@ -185,6 +186,17 @@ def _warn_if_edited(
             f"{objective.file.name} has changed since sweep '{record.name}' started, so results of "
             f"{completed} completed trials may be those of other code; to run every trial with "
             "this version, add --name NEW-NAME"
+        )
+
+
+def _warn_if_data_changed(cli: CliContext, record: SweepRecord, objective: Objective) -> None:
+    """Warn if the dataset was replaced between trials, which makes their metrics incomparable."""
+    runs = {trial.dataset: trial.run for trial in reversed(record.trials) if trial.dataset}
+    if len(runs) > 1 and not objective.varies_data:
+        cli.warn(
+            f"the dataset changed during the sweep: {' and '.join(reversed(runs.values()))} used "
+            "different data, so their results are not comparable; to run every trial on the "
+            "present data, add --name NEW-NAME"
         )
 
 

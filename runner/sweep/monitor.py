@@ -62,7 +62,10 @@ class TrialMonitor:
         """Update ``trial`` after its run ended."""
         trial.step, trial.cost, trial.cap = state.step, state.cost, None
         trial.started, trial.ended = trial.started or state.started, state.ended or time.time()
-        trial.metric = self._metric(trial.run)
+        record = record_of(self.target.files("checkpoints"), trial.run)
+        metric = self.objective.metric_of(record)
+        trial.metric = metric if metric is not None and math.isfinite(metric) else None
+        trial.dataset = str(record.dataset.get("fingerprint") or "") if record else ""
         trial.reason = state.reason or ""
         if state.status == RunStatus.FINISHED:
             trial.reason = self.missing_metric(trial.run, state)
@@ -108,10 +111,6 @@ class TrialMonitor:
         """Return the newest finite value of the run's curve; None without one."""
         finite = (value for _, value in reversed(self.curve(run)) if math.isfinite(value))
         return next(finite, None)
-
-    def _metric(self, run: str) -> float | None:
-        value = self.objective.metric_of(record_of(self.target.files("checkpoints"), run))
-        return value if value is not None and math.isfinite(value) else None
 
 
 def parse_curve(lines: Iterable[str | bytes], metric: str) -> list[tuple[int, float]]:

@@ -58,6 +58,14 @@ class Objective:
         return f"experiment {self.file.name}" if self.signature else f"recipe {self.file.stem}"
 
     @property
+    def varies_data(self) -> bool:
+        """Return True if trials of the recipe may have different datasets."""
+        if self.signature is not None:
+            return False
+        keys = (full_key(key, key, known_keys(), "train") for key in self.config.keys)
+        return any(key.startswith("data.") for key in keys)
+
+    @property
     def file_sha256(self) -> str:
         """Return the SHA-256 of an experiment's file; '' for a recipe."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest() if self.signature else ""

@@ -52,6 +52,7 @@ class Trial:
     cap: float | None = None  # --max-cost of the running attempt, over all attempts of the run
     started: float | None = None
     ended: float | None = None
+    dataset: str = ""  # fingerprint of the tokens that the run used
 
     @property
     def is_completed(self) -> bool:

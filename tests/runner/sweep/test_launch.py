@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from job.run_record import RunRecord, RunStatus
+from job.run_record import RunRecord, RunStatus, read_record
 from runner.plan import Plan
 from runner.target import LaunchHandle, RunInfo
 from tests.runner.fake_target import FakeTarget
@@ -92,3 +92,19 @@ def test_runs_of_an_edited_recipe_are_not_used_without_the_record_either(
     result = type_("runner sweep s.yaml --no-smoke")
     assert result.exit_code == 100
     assert "a run with this name has other settings" in result.stderr
+
+
+def test_a_dataset_that_changed_between_trials_is_reported(
+    checkout: Path, type_: Callable[[str], Result], finished: FakeTarget
+) -> None:
+    assert "the dataset changed" not in type_("runner sweep s.yaml --no-smoke").stderr
+    folder = checkout / "volumes" / "checkpoints"
+    (folder / "s" / "sweep.json").unlink()
+    for run, fingerprint in (("s-001", "aa"), ("s-002", "bb")):
+        record = read_record(folder / run)
+        assert record is not None
+        record.dataset = {"source": "text.txt", "fingerprint": fingerprint}
+        record.write(folder / run)
+    result = type_("runner sweep s.yaml --no-smoke")
+    assert result.exit_code == 0, result.stderr
+    assert "the dataset changed during the sweep: s-001 and s-002 used different" in result.stderr
