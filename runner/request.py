@@ -228,6 +228,30 @@ def run_name(folder: Path, words: Sequence[str]) -> str:
     return f"{folder_name(folder)[:50]}-{stem or 'command'}"
 
 
+# Names of files that programs write; a persisted path of such a name would become a folder.
+FILE_SUFFIXES = frozenset(
+    {
+        ".bin",
+        ".ckpt",
+        ".csv",
+        ".gguf",
+        ".h5",
+        ".json",
+        ".jsonl",
+        ".log",
+        ".npy",
+        ".npz",
+        ".onnx",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".safetensors",
+        ".tsv",
+        ".txt",
+    }
+)
+
+
 def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOption, ...]:
     """Parse ``out=checkpoints`` or ``out=checkpoints/some/path``.
 
@@ -255,6 +279,13 @@ def _read_persist_option(word: str, folder: Path) -> PersistOption:
     inner = PurePosixPath(path)
     if inner.is_absolute() or ".." in inner.parts or not inner.parts:
         raise usage(f"--persist {word}: {path} is not a path inside the folder {folder}")
+    if (folder / inner).is_file() or (
+        inner.suffix in FILE_SUFFIXES and not (folder / inner).is_dir()
+    ):
+        raise usage(
+            f"--persist {word}: {path} is a file, and only folders are persisted; let the command "
+            "write it into a folder, or to $OUT_DIR, which is always kept"
+        )
     outer = PurePosixPath(location or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
         raise usage(f"--persist {word}: {location} is not a path inside the volume {volume}")

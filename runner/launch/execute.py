@@ -10,12 +10,12 @@ from runner.errors import NoSuchRun, RunnerError, usage
 from runner.launch.arguments import LaunchArguments
 from runner.launch.finished import finished_record, show_finished
 from runner.launch.parse import NO_OPTIONS, read_request
-from runner.launch.parse_command import command_request
+from runner.launch.parse_command import command_request, warn_shared_paths
 from runner.launch.parse_experiment import experiment_request
 from runner.plan import Plan
 from runner.planning.show import show
 from runner.project import find_checkout
-from runner.request import Request, TargetOptions
+from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.divergence import locate_missing_run
 from runner.runs.endings import exit_message, runner_status
 from runner.signals import release_signals
@@ -73,6 +73,8 @@ def run_request(
     show(plan, cli)
     if arguments.dry_run:
         return ExitStatus.DONE
+    if isinstance(request, CommandRequest):
+        warn_shared_paths(cli, target, request)
     confirm(cli, plan.question, arguments.yes)
     if plan.detach:
         return _report_detached(cli, target.start(plan), arguments.as_json)

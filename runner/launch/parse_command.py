@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from runner.console import CliContext
 from runner.errors import usage
+from runner.jobs import COMMAND
 from runner.launch.arguments import LaunchArguments
 from runner.launch.parse import NO_OPTIONS, check_run_name
 from runner.request import (
@@ -18,11 +21,12 @@ from runner.request import (
     TargetOptions,
     UserCommand,
     command_from_record,
+    folder_name,
     read_persist_options,
     run_name,
 )
 from runner.runs.store import listing
-from runner.target import VolumeFiles
+from runner.target import Target, VolumeFiles
 
 NO_SETUP = "none"  # as --setup: ignore the folder's requirements.txt
 
@@ -69,8 +73,44 @@ def command_request(
 
 
 def setup_lines(arguments: LaunchArguments) -> tuple[str, ...]:
-    """Return the --setup lines without ``none``."""
-    return tuple(line for line in arguments.setup if line != NO_SETUP)
+    """Return the --setup lines without ``none``. Raises RunnerError, exit code 2."""
+    return check_setup([line for line in arguments.setup if line != NO_SETUP])
+
+
+def check_setup(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines; raise RunnerError for one that would be several in the Dockerfile."""
+    for line in lines:
+        if len(line.splitlines()) != 1 or line.endswith("\\"):
+            raise usage(
+                f"setup {line!r} is not one line; pass each line as its own --setup, or run a "
+                "script of the folder: --setup 'bash setup.sh'"
+            )
+    return tuple(lines)
+
+
+def warn_shared_paths(cli: CliContext, target: Target, request: CommandRequest) -> None:
+    """Warn if an active run on ``target`` may write one of the request's persisted paths."""
+    files, own = target.files("checkpoints"), _persisted(request.command, request.run)
+    if not own:
+        return
+    for state in target.runs():
+        if not state.alive or state.run == request.run or state.job != COMMAND.name:
+            continue
+        other = command_of_run(files, state.run)
+        if other is None:  # it is just starting; the name tells its folder
+            is_shared = state.run.startswith(f"{folder_name(request.command.folder)}-")
+        else:
+            theirs = _persisted(other, state.run)
+            is_shared = any(a.is_relative_to(b) or b.is_relative_to(a) for a in own for b in theirs)
+        if is_shared:
+            cli.warn(
+                f"run '{state.run}' is active and writes the same persisted path; for a folder per "
+                "run, use --persist 'PATH=VOLUME/{run}/PATH'"
+            )
+
+
+def _persisted(command: UserCommand, run: str) -> list[PurePosixPath]:
+    return [PurePosixPath(each.volume, each.path_in_volume(run)) for each in command.persist]
 
 
 def name_for(command: UserCommand, given: str | None, files: VolumeFiles) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from runner.errors import did_you_mean, usage
 from runner.launch.arguments import LaunchArguments
 from runner.launch.execute import confirm, run_plan
 from runner.launch.parse import NO_OPTIONS, split_overrides
-from runner.launch.parse_command import command_of_run, refuse_another
+from runner.launch.parse_command import check_setup, command_of_run, refuse_another
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
 from runner.planning.show import show
@@ -151,7 +151,7 @@ def _step(
     command = UserCommand(
         words=(),
         folder=folder,
-        setup=(*pipeline.setup, *stage.setup),
+        setup=check_setup([*pipeline.setup, *stage.setup]),
         persist=pipeline.keeps(folder),
         resume_with=stage.resume_with,
         resume_if=stage.resume_if,

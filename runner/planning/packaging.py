@@ -307,10 +307,24 @@ def setup_lines(command: UserCommand) -> tuple[str, ...]:
 
 
 def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the folder's files that the lines name, as in `-r dev.txt` or `bash setup.sh`."""
-    found = [match for line in lines for match in WORD.findall(line)]
-    names = [name for match in found for name in (match, re.sub(r"^-[rc]", "", match))]
-    return tuple(dict.fromkeys(name for name in names if _is_file_inside(folder, name)))
+    """Return the folder's files that the lines name, as in `-r dev.txt` or `bash setup.sh`.
+
+    Requirements files are read too, because they name further files: `-r base.txt`, `./a.whl`.
+    """
+    found: dict[str, None] = {}
+    pending = [(line, "") for line in lines]
+    while pending:
+        line, parent = pending.pop(0)
+        matches = WORD.findall(line.partition(" #")[0])
+        for name in (name for match in matches for name in (match, re.sub(r"^-[rc]", "", match))):
+            path = os.path.normpath(os.path.join(parent, name))
+            if path in found or not _is_file_inside(folder, path):
+                continue
+            found[path] = None
+            if path.endswith(".txt"):
+                text = (folder / path).read_text(encoding="utf-8", errors="replace")
+                pending += [(each, os.path.dirname(path)) for each in text.splitlines()]
+    return tuple(found)
 
 
 def setup_digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:

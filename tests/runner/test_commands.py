@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from job.run_record import read_record
+from job.run_record import RunStatus, read_record
 from runner.launch.parse_command import name_for
 from runner.request import UserCommand, run_name
-from runner.target import LocalVolume, VolumeEntry
+from runner.target import LocalVolume, RunInfo, VolumeEntry
 from tests.runner.nanogpt_folder import make_folder
 from tests.waiting import wait_for
 
@@ -39,6 +39,9 @@ class TestWords:
             ("--persist ../out=data -- python x.py", "a path inside the folder"),
             ("--persist out=data/../../x -- python x.py", "a path inside the volume"),
             ("--persist a=data --persist a/b=data -- python x.py", "overlap; keep one"),
+            ("--persist model.pt=checkpoints -- python x.py", "model.pt is a file"),
+            ("--dir ../nano --persist train.py=data -- python x.py", "train.py is a file"),
+            ("--setup 'echo one\necho two' -- python x.py", "is not one line"),
             ("--device cpu -- python x.py", "--device is an option of"),
             ("--gpu 2 -- python x.py", "CUDA_VISIBLE_DEVICES"),
             ("--resume-if x -- python x.py", "--resume-with"),
@@ -99,6 +102,21 @@ class TestWords:
         assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is another command" in result.stderr) == (2, True)
+
+    def test_an_active_run_with_the_same_persisted_path_is_reported(
+        self, type_, fake, folder: Path, make_run
+    ) -> None:
+        persist = [["out", "checkpoints", "nano/out"]]
+        command = {"words": ["python", "a.py"], "folder": str(folder), "persist": persist}
+        launch = {"target": "host", "command": command}
+        make_run("nano-a", job="command", attempts=[{"started": 50.0, "launch": launch}])
+        fake.states = [RunInfo("nano-a", "command", "host", RunStatus.RUNNING, alive=True)]
+        line = "runner host --dir ../nano --persist {} -- python train.py"
+        shared = type_(line.format("out=checkpoints"))
+        assert "run 'nano-a' is active and writes the same persisted path" in shared.stderr
+        for own in ("'out=checkpoints/{run}/out'", "data=data"):
+            assert "same persisted path" not in type_(line.replace("{}", own)).stderr
+        assert len(fake.did) == 6
 
     def test_of_many_launches_one_listing_tells_the_names(
         self, tmp_path: Path, folder: Path

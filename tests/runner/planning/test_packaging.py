@@ -423,3 +423,23 @@ def test_many_files_beside_a_large_ignored_folder_are_listed_fast(
     assert len(listing.sizes) == 5001
     # 50,000 files take ten times as long; a plan may take 2 s.
     assert time.process_time() - began < 0.6
+
+
+def test_files_that_a_requirements_file_names_belong_to_the_setup(tmp_path: Path) -> None:
+    for name, text in {
+        "requirements.txt": "-r requirements/base.txt\n-c limits.txt  # pins\nsix\n",
+        "requirements/base.txt": "-r more.txt\n./wheel.whl\n-r ../../outside.txt\n",
+        "requirements/more.txt": "-r base.txt\n",
+        "requirements/wheel.whl": "",
+        "limits.txt": "",
+        "unnamed.txt": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert set(setup_files(tmp_path, ("pip install -r requirements.txt",))) == {
+        "requirements.txt",
+        "requirements/base.txt",
+        "requirements/more.txt",
+        "requirements/wheel.whl",
+        "limits.txt",
+    }
