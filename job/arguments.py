@@ -26,7 +26,11 @@ def find_recipe(name: str) -> Path:
     for path in (Path(name), CONFIGS / f"{name}.yaml", CONFIGS / name):
         if path.is_file():
             return path
-    names = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\ntrain:" in path.read_text())
+    names = sorted(
+        path.stem
+        for path in CONFIGS.glob("*.yaml")
+        if "\ntrain:" in path.read_text(encoding="utf-8")
+    )
     close = difflib.get_close_matches(Path(name).stem, names, n=1)
     guess = f"; did you mean '{close[0]}'?" if close else ""
     raise RecipeError(f"no recipe '{name}'{guess}; use one of {', '.join(names)}, or a path")

@@ -61,7 +61,7 @@ class Display:
     def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=silent, highlight=False)
         self.file: TextIO | None = (
-            log.open("a", buffering=1) if log is not None and not silent else None
+            log.open("a", buffering=1, encoding="utf-8") if log is not None and not silent else None
         )
         self.max_steps = max_steps
         self.train: list[tuple[int, float]] = []

@@ -43,7 +43,7 @@ class Metrics:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step]
         write_atomically(self.path, "".join(json_text(line) + "\n" for line in kept))
-        self.file = self.path.open("a", buffering=1)
+        self.file = self.path.open("a", buffering=1, encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter
 
         self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=resume_step + 1)

@@ -53,7 +53,7 @@ def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
     say(how_it_ended(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
-        print((folder / "run.json").read_text(), end="")
+        print((folder / "run.json").read_text(encoding="utf-8"), end="")
     elif samples:
         say(f"its newest sample ({samples[-1]}):")
         text = samples[-1].read_text(encoding="utf-8", errors="replace")

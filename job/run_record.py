@@ -122,7 +122,7 @@ class RunRecord:
 def read_record(folder: Path) -> RunRecord | None:
     """Return the record in ``folder``; None if there is no readable one."""
     try:
-        return parse_record((folder / "run.json").read_text())
+        return parse_record((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -157,7 +157,7 @@ class RunSession:
 
 def _lock(folder: Path) -> IO[str]:
     """Lock the run's folder; the kernel releases it when the process ends."""
-    file = (folder / "lock").open("a+")
+    file = (folder / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

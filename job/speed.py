@@ -50,7 +50,9 @@ def device_label(name: str) -> str:
         return name
     try:
         models = re.findall(
-            r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+            r"^model name\s*: (.*)$",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+            re.MULTILINE,
         )
     except OSError:
         models = []
@@ -66,7 +68,9 @@ def speed_file(name: str, locations: VolumePaths) -> Path:
 def remembered(name: str, number_format: str, locations: VolumePaths) -> float | None:
     """Return the measured FLOP/s of a product in `bfloat16` or `float32`; None if not measured."""
     try:
-        return float(json.loads(speed_file(name, locations).read_text())[number_format])
+        return float(
+            json.loads(speed_file(name, locations).read_text(encoding="utf-8"))[number_format]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

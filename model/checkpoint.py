@@ -93,7 +93,7 @@ def verify(folder: Path) -> None:
 def read(folder: Path) -> Checkpoint:
     """Verify one step folder and load it onto the CPU; raise DamagedCheckpoint if damaged."""
     verify(folder)
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return Checkpoint(
         step=state.pop("step"),
         model=load_file(folder / "model.safetensors"),

@@ -220,7 +220,7 @@ def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
     if session is not None:
         session.end(RunStatus.FINISHED, "finished")
         if as_json:
-            print((trainer.folder / "run.json").read_text(), end="")
+            print((trainer.folder / "run.json").read_text(encoding="utf-8"), end="")
     return ExitStatus.DONE
 
 

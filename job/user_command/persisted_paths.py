@@ -136,7 +136,7 @@ def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
 
 def _read(kept: Path) -> dict[str, str]:
     try:
-        tree = json.loads((kept / SEEDED).read_text())
+        tree = json.loads((kept / SEEDED).read_text(encoding="utf-8"))
         return {str(path): str(digest) for path, digest in tree.items()}
     except (OSError, ValueError, AttributeError):
         return {}

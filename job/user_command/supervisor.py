@@ -105,7 +105,7 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         item.sync_back(session.attempt.started)
     status = _end(session, process, code)
     if given.json:
-        print((out / "run.json").read_text(), end="", flush=True)
+        print((out / "run.json").read_text(encoding="utf-8"), end="", flush=True)
     return status
 
 

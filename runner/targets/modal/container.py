@@ -88,8 +88,10 @@ def price_of(gpu: str, usd_per_hour: Mapping[str, float]) -> float:
 def uptime() -> float:
     """Return the seconds since this container's first process started, which Modal bills from."""
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        up = float(Path("/proc/uptime").read_text().split()[0])
+        ticks = int(
+            Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
+        up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
         return max(0.0, min(up - ticks / os.sysconf("SC_CLK_TCK"), MAX_UPTIME_S))
     except (OSError, ValueError, IndexError):
         return 0.0
