@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bench.results import Results
 from bench.setup import Setup, Task
-from corpus.order import BatchOrder, micro_batches
+from corpus.dataset import BatchOrder, micro_batches
 from job.paths import VolumePaths
 from model.batches import TokenBatches
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bench.results import Results, settled
 from bench.setup import Setup, add_setup_arguments, prepare_setup
-from corpus.order import BatchOrder, micro_batches
+from corpus.dataset import BatchOrder, micro_batches
 from job.exit_status import UserError
 from job.recipe import Recipe
 from job.schedules import learning_rate

@@ -1,9 +1,10 @@
 """Turn text into token shards and shards into batches. Nothing here imports torch."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from job.exit_status import ExitStatus, UserError
+from job.exit_status import ExitStatus, Interrupted, UserError
 
 
 class DataError(UserError, ValueError):
@@ -26,17 +27,21 @@ class Progress:
     tokens: int = 0
 
 
-Report = Callable[[Progress | str], None]  # receives progress and one-line messages
-Stop = Callable[[], bool]  # returns True when the work should stop
+@dataclass(frozen=True)
+class Monitor:
+    """Receive progress and one-line messages, say when to stop, and wait between attempts."""
+
+    report: Callable[[Progress | str], None] = lambda event: None
+    should_stop: Callable[[], bool] = lambda: False
+    pause: Callable[[float], None] = time.sleep
+
+    def check(self) -> None:
+        """Raise Interrupted if the work should stop."""
+        if self.should_stop():
+            raise Interrupted
 
 
-def quiet(event: Progress | str) -> None:
-    """Ignore a report."""
-
-
-def never() -> bool:
-    """Never ask the work to stop."""
-    return False
+SILENT = Monitor()
 
 
 def printable(text: object) -> str:

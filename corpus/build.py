@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,26 +25,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from corpus import (
-    DataError,
-    Progress,
-    Report,
-    Stop,
-    hub,
-    never,
-    printable,
-    quiet,
-    segments,
-    sources,
-)
+from corpus import SILENT, DataError, Monitor, Progress, hub, printable, segments, sources
 from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta
 from corpus.download import wait_for_lock
 from corpus.formats import SourceFile
-from corpus.segments import Cursor
-from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, matching_shards
-from corpus.split import ByDocument, ByTail, Part, Splitter, count_characters
+from corpus.segments import ByDocument, ByTail, Cursor, Part, Splitter, count_characters
+from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, folder_shards
 from corpus.tokenizers import Tokenizer, from_meta
-from corpus.verify import ChecksumCache, differences, is_prepared
+from corpus.verify import Checks, ChecksumCache, differences, is_prepared
 from job.exit_status import Interrupted
 from job.files import fsync_folder, write_atomically
 from job.pretrained import FINEWEB
@@ -55,42 +42,30 @@ JOURNAL_INTERVAL_S = 5.0
 BATCH_BYTES, BATCH_PARTS = 1 << 20, 4096  # limits of one call of a thread
 
 R = TypeVar("R")
+Writers = dict[Split, ShardWriter]
 
 
 def prepare(
     config: DataConfig,
     folder: Path,
+    checks: Checks | None = None,
+    monitor: Monitor = SILENT,
     *,
-    workers: int | None = None,
     force: bool = False,
-    any_source: bool = False,
-    thorough: bool = False,
-    accept_changed_text: bool = False,
-    report: Report = quiet,
-    should_stop: Stop = never,
+    workers: int | None = None,
 ) -> Meta:
     """Make the dataset ``config`` in ``folder``, unless it is there already.
 
-    ``workers`` is the number of threads, by default one for each core; the result is the same for
-    any number. ``force`` replaces what is there; ``any_source``, ``thorough`` and
-    ``accept_changed_text`` are those of ``verify.is_prepared``. If another process is preparing the
-    dataset, wait for it. Raises DataError with the fix; Interrupted if ``should_stop`` says so, and
-    the same call resumes.
+    ``force`` replaces what is there. The result is the same for any number of ``workers``, by
+    default one thread for each core. If another process is preparing the dataset, wait for it.
+    Raises DataError with the fix; after Interrupted the same call resumes.
     """
 
     def finished() -> Meta | None:
-        if force or not is_prepared(
-            config,
-            folder,
-            any_source=any_source,
-            thorough=thorough,
-            accept_changed_text=accept_changed_text,
-            report=report,
-            should_stop=should_stop,
-        ):
+        if force or not is_prepared(config, folder, checks, monitor):
             return None
         meta = dataset_meta(folder)
-        report(f"{folder} is already prepared, from {printable(meta.source)}")
+        monitor.report(f"{folder} is already prepared, from {printable(meta.source)}")
         return meta
 
     if (folder / META).exists() and (meta := finished()):
@@ -98,29 +73,20 @@ def prepare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise DataError(
-            f"{folder}: a file, not a folder; move it away, or use data.dataset=NEW_NAME"
-        ) from None
-    with wait_for_lock(folder, "another process is preparing it", report, should_stop):
+        remedy = "move it away, or use data.dataset=NEW_NAME"
+        raise DataError(f"{folder}: a file, not a folder; {remedy}") from None
+    with wait_for_lock(folder, "another process is preparing it", monitor):
         _finish_replacing(folder)
         if meta := finished():
             return meta
         if config.source == FINEWEB:
-            return hub.download_shards(
-                config, folder, force=force, report=report, should_stop=should_stop
-            )
+            return hub.download_shards(config, folder, force, monitor)
         if config.source is None:
             raise DataError(f"{folder}: data.source names no text; add --source FILE to `prepare`")
-        if not force and not (folder / META).exists() and _shards(folder):
+        if not force and not (folder / META).exists() and folder_shards(folder):
             raise DataError(f"{folder}: has shards but no {META}; `prepare --force` replaces them")
-        files = sources.find_files(
-            config.source,
-            folder / "raw",
-            column=config.text_column,
-            report=report,
-            should_stop=should_stop,
-        )
-        return _Preparation(config, folder, files, workers or _cores(), report, should_stop).run()
+        files = sources.find_files(config.source, folder / "raw", config.text_column, monitor)
+        return _Preparation(config, folder, files, workers or _cores(), monitor).run()
 
 
 def _finish_replacing(folder: Path) -> None:
@@ -130,7 +96,7 @@ def _finish_replacing(folder: Path) -> None:
         return
     new = dataset_meta(staging).names
     (folder / META).unlink(missing_ok=True)
-    for stale in _shards(folder):
+    for stale in folder_shards(folder):
         if stale.name not in new or (staging / stale.name).exists():
             stale.unlink()
     for name in sorted(new):
@@ -140,10 +106,6 @@ def _finish_replacing(folder: Path) -> None:
     (staging / META).replace(folder / META)
     fsync_folder(folder)
     shutil.rmtree(staging)
-
-
-def _shards(folder: Path) -> list[Path]:
-    return [path for split in SPLITS for path in matching_shards(folder, split)]
 
 
 def _cores() -> int:
@@ -175,45 +137,54 @@ class _Journal:
 _JOURNAL = TypeAdapter(_Journal)
 
 
-@dataclass
 class _Preparation:
-    config: DataConfig
-    folder: Path
-    files: list[SourceFile]
-    workers: int
-    report: Report
-    should_stop: Stop
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        files: list[SourceFile],
+        workers: int,
+        monitor: Monitor,
+    ) -> None:
+        self.config, self.folder, self.staging = config, folder, folder / STAGING
+        self.files, self.workers, self.monitor = files, workers, monitor
+        # The total size before each file and after the last.
+        self._before = list(accumulate((file.size for file in files), initial=0))
 
     def run(self) -> Meta:
         """Build the dataset in STAGING, then put it in the place of the old one."""
-        (self.folder / STAGING).mkdir(exist_ok=True)
+        self.staging.mkdir(exist_ok=True)
         journal = None
         try:
             journal = self._resume()
             meta = self._build(journal)
         except DataError:
             if journal is None or journal.cursor == (0, 0) or journal.cursor[0] == len(self.files):
-                shutil.rmtree(self.folder / STAGING)  # nothing that another try could use
+                shutil.rmtree(self.staging)  # nothing that another try could use
             raise
         _finish_replacing(self.folder)
-        self._fill_cache(meta, journal)
+        # So that the first training reads neither shards nor text again.
+        cache = ChecksumCache(self.folder)
+        for shard in meta.all_shards:
+            content = ShardContent(shard.sha256, meta.vocab_size - 1)
+            cache.add_shard(self.folder / shard.name, content)
+        if journal.snapshot:
+            cache.add_text(meta.source, journal.snapshot, journal.source_sha256)
+        cache.save()
         return meta
 
     def _build(self, journal: _Journal) -> Meta:
-        config, staging = self.config, self.folder / STAGING
-        by_document = (
-            ByDocument(self.files, config.val_fraction) if config.split == "documents" else None
-        )
-        if journal.characters is None and (config.tokenizer == "chars" or not by_document):
+        config = self.config
+        splitter: Splitter | None = None
+        if config.split == "documents":
+            splitter = ByDocument(self.files, config.val_fraction)
+        if journal.characters is None and (config.tokenizer == "chars" or not splitter):
             self._survey(journal)
-        splitter = by_document or ByTail(journal.length, config.val_fraction, journal.passed)
+        splitter = splitter or ByTail(journal.length, config.val_fraction, journal.passed)
         tokenizer = from_meta({"name": config.tokenizer, "characters": journal.characters})
-        states = [(split, journal.writers.get(split)) for split in SPLITS]
-        writers = {
-            s: ShardWriter(staging, config.dataset, s, config.shard_tokens, x) for s, x in states
-        }
+        writers = self._writers(journal)
         try:
-            for left in staging.glob(".*.tmp"):  # by a kill
+            for left in self.staging.glob(".*.tmp"):  # by a kill
                 left.unlink()
             self._note(journal, writers)
             self._tokenize(journal, tokenizer, splitter, writers)
@@ -222,42 +193,32 @@ class _Preparation:
             for writer in writers.values():
                 writer.close()
 
+    def _writers(self, journal: _Journal) -> Writers:
+        name, size, states = self.config.dataset, self.config.shard_tokens, journal.writers
+        return {s: ShardWriter(self.staging, name, s, size, states.get(s)) for s in SPLITS}
+
     def _resume(self) -> _Journal:
-        staging, now = self.folder / STAGING, self._snapshot()
-        if (staging / JOURNAL).exists():
+        now = self._snapshot()
+        if (self.staging / JOURNAL).exists():
             try:
-                journal = _JOURNAL.validate_json((staging / JOURNAL).read_bytes())
-                for split, state in journal.writers.items():
-                    ShardWriter(
-                        staging, self.config.dataset, split, self.config.shard_tokens, state
-                    ).close()
+                journal = _JOURNAL.validate_json((self.staging / JOURNAL).read_bytes())
+                for writer in self._writers(journal).values():
+                    writer.close()
             except (ValidationError, DataError, KeyError, TypeError):
                 journal = None
             if journal and journal.snapshot == now and not differences(journal.config, self.config):
-                done = self._done(journal.cursor) / max(1, self._total)
-                self.report(f"resuming from {done:.0%} of the text")
+                done = self._done(journal.cursor) / max(1, self._before[-1])
+                self.monitor.report(f"resuming from {done:.0%} of the text")
                 return journal
-            self.report(
-                "the unfinished preparation is damaged or had other settings or text: starting over"
-            )
-        for left in staging.iterdir():
+            problem = "is damaged or had other settings or text"
+            self.monitor.report(f"the unfinished preparation {problem}: starting over")
+        for left in self.staging.iterdir():
             left.unlink()
-        sha256 = sources.content_sha256(self.files, self.report, self.should_stop)
+        sha256 = sources.content_sha256(self.files, self.monitor)
         return _Journal(self.config.model_dump(), now, sha256)
 
     def _snapshot(self) -> str | None:
         return sources.snapshot(self.config.source or "", self.folder / "raw")
-
-    def _fill_cache(self, meta: Meta, journal: _Journal) -> None:
-        """Note the checksums, so that the first training reads neither shards nor text again."""
-        cache = ChecksumCache(self.folder)
-        for shard in (shard for shards in meta.shards.values() for shard in shards):
-            cache.add_shard(
-                self.folder / shard.name, ShardContent(shard.sha256, meta.vocab_size - 1)
-            )
-        if journal.snapshot:
-            cache.add_text(meta.source, journal.snapshot, journal.source_sha256)
-        cache.save()
 
     def _survey(self, journal: _Journal) -> None:
         """Read the text once for its distinct characters and its length."""
@@ -271,17 +232,12 @@ class _Preparation:
         for batch, (found, length) in self._in_threads(look, (0, 0), ByTail(0, 0.5)):
             characters |= found
             journal.length += length
-            self.report(Progress("reading", self._done(batch.after), self._total))
-            if self.should_stop():
-                raise Interrupted
+            self._report("reading", batch.after)
+            self.monitor.check()
         journal.characters = "".join(sorted(characters))
 
     def _tokenize(
-        self,
-        journal: _Journal,
-        tokenizer: Tokenizer,
-        splitter: Splitter,
-        writers: dict[Split, ShardWriter],
+        self, journal: _Journal, tokenizer: Tokenizer, splitter: Splitter, writers: Writers
     ) -> None:
         eot = np.array([] if tokenizer.eot is None else [tokenizer.eot], np.uint16)
 
@@ -298,14 +254,20 @@ class _Preparation:
             for part in batch.parts:
                 journal.bytes[part.split] += len(part.text)
             journal.cursor, journal.passed = batch.after, batch.passed
-            stop, full = self.should_stop(), sum(len(writer.shards) for writer in writers.values())
+            stop, full = self.monitor.should_stop(), sum(len(w.shards) for w in writers.values())
             if stop or full > finished or time.monotonic() - noted > JOURNAL_INTERVAL_S:
                 self._note(journal, writers)
                 noted, finished = time.monotonic(), full
             if stop:
                 raise Interrupted
-            written = sum(writer.total for writer in writers.values())
-            self.report(Progress("tokenizing", self._done(batch.after), self._total, written))
+            self._report("tokenizing", batch.after, sum(w.total for w in writers.values()))
+
+    def _report(self, phase: str, cursor: Cursor, tokens: int = 0) -> None:
+        self.monitor.report(Progress(phase, self._done(cursor), self._before[-1], tokens))
+
+    def _done(self, cursor: Cursor) -> int:
+        """Return the input before ``cursor``, in the units of Progress."""
+        return min(self._before[-1], self._before[cursor[0]] + cursor[1])
 
     def _batches(self, start: Cursor, splitter: Splitter) -> Iterator[_Batch]:
         parts: list[Part] = []
@@ -341,47 +303,28 @@ class _Preparation:
             return function(part.text)
         except UnicodeDecodeError as error:
             file = self.files[part.file]
-            bytes_help = (
-                "" if file.is_binary else ", or use data.tokenizer=bytes, which reads any bytes"
-            )
-            raise DataError(
-                f"{printable(file.path)}: not UTF-8 text at byte {part.offset + error.start}; "
-                f"convert it (`iconv -f LATIN1 -t UTF-8`){bytes_help}"
-            ) from None
+            remedy = "convert it (`iconv -f LATIN1 -t UTF-8`)"
+            if not file.is_binary:
+                remedy += ", or use data.tokenizer=bytes, which reads any bytes"
+            place = f"at byte {part.offset + error.start}"
+            raise DataError(f"{printable(file.path)}: not UTF-8 text {place}; {remedy}") from None
 
-    def _note(self, journal: _Journal, writers: dict[Split, ShardWriter]) -> None:
+    def _note(self, journal: _Journal, writers: Writers) -> None:
         journal.writers = {split: writer.state() for split, writer in writers.items()}
-        write_atomically(self.folder / STAGING / JOURNAL, json.dumps(asdict(journal)))
+        write_atomically(self.staging / JOURNAL, json.dumps(asdict(journal)))
 
-    def _done(self, cursor: Cursor) -> int:
-        """Return the input before ``cursor``, in the units of Progress."""
-        return min(self._total, self._before[cursor[0]] + cursor[1])
-
-    @property
-    def _total(self) -> int:
-        return self._before[-1]
-
-    @cached_property
-    def _before(self) -> list[int]:
-        """The total size before each file and after the last, needed with every batch."""
-        return list(accumulate((file.size for file in self.files), initial=0))
-
-    def _finish(
-        self, journal: _Journal, tokenizer: Tokenizer, writers: dict[Split, ShardWriter]
-    ) -> Meta:
+    def _finish(self, journal: _Journal, tokenizer: Tokenizer, writers: Writers) -> Meta:
         train, val = (writers[split].total for split in SPLITS)
+        source = self.config.source or ""
         if not train or not val:
             remedy = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
-                f"{printable(self.config.source)}: too little text to split: it gives "
-                f"{train} training and {val} validation tokens; use {remedy}, or another "
-                "data.val_fraction"
+                f"{printable(source)}: too little text to split: it gives {train} training and "
+                f"{val} validation tokens; use {remedy}, or another data.val_fraction"
             )
         if self._snapshot() != journal.snapshot:
-            raise DataError(
-                f"{printable(self.config.source)}: the text changed while it was prepared; "
-                "run the command again"
-            )
+            problem = "the text changed while it was prepared; run the command again"
+            raise DataError(f"{printable(source)}: {problem}")
         for writer in writers.values():
             writer.finish_shard()
         meta = Meta(
@@ -391,10 +334,10 @@ class _Preparation:
             val_tokens=val,
             train_bytes=journal.bytes["train"],
             val_bytes=journal.bytes["val"],
-            source=self.config.source or "",
+            source=source,
             config=self.config.model_dump(),
             shards={split: writer.shards for split, writer in writers.items()},
             source_sha256=journal.source_sha256,
         )
-        meta.write(self.folder / STAGING)
+        meta.write(self.staging)
         return meta

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from corpus import DataError, InvalidSource, Report, Stop, never, printable
-from job.exit_status import Interrupted
+from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printable
 from job.files import alone_in, fsync_folder
 
 ATTEMPTS = 6  # without a byte of progress; 1 + 2 + 4 + 8 + 16 seconds between them
@@ -18,7 +16,7 @@ LOCK_POLL_INTERVAL_S = 0.5
 
 
 @contextmanager
-def wait_for_lock(folder: Path, reason: str, report: Report, should_stop: Stop) -> Iterator[None]:
+def wait_for_lock(folder: Path, reason: str, monitor: Monitor) -> Iterator[None]:
     """Hold the folder's lock, waiting for the process that has it; Interrupted if told to stop."""
     is_told = False
     while True:
@@ -27,29 +25,23 @@ def wait_for_lock(folder: Path, reason: str, report: Report, should_stop: Stop) 
                 yield
                 return
         if not is_told:
-            report(f"{folder}: {reason}; waiting for it")
+            monitor.report(f"{folder}: {reason}; waiting for it")
             is_told = True
-        if should_stop():
-            raise Interrupted
-        time.sleep(LOCK_POLL_INTERVAL_S)
+        monitor.check()
+        monitor.pause(LOCK_POLL_INTERVAL_S)
 
 
 def download(
     url: str,
     path: Path,
-    *,
+    monitor: Monitor = SILENT,
     headers: Mapping[str, str] | None = None,
     check: Callable[[Path], object] = lambda part: None,
-    report: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Stop = never,
-    pause: Callable[[float], None] = time.sleep,
 ) -> None:
     """Fetch ``url`` into ``path`` by way of ``.<name>.part``, which a later call resumes.
 
-    ``check`` raises DataError if the complete part is wrong; ``report`` gets the bytes done and in
-    total (0: unknown). Status 429, 5xx and cut connections are retried after ``pause``. Raises
-    DataError if the server cannot be reached, refuses, or keeps failing; Interrupted if told to
-    stop.
+    ``check`` raises DataError if the complete part is wrong. Status 429, 5xx and cut connections
+    are retried. Raises DataError if the server cannot be reached, refuses, or keeps failing.
     """
     import requests
 
@@ -63,27 +55,22 @@ def download(
         if start:
             request["Range"] = f"bytes={start}-"
         with requests.get(url, headers=request, stream=True, timeout=(10, 30)) as response:
-            if (
-                response.status_code == 416
-            ):  # nothing after start: complete, or part of a longer, older file
+            if response.status_code == 416:  # nothing after start
                 if response.headers.get("Content-Range") == f"bytes */{start}":
                     return True
-                part.unlink()
+                part.unlink()  # of a longer, older file
                 return False
             response.raise_for_status()
-            done = (
-                start if response.status_code == 206 else 0
-            )  # a server without ranges sends everything
+            # A server without ranges sends everything.
+            done = start if response.status_code == 206 else 0
             length = response.headers.get("Content-Length", "")
             total = done + int(length) if length.isdigit() else 0
             with part.open("r+b" if done else "wb") as file:
                 file.seek(done)
                 for block in response.iter_content(BLOCK):
-                    file.write(block)
-                    done += len(block)
-                    report(done, total)
-                    if should_stop():
-                        raise Interrupted
+                    done += file.write(block)
+                    monitor.report(Progress("downloading", done, total))
+                    monitor.check()
                 file.flush()
                 os.fsync(file.fileno())
         return not total or done == total
@@ -95,33 +82,26 @@ def download(
             if fetch(start):
                 break
             problem = "the connection was cut"
+        except ValueError as error:  # requests' InvalidURL and its kind too
+            raise InvalidSource(f"{shown}: not a valid URL: {error}") from None
         except requests.RequestException as error:
-            if isinstance(error, ValueError):
-                raise InvalidSource(
-                    f"{shown}: not a valid URL: {error}"
-                ) from None  # InvalidURL and its kind
             problem = _cause(error)
             if (response := error.response) is not None:
                 problem = f"the server answers {response.status_code} {response.reason}"
                 if response.status_code != 429 and response.status_code < 500:
                     raise DataError(f"{shown}: {problem}") from None
-            elif (
-                isinstance(error, requests.ConnectionError)
-                and not failures
-                and _size(part) == start
+            elif isinstance(error, requests.ConnectionError) and (failures, _size(part)) == (
+                0,
+                start,
             ):
                 raise DataError(f"{shown}: can't be reached: {problem}") from None
-        except ValueError as error:  # a host name that cannot be encoded
-            raise InvalidSource(f"{shown}: not a valid URL: {error}") from None
         failures = 1 if _size(part) > start else failures + 1
-        if should_stop():
-            raise Interrupted
+        monitor.check()
         if failures < ATTEMPTS:
-            pause(2.0 ** (failures - 1))
+            monitor.pause(2.0 ** (failures - 1))
     else:
-        raise DataError(
-            f"{shown}: {problem}, {ATTEMPTS} times; run the same command later to resume"
-        )
+        again = "run the same command later to resume"
+        raise DataError(f"{shown}: {problem}, {ATTEMPTS} times; {again}")
     try:
         check(part)
     except DataError as error:

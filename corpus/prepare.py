@@ -17,25 +17,19 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 import corpus
 from corpus.build import prepare
 from corpus.dataset import Meta
 from corpus.hub import ensure_weights
+from corpus.verify import Checks
 from job.arguments import argument_parser, load_recipe, parse, run
 from job.exit_status import ExitStatus, RecipeError
 from job.paths import VolumePaths
@@ -48,38 +42,29 @@ LINE_INTERVAL_S = 5.0  # between lines of progress without a terminal
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argument_parser("corpus.prepare", __doc__ or "")
-    parser.add_argument(
-        "--source",
-        metavar="S",
-        help="text to use instead of the recipe's: a file, folder, glob or URL",
-    )
-    parser.add_argument(
-        "--shards", type=int, metavar="N", help="training shards to download of a published dataset"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="prepare again and replace what is there"
-    )
+    source = "text to use instead of the recipe's: a file, folder, glob or URL"
+    shards = "training shards to download of a published dataset"
+    parser.add_argument("--source", metavar="S", help=source)
+    parser.add_argument("--shards", type=int, metavar="N", help=shards)
+    force = "prepare again and replace what is there"
+    parser.add_argument("--force", action="store_true", help=force)
     return run(_main, parse(parser, argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:
     options = {"source": arguments.source, "shards": arguments.shards}
     arguments.overrides += [
-        f"data.{key}={value}" for key, value in options.items() if value is not None
+        f"data.{k}={value}" for k, value in options.items() if value is not None
     ]
-    if arguments.recipe == FINEWEB:
-        if arguments.source or len(arguments.overrides) > (arguments.shards is not None):
-            raise RecipeError(
-                f"{FINEWEB} takes only --shards; for other settings use a recipe with "
-                f"data.source={FINEWEB}"
-            )
-        recipe, config = (
-            None,
-            DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9),
-        )
-    else:
+    recipe = None
+    if arguments.recipe != FINEWEB:
         recipe = load_recipe(arguments)
         config = recipe.data
+    elif arguments.source or len(arguments.overrides) > (arguments.shards is not None):
+        advice = f"for other settings use a recipe with data.source={FINEWEB}"
+        raise RecipeError(f"{FINEWEB} takes only --shards; {advice}")
+    else:
+        config = DataConfig(dataset=FINEWEB, source=FINEWEB, shards=arguments.shards or 9)
     stop = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -91,22 +76,13 @@ def _main(arguments: Namespace) -> ExitStatus:
         signal.signal(number, interrupt)
     locations = VolumePaths.current()
     folder = locations.dataset(config.dataset)
-    with reporter() as report:
-        meta = prepare(
-            config,
-            folder,
-            force=arguments.force,
-            any_source=not names_source(arguments.overrides),
-            thorough=True,
-            report=report,
-            should_stop=stop.is_set,
-        )
+    checks = Checks(any_source=not names_source(arguments.overrides), thorough=True)
+    with reporter(stop.is_set) as monitor:
+        meta = prepare(config, folder, checks, monitor, force=arguments.force)
         if recipe is not None:
-            ensure_weights(recipe, locations, report=report, should_stop=stop.is_set)
-    print(
-        f"{folder}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens",
-        file=sys.stderr,
-    )
+            ensure_weights(recipe, locations, monitor)
+    counts = f"{meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
+    print(f"{folder}: {counts}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(asdict(meta)))
     return ExitStatus.DONE
@@ -114,16 +90,15 @@ def _main(arguments: Namespace) -> ExitStatus:
 
 def names_source(overrides: Sequence[str]) -> bool:
     """Return if the command line names the text; the recipe's own may be replaced by a copy."""
-    return any(
-        word.lstrip("-").partition("=")[0] in ("source", "data.source") for word in overrides
-    )
+    keys = (word.lstrip("-").partition("=")[0] for word in overrides)
+    return any(key in ("source", "data.source") for key in keys)
 
 
 def ensure_prepared(
     recipe: Recipe,
     locations: VolumePaths,
     overrides: Sequence[str] = (),
-    should_stop: corpus.Stop = corpus.never,
+    should_stop: Callable[[], bool] = lambda: False,
     *,
     resuming: bool = False,
 ) -> Meta:
@@ -133,57 +108,42 @@ def ensure_prepared(
     do not name it. A run that is ``resuming`` keeps its dataset though the text has changed since.
     Raises DataError if another dataset is there or the text cannot be read.
     """
-    with reporter() as report:
+    checks = Checks(any_source=not names_source(overrides), changed_text=resuming)
+    with reporter(should_stop) as monitor:
         folder = locations.dataset(recipe.data.dataset)
-        any_source = not names_source(overrides)
-        meta = prepare(
-            recipe.data,
-            folder,
-            any_source=any_source,
-            accept_changed_text=resuming,
-            report=report,
-            should_stop=should_stop,
-        )
-        ensure_weights(recipe, locations, report=report, should_stop=should_stop)
+        meta = prepare(recipe.data, folder, checks, monitor)
+        ensure_weights(recipe, locations, monitor)
         return meta
 
 
 @contextmanager
-def reporter() -> Iterator[corpus.Report]:
+def reporter(should_stop: Callable[[], bool]) -> Iterator[corpus.Monitor]:
     """Show progress on stderr: a bar on a terminal, otherwise a line every few seconds."""
     console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    last_line = time.monotonic()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+    kinds = (progress.BarColumn, progress.TaskProgressColumn, progress.TimeRemainingColumn)
+    columns = [progress.TextColumn("{task.description}"), *(kind() for kind in kinds)]
+    is_terminal, last_line = console.is_terminal, time.monotonic()
+    tasks: dict[str, progress.TaskID] = {}
+
+    def report(event: corpus.Progress | str) -> None:
+        nonlocal last_line
+        if isinstance(event, str):
+            console.print(event, markup=False, soft_wrap=True)
+            return
+        tokens, done = f" {event.tokens:,} tokens" if event.tokens else "", event.done
+        if is_terminal:
+            label = event.phase + tokens
+            if event.phase not in tasks:
+                tasks[event.phase] = bar.add_task(label)
+            bar.update(tasks[event.phase], completed=done, total=event.total, description=label)
+        elif time.monotonic() - last_line > LINE_INTERVAL_S:
+            last_line = time.monotonic()
+            console.print(f"{event.phase} {done / max(1, event.total):.0%}{tokens}", soft_wrap=True)
+
+    with progress.Progress(
+        *columns, console=console, transient=True, disable=not is_terminal
     ) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report(event: corpus.Progress | str) -> None:
-            nonlocal last_line
-            if isinstance(event, str):
-                console.print(event, markup=False, soft_wrap=True)
-                return
-            tokens = f" {event.tokens:,} tokens" if event.tokens else ""
-            if console.is_terminal:
-                label = event.phase + tokens
-                if event.phase not in tasks:
-                    tasks[event.phase] = bar.add_task(label)
-                bar.update(
-                    tasks[event.phase], completed=event.done, total=event.total, description=label
-                )
-            elif time.monotonic() - last_line > LINE_INTERVAL_S:
-                last_line = time.monotonic()
-                console.print(
-                    f"{event.phase} {event.done / max(1, event.total):.0%}{tokens}", soft_wrap=True
-                )
-
-        yield report
+        yield corpus.Monitor(report, should_stop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The text of source files, as segments in an order that never changes.
+"""The text of source files, as segments in an order that never changes, and its two splits.
 
 A plain file is one document, in segments of about 1 MB; a row of JSON lines or Parquet is a
 document and a segment. Text is UTF-8 bytes, unchanged except that a byte order mark is removed.
@@ -8,14 +8,19 @@ document and a segment. Text is UTF-8 bytes, unchanged except that a byte order 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from corpus import DataError, printable
 from corpus.formats import SourceFile, decompressed
+from corpus.shards import Split
 
 PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
 LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
@@ -50,18 +55,16 @@ def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> It
             with decompressed(file.path, file.compression) as stream:
                 _skip(stream, offset)
                 for piece in stream if is_rows else _pieces(stream):
-                    text, end = piece, offset + len(piece)
-                    if offset == 0:
-                        text = piece.removeprefix(codecs.BOM_UTF8)
+                    end = offset + len(piece)
+                    text = piece if offset else piece.removeprefix(codecs.BOM_UTF8)
                     start_of_text = end - len(text)  # after a byte order mark
                     if is_rows:
                         text = _json_row(text, file, offset, column)
                     yield Segment(text, is_rows or offset == 0, index, start_of_text, (index, end))
                     offset = end
         except OSError as error:
-            raise DataError(
-                f"{printable(file.path)}: cannot be read: {error.strerror or error}"
-            ) from None
+            reason = error.strerror or error
+            raise DataError(f"{printable(file.path)}: cannot be read: {reason}") from None
 
 
 def _skip(stream: BinaryIO, count: int) -> None:
@@ -95,23 +98,18 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
             if column not in table.schema_arrow.names:
                 raise _missing_column(where, column, table.schema_arrow.names)
             for group in range(table.num_row_groups):
-                size = table.metadata.row_group(group).num_rows
+                size, found = table.metadata.row_group(group).num_rows, 0
                 if start >= size:
                     start -= size
                     continue
-                found = 0
-                for batch in table.iter_batches(
-                    256, row_groups=[group], columns=[column], use_threads=False
-                ):
+                for batch in table.iter_batches(256, [group], [column], use_threads=False):
                     found += len(batch)
                     for value in batch.column(0)[start:].to_pylist():
                         yield _utf8(value, where, column)
                     start = max(0, start - len(batch))
                 if found != size:
-                    raise DataError(
-                        f"{where} damaged: row group {group} has {found} of "
-                        f"{size} rows; download it again"
-                    )
+                    problem = f"row group {group} has {found} of {size} rows"
+                    raise DataError(f"{where} damaged: {problem}; download it again")
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise DataError(f"{where} damaged Parquet: {error}; download it again") from None
 
@@ -119,9 +117,8 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
 def _utf8(value: object, where: str, column: str) -> bytes:
     if not isinstance(value, str | None):
         raise DataError(f"{where} has {type(value).__name__}, not text, in the column '{column}'")
-    return (value or "").encode(
-        errors="replace"
-    )  # JSON can spell half a surrogate pair, UTF-8 cannot
+    # JSON can spell half a surrogate pair, which UTF-8 cannot.
+    return (value or "").encode(errors="replace")
 
 
 def _missing_column(where: str, column: str, present: list[str]) -> DataError:
@@ -133,13 +130,11 @@ def _missing_column(where: str, column: str, present: list[str]) -> DataError:
 
 def array_advice(file: SourceFile) -> str:
     """Explain that a file is a JSON array, and how to make JSON lines of it."""
-    show = {"": "cat", "gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}[
-        file.compression
-    ]
+    tools = {"": "cat", "gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
+    show = f"{tools[file.compression]} {shlex.quote(printable(file.path))}"
     return (
         f"{printable(file.path)}: an array of JSON objects, not text; make a row of each: "
-        f"`{show} {shlex.quote(printable(file.path))} | jq -c '.[]' > NEW-FILE.jsonl`, "
-        "and name that"
+        f"`{show} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
     )
 
 
@@ -148,14 +143,12 @@ def array_advice(file: SourceFile) -> str:
 # for white space before it, looks beyond it. Of the spaces beyond ASCII, only U+00A0 shares a
 # token with white space after it. Text without white space is cut between a letter and
 # punctuation, where the pattern always splits too.
-_BLACK = rb"(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
+_BLACK = rb"(?s).*(?:[!-~]|[\x80-\xbf](?<!\xc2\xa0))"
+_PUNCTUATION = rb"(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c)"
 _CUTS = [
-    re.compile(rb"(?s).*" + _BLACK + rb"(?=\n)"),
-    re.compile(rb"(?s).*" + _BLACK + rb"(?=[ \t\r\n])"),
-    re.compile(
-        rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])"
-        rb"|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c))"
-    ),
+    re.compile(_BLACK + rb"(?=\n)"),
+    re.compile(_BLACK + rb"(?=[ \t\r\n])"),
+    re.compile(rb"(?s).*(?:[A-Za-z](?=[,.;:!?)])|[\xe5-\xe9][\x80-\xbf]{2}" + _PUNCTUATION + rb")"),
 ]
 
 
@@ -181,3 +174,82 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         text, size = text[cut:], PIECE
     if text:
         yield text
+
+
+class Part(NamedTuple):
+    """A stretch of one document that is all training or all validation."""
+
+    text: bytes
+    first: bool  # begins the document
+    file: int
+    offset: int
+    split: Split
+
+
+class Splitter(Protocol):
+    """Cut the segments of a source into parts, in order."""
+
+    passed: int  # characters seen so far, if the splitter counts them
+
+    def __call__(self, segment: Segment) -> Iterator[Part]: ...
+
+
+class ByDocument:
+    """Assign whole documents by a hash: of a file's name, of a row's text.
+
+    Raises DataError if the source is a single document.
+    """
+
+    passed = 0
+
+    def __init__(self, files: Sequence[SourceFile], val_fraction: float) -> None:
+        texts = [file for file in files if file.kind == "text" and not file.is_blank]
+        if len(texts) == 1 and all(file.kind == "text" for file in files):
+            raise DataError(
+                f"{printable(texts[0].path)}: the source is a single document, which cannot be "
+                "both training and validation; use its last part for validation: data.split=tail"
+            )
+        ranks = [_rank(file.name.encode(errors="surrogateescape")) for file in files]
+        # All of a few files can lie above the fraction: the lowest with text is always validation.
+        usable = (rank for rank, file in zip(ranks, files, strict=True) if not file.is_blank)
+        lowest, self._bound = min(usable, default=-1.0), val_fraction
+        self._val = [rank < val_fraction or rank == lowest for rank in ranks]
+        self._rows = [file.kind != "text" for file in files]
+
+    def __call__(self, segment: Segment) -> Iterator[Part]:
+        """Yield the whole segment as one part."""
+        rows = self._rows[segment.file]
+        val = _rank(segment.text) < self._bound if rows else self._val[segment.file]
+        yield Part(*segment[:4], "val" if val else "train")
+
+
+class ByTail:
+    """Assign the last characters of the whole text to validation (nanoGPT's split)."""
+
+    def __init__(self, length: int, val_fraction: float, passed: int = 0) -> None:
+        self.passed, self._bound = passed, int(length * (1 - val_fraction))
+
+    def __call__(self, segment: Segment) -> Iterator[Part]:
+        """Yield the segment as one part, or as two where the validation text begins."""
+        text, first, file, offset = segment[:4]
+        count, train = count_characters(text), max(0, self._bound - self.passed)
+        self.passed += count
+        cut = int(np.flatnonzero(_leads(text))[train]) if train < count else len(text)
+        if cut:
+            yield Part(text[:cut], first, file, offset, "train")
+        if cut < len(text):
+            yield Part(text[cut:], first and not cut, file, offset + cut, "val")
+
+
+def count_characters(text: bytes) -> int:
+    """Count the characters of UTF-8 ``text``."""
+    return int(np.count_nonzero(_leads(text)))
+
+
+def _leads(text: bytes) -> npt.NDArray[np.bool_]:
+    return np.frombuffer(text, np.int8) >= -64  # not 0x80 … 0xBF, which continue a character
+
+
+def _rank(data: bytes) -> float:
+    """Return a number in [0, 1) that is always the same for the same bytes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big") / 2**48

@@ -11,7 +11,7 @@ import os
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,11 @@ def matching_shards(folder: Path, split: Split) -> list[Path]:
     return sorted(p for p in paths if p.name.rfind(split) > p.name.rfind(other))
 
 
+def folder_shards(folder: Path) -> list[Path]:
+    """Return the shards of both splits."""
+    return [path for split in SPLITS for path in matching_shards(folder, split)]
+
+
 class ShardWriter:
     """Write a stream of tokens as shards named ``<dataset>_<split>_%06d.bin``.
 
@@ -100,21 +105,16 @@ class ShardWriter:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        dataset: str,
-        split: Split,
-        shard_tokens: int,
-        state: dict[str, Any] | None = None,
+        self, folder: Path, dataset: str, split: Split, shard_tokens: int, state: Any = None
     ) -> None:
-        self.shards = [Shard(**shard) for shard in (state or {}).get("shards", [])]
+        state = state or {"shards": [], "open_tokens": 0}
+        self.shards = [Shard(**shard) for shard in state["shards"]]
         self._folder, self._stem, self._limit = folder, f"{dataset}_{split}_", shard_tokens
         self._first = int(split == "train")  # FineWeb numbers its files this way
-        self._open_tokens = 0
-        self._file: BinaryIO | None = None
+        self._open_tokens, self._file = 0, cast(BinaryIO | None, None)
         for shard in self.shards:
             read_header(folder / shard.name)
-        if state and state["open_tokens"]:
+        if state["open_tokens"]:
             self._reopen(state["open_tokens"])
 
     @property
@@ -141,10 +141,7 @@ class ShardWriter:
             with naming(self._part):
                 self._file.flush()
                 os.fsync(self._file.fileno())
-        return {
-            "shards": [asdict(shard) for shard in self.shards],
-            "open_tokens": self._open_tokens,
-        }
+        return {"shards": list(map(asdict, self.shards)), "open_tokens": self._open_tokens}
 
     def finish_shard(self) -> None:
         """Give the open shard, if there is one, its header and its final name."""

@@ -10,19 +10,18 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from glob import glob, has_magic
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from corpus import DataError, InvalidSource, Progress, Report, Stop, never, printable, quiet
+from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printable
 from corpus.download import download
 from corpus.formats import SourceFile, Unreadable, inspect
 from corpus.segments import array_advice
-from corpus.shards import SPLITS, matching_shards
-from job.exit_status import Interrupted
+from corpus.shards import folder_shards
 from job.run_record import launch_facts
 
 STDLIB = "stdlib"
@@ -38,27 +37,22 @@ NOT_THE_LIBRARY = re.compile(
 )
 
 
-@dataclass
-class _Skipped:
-    """The files that are left out, by reason."""
-
-    names: dict[str, list[str]] = field(default_factory=dict)
+class _Skipped(dict[str, list[str]]):
+    """The names of files that are left out, by reason."""
 
     def add(self, reason: str, name: str) -> None:
-        self.names.setdefault(reason, []).append(printable(name))
+        self.setdefault(reason, []).append(printable(name))
 
     def message(self) -> str:
         """Return one line that counts and names them."""
-        parts = []
-        for reason, names in sorted(self.names.items()):
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            parts.append(f"{len(names)} {reason} ({', '.join(sorted(names)[:SHOWN])}{more})")
-        count = sum(map(len, self.names.values()))
-        return (
-            f"skipped {count} of the source's files and folders: {'; '.join(parts)}"
-            if count
-            else ""
-        )
+        parts = [f"{len(names)} {reason} ({_few(names)})" for reason, names in sorted(self.items())]
+        count = sum(map(len, self.values()))
+        return f"skipped {count} of the source's files and folders: {'; '.join(parts)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(sorted(names)[:SHOWN]) + more
 
 
 def is_url(source: str) -> bool:
@@ -67,28 +61,19 @@ def is_url(source: str) -> bool:
 
 
 def find_files(
-    source: str,
-    raw: Path,
-    *,
-    column: str = "text",
-    report: Report = quiet,
-    should_stop: Stop = never,
+    source: str, raw: Path, column: str = "text", monitor: Monitor = SILENT
 ) -> list[SourceFile]:
     """Return the files of ``source``, sorted by name; a URL is downloaded once into ``raw``.
 
     Raises DataError if there is no text.
     """
-    skipped = _Skipped()
+    skipped, shown = _Skipped(), printable(source)
     if is_url(source):
-        path = _downloaded(source, raw, report, should_stop)
-        candidates = [(path, path.name)]
-    else:
-        candidates = _candidates(source, skipped)
-    is_single = len(candidates) == 1 and not skipped.names and source != STDLIB
+        _download(source, _raw_path(source, raw), monitor)
+    candidates = _candidates(source, raw, skipped)
+    is_single = len(candidates) == 1 and not skipped and source != STDLIB
     files = []
     for path, name in candidates:
-        if source == STDLIB and not _is_utf8(path):
-            continue
         try:
             file = inspect(path, name, column)
         except Unreadable as error:
@@ -105,26 +90,22 @@ def find_files(
             skipped.add("not text", name)
         elif file.size == 0 or file.kind == "empty":
             skipped.add("empty", name)
-        else:
+        elif source != STDLIB or _is_utf8(path):
             files.append(file)
-    if source != STDLIB and (message := skipped.message()):
-        report(message)
+    if skipped and source != STDLIB:
+        monitor.report(skipped.message())
     if not files:
-        if skipped.names and set(skipped.names) <= {"empty", "hidden"}:
-            raise DataError(f"{printable(source)}: is empty: there is no text to learn from")
-        raise DataError(
-            f"{printable(source)}: no text file found; "
-            "data.source (--source) is a file, folder, glob or URL"
-        )
-    if packed := sorted({file.compression for file in files if file.compression}):
-        count = sum(1 for file in files if file.compression)
-        report(f"decompressing {count} of {len(files)} files ({', '.join(packed)})")
+        if skipped and set(skipped) <= {"empty", "hidden"}:
+            raise DataError(f"{shown}: is empty: there is no text to learn from")
+        advice = "data.source (--source) is a file, folder, glob or URL"
+        raise DataError(f"{shown}: no text file found; {advice}")
+    if packed := [file.compression for file in files if file.compression]:
+        kinds = ", ".join(sorted(set(packed)))
+        monitor.report(f"decompressing {len(packed)} of {len(files)} files ({kinds})")
     if is_single and files[0].is_binary:
-        report(
-            f"{printable(files[0].path)}: not text (it has zero bytes); "
-            "its bytes are read as they are"
-        )
-    return sorted(_with_rows_decided(files, report), key=lambda file: file.name)
+        said = "not text (it has zero bytes); its bytes are read as they are"
+        monitor.report(f"{printable(files[0].path)}: {said}")
+    return sorted(_with_rows_decided(files, monitor), key=lambda file: file.name)
 
 
 def snapshot(source: str, raw: Path) -> str | None:
@@ -134,26 +115,20 @@ def snapshot(source: str, raw: Path) -> str | None:
     on this machine.
     """
     try:
-        candidates = (
-            [(_raw_path(source, raw), "")] if is_url(source) else _candidates(source, _Skipped())
-        )
-        found = sorted((name, os.stat(path)) for path, name in candidates)
+        found = sorted((n, os.stat(path)) for path, n in _candidates(source, raw, _Skipped()))
     except (DataError, OSError):
         return None
     facts = [[name, status.st_size, status.st_mtime_ns] for name, status in found]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
 
 
-def content_sha256(
-    files: Sequence[SourceFile], report: Report = quiet, should_stop: Stop = never
-) -> str:
+def content_sha256(files: Sequence[SourceFile], monitor: Monitor = SILENT) -> str:
     """Hash the names and the content of the files; of a single file, only the content."""
-    total = sum(file.path.stat().st_size for file in files)
-    done = 0
+    total, done = sum(file.path.stat().st_size for file in files), 0
 
     def digest(file: SourceFile) -> tuple[str, int]:
-        if file.size > STOP_BYTES and should_stop():
-            raise Interrupted
+        if file.size > STOP_BYTES:
+            monitor.check()
         with file.path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest(), opened.tell()
 
@@ -162,24 +137,24 @@ def content_sha256(
         for file, (sha256, size) in zip(files, pool.map(digest, files), strict=True):
             facts.append([file.name if len(files) > 1 else "", sha256])
             done += size
-            report(Progress("hashing the text", done, total))
+            monitor.report(Progress("hashing the text", done, total))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _candidates(source: str, skipped: _Skipped) -> list[tuple[Path, str]]:
-    """Return the files of a local source with their names; DataError if it does not exist."""
+def _candidates(source: str, raw: Path, skipped: _Skipped) -> list[tuple[Path, str]]:
+    """Return the files of a source with their names; DataError if it does not exist."""
+    if is_url(source):
+        path = _raw_path(source, raw)
+        return [(path, path.name)]
+    if source == STDLIB:
+        root = Path(sysconfig.get_path("stdlib"))
+        found = ((path, path.relative_to(root).as_posix()) for path in root.rglob("*.py"))
+        return [(p, name) for p, name in found if p.is_file() and not NOT_THE_LIBRARY.search(name)]
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source):
+        advice = "data.source is a file, folder, glob or http(s) URL"
+        problem = f"{scheme[1]}:// addresses are not supported"
+        raise InvalidSource(f"{printable(source)}: {problem}; {advice}")
     try:
-        if source == STDLIB:
-            root = Path(sysconfig.get_path("stdlib"))
-            found = ((path, path.relative_to(root).as_posix()) for path in root.rglob("*.py"))
-            return [
-                (p, name) for p, name in found if p.is_file() and not NOT_THE_LIBRARY.search(name)
-            ]
-        if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source):
-            raise InvalidSource(
-                f"{printable(source)}: {scheme[1]}:// addresses are not supported; "
-                "data.source is a file, folder, glob or http(s) URL"
-            )
         root = Path(source).expanduser()
         if root.is_dir():
             return list(_walk(root, skipped))
@@ -188,13 +163,9 @@ def _candidates(source: str, skipped: _Skipped) -> list[tuple[Path, str]]:
         if root.is_symlink():
             raise DataError(f"{printable(source)}: a broken link to {printable(os.readlink(root))}")
         return list(_matches(root, skipped))
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # too long, a zero byte, ~ of an unknown user
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, ~ of no user
         reason = getattr(error, "strerror", None) or error
         raise InvalidSource(f"{printable(source)}: not a readable path: {reason}") from None
 
@@ -238,7 +209,7 @@ def _walk(root: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
 
 def _products(folder: Path) -> set[str]:
     """Return the names of the files in ``folder`` that belong to a prepared dataset."""
-    shards = {path.name for split in SPLITS for path in matching_shards(folder, split)}
+    shards = {path.name for path in folder_shards(folder)}
     return {*shards, "meta.json"} if shards else set()
 
 
@@ -264,26 +235,19 @@ def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
             yield path, name
 
 
-def _with_rows_decided(files: list[SourceFile], report: Report) -> Iterable[SourceFile]:
+def _with_rows_decided(files: list[SourceFile], monitor: Monitor) -> list[SourceFile]:
     """Read JSON among other texts as text, unless its rows have the text column."""
     if all(file.kind == "json array" for file in files):
         raise DataError(array_advice(files[0]))
     others = any(file.kind in ("text", "parquet") or file.is_named_jsonl for file in files)
-    as_text = []
-    for file in files:
-        if file.kind == "json array" or (
-            file.kind == "jsonl" and not file.has_column and not file.is_named_jsonl and others
-        ):
-            as_text.append(printable(file.name))
-            yield SourceFile(file.path, file.name, file.size, "text", file.compression)
-        else:
-            yield file
-    if as_text:
-        more = f" and {len(as_text) - SHOWN} more" if len(as_text) > SHOWN else ""
-        report(
-            "JSON without the text column is read as plain text: "
-            f"{', '.join(as_text[:SHOWN])}{more}"
-        )
+
+    def is_text(file: SourceFile) -> bool:
+        has_rows = file.has_column or file.is_named_jsonl or not others
+        return file.kind == "json array" or (file.kind == "jsonl" and not has_rows)
+
+    if as_text := [printable(file.name) for file in files if is_text(file)]:
+        monitor.report(f"JSON without the text column is read as plain text: {_few(as_text)}")
+    return [replace(file, kind="text") if is_text(file) else file for file in files]
 
 
 def _is_utf8(path: Path) -> bool:
@@ -307,29 +271,20 @@ def _raw_path(url: str, raw: Path) -> Path:
     return raw / f"{key}-{name}"
 
 
-def _downloaded(url: str, raw: Path, report: Report, should_stop: Stop) -> Path:
-    path = _raw_path(url, raw)
-    if not path.exists():
-        report(f"downloading {printable(url)}")
-        try:
-            download(
-                url,
-                path,
-                report=lambda done, total: report(Progress("downloading", done, total)),
-                should_stop=should_stop,
-            )
-        except InvalidSource:
-            raise
-        except DataError as error:
-            in_cloud = launch_facts().get("target") == "cloud"
-            copy = (
-                "`runner push data FILE`, then source=/vol/data/FILE"
-                if in_cloud
-                else "`prepare --source FILE`"
-            )
-            raise DataError(f"{error}. If you have a copy of the file: {copy}") from None
-        with path.open("rb") as file:
-            start = file.read(200).lstrip().lower()
-        if start.startswith((b"<!doctype html", b"<html")) and not path.suffix.startswith(".htm"):
-            report(f"warning: {printable(url)} gave a page of HTML, which is read as text")
-    return path
+def _download(url: str, path: Path, monitor: Monitor) -> None:
+    if path.exists():
+        return
+    monitor.report(f"downloading {printable(url)}")
+    try:
+        download(url, path, monitor)
+    except InvalidSource:
+        raise
+    except DataError as error:
+        copy = "`prepare --source FILE`"
+        if launch_facts().get("target") == "cloud":
+            copy = "`runner push data FILE`, then source=/vol/data/FILE"
+        raise DataError(f"{error}. If you have a copy of the file: {copy}") from None
+    with path.open("rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")) and not path.suffix.startswith(".htm"):
+        monitor.report(f"warning: {printable(url)} gave a page of HTML, which is read as text")

@@ -28,91 +28,69 @@ def export_folder(into: str | None, run: Path) -> Path:
     """
     folder = Path(into) if into else run / "huggingface"
     if read_record(folder) is not None:
-        raise DataError(
-            f"--output {folder} is a run's folder; give another one: --output {folder / 'huggingface'}"
-        )
+        remedy = f"give another one: --output {folder / 'huggingface'}"
+        raise DataError(f"--output {folder} is a run's folder; {remedy}")
     return folder
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: int) -> None:
     """Write the files of ``tokenizer`` for a network with a vocabulary of ``rows`` rows."""
-    eot = {"id": tokenizer.eot, "content": END_OF_TEXT, "special": True, "normalized": False}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    eot, has_eot = tokenizer.eot, tokenizer.eot is not None
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = {"id": eot, "content": END_OF_TEXT, "special": True, **flags}
     is_chars = isinstance(tokenizer, CharTokenizer)
     description = {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [] if tokenizer.eot is None else [eot | flags],
-        "normalizer": None,
-        "post_processor": None,
+        **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
+        "added_tokens": [added] if has_eot else [],
         **(_characters(tokenizer) if is_chars else _byte_level(tokenizer)),
     }
-    special = (
-        {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT)
-    )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
         # Otherwise transformers adds token_type_ids, and its GPT-2 adds their embeddings.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        **special,
+        **(dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT) if has_eot else {}),
     }
     padding = list(range(tokenizer.vocab_size, rows))  # never sample rows that are not tokens
-    generation = {
-        "bos_token_id": tokenizer.eot,
-        "eos_token_id": tokenizer.eot,
-        "suppress_tokens": padding or None,
-    }
+    generation = {"bos_token_id": eot, "eos_token_id": eot, "suppress_tokens": padding or None}
     _write(folder / "tokenizer.json", description)
     _write(folder / "tokenizer_config.json", config, indent=2)
     _write(folder / "generation_config.json", generation)
 
 
 def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
-    characters = [text.decode() for text in tokenizer.token_bytes()]
+    vocabulary = {text.decode(): token for token, text in enumerate(tokenizer.token_bytes())}
+    split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated"}
     return {
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": r"[\s\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        "pre_tokenizer": {**split, "invert": False},
         "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {character: token for token, character in enumerate(characters)},
-            "unk_token": UNKNOWN,
-        },
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": UNKNOWN},
     }
 
 
 def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
-    letters = byte_letters()
-    texts = tokenizer.token_bytes()
-    tokens = ["".join(letters[byte] for byte in text) or END_OF_TEXT for text in texts]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    letters, texts = byte_letters(), tokenizer.token_bytes()
+
+    def spelled(text: bytes) -> str:
+        return "".join(letters[byte] for byte in text)
+
     is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-    found = merges(texts) if is_gpt2 else []
+    pairs = merges(texts) if is_gpt2 else []
+    # The library's own expression is GPT-2's.
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level["use_regex"] = is_gpt2
     return {
-        "pre_tokenizer": {
-            **byte_level,
-            "use_regex": is_gpt2,
-        },  # the library's own expression is GPT-2's
-        "decoder": {**byte_level, "use_regex": is_gpt2},
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [
-                " ".join("".join(letters[byte] for byte in part) for part in pair) for pair in found
-            ],
+            **dict.fromkeys(("dropout", "unk_token")),
+            **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix"), ""),
+            **dict.fromkeys(("fuse_unk", "byte_fallback"), False),
+            "vocab": {spelled(text) or END_OF_TEXT: token for token, text in enumerate(texts)},
+            "merges": [" ".join(map(spelled, pair)) for pair in pairs],
         },
     }
 
@@ -131,12 +109,8 @@ def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
     with the earlier merges leaves the two parts.
     """
     numbers = {text: number for number, text in enumerate(tokens)}
-    found = []
-    for number, text in enumerate(tokens):
-        if len(text) > 1:
-            left, right = _merged(text, numbers, number)
-            found.append((left, right))
-    return found
+    parts = (_merged(text, numbers, n) for n, text in enumerate(tokens) if len(text) > 1)
+    return [(left, right) for left, right in parts]
 
 
 def _merged(text: bytes, numbers: dict[bytes, int], below: int) -> list[bytes]:

@@ -72,9 +72,8 @@ class ByteTokenizer(Tokenizer):
     name, vocab_size, eot = "bytes", 257, 256
 
     def encode(self, text: str | bytes) -> Tokens:
-        return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(
-            np.uint16
-        )
+        data = text.encode() if isinstance(text, str) else text
+        return np.frombuffer(data, np.uint8).astype(np.uint16)
 
     def token_bytes(self) -> list[bytes]:
         return [*(bytes([byte]) for byte in range(256)), b""]
@@ -89,19 +88,15 @@ class CharTokenizer(Tokenizer):
         self.characters = sorted(set(characters))
         self.vocab_size = len(self.characters)
         if self.vocab_size > 65536:
-            raise DataError(
-                f"{self.vocab_size} distinct characters do not fit in 16 bits; "
-                "use data.tokenizer=gpt2"
-            )
+            problem = f"{self.vocab_size} distinct characters do not fit in 16 bits"
+            raise DataError(f"{problem}; use data.tokenizer=gpt2")
         self._ids = np.full(0x110000, -1, dtype=np.int32)  # code point → token
         self._ids[[ord(character) for character in self.characters]] = np.arange(self.vocab_size)
 
     def encode(self, text: str | bytes) -> Tokens:
         """Return the tokens; raise DataError for a character outside this vocabulary."""
         text = text.decode() if isinstance(text, bytes) else text
-        ids: npt.NDArray[np.int32] = self._ids[
-            np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-        ]
+        ids = self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")]
         if (ids < 0).any():
             unknown = text[int(np.argmax(ids < 0))]
             known = "".join(self.characters[-SHOWN:])
@@ -110,7 +105,8 @@ class CharTokenizer(Tokenizer):
                 f"{self.vocab_size} of the text that this model learned: "
                 f"{known!r}{' and others' * (self.vocab_size > SHOWN)}"
             )
-        return ids.astype(np.uint16)
+        tokens: Tokens = ids.astype(np.uint16)
+        return tokens
 
     def token_bytes(self) -> list[bytes]:
         return [character.encode() for character in self.characters]
@@ -155,13 +151,11 @@ def from_meta(meta: object) -> Tokenizer:
             with suppress(UnicodeEncodeError):  # half a surrogate pair, which no text has
                 characters.encode()
                 return CharTokenizer(characters)
-            raise DataError("damaged description of a tokenizer")
         case {"name": "gpt2"}:
             return GPT2Tokenizer()
         case {"name": str(name)} if name != "chars":
             raise DataError(f"unknown tokenizer {name!r}; the tokenizers are bytes, chars and gpt2")
-        case _:
-            raise DataError("damaged description of a tokenizer")
+    raise DataError("damaged description of a tokenizer")
 
 
 def same_tokens(one: object, other: object) -> bool:
@@ -190,10 +184,7 @@ def save_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any] | None:
-    """Return the tokenizer's description in a run's folder; None if there is none.
-
-    Raises DataError if it is damaged.
-    """
+    """Return the tokenizer's description in a run's folder, None without; DataError if damaged."""
     try:
         tree = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -201,10 +192,8 @@ def read_tokenizer(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict) or not _key(tree) or tree == {"name": "chars"}:
-        raise DataError(
-            f"{folder / TOKENIZER}: damaged; if the run's dataset is here, remove this file "
-            "and run the command again"
-        )
+        remedy = "if the run's dataset is here, remove this file and run the command again"
+        raise DataError(f"{folder / TOKENIZER}: damaged; {remedy}")
     return tree
 
 
@@ -214,11 +203,9 @@ def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
     if rows is None:
         return tokenizer.padded_vocab_size
     if rows < tokenizer.vocab_size:
-        raise recipe.mistake(
-            "model.vocab_size",
-            f"vocab_size ({rows}) is below the tokenizer's {tokenizer.vocab_size} "
-            f"({tokenizer.name})",
-        )
+        least = f"{tokenizer.vocab_size} ({tokenizer.name})"
+        problem = f"vocab_size ({rows}) is below the tokenizer's {least}"
+        raise recipe.mistake("model.vocab_size", problem)
     return rows
 
 

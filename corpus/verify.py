@@ -6,21 +6,23 @@ modification times with those in the cache volume, and read only the files for w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus import DataError, Progress, Report, Stop, never, printable, quiet
-from corpus.dataset import META, Meta, dataset_meta, identity, other_dataset
-from corpus.shards import SPLITS, ShardContent, matching_shards, read_content, read_header
+from pydantic import TypeAdapter
+
+from corpus import SILENT, DataError, Monitor, Progress, printable
+from corpus.dataset import META, Meta, dataset_meta, is_present, other_dataset
+from corpus.shards import ShardContent, folder_shards, read_content, read_header
 from corpus.sources import STDLIB, content_sha256, find_files, is_url, snapshot
 from corpus.tokenizers import TOKENIZER, Tokenizer, from_meta, read_tokenizer, tokenizer_fingerprint
-from job.exit_status import Interrupted
 from job.files import write_atomically
 from job.paths import VolumePaths
 from job.pretrained import FINEWEB
@@ -29,46 +31,52 @@ from job.recipe import DataConfig
 REBUILD = "`prepare --force` makes it again"
 
 
+@dataclass(frozen=True)
+class Checks:
+    """How a finished dataset is compared with what the recipe asks for."""
+
+    any_source: bool = False  # accept another text's, if the recipe's is not on this machine
+    changed_text: bool = False  # only warn that the text has changed: a resumed run keeps its own
+    thorough: bool = False  # read the shards and the text, even if sizes and times are the old ones
+
+
 class ChecksumCache:
     """Checksums of one dataset's shards and text, valid while size and modification time stay."""
 
+    _file = TypeAdapter(dict[str, tuple[str, ShardContent]])
+
     def __init__(self, folder: Path) -> None:
-        key = blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+        key = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
         self._path = VolumePaths.current().cache / "datasets" / f"{key}.json"
-        self._entries: dict[str, list[Any]] = {}
-        with suppress(OSError, ValueError, RecursionError):
-            tree = json.loads(self._path.read_text(encoding="utf-8"))
-            if isinstance(tree, dict):
-                self._entries = {
-                    name: entry for name, entry in tree.items() if isinstance(entry, list)
-                }
+        self._entries: dict[str, tuple[str, ShardContent]] = {}
+        with suppress(OSError, ValueError):
+            self._entries = self._file.validate_json(self._path.read_bytes())
 
     def shard(self, path: Path) -> ShardContent | None:
         """Return what was read of a shard; None if the file may have changed since."""
-        match self._entries.get(path.name):
-            case [int(size), int(mtime), str(sha256), int(largest)] if [size, mtime] == _stat(path):
-                return ShardContent(sha256, largest)
-        return None
+        return self._get(path.name, _version(path))
 
     def add_shard(self, path: Path, content: ShardContent) -> None:
         """Note what was read of a shard."""
-        self._entries[path.name] = [*_stat(path), *content]
+        self._entries[path.name] = (_version(path), content)
 
     def text(self, source: str, now: str) -> str | None:
         """Return the hash of the text at ``source`` whose snapshot is ``now``; None if unknown."""
-        match self._entries.get(_text_key(source)):
-            case [str(seen), str(sha256)] if seen == now:
-                return sha256
-        return None
+        known = self._get(_text_key(source), now)
+        return known.sha256 if known else None
 
     def add_text(self, source: str, now: str, sha256: str) -> None:
         """Note the hash of the text at ``source``."""
-        self._entries[_text_key(source)] = [now, sha256]
+        self._entries[_text_key(source)] = (now, ShardContent(sha256, -1))
 
     def save(self) -> None:
         """Write the cache, if its volume can be written."""
         with suppress(OSError):
             write_atomically(self._path, json.dumps(self._entries) + "\n")
+
+    def _get(self, key: str, version: str) -> ShardContent | None:
+        seen, content = self._entries.get(key, ("", None))
+        return content if seen == version else None
 
 
 def _text_key(source: str) -> str:
@@ -76,63 +84,51 @@ def _text_key(source: str) -> str:
     return "/" + (source if is_url(source) else str(Path(source).absolute()))
 
 
-def _stat(path: Path) -> list[int]:
+def _version(path: Path) -> str:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def verify_shards(
-    folder: Path,
-    meta: Meta,
-    *,
-    thorough: bool = False,
-    report: Report = quiet,
-    should_stop: Stop = never,
+    folder: Path, meta: Meta, thorough: bool = False, monitor: Monitor = SILENT
 ) -> dict[str, str]:
     """Return the SHA-256 of the shards by name.
 
     ``thorough`` reads every shard, changed or not. Raises DataError if one is missing, replaced,
     damaged or foreign.
     """
-    present = {path.name for split in SPLITS for path in matching_shards(folder, split)}
-    if foreign := sorted(present - meta.names):
-        raise DataError(
-            f"{folder / foreign[0]}: not among the shards that {META} lists; move it away, or "
-            f"{REBUILD}"
-        )
+    if foreign := sorted({path.name for path in folder_shards(folder)} - meta.names):
+        remedy = f"move it away, or {REBUILD}"
+        raise DataError(f"{folder / foreign[0]}: not among the shards that {META} lists; {remedy}")
     cache, contents = ChecksumCache(folder), dict[str, ShardContent]()
-    shards = [shard for split in SPLITS for shard in meta.shards[split]]
-    for shard in shards:
+    for shard in meta.all_shards:
+        path = folder / shard.name
         try:
-            if read_header(folder / shard.name) != shard.tokens:
-                raise DataError(f"{folder / shard.name}: not the shard that {META} lists")
+            if read_header(path) != shard.tokens:
+                raise DataError(f"{path}: not the shard that {META} lists")
         except DataError as error:
             raise DataError(f"{error}; {REBUILD}") from None
-        if not thorough and (known := cache.shard(folder / shard.name)):
+        if not thorough and (known := cache.shard(path)):
             contents[shard.name] = known
-    unread = [shard for shard in shards if shard.name not in contents]
+    unread = [shard.name for shard in meta.all_shards if shard.name not in contents]
 
     def read(name: str) -> ShardContent:
-        if should_stop():
-            raise Interrupted
+        monitor.check()
         return read_content(folder / name)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for number, content in enumerate(pool.map(read, [shard.name for shard in unread]), 1):
-            shard = unread[number - 1]
-            contents[shard.name] = content
-            cache.add_shard(folder / shard.name, content)
-            report(Progress("checking shards", number, len(unread)))
-    for shard in shards:
-        sha256, largest = contents[shard.name]
-        if shard.sha256 and sha256 != shard.sha256:
+        for number, content in enumerate(pool.map(read, unread)):
+            contents[unread[number]] = content
+            cache.add_shard(folder / unread[number], content)
+            monitor.report(Progress("checking shards", number + 1, len(unread)))
+    for shard in meta.all_shards:
+        path, content = folder / shard.name, contents[shard.name]
+        if shard.sha256 and content.sha256 != shard.sha256:
+            problem = f"damaged or replaced: its SHA-256 is not the one in {META}"
+            raise DataError(f"{path}: {problem}; {REBUILD}")
+        if content.max_token >= meta.vocab_size:
             raise DataError(
-                f"{folder / shard.name}: damaged or replaced: its SHA-256 is not the one in "
-                f"{META}; {REBUILD}"
-            )
-        if largest >= meta.vocab_size:
-            raise DataError(
-                f"{folder / shard.name}: has token {largest}, and tokenizer "
+                f"{path}: has token {content.max_token}, and tokenizer "
                 f"{meta.tokenizer.get('name')} has {meta.vocab_size}; the shard is damaged "
                 "or of another tokenizer"
             )
@@ -141,17 +137,33 @@ def verify_shards(
     return {name: content.sha256 for name, content in contents.items()}
 
 
-def dataset_identity(folder: Path, meta: Meta) -> dict[str, Any]:
-    """Return what a run records of the dataset in ``folder``."""
-    if all(shard.sha256 for shards in meta.shards.values() for shard in shards):
-        return identity(meta, {s.name: s.sha256 for shards in meta.shards.values() for s in shards})
-    return identity(meta, verify_shards(folder, meta))
+def dataset_identity(folder: Path, meta: Meta, verify: bool = False) -> dict[str, Any]:
+    """Return what a run records of its dataset: source, token counts and a fingerprint.
+
+    The fingerprint covers the tokenizer and every token of both splits. With ``verify`` the shards
+    are compared with their checksums in meta.json; those that have none are always read.
+    """
+    checksums = {shard.name: shard.sha256 for shard in meta.all_shards}
+    if verify or not all(checksums.values()):
+        checksums = verify_shards(folder, meta)
+    content = {
+        split: [[shard.tokens, checksums[shard.name]] for shard in shards]
+        for split, shards in meta.shards.items()
+    }
+    text = json.dumps([meta.tokenizer, content], sort_keys=True)
+    return {
+        "source": meta.source,
+        "tokenizer": tokenizer_fingerprint(meta.tokenizer),
+        "train_tokens": meta.train_tokens,
+        "val_tokens": meta.val_tokens,
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def require_dataset_of_run(run: str, recorded: Mapping[str, Any], folder: Path) -> Meta:
     """Return the meta of the dataset in ``folder``; DataError if it is damaged or not the run's."""
     meta = dataset_meta(folder)
-    if why := other_dataset(run, recorded, identity(meta, verify_shards(folder, meta))):
+    if why := other_dataset(run, recorded, dataset_identity(folder, meta, verify=True)):
         raise DataError(why)
     return meta
 
@@ -173,71 +185,57 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
 
 
 def is_prepared(
-    config: DataConfig,
-    folder: Path,
-    *,
-    any_source: bool = False,
-    thorough: bool = False,
-    accept_changed_text: bool = False,
-    report: Report = quiet,
-    should_stop: Stop = never,
+    config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = SILENT
 ) -> bool:
     """Return if ``folder`` holds what ``config`` asks for.
 
-    With ``any_source``, a dataset made from another text is accepted, with a message, if the
-    recipe's own text is not on this machine. ``accept_changed_text`` only reports that the text has
-    changed: a run that resumes keeps its dataset. DataError if another dataset is there,
-    with the difference, or if it is damaged.
+    Raises DataError if another dataset is there, with the difference, or if it is damaged.
     """
-    if not (folder / META).exists() and not all(matching_shards(folder, split) for split in SPLITS):
+    if not is_present(folder):
         return False
-    meta = dataset_meta(folder)
-    verify_shards(folder, meta, thorough=thorough, report=report, should_stop=should_stop)
+    meta, checks = dataset_meta(folder), checks or Checks()
+    verify_shards(folder, meta, checks.thorough, monitor)
     changed = differences(meta.config or {**config.model_dump(), "tokenizer": "gpt2"}, config)
-    sources = changed.pop("source", None)
+    sources, wanted = changed.pop("source", None), printable(config.source)
     if changed:
-        raise DataError(_other_settings(folder, changed))
-    if config.source == FINEWEB and sources is None:
+        raise _other_settings(folder, changed)
+    if config.source == FINEWEB and not sources:
         return len(meta.shards["train"]) >= config.shards
+    has_text = config.source not in (None, FINEWEB, STDLIB)
     now = None
-    if config.source and config.source not in (FINEWEB, STDLIB) and (sources or meta.source_sha256):
-        now = _text_sha256(config, folder, thorough, report, should_stop)
+    if has_text and (sources or meta.source_sha256):
+        now = _text_sha256(config, folder, checks.thorough, monitor)
     if not meta.config and config.source not in (None, FINEWEB):
-        report(
-            f"warning: {folder} has shards of another program, used instead of "
-            f"{printable(config.source)}"
-        )
-    if sources and (now is None or now != meta.source_sha256):
-        if now is not None or config.source == STDLIB or not any_source:
-            raise DataError(_other_settings(folder, {"source": sources}))
+        said = f"{folder} has shards of another program, used instead of {wanted}"
+        monitor.report(f"warning: {said}")
+    is_same = now is not None and now == meta.source_sha256
+    if sources and not is_same:
+        if now is not None or config.source == STDLIB or not checks.any_source:
+            raise _other_settings(folder, {"source": sources})
         if config.source:
-            report(
+            monitor.report(
                 f"warning: {folder} was prepared from {printable(meta.source)}, instead of "
-                f"{printable(config.source)}, which the recipe names and which is not here"
+                f"{wanted}, which the recipe names and which is not here"
             )
-    elif now is not None and meta.source_sha256 and now != meta.source_sha256:
-        said = f"{printable(config.source)} has changed since {folder} was prepared from it"
-        if not accept_changed_text:
-            raise DataError(
-                f"{said}. Prepare it again with `prepare --force`, or keep both with "
-                "data.dataset=NEW_NAME"
-            )
-        report(f"warning: {said}; the run keeps the text that it began with")
+    elif now and meta.source_sha256 and not is_same:
+        said = f"{wanted} has changed since {folder} was prepared from it"
+        if not checks.changed_text:
+            remedy = "Prepare it again with `prepare --force`, or keep both with"
+            raise DataError(f"{said}. {remedy} data.dataset=NEW_NAME")
+        monitor.report(f"warning: {said}; the run keeps the text that it began with")
     return True
 
 
-def _text_sha256(
-    config: DataConfig, folder: Path, thorough: bool, report: Report, should_stop: Stop
-) -> str | None:
+def _text_sha256(config: DataConfig, folder: Path, fresh: bool, monitor: Monitor) -> str | None:
     """Return the hash of the recipe's text as it is now; None if it is not on this machine."""
     source, raw = config.source or "", folder / "raw"
     if (now := snapshot(source, raw)) is None:
         return None
     cache = ChecksumCache(folder)
-    if not thorough and (known := cache.text(source, now)):
+    if not fresh and (known := cache.text(source, now)):
         return known
-    files = find_files(source, raw, column=config.text_column, should_stop=should_stop)
-    sha256 = content_sha256(files, report, should_stop)
+    silent = Monitor(should_stop=monitor.should_stop)
+    sha256 = content_sha256(find_files(source, raw, config.text_column, silent), monitor)
     cache.add_text(source, now, sha256)
     cache.save()
     return sha256
@@ -252,10 +250,10 @@ def differences(old: Mapping[str, Any], config: DataConfig) -> dict[str, tuple[A
     return {key: (old.get(key), new[key]) for key in keys if old.get(key) != new[key]}
 
 
-def _other_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+def _other_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> DataError:
     listed = ", ".join(f"{key} was {before}, now {now}" for key, (before, now) in changed.items())
     use = f", use it with data.source={changed['source'][0]}" if list(changed) == ["source"] else ""
-    return (
+    return DataError(
         f"{folder} was prepared with other settings: {printable(listed)}. Keep both with "
         f"data.dataset=NEW_NAME{printable(use)}, or replace it with `prepare --force`"
     )

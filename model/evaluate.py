@@ -2,7 +2,7 @@
 
 python -m model.evaluate --name quickstart
 python -m model.evaluate --name quickstart eval_tokens=65536 --json
-python -m model.evaluate --multiple-choice hellaswag_val.jsonl      # multiple choice: corpus/questions.py
+python -m model.evaluate --multiple-choice hellaswag_val.jsonl      # see model/multiple_choice.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 from corpus import DataError
 from corpus.dataset import TokenStream, dataset_meta
-from corpus.questions import accuracies, read_questions
 from corpus.tokenizers import same_tokens
 from corpus.verify import require_dataset_of_run, verify_shards
 from job.arguments import parse_run, run
@@ -29,7 +28,7 @@ from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.distributed import World
 from model.load_run import TrainedRun, open_run
-from model.multiple_choice import ending_losses
+from model.multiple_choice import accuracies, ending_losses, read_questions
 
 # Sequences in a batch. Few, because nothing is compiled and all logits are in memory: 1.6 GB in
 # float32 for 8 x 1,024 tokens.

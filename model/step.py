@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from corpus.dataset import TokenStream
-from corpus.order import BatchOrder, micro_batches
+from corpus.dataset import BatchOrder, TokenStream, micro_batches
 from job.memory import micro_batch_size
 from job.recipe import Recipe
 from job.schedules import common_sequences, learning_rate, tokens_at, tokens_before, window_at

@@ -17,17 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, segments, split
+from corpus import DataError, Monitor, segments
 from corpus import build as preparation
 from corpus.build import prepare
 from corpus.dataset import TokenStream, dataset_meta
 from corpus.tokenizers import GPT2Tokenizer
-from corpus.verify import is_prepared
+from corpus.verify import Checks, is_prepared
 from job.exit_status import Interrupted
 from job.files import alone_in
 from job.recipe import DataConfig
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+STOPPED = Monitor(should_stop=lambda: True)
 
 
 def config(source: object, **settings: object) -> DataConfig:
@@ -134,10 +135,10 @@ def test_each_of_many_files_is_inspected_once(
         lowest.append(1)
         return min(ranks, **options)
 
-    monkeypatch.setattr(split, "min", counted_min, raising=False)
-    split.ByDocument(files, 0.1)
+    monkeypatch.setattr(segments, "min", counted_min, raising=False)
+    segments.ByDocument(files, 0.1)
     assert len(lowest) == 1
-    work = preparation._Preparation(config("x"), folder, files, 1, print, lambda: False)
+    work = preparation._Preparation(config("x"), folder, files, 1, Monitor())
     assert [work._done((i, 3)) for i in range(100)] == [10 * i + 3 for i in range(100)]
     assert work._done((100, 0)) == 1000
     assert len(looks) == 100
@@ -197,7 +198,7 @@ def test_workers_do_not_change_the_bytes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from corpus import build as preparation, segments
+from corpus import Monitor, build as preparation, segments
 from job.recipe import DataConfig
 
 source, folder, die_at = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -220,7 +221,7 @@ preparation.ShardWriter.write = deadly(preparation.ShardWriter.write)
 config = DataConfig(
     dataset="d", source=source, tokenizer="chars", split="tail", shard_tokens=150_000
 )
-preparation.prepare(config, folder, report=print)
+preparation.prepare(config, folder, monitor=Monitor(print))
 """
 
 
@@ -285,14 +286,10 @@ def test_a_stopped_preparation_resumes(
     prepare(config(texts), folder / "whole")
     said: list[str] = []
     answers = itertools.cycle([False, False, False, True])
+    monitor = Monitor(lambda event: said.append(str(event)), lambda: next(answers))
     for _ in range(3):
         with pytest.raises(Interrupted):
-            prepare(
-                config(texts),
-                folder / "d",
-                should_stop=lambda: next(answers),
-                report=lambda e: said.append(str(e)),
-            )
+            prepare(config(texts), folder / "d", monitor=monitor)
         assert not is_prepared(config(texts), folder / "d")
     prepare(config(texts), folder / "d")
     assert content(folder / "d") == content(folder / "whole")
@@ -304,10 +301,10 @@ def test_a_changed_source_restarts_an_interrupted_preparation(
 ) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
     with pytest.raises(Interrupted):
-        prepare(config(texts, shard_tokens=1024), folder / "d", should_stop=lambda: True)
+        prepare(config(texts, shard_tokens=1024), folder / "d", monitor=STOPPED)
     (texts / "0.txt").write_text("changed")
     said: list[object] = []
-    prepare(config(texts, shard_tokens=1024), folder / "d", report=said.append)
+    prepare(config(texts, shard_tokens=1024), folder / "d", monitor=Monitor(said.append))
     assert any("starting over" in str(event) for event in said)
     prepare(config(texts, shard_tokens=1024), folder / "whole")
     assert content(folder / "d") == content(folder / "whole")
@@ -317,7 +314,9 @@ def test_a_prepared_dataset_is_unchanged(texts: Path, folder: Path) -> None:
     meta = prepare(config(texts), folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     said: list[object] = []
-    assert prepare(config(texts), folder, report=said.append) == meta == dataset_meta(folder)
+    assert (
+        prepare(config(texts), folder, monitor=Monitor(said.append)) == meta == dataset_meta(folder)
+    )
     assert said == [f"{folder} is already prepared, from {texts}"]
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
@@ -330,7 +329,7 @@ def test_other_settings_are_refused_with_the_difference(texts: Path, folder: Pat
         prepare(config(texts, val_fraction=0.2), folder)
     with pytest.raises(DataError, match=r"source was .*texts, now other"):
         prepare(config("other"), folder)
-    assert prepare(config("other"), folder, any_source=True).source == str(texts)
+    assert prepare(config("other"), folder, Checks(any_source=True)).source == str(texts)
     with pytest.raises(DataError, match="no text file found"):
         prepare(config("other"), folder, force=True)
     assert content(folder) == before
@@ -402,9 +401,8 @@ def test_a_second_process_waits_for_the_first(texts: Path, folder: Path) -> None
     with ThreadPoolExecutor(1) as pool:
         with alone_in(folder) as alone:
             assert alone
-            second = pool.submit(
-                prepare, config(texts), folder, report=lambda event: said.append(str(event))
-            )
+            monitor = Monitor(lambda event: said.append(str(event)))
+            second = pool.submit(prepare, config(texts), folder, monitor=monitor)
             while not said:
                 time.sleep(0.01)
             assert said == [f"{folder}: another process is preparing it; waiting for it"]
@@ -415,4 +413,4 @@ def test_a_second_process_waits_for_the_first(texts: Path, folder: Path) -> None
 def test_waiting_can_be_interrupted(texts: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     with alone_in(folder), pytest.raises(Interrupted):
-        prepare(config(texts), folder, should_stop=lambda: True)
+        prepare(config(texts), folder, monitor=STOPPED)

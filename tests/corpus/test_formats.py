@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, InvalidSource
+from corpus import DataError, InvalidSource, Monitor
 from corpus.build import prepare
 from corpus.formats import refuse_other_formats
 from corpus.segments import read
@@ -156,7 +156,7 @@ def test_json_without_the_text_column_is_text_among_texts_with_a_message(tmp_pat
     (folder / "a.txt").write_text("words\n")
     (folder / "log.json").write_text('{"a": 1}\n{"a": 2}\n')
     said: list[object] = []
-    files = find_files(str(folder), tmp_path, report=said.append)
+    files = find_files(str(folder), tmp_path, monitor=Monitor(said.append))
     assert [file.kind for file in files] == ["text", "text"]
     assert said == ["JSON without the text column is read as plain text: log.json"]
     (folder / "a.txt").unlink()

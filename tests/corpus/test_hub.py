@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from corpus import download, prepare
+from corpus import Monitor, download, prepare
 from corpus.hub import ensure_weights
 from job.exit_status import RecipeError
 from job.paths import VolumePaths
@@ -40,7 +40,8 @@ def recipe(folder: Path, source: str = "hf://me/small", *words: str) -> Recipe:
 
 
 def ensure(folder: Path, *words: str) -> Path:
-    ensure_weights(recipe(folder, *words), VolumePaths.current(), pause=lambda seconds: None)
+    monitor = Monitor(pause=lambda seconds: None)
+    ensure_weights(recipe(folder, *words), VolumePaths.current(), monitor)
     return VolumePaths.current().cache / "pretrained" / "me--small--main"
 
 

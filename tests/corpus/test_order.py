@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from corpus import DataError
-from corpus.order import BatchOrder
+from corpus.dataset import BatchOrder
 
 
 def epoch(order: BatchOrder, number: int) -> np.ndarray:

@@ -6,14 +6,13 @@ import gzip
 import json
 import os
 import re
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import DataError, download, segments, sources, split
+from corpus import DataError, Monitor, download, segments
 from corpus.formats import SourceFile
 from corpus.segments import Cursor, read
 from corpus.sources import find_files
@@ -62,7 +61,7 @@ def test_a_folder_is_read_sorted_without_hidden_files(tree: Path, tmp_path: Path
 def test_an_image_among_texts_is_skipped_with_a_message(tree: Path, tmp_path: Path) -> None:
     (tree / "a" / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" * 10)
     said: list[object] = []
-    files = find_files(str(tree), tmp_path / "raw", report=said.append)
+    files = find_files(str(tree), tmp_path / "raw", monitor=Monitor(said.append))
     assert [file.name for file in files] == ["a/y.md", "a/z.txt", "b.txt"]
     assert said == [
         "skipped 3 of the source's files and folders: 1 an image (a/photo.jpg); "
@@ -195,11 +194,12 @@ def test_a_url_is_downloaded_once(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "BLOCK", 10)
-    monkeypatch.setattr(sources, "download", partial(download.download, pause=lambda seconds: None))
     server.files["/a/input.txt"] = b"some text\n" * 100
     server.troubles["/a/input.txt"] = [300]
+    patient = Monitor(pause=lambda seconds: None)
     for _ in range(2):
-        assert documents(f"{server.url}/a/input.txt", tmp_path) == ["some text\n" * 100]
+        files = find_files(f"{server.url}/a/input.txt", tmp_path / "raw", monitor=patient)
+        assert [segment.text for segment in read(files, "text")] == [b"some text\n" * 100]
     assert len([path for path, *_ in server.requests if path == "/a/input.txt"]) == 2
     assert [path.name.partition("-")[2] for path in (tmp_path / "raw").iterdir()] == ["input.txt"]
 
@@ -232,7 +232,8 @@ def test_the_standard_library_is_stable_and_only_code(tmp_path: Path) -> None:
 
 def said_of(source: Path, tmp_path: Path) -> tuple[list[str], str]:
     said: list[str] = []
-    files = find_files(str(source), tmp_path / "raw", report=lambda event: said.append(str(event)))
+    monitor = Monitor(lambda event: said.append(str(event)))
+    files = find_files(str(source), tmp_path / "raw", monitor=monitor)
     return [file.name for file in files], " ".join(said)
 
 
@@ -312,14 +313,14 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
 
 
 def test_an_empty_or_blank_file_is_never_the_whole_validation_set() -> None:
-    ranks = {name: split._rank(name.encode()) for name in (f"{i}.txt" for i in range(200))}
+    ranks = {name: segments._rank(name.encode()) for name in (f"{i}.txt" for i in range(200))}
     lowest = min(ranks, key=lambda name: ranks[name])
     files = [
         SourceFile(Path(name), name, 10, "text", is_blank=name == lowest)
         for name in ranks
         if ranks[name] >= 0.01 or name == lowest
     ]
-    splitter = split.ByDocument(files, 1e-9)
+    splitter = segments.ByDocument(files, 1e-9)
     chosen = [file.name for file, val in zip(files, splitter._val, strict=True) if val]
     assert len(chosen) == 1
     assert chosen != [lowest]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus import DataError, build, verify
+from corpus import DataError, Monitor, build, verify
 from corpus.build import prepare
 from corpus.dataset import META, STAGING, TokenStream, dataset_meta, other_dataset
 from corpus.shards import SPLITS, ShardWriter, read_content
 from corpus.tokenizers import read_tokenizer, same_tokens, save_tokenizer
 from corpus.verify import (
+    Checks,
     ChecksumCache,
     dataset_identity,
     is_prepared,
@@ -86,7 +87,7 @@ class TestText:
         os.utime(text, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert is_prepared(config(text), folder)
         with pytest.raises(DataError, match="has changed"):
-            is_prepared(config(text), folder, thorough=True)
+            is_prepared(config(text), folder, Checks(thorough=True))
 
     def test_a_copy_under_another_name_is_the_same_text(self, folder: Path, text: Path) -> None:
         copy = text.rename(text.with_name("copy.txt"))
@@ -97,7 +98,7 @@ class TestText:
         other = text.with_name("other.txt")
         other.write_text("another text\n" * 500)
         with pytest.raises(DataError, match=r"source was .*t\.txt, now .*other\.txt"):
-            prepare(config(other), folder, any_source=any_source)
+            prepare(config(other), folder, Checks(any_source=any_source))
 
     def test_a_text_that_is_not_here_is_accepted_with_a_warning(
         self, folder: Path, text: Path
@@ -106,9 +107,8 @@ class TestText:
         text.unlink()
         gone = config(text.with_name("gone.txt"))
         assert is_prepared(config(text), folder)
-        assert is_prepared(
-            gone, folder, any_source=True, report=lambda event: said.append(str(event))
-        )
+        monitor = Monitor(lambda event: said.append(str(event)))
+        assert is_prepared(gone, folder, Checks(any_source=True), monitor)
         assert any("instead of" in line for line in said)
 
     def test_a_file_that_is_added_to_a_folder_changes_it(self, tmp_path: Path) -> None:
@@ -124,9 +124,8 @@ class TestText:
     def test_a_resumed_run_keeps_its_dataset_with_a_warning(self, folder: Path, text: Path) -> None:
         edit_text(text)
         said: list[str] = []
-        prepare(
-            config(text), folder, accept_changed_text=True, report=lambda e: said.append(str(e))
-        )
+        monitor = Monitor(lambda event: said.append(str(event)))
+        prepare(config(text), folder, Checks(changed_text=True), monitor)
         assert any("has changed" in line for line in said)
 
     def test_a_text_in_the_datasets_own_folder_stays_the_same(
@@ -146,7 +145,7 @@ class TestShards:
     ) -> None:
         prepare(config(text), folder)
         assert reads == []
-        prepare(config(text), folder, thorough=True)
+        prepare(config(text), folder, Checks(thorough=True))
         assert len(reads) == len(dataset_meta(folder).names) > 5
 
     @pytest.mark.parametrize("split", ["train", "val"])

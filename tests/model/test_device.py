@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from corpus.questions import Question
 from job.exit_status import UserError
 from job.paths import CHECKOUT
 from job.speed import datasheet_flops
 from model import batches
 from model import device as devices
 from model.distributed import World
-from model.multiple_choice import ending_losses
+from model.multiple_choice import Question, ending_losses
 from tests.model.test_gpt import network
 
 CUDA = torch.device("cuda", 1)

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from corpus.questions import InvalidQuestions, Question, accuracies, read_questions
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.exit_status import ExitStatus
 from model.gpt import GPT
-from model.multiple_choice import ending_losses
+from model.multiple_choice import (
+    InvalidQuestions,
+    Question,
+    accuracies,
+    ending_losses,
+    read_questions,
+)
 from tests.model.conftest import Lab
 from tests.model.test_gpt import network
 
