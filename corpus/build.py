@@ -1,11 +1,10 @@
 """Build a dataset: text to shards, as a stream, on all cores; resumable to the same bytes.
 
 The main thread reads and writes in order; threads encode in between (tiktoken releases the GIL:
-6.4 Mtokens/s in two threads, as fast as two processes, with nothing pickled). Everything is written
-into the folder ``.preparing``; the old dataset stays whole until the new one is complete. A journal
-records, every few seconds and when a shard is full, the cursor in the source and how much of each
-open shard is valid. The next start truncates what was written later, so a kill at any moment is
-harmless.
+6.4 Mtokens/s in two threads, as fast as two processes, with nothing pickled). The old dataset stays
+whole until the new one is complete in the folder ``.preparing``. A journal records, every few
+seconds and when a shard is full, the cursor in the source and how much of each open shard is valid.
+The next start truncates what was written later, so a kill at any moment is harmless.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from corpus import SILENT, DataError, Monitor, Progress, hub, printable, segment
 from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta
 from corpus.download import wait_for_lock
 from corpus.formats import SourceFile
-from corpus.segments import ByDocument, ByTail, Cursor, Part, Splitter, count_characters
+from corpus.segments import ByDocument, ByTail, Cursor, Segment, Splitter, count_characters
 from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, folder_shards
 from corpus.tokenizers import Tokenizer, from_meta
 from corpus.verify import Checks, ChecksumCache, differences, is_prepared
@@ -54,11 +53,10 @@ def prepare(
     force: bool = False,
     workers: int | None = None,
 ) -> Meta:
-    """Make the dataset ``config`` in ``folder``, unless it is there already.
+    """Make the dataset ``config`` in ``folder``, unless it is there already and not ``force``.
 
-    ``force`` replaces what is there. The result is the same for any number of ``workers``, by
-    default one thread for each core. If another process is preparing the dataset, wait for it.
-    Raises DataError with the fix; after Interrupted the same call resumes.
+    The result is the same for any number of ``workers`` (threads). Waits for another process that
+    is preparing it. Raises DataError with the fix; after Interrupted the same call resumes.
     """
 
     def finished() -> Meta | None:
@@ -86,7 +84,10 @@ def prepare(
         if not force and not (folder / META).exists() and folder_shards(folder):
             raise DataError(f"{folder}: has shards but no {META}; `prepare --force` replaces them")
         files = sources.find_files(config.source, folder / "raw", config.text_column, monitor)
-        return _Preparation(config, folder, files, workers or _cores(), monitor).run()
+        if workers is None:  # the cores that this process may use
+            usable = hasattr(os, "sched_getaffinity")
+            workers = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
+        return _Preparation(config, folder, files, workers, monitor).run()
 
 
 def _finish_replacing(folder: Path) -> None:
@@ -108,13 +109,8 @@ def _finish_replacing(folder: Path) -> None:
     shutil.rmtree(staging)
 
 
-def _cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Batch(NamedTuple):
-    parts: list[Part]
+    parts: list[Segment]
     after: Cursor
     passed: int
 
@@ -137,19 +133,18 @@ class _Journal:
 _JOURNAL = TypeAdapter(_Journal)
 
 
+@dataclass
 class _Preparation:
-    def __init__(
-        self,
-        config: DataConfig,
-        folder: Path,
-        files: list[SourceFile],
-        workers: int,
-        monitor: Monitor,
-    ) -> None:
-        self.config, self.folder, self.staging = config, folder, folder / STAGING
-        self.files, self.workers, self.monitor = files, workers, monitor
+    config: DataConfig
+    folder: Path
+    files: list[SourceFile]
+    workers: int
+    monitor: Monitor
+
+    def __post_init__(self) -> None:
+        self.staging = self.folder / STAGING
         # The total size before each file and after the last.
-        self._before = list(accumulate((file.size for file in files), initial=0))
+        self._before = list(accumulate((file.size for file in self.files), initial=0))
 
     def run(self) -> Meta:
         """Build the dataset in STAGING, then put it in the place of the old one."""
@@ -167,9 +162,9 @@ class _Preparation:
         cache = ChecksumCache(self.folder)
         for shard in meta.all_shards:
             content = ShardContent(shard.sha256, meta.vocab_size - 1)
-            cache.add_shard(self.folder / shard.name, content)
+            cache.add(self.folder / shard.name, content)
         if journal.snapshot:
-            cache.add_text(meta.source, journal.snapshot, journal.source_sha256)
+            cache.add(meta.source, ShardContent(journal.source_sha256, -1), journal.snapshot)
         cache.save()
         return meta
 
@@ -183,9 +178,9 @@ class _Preparation:
         splitter = splitter or ByTail(journal.length, config.val_fraction, journal.passed)
         tokenizer = from_meta({"name": config.tokenizer, "characters": journal.characters})
         writers = self._writers(journal)
+        for left in self.staging.glob(".*.tmp"):  # by a kill
+            left.unlink()
         try:
-            for left in self.staging.glob(".*.tmp"):  # by a kill
-                left.unlink()
             self._note(journal, writers)
             self._tokenize(journal, tokenizer, splitter, writers)
             return self._finish(journal, tokenizer, writers)
@@ -210,8 +205,9 @@ class _Preparation:
                 done = self._done(journal.cursor) / max(1, self._before[-1])
                 self.monitor.report(f"resuming from {done:.0%} of the text")
                 return journal
-            problem = "is damaged or had other settings or text"
-            self.monitor.report(f"the unfinished preparation {problem}: starting over")
+            self.monitor.report(
+                "the unfinished preparation is damaged or had other settings or text: starting over"
+            )
         for left in self.staging.iterdir():
             left.unlink()
         sha256 = sources.content_sha256(self.files, self.monitor)
@@ -270,7 +266,7 @@ class _Preparation:
         return min(self._before[-1], self._before[cursor[0]] + cursor[1])
 
     def _batches(self, start: Cursor, splitter: Splitter) -> Iterator[_Batch]:
-        parts: list[Part] = []
+        parts: list[Segment] = []
         size, after = 0, start
         for segment in segments.read(self.files, self.config.text_column, start):
             parts += splitter(segment) if segment.text else ()
@@ -297,7 +293,7 @@ class _Preparation:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _checked(self, function: Callable[[bytes], R], part: Part) -> R:
+    def _checked(self, function: Callable[[bytes], R], part: Segment) -> R:
         """Apply ``function`` to the part's text; DataError with the place if it is not UTF-8."""
         try:
             return function(part.text)

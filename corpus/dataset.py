@@ -72,10 +72,7 @@ def is_present(folder: Path) -> bool:
 
 
 def dataset_meta(folder: Path) -> Meta:
-    """Return the meta of the dataset in ``folder``; shards without one are taken for GPT-2 tokens.
-
-    Raises DataError if ``folder`` holds no complete dataset.
-    """
+    """Return the meta of a complete dataset; shards without one are taken for GPT-2 tokens."""
     path = folder / META
     try:
         meta = _META.validate_json(path.read_bytes())
@@ -109,8 +106,7 @@ def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
     if not isinstance(recorded, dict) or not recorded.get("fingerprint"):
         return (
             f"run {run}: its run.json does not say which dataset it learned, so it cannot be "
-            f"compared with {now['source']}; restore run.json, or start another run: "
-            "--name NEW-NAME"
+            f"compared with {now['source']}; restore run.json, or start another: --name NEW-NAME"
         )
     if recorded["fingerprint"] == now["fingerprint"]:
         return ""
@@ -120,9 +116,9 @@ def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
         for side in (recorded, now)
     )
     return (
-        f"run {run} learned another dataset: {before}; the dataset now has {present}. "
-        "Start another run with --name NEW-NAME, or restore the dataset: `prepare --force` "
-        "with the old text"
+        f"run {run} learned another dataset: {before}; the dataset now has {present}. Start "
+        "another run with --name NEW-NAME, or restore the dataset: `prepare --force` with the "
+        "old text"
     )
 
 

@@ -41,7 +41,7 @@ def download(
     """Fetch ``url`` into ``path`` by way of ``.<name>.part``, which a later call resumes.
 
     ``check`` raises DataError if the complete part is wrong. Status 429, 5xx and cut connections
-    are retried. Raises DataError if the server cannot be reached, refuses, or keeps failing.
+    are retried.
     """
     import requests
 

@@ -1,8 +1,7 @@
 """What a source file holds, told by its content; and its bytes, decompressed.
 
-An extension is never believed: C4 names JSON lines ``.json.gz``, and a failed download is often a
-page of HTML named ``.parquet``. Read are text, JSON lines and Parquet; text and JSON lines also
-compressed with gzip, bzip2, xz or zstd. Everything else is refused by name.
+An extension is never believed: C4 names JSON lines ``.json.gz``. Text, JSON lines (both also
+compressed) and Parquet are read; everything else is refused by name.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import SILENT, DataError, Monitor, Progress
-from corpus.dataset import META, Meta, dataset_meta, shards_meta
+from corpus.dataset import Meta, dataset_meta, shards_meta
 from corpus.download import download, wait_for_lock
 from corpus.shards import folder_shards, read_content, read_header
 from corpus.verify import verify_shards
@@ -44,18 +44,15 @@ def download_shards(
 ) -> Meta:
     """Download FineWeb's validation shard and ``config.shards`` training shards, four at a time.
 
-    Intact shards are kept and partial ones resumed; with ``force`` all other shards in ``folder``
-    are removed. Raises DataError if a shard cannot be downloaded or is damaged.
+    Intact shards are kept and partial ones resumed; ``force`` removes all others in ``folder``.
     """
     if config.shards > FINEWEB_SHARDS or config.tokenizer != "gpt2":
-        raise DataError(
-            f"{FINEWEB} has {FINEWEB_SHARDS} shards of GPT-2 tokens: use fewer, and "
-            "data.tokenizer=gpt2"
-        )
+        remedy = "use fewer, and data.tokenizer=gpt2"
+        raise DataError(f"{FINEWEB} has {FINEWEB_SHARDS} shards of GPT-2 tokens: {remedy}")
     names = [f"fineweb_train_{number:06d}.bin" for number in range(1, config.shards + 1)]
     names.insert(0, "fineweb_val_000000.bin")
-    sha256 = _recorded_sha256(folder)
-    missing = [name for name in names if not _is_intact(folder / name, sha256.get(name, ""))]
+    intact = set(_intact(folder, names))
+    missing = [name for name in names if name not in intact]
     source = address(FINEWEB_REPOSITORY, "")
     monitor.report(f"downloading {len(missing)} of {len(names)} shards from {source}")
     done, total, failed = dict.fromkeys(missing, 0), dict.fromkeys(missing, 0), threading.Event()
@@ -90,18 +87,16 @@ def download_shards(
     return meta
 
 
-def _recorded_sha256(folder: Path) -> dict[str, str]:
+def _intact(folder: Path, names: list[str]) -> Iterator[str]:
+    sha256: dict[str, str] = {}
     with suppress(DataError):
-        if (folder / META).exists():
-            return {shard.name: shard.sha256 for shard in dataset_meta(folder).all_shards}
-    return {}
-
-
-def _is_intact(path: Path, sha256: str) -> bool:
-    try:
-        return read_header(path) > 0 and sha256 in ("", read_content(path).sha256)
-    except DataError:
-        return False
+        sha256 = {shard.name: shard.sha256 for shard in dataset_meta(folder).all_shards}
+    for name in names:
+        with suppress(DataError):
+            if read_header(folder / name):
+                recorded = sha256.get(name)
+                if not recorded or recorded == read_content(folder / name).sha256:
+                    yield name
 
 
 def ensure_weights(recipe: Recipe, locations: VolumePaths, monitor: Monitor = SILENT) -> None:
@@ -158,8 +153,7 @@ def _check_tensors(path: Path) -> None:
 
 
 def _advice(error: str) -> str:
-    if "answers 404" in error:
-        return "; a repository needs config.json and model.safetensors"
-    if "answers 401" in error or "answers 403" in error:
-        return "; check the name, and that HF_TOKEN belongs to an account with access"
-    return ""
+    access = "check the name, and that HF_TOKEN belongs to an account with access"
+    files = "a repository needs config.json and model.safetensors"
+    advice = {"401": access, "403": access, "404": files}
+    return next((f"; {a}" for status, a in advice.items() if f"answers {status}" in error), "")

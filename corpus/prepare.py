@@ -106,7 +106,6 @@ def ensure_prepared(
 
     A dataset from another text is accepted if the recipe's is not on this machine and ``overrides``
     do not name it. A run that is ``resuming`` keeps its dataset though the text has changed since.
-    Raises DataError if another dataset is there or the text cannot be read.
     """
     checks = Checks(any_source=not names_source(overrides), changed_text=resuming)
     with reporter(should_stop) as monitor:

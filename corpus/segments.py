@@ -11,7 +11,6 @@ import codecs
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -37,13 +36,11 @@ class Segment(NamedTuple):
     file: int
     offset: int
     after: Cursor
+    split: Split = "train"
 
 
 def read(files: Sequence[SourceFile], column: str, start: Cursor = (0, 0)) -> Iterator[Segment]:
-    """Yield the segments from ``start``; ``column`` holds the text of rows.
-
-    Raises DataError for a file that cannot be read, with its name and place.
-    """
+    """Yield the segments from ``start``; ``column`` holds the text of rows."""
     for index in range(start[0], len(files)):
         file, offset = files[index], start[1] if index == start[0] else 0
         if file.kind == "parquet":
@@ -128,16 +125,6 @@ def _missing_column(where: str, column: str, present: list[str]) -> DataError:
     )
 
 
-def array_advice(file: SourceFile) -> str:
-    """Explain that a file is a JSON array, and how to make JSON lines of it."""
-    tools = {"": "cat", "gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
-    show = f"{tools[file.compression]} {shlex.quote(printable(file.path))}"
-    return (
-        f"{printable(file.path)}: an array of JSON objects, not text; make a row of each: "
-        f"`{show} | jq -c '.[]' > NEW-FILE.jsonl`, and name that"
-    )
-
-
 # The tokens of two pieces must be those of the whole. GPT-2's pattern always splits between a
 # character that is not white space and white space: no alternative spans that place or, except
 # for white space before it, looks beyond it. Of the spaces beyond ASCII, only U+00A0 shares a
@@ -176,22 +163,12 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         yield text
 
 
-class Part(NamedTuple):
-    """A stretch of one document that is all training or all validation."""
-
-    text: bytes
-    first: bool  # begins the document
-    file: int
-    offset: int
-    split: Split
-
-
 class Splitter(Protocol):
-    """Cut the segments of a source into parts, in order."""
+    """Cut the segments of a source, in order, into training and validation."""
 
     passed: int  # characters seen so far, if the splitter counts them
 
-    def __call__(self, segment: Segment) -> Iterator[Part]: ...
+    def __call__(self, segment: Segment) -> Iterator[Segment]: ...
 
 
 class ByDocument:
@@ -216,11 +193,11 @@ class ByDocument:
         self._val = [rank < val_fraction or rank == lowest for rank in ranks]
         self._rows = [file.kind != "text" for file in files]
 
-    def __call__(self, segment: Segment) -> Iterator[Part]:
-        """Yield the whole segment as one part."""
+    def __call__(self, segment: Segment) -> Iterator[Segment]:
+        """Yield the whole segment, with its split."""
         rows = self._rows[segment.file]
         val = _rank(segment.text) < self._bound if rows else self._val[segment.file]
-        yield Part(*segment[:4], "val" if val else "train")
+        yield segment._replace(split="val" if val else "train")
 
 
 class ByTail:
@@ -229,16 +206,17 @@ class ByTail:
     def __init__(self, length: int, val_fraction: float, passed: int = 0) -> None:
         self.passed, self._bound = passed, int(length * (1 - val_fraction))
 
-    def __call__(self, segment: Segment) -> Iterator[Part]:
-        """Yield the segment as one part, or as two where the validation text begins."""
-        text, first, file, offset = segment[:4]
+    def __call__(self, segment: Segment) -> Iterator[Segment]:
+        """Yield the segment, in two where the validation text begins."""
+        text, first = segment.text, segment.first
         count, train = count_characters(text), max(0, self._bound - self.passed)
         self.passed += count
         cut = int(np.flatnonzero(_leads(text))[train]) if train < count else len(text)
         if cut:
-            yield Part(text[:cut], first, file, offset, "train")
+            yield segment._replace(text=text[:cut])
         if cut < len(text):
-            yield Part(text[cut:], first and not cut, file, offset + cut, "val")
+            offset, first = segment.offset + cut, first and not cut
+            yield segment._replace(text=text[cut:], first=first, offset=offset, split="val")
 
 
 def count_characters(text: bytes) -> int:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sysconfig
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from glob import glob, has_magic
 from pathlib import Path
@@ -20,7 +22,6 @@ from urllib.parse import unquote, urlsplit
 from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printable
 from corpus.download import download
 from corpus.formats import SourceFile, Unreadable, inspect
-from corpus.segments import array_advice
 from corpus.shards import folder_shards
 from job.run_record import launch_facts
 
@@ -63,10 +64,7 @@ def is_url(source: str) -> bool:
 def find_files(
     source: str, raw: Path, column: str = "text", monitor: Monitor = SILENT
 ) -> list[SourceFile]:
-    """Return the files of ``source``, sorted by name; a URL is downloaded once into ``raw``.
-
-    Raises DataError if there is no text.
-    """
+    """Return the files of ``source``, sorted by name; a URL is downloaded once into ``raw``."""
     skipped, shown = _Skipped(), printable(source)
     if is_url(source):
         _download(source, _raw_path(source, raw), monitor)
@@ -76,16 +74,14 @@ def find_files(
     for path, name in candidates:
         try:
             file = inspect(path, name, column)
-        except Unreadable as error:
-            if is_single:
-                raise
-            skipped.add(error.what, name)
-            continue
-        except OSError as error:
-            if is_single:
-                raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from None
-            skipped.add("cannot be read", name)
-            continue
+        except (Unreadable, OSError) as error:
+            problem = error.what if isinstance(error, Unreadable) else "cannot be read"
+            if not is_single:
+                skipped.add(problem, name)
+                continue
+            if isinstance(error, OSError):
+                raise DataError(f"{printable(path)}: {problem}: {error.strerror}") from None
+            raise
         if file.is_binary and not is_single:
             skipped.add("not text", name)
         elif file.size == 0 or file.kind == "empty":
@@ -109,11 +105,7 @@ def find_files(
 
 
 def snapshot(source: str, raw: Path) -> str | None:
-    """Return a hash of the names, sizes and modification times of a source's files.
-
-    It reads no file, and an unchanged snapshot means an unchanged text. None if the source is not
-    on this machine.
-    """
+    """Hash the names, sizes and modification times of a source's files; None if it is not here."""
     try:
         found = sorted((n, os.stat(path)) for path, n in _candidates(source, raw, _Skipped()))
     except (DataError, OSError):
@@ -171,9 +163,9 @@ def _candidates(source: str, raw: Path, skipped: _Skipped) -> list[tuple[Path, s
 
 
 def _walk(root: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
-    """Yield the files below ``root``: real folders first, then links to folders, each folder once.
+    """Yield the files below ``root``, each folder once.
 
-    Real folders come first, so a link never changes the name of a file, which decides its split.
+    Links come after real folders: they never change the name of a file, which decides its split.
     """
     seen: set[tuple[int, int]] = set()
     folders, links = [(root, "")], list[tuple[Path, str]]()
@@ -238,7 +230,13 @@ def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
 def _with_rows_decided(files: list[SourceFile], monitor: Monitor) -> list[SourceFile]:
     """Read JSON among other texts as text, unless its rows have the text column."""
     if all(file.kind == "json array" for file in files):
-        raise DataError(array_advice(files[0]))
+        tools = {"": "cat", "gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
+        shown = printable(files[0].path)
+        raise DataError(
+            f"{shown}: an array of JSON objects, not text; make a row of each: "
+            f"`{tools[files[0].compression]} {shlex.quote(shown)} | jq -c '.[]' > NEW-FILE.jsonl`, "
+            "and name that"
+        )
     others = any(file.kind in ("text", "parquet") or file.is_named_jsonl for file in files)
 
     def is_text(file: SourceFile) -> bool:
@@ -251,11 +249,9 @@ def _with_rows_decided(files: list[SourceFile], monitor: Monitor) -> list[Source
 
 
 def _is_utf8(path: Path) -> bool:
-    try:
-        path.read_bytes().decode()
-    except (UnicodeDecodeError, OSError):
-        return False
-    return True
+    with suppress(UnicodeDecodeError, OSError):
+        return bool(path.read_bytes().decode())
+    return False
 
 
 def _raw_path(url: str, raw: Path) -> Path:

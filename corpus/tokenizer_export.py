@@ -22,10 +22,7 @@ UNKNOWN = "<unknown>"  # in no vocabulary, so that an unknown character is an er
 
 
 def export_folder(into: str | None, run: Path) -> Path:
-    """Return the folder of an export: ``into``, or huggingface/ in the run's folder.
-
-    Raises DataError for a run's folder, which has another tokenizer.json.
-    """
+    """Return ``into``, or huggingface/ in the run's folder; a run's own has a tokenizer.json."""
     folder = Path(into) if into else run / "huggingface"
     if read_record(folder) is not None:
         remedy = f"give another one: --output {folder / 'huggingface'}"

@@ -52,51 +52,35 @@ class ChecksumCache:
         with suppress(OSError, ValueError):
             self._entries = self._file.validate_json(self._path.read_bytes())
 
-    def shard(self, path: Path) -> ShardContent | None:
-        """Return what was read of a shard; None if the file may have changed since."""
-        return self._get(path.name, _version(path))
+    def get(self, file: Path | str, now: str = "") -> ShardContent | None:
+        """Return what was read of a shard, or of a text with the snapshot ``now``, if unchanged."""
+        key, version = _key(file, now)
+        seen, content = self._entries.get(key, ("", None))
+        return content if seen == version else None
 
-    def add_shard(self, path: Path, content: ShardContent) -> None:
-        """Note what was read of a shard."""
-        self._entries[path.name] = (_version(path), content)
-
-    def text(self, source: str, now: str) -> str | None:
-        """Return the hash of the text at ``source`` whose snapshot is ``now``; None if unknown."""
-        known = self._get(_text_key(source), now)
-        return known.sha256 if known else None
-
-    def add_text(self, source: str, now: str, sha256: str) -> None:
-        """Note the hash of the text at ``source``."""
-        self._entries[_text_key(source)] = (now, ShardContent(sha256, -1))
+    def add(self, file: Path | str, content: ShardContent, now: str = "") -> None:
+        """Note what was read of a shard, or of the text at the source ``file``."""
+        key, version = _key(file, now)
+        self._entries[key] = version, content
 
     def save(self) -> None:
         """Write the cache, if its volume can be written."""
         with suppress(OSError):
             write_atomically(self._path, json.dumps(self._entries) + "\n")
 
-    def _get(self, key: str, version: str) -> ShardContent | None:
-        seen, content = self._entries.get(key, ("", None))
-        return content if seen == version else None
 
-
-def _text_key(source: str) -> str:
-    """Return the key of a text; no shard has a slash in its name."""
-    return "/" + (source if is_url(source) else str(Path(source).absolute()))
-
-
-def _version(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+def _key(file: Path | str, now: str) -> tuple[str, str]:
+    if isinstance(file, Path):
+        status = file.stat()
+        return file.name, f"{status.st_size} {status.st_mtime_ns}"
+    # No shard has a slash in its name.
+    return "/" + (file if is_url(file) else str(Path(file).absolute())), now
 
 
 def verify_shards(
     folder: Path, meta: Meta, thorough: bool = False, monitor: Monitor = SILENT
 ) -> dict[str, str]:
-    """Return the SHA-256 of the shards by name.
-
-    ``thorough`` reads every shard, changed or not. Raises DataError if one is missing, replaced,
-    damaged or foreign.
-    """
+    """Return the SHA-256 of the shards by name; DataError if one is missing, damaged or foreign."""
     if foreign := sorted({path.name for path in folder_shards(folder)} - meta.names):
         remedy = f"move it away, or {REBUILD}"
         raise DataError(f"{folder / foreign[0]}: not among the shards that {META} lists; {remedy}")
@@ -108,7 +92,7 @@ def verify_shards(
                 raise DataError(f"{path}: not the shard that {META} lists")
         except DataError as error:
             raise DataError(f"{error}; {REBUILD}") from None
-        if not thorough and (known := cache.shard(path)):
+        if not thorough and (known := cache.get(path)):
             contents[shard.name] = known
     unread = [shard.name for shard in meta.all_shards if shard.name not in contents]
 
@@ -119,7 +103,7 @@ def verify_shards(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for number, content in enumerate(pool.map(read, unread)):
             contents[unread[number]] = content
-            cache.add_shard(folder / unread[number], content)
+            cache.add(folder / unread[number], content)
             monitor.report(Progress("checking shards", number + 1, len(unread)))
     for shard in meta.all_shards:
         path, content = folder / shard.name, contents[shard.name]
@@ -169,10 +153,7 @@ def require_dataset_of_run(run: str, recorded: Mapping[str, Any], folder: Path) 
 
 
 def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> Tokenizer:
-    """Return the tokenizer in a run's folder, else that of its dataset.
-
-    Raises DataError if it is damaged or not the one that the run recorded.
-    """
+    """Return the tokenizer in a run's folder, else its dataset's; DataError if it is another."""
     described = read_tokenizer(run)
     if described is None:
         described = require_dataset_of_run(run.name, recorded, dataset).tokenizer
@@ -187,10 +168,7 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
 def is_prepared(
     config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = SILENT
 ) -> bool:
-    """Return if ``folder`` holds what ``config`` asks for.
-
-    Raises DataError if another dataset is there, with the difference, or if it is damaged.
-    """
+    """Return if ``folder`` has what ``config`` asks for; DataError if it has another dataset."""
     if not is_present(folder):
         return False
     meta, checks = dataset_meta(folder), checks or Checks()
@@ -232,11 +210,11 @@ def _text_sha256(config: DataConfig, folder: Path, fresh: bool, monitor: Monitor
     if (now := snapshot(source, raw)) is None:
         return None
     cache = ChecksumCache(folder)
-    if not fresh and (known := cache.text(source, now)):
-        return known
+    if not fresh and (known := cache.get(source, now)):
+        return known.sha256
     silent = Monitor(should_stop=monitor.should_stop)
     sha256 = content_sha256(find_files(source, raw, config.text_column, silent), monitor)
-    cache.add_text(source, now, sha256)
+    cache.add(source, ShardContent(sha256, -1), now)
     cache.save()
     return sha256
 

@@ -97,7 +97,7 @@ def test_a_recipe_is_a_path_or_a_name(tmp_path: Path) -> None:
         == find_recipe("quickstart.yaml")
         == CHECKOUT / "configs" / "quickstart.yaml"
     )
-    with pytest.raises(RecipeError, match=r"there are .*quickstart,"):
+    with pytest.raises(RecipeError, match=r"use one of .*quickstart,"):
         find_recipe("zzz")
 
 
