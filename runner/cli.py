@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import click
 
-from runner.cli_options import refuse_empty
 from runner.console import CliContext, open_closed_streams
 from runner.errors import RunnerError, as_runner_error, did_you_mean, usage
 
@@ -70,6 +68,8 @@ class Commands(click.Group):
             return None
         command = import_module(f"runner.commands.{cmd_name}").command
         assert isinstance(command, click.Command)
+        from runner.cli_options import refuse_empty  # not for `runner --help`
+
         command.name = cmd_name
         for job in command.commands.values() if isinstance(command, click.Group) else ():
             refuse_empty(job)
@@ -152,6 +152,8 @@ class Commands(click.Group):
         except Exception as error:
             debug = bool(ctx.params.get("debug"))
             if debug:
+                import traceback
+
                 traceback.print_exc()
             if isinstance(error, click.UsageError):
                 raise explain_usage_error(error, ctx.meta["runner.args"]) from error

@@ -52,6 +52,8 @@ def command(
     yes: bool,
     words: tuple[str, ...],
 ) -> int:
+    if words and words[0].startswith("-"):
+        raise click.NoSuchOption(words[0], ctx=click.get_current_context())
     if target == "local" and gpu:
         from runner.errors import usage
 

@@ -33,7 +33,7 @@ train:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that the runner takes for a checkout, with the recipes quickstart and warm."""
+    """A folder that looks like a checkout, with the recipes quickstart and warm."""
     folder = tmp_path / "checkout"
     for name in ("configs", "corpus", "job", "model"):
         (folder / name).mkdir(parents=True)
@@ -76,7 +76,7 @@ def type_(cli: CliContext) -> Callable[[str], Result]:
 
 @pytest.fixture
 def docker(tmp_path: Path, cli: CliContext) -> DockerStandIn:
-    """A docker of the test's own, first in the runner's PATH."""
+    """A stand-in for docker, first in the runner's PATH."""
     stand_in = DockerStandIn(tmp_path / "docker")
     cli.environ = stand_in.variables
     return stand_in
@@ -130,13 +130,13 @@ def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
 
     yield start
     for process in processes:
-        with process:  # closes our ends of its pipes: a process that it left may hold the others
+        with process:  # closes our ends of its pipes; a child may hold the others
             process.kill()
 
 
 @pytest.fixture
 def job(checkout: Path) -> Callable[[str], None]:
-    """``job(code)``: what ``python -m model.train`` does in the checkout."""
+    """``job(code)`` replaces the code of ``python -m model.train`` in the checkout."""
 
     def write(code: str) -> None:
         for package in ("corpus", "model"):

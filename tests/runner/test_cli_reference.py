@@ -1,4 +1,4 @@
-"""docs/cli.md is what the commands say, and every command shows how it is typed."""
+"""docs/cli.md matches the commands, and every command has an example."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from runner.jobs import JOBS
 NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
 
 
-def test_the_page_is_what_the_commands_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "make docs writes it anew"
+def test_page_matches_the_commands() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_an_example(name: str) -> None:
     text = import_module(f"runner.commands.{name}").command.help
-    assert re.search(rf"^ *(echo ')?.*runner {name}\b", text, re.MULTILINE), (
-        "a line that can be typed"
-    )
+    assert re.search(rf"^ *(echo ')?.*runner {name}\b", text, re.MULTILINE), "no example"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_option_says_what_it_does(name: str) -> None:
+def test_every_option_has_a_help_text(name: str) -> None:
     command = import_module(f"runner.commands.{name}").command
     assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_mark_of_clicks_is_left_in_a_text_nor_a_line_folded(name: str) -> None:
+def test_help_has_no_formatting_marks_or_folded_examples(name: str) -> None:
     command = import_module(f"runner.commands.{name}").command
     text = command.get_help(click.Context(command, info_name=name, terminal_width=80))
     assert "\b" not in text

@@ -1,4 +1,4 @@
-"""A command of the user's: the words, the names, the plan, and the host from end to end."""
+"""A user's command: arguments, names, the plan, and the host from end to end."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "nano")
 
 
-class TestWords:
+class TestArguments:
     @pytest.mark.parametrize(
-        ("line", "said"),
+        ("line", "message"),
         [
             ("--dir ../nano", "after --"),
             ("--dir ../nano --", "after --"),
@@ -48,12 +48,14 @@ class TestWords:
             ("--name a/b -- python x.py", "is not a valid run name"),
         ],
     )
-    def test_what_is_wrong_is_said(self, type_, folder: Path, line: str, said: str) -> None:
+    def test_mistake_is_reported(self, type_, folder: Path, line: str, message: str) -> None:
         result = type_(f"runner host {line}")
         assert result.exit_code == 2
-        assert said in result.stderr
+        assert message in result.stderr
 
-    def test_the_words_behind_are_the_commands_alone(self, type_, fake, folder: Path) -> None:
+    def test_arguments_after_the_separator_belong_to_the_command(
+        self, type_, fake, folder: Path
+    ) -> None:
         assert (
             type_("runner host --dir ../nano -- python train.py --gpu 3 -- -y lr=1").exit_code == 0
         )
@@ -69,7 +71,7 @@ class TestWords:
         )
         assert fake.did == ["start nano-train", "follow nano-train"]
 
-    def test_without_dir_it_is_this_folder(self, type_, fake, cli, folder: Path) -> None:
+    def test_default_folder_is_the_current_one(self, type_, fake, cli, folder: Path) -> None:
         cli.cwd = folder
         assert type_("runner host -- python train.py").exit_code == 0
         assert fake.plans[0].folder.here == str(folder)
@@ -85,12 +87,10 @@ class TestWords:
             ("make all", "nanoGPT-make"),
         ],
     )
-    def test_a_run_is_named_after_folder_and_script(self, words: str, name: str) -> None:
+    def test_run_is_named_after_folder_and_script(self, words: str, name: str) -> None:
         assert run_name(Path("/x/nanoGPT"), words.split()) == name
 
-    def test_the_same_line_is_the_same_run_and_another_is_another(
-        self, type_, fake, folder: Path, make_run
-    ) -> None:
+    def test_same_command_is_the_same_run(self, type_, fake, folder: Path, make_run) -> None:
         launch = {
             "target": "host",
             "command": {"words": ["python", "train.py"], "folder": str(folder)},
@@ -118,9 +118,7 @@ class TestWords:
             assert "same persisted path" not in type_(line.replace("{}", own)).stderr
         assert len(fake.did) == 6
 
-    def test_of_many_launches_one_listing_tells_the_names(
-        self, tmp_path: Path, folder: Path
-    ) -> None:
+    def test_many_runs_need_one_listing(self, tmp_path: Path, folder: Path) -> None:
         (tmp_path / "runs").mkdir()
         for number in range(1, 21):
             words = ["python", "train.py", f"--lr={number}"]
@@ -151,7 +149,7 @@ class TestWords:
         ]  # fmt: skip
         assert asked == ["entries", "size"] * 4
 
-    def test_the_name_of_another_kind_of_run_is_refused(
+    def test_name_of_another_kind_of_run_is_refused(
         self, type_, fake, folder: Path, make_run
     ) -> None:
         make_run("m1", step=100)
@@ -167,7 +165,7 @@ class TestWords:
         assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
         assert fake.did == []
 
-    def test_a_folder_of_the_same_name_elsewhere_is_another_run(
+    def test_folder_of_the_same_name_elsewhere_is_another_run(
         self, type_, fake, folder: Path, make_run, tmp_path: Path
     ) -> None:
         make_folder(tmp_path / "b" / "nano")
@@ -188,7 +186,7 @@ class TestWords:
             type_("runner host --name nano-train --dir ../link -- python train.py").exit_code == 0
         )
 
-    def test_a_folder_that_was_moved_goes_on_under_the_runs_name(
+    def test_moved_folder_resumes_with_the_run_name(
         self, type_, fake, folder: Path, make_run, tmp_path: Path
     ) -> None:
         launch = {
@@ -210,7 +208,7 @@ class TestWords:
 
 
 class TestPlan:
-    def test_it_shows_where_and_what(self, type_, folder: Path) -> None:
+    def test_plan_shows_the_folder_and_persisted_paths(self, type_, folder: Path) -> None:
         (folder / "requirements.txt").write_text("six\n")
         line = "--setup 'pip install a' --persist out=checkpoints --persist data=data/shared"
         text = type_(f"runner host --dir ../nano {line} --dry-run -- python train.py").stderr
@@ -218,16 +216,16 @@ class TestPlan:
         assert "out → /vol/checkpoints/nano/out" in text
         assert "data → /vol/data/shared" in text
 
-    def test_a_place_can_be_the_runs_own(self, type_, fake, folder: Path) -> None:
+    def test_persisted_path_can_contain_the_run(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --persist 'out=checkpoints/{run}/out' -- python train.py")
         assert fake.plans[0].folder.persisted[0].inside == "/vol/checkpoints/nano-train/out"
 
-    def test_json_is_asked_of_the_job(self, type_, fake, folder: Path) -> None:
+    def test_json_is_passed_to_the_supervisor(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --json -- python train.py --json")
         command = fake.plans[0].process.command
         assert "--json" in command[: command.index("--")]
 
-    def test_json_says_the_same(self, type_, folder: Path) -> None:
+    def test_plan_as_json(self, type_, folder: Path) -> None:
         plan = json.loads(
             type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout
         )
@@ -238,7 +236,7 @@ class TestPlan:
 class TestHost:
     WORDS = ("--dir", "../nano", "--persist", "out=checkpoints", "--persist", "data=data")
 
-    def test_prepare_train_and_look_at_it(self, spawn, folder: Path, checkout: Path) -> None:
+    def test_prepare_train_and_read_the_log(self, spawn, folder: Path, checkout: Path) -> None:
         out, err = spawn(
             "host", *self.WORDS, "--", "python", "data/letters/prepare.py"
         ).communicate()
@@ -259,13 +257,13 @@ class TestHost:
             ["nano-prepare", "command"],
         ]
 
-    def test_a_failure_is_the_jobs(self, spawn, folder: Path) -> None:
+    def test_failure_of_the_command_is_a_failed_job(self, spawn, folder: Path) -> None:
         process = spawn("host", "--dir", "../nano", "--", "python", "-c", "raise SystemExit(2)")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 100
         assert "the job failed with exit status 2" in err
 
-    def test_stopped_and_taken_up_again(self, spawn, folder: Path, checkout: Path) -> None:
+    def test_stopped_command_resumes(self, spawn, folder: Path, checkout: Path) -> None:
         (folder / "data" / "letters" / "train.bin").write_text("x")
         resume = ("--resume-with", "--init_from=resume", "--resume-if", "out/ckpt.pt")
         line = ("host", *self.WORDS, *resume, "--name", "r", "--detach")
@@ -284,7 +282,7 @@ class TestHost:
         assert record is not None
         assert [attempt.reason for attempt in record.attempts] == ["SIGTERM", "finished"]
 
-    def test_ctrl_c_leaves_it_unfinished(self, spawn, folder: Path) -> None:
+    def test_ctrl_c_leaves_the_run_unfinished(self, spawn, folder: Path) -> None:
         # The child says that it is there: a shell loses a signal that comes while it is starting one.
         child = "python -c 'import time; print(1, flush=True); time.sleep(600)'; true"
         process = spawn("host", "--dir", "../nano", "--", "sh", "-c", child)

@@ -1,4 +1,4 @@
-"""TAB: what is offered, in a real shell where there is one, and what it costs to ask."""
+"""Shell completion: the offered words, the scripts, and the modules that it loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Offer = Callable[..., list[str]]
 
 @pytest.fixture
 def offer(checkout: Path) -> Offer:
-    """``offer("bash", "host", "wa")``: what a shell gets for ``runner host wa`` and TAB, the words alone."""
+    """``offer("bash", "host", "wa")``: the completions of ``runner host wa``."""
 
     def ask(shell: str, *words: str) -> list[str]:
         line = ["runner", *words]
@@ -44,7 +44,7 @@ def offer(checkout: Path) -> Offer:
             capture_output=True,
             text=True,
         )
-        assert done.stderr.strip() == "", "it loads what makes TAB slow"
+        assert done.stderr.strip() == "", "completion loads slow modules"
         return done.stdout.splitlines()
 
     return ask
@@ -54,7 +54,7 @@ def values(lines: list[str]) -> list[str]:
     return [line.split(",", 1)[1] for line in lines]
 
 
-class TestWords:
+class TestOffers:
     def test_commands(self, offer: Offer) -> None:
         assert values(offer("bash", "re")) == ["report", "resume"]
 
@@ -79,22 +79,22 @@ class TestWords:
     def test_gpus(self, offer: Offer, typed: str, offered: list[str]) -> None:
         assert values(offer("bash", "cloud", "--gpu", typed)) == offered
 
-    def test_a_path_is_the_shells_business(self, offer: Offer) -> None:
+    def test_shell_completes_paths(self, offer: Offer) -> None:
         assert offer("bash", "host", "--dir", "../na") == ["dir,../na"]
 
-    def test_outside_a_checkout_it_is_quiet(self, offer: Offer, checkout: Path) -> None:
+    def test_outside_a_checkout_there_is_no_error(self, offer: Offer, checkout: Path) -> None:
         shutil.rmtree(checkout / "configs")
         assert values(offer("bash", "host", "tra")) == ["train"]
 
 
 class TestScripts:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_each_shell_has_one(self, type_, shell: str) -> None:
+    def test_each_shell_has_a_script(self, type_, shell: str) -> None:
         result = type_(f"runner completion {shell}")
         assert result.exit_code == 0
         assert f"{shell}_complete" in result.stdout
 
-    def test_another_shell_is_a_usage_error(self, type_) -> None:
+    def test_unknown_shell_is_a_usage_error(self, type_) -> None:
         assert type_("runner completion tcsh").exit_code == 2
 
     def test_bash_completes(self, spawn, checkout: Path, tmp_path: Path) -> None:

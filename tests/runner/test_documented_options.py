@@ -1,4 +1,4 @@
-"""What the pages and the messages tell one to type can be typed: each option that they name exists."""
+"""Every option in the docs and in messages exists."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def options_of(name: str) -> set[str]:
 
 
 def command_of(name: str, words: str) -> str:
-    """Return ``host sample`` for the words of ``runner host ... sample``, and other names as they are."""
+    """Return ``host sample`` for ``runner host ... sample``; other commands unchanged."""
     if name not in TARGETS:
         return name
     group = import_module(f"runner.commands.{name}").command
@@ -66,7 +66,7 @@ def named_in(text: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_option_that_is_named_exists() -> None:
+def test_every_named_option_exists() -> None:
     missing = [
         f"{path.relative_to(ROOT)}: runner {name} {option}"
         for path in FILES
@@ -76,15 +76,15 @@ def test_every_option_that_is_named_exists() -> None:
     assert missing == []
 
 
-def test_they_are_found() -> None:
+def test_options_are_found_in_text() -> None:
     text = "type `runner host prepare x --force` or `prepare --shards 9`, `runner cloud --gpu H100 -- a --b`"
     assert ("host prepare", "--force") in named_in(text)
     assert ("local prepare", "--shards") in named_in(text)
     assert ("cloud command", "--b") not in named_in(text)
 
 
-def test_a_text_of_ones_own_goes_into_a_dataset_of_its_own() -> None:
-    """`prepare --source` without a recipe writes into the default one's dataset, from which the next run would learn."""
+def test_examples_prepare_own_text_into_an_own_dataset() -> None:
+    """`prepare --source` alone would overwrite the dataset of the default recipe."""
     for path in FILES:
         for found in LINE.finditer(path.read_text(encoding="utf-8")):
             words = found[2].split()
@@ -96,7 +96,7 @@ def test_a_text_of_ones_own_goes_into_a_dataset_of_its_own() -> None:
                 assert "data.dataset=" in found[2], f"{path.relative_to(ROOT)}: {found[0]}"
 
 
-def test_the_page_on_sweeps_puts_trials_and_seed_where_they_are_read() -> None:
+def test_page_on_sweeps_puts_trials_and_seed_into_the_space() -> None:
     from runner.sweep.config import SweepConfig
 
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""--multiple-choice on the runner's line: a file of the user's, wherever the job runs."""
+"""--multiple-choice: a file of the user, on every target."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def test_the_file_is_passed_on_and_mounted_in_the_container() -> None:
     assert (given.here, given.writable) == ("/home/me/hellaswag.jsonl", False)
 
 
-def test_a_file_that_is_not_there_is_a_mistake_before_anything_starts(
-    type_, make_run, fake, checkout
-) -> None:
+def test_missing_file_is_refused_before_the_start(type_, make_run, fake, checkout) -> None:
     make_run("warm", step=50)
     result = type_("runner host evaluate --name warm --multiple-choice no.jsonl")
     assert (result.exit_code, fake.did) == (2, [])

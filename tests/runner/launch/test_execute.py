@@ -1,4 +1,4 @@
-"""From the command line to the exit status, on a target that does nothing."""
+"""From the command line to the exit status, on a fake target."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestPlan:
         type_("runner host warm --name mine")
         assert fake.did == ["start mine", "follow mine"]
 
-    def test_a_run_goes_on_by_itself(self, type_, make_run) -> None:
+    def test_run_with_a_checkpoint_resumes(self, type_, make_run) -> None:
         make_run("warm", step=50)
         assert "resumes from step 50 of 100" in type_("runner host warm --dry-run").stderr
 
@@ -56,7 +56,7 @@ class TestPlan:
 
 
 class TestPrepare:
-    def test_it_takes_what_corpus_prepare_takes(self, type_, fake) -> None:
+    def test_options_are_passed_to_corpus_prepare(self, type_, fake) -> None:
         assert type_("runner host prepare warm --shards 3 --force").exit_code == 0
         assert fake.plans[0].process.command[2:] == (
             "corpus.prepare",
@@ -66,7 +66,7 @@ class TestPrepare:
             "--force",
         )
 
-    def test_a_published_dataset_stands_in_a_recipes_place(self, type_, fake) -> None:
+    def test_published_dataset_replaces_the_recipe(self, type_, fake) -> None:
         fake.has = {"secrets": ("HF_TOKEN",)}
         assert type_("runner host prepare fineweb10B --shards 9").exit_code == 0
         (plan,) = fake.plans
@@ -84,7 +84,9 @@ class TestPrepare:
             ("--force -- python x.py", "--force is an option of prepare, not of command"),
         ],
     )
-    def test_elsewhere_they_are_refused(self, type_, fake, line: str, said: str) -> None:
+    def test_options_of_prepare_are_refused_elsewhere(
+        self, type_, fake, line: str, said: str
+    ) -> None:
         result = type_(f"runner host {line}")
         assert (result.exit_code, said in result.stderr, fake.did) == (2, True, []), result.stderr
 
@@ -109,7 +111,7 @@ class TestExitStatus:
         assert result.exit_code == ours
         assert words in result.stderr
 
-    def test_torchrun_hides_101_and_the_record_tells_it(self, type_, fake) -> None:
+    def test_status_101_comes_from_the_record_under_torchrun(self, type_, fake) -> None:
         from runner.target import RunInfo
 
         fake.code = 1
@@ -131,9 +133,7 @@ class TestExitStatus:
             ),
         ],
     )
-    def test_a_cap_that_was_reached_is_not_typed_again(
-        self, type_, fake, code, reason, words
-    ) -> None:
+    def test_reached_limit_suggests_a_higher_one(self, type_, fake, code, reason, words) -> None:
         from runner.target import RunInfo
 
         fake.code = code
@@ -151,13 +151,13 @@ class TestExitStatus:
         assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
         assert "run the same command again" not in result.stderr
 
-    def test_a_run_that_was_left_is_no_end(self, type_, fake) -> None:
+    def test_detached_run_is_not_reported_as_ended(self, type_, fake) -> None:
         fake.code = None
         result = type_("runner host warm")
         assert result.exit_code == 130
         assert "to go on" not in result.stderr
 
-    def test_an_older_attempts_record_tells_nothing(self, type_, fake) -> None:
+    def test_record_of_an_older_attempt_is_ignored(self, type_, fake) -> None:
         from runner.target import RunInfo
 
         fake.code = 1
@@ -201,12 +201,14 @@ class TestQuestion:
         assert type_("runner host warm max_steps=200 -y").exit_code == 0
         assert fake.did == ["start warm", "follow warm"]
 
-    def test_where_nobody_pays_the_job_shows_it_itself(self, type_, fake, make_run) -> None:
+    def test_unbilled_target_starts_the_job_which_shows_the_run(
+        self, type_, fake, make_run
+    ) -> None:
         make_run("warm", step=100)
         type_("runner host warm")
         assert fake.did == ["start warm", "follow warm"]
 
-    def test_nobody_there_to_answer(self, type_, fake) -> None:
+    def test_question_without_a_terminal_is_refused(self, type_, fake) -> None:
         fake.question = "This costs $3. Start it?"
         result = type_("runner host warm")
         assert (result.exit_code, fake.did) == (2, [])
@@ -219,7 +221,7 @@ class TestQuestion:
 
 
 class TestMistakes:
-    """Each is one clear line and exit code 2, and nothing is started."""
+    """Each is one line and exit code 2, and starts nothing."""
 
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -257,7 +259,7 @@ class TestMistakes:
         assert "Traceback" not in result.stderr
         assert (result.stdout, fake.did) == ("", [])
 
-    def test_a_wrong_recipe_is_told_with_its_line(self, type_, checkout) -> None:
+    def test_mistake_in_a_recipe_is_reported_with_its_line(self, type_, checkout) -> None:
         path = checkout / "configs" / "warm.yaml"
         path.write_text(path.read_text().replace("max_steps", "max_step"))
         result = type_("runner host warm")
@@ -308,7 +310,7 @@ class TestMistakes:
         assert result.exit_code == 1
         assert "is not in a checkout of gpt-runner" in result.stderr
 
-    def test_a_project_that_has_a_model_of_its_own_is_no_checkout(self, cli, tmp_path) -> None:
+    def test_other_project_with_a_model_is_not_a_checkout(self, cli, tmp_path) -> None:
         other = tmp_path / "other"
         (other / "model").mkdir(parents=True)
         (other / "docker-compose.yml").touch()
@@ -318,7 +320,7 @@ class TestMistakes:
     def test_debug_shows_the_traceback(self, type_) -> None:
         assert "Traceback" in type_("runner --debug host trian").stderr
 
-    def test_a_fault_of_ours_is_one_line_too(self, type_, fake) -> None:
+    def test_unknown_error_is_one_line(self, type_, fake) -> None:
         fake.has = {"no_such_fact": 1}
         result = type_("runner host")
         assert result.exit_code == 1
@@ -327,12 +329,12 @@ class TestMistakes:
 
 
 class TestWhere:
-    def test_a_folder_below_the_checkout_will_do(self, type_, cli, checkout, fake) -> None:
+    def test_folder_below_the_checkout_works(self, type_, cli, checkout, fake) -> None:
         cli.cwd = checkout / "configs"
         assert type_("runner host ./warm.yaml").exit_code == 0
         assert fake.plans[0].recipe == "configs/warm.yaml"
 
-    def test_a_path_is_seen_from_where_it_is_typed(self, type_, cli, checkout, fake) -> None:
+    def test_path_is_relative_to_the_current_folder(self, type_, cli, checkout, fake) -> None:
         cli.cwd = checkout / "configs"
         (checkout / "configs" / "text.txt").touch()
         type_("runner host data.source=text.txt --dry-run")

@@ -1,4 +1,4 @@
-"""`runner host run FILE`, `runner new`, and what a mistake says; nothing of the file is imported here."""
+"""`runner host run FILE` and `runner new`; the file is not imported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mine(checkout: Path) -> Path:
 
 
 class TestRun:
-    def test_parameters_come_bare_or_behind_param(
+    def test_parameters_with_and_without_param(
         self, mine: Path, type_: Callable[[str], Result], fake: FakeTarget
     ) -> None:
         result = type_("runner host run mine.py lr=1e-3 --param steps=7 --name first")
@@ -42,7 +42,7 @@ class TestRun:
         launch = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])
         assert launch["experiment"] == {"file": str(mine), "words": ["lr=1e-3", "steps=7"]}
 
-    def test_a_file_elsewhere_brings_its_folder(
+    def test_file_elsewhere_brings_its_folder(
         self, checkout: Path, type_: Callable[[str], Result], fake: FakeTarget
     ) -> None:
         folder = checkout.parent / "elsewhere"
@@ -69,7 +69,7 @@ class TestRun:
             ("run plain.py", 2, "no function train at the top level"),
         ],
     )
-    def test_a_mistake_starts_nothing(
+    def test_mistake_starts_nothing(
         self,
         mine: Path,
         type_: Callable[[str], Result],
@@ -84,7 +84,7 @@ class TestRun:
         assert said in result.stderr
         assert fake.did == []
 
-    def test_what_is_finished_is_said_and_other_parameters_are_refused(
+    def test_finished_run_is_shown_and_other_parameters_are_refused(
         self,
         mine: Path,
         type_: Callable[[str], Result],
@@ -112,7 +112,7 @@ class TestRun:
         )
         assert fake.did == []
 
-    def test_a_file_that_was_edited_since_is_not_passed_off_for_what_ran(
+    def test_edited_file_is_reported_with_the_old_result(
         self,
         mine: Path,
         type_: Callable[[str], Result],
@@ -130,7 +130,7 @@ class TestRun:
 
 
 class TestNew:
-    def test_it_writes_a_file_that_is_an_experiment_and_overwrites_none(
+    def test_new_writes_an_experiment_and_overwrites_nothing(
         self, checkout: Path, type_: Callable[[str], Result]
     ) -> None:
         result = type_("runner new experiment my_gpt")
@@ -145,7 +145,7 @@ class TestNew:
         assert path.read_text() == "mine now\n"
 
     @pytest.mark.parametrize("name", ["torch", "experiment", "3x", "a-b", "class"])
-    def test_a_name_that_python_or_the_library_has_is_refused(
+    def test_reserved_name_is_refused(
         self, type_: Callable[[str], Result], name: str, cli: CliContext
     ) -> None:
         assert type_(f"runner new experiment {name}").exit_code == 2
@@ -153,7 +153,7 @@ class TestNew:
 
 
 @pytest.mark.slow
-def test_the_file_that_new_writes_trains_and_goes_on_exactly(
+def test_new_experiment_trains_and_resumes_exactly(
     checkout: Path, type_: Callable[[str], Result], spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     type_("runner new experiment my_gpt")
@@ -182,7 +182,7 @@ def test_the_file_that_new_writes_trains_and_goes_on_exactly(
     assert steps == list(range(1, 61))
 
 
-def test_the_runner_imports_no_torch_for_it(mine: Path, checkout: Path) -> None:
+def test_runner_imports_no_torch(mine: Path, checkout: Path) -> None:
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom runner.cli import main\n"
         "for words in (['host', 'run', 'mine.py', '--dry-run'], ['sweep', '--help'], ['new', '--help']):\n"

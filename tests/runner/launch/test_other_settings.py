@@ -1,4 +1,4 @@
-"""On this machine too, a run with other settings than it was begun with is refused before anything starts."""
+"""A run with changed settings is refused before it starts; settings that may change are accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeRun = Callable[..., Path]
 
 @pytest.mark.parametrize("line", ["runner host warm lr=1 --name warm", "runner resume warm lr=1"])
 @pytest.mark.parametrize("status", ["finished", "unfinished"])
-def test_the_plan_refuses_as_the_job_does(
+def test_plan_refuses_changed_settings_as_the_job_does(
     line: str, status: str, type_: Type, cli: CliContext, checkout: Path, make_run: MakeRun
 ) -> None:
     folder = make_run("warm", step=50, status=status)
@@ -33,13 +33,13 @@ def test_the_plan_refuses_as_the_job_does(
         refuse_changes(folder, load(folder / "recipe.yaml", ["lr=1"]))
     assert refused.stderr == f"error: {of_the_job.value}\n"
     assert "  train.lr: 0.0006 → 1.0\n" in refused.stderr
-    assert "`runner host RECIPE --name NEW-NAME`, with init_from=warm too" in refused.stderr
+    assert "runner host RECIPE --name NEW-NAME (add init_from=warm" in refused.stderr
     record = read_record(folder)
     assert record is not None
     assert record.status == status
 
 
-def test_a_seed_is_that_of_the_training(
+def test_short_key_seed_means_the_training_seed(
     type_: Type, cli: CliContext, checkout: Path, make_run: MakeRun
 ) -> None:
     make_run("warm", step=50, status="unfinished")
@@ -49,7 +49,7 @@ def test_a_seed_is_that_of_the_training(
     assert type_("runner host sample --name warm seed=5 --dry-run").exit_code == 0
 
 
-def test_a_free_setting_goes_on(
+def test_setting_that_may_change_resumes(
     type_: Type, cli: CliContext, checkout: Path, make_run: MakeRun
 ) -> None:
     make_run("warm", step=50, status="unfinished")
@@ -59,7 +59,7 @@ def test_a_free_setting_goes_on(
     assert "resumes from step 50 of 100" in planned.stderr
 
 
-def test_the_examples_of_resume_change_only_what_may_change() -> None:
+def test_examples_of_resume_change_only_free_settings() -> None:
     lines = [
         line.split()
         for line in str(resume.__doc__).splitlines()
@@ -73,7 +73,7 @@ def test_the_examples_of_resume_change_only_what_may_change() -> None:
     assert changed <= free
 
 
-def test_a_run_is_made_longer_where_its_rate_has_not_begun_to_fall(
+def test_max_steps_can_grow_before_the_decay(
     type_: Type, cli: CliContext, checkout: Path, make_run: MakeRun
 ) -> None:
     cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: True)
@@ -88,6 +88,6 @@ def test_a_run_is_made_longer_where_its_rate_has_not_begun_to_fall(
     assert type_("runner resume warm max_steps=90 --dry-run").exit_code == 2
     recipe.write_text(load(recipe, ["schedule=linear", "decay_steps=50"]).to_yaml())
     assert type_("runner resume warm max_steps=200 --dry-run").exit_code == 2
-    recipe = make_run("amid", step=50, status="unfinished") / "recipe.yaml"
+    recipe = make_run("halfway", step=50, status="unfinished") / "recipe.yaml"
     recipe.write_text(load(recipe, ["schedule=linear", "decay_steps=50"]).to_yaml())
-    assert type_("runner resume amid max_steps=200 --dry-run").exit_code == 0
+    assert type_("runner resume halfway max_steps=200 --dry-run").exit_code == 0

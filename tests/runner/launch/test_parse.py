@@ -52,7 +52,7 @@ def test_overrides_keep_their_order() -> None:
     assert classify_args(["b=1", "a=2", "b=3"], RECIPES).overrides == ("b=1", "a=2", "b=3")
 
 
-def test_a_path_is_a_recipe_whether_it_is_there_or_not() -> None:
+def test_path_is_a_recipe_even_if_missing() -> None:
     assert classify_args(["my/own.yaml"], RECIPES).recipe == "my/own.yaml"
     assert classify_args(["own.yml"], RECIPES).recipe == "own.yml"
 
@@ -74,7 +74,7 @@ def test_a_path_is_a_recipe_whether_it_is_there_or_not() -> None:
         (["mine"], "'mine' is a run, not a job or a recipe; use --name mine"),
     ],
 )
-def test_a_word_that_is_none_of_them_is_refused(words: list[str], message: str) -> None:
+def test_unknown_word_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(RunnerError) as caught:
         classify_args(words, RECIPES, lambda: ["mine"])
     assert message in caught.value.message

@@ -1,4 +1,4 @@
-"""A pipeline: its file, what is skipped, and where it stops."""
+"""Pipelines: the file, skipped stages, and the first failure."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def folder(tmp_path: Path) -> Path:
 
 class TestFile:
     @pytest.mark.parametrize("name", ["nanogpt_shakespeare", "modded_nanogpt"])
-    def test_both_of_ours_have_a_stage_without_a_gpu_first(self, name: str) -> None:
+    def test_shipped_pipelines_prepare_without_a_gpu(self, name: str) -> None:
         stages = list(load_pipeline(ROOT / "configs" / f"{name}.yaml").stages.values())
         assert [stage.gpu is None for stage in stages[:2]] == [True, False]
 
-    def test_ours_can_be_read(self) -> None:
+    def test_shipped_pipeline_is_valid(self) -> None:
         pipeline = load_pipeline(ROOT / "configs" / "nanogpt_shakespeare.yaml")
         assert list(pipeline.stages) == ["prepare", "train", "sample"]
         assert pipeline.stages["prepare"].gpu is None
@@ -62,7 +62,7 @@ class TestFile:
         assert "--device=cpu" not in pipeline.stages["train"].words(has_gpu=True)
 
     @pytest.mark.parametrize(
-        ("old", "new", "said"),
+        ("old", "new", "message"),
         [
             (
                 "gpu: T4",
@@ -93,15 +93,15 @@ class TestFile:
             ("    resume_with: --init_from=resume\n", "", ":15: resume_if needs resume_with"),
         ],
     )
-    def test_a_mistake_is_told_with_its_line(
-        self, tmp_path: Path, old: str, new: str, said: str
+    def test_mistake_is_reported_with_its_line(
+        self, tmp_path: Path, old: str, new: str, message: str
     ) -> None:
         assert old in PIPELINE
         with pytest.raises(RecipeError) as caught:
             load_pipeline(write(tmp_path, PIPELINE.replace(old, new)))
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
-    def test_words_from_the_line(self, tmp_path: Path) -> None:
+    def test_overrides_from_the_command_line(self, tmp_path: Path) -> None:
         pipeline = load_pipeline(write(tmp_path), ["train.args=--lr=1e-3 --x=2", "dir=/elsewhere"])
         assert pipeline.stages["train"].words(True)[-2:] == ("--lr=1e-3", "--x=2")
         assert pipeline.dir == "/elsewhere"
@@ -122,7 +122,7 @@ class TestFile:
         ("failed", True, [], False, True),
     ],
 )
-def test_what_is_skipped(
+def test_decide_runs_or_skips_a_stage(
     status: str | None, same: bool, missing: list[str], asked: bool, runs: bool
 ) -> None:
     record = RunRecord("r", status=status) if status else None  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_what_is_skipped(
 
 
 class TestHost:
-    def test_stages_in_order_and_skipped_when_done(
+    def test_stages_run_in_order_and_are_skipped_when_done(
         self, spawn, folder: Path, checkout: Path
     ) -> None:
         write(checkout)
@@ -150,7 +150,7 @@ class TestHost:
         assert "resuming" not in out
         assert out.endswith("6")
 
-    def test_a_stage_that_was_stopped_does_not_go_on_with_other_words(
+    def test_stopped_stage_refuses_other_arguments(
         self, spawn, folder: Path, checkout: Path
     ) -> None:
         write(checkout)
@@ -173,7 +173,7 @@ class TestHost:
         )
         assert f"resuming at {left}" in out, err
 
-    def test_it_ends_at_the_first_failure_and_goes_on_there(
+    def test_first_failure_stops_the_pipeline_and_the_next_call_continues(
         self, spawn, folder: Path, checkout: Path
     ) -> None:
         write(checkout)
@@ -186,7 +186,7 @@ class TestHost:
         assert "prepare: skipped" in err
         assert out.endswith("4")
 
-    def test_a_stage_that_is_named_runs_alone(self, spawn, folder: Path, checkout: Path) -> None:
+    def test_named_stage_runs_alone(self, spawn, folder: Path, checkout: Path) -> None:
         write(checkout)
         assert (
             spawn("host", "pipeline", "letters.yaml", "prepare").communicate(timeout=60)[0]
@@ -200,7 +200,7 @@ class TestHost:
         assert "did you mean 'prepare'?" in process.communicate(timeout=60)[1]
         assert process.returncode == 2
 
-    def test_the_plan_as_json(self, spawn, folder: Path, checkout: Path) -> None:
+    def test_plan_as_json(self, spawn, folder: Path, checkout: Path) -> None:
         write(checkout)
         out, _ = spawn("host", "pipeline", "letters.yaml", "--dry-run", "--json").communicate(
             timeout=60
@@ -210,7 +210,7 @@ class TestHost:
         assert stages[1]["plan"]["run"] == "letters-train"
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             (("pipeline",), "`pipeline` needs a file"),
             (("pipeline", "nothing.yaml"), "no pipeline nothing.yaml"),
@@ -227,16 +227,16 @@ class TestHost:
             (("pipeline", "letters.yaml", "--", "ls"), "appears before --"),
         ],
     )
-    def test_what_is_wrong_is_said(
-        self, spawn, folder: Path, checkout: Path, words, said: str
+    def test_mistake_is_reported(
+        self, spawn, folder: Path, checkout: Path, words, message: str
     ) -> None:
         write(checkout)
         process = spawn("host", *words)
-        assert said in process.communicate(timeout=60)[1]
+        assert message in process.communicate(timeout=60)[1]
         assert process.returncode == 2
 
 
-def test_a_pipeline_is_no_recipe(type_, checkout: Path) -> None:
+def test_pipeline_is_not_a_recipe(type_, checkout: Path) -> None:
     (checkout / "configs" / "letters.yaml").write_text(PIPELINE)
     result = type_("runner host lettrs")
     assert "letters" not in result.stderr
