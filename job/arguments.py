@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import NoReturn, TextIO, cast
 
 from job.disk import in_words
 from job.exit_status import ExitStatus, Interrupted, RecipeError, UserError
+from job.format import did_you_mean
 from job.paths import CONFIGS
 from job.recipe import Recipe, load
 
@@ -31,9 +31,8 @@ def find_recipe(name: str) -> Path:
         for path in CONFIGS.glob("*.yaml")
         if "\ntrain:" in path.read_text(encoding="utf-8")
     )
-    close = difflib.get_close_matches(Path(name).stem, names, n=1)
-    guess = f"; did you mean '{close[0]}'?" if close else ""
-    raise RecipeError(f"no recipe '{name}'{guess}; use one of {', '.join(names)}, or a path")
+    hint = did_you_mean(Path(name).stem, names)
+    raise RecipeError(f"no recipe '{name}'{hint}; use one of {', '.join(names)}, or a path")
 
 
 def argument_parser(module: str, description: str) -> ArgumentParser:

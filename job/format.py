@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
+
+MIN_SIMILARITY = 0.6  # difflib's ratio of a name that is suggested
 
 
 def duration(seconds: float) -> str:
@@ -57,3 +61,9 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the most similar name, or an empty string."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=MIN_SIMILARITY)
+    return f"; did you mean '{close[0]}'?" if close else ""

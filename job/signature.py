@@ -10,13 +10,13 @@ The runner reads it before anything starts, and must not import the file, which 
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
+from job.format import did_you_mean
 
 Value = bool | int | float | str | None
 FUNCTION, FOLDER = "train", "output_dir"
@@ -137,8 +137,7 @@ class Signature:
         if name == FOLDER:
             return f"the runner sets {FOLDER}; use --name to choose the run's folder"
         names = [parameter.name for parameter in self.parameters]
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        guess = f"; did you mean '{close[0]}'?" if close else ""
+        guess = did_you_mean(name, names)
         takes = (
             f"it takes {', '.join(names)}" if names else f"it takes no parameters; write {EXAMPLE}"
         )
@@ -297,6 +296,5 @@ def _not_of(parameter: Parameter, text: str) -> str:
             "use "
             "bool, int, float, str, Literal, or one of them or None"
         )
-    close = difflib.get_close_matches(text, [str(choice) for choice in parameter.choices], n=1)
-    guess = f"; did you mean '{close[0]}'?" if close else ""
+    guess = did_you_mean(text, [str(choice) for choice in parameter.choices])
     return f"{parameter.name}: expected {parameter.describe()}, got '{text}'{guess}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterable
 from typing import IO, Any
 
 import click
 
 from job.exit_status import ExitStatus, UserError
+from job.format import did_you_mean as did_you_mean
 from job.format import sanitize
-
-# Suggest a name only if it is this similar (difflib's ratio).
-MIN_SIMILARITY = 0.6
 
 # Errors of libraries about a user's file, key or account. A library that is not loaded raised none.
 LIBRARY_ERRORS = (
@@ -56,12 +52,6 @@ def usage(message: str) -> RunnerError:
 def not_found(message: str) -> RunnerError:
     """Return an error for a missing run, file or volume: exit code 102."""
     return RunnerError(message, ExitStatus.NOT_FOUND)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the most similar name, or an empty string."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=MIN_SIMILARITY)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
