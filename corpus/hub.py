@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from corpus import SILENT, DataError, Monitor, Progress
 from corpus.dataset import Meta, dataset_meta, shards_meta
@@ -19,7 +17,7 @@ from corpus.shards import folder_shards, read_content, read_header
 from corpus.verify import verify_shards
 from job.exit_status import Interrupted
 from job.paths import VolumePaths
-from job.pretrained import FINEWEB, Pretrained, gpt2_shape, other_shape, weights_of
+from job.pretrained import FINEWEB, refuse_other_gpt2, weights_of
 from job.recipe import DataConfig, Recipe
 
 ENDPOINT = "https://huggingface.co"  # HF_ENDPOINT names a mirror
@@ -110,7 +108,10 @@ def ensure_weights(recipe: Recipe, locations: VolumePaths, monitor: Monitor = SI
     folder = locations.cache / source.folder
 
     def check_network(path: Path) -> None:
-        _check_network(path, recipe, source)
+        try:
+            refuse_other_gpt2(path, recipe.model, source.repository)
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     files = {"config.json": check_network, "model.safetensors": _check_tensors}
     if all((folder / name).exists() for name in files):
@@ -126,20 +127,6 @@ def ensure_weights(recipe: Recipe, locations: VolumePaths, monitor: Monitor = SI
                 _fetch(url, folder / name, monitor, check)
             except DataError as error:
                 raise recipe.mistake("train.init_from", f"{error}{_advice(str(error))}") from None
-
-
-def _check_network(path: Path, recipe: Recipe, source: Pretrained) -> None:
-    try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
-        layers, heads, width = (config[name] for name in ("n_layer", "n_head", "n_embd"))
-        is_gpt2 = config["model_type"] == "gpt2"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_gpt2 = False
-    if not is_gpt2:
-        raise DataError(f"{source.repository} is not a GPT-2; other networks cannot be read")
-    theirs = gpt2_shape(layers, heads, width, config.get("n_positions", 1024))
-    if words := other_shape(recipe.model.model_dump(), theirs):
-        raise DataError(f"{source.repository} is another network than the recipe's; write {words}")
 
 
 def _check_tensors(path: Path) -> None:

@@ -27,7 +27,52 @@ def export_folder(into: str | None, run: Path) -> Path:
     if read_record(folder) is not None:
         remedy = f"give another one: --output {folder / 'huggingface'}"
         raise DataError(f"--output {folder} is a run's folder; {remedy}")
+    there = {path.name for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    if foreign := sorted(there - EXPORTED):
+        raise DataError(
+            f"--output {folder} has files of another model, which transformers would mix with the "
+            f"export: {', '.join(foreign[:5])}; give an empty folder"
+        )
     return folder
+
+
+# Files of a Hugging Face model that would be mixed with an export's.
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
+EXPORTED = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def foreign_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
+    """Return the file of a Hugging Face ``folder`` that gives other numbers to tokens; '' if none.
+
+    A folder without such a file, or with more tokens, is accepted.
+    """
+    path = next(
+        (folder / n for n in ("tokenizer.json", "vocab.json") if (folder / n).exists()), None
+    )
+    if path is None:
+        return ""
+    try:
+        tree = json.loads(path.read_bytes())
+        added = {each["content"]: each["id"] for each in tree.get("added_tokens") or []}
+        theirs = {**(tree["model"]["vocab"] if path.name == "tokenizer.json" else tree), **added}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return str(path)
+    return "" if _vocabulary(tokenizer).items() <= theirs.items() else str(path)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    texts = tokenizer.token_bytes()
+    if isinstance(tokenizer, CharTokenizer):
+        return {text.decode(): number for number, text in enumerate(texts)}
+    letters = byte_letters()
+    words = ("".join(letters[byte] for byte in text) or END_OF_TEXT for text in texts)
+    return {word: number for number, word in enumerate(words)}
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: int) -> None:
@@ -58,12 +103,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: i
 
 
 def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
-    vocabulary = {text.decode(): token for token, text in enumerate(tokenizer.token_bytes())}
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated"}
     return {
         "pre_tokenizer": {**split, "invert": False},
         "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": UNKNOWN},
+        "model": {"type": "WordLevel", "vocab": _vocabulary(tokenizer), "unk_token": UNKNOWN},
     }
 
 
@@ -86,7 +130,7 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
             **dict.fromkeys(("dropout", "unk_token")),
             **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix"), ""),
             **dict.fromkeys(("fuse_unk", "byte_fallback"), False),
-            "vocab": {spelled(text) or END_OF_TEXT: token for token, text in enumerate(texts)},
+            "vocab": _vocabulary(tokenizer),
             "merges": [" ".join(map(spelled, pair)) for pair in pairs],
         },
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from job.run_record import RunRecord
 
 if TYPE_CHECKING:
-    from job.recipe import Recipe
+    from job.recipe import ModelConfig, Recipe
 
 
 # These may change as long as no past step would have had another learning rate.
@@ -47,6 +47,24 @@ def _same_so_far(before: Recipe, after: Recipe, step: int) -> bool:
     if step >= after.train.max_steps:
         return False
     return all(learning_rate(s, before.train) == learning_rate(s, after.train) for s in range(step))
+
+
+def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that give ``after`` another function than ``before``: key → both values.
+
+    The shapes of the weights do not show all of them. Dropout is not one: it is for training only.
+    """
+    from job.schedules import short_blocks
+
+    keys = ["variant", "n_layer", "n_head", "n_embd"]
+    if before.variant == after.variant == "gpt2":
+        keys += ["bias", "block_size"]  # modern's rotary positions have no weights
+    if short_blocks(before) != short_blocks(after):
+        keys.append("attention_pattern")
+    if any(short_blocks(before)):
+        keys.append("window_size")
+    values = ((key, getattr(before, key), getattr(after, key)) for key in keys)
+    return {f"model.{key}": (old, new) for key, old, new in values if old != new}
 
 
 JOB = "experiment"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from job.files import naming
 from job.format import duration
-from job.metrics import read_metrics
+from job.metrics import sample_metrics
 from job.next_command import next_command
 
 PLOT_HEIGHT = 14
@@ -145,8 +145,8 @@ class Display:
 
     def recall(self, metrics: Path) -> None:
         """Load the curves of earlier attempts from metrics.jsonl for the plot."""
-        for line in read_metrics(metrics):
-            if line["kind"] in ("train", "val"):
+        for line in sample_metrics(metrics, PLOT_POINTS):
+            if line["kind"] in ("train", "val") and isinstance(line.get("loss"), float):
                 getattr(self, line["kind"]).append((line["step"], line["loss"]))
 
     def final_plot(self) -> None:

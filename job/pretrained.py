@@ -1,15 +1,15 @@
-"""Published datasets and weights.
-
-Their names, and the recipe that the weights require. No torch.
-"""
+"""Published datasets and weights: their names, and the network that weights belong to. No torch."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from job.recipe import Recipe
+    from job.recipe import ModelConfig, Recipe
 
 FINEWEB = "fineweb10B"  # published shards: a source in a recipe, and a name for `prepare`
 
@@ -65,14 +65,94 @@ def weights_of(recipe: Recipe | None) -> Pretrained | None:
     return pretrained(recipe.train.init_from) if recipe is not None else None
 
 
-def other_shape(mine: dict[str, object], theirs: dict[str, object]) -> str:
+def other_shape(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Return the overrides that make the recipe's model match the weights; '' if it matches."""
     return " ".join(
         f"{key}={str(value).lower()}" for key, value in theirs.items() if mine[key] != value
     )
 
 
-def gpt2_shape(n_layer: int, n_head: int, n_embd: int, block_size: int = 1024) -> dict[str, object]:
+def gpt2_shape(n_layer: int, n_head: int, n_embd: int, block_size: int = 1024) -> dict[str, Any]:
     """Return the ``model`` section that GPT-2's weights require."""
     sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size}
     return {"variant": "gpt2", **sizes, "bias": True}
+
+
+# transformers' names for the tanh form of GELU
+GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
+
+
+def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
+    """Return the ``model`` section for a Hugging Face config.json, and ``vocab_size``.
+
+    Raises ValueError for a network whose function this trainer's GPT-2 can't compute. Missing keys
+    have the defaults of transformers.GPT2Config.
+    """
+    try:
+        config = json.loads(path.read_bytes())
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{name} is not a Hugging Face config.json") from None
+    if kind != "gpt2":
+        raise ValueError(
+            f"{name} is not a GPT-2, its model_type is {kind!r}; other networks can't be read"
+        )
+    sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+    for key in sizes:
+        sizes[key] = config.get(key, sizes[key])
+        if type(sizes[key]) is not int or sizes[key] < 1:
+            raise ValueError(f"{name}: {key} is {sizes[key]!r}; expected a positive integer")
+    inner = 4 * sizes["n_embd"]
+    # key → the accepted values; the first is the default
+    accepted: dict[str, tuple[Any, ...]] = {
+        "activation_function": GELUS,
+        "layer_norm_epsilon": (1e-5,),
+        "n_inner": (None, inner),
+        "scale_attn_weights": (True,),
+        # The first block is divided by 1.
+        "scale_attn_by_inverse_layer_idx": (False,) if sizes["n_layer"] > 1 else (False, True),
+        "add_cross_attention": (False,),
+        "pruned_heads": ({}, None),
+        "quantization_config": (None,),
+    }
+    for key, values in accepted.items():
+        if (value := config.get(key, values[0])) not in values:
+            raise ValueError(
+                f"{name}: {key} is {json.dumps(value)}, this trainer's GPT-2 has "
+                f"{json.dumps(values[0])}: it would compute another function"
+            )
+    block_size, vocab_size = sizes.pop("n_positions"), sizes.pop("vocab_size")
+    return {**gpt2_shape(**sizes, block_size=block_size), "vocab_size": vocab_size}
+
+
+def refuse_other_gpt2(path: Path, model: ModelConfig, name: str) -> int:
+    """Return the vocabulary of config.json at ``path``, which messages call ``name``.
+
+    Raises ValueError unless it describes the recipe's network.
+    """
+    theirs = read_gpt2_config(path, name)
+    rows = theirs.pop("vocab_size")
+    if words := other_shape(model.model_dump(), theirs):
+        raise ValueError(f"{name} is another network than the recipe's; write {words}")
+    return int(rows)
+
+
+def gpt2_config(model: ModelConfig, vocab_size: int, eot: int | None) -> dict[str, Any]:
+    """Return the config.json with which transformers.GPT2LMHeadModel computes our network."""
+    dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), model.dropout)
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": vocab_size,
+        "n_layer": model.n_layer,
+        "n_head": model.n_head,
+        "n_embd": model.n_embd,
+        "n_positions": model.block_size,
+        "layer_norm_epsilon": 1e-5,
+        **dropouts,
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }

@@ -66,6 +66,19 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
         raise OtherSettings(why)
 
 
+def refuse_lost_records(folder: Path) -> None:
+    """Raise RunRefused if the run has checkpoints but no record of what they were trained with."""
+    lost = [name for name in ("recipe.yaml", "run.json") if not (folder / name).exists()]
+    if not lost and read_record(folder) is None:
+        lost = ["run.json"]
+    if lost and steps(folder):
+        raise RunRefused(
+            f"run {folder.name} has checkpoints, but {' and '.join(lost)} in {folder} is missing "
+            "or damaged, so its settings and dataset are unknown; restore the file, or start "
+            "another run: --name NEW-NAME"
+        )
+
+
 def refuse_another_job(folder: Path, job: str) -> None:
     """Raise RunRefused if the run in ``folder`` belongs to another kind of job."""
     record = read_record(folder)

@@ -22,16 +22,13 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 MAX_PRODUCT_POSITIONS = 256
 
 Mask = Tensor | BlockMask | None
+KERNELS = ["FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH"]
 # TrainConfig.attention → torch's kernels in order of preference.
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 KERNEL_ORDERS = {
-    name: [first, *(other for other in KERNELS.values() if other is not first)]
-    for name, first in KERNELS.items()
+    first.partition("_")[0].lower(): [
+        getattr(SDPBackend, name) for name in sorted(KERNELS, key=lambda name: name != first)
+    ]
+    for first in KERNELS
 }
 
 
@@ -58,7 +55,6 @@ def attention_mask(T: int, start: int, window: int | None, device: torch.device)
 @lru_cache
 def block_mask(T: int, window: int, device: torch.device) -> BlockMask:
     """Return a window over T positions for flex_attention, which skips empty 128 x 128 blocks."""
-
     size = torch.tensor(window, device=device)  # a Python number would be compiled in
 
     def is_visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -68,12 +64,7 @@ def block_mask(T: int, window: int, device: torch.device) -> BlockMask:
 
 
 def attend(
-    q_BHTK: Tensor,
-    k_BHSK: Tensor,
-    v_BHSK: Tensor,
-    mask: Mask,
-    dropout: float = 0.0,
-    kernel: str = "auto",
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Mask, dropout: float, kernel: str = "auto"
 ) -> Tensor:
     """Return the causal attention of T queries to S keys: (B, H, T, K)."""
     if isinstance(mask, BlockMask):
@@ -116,17 +107,6 @@ class KVCache:
 
     layers: list[LayerCache]
     last_B1D: Tensor
-
-    @classmethod
-    def empty(
-        cls, windows: list[int | None], shape_BHSK: tuple[int, int, int, int], like: Tensor
-    ) -> KVCache:
-        """Allocate S positions for each block, with dtype and device of the embedding ``like``."""
-        layers = [
-            LayerCache(window, like.new_zeros(shape_BHSK), like.new_zeros(shape_BHSK))
-            for window in windows
-        ]
-        return cls(layers, like.new_zeros(shape_BHSK[0], 1, like.size(1)))
 
     def previous(self, x_BTD: Tensor, start: int) -> Tensor:
         """Return the embedding before ``x_BTD`` (B, 1, D), zeros at position 0; store the last."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from corpus.dataset import TokenStream
 from model.distributed import World
-from model.gpt import IGNORE_INDEX
+from model.loss import IGNORE_INDEX
 
 # Tokens are kept on the GPU if they take at most this share of its free memory and this many bytes,
 # which each process reads at its start. A batch is then one gather without a copy from the host.

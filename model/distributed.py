@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from job.exit_status import ExitStatus, UserError
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -28,12 +30,17 @@ if TYPE_CHECKING:
 EXCHANGE_TIMEOUT = timedelta(hours=4)
 
 
+class ProcessLost(UserError):
+    """Another process of the training ended, so an exchange with it failed."""
+
+    status = ExitStatus.JOB_FAILED
+
+
 @dataclass(frozen=True)
 class World:
-    """This process: ``rank`` among ``size`` processes, ``local_rank`` on its machine."""
+    """This process: number ``rank`` among ``size`` processes."""
 
     rank: int = 0
-    local_rank: int = 0
     size: int = 1
 
     @property
@@ -63,20 +70,26 @@ def join_world(device_type: str) -> Iterator[World]:
     if size == 1:
         yield World()
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # gloo exchanges tensors on the CPU, nccl those on GPUs.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=EXCHANGE_TIMEOUT)
-    yield World(dist.get_rank(), local_rank, size)
+    try:
+        yield World(dist.get_rank(), size)
+    except RuntimeError as error:
+        # gloo raises a plain RuntimeError that names its source file
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        why = "another process of this training ended; the same command resumes"
+        raise ProcessLost(f"{why} ({str(error).splitlines()[0]})") from None
     # Not after an error: NCCL's shutdown waits for every process, and the others wait in an
     # exchange with the process that failed.
     dist.destroy_process_group()
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that the trainer reads before each step.
+    """Turns SIGTERM, SIGINT and SIGHUP into a flag that the trainer reads before each step.
 
     With several processes, each read starts an exchange and returns the result of the previous
     one. So no read waits, and all processes get the same answer, one step late.
@@ -88,12 +101,14 @@ class StopSignal:
         self._exchange: tuple[Tensor, dist.Work] | None = None
 
     @contextmanager
-    def listening(self) -> Iterator[StopSignal]:
-        """Handle SIGTERM and SIGINT inside the block; a second SIGINT interrupts at once."""
-        signals = (signal.SIGTERM, signal.SIGINT)
+    def listening(self) -> Iterator[None]:
+        """Handle the signals inside the block; a second SIGINT interrupts at once."""
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+            signals.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._receive) for number in signals}
         try:
-            yield self
+            yield
             if self._exchange is not None:  # gloo aborts a process that exits during an exchange
                 self._exchange[1].wait()
         finally:
@@ -111,13 +126,12 @@ class StopSignal:
             return self.received is not None
         answer = False
         if self._exchange is not None:
-            flag, work = self._exchange
+            previous, work = self._exchange
             work.wait()
-            answer = bool(flag.item())
-        flag = torch.tensor([1 if self.received is not None else 0])
-        work = dist.all_reduce(flag, async_op=True)
-        assert work is not None
-        self._exchange = (flag, work)
+            answer = bool(previous)
+        flag = torch.tensor(int(self.received is not None))
+        if (work := dist.all_reduce(flag, async_op=True)) is not None:
+            self._exchange = (flag, work)
         return answer
 
 

@@ -55,7 +55,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     else:
         for key, value in result.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value
-            print(f"{key:26} {'too large to compute' if value is None else shown}")
+            print(f"{key:26} {'not computable' if value is None else shown}")
     return ExitStatus.DONE
 
 
@@ -94,7 +94,7 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
         "loss": loss,
         "perplexity": math.exp(loss) if loss < MAX_EXPONENT else None,
         # nats per token → bits per byte of text, comparable across tokenizers
-        "bits_per_byte": loss / math.log(2) * tokens / text_bytes,
+        "bits_per_byte": loss / math.log(2) * tokens / text_bytes if text_bytes else None,
     }
 
 

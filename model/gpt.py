@@ -31,7 +31,6 @@ LOGIT_SOFTCAP = 15.0
 # Autocast leaves the residual stream in float32. On these devices, where a step waits for memory,
 # it has autocast's dtype, as in llm.c and nanochat: a block of GPT-2 then moves 20 % fewer bytes.
 LOW_PRECISION_RESIDUAL = ("cuda",)
-IGNORE_INDEX = -100  # a target that does not count in the loss
 
 
 class Rotary(nn.Module):
@@ -85,10 +84,8 @@ class Attention(nn.Module):
         else:
             # split, because the backward pass of slices would sum full-size gradients
             qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), 2)
-            (q_BTHK, k_BTHK), v_BTHK = (
-                _qk_norm(qk_BT2HK, rotary, start).unbind(2),
-                v_BT1HK.squeeze(2),
-            )
+            q_BTHK, k_BTHK = _qk_norm(qk_BT2HK, rotary, start).unbind(2)
+            v_BTHK = v_BT1HK.squeeze(2)
         q, k, v = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(k, v, start)
@@ -252,10 +249,10 @@ class GPT(nn.Module):
             x_BTD = x_BTD + self.wpe.weight[start : start + T]
         elif self.smear is not None:
             x_BTD = rms_norm(x_BTD)
-            first = (
-                torch.zeros_like(x_BTD[:, :1]) if cache is None else cache.previous(x_BTD, start)
-            )
-            x_BTD = torch.addcmul(x_BTD, torch.cat((first, x_BTD[:, :-1]), dim=1), self.smear)
+            before = x_BTD.new_zeros(x_BTD[:, :1].shape)
+            if cache is not None:
+                before = cache.previous(x_BTD, start)
+            x_BTD = torch.addcmul(x_BTD, torch.cat((before, x_BTD[:, :-1]), dim=1), self.smear)
         if device.type in LOW_PRECISION_RESIDUAL and torch.is_autocast_enabled(device.type):
             x_BTD = x_BTD.to(torch.get_autocast_dtype(device.type))
         x_BTD = self.drop(x_BTD)
@@ -294,17 +291,18 @@ class GPT(nn.Module):
         if targets_BT is None:
             return self.logits(x_BTD)
         x_ND, targets_N = x_BTD.flatten(0, 1), targets_BT.flatten()
-        given = (x_ND, self.head, targets_N, self.softcap, IGNORE_INDEX)
+        given = (x_ND, self.head, targets_N, self.softcap)
         if self.loss_chunk is None:
             return cross_entropy(*given)
         return chunked_cross_entropy(*given, self.loss_chunk, self.chunk_loss)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for ``batch`` sequences of up to ``length`` positions."""
-        c = self.config
-        shape = (batch, c.n_head, length, c.n_embd // c.n_head)
-        windows = [self.window if short else None for short in self.short]
-        return KVCache.empty(windows, shape, self.wte.weight)
+        width, heads, like = self.config.n_embd, self.config.n_head, self.wte.weight
+        empty = like.new_zeros(batch, heads, length, width // heads)
+        windows = [self.window if is_short else None for is_short in self.short]
+        layers = [LayerCache(window, empty.clone(), empty.clone()) for window in windows]
+        return KVCache(layers, like.new_zeros(batch, 1, width))
 
     def num_parameters(self) -> int:
         """Count all parameters, embeddings included."""
@@ -316,9 +314,6 @@ class GPT(nn.Module):
         N counts the parameters of matrix products: the head, but not the embeddings. T is
         ``window`` for a short block; by default the window that the network has.
         """
-        named = self.named_parameters()
-        matrices = sum(p.numel() for name, p in named if p.dim() == 2 and "wte" not in name)
-        matrices -= self.wpe.weight.numel() if self.wpe is not None else 0
-        matrices += self.wte.weight.numel() if self.lm_head is None else 0
+        matrices = self.head.numel() + sum(p.numel() for p in self.h.parameters() if p.dim() == 2)
         seen = tokens_seen(self.config, window or self.window)
         return 6.0 * matrices + 12.0 * self.config.n_embd * seen

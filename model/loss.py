@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The loss of a chunk: (logits, targets, count, ignored, wants_grad, cap) → the sum of the losses,
-# and the gradient of the mean over ``count`` targets in the dtype of the logits.
-ChunkLoss = Callable[[Tensor, Tensor, Tensor, int, bool, Any], tuple[Tensor, Tensor | None]]
+IGNORE_INDEX = -100  # a target that does not count in the loss
+
+# The loss of a chunk: (logits, targets, count, wants_grad, cap) → the sum of the losses, and the
+# gradient of the mean over ``count`` targets in the dtype of the logits.
+ChunkLoss = Callable[[Tensor, Tensor, Tensor, bool, Any], tuple[Tensor, Tensor | None]]
 
 
 def softcap(logits: Tensor, cap: float | None) -> Tensor:
@@ -30,12 +32,10 @@ def softcap(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def cross_entropy(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, cap: float | None, ignored: int
-) -> Tensor:
-    """Return the mean loss in nats over the targets that are not ``ignored``, in one chunk."""
+def cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, cap: float | None) -> Tensor:
+    """Return the mean loss in nats over the targets that count, in one chunk."""
     logits_NV = softcap(F.linear(x_ND, weight_VD), cap)
-    return F.cross_entropy(logits_NV, targets_N, ignore_index=ignored)
+    return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE_INDEX)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -48,21 +48,18 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         targets_N: Tensor,
         cap: float | None,
-        ignored: int,
         chunk: int,
         chunk_loss: ChunkLoss,
     ) -> Tensor:
         wants_grad = x_ND.requires_grad  # not in an evaluation
-        count = (targets_N != ignored).sum().clamp_min(1)
+        count = (targets_N != IGNORE_INDEX).sum().clamp_min(1)
         kind, dtype = x_ND.device.type, x_ND.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         weight = weight_VD.to(dtype)
         total = x_ND.new_zeros((), dtype=torch.float32)
-        grad_x, grad_weight = (
-            torch.empty_like(x_ND),
-            torch.zeros_like(weight_VD, dtype=torch.float32),
-        )
+        grad_x = torch.empty_like(x_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
         for start in range(0, len(x_ND), chunk):
             x = x_ND[start : start + chunk].to(dtype)
             if start and torch.compiler.is_compiling():
@@ -71,7 +68,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 before = total + grad_weight[0, 0] + grad_x[start - 1, 0] if wants_grad else total
                 x = x + before.clamp(0, 0).to(dtype)
             targets_n = targets_N[start : start + chunk]
-            loss, grad_nV = chunk_loss(x @ weight.mT, targets_n, count, ignored, wants_grad, cap)
+            loss, grad_nV = chunk_loss(x @ weight.mT, targets_n, count, wants_grad, cap)
             total += loss
             if grad_nV is not None:
                 grad_x[start : start + chunk] = grad_nV @ weight
@@ -82,20 +79,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grads[0], grad_weight * grads[0], None, None, None, None, None
+        return grad_x * grads[0], grad_weight * grads[0], None, None, None, None
 
 
 def exact_loss(
-    logits_nV: Tensor,
-    targets_n: Tensor,
-    count: Tensor,
-    ignored: int,
-    wants_grad: bool,
-    cap: float | None,
+    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient as ``cross_entropy`` does."""
     targets_n1 = targets_n[:, None]
-    is_kept_n1 = targets_n1 != ignored
+    is_kept_n1 = targets_n1 != IGNORE_INDEX
     capped_nV = softcap(logits_nV, cap)
     log_p_nV = torch.log_softmax(capped_nV, dim=-1)
     loss = -(log_p_nV.gather(1, targets_n1.clamp_min(0)) * is_kept_n1).sum()
@@ -110,7 +102,7 @@ def exact_loss(
 
 
 def sigmoid_loss(
-    logits_nV: Tensor, targets_n: Tensor, count: Tensor, ignored: int, wants_grad: bool, cap: float
+    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the softcapped loss for a GPU: 67 instructions per logit instead of 135.
 
@@ -118,7 +110,7 @@ def sigmoid_loss(
     ``cap``, so the sum of exponentials needs no maximum.
     """
     targets_n1 = targets_n[:, None]
-    is_kept_n1 = targets_n1 != ignored
+    is_kept_n1 = targets_n1 != IGNORE_INDEX
     sigmoid_nV = torch.sigmoid(logits_nV.float() * (2 / cap))
     capped_nV = 2 * cap * sigmoid_nV - cap
     log_sum_n1 = capped_nV.exp().sum(-1, keepdim=True).log()
@@ -151,12 +143,11 @@ def chunked_cross_entropy(
     weight_VD: Tensor,
     targets_N: Tensor,
     cap: float | None,
-    ignored: int,
     chunk: int,
     chunk_loss: ChunkLoss = exact_loss,
 ) -> Tensor:
     """Return ``cross_entropy`` with the logits of ``chunk`` tokens in memory at a time."""
     loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        x_ND, weight_VD, targets_N, cap, ignored, chunk, chunk_loss
+        x_ND, weight_VD, targets_N, cap, chunk, chunk_loss
     )
     return loss

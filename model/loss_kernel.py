@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from model.loss import IGNORE_INDEX
+
 BLOCK = 4096  # logits that a program reads at a time
 WARPS = 8
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -43,7 +45,7 @@ def _row_kernel(
     targets,
     count,
     losses,
-    ignored: tl.constexpr,
+    IGNORED: tl.constexpr,
     V: tl.constexpr,
     CAP: tl.constexpr,
     WANTS_GRAD: tl.constexpr,
@@ -58,7 +60,7 @@ def _row_kernel(
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
     target = tl.load(targets + row).to(tl.int32)
-    is_kept = target != ignored
+    is_kept = target != IGNORED
     target_logit = tl.load(logits + tl.where(is_kept, target, 0)).to(tl.float32)
     SCALE: tl.constexpr = CAP * LOG2_E
     columns = tl.arange(0, BLOCK)
@@ -85,7 +87,7 @@ def _row_kernel(
 
 @triton_op("gpt_runner::softcapped_loss", mutates_args={"logits_nV"})
 def softcapped_loss(
-    logits_nV: Tensor, targets_n: Tensor, count: Tensor, ignored: int, wants_grad: bool, cap: float
+    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float
 ) -> Tensor:
     """Return each row's loss, 0 if ignored; with ``wants_grad`` overwrite logits by gradients."""
     rows, columns = logits_nV.shape
@@ -98,7 +100,7 @@ def softcapped_loss(
         targets_n,
         count,
         losses_n,
-        ignored,
+        IGNORE_INDEX,
         columns,
         cap,
         wants_grad,
@@ -111,8 +113,8 @@ def softcapped_loss(
 
 
 def kernel_loss(
-    logits_nV: Tensor, targets_n: Tensor, count: Tensor, ignored: int, wants_grad: bool, cap: float
+    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient as ``sigmoid_loss`` does; the logits are overwritten."""
-    losses_n = softcapped_loss(logits_nV, targets_n, count, ignored, wants_grad, cap)
+    losses_n = softcapped_loss(logits_nV, targets_n, count, wants_grad, cap)
     return losses_n.sum(), logits_nV if wants_grad else None

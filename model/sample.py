@@ -24,6 +24,7 @@ from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus
 from job.format import sanitize
 from job.recipe import Recipe, SampleConfig
+from job.training_errors import NonFiniteLoss
 from model.gpt import GPT
 from model.load_run import open_run
 
@@ -32,6 +33,8 @@ SEPARATOR = "\n--------------------------------\n"
 
 def draw(logits_BV: Tensor, config: SampleConfig, generator: torch.Generator) -> Tensor:
     """Draw one token for each row (B,); temperature 0 selects the most likely."""
+    if not bool(logits_BV.isfinite().all()):
+        raise NonFiniteLoss("the network's scores are NaN or infinite: its training has diverged")
     if config.temperature == 0:
         return logits_BV.argmax(-1)
     logits_BV = logits_BV / config.temperature

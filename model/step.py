@@ -7,7 +7,6 @@ a micro-batch and the number of processes change only rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from corpus.dataset import BatchOrder, TokenStream, micro_batches
+from job.display import Display
 from job.memory import micro_batch_size
 from job.recipe import Recipe
 from job.schedules import common_sequences, learning_rate, tokens_at, tokens_before, window_at
@@ -40,7 +40,7 @@ class StepResult(NamedTuple):
 
 
 class StepRunner:
-    """Runs optimizer steps on ``network``. ``say`` writes to the user, ``note`` to the log only."""
+    """Runs optimizer steps on ``network``."""
 
     def __init__(
         self,
@@ -49,11 +49,10 @@ class StepRunner:
         train: TokenStream,
         world: World,
         device: torch.device,
-        say: Callable[[str], None],
-        note: Callable[[str], None],
+        display: Display,
     ) -> None:
         self.recipe, self.config, self.world, self.device = recipe, recipe.train, world, device
-        self.say = say
+        self.display = display
         block = recipe.model.block_size
         self.order = BatchOrder(len(train), block, recipe.sequences_per_step, self.config.seed)
         self.batches = TokenBatches(train, block, device)
@@ -72,7 +71,7 @@ class StepRunner:
         # A sharded network is not probed: its forward pass is an exchange.
         self.memory_probes = 2 if world.size > 1 and not self.sharded else 0
         compiled, reason = should_compile(recipe, device.type)
-        note(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
+        display.log_only(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         is_gpu = device.type == "cuda"
         # flex_attention has no dropout, and it needs the compiler.
         self.flex = compiled and is_gpu and recipe.model.dropout == 0 and any(network.short)
@@ -171,7 +170,7 @@ class StepRunner:
             name = devices.device_name(self.device)
             raise OutOfMemory(too_small(name, self.micro_batch, smaller, why))
         self.grad_accum_steps = batch // smaller
-        self.say(
+        self.display.say(
             f"out of memory with micro_batch {self.micro_batch}: continuing with {smaller}, "
             f"accumulated {self.grad_accum_steps} times; the batch stays the same. Set "
             f"micro_batch: {smaller} in the recipe"
@@ -187,10 +186,10 @@ class StepRunner:
     def _accumulate(self, step: int, is_probe: bool = False) -> Tensor:
         if self.recipe.model.dropout > 0:
             # Random numbers depend on seed, step and rank: a resumed run draws the same ones.
-            torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank)
-        parts = micro_batches(
-            self.windows(step), self.world.rank, self.world.size, self.micro_batch
-        )
+            seed = (self.config.seed * 1_000_003 + step) * 4096 + self.world.rank
+            torch.manual_seed(seed % 2**63)
+        world = self.world
+        parts = micro_batches(self.windows(step), world.rank, world.size, self.micro_batch)
         total = torch.zeros((), device=self.device)
         for i, starts in enumerate(parts):
             ids_BT, targets_BT = self.batches.take(starts)

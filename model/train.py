@@ -34,9 +34,10 @@ from job.paths import VolumePaths
 from job.recipe import Recipe
 from job.run_end import note_failure, show_finished
 from job.run_record import RUN_NAME, RunStatus, read_record
-from job.run_session import RunSession, refuse_changes
+from job.run_session import RunSession, refuse_changes, refuse_lost_records
 from job.schedules import common_sequences
 from job.step_folders import steps
+from job.training_errors import NonFiniteLoss
 from model import device as devices
 from model.distributed import StopSignal, World, join_world
 from model.gpt import GPT
@@ -79,7 +80,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     with join_world(device.type) as world:
         refuse_changes(folder, recipe)
         record = read_record(folder)
-        _refuse_lost_records(folder)
+        refuse_lost_records(folder)
         is_finished = record is not None and record.status == RunStatus.FINISHED
         if record is not None and is_finished and record.step >= recipe.train.max_steps:
             if world.is_main:
@@ -92,15 +93,12 @@ def _main(arguments: Namespace) -> ExitStatus:
             )
         stop = StopSignal(world)
         with stop.listening():
+            is_resuming = record is not None and bool(record.dataset and steps(folder))
+            should_stop = lambda: stop.received is not None  # noqa: E731
             try:
                 if world.is_main:
-                    ensure_prepared(
-                        recipe,
-                        locations,
-                        arguments.overrides,
-                        lambda: stop.received is not None,
-                        resuming=record is not None and bool(record.dataset and steps(folder)),
-                    )
+                    words = arguments.overrides
+                    ensure_prepared(recipe, locations, words, should_stop, resuming=is_resuming)
             except Interrupted:
                 say("stopped while preparing the data; the same command resumes")
                 return ExitStatus.UNFINISHED
@@ -109,19 +107,6 @@ def _main(arguments: Namespace) -> ExitStatus:
             if hook := os.environ.get(STEP_HOOK):
                 trainer.after_step = import_module(hook).after_step
             return _train(trainer, stop, arguments.json)
-
-
-def _refuse_lost_records(folder: Path) -> None:
-    """Raise UserError if the run has checkpoints but no record of what they were trained with."""
-    lost = [name for name in ("recipe.yaml", "run.json") if not (folder / name).exists()]
-    if not lost and read_record(folder) is None:
-        lost = ["run.json"]
-    if lost and steps(folder):
-        raise UserError(
-            f"run {folder.name} has checkpoints, but {' and '.join(lost)} in {folder} is missing "
-            "or damaged, so its settings and dataset are unknown; restore the file, or start "
-            "another run: --name NEW-NAME"
-        )
 
 
 def _make_trainer(
@@ -148,16 +133,14 @@ def _make_trainer(
                 f"block_size ({recipe.model.block_size}) is longer than the {part} set of "
                 f"{recipe.data.dataset} ({len(stream)} tokens)",
             )
-    prompt = prompt_tokens(
-        recipe.sample.prompt, tokenizer, recipe
-    )  # report a mistake before training
+    prompt = prompt_tokens(recipe.sample.prompt, tokenizer, recipe)  # a mistake ends here
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
     network = GPT(recipe.model, vocabulary(recipe, tokenizer))
     source = recipe.train.init_from
     is_new, messages = not steps(folder), list[str]()
     if is_new and source is not None:
         # Before the run has a folder: after a mistake, no run may refuse the corrected command.
-        load_initial_weights(network, source, locations, messages.append, meta.tokenizer)
+        load_initial_weights(network, tokenizer, source, locations, messages.append)
     session = RunSession(folder, recipe, "train", overrides) if world.is_main else None
     display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
     for line in messages:
@@ -171,15 +154,15 @@ def _make_trainer(
             f"one; run the command again"
         )
     if not (resumed or is_new) and source is not None:  # all of its checkpoints are damaged
-        load_initial_weights(network, source, locations, display.say, meta.tokenizer)
+        load_initial_weights(network, tokenizer, source, locations, display.say)
     if session is not None:
         trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
         save_tokenizer(folder, meta.tokenizer)
         session.attempt.device = devices.device_name(device)
         session.attempt.world_size = world.size
         session.attempt.first_step = step
-        parameters = network.num_parameters()
-        session.progress(force=True, parameters=parameters, step=step, dataset=data)
+        # All of the checkpoint's progress: a kill may have ended the last attempt before its record.
+        trainer.record(parameters=network.num_parameters(), dataset=data)
     action = f"resumes from step {step}" if resumed else "starts"
     display.say(
         f"run {folder.name} {action}: {network.num_parameters() / 1e6:.2f}M parameters, "
@@ -234,8 +217,12 @@ def _sample(
 ) -> None:
     config = trainer.recipe.sample
     # Otherwise compiled blocks are compiled again for each position, up to torch's limit of eight.
-    with torch.compiler.set_stance("force_eager"):
-        text = write_samples(network, tokenizer, prompt, config, out)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            text = write_samples(network, tokenizer, prompt, config, out)
+    except NonFiniteLoss as error:  # the loss decides whether that ends the run
+        trainer.display.say(f"no sample of step {step}: {error}")
+        return
     write_atomically(trainer.folder / "samples" / f"step_{step:08d}.txt", text)
     trainer.display.log_only(text)
 

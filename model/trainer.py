@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -66,9 +66,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.folder = recipe, recipe.train, folder
         self.world, self.device, self.display, self.session = world, device, display, session
-        self.steps = StepRunner(
-            recipe, network, train, world, device, display.say, display.log_only
-        )
+        self.steps = StepRunner(recipe, network, train, world, device, display)
         self.val_batches = TokenBatches(val, recipe.model.block_size, device)
         self.progress = Progress()
         self.saved_step: int | None = None
@@ -79,14 +77,15 @@ class Trainer:
         self.write_sample: Callable[[GPT, int, TextIO | None], None] | None = None
         # Called after each step with its number; tests slow down or hold the trainer with it.
         self.after_step: Callable[[int, StopSignal], None] | None = None
-        self.metrics: Metrics | None = None
         self.writer = checkpoint.CheckpointWriter(folder, self._on_written)
-        self.peak_flops = devices.peak_flops(device)
         number_format = devices.number_format(self.config.dtype, device)
         name = devices.device_name(device)
-        self.roofline_flops = remembered(name, number_format, VolumePaths.current())
-
-    # --- resume -----------------------------------------------------------------------------------
+        # Of all devices, in FLOP/s: the datasheet's figure, and the one measured by `bench roofline`.
+        ceilings = (
+            devices.peak_flops(device),
+            remembered(name, number_format, VolumePaths.current()),
+        )
+        self.ceilings = [ceiling and ceiling * world.size for ceiling in ceilings]
 
     def resume(self) -> bool:
         """Restore the run's newest intact checkpoint; return False if there is none."""
@@ -94,21 +93,22 @@ class Trainer:
         if saved is None:
             return False
         self.steps.restore(saved)
-        self.progress = Progress(**saved.state["progress"])
+        known = {field.name for field in fields(Progress)}  # a newer release may write more
+        values = saved.state["progress"].items()
+        self.progress = Progress(**{key: value for key, value in values if key in known})
         self.saved_step = saved.step
         if self.world.is_main:
             point_latest(self.folder, saved.step)
         return True
 
-    # --- the loop ---------------------------------------------------------------------------------
-
     def train(self, stop: StopSignal) -> bool:
         """Train to the last step; return False if told to stop. Both end with a checkpoint."""
-        if self.world.is_main:
-            # Without a checkpoint step 0 is measured again.
-            logged = self.progress.step if self.saved_step is not None else -1
-            self.metrics = Metrics(self.folder, logged, self.config.wandb_project, self.display.say)
-            self.display.recall(self.folder / "metrics.jsonl")
+        # Without a checkpoint step 0 is measured again.
+        logged = self.progress.step if self.saved_step is not None else -1
+        folder = self.folder if self.world.is_main else None
+        self.metrics = Metrics(folder, logged, self.config.wandb_project, self.display.say)
+        if folder is not None:
+            self.display.recall(folder / "metrics.jsonl")
         self.clock = time.perf_counter()
         val_tokens = len(self.val_batches.stream)
         eval_tokens = min(val_tokens, self.config.eval_tokens or val_tokens)
@@ -125,40 +125,42 @@ class Trainer:
                 self._read_pending()
                 self._save()
             elif not math.isfinite(self.progress.train_loss or 0.0):
+                loss = self.progress.train_loss
                 raise NonFiniteLoss(
-                    f"the last loss is {self.progress.train_loss}: nothing was learned"
-                    f"{self._last_good()}"
+                    f"the last loss is {loss}: nothing was learned{self._last_good()}"
                 )
         finally:
             self.writer.wait()
-            if self.metrics is not None:
-                self.metrics.close()
+            self.metrics.close()
         return finished
 
     def _run_steps(self, stop: StopSignal) -> bool:
         """Run the steps with evaluations, samples and checkpoints; False if told to stop."""
-        config, first = self.config, self.progress.step
-        while self.progress.step < config.max_steps:
+        config, progress, first = self.config, self.progress, self.progress.step
+        while progress.step < config.max_steps:
             if stop.is_set():
                 return False
-            self.pending.append(self.steps.run(self.progress.step))
-            if self.progress.step == first and self.world.is_main:
+            self.pending.append(self.steps.run(progress.step))
+            if progress.step == first and self.world.is_main:
                 self.writer.prepare(self.steps.state())
-            self.progress.step += 1
+            progress.step += 1
             if self.after_step is not None:
-                self.after_step(self.progress.step, stop)
-            self.progress.tokens = tokens_before(config, self.progress.step)
-            step, is_last = self.progress.step, self.progress.step == config.max_steps
+                self.after_step(progress.step, stop)
+            progress.tokens = tokens_before(config, progress.step)
+            step, is_last = progress.step, progress.step == config.max_steps
             save = is_last or step % config.checkpoint_every == 0
             evaluate = is_last or step % config.eval_every == 0
-            if save or evaluate or step % config.log_every == 0 or self.pace.reads_at(step):
+            every = config.sample_every
+            sample = every is not None and step % every == 0 and not is_last
+            is_logged = step % config.log_every == 0 or self.pace.reads_at(step)
+            if save or evaluate or sample or is_logged:
                 self._read_pending()
             if evaluate:
                 self._evaluate()
-                save |= config.keep_best and self.progress.best_step == step
+                save |= config.keep_best and progress.best_step == step
             if save:
                 self._save()
-            if config.sample_every and step % config.sample_every == 0 and not is_last:
+            if sample:
                 self._sample()
         return True
 
@@ -171,81 +173,69 @@ class Trainer:
         norms = torch.stack([result.norm for result in pending]).tolist()
         seconds = time.perf_counter() - self.clock
         self.clock += seconds
+        config, step = self.config, self.progress.step
         self.progress.train_seconds += seconds
-        self.pace.steps(len(losses), self.progress.step, seconds)
-        first = self.progress.step - len(losses)
+        self.pace.steps(len(losses), step, seconds)
+        first = step - len(losses)
         for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._on_nan(self._describe_nan(first + i, loss, norm))
+                windows = np.array2string(self.steps.windows(first + i), threshold=8)
+                good = self._last_good()
+                self._on_nan(nonfinite_loss(first + i + 1, loss, norm, windows, self.recipe, good))
         self.progress.train_loss = losses[-1]
-        speed = (self.progress.tokens - tokens_before(self.config, first)) / seconds
-        flops = speed * self.steps.flops_per_token(self.progress.step - 1)
-        mfu, mfu_roofline = (
-            flops / (ceiling * self.world.size) if ceiling is not None else None
-            for ceiling in (self.peak_flops, self.roofline_flops)
-        )
-        if self.metrics is not None:
-            common = {
-                "tokens_per_second": round(speed, 1),
-                "mfu": mfu,
-                "mfu_roofline": mfu_roofline,
-                "memory_bytes": devices.memory_bytes(self.device),
-                "gpu_use": devices.gpu_use(self.device, int(self.clock)),
-            }
-            for step, result, loss, norm in zip(
-                range(first + 1, self.progress.step + 1), pending, losses, norms, strict=True
-            ):
-                tokens, rate = tokens_before(self.config, step), result.rate
-                self.metrics.log(
-                    "train", step, tokens=tokens, loss=loss, lr=rate, grad_norm=norm, **common
-                )
-                self.display.train.append((step, loss))
-        left = self.pace.left(self.progress.step)
+        speed = (self.progress.tokens - tokens_before(config, first)) / seconds
+        flops = speed * self.steps.flops_per_token(step - 1)
+        mfu, mfu_roofline = (ceiling and flops / ceiling for ceiling in self.ceilings)
+        common = {
+            "tokens_per_second": round(speed, 1),
+            "mfu": mfu,
+            "mfu_roofline": mfu_roofline,
+            "memory_bytes": devices.memory_bytes(self.device),
+            "gpu_use": devices.gpu_use(self.device, int(self.clock)),
+        }
+        numbers = range(first + 1, step + 1)
+        for n, result, loss, norm in zip(numbers, pending, losses, norms, strict=True):
+            own = {"loss": loss, "lr": result.rate, "grad_norm": norm}
+            self.metrics.log("train", n, tokens=tokens_before(config, n), **own, **common)
+            self.display.train.append((n, loss))
+        left = self.pace.left(step)
         if left is None:
-            total = tokens_before(self.config, self.config.max_steps)
-            left = (total - self.progress.tokens) / speed
+            left = (tokens_before(config, config.max_steps) - self.progress.tokens) / speed
         elif self.session is not None:
             elapsed = time.perf_counter() - self.started
-            announce(self.session, self.display, self.progress.step, elapsed, left)
-        self.display.step(self.progress.step, losses[-1], pending[-1].rate, speed, mfu, left)
-        self._record_progress()
+            announce(self.session, self.display, step, elapsed, left)
+        self.display.step(step, losses[-1], pending[-1].rate, speed, mfu, left)
+        self.record()
 
     def _on_nan(self, text: str) -> None:
-        """Raise Diverged; with ``stop_on_nan: false`` warn once."""
+        """Raise NonFiniteLoss; with ``stop_on_nan: false`` warn once."""
         if self.config.stop_on_nan:
             raise NonFiniteLoss(text)
         if not self.has_warned_of_nan:
             self.has_warned_of_nan = True
             self.display.say(
                 f"{text}. stop_on_nan is false: training continues, but checkpoints of such "
-                f"weights are not written"
+                "weights are not written"
             )
-
-    def _describe_nan(self, step: int, loss: float, norm: float) -> str:
-        windows = np.array2string(self.steps.windows(step), threshold=8)
-        return nonfinite_loss(step + 1, loss, norm, windows, self.recipe, self._last_good())
 
     def _last_good(self) -> str:
         step = self.saved_step
         return last_good(step_folder(self.folder, step) if step is not None else None)
 
     def _evaluate(self) -> None:
-        config, steps, started = self.config, self.steps, time.perf_counter()
+        config, steps, progress = self.config, self.steps, self.progress
+        started = time.perf_counter()
         with devices.autocast(config.dtype, self.device):
-            forward, size = steps.eval_forward, steps.micro_batch
-            loss, tokens = validation_loss(
-                forward, self.val_batches, config.eval_tokens, size, self.world
-            )
-        step = self.progress.step
-        self.progress.val_loss = loss
-        best = self.progress.best_val_loss
-        if loss < (math.inf if best is None else best):  # NaN never compares less
-            self.progress.best_val_loss, self.progress.best_step = loss, step
-        if self.metrics is not None:
-            self.metrics.log("val", step, loss=loss, eval_tokens=tokens)
-            self.metrics.flush()
-        self.display.evaluated(step, loss)
-        self._record_progress()
+            forward, limit, size = steps.eval_forward, config.eval_tokens, steps.micro_batch
+            loss, tokens = validation_loss(forward, self.val_batches, limit, size, self.world)
+        progress.val_loss = loss
+        best = math.inf if progress.best_val_loss is None else progress.best_val_loss
+        if loss < best:  # NaN never compares less
+            progress.best_val_loss, progress.best_step = loss, progress.step
+        self.metrics.log("val", progress.step, loss=loss, eval_tokens=tokens)
+        self.metrics.flush()
+        self.display.evaluated(progress.step, loss)
+        self.record()
         self.clock = time.perf_counter()
         self.pace.evaluation(self.clock - started)
 
@@ -257,24 +247,22 @@ class Trainer:
         self.clock = time.perf_counter()
         self.pace.sample(self.clock - started)
 
-    # --- checkpoints ------------------------------------------------------------------------------
-
     def _save(self) -> None:
-        has_part = self.world.is_main or self.steps.sharded
-        if self.progress.step == self.saved_step or not has_part:
+        step, has_part = self.progress.step, self.world.is_main or self.steps.sharded
+        if step == self.saved_step or not has_part:
             return
         started = time.perf_counter()
         if not self.steps.weights_are_finite():
-            self._on_nan(nonfinite_weights(self.progress.step, self.recipe, self._last_good()))
+            self._on_nan(nonfinite_weights(step, self.recipe, self._last_good()))
             return
         self.progress.seconds = started - self.started
-        self.saved_step = self.progress.step
-        state = {"progress": vars(self.progress).copy(), "world_size": self.world.size}
-        self.writer.submit(self.progress.step, self.steps.state(), state, write=self.world.is_main)
+        self.saved_step = step
+        state = {"progress": asdict(self.progress), "world_size": self.world.size}
+        self.metrics.flush(durable=True)  # the checkpoint counts on the lines before it
+        self.writer.submit(step, self.steps.state(), state, write=self.world.is_main)
         stall = time.perf_counter() - started
-        if self.metrics is not None:
-            self.metrics.log("checkpoint", self.progress.step, stall_seconds=round(stall, 4))
-            self.metrics.flush()
+        self.metrics.log("checkpoint", step, stall_seconds=round(stall, 4))
+        self.metrics.flush()
         self.clock = time.perf_counter()
         self.pace.checkpoint(self.clock - started)
 
@@ -285,10 +273,12 @@ class Trainer:
         prune(self.folder, self.config.keep_last, keep)
         self.display.log_only(f"checkpoint of step {step} written")
 
-    def _record_progress(self) -> None:
+    def record(self, **values: Any) -> None:
+        """Write the progress into the run's record; at once if there are other ``values``."""
         if self.session is None:
             return
-        self.progress.seconds = time.perf_counter() - self.started
-        fields = vars(self.progress).copy()
+        if not values:
+            self.progress.seconds = time.perf_counter() - self.started
+        fields = asdict(self.progress) | values
         del fields["best_step"]  # the record does not have it
-        self.session.progress(**fields)
+        self.session.progress(force=bool(values), **fields)

@@ -65,7 +65,7 @@ class HostTarget(LocalTarget):
             workspace=str(self.checkout),
             volumes=tuple(Volume(name, path, path) for name, path in folders.items()),
             python=(sys.executable,),
-            torchrun=(sys.executable, "-m", "torch.distributed.run"),
+            torchrun=(sys.executable, "-m", "job.torchrun"),
             is_container=False,
             variables=tuple(variables.items()),
         )

@@ -30,8 +30,8 @@ def form_errors(form: ChunkLoss, columns: int, dtype: torch.dtype) -> dict[str, 
     capped = CAP * torch.tanh(exact / CAP)
     expected = torch.nn.functional.cross_entropy(capped, targets, ignore_index=IGNORED)
     expected.backward()
-    evaluated, no_gradient = form(logits.clone(), targets, count, IGNORED, False, CAP)
-    trained, gradient = form(logits.clone(), targets, count, IGNORED, True, CAP)
+    evaluated, no_gradient = form(logits.clone(), targets, count, False, CAP)
+    trained, gradient = form(logits.clone(), targets, count, True, CAP)
     assert no_gradient is None
     assert gradient is not None
     assert gradient.dtype == dtype
@@ -53,7 +53,7 @@ def chunked_error(form: ChunkLoss) -> float:
     results = []
     for chunk_loss in (exact_loss, form):
         a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        chunked_cross_entropy(a, b, targets, CAP, IGNORED, 10, chunk_loss).backward()
+        chunked_cross_entropy(a, b, targets, CAP, 10, chunk_loss).backward()
         assert a.grad is not None
         assert b.grad is not None
         results.append(torch.cat([a.grad.flatten(), b.grad.flatten()]))
@@ -80,7 +80,7 @@ def main() -> None:
             print(json.dumps({"dtype": dtype, "columns": columns, **errors}))
     logits = torch.randn(4, 50)
     targets, count = torch.randint(0, 50, (4,)), torch.tensor(4)
-    _, gradient = kernel_loss(logits, targets, count, IGNORED, True, CAP)
+    _, gradient = kernel_loss(logits, targets, count, True, CAP)
     print(json.dumps({"chunked": chunked_error(kernel_loss), "in_place": gradient is logits}))
 
 

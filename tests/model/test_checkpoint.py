@@ -120,7 +120,7 @@ def test_a_full_disk_keeps_complete_checkpoints_only(
         writer.wait()
     said = str(raised.value)
     assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MB" in said
-    assert "B are free; step_00000002 is the last good one" in said
+    assert "B are free; step_00000002 is the last intact one" in said
     assert f"(its oldest checkpoint is {tmp_path}/step_00000001) and type" in said
     assert f"type `runner resume {tmp_path.name}`" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == [

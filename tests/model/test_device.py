@@ -47,7 +47,7 @@ def test_unknown_gpu_use_is_not_an_error(monkeypatch: pytest.MonkeyPatch, error:
 def test_an_unusable_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(devices, "FIRST_GPU", Path("/dev/null"))
-    with pytest.raises(UserError, match=r"there is a GPU, and torch \(CUDA 13.0\) can't use it"):
+    with pytest.raises(UserError, match=r"torch \(CUDA 13.0\) can't use this machine's GPU"):
         devices.pick_device(None, 0)
     assert devices.pick_device("cpu", 0).type == "cpu"
     monkeypatch.setattr(devices, "FIRST_GPU", Path("/dev/none"))

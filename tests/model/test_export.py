@@ -13,8 +13,8 @@ import torch
 from corpus.tokenizer_export import write_tokenizer
 from corpus.tokenizers import ByteTokenizer
 from job.recipe import ModelConfig
+from model.export import export
 from model.gpt import GPT
-from model.hugging_face import export
 from tests.model.conftest import Lab
 
 TRAINED = ("variant=gpt2", "max_steps=20")

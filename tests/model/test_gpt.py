@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from corpus.tokenizers import CharTokenizer
 from job.exit_status import UserError
 from job.paths import CONFIGS
 from job.recipe import ModelConfig, load
 from model.attention import KERNEL_ORDERS, attend, attention_mask, block_mask
+from model.export import export
 from model.gpt import (
     GPT,
-    IGNORE_INDEX,
     Rotary,
     SquaredReLU,
     _qk_norm,
@@ -21,7 +22,8 @@ from model.gpt import (
     rms_norm,
     sigmoid_gelu,
 )
-from model.hugging_face import export, read_weights
+from model.load_run import read_gpt2
+from model.loss import IGNORE_INDEX
 
 
 def scramble(module: torch.nn.Module) -> None:
@@ -43,6 +45,11 @@ def ids(batch: int = 2, length: int = 32) -> torch.Tensor:
     return torch.randint(0, 128, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
+def tokens(count: int) -> CharTokenizer:
+    """Return a tokenizer with ``count`` tokens."""
+    return CharTokenizer(chr(0x4E00 + i) for i in range(count))
+
+
 @pytest.mark.slow
 def test_import_and_export_of_random_weights_keep_the_logits(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
@@ -51,19 +58,19 @@ def test_import_and_export_of_random_weights_keep_the_logits(tmp_path: Path) -> 
     ).eval()
     scramble(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
-    tokens = torch.randint(0, 211, (2, 48))
+    ids_BT = torch.randint(0, 211, (2, 48))
     ours = GPT(ModelConfig(n_layer=3, n_head=4, n_embd=64, block_size=48), vocab_size=211).eval()
-    ours.load_state_dict(read_weights(tmp_path / "theirs", 211))
-    expected = theirs(tokens).logits
+    ours.load_state_dict(read_gpt2(tmp_path / "theirs", ours, tokens(211)))
+    expected = theirs(ids_BT).logits
     assert expected.std() > 0.5  # otherwise the comparison below would be empty
-    assert (ours(tokens) - expected).abs().max() < 1e-4
+    assert (ours(ids_BT) - expected).abs().max() < 1e-4
 
     export(ours, tmp_path / "ours", eot=0)
     assert (
         len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1
     )  # all files are equally readable
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
-    assert (again(tokens).logits - expected).abs().max() < 1e-4
+    assert (again(ids_BT).logits - expected).abs().max() < 1e-4
 
 
 @pytest.mark.slow
@@ -181,10 +188,12 @@ def test_a_window_covers_the_newest_tokens(
     end = start + positions
     q, k, v = torch.randn(2, 3, positions, 8), torch.randn(2, 3, end, 8), torch.randn(2, 3, end, 8)
     distance = torch.arange(start, end)[:, None] - torch.arange(end)
-    expected = attend(q, k, v, (distance >= 0) & (distance < window))
+    expected = attend(q, k, v, (distance >= 0) & (distance < window), 0.0)
     first = max(0, start - window + 1)  # as the cache returns them
     mask = attention_mask(positions, start, window, torch.device("cpu"))
-    assert torch.allclose(attend(q, k[:, :, first:], v[:, :, first:], mask), expected, atol=1e-6)
+    assert torch.allclose(
+        attend(q, k[:, :, first:], v[:, :, first:], mask, 0.0), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("products", [0, 256], ids=["sdpa", "products"])
@@ -285,7 +294,7 @@ def test_flex_attention_on_a_gpu_equals_the_mask() -> None:
 @pytest.mark.parametrize("kernel", list(KERNEL_ORDERS))
 def test_all_attention_kernels_agree(kernel: str) -> None:
     q, k, v = torch.randn(3, 2, 4, 300, 16).unbind(0)
-    assert torch.allclose(attend(q, k, v, None, kernel=kernel), attend(q, k, v, None), atol=1e-6)
+    assert torch.allclose(attend(q, k, v, None, 0.0, kernel), attend(q, k, v, None, 0.0), atol=1e-6)
     assert KERNEL_ORDERS[kernel][0].name.lower().startswith(kernel)
 
 

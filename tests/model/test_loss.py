@@ -36,7 +36,7 @@ def test_chunks_change_nothing(chunk: int, cap: float | None) -> None:
     results = []
     for loss_of in (cross_entropy, lambda *a: chunked_cross_entropy(*a, chunk)):
         a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        loss = loss_of(a, b, targets, cap, IGNORED)
+        loss = loss_of(a, b, targets, cap)
         (3 * loss).backward()
         results.append((loss.detach(), a.grad, b.grad))
     for full, parts in zip(*results, strict=True):
@@ -86,7 +86,7 @@ def test_the_kernel_compiles_for_hopper(
 
     names = ["logits", "targets", "count", "losses"]
     types = dict(zip(names, ["*bf16", "*i64", "*i64", "*fp32"], strict=True))
-    constants = {"ignored": IGNORED, "V": 50304, "CAP": CAP, "WANTS_GRAD": wants_grad}
+    constants = {"IGNORED": IGNORED, "V": 50304, "CAP": CAP, "WANTS_GRAD": wants_grad}
     constants |= {"IS_APPROXIMATE": wants_grad, "BLOCK": loss_kernel.BLOCK}
     signature = types | dict.fromkeys(constants, "constexpr")
     attributes = {(i,): [["tt.divisibility", 16]] for i in range(len(names))}
@@ -122,13 +122,13 @@ def test_an_nvidia_gpu_gets_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_loss_is_zero_if_all_targets_are_ignored() -> None:
     x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8)
-    loss = chunked_cross_entropy(x, weight, torch.full((4,), IGNORED), None, IGNORED, 2)
+    loss = chunked_cross_entropy(x, weight, torch.full((4,), IGNORED), None, 2)
     assert loss.item() == 0.0
 
 
 def test_an_evaluation_computes_no_gradient() -> None:
     weight, targets = torch.randn(50, 16, requires_grad=True), torch.randint(0, 50, (64,))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss = chunked_cross_entropy(torch.randn(64, 16), weight, targets, CAP, IGNORED, 16)
+        loss = chunked_cross_entropy(torch.randn(64, 16), weight, targets, CAP, 16)
     assert counter.get_total_flops() == 2 * 64 * 50 * 16
     assert loss > 0

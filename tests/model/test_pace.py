@@ -93,7 +93,7 @@ def test_a_run_estimates_its_end_after_50_steps(
     _, err = lab.run_python(
         f"{trainer}{slow}from model.train import main; raise SystemExit(main({words!r}))"
     )
-    assert "in all by its first 50 steps" in err
+    assert "from the first 50 steps" in err
     record = read_record(lab.run_folder("run"))
     assert record is not None
     assert record.expected_seconds is not None

@@ -14,10 +14,12 @@ from job.exit_status import ExitStatus
 from job.recipe import ModelConfig
 from job.run_record import read_record
 from job.step_folders import steps
+from model.export import export
 from model.gpt import GPT
-from model.hugging_face import export, read_weights
+from model.load_run import read_gpt2
 from tests.file_server import FileServer, serving
 from tests.model.conftest import Lab
+from tests.model.test_gpt import tokens
 
 TUNED = ("init_from=hf://me/small", "variant=gpt2", "warmup_steps=0", "max_steps=20")
 
@@ -27,7 +29,7 @@ MEASURED = (*TUNED[:3], "max_steps=0")
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     torch.manual_seed(7)
-    made = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=32), vocab_size=256)
+    made = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=32), vocab_size=257)
     export(made, tmp_path / "small", eot=None)
     with serving() as server:
         for name in ("config.json", "model.safetensors"):
@@ -58,7 +60,7 @@ def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> N
         load_file(lab.folder / name / "model.safetensors") for name in ("small", "out")
     )
     wte = "transformer.wte.weight"
-    assert torch.equal(given.pop(wte), written.pop(wte)[:256])
+    assert torch.equal(given.pop(wte), written.pop(wte)[:257])
     assert all(torch.equal(tensor, written[name]) for name, tensor in given.items())
     _, err = lab.train("as-it-is", *MEASURED)
     assert "run as-it-is is already finished: 0 steps, validation loss" in err
@@ -106,7 +108,7 @@ def test_a_folder_without_gpt2_is_an_error(lab: Lab, tmp_path: Path) -> None:
     (other / "config.json").write_text('{"model_type": "llama"}')
     words = (f"init_from={other}", *TUNED[1:])
     _, err = lab.train("lost", *words, status=ExitStatus.ERROR)
-    assert f"{other} has no model.safetensors" in err
+    assert f"{other / 'config.json'} is not a GPT-2, its model_type is 'llama'" in err
     assert "Traceback" not in err
 
 
@@ -122,7 +124,7 @@ def test_padding_rows_get_almost_no_probability(
         published.wte.weight -= 40 / 32
     export(published, tmp_path, eot=None)
     padded = GPT(config, vocab_size=1024)
-    padded.load_state_dict(read_weights(tmp_path, 1024))
+    padded.load_state_dict(read_gpt2(tmp_path, padded, tokens(1000)))
     ids = torch.randint(0, 1000, (8, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         exact, ours = (

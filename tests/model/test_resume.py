@@ -141,7 +141,7 @@ def test_a_finished_run_shows_its_sample_and_does_not_change(lab: Lab) -> None:
     lab.train("done")
     before = final_bytes(lab.run_folder("done"))
     out, err = lab.train("done")
-    assert "finished already" in err
+    assert "is already finished" in err
     assert "--name done-2" in err
     assert out.startswith("the ")
     assert final_bytes(lab.run_folder("done")) == before
