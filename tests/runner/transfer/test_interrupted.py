@@ -40,8 +40,8 @@ BIG = noise(BLOCKS * 8 * MIB)
 @pytest.fixture
 def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry three times without delay."""
-    patience = RetryPolicy(attempts=3, first=0.0)
-    monkeypatch.setattr("runner.targets.modal.volume.RetryPolicy", lambda: patience)
+    retry = RetryPolicy(attempts=3, first_delay_s=0.0)
+    monkeypatch.setattr("runner.targets.modal.volume.RetryPolicy", lambda: retry)
 
 
 def kill_when(

@@ -39,7 +39,9 @@ class Timeline:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.transfer.pull.WATCH_RETRIES", RetryPolicy(attempts=2, first=0.0))
+    monkeypatch.setattr(
+        "runner.transfer.pull.WATCH_RETRIES", RetryPolicy(attempts=2, first_delay_s=0.0)
+    )
     monkeypatch.setattr("runner.transfer.journal.SETTLE_TIME_S", -60.0)
 
 
