@@ -62,6 +62,14 @@ def tarred(format: int = tarfile.PAX_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
+def old_tar() -> bytes:
+    """Make an archive of 1979's format, which only its checksum gives away."""
+    data = bytearray(tarred(tarfile.USTAR_FORMAT))
+    data[257:265], data[148:156] = bytes(8), b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return bytes(data)
+
+
 def content(path: Path) -> bytes:
     files = find_files(str(path), path.parent / "raw")
     return b"".join(segment.text for segment in read(files, "text"))
@@ -77,6 +85,12 @@ def test_compressed_text_and_rows_are_read_under_any_name(
     assert content(path) == TEXT + TEXT
     path.write_bytes(PACKERS[packer](ROWS))
     assert content(path) == b"".join(b"row %d" % i for i in range(50))
+
+
+def test_zstd_that_begins_with_a_skippable_frame_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"\x5e\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip" + zstd(TEXT))
+    assert content(path) == TEXT
 
 
 @pytest.mark.parametrize("packer", PACKERS)
@@ -115,6 +129,8 @@ def test_parquet_is_read_under_any_name(tmp_path: Path) -> None:
         (tarred(), "a tar archive"),
         (tarred(tarfile.USTAR_FORMAT), "a tar archive"),
         (gzip.compress(tarred(), mtime=0), "a tar archive"),
+        (old_tar(), "a tar archive"),
+        (b"damaged" + tarred()[7:], "a tar archive"),
         (lzma.compress(zipped()), "a zip archive"),
         (gzip.compress(parquet(), mtime=0), "Parquet inside gzip"),
         (bz2.compress(gzip.compress(TEXT, mtime=0)), "gzip inside bzip2"),
@@ -175,6 +191,23 @@ def test_damaged_parquet_is_named(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"t\.parquet: damaged Parquet"):
             content(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [(b"row 500", b"row 5x0", "CRC"), (b"PAR1\x15\0", b"PAR1\x15\1", "has 0 of 1000 rows")],
+)
+def test_parquet_whose_damage_still_decodes_is_refused(
+    tmp_path: Path, old: bytes, new: bytes, words: str
+) -> None:
+    path, table = tmp_path / "t.parquet", pa.table({"text": [f"row {i}" for i in range(1000)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table, path, **options)
+    whole = path.read_bytes()
+    assert old in whole
+    path.write_bytes(whole.replace(old, new, 1))
+    with pytest.raises(DataError, match=rf"t\.parquet: damaged.*{words}"):
+        content(path)
 
 
 def test_a_row_that_is_nested_too_deep_is_located(tmp_path: Path) -> None:

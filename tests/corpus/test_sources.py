@@ -217,6 +217,24 @@ def test_without_network_the_error_suggests_a_local_copy(tmp_path: Path) -> None
         find_files("http://127.0.0.1:9/f.txt", tmp_path)
 
 
+def test_a_page_of_html_in_place_of_a_text_is_read_with_a_warning(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.files["/t.txt"] = b"<!DOCTYPE html><p>Not found" * 10
+    said: list[str] = []
+    monitor = Monitor(lambda event: said.append(str(event)))
+    find_files(f"{server.url}/t.txt", tmp_path / "raw", monitor=monitor)
+    assert said[-1] == f"warning: {server.url}/t.txt gave a page of HTML, which is read as text"
+
+
+def test_in_the_cloud_the_error_suggests_a_push(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUN_LAUNCH", '{"target": "cloud"}')
+    with pytest.raises(DataError, match="`runner push data FILE`, then source=/vol/data/FILE"):
+        find_files("http://127.0.0.1:9/f.txt", tmp_path)
+
+
 def test_the_standard_library_is_stable_and_only_code(tmp_path: Path) -> None:
     found = names("stdlib", tmp_path)
     assert found == sorted(found) == names("stdlib", tmp_path)

@@ -11,7 +11,8 @@ from corpus.tokenizer_export import byte_letters, merges, write_tokenizer
 from corpus.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 AWKWARD = (
-    "def f(x):\n    return 'ä – 你好 🙂👩‍👩‍👧'  # x\n\n\n\tend   \r\n\x85 \x1c\u00a0\u3000 \u2028\ufeff\x00it's 'S we'll don't . , ! ?"
+    "def f(x):\n    return 'ä – 你好 🙂👩‍👩‍👧'  # x\n"
+    "\n\n\tend   \r\n\x85 \x1c\u00a0\u3000 \u2028\ufeff\x00it's 'S we'll don't . , ! ?"
     "a  b   c\n \n  \n1234 ½ x² e\u0301 \U0010fffd <unk> <s> [UNK]   "
 )
 

@@ -138,6 +138,23 @@ class TestText:
         assert prepare(config(own), own) == first
         assert prepare(config(own), own, force=True) == first
 
+    def test_a_text_that_changes_while_it_is_prepared_is_refused(
+        self, tmp_path: Path, text: Path
+    ) -> None:
+        def edit(event: object) -> None:
+            if "tokenizing" in str(event):
+                edit_text(text)
+
+        with pytest.raises(DataError, match="changed while it was prepared; run the command again"):
+            prepare(config(text), tmp_path / "d", monitor=Monitor(edit))
+        assert not (tmp_path / "d" / META).exists()
+
+    def test_an_unchanged_text_is_not_read_again(
+        self, folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(verify, "content_sha256")
+        assert is_prepared(config(text), folder)
+
 
 class TestShards:
     def test_an_unchanged_dataset_is_not_read_again(
