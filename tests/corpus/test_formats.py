@@ -223,6 +223,7 @@ def test_a_row_that_is_nested_too_deep_is_located(tmp_path: Path) -> None:
         "http://",
         "http://a:b/",
         "HTTP://:80/x",
+        "http://a:0/x",
         "s3://bucket/x",
         "file:///x",
         "x" * 5000,
