@@ -108,8 +108,9 @@ run_part() {
         volumes=$(mktemp -d)
         DATA_PATH="$volumes/data" CHECKPOINTS_PATH="$volumes/runs" "$python" -m model.train \
             shakespeare_char --name check --device "$device" \
-            "data.source=$data/tinyshakespeare.txt" n_layer=2 max_steps=20 warmup_steps=2 decay_steps=null \
-            eval_every=10 eval_tokens=8192 compile=true loss_chunk=2048 sample.max_new_tokens=20 || exit 2
+            "data.source=$data/tinyshakespeare.txt" n_layer=2 max_steps=20 warmup_steps=2 \
+            decay_steps=null eval_every=10 eval_tokens=8192 compile=true loss_chunk=2048 \
+            sample.max_new_tokens=20 || exit 2
         rm -rf "$volumes"
         ;;
     first)

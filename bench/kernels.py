@@ -14,6 +14,7 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def product_speeds(setup: Setup, device: torch.device) -> None:
     for name, (m, k, n) in shapes.items():
         a = torch.randn(m, k, device=device, dtype=torch.bfloat16)
         b = torch.randn(n, k, device=device, dtype=torch.bfloat16)
-        seconds = _seconds(lambda a=a, b=b: nn.functional.linear(a, b))  # type: ignore[misc]
+        seconds = _seconds(partial(nn.functional.linear, a, b))
         teraflops = 2 * m * k * n / seconds / 1e12
         setup.results.add("product", name=name, mkn=[m, k, n], tflops=round(teraflops, 3))
 
@@ -154,8 +155,7 @@ def attention_speeds(setup: Setup, device: torch.device) -> None:
         q, k, v = (torch.randn_like(zeros).requires_grad_() for _ in range(3))
         qkv = q, k, v
         kernels: dict[str, Callable[[], Tensor]] = {
-            name: lambda backend=backend, qkv=qkv: _sdpa(qkv, backend)  # type: ignore[misc]
-            for name, backend in backends.items()
+            name: partial(_sdpa, qkv, backend) for name, backend in backends.items()
         }
         if device.type == "cuda":  # flex_attention has no backward pass on a CPU
             kernels["flex"] = _flex(qkv, context)
@@ -164,7 +164,7 @@ def attention_speeds(setup: Setup, device: torch.device) -> None:
         for name, kernel in kernels.items():
             with setup.results.record_failure(part="attention", kernel=name, head_size=size):
                 forward_seconds = _seconds(kernel)
-                total_seconds = _seconds(lambda kernel=kernel: kernel().sum().backward())  # type: ignore[misc]
+                total_seconds = _seconds(partial(_with_backward, kernel))
                 setup.results.add(
                     "attention",
                     kernel=name,
@@ -177,6 +177,10 @@ def attention_speeds(setup: Setup, device: torch.device) -> None:
 def _sdpa(qkv: Heads, backend: SDPBackend) -> Tensor:
     with sdpa_kernel(backend):
         return scaled_dot_product_attention(*qkv, is_causal=True)
+
+
+def _with_backward(kernel: Callable[[], Tensor]) -> None:
+    torch.autograd.backward(kernel().sum())
 
 
 def _flex(qkv: Heads, context: int) -> Callable[[], Tensor]:
