@@ -97,7 +97,7 @@ def test_preempted_experiment_gives_the_hosts_result(cloud: CloudFixture, mine: 
     ]
     # A finished or invalid experiment starts nothing.
     calls = len(cloud.modal.calls())
-    assert "is already finished" in cloud.run(*words, "--name", "there")[1]
+    assert "run 'there' already finished" in cloud.run(*words, "--name", "there")[1]
     assert "lr: 0.2 → 0.3" in cloud.run(*words, "lr=0.3", "--name", "there", status=2)[1]
     assert "did you mean 'lr'?" in cloud.run(*words, "lrr=0.3", "--name", "new", status=2)[1]
     assert len(cloud.modal.calls()) == calls
