@@ -134,6 +134,7 @@ def test_a_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
             r"array of JSON objects.*`cat .*a\.json \| jq -c '\.\[\]' >",
         ),
         ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
+        ("a.parquet", b"<html>Not found", "can't be read as Parquet: it does not begin with PAR1"),
         # Without a time, which would give the test another name in each process of pytest.
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-9], "can't be unpacked"),
         ("a.txt.gz", b"plain", "can't be unpacked"),
