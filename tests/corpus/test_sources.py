@@ -268,6 +268,12 @@ def test_links_to_folders_are_followed_once_and_cycles_end(tree: Path, tmp_path:
     assert "2 links to a folder that is read already (0linked/deep/back, a/self)" in said
 
 
+def test_a_link_beside_its_folder_does_not_rename_the_files(tree: Path, tmp_path: Path) -> None:
+    for name in ("0", "z"):
+        (tree / name).symlink_to(tree / "a")
+    assert names(tree, tmp_path) == ["a/y.md", "a/z.txt", "b.txt"]
+
+
 def test_a_glob_reads_a_file_once_through_a_cycle_of_links(tree: Path, tmp_path: Path) -> None:
     (tree / "a" / "self").symlink_to(tree)
     assert names(f"{tree}/**/*.txt", tmp_path) == ["a/z.txt", "b.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 from pathlib import Path
@@ -204,6 +205,13 @@ class TestShards:
         (folder / META).write_text(content)
         with pytest.raises(DataError, match=r"meta\.json: damaged; rebuild.*--force"):
             prepare(config(text), folder)
+
+    def test_a_meta_without_a_split_is_damaged(self, folder: Path) -> None:
+        meta = json.loads((folder / META).read_text())
+        del meta["shards"]["val"]
+        (folder / META).write_text(json.dumps(meta))
+        with pytest.raises(DataError, match="damaged"):
+            dataset_meta(folder)
 
     def test_a_meta_that_names_files_elsewhere_is_refused(self, folder: Path, text: Path) -> None:
         damaged = (folder / META).read_text().replace("d_train_000001.bin", "../d_train_000001.bin")
