@@ -61,7 +61,7 @@ def sample_metrics(path: Path, points: int) -> list[Line]:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Cut a metrics.jsonl behind its last undamaged line of at most ``step``.
+    """Cut a metrics.jsonl after its last undamaged line of at most ``step``.
 
     Steps never decrease within the file, so reading from its end is enough: 1,000,000 lines would
     take 16 s.
@@ -148,7 +148,7 @@ class Metrics:
 
 
 class _TensorBoard:
-    """TensorBoard's event file, written without a thread, whose errors nobody would see."""
+    """TensorBoard's event file, written synchronously, so that errors reach the caller."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2

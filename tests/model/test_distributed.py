@@ -1,11 +1,13 @@
-"""Several processes: how they leave the process group."""
+"""Several processes: joining and leaving the process group, and signals."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 import torch.distributed as dist
 
-from model.distributed import join_world
+from model.distributed import ProcessLost, StopSignal, World, join_world
 
 
 def test_a_process_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +24,36 @@ def test_a_process_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.M
     with join_world("cpu") as one:
         assert (one.rank, one.size) == (1, 2)
     assert ended == ["together"]
+
+
+def test_sigterm_sigint_and_sighup_stop_but_nohup_is_kept() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        stop = StopSignal(World())
+        with stop.listening():
+            signal.raise_signal(number)
+            assert stop.is_set()
+            assert stop.received == number
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopSignal(World())
+        with stop.listening():
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_failed_exchange_is_the_loss_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda *args, **options: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    text = "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"
+    with (
+        pytest.raises(ProcessLost, match="another process of this training ended"),
+        join_world("cpu"),
+    ):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shapes"), join_world("cpu"):
+        raise RuntimeError("shapes differ")

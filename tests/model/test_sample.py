@@ -11,6 +11,7 @@ import torch
 from corpus.tokenizers import ByteTokenizer, CharTokenizer
 from job.paths import CONFIGS
 from job.recipe import SampleConfig, load
+from job.training_errors import NonFiniteLoss
 from model.gpt import GPT
 from model.sample import draw, generate, prompt_tokens
 from model.train import _sample
@@ -128,3 +129,10 @@ def test_an_empty_prompt_is_the_end_of_text_or_a_line_feed_or_the_first_characte
     recipe = load(CONFIGS / "quickstart.yaml")
     tokenizers = (ByteTokenizer(), CharTokenizer("\tA\n"), CharTokenizer("ACGT"))
     assert [prompt_tokens("", tokenizer, recipe) for tokenizer in tokenizers] == [[256], [1], [0]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_one_line(value: float) -> None:
+    config = SampleConfig()
+    with pytest.raises(NonFiniteLoss, match="diverged"):
+        draw(torch.tensor([[1.0, value]]), config, torch.Generator())

@@ -320,3 +320,29 @@ def test_initial_weights_of_other_tokens_are_refused(lab: Lab) -> None:
     _, err = lab.train("second", *words, status=ExitStatus.ERROR)
     assert "first learned tokenizer chars with other tokens than the dataset's chars" in err
     assert not lab.run_folder("second").exists()
+
+
+def test_initial_weights_of_another_function_are_refused_with_the_key(lab: Lab) -> None:
+    lab.train("first", "max_steps=5", "n_head=2")
+    words = ("max_steps=5", "warmup_steps=0", "n_head=4")
+    run = lab.run_folder("first")
+    for source in ("first", str(run), str(run / "step_00000005")):
+        _, err = lab.train("second", *words, f"init_from={source}", status=ExitStatus.ERROR)
+        assert "model.n_head is 2 there, 4 here" in err
+    (run / "recipe.yaml").rename(run / "recipe.bak")
+    _, err = lab.train("second", *words, "init_from=first", status=ExitStatus.ERROR)
+    assert "has no recipe.yaml or no tokenizer.json" in err
+    assert not lab.run_folder("second").exists()
+
+
+@pytest.mark.parametrize("job", ["evaluate", "sample", "export"])
+def test_the_network_of_a_trained_run_cannot_be_overridden(lab: Lab, job: str) -> None:
+    lab.train("first", "max_steps=5", "n_head=2")
+    _, err = lab.run(job, "--name", "first", "n_head=4", status=ExitStatus.USAGE)
+    assert "argument 'n_head=4': run first was trained with model.n_head=2" in err
+
+
+def test_any_seed_works_with_dropout(lab: Lab) -> None:
+    words = ("max_steps=2", "warmup_steps=0", "dropout=0.1", "variant=gpt2")
+    lab.train("first", *words, f"train.seed={2**63 - 1}")
+    lab.run("sample", "--name", "first", f"seed={2**63 - 1}", "max_new_tokens=2")
