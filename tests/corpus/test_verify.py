@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -268,8 +269,11 @@ class TestRun:
     def test_the_fingerprint_covers_both_splits_and_the_tokenizer(
         self, folder: Path, text: Path
     ) -> None:
-        recorded = dataset_identity(folder, dataset_meta(folder))
+        meta = dataset_meta(folder)
+        recorded = dataset_identity(folder, meta)
         assert require_dataset_of_run("a", recorded, folder).train_tokens == 9001
+        other = dataset_identity(folder, replace(meta, tokenizer={"name": "gpt2"}))
+        assert other["fingerprint"] != recorded["fingerprint"]
         for changed in (
             b"The quick brown fox\n",
             b"the quick brown foX\n",
