@@ -191,7 +191,8 @@ def read_tokenizer(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError):
         tree = None
-    if not isinstance(tree, dict) or not _key(tree) or tree == {"name": "chars"}:
+    name = tree.get("name") if isinstance(tree, dict) else None
+    if not isinstance(name, str) or tree == {"name": "chars"}:
         remedy = "if the run's dataset is here, remove this file and run the command again"
         raise DataError(f"{folder / TOKENIZER}: damaged; {remedy}")
     return tree

@@ -201,6 +201,15 @@ class TestShards:
         with pytest.raises(DataError, match="has token 60000, and tokenizer gpt2 has 50257"):
             is_prepared(DataConfig(dataset="x"), tmp_path)
 
+    def test_shards_of_another_program_are_used_with_a_warning(
+        self, folder: Path, text: Path
+    ) -> None:
+        (folder / META).unlink()
+        said: list[str] = []
+        monitor = Monitor(lambda event: said.append(str(event)))
+        assert is_prepared(config(text, tokenizer="gpt2"), folder, monitor=monitor)
+        assert f"{folder} has shards of another program, used instead of {text}" in said[-1]
+
     @pytest.mark.parametrize("content", ["null", "[]", '{"shards": 5}', "{", '{"tokenizer": {}}'])
     def test_a_damaged_meta_is_named(self, folder: Path, text: Path, content: str) -> None:
         (folder / META).write_text(content)
@@ -311,7 +320,7 @@ class TestRun:
     )
     def test_a_damaged_tokenizer_is_named(self, folder: Path, tmp_path: Path, content: str) -> None:
         (tmp_path / "tokenizer.json").write_text(content)
-        with pytest.raises(DataError):
+        with pytest.raises(DataError, match=r"tokenizer\.json: damaged"):
             tokenizer_of_run(tmp_path, {}, folder)
 
     def test_tokenizers_are_compared_by_their_characters(self) -> None:
