@@ -106,7 +106,7 @@ def test_non_finite_weights_are_never_written(lab: Lab) -> None:
     record = read_record(folder)
     assert record is not None
     assert record.attempts[-1].reason is not None
-    assert "no longer numbers" in record.attempts[-1].reason
+    assert "are NaN or infinite" in record.attempts[-1].reason
 
 
 def test_stop_on_nan_can_be_switched_off(lab: Lab) -> None:
