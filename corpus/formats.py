@@ -1,4 +1,4 @@
-"""What a source file holds, told by its content; and its bytes, decompressed.
+"""Detect the format of a source file by its content, and read its decompressed bytes.
 
 An extension is never believed: C4 names JSON lines ``.json.gz``. Text, JSON lines (both also
 compressed) and Parquet are read; everything else is refused by name.

@@ -145,7 +145,7 @@ def last_cut(text: bytes) -> int:
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield pieces of about PIECE bytes; where one ends depends only on where it begins."""
+    """Yield pieces of about PIECE bytes; the end of a piece depends only on its start."""
     text, size = b"", PIECE
     while True:
         text += stream.read(max(0, size - len(text)))

@@ -33,7 +33,7 @@ REBUILD = "`prepare --force` makes it again"
 
 @dataclass(frozen=True)
 class Checks:
-    """How a finished dataset is compared with what the recipe asks for."""
+    """Options for comparing a finished dataset with the recipe."""
 
     any_source: bool = False  # accept another text's, if the recipe's is not on this machine
     changed_text: bool = False  # only warn that the text has changed: a resumed run keeps its own

@@ -34,7 +34,7 @@ class RunStatus(StrEnum):
 
 
 class EndReason(StrEnum):
-    """Why an attempt on Modal ended."""
+    """The reason for the end of an attempt on Modal."""
 
     FINISHED = "finished"
     FAILED = "failed"
@@ -120,7 +120,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record in ``folder``; None if there is no readable one."""
+    """Return the record in ``folder``; None if it is missing or unreadable."""
     try:
         return parse_record((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -103,7 +103,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest intact checkpoint, warning about damaged ones; None if there is none."""
+    """Return the newest intact checkpoint, warning about damaged ones; None if none is intact."""
     for step in reversed(steps(run)):
         try:
             return read(step_folder(run, step))

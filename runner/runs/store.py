@@ -275,7 +275,7 @@ def discard_if_not_started(folder: Path, code: int) -> bool:
 def is_fresh(age: float | None) -> bool:
     """Return True if a heartbeat of this age, in seconds, belongs to an active run.
 
-    None stands for a missing one.
+    None means a missing one.
     """
     return age is not None and age < FRESH_SECONDS
 

@@ -57,7 +57,7 @@ class Series:
     """A curve to draw.
 
     With ``marks``, its points are shown; otherwise it is smoothed, and ``spread`` adds the faint
-    band of the values behind the means.
+    band of the values of each mean.
     """
 
     name: str
@@ -203,7 +203,7 @@ def y_range(
 ) -> tuple[float, float, float] | None:
     """Return the lowest and highest value to show, and the padding; None without values.
 
-    ``spread`` includes the values behind the means.
+    ``spread`` includes the values of each mean.
     """
     points = [p for curve in curves for p in curve.points[len(curve) // IGNORED_START :]]
     if not points:

@@ -294,7 +294,7 @@ class AttemptRunner:
         return status.st_mtime_ns, status.st_ino
 
     def _measured_stopping_s(self) -> float:
-        """Estimate the seconds that stopping takes; 0 while there is no measurement.
+        """Estimate the seconds that stopping takes; 0 before the first measurement.
 
         They are the longest pause between two metrics (the trainer notices a request between
         steps), and the longest write and commit of a checkpoint.
@@ -339,7 +339,7 @@ class AttemptRunner:
             path = f"{self.job['run']}/{attempts.STOP_NAME}"
             request = json.loads(self.volumes.read("checkpoints", path))
             return bool(request.get("call") == self.call)
-        except Exception:  # usually: there is no such file
+        except Exception:  # usually the file does not exist
             return False
 
 

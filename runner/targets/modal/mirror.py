@@ -25,7 +25,7 @@ class MirroredRuns:
         self.target = target
 
     def state(self, run: str) -> RunInfo | None:
-        """Return the state of the run when it was pulled; None if there is no copy."""
+        """Return the state of the run when it was pulled; None if it was not pulled."""
         folder = self.checkpoints / run
         record, launch = read_record(folder), read_launch(folder)
         if record is None:

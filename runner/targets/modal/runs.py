@@ -81,7 +81,7 @@ class CloudRun:
 
 
 def read_run(files: LazyVolumeFiles, name: str) -> CloudRun:
-    """Return the run's records; empty ones if there is no such run."""
+    """Return the run's records; empty ones for an unknown run."""
     paths = (f"{name}/run.json", f"{name}/{LAUNCH_NAME}", f"{name}/{attempts.NAME}")
     with ThreadPoolExecutor(len(paths)) as pool:
         record, launch_text, log = pool.map(files.read_if_exists, paths)

@@ -167,7 +167,7 @@ class ModalVolumeFiles:
         return bool(self.id)
 
     def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if there is no such file."""
+        """Return the file's size in bytes; None if it does not exist."""
         entry = self.entry(path)
         return entry.size if entry is not None else None
 
@@ -190,7 +190,7 @@ class ModalVolumeFiles:
             yield VolumeEntry(entry.path, entry.size, float(entry.modified), is_folder)
 
     def entry(self, path: str) -> RemoteEntry | None:
-        """Return the file's entry; None if there is no such file."""
+        """Return the file's entry; None if it does not exist."""
         try:
             listed = self.listing(path, recursive=False)
         except FileNotFoundError:
@@ -290,7 +290,7 @@ class LazyVolumeFiles:
         return open_files(self.name, self.environ)
 
     def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if there is no such file."""
+        """Return the file's size in bytes; None if it does not exist."""
         return self.opened.size(path) if is_configured(self.environ) else None
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
@@ -317,7 +317,7 @@ class LazyVolumeFiles:
         self.opened.retry.call(upload)
 
     def read_if_exists(self, path: str) -> bytes | None:
-        """Return a small file's bytes; None if there is no such file."""
+        """Return a small file's bytes; None if it does not exist."""
         try:
             return self.read(path)
         except FileNotFoundError:
