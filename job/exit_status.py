@@ -24,23 +24,23 @@ class ExitStatus(IntEnum):
 
 MEANINGS = {
     ExitStatus.DONE: "done",
-    ExitStatus.ERROR: "an error; the message says what, why and what to type next",
+    ExitStatus.ERROR: "an error; the message says what went wrong, why, and what to type next",
     ExitStatus.USAGE: "a mistake in the command line, a recipe or a setting; nothing was started",
     ExitStatus.JOB_FAILED: "the job failed; `runner logs RUN` shows why",
     ExitStatus.UNFINISHED: (
-        "unfinished: stopped after a checkpoint; the same command or `runner resume RUN` resumes"
+        "stopped early, checkpoint saved; to resume, repeat the command or use `runner resume RUN`"
     ),
     ExitStatus.NOT_FOUND: "no such run, file or folder",
-    ExitStatus.CANCELLED: "the user answered no",
+    ExitStatus.CANCELLED: "declined at a question",
     ExitStatus.OVER_BUDGET: (
-        "stopped by --max-cost or --budget after a checkpoint; a higher limit resumes"
+        "stopped by --max-cost or --budget, checkpoint saved; resume with a higher limit"
     ),
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
 class UserError(Exception):
-    """An error that the user can fix; the message says what, why, and what to type next."""
+    """An error that the user can fix; the message says what is wrong, why, and how to fix it."""
 
     status = ExitStatus.ERROR
 

@@ -80,7 +80,7 @@ class Trainer:
         self.writer = checkpoint.CheckpointWriter(folder, self._on_written)
         number_format = devices.number_format(self.config.dtype, device)
         name = devices.device_name(device)
-        # Of all devices, in FLOP/s: the datasheet's figure, and the one measured by `bench roofline`.
+        # Peak FLOP/s of a device, from the datasheet and as measured by `bench roofline`.
         ceilings = (
             devices.peak_flops(device),
             remembered(name, number_format, VolumePaths.current()),
@@ -113,7 +113,7 @@ class Trainer:
         val_tokens = len(self.val_batches.stream)
         eval_tokens = min(val_tokens, self.config.eval_tokens or val_tokens)
         self.pace = EtaEstimator(self.config, self.progress.step, eval_tokens)
-        # The time to import torch and to read the data counts: it is paid for.
+        # Includes the import of torch and the reading of the data, which are billed too.
         startup = time.time() - self.session.attempt.started if self.session is not None else 0.0
         self.started = self.clock - startup - self.progress.seconds
         try:
@@ -127,7 +127,7 @@ class Trainer:
             elif not math.isfinite(self.progress.train_loss or 0.0):
                 loss = self.progress.train_loss
                 raise NonFiniteLoss(
-                    f"the last loss is {loss}: nothing was learned{self._last_good()}"
+                    f"the last loss is {loss}: the training diverged{self._last_good()}"
                 )
         finally:
             self.writer.wait()
@@ -248,8 +248,8 @@ class Trainer:
         self.pace.sample(self.clock - started)
 
     def _save(self) -> None:
-        step, has_part = self.progress.step, self.world.is_main or self.steps.sharded
-        if step == self.saved_step or not has_part:
+        step, takes_part = self.progress.step, self.world.is_main or self.steps.sharded
+        if step == self.saved_step or not takes_part:
             return
         started = time.perf_counter()
         if not self.steps.weights_are_finite():

@@ -25,7 +25,7 @@ COMMANDS = Path(__file__).parent / "commands"
 ENVIRONMENT = (
     (
         "DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH",
-        "folders of the volumes of `runner host`; by default volumes/*",
+        "folders of the volumes for `runner host` (default: volumes/data, ...)",
     ),
     (
         "MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE",
@@ -36,9 +36,12 @@ ENVIRONMENT = (
     ("NO_COLOR", "disables colors"),
 )
 FILES = (
-    ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe has the name of its file"),
+    ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe is named after its file"),
     ("volumes/", "data, checkpoints (one folder per run) and cache"),
-    (".env", "variables and keys for jobs, and the Compose files; `runner doctor --fix` writes it"),
+    (
+        ".env",
+        "variables and API keys for jobs and Docker Compose; `runner doctor --fix` creates it",
+    ),
     ("prices.yaml", "your own GPU prices; also ~/.config/gpt-runner/prices.yaml"),
 )
 

@@ -43,7 +43,7 @@ def build_request(
     options: TargetOptions,
 ) -> Request:
     """Return the request for a job, an experiment or a command."""
-    # Without an account the runs are unknown; a plan can be shown all the same.
+    # Without an account the runs cannot be listed, but the plan can be shown.
     files = target.files("checkpoints") if target.is_configured() else None
     if arguments.job == "run":
         return experiment_request(arguments, cli.cwd, files, options)
@@ -65,7 +65,7 @@ def run_request(
         return show_finished(cli, target, request, record)
     plan = target.plan(request, state)
     if record is not None and plan.question is not None and not arguments.dry_run:
-        # Elsewhere the trainer shows the finished run; here starting it would cost money.
+        # A free target lets the trainer show the finished run; on this one a start costs money.
         return show_finished(cli, target, request, record)
     if arguments.dry_run and arguments.as_json:
         cli.json(plan.to_json())
@@ -82,11 +82,12 @@ def run_request(
 
 
 def confirm(cli: CliContext, question: str | None, yes: bool) -> None:
-    """Ask a plan's question, if any. Raise RunnerError: 103 after a no, 2 without a terminal."""
+    """Ask a plan's question, if any. Raise RunnerError: 103 if declined, 2 without a terminal."""
     if question is None or yes:
         return
     if not cli.is_terminal:
-        raise usage(f"{question} Not a terminal; pass -y to confirm:\n  {cli.line} -y")
+        what = question.removesuffix(" Start it?")
+        raise usage(f"{what} This is not a terminal; pass -y to confirm:\n  {cli.line} -y")
     if not cli.ask(question):
         raise RunnerError("not started", ExitStatus.CANCELLED)
 
@@ -137,5 +138,7 @@ def run_plan(cli: CliContext, target: Target, plan: Plan) -> ExitStatus:
 def _recorded_state(target: Target, plan: Plan, started: LaunchHandle) -> RunInfo | None:
     """Return the run's state if its record is of this attempt."""
     state = target.state(plan.run)
-    is_of_attempt = state is not None and state.ended is not None and state.ended >= started.started
-    return state if is_of_attempt else None
+    belongs_to_attempt = (
+        state is not None and state.ended is not None and state.ended >= started.started
+    )
+    return state if belongs_to_attempt else None

@@ -275,7 +275,8 @@ class AttemptRunner:
         if self.rank == 0:
             for name in self.job["commits"]:
                 self.volumes.commit(name)
-            if reason != EndReason.PREEMPTED:  # then time is short; Modal commits the rest at exit
+            # After a preemption time is short, and Modal commits these at exit.
+            if reason != EndReason.PREEMPTED:
                 for name in ("data", "cache"):
                     self.volumes.commit(name)
         return reason, status

@@ -37,7 +37,7 @@ T = TypeVar("T")
 def modal_name(volume: str, environ: Mapping[str, str] = os.environ) -> str:
     """Return the volume's name on Modal. Raises RunnerError, exit code 2, for an unknown volume."""
     if volume not in VOLUMES:
-        guess = did_you_mean(volume, VOLUMES) or f"; there are {', '.join(VOLUMES)}"
+        guess = did_you_mean(volume, VOLUMES) or f"; the volumes are {', '.join(VOLUMES)}"
         raise usage(f"unknown volume '{volume}'{guess}")
     return f"{environ.get(PREFIX_VARIABLE) or PREFIX}{volume}"
 

@@ -166,7 +166,7 @@ def test_recipe_sweep_shows_estimates_and_trains(cloud: CloudFixture) -> None:
     assert plan["estimated_seconds"] > 200
     _, err = cloud.run(*words, status=2)
     assert "The sweep will cost about $0.0" in err
-    assert ", at most $5.00. Start it? Not a terminal; pass -y to confirm" in err
+    assert ", at most $5.00. This is not a terminal; pass -y to confirm" in err
     out, err = cloud.run(*words, "-y", "--max-parallel", "2", "--json")
     trials = json.loads(out)["trials"]
     assert [trial["status"] for trial in trials] == ["finished"] * 2, err
