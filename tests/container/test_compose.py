@@ -155,7 +155,7 @@ def test_the_trainers_tests_pass_inside(ordinary):
     """A part of what the service runs by default: all of it would train everything twice in this suite."""
     quick = [
         f"tests/{name}.py"
-        for name in ("model/test_gpt", "model/test_generate", "job/test_recipe", "job/test_health")
+        for name in ("model/test_gpt", "model/test_sample", "job/test_recipe", "job/test_health")
     ]
     result = ordinary.run(
         "test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False

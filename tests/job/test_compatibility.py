@@ -38,11 +38,11 @@ def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
     assert find_run("a", tmp_path).name == "a"
     with pytest.raises(NoSuchRun, match=r"no run d in .*; runs: c, b, a"):
         find_run("d", tmp_path)
-    with pytest.raises(NoSuchRun, match=r"run c is a command, and no network"):
+    with pytest.raises(NoSuchRun, match=r"run c is a run of command, not of train"):
         find_run("c", tmp_path)
     (tmp_path / "a" / "recipe.yaml").unlink()
     with pytest.raises(
-        NoSuchRun, match=r"run a has no recipe\.yaml in .*a, which .* runner host train --name a-2"
+        NoSuchRun, match=r"run a has no recipe\.yaml in .*a; restore .* runner host train --name a-2"
     ):
         find_run("a", tmp_path)
 

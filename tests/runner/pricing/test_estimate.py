@@ -155,7 +155,7 @@ def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
             "a single sequence does not fit on a T4: it needs about 34 of 16 GB",
         ),
         ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on a T4"),
-        ("cloud --device mps", "--device mps is a Mac's own GPU, which cloud does not see"),
+        ("cloud --device mps", "--device mps is the GPU of a Mac, which cloud can't use"),
     ],
 )
 def test_impossible_launch_is_refused(line: str, words: str, tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
     with open_cloud(checkout, tmp_path, rates=RATES) as cloud:
         plan = json.loads(cloud.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")[0])
         assert "Modal's rates for this account" in json.dumps(plan)
-        found = json.loads(cloud.run("plan", "tiny", "--gpu", "H100", "--live", "--json")[0])
-        by_table = json.loads(cloud.run("plan", "tiny", "--gpu", "H100", "--json")[0])
+        found = json.loads(cloud.run("estimate", "tiny", "--gpu", "H100", "--live", "--json")[0])
+        by_table = json.loads(cloud.run("estimate", "tiny", "--gpu", "H100", "--json")[0])
         assert "Modal's rates for this account" in found["prices"]
         assert "Modal's rates" not in by_table["prices"]
         cloud.train("--gpu", "H100", "max_steps=6")
@@ -137,8 +137,8 @@ def test_table_applies_without_live_rates_and_live_fails(tmp_path: Path) -> None
     with open_cloud(checkout, tmp_path) as cloud:
         out, _ = cloud.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")
         assert "Modal's rates" not in out
-        _, err = cloud.run("plan", "tiny", "--live", status=1)
-        assert "Modal gave no rates" in err
+        _, err = cloud.run("estimate", "tiny", "--live", status=1)
+        assert "Modal returned no prices" in err
 
 
 def test_hanging_modal_delays_neither_the_plan_nor_the_exit() -> None:

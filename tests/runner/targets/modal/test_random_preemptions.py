@@ -24,7 +24,7 @@ FILE_SECONDS = 0.15
 
 TRAINING_SECONDS = 1.0  # after the trainer's first line, in which it is preempted
 
-BEGINS = ("run tiny begins", "run tiny goes on")
+BEGINS = ("run tiny starts", "run tiny resumes")
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def _tensorboard(cloud: CloudFixture) -> Iterator[Callable[[], bytes]]:
         board.send_signal(signal.SIGTERM)
         _, err = board.communicate(timeout=30)
     assert board.returncode == 0, err
-    assert f"curves of tiny: http://127.0.0.1:{port} (Ctrl-C ends it)" in err
+    assert f"curves of tiny: http://127.0.0.1:{port} (Ctrl-C stops it)" in err
     assert "Traceback" not in err
 
 
