@@ -83,7 +83,10 @@ def test_a_job_has_the_variables_of_its_test_alone() -> None:
 def test_a_module_is_run_once_and_as_main(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "CHECKPOINTS_PATH": str(tmp_path)}
     process = WarmProcess(["-m", "model.sample", "--name", "none"], environment)
-    assert process.communicate(60) == ("", f"error: no run none in {tmp_path}; there are no runs yet\n")
+    assert process.communicate(60) == (
+        "",
+        f"error: no run none in {tmp_path}; there are no runs yet\n",
+    )
 
 
 def test_what_sets_no_seed_does_not_the_same_twice() -> None:

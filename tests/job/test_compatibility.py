@@ -42,7 +42,8 @@ def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
         find_run("c", tmp_path)
     (tmp_path / "a" / "recipe.yaml").unlink()
     with pytest.raises(
-        NoSuchRun, match=r"run a has no recipe\.yaml in .*a; restore .* runner host train --name a-2"
+        NoSuchRun,
+        match=r"run a has no recipe\.yaml in .*a; restore .* runner host train --name a-2",
     ):
         find_run("a", tmp_path)
 
