@@ -17,36 +17,24 @@ if TYPE_CHECKING:
 Decorator = Callable[[Any], Any]
 
 
-class Duration(click.ParamType[float]):
-    """``90m``, ``12h`` or ``3d``, as seconds."""
+class _Amount(click.ParamType[float]):
+    """A number that is typed with a unit."""
 
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the seconds in ``value``."""
-        return (
-            value
-            if isinstance(value, float)
-            else parse_duration(not_empty(value, param), flag(param))
-        )
-
-
-class Dollars(click.ParamType[float]):
-    """``25`` or ``$25``, as a float."""
-
-    name = "dollars"
+    def __init__(self, name: str, parse: Callable[[str, str], float]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the amount in ``value``."""
-        return (
-            value
-            if isinstance(value, float)
-            else parse_dollars(not_empty(value, param), flag(param))
-        )
+        """Return the number in ``value``."""
+        if isinstance(value, float):
+            return value
+        return self._parse(not_empty(value, param), flag(param))
+
+
+DURATION = _Amount("duration", parse_duration)  # 90m, 12h or 3d, in seconds
+DOLLARS = _Amount("dollars", parse_dollars)  # 25 or $25
 
 
 class GpuSpec(click.ParamType["GpuRequest"]):
@@ -106,14 +94,14 @@ DEVICE = click.option(
 
 TIMEOUT = click.option(
     "--timeout",
-    type=Duration(),
+    type=DURATION,
     metavar="TIME",
     help="Maximum time of the run over all attempts: 90m, 12h, 3d.",
 )
 
 MAX_COST = click.option(
     "--max-cost",
-    type=Dollars(),
+    type=DOLLARS,
     metavar="USD",
     help="Maximum cost over all attempts; the run then saves a checkpoint and exits with 104.",
 )

@@ -8,7 +8,7 @@
 
 import click
 
-from runner.cli_options import RUN, Duration
+from runner.cli_options import DURATION, RUN
 from runner.console import CliContext
 
 
@@ -20,7 +20,7 @@ from runner.console import CliContext
 )
 @click.option(
     "--since",
-    type=Duration(),
+    type=DURATION,
     metavar="TIME",
     help="Print only lines written in the last 30m, 2h or 1d.",
 )

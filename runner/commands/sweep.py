@@ -16,12 +16,12 @@ import click
 from runner import completion
 from runner.cli_options import (
     DEVICE,
+    DOLLARS,
     DRY_RUN,
     JSON,
     REGION,
     TIMEOUT,
     YES,
-    Dollars,
     GpuSpec,
 )
 from runner.console import CliContext
@@ -49,7 +49,7 @@ from runner.console import CliContext
     help="Trials to run at a time; by default 1, or 4 on Modal.",
 )
 @click.option(
-    "--budget", type=Dollars(), metavar="USD", help="cloud: maximum cost of all trials together."
+    "--budget", type=DOLLARS, metavar="USD", help="cloud: maximum cost of all trials together."
 )
 @click.option(
     "--gpu",

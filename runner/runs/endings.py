@@ -8,7 +8,7 @@ from job.run_record import EndReason, RunStatus
 # Exit statuses that jobs use as the runner does; any other failure is the job's own.
 SHARED_STATUSES = {int(status) for status in ExitStatus} - {int(ExitStatus.ERROR)}
 
-SIGINT_STATUS, SIGKILL_STATUS = 130, 137
+SIGKILL_STATUS = 137
 
 
 def runner_status(code: int, recorded: str | None = None) -> ExitStatus:

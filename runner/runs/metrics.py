@@ -30,7 +30,6 @@ SKIPPED_KINDS = {"checkpoint"}
 MAX_CURVES = 40
 
 Axis = Literal["step", "tokens", "time"]
-AXES: tuple[Axis, ...] = ("step", "tokens", "time")
 
 # More points than a screen or a page has columns. A long curve keeps between half of them and all.
 MAX_POINTS = 2048
