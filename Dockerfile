@@ -38,6 +38,12 @@ ENV DATA_PATH=/vol/data \
     TIKTOKEN_CACHE_DIR=/vol/cache/tiktoken \
     HF_HOME=/vol/cache/huggingface
 
+# tmux keeps a shell whose connection is lost. A layer of its own, after torch, which stays cached.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends tmux \
+    && rm -rf /var/lib/apt/lists/*
+
 # For NVIDIA's container toolkit: expose the container's GPUs to CUDA and nvidia-smi.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -32,7 +32,7 @@ fmt: .venv/with-dev ## format the code
 	@$(bin)/python -m ruff check --fix . && $(bin)/python -m ruff format .
 
 docs: .venv/with-dev ## regenerate docs/cli.md from the commands
-	@$(bin)/python -m runner.cli_reference
+	@$(bin)/python docs/cli_reference.py
 
 lock: .venv/with-dev ## update requirements.lock from pyproject.toml (ARGS=--upgrade)
 	@$(pip) --quiet uv && PATH="$(bin):$$PATH" $(bin)/python container/lock.py $(ARGS)

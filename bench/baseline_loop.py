@@ -37,6 +37,7 @@ HEAD_SIZE = 128  # nanochat's
 REFERENCE_TOKENS = 2**19  # tokens in a step of the size that nanochat's rates were tuned for
 TOKENS_PER_PARAMETER = 12  # nanochat's default training length
 Autocast = Callable[[], AbstractContextManager[Any]]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets
 
 
 def encode(setup: Setup, task: Task) -> str:
@@ -55,7 +56,7 @@ def train(
     setup: Setup,
     task: Task,
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Loss,
     step_optimizer: Callable[[int], None],
     autocast: Autocast = nullcontext,
     **extra: Any,
@@ -102,7 +103,7 @@ def evaluate(
     val: TokenBatches,
     val_tokens: int,
     micro_batch: int,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Loss,
     autocast: Autocast,
 ) -> float:
     """Return the mean loss over the first windows of the validation set."""
@@ -118,11 +119,11 @@ def evaluate(
     return total / count
 
 
-def train_hugging_face(setup: Setup, task: Task) -> None:
-    """Train transformers' GPT2LMHeadModel, compiled on CUDA."""
+def hugging_face_network(setup: Setup) -> nn.Module:
+    """Build transformers' GPT2LMHeadModel in the recipe's shape."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape, cuda = setup.recipe.model, setup.device == "cuda"
+    shape = setup.recipe.model
     config = GPT2Config(
         vocab_size=setup.padded_vocab_size,
         n_positions=shape.block_size,
@@ -135,17 +136,33 @@ def train_hugging_face(setup: Setup, task: Task) -> None:
         use_cache=False,
     )
     network: nn.Module = GPT2LMHeadModel(config)
-    network.to(setup.device)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.parameters() if p.dim() >= 2], "weight_decay": 0.1},
-        {"params": [p for p in network.parameters() if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    peak = task.lr or 6e-4
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
+    return network.to(setup.device)
+
+
+def hugging_face_loss(network: nn.Module) -> Loss:
+    """Return the mean loss of inputs and targets; transformers' own ``labels`` are shifted."""
 
     def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
         logits = network(inputs).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    return loss_of
+
+
+def decayed_matrices(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's parameter groups: ``weight_decay`` for matrices, 0 for vectors."""
+    return [
+        {"params": [p for p in network.parameters() if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def train_hugging_face(setup: Setup, task: Task) -> None:
+    """Train transformers' GPT2LMHeadModel, compiled on CUDA."""
+    cuda, network = setup.device == "cuda", hugging_face_network(setup)
+    groups = decayed_matrices(network, 0.1)
+    peak = task.lr or 6e-4
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
 
     def step_optimizer(step: int) -> None:
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -156,6 +173,7 @@ def train_hugging_face(setup: Setup, task: Task) -> None:
     def autocast() -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext()
 
+    loss_of = hugging_face_loss(network)
     forward = torch.compile(loss_of, dynamic=False) if cuda else loss_of
     train(setup, task, network, forward, step_optimizer, autocast)
 
@@ -169,14 +187,13 @@ def cosine(step: int, steps: int, peak: float) -> float:
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 
-def train_nanochat(setup: Setup, task: Task) -> None:
-    """Train nanochat's GPT, compiled."""
+def nanochat_network(setup: Setup, heads: int) -> tuple[Any, bool]:
+    """Build nanochat's GPT in the recipe's shape; return it, and True with FlashAttention 3."""
     sys.path.insert(0, str(Path(setup.baselines["nanochat"]).expanduser().resolve()))
     from nanochat.flash_attention import USE_FA3  # type: ignore[import-not-found]
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
 
     shape = setup.recipe.model
-    heads = shape.n_embd // HEAD_SIZE if shape.n_embd % HEAD_SIZE == 0 else shape.n_head
     config = GPTConfig(
         sequence_len=shape.block_size,
         vocab_size=setup.padded_vocab_size,
@@ -190,6 +207,14 @@ def train_nanochat(setup: Setup, task: Task) -> None:
         network = GPT(config)
     network.to_empty(device=setup.device)
     network.init_weights()
+    return network, bool(USE_FA3)
+
+
+def train_nanochat(setup: Setup, task: Task) -> None:
+    """Train nanochat's GPT, compiled."""
+    shape = setup.recipe.model
+    heads = shape.n_embd // HEAD_SIZE if shape.n_embd % HEAD_SIZE == 0 else shape.n_head
+    network, has_fa3 = nanochat_network(setup, heads)
     compiled = torch.compile(network, dynamic=False)
     step_tokens = setup.recipe.sequences_per_step * shape.block_size
     batch_ratio = step_tokens / REFERENCE_TOKENS
@@ -216,13 +241,13 @@ def train_nanochat(setup: Setup, task: Task) -> None:
                 group |= {"momentum": momentum, "weight_decay": decay}
         optimizer.step()
 
-    train(setup, task, network, compiled, step_optimizer, flash_attention_3=bool(USE_FA3))
+    train(setup, task, network, compiled, step_optimizer, flash_attention_3=has_fa3)
 
 
 def nanochat_schedule(step: int, steps: int) -> tuple[float, float]:
     """Return the factor on the learning rates, and Muon's momentum.
 
-    The rates rise for 40 steps, stay, and fall to a twentieth over the last 65 % of the steps.
+    The rates rise for 40 steps, stay, and fall to a twentieth over the last 65% of the steps.
     """
     left = (steps - step) / max(1, round(0.65 * steps))
     rate = min((step + 1) / 40, 1.0)

@@ -60,11 +60,12 @@ export TIKTOKEN_CACHE_DIR="${TIKTOKEN_CACHE_DIR:-$data/tiktoken}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export CACHE_PATH="${CACHE_PATH:-${TMPDIR:-/tmp}/bench-cache}" # compiled code
 end=$((SECONDS + minutes * 60))
-tiny=() micro_batch=64
+tiny=() micro_batch=64 window=256
 if [ -n "${TINY:-}" ]; then
+    # max_steps: more than any bench takes.
     tiny=(n_layer=2 n_head=2 n_embd=64 block_size=64 global_batch_tokens=512 micro_batch=4
-        loss_chunk=128 compile=false decay_steps=null max_steps=40 warmup_steps=2)
-    micro_batch=4
+        loss_chunk=128 compile=false decay_steps=null max_steps=300 warmup_steps=2)
+    micro_batch=4 window=32
 fi
 
 for file in "$data/novels.txt.xz" "$data/tinyshakespeare.txt" \
@@ -138,21 +139,22 @@ run_part() {
                 "name=$1" "${@:2}"
         }
         speed default
-        speed flash attention=flash # on Hopper torch prefers cuDNN
-        speed window_256 attention_pattern=SSSL window_size=256
+        # On Hopper torch prefers cuDNN; a CPU has no such choice.
+        [ "$device" = cuda ] && speed flash attention=flash
+        speed "window_$window" attention_pattern=SSSL "window_size=$window"
         # Does compiling pay for a run this short? See should_compile() in job/.
         for compile in false true; do
             bench 1 speed shakespeare_char "${characters[@]}" --only ours --steps 200 \
                 "compile=$compile" "name=compile_$compile"
         done
         speed context_4096 block_size=4096 micro_batch=16
-        speed context_4096_window_512 block_size=4096 micro_batch=16 attention_pattern=SSSL \
-            window_size=512
+        speed "context_4096_window_$((2 * window))" block_size=4096 micro_batch=16 \
+            attention_pattern=SSSL "window_size=$((2 * window))"
         # Inductor's own searches: minutes of compilation for faster kernels.
         TORCHINDUCTOR_COORDINATE_DESCENT_TUNING=1 speed coordinate_descent
         TORCHINDUCTOR_MAX_AUTOTUNE_GEMM=1 speed max_autotune_gemm
-        speed window_128_to_256 attention_pattern=SSSL window_size=256 \
-            'window_schedule=[[0,128],[20,256]]'
+        speed "window_$((window / 2))_to_$window" attention_pattern=SSSL "window_size=$window" \
+            "window_schedule=[[0,$((window / 2))],[20,$window]]"
         ;;
     *)
         echo "error: unknown part '$1'; expected carry, check, first, second, third or fourth" >&2

@@ -57,7 +57,8 @@ def main(arguments: Namespace, results: Results) -> int:
         arguments.words.insert(0, recipe)
     if kind == "cpu":
         arguments.device = "cpu"
-    with prepare_setup(arguments, results, *(NOVELS if kind == "novels" else ())) as setup:
+    defaults = NOVELS if kind == "novels" else ()
+    with prepare_setup(arguments, results, *defaults, has_one_size=bool(defaults)) as setup:
         kinds[kind](setup, arguments)
     return 0 if results.has_trainer("ours") else 1
 
@@ -210,7 +211,7 @@ def _time_ours(setup: Setup, pair: int) -> tuple[float, float]:
     name = f"cpu-{pair}"
     run = ["--name", name, "--device", "cpu"]
     _, seconds = setup.run_python(name, "-m", "model.train", *setup.recipe_args, *run)
-    output, _ = setup.run_python("evaluate", "-m", "model.evaluate", *run, "--json")
+    output, _ = setup.run_python("evaluate", "-m", "serving.evaluate", *run, "--json")
     return seconds, float(json.loads(output.strip().splitlines()[-1])["loss"])
 
 

@@ -108,7 +108,7 @@ class Results:
         self.all: list[dict[str, Any]] = []
 
     def seconds_left(self) -> float:
-        """Return the seconds left of the budget; about a year if there is no budget."""
+        """Return the seconds left of the budget; about a year without a budget."""
         return self.budget_seconds - (time.monotonic() - self.started)
 
     def log(self, text: str) -> None:

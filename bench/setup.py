@@ -203,11 +203,14 @@ def split_words(words: Sequence[str], default: str) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def prepare_setup(arguments: Namespace, results: Results, *defaults: str) -> Iterator[Setup]:
+def prepare_setup(
+    arguments: Namespace, results: Results, *defaults: str, has_one_size: bool = True
+) -> Iterator[Setup]:
     """Load the recipe and prepare its tokens in a temporary folder.
 
-    ``defaults`` are overrides that the user's own overrides replace. If CACHE_PATH is set, it
-    keeps compiled code for the next call.
+    ``defaults`` are overrides that the user's own overrides replace. All steps have one size,
+    unless ``has_one_size`` is False: figures per step need it, those of a whole run do not. If
+    CACHE_PATH is set, it keeps compiled code for the next call.
     """
     device = pick_device(arguments.device, 0).type
     default_recipe = "gpt2_124m" if device == "cuda" else "shakespeare_char_cpu"
@@ -224,7 +227,8 @@ def prepare_setup(arguments: Namespace, results: Results, *defaults: str) -> Ite
             overrides += ["data.dataset=bench", f"data.source={text}", "data.split=tail"]
         else:
             volumes = replace(volumes, data=VolumePaths.current().data)
-        args = (recipe, *defaults, *overrides)
+        sizes = ("batch_schedule=[]",) if has_one_size else ()
+        args = (recipe, *sizes, *defaults, *overrides)
         baselines = dict(word.partition("=")[::2] for word in arguments.baseline)
         setup = Setup(args, device, work, volumes, baselines, results, is_cold)
         results.log(f"preparing {setup.recipe.data.dataset}")

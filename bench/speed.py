@@ -7,8 +7,8 @@ The trainers take turns (A B A B), so that a machine that slows down slows all o
 trainer reads its loss at each step, and its time includes that. The first turn compiles with an
 empty cache (unless CACHE_PATH holds an earlier one), the second with a warm cache.
 
-On CUDA, nanoGPT's micro-batch is tried at 64, 128, ... until it is no faster or out of memory. The
-other baselines take the same size, and halve it if they run out of memory.
+On CUDA, nanoGPT's micro-batch is tried at 64, 128, ... until it stops getting faster or runs out
+of memory. The other baselines take the same size, and halve it if they run out of memory.
 --baseline-micro-batch sets it instead.
 """
 

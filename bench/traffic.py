@@ -10,8 +10,9 @@ weights. Use it to compare two ways to write the same computation. The count is 
 GPU, kernels fuse differently, attention is another kernel, and matrix products are bound by
 arithmetic.
 
-With --sass, on the fake CUDA device, it counts instead the warp instructions of each Triton kernel
-of one micro-batch, and the time that an H200 needs to issue them: some kernels are bound by that.
+With --sass, on the fake CUDA device, it counts for one micro-batch the bytes of all Triton kernels,
+and the warp instructions of each with the time that an H200 needs to issue them: some kernels are
+bound by that. Products and attention are calls of libraries and are left out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from job.recipe import Recipe, load
 from model.gpt import GPT
 
 SHOWN_KERNELS = 12
+LIBRARY = "library"  # in the name of a kernel that is a library's
 # One instruction per cycle for each of the 4 schedulers of 132 multiprocessors at 1.755 GHz (H200).
 ISSUE_PER_SECOND = 132 * 4 * 1.755e9
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?);", re.MULTILINE)
@@ -94,8 +96,10 @@ def count_instructions(recipe: Recipe, sequences: int, results: Results) -> None
             forward(tokens, tokens).backward()
 
     kernels: dict[str, list[float]] = {}
-    for name, instructions in launched_kernels(step):
-        kernels.setdefault(name, []).append(instructions)
+    with _kernel_bytes() as graphs:
+        for name, instructions in launched_kernels(step):
+            kernels.setdefault(name, []).append(instructions)
+    moved = [count for graph in graphs for name, count in graph.items() if LIBRARY not in name]
 
     def cost(counts: list[float]) -> dict[str, Any]:
         return {
@@ -107,7 +111,12 @@ def count_instructions(recipe: Recipe, sequences: int, results: Results) -> None
     for name, counts in sorted(kernels.items(), key=lambda pair: -sum(pair[1]))[:SHOWN_KERNELS]:
         results.add("kernel", name=name, **cost(counts))
     launches = [count for counts in kernels.values() for count in counts]
-    results.add("instructions", recipe=recipe.name, tokens=tokens.numel(), **cost(launches))
+    what = {
+        "recipe": recipe.name,
+        "tokens": tokens.numel(),
+        "gigabytes": round(sum(moved) / 1e9, 2),
+    }
+    results.add("instructions", **what, **cost(launches))
 
 
 def step_bytes(recipe: Recipe, sequences: int) -> dict[str, dict[str, int]]:
@@ -127,9 +136,8 @@ def traffic(function: nn.Module, *inputs: torch.Tensor) -> dict[str, dict[str, i
 
 
 @contextmanager
-def _counting() -> Iterator[list[dict[str, int]]]:
+def _kernel_bytes() -> Iterator[list[dict[str, int]]]:
     """Collect the graphs that Inductor compiles in this block, each as kernel → bytes."""
-    from torch._inductor import config, ir
     from torch._inductor.graph import GraphLowering
 
     graphs: list[dict[str, int]] = []
@@ -142,12 +150,21 @@ def _counting() -> Iterator[list[dict[str, int]]]:
         )
         return code
 
+    with patch.object(GraphLowering, "codegen", counted):
+        yield graphs
+
+
+@contextmanager
+def _counting() -> Iterator[list[dict[str, int]]]:
+    """Collect the same on a CPU, with the choices of a GPU."""
+    from torch._inductor import config, ir
+
     with (
         config.patch(force_disable_caches=True),
         # For a CPU Inductor stores an exponential that is used twice; for a GPU it recomputes it.
         patch.object(ir, "is_cpu", lambda *_: False),
         patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
-        patch.object(GraphLowering, "codegen", counted),
+        _kernel_bytes() as graphs,
     ):
         torch._dynamo.reset()
         yield graphs
@@ -155,7 +172,11 @@ def _counting() -> Iterator[list[dict[str, int]]]:
 
 def _name(number: int, kernel: Any) -> str:
     """Describe a kernel by the torch operations in it."""
-    parts = []
+    from torch._inductor import ir
+
+    is_ours = not isinstance(kernel.node, ir.ExternKernel)
+    is_ours |= isinstance(kernel.node, ir.UserDefinedTritonKernel)
+    parts = [] if is_ours else [LIBRARY]
     for node in kernel.get_nodes():
         origins = getattr(node.node, "origins", None) or ()
         names = {str(origin.target).removeprefix("aten.").partition(".")[0] for origin in origins}

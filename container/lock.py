@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LOCK = CHECKOUT / "requirements.lock"
 
 RUNNER_ONLY = {"click", "modal", "pathspec", "python-dotenv"}
-EXTRAS = ("train", "wandb")
+EXTRAS = ("serve", "train")
 # Packages of the extra `dev` for the trainer's tests (`docker compose run test`).
 FROM_DEV = {"pytest", "pytest-timeout"}
 
@@ -27,7 +27,7 @@ FROM_DEV = {"pytest", "pytest-timeout"}
 TORCH_LAYER = re.compile(r"^(torch|triton|nvidia-(?!ml-py).*|cuda-.*)$")
 
 HEADER = """\
-# Packages of the image besides torch, at exact versions with hashes.
+# Packages of the image other than torch, at exact versions with hashes.
 # Generated from pyproject.toml by uv; to update it: make lock
 """
 

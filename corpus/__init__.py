@@ -1,4 +1,4 @@
-"""Turn text into token shards and shards into batches. Nothing here imports torch."""
+"""Turn text into token shards and shards into batches. This package imports no torch."""
 
 import time
 from collections.abc import Callable

@@ -1,16 +1,17 @@
-"""Build a dataset: text to shards, as a stream, on all cores; resumable to the same bytes.
+"""Build a dataset by streaming text into shards on all cores.
+
+An interrupted build resumes and produces the same bytes.
 
 The main thread reads and writes in order; threads encode in between (tiktoken releases the GIL:
 6.4 Mtokens/s in two threads, as fast as two processes, with nothing pickled). The old dataset stays
 whole until the new one is complete in the folder ``.preparing``. A journal records, every few
 seconds and when a shard is full, the cursor in the source and how much of each open shard is valid.
-The next start truncates what was written later, so a kill at any moment is harmless.
+The next call truncates what was written later, so being killed at any moment is harmless.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import deque
@@ -25,13 +26,14 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from corpus import SILENT, DataError, Monitor, Progress, hub, printable, segments, sources
-from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta
+from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta, prepare_command
 from corpus.download import wait_for_lock
 from corpus.formats import SourceFile
 from corpus.segments import ByDocument, ByTail, Cursor, Segment, Splitter, count_characters
 from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, folder_shards
 from corpus.tokenizers import Tokenizer, from_meta
 from corpus.verify import Checks, ChecksumCache, differences, is_prepared
+from job.cpu import available_cpus
 from job.exit_status import Interrupted
 from job.files import fsync_folder, write_atomically
 from job.pretrained import FINEWEB
@@ -53,7 +55,9 @@ def prepare(
     force: bool = False,
     workers: int | None = None,
 ) -> Meta:
-    """Make the dataset ``config`` in ``folder``, unless it is there already and not ``force``.
+    """Build the dataset that ``config`` describes in ``folder``.
+
+    If it already exists, do nothing unless ``force``.
 
     The result is the same for any number of ``workers`` (threads). Waits for another process that
     is preparing it. Raises DataError with the fix; after Interrupted the same call resumes.
@@ -80,14 +84,12 @@ def prepare(
         if config.source == FINEWEB:
             return hub.download_shards(config, folder, force, monitor)
         if config.source is None:
-            raise DataError(f"{folder}: data.source names no text; add --source FILE to `prepare`")
+            raise DataError(f"{folder}: data.source names no text; set data.source=FILE")
         if not force and not (folder / META).exists() and folder_shards(folder):
-            raise DataError(f"{folder}: has shards but no {META}; `prepare --force` replaces them")
+            replace = f"replace them: {prepare_command('--force')}"
+            raise DataError(f"{folder}: has shards but no {META}; {replace}")
         files = sources.find_files(config.source, folder / "raw", config.text_column, monitor)
-        if workers is None:  # the cores that this process may use
-            usable = hasattr(os, "sched_getaffinity")
-            workers = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
-        return _Preparation(config, folder, files, workers, monitor).run()
+        return _Preparation(config, folder, files, workers or available_cpus(), monitor).run()
 
 
 def _finish_replacing(folder: Path) -> None:
@@ -104,9 +106,12 @@ def _finish_replacing(folder: Path) -> None:
         if (staging / name).exists():
             (staging / name).replace(folder / name)
     fsync_folder(folder)
+    for rest in staging.iterdir():
+        if rest.name != META:  # later starts skip this: the dataset is complete
+            rest.unlink()
     (staging / META).replace(folder / META)
     fsync_folder(folder)
-    shutil.rmtree(staging)
+    staging.rmdir()
 
 
 class _Batch(NamedTuple):
@@ -178,8 +183,8 @@ class _Preparation:
         splitter = splitter or ByTail(journal.length, config.val_fraction, journal.passed)
         tokenizer = from_meta({"name": config.tokenizer, "characters": journal.characters})
         writers = self._writers(journal)
-        for left in self.staging.glob(".*.tmp"):  # by a kill
-            left.unlink()
+        for leftover in self.staging.glob(".*.tmp"):  # left by a killed process
+            leftover.unlink()
         try:
             self._note(journal, writers)
             self._tokenize(journal, tokenizer, splitter, writers)
@@ -206,10 +211,11 @@ class _Preparation:
                 self.monitor.report(f"resuming from {done:.0%} of the text")
                 return journal
             self.monitor.report(
-                "the unfinished preparation is damaged or had other settings or text: starting over"
+                "the unfinished preparation is damaged, or its settings or text have changed; "
+                "starting over"
             )
-        for left in self.staging.iterdir():
-            left.unlink()
+        for leftover in self.staging.iterdir():
+            leftover.unlink()
         sha256 = sources.content_sha256(self.files, self.monitor)
         return _Journal(self.config.model_dump(), now, sha256)
 
@@ -294,7 +300,10 @@ class _Preparation:
             pool.shutdown(cancel_futures=True)
 
     def _checked(self, function: Callable[[bytes], R], part: Segment) -> R:
-        """Apply ``function`` to the part's text; DataError with the place if it is not UTF-8."""
+        """Apply ``function`` to the part's text.
+
+        Raises DataError with the position if it is not UTF-8.
+        """
         try:
             return function(part.text)
         except UnicodeDecodeError as error:
@@ -316,7 +325,7 @@ class _Preparation:
             remedy = "data.split=tail" if self.config.split == "documents" else "more text"
             raise DataError(
                 f"{printable(source)}: too little text to split: it gives {train} training and "
-                f"{val} validation tokens; use {remedy}, or another data.val_fraction"
+                f"{val} validation tokens; use {remedy}, or a different data.val_fraction"
             )
         if self._snapshot() != journal.snapshot:
             problem = "the text changed while it was prepared; run the command again"

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,14 +23,16 @@ from pydantic import TypeAdapter, ValidationError
 from corpus import DataError
 from corpus.shards import SPLITS, Shard, Split, Tokens, matching_shards, open_tokens, read_header
 from job.files import write_atomically
+from job.format import runner_command
+from job.run_record import launch_metadata
 
 META = "meta.json"
-STAGING = ".preparing"  # the folder of a new dataset, until it takes the old one's place
+STAGING = ".preparing"  # the folder of a new dataset, until it replaces the old dataset
 JOURNAL = ".progress.json"  # in STAGING
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
-ROUNDS = 8
+FEISTEL_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Meta:
     train_bytes: int | None
     val_bytes: int | None
     source: str
-    config: dict[str, Any]  # the DataConfig; empty for shards that the user put there
+    config: dict[str, Any]  # the DataConfig; empty for shards provided by the user
     shards: dict[Split, list[Shard]]
     source_sha256: str | None = None  # of the text's files; None for published shards
 
@@ -54,25 +56,31 @@ class Meta:
 
     @property
     def all_shards(self) -> list[Shard]:
-        """The shards of both splits."""
+        """Return the shards of both splits."""
         return [shard for split in SPLITS for shard in self.shards[split]]
 
     @property
     def names(self) -> set[str]:
-        """The file names of all shards."""
+        """Return the file names of all shards."""
         return {shard.name for shard in self.all_shards}
 
 
 _META = TypeAdapter(Meta)
 
 
+def prepare_command(options: str = "") -> str:
+    """Return the command that prepares the dataset on this target, for a message."""
+    target = runner_command(launch_metadata().get("target") or "host")
+    return f"`{' '.join([target, 'prepare RECIPE', *options.split()])}`"
+
+
 def is_present(folder: Path) -> bool:
-    """Return if ``folder`` has a complete dataset, or shards of another program."""
+    """Return True if ``folder`` has a complete dataset, or shards of a different program."""
     return (folder / META).exists() or all(matching_shards(folder, split) for split in SPLITS)
 
 
 def dataset_meta(folder: Path) -> Meta:
-    """Return the meta of a complete dataset; shards without one are taken for GPT-2 tokens."""
+    """Return the meta of a complete dataset; shards without one are assumed to be GPT-2 tokens."""
     path = folder / META
     try:
         meta = _META.validate_json(path.read_bytes())
@@ -82,17 +90,16 @@ def dataset_meta(folder: Path) -> Meta:
         is_replacing = (folder / STAGING / META).exists()  # interrupted between two datasets
         if is_present(folder) and not is_replacing:
             return shards_meta(folder, {})
-        advice = "prepare it: `runner host prepare RECIPE`"
-        raise DataError(f"{folder}: no complete dataset; {advice}") from None
+        raise DataError(f"{folder}: no complete dataset; prepare it: {prepare_command()}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError:
         pass
-    raise DataError(f"{path}: damaged; rebuild the dataset: `prepare --force`")
+    raise DataError(f"{path}: damaged; rebuild the dataset: {prepare_command('--force')}")
 
 
 def shards_meta(folder: Path, config: dict[str, Any]) -> Meta:
-    """Describe GPT-2 shards that another program made."""
+    """Describe GPT-2 shards that a different program made."""
     shards = {
         s: [Shard(p.name, read_header(p), "") for p in matching_shards(folder, s)] for s in SPLITS
     }
@@ -101,12 +108,13 @@ def shards_meta(folder: Path, config: dict[str, Any]) -> Meta:
     return Meta({"name": "gpt2"}, 50257, train, val, None, None, source, config, shards)
 
 
-def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
-    """Explain why ``run``, which recorded one dataset, cannot use another; "" if it can."""
+def dataset_mismatch(run: str, recorded: object, now: Mapping[str, Any]) -> str:
+    """Explain why ``run``, which recorded one dataset, can't use a different one; "" if it can."""
     if not isinstance(recorded, dict) or not recorded.get("fingerprint"):
         return (
-            f"run {run}: its run.json does not say which dataset it learned, so it cannot be "
-            f"compared with {now['source']}; restore run.json, or start another: --name NEW-NAME"
+            f"run {run}: its run.json does not say which dataset it was trained on, so it cannot "
+            f"be compared with {now['source']}; restore run.json, or start a new run: "
+            "--name NEW-NAME"
         )
     if recorded["fingerprint"] == now["fingerprint"]:
         return ""
@@ -116,9 +124,9 @@ def other_dataset(run: str, recorded: object, now: Mapping[str, Any]) -> str:
         for side in (recorded, now)
     )
     return (
-        f"run {run} learned another dataset: {before}; the dataset now has {present}. Start "
-        "another run with --name NEW-NAME, or restore the dataset: `prepare --force` with the "
-        "old text"
+        f"run {run} was trained on a different dataset: {before}; the dataset now has {present}. "
+        "Start a new run with --name NEW-NAME, or restore the dataset from the old text: "
+        f"{prepare_command('--force')}"
     )
 
 
@@ -127,20 +135,25 @@ class TokenStream:
 
     Shards are mapped when they are first used, and few at a time: a memmap holds a file descriptor,
     and FineWeb's 100B sample has more shards (1,030) than most systems allow open files (1,024).
-    Raises DataError if the split has no tokens or a shard is damaged.
+    Raises DataError if the split has at most ``more_than`` tokens, or a shard is damaged.
     """
 
-    def __init__(self, folder: Path, split: Split) -> None:
+    def __init__(self, folder: Path, split: Split, more_than: int = 0) -> None:
         paths = matching_shards(folder, split)
         if (folder / META).exists():
             paths = [folder / shard.name for shard in dataset_meta(folder).shards[split]]
         sized = [(path, count) for path in paths if (count := read_header(path))]
         if not sized:
-            advice = "prepare the dataset: `runner host prepare RECIPE`"
+            advice = f"prepare the dataset: {prepare_command()}"
             raise DataError(f"{folder}: no tokens in *{split}*.bin; {advice}")
         self._paths = [path for path, _ in sized]
         self._bounds = np.cumsum([0, *(count for _, count in sized)])
         self._versions = [_version(path) for path in self._paths]
+        if len(self) <= more_than:
+            raise DataError(
+                f"{folder}: its {split} set has {len(self)} tokens, but the context needs more "
+                f"than {more_than}; use more text or a smaller model.block_size"
+            )
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = 1024 if soft_limit == resource.RLIM_INFINITY else min(1024, soft_limit // 8)
         self._shard = lru_cache(maxsize=max(8, most))(self._open)
@@ -221,7 +234,7 @@ class BatchOrder:
         for epoch in np.unique(epochs):
             mine = epochs == epoch
             key = _mix(_mix(np.array([self.seed], np.uint64)) ^ np.uint64(epoch))
-            offset = int(_mix(key + np.uint64(ROUNDS))[0]) % self._offsets
+            offset = int(_mix(key + np.uint64(FEISTEL_ROUNDS))[0]) % self._offsets
             starts[mine] = offset + self.block_size * self._permuted(positions[mine], key)
         return starts
 
@@ -229,13 +242,29 @@ class BatchOrder:
         """Permute [0, windows_per_epoch): permute rows × columns until the result is in range."""
         rows, columns = np.uint64(self._rows), np.uint64(self._columns)
         row, column = np.divmod(positions.astype(np.uint64), columns)
-        for number in range(0, ROUNDS, 2):
+        for number in range(0, FEISTEL_ROUNDS, 2):
             row = (row + _mix(column ^ _mix(key + np.uint64(number))) % rows) % rows
             column = (column + _mix(row ^ _mix(key + np.uint64(number + 1))) % columns) % columns
         out = (row * columns + column).astype(np.int64)
         if (outside := out >= self.windows_per_epoch).any():
             out[outside] = self._permuted(out[outside], key)
         return out
+
+
+def validation_windows(
+    num_tokens: int, block_size: int, limit: int | None, micro_batch: int, rank: int, size: int
+) -> Iterator[Int64]:
+    """Yield the starts of the windows of each validation batch of process ``rank`` of ``size``.
+
+    The windows cover the set, or ``limit`` tokens, from its start without overlap. Every process
+    yields equally many batches, so the last ones can be short or empty.
+    """
+    count = (num_tokens - 1) // block_size
+    if limit is not None:
+        count = max(1, min(count, limit // block_size))
+    starts = np.arange(count, dtype=np.int64) * block_size
+    for first in range(rank * micro_batch, count + rank * micro_batch, size * micro_batch):
+        yield starts[first : first + micro_batch]
 
 
 def micro_batches(windows: Int64, rank: int, size: int, micro_batch: int) -> list[Int64]:

@@ -18,15 +18,15 @@ LOCK_POLL_INTERVAL_S = 0.5
 @contextmanager
 def wait_for_lock(folder: Path, reason: str, monitor: Monitor) -> Iterator[None]:
     """Hold the folder's lock, waiting for the process that has it; Interrupted if told to stop."""
-    is_told = False
+    is_reported = False
     while True:
-        with alone_in(folder) as alone:
-            if alone:
+        with alone_in(folder) as has_lock:
+            if has_lock:
                 yield
                 return
-        if not is_told:
+        if not is_reported:
             monitor.report(f"{folder}: {reason}; waiting for it")
-            is_told = True
+            is_reported = True
         monitor.check()
         monitor.pause(LOCK_POLL_INTERVAL_S)
 

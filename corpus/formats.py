@@ -99,7 +99,7 @@ class Unreadable(DataError):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source, and what it holds."""
+    """One file of a source, and its format."""
 
     path: Path
     name: str  # relative to the source's root, with /: the document's name in the split
@@ -119,7 +119,7 @@ def refuse_other_formats(path: Path) -> None:
 
 
 def inspect(path: Path, name: str, column: str) -> SourceFile:
-    """Tell what ``path`` holds. Raises Unreadable if it is not text, OSError on a read error."""
+    """Return the format of ``path``. Raises Unreadable if it is not text, OSError if unreadable."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}

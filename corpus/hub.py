@@ -14,10 +14,12 @@ from corpus import SILENT, DataError, Monitor, Progress
 from corpus.dataset import Meta, dataset_meta, shards_meta
 from corpus.download import download, wait_for_lock
 from corpus.shards import folder_shards, read_content, read_header
+from corpus.tokenizer_export import VOCABULARY_FILES, foreign_tokenizer
+from corpus.tokenizers import from_meta
 from corpus.verify import verify_shards
 from job.exit_status import Interrupted
 from job.paths import VolumePaths
-from job.pretrained import FINEWEB, refuse_other_gpt2, weights_of
+from job.pretrained import FINEWEB, Pretrained, refuse_other_gpt2, weights_of
 from job.recipe import DataConfig, Recipe
 
 ENDPOINT = "https://huggingface.co"  # HF_ENDPOINT names a mirror
@@ -97,15 +99,17 @@ def _intact(folder: Path, names: list[str]) -> Iterator[str]:
                     yield name
 
 
-def ensure_weights(recipe: Recipe, locations: VolumePaths, monitor: Monitor = SILENT) -> None:
+def ensure_weights(
+    recipe: Recipe, tokenizer: object, locations: VolumePaths, monitor: Monitor = SILENT
+) -> None:
     """Download the Hub's weights that ``train.init_from`` names, unless they are in the cache.
 
-    config.json must describe the recipe's network; model.safetensors comes after it. Raises a
-    mistake in the recipe if they cannot be downloaded or do not fit.
+    config.json must describe the recipe's network, and the tokenizer's file, if there is one, the
+    tokens of ``tokenizer``, the description of the dataset's; model.safetensors comes last. Raises
+    a mistake in the recipe if they cannot be downloaded or do not fit.
     """
     if (source := weights_of(recipe)) is None:
         return
-    folder = locations.cache / source.folder
 
     def check_network(path: Path) -> None:
         try:
@@ -113,20 +117,58 @@ def ensure_weights(recipe: Recipe, locations: VolumePaths, monitor: Monitor = SI
         except ValueError as error:
             raise DataError(str(error)) from None
 
-    files = {"config.json": check_network, "model.safetensors": _check_tensors}
-    if all((folder / name).exists() for name in files):
-        return
+    def check_vocabulary(folder: Path) -> None:
+        own = from_meta(tokenizer)
+        if foreign := foreign_tokenizer(own, folder):
+            raise DataError(
+                f"the tokens of {source.repository}/{Path(foreign).name} are not those of the "
+                f"dataset's tokenizer ({own.name}); prepare the text with the weights' tokenizer"
+            )
+
+    try:
+        download_weights(source, locations.cache, check_network, check_vocabulary, monitor)
+    except DataError as error:
+        raise recipe.mistake("train.init_from", str(error)) from None
+
+
+def download_weights(
+    source: Pretrained,
+    cache: Path,
+    check_network: Callable[[Path], object],
+    check_vocabulary: Callable[[Path], object],
+    monitor: Monitor = SILENT,
+) -> Path:
+    """Download the weights unless they are in the cache; return their folder. Raises DataError.
+
+    ``check_network`` gets config.json, and ``check_vocabulary`` the folder, before the weights.
+    """
+    folder = cache / source.folder
+    if all((folder / name).exists() for name in ("config.json", "model.safetensors")):
+        return folder
+
+    def fetch(name: str, check: Callable[[Path], object] = lambda path: None) -> None:
+        if (folder / name).exists():
+            return
+        url = address(source.repository, name, source.revision)
+        monitor.report(f"downloading {url}")
+        try:
+            _fetch(url, folder / name, monitor, check)
+        except DataError as error:
+            raise DataError(f"{error}{_advice(str(error))}") from None
+
     folder.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(folder, "another process is downloading it", monitor):
-        for name, check in files.items():
-            if (folder / name).exists():
-                continue
-            url = address(source.repository, name, source.revision)
-            monitor.report(f"downloading {url}")
+        fetch("config.json", check_network)
+        for name in VOCABULARY_FILES:  # a repository may have neither
             try:
-                _fetch(url, folder / name, monitor, check)
+                fetch(name)
+                break
             except DataError as error:
-                raise recipe.mistake("train.init_from", f"{error}{_advice(str(error))}") from None
+                if "answers 404" not in str(error):
+                    raise
+        check_vocabulary(folder)
+        fetch("model.safetensors", _check_tensors)
+    return folder
 
 
 def _check_tensors(path: Path) -> None:

@@ -30,7 +30,7 @@ from corpus.build import prepare
 from corpus.dataset import Meta
 from corpus.hub import ensure_weights
 from corpus.verify import Checks
-from job.arguments import argument_parser, load_recipe, parse, run
+from job.arguments import argument_parser, is_overridden, load_recipe, parse, run
 from job.exit_status import ExitStatus, RecipeError
 from job.paths import VolumePaths
 from job.pretrained import FINEWEB
@@ -76,22 +76,16 @@ def _main(arguments: Namespace) -> ExitStatus:
         signal.signal(number, interrupt)
     locations = VolumePaths.current()
     folder = locations.dataset(config.dataset)
-    checks = Checks(any_source=not names_source(arguments.overrides), thorough=True)
+    checks = Checks(any_source=not is_overridden("data.source", arguments.overrides), thorough=True)
     with reporter(stop.is_set) as monitor:
         meta = prepare(config, folder, checks, monitor, force=arguments.force)
         if recipe is not None:
-            ensure_weights(recipe, locations, monitor)
+            ensure_weights(recipe, meta.tokenizer, locations, monitor)
     counts = f"{meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens"
     print(f"{folder}: {counts}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(asdict(meta)))
     return ExitStatus.DONE
-
-
-def names_source(overrides: Sequence[str]) -> bool:
-    """Return if the command line names the text; the recipe's own may be replaced by a copy."""
-    keys = (word.lstrip("-").partition("=")[0] for word in overrides)
-    return any(key in ("source", "data.source") for key in keys)
 
 
 def ensure_prepared(
@@ -104,14 +98,14 @@ def ensure_prepared(
 ) -> Meta:
     """Prepare the recipe's dataset and the weights it starts from, if they are missing.
 
-    A dataset from another text is accepted if the recipe's is not on this machine and ``overrides``
+    A dataset from a different text is accepted if the recipe's is missing and ``overrides``
     do not name it. A run that is ``resuming`` keeps its dataset though the text has changed since.
     """
-    checks = Checks(any_source=not names_source(overrides), changed_text=resuming)
+    checks = Checks(any_source=not is_overridden("data.source", overrides), changed_text=resuming)
     with reporter(should_stop) as monitor:
         folder = locations.dataset(recipe.data.dataset)
         meta = prepare(recipe.data, folder, checks, monitor)
-        ensure_weights(recipe, locations, monitor)
+        ensure_weights(recipe, meta.tokenizer, locations, monitor)
         return meta
 
 

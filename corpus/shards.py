@@ -125,18 +125,18 @@ class ShardWriter:
     def write(self, tokens: Tokens) -> None:
         """Append tokens; a full shard gets its header and its final name."""
         while len(tokens):
-            if self._file is None:
-                self._file = self._part.open("wb")
-                self._file.write(bytes(HEADER_BYTES))
             fits, tokens = np.split(tokens, [self._limit - self._open_tokens])
             with naming(self._part):
+                if self._file is None:
+                    self._file = self._part.open("wb")
+                    self._file.write(bytes(HEADER_BYTES))
                 self._file.write(fits.astype("<u2", copy=False).tobytes())
             self._open_tokens += len(fits)
             if self._open_tokens == self._limit:
                 self.finish_shard()
 
     def state(self) -> dict[str, Any]:
-        """Return what a later writer needs to continue from here."""
+        """Return the state from which a later writer continues."""
         if self._file:
             with naming(self._part):
                 self._file.flush()

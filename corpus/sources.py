@@ -1,6 +1,6 @@
 """The files of a text source: a file, folder, glob, URL or Python's standard library.
 
-Links to folders are followed, each folder once. Whatever is left out is reported and counted.
+Links to folders are followed, each folder once. Omitted files are reported and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printabl
 from corpus.download import download
 from corpus.formats import SourceFile, Unreadable, inspect
 from corpus.shards import folder_shards
-from job.run_record import launch_facts
+from job.format import url_problem
+from job.run_record import launch_metadata
 
 STDLIB = "stdlib"
 STOP_BYTES = 1 << 24  # smaller files are hashed at once, without asking if the work should stop
@@ -39,7 +40,7 @@ NOT_THE_LIBRARY = re.compile(
 
 
 class _Skipped(dict[str, list[str]]):
-    """The names of files that are left out, by reason."""
+    """The names of omitted files, by reason."""
 
     def add(self, reason: str, name: str) -> None:
         self.setdefault(reason, []).append(printable(name))
@@ -57,7 +58,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def is_url(source: str) -> bool:
-    """Return if the source is downloaded."""
+    """Return whether the source is downloaded."""
     return source.lower().startswith(("http://", "https://"))
 
 
@@ -92,7 +93,7 @@ def find_files(
         monitor.report(skipped.message())
     if not files:
         if skipped and set(skipped) <= {"empty", "hidden"}:
-            raise DataError(f"{shown}: is empty: there is no text to learn from")
+            raise DataError(f"{shown} is empty; add text to learn from")
         advice = "data.source (--source) is a file, folder, glob or URL"
         raise DataError(f"{shown}: no text file found; {advice}")
     if packed := [file.compression for file in files if file.compression]:
@@ -105,7 +106,7 @@ def find_files(
 
 
 def snapshot(source: str, raw: Path) -> str | None:
-    """Hash the names, sizes and modification times of a source's files; None if it is not here."""
+    """Hash the names, sizes and modification times of a source's files; None if it is missing."""
     try:
         found = sorted((n, os.stat(path)) for path, n in _candidates(source, raw, _Skipped()))
     except (DataError, OSError):
@@ -206,7 +207,7 @@ def _products(folder: Path) -> set[str]:
 
 
 def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
-    """Yield what a glob matches; a file that ``**`` reaches through several links comes once."""
+    """Yield a glob's matches; a file that ``**`` reaches through several links comes once."""
     root = pattern
     while has_magic(str(root)):
         root = root.parent
@@ -256,13 +257,9 @@ def _is_utf8(path: Path) -> bool:
 
 def _raw_path(url: str, raw: Path) -> Path:
     """Return the file for a URL: a hash of the URL, and its name; many end in input.txt."""
-    try:
-        parts = urlsplit(url)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError("it has no host")
-    except ValueError as error:
-        raise InvalidSource(f"{printable(url)}: not a valid URL: {error}") from None
-    name = unquote(parts.path).rpartition("/")[2].replace("\0", "")[-100:] or "download"
+    if problem := url_problem(url):
+        raise InvalidSource(f"can't download {printable(url)}: {problem}")
+    name = unquote(urlsplit(url).path).rpartition("/")[2].replace("\0", "")[-100:] or "download"
     key = hashlib.blake2b(url.encode(errors="surrogatepass"), digest_size=4).hexdigest()
     return raw / f"{key}-{name}"
 
@@ -277,7 +274,7 @@ def _download(url: str, path: Path, monitor: Monitor) -> None:
         raise
     except DataError as error:
         copy = "`prepare --source FILE`"
-        if launch_facts().get("target") == "cloud":
+        if launch_metadata().get("target") == "cloud":
             copy = "`runner push data FILE`, then source=/vol/data/FILE"
         raise DataError(f"{error}. If you have a copy of the file: {copy}") from None
     with path.open("rb") as file:

@@ -18,6 +18,7 @@ from job.files import write_atomically
 from job.run_record import read_record
 
 END_OF_TEXT = "<|endoftext|>"
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json")  # of a Hugging Face model
 UNKNOWN = "<unknown>"  # in no vocabulary, so that an unknown character is an error there too
 
 
@@ -25,23 +26,24 @@ def export_folder(into: str | None, run: Path) -> Path:
     """Return ``into``, or huggingface/ in the run's folder; a run's own has a tokenizer.json."""
     folder = Path(into) if into else run / "huggingface"
     if read_record(folder) is not None:
-        remedy = f"give another one: --output {folder / 'huggingface'}"
+        remedy = f"give a different one: --output {folder / 'huggingface'}"
         raise DataError(f"--output {folder} is a run's folder; {remedy}")
-    there = {path.name for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    if foreign := sorted(there - EXPORTED):
+    existing = {path.name for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    if foreign := sorted(existing - EXPORTED):
         raise DataError(
-            f"--output {folder} has files of another model, which transformers would mix with the "
-            f"export: {', '.join(foreign[:5])}; give an empty folder"
+            f"--output {folder} has files of a different model, which transformers would mix with "
+            f"the export: {', '.join(foreign[:5])}; give an empty folder"
         )
     return folder
 
 
 # Files of a Hugging Face model that would be mixed with an export's.
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja", "*.py")
 EXPORTED = {
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "modeling_gpt_runner.py",
     "tokenizer.json",
     "tokenizer_config.json",
 }
@@ -52,9 +54,7 @@ def foreign_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
 
     A folder without such a file, or with more tokens, is accepted.
     """
-    path = next(
-        (folder / n for n in ("tokenizer.json", "vocab.json") if (folder / n).exists()), None
-    )
+    path = next((folder / n for n in VOCABULARY_FILES if (folder / n).exists()), None)
     if path is None:
         return ""
     try:

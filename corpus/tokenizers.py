@@ -5,7 +5,6 @@ A run keeps its tokenizer in its folder, so that it can sample without its datas
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from corpus.shards import Tokens
 from job.files import write_atomically
 from job.paths import VolumePaths
 from job.recipe import Recipe
+from job.typed_json import read_object
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
 SHOWN = 60  # characters in a message: the last by code point, letters rather than punctuation
@@ -159,7 +159,7 @@ def from_meta(meta: object) -> Tokenizer:
 
 
 def same_tokens(one: object, other: object) -> bool:
-    """Return if two descriptions of ``to_meta`` give the same number to the same text."""
+    """Return whether two descriptions of ``to_meta`` give the same number to the same text."""
     return _key(one) == _key(other)
 
 
@@ -186,12 +186,12 @@ def save_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
 def read_tokenizer(folder: Path) -> dict[str, Any] | None:
     """Return the tokenizer's description in a run's folder, None without; DataError if damaged."""
     try:
-        tree = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+        tree = read_object((folder / TOKENIZER).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
-        tree = None
-    name = tree.get("name") if isinstance(tree, dict) else None
+    except (OSError, ValueError):
+        tree = {}
+    name = tree.get("name")
     if not isinstance(name, str) or tree == {"name": "chars"}:
         remedy = "if the run's dataset is here, remove this file and run the command again"
         raise DataError(f"{folder / TOKENIZER}: damaged; {remedy}")
@@ -208,15 +208,3 @@ def vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> int:
         problem = f"vocab_size ({rows}) is below the tokenizer's {least}"
         raise recipe.mistake("model.vocab_size", problem)
     return rows
-
-
-class StreamDecoder:
-    """Decode tokens as they arrive, holding back the bytes of an incomplete character."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, *ids: int) -> str:
-        """Return the text that ``ids`` complete."""
-        return self._decoder.decode(self._tokenizer.decode_bytes(ids))

@@ -1,5 +1,7 @@
 """Check that a prepared dataset is the one asked for, from the text as it is now, and undamaged.
 
+``open_training_data`` opens the dataset of a training run, after these checks.
+
 Checks of a finished dataset take no lock and write nothing into its folder. They compare sizes and
 modification times with those in the cache volume, and read only the files for which these differ.
 """
@@ -19,25 +21,44 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from corpus import SILENT, DataError, Monitor, Progress, printable
-from corpus.dataset import META, Meta, dataset_meta, is_present, other_dataset
+from corpus.dataset import (
+    META,
+    Meta,
+    TokenStream,
+    dataset_meta,
+    dataset_mismatch,
+    is_present,
+    prepare_command,
+)
 from corpus.shards import ShardContent, folder_shards, read_content, read_header
 from corpus.sources import STDLIB, content_sha256, find_files, is_url, snapshot
-from corpus.tokenizers import TOKENIZER, Tokenizer, from_meta, read_tokenizer, tokenizer_fingerprint
+from corpus.tokenizers import (
+    TOKENIZER,
+    Tokenizer,
+    from_meta,
+    read_tokenizer,
+    same_tokens,
+    tokenizer_fingerprint,
+)
 from job.files import write_atomically
 from job.paths import VolumePaths
 from job.pretrained import FINEWEB
-from job.recipe import DataConfig
-
-REBUILD = "`prepare --force` makes it again"
+from job.recipe import DataConfig, Recipe
+from job.run_record import recorded_dataset
+from job.step_folders import steps
 
 
 @dataclass(frozen=True)
 class Checks:
     """Options for comparing a finished dataset with the recipe."""
 
-    any_source: bool = False  # accept another text's, if the recipe's is not on this machine
+    any_source: bool = False  # accept a different text's, if the recipe's is not on this machine
     changed_text: bool = False  # only warn that the text has changed: a resumed run keeps its own
     thorough: bool = False  # read the shards and the text, even if sizes and times are the old ones
+
+
+def _rebuild_advice() -> str:
+    return f"prepare it again: {prepare_command('--force')}"
 
 
 class ChecksumCache:
@@ -59,7 +80,7 @@ class ChecksumCache:
         return content if seen == version else None
 
     def add(self, file: Path | str, content: ShardContent, now: str = "") -> None:
-        """Note what was read of a shard, or of the text at the source ``file``."""
+        """Record the part that was read of a shard, or of the text at the source ``file``."""
         key, version = _key(file, now)
         self._entries[key] = version, content
 
@@ -82,7 +103,7 @@ def verify_shards(
 ) -> dict[str, str]:
     """Return the SHA-256 of the shards by name; DataError if one is missing, damaged or foreign."""
     if foreign := sorted({path.name for path in folder_shards(folder)} - meta.names):
-        remedy = f"move it away, or {REBUILD}"
+        remedy = f"move it away, or {_rebuild_advice()}"
         raise DataError(f"{folder / foreign[0]}: not among the shards that {META} lists; {remedy}")
     cache, contents = ChecksumCache(folder), dict[str, ShardContent]()
     for shard in meta.all_shards:
@@ -91,7 +112,7 @@ def verify_shards(
             if read_header(path) != shard.tokens:
                 raise DataError(f"{path}: not the shard that {META} lists")
         except DataError as error:
-            raise DataError(f"{error}; {REBUILD}") from None
+            raise DataError(f"{error}; {_rebuild_advice()}") from None
         if not thorough and (known := cache.get(path)):
             contents[shard.name] = known
     unread = [shard.name for shard in meta.all_shards if shard.name not in contents]
@@ -109,12 +130,12 @@ def verify_shards(
         path, content = folder / shard.name, contents[shard.name]
         if shard.sha256 and content.sha256 != shard.sha256:
             problem = f"damaged or replaced: its SHA-256 is not the one in {META}"
-            raise DataError(f"{path}: {problem}; {REBUILD}")
+            raise DataError(f"{path}: {problem}; {_rebuild_advice()}")
         if content.max_token >= meta.vocab_size:
             raise DataError(
                 f"{path}: has token {content.max_token}, and tokenizer "
                 f"{meta.tokenizer.get('name')} has {meta.vocab_size}; the shard is damaged "
-                "or of another tokenizer"
+                "or of a different tokenizer"
             )
     if unread:
         cache.save()
@@ -147,13 +168,24 @@ def dataset_identity(folder: Path, meta: Meta, verify: bool = False) -> dict[str
 def require_dataset_of_run(run: str, recorded: Mapping[str, Any], folder: Path) -> Meta:
     """Return the meta of the dataset in ``folder``; DataError if it is damaged or not the run's."""
     meta = dataset_meta(folder)
-    if why := other_dataset(run, recorded, dataset_identity(folder, meta, verify=True)):
+    if why := dataset_mismatch(run, recorded, dataset_identity(folder, meta, verify=True)):
         raise DataError(why)
     return meta
 
 
+def refuse_other_tokens(run: str, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raise DataError if the dataset in ``folder`` is damaged or has other tokens than ``run``."""
+    meta = dataset_meta(folder)
+    verify_shards(folder, meta)
+    if not same_tokens(meta.tokenizer, tokenizer.to_meta()):
+        raise DataError(
+            f"{folder} has a different tokenizer, or different characters, than run {run}; prepare "
+            "its text with the run's tokenizer"
+        )
+
+
 def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> Tokenizer:
-    """Return the tokenizer in a run's folder, else its dataset's; DataError if it is another."""
+    """Return the tokenizer in a run's folder, else its dataset's; DataError if not the run's."""
     described = read_tokenizer(run)
     if described is None:
         described = require_dataset_of_run(run.name, recorded, dataset).tokenizer
@@ -168,7 +200,7 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
 def is_prepared(
     config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = SILENT
 ) -> bool:
-    """Return if ``folder`` has what ``config`` asks for; DataError if it has another dataset."""
+    """Return whether ``folder`` has the dataset of ``config``; DataError if a different one."""
     if not is_present(folder):
         return False
     meta, checks = dataset_meta(folder), checks or Checks()
@@ -184,7 +216,7 @@ def is_prepared(
     if has_text and (sources or meta.source_sha256):
         now = _text_sha256(config, folder, checks.thorough, monitor)
     if not meta.config and config.source not in (None, FINEWEB):
-        said = f"{folder} has shards of another program, used instead of {wanted}"
+        said = f"{folder} has shards of a different program, used instead of {wanted}"
         monitor.report(f"warning: {said}")
     is_same = now is not None and now == meta.source_sha256
     if sources and not is_same:
@@ -198,8 +230,8 @@ def is_prepared(
     elif now and meta.source_sha256 and not is_same:
         said = f"{wanted} has changed since {folder} was prepared from it"
         if not checks.changed_text:
-            remedy = "Prepare it again with `prepare --force`, or keep both with"
-            raise DataError(f"{said}. {remedy} data.dataset=NEW_NAME")
+            again = f"{_rebuild_advice()}, or keep both with data.dataset=NEW_NAME"
+            raise DataError(f"{said}; {again}")
         monitor.report(f"warning: {said}; the run keeps the text that it began with")
     return True
 
@@ -220,7 +252,7 @@ def _text_sha256(config: DataConfig, folder: Path, fresh: bool, monitor: Monitor
 
 
 def differences(old: Mapping[str, Any], config: DataConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that make ``config`` another dataset than ``old``: key → (old, new)."""
+    """Return the settings that make the datasets different: key → (old, new)."""
     keys = ["source", "tokenizer"]
     if config.source != FINEWEB:
         keys += ["text_column", "split", "val_fraction", "shard_tokens"]
@@ -233,5 +265,38 @@ def _other_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> Dat
     use = f", use it with data.source={changed['source'][0]}" if list(changed) == ["source"] else ""
     return DataError(
         f"{folder} was prepared with other settings: {printable(listed)}. Keep both with "
-        f"data.dataset=NEW_NAME{printable(use)}, or replace it with `prepare --force`"
+        f"data.dataset=NEW_NAME{printable(use)}, or replace it: {prepare_command('--force')}"
     )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A dataset that a run may train on; ``identity`` is for the run's record."""
+
+    meta: Meta
+    tokenizer: Tokenizer
+    train: TokenStream
+    val: TokenStream
+    identity: dict[str, Any]
+
+
+def open_training_data(recipe: Recipe, dataset: Path, run: Path) -> TrainingData:
+    """Open the dataset for the ``run`` of ``recipe``.
+
+    Raises DataError if the run learned a different dataset, RecipeError if a split is shorter than
+    the context.
+    """
+    meta = dataset_meta(dataset)
+    identity, recorded = dataset_identity(dataset, meta), recorded_dataset(run)
+    if (recorded or steps(run)) and (why := dataset_mismatch(run.name, recorded, identity)):
+        raise DataError(why)
+    block = recipe.model.block_size
+    streams = TokenStream(dataset, "train"), TokenStream(dataset, "val")
+    for part, stream in zip(("training", "validation"), streams, strict=True):
+        if len(stream) <= block:
+            raise recipe.mistake(
+                "model.block_size",
+                f"block_size ({block}) is longer than the {part} set of {recipe.data.dataset} "
+                f"({len(stream)} tokens)",
+            )
+    return TrainingData(meta, from_meta(meta.tokenizer), *streams, identity)

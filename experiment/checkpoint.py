@@ -37,7 +37,7 @@ MISSING = object()
 
 
 class ConfigMismatch(UserError):
-    """The checkpoint was written under another configuration; the text shows the differences."""
+    """The checkpoint has a different configuration; the text shows the differences."""
 
     status = ExitStatus.JOB_FAILED
 
@@ -67,7 +67,7 @@ def save_checkpoint(
     experiment from others. ``state`` is what else the loop needs, as JSON can hold it. The random
     state of torch, Python and numpy is saved too. Returns the checkpoint's folder.
 
-    Raises ConfigMismatch if the folder holds checkpoints of another ``config``.
+    Raises ConfigMismatch if the folder holds checkpoints of a different ``config``.
     """
     step = int(step)
     if step < 0:
@@ -110,10 +110,10 @@ def load_checkpoint(
 ) -> LoadedCheckpoint | None:
     """Load the newest intact checkpoint into ``model`` and ``optimizer``, with the random state.
 
-    Returns None if there is no checkpoint: start at step 0. Warns about damaged checkpoints and
+    Returns None without a checkpoint: start at step 0. Warns about damaged checkpoints and
     skips them. Call it before or after torch.compile.
 
-    Raises ConfigMismatch if the checkpoint was written under another ``config``.
+    Raises ConfigMismatch if the checkpoint was written under a different ``config``.
     """
     folder = checkpoint_folder(output_dir, name)
     found = files.newest(folder, say)
@@ -178,7 +178,7 @@ def encode(value: object) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Return what ``encode`` encoded, with lists for tuples and dicts for objects."""
+    """Return the value that ``encode`` encoded, with lists for tuples and dicts for objects."""
     if isinstance(value, dict):
         if value.keys() == {NON_FINITE}:
             return float(value[NON_FINITE])
@@ -191,7 +191,7 @@ def _script_name() -> str:
 
 
 def _check_folder(folder: Path, config: Any) -> None:
-    """Raise ConfigMismatch if the oldest readable checkpoint in ``folder`` has another config."""
+    """Raise ConfigMismatch if ``folder``'s oldest readable checkpoint has a different config."""
     for step in steps(folder):
         try:
             saved = json.loads((step_folder(folder, step) / "state.json").read_bytes())
@@ -205,14 +205,14 @@ def _check_folder(folder: Path, config: Any) -> None:
 def _check_config(folder: Path, saved: Mapping[str, Any], config: Any) -> None:
     if "config" not in saved:
         raise UserError(
-            f"{folder} holds checkpoints that the trainer wrote; choose another run with --name"
+            f"{folder} holds checkpoints that the trainer wrote; choose a different run with --name"
         )
     lines = _differences(decode(saved["config"]), decode(config))
     if lines:
         raise ConfigMismatch(
-            f"{folder} holds checkpoints of another configuration:\n"
+            f"{folder} holds checkpoints of a different configuration:\n"
             + "\n".join(f"  {line}" for line in lines)
-            + "\nstart another run with --name NEW-NAME, or restore the configuration"
+            + "\nstart a new run with --name NEW-NAME, or restore the configuration"
         )
 
 
@@ -239,13 +239,13 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any])
     if kind != given:
         raise ModelMismatch(
             f"the checkpoint holds the state of {kind or 'no optimizer'}, expected {given}\n"
-            "put the choice of the optimizer into config=, and use another --name"
+            "put the choice of the optimizer into config=, and use a different --name"
         )
     if len(saved["groups"]) != len(optimizer.param_groups):
         raise ModelMismatch(
             f"the checkpoint's optimizer has {len(saved['groups'])} parameter groups, "
             f"expected {len(optimizer.param_groups)}\n"
-            "put what divides the parameters into config=, and use another --name"
+            "put what divides the parameters into config=, and use a different --name"
         )
 
 

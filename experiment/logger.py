@@ -1,6 +1,6 @@
 """``TBLogger``: log an experiment's numbers to TensorBoard and metrics.jsonl while it trains.
 
-The runner's record of the active run follows. Outside the runner there is no active run.
+The runner's record of the active run follows. Outside the runner no run is active.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import json
 import math
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.arguments import say
+from job.exit_status import UserError
 from job.files import fsync_file, naming, write_atomically
 from job.metrics import read_metrics
+from job.trackers.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from job.run_session import RunSession
@@ -70,7 +73,9 @@ class TBLogger:
         self.name = name
         self._path = self.folder / "metrics.jsonl"
         self._is_started = False
-        self._writer: Any = None  # None before the first step, and after TensorBoard failed
+        self._writer: TensorBoard | None = (
+            None  # None before the first step, and after TensorBoard failed
+        )
         self._flushed = 0.0
 
     def log(self, step: int, **scalars: float) -> None:
@@ -85,8 +90,8 @@ class TBLogger:
         # Opened for each line, since another logger of this run may have replaced the file.
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
-        for key, value in values.items():
-            self._tensorboard("add_scalar", f"{self.name}/{key}", value, step)
+        numbers = {f"{self.name}/{key}": value for key, value in values.items()}
+        self._tensorboard(lambda writer: writer.log(numbers, step))
         if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
             self.flush()
         field = RECORDED_LOSSES.get(self.name)
@@ -95,7 +100,7 @@ class TBLogger:
 
     def flush(self) -> None:
         """Show TensorBoard everything logged so far. Happens once a second and at exit anyway."""
-        self._tensorboard("flush")
+        self._tensorboard(TensorBoard.flush)
         self._flushed = time.monotonic()
 
     def sync(self) -> None:
@@ -107,33 +112,33 @@ class TBLogger:
 
     def close(self) -> None:
         """Close the TensorBoard file. Happens at exit anyway."""
-        self._tensorboard("close")
+        self._tensorboard(TensorBoard.close)
         self._writer = None
         self._is_started = False
 
     def _start(self, step: int) -> None:
         """Remove the steps that an earlier attempt logged from ``step`` on."""
-        rows = read_metrics(self._path)
+        try:
+            rows = read_metrics(self._path)
+        except OSError as error:
+            raise UserError(f"can't read {self._path}: {error.strerror}; remove it") from None
         kept = (row for row in rows if row["kind"] != self.name or row["step"] < step)
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._is_started = True
         try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            path = self.folder / "tensorboard" / self.name
-            self._writer = SummaryWriter(path, purge_step=step)
+            self._writer = TensorBoard(self.folder / "tensorboard" / self.name, step)
         except (ImportError, OSError) as error:
             say(f"warning: no TensorBoard: {error}; metrics.jsonl has every value")
         else:
             weakref.finalize(self, self._writer.close)
         _loggers.add(self)
 
-    def _tensorboard(self, method: str, *arguments: object) -> None:
-        """Call a method of TensorBoard's writer. A failure there must not end the training."""
+    def _tensorboard(self, action: Callable[[TensorBoard], None]) -> None:
+        """Use TensorBoard's writer. A failure there must not end the training."""
         if self._writer is None:
             return
         try:
-            getattr(self._writer, method)(*arguments)
+            action(self._writer)
         except Exception as error:
             self._writer = None
             say(f"warning: TensorBoard failed: {error}; metrics.jsonl has every value")

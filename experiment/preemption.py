@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass
 class StopRequest:
-    """The signal that this process received, and what the user's code knows of it."""
+    """The signal that this process received, and the response of the user's code."""
 
     signal: signal.Signals | None = None
     is_polled: bool = False  # the code calls should_stop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -25,15 +26,23 @@ from typing import Any, TextIO, cast
 from experiment import logger, preemption
 from job.arguments import run, say
 from job.compatibility import JOB, other_experiment
-from job.disk import FULL, in_words
+from job.disk import DISK_ERRNOS, describe_os_error
 from job.exit_status import ExitStatus, UserError
+from job.format import describe_result
 from job.paths import CHECKOUT, VolumePaths
-from job.results import as_result, what_came
-from job.run_record import RUN_NAME, RunRecord, RunStatus, read_record
+from job.run_record import (
+    EndReason,
+    RunRecord,
+    RunStatus,
+    invalid_run_name,
+    is_run_name,
+    launch_metadata,
+    read_record,
+)
 from job.run_session import RunRefused, RunSession
 from job.signature import FUNCTION, ExperimentError, Value, read_signature
 
-PACKAGES = ("model", "corpus", "job", "runner")
+PACKAGES = ("model", "inference", "corpus", "job", "runner", "serving")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +69,8 @@ def _main(arguments: Namespace) -> ExitStatus:
     given = signature.values(arguments.words)
     parameters = signature.complete(given)
     name = arguments.name or path.stem
-    if not RUN_NAME.match(name):
-        raise ExperimentError(
-            f"invalid run name '{name}': pass --name with letters, digits, '.', '_' and '-' only"
-        )
+    if not is_run_name(name):
+        raise ExperimentError(invalid_run_name(name))
     locations = VolumePaths.current()
     locations.set_defaults()
     folder = locations.run(name).absolute()
@@ -80,6 +87,8 @@ def _main(arguments: Namespace) -> ExitStatus:
     file = {"path": arguments.file.as_posix(), "sha256": digest}
     session.progress(force=True, arguments=parameters, file=file)
     steps = parameters.get("max_steps", parameters.get("steps"))
+    launched = launch_metadata().get("experiment") or {}
+    session.start_trackers(launched.get("trackers") or {}, say)
     logger.activate(session, steps if isinstance(steps, int) else 0)
     log = folder / "log.txt"
     with (
@@ -111,16 +120,18 @@ def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitS
             return _fail(session, f"the file called sys.exit({end.code!r})")
         returned = None
     except BaseException as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in FULL):
-            return _fail(session, in_words(error))
+        if isinstance(error, UserError) or (
+            isinstance(error, OSError) and error.errno in DISK_ERRNOS
+        ):
+            return _fail(session, describe_os_error(error))
         _print_traceback(error, path)
         return _fail(session, f"{type(error).__name__}: {error}")
     if preemption.STOP.was_reported:
         return _stop(session)
     session.record.result = as_result(returned, say)
-    if not _end(session, RunStatus.FINISHED, "finished"):
+    if not _end(session, RunStatus.FINISHED, EndReason.FINISHED):
         return ExitStatus.JOB_FAILED
-    say(f"run {session.folder.name} is finished: {what_came(session.record.result)}")
+    say(f"run {session.folder.name} finished: {describe_result(session.record.result)}")
     return ExitStatus.DONE
 
 
@@ -141,7 +152,7 @@ def load_train(path: Path) -> Callable[..., Any]:
 
 
 def _unload_shadowed_packages(folder: Path) -> None:
-    """Let the user's file import its own model.py or job/ instead of the packages used here."""
+    """Let the user's file import its own model.py or job/ instead of this project's packages."""
     if folder == CHECKOUT:
         return
     shadowed = {
@@ -149,7 +160,8 @@ def _unload_shadowed_packages(folder: Path) -> None:
     }
     if not shadowed:
         return
-    for part in ("checkpoint", "logger"):  # import what the library needs while the names are ours
+    # Import the library's parts while the names still refer to this project's packages.
+    for part in ("checkpoint", "logger"):
         import_module(f"experiment.{part}")
     for name in [*sys.modules]:
         if name.partition(".")[0] in shadowed:
@@ -172,11 +184,12 @@ def _fail(session: RunSession, reason: str) -> ExitStatus:
 
 
 def _end(session: RunSession, status: RunStatus, reason: str) -> bool:
-    """Record the end of the attempt; return False if the disk refuses it."""
+    """Record the end of the attempt; return False if it cannot be written."""
     try:
         session.end(status, reason)
     except OSError as error:
-        say(f"error: the end of the run is not recorded: {in_words(error)}")
+        label = "warning" if status == RunStatus.FAILED else "error"  # the failure was the error
+        say(f"{label}: the end of the run is not recorded: {describe_os_error(error)}")
         return False
     return True
 
@@ -190,18 +203,53 @@ def _print_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    say(f"run {folder.name} is already finished: {what_came(record.result)}")
+    say(f"run {folder.name} is already finished: {describe_result(record.result)}")
     if record.file.get("sha256") not in (None, digest):
         say("the file has changed since then; this is the result of the old version")
-    say(f"to run it again, choose another name: --name {folder.name}-2")
+    say(f"to run it again, choose a different name: --name {folder.name}-2")
     if as_json:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")
+
+
+MAX_TEXT_CHARS = 200  # of a value that is kept as text
+
+
+def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the result for the record, warning about values that JSON lacks."""
+    if returned is None:
+        return {}
+    if isinstance(returned, Mapping):
+        return {str(key): _plain(value, str(key), say) for key, value in returned.items()}
+    say(f"warning: train() returned {type(returned).__name__}, not a dict; saved as 'result'")
+    return {"result": _plain(returned, "result", say)}
+
+
+def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
+    if hasattr(value, "item") and getattr(value, "size", None) is not None and _is_single(value):
+        value = value.item()  # of torch and numpy
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no nan and no inf
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part, f"{key}.{name}", say) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, key, say) for part in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), key, say)
+    say(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
+    return repr(value)[:MAX_TEXT_CHARS]
+
+
+def _is_single(value: Any) -> bool:
+    count = value.numel() if hasattr(value, "numel") else value.size
+    return bool(count == 1)
 
 
 class LoggedStream(TextIOBase):
     """A text stream that also appends each line, with its time in UTC, to a log file.
 
-    The log is written as far as possible: a full disk must not end the training here.
+    The log is written as far as possible: a full disk must not end the training.
     """
 
     def __init__(self, stream: TextIO, log: Path) -> None:

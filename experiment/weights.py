@@ -13,7 +13,7 @@ SHOWN_DIFFERENCES = 5
 
 
 class ModelMismatch(UserError):
-    """The weights or optimizer state in the checkpoint belong to another network or optimizer."""
+    """The checkpoint's weights or optimizer state belong to a different network or optimizer."""
 
     status = ExitStatus.JOB_FAILED
 
@@ -75,9 +75,9 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor], tied: Mapping[st
     if errors:
         hidden = len(errors) - SHOWN_DIFFERENCES
         raise ModelMismatch(
-            "the checkpoint belongs to another network:\n  "
+            "the checkpoint belongs to a different network:\n  "
             + "\n  ".join(errors[:SHOWN_DIFFERENCES])
             + (f"\n  and {hidden} more" if hidden > 0 else "")
-            + "\nput everything that shapes the network into config=, and use another --name"
+            + "\nput everything that shapes the network into config=, and use a different --name"
         )
     network.load_state_dict({own: weights[name] for name, own in names.items()})

@@ -12,10 +12,11 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from job.disk import in_words
+from job.disk import describe_os_error
 from job.exit_status import ExitStatus, Interrupted, RecipeError, UserError
 from job.format import did_you_mean
 from job.paths import CONFIGS
+from job.pretrained import TASKS
 from job.recipe import Recipe, load
 
 DEVICES = ("cuda", "mps", "cpu")
@@ -32,7 +33,7 @@ def find_recipe(name: str) -> Path:
         if "\ntrain:" in path.read_text(encoding="utf-8")
     )
     hint = did_you_mean(Path(name).stem, names)
-    raise RecipeError(f"no recipe '{name}'{hint}; use one of {', '.join(names)}, or a path")
+    raise RecipeError(f"unknown recipe '{name}'{hint}; use one of {', '.join(names)}, or a path")
 
 
 def argument_parser(module: str, description: str) -> ArgumentParser:
@@ -71,19 +72,21 @@ def parse_run(
     multiple_choice: bool = False,
 ) -> Namespace:
     """Parse the arguments of a command that reads a run: --name, --device and overrides."""
-    parser = argument_parser(f"model.{command}", description)
+    parser = argument_parser(f"serving.{command}", description)
     parser.add_argument("--name", metavar="RUN", help="default: the newest run")
     add_device(parser)
     if output:
         parser.add_argument(
             "--output", metavar="DIR", help="default: huggingface/ in the run's folder"
         )
+        parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hub")
     if multiple_choice:
         parser.add_argument(
             "--multiple-choice",
             metavar="FILE",
             help="multiple-choice questions, one JSON object per line",
         )
+        parser.add_argument("--task", choices=TASKS, help="a task whose data is downloaded once")
     return parse(parser, argv)
 
 
@@ -102,6 +105,12 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespac
     arguments.recipe = names[0] if names else "quickstart"
     arguments.overrides = [word for word in words if "=" in word]
     return arguments
+
+
+def is_overridden(key: str, overrides: Sequence[str]) -> bool:
+    """Return True if ``overrides`` set ``key`` (section.name), in full or by its last part."""
+    keys = {word.lstrip("-").partition("=")[0] for word in overrides}
+    return not keys.isdisjoint((key, key.rpartition(".")[2]))
 
 
 def load_recipe(arguments: Namespace) -> Recipe:
@@ -135,7 +144,7 @@ def _run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> Ex
     except (UserError, OSError) as error:
         if arguments.debug:
             raise
-        say(f"error: {in_words(error)}")
+        say(f"error: {describe_os_error(error)}")
         return error.status if isinstance(error, UserError) else ExitStatus.ERROR
     except Interrupted:
         say("interrupted; run the same command to resume")
@@ -174,7 +183,7 @@ class SafeStream:
     """A standard stream whose writes never fail.
 
     A closed pipe or terminal, a full disk under a redirected output, or a narrow encoding must not
-    end a training. ``lost_output`` is the reason if output was lost that somebody may still read.
+    end training. ``lost_output`` is the reason if output was lost that somebody may still read.
     """
 
     def __init__(self, stream: TextIO | None) -> None:

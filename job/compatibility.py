@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from job.format import runner_command
 from job.run_record import RunRecord
 
 if TYPE_CHECKING:
     from job.recipe import ModelConfig, Recipe
 
 
-# These may change as long as no past step would have had another learning rate.
+# These may change as long as no past step would have had a different learning rate.
 ENDS = {"train.max_steps", "train.decay_steps"}
 
 
@@ -28,8 +29,8 @@ def other_recipe(run: str, before: Recipe, after: Recipe, target: str, step: int
     lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())
     return (
         f"run {run} was started with different settings; resuming would mix them:\n{lines}\n"
-        f"start another run: runner {target} RECIPE --name NEW-NAME (add init_from={run} to start "
-        "from its weights), or use the run's own settings"
+        f"start a new run: {runner_command(target)} RECIPE --name NEW-NAME (add init_from={run} "
+        "to start from its weights), or use the run's own settings"
         + (ADVICE if different.keys() <= ENDS else "")
     )
 
@@ -41,7 +42,7 @@ ADVICE = (
 
 
 def _same_so_far(before: Recipe, after: Recipe, step: int) -> bool:
-    """Return True if no step up to ``step`` would have had another learning rate."""
+    """Return True if no step up to ``step`` would have had a different learning rate."""
     from job.schedules import learning_rate
 
     if step >= after.train.max_steps:
@@ -50,13 +51,13 @@ def _same_so_far(before: Recipe, after: Recipe, step: int) -> bool:
 
 
 def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that give ``after`` another function than ``before``: key → both values.
+    """Return the settings that make the networks compute different functions: key → both values.
 
     The shapes of the weights do not show all of them. Dropout is not one: it is for training only.
     """
     from job.schedules import short_blocks
 
-    keys = ["variant", "n_layer", "n_head", "n_embd"]
+    keys = ["variant", "n_layer", "n_head", "n_embd", "value_embeddings"]
     if before.variant == after.variant == "gpt2":
         keys += ["bias", "block_size"]  # modern's rotary positions have no weights
     if short_blocks(before) != short_blocks(after):
@@ -65,6 +66,16 @@ def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[An
         keys.append("window_size")
     values = ((key, getattr(before, key), getattr(after, key)) for key in keys)
     return {f"model.{key}": (old, new) for key, old, new in values if old != new}
+
+
+def refuse_other_function(run: str, before: Recipe, after: Recipe) -> None:
+    """Raise RecipeError if ``after`` sets a key that the weights of ``run`` fix."""
+    from job.recipe import changes
+
+    for key, (old, _) in changes(before, after).items():
+        if key.startswith("model.") or key == "data.tokenizer":
+            why = f"run {run} was trained with {key}={old}, which is fixed; remove it"
+            raise after.mistake(key, why)
 
 
 JOB = "experiment"
@@ -92,7 +103,7 @@ def other_experiment(record: RunRecord, file: str, arguments: Mapping[str, Any])
     return (
         f"run '{record.name}' was started with different parameters; resuming would mix them:\n"
         + "\n".join(lines)
-        + "\nstart another run with --name NEW-NAME, or use the run's own parameters"
+        + "\nstart a new run with --name NEW-NAME, or use the run's own parameters"
     )
 
 
@@ -107,8 +118,7 @@ def other_job(record: RunRecord, job: str) -> str:
     """Return why a ``job`` (train, command, experiment) can't resume the run; '' if it can."""
     if record.job == job:
         return ""
-    article = "an" if record.job.startswith(tuple("aeiou")) else "a"
     return (
-        f"run '{record.name}' is {article} {record.job} already; use another --name "
+        f"run '{record.name}' exists with job {record.job}; use a different --name "
         f"(`runner status {record.name}` shows it, `runner resume {record.name}` resumes it)"
     )

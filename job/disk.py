@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
+from job.files import fsync_file, fsync_folder, write_atomically
 from job.format import byte_size
 from job.paths import VolumePaths
-from job.step_folders import step_folder, steps
+from job.step_folders import (
+    MANIFEST,
+    PARTIAL,
+    discard,
+    point_latest,
+    sha256,
+    step_folder,
+    steps,
+)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRNOS = (*FULL_DISK_ERRNOS, errno.EIO, errno.EROFS)  # errors of a disk, not of a program
 
 
 class DiskFull(UserError):
@@ -22,9 +33,9 @@ class DiskFull(UserError):
     status = ExitStatus.JOB_FAILED
 
 
-def in_words(error: BaseException) -> str:
+def describe_os_error(error: BaseException) -> str:
     """Return the error message; for a full disk, also name the disk and its free space."""
-    if not isinstance(error, OSError) or error.errno not in FULL:
+    if not isinstance(error, OSError) or error.errno not in FULL_DISK_ERRNOS:
         return str(error)
     # An error without a file name comes from a volume: assume the fullest.
     where = Path(error.filename) if error.filename else min(_volumes(), key=free_bytes)
@@ -36,47 +47,60 @@ def in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def whole_or_gone(run: Path, step: int, folder: Path, needed: int) -> Iterator[None]:
-    """Write the checkpoint of ``step`` (about ``needed`` bytes) into the new ``folder``.
+def new_checkpoint(run: Path, step: int, needed: int) -> Iterator[Path]:
+    """Yield a folder for the files of a checkpoint (about ``needed`` bytes).
 
-    On failure, remove the folder and leave earlier checkpoints intact. Raises DiskFull.
+    The folder has a temporary name. After the block each file is fsynced and listed in a manifest,
+    the folder is renamed, and ``latest`` is updated last. On failure, remove the folder and leave
+    earlier checkpoints intact. Raises DiskFull.
     """
+    final = step_folder(run, step)
+    folder = run / f"{PARTIAL}{final.name}"
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed attempt
     try:
         folder.mkdir(parents=True)
-        yield
+        yield folder
+        manifest = {}
+        for file in sorted(folder.iterdir()):
+            fsync_file(file)
+            manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS:
             raise DiskFull(_no_room(run, step, needed)) from None
         raise
+    discard(final)  # a damaged one of the same step, which resuming skipped
+    folder.rename(final)
+    fsync_folder(run)
+    point_latest(run, step)
 
 
 def _no_room(run: Path, step: int, needed: int) -> str:
-    there = steps(run)
+    existing = steps(run)
     last = (
-        f"{step_folder(run, there[-1]).name} is the last intact one"
-        if there
-        else "there is no earlier one"
+        f"{step_folder(run, existing[-1]).name} is the last intact one"
+        if existing
+        else "no earlier one exists"
     )
-    older = f" (its oldest checkpoint is {step_folder(run, there[0])})" if len(there) > 1 else ""
+    oldest = f" (its oldest checkpoint is {step_folder(run, existing[0])})" if existing[1:] else ""
     return (
         f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, "
         f"{byte_size(free_bytes(run))} are "
-        f"free; {last}. Make room there{older} and type `runner resume {run.name}`"
+        f"free; {last}. Free some space{oldest} and run `runner resume {run.name}`"
     )
 
 
 def free_bytes(path: Path) -> int:
-    """Free bytes on the disk of ``path``, which need not be there yet."""
-    return shutil.disk_usage(nearest_there(path)).free
+    """Return the free bytes on the disk of ``path``, which need not exist."""
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
-def nearest_there(path: Path) -> Path:
-    """``path``, or the nearest folder above it that is there."""
+def nearest_existing(path: Path) -> Path:
+    """Return ``path``, or the nearest existing folder above it."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _volumes() -> list[Path]:
-    here = VolumePaths.current()
-    return [here.data, here.checkpoints, here.cache]
+    volumes = VolumePaths.current()
+    return [volumes.data, volumes.checkpoints, volumes.cache]

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -14,9 +13,10 @@ from rich.live import Live
 from rich.text import Text
 
 from job.files import naming
-from job.format import duration
+from job.format import duration, runner_command
 from job.metrics import sample_metrics
-from job.next_command import next_command
+from job.paths import VolumePaths
+from job.run_record import launch_metadata
 
 PLOT_HEIGHT = 14
 BAR = 16
@@ -76,12 +76,7 @@ class Display:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -98,7 +93,7 @@ class Display:
             with naming(Path(self.file.name)):
                 self.file.writelines(f"{now} {line}\n" for line in text.splitlines() or [""])
 
-    def step(
+    def show_step(
         self,
         step: int,
         loss: float,
@@ -123,7 +118,7 @@ class Display:
         self.status = f"{'━' * filled}{'─' * (BAR - filled)}  {line}"
         self.redraw()
 
-    def evaluated(self, step: int, loss: float) -> None:
+    def show_evaluation(self, step: int, loss: float) -> None:
         """Report a validation loss: a line, or on a terminal a point of the plot."""
         self.val.append((step, loss))
         line = (
@@ -161,8 +156,22 @@ class Display:
         """Report the result and the next command. ``seconds`` are those of training."""
         told = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
-        self.say(
-            f"run {run} is finished: {step} steps in {duration(seconds)} of training{told}{val}"
-        )
+        self.say(f"run {run} finished: {step} steps in {duration(seconds)} of training{told}{val}")
         more = next_command("sample", f"--name {run} prompt='...'")
         self.say(f"sample from it: {more}")
+
+
+INSIDE = Path("/vol/checkpoints")  # mount point in the image
+
+MODULES = {"train": "model.train", "sample": "serving.sample"}
+
+
+def next_command(job: str, arguments: str) -> str:
+    """Return ``runner TARGET JOB ARGUMENTS`` for the target that the runner used.
+
+    Without a runner: Compose's command in the container, and the host's elsewhere.
+    """
+    target = launch_metadata().get("target")
+    if target is None and VolumePaths.current().checkpoints == INSIDE:
+        return f"docker compose run --rm {job} python -m {MODULES[job]} {arguments}"
+    return f"{runner_command(target or 'host')} {job} {arguments}"

@@ -31,11 +31,13 @@ MEANINGS = {
         "stopped early, checkpoint saved; to resume, repeat the command or use `runner resume RUN`"
     ),
     ExitStatus.NOT_FOUND: "no such run, file or folder",
-    ExitStatus.CANCELLED: "declined at a question",
+    ExitStatus.CANCELLED: "you answered no when asked to confirm",
     ExitStatus.OVER_BUDGET: (
         "stopped by --max-cost or --budget, checkpoint saved; resume with a higher limit"
     ),
-    ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitStatus.INTERRUPTED: (
+        "interrupted or detached; a run on Modal or a box may still be active (`runner status`)"
+    ),
 }
 
 
@@ -45,10 +47,14 @@ class UserError(Exception):
     status = ExitStatus.ERROR
 
 
-class RecipeError(UserError, ValueError):
-    """A mistake in a recipe or an override; the message is complete."""
+class UsageError(UserError):
+    """A mistake on the command line or in a file."""
 
     status = ExitStatus.USAGE
+
+
+class RecipeError(UsageError, ValueError):
+    """A mistake in a recipe or an override; the message is complete."""
 
 
 class Interrupted(Exception):

@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` so that ``path`` holds either its old content or all of the new."""
+def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write ``content`` so that ``path`` holds either its old content or all of the new.
+
+    ``mode`` is that of the new file, by default the one that open() gives.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
+        if mode is not None:
+            temporary.touch(0o600)  # before it has content
+            temporary.chmod(mode)
         with naming(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()

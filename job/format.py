@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
+
+from job.exit_status import UsageError
 
 MIN_SIMILARITY = 0.6  # difflib's ratio of a name that is suggested
 
@@ -50,6 +54,11 @@ def one_line(text: str) -> str:
     return " ".join(sanitize(text).split())
 
 
+def brief(text: str, limit: int = 80) -> str:
+    """Return ``text``, shortened by an ellipsis if it exceeds ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return the value as JSON; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
@@ -63,7 +72,97 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def runner_command(target: str) -> str:
+    """Return ``runner TARGET`` as typed: in `runner remote BOX`, the box is a word of its own."""
+    return f"runner {target.replace(':', ' ', 1)}"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = MIN_SIMILARITY) -> str:
     """Return ``; did you mean 'x'?`` for the most similar name, or an empty string."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=MIN_SIMILARITY)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    names = {name.lstrip("-"): name for name in known}  # every option has the dashes
+    word = word.lower().lstrip("-")
+    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    return f"; did you mean '{names[close[0]]}'?" if close else ""
+
+
+def url_problem(url: str) -> str:
+    """Return why the URL can't be requested; '' if it can."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            return "only http:// and https:// addresses are supported"
+        if not parts.hostname or " " in parts.hostname or parts.port == 0:
+            return "it names no host"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MAX_DOLLARS = 1e7
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Return ``12h`` in seconds. Raises UsageError that names ``option``."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{option} {text}: expected a duration above 0, such as 90m, 12h or 3d")
+    number, unit = match.groups()
+    if not unit:
+        raise UsageError(
+            f"{option} {text}: {number} has no unit; write {number}m, {number}h or {number}d"
+        )
+    return float(number) * UNITS_S[unit]
+
+
+def parse_dollars(text: str, option: str) -> float:
+    """Return ``$25`` as 25.0. Raises UsageError that names ``option``."""
+    try:
+        amount = float(text.strip().removeprefix("$"))
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < MAX_DOLLARS:
+        raise UsageError(f"{option} {text}: expected an amount of US dollars above 0, such as 25")
+    return amount
+
+
+def setting(value: object) -> str:
+    """Return a recipe's value as YAML writes it, or – for one that is not set."""
+    if value is None:
+        return "–"
+    return str(value).lower() if isinstance(value, bool) else sanitize(str(value))
+
+
+def number(number: float) -> str:
+    """Return 950, 12.5k, 3.2M or 1.1B, for axes and tokens."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def dollars(amount: float) -> str:
+    """Return ``$25.00``, or two significant digits below a cent: ``$0.00012``."""
+    if not 0 < amount < 0.01:
+        return f"${amount:.2f}"
+    return f"${amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")
+
+
+def describe_result(result: Mapping[str, Any]) -> str:
+    """Return an experiment's result as one line."""
+    return in_short(result, 200) or (
+        "its result is in run.json" if result else "train() returned nothing"
+    )
+
+
+def in_short(result: Mapping[str, Any], width: int = 60) -> str:
+    """Return ``loss=0.1234 accuracy=0.98``: plain values, up to ``width`` characters."""
+    text = ""
+    for key, value in result.items():
+        if isinstance(value, Mapping | list):
+            continue
+        part = f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        if len(text) + len(part) + 1 > width:
+            return f"{text} …" if text else f"{part[: width - 1]}…"
+        text = f"{text} {part}".strip()
+    return text

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
-from job.run_record import HEARTBEAT_SECONDS, RunStatus, heartbeat_age, read_record
+from job.run_record import HEARTBEAT_INTERVAL_S, RunStatus, heartbeat_age, read_record
 
 # Twelve heartbeats: a machine that swaps or compiles on every core may miss a few.
-FRESH_SECONDS = 12 * HEARTBEAT_SECONDS
+FRESH_HEARTBEAT_S = 12 * HEARTBEAT_INTERVAL_S
 
 
 def running_runs(checkpoints: Path) -> dict[str, float]:
@@ -36,7 +36,9 @@ def main() -> ExitStatus:
     if not runs:
         print("no active run")
     return (
-        ExitStatus.DONE if any(age < FRESH_SECONDS for age in runs.values()) else ExitStatus.ERROR
+        ExitStatus.DONE
+        if any(age < FRESH_HEARTBEAT_S for age in runs.values())
+        else ExitStatus.ERROR
     )
 
 

@@ -1,25 +1,74 @@
-"""The metrics of a run: metrics.jsonl and TensorBoard always, Weights & Biases if it is set up.
+"""The metrics of a run: metrics.jsonl, which other trackers follow, TensorBoard, and its GPUs.
 
-A tracker never ends or delays a training: its first error turns it off, with a message.
+An error of TensorBoard turns it off, with a message; it never ends the run.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
-import os
-import queue
-import socket
+import shutil
+import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from job.files import fsync_file, naming
 from job.format import json_text
+from job.trackers.tensorboard import TensorBoard
 
-WANDB_CLOSE_TIMEOUT_S = 20.0  # for its last uploads
+NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started answer late
+MONITOR_INTERVAL_S = 10.0
+
+
+def query_gpus(field: str) -> list[str]:
+    """Return one field of nvidia-smi for each GPU; empty if nvidia-smi is missing or fails."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
+
+
+def gpu_values() -> dict[str, float]:
+    """Return ``gpu_use_0`` (0 to 1), ``gpu_memory_0`` (bytes), ``gpu_clock_0`` (Hz) and so on."""
+    values: dict[str, float] = {}
+    for gpu, line in enumerate(query_gpus("utilization.gpu,memory.used,clocks.sm")):
+        try:
+            use, memory, clock = (float(word) for word in line.split(","))
+        except ValueError:  # "[N/A]", as a MIG slice answers
+            continue
+        values[f"gpu_use_{gpu}"] = use / 100
+        values[f"gpu_memory_{gpu}"] = memory * 2**20
+        values[f"gpu_clock_{gpu}"] = clock * 1e6
+    return values
+
+
+class GpuMonitor:
+    """Asks nvidia-smi again and again, in a thread: it can take seconds to answer."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._closed = threading.Event()
+        if shutil.which("nvidia-smi"):
+            threading.Thread(target=self._poll, name="gpus", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._closed.set()
+
+    def _poll(self) -> None:
+        while not self._closed.is_set():
+            self.values = gpu_values()
+            self._closed.wait(MONITOR_INTERVAL_S)
+
 
 EVALUATION = b'"kind": "val"'
 
@@ -27,7 +76,7 @@ Line = dict[str, Any]
 Say = Callable[[str], None]
 
 
-def _parse(text: bytes) -> Line | None:
+def parse_line(text: bytes) -> Line | None:
     """Return a line of metrics.jsonl; None if a kill or a power cut damaged it."""
     try:
         line = json.loads(text)
@@ -42,11 +91,11 @@ def read_metrics(path: Path) -> list[Line]:
     if not path.exists():
         return []
     with path.open("rb") as file:
-        return [line for text in file if (line := _parse(text)) is not None]
+        return [line for text in file if (line := parse_line(text)) is not None]
 
 
 def sample_metrics(path: Path, points: int) -> list[Line]:
-    """Return every evaluation of a metrics.jsonl, and about ``points`` evenly spaced other lines."""
+    """Return every evaluation of a metrics.jsonl, and about ``points`` of its other lines."""
     if not path.exists() or path.stat().st_size == 0:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -56,7 +105,7 @@ def sample_metrics(path: Path, points: int) -> list[Line]:
             places.append(at)
             at = content.find(EVALUATION, at + 1)
         starts = sorted({content.rfind(b"\n", 0, place) + 1 for place in places})
-        lines = [_parse(content[start : content.find(b"\n", start)]) for start in starts]
+        lines = [parse_line(content[start : content.find(b"\n", start)]) for start in starts]
     return [line for line in lines if line is not None]
 
 
@@ -73,7 +122,7 @@ def drop_lines_after(path: Path, step: int) -> None:
             end = content.rfind(b"\n") + 1 if step >= 0 else 0
             while end > 0:
                 start = content.rfind(b"\n", 0, end - 1) + 1
-                line = _parse(content[start:end])
+                line = parse_line(content[start:end])
                 if line is not None and line["step"] <= step:
                     break
                 end = start
@@ -87,31 +136,36 @@ class Metrics:
     the file holds each step once.
     """
 
-    def __init__(
-        self, folder: Path | None, resume_step: int, wandb_project: str | None, say: Say
-    ) -> None:
+    def __init__(self, folder: Path | None, resume_step: int, say: Say) -> None:
         self.folder, self.say = folder, say
-        self.trackers: list[_TensorBoard | _Wandb] = []
+        self.tensorboard: TensorBoard | None = None
+        self.gpus: GpuMonitor | None = None
         if folder is None:
             return
+        self.gpus = GpuMonitor()
         self.path = folder / "metrics.jsonl"
         with naming(self.path):
             drop_lines_after(self.path, resume_step)
             self.file = self.path.open("a", encoding="utf-8", buffering=1)
-        self._add_tracker(lambda: _TensorBoard(folder / "tensorboard", resume_step + 1))
-        if wandb_project is not None and (why := _wandb_is_missing()):
-            say(f"train.wandb_project is set but {why}: logging to TensorBoard only")
-        elif wandb_project is not None:
-            self._add_tracker(lambda: _Wandb(wandb_project, folder, say))
+        try:
+            self.tensorboard = TensorBoard(folder / "tensorboard", resume_step + 1)
+        except Exception as error:
+            self._report(error)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
-        """Write one line; ``kind`` is train, val or checkpoint."""
+        """Write one line; ``kind`` is train, val, task or checkpoint."""
         if self.folder is None:
             return
+        if kind == "train" and self.gpus is not None:
+            values |= self.gpus.values
         with naming(self.path):
             self.file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         numbers = {f"{kind}/{key}": v for key, v in values.items() if isinstance(v, int | float)}
-        self._each(lambda tracker: tracker.log(numbers, step))
+        self._tensorboard(lambda tensorboard: tensorboard.log(numbers, step))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Show a text in TensorBoard."""
+        self._tensorboard(lambda tensorboard: tensorboard.text(tag, text, step))
 
     def flush(self, durable: bool = False) -> None:
         """Make the lines visible to readers; with ``durable``, also after a power cut."""
@@ -121,110 +175,23 @@ class Metrics:
             self.file.flush()
             if durable:
                 fsync_file(self.path)
-        self._each(lambda tracker: tracker.flush())
+        self._tensorboard(lambda tensorboard: tensorboard.flush())
 
     def close(self) -> None:
-        """Close the file and the trackers."""
-        if self.folder is not None:
+        """Close the files."""
+        if self.gpus is not None:
+            self.gpus.close()
             self.file.close()
-            self._each(lambda tracker: tracker.close())
+            self._tensorboard(lambda tensorboard: tensorboard.close())
 
-    def _add_tracker(self, make: Callable[[], _TensorBoard | _Wandb]) -> None:
+    def _tensorboard(self, action: Callable[[TensorBoard], None]) -> None:
+        if self.tensorboard is None:
+            return
         try:
-            self.trackers.append(make())
-        except Exception as error:
+            action(self.tensorboard)
+        except Exception as error:  # a full disk, or whatever the library raises
+            self.tensorboard = None
             self._report(error)
 
-    def _each(self, action: Callable[[_TensorBoard | _Wandb], None]) -> None:
-        for tracker in [*self.trackers]:
-            try:
-                action(tracker)
-            except Exception as error:  # a full disk, or whatever a library raises
-                self.trackers.remove(tracker)
-                self._report(error)
-
     def _report(self, error: Exception) -> None:
-        self.say(f"a tracker failed and is off for this attempt; the training continues: {error}")
-
-
-class _TensorBoard:
-    """TensorBoard's event file, written synchronously, so that errors reach the caller."""
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self.event, self.summary = event_pb2.Event, summary_pb2.Summary
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self.records = RecordWriter((folder / name).open("wb"))
-        self._write(file_version="brain.Event:2")
-        # TensorBoard drops what an earlier attempt wrote from this step on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=first_step, session_log=start)
-
-    def _write(self, **fields: Any) -> None:
-        self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
-
-    def log(self, numbers: dict[str, float], step: int) -> None:
-        values = [self.summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items()]
-        self._write(step=step, summary=self.summary(value=values))
-
-    def flush(self) -> None:
-        self.records.flush()
-
-    def close(self) -> None:
-        self.records.close()
-
-
-def _wandb_is_missing() -> str:
-    """Return what keeps Weights & Biases from working; '' if nothing does."""
-    if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") != "offline":
-        return "WANDB_API_KEY is not (WANDB_MODE=offline needs no key)"
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        return "wandb is not installed (pip install wandb)"
-    return ""
-
-
-class _Wandb:
-    """A W&B run, in a thread: without a network wandb.init takes 90 s to fail."""
-
-    def __init__(self, project: str, folder: Path, say: Say) -> None:
-        self.project, self.folder, self.say = project, folder, say
-        self.lines: queue.SimpleQueue[tuple[dict[str, float], int] | None] = queue.SimpleQueue()
-        self.has_failed = False
-        self.thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self.thread.start()
-
-    def _work(self) -> None:
-        try:
-            import wandb
-
-            # The id is the run's name: an attempt that resumes continues the same W&B run.
-            name, project = self.folder.name, self.project
-            run = wandb.init(project=project, id=name, name=name, dir=self.folder, resume="allow")
-            while (line := self.lines.get()) is not None:
-                numbers, step = line
-                run.log(numbers, step=step)
-            run.finish()
-        except BaseException as error:  # wandb.init may also raise SystemExit
-            self.has_failed = True
-            self.say(f"Weights & Biases failed; the training continues without it: {error}")
-
-    def log(self, numbers: dict[str, float], step: int) -> None:
-        if not self.has_failed:
-            self.lines.put((numbers, step))
-
-    def flush(self) -> None:
-        """Do nothing: W&B uploads in the background."""
-
-    def close(self) -> None:
-        self.lines.put(None)
-        self.thread.join(WANDB_CLOSE_TIMEOUT_S)
-        if self.thread.is_alive():
-            self.say(
-                f"Weights & Biases did not finish within {WANDB_CLOSE_TIMEOUT_S:.0f} s; "
-                "upload the rest with `wandb sync`"
-            )
+        self.say(f"TensorBoard failed and is off for this attempt; the training continues: {error}")

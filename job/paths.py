@@ -40,9 +40,11 @@ class VolumePaths:
         return cls(*(root / volume for volume in VOLUMES))
 
     @classmethod
-    def current(cls, environ: Mapping[str, str] = os.environ) -> VolumePaths:
-        """Return this process's volumes: from the variables, else the checkout's ``volumes/``."""
-        default = cls.under(CHECKOUT / "volumes")
+    def current(
+        cls, environ: Mapping[str, str] = os.environ, root: Path = CHECKOUT / "volumes"
+    ) -> VolumePaths:
+        """Return this process's volumes: from the variables, else the folders of ``root``."""
+        default = cls.under(root)
         return cls(
             data=Path(environ.get("DATA_PATH") or default.data),
             checkpoints=Path(environ.get("CHECKPOINTS_PATH") or default.checkpoints),

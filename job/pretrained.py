@@ -1,15 +1,19 @@
-"""Published datasets and weights: their names, and the network that weights belong to. No torch."""
+"""Published datasets, weights and tasks by name, and the network of weights. No torch."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from job.typed_json import read_object
+
 if TYPE_CHECKING:
     from job.recipe import ModelConfig, Recipe
+
 
 FINEWEB = "fineweb10B"  # published shards: a source in a recipe, and a name for `prepare`
 
@@ -24,7 +28,7 @@ GPT2 = {
 
 HUB = "hf://"
 
-NAMED = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+NAMED = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?")
 
 
 class Pretrained(NamedTuple):
@@ -89,9 +93,9 @@ def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
     have the defaults of transformers.GPT2Config.
     """
     try:
-        config = json.loads(path.read_bytes())
+        config = read_object(path.read_bytes())
         kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError):
         raise ValueError(f"{name} is not a Hugging Face config.json") from None
     if kind != "gpt2":
         raise ValueError(
@@ -119,7 +123,7 @@ def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
         if (value := config.get(key, values[0])) not in values:
             raise ValueError(
                 f"{name}: {key} is {json.dumps(value)}, this trainer's GPT-2 has "
-                f"{json.dumps(values[0])}: it would compute another function"
+                f"{json.dumps(values[0])}: it would compute a different function"
             )
     block_size, vocab_size = sizes.pop("n_positions"), sizes.pop("vocab_size")
     return {**gpt2_shape(**sizes, block_size=block_size), "vocab_size": vocab_size}
@@ -133,7 +137,7 @@ def refuse_other_gpt2(path: Path, model: ModelConfig, name: str) -> int:
     theirs = read_gpt2_config(path, name)
     rows = theirs.pop("vocab_size")
     if words := other_shape(model.model_dump(), theirs):
-        raise ValueError(f"{name} is another network than the recipe's; write {words}")
+        raise ValueError(f"{name} is a different network than the recipe's; write {words}")
     return int(rows)
 
 
@@ -156,3 +160,34 @@ def gpt2_config(model: ModelConfig, vocab_size: int, eot: int | None) -> dict[st
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A file that is downloaded once into the cache volume, and the scores to compare with."""
+
+    url: str
+    sha256: str
+    published: dict[str, float]  # the task's score by model
+
+    @property
+    def file(self) -> str:
+        """Return the path in the cache volume."""
+        return f"tasks/{self.url.rpartition('/')[2]}"
+
+
+TASKS = {
+    # The validation set. The scores are accuracies per token: build-nanogpt's hellaswag.py.
+    "hellaswag": TaskData(
+        "https://raw.githubusercontent.com/rowanz/hellaswag/"
+        "a29ff8e9a04bba4bd6588223785ce105328adc57/data/hellaswag_val.jsonl",
+        "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+        {"GPT-2 124M": 0.2955, "GPT-2 1558M": 0.4893},
+    ),
+    # 22 tasks of DCLM (arXiv:2406.11794), as nanochat bundles and scores them.
+    "core": TaskData(
+        "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip",
+        "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200",
+        {"GPT-2 1558M": 0.256525},
+    ),
+}

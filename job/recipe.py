@@ -18,8 +18,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from job.exit_status import RecipeError
+from job.format import brief, url_problem
 from job.pretrained import GPT2, gpt2_shape, other_shape, pretrained
-from job.recipe_loader import Source, apply_override, describe, read_yaml
+from job.recipe_loader import (
+    ATTENTION_PATTERN,
+    DURATION,
+    FOLDER_NAME,
+    Source,
+    apply_override,
+    describe,
+    read_yaml,
+)
+from job.trackers import TRACKERS
 
 __all__ = [
     "DataConfig",
@@ -36,17 +46,22 @@ __all__ = [
 
 MIN_TEMPERATURE = 1e-4  # logits divided by less overflow float32
 FREE: dict[str, Any] = {"resume": "free"}
-DURATION = r"^\d+(\.\d+)?[smhd]$"
 
 
 def free(default: Any, description: str, **limits: Any) -> Any:
-    """Return a field that may change at a resume, because it does not change the result."""
+    """Return a field that may change when a run resumes: it does not change the result."""
     return Field(default, description=description, json_schema_extra=FREE, **limits)
 
 
 def impossible(key: str, message: str) -> PydanticCustomError:
     """Return the error for an impossible combination of values, reported at the line of ``key``."""
     return PydanticCustomError("impossible", "{message}", {"key": key, "message": message})
+
+
+def source_problem(source: str) -> str:
+    """Return why a source of text that is a URL can't be downloaded; '' if it can."""
+    problem = url_problem(source) if "://" in source else ""
+    return f"can't download {brief(source)}: {problem}" if problem else ""
 
 
 class Section(BaseModel):
@@ -63,10 +78,10 @@ class ModelConfig(Section):
         description="gpt2: OpenAI's architecture. modern: rotary positions, RMSNorm, QK-norm, "
         "squared ReLU, no biases, untied head",
     )
-    n_layer: int = Field(12, ge=1, description="blocks")
+    n_layer: int = Field(12, ge=1, le=1000, description="blocks")
     n_head: int = Field(12, ge=1, description="attention heads; divides n_embd")
-    n_embd: int = Field(768, ge=2, description="width")
-    block_size: int = Field(1024, ge=2, description="context, in tokens")
+    n_embd: int = Field(768, ge=2, le=100_000, description="width")
+    block_size: int = Field(1024, ge=2, le=10_000_000, description="context, in tokens")
     vocab_size: int | None = Field(
         None,
         ge=2,
@@ -75,7 +90,7 @@ class ModelConfig(Section):
     )
     attention_pattern: str = Field(
         "L",
-        pattern=r"^[SL]+$",
+        pattern=ATTENTION_PATTERN,
         description="per block, a window of window_size (S) or the whole context (L), repeated "
         "over the blocks; the last is always L (variant modern only)",
     )
@@ -85,6 +100,12 @@ class ModelConfig(Section):
         description=(
             "tokens that an S block sees, including the current one; a multiple of 128 on a GPU"
         ),
+    )
+    value_embeddings: int = Field(
+        0,
+        ge=0,
+        description="blocks, every second one from the last, that add a learned embedding of each "
+        "token to its value in the attention (variant modern only)",
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
@@ -100,6 +121,13 @@ class ModelConfig(Section):
                 "n_embd",
                 f"rotary positions need an even head size; n_embd / n_head is "
                 f"{self.n_embd // self.n_head}",
+            )
+        most = (self.n_layer + 1) // 2 if self.variant == "modern" else 0
+        if self.value_embeddings > most:
+            raise impossible(
+                "value_embeddings",
+                f"value_embeddings ({self.value_embeddings}) must be at most {most} for "
+                f"{self.n_layer} blocks of variant {self.variant}",
             )
         windows = "S" in self.attention_pattern
         if windows and self.variant == "gpt2":
@@ -128,11 +156,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The tokens that the run reads, and how `prepare` makes them."""
 
-    dataset: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the folder in the data volume"
-    )
+    dataset: str = Field(pattern=FOLDER_NAME, description="name of the folder in the data volume")
     source: str | None = Field(
         None,
+        min_length=1,
         description="a file, folder, glob or URL of text, JSON lines or Parquet; `stdlib`: the "
         "source code of Python's standard library; `fineweb10B`: the published shards",
     )
@@ -146,6 +173,12 @@ class DataConfig(Section):
     val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
     shard_tokens: int = Field(100_000_000, ge=1024, description="tokens in one shard file")
     shards: int = Field(9, ge=1, description="training shards to download, for a published dataset")
+
+    @model_validator(mode="after")
+    def _possible(self) -> DataConfig:
+        if problem := source_problem(self.source or ""):
+            raise impossible("source", problem)
+        return self
 
 
 class TrainConfig(Section):
@@ -194,20 +227,28 @@ class TrainConfig(Section):
         0.02, gt=0.0, description="peak learning rate of Muon; it follows lr's schedule"
     )
     muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    muon_warmup_steps: int = Field(
+        0, ge=0, description="steps in which Muon's momentum rises from 0.85 to muon_momentum"
+    )
     embedding_lr_scale: float = Field(
         1.0, gt=0.0, description="learning rate of embeddings, relative to lr"
     )
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    adam_eps: float = Field(1e-8, gt=0.0)
     grad_clip: float = Field(1.0, ge=0.0, description="largest gradient norm; 0: no clipping")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 if the hardware has it and it pays, else float32"
     )
+    fp8: Literal["none", "head", "all"] = Field(
+        "none",
+        description="float8 matrix products, on an H100 or newer; head: those of the loss; all: "
+        "also the blocks' forward products",
+    )
     activation_checkpointing: bool = free(
         False,
         "keep only a block's input and recompute the rest in the backward pass: less memory, a "
-        "third "
-        "more work",
+        "third more work",
     )
     loss_chunk: int | None = free(
         None, "tokens whose logits are in memory at once; null: all of a micro-batch", ge=1
@@ -239,6 +280,10 @@ class TrainConfig(Section):
         "validation tokens of an evaluation, the same each time; null: all",
         ge=1,
     )
+    eval_tasks: list[Literal["hellaswag", "core"]] = free(
+        [], "tasks to measure at each evaluation: hellaswag, core"
+    )
+    eval_task_questions: int = free(500, "questions of each task, the same each time", ge=1)
     checkpoint_every: int = free(250, "steps between checkpoints", ge=1)
     keep_last: int = free(2, "newest checkpoints to keep", ge=1)
     keep_best: bool = free(True, "also keep the checkpoint with the lowest validation loss")
@@ -248,8 +293,21 @@ class TrainConfig(Section):
         None, "steps between samples written to samples/; null: at the end", ge=1
     )
     wandb_project: str | None = free(
-        None, "log to this Weights & Biases project if WANDB_API_KEY is set"
+        None, "Weights & Biases project to log to; without WANDB_API_KEY to the run's folder"
     )
+    mlflow_project: str | None = free(
+        None, "MLflow experiment to log to; without MLFLOW_TRACKING_URI to the run's folder"
+    )
+    trackio_project: str | None = free(
+        None, "Trackio project to log to; without TRACKIO_SPACE_ID to the run's folder"
+    )
+    tracker_tags: list[str] = free([], "tags of the run in its trackers")
+    tracker_checkpoint: bool = free(False, "upload the final checkpoint to the trackers")
+
+    def projects(self) -> dict[str, str]:
+        """Return the project to log to by tracker."""
+        values = {name: getattr(self, f"{name}_project") for name in TRACKERS}
+        return {name: project for name, project in values.items() if project}
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
@@ -283,10 +341,11 @@ class TrainConfig(Section):
                     raise impossible(
                         key,
                         f"invalid stage {stage}; expected [STEP, TOKENS] with increasing steps "
-                        f"from {earliest} to "
-                        f"below max_steps ({self.max_steps})",
+                        f"from {earliest} to below max_steps ({self.max_steps})",
                     )
                 first = stage[0] + 1
+        if self.fp8 != "none" and (self.loss_chunk is None or self.loss_chunk % 16):
+            raise impossible("fp8", f"fp8={self.fp8} needs loss_chunk, a multiple of 16; try 16384")
         if self.min_lr > self.lr:
             raise impossible("min_lr", f"min_lr ({self.min_lr:g}) must not exceed lr ({self.lr:g})")
         return self
@@ -326,8 +385,7 @@ class ResourcesConfig(Section):
     stop_stalled_after: str | None = free(
         "10m",
         "Modal: stop a run that took no step for ten times as long as usual and at least this "
-        "long; "
-        "null: never",
+        "long; null: never",
         pattern=DURATION,
     )
     stop_idle_gpu_after: str | None = free(
@@ -367,8 +425,7 @@ class Recipe(Section):
             raise impossible(
                 "train.window_schedule",
                 f"{windows} must end with model.window_size ({self.model.window_size}) and have "
-                "no window "
-                f"longer than block_size ({block})",
+                f"no window longer than block_size ({block})",
             )
         source = self.train.init_from
         if source in GPT2 and (
@@ -465,7 +522,7 @@ def _are_stages(value: Any) -> bool:
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that make ``after`` another run than ``before``.
+    """Return the settings that make ``after`` a different run than ``before``.
 
     Key -> (before, after).
     """
@@ -478,7 +535,7 @@ def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def known_keys() -> dict[str, bool]:
-    """Return every full key (``train.lr``), and whether it may change at a resume."""
+    """Return every full key (``train.lr``), and whether it may change when the run resumes."""
     return {key: field.json_schema_extra == FREE for key, field in _fields()}
 
 

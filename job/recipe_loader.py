@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from job.exit_status import RecipeError
+from job.format import brief
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Source:
     def where(self, key: str) -> str:
         """Return ``file:line`` of ``key`` or its nearest section; the argument if one set it."""
         if key in self.overrides:
-            return f"argument '{self.overrides[key]}'"
+            return f"argument '{brief(self.overrides[key])}'"
         while key:
             if key in self.lines:
                 return f"{self.origin}:{self.lines[key]}"
@@ -35,10 +36,27 @@ class Source:
         return self.origin
 
 
+# Regular expressions of values, and their description in messages.
+DURATION = r"^\d+(\.\d+)?[smhd]$"
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+ATTENTION_PATTERN = r"^[SL]+$"
+PATTERNS = {
+    DURATION: "a duration such as 90m, 12h or 3d",
+    FOLDER_NAME: "letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    ATTENTION_PATTERN: "the letters S (window) and L (whole context), such as SSSL",
+}
+
+# Advice for problems that PyYAML reports in the words of its parser.
+YAML_REMEDIES = {
+    "<block": "check the indentation of this line",
+    "mapping values": "quote a value that contains ': ', or check the indentation of this line",
+    "expected ':'": "write `key: value`",
+    r"'\t'": "indent with spaces instead of tabs",
+}
+
 MAX_BYTES = 1_000_000  # of a file
 MAX_DEPTH = 20  # levels of nesting
 MAX_INT = 2**63 - 1
-MAX_SHOWN = 40  # characters of a value in a message
 
 
 def _invalid(problem: str, place: Any) -> yaml.constructor.ConstructorError:
@@ -75,7 +93,7 @@ class _Loader(yaml.SafeLoader):
                 raise ValueError("not a finite number")
             return value
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            text = str(getattr(node, "value", ""))[:MAX_SHOWN]
+            text = brief(str(getattr(node, "value", "")), 40)
             words = f"invalid value {text} ({error}); if it is text, quote it"
             raise _invalid(words, node) from None
 
@@ -88,7 +106,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(
-    path: Path, shape: str = "a recipe is a mapping with the sections model, data and train"
+    path: Path, shape: str = "expected a mapping with the sections model, data and train"
 ) -> Source:
     """Return the file's mapping and the line of each key.
 
@@ -103,13 +121,15 @@ def read_yaml(
             f"{path}: {error.strerror or error}; `ls configs` shows the recipes"
         ) from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not a UTF-8 text file") from None
+        raise RecipeError(f"{path} is not a UTF-8 text file") from None
     try:
         node = yaml.compose(text, _Loader)
         tree = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+        problem = str(error.problem)
+        remedy = next((f"; {text}" for part, text in YAML_REMEDIES.items() if part in problem), "")
+        raise RecipeError(f"{path}:{line}: not valid YAML: {problem}{remedy}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
@@ -135,7 +155,7 @@ def _note_lines(node: yaml.Node | None, prefix: str, source: Source) -> None:
         line = key_node.start_mark.line + 1
         if key in source.lines:
             raise RecipeError(
-                f"{source.origin}:{line}: duplicate key {key} (first defined at line "
+                f"{source.origin}:{line}: duplicate key {brief(key)} (first defined at line "
                 f"{source.lines[key]})"
             )
         source.lines[key] = line
@@ -158,7 +178,7 @@ def apply_override(
     name, equals, text = argument.partition("=")
     name = name.strip().removeprefix("--")
     if not equals or not name:
-        raise RecipeError(f"argument '{argument}': expected key=value, for example lr=1e-3")
+        raise RecipeError(f"argument '{brief(argument)}': expected key=value, for example lr=1e-3")
     key = full_key(name, argument, known, section)
     *sections, leaf = key.split(".")
     tree = source.tree
@@ -179,7 +199,7 @@ def _value(text: str, is_text: bool, argument: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.constructor.ConstructorError as error:
-        raise RecipeError(f"argument '{argument[: 2 * MAX_SHOWN]}': {error.problem}") from None
+        raise RecipeError(f"argument '{brief(argument)}': {error.problem}") from None
     except yaml.YAMLError:
         return text
 
@@ -198,16 +218,25 @@ def full_key(name: str, argument: str, known: Collection[str], section: str = ""
         return f"{section}.{name}"
     if len(matches) > 1:
         raise RecipeError(
-            f"argument '{argument}': {name} is in several sections; use {' or '.join(matches)}"
+            f"argument '{brief(argument)}': {name} is in several sections; "
+            f"use {' or '.join(matches)}"
         )
-    raise RecipeError(f"argument '{argument}': unknown key '{name}'{did_you_mean(name, known)}")
+    raise RecipeError(
+        f"argument '{brief(argument)}': unknown key '{brief(name)}'{did_you_mean(name, known)}"
+    )
 
 
-# Other trainers' names for our keys, which differ in spelling.
+# Other trainers' names for our keys, which differ in spelling, and an earlier name.
 SYNONYMS = {
+    "keep": "persist",
     "learning_rate": "train.lr",
     "batch_size": "train.micro_batch",
     "max_iters": "train.max_steps",
+    "num_iterations": "train.max_steps",
+    "steps": "train.max_steps",
+    "epochs": "train.max_steps",
+    "num_epochs": "train.max_steps",
+    "num_train_epochs": "train.max_steps",
     "total_batch_size": "train.global_batch_tokens",
     "eval_interval": "train.eval_every",
     "save_every": "train.checkpoint_every",
@@ -221,6 +250,7 @@ SYNONYMS = {
     "window_pattern": "model.attention_pattern",
     "sliding_window": "model.window_size",
     "hidden_size": "model.n_embd",
+    "d_model": "model.n_embd",
     "num_layers": "model.n_layer",
     "num_heads": "model.n_head",
 }
@@ -229,13 +259,13 @@ SYNONYMS = {
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """``; did you mean 'x'?`` or nothing. Full keys and last words are both tried."""
     leaf = name.rpartition(".")[2]
-    if leaf in SYNONYMS:
+    if SYNONYMS.get(leaf) in known:
         return f"; did you mean '{SYNONYMS[leaf]}'?"
     by_leaf = {key.rpartition(".")[2]: key for key in known}
     section = name.rpartition(".")[0]
-    here = [key for key in known if section and key.startswith(section + ".")]
+    siblings = [key for key in known if section and key.startswith(section + ".")]
     close = (
-        difflib.get_close_matches(name, here, n=1, cutoff=0.75)
+        difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)
         or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         or [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)]
     )
@@ -261,16 +291,16 @@ def describe(
         while key not in known and "." in key and key.rpartition(".")[0] in known:
             key = key.rpartition(".")[0]
         if key in lines and error["type"] == "literal_error":
-            lines[key] += f", nor {context['expected']}"
+            lines[key] = lines[key].replace(", got ", f" or {context['expected']}, got ", 1)
         else:
             lines.setdefault(
-                key, f"{source.where(key)}: {key}: {_what(error, key, context, known, noun)}"
+                key, f"{source.where(key)}: {brief(key)}: {_what(error, key, context, known, noun)}"
             )
     return list(lines.values())
 
 
 def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str], noun: str) -> str:
-    given = repr(error.get("input"))
+    given = brief(repr(error.get("input")))
     match error["type"]:
         case "extra_forbidden":
             sections = {name.partition(".")[0] for name in known}
@@ -302,7 +332,11 @@ def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str],
             return f"{given} is too large; it must be at most {context['le']}"
         case "less_than":
             return f"{given} is too large; it must be below {context['lt']}"
+        case "string_too_short":
+            return "expected text, got ''"
         case "string_pattern_mismatch":
-            return f"{given} does not match {context['pattern']}"
+            return f"expected {PATTERNS[context['pattern']]}, got {given}"
+        case "string_too_long":
+            return f"{given} is too long; use at most {context['max_length']} characters"
         case _:
             return str(error["msg"])

@@ -1,23 +1,55 @@
-"""The end of a run: record a failure, or show a run that is already finished."""
+"""The end of a run: a request to stop, a failure, or a run that is already finished."""
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from job.arguments import say
-from job.disk import in_words
-from job.display import Display
+from job.disk import describe_os_error
+from job.display import Display, next_command
 from job.exit_status import ExitStatus, UserError
 from job.format import sanitize
-from job.next_command import next_command
-from job.run_record import RunRecord, RunStatus
+from job.run_record import RunRecord, RunStatus, how_it_ended
 from job.run_session import RunSession
 
 
+class StopRequest:
+    """Stores the newest signal that asks this process to stop."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals inside the block; a second SIGINT interrupts at once."""
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+            signals.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, self._receive) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def is_set(self) -> bool:
+        """Return True if a signal was received."""
+        return self.received is not None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
 class Failed(UserError):
-    """An operating system error that ended a training."""
+    """An operating system error that ended a training run."""
 
     status = ExitStatus.JOB_FAILED
 
@@ -29,7 +61,7 @@ def note_failure(error: BaseException, display: Display, session: RunSession | N
     """
     of_system = isinstance(error, OSError)
     named = (
-        in_words(error)
+        describe_os_error(error)
         if of_system or isinstance(error, UserError)
         else f"{type(error).__name__}: {error}"
     )
@@ -42,14 +74,23 @@ def note_failure(error: BaseException, display: Display, session: RunSession | N
         raise Failed(named) from error
 
 
-def how_it_ended(run: str, record: RunRecord) -> str:
-    """Return ``run tiny is already finished: 60 steps, validation loss 2.5000``."""
-    val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
-    return f"run {run} is already finished: {record.step} steps{val}"
+def note_stop(stopped_by: str, step: int, display: Display, session: RunSession | None) -> None:
+    """Report that a signal stopped the training, and record it."""
+    display.say(
+        f"stopped by {stopped_by}; the checkpoint of step {step} is written, the same command "
+        "resumes from it"
+    )
+    if session is not None:
+        session.end(RunStatus.UNFINISHED, stopped_by)
 
 
-def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
-    """Print the result, the newest sample, and the next command; or the record as JSON."""
+def show_finished(
+    folder: Path, record: RunRecord, as_json: bool, recipe: str, overrides: list[str]
+) -> None:
+    """Print the result, the newest sample, and the next command; or the record as JSON.
+
+    ``recipe`` and ``overrides`` are those of this command line.
+    """
     say(how_it_ended(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
@@ -58,5 +99,7 @@ def show_finished(folder: Path, record: RunRecord, as_json: bool) -> None:
         say(f"its newest sample ({samples[-1]}):")
         text = samples[-1].read_text(encoding="utf-8", errors="replace")
         print(sanitize(text) if sys.stdout.isatty() else text)
-    another = next_command("train", f"--name {folder.name}-2")
-    say(f"to train another run: {another}")
+    if Path(recipe).parent == folder:  # `runner resume` gives the run's own copy of its recipe
+        recipe, overrides = record.recipe or "RECIPE", record.overrides
+    words = shlex.join([recipe, *overrides, "--name", f"{folder.name}-2"])
+    say(f"to train a new run: {next_command('train', words)}")

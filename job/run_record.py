@@ -9,22 +9,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from job.exit_status import ExitStatus, UserError
 from job.files import write_atomically
-from job.format import json_text
+from job.format import json_text, runner_command
+from job.step_folders import step_folder, steps
+from job.typed_json import read_json
 
 
 class RunStatus(StrEnum):
-    """The state of a run. A record holds all but STARTING and LOST, which an observer derives."""
+    """The state of a run. An observer derives QUEUED, STARTING and LOST; a record has the rest."""
 
+    QUEUED = "queued"  # it waits for GPUs that other runs use
     STARTING = "starting"
     RUNNING = "running"
     FINISHED = "finished"
@@ -34,25 +38,46 @@ class RunStatus(StrEnum):
 
 
 class EndReason(StrEnum):
-    """The reason for the end of an attempt on Modal."""
+    """The reason for the end of an attempt.
+
+    Off Modal, a reason can also be a signal's name, an exit status or an error.
+    """
 
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"
     CANCELLED = "cancelled"
     PREEMPTED = "preempted"
-    KILLED = "killed"  # the container disappeared without a signal
+    KILLED = "killed"  # the process or container disappeared without a signal
     ATTEMPT_TIMEOUT = "attempt-timeout"  # Modal's limit for one attempt; another attempt follows
     RUN_TIMEOUT = "run-timeout"  # the run's --timeout; no attempt follows
     BUDGET = "budget"  # the run's --max-cost
     STALLED = "stalled"
     IDLE_GPU = "idle-gpu"
+    NODE_LOST = "node-lost"  # another machine of the run ended; another attempt follows
+    DUPLICATE_CALL = "duplicate-call"  # a different call already runs the job; not in a record
 
 
-RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+REQUEST_NAME = "request.json"  # of `runner set`, see job/live_request.py
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_run_name(name: str) -> bool:
+    """Return True if the name can be a folder on every target."""
+    return RUN_NAME.fullmatch(name) is not None
+
+
+def invalid_run_name(name: str) -> str:
+    """Return the error for a name that can't be a folder on every target."""
+    return (
+        f"{name!r} is not a valid run name; use up to 100 letters, digits, '.', '_' and '-', "
+        "starting with a letter or a digit"
+    )
+
 
 # The trainer touches the heartbeat at least this often, also while it compiles or evaluates.
-HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_INTERVAL_S = 5.0
 
 
 class NoSuchRun(UserError):
@@ -102,17 +127,30 @@ class RunRecord:
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
     versions: dict[str, str] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
+    request: dict[str, Any] = field(default_factory=dict)  # newest of `runner set`: id, step, error
+    trackers: dict[str, str] = field(default_factory=dict)  # the run's page by tracker
     result: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(
-        default_factory=dict
-    )  # of an experiment's train(), defaults too
+    # Of an experiment's train(), defaults too.
+    arguments: dict[str, Any] = field(default_factory=dict)
     file: dict[str, str] = field(default_factory=dict)  # of an experiment: path, sha256
 
     @property
-    def estimate(self) -> dict[str, Any]:
-        """Return the first launch's estimate (seconds, usd, gpu); empty if it made none."""
+    def estimate(self) -> dict[str, float]:
+        """Return the first launch's estimate in ``seconds`` and ``usd``; empty if it made none."""
         estimate = self.attempts[0].launch.get("estimate") if self.attempts else None
-        return estimate if isinstance(estimate, dict) else {}
+        items = estimate.items() if isinstance(estimate, dict) else ()
+        return {name: value for name, value in items if isinstance(value, int | float)}
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags of all launches, each one once."""
+        every = (attempt.launch.get("tags") or () for attempt in self.attempts)
+        return tuple(dict.fromkeys(str(tag) for tags in every for tag in tags))
+
+    @property
+    def recipe(self) -> str:
+        """Return the name of the recipe; '' for other jobs."""
+        return str(self.attempts[-1].launch.get("recipe") or "") if self.attempts else ""
 
     def write(self, folder: Path) -> None:
         """Replace ``run.json`` in ``folder``."""
@@ -127,22 +165,36 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
 
 
+def how_it_ended(run: str, record: RunRecord) -> str:
+    """Return ``run tiny is already finished: 60 steps, validation loss 2.5000``."""
+    val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
+    return f"run {run} is already finished: {record.step} steps{val}"
+
+
+def recorded_dataset(folder: Path) -> dict[str, Any]:
+    """Return the identity of the dataset that the run learned; {} if it is unknown.
+
+    A disk may lose run.json in a power cut; then the newest checkpoint tells it.
+    """
+    record = read_record(folder)
+    if record is not None:
+        return record.dataset
+    for step in reversed(steps(folder)):
+        try:
+            dataset = json.loads((step_folder(folder, step) / "state.json").read_bytes())["dataset"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if isinstance(dataset, dict) and dataset:
+            return dataset
+    return {}
+
+
 def parse_record(text: str | bytes) -> RunRecord | None:
     """Parse the text of a ``run.json``; None if it is not a record."""
     try:
-        tree = json.loads(text)
-        attempts = [Attempt(**_known(Attempt, a)) for a in tree.pop("attempts", [])]
-        known = _known(RunRecord, tree)
-        known["status"] = RunStatus(known.get("status", RunStatus.RUNNING))
-        return RunRecord(**{**known, "attempts": attempts})
-    except (ValueError, TypeError, AttributeError):
+        return read_json(RunRecord, text)
+    except ValueError:
         return None
-
-
-def _known(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
-    """Drop the fields that only a newer release knows."""
-    names = {f.name for f in fields(kind)}
-    return {key: value for key, value in tree.items() if key in names}
 
 
 def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
@@ -169,15 +221,14 @@ def find_run(name: str | None, checkpoints: Path) -> Path:
     if not (checkpoints / name / "recipe.yaml").exists():
         if (record := read_record(checkpoints / name)) is not None and record.job == "train":
             raise NoSuchRun(
-                f"run {name} has no recipe.yaml in {checkpoints / name}; restore the file, or "
-                "train "
-                f"another run: runner host train --name {name}-2"
+                f"run {name} has no recipe.yaml in {checkpoints / name}; restore the file, "
+                f"or train a new run: runner host train --name {name}-2"
             )
         if record is not None:
-            raise NoSuchRun(f"run {name} is a run of {record.job}, not of train")
+            raise NoSuchRun(f"run {name} has job {record.job} and is not a training run")
         names = ", ".join(folder.name for folder in folders[:10])
-        there = f"; runs: {names}" if names else "; there are no runs yet"
-        raise NoSuchRun(f"no run {name} in {checkpoints}{there}")
+        others = f"; runs: {names}" if names else " (no runs yet)"
+        raise NoSuchRun(f"no run {name} in {checkpoints}{others}")
     return checkpoints / name
 
 
@@ -195,7 +246,7 @@ def checkpoints_gone(run: str, target: str, recipe: str) -> str:
     """Return the message for a finished run whose checkpoints were deleted."""
     return (
         f"run {run} is finished, but its checkpoints were deleted; to train it again: "
-        f"runner {target} {recipe} --name {run}-2"
+        f"{runner_command(target)} {recipe} --name {run}-2"
     )
 
 
@@ -231,7 +282,16 @@ def is_held(folder: Path) -> bool | None:
     return False
 
 
-def launch_facts() -> dict[str, Any]:
+def lock_holder(folder: Path) -> int | None:
+    """Return the process of this machine that holds the run's lock; None without one."""
+    if not is_held(folder):
+        return None
+    words = (folder / "lock").read_text(encoding="utf-8", errors="replace").split()
+    is_here = len(words) == 4 and words[3] == socket.gethostname() and words[1].isdecimal()
+    return int(words[1]) if is_here else None
+
+
+def launch_metadata() -> dict[str, Any]:
     """Return what the runner says of this launch (target, GPU, image, git).
 
     Empty without a runner.

@@ -1,10 +1,12 @@
-"""Schedules of a training: learning rate, tokens per step, attention windows."""
+"""Schedules of a training run: learning rate, tokens per step, attention windows."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, NamedTuple
 
-from job.recipe import ModelConfig, Recipe, TrainConfig
+if TYPE_CHECKING:
+    from job.recipe import ModelConfig, Recipe, TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -17,6 +19,34 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.lr
     left = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + left * (config.lr - config.min_lr)
+
+
+def muon_momentum(step: int, config: TrainConfig) -> float:
+    """Return Muon's momentum in ``step``, from 0: low at first, to forget early gradients soon."""
+    start, end = min(0.85, config.muon_momentum), config.muon_momentum
+    if step >= config.muon_warmup_steps:
+        return end
+    return start + (end - start) * step / config.muon_warmup_steps
+
+
+class Events(NamedTuple):
+    """The actions after a step."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+    sample: bool
+
+
+def events_after(step: int, config: TrainConfig) -> Events:
+    """Return the actions after ``step``, from 1; the last sample belongs to the run's end."""
+    is_last, every = step == config.max_steps, config.sample_every
+    return Events(
+        log=step % config.log_every == 0,
+        evaluate=is_last or step % config.eval_every == 0,
+        save=is_last or step % config.checkpoint_every == 0,
+        sample=every is not None and step % every == 0 and not is_last,
+    )
 
 
 def stages(config: TrainConfig) -> list[tuple[int, int]]:

@@ -10,13 +10,14 @@ The runner reads it before anything starts, and must not import the file, which 
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
-from job.format import did_you_mean
+from job.format import brief, did_you_mean
 
 Value = bool | int | float | str | None
 FUNCTION, FOLDER = "train", "output_dir"
@@ -51,12 +52,7 @@ class Parameter:
 
     def describe(self) -> str:
         """Return ``number``, ``'a' or 'b'``, or ``integer or none``."""
-        names = {
-            "bool": "true or false",
-            "int": "an integer",
-            "float": "a number",
-            "str": "text",
-        }
+        names = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "text"}
         parts = [repr(choice) for choice in self.choices] + [names[kind] for kind in self.kinds]
         return " or ".join([*parts, *(["none"] if self.optional else [])]) or "anything"
 
@@ -100,14 +96,18 @@ class Signature:
             name, equals, text = word.partition("=")
             name = name.strip().removeprefix("--").replace("-", "_")
             if not equals or not name.isidentifier():
-                raise ExperimentError(f"argument '{word}': expected key=value, for example lr=1e-3")
+                raise ExperimentError(
+                    f"argument '{brief(word)}': expected key=value, for example lr=1e-3"
+                )
             if name not in by_name and not (self.open and name != FOLDER):
-                raise ExperimentError(f"argument '{word}': {self._unknown(name)}")
+                raise ExperimentError(f"argument '{brief(word)}': {self._unknown(name)}")
             parameter = by_name.get(name, Parameter(name))
             try:
                 found[name] = parameter.value(text)
             except ValueError:
-                raise ExperimentError(f"argument '{word}': {_not_of(parameter, text)}") from None
+                raise ExperimentError(
+                    f"argument '{brief(word)}': {_not_of(parameter, text)}"
+                ) from None
         missing = [p.name for p in self.parameters if p.required and p.name not in found]
         if missing:
             raise ExperimentError(
@@ -122,7 +122,7 @@ class Signature:
         return {**defaults, **given}
 
     def check_type(self, name: str, value: object) -> str:
-        """Return what is wrong with a typed value from YAML; '' if it is valid."""
+        """Return the problem of a typed value from YAML; '' if it is valid."""
         by_name = {parameter.name: parameter for parameter in self.parameters}
         if name not in by_name:
             return "" if self.open and name != FOLDER else self._unknown(name)
@@ -141,7 +141,7 @@ class Signature:
         takes = (
             f"it takes {', '.join(names)}" if names else f"it takes no parameters; write {EXAMPLE}"
         )
-        return f"{Path(self.path).name} has no parameter '{name}'{guess or '; ' + takes}"
+        return f"{Path(self.path).name} has no parameter '{brief(name)}'{guess or '; ' + takes}"
 
 
 def read_signature(path: Path) -> Signature:
@@ -193,16 +193,13 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
     value, is_source = _literal(default)
     annotation = argument.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        with suppress(SyntaxError):  # not a type: reported where it is used
+        with suppress(SyntaxError):  # not a type: reported at its use
             annotation = ast.parse(annotation.value, mode="eval").body
     kinds, choices, optional, foreign = _type_of(annotation)
     if annotation is None and not is_source and type(value).__name__ in KINDS:
         kinds = (type(value).__name__,)
-        if kinds == ("int",):
-            kinds = (
-                "int",
-                "float",
-            )  # `steps=10` does not say that it must be an integer
+        if kinds == ("int",):  # `steps=10` does not say that it must be an integer
+            kinds = ("int", "float")
     return Parameter(
         argument.arg,
         kinds,
@@ -267,34 +264,26 @@ def _union(
 def _read(kind: str, text: str) -> Value:
     match kind:
         case "bool":
-            if text.lower() not in WORDS_OF_BOOL:
-                raise ValueError
-            return WORDS_OF_BOOL[text.lower()]
+            if text.lower() in WORDS_OF_BOOL:
+                return WORDS_OF_BOOL[text.lower()]
         case "bool_word":  # an untyped parameter: 1 is a number
-            return (
-                {"true": True, "false": False}[text.lower()]
-                if text.lower() in ("true", "false")
-                else _no()
-            )
+            if text.lower() in ("true", "false"):
+                return text.lower() == "true"
         case "int":
             return int(text)
         case "float":
-            number = float(text)
-            return number if number == number else _no()
+            if not math.isnan(number := float(text)):
+                return number
         case _:
             return text
-
-
-def _no() -> Value:
-    raise ValueError
+    raise ValueError(text)
 
 
 def _not_of(parameter: Parameter, text: str) -> str:
     if parameter.foreign:
         return (
             f"{parameter.name} is a {parameter.foreign}, which can't be set on the command line; "
-            "use "
-            "bool, int, float, str, Literal, or one of them or None"
+            "use bool, int, float, str, Literal, or one of them or None"
         )
     guess = did_you_mean(text, [str(choice) for choice in parameter.choices])
-    return f"{parameter.name}: expected {parameter.describe()}, got '{text}'{guess}"
+    return f"{parameter.name}: expected {parameter.describe()}, got '{brief(text)}'{guess}"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from job.memory import flops_per_token
+from job.cpu import available_cpus, choose_threads
+from job.memory import chosen_micro_batch, flops_per_token
 from job.paths import VolumePaths
-from job.recipe import Recipe
 from job.schedules import tokens_before
+from job.step_folders import step_folder, steps
+from job.typed_json import read_object
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
 
 # Dense bf16 FLOP/s from the datasheets, by whole words of the driver's name: an RTX A1000 is not an
 # A100. The first match wins: `H100 PCIe` contains `H100`.
@@ -59,6 +65,19 @@ def device_label(name: str) -> str:
     return f"{models[0] if models else platform.machine()} of {os.cpu_count()}, {name}"
 
 
+def threads_for(recipe: Recipe, run: Path) -> int:
+    """Return the threads for training on a CPU: those of the run's checkpoint, else by free CPUs.
+
+    Sums of other parts round differently, so a run resumes exactly only with the same number.
+    """
+    for step in reversed(steps(run)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            state = read_object((step_folder(run, step) / "state.json").read_bytes())
+            return max(1, min(int(state["threads"]), available_cpus()))
+    tokens = chosen_micro_batch(recipe, None) * recipe.model.block_size
+    return choose_threads(flops_per_token(recipe) * tokens)
+
+
 def speed_file(name: str, locations: VolumePaths) -> Path:
     """Return the file with the device's measured speeds."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_label(name).lower()).strip("-")
@@ -68,9 +87,7 @@ def speed_file(name: str, locations: VolumePaths) -> Path:
 def remembered(name: str, number_format: str, locations: VolumePaths) -> float | None:
     """Return the measured FLOP/s of a product in `bfloat16` or `float32`; None if not measured."""
     try:
-        return float(
-            json.loads(speed_file(name, locations).read_text(encoding="utf-8"))[number_format]
-        )
+        return float(read_object(speed_file(name, locations).read_bytes())[number_format])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -85,7 +102,7 @@ PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 1e16}
 def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:
     """Return whether to compile on ``device`` (cuda, mps or cpu), and why.
 
-    Depends on recipe and machine alone, so that a resume decides the same.
+    Depends on recipe and machine alone, so that a resumed run decides the same.
     """
     if recipe.train.compile != "auto":
         return recipe.train.compile, "the recipe says so"

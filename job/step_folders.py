@@ -8,28 +8,36 @@ runner transfers them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from job.files import write_atomically
+from job.typed_json import read_object
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
 PARTIAL = ".partial_"  # being written
 DELETED = f"{PARTIAL}deleted_"  # being deleted
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
-TEMPORARY_FILE = re.compile(r"^\..+\.\d+\.tmp$")  # of job/files.py, with the process's number
-MIN_AGE_S = 1.0  # of a temporary file that a dead process must have left
+TEMPORARY_FILE = re.compile(r"^\.(.+)\.\d+\.tmp$")  # of job/files.py, with the process's number
+# The runner writes these without the run's lock, and keeps a temporary file for milliseconds.
+UNLOCKED_FILES = ("launch.json", "exit_status", "cloud.json")
+MIN_AGE_S = 1.0  # of one of their temporary files that a dead process must have left
 LATEST = "latest"
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Return the folder for the checkpoint of ``step``."""
     return run / f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def steps(run: Path) -> list[int]:
@@ -67,16 +75,17 @@ def prune(run: Path, keep_last: int, also: set[int]) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Delete what killed processes left in ``run``: unfinished checkpoints and temporary files.
+    """Delete unfinished checkpoints and temporary files of killed processes in ``run``.
 
-    Call it while you hold the run's lock. The runner writes into the folder without the lock, but
-    keeps a temporary file for milliseconds only.
+    Call it while you hold the run's lock.
     """
     for folder in run.glob(f"{PARTIAL}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for path in (*run.glob(".*.tmp"), *run.glob("samples/.*.tmp")):
         with suppress(OSError):
-            if TEMPORARY_FILE.match(path.name) and time.time() - path.stat().st_mtime > MIN_AGE_S:
+            match = TEMPORARY_FILE.match(path.name)
+            is_young = time.time() - path.stat().st_mtime < MIN_AGE_S
+            if match and not (match[1] in UNLOCKED_FILES and is_young):
                 path.unlink()
 
 
@@ -91,9 +100,9 @@ def discard(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str:
-    """Return what is wrong with a checkpoint, or '' if its files have their size and SHA-256."""
+    """Return the problem of a checkpoint, or '' if its files have their size and SHA-256."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_object((folder / MANIFEST).read_bytes())
         expected = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
     except (OSError, ValueError, LookupError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
@@ -106,6 +115,16 @@ def find_damage(folder: Path) -> str:
         if sha256(path) != digest:
             return f"{name} has changed since it was written (SHA-256)"
     return ""
+
+
+def newest_intact(run: Path, say: Callable[[str], None]) -> Path | None:
+    """Return the newest intact checkpoint, warning about damaged ones; None if none is intact."""
+    for step in reversed(steps(run)):
+        folder = step_folder(run, step)
+        if not (damage := find_damage(folder)):
+            return folder
+        say(f"skipping a damaged checkpoint: {folder.name}: {damage}; trying the previous one")
+    return None
 
 
 # Hashing a large checkpoint takes seconds: each is verified once in a process.

@@ -1,4 +1,4 @@
-"""Errors that end a training: non-finite losses and too little memory."""
+"""Errors that end a training run: non-finite losses and too little memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _advice(recipe: Recipe) -> str:
 
 
 def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
-    """Return the message for too little memory for ``micro_batch``, which can't be halved here."""
+    """Return the message for too little memory for a ``micro_batch`` that can't be halved."""
     if micro_batch == 1:
         return (
             f"{device} has too little memory for one sequence ({why}). Use a larger GPU, "
@@ -63,10 +63,23 @@ def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
     )
 
 
+def continues_with(smaller: int, micro_batch: int, times: int) -> str:
+    """Return the message for a micro-batch that was too large and is now ``smaller``."""
+    return (
+        f"out of memory with micro_batch {micro_batch}: continuing with {smaller}"
+        f"{in_micro_batches(times)}; the batch stays the same. "
+        f"Set micro_batch: {smaller} in the recipe"
+    )
+
+
+def in_micro_batches(times: int) -> str:
+    """Return how a process divides its part of the batch; nothing if it does not."""
+    return f", in {times} micro-batches" if times > 1 else ""
+
+
 def unusable(cuda: str) -> str:
     """Return the message for a GPU that torch, built for this version of ``cuda``, can't use."""
     return (
         f"torch (CUDA {cuda}) can't use this machine's GPU: its driver may be too old "
-        "(`nvidia-smi` "
-        "shows the version). Update the driver, or use --device cpu"
+        "(`nvidia-smi` shows the version). Update the driver, or use --device cpu"
     )

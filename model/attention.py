@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from inference.engine import Positions, Start
+
 # On a CPU, attention over at most this many positions is written as two matrix products: in
 # bfloat16 the backward pass of scaled_dot_product_attention takes 5.4 ms for 12 x 64 positions,
 # the products take less than 1 ms.
@@ -32,12 +34,21 @@ KERNEL_ORDERS = {
 }
 
 
-def attention_mask(T: int, start: int, window: int | None, device: torch.device) -> Tensor | None:
+def position_index(start: Start, T: int) -> slice | Tensor:
+    """Return the index of the positions in a table: (T, ...), or (B, 1, ...) for Positions."""
+    return start.rows_B[:, None] if isinstance(start, Positions) else slice(start, start + T)
+
+
+def attention_mask(T: int, start: Start, window: int | None, device: torch.device) -> Tensor | None:
     """Return the mask (T, S) of T queries that start at position ``start``.
 
     A float32 mask is added to the scores; a bool mask is True for the keys that a query sees. None
     means that ``is_causal`` is enough. S counts the positions that at least one query sees.
     """
+    if isinstance(start, Positions):
+        key_S, query_B1 = torch.arange(start.end, device=device), start.rows_B[:, None]
+        first_B1 = query_B1 - (window or start.end)
+        return ((key_S <= query_B1) & (key_S > first_B1))[:, None, None]
     if T == 1:
         return None
     visible = window or start + T
@@ -92,13 +103,18 @@ class LayerCache:
     k_BHSK: Tensor
     v_BHSK: Tensor
 
-    def extend(self, k_BHTK: Tensor, v_BHTK: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def extend(self, k_BHTK: Tensor, v_BHTK: Tensor, start: Start) -> tuple[Tensor, Tensor]:
         """Store the new positions at ``start``; return all that at least one of them sees."""
-        first = 0 if self.window is None else max(0, start - self.window + 1)
-        end = start + k_BHTK.size(2)
-        self.k_BHSK[:, :, start:end] = k_BHTK
-        self.v_BHSK[:, :, start:end] = v_BHTK
-        return self.k_BHSK[:, :, first:end], self.v_BHSK[:, :, first:end]
+        k_BHSK, v_BHSK = self.k_BHSK[: len(k_BHTK)], self.v_BHSK[: len(v_BHTK)]
+        if isinstance(start, Positions):
+            first, end = 0, start.end
+            at = torch.arange(len(k_BHTK), device=k_BHTK.device), slice(None), start.rows_B
+            k_BHSK[at], v_BHSK[at] = k_BHTK[:, :, 0], v_BHTK[:, :, 0]
+        else:
+            first = 0 if self.window is None else max(0, start - self.window + 1)
+            end = start + k_BHTK.size(2)
+            k_BHSK[:, :, start:end], v_BHSK[:, :, start:end] = k_BHTK, v_BHTK
+        return k_BHSK[:, :, first:end], v_BHSK[:, :, first:end]
 
 
 @dataclass
@@ -108,7 +124,23 @@ class KVCache:
     layers: list[LayerCache]
     last_B1D: Tensor
 
-    def previous(self, x_BTD: Tensor, start: int) -> Tensor:
+    def previous(self, x_BTD: Tensor, start: Start) -> Tensor:
         """Return the embedding before ``x_BTD`` (B, 1, D), zeros at position 0; store the last."""
-        previous_B1D, self.last_B1D = self.last_B1D.to(x_BTD.dtype), x_BTD[:, -1:]
+        last_B1D = self.last_B1D[: len(x_BTD)]
+        previous_B1D = last_B1D.to(x_BTD.dtype, copy=True)
+        last_B1D.copy_(x_BTD[:, -1:])
+        if isinstance(start, Positions):
+            return previous_B1D * (start.rows_B > 0)[:, None, None]
         return previous_B1D if start > 0 else torch.zeros_like(previous_B1D)
+
+    def row(self, row: int) -> KVCache:
+        """Return one row as a cache of its own, with shared memory."""
+        rows = slice(row, row + 1)
+        layers = [LayerCache(x.window, x.k_BHSK[rows], x.v_BHSK[rows]) for x in self.layers]
+        return KVCache(layers, self.last_B1D[rows])
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row to another."""
+        tensors = [t for layer in self.layers for t in (layer.k_BHSK, layer.v_BHSK)]
+        for tensor in (*tensors, self.last_B1D):
+            tensor[target] = tensor[source]

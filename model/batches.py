@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from corpus.dataset import TokenStream
+from corpus.dataset import TokenStream, validation_windows
 from model.distributed import World
 from model.loss import IGNORE_INDEX
 
@@ -49,47 +49,29 @@ class TokenBatches:
 
 
 def validation_batches(
-    batches: TokenBatches, limit_tokens: int | None, micro_batch: int, world: World
+    batches: TokenBatches, limit: int | None, micro_batch: int, world: World
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Yield this process's validation batches: inputs, targets, number of targets that count.
 
-    The windows cover the set from its start without overlap. All batches have one shape, so that
-    a compiled network is not compiled again; the last is padded with IGNORE_INDEX.
+    All batches have one shape, so that a compiled network is not compiled again: short ones are
+    padded with IGNORE_INDEX. A sharded network is gathered for each, also for one of padding.
     """
-    count = (len(batches.stream) - 1) // batches.block_size
-    if limit_tokens is not None:
-        count = max(1, min(count, limit_tokens // batches.block_size))
-    starts = np.arange(count, dtype=np.int64) * batches.block_size
-    # Every process yields equally many batches, if necessary one of padding: a sharded network
-    # is gathered for each.
-    for round_start in range(0, count, world.size * micro_batch):
-        first = round_start + world.rank * micro_batch
-        chosen = starts[first : first + micro_batch]
-        padding = micro_batch - len(chosen)
-        padded = np.concatenate([chosen, np.zeros(padding, dtype=np.int64)])
-        ids_BT, targets_BT = batches.take(padded)
-        if padding:
-            targets_BT[len(chosen) :] = IGNORE_INDEX
-        yield ids_BT, targets_BT, len(chosen) * batches.block_size
+    tokens, block = len(batches.stream), batches.block_size
+    for starts in validation_windows(tokens, block, limit, micro_batch, world.rank, world.size):
+        ids_BT, targets_BT = batches.take(np.pad(starts, (0, micro_batch - len(starts))))
+        targets_BT[len(starts) :] = IGNORE_INDEX
+        yield ids_BT, targets_BT, len(starts) * block
 
 
 @torch.no_grad()
 def validation_loss(
-    network: torch.nn.Module,
-    batches: TokenBatches,
-    limit_tokens: int | None,
-    micro_batch: int,
-    world: World,
+    network: nn.Module, batches: TokenBatches, limit: int | None, micro_batch: int, world: World
 ) -> tuple[float, int]:
     """Return the mean loss in nats over the validation windows, and the number of tokens."""
     was_training = network.training
     network.eval()
-    results = [
-        (network(ids_BT, targets_BT), tokens)
-        for ids_BT, targets_BT, tokens in validation_batches(
-            batches, limit_tokens, micro_batch, world
-        )
-    ]
+    parts = validation_batches(batches, limit, micro_batch, world)
+    results = [(network(ids_BT, targets_BT), tokens) for ids_BT, targets_BT, tokens in parts]
     network.train(was_training)
     # Read at the end, so that no batch waits for the device. Summed on the CPU, because an Apple
     # GPU has no float64.

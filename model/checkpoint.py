@@ -1,20 +1,17 @@
 """Checkpoints: written atomically, verified when read, never able to run code.
 
-    <run>/step_00001000/model.safetensors       the network's weights
-                        optimizer.safetensors   the optimizer's state
-                        state.json              the loop's state: step, tokens, losses
-                        manifest.json           size and SHA-256 of each of these files
-    <run>/latest                                the name of the newest complete folder
-
-A folder is filled under a temporary name, each file is fsynced, and the folder is renamed; `latest`
-is updated last.
+<run>/step_00001000/model.safetensors       the network's weights
+                    optimizer.safetensors   the optimizer's state
+                    state.json              the loop's state: step, tokens, losses
+                    manifest.json           size and SHA-256 of each of these files
+<run>/latest                                the name of the newest complete folder
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,27 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from job.disk import whole_or_gone
+from job.disk import new_checkpoint
 from job.exit_status import UserError
-from job.files import fsync_file, fsync_folder, write_atomically, written
-from job.step_folders import (
-    MANIFEST,
-    PARTIAL,
-    STEP_FOLDER,
-    discard,
-    find_damage,
-    point_latest,
-    sha256,
-    step_folder,
-    steps,
-)
+from job.files import written
+from job.metrics import Say
+from job.step_folders import newest_intact, step_folder
 from model.distributed import full_tensor, is_sharded, shard_like
 
 Tensors = dict[str, Tensor]
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint with missing, truncated or changed files; the text names the first."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +45,20 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
 
     Raises DiskFull if the disk has too little space.
     """
-    final = step_folder(run, checkpoint.step)
-    temporary = run / f"{PARTIAL}{final.name}"
     tensors = (*checkpoint.model.values(), *checkpoint.optimizer.values())
     size = sum(tensor.nbytes for tensor in tensors)
-    with whole_or_gone(run, checkpoint.step, temporary, size):
-        with written(temporary / "model.safetensors") as path:
+    with new_checkpoint(run, checkpoint.step, size) as folder:
+        with written(folder / "model.safetensors") as path:
             save_file(checkpoint.model, path, metadata={"format": "pt"})
-        with written(temporary / "optimizer.safetensors") as path:
+        with written(folder / "optimizer.safetensors") as path:
             save_file(checkpoint.optimizer, path)
         state = {"step": checkpoint.step, **checkpoint.state}
-        (temporary / "state.json").write_text(json.dumps(state, indent=2))
-        manifest = {}
-        for file in sorted(temporary.iterdir()):
-            fsync_file(file)
-            manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
-    discard(final)  # a damaged one of the same step, which the resume skipped
-    temporary.rename(final)
-    fsync_folder(run)
-    point_latest(run, checkpoint.step)
-    return final
-
-
-def verify(folder: Path) -> None:
-    """Raise DamagedCheckpoint unless every file has the size and SHA-256 of the manifest."""
-    if damage := find_damage(folder):
-        raise DamagedCheckpoint(f"{folder.name}: {damage}")
+        (folder / "state.json").write_text(json.dumps(state, indent=2))
+    return step_folder(run, checkpoint.step)
 
 
 def read(folder: Path) -> Checkpoint:
-    """Verify one step folder and load it onto the CPU; raise DamagedCheckpoint if damaged."""
-    verify(folder)
+    """Load an intact step folder onto the CPU."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return Checkpoint(
         step=state.pop("step"),
@@ -102,34 +68,24 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def newest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def newest(run: Path, say: Say) -> Checkpoint | None:
     """Return the newest intact checkpoint, warning about damaged ones; None if none is intact."""
-    for step in reversed(steps(run)):
-        try:
-            return read(step_folder(run, step))
-        except DamagedCheckpoint as damage:
-            say(f"skipping a damaged checkpoint: {damage}; trying the previous one")
-    return None
-
-
-def weights(run_or_folder: Path, say: Callable[[str], None]) -> tuple[Tensors, int] | None:
-    """Return weights and step of a step folder, or of a run's newest intact checkpoint."""
-    is_folder = STEP_FOLDER.match(run_or_folder.name)
-    checkpoint = read(run_or_folder) if is_folder else newest(run_or_folder, say)
-    return None if checkpoint is None else (checkpoint.model, checkpoint.step)
+    folder = newest_intact(run, say)
+    return None if folder is None else read(folder)
 
 
 class CheckpointWriter:
     """Writes checkpoints in a thread, so that training waits only for the copy of the tensors.
 
-    The next ``submit`` or ``wait`` raises an error of the thread.
+    The next ``submit`` or ``wait`` raises an error of the thread. An interpreter that exits
+    normally waits until the checkpoint is complete.
     """
 
     def __init__(self, run: Path, on_written: Callable[[int], None]) -> None:
         self.run = run
         self.on_written = on_written
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.work: Future[object] | None = None
         self.copies: Tensors = {}  # weights are named w, the optimizer's tensors w:entry
 
     def prepare(self, tensors: tuple[Tensors, Tensors]) -> None:
@@ -139,11 +95,9 @@ class CheckpointWriter:
         left out: gathering them is an exchange between processes.
         """
         named = (tensors[0] | tensors[1]).items()
-        own = [
-            (name, tensor) for name, tensor in named if tensor.is_cuda and not is_sharded(tensor)
-        ]
+        own = [(name, t) for name, t in named if t.is_cuda and not is_sharded(t)]
         self.wait()  # a run with initial weights has submitted a checkpoint already
-        self._start(lambda: [self._buffer(*each) for each in own])
+        self.work = self.thread.submit(lambda: [self._buffer(*each) for each in own])
 
     def submit(
         self, step: int, tensors: tuple[Tensors, Tensors], state: Any, write: bool = True
@@ -161,8 +115,13 @@ class CheckpointWriter:
             return
         if any(tensor.is_cuda for tensor in tensors[0].values()):
             torch.cuda.synchronize()  # the copies are queued after the step
-        checkpoint = Checkpoint(step, model, optimizer, state)
-        self._start(lambda: self._write(checkpoint))
+        self.work = self.thread.submit(self._write, Checkpoint(step, model, optimizer, state))
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk."""
+        work, self.work = self.work, None
+        if work is not None:
+            work.result()
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
         """Copy to the CPU, into the buffer of the previous checkpoint: pinning costs more."""
@@ -181,26 +140,6 @@ class CheckpointWriter:
         write(self.run, checkpoint)
         self.on_written(checkpoint.step)
 
-    def _start(self, work: Callable[[], object]) -> None:
-        def keep_error() -> None:
-            try:
-                work()
-            except BaseException as error:
-                self.error = error
-
-        # Not a daemon: an interpreter that exits normally waits until the checkpoint is complete.
-        self.thread = threading.Thread(target=keep_error, name="checkpoint")
-        self.thread.start()
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
-
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> Tensors:
     """Return the optimizer's state as ``<parameter>:<entry>`` → tensor, flat for safetensors."""
@@ -215,9 +154,9 @@ def restore_model(names: dict[Tensor, str], saved: Tensors) -> None:
     """Copy the saved weights into the parameters; each process takes its part."""
     if different := set(names.values()) ^ set(saved):
         raise UserError(
-            f"the checkpoint and the network differ in {', '.join(sorted(different)[:3])}: another "
-            "version of this code wrote it. Resume with that version, or start another run with "
-            "--name NEW-NAME"
+            f"the checkpoint and the network differ in {', '.join(sorted(different)[:3])}: a "
+            "different version of this code wrote it. Resume with that version, or start a new run "
+            "with --name NEW-NAME"
         )
     with torch.no_grad():
         for parameter, name in names.items():

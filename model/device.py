@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from job.cpu import keep_freed_memory, peak_memory_bytes
 from job.exit_status import UserError
 from job.memory import chosen_micro_batch
+from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.speed import datasheet_flops, should_compile
+from job.speed import datasheet_flops, remembered, should_compile
 from job.training_errors import unusable
 
 FIRST_GPU = Path("/dev/nvidia0")  # exists if the NVIDIA driver is loaded
@@ -26,16 +25,14 @@ def pick_device(requested: str | None, local_rank: int) -> torch.device:
     default = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     kind = requested or default
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: torch finds no GPU; run `runner doctor` for the cause, or use "
-            "--device cpu"
-        )
+        why = "torch finds no GPU; run `runner doctor` for the cause, or use --device cpu"
+        raise UserError(f"--device cuda: {why}")
     if requested is None and kind == "cpu" and torch.version.cuda and FIRST_GPU.exists():
         raise UserError(unusable(torch.version.cuda))
     if kind == "mps" and not has_mps:
         raise UserError("--device mps: this machine has no Apple GPU; use --device cpu")
     if kind == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     if kind == "cuda":
         # TF32 for the products that autocast leaves in float32
         torch.set_float32_matmul_precision("high")
@@ -43,32 +40,21 @@ def pick_device(requested: str | None, local_rank: int) -> torch.device:
     return torch.device(kind)
 
 
-def _keep_freed_memory() -> None:
-    """Stop glibc's malloc from returning freed memory to the system.
-
-    By default a step of a small network causes up to 2,700 page faults: 5 to 10 % of its time.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
-    with suppress(OSError, AttributeError):  # another libc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def device_name(device: torch.device) -> str:
     """Return a name for users: a GPU's model, or the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
     return device.type
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Return the datasheet's dense bf16 FLOP/s; None for an unknown device."""
-    if device.type != "cuda":
-        return None
-    return datasheet_flops(torch.cuda.get_device_name(device))
+def ceilings(dtype: str, device: torch.device, count: int) -> list[float | None]:
+    """Return the FLOP/s of ``count`` devices: from the datasheet, and by `bench roofline`."""
+    name, locations = device_name(device), VolumePaths.current()
+    measured = remembered(name, number_format(dtype, device), locations)
+    return [flops and flops * count for flops in (datasheet_flops(name), measured)]
 
 
 def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:
@@ -104,22 +90,24 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
-def memory_bytes(device: torch.device) -> int:
-    """Return the peak memory of this process: the GPU's, else the main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+def has_float8(device: torch.device) -> bool:
+    """Return True if torch multiplies float8 on the device; a CPU does, slowly."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def usage(device: torch.device, second: int) -> dict[str, float | None]:
+    """Return the peak memory of this process in bytes, and the GPU's utilization (0 to 1)."""
+    if device.type != "cuda":
+        return {"memory_bytes": peak_memory_bytes(), "gpu_use": None}
+    peak = torch.cuda.max_memory_allocated(device)
+    return {"memory_bytes": peak, "gpu_use": gpu_use(device, second)}
 
 
 @lru_cache(maxsize=1)
 def gpu_use(device: torch.device, second: int) -> float | None:
-    """Return the GPU's utilization over the last second, 0 to 1; None if it is unknown.
-
-    NVML is asked once for each ``second`` of a clock.
-    """
-    if device.type != "cuda":
-        return None
+    """Return the GPU's utilization over the last second, asked once for each ``second``."""
     try:
         return torch.cuda.utilization(device) / 100
     except Exception:

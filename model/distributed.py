@@ -8,13 +8,11 @@ quarter of a trainer's start.
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,35 +20,35 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from job.exit_status import ExitStatus, UserError
+from job.run_end import StopRequest
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+T = TypeVar("T")
+
+CPU = torch.device("cpu")
 # Rank 0 may prepare a large dataset while the other processes wait.
 EXCHANGE_TIMEOUT = timedelta(hours=4)
 
 
 class ProcessLost(UserError):
-    """Another process of the training ended, so an exchange with it failed."""
+    """Another process of the run ended, so an exchange with it failed."""
 
     status = ExitStatus.JOB_FAILED
 
 
 @dataclass(frozen=True)
 class World:
-    """This process: number ``rank`` among ``size`` processes."""
+    """This process: number ``rank`` among ``size`` processes, and its device."""
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    def barrier(self) -> None:
-        """Wait until every process has called this."""
-        if self.size > 1:
-            dist.barrier()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over all processes, in place."""
@@ -58,84 +56,82 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def mean(self, tensor: Tensor) -> Tensor:
-        """Average over all processes, in place."""
-        return self.sum(tensor).div_(self.size) if self.size > 1 else tensor
+    def from_main(self, value: T) -> T:
+        """Return the main process's ``value`` in every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
 
 @contextmanager
-def join_world(device_type: str) -> Iterator[World]:
+def join_world(device: torch.device) -> Iterator[World]:
     """Join the processes that torchrun started; without torchrun, yield a World of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield World(device=device)
         return
-    if device_type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     # gloo exchanges tensors on the CPU, nccl those on GPUs.
-    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=EXCHANGE_TIMEOUT)
     try:
-        yield World(dist.get_rank(), size)
+        yield World(dist.get_rank(), size, device)
     except RuntimeError as error:
         # gloo raises a plain RuntimeError that names its source file
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        why = "another process of this training ended; the same command resumes"
+        why = "another process of this run ended; the same command resumes"
         raise ProcessLost(f"{why} ({str(error).splitlines()[0]})") from None
     # Not after an error: NCCL's shutdown waits for every process, and the others wait in an
     # exchange with the process that failed.
     dist.destroy_process_group()
 
 
-class StopSignal:
-    """Turns SIGTERM, SIGINT and SIGHUP into a flag that the trainer reads before each step.
+class StopSignal(StopRequest):
+    """A StopRequest that all processes answer in the same way.
 
     With several processes, each read starts an exchange and returns the result of the previous
     one. So no read waits, and all processes get the same answer, one step late.
     """
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self.world = world
-        self.received: signal.Signals | None = None
+        # Set on the main process; the other processes learn its answer with the flag.
+        self.has_request: Callable[[], bool] = lambda: False
+        self.is_requested = False
         self._exchange: tuple[Tensor, dist.Work] | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals inside the block; a second SIGINT interrupts at once."""
-        signals = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-            signals.append(signal.SIGHUP)
-        previous = {number: signal.signal(number, self._receive) for number in signals}
-        try:
+        """Handle the signals inside the block."""
+        with super().listening():
             yield
             if self._exchange is not None:  # gloo aborts a process that exits during an exchange
                 self._exchange[1].wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
 
     def is_set(self) -> bool:
         """Return True if the trainer must stop before the next step, the same in every process."""
+        local = [self.received is not None, self.has_request()]
         if self.world.size == 1:
-            return self.received is not None
-        answer = False
+            is_set, self.is_requested = local
+            return is_set
+        answer = [False, False]
         if self._exchange is not None:
             previous, work = self._exchange
             work.wait()
-            answer = bool(previous)
-        flag = torch.tensor(int(self.received is not None))
-        if (work := dist.all_reduce(flag, async_op=True)) is not None:
-            self._exchange = (flag, work)
-        return answer
+            answer = previous.bool().tolist()
+        flags = torch.tensor(local, dtype=torch.int32)
+        if (work := dist.all_reduce(flags, async_op=True)) is not None:
+            self._exchange = (flags, work)
+        is_set, self.is_requested = answer
+        return is_set
 
 
-def shard(network: nn.Module, blocks: nn.ModuleList, world: World, device: torch.device) -> None:
+def shard(network: nn.Module, blocks: nn.ModuleList, world: World) -> None:
     """Split every parameter over all processes, in place (FSDP2).
 
     A block's parameters are gathered when the pass reaches it and freed after it. Gradients and
@@ -144,7 +140,7 @@ def shard(network: nn.Module, blocks: nn.ModuleList, world: World, device: torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (world.size,))
+    mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)

@@ -11,7 +11,7 @@ The names of tensors end with their shape:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,18 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from inference.engine import Start
 from job.recipe import ModelConfig
-from job.schedules import short_blocks, tokens_seen
-from model.attention import KVCache, LayerCache, Mask, attend, attention_mask
+from job.schedules import short_blocks
+from model.attention import (
+    KVCache,
+    LayerCache,
+    Mask,
+    attend,
+    attention_mask,
+    position_index,
+)
+from model.fp8 import Linear
 from model.loss import ChunkLoss, chunked_cross_entropy, cross_entropy, exact_loss, softcap
 
 ROTARY_BASE = 10_000.0
@@ -29,7 +38,7 @@ ROTARY_BASE = 10_000.0
 # training.
 LOGIT_SOFTCAP = 15.0
 # Autocast leaves the residual stream in float32. On these devices, where a step waits for memory,
-# it has autocast's dtype, as in llm.c and nanochat: a block of GPT-2 then moves 20 % fewer bytes.
+# it has autocast's dtype, as in llm.c and nanochat: a block of GPT-2 then moves 20% fewer bytes.
 LOW_PRECISION_RESIDUAL = ("cuda",)
 
 
@@ -47,11 +56,11 @@ class Rotary(nn.Module):
         self.register_buffer("cos_TK", torch.cat((cos_TK, cos_TK), -1), persistent=False)
         self.register_buffer("sin_TK", torch.cat((sin_TK, -sin_TK), -1), persistent=False)
 
-    def forward(self, x_BT2HK: Tensor, start: int) -> Tensor:
+    def forward(self, x_BT2HK: Tensor, start: Start) -> Tensor:
         """Rotate queries and keys together: half the operations, whose number limits a CPU."""
-        end = start + x_BT2HK.size(1)
-        cos = self.cos_TK[start:end, None, None].to(x_BT2HK.dtype)
-        sin = self.sin_TK[start:end, None, None].to(x_BT2HK.dtype)
+        at = position_index(start, x_BT2HK.size(1))
+        cos = self.cos_TK[at][..., None, None, :].to(x_BT2HK.dtype)
+        sin = self.sin_TK[at][..., None, None, :].to(x_BT2HK.dtype)
         # A pair is a channel of the left half and its counterpart in the right half.
         return torch.addcmul(x_BT2HK * cos, x_BT2HK.roll(x_BT2HK.size(-1) // 2, -1), sin)
 
@@ -60,6 +69,15 @@ def rms_norm(x: Tensor) -> Tensor:
     """Normalize the last dimension to a root mean square of 1, in the dtype of ``x``."""
     # On a GPU autocast runs rms_norm in float32, and 24 extra kernels would copy q and k back.
     return F.rms_norm(x, (x.size(-1),)).to(x.dtype)
+
+
+class Place(NamedTuple):
+    """The context of a block, next to its input."""
+
+    mask: Mask
+    rotary: Rotary | None
+    cache: LayerCache | None
+    start: Start  # position of the first token
 
 
 class Attention(nn.Module):
@@ -71,13 +89,12 @@ class Attention(nn.Module):
         bias = config.bias and config.variant != "modern"
         self.dropout = config.dropout
         self.kernel = "auto"  # StepRunner sets it to TrainConfig.attention
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
 
-    def forward(
-        self, x_BTD: Tensor, mask: Mask, rotary: Rotary | None, cache: LayerCache | None, start: int
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, place: Place) -> Tensor:
         B, T, D = x_BTD.shape
+        mask, rotary, cache, start = place
         qkv_BT3HK = self.c_attn(x_BTD).view(B, T, 3, self.n_head, -1)
         if rotary is None:
             q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(2)
@@ -86,6 +103,8 @@ class Attention(nn.Module):
             qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), 2)
             q_BTHK, k_BTHK = _qk_norm(qk_BT2HK, rotary, start).unbind(2)
             v_BTHK = v_BT1HK.squeeze(2)
+        if value_BTD is not None:
+            v_BTHK = v_BTHK + value_BTD.view_as(v_BTHK)
         q, k, v = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(k, v, start)
@@ -93,11 +112,11 @@ class Attention(nn.Module):
         return self.c_proj(y_BHTK.transpose(1, 2).reshape(B, T, D))
 
 
-def _qk_norm(qk_BT2HK: Tensor, rotary: Rotary, start: int) -> Tensor:
+def _qk_norm(qk_BT2HK: Tensor, rotary: Rotary, start: Start) -> Tensor:
     """Rotate and normalize queries and keys, which bounds the attention scores.
 
     A rotation keeps the norm, so the order changes only rounding and speed. Inductor moves 7.3 GB
-    less per 65,536 tokens when the norm comes first. An uncompiled CPU step is 20 % faster when it
+    less per 65,536 tokens when the norm comes first. An uncompiled CPU step is 20% faster when it
     comes last.
     """
     if qk_BT2HK.is_cuda:
@@ -108,19 +127,22 @@ def _qk_norm(qk_BT2HK: Tensor, rotary: Rotary, start: int) -> Tensor:
 class SquaredReLU(torch.autograd.Function):
     """relu(x)² whose backward pass is one product.
 
-    torch's own backward goes through pow and threshold: 4 ms of a 40 ms step on 2 CPU cores.
+    torch's own backward goes through pow and threshold: 4 ms of a 40 ms step on 2 CPU cores. On a
+    GPU the square is kept, which the next layer keeps too: 4.8 GB less to write and to hold for 12
+    layers and 65,536 tokens.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         positive = x.relu()
-        ctx.save_for_backward(positive)
-        return positive * positive
+        square = positive * positive
+        ctx.save_for_backward(square if x.is_cuda else positive)
+        return square
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (positive,) = ctx.saved_tensors
-        return (grads[0] * positive).mul_(2)
+        (kept,) = ctx.saved_tensors
+        return (grads[0] * (kept.sqrt() if kept.is_cuda else kept)).mul_(2)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -145,8 +167,8 @@ class MLP(nn.Module):
         super().__init__()
         self.modern = config.variant == "modern"
         bias = config.bias and not self.modern
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h = self.c_fc(x_BTD)
@@ -173,10 +195,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x_BTD: Tensor, mask: Mask, rotary: Rotary | None, cache: LayerCache | None, start: int
-    ) -> Tensor:
-        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), mask, rotary, cache, start))
+    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, place: Place) -> Tensor:
+        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), value_BTD, place))
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))
 
 
@@ -193,6 +213,7 @@ class GPT(nn.Module):
         # StepRunner sets these from TrainConfig.
         self.loss_chunk: int | None = None
         self.chunk_loss: ChunkLoss = exact_loss
+        self.fp8_head = False
         self.activation_checkpointing = False
         self.short = short_blocks(config)
         self.set_attention_window(config.window_size)
@@ -206,6 +227,10 @@ class GPT(nn.Module):
         self.rotary = Rotary(config.n_embd // config.n_head, config.block_size) if modern else None
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        # Every second block from the last adds an embedding of each token to its value (from
+        # modded-nanogpt): the last blocks then see the token itself.
+        last = range(config.n_layer - 1, -1, -2)[: config.value_embeddings]
+        self.vte = nn.ModuleDict({str(i): nn.Embedding(vocab_size, config.n_embd) for i in last})
         self.ln_f = make_norm(config)
         # GPT-2 ties its head to the embedding; the modern variant does not.
         self.lm_head = nn.Linear(config.n_embd, vocab_size, bias=False) if modern else None
@@ -224,6 +249,8 @@ class GPT(nn.Module):
             elif name.endswith("c_proj.weight") or name == "lm_head.weight":
                 # Each block is the identity at first (muP-like, as in modded-nanogpt).
                 parameter.zero_()
+            elif name.startswith("vte"):
+                parameter.normal_(0.0, parameter.size(1) ** -0.5)
             elif name == "wte.weight":
                 parameter.normal_(0.0, 1.0)  # the first norm rescales it
             else:
@@ -238,7 +265,7 @@ class GPT(nn.Module):
         """
         self.window, self.block_mask = window, block_mask
 
-    def hidden(self, ids_BT: Tensor, cache: KVCache | None = None, start: int = 0) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: KVCache | None = None, start: Start = 0) -> Tensor:
         """Return the normalized output of the last block (B, T, D).
 
         ``start`` is the position of the first token.
@@ -246,15 +273,16 @@ class GPT(nn.Module):
         x_BTD, T = self.wte(ids_BT), ids_BT.size(1)
         device = x_BTD.device
         if self.wpe is not None:
-            x_BTD = x_BTD + self.wpe.weight[start : start + T]
-        elif self.smear is not None:
+            x_BTD = x_BTD + self.wpe.weight[position_index(start, T)]
+        if device.type in LOW_PRECISION_RESIDUAL and torch.is_autocast_enabled(device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(device.type))
+        if self.smear is not None:
             x_BTD = rms_norm(x_BTD)
             before = x_BTD.new_zeros(x_BTD[:, :1].shape)
             if cache is not None:
                 before = cache.previous(x_BTD, start)
-            x_BTD = torch.addcmul(x_BTD, torch.cat((before, x_BTD[:, :-1]), dim=1), self.smear)
-        if device.type in LOW_PRECISION_RESIDUAL and torch.is_autocast_enabled(device.type):
-            x_BTD = x_BTD.to(torch.get_autocast_dtype(device.type))
+            before_BTD = torch.cat((before, x_BTD[:, :-1]), dim=1)
+            x_BTD = torch.addcmul(x_BTD, before_BTD, self.smear.to(x_BTD.dtype))
         x_BTD = self.drop(x_BTD)
         long_mask = attention_mask(T, start, None, device)
         short_mask: Mask = self.block_mask if cache is None else None
@@ -262,14 +290,15 @@ class GPT(nn.Module):
             short_mask = attention_mask(T, start, self.window, device)
         for i, block in enumerate(self.h):
             mask = short_mask if self.short[i] else long_mask
+            has_value = str(i) in self.vte
+            value_BTD = self.vte[str(i)](ids_BT).to(x_BTD.dtype) if has_value else None
+            layer = cache.layers[i] if cache is not None else None
+            place = Place(mask, self.rotary, layer, start)
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(
-                    block, x_BTD, mask, self.rotary, None, start, use_reentrant=False
-                )
+                x_BTD = checkpoint(block, x_BTD, value_BTD, place, use_reentrant=False)
             else:
-                layer = cache.layers[i] if cache is not None else None
-                x_BTD = block(x_BTD, mask, self.rotary, layer, start)
-        return self.ln_f(x_BTD)
+                x_BTD = block(x_BTD, value_BTD, place)
+        return self.ln_f(x_BTD).to(x_BTD.dtype)  # autocast returns float32
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Return the scores of the next token in float32 (B, T, V)."""
@@ -279,6 +308,11 @@ class GPT(nn.Module):
     def head(self) -> Tensor:
         """The matrix (V, D) that turns the last hidden state into logits."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.wte.weight.device
 
     @property
     def softcap(self) -> float | None:
@@ -294,7 +328,8 @@ class GPT(nn.Module):
         given = (x_ND, self.head, targets_N, self.softcap)
         if self.loss_chunk is None:
             return cross_entropy(*given)
-        return chunked_cross_entropy(*given, self.loss_chunk, self.chunk_loss)
+        fp8 = self.fp8_head and self.training
+        return chunked_cross_entropy(*given, self.loss_chunk, self.chunk_loss, fp8)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for ``batch`` sequences of up to ``length`` positions."""
@@ -303,17 +338,3 @@ class GPT(nn.Module):
         windows = [self.window if is_short else None for is_short in self.short]
         layers = [LayerCache(window, empty.clone(), empty.clone()) for window in windows]
         return KVCache(layers, like.new_zeros(batch, 1, width))
-
-    def num_parameters(self) -> int:
-        """Count all parameters, embeddings included."""
-        return sum(p.numel() for p in self.parameters())
-
-    def flops_per_token(self, window: int | None = None) -> float:
-        """Return the training FLOPs of one token, 6 N + 12 L D T (PaLM, arXiv:2204.02311, B).
-
-        N counts the parameters of matrix products: the head, but not the embeddings. T is
-        ``window`` for a short block; by default the window that the network has.
-        """
-        matrices = self.head.numel() + sum(p.numel() for p in self.h.parameters() if p.dim() == 2)
-        seen = tokens_seen(self.config, window or self.window)
-        return 6.0 * matrices + 12.0 * self.config.n_embd * seen

@@ -5,8 +5,8 @@ more than the rest of the step. The gradient of the loss is known as soon as the
 forward pass computes both and nothing is computed twice. torch's linear_cross_entropy does the
 same, but has no softcap.
 
-The loss of a chunk has three forms: the exact one; one in torch for GPUs; and a Triton kernel in
-model/loss_kernel.py. Shape suffixes as in model/gpt.py, and n for the tokens of a chunk.
+The loss of a chunk has two forms: one in torch, and a Triton kernel in model/loss_kernel.py. Shape
+suffixes as in model/gpt.py, and n for the tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.fp8 import E5M2, GRADIENT_SCALE, Scaled, quantize
+
 IGNORE_INDEX = -100  # a target that does not count in the loss
 
-# The loss of a chunk: (logits, targets, count, wants_grad, cap) → the sum of the losses, and the
-# gradient of the mean over ``count`` targets in the dtype of the logits.
-ChunkLoss = Callable[[Tensor, Tensor, Tensor, bool, Any], tuple[Tensor, Tensor | None]]
+# The loss of a chunk: (logits, targets, count, dtype of the gradient, cap) → the sum of the losses,
+# and the gradient of the mean over ``count`` targets, in float8 times GRADIENT_SCALE · count.
+ChunkLoss = Callable[[Tensor, Tensor, Tensor, torch.dtype | None, Any], tuple[Tensor, Any]]
 
 
 def softcap(logits: Tensor, cap: float | None) -> Tensor:
@@ -49,41 +51,51 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         cap: float | None,
         chunk: int,
-        chunk_loss: ChunkLoss,
+        chunk_loss: ChunkLoss | None = None,
+        fp8: bool = False,
     ) -> Tensor:
         wants_grad = x_ND.requires_grad  # not in an evaluation
         count = (targets_N != IGNORE_INDEX).sum().clamp_min(1)
         kind, dtype = x_ND.device.type, x_ND.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        weight = weight_VD.to(dtype)
+        grad_dtype = None if not wants_grad else E5M2 if fp8 else dtype
+        rounded: Callable[[Tensor], Any] = quantize if fp8 else lambda tensor: tensor
+        weight = rounded(weight_VD.to(dtype))
         total = x_ND.new_zeros((), dtype=torch.float32)
-        grad_x = torch.empty_like(x_ND)
+        grads_x: list[Tensor] = []
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
         for start in range(0, len(x_ND), chunk):
-            x = x_ND[start : start + chunk].to(dtype)
+            part = slice(start, start + chunk)
+            x = x_ND[part].to(dtype)
             if start and torch.compiler.is_compiling():
                 # Adds 0. It makes each chunk depend on the previous one; otherwise Inductor keeps
                 # the logits of all chunks at once (8.6 GB instead of 4.0).
-                before = total + grad_weight[0, 0] + grad_x[start - 1, 0] if wants_grad else total
+                before = total + grad_weight[0, 0] if wants_grad else total
                 x = x + before.clamp(0, 0).to(dtype)
-            targets_n = targets_N[start : start + chunk]
-            loss, grad_nV = chunk_loss(x @ weight.mT, targets_n, count, wants_grad, cap)
+            x = rounded(x)
+            # The compiler does not know @ of float8.
+            logits_nV, targets_n = x.matmul(weight.mT), targets_N[part]
+            loss, grad = (chunk_loss or exact_loss)(logits_nV, targets_n, count, grad_dtype, cap)
             total += loss
-            if grad_nV is not None:
-                grad_x[start : start + chunk] = grad_nV @ weight
-                grad_weight += grad_nV.mT @ x
-        ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
+            if grad is not None:
+                grad = Scaled(grad, 1 / (count * GRADIENT_SCALE)) if fp8 else grad
+                grads_x.append(grad.matmul(weight))
+                grad_weight += grad.mT.matmul(x)
+        if wants_grad:
+            # Inductor lets each product write its part of the result.
+            grad_x = torch.cat(grads_x).to(x_ND.dtype)
+            ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
         return total / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grads[0], grad_weight * grads[0], None, None, None, None
+        return grad_x * grads[0], grad_weight * grads[0], None, None, None, None, None
 
 
 def exact_loss(
-    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float | None
+    logits_nV: Tensor, targets_n: Tensor, count: Tensor, grad_dtype: torch.dtype | None, cap: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient as ``cross_entropy`` does."""
     targets_n1 = targets_n[:, None]
@@ -91,63 +103,28 @@ def exact_loss(
     capped_nV = softcap(logits_nV, cap)
     log_p_nV = torch.log_softmax(capped_nV, dim=-1)
     loss = -(log_p_nV.gather(1, targets_n1.clamp_min(0)) * is_kept_n1).sum()
-    if not wants_grad:
+    if grad_dtype is None:
         return loss, None
     # A comparison instead of a scatter: Inductor then reads and writes each logit once.
-    grad_nV = log_p_nV.exp_().add_(_one_hot(logits_nV, targets_n1), alpha=-1)
-    grad_nV *= is_kept_n1 / count
+    is_target_nV = torch.arange(logits_nV.size(1), device=logits_nV.device) == targets_n1
+    grad_nV = log_p_nV.exp_().add_(is_target_nV, alpha=-1)
+    grad_nV *= is_kept_n1 * GRADIENT_SCALE if grad_dtype == E5M2 else is_kept_n1 / count
     if cap is not None:
         grad_nV *= 1 - (capped_nV / cap).square()  # the derivative of tanh
-    return loss, grad_nV.to(logits_nV.dtype)
-
-
-def sigmoid_loss(
-    logits_nV: Tensor, targets_n: Tensor, count: Tensor, wants_grad: bool, cap: float
-) -> tuple[Tensor, Tensor | None]:
-    """Compute the softcapped loss for a GPU: 67 instructions per logit instead of 135.
-
-    tanh is written as a sigmoid, because Inductor's tanh has a branch. No capped logit exceeds
-    ``cap``, so the sum of exponentials needs no maximum.
-    """
-    targets_n1 = targets_n[:, None]
-    is_kept_n1 = targets_n1 != IGNORE_INDEX
-    sigmoid_nV = torch.sigmoid(logits_nV.float() * (2 / cap))
-    capped_nV = 2 * cap * sigmoid_nV - cap
-    log_sum_n1 = capped_nV.exp().sum(-1, keepdim=True).log()
-    loss = ((log_sum_n1 - capped_nV.gather(1, targets_n1.clamp_min(0))) * is_kept_n1).sum()
-    if not wants_grad:
-        return loss, None
-    grad_nV = (capped_nV - log_sum_n1).exp().add(_one_hot(logits_nV, targets_n1), alpha=-1)
-    grad_nV = grad_nV * (4 * sigmoid_nV * (1 - sigmoid_nV)) * (is_kept_n1 / count)
-    return loss, grad_nV.to(logits_nV.dtype)
-
-
-def _one_hot(logits_nV: Tensor, targets_n1: Tensor) -> Tensor:
-    return torch.arange(logits_nV.size(1), device=logits_nV.device) == targets_n1
+    return loss, grad_nV.to(grad_dtype)
 
 
 def pick_loss(device: torch.device, cap: float | None) -> ChunkLoss:
-    """Return the fastest form for ``device``; a CPU and uncapped logits get the exact one."""
-    if cap is None or device.type != "cuda":
+    """Return the kernel for capped logits on an NVIDIA GPU; otherwise the form in torch."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    if cap is None or not is_nvidia or torch.cuda.get_device_capability(device) < (8, 0):
         return exact_loss
-    is_nvidia = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-    if is_nvidia and find_spec("triton") is not None:
-        from model.loss_kernel import kernel_loss  # imports Triton
+    if find_spec("triton") is None:
+        return exact_loss
+    from model.loss_kernel import kernel_loss  # imports Triton
 
-        return kernel_loss
-    return sigmoid_loss
+    return kernel_loss
 
 
-def chunked_cross_entropy(
-    x_ND: Tensor,
-    weight_VD: Tensor,
-    targets_N: Tensor,
-    cap: float | None,
-    chunk: int,
-    chunk_loss: ChunkLoss = exact_loss,
-) -> Tensor:
-    """Return ``cross_entropy`` with the logits of ``chunk`` tokens in memory at a time."""
-    loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        x_ND, weight_VD, targets_N, cap, chunk, chunk_loss
-    )
-    return loss
+# The mean loss as from ``cross_entropy``; arguments as of ChunkedCrossEntropy.forward.
+chunked_cross_entropy: Callable[..., Tensor] = ChunkedCrossEntropy.apply

@@ -18,14 +18,22 @@ from corpus.dataset import BatchOrder, TokenStream, micro_batches
 from job.display import Display
 from job.memory import micro_batch_size
 from job.recipe import Recipe
-from job.schedules import common_sequences, learning_rate, tokens_at, tokens_before, window_at
+from job.schedules import (
+    common_sequences,
+    learning_rate,
+    muon_momentum,
+    tokens_at,
+    tokens_before,
+    window_at,
+)
 from job.speed import should_compile
-from job.training_errors import OutOfMemory, too_small
+from job.training_errors import OutOfMemory, continues_with, too_small
 from model import checkpoint
 from model import device as devices
 from model.attention import block_mask
 from model.batches import TokenBatches
 from model.distributed import World, full_tensor, replicate, set_gradient_exchange, shard
+from model.fp8 import Linear
 from model.gpt import GPT, Attention
 from model.loss import pick_loss
 from model.optim import make_optimizers
@@ -43,16 +51,10 @@ class StepRunner:
     """Runs optimizer steps on ``network``."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        network: GPT,
-        train: TokenStream,
-        world: World,
-        device: torch.device,
-        display: Display,
+        self, recipe: Recipe, network: GPT, train: TokenStream, world: World, display: Display
     ) -> None:
-        self.recipe, self.config, self.world, self.device = recipe, recipe.train, world, device
-        self.display = display
+        self.recipe, self.config, self.world, self.display = recipe, recipe.train, world, display
+        self.device = device = world.device
         block = recipe.model.block_size
         self.order = BatchOrder(len(train), block, recipe.sequences_per_step, self.config.seed)
         self.batches = TokenBatches(train, block, device)
@@ -64,9 +66,12 @@ class StepRunner:
         network.loss_chunk = self.config.loss_chunk
         network.chunk_loss = pick_loss(device, network.softcap)
         network.activation_checkpointing = self.config.activation_checkpointing
+        network.fp8_head = self.config.fp8 != "none"
         for module in network.modules():
             if isinstance(module, Attention):
                 module.kernel = self.config.attention
+            elif isinstance(module, Linear):
+                module.fp8 = self.config.fp8 == "all"
         self.sharded = self.config.shard and world.size > 1
         # A sharded network is not probed: its forward pass is an exchange.
         self.memory_probes = 2 if world.size > 1 and not self.sharded else 0
@@ -79,7 +84,7 @@ class StepRunner:
         self.eval_forward, self.forward = self._prepare(compiled)
         self.names: dict[Tensor, str] = {p: n for n, p in network.named_parameters()}
         self.optimizers = make_optimizers(
-            network, self.config, device, world, compiled and is_gpu and not self.sharded
+            network, self.config, world, compiled and is_gpu and not self.sharded
         )
 
     def _prepare(self, compiled: bool) -> tuple[nn.Module, nn.Module]:
@@ -92,7 +97,7 @@ class StepRunner:
         elif compiled:
             forward = torch.compile(forward, dynamic=False)  # type: ignore[assignment]
         if self.sharded:
-            shard(self.network, self.network.h, self.world, self.device)
+            shard(self.network, self.network.h, self.world)
         elif self.world.size > 1:
             return forward, replicate(forward, self.device)
         return forward, forward
@@ -103,6 +108,7 @@ class StepRunner:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
+                group["momentum"] = muon_momentum(step, self.config)  # AdamW ignores it
         self._set_window(window_at(self.recipe, step))
         if self.memory_probes > 0:
             self._probe_memory(step)
@@ -123,23 +129,15 @@ class StepRunner:
             mask = block_mask(length, window, self.device)
         self.network.set_attention_window(window, mask)
 
-    def flops_per_token(self, step: int) -> float:
-        """Return the training FLOPs of one token in step number ``step``, counted from 0."""
-        return self.network.flops_per_token(window_at(self.recipe, step))
-
     def _compute_gradients(self, step: int) -> Tensor:
         """Compute the step's gradients and return its mean loss.
 
         If memory runs out, halve the micro-batch and start over: only gradients have changed.
         """
-        while True:
-            try:
-                return self._accumulate(step)
-            except torch.OutOfMemoryError as error:
-                why = str(error).partition("\n")[0]
-            # Outside the except block, whose traceback holds the step's tensors. With several
-            # processes the others wait in an exchange that this one will not join.
-            self._halve_micro_batch(why, possible=self.world.size == 1)
+        while isinstance(loss := self._try_to_accumulate(step), str):
+            # With several processes the others wait in an exchange that this one will not join.
+            self._halve_micro_batch(loss, possible=self.world.size == 1)
+        return loss
 
     def _probe_memory(self, step: int) -> None:
         """Run a micro-batch without an exchange, and halve it everywhere if one process fails.
@@ -149,12 +147,9 @@ class StepRunner:
         """
         self.memory_probes -= 1
         while True:
-            why = ""
-            try:
-                self._accumulate(step, is_probe=True)
-            except torch.OutOfMemoryError as error:
-                why = str(error).partition("\n")[0]
+            loss = self._try_to_accumulate(step, is_probe=True)
             self.network.zero_grad(set_to_none=True)
+            why = loss if isinstance(loss, str) else ""
             if self.world.sum(torch.tensor(len(why) > 0, dtype=torch.float32)).item() == 0:
                 return
             self._halve_micro_batch(why or "another process ran out of memory")
@@ -170,11 +165,7 @@ class StepRunner:
             name = devices.device_name(self.device)
             raise OutOfMemory(too_small(name, self.micro_batch, smaller, why))
         self.grad_accum_steps = batch // smaller
-        self.display.say(
-            f"out of memory with micro_batch {self.micro_batch}: continuing with {smaller}, "
-            f"accumulated {self.grad_accum_steps} times; the batch stays the same. Set "
-            f"micro_batch: {smaller} in the recipe"
-        )
+        self.display.say(continues_with(smaller, self.micro_batch, self.grad_accum_steps))
         self.micro_batch = smaller
 
     def windows(self, step: int) -> NDArray[np.int64]:
@@ -183,7 +174,14 @@ class StepRunner:
         first = tokens_before(self.config, step) // block
         return self.order.span(first, tokens_at(self.config, step) // block)
 
-    def _accumulate(self, step: int, is_probe: bool = False) -> Tensor:
+    def _try_to_accumulate(self, step: int, is_probe: bool = False) -> Tensor | str:
+        """Return the loss, or why memory ran out; the traceback would hold the step's tensors."""
+        try:
+            return self._accumulate(step, is_probe)
+        except torch.OutOfMemoryError as error:
+            return str(error).partition("\n")[0]
+
+    def _accumulate(self, step: int, is_probe: bool) -> Tensor:
         if self.recipe.model.dropout > 0:
             # Random numbers depend on seed, step and rank: a resumed run draws the same ones.
             seed = (self.config.seed * 1_000_003 + step) * 4096 + self.world.rank

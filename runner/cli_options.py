@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shlex
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from job.format import parse_dollars, parse_duration
+from job.gpu_queue import GpuAccess
+from job.notify import VARIABLE, is_valid_url
+from job.trackers import DEFAULT_PROJECT, TRACKERS
 from runner import completion
-from runner.errors import usage
-from runner.format import parse_dollars, parse_duration
+from runner.errors import RunnerError, did_you_mean, usage
 
 if TYPE_CHECKING:
     from runner.pricing.gpus import GpuRequest
@@ -28,9 +33,87 @@ class _Amount(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the number in ``value``."""
-        if isinstance(value, float):
-            return value
+        if not isinstance(value, str):
+            return float(value)
         return self._parse(not_empty(value, param), flag(param))
+
+
+class Number(click.ParamType[float]):
+    """A number of at least ``low`` and at most ``high``; ``noun`` describes it in messages.
+
+    Unlike click's types with a range, it shows no ``[1<=x<=32]`` in the help.
+    """
+
+    name = "number"
+    _read: Callable[[str], float] = float
+
+    def __init__(self, low: float, high: float = math.inf, noun: str = "a number") -> None:
+        self.low, self.high = low, high
+        to = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+        self.expected = f"{noun} {to}"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number in ``value``."""
+        try:
+            number = self._read(not_empty(value, param)) if isinstance(value, str) else value
+        except ValueError:
+            number = math.nan
+        if not self.low <= number <= self.high or number == math.inf:
+            raise self.error(value, flag(param))
+        return number
+
+    def error(self, value: str, option: str) -> RunnerError:
+        """Return the error for a ``value`` that is not such a number."""
+        return usage(f"{option} {value}: expected {self.expected}")
+
+
+class Integer(Number):
+    """An integer of at least ``low`` and at most ``high``."""
+
+    name = "integer"
+    _read = int
+
+    def __init__(self, low: int, high: float = math.inf, noun: str = "an integer") -> None:
+        super().__init__(low, high, noun)
+
+
+class GpuCount(Integer):
+    """A number of GPUs of this machine, for which users also type the type of a GPU."""
+
+    def error(self, value: str, option: str) -> RunnerError:
+        """Return the error, which names the command for a GPU type."""
+        from runner.pricing.gpus import BY_NAME
+
+        if value.partition(":")[0].partition(",")[0].upper() not in BY_NAME:
+            return super().error(value, option)
+        return usage(
+            f"{option} {value}: expected a number of GPUs; GPU types are for Modal: "
+            f"`runner cloud {option} {value}`"
+        )
+
+
+class Choice(click.Choice[str]):
+    """One of several words; a mistake is one line with a suggestion or all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return ``value`` if it is one of the words."""
+        if value in self.choices:
+            return str(value)
+        if isinstance(param, click.Option) or param is None or ctx is None:
+            raise usage(f"{flag(param)} {value}: expected {either(self.choices)}")
+        message = f"unknown {param.name} '{value}'"
+        if len(self.choices) == 1:
+            raise usage(f"{message}; type `{ctx.command_path} {self.choices[0]} {value}`")
+        hint = did_you_mean(value, self.choices)
+        raise usage(f"{message}{hint or f'; expected {either(self.choices)}'}")
+
+
+def either(words: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 DURATION = _Amount("duration", parse_duration)  # 90m, 12h or 3d, in seconds
@@ -82,21 +165,96 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and exit.
 
 DETACH = click.option("--detach", is_flag=True, help="Start the job in the background and return.")
 
+TAG = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="NAME",
+    help="Tag of the run, for `runner runs --tag NAME`. Repeatable.",
+)
+
+QUEUE = click.option(
+    "--queue",
+    "access",
+    flag_value=GpuAccess.QUEUE,
+    type=click.UNPROCESSED,
+    help="Wait for the GPUs that other runs use; `runner queue` shows the order.",
+)
+
+SHARE = click.option(
+    "--share",
+    "access",
+    flag_value=GpuAccess.SHARE,
+    type=click.UNPROCESSED,
+    help="Use the GPUs at the same time as other runs.",
+)
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 YES = click.option("-y", "--yes", is_flag=True, help="Answer yes to every question.")
 
 DEVICE = click.option(
     "--device",
-    type=click.Choice(["cpu", "cuda", "mps"]),
+    type=Choice(["cpu", "cuda", "mps"]),
     help="Device to use; by default the fastest available.",
+)
+
+
+class TrackerSpec(click.ParamType[tuple[str, str]]):
+    """``wandb`` or ``wandb=PROJECT``, as a pair of name and project."""
+
+    name = "tracker"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        name, equals, project = not_empty(value, param).partition("=")
+        if name not in TRACKERS or (equals and not project):
+            raise usage(f"--tracker {value}: expected {', '.join(TRACKERS)}, or NAME=PROJECT")
+        return name, project or DEFAULT_PROJECT
+
+
+class NotifyUrl(click.ParamType[str]):
+    """A URL to send messages to. It is a secret: no message repeats it."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_valid_url(value):
+            raise usage("--notify: expected a URL that begins with https://")
+        return str(value)
+
+
+def _set_notify_url(ctx: click.Context, parameter: click.Parameter, url: str | None) -> None:
+    """Put the URL into the command's environment, where .env or the shell may have it too."""
+    if url is not None and ctx.obj is not None:
+        ctx.obj.environ = {**ctx.obj.environ, VARIABLE: url}
+        ctx.obj.line = ctx.obj.line.replace(shlex.quote(url), "URL").replace(url, "URL")
+
+
+NOTIFY = click.option(
+    "--notify",
+    type=NotifyUrl(),
+    metavar="URL",
+    expose_value=False,
+    callback=_set_notify_url,
+    help="Send a message at the end: to Slack, Discord, ntfy or any webhook.",
+)
+
+TRACKER = click.option(
+    "--tracker",
+    "trackers",
+    type=TrackerSpec(),
+    multiple=True,
+    metavar="NAME[=PROJECT]",
+    help="Also log to wandb, mlflow or trackio. Repeatable.",
 )
 
 TIMEOUT = click.option(
     "--timeout",
     type=DURATION,
     metavar="TIME",
-    help="Maximum time of the run over all attempts: 90m, 12h, 3d.",
+    help="Maximum time of each run over all its attempts: 90m, 12h, 3d.",
 )
 
 MAX_COST = click.option(
@@ -110,11 +268,25 @@ REGION = click.option(
     "--region", metavar="R", help="Region: us, eu, us-east, ...; raises the price."
 )
 
+ENV = click.option(
+    "--env",
+    multiple=True,
+    metavar="K[=V]",
+    help="Set a variable of the job; K alone forwards K from the environment or .env.",
+)
+
 TARGET = click.option(
     "--target",
     metavar="TARGET",
     shell_complete=completion.targets,
-    help="host, local or cloud.",
+    help="host, local, cloud or remote:BOX.",
+)
+
+REMOTE = click.option(
+    "--target",
+    metavar="TARGET",
+    shell_complete=completion.targets,
+    help="cloud or remote:BOX (default: cloud; without a Modal token, the only known box).",
 )
 
 VOLUME = click.argument("volume", shell_complete=completion.volumes)

@@ -26,7 +26,7 @@ def recipes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[
     from runner.project import find_checkout, recipes
 
     try:
-        return _matching(recipes(find_checkout(Path.cwd())), typed)
+        return _matching(recipes(find_checkout(Path.cwd()), Path.cwd()), typed)
     except RunnerError:
         return []
 
@@ -68,9 +68,14 @@ def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
 
 def targets(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete a target."""
+    from runner.errors import RunnerError
+    from runner.project import find_checkout
     from runner.target import target_names
 
-    return _matching(target_names(), typed)
+    try:
+        return _matching(target_names(find_checkout(Path.cwd())), typed)
+    except RunnerError:
+        return []
 
 
 def paths(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:

@@ -33,24 +33,38 @@ class RunnerError(click.ClickException):
 
 
 class NoSuchRun(RunnerError):
-    """The run ``run`` does not exist on a target: exit code 102."""
+    """The run ``run`` does not exist on a target: exit status 102."""
 
     def __init__(self, run: str, message: str) -> None:
         super().__init__(message, ExitStatus.NOT_FOUND)
         self.run = run
 
 
-class ModalUnavailable(OSError):
-    """Modal, or the network to it, did not answer; a retry may succeed."""
+class TargetUnavailable(OSError):
+    """A target, or the network to it, did not answer; a retry may succeed."""
+
+    @property
+    def message(self) -> str:
+        """Return the message for the user."""
+        return str(self)
+
+
+class ModalUnavailable(TargetUnavailable):
+    """Modal, or the network to it, did not answer; the text is the client's."""
+
+    @property
+    def message(self) -> str:
+        """Return the message for the user."""
+        return f"Modal does not answer: {self}; check the network and try again"
 
 
 def usage(message: str) -> RunnerError:
-    """Return an error for a mistake on the command line or in a file: exit code 2."""
+    """Return an error for a mistake on the command line or in a file: exit status 2."""
     return RunnerError(message, ExitStatus.USAGE)
 
 
 def not_found(message: str) -> RunnerError:
-    """Return an error for a missing run, file or volume: exit code 102."""
+    """Return an error for a missing run, file or volume: exit status 102."""
     return RunnerError(message, ExitStatus.NOT_FOUND)
 
 
@@ -60,12 +74,15 @@ def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
         return error
     if isinstance(error, UserError):
         return RunnerError(str(error), error.status)
-    if isinstance(error, ModalUnavailable):
-        return RunnerError(f"Modal does not answer: {error}; check the network and try again")
+    if isinstance(error, TargetUnavailable):
+        return RunnerError(error.message)
     if isinstance(error, OSError):
-        from job.disk import in_words
+        from job.disk import describe_os_error
 
-        return RunnerError(f"{in_words(error)}; `runner doctor` checks this machine")
+        return RunnerError(f"{describe_os_error(error)}; `runner doctor` checks this machine")
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        # From Path.resolve, before Python 3.13.
+        return usage(f"{str(error).rpartition(' from ')[2]} is a link that leads to itself")
     if isinstance(error, UnicodeError):
         return RunnerError(f"a file or argument is not valid UTF-8: {error}; fix its encoding")
     if isinstance(error, MemoryError):

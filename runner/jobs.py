@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.gpu_queue import GpuAccess
+
 
 @dataclass(frozen=True)
 class Job:
@@ -20,7 +22,10 @@ class Job:
     multi_gpu: bool = False  # can run as N processes under torchrun
     writes_run: bool = False  # creates or resumes a run's folder
     is_benchmark: bool = False  # reads neither a recipe nor a run
+    takes_model: bool = False  # a folder or a model on the Hub can replace the run
+    has_terminal: bool = False  # the user types, and Ctrl-C is the job's own
     needs: tuple[str, ...] = ("torch",)  # modules that the host's Python must have
+    extra: str = "train"  # the optional dependencies with these modules
 
     @property
     def reads_run(self) -> bool:
@@ -49,13 +54,28 @@ JOBS = {
             needs=("numpy",),
         ),
         Job("train", "trains", "model.train", reads_recipe=True, multi_gpu=True, writes_run=True),
-        Job("sample", "samples text from the newest checkpoint", "model.sample"),
-        Job("evaluate", "measures the loss on the validation set", "model.evaluate"),
+        Job("sample", "samples text from the newest checkpoint", "serving.sample"),
+        Job("evaluate", "measures the loss on the validation set", "serving.evaluate"),
         Job(
             "export",
             "writes the model and its tokenizer in Hugging Face format",
-            "model.export",
+            "serving.export",
             takes_device=False,
+        ),
+        Job(
+            "chat",
+            "talks to the network of the newest checkpoint",
+            "serving.chat",
+            takes_model=True,
+            has_terminal=True,
+        ),
+        Job(
+            "serve",
+            "serves the network of the newest checkpoint over HTTP",
+            "serving.server",
+            takes_model=True,
+            needs=("torch", "starlette", "uvicorn"),
+            extra="serve",
         ),
         Job(
             "roofline", "measures the device's peak throughput", "bench.roofline", is_benchmark=True
@@ -69,3 +89,39 @@ RESUMABLE_JOBS = (
     COMMAND.name,
     EXPERIMENT.name,
 )
+
+
+@dataclass(frozen=True)
+class LaunchArguments:
+    """The job, its positional arguments and the options that every target has."""
+
+    job: str = "train"  # a name in JOBS, or "run", "pipeline", "command"
+    words: tuple[str, ...] = ()  # [RECIPE] [key=value ...], or FILE and parameters
+    command: tuple[str, ...] = ()  # the words after --
+    name: str | None = None
+    gpu: int | None = None  # processes; targets that rent GPUs have an option of their own
+    device: str | None = None
+    source: str | None = None
+    shards: int | None = None
+    force: bool = False
+    output: str | None = None
+    push: str | None = None
+    prompt_file: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    multiple_choice: str | None = None
+    task: str | None = None
+    params: tuple[str, ...] = ()
+    trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
+    folder: str | None = None
+    setup: tuple[str, ...] = ()
+    persist: tuple[str, ...] = ()
+    resume_with: str | None = None
+    metric: tuple[str, ...] = ()
+    resume_if: str | None = None
+    dry_run: bool = False
+    detach: bool = False
+    access: GpuAccess | None = None
+    tags: tuple[str, ...] = ()
+    as_json: bool = False
+    yes: bool = False

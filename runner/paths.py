@@ -7,18 +7,18 @@ the container under the same path.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 from job.pretrained import FINEWEB, GPT2
 
 PROMPT_KEYS = {"sample.prompt", "prompt"}  # the value is a path if it begins with @
 
-SOURCE_NAMES = {
-    "stdlib",
-    FINEWEB,
-    "null",
-}  # sources that are not files, even if a file has that name
+# Sources that are not files, even if a file has that name.
+SOURCE_NAMES = {"stdlib", FINEWEB, "null"}
 
 # Keys whose value may be a path, and the values that are not.
 PATH_KEYS = {"source": SOURCE_NAMES, "init_from": {*GPT2, "null"}}
@@ -41,6 +41,11 @@ SYSTEM_FOLDERS = {
 }
 
 
+def is_path(word: str) -> bool:
+    """Return True if the word can only be a file: it names a folder or ends in .yaml or .yml."""
+    return "/" in word or "\\" in word or word.endswith((".yaml", ".yml"))
+
+
 def path_in(override: str) -> str | None:
     """Return the path in ``key=value``; None if the value is not one."""
     key, _, value = override.partition("=")
@@ -54,7 +59,7 @@ def path_in(override: str) -> str | None:
 
 
 def replace_path(override: str, path: str) -> str:
-    """Return ``key=value`` with another path."""
+    """Return ``key=value`` with a different path."""
     old = path_in(override)
     return override if old is None else override[: len(override) - len(old)] + path
 
@@ -63,9 +68,19 @@ def absolute(path: str, cwd: Path) -> str:
     """Return ``path`` from ``cwd`` if it exists there, else unchanged: the job may know it."""
     if path in SOURCE_NAMES or "://" in path:
         return path
-    found = Path(path).expanduser()
-    found = found if found.is_absolute() else cwd / found
+    found = Path(os.path.normpath(cwd / Path(path).expanduser()))
     return str(found) if literal_prefix(found).exists() else path
+
+
+def is_missing(source: str, folders: Sequence[Path]) -> bool:
+    """Return True for a source of text that should be on this machine, but is in no folder.
+
+    A job in a container may know a path that begins with / there: the volumes, and the code.
+    """
+    if path_in(f"data.source={source}") is None or source.startswith(("/vol/", "/workspace/")):
+        return False
+    paths = [str(folder / os.path.expanduser(source)) for folder in folders]
+    return not any(os.path.exists(path) or glob(path, recursive=True) for path in paths)
 
 
 def literal_prefix(path: Path) -> Path:

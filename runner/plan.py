@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from job.gpu_queue import Ticket
 from job.run_record import RunStatus
 from runner.errors import RunnerError, usage
 from runner.request import Request, TargetOptions
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Volume:
-    """A folder that the job sees: ``here`` on this machine, ``inside`` for the job.
+    """A folder that the job sees: ``host_path`` on this machine, ``container_path`` for the job.
 
-    ``remote`` names the target's own volume, whose files are in ``here`` only once they are pulled.
+    On the host both are the same. ``remote`` names the target's own volume, whose files are in
+    ``host_path`` only once they are pulled.
     """
 
     name: str
-    here: str
-    inside: str
+    host_path: str
+    container_path: str
     writable: bool = True
     remote: str = ""
 
@@ -43,6 +45,7 @@ class JobEnvironment:
     is_container: bool = True  # the job sees only what is mounted
     can_mount: bool = True  # folders of this machine can be mounted
     variables: tuple[tuple[str, str], ...] = ()  # without secrets
+    reports_end: bool = False  # the target itself sends notifications
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,10 @@ class ImageState:
 
     name: str
     is_built: bool = True
+    packages: tuple[str, ...] = ()  # of trackers, in a layer of their own
 
 
-CREDENTIALS = "may hold credentials"  # why a file is left out
+CREDENTIALS = "may hold credentials"  # why a file is omitted
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,14 @@ class UploadManifest:
     files: int
     bytes: int
     largest: tuple[tuple[str, int], ...] = ()  # top-level entries and their bytes, if it is a lot
-    left_out: tuple[tuple[str, str], ...] = ()  # paths and reasons: links, credentials
+    omitted: tuple[tuple[str, str], ...] = ()  # paths and reasons: links, credentials
 
 
 @dataclass(frozen=True)
 class FolderState:
     """A command's folder as the job sees it."""
 
-    inside: str
+    container_path: str
     manifest: UploadManifest | None = None  # None if the job uses the folder itself
     occupied: tuple[str, ...] = ()  # persisted paths with files of the user, which stay
     setup: tuple[str, ...] = ()  # lines that extend the image, with those of requirements.txt
@@ -95,6 +99,16 @@ class PriorRun:
 
 
 @dataclass(frozen=True)
+class QueueState:
+    """The queue for the GPUs of this machine, a folder."""
+
+    host_path: str
+    container_path: str
+    ticket: Ticket  # of the request
+    blocker: Ticket | None = None  # the first run that it would have to wait for
+
+
+@dataclass(frozen=True)
 class TargetState:
     """A target before a launch, as ``Target.inspect`` found it."""
 
@@ -106,6 +120,7 @@ class TargetState:
     folder: FolderState | None = None  # of a command
     gpus: int | None = None  # available ones; None if unknown
     gpu_remedy: str = ""
+    queue: QueueState | None = None  # None if the request takes no GPU of this machine
     missing_modules: tuple[str, ...] = ()  # that the job needs
     install_command: str = ""  # for them
     is_dataset_ready: bool | None = None
@@ -121,19 +136,19 @@ class TargetState:
 
 @dataclass(frozen=True)
 class PersistedPath:
-    """A persisted path on its volume: ``here`` on this machine, ``inside`` for the job."""
+    """The persisted ``path`` of a folder, and its place on the volume as in Volume."""
 
     path: str
-    here: str
-    inside: str
+    host_path: str
+    container_path: str
 
 
 @dataclass(frozen=True)
 class PlannedFolder:
-    """The folder that a command runs in: ``here`` on this machine, ``inside`` for the job."""
+    """The folder that a command runs in."""
 
-    here: str
-    inside: str
+    host_path: str
+    container_path: str
     manifest: UploadManifest | None = None
     persisted: tuple[PersistedPath, ...] = ()
     setup: tuple[str, ...] = ()
@@ -150,6 +165,7 @@ class PlannedProcess:
     secrets: tuple[str, ...] = ()
     gpus: int = 1
     device: str | None = None
+    publish: str = ""  # of a container, as docker's --publish: 127.0.0.1:8000:8000
 
 
 @dataclass(frozen=True)
@@ -189,6 +205,11 @@ class Plan:
         """Return True if the run's folder records this launch."""
         return self.detach or self.writes_run
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what the run's record keeps of the launch: target, recipe, tags, git."""
+        return json.loads(dict(self.process.environment).get("RUN_LAUNCH", "{}"))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan for --json, with the parts' values at the top level."""
         tree = asdict(self)
@@ -210,6 +231,12 @@ def launch_variable(request: Request, state: TargetState) -> str:
         "image": state.image.name if state.image else None,
         "git": dict(state.git),
     }
+    if request.sweep is not None:
+        launch["sweep"] = request.sweep
+    if request.tags:
+        launch["tags"] = list(request.tags)
+    if request.settings is not None:
+        launch["recipe"] = request.settings.name
     if request.experiment is not None:
         launch["experiment"] = request.experiment.as_record()
     elif request.command is not None:
@@ -266,5 +293,5 @@ def is_active_elsewhere(run: str, target: str, copy: str = "") -> RunnerError:
     then = f", then `{copy}`," if copy else ""
     return RunnerError(
         f"run '{run}' is running on {target}; stop it first: `runner stop {run}`{then} "
-        "or start another run with --name"
+        "or start a new run with --name"
     )

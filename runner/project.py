@@ -10,42 +10,55 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from job.paths import VolumePaths
-from runner.errors import RunnerError, usage
+import click
+
+from job.files import write_atomically
+from job.notify import VARIABLE as NOTIFY_VARIABLE
+from job.paths import VOLUMES, VolumePaths
+from job.trackers import VARIABLES as TRACKER_VARIABLES
+from runner.errors import RunnerError, did_you_mean, usage
 from runner.git import find_repository
+from runner.home import installed_project, state_folder
+from runner.paths import is_path
 
 COMPOSE_FILE = "docker-compose.yml"
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
 OVERRIDE_COMPOSE_FILE = "docker-compose.override.yml"
+
+MAX_DOTENV_BYTES = 1_000_000
 
 MARKER = "job/paths.py"  # with the compose file, it identifies a checkout
 
 INSTALLED = Path(__file__).resolve().parent.parent
 
 
-KNOWN_SECRETS = ("WANDB_API_KEY", "HF_TOKEN")  # keys that jobs use if the recipe needs them
+# Passed to jobs that need them. HF_TOKEN is among the variables of trackers.
+KNOWN_SECRETS = (*TRACKER_VARIABLES, NOTIFY_VARIABLE, "SERVE_TOKEN")
 
 
 def find_checkout(cwd: Path) -> Path:
     """Return the nearest checkout at or above ``cwd``, else the one that the runner was installed
-    from.
+    from, else the copy in the user's data folder.
 
-    Raises RunnerError if there is neither.
+    Raises RunnerError if none of them exists.
     """
     cwd = cwd.resolve()
     for folder in (cwd, *cwd.parents, INSTALLED):
         if is_checkout(folder):
             return folder
-    raise RunnerError(
-        f"{cwd} is not in a checkout of gpt-runner, which contains {COMPOSE_FILE} and {MARKER}; "
-        "change to your checkout and run the command again"
-    )
+    project = installed_project(os.environ, lambda text: click.echo(text, err=True))
+    if project is None:
+        raise RunnerError(
+            f"{cwd} is not in a checkout of gpt-runner, which contains {COMPOSE_FILE} and "
+            f"{MARKER}; change to your checkout, or install the runner: `uv tool install .`"
+        )
+    return project
 
 
 def is_checkout(folder: Path) -> bool:
@@ -53,16 +66,63 @@ def is_checkout(folder: Path) -> bool:
     return (folder / COMPOSE_FILE).is_file() and (folder / MARKER).is_file()
 
 
-def recipes(checkout: Path) -> dict[str, Path]:
-    """Return the recipes of ``configs/`` by name."""
-    folder = checkout / "configs"
-    found = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder.is_dir() else []
-    return {path.stem: path for path in sorted(found) if is_recipe(path)}
+def recipes(checkout: Path, cwd: Path | None = None) -> dict[str, Path]:
+    """Return the recipes of ``configs/`` by name, those of the user's folder ``cwd`` first."""
+    known: dict[str, Path] = {}
+    for folder in (checkout / "configs", cwd / "configs" if cwd else None):
+        found = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder else []
+        is_own = folder is not None and folder.parent == checkout
+        known |= {path.stem: path for path in sorted(found) if is_recipe(path, is_own)}
+    return known
 
 
-def is_recipe(path: Path) -> bool:
-    """Return True if the file is neither a pipeline nor a sweep."""
-    return not (is_pipeline(path) or is_sweep(path))
+def config_names(checkout: Path, cwd: Path, matches: Callable[[Path], bool]) -> set[str]:
+    """Return the names of the matching files of both ``configs/``."""
+    files = [*(checkout / "configs").glob("*.yaml"), *(cwd / "configs").glob("*.yaml")]
+    return {file.stem for file in files if matches(file)}
+
+
+def is_recipe(path: Path, is_own: bool = True) -> bool:
+    """Return True if the file is neither a pipeline nor a sweep.
+
+    Other programs keep YAML in ``configs/`` too: a file that is not the project's ``own`` must
+    have the section ``train`` or ``data``.
+    """
+    if is_pipeline(path) or is_sweep(path):
+        return False
+    return is_own or _has_key(path, "train") or _has_key(path, "data")
+
+
+def find_config(name: str, checkout: Path, cwd: Path) -> Path | None:
+    """Return the file of a recipe, sweep or pipeline: a path, or a name in ``configs/``.
+
+    Both are relative to the user's folder ``cwd`` or to the checkout.
+    """
+    names = [f"configs/{name}{ending}" for ending in ("", ".yaml", ".yml")]
+    for path in (os.path.expanduser(name), *names):
+        for folder in (cwd, checkout):
+            if os.path.isfile(folder / path):  # False, not an error, for an impossible name
+                return (folder / path).resolve()
+    return None
+
+
+def explain_config(name: str, checkout: Path, cwd: Path, kind: str = "recipe") -> str:
+    """Return the error for a file of another kind in place of a ``kind``; '' for any other name."""
+    path = find_config(name, checkout, cwd)
+    if path is not None and kind != "sweep" and is_sweep(path):
+        return f"{name} is a sweep; run `runner sweep {name}`"
+    if path is not None and kind != "pipeline" and is_pipeline(path):
+        return f"{name} is a pipeline; run `runner host pipeline {name}`, `local` or `cloud`"
+    if path is not None and kind != "recipe" and is_recipe(path, is_own=False):
+        return f"{name} is a recipe, not a {kind}; run `runner host {name}`"
+    return ""
+
+
+def unknown_config(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the error for a recipe or sweep that does not exist; ``known`` are those that do."""
+    what = f"{kind} file {name} does not exist" if is_path(name) else f"unknown {kind} '{name}'"
+    names = f"; the {kind}s in configs/ are {', '.join(sorted(known))}" if known else ""
+    return what + (did_you_mean(Path(name).stem, known) or names)
 
 
 def is_pipeline(path: Path) -> bool:
@@ -85,12 +145,8 @@ def _has_key(path: Path, key: str) -> bool:
 
 def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
     """Return the volumes of this machine: the variables, else the checkout's ``volumes/``."""
-    default = VolumePaths.under(checkout / "volumes")
-    return VolumePaths(
-        data=Path(environ.get("DATA_PATH") or default.data).absolute(),
-        checkpoints=Path(environ.get("CHECKPOINTS_PATH") or default.checkpoints).absolute(),
-        cache=Path(environ.get("CACHE_PATH") or default.cache).absolute(),
-    )
+    given = VolumePaths.current(environ, state_folder(checkout) / "volumes")
+    return VolumePaths(*(getattr(given, name).absolute() for name in VOLUMES))
 
 
 def git_state(checkout: Path) -> dict[str, object] | None:
@@ -118,7 +174,7 @@ class DotenvLine(NamedTuple):
 def read_dotenv(checkout: Path, names: Collection[str] | None = None) -> dict[str, str]:
     """Return the variables of ``.env`` as Compose reads them; only ``names``, if given.
 
-    Raises RunnerError, exit code 2, for a line that Compose refuses or would read differently.
+    Raises RunnerError, exit status 2, for a line that Compose refuses or would read differently.
     """
     found = {}
     for line in _dotenv_lines(checkout):
@@ -142,7 +198,7 @@ def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
     The file is replaced atomically; a new one is readable by the user alone, because it will
     contain keys.
     """
-    path = (checkout / ".env").resolve()
+    path = (state_folder(checkout) / ".env").resolve()
     before = _dotenv_text(path)
     remaining = dict(values)
     text = ""
@@ -156,7 +212,8 @@ def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
     text += "".join(f"{name}={value}\n" for name, value in remaining.items())
     if text == before:
         return False
-    _replace(path, text)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    write_atomically(path, text.encode(errors="surrogateescape"), mode)
     return True
 
 
@@ -175,17 +232,42 @@ def secret_values(
     return {name: environ.get(name) or dotenv.get(name, "") for name in names}
 
 
+def with_folder_secrets(environ: Mapping[str, str], cwd: Path) -> Mapping[str, str]:
+    """Return the variables with the known secrets of ``.env`` in the user's folder ``cwd``."""
+    if is_checkout(cwd) or not (cwd / ".env").is_file():  # a checkout's own is read when needed
+        return environ
+    found = {name: value for name, value in read_dotenv(cwd, KNOWN_SECRETS).items() if value}
+    return {**found, **environ} if found else environ
+
+
+def check_own_secrets(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
+    """Raise RunnerError, exit status 2, for a variable missing in the environment and .env."""
+    names = tuple(names)
+    dotenv = read_dotenv(checkout, names)
+    for name in names:
+        if not environ.get(name) and not dotenv.get(name):
+            raise usage(
+                f"--env {name}: {name} is set neither in the environment nor in .env; "
+                f"write --env {name}=VALUE"
+            )
+
+
 def _dotenv_text(path: Path) -> str:
-    try:  # a byte that is not UTF-8, in a comment, is written again as it was read
+    try:
+        if path.stat().st_size > MAX_DOTENV_BYTES:
+            raise usage(f"{path} is larger than 1 MB; expected lines of NAME=value")
+        # A byte that is not UTF-8, in a comment, is written again as it was read.
         return path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    except OSError as error:
+        raise usage(f"{path} can't be read: {error.strerror}; fix or remove it") from None
 
 
 def _dotenv_lines(checkout: Path) -> Iterator[DotenvLine]:
     from dotenv.parser import parse_stream  # takes 25 ms to import
 
-    for line in parse_stream(io.StringIO(_dotenv_text(checkout / ".env"))):
+    for line in parse_stream(io.StringIO(_dotenv_text(state_folder(checkout) / ".env"))):
         text = line.original.string
         yield DotenvLine(
             # A line's text begins with the blank lines before it.
@@ -213,29 +295,14 @@ def _ambiguity(name: str | None, text: str, value: str | None) -> str:
     return ""
 
 
-def _replace(path: Path, text: str) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    temporary = path.with_name(f".env.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 PROJECT = "gpt-runner"
 
 EXTRA_MARKER = re.compile(r"""\s*(?:and\s+)?extra\s*==\s*["']([\w-]+)["']""")
 
 
-def install_line(extra: str) -> str:
-    """Return ``/path/to/python -m pip install 'Jinja2>=3.1' 'matplotlib>=3.9'`` for an extra."""
-    return pip_install(*requirements(extra))
+def install_line(*extras: str) -> str:
+    """Return ``/path/to/python -m pip install 'jinja2>=3.1' 'matplotlib>=3.9'`` for extras."""
+    return pip_install(*(line for extra in extras for line in requirements(extra)))
 
 
 def pip_install(*words: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from job.gpu_queue import GpuAccess
 from job.paths import VOLUMES
 from job.signature import Value
 from runner.errors import did_you_mean, usage
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """Options of a launch that depend on the target; the host and Compose have none.
+    """Options of a launch that depend on the target.
 
     ``gpu`` names the GPU types to rent; ``max_cost`` is in US dollars over all attempts.
     """
 
     gpu: str | None = None
     max_cost: float | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    own_secrets: tuple[str, ...] = ()  # names of variables in the environment or in .env
+    modal_secrets: tuple[str, ...] = ()  # names of secrets stored on Modal
 
     def given(self) -> list[str]:
         """Return the command-line names of the options that are set."""
@@ -60,16 +64,27 @@ class Request:
     target_options: TargetOptions = field(default_factory=TargetOptions)
     command: UserCommand | None = None
     experiment: Experiment | None = None
+    sweep: str | None = None  # that it is a trial of
+    access: GpuAccess | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def trackers(self) -> dict[str, str]:
+        """Return the project to log to by tracker."""
+        if self.experiment is not None:
+            return dict(self.experiment.trackers)
+        return self.settings.train.projects() if self.settings and self.job.multi_gpu else {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest(Request):
-    """Train the recipe in a file; a resume reads the run's own."""
+    """Train the recipe in a file; resuming reads the run's own."""
 
     job = JOBS["train"]
 
     recipe: Path
     settings: Recipe
+    missing_source: str = ""  # the text, if it should be on this machine and is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +95,7 @@ class PrepareRequest(Request):
 
     recipe: Path | None = None
     source: str | None = None
+    missing_source: str = ""  # as in TrainRequest
     published: str | None = None
     shards: int | None = None
     force: bool = False
@@ -94,11 +110,12 @@ class SampleRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest(Request):
-    """Evaluate a run, on the validation set or on a file of multiple-choice questions."""
+    """Evaluate a run, on the validation set, on a file of questions, or on a task by name."""
 
     job = JOBS["evaluate"]
 
     multiple_choice: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +125,28 @@ class ExportRequest(Request):
     job = JOBS["export"]
 
     output: Path | None = None
+    push: str | None = None  # OWNER/NAME on the Hugging Face Hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest(Request):
+    """Talk to a run, or to ``model``: a folder, or a name on the Hub."""
+
+    job = JOBS["chat"]
+
+    model: str | None = None
+    prompt_file: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest(Request):
+    """Serve a run, or ``model``: a folder, or a name on the Hub."""
+
+    job = JOBS["serve"]
+
+    model: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +164,7 @@ class CommandRequest(Request):
 
     command: UserCommand
     hint: str = ""
+    is_interactive: bool = False  # at the terminal, and not a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +178,8 @@ class ExperimentRequest(Request):
 
     experiment: Experiment
 
+
+SHELL_PREFIX = "shell-"  # of the names of open shells
 
 # Programs that run another one, which names the run.
 LAUNCHERS = re.compile(r"^(python[0-9.]*|torchrun|accelerate|bash|sh|env|uv|launch|run)$")
@@ -170,6 +212,31 @@ class UserCommand:
     persist: tuple[PersistOption, ...] = ()
     resume_with: str = ""  # words added in later attempts
     resume_if: str | None = None  # ... if this file exists
+    metrics: tuple[tuple[str, str], ...] = ()  # names and regular expressions of its output
+
+    @property
+    def script(self) -> str | None:
+        """Return the file of the folder that the words start, as in `torchrun train.py`.
+
+        None if they start no file, or one outside the folder or on a persisted path.
+        """
+        program, *rest = self.words or ("",)
+        shell = re.fullmatch(r"(?:.*/)?(python[\d.]*|(?:ba|z)?sh)", program)
+        if program.startswith("./"):
+            name = program
+        elif shell is not None:
+            name = next((w for w in rest if w[:1] != "-" or w[:2] in ("-c", "-m")), "")
+        elif PurePosixPath(program).name == "torchrun":
+            name = next((w for w in rest if w.endswith(".py")), "")
+        else:
+            return None
+        path = PurePosixPath(os.path.normpath(name))
+        is_file = name.startswith("./") or path.suffix in (".py", ".sh")
+        if not is_file or path.is_absolute() or path.parts[0] == ".." or re.search(r"[\s{$]", name):
+            return None
+        if any(path.is_relative_to(option.path) for option in self.persist):
+            return None
+        return str(path)
 
     def as_record(self) -> dict[str, Any]:
         """Return the JSON for the run's record; `command_from_record` reads it."""
@@ -181,6 +248,7 @@ class UserCommand:
             "persist": [[option.path, option.volume, option.location] for option in self.persist],
             "resume_with": self.resume_with,
             "resume_if": self.resume_if,
+            "metrics": [list(metric) for metric in self.metrics],
         }
 
 
@@ -198,6 +266,7 @@ def command_from_record(tree: Mapping[str, Any]) -> UserCommand | None:
             ),
             str(tree.get("resume_with") or ""),
             str(tree["resume_if"]) if tree.get("resume_if") else None,
+            tuple((str(name), str(pattern)) for name, pattern in tree.get("metrics", ())),
         )
     except (LookupError, TypeError, ValueError):
         return None
@@ -256,7 +325,7 @@ def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOpt
     """Parse ``out=checkpoints`` or ``out=checkpoints/some/path``.
 
     The default path is ``<folder>/<path>``, the same for every run in the folder. Raises
-    RunnerError, exit code 2.
+    RunnerError, exit status 2.
     """
     options = tuple(_read_persist_option(word, folder) for word in words)
     for number, option in enumerate(options):
@@ -303,6 +372,7 @@ class Experiment:
     file: Path  # absolute
     words: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Value], ...] = ()
+    trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
 
     def describe(self) -> str:
         """Return ``train(lr=0.001, steps=100) of sweep_me.py``."""
@@ -311,7 +381,8 @@ class Experiment:
 
     def as_record(self) -> dict[str, Any]:
         """Return the JSON for the run's record; `experiment_from_record` reads it."""
-        return {"file": str(self.file), "words": list(self.words)}
+        trackers = dict(self.trackers)
+        return {"file": str(self.file), "words": list(self.words), "trackers": trackers}
 
 
 def experiment_from_record(tree: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]] | None:
@@ -324,7 +395,7 @@ def experiment_from_record(tree: Mapping[str, Any]) -> tuple[Path, tuple[str, ..
 
 
 def smoke_overrides(steps: int) -> dict[str, Any]:
-    """Return the settings that end a training after ``steps``, whatever its schedules."""
+    """Return the settings that end a training run after ``steps``, whatever its schedules."""
     return {
         "train.max_steps": steps,
         "train.warmup_steps": 0,

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType, TracebackType
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _held: list[signal.Signals] = []
 _handlers_before: dict[signal.Signals, object] = {}
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any], *signals: int) -> Iterator[None]:
+    """Handle the signals in the block, and restore their handlers after it."""
+    before = {which: signal.signal(which, handler) for which in signals}
+    try:
+        yield
+    finally:
+        for which, old in before.items():
+            signal.signal(which, old)
 
 
 def hold_signals() -> None:
@@ -32,6 +45,11 @@ def release_signals() -> list[signal.Signals]:
     held = list(_held)
     _held.clear()
     return held
+
+
+def press_ctrl_c(received: signal.Signals) -> str:
+    """Return "press Ctrl-C", with "again" if that is the signal that was received."""
+    return "press Ctrl-C again" if received == signal.SIGINT else "press Ctrl-C"
 
 
 class SignalForwarder:
@@ -60,12 +78,7 @@ class SignalForwarder:
             self._received(which, None)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for which, before in self._before.items():
             signal.signal(which, before)  # type: ignore[arg-type]  # what signal() itself returned
 
@@ -77,3 +90,21 @@ class SignalForwarder:
                 self.first(signal.Signals(number))
             else:
                 self.again()
+
+
+class JobOutput(threading.Thread):
+    """Prints the output of a job on another machine, until it ends or the user leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.screen = threading.Lock()  # held while a question is asked: no output runs over it
+        self.ended = threading.Event()  # the job is over
+        self.has_left = False  # set while the screen is held: nothing more is printed
+
+    def leave(self) -> None:
+        """Print nothing more."""
+        self.has_left = True
+
+    def state(self, is_interrupted: bool) -> str:
+        """Return a message about the job's state that is new; often ''."""
+        return ""

@@ -5,10 +5,10 @@ And polling.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from job.typed_json import read_object
 from runner.errors import RunnerError
 
 COMMAND_TIMEOUT_S = 20.0  # an engine that is starting up answers late
@@ -90,6 +91,26 @@ class System:
             return CompletedCommand(126, "", str(error))
         return CompletedCommand(done.returncode, done.stdout, done.stderr)
 
+    def words(self, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs ``command``."""
+        return [str(self.program(command[0])), *command[1:]]
+
+    def run_visibly(
+        self, command: Sequence[str], content: bytes = b"", cwd: Path | None = None
+    ) -> int:
+        """Run a program with ``content`` as its stdin, and return its exit status.
+
+        Its output goes to stderr: stdout belongs to the job.
+        """
+        try:
+            stderr = sys.stderr.fileno()
+        except (AttributeError, OSError, ValueError):
+            stderr = None
+        environ = dict(self.environ)
+        return subprocess.run(
+            self.words(command), cwd=cwd, env=environ, input=content, stdout=stderr, check=False
+        ).returncode
+
     @cached_property
     def engine(self) -> Engine:
         """Return the Docker engine."""
@@ -159,7 +180,6 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) ->
 
 def _parse_object(text: str) -> dict[str, Any]:
     try:
-        tree = json.loads(text)
+        return read_object(text)
     except ValueError:
         return {}
-    return tree if isinstance(tree, dict) else {}

@@ -1,24 +1,29 @@
 """The contract between the runner and a target: protocols, capabilities and the values they
 exchange.
 
-A launch goes ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``inspect`` changes nothing,
-``plan`` is pure; only ``start`` and ``stop`` have effects. `RunSource` reads runs from their
-volume, so it also answers for runs that were lost and for runs that another terminal started.
+A launch goes ``connect`` -> ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``connect`` and
+``inspect`` change nothing, ``plan`` is pure; only ``start`` and ``stop`` have effects. `RunSource`
+reads runs from their volume, so it also answers for runs that were lost and for runs that another
+terminal started.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from job.files import write_atomically
 from job.paths import VolumePaths
 from job.run_record import RunStatus
+from job.typed_json import convert
 from runner.errors import did_you_mean, usage
 from runner.plan import Plan, TargetState
-from runner.request import Request, TargetOptions
+from runner.project import volumes
+from runner.request import CommandRequest, Request, TargetOptions
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,20 @@ class LaunchHandle:
     location: str = ""  # the machine or app that the id belongs to
     identity: str = ""  # distinguishes the process from a later one with the same number
     target_options: TargetOptions = field(default_factory=TargetOptions)  # without secrets
+    facts: dict[str, Any] = field(default_factory=dict)  # recipe, tags: until the run records them
+
+    @classmethod
+    def of(cls, plan: Plan, target: str, id: str, **own: Any) -> LaunchHandle:
+        """Return the handle of a launch of ``plan``; ``own`` are the target's own values."""
+        values: dict[str, Any] = {
+            "started": time.time(),
+            "detached": plan.detach,
+            "gpus": plan.process.gpus,
+            "device": plan.process.device,
+            "target_options": plan.target_options,
+            "facts": plan.facts,
+        }
+        return cls(plan.run, target, plan.job, id, **values | own)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,10 @@ class RunInfo:
     expected_seconds: float | None = None
     seconds: float | None = None  # trained so far, evaluations and checkpoints included
     result: dict[str, Any] = field(default_factory=dict)  # of an experiment
+    trackers: dict[str, str] = field(default_factory=dict)  # the run's page in each
+    queue_place: int | None = None  # 1 for the next one
+    tags: tuple[str, ...] = ()  # of all attempts
+    recipe: str = ""  # its name
 
     @property
     def unfinished_reason(self) -> str:
@@ -73,6 +96,15 @@ class RunInfo:
         return (
             self.end_reasons[-1] if self.end_reasons and self.status == RunStatus.UNFINISHED else ""
         )
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """US dollars of a run over a time, by its record and by the target's bill."""
+
+    run: str  # '' for what is not a run
+    recorded: float
+    billed: float
 
 
 @dataclass(frozen=True)
@@ -134,30 +166,33 @@ class RunSource(Protocol):
 class Target(RunSource, Protocol):
     """Run jobs in one place.
 
-    To add a target: one module with ``open_target``, one line in TARGET_MODULES.
+    To add a target: one module with ``open_target``, one line in TARGET_MODULES. The methods with
+    a body are those of a target that needs no account and costs nothing.
     """
 
     volumes: VolumePaths  # the volumes' folders on this machine
-    bills: bool  # its machines cost money
-    has_remote_volumes: (
-        bool  # its volumes are not the folders of this machine; `pull` and `push` copy
-    )
-    default_parallel_trials: int  # trials of a sweep that run at once
+    bills: bool = False  # its machines cost money
+    has_remote_volumes: bool  # they are not folders of this machine; `pull` and `push` copy
+    default_parallel_trials: int = 1  # trials of a sweep that run at once
 
     def is_configured(self) -> bool:
         """Return True if the account that the target needs is set up on this machine."""
-        ...
+        return True
 
     def check_configured(self) -> None:
         """Raise RunnerError, with the command that sets the account up, if it is not."""
-        ...
+        return None
+
+    def connect(self) -> None:
+        """Start the requests of every launch, in the background while the recipe is read."""
+        return None
 
     def mirror(self) -> RunSource | None:
         """Return the pulled copies of this target's runs.
 
         None if its volumes are on this machine.
         """
-        ...
+        return None
 
     def inspect(self, request: Request) -> TargetState:
         """Return what a plan needs to know.
@@ -187,6 +222,34 @@ class Target(RunSource, Protocol):
 
         ``force`` kills it. False if it is not active.
         """
+        ...
+
+    def costs(self, since: float) -> list[RunCost]:
+        """Return the cost of each run since then; [] on a target that does not bill."""
+        return []
+
+    def remove(self, path: str) -> None:
+        """Delete a folder of the checkpoints volume.
+
+        If it is interrupted, no part of the folder keeps its name. Raises RunnerError.
+        """
+        ...
+
+    def send_request(self, run: str, text: str) -> None:
+        """Write the request file of the run, for its trainer (`job.live_request`)."""
+        ...
+
+    def open_shell(
+        self, request: CommandRequest, is_command: bool, idle_s: float, yes: bool
+    ) -> int:
+        """Run the request's command at the terminal and return its exit status.
+
+        It is a shell, to which the same request attaches again, unless ``is_command``.
+        """
+        ...
+
+    def enter(self, run: str, words: Sequence[str]) -> int:
+        """Run ``words`` at the terminal inside the active run; return their exit status."""
         ...
 
 
@@ -231,18 +294,19 @@ TARGET_MODULES = {
     "host": "runner.targets.host",
     "local": "runner.targets.compose",
     "cloud": "runner.targets.modal.target",
+    "remote": "runner.targets.remote.target",  # one target for each box: remote:BOX
 }
+BOXES_FILE = "remote_boxes"  # in the cache volume: the boxes that were used, one a line
 
 
-# Targets with launch options of their own, and the module that reads them.
-OPTION_MODULES = {"cloud": "runner.targets.modal.options"}
+# Targets with launch options of their own: the module and the name of their type.
+OPTION_TYPES = {"cloud": ("runner.targets.modal.options", "ModalOptions")}
 
 
 def options_from_json(target: str, tree: Mapping[str, Any]) -> TargetOptions:
-    """Return the options in a launch record of ``target``. Raises TypeError or ValueError."""
-    if target not in OPTION_MODULES:
-        return TargetOptions()
-    options: TargetOptions = import_module(OPTION_MODULES[target]).options_from_json(tree)
+    """Return the options in a launch record of ``target``. Raises ValueError."""
+    module, name = OPTION_TYPES.get(target, ("runner.request", "TargetOptions"))
+    options: TargetOptions = convert(tree, getattr(import_module(module), name))
     return options
 
 
@@ -253,29 +317,48 @@ class OpenTargets(Protocol):
     only_given_targets: bool
 
 
-def target_names() -> list[str]:
-    """Return the names of the targets, sorted."""
-    return sorted(TARGET_MODULES)
+def target_names(checkout: Path) -> list[str]:
+    """Return the names of the targets, sorted; a box is one once it was used."""
+    boxes = [f"remote:{box}" for box in known_boxes(checkout)]
+    return sorted([*(name for name in TARGET_MODULES if name != "remote"), *boxes])
+
+
+def known_boxes(checkout: Path) -> list[str]:
+    """Return the boxes that were used from this machine."""
+    try:
+        return (volumes(checkout, {}).cache / BOXES_FILE).read_text("utf-8").split()
+    except OSError:
+        return []
+
+
+def remember_box(checkout: Path, box: str) -> None:
+    """Let commands that look for runs ask ``box`` too."""
+    if box not in (known := known_boxes(checkout)):
+        path = volumes(checkout, {}).cache / BOXES_FILE
+        write_atomically(path, "".join(f"{name}\n" for name in [*known, box]))
 
 
 def open_target(name: str, cli: OpenTargets, checkout: Path) -> Target:
     """Return the target ``name``, opened once.
 
-    Raises RunnerError, exit code 2, for an unknown name.
+    Raises RunnerError, exit status 2, for an unknown name.
     """
     if name not in cli.targets:
-        names = target_names()
-        if name not in names:
-            hint = did_you_mean(name, names) or f"; the targets are {', '.join(names)}"
+        kind, colon, instance = name.partition(":")
+        names = target_names(checkout)
+        if name not in names and not (kind == "remote" and instance):
+            hint = did_you_mean(name, names) or f"; the targets are {', '.join(names)}, remote:BOX"
             raise usage(f"unknown target '{name}'{hint}")
-        cli.targets[name] = import_module(TARGET_MODULES[name]).open_target(cli, checkout)
+        module = import_module(TARGET_MODULES[kind])
+        given = (instance,) if colon else ()
+        cli.targets[name] = module.open_target(cli, checkout, *given)
     return cli.targets[name]
 
 
 def all_targets(cli: OpenTargets, checkout: Path) -> list[Target]:
     """Return every target; those that a test put into ``cli`` replace the real ones."""
-    names = set(cli.targets) if cli.only_given_targets else {*target_names(), *cli.targets}
-    return [open_target(name, cli, checkout) for name in sorted(names)]
+    known = set() if cli.only_given_targets else {*target_names(checkout)}
+    return [open_target(name, cli, checkout) for name in sorted({*known, *cli.targets})]
 
 
 def remote_targets(cli: OpenTargets, checkout: Path) -> list[Target]:

@@ -1,4 +1,4 @@
-"""A server of files on this machine, with the troubles of a bad network."""
+"""A local HTTP server of files that can imitate a bad network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves ``files``, with ranges. ``troubles`` says what happens to the coming requests of a path:
+    """Serve ``files``, with ranges. ``troubles`` has the faults of the next requests for a path.
 
-    a number below 100: cut after so many bytes; a status: answer that; "no range": send all.
+    A number below 100 cuts the answer after so many bytes, a higher one is an HTTP status, and
+    "no range" sends the whole file.
     """
 
     daemon_threads = True
@@ -34,8 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.path, wanted, self.headers.get("Authorization")))
+        range_header = self.headers.get("Range")
+        self.server.requests.append((self.path, range_header, self.headers.get("Authorization")))
         troubles = self.server.troubles.get(self.path) or [0]
         trouble = troubles.pop(0)
         body = self.server.files.get(self.path)
@@ -43,11 +44,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(trouble if isinstance(trouble, int) and trouble else 404)
             return
         start = (
-            int(wanted.removeprefix("bytes=").rstrip("-"))
-            if wanted and trouble != "no range"
+            int(range_header.removeprefix("bytes=").rstrip("-"))
+            if range_header and trouble != "no range"
             else 0
         )
-        if wanted and start >= len(body):
+        if range_header and start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")
             self.end_headers()
@@ -62,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[FileServer]:
-    """One that answers until the block ends."""
+    """Run a server until the block ends."""
     with FileServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

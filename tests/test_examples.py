@@ -21,7 +21,7 @@ COMMANDS = [line for line in README.splitlines() if line.startswith("runner ")]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with its own examples and volumes; everything else is linked."""
+    """Make a checkout with its own examples and volumes; link everything else."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     own = {"examples", "volumes", ".git", ".env"}

@@ -1,4 +1,4 @@
-"""Dockerfile, compose files, lock and Makefile, read as files: no engine is needed for these."""
+"""Checks of the Dockerfile, Compose files, lock and Makefile that need no Docker engine."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE_FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
-SERVICES = {"train", "prepare", "sample", "shell", "tensorboard", "test"}
+SERVICES = {"train", "prepare", "sample", "chat", "serve", "shell", "tensorboard", "test"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions, each with its arguments on one line."""
+    """Return the Dockerfile's instructions, each with its arguments on one line."""
     lines = [
         line
         for line in DOCKERFILE.splitlines()
@@ -43,7 +43,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def locked() -> dict[str, tuple[str, int]]:
-    """Package → its version in the lock, and how many hashes it has."""
+    """Return the version and the number of hashes of each locked package."""
     found = {}
     for entry in re.sub(r"\\\n\s*", " ", LOCK).splitlines():
         if entry and not entry.startswith("#"):
@@ -57,7 +57,7 @@ def locked() -> dict[str, tuple[str, int]]:
 
 
 def tool(name: str) -> Path:
-    """A program that the extra `dev` installs, beside the Python that runs the tests."""
+    """Return a program of the extra `dev`; skip the test if it is not installed."""
     path = Path(sysconfig.get_path("scripts")) / name
     if not path.exists():
         pytest.skip(f"{name} is not installed")
@@ -68,13 +68,13 @@ class TestDockerfile:
     def test_begins_with_a_plain_from(self):
         assert DOCKERFILE.splitlines()[0] == "FROM python:3.11-slim-bookworm"
 
-    def test_modal_can_keep_the_base_as_a_layer_of_its_own(self):
+    def test_modal_can_cache_the_base_as_a_separate_layer(self):
         assert splittable_from_line_index(DOCKERFILE.split("\n")) == 0
 
-    def test_modal_finds_every_file_that_is_copied(self):
+    def test_modal_finds_every_copied_file(self):
         assert extract_copy_command_patterns(DOCKERFILE.splitlines()) == ["requirements.lock"]
 
-    def test_modal_uploads_the_lock_and_nothing_else(self):
+    def test_modal_uploads_only_the_lock(self):
         ignored = FilePatternMatcher(*(ROOT / ".dockerignore").read_text().splitlines())
         mount = _create_context_mount(DOCKERFILE.splitlines(), ignored, ROOT)
         (entry,) = mount._entries
@@ -87,7 +87,7 @@ class TestDockerfile:
     def test_calls_python_and_pip_by_name(self):
         assert "bin/" not in DOCKERFILE
 
-    def test_installs_the_torch_of_pyproject_alone_and_first(self):
+    def test_installs_torch_of_pyproject_alone_and_first(self):
         (torch,) = (r for r in PROJECT["optional-dependencies"]["train"] if r.startswith("torch"))
         installs = [
             rest for word, rest in instructions() if word == "RUN" and "pip install" in rest
@@ -108,14 +108,14 @@ class TestDockerfile:
         assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
         assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
-    def test_hadolint_has_nothing_to_say(self):
+    def test_hadolint_reports_nothing(self):
         result = subprocess.run(
             [tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True
         )
         assert (result.stdout, result.returncode) == ("", 0)
 
 
-def test_modal_is_bounded_for_what_is_used_of_it_and_not_published():
+def test_modal_is_limited_to_a_minor_version_because_of_its_private_api():
     modal = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "modal")
     assert [modal.specifier.contains(v) for v in ("1.6.3", "1.6.4", "1.6.9", "1.7.0")] == [
         False,
@@ -126,13 +126,13 @@ def test_modal_is_bounded_for_what_is_used_of_it_and_not_published():
 
 
 class TestLock:
-    def test_holds_what_pyproject_asks_for(self):
+    def test_has_the_requirements_of_pyproject(self):
         extras = PROJECT["optional-dependencies"]
-        asked = [*extras["train"], *extras["wandb"]]
+        requirements = [*extras["train"]]
         runner_only = ("click", "modal", "pathspec", "python-dotenv")
-        asked += [r for r in PROJECT["dependencies"] if not r.startswith(runner_only)]
+        requirements += [r for r in PROJECT["dependencies"] if not r.startswith(runner_only)]
         pins = locked()
-        for requirement in map(Requirement, asked):
+        for requirement in map(Requirement, requirements):
             if requirement.name != "torch":
                 version, _ = pins[canonicalize_name(requirement.name)]
                 assert requirement.specifier.contains(version), (
@@ -142,14 +142,14 @@ class TestLock:
     def test_every_package_has_hashes(self):
         assert [name for name, (_, hashes) in locked().items() if not hashes] == []
 
-    def test_leaves_torch_and_its_cuda_parts_to_the_layer_before(self):
+    def test_omits_torch_and_its_cuda_packages(self):
         of_torch = re.compile("torch|triton|nvidia-(?!ml-py).*|cuda-.*")
         assert [name for name in locked() if of_torch.fullmatch(name)] == []
 
-    def test_leaves_out_what_the_runner_alone_needs(self):
+    def test_omits_the_requirements_of_the_runner(self):
         assert "modal" not in locked()
 
-    def test_says_how_to_remake_it_and_names_no_server(self):
+    def test_names_the_command_that_makes_it_and_no_server(self):
         assert "make lock" in "".join(line for line in LOCK.splitlines() if line.startswith("#"))
         assert "://" not in LOCK
         assert "index-url" not in LOCK
@@ -162,19 +162,19 @@ class TestCompose:
         shared = Path(data).parent if data else ROOT.parent / "shared"
         schema = shared / "schema" / "compose-spec.json"
         if not schema.exists():
-            pytest.skip(f"the schema of the Compose specification is not there: {schema}")
+            pytest.skip(f"the schema of the Compose specification is missing: {schema}")
         jsonschema.Draft7Validator(json.loads(schema.read_text())).validate(compose(name))
 
     def test_has_the_jobs(self):
         assert set(compose()["services"]) == SERVICES
 
-    def test_a_bare_up_starts_train_alone(self):
+    def test_up_without_arguments_starts_only_train(self):
         services = compose()["services"]
         assert [name for name, service in services.items() if "profiles" not in service] == [
             "train"
         ]
 
-    def test_code_is_read_only_and_the_volumes_are_the_checkouts(self):
+    def test_code_is_read_only_and_the_volumes_are_in_the_checkout(self):
         for service in compose()["services"].values():
             assert service["volumes"] == [
                 ".:/workspace:ro",
@@ -183,18 +183,18 @@ class TestCompose:
                 "./volumes/cache:/vol/cache",
             ]
 
-    def test_commands_get_signals_themselves(self):
+    def test_commands_receive_signals(self):
         for service in compose()["services"].values():
             assert isinstance(service["command"], list), (
-                "a string may be run by a shell, which keeps SIGTERM"
+                "a shell may run a string, and not pass on SIGTERM"
             )
             assert service["init"] is True
 
-    def test_ports_are_open_to_this_machine_only(self):
+    def test_ports_are_open_only_to_this_machine(self):
         for service in compose()["services"].values():
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
-    def test_gpu_file_adds_to_services_that_exist(self):
+    def test_gpu_file_extends_existing_services(self):
         gpu = compose("docker-compose.gpu.yml")["services"]
         assert set(gpu) <= SERVICES
         for service in gpu.values():
@@ -207,12 +207,12 @@ def compose(name: str = "docker-compose.yml") -> dict:
 
 
 class TestFreshClone:
-    def test_holds_the_volumes_folders(self):
-        """A bind source that is missing would be made by the engine, as root."""
+    def test_has_the_folders_of_the_volumes(self):
+        """The engine would create a missing bind source as root."""
         for volume in ("data", "checkpoints", "cache"):
             assert (ROOT / "volumes" / volume / ".gitkeep").exists()
 
-    def test_git_ignores_what_a_run_writes(self):
+    def test_git_ignores_the_files_of_a_run(self):
         if not (ROOT / ".git").exists():
             pytest.skip("not a git checkout")
         written = [
@@ -233,15 +233,15 @@ class TestScripts:
         assert "\nset -euo pipefail\n" in (ROOT / name).read_text()
         subprocess.run(["bash", "-n", ROOT / name], check=True)
 
-    def test_entrypoint_turns_into_the_command(self):
+    def test_entrypoint_replaces_itself_with_the_command(self):
         assert (ROOT / "container" / "entrypoint.sh").read_text().endswith('exec "$@"\n')
 
-    def test_ci_can_be_executed(self):
+    def test_ci_is_executable(self):
         assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run make in the checkout, with ``path`` as the only folder of programs if given."""
+    """Run make in the checkout, with PATH set to ``path`` if given."""
     environ = {**os.environ, **({"PATH": path} if path else {})}
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         environ.pop(name, None)
@@ -255,7 +255,7 @@ class TestMakefile:
         listed = {line.split()[0] for line in make().stdout.splitlines()}
         assert listed == {"help", "train", "test", "bench", "lint", "fmt", "docs", "lock", "clean"}
 
-    def test_train_hands_on_recipe_name_and_arguments(self):
+    def test_train_passes_on_recipe_name_and_arguments(self):
         command = make(
             "--dry-run", "train", "RECIPE=tiny", "NAME=mine", "ARGS=lr=1e-3 max_steps=5"
         ).stdout
@@ -264,7 +264,7 @@ class TestMakefile:
     def test_clean_keeps_the_volumes(self):
         assert "volumes" not in make("--dry-run", "clean").stdout
 
-    def test_installs_the_torch_of_pyproject_before_the_rest(self, tmp_path):
+    def test_installs_torch_of_pyproject_before_the_rest(self, tmp_path):
         pyproject = (ROOT / "pyproject.toml").read_text()
         (tmp_path / "pyproject.toml").write_text(pyproject.replace("torch==", "torch==9."))
         (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
@@ -273,8 +273,8 @@ class TestMakefile:
         assert "torch==9." in installs[0]
         assert "'.[train]'" in installs[1]
 
-    def test_a_checkout_that_was_moved_installs_itself_again_and_starts(self, tmp_path):
-        """Its Python only notes how it is called: what is installed needs the network."""
+    def test_moved_checkout_reinstalls_itself_and_starts(self, tmp_path):
+        """Python is replaced by a script that records its calls: installing needs the network."""
         first, second = tmp_path / "first", tmp_path / "second"
         (first / ".venv" / "bin").mkdir(parents=True)
         for name in ("Makefile", "pyproject.toml"):
@@ -306,8 +306,8 @@ class TestMakefile:
         ],
         ids=["no Python", "Python without venv"],
     )
-    def test_says_what_a_machine_lacks(self, tmp_path, script, message):
-        """PATH holds a shell's tools and, at most, a Python that answers its version and nothing else."""
+    def test_names_the_missing_program(self, tmp_path, script, message):
+        """PATH has a few tools and, with ``script``, a Python that only answers its version."""
         programs = tmp_path / "bin"
         programs.mkdir()
         for name in ("sh", "sed", "rm", "make", "touch"):
@@ -327,7 +327,7 @@ class TestMakefile:
 
 
 def test_health_check_starts_fast():
-    """It runs every half minute beside the training: it must not load torch, nor pydantic."""
+    """The check runs every 30 s during training, so it must not load torch or pydantic."""
     code = (
         "import sys, job.health; print({'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules))"
     )
@@ -341,13 +341,9 @@ def model_lines() -> list[int]:
     return [len(path.read_text().splitlines()) for path in (ROOT / "model").glob("*.py")]
 
 
-def test_a_file_of_the_trainer_fits_on_a_few_screens() -> None:
+def test_files_of_the_trainer_are_short() -> None:
     assert max(model_lines()) <= 350
 
 
-@pytest.mark.xfail(
-    reason="lines of 100 columns, three forms of the loss, and the checks of initial weights",
-    strict=True,
-)
-def test_the_trainer_can_be_read_in_an_afternoon() -> None:
+def test_trainer_is_short_enough_to_read_in_an_afternoon() -> None:
     assert sum(model_lines()) < 2500

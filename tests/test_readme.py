@@ -1,4 +1,4 @@
-"""Run the commands of README.md as printed: launches as a dry run, the others as far as they need no run."""
+"""Run the commands of README.md: launches with --dry-run, commands that need a run with --help."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AS_PRINTED = ("--help", "new", "runs")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with its own volumes, next to a nanoGPT; everything else is linked."""
+    """Make a checkout with its own volumes, next to a nanoGPT; link everything else."""
     folder = tmp_path_factory.mktemp("readme") / "checkout"
     folder.mkdir()
     for path in CHECKOUT.iterdir():
@@ -35,7 +35,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dry_run(command: str) -> list[str]:
+def arguments_of(command: str) -> list[str]:
     """Return the arguments of a README command, with --dry-run for a launch or --help otherwise."""
     program, *words = shlex.split(command)
     assert program == "runner"
@@ -43,24 +43,24 @@ def dry_run(command: str) -> list[str]:
         return words
     if words[0] not in WITH_DRY_RUN:
         return [words[0], "--help"]
-    if "sample" in words:  # a sample needs a run
+    if {"sample", "evaluate", "export"} & {*words}:  # they need a run
         return [*words[:2], "--help"]
     at = words.index("--") if "--" in words else len(words)
     return [*words[:at], "--dry-run", *words[at:]]
 
 
-def test_the_readme_has_commands() -> None:
+def test_readme_has_commands() -> None:
     assert len(COMMANDS) >= 15
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_works(checkout: Path, command: str) -> None:
+def test_command_of_the_readme_works(checkout: Path, command: str) -> None:
     if " local " in command and shutil.which("docker") is None:
         pytest.skip("needs Docker")
     secret = ("MODAL_", "WANDB_", "HF_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(secret)}
     done = subprocess.run(
-        [sys.executable, "-m", "runner", *dry_run(command.replace("~", str(checkout.parent)))],
+        [sys.executable, "-m", "runner", *arguments_of(command.replace("~", str(checkout.parent)))],
         cwd=checkout,
         env={**kept, "PYTHONPATH": str(CHECKOUT), "HOME": str(checkout.parent)},
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""A recipe that trains in seconds on one core, and the text that it learns."""
+"""A recipe that trains in seconds on one core, and its text."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run")
 
 
 def write_recipe(path: Path, source: str) -> Path:
-    """The recipe at ``path``; ``source`` is where the text is, as a recipe names it."""
+    """Write the recipe to ``path``, with ``source`` as its `data.source`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(RECIPE.replace("SOURCE", source))
     return path
 
 
 def write_text(path: Path) -> Path:
-    """600 lines of seven words each, 20 kB."""
+    """Write 600 lines of seven words each, 20 kB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "\n".join(" ".join(WORDS[(i * j + i) % 10] for j in range(7)) for i in range(600))

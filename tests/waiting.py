@@ -1,4 +1,4 @@
-"""To wait for what another process does. Standard library only: these tests run inside the image too."""
+"""Wait for a condition. Standard library only: the tests also run inside the image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 60.0) -> T:
-    """What ``condition`` answers as soon as it holds; fail after ``seconds``."""
+    """Return the value of ``condition`` as soon as it is true; fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not (answer := condition()):
-        assert time.monotonic() < end, f"it did not come to pass within {seconds:.0f} s"
+        assert time.monotonic() < end, f"the condition did not hold within {seconds:.0f} s"
         time.sleep(0.01)
     return answer

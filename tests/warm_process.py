@@ -1,9 +1,9 @@
-"""A process of ours that is forked from one with torch in it: it begins in 0.02 s of CPU instead of 3.6.
+"""Processes forked from one that has imported torch: 0.02 s of CPU to start, instead of 3.6 s.
 
-Two thirds of the tests of model/ start trainers for 10 to 60 steps, which take 0.2 to 0.5 s. What they prove needs
-processes, with a pid, signals and an exit status; that each imports torch anew proves nothing more. All forks of
-one server have the same seed of hashes, however: compare what must be equal to the last bit with what a process
-of its own has trained, as the fixture ``unbroken`` has.
+Two thirds of the tests of model/ start a trainer for 10 to 60 steps, which take 0.2 to 0.5 s. They
+need processes, with a pid, signals and an exit status, but no fresh import of torch. All forks of
+one server have the same hash seed: to compare results bit for bit, train one of them in a separate
+process, as the fixture ``unbroken`` does.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from threading import Thread
 from types import TracebackType
 
 from tests.conftest import CHECKOUT
-from tests.warm_server import NUMBER
+from tests.warm_server import NUMBER_BYTES
 
-# One thread: these networks are too small for two, whose spinning would slow a busy machine tenfold. Torch reads
-# it once, when it is imported.
+# These networks are too small for two threads, whose spinning makes a busy machine ten times
+# slower. Torch reads the variable once, when it is imported.
 ONE_THREAD = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
 
 class WarmProcess:
-    """What `subprocess.Popen` would be for ``python COMMAND`` in the checkout: COMMAND is ``-m MODULE WORDS`` or
-    ``-c CODE WORDS``, stdin is empty, stdout and stderr are pipes that give text."""
+    """A replacement for `subprocess.Popen` that runs ``python COMMAND`` in the checkout.
+
+    COMMAND is ``-m MODULE WORDS`` or ``-c CODE WORDS``. stdin is empty; stdout and stderr are pipes
+    of text.
+    """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        assert environment.items() >= ONE_THREAD.items(), (
-            "what the server was started with can't change"
-        )
+        assert environment.items() >= ONE_THREAD.items(), "the server has these variables already"
         self.args = list(command)
         self.returncode: int | None = None
         outs = [os.pipe() for _ in range(3)]
@@ -45,34 +46,34 @@ class WarmProcess:
         for _, write in outs:
             os.close(write)
         self.stdout, self.stderr = (os.fdopen(read, encoding="utf-8") for read, _ in outs[:2])
-        self._told = os.fdopen(outs[2][0], "rb", buffering=0)
-        self.pid = self._number()
+        self._report = os.fdopen(outs[2][0], "rb", buffering=0)
+        self.pid = self._read_number()
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status, negative for a signal; TimeoutExpired."""
+        """Return the exit status, negative for a signal. Raises TimeoutExpired."""
         if self.returncode is None:
-            if not select.select([self._told], [], [], timeout)[0]:
+            if not select.select([self._report], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            self.returncode = self._number()
-            self._told.close()
+            self.returncode = self._read_number()
+            self._report.close()
         return self.returncode
 
-    def _number(self) -> int:
-        told = self._told.read(NUMBER)
-        assert len(told) == NUMBER, (
-            "the server of warm processes has ended; its stderr is that of the tests"
+    def _read_number(self) -> int:
+        data = self._report.read(NUMBER_BYTES)
+        assert len(data) == NUMBER_BYTES, (
+            "the server of warm processes has ended; see its messages on stderr"
         )
-        return int.from_bytes(told, "big", signed=True)
+        return int.from_bytes(data, "big", signed=True)
 
     def poll(self) -> int | None:
-        """The exit status once there is one."""
+        """Return the exit status; None while the process runs."""
         try:
             return self.wait(0.0)
         except subprocess.TimeoutExpired:
             return None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end. stdout and stderr."""
+        """Wait for the end, and return stdout and stderr."""
         texts = ["", ""]
 
         def read(number: int) -> None:
@@ -89,7 +90,7 @@ class WarmProcess:
         return texts[0], texts[1]
 
     def send_signal(self, number: int) -> None:
-        """Nothing once it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -112,21 +113,21 @@ class WarmProcess:
 
 @cache
 def _server() -> socket.socket:
-    """The way to the server, which is started for the first job of this process of pytest and ends with it."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Return the socket of the server, which starts with the first job and ends with pytest."""
+    client_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm_server", str(its.fileno())],
+        [sys.executable, "-m", "tests.warm_server", str(server_end.fileno())],
         cwd=CHECKOUT,
         env={**os.environ, **ONE_THREAD},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=[its.fileno()],
+        pass_fds=[server_end.fileno()],
     )
-    its.close()
+    server_end.close()
 
     @atexit.register
     def end() -> None:
-        ours.close()
+        client_end.close()
         process.wait(10)
 
-    return ours
+    return client_end

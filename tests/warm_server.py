@@ -1,11 +1,12 @@
-"""The process that the jobs of `warm_process` are forked from.
+"""The process from which the jobs of `warm_process` are forked.
 
     python -m tests.warm_server SOCKET
 
-SOCKET is the number of a descriptor that it inherits. Each message there is JSON, a job's command and its
-environment, and brings three descriptors: stdout, stderr, and a pipe for its process id and then its exit
-status. A job is a fork that leaves the loop and goes on to the end of this file, so that the interpreter does
-with a traceback, with SystemExit, threads and atexit what it does for `python -m`. The server ends with the socket.
+SOCKET is the number of an inherited descriptor. Each message is JSON with a job's command and
+environment, and has three descriptors: stdout, stderr, and a pipe for the process id and then the
+exit status. A job is a fork that leaves the loop and runs the end of this file, so the interpreter
+handles tracebacks, SystemExit, threads and atexit as it does for `python -m`. The server ends with
+the socket.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
-MESSAGE = 1 << 17  # bytes: an environment, and a line or a small program
-NUMBER = 4  # bytes of what is told about a job
+MAX_MESSAGE_BYTES = 1 << 17
+NUMBER_BYTES = 4  # a process id or an exit status
 
-# What a trainer has imported by its end, half of it late: an optimizer imports dynamo, the metrics tensorboard.
+# Everything that a trainer imports, half of it late: the optimizer imports dynamo, the metrics
+# import tensorboard.
 PRELOADED = (
-    *("model.train", "model.sample", "model.evaluate", "corpus.prepare"),
+    *("model.attempt", "serving.sample", "serving.evaluate", "corpus.prepare"),
     *("torch._dynamo", "torch.profiler", "torch.utils.tensorboard", "plotext", "yaml"),
 )
 
 
 def serve(control: socket.socket) -> list[str]:
-    """Comes back in a fork alone, with the command that it is to run."""
-    ends: dict[int, int] = {}  # a job's process → its pipe
-    # A terminal's Ctrl-C is for the tests and the jobs.
+    """Fork a job for each message. Return only in a fork, with its command."""
+    ends: dict[int, int] = {}  # process id of a job: its pipe
+    # The terminal's Ctrl-C is for the tests and the jobs.
     changed = {signal.SIGINT: signal.SIG_IGN, signal.SIGCHLD: lambda *_: None}
     before = {number: signal.signal(number, handler) for number, handler in changed.items()}
     child_ended, wake = os.pipe()
@@ -43,11 +45,11 @@ def serve(control: socket.socket) -> list[str]:
     while True:
         ready, _, _ = select.select([control, child_ended], [], [])
         if child_ended in ready:
-            os.read(child_ended, MESSAGE)
+            os.read(child_ended, MAX_MESSAGE_BYTES)
             _tell_ends(ends)
         if control not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 3)
+        message, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 3)
         if not message:
             os._exit(0)
         if (process := os.fork()) == 0:
@@ -55,7 +57,7 @@ def serve(control: socket.socket) -> list[str]:
         for descriptor in descriptors[:2]:
             os.close(descriptor)
         ends[process] = descriptors[2]
-        os.write(descriptors[2], process.to_bytes(NUMBER, "big", signed=True))
+        os.write(descriptors[2], process.to_bytes(NUMBER_BYTES, "big", signed=True))
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -75,10 +77,10 @@ def _tell_ends(ends: dict[int, int]) -> None:
         process, status = os.waitpid(-1, os.WNOHANG)
         if process == 0:
             return
-        with suppress(BrokenPipeError):  # nobody asks any more
+        with suppress(BrokenPipeError):  # the test no longer waits
             os.write(
                 ends[process],
-                os.waitstatus_to_exitcode(status).to_bytes(NUMBER, "big", signed=True),
+                os.waitstatus_to_exitcode(status).to_bytes(NUMBER_BYTES, "big", signed=True),
             )
         os.close(ends.pop(process))
 
@@ -87,19 +89,19 @@ if __name__ == "__main__":
     for module in PRELOADED:
         import_module(module)
     assert len(os.listdir("/proc/self/task")) == 1, (
-        "of several threads a fork has one, and the locks of all"
+        "a fork would have one of several threads, and the locks of all"
     )
     gc.collect()
-    gc.freeze()  # else each job's last collection writes to every page that it shares with us: 1.0 s
+    gc.freeze()  # else each job's last garbage collection copies every shared page: 1.0 s
     import numpy
     import torch
 
     flag, what, *words = serve(socket.socket(fileno=int(sys.argv[1])))
-    torch.seed()  # else what forgets to set a seed would do the same in all jobs
+    torch.seed()  # else code without a seed would do the same in all jobs
     numpy.random.seed()
     sys.argv = [flag, *words]
     if flag == "-m":
-        sys.modules.pop(what, None)  # __main__ is not the module that others import
+        sys.modules.pop(what, None)  # runpy warns if the module has been imported
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         exec(

@@ -1,6 +1,6 @@
 """Persisted paths: folders of the user's tree whose content is on a volume.
 
-Files that the tree itself has there (a prepare.py beside the data that it writes) are copied to the
+Files that the tree itself has there (a prepare.py next to its data) are copied to the
 volume first. Each is noted with its SHA-256: a newer version replaces it, but a file that the job
 wrote or changed is never touched.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from job.exit_status import UserError
 from job.files import write_atomically
+from job.typed_json import read_json
 
 SEEDED = ".seeded.json"  # in a persisted folder: path -> SHA-256 of the file copied there
 
@@ -59,7 +60,7 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
         if where.resolve() != kept.resolve():
             raise UserError(
                 f"{where} links to {where.resolve()}, not to {kept}; remove the link, or persist "
-                "another path"
+                "a different path"
             )
         kept.mkdir(parents=True, exist_ok=True)
         return PersistedPath(kept)
@@ -116,15 +117,15 @@ def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
         new = hashlib.sha256(content).hexdigest()
         target = kept / path
         if target.is_file():
-            there = hashlib.sha256(target.read_bytes()).hexdigest()
-            if there not in (new, noted.get(path)):
+            on_volume = hashlib.sha256(target.read_bytes()).hexdigest()
+            if on_volume not in (new, noted.get(path)):
                 print(
                     f"runner: {path} was changed by the job and stays as it is",
                     file=sys.stderr,
                     flush=True,
                 )
                 continue
-            if there == new:
+            if on_volume == new:
                 noted[path] = new
                 continue
         write_atomically(target, content)
@@ -136,9 +137,8 @@ def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
 
 def _read(kept: Path) -> dict[str, str]:
     try:
-        tree = json.loads((kept / SEEDED).read_text(encoding="utf-8"))
-        return {str(path): str(digest) for path, digest in tree.items()}
-    except (OSError, ValueError, AttributeError):
+        return read_json(dict[str, str], (kept / SEEDED).read_bytes())
+    except (OSError, ValueError):
         return {}
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -30,6 +31,8 @@ POLL_INTERVAL_S = 1.0
 
 # For the rest of the output once the command ended: its child processes may hold the pipes open.
 DRAIN_TIMEOUT_S = 5.0
+
+Watch = Callable[[object, bytes], None]  # of a pipe and a chunk of its output
 
 
 def variables(environ: Mapping[str, str], run: str, out: Path) -> dict[str, str]:
@@ -63,12 +66,14 @@ class CommandProcess:
         alone: bool,
         hold: Callable[[], None] | None,
         data: IO[bytes],
+        watch: Watch | None = None,
     ) -> None:
         self.process = process
         self.asked: signal.Signals | None = None
         self._is_shell = Path(program).name in SHELLS
         self._alone = alone  # in a process group of its own
         self._hold = hold  # called before a signal is forwarded; it may wait for a write
+        self._watch = watch
         self._log, self._lock = log, threading.Lock()
         self._begun: dict[IO[bytes], bytes] = {}  # per pipe, the incomplete line
         assert process.stdout is not None
@@ -111,6 +116,8 @@ class CommandProcess:
     def _copy(self, pipe: IO[bytes], stream: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), CHUNK_BYTES):
             self._log_whole_lines(pipe, chunk)
+            if self._watch is not None:
+                self._watch(pipe, chunk)
             try:
                 stream.write(chunk)
                 stream.flush()
@@ -125,16 +132,20 @@ class CommandProcess:
         with self._lock:
             text = self._begun.pop(pipe, b"") + chunk
             end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-            if not self._log.closed:
-                self._log.write(text[:end])
+            self._append(text[:end])
             self._begun[pipe] = text[end:]
 
     def _log_begun_lines(self) -> None:
         """Log incomplete lines, such as a row of dots, after POLL_INTERVAL_S."""
         with self._lock:
             for begun in self._begun.values():
-                self._log.write(begun)
+                self._append(begun)
             self._begun.clear()
+
+    def _append(self, text: bytes) -> None:
+        # A full disk must neither end the command nor close its pipe.
+        with suppress(OSError, ValueError):  # ValueError: the log is closed
+            self._log.write(text)
 
 
 def catch_signals() -> list[signal.Signals]:
@@ -148,27 +159,27 @@ def catch_signals() -> list[signal.Signals]:
 def start(
     command: Sequence[str],
     folder: Path,
-    run: str,
-    out: Path,
+    environ: Mapping[str, str],
+    logs: Path,
     early: list[signal.Signals],
     hold: Callable[[], None] | None = None,
     data: IO[bytes] | None = None,
+    watch: Watch | None = None,
 ) -> CommandProcess:
-    """Start the command.
+    """Start the command; its output is also appended to log.txt in the folder ``logs``.
 
-    ``early`` is the list from ``catch_signals``; ``data`` receives its stdout, by default ours.
-    Raises UserError if the program does not exist.
+    ``early`` is the list from ``catch_signals``; ``data`` receives its stdout, by default ours;
+    ``watch`` gets each chunk of its output. Raises UserError if the program does not exist.
     """
-    given = variables(os.environ, run, out)
     # At a terminal, Ctrl-C reaches every process of the group; the command must get it once, from
     # us.
     alone = sys.stdin is not None and sys.stdin.isatty()
-    log = (out / "log.txt").open("ab", buffering=0)
+    log = (logs / "log.txt").open("ab", buffering=0)
     try:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=given,
+            env=environ,
             stdin=subprocess.DEVNULL if alone else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -176,8 +187,8 @@ def start(
         )
     except OSError as error:
         log.close()
-        raise UserError(_why_not(command[0], folder, given, error)) from None
-    made = CommandProcess(process, command[0], log, alone, hold, data or sys.stdout.buffer)
+        raise UserError(_why_not(command[0], folder, environ, error)) from None
+    made = CommandProcess(process, command[0], log, alone, hold, data or sys.stdout.buffer, watch)
 
     def forward(number: int, frame: FrameType | None) -> None:
         made.ask(signal.Signals(number))

@@ -11,20 +11,35 @@ that the user installs must not break it.
 from __future__ import annotations
 
 import math
+import os
+import re
 import shlex
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
 from job.paths import VolumePaths
-from job.run_record import RunStatus
+from job.run_record import EndReason, RunStatus
 from job.run_session import RunSession
-from job.user_command.checkpoint_backup import CheckpointBackup
+from job.user_command.metric_recorder import MetricRecorder, recorded_patterns
 from job.user_command.persisted_paths import PersistedPath, ensure_writable, link_to_volume
-from job.user_command.process import CommandProcess, catch_signals, start
-from job.user_command.resume_args import resume_path, series_start, words_to_resume
+from job.user_command.process import CommandProcess, catch_signals, start, variables
+from job.user_command.resume import (
+    CheckpointBackup,
+    Writers,
+    expand_out_dir,
+    find_writers,
+    resume_path,
+    series_start,
+    words_to_resume,
+)
+
+ERROR_LINE = re.compile(r"(?m)^(?:\[rank\d+\]:\s*)?([\w.]*(?:Error|Exception): .*)")
+LOG_TAIL_BYTES = 1 << 16
+MAX_ERROR_LENGTH = 200
 
 
 def parser() -> ArgumentParser:
@@ -33,8 +48,8 @@ def parser() -> ArgumentParser:
         prog="python -m job.user_command.supervisor",
         usage="%(prog)s [options] -- COMMAND [WORD ...]",
     )
-    parser.add_argument("--name", required=True, help="the run")
-    parser.add_argument("--folder", required=True, type=Path, help="where the command runs")
+    parser.add_argument("--name", required=True, help="name of the run")
+    parser.add_argument("--folder", required=True, type=Path, help="folder to run the command in")
     parser.add_argument(
         "--persist",
         action="append",
@@ -43,22 +58,32 @@ def parser() -> ArgumentParser:
         help="store PATH of the folder at PLACE",
     )
     parser.add_argument(
-        "--kept",
+        "--mounted",
         action="append",
         default=[],
-        metavar="PLACE",
-        help="a PLACE that is already mounted",
+        metavar="PATH",
+        help="PATH of a volume that is already mounted in the folder",
     )
     parser.add_argument(
-        "--seeds", type=Path, metavar="DIR", help="the folder's own files of its persisted paths"
+        "--seeds", type=Path, metavar="DIR", help="folder with the uploaded persisted paths"
     )
     parser.add_argument(
-        "--copy", type=Path, metavar="DIR", help="copy the folder there if it is read-only"
+        "--copy", type=Path, metavar="DIR", help="copy the folder to DIR if it is read-only"
     )
     parser.add_argument(
-        "--resume-with", default="", metavar="WORDS", help="added in later attempts"
+        "--resume-with",
+        default="",
+        metavar="ARGS",
+        help="arguments to add to the command in later attempts",
     )
-    parser.add_argument("--resume-if", metavar="PATH", help="... if there is such a file")
+    parser.add_argument(
+        "--resume-if",
+        metavar="PATH",
+        help="add the --resume-with arguments only if PATH exists",
+    )
+    parser.add_argument(
+        "--interactive", action="store_true", help="keep no record, and become the command"
+    )
     parser.add_argument(
         "--json",
         action="store_true",
@@ -70,27 +95,45 @@ def parser() -> ArgumentParser:
 def run(given: Namespace, command: Sequence[str]) -> int:
     """Run the command to its end and return its exit status. Raises UserError."""
     early = catch_signals()
-    here = VolumePaths.current()
-    here.set_defaults()
-    out = here.run(given.name)
+    volumes = VolumePaths.current()
+    volumes.set_defaults()
+    out = volumes.run(given.name)
     folder = ensure_writable(given.folder, given.copy)
-    session = RunSession(out, None, "command", [])
+    if given.interactive:
+        for word in given.persist:
+            link_to_volume(folder, word, given.seeds)
+        os.chdir(folder)
+        os.execvpe(command[0], list(command), variables(os.environ, given.name, out))
+    # Only the first of several machines keeps the run's record, log and metrics.
+    is_first = os.environ.get("NODE_RANK", "0") == "0"
+    place = out if is_first else Path(tempfile.mkdtemp()) / given.name
+    session = RunSession(place, None, "command", [])
     try:
         session.record.command = list(command)
         kept = [link_to_volume(folder, word, given.seeds) for word in given.persist]
-        kept += [PersistedPath(Path(word)) for word in given.kept]
+        kept += [PersistedPath(Path(word)) for word in given.mounted]
         checkpoint = _checkpoint_backup(given, folder, out)
         since = series_start(session.record, command)
+        writers = Writers(())
+        if given.resume_with:
+            writers = find_writers(session.record, volumes.checkpoints, given.resume_if)
         if checkpoint is not None and since < math.inf:
-            checkpoint.restore(since)
+            checkpoint.restore(since, writers)
         places = [*(item.place for item in kept), out]
-        added = words_to_resume(given.resume_with, given.resume_if, folder, places, since, out)
+        added = words_to_resume(
+            given.resume_with, given.resume_if, folder, places, since, out, writers
+        )
         if added:
             print(f"runner: resuming with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
         data = sys.stderr.buffer if given.json else None
-        process = start([*command, *added], folder, given.name, out, early, hold, data)
+        outside_data = [p.place for p in kept if not p.place.is_relative_to(volumes.data)]
+        metrics = MetricRecorder(session, place, recorded_patterns(), outside_data)
+        watch = metrics.output.add
+        words = [expand_out_dir(word, out) for word in (*command, *added)]
+        environ = variables(os.environ, given.name, out)
+        process = start(words, folder, environ, place, early, hold, data, watch)
     except BaseException as error:
         session.end(RunStatus.FAILED, str(error) or type(error).__name__)
         raise
@@ -99,13 +142,15 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         session.touch()
         if checkpoint is not None:
             checkpoint.poll()
+        metrics.poll()
 
     code = process.wait(poll)
     for item in kept:
         item.sync_back(session.attempt.started)
-    status = _end(session, process, code)
+    metrics.close()
+    status = _end(session, process, code, metrics.result())
     if given.json:
-        print((out / "run.json").read_text(encoding="utf-8"), end="", flush=True)
+        print((place / "run.json").read_text(encoding="utf-8"), end="", flush=True)
     return status
 
 
@@ -114,27 +159,38 @@ def _checkpoint_backup(given: Namespace, folder: Path, out: Path) -> CheckpointB
 
     None for a glob, which has older checkpoints too.
     """
-    if not given.resume_if or any(sign in given.resume_if for sign in "*?["):
+    if not given.resume_if or any(sign in given.resume_if for sign in "*?[{"):
         return None
     return CheckpointBackup(resume_path(given.resume_if, folder, out), out)
 
 
-def _end(session: RunSession, process: CommandProcess, code: int) -> int:
+def _end(session: RunSession, process: CommandProcess, code: int, metrics: dict[str, float]) -> int:
     """Record the end. A command that was asked to stop is unfinished even if it exits with 0.
 
-    Many programs save and exit like that; a command that was done is quickly done again.
+    Many programs save and exit like that; a command that had already finished finishes again
+    quickly.
     """
-    session.record.result = {"exit_status": code}
+    session.record.result = {"exit_status": code, **metrics}
     if process.asked is not None:
         session.end(RunStatus.UNFINISHED, process.asked.name)
         return ExitStatus.UNFINISHED
     if code == 0:
-        session.end(RunStatus.FINISHED, "finished")
+        session.end(RunStatus.FINISHED, EndReason.FINISHED)
     elif code == ExitStatus.UNFINISHED:
         session.end(RunStatus.UNFINISHED, f"exit status {code}")
     else:
-        session.end(RunStatus.FAILED, f"exit status {code}")
+        error = last_error(session.folder / "log.txt")
+        session.end(RunStatus.FAILED, f"exit status {code}" + (f": {error}" if error else ""))
     return code
+
+
+def last_error(log: Path) -> str:
+    """Return the last line of a Python traceback; torchrun prints 30 lines of its own after it."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    errors = [line for line in ERROR_LINE.findall(text) if "ChildFailedError" not in line]
+    return errors[-1][:MAX_ERROR_LENGTH] if errors else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

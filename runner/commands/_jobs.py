@@ -8,19 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any
 
 import click
 
+from job.format import brief
+from job.pretrained import TASKS
 from runner import completion
-from runner.cli_options import DETACH, DEVICE, DRY_RUN, JSON, YES, Decorator
+from runner.cli_options import (
+    DETACH,
+    DEVICE,
+    DRY_RUN,
+    ENV,
+    JSON,
+    NOTIFY,
+    QUEUE,
+    SHARE,
+    TAG,
+    TRACKER,
+    YES,
+    Choice,
+    Decorator,
+    GpuCount,
+    Integer,
+    either,
+)
 from runner.console import CliContext
 from runner.errors import usage
-from runner.launch.arguments import LaunchArguments
+from runner.jobs import LaunchArguments
 from runner.request import TargetOptions
 
 DEFAULT_JOB = "train"
 COMMAND_JOB = "command"
+RUN_JOBS = (DEFAULT_JOB, "run", "pipeline", COMMAND_JOB)
 
 ReadOptions = Callable[[Mapping[str, Any]], TargetOptions]
 
@@ -44,6 +65,19 @@ SETUP = click.option(
     help="Shell line to add to the image, such as `pip install ...`; "
     "`none` ignores requirements.txt. Repeatable.",
 )
+PERSIST = click.option(
+    "--persist",
+    multiple=True,
+    metavar="PATH=VOLUME",
+    help="Keep PATH of the folder on a volume: out=checkpoints. Repeatable.",
+)
+METRIC = click.option(
+    "--metric",
+    multiple=True,
+    metavar="NAME=REGEX",
+    help="Metric in the output: loss='loss ([\\d.]+)'. Repeatable. Default: a preset for the "
+    "folder's program, if known. `none` reads none.",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +87,8 @@ class JobCommand:
     usage: str
     help: str
     options: tuple[Decorator, ...] = ()
+    local_options: tuple[Decorator, ...] = ()  # of targets that run on this machine
+    is_local: bool = False  # only those targets have the job
     detach: bool = True
     multi_gpu: bool = False
 
@@ -60,6 +96,10 @@ class JobCommand:
 RECIPE_HELP = """\
 RECIPE is the name of a file in configs/ (default: quickstart) or a path.
 key=value overrides a setting of the recipe."""
+
+MODEL_HELP = """\
+MODEL is a run (default: the newest), a folder that `export` wrote, or a GPT-2
+on the Hugging Face Hub: gpt2, hf://OWNER/NAME. key=value changes a sampling setting."""
 
 RUN_HELP = """\
 --name selects the run; by default the newest. key=value overrides a sampling
@@ -78,7 +118,7 @@ JOB_COMMANDS = {
   runner {{target}} shakespeare_char lr=1e-3 max_steps=500
   runner {{target}} train shakespeare_char --name try --detach
 """,
-        (DEVICE,),
+        (DEVICE, TRACKER, NOTIFY),
         multi_gpu=True,
     ),
     "prepare": JobCommand(
@@ -98,7 +138,7 @@ JOB_COMMANDS = {
             click.option("--source", metavar="S", help="Text to use in place of the recipe's."),
             click.option(
                 "--shards",
-                type=click.IntRange(min=1),
+                type=Integer(1),
                 metavar="N",
                 help="Number of training shards to download from a published dataset.",
             ),
@@ -121,7 +161,7 @@ JOB_COMMANDS = {
     ),
     "evaluate": JobCommand(
         "[RECIPE] [key=value ...]",
-        f"""Measure the validation loss of a run, or multiple-choice accuracy.
+        f"""Measure the validation loss of a run, or its accuracy on a task.
 
 
 \b
@@ -129,7 +169,8 @@ JOB_COMMANDS = {
 
 \b
   runner {{target}} evaluate --name try
-  runner {{target}} evaluate --name try --multiple-choice hellaswag_val.jsonl
+  runner {{target}} evaluate --name try --task hellaswag
+  runner {{target}} evaluate --name try --multiple-choice questions.jsonl
 """,
         (
             DEVICE,
@@ -137,6 +178,11 @@ JOB_COMMANDS = {
                 "--multiple-choice",
                 metavar="FILE",
                 help="Answer the questions in FILE, one JSON object per line.",
+            ),
+            click.option(
+                "--task",
+                type=Choice([*TASKS]),
+                help="Measure a task by name; its data is downloaded once.",
             ),
         ),
     ),
@@ -148,6 +194,7 @@ JOB_COMMANDS = {
 \b
   runner {target} export --name try
   runner {target} export --name try --output ./try-hf
+  runner {target} export --name try --push OWNER/NAME
 """,
         (
             click.option(
@@ -155,7 +202,69 @@ JOB_COMMANDS = {
                 metavar="DIR",
                 help="Folder to write; by default huggingface/ in the run's folder.",
             ),
+            click.option(
+                "--push",
+                metavar="OWNER/NAME",
+                help="Also upload it to the Hugging Face Hub, with a model card; needs HF_TOKEN.",
+            ),
         ),
+    ),
+    "chat": JobCommand(
+        "[MODEL] [key=value ...]",
+        f"""Talk to a trained network, which stays loaded.
+
+
+\b
+{MODEL_HELP}
+With a chat template the conversation is remembered; otherwise each text is
+completed on its own. /help lists the commands; Ctrl-C ends a text.
+
+\b
+  runner {{target}} chat
+  runner {{target}} chat my_run temperature=0.5
+  echo "def " | runner {{target}} chat --json
+""",
+        (
+            DEVICE,
+            click.option(
+                "--prompt-file", metavar="FILE", help="Complete the text of FILE, then exit."
+            ),
+        ),
+        is_local=True,
+        detach=False,
+    ),
+    "serve": JobCommand(
+        "[MODEL] [key=value ...]",
+        f"""Serve a trained network through an OpenAI-compatible API.
+
+
+\b
+The server also has a web page to try it.
+{MODEL_HELP}
+SERVE_TOKEN, in the environment or .env, is the API key that requests need.
+
+\b
+  runner {{target}} serve
+  runner {{target}} serve my_run
+""",
+        (DEVICE,),
+        local_options=(
+            click.option(
+                "--host",
+                default="127.0.0.1",
+                show_default=True,
+                help="Address to bind; 0.0.0.0 lets other machines in.",
+            ),
+            click.option(
+                "--port",
+                type=Integer(1, 65535, "a port"),
+                default=8000,
+                metavar="PORT",
+                show_default=True,
+                help="Port on this machine.",
+            ),
+        ),
+        detach=False,
     ),
     "roofline": JobCommand(
         "",
@@ -189,6 +298,8 @@ key=value sets a parameter of train().
             FOLDER,
             SETUP,
             click.option("--device", metavar="cpu", help="cpu hides the GPUs from the experiment."),
+            TRACKER,
+            NOTIFY,
         ),
     ),
     "pipeline": JobCommand(
@@ -197,18 +308,18 @@ key=value sets a parameter of train().
 
 
 \b
-Stages that have finished are skipped. Name stages to run only those.
+Stages that have finished are skipped. Name stages to run only those. While the
+pipeline runs, the same command shows it.
 
 \b
   runner {target} pipeline configs/nanogpt_shakespeare.yaml
   runner {target} pipeline configs/nanogpt_shakespeare.yaml train --dry-run
 """,
-        (FOLDER,),
-        detach=False,
+        (FOLDER, NOTIFY),
     ),
     COMMAND_JOB: JobCommand(
         "-- PROGRAM [ARG ...]",
-        """Run any command in any folder, as a run (docs/commands.md).
+        """Run any command in any folder and record it as a run (docs/commands.md).
 
 
 \b
@@ -221,12 +332,8 @@ The word `command` can be omitted. The options come before the --.
         (
             FOLDER,
             SETUP,
-            click.option(
-                "--persist",
-                multiple=True,
-                metavar="PATH=VOLUME",
-                help="Keep PATH of the folder on a volume: out=checkpoints. Repeatable.",
-            ),
+            PERSIST,
+            METRIC,
             click.option(
                 "--resume-with",
                 metavar="ARGS",
@@ -237,18 +344,24 @@ The word `command` can be omitted. The options come before the --.
                 metavar="PATH",
                 help="Append them only if this file exists.",
             ),
+            NOTIFY,
         ),
     ),
 }
 
-# Remedies for an option of another job; an option that is also a recipe key needs none.
+# Remedies for an option of a different job; an option that is also a recipe key needs none.
 REMEDIES = {
     ("command", "--gpu"): "the command starts its own processes (torchrun); "
     "set CUDA_VISIBLE_DEVICES to choose GPUs",
     ("run", "--gpu"): "experiments run in one process and use every visible GPU",
-    ("pipeline", "--detach"): "a pipeline waits for each stage",
-    ("pipeline", "--persist"): "write it in the pipeline's file, as `keep`",
+    ("pipeline", "--persist"): "write it in the pipeline's file, as `persist`",
     ("pipeline", "--setup"): "write it in the pipeline's file",
+}
+# The settings that a job reads from the command line, by the beginning of their full keys.
+SETTINGS = {
+    "train": ("",),
+    "sample": ("sample.",),
+    "evaluate": ("train.eval_", "train.micro_batch"),
 }
 TO_A_COMMAND = "write the command after --: runner {target} --dir FOLDER -- python train.py"
 
@@ -344,31 +457,72 @@ def target_group(
     target: str,
     options: Sequence[Decorator] = (),
     gpu: Decorator | None = None,
-    train_options: Sequence[Decorator] = (),
-    read_options: ReadOptions = lambda _: TargetOptions(),
+    node_options: Sequence[Decorator] = (),
+    run_options: Sequence[Decorator] = (),
+    read_options: ReadOptions | None = None,
+    cls: type[TargetGroup] = TargetGroup,
+    target_of: Callable[[click.Context], str] | None = None,
 ) -> TargetGroup:
-    """Build the command of a target. Every job gets ``options``, only training ``train_options``.
+    """Build the command of a target.
+
+    Every job gets ``options``; those that can use several machines get ``node_options``, and those
+    that make a run ``run_options``.
 
     ``gpu`` is the option of every job on a target that rents GPUs; without it, training has
-    ``--gpu N``. ``read_options`` reads the values of the target's own options.
+    ``--gpu N``. ``read_options`` reads the values of the target's own options. ``target_of``
+    returns the target's name, if it depends on the arguments.
     """
-    group = TargetGroup(target, help=help_text)
+    group = cls(target, help=help_text)
+    name_of = target_of or (lambda _: target)
     for name, job in JOB_COMMANDS.items():
-        own = [*job.options]
+        if job.is_local and gpu is not None:
+            continue
+        own = [*job.options, *(job.local_options if gpu is None else ())]
         if gpu is not None:
             own.insert(0, gpu)
         elif job.multi_gpu:
             own.insert(0, PROCESSES)
-        if job.multi_gpu:
-            own += train_options
+        if job.multi_gpu or name == COMMAND_JOB:
+            own += node_options
+        if name in RUN_JOBS:
+            own += [TAG, *run_options]
         common = [DRY_RUN, *([DETACH] if job.detach else []), JSON, YES]
-        group.add_command(_job_command(name, target, read_options, [NAME, *own, *options, *common]))
+        group.add_command(
+            _job_command(
+                name,
+                target,
+                name_of,
+                read_options or read_environment,
+                [NAME, *own, *options, *common],
+            )
+        )
     return group
+
+
+def machine_group(help_text: str, target: str) -> TargetGroup:
+    """Build the command of a target of this machine, whose runs use the same GPUs."""
+    return target_group(help_text, target, options=(ENV,), run_options=(QUEUE, SHARE))
+
+
+def read_environment(given: Mapping[str, Any]) -> TargetOptions:
+    """Return the options of a target that has none but --env."""
+    from runner.targets.modal.options import parse_options
+
+    return parse_options(variables=given["env"]) if given.get("env") else TargetOptions()
+
+
+def short_form(name: str) -> click.Command:
+    """Return `runner chat` for `runner host chat`."""
+    job = JOB_COMMANDS[name]
+    options = [NAME, *job.options, *job.local_options, DRY_RUN, JSON, YES]
+    command = _job_command(name, "host", lambda _: "host", read_environment, options)
+    command.help = str(command.help).replace(f"runner host {name}", f"runner {name}")
+    return command
 
 
 PROCESSES = click.option(
     "--gpu",
-    type=click.IntRange(min=1),
+    type=GpuCount(1),
     metavar="N",
     help="Number of GPUs; training uses one process for each.",
 )
@@ -377,6 +531,7 @@ PROCESSES = click.option(
 def _job_command(
     name: str,
     target: str,
+    name_of: Callable[[click.Context], str],
     read_options: ReadOptions,
     options: Sequence[Decorator],
 ) -> click.Command:
@@ -384,7 +539,8 @@ def _job_command(
 
     @click.pass_obj
     def callback(cli: CliContext, /, **given: Any) -> int:
-        command = click.get_current_context().meta.get(COMMAND_WORDS, ())
+        ctx = click.get_current_context()
+        command, target = ctx.meta.get(COMMAND_WORDS, ()), name_of(ctx)
         known = {field.name for field in fields(LaunchArguments)}
         arguments = LaunchArguments(
             job=name, command=command, **{key: given[key] for key in known & given.keys()}
@@ -401,43 +557,65 @@ def _job_command(
     offered: Any = completion.words if name == DEFAULT_JOB else completion.recipes
     if name in ("run", "pipeline"):
         offered = completion.files
+    if name in ("chat", "serve"):
+        offered = completion.runs
     words = click.argument("words", nargs=-1, metavar=job.usage, shell_complete=offered)
     decorated: Any = callback
     for option in reversed([words, *options]):
         decorated = option(decorated)
     cls = UserCommandParser if name == COMMAND_JOB else click.Command
-    return click.command(name, cls=cls, help=job.help.format(target=target))(decorated)
+    return click.command(
+        name, cls=cls, help=job.help.format(target="remote BOX" if target == "remote" else target)
+    )(decorated)
 
 
 def explain_foreign_option(error: click.NoSuchOption, args: Sequence[str]) -> str | None:
-    """Return the message for an option that another job, or a key of the recipe, has."""
+    """Return the message for an option that a different job, or a key of the recipe, has."""
     ctx, option = error.ctx, error.option_name
     group = ctx.parent.command if ctx is not None and ctx.parent is not None else None
     if ctx is None or not isinstance(group, TargetGroup):
         return None
     job = str(ctx.command.name)
-    setting = recipe_setting(option, args) if job in ("train", "sample", "evaluate") else ""
+    if targets := _other_targets(group, job, option):
+        return f"{option} is an option of {targets}, not of {group.name}; remove {option}"
+    setting = recipe_setting(option, args, job)
     jobs = group.jobs_with(option)
     if not jobs:
-        return f"no option {option}; write a recipe setting as {setting}" if setting else None
+        return (
+            f"no option {option}; write a recipe setting as {brief(setting)}" if setting else None
+        )
     remedy = REMEDIES.get((job, option), "")
     if setting:
         remedy = f"for {job}, write {setting}"
     elif not remedy and COMMAND_JOB in jobs:
         remedy = TO_A_COMMAND.format(target=group.name)
-    return f"{option} is an option of {', '.join(jobs)}, not of {job}" + (
-        f"; {remedy}" if remedy else ""
+    return (
+        f"{option} is an option of {', '.join(jobs)}, not of {job}; {remedy or f'remove {option}'}"
     )
 
 
-def recipe_setting(option: str, args: Sequence[str]) -> str:
-    """Return ``lr=1e-3`` for the option ``--lr`` if it is a key of the recipe, else ''."""
+def _other_targets(group: TargetGroup, job: str, option: str) -> str:
+    """Return "`runner cloud`" for an option that ``job`` has on other targets only; else ''."""
+    if group.jobs_with(option):
+        return ""
+    names = ("host", "local", "cloud", "remote")
+    commands = {name: import_module(f"runner.commands.{name}").command for name in names}
+    found = [name for name, other in commands.items() if job in other.jobs_with(option)]
+    return either([f"`runner {name}`" for name in found]) if found else ""
+
+
+def recipe_setting(option: str, args: Sequence[str], job: str) -> str:
+    """Return ``lr=1e-3`` for the option ``--lr`` if it is a setting that ``job`` reads, else ''."""
+    prefixes = SETTINGS.get(job)
+    if prefixes is None:
+        return ""
     from job.recipe import known_keys  # only after a mistake: it loads pydantic
     from job.recipe_loader import SYNONYMS
 
     key = option.lstrip("-").replace("-", "_")
     key = SYNONYMS.get(key, key)
-    full = next((name for name in known_keys() if key in (name, name.rpartition(".")[2])), None)
+    keys = (name for name in known_keys() if name.startswith(prefixes))
+    full = next((name for name in keys if key in (name, name.rpartition(".")[2])), None)
     if full is None:
         return ""
     at = next((n for n, word in enumerate(args) if word.partition("=")[0] == option), len(args))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner import completion
-from runner.cli_options import MAX_COST, REGION, TIMEOUT, GpuSpec
+from runner.cli_options import ENV, MAX_COST, REGION, TIMEOUT, GpuSpec, Integer, Number
 from runner.commands._jobs import target_group
 
 if TYPE_CHECKING:
@@ -34,16 +34,15 @@ GPU = click.option(
     type=GpuSpec(),
     metavar="NAME[:N]",
     shell_complete=completion.gpus,
-    help="H100, H100:8, or alternatives in order of preference: H100:8,A100-80GB:8.",
+    help="H100, H100:8, or alternatives in order of preference: H100:8,A100-80GB:8. "
+    "Default: train: the recipe's or H100; a command: none; other jobs: L4,T4.",
 )
 NODES = click.option(
-    "--nodes", type=click.IntRange(1, 32), metavar="N", help="Number of machines with 8 GPUs each."
+    "--nodes", type=Integer(1, 32), metavar="N", help="Number of machines with 8 GPUs each."
 )
-ENV = click.option(
-    "--env",
-    multiple=True,
-    metavar="K[=V]",
-    help="Set a variable of the job; K alone passes a secret from the environment or .env.",
+CORES = click.option("--cores", type=Number(0.125), metavar="N", help="Physical CPU cores.")
+MEMORY = click.option(
+    "--memory", "memory_gib", type=Number(0.125), metavar="GIB", help="Memory in GiB."
 )
 SECRET = click.option(
     "--secret", multiple=True, metavar="NAME", help="Pass a secret stored on Modal. Repeatable."
@@ -61,6 +60,8 @@ def read_options(given: Mapping[str, Any]) -> ModalOptions:
         timeout=given["timeout"],
         max_cost=given["max_cost"],
         region=given["region"],
+        cores=given.get("cores"),
+        memory_gib=given.get("memory_gib"),
         variables=given["env"],
         secrets=given["secret"],
     )
@@ -69,8 +70,8 @@ def read_options(given: Mapping[str, Any]) -> ModalOptions:
 command = target_group(
     __doc__,
     "cloud",
-    options=(TIMEOUT, MAX_COST, ENV, SECRET, REGION),
+    options=(TIMEOUT, MAX_COST, ENV, SECRET, REGION, CORES, MEMORY),
     gpu=GPU,
-    train_options=(NODES,),
+    node_options=(NODES,),
     read_options=read_options,
 )

@@ -1,4 +1,4 @@
-"""Compare runs: different settings, results, and their curves in one plot.
+"""Compare runs: the settings that differ, results, and curves in one plot.
 
 \b
   runner compare quickstart lower-lr
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from runner import completion
-from runner.cli_options import JSON
+from runner.cli_options import JSON, Choice
 from runner.console import CliContext
 
 MAX_PLOT = (100, 22)  # columns and lines
@@ -24,7 +24,7 @@ MAX_PLOT = (100, 22)  # columns and lines
 @click.option(
     "--by",
     "axis",
-    type=click.Choice(["step", "tokens", "time"]),
+    type=Choice(["step", "tokens", "time"]),
     default="step",
     help="X axis of the plot.",
 )
@@ -51,9 +51,9 @@ def command(
     if png:
         check_matplotlib()
         if not (folder := (cli.cwd / png).parent).is_dir():
-            raise usage(f"--png {png}: no folder {folder}; create it, or choose another file")
+            raise usage(f"--png {png}: no folder {folder}; create it, or choose a different file")
         if (cli.cwd / png).exists() and not is_png(cli.cwd / png):
-            raise usage(f"--png {png} exists and is not a PNG; choose another file")
+            raise usage(f"--png {png} exists and is not a PNG; choose a different file")
     histories = read_runs(cli, names)
     if as_json:
         cli.json(view.to_json(histories))

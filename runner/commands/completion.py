@@ -8,11 +8,12 @@
 
 import click
 
+from runner.cli_options import Choice
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> int:
     from click.shell_completion import get_completion_class

@@ -21,7 +21,7 @@ from runner.cli_options import JSON, REGION
 from runner.console import CliContext
 
 if TYPE_CHECKING:
-    from runner.pricing.prices import Prices
+    from runner.pricing.gpus import Prices
 
 
 @click.command(help=__doc__)
@@ -47,28 +47,30 @@ def command(
     as_json: bool,
 ) -> int:
     from job.exit_status import ExitStatus
-    from job.recipe import load
     from runner.errors import usage
     from runner.jobs import JOBS
-    from runner.launch.parse import classify_args, find_recipe
-    from runner.pricing.compare import compare_gpus, comparison_to_json, show_comparison
-    from runner.pricing.gpus import GPU_TYPES, GpuRequest, parse_gpus
-    from runner.pricing.prices import BUILT_IN, current_prices
-    from runner.project import find_checkout, recipes
+    from runner.launch.parse import load_recipe
+    from runner.pricing.estimate import compare_gpus, comparison_to_json, show_comparison
+    from runner.pricing.gpus import (
+        BUILT_IN_PRICES,
+        GPU_TYPES,
+        GpuRequest,
+        current_prices,
+        parse_gpus,
+    )
+    from runner.project import find_checkout
 
     checkout = find_checkout(cli.cwd)
-    known = recipes(checkout)
     words = tuple(word for word in words if word != "train")
     if jobs := JOBS.keys() & {*words}:
         raise usage(f"`runner estimate` is for training only; remove {jobs.pop()}")
-    parsed = classify_args(words, known)
-    recipe = load(find_recipe(parsed.recipe, known, checkout, cli.cwd), parsed.overrides)
+    recipe = load_recipe(words, checkout, cli.cwd)
     gpus = (
         [parse_gpus(word) for word in gpu.split(",")]
         if gpu
         else [GpuRequest((name,)) for name in GPU_TYPES]
     )
-    prices = current_prices(checkout, cli.environ, _live_prices(cli) if live else BUILT_IN)
+    prices = current_prices(checkout, cli.environ, _live_prices(cli) if live else BUILT_IN_PRICES)
     rows = compare_gpus(recipe, gpus, prices, region)
     if as_json:
         cli.json(comparison_to_json(recipe, rows, prices))
@@ -79,12 +81,11 @@ def command(
 
 def _live_prices(cli: CliContext) -> Prices:
     from runner.errors import RunnerError
-    from runner.pricing.prices import live_prices
-    from runner.targets.modal.account import is_configured
-    from runner.targets.modal.client import check_reachable
+    from runner.pricing.gpus import live_prices
+    from runner.targets.modal.client import NEW_TOKEN, check_reachable, is_configured
 
     if not is_configured(cli.environ):
-        raise RunnerError("--live needs a Modal token; run `modal token new`")
+        raise RunnerError(f"--live needs a Modal token; run `{NEW_TOKEN}`")
     check_reachable(cli.environ)
     prices = live_prices()
     if prices is None:

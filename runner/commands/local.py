@@ -10,6 +10,6 @@
   runner local --dir ../nanoGPT -- python train.py --max_iters=100
 """
 
-from runner.commands._jobs import target_group
+from runner.commands._jobs import machine_group
 
-command = target_group(__doc__, "local")
+command = machine_group(__doc__, "local")

@@ -2,22 +2,20 @@
 
 \b
   runner logs               the newest run
-  runner logs warm --follow
-  runner logs warm --since 30m --tail 20
+  runner logs my_run --follow
+  runner logs my_run --since 30m --tail 20
 """
 
 import click
 
-from runner.cli_options import DURATION, RUN
+from runner.cli_options import DURATION, RUN, Integer
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
 @RUN
 @click.option("-f", "--follow", is_flag=True, help="Keep printing until the run ends.")
-@click.option(
-    "--tail", "lines", type=click.IntRange(min=0), metavar="N", help="Print only the last N lines."
-)
+@click.option("--tail", "lines", type=Integer(0), metavar="N", help="Print only the last N lines.")
 @click.option(
     "--since",
     type=DURATION,

@@ -1,31 +1,41 @@
-"""List the files of a volume on Modal.
+"""List the files of a volume on Modal or a box, with the total size of each folder.
 
 \b
   runner ls checkpoints
-  runner ls checkpoints warm
+  runner ls checkpoints my_run
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import click
 
 from job.format import byte_size
-from runner.cli_options import JSON, VOLUME
+from runner.cli_options import JSON, REMOTE, VOLUME
 from runner.console import CliContext
+
+if TYPE_CHECKING:
+    from runner.targets.blocks import RemoteEntry
 
 
 @click.command(help=__doc__)
 @VOLUME
 @click.argument("path", default="")
+@REMOTE
 @JSON
 @click.pass_obj
-def command(cli: CliContext, volume: str, path: str, as_json: bool) -> int:
-    from dataclasses import asdict
+def command(cli: CliContext, volume: str, path: str, target: str | None, as_json: bool) -> int:
     from datetime import datetime
 
     from runner.transfer.mapping import open_mapping, remote_not_found
 
-    mapping = open_mapping(cli, volume)
+    mapping = open_mapping(cli, volume, target=target)
     try:
-        found = list(mapping.files.entries(path))
+        found = add_up(mapping.files.listing(path), path.strip("/"))
     except FileNotFoundError as error:
         if path.strip("/"):
             raise remote_not_found(mapping, path) from error
@@ -34,9 +44,41 @@ def command(cli: CliContext, volume: str, path: str, as_json: bool) -> int:
         cli.json([asdict(entry) for entry in found])
         return 0
     for entry in found:
-        size = "" if entry.is_folder else byte_size(entry.size)
+        files = f"{entry.files:,} files" if entry.is_folder else ""
         when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
-        cli.write(f"{size:>10}  {when}  {ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}")
+        name = f"{ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}"
+        cli.write(f"{byte_size(entry.size):>10}  {files:>12}  {when}  {name}")
+    if len(found) > 1:
+        count, size = sum(entry.files for entry in found), sum(entry.size for entry in found)
+        cli.info(f"{byte_size(size):>10}  {count:,} files in total")
     if not found:
         cli.info(f"{volume}/{path} is empty; `runner push {volume} PATH` uploads files")
     return 0
+
+
+@dataclass(frozen=True)
+class ListedEntry:
+    """A file, or a folder with the sums of all files in it."""
+
+    path: str
+    size: int
+    files: int
+    modified: float
+    is_folder: bool = False
+
+
+def add_up(entries: Sequence[RemoteEntry], folder: str) -> list[ListedEntry]:
+    """Return the files and folders directly in ``folder`` by name, from its recursive listing."""
+    depth = len(PurePosixPath(folder).parts) + 1
+    found: dict[str, ListedEntry] = {}
+    for entry in entries:
+        path, is_file = "/".join(entry.path.split("/")[:depth]), entry.kind != "directory"
+        is_folder = path != entry.path or not is_file
+        known = found.get(path) or ListedEntry(path, 0, 0, float(entry.modified), is_folder)
+        found[path] = replace(
+            known,
+            size=known.size + (entry.size if is_file else 0),
+            files=known.files + is_file,
+            modified=max(known.modified, float(entry.modified)),
+        )
+    return [found[path] for path in sorted(found)]

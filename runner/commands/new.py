@@ -15,18 +15,20 @@ from pathlib import Path
 
 import click
 
+from runner.cli_options import Choice
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
+from runner.home import PACKAGES
 
 # Packages that the file imports; a file of that name in its folder would hide them.
-RESERVED_NAMES = ("experiment", "job", "model", "corpus", "runner", "torch")
+RESERVED_NAMES = (*PACKAGES, "torch")
 
 
 @click.command(help=__doc__)
-@click.argument("kind", type=click.Choice(["experiment"]))
+@click.argument("template", type=Choice(["experiment"]))
 @click.argument("name")
 @click.pass_obj
-def command(cli: CliContext, kind: str, name: str) -> int:
+def command(cli: CliContext, template: str, name: str) -> int:
     from runner.project import INSTALLED
 
     path = write_experiment(cli.cwd, name, INSTALLED)
@@ -47,12 +49,12 @@ def write_experiment(cwd: Path, name: str, installed: Path) -> Path:
     if not stem.isidentifier() or keyword.iskeyword(stem):
         raise usage(f"{stem!r} is not a valid name of a Python module; use letters, digits and _")
     if stem in RESERVED_NAMES:
-        raise usage(f"'{stem}' is the name of a package that the file imports; choose another name")
+        raise usage(f"'{stem}' is a package that the file imports; choose a different name")
     text = (installed / "experiment" / "example.py").read_text(encoding="utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("EXAMPLE.py", path.name))
     except FileExistsError:
-        raise RunnerError(f"{path} exists; choose another name") from None
+        raise RunnerError(f"{path} exists; choose a different name") from None
     return path

@@ -1,9 +1,9 @@
-"""Download files from a volume on Modal; identical files are skipped.
+"""Download files from a volume on Modal or a box; identical files are skipped.
 
 \b
-  runner pull checkpoints warm       the newest complete checkpoint and the records
+  runner pull checkpoints my_run     the newest complete checkpoint and the records
   runner pull checkpoints --all      every checkpoint of every run
-  runner pull checkpoints warm --watch
+  runner pull checkpoints my_run --watch
   runner pull data fineweb --dest /big/disk
 
 PATH is a run or a path in the volume; without it, the whole volume is downloaded.
@@ -13,7 +13,7 @@ After an interruption, run the same command again to continue.
 import click
 
 from runner import completion
-from runner.cli_options import VOLUME, transfer_options
+from runner.cli_options import REMOTE, VOLUME, Number, transfer_options
 from runner.console import CliContext
 
 
@@ -28,12 +28,13 @@ from runner.console import CliContext
 @click.option("--watch", is_flag=True, help="checkpoints: keep downloading until the run ends.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Number(0.1),
     default=10.0,
     metavar="SECONDS",
     show_default=True,
     help="Seconds between two checks with --watch.",
 )
+@REMOTE
 @transfer_options
 @click.pass_obj
 def command(
@@ -41,6 +42,7 @@ def command(
     volume: str,
     path: str,
     dest: str | None,
+    target: str | None,
     everything: bool,
     watch: bool,
     interval: float,
@@ -60,7 +62,7 @@ def command(
         raise usage("--watch needs a run and no --dry-run: `runner pull checkpoints RUN --watch`")
     folder = cli.cwd / Path(dest).expanduser() if dest else None
     # --watch can start before the account's first run, whose launch creates the volume.
-    mapping = open_mapping(cli, volume, folder, create=watch)
+    mapping = open_mapping(cli, volume, folder, create=watch, target=target)
     confirmed = yes
     try:
         with exclusive(mapping, cli.info):
@@ -68,10 +70,10 @@ def command(
             if dry_run:
                 show_plan(cli, pull.plan, as_json)
                 return int(bool(pull.plan.refused))
-            objections = pull.objections()
-            if objections and not confirm(cli, objections, "pull anyway", yes):
+            reasons = pull.confirmation_reasons()
+            if reasons and not confirm(cli, reasons, "pull anyway", yes):
                 return 103
-            confirmed = yes or bool(objections)
+            confirmed = yes or bool(reasons)
             for note in pull.plan.notes:
                 cli.info(note)
             if not watch:

@@ -1,9 +1,9 @@
-"""Upload files to a volume on Modal; identical files are skipped.
+"""Upload files to a volume on Modal or a box; identical files are skipped.
 
 \b
   runner push data ./my_corpus            to data/my_corpus
   runner push data ./my_corpus --dest texts
-  runner push checkpoints warm            the newest checkpoint and the records
+  runner push checkpoints my_run          the newest checkpoint and the records
 
 PATH is a file, a folder, or for checkpoints a run. After an interruption, run the same
 command again to continue.
@@ -12,7 +12,7 @@ command again to continue.
 import click
 
 from runner import completion
-from runner.cli_options import VOLUME, transfer_options
+from runner.cli_options import REMOTE, VOLUME, transfer_options
 from runner.console import CliContext
 
 
@@ -22,6 +22,7 @@ from runner.console import CliContext
 @click.option(
     "--dest", metavar="PATH", help="Path in the volume; by default the name of the file or folder."
 )
+@REMOTE
 @transfer_options
 @click.pass_obj
 def command(
@@ -29,6 +30,7 @@ def command(
     volume: str,
     path: str,
     dest: str | None,
+    target: str | None,
     everything: bool,
     dry_run: bool,
     as_json: bool,
@@ -40,19 +42,19 @@ def command(
     from runner.transfer.push import Push, find_source, remote_path
 
     source = find_source(local_folder(cli, volume), volume == "checkpoints", path, cli.cwd)
-    mapping = open_mapping(cli, volume, create=not dry_run)
+    mapping = open_mapping(cli, volume, create=not dry_run, target=target)
     remote = remote_path(mapping, source, dest)
     push = Push(mapping, source, remote, everything)
     if dry_run:
         show_plan(cli, push.plan, as_json)
         return int(bool(push.plan.refused))
-    objections = push.objections(cli)
-    if objections and not confirm(cli, objections, "push anyway", yes):
+    reasons = push.confirmation_reasons(cli)
+    if reasons and not confirm(cli, reasons, "push anyway", yes):
         return 103
     for note in push.plan.notes:
         cli.info(note)
     result = push.execute(cli)
-    print_result(cli, result, "pushed", f"to {volume}/{remote} on Modal")
+    print_result(cli, result, "pushed", f"to {volume}/{remote} on {mapping.place}")
     if as_json:
         cli.json(result_to_json(result, volume=volume, path=remote))
     return result.status

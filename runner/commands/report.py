@@ -2,8 +2,8 @@
 
 \b
   runner report             the newest run, as RUN.html
-  runner report warm --output warm.html
-  runner report warm --output - > warm.html
+  runner report my_run --output my_run.html
+  runner report my_run --output - > my_run.html
 
 The page is self-contained: it loads no other files.
 """
@@ -38,10 +38,10 @@ def command(cli: CliContext, run: str | None, output: str | None) -> int:
         raise usage(f"{name} is a folder; use --output {name.rstrip('/')}/{run}.html")
     if name != "-" and not path.parent.is_dir():
         raise usage(
-            f"--output {name}: no folder {path.parent}; create it, or choose another --output"
+            f"--output {name}: no folder {path.parent}; create it, or choose a different --output"
         )
     if name != "-" and path.exists() and not is_report(path):
-        raise usage(f"{name} exists and is not a report; choose another --output")
+        raise usage(f"{name} exists and is not a report; choose a different --output")
     (history,) = read_runs(cli, [run], all_samples=True)
     page = html(history, time.time())
     if name == "-":

@@ -2,29 +2,44 @@
 
 \b
   runner resume                           the newest run
-  runner resume warm
-  runner resume warm checkpoint_every=100
-  runner resume steady max_steps=2000
-  runner resume warm --target cloud --gpu H100
+  runner resume my_run
+  runner resume my_run checkpoint_every=100
+  runner resume my_run max_steps=2000
+  runner resume my_run --target cloud --gpu H100
 
-The run resumes on the target of its last attempt; --target moves it to another one.
+The run resumes on the target of its last attempt; --target moves it to a different one.
 `host` and `local` share their volumes. To and from Modal, copy the run first with
 `runner push checkpoints RUN` or `runner pull checkpoints RUN`.
 
-Settings that would make it another run, such as lr, are refused. max_steps can change
+Settings that would make it a different run, such as lr, are refused. max_steps can change
 as long as no completed step depends on it: with schedule=constant, or before the last
 decay_steps. Otherwise start a new run from its weights:
 
 \b
-  runner host quickstart --name longer init_from=warm max_steps=2000
+  runner host quickstart --name longer init_from=my_run max_steps=2000
 """
+
+from typing import Any
 
 import click
 
 from runner import completion
-from runner.cli_options import DETACH, DEVICE, DRY_RUN, JSON, MAX_COST, TARGET, TIMEOUT, YES
+from runner.cli_options import (
+    DETACH,
+    DEVICE,
+    DRY_RUN,
+    JSON,
+    MAX_COST,
+    NOTIFY,
+    QUEUE,
+    SHARE,
+    TAG,
+    TARGET,
+    TIMEOUT,
+    YES,
+)
 from runner.console import CliContext
-from runner.launch.arguments import LaunchArguments
+from runner.jobs import LaunchArguments
 
 
 @click.command(help=__doc__)
@@ -33,29 +48,30 @@ from runner.launch.arguments import LaunchArguments
 @click.option(
     "--gpu",
     metavar="N|NAME[:N]",
-    help="Number of GPUs, or for Modal a GPU as in `runner cloud`.",
+    help="Number of GPUs; on Modal NAME[:N], same as in `runner cloud`.",
     shell_complete=completion.gpus,
 )
 @TIMEOUT
 @MAX_COST
+@NOTIFY
 @DEVICE
 @DRY_RUN
 @DETACH
+@TAG
+@QUEUE
+@SHARE
 @JSON
 @YES
 @click.pass_obj
 def command(
     cli: CliContext,
+    /,
     words: tuple[str, ...],
     target: str | None,
     gpu: str | None,
     timeout: float | None,
     max_cost: float | None,
-    device: str | None,
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
-    yes: bool,
+    **given: Any,
 ) -> int:
     from runner.errors import usage
     from runner.launch.execute import run_request
@@ -68,15 +84,11 @@ def command(
     if len(names) > 1:
         raise usage(f"unexpected '{names[1]}'; `runner resume` takes one run and key=value")
     found = select_run(cli, names[0] if names else None)
-    arguments = LaunchArguments(
-        words=tuple(overrides),
-        name=found.state.run,
-        device=device,
-        dry_run=dry_run,
-        detach=detach,
-        as_json=as_json,
-        yes=yes,
-    )
+    arguments = LaunchArguments(words=tuple(overrides), name=found.state.run, **given)
     options = parse_options(gpu=gpu, timeout=timeout, max_cost=max_cost)
     chosen, request = resume_request(cli, found, arguments, target, options)
+    if arguments.access is not None and chosen.has_remote_volumes:
+        raise usage(
+            f"--{arguments.access} is an option of host and local, whose runs use the same GPUs"
+        )
     return run_request(cli, chosen, request, arguments)

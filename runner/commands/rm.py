@@ -1,29 +1,75 @@
-"""Delete a file or folder from a volume on Modal, after a question.
+"""Delete runs, or a path of a volume on Modal or a box, after asking for confirmation.
 
 \b
-  runner rm checkpoints warm/step_00001000 -r
+  runner rm my_run other_run                        two runs, with their checkpoints
+  runner rm checkpoints my_run/step_00001000 -r     a folder of a volume on Modal
+
+A run on Modal and its pulled copy are deleted separately: run the command once for each.
 """
 
 import click
 
 from job.format import byte_size
-from runner.cli_options import VOLUME, YES
+from job.paths import VOLUMES
+from runner import completion
+from runner.cli_options import REMOTE, YES
 from runner.console import CliContext
 
 
 @click.command(help=__doc__)
-@VOLUME
-@click.argument("path")
-@click.option("-r", "--recursive", is_flag=True, help="Delete a folder and its files.")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="RUN... | VOLUME PATH", shell_complete=completion.runs
+)
+@click.option("-r", "--recursive", is_flag=True, help="Delete a folder of a volume.")
+@REMOTE
 @YES
 @click.pass_obj
-def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool) -> int:
-    from runner.console import confirm
+def command(
+    cli: CliContext, names: tuple[str, ...], recursive: bool, target: str | None, yes: bool
+) -> int:
     from runner.errors import usage
-    from runner.transfer.mapping import is_active_on_modal, open_mapping, remote_not_found
+
+    if names[0] not in VOLUMES:
+        if recursive:
+            raise usage(f"-r is for a path of a volume; runs need none: `runner rm {names[0]}`")
+        return _remove_runs(cli, names, yes)
+    if len(names) != 2:
+        raise usage(f"expected one path in the volume {names[0]}: `runner rm {names[0]} PATH`")
+    return _remove_path(cli, names[0], names[1], recursive, target, yes)
+
+
+def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
+    from runner.console import confirm
+    from runner.errors import RunnerError
+    from runner.runs.find import find_run, match_names
+    from runner.runs.store import folder_size
     from runner.transfer.progress import count
 
-    mapping = open_mapping(cli, volume)
+    found, details = [find_run(cli, name) for name in dict.fromkeys(match_names(cli, names))], []
+    for run in found:
+        name = run.state.run
+        if run.state.alive:
+            raise RunnerError(f"run '{name}' is active; stop it first: `runner stop {name}`")
+        files, size = folder_size(run.source.files("checkpoints"), name)
+        where = "the copy that was pulled" if run.state.is_copy else run.target.name
+        details.append(f"run '{name}' ({where}): {count(files, 'file')}, {byte_size(size)}")
+    if not confirm(cli, details, "delete permanently", yes):
+        return 103
+    for run in found:
+        run.remove()
+        cli.info(f"deleted run '{run.state.run}'")
+    return 0
+
+
+def _remove_path(
+    cli: CliContext, volume: str, path: str, recursive: bool, target: str | None, yes: bool
+) -> int:
+    from runner.console import confirm
+    from runner.errors import usage
+    from runner.transfer.mapping import is_active_remotely, open_mapping, remote_not_found
+    from runner.transfer.progress import count
+
+    mapping = open_mapping(cli, volume, target=target)
     path = path.strip("/")
     if not path:
         raise usage("PATH is the whole volume; give a file or folder in it")
@@ -40,10 +86,9 @@ def command(cli: CliContext, volume: str, path: str, recursive: bool, yes: bool)
     ]
     if mapping.has_runs:
         run = path.split("/")[0]
-        heartbeat = mapping.files.entry(f"{run}/heartbeat")
-        if is_active_on_modal(cli, mapping, run, heartbeat):
-            details.append(f"run {run} is active on Modal")
-    if not confirm(cli, details, "delete it from Modal permanently", yes):
+        if is_active_remotely(mapping, run):
+            details.append(f"run {run} is active on {mapping.place}")
+    if not confirm(cli, details, f"delete it from {mapping.place} permanently", yes):
         return 103
     mapping.files.remove(path, recursive=not is_file)
     cli.info(f"deleted {volume}/{path}")

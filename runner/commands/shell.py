@@ -1,26 +1,51 @@
-"""Open a shell with the image, code and volumes of a job.
+"""Open a shell with the image, folder, packages and volumes of a command, or inside an active run.
 
 \b
   runner shell                       in the container on this machine
-  runner shell python -V             run a command instead
+  runner shell -- python -V          run a command instead
+  runner shell --target remote:lab   in the container on another machine (a box)
   runner shell --gpu H100            in a sandbox on Modal
-  runner shell --gpu H100 nvidia-smi
+  runner shell --gpu H100 --dir ../nanoGPT --setup "pip install transformers"
+  runner shell my_run                inside the active run `my_run`
+  runner shell my_run -- nvidia-smi
 
-On Modal the runner shows the price and asks first; -y answers yes. The sandbox ends when
-you leave the shell, or after --idle minutes without a keystroke. It gets none of your
-keys or tokens.
+On Modal the runner shows the price and asks first; -y answers yes. The shell ends after
+--idle minutes without a keystroke at its prompt, and also --idle minutes after its
+connection was lost. Until then, the same command line attaches to it again. The shell
+gets none of your keys or tokens unless --env or --secret names them.
 """
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import click
 
+from job.run_record import RunStatus
 from runner import completion
-from runner.cli_options import YES
+from runner.cli_options import ENV, YES, Number
+from runner.commands._jobs import COMMAND_WORDS, FOLDER, PERSIST, SETUP, UserCommandParser
+from runner.commands.cloud import SECRET
 from runner.console import CliContext
+from runner.errors import usage
+from runner.jobs import LaunchArguments
+from runner.launch.parse_command import command_request
+from runner.project import find_checkout
+from runner.request import SHELL_PREFIX, TargetOptions
+from runner.runs.find import find_run
+from runner.target import open_target
+from runner.targets.modal import TARGET_NAME
+from runner.targets.modal.options import parse_options
 
 
-@click.command(
-    help=__doc__,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+@click.command(cls=UserCommandParser, help=__doc__)
+@click.argument(
+    "run", required=False, metavar="[RUN] [-- COMMAND ...]", shell_complete=completion.runs
 )
 @click.option(
     "--gpu",
@@ -30,39 +55,128 @@ from runner.console import CliContext
 )
 @click.option(
     "--target",
-    type=click.Choice(["local", "cloud"]),
-    help="By default local, or cloud with --gpu.",
+    metavar="TARGET",
+    shell_complete=completion.targets,
+    help="host, local, cloud or remote:BOX; by default local, or cloud with --gpu.",
 )
+@FOLDER
+@SETUP
+@PERSIST
+@ENV
+@SECRET
 @click.option(
     "--idle",
-    type=click.FloatRange(min=0.02),  # about a second; bash reads 0 as no limit
+    type=Number(0.02),  # about a second; bash reads 0 as no limit
     default=15.0,
     metavar="MINUTES",
     show_default=True,
-    help="cloud: minutes without a keystroke after which the sandbox ends.",
+    help="cloud: minutes after which an idle or lost shell ends.",
 )
 @YES
-@click.argument("words", nargs=-1, metavar="[COMMAND ...]", type=click.UNPROCESSED)
 @click.pass_obj
 def command(
     cli: CliContext,
+    /,
+    run: str | None,
     gpu: str | None,
     target: str | None,
+    env: tuple[str, ...],
+    secret: tuple[str, ...],
     idle: float,
     yes: bool,
-    words: tuple[str, ...],
+    **given: Any,
 ) -> int:
-    if words and words[0].startswith("-"):
-        raise click.NoSuchOption(words[0], ctx=click.get_current_context())
-    if target == "local" and gpu:
-        from runner.errors import usage
+    words = click.get_current_context().meta.get(COMMAND_WORDS, ())
+    if run is not None:
+        if gpu or target or env or secret or any(given.values()):
+            raise usage(
+                f"a shell in run '{run}' has the run's machine and files; remove the options"
+            )
+        return enter_run(cli, run, words)
+    target = target or (TARGET_NAME if gpu else "local")
+    if target != TARGET_NAME and gpu:
+        raise usage(
+            f"--gpu {gpu} is for Modal; a shell on {target} has all GPUs of its machine: remove it"
+        )
+    if target != TARGET_NAME and secret:
+        raise usage(
+            f"--secret {secret[0]} is stored on Modal; on {target} use --env with the name of a "
+            "variable"
+        )
+    arguments = LaunchArguments(job="command", command=words, yes=yes, **given)
+    options = parse_options(gpu=gpu, variables=env, secrets=secret)
+    return run_shell(cli, target, arguments, options, idle * 60)
 
-        raise usage("--gpu is for Modal; the local container has all GPUs of this machine")
-    if gpu or target == "cloud":
-        from runner.project import find_checkout
-        from runner.targets.modal.sandbox import run_shell
 
-        return run_shell(cli, find_checkout(cli.cwd), gpu, words, idle * 60, yes)
-    from runner.targets.compose_project import run_service
+def run_shell(
+    cli: CliContext,
+    target_name: str,
+    arguments: LaunchArguments,
+    options: TargetOptions,
+    idle_s: float,
+) -> int:
+    """Open the shell, attach to the open one of the same options, or run the command instead.
 
-    return run_service(cli, "shell", words)
+    A shell ends after ``idle_s`` seconds at its prompt without input, if its target bills.
+    """
+    words = arguments.command
+    target = open_target(target_name, cli, find_checkout(cli.cwd))
+    if not words and not cli.is_terminal:
+        if target.bills:
+            raise usage(
+                f"a shell needs a terminal; without one, give a command: `{cli.line} -- python -V`"
+            )
+        words = ("bash",)  # reads stdin
+    target.check_configured()
+    given = arguments.folder or arguments.setup or arguments.persist
+    folder = arguments.folder if given else str(find_checkout(cli.cwd))
+    arguments = replace(arguments, command=("bash",), metric=("none",), folder=folder)
+    request = command_request(arguments, cli.cwd, None, options)
+    record = {**request.command.as_record(), "options": [*options.given(), str(options)]}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    name = f"{SHELL_PREFIX}{digest[:8]}"
+    line = words or session(name, idle_s if target.bills else None)
+    request = replace(
+        request, run=name, command=replace(request.command, words=line), is_interactive=True
+    )
+    return target.open_shell(request, bool(words), idle_s, arguments.yes)
+
+
+def session(name: str, idle_s: float | None) -> tuple[str, ...]:
+    """Return a command that opens a shell in tmux, or attaches to it if it is open.
+
+    tmux keeps the shell if the connection is lost; it has no status line and no keys of its own
+    here. Without tmux, a plain shell. TMOUT ends bash after so many seconds at its prompt.
+    """
+    # Next to tmux's socket: in /tmp itself another user could place a link of that name.
+    status = f'"${{TMUX_TMPDIR:-/tmp}}/tmux-$(id -u)/{name}.status"'
+    shell = (f"export TMOUT={int(idle_s)}; " if idle_s is not None else "") + "bash -i"
+    settings = ("status off", "prefix None", "mouse on", "history-limit 50000")
+    tmux = f"tmux -L {name} -f /dev/null " + r" \; ".join(f"set -g {line}" for line in settings)
+    inner = shlex.quote(f"{shell}; echo $? > {status}")
+    return (
+        "bash",
+        "-c",
+        f"command -v tmux > /dev/null || {{ {shell}; exit; }}\n"
+        # A client that lost its connection may end with the shell: it must not remove the file.
+        f"tmux -L {name} has-session -t shell 2> /dev/null || rm -f {status}\n"
+        rf"{tmux} \; new-session -A -s shell {inner}; exit $(cat {status})",
+    )
+
+
+def enter_run(cli: CliContext, run: str, words: Sequence[str]) -> int:
+    """Run ``words``, by default a shell, inside the active run. Raises RunnerError."""
+    found = find_run(cli, run)
+    found.check_reachable()
+    if not found.state.alive:
+        status = found.state.status
+        resume = (
+            "" if status == RunStatus.FINISHED else f"resume it with `runner resume {run}`, or "
+        )
+        raise usage(
+            f"run '{run}' is not active (status: {status}), so it can't be entered; {resume}"
+            "open a shell without a run: `runner shell`"
+        )
+    if not words and not cli.is_terminal:
+        raise usage(f"a shell needs a terminal; give a command: `runner shell {run} -- nvidia-smi`")
+    return found.target.enter(run, tuple(words) or ("bash",))

@@ -2,7 +2,7 @@
 
 \b
   runner status             the newest run
-  runner status warm
+  runner status my_run
 """
 
 import click
@@ -20,9 +20,8 @@ def command(cli: CliContext, run: str | None, as_json: bool) -> int:
 
     from job.run_record import RunStatus
     from runner.jobs import RESUMABLE_JOBS
-    from runner.runs import endings
     from runner.runs.find import select_run
-    from runner.runs.table import rows
+    from runner.runs.table import limit_message, resume_message, rows
 
     found = select_run(cli, run)
     state = found.state
@@ -36,15 +35,12 @@ def command(cli: CliContext, run: str | None, as_json: bool) -> int:
     ):
         for line in found.source.output(state.run, 10):
             cli.info(f"  {line}")
-    if (limit := endings.limit_message(state.run, state.unfinished_reason)) and not state.is_copy:
+    if (limit := limit_message(state.run, state.unfinished_reason)) and not state.is_copy:
         cli.info(limit)
     elif (
         state.status in (RunStatus.LOST, RunStatus.FAILED, RunStatus.UNFINISHED)
         and state.job in RESUMABLE_JOBS
     ):
-        resume = f"runner resume {state.run}" + (" --target host" if state.is_copy else "")
-        cli.info(
-            f"`{resume}` resumes it from its newest checkpoint; "
-            f"`runner logs {state.run}` shows its log"
-        )
+        options = " --target host" if state.is_copy else ""
+        cli.info(resume_message(state.run, state.job, options))
     return 0

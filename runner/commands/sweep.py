@@ -19,10 +19,13 @@ from runner.cli_options import (
     DOLLARS,
     DRY_RUN,
     JSON,
+    NOTIFY,
     REGION,
     TIMEOUT,
+    TRACKER,
     YES,
     GpuSpec,
+    Integer,
 )
 from runner.console import CliContext
 
@@ -34,7 +37,7 @@ from runner.console import CliContext
     metavar="TARGET",
     default="host",
     show_default=True,
-    help="host, local or cloud.",
+    help="host, local, cloud or remote:BOX.",
     shell_complete=completion.targets,
 )
 @click.option(
@@ -44,7 +47,7 @@ from runner.console import CliContext
 )
 @click.option(
     "--max-parallel",
-    type=click.IntRange(1, 64),
+    type=Integer(1, 64),
     metavar="N",
     help="Trials to run at a time; by default 1, or 4 on Modal.",
 )
@@ -61,9 +64,13 @@ from runner.console import CliContext
 )
 @TIMEOUT
 @REGION
+@TRACKER
+@NOTIFY
 @DEVICE
 @click.option(
-    "--smoke/--no-smoke", default=True, help="Run a few steps of one trial first, or not."
+    "--smoke/--no-smoke",
+    default=True,
+    help="Run a few steps of one trial before the sweep (default), or skip this.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @DRY_RUN
@@ -71,37 +78,10 @@ from runner.console import CliContext
 @YES
 @click.pass_obj
 def command(
-    cli: CliContext,
-    file: str,
-    target: str,
-    name: str | None,
-    max_parallel: int | None,
-    budget: float | None,
-    gpus: Any,
-    timeout: float | None,
-    region: str | None,
-    device: str | None,
-    smoke: bool,
-    retry_failed: bool,
-    dry_run: bool,
-    as_json: bool,
-    yes: bool,
+    cli: CliContext, /, gpus: Any, timeout: float | None, region: str | None, **given: Any
 ) -> int:
     from runner.sweep.launch import SweepArguments, run_sweep
     from runner.targets.modal.options import parse_options
 
-    arguments = SweepArguments(
-        file,
-        target,
-        name,
-        max_parallel,
-        budget,
-        device,
-        smoke,
-        retry_failed,
-        dry_run,
-        as_json,
-        yes,
-        parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region),
-    )
-    return run_sweep(cli, arguments)
+    options = parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region)
+    return run_sweep(cli, SweepArguments(**given, target_options=options))

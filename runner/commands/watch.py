@@ -2,7 +2,7 @@
 
 \b
   runner watch              the newest run
-  runner watch warm
+  runner watch my_run
 
 q or Ctrl-C leaves the run running. The exit status is that of the run, or 130 if you
 leave before it ends. Without a terminal, the command prints a line every 10 seconds.
@@ -10,7 +10,7 @@ leave before it ends. Without a terminal, the command prints a line every 10 sec
 
 import click
 
-from runner.cli_options import JSON, RUN
+from runner.cli_options import JSON, RUN, Number
 from runner.console import CliContext
 
 
@@ -18,7 +18,7 @@ from runner.console import CliContext
 @RUN
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Number(0.1),
     metavar="SECONDS",
     help="Refresh interval in seconds.",
 )

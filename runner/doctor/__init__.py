@@ -1,43 +1,56 @@
-"""The checks of ``runner doctor``, in the order of the report: later ones build on earlier ones."""
+"""The checks of ``runner doctor``: their findings, and the context in which they look for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
 
-from runner.doctor import leftovers, modal, project, system
-from runner.doctor.base import Check, CheckContext, Finding, Fix
-
-__all__ = ["CHECKS", "FIXES", "CheckContext", "Finding", "examine", "repair"]
-
-CHECKS: tuple[Check, ...] = (
-    system.check_engine,
-    system.check_clock,
-    system.check_compose,
-    system.check_gpus,
-    system.check_torch,
-    project.check_dotenv,
-    system.check_volumes,
-    project.check_dockerfile,
-    project.check_recipes,
-    project.check_secrets,
-    leftovers.check_leftovers,
-    modal.check_modal,
-)
-
-FIXES: tuple[Fix, ...] = (
-    project.fix_dotenv,
-    system.fix_volumes,
-    leftovers.fix_leftovers,
-)
+from runner.system import System
 
 
-def examine(context: CheckContext) -> Iterator[Finding]:
-    """Run every check and yield its findings."""
-    for check in CHECKS:
-        yield from check(context)
+class Severity(StrEnum):
+    """The seriousness of a finding."""
+
+    OK = "ok"
+    NOTE = "note"  # good to know
+    WARNING = "warning"  # something will not work
+    ERROR = "error"  # must be fixed
 
 
-def repair(context: CheckContext) -> Iterator[str]:
-    """Run every fix and yield a line for each change."""
-    for fix in FIXES:
-        yield from fix(context)
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``remedy`` is a command or an edit."""
+
+    severity: Severity
+    message: str
+    remedy: str = ""
+    file: str | None = None
+    line: int | None = None
+
+
+ok = partial(Finding, Severity.OK)
+note = partial(Finding, Severity.NOTE)
+warning = partial(Finding, Severity.WARNING)
+failure = partial(Finding, Severity.ERROR)
+
+
+@dataclass
+class CheckContext:
+    """The checkout and the machine to examine."""
+
+    checkout: Path
+    environ: Mapping[str, str] = field(repr=False)
+
+    @cached_property
+    def machine(self) -> System:
+        """Return the programs and devices of this machine."""
+        return System(self.environ)
+
+    @cached_property
+    def has_torch(self) -> bool:
+        """Return whether torch is installed; importing it would take seconds."""
+        return find_spec("torch") is not None

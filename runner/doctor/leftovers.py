@@ -13,11 +13,11 @@ from job.format import byte_size
 from job.paths import VOLUMES
 from job.run_record import heartbeat_age, is_held
 from job.step_folders import LATEST, MANIFEST, PARTIAL, TEMPORARY_FILE
-from runner.doctor.base import CheckContext, Finding, Severity
+from runner.doctor import CheckContext, Finding, failure, note, warning
 from runner.project import volumes
 from runner.runs.store import is_active_locally, is_fresh
-from runner.transfer.checkpoints import REPLACED, find_incomplete, parse_manifest
 from runner.transfer.mapping import BLOCKS, PART
+from runner.transfer.plan import REPLACED, find_incomplete, parse_manifest
 
 # Without a lock that says otherwise, a younger file may still be in use.
 MIN_AGE_S = 3600.0
@@ -28,8 +28,7 @@ TEMPORARY_FOLDERS = (PARTIAL, REPLACED)
 def check_leftovers(context: CheckContext) -> Iterator[Finding]:
     """Report leftovers. Partial files of transfers are kept: the next transfer resumes them."""
     for path in _temporary_files(context):
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             f"{_name(context, path)} is left over from an interrupted job",
             "runner doctor --fix deletes it",
         )
@@ -38,8 +37,7 @@ def check_leftovers(context: CheckContext) -> Iterator[Finding]:
         parts = [path for path in _find(root, f".*{PART}") if _age(path) > MIN_AGE_S]
         if parts:
             size = byte_size(sum(path.stat().st_size for path in parts))
-            yield Finding(
-                Severity.NOTE,
+            yield note(
                 f"{volume}: {len(parts)} interrupted transfer{'s' * (len(parts) > 1)} ({size}), "
                 f"such as {_name(context, parts[0])}",
                 f"resume it: `runner pull {volume}`; or delete it and its {BLOCKS}",
@@ -52,10 +50,9 @@ def _check_run(context: CheckContext, run: _Run) -> Iterator[Finding]:
     name = run.folder.name
     for step in run.steps:
         if not _is_complete(run.folder / step):
-            yield Finding(
-                Severity.WARNING,
+            yield warning(
                 f"{_name(context, run.folder / step)} is damaged: a file is missing or has "
-                "another size",
+                "a different size",
                 f"resume from the checkpoint before it: `runner resume {name}`; or download it "
                 f"again: `runner pull checkpoints {name}`",
             )
@@ -67,7 +64,7 @@ def _check_run(context: CheckContext, run: _Run) -> Iterator[Finding]:
             else f"no intact checkpoint is on this machine; try `runner pull checkpoints {name}`"
         )
         message = f"{_name(context, run.folder / LATEST)} {problem}"
-        yield Finding(Severity.ERROR, message, remedy)
+        yield failure(message, remedy)
 
 
 def fix_leftovers(context: CheckContext) -> Iterator[str]:
@@ -152,7 +149,7 @@ def _find(root: Path, pattern: str) -> list[Path]:
 
 
 def _is_complete(step: Path) -> bool:
-    """Compare sizes only: hashing all checkpoints takes minutes, and a resume does it anyway."""
+    """Compare sizes only: hashing all checkpoints takes minutes, and resuming does it anyway."""
     try:
         manifest = parse_manifest((step / MANIFEST).read_bytes())
         sizes = {path.name: path.stat().st_size for path in step.iterdir()}

@@ -6,11 +6,10 @@ import json
 import sys
 from collections.abc import Iterator
 
-from runner.doctor.base import CheckContext, Finding, Severity
+from runner.doctor import CheckContext, Finding, failure, note, ok, warning
 from runner.errors import RunnerError
 from runner.project import INSTALLED, own_requirement, pip_install
-from runner.targets.modal.account import is_configured
-from runner.targets.modal.client import check_proxy, check_reachable
+from runner.targets.modal.client import NEW_TOKEN, check_proxy, check_reachable, is_configured
 
 TIMEOUT_S = 15.0  # Modal's client itself would try for a minute
 
@@ -19,57 +18,56 @@ def check_modal(context: CheckContext) -> Iterator[Finding]:
     """Check the token. None is fine, since everything else works without Modal."""
     try:
         if not is_configured(context.environ):
-            yield Finding(
-                Severity.NOTE,
+            yield note(
                 "no Modal token: `runner cloud` needs one, everything else works without",
-                "modal setup",
+                NEW_TOKEN,
             )
             return
         check_proxy(context.environ)
     except RunnerError as error:
         message, _, remedy = error.message.partition("; ")
-        yield Finding(Severity.ERROR, message, remedy)
+        yield failure(message, remedy)
         return
     try:
         check_reachable(context.environ)
     except RunnerError as error:
         message = error.message.partition(";")[0]
         remedy = "check the network; everything but `runner cloud` works without it"
-        yield Finding(Severity.WARNING, message, remedy)
+        yield warning(message, remedy)
         return
     yield from _check_account(context)
 
 
 def _check_account(context: CheckContext) -> Iterator[Finding]:
-    """Ask Modal in another process: it can be killed, and `modal` is not imported here."""
+    """Ask Modal in another process, which can be killed, and which alone imports `modal`."""
     python_path = f"{INSTALLED}:{context.environ.get('PYTHONPATH', '')}".rstrip(":")
     answer = context.machine.call(
-        [sys.executable, "-m", "runner.targets.modal.diagnose"],
+        [sys.executable, "-m", "runner.targets.modal.inspect"],
         timeout_s=TIMEOUT_S,
         extra_env={"PYTHONPATH": python_path},
     )
     if answer.code == 124:
         message = f"Modal did not answer within {TIMEOUT_S:.0f} s"
-        yield Finding(Severity.WARNING, message, "run `runner doctor` again later")
+        yield warning(message, "run `runner doctor` again later")
         return
     try:
         account = json.loads(answer.out)
     except ValueError:
         message = f"Modal's client failed: {answer.last_line}"
         remedy = pip_install("--upgrade", own_requirement("modal"))
-        yield Finding(Severity.WARNING, message, remedy)
+        yield warning(message, remedy)
         return
     if account["problem"]:
         message, _, remedy = account["problem"].partition("; ")
-        yield Finding(Severity.ERROR, message, remedy or "modal token new")
+        yield failure(message, remedy or NEW_TOKEN)
         return
-    yield Finding(Severity.OK, "Modal accepts the token")
+    yield ok("Modal accepts the token")
     for name, state in account["volumes"].items():
         if state == "exists":
-            yield Finding(Severity.OK, f"volume {name} exists on Modal")
+            yield ok(f"volume {name} exists on Modal")
         elif state == "missing":
             message = f"volume {name} does not exist on Modal yet; the first launch creates it"
-            yield Finding(Severity.NOTE, message)
+            yield note(message)
         else:
             volume = name.rpartition("-")[2]
-            yield Finding(Severity.WARNING, f"volume {name}: {state}", f"runner ls {volume}")
+            yield warning(f"volume {name}: {state}", f"runner ls {volume}")

@@ -14,10 +14,11 @@ from math import inf, isfinite
 from job.exit_status import ExitStatus
 from job.run_record import parse_record
 from runner.console import CliContext
-from runner.doctor.base import CheckContext
+from runner.doctor import CheckContext
 from runner.errors import RunnerError
-from runner.launch.arguments import LaunchArguments
+from runner.jobs import LaunchArguments
 from runner.launch.execute import launch
+from runner.launch.parse import load_recipe
 from runner.project import find_checkout
 from runner.request import as_arguments, smoke_overrides
 from runner.target import all_targets, open_target
@@ -57,6 +58,7 @@ def parity(cli: CliContext, recipe: str, yes: bool, as_json: bool = False) -> in
     Returns 1 if they differ by more than TOLERANCE. The runs are kept as ``parity-TIME-TARGET``.
     Raises RunnerError if a target fails, or if the user declines to pay for it (103).
     """
+    load_recipe([recipe], find_checkout(cli.cwd), cli.cwd)
     targets = available_targets(cli)
     if not targets:
         raise RunnerError(
@@ -93,7 +95,7 @@ def parity(cli: CliContext, recipe: str, yes: bool, as_json: bool = False) -> in
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Send what a job prints, such as its sample, to stderr: the comparison is the data."""
+    """Send a job's output, such as its sample, to stderr: the comparison is the data."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

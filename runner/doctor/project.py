@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from job.exit_status import RecipeError
 from job.recipe import load
-from runner.doctor.base import CheckContext, Finding, Severity
-from runner.project import dotenv_problems, recipes, secret_names
+from runner.doctor import CheckContext, Finding, Severity, failure, note, ok, warning
+from runner.home import copies, state_folder
+from runner.project import dotenv_problems, recipes, secret_names, volumes
+from runner.runs.store import is_active_locally
 from runner.targets.compose_project import write_settings, wrong_settings
 from runner.targets.modal.image import dockerfile_problems, parse_dockerfile
 
@@ -21,7 +25,7 @@ REQUIRED_SECRETS = {"wandb_project": "WANDB_API_KEY"}
 def check_dotenv(context: CheckContext) -> Iterator[Finding]:
     """Check that ``.env`` names the compose files and the user.
 
-    Without it, files in volumes/ would belong to another user, and containers would have no GPU.
+    Without it, files in volumes/ would belong to a different user, and containers would lack GPUs.
     """
     path = context.checkout / ".env"
     if not path.is_file():
@@ -31,19 +35,18 @@ def check_dotenv(context: CheckContext) -> Iterator[Finding]:
         return
     problems = dotenv_problems(context.checkout)
     for number, problem in problems:
-        yield Finding(Severity.ERROR, problem, "correct or delete the line", ".env", number)
+        yield failure(problem, "correct or delete the line", ".env", number)
     if problems:
         return
     names = wrong_settings(context.machine, context.checkout)
     if names:
-        yield Finding(
-            Severity.ERROR,
-            f".env has values of another machine or user: {', '.join(names)}",
+        yield failure(
+            f".env has values of a different machine or user: {', '.join(names)}",
             "runner doctor --fix",
             ".env",
         )
     else:
-        yield Finding(Severity.OK, ".env names the compose files and your user")
+        yield ok(".env names the compose files and your user")
 
 
 def fix_dotenv(context: CheckContext) -> Iterator[str]:
@@ -55,17 +58,15 @@ def check_dockerfile(context: CheckContext) -> Iterator[Finding]:
     """Find instructions that ``runner cloud`` would refuse; Docker accepts more than Modal."""
     path = context.checkout / DOCKERFILE
     if not path.is_file():
-        yield Finding(
-            Severity.ERROR, f"{DOCKERFILE} is missing", f"git checkout -- {DOCKERFILE}", DOCKERFILE
-        )
+        yield failure(f"{DOCKERFILE} is missing", f"git checkout -- {DOCKERFILE}", DOCKERFILE)
         return
     parsed = parse_dockerfile(path.read_text(encoding="utf-8", errors="replace"))
     problems = list(dockerfile_problems(context.checkout, parsed))
     for number, problem, remedy in problems:
         message = f"Modal cannot build this instruction: {problem}"
-        yield Finding(Severity.WARNING, message, remedy, DOCKERFILE, number)
+        yield warning(message, remedy, DOCKERFILE, number)
     if not problems:
-        yield Finding(Severity.OK, f"{DOCKERFILE}: Modal can build all {len(parsed)} instructions")
+        yield ok(f"{DOCKERFILE}: Modal can build all {len(parsed)} instructions")
 
 
 def check_recipes(context: CheckContext) -> Iterator[Finding]:
@@ -79,19 +80,17 @@ def check_recipes(context: CheckContext) -> Iterator[Finding]:
             for line in str(error).splitlines():
                 yield _recipe_finding(line.replace(f"{context.checkout}/", ""))
     if valid:
-        yield Finding(Severity.OK, f"recipes: {', '.join(valid)}")
+        yield ok(f"recipes: {', '.join(valid)}")
     elif not recipes(context.checkout):
-        yield Finding(
-            Severity.ERROR, "configs/ has no recipe", "git checkout -- configs", "configs"
-        )
+        yield failure("configs/ has no recipe", "git checkout -- configs", "configs")
 
 
 def _recipe_finding(message: str) -> Finding:
     where = re.match(r"([^:]+\.ya?ml)(?::(\d+))?: ", message)
     if where is None:
-        return Finding(Severity.ERROR, message)
+        return failure(message)
     number = int(where[2]) if where[2] else None
-    return Finding(Severity.ERROR, message[where.end() :], f"correct {where[1]}", where[1], number)
+    return failure(message[where.end() :], f"correct {where[1]}", where[1], number)
 
 
 def check_secrets(context: CheckContext) -> Iterator[Finding]:
@@ -108,10 +107,34 @@ def check_secrets(context: CheckContext) -> Iterator[Finding]:
                 continue
             secret = REQUIRED_SECRETS.get(match[1])
             if secret is not None and secret not in available:
-                yield Finding(
-                    Severity.WARNING,
+                yield warning(
                     f"{match[1]} needs {secret}, which is neither in the environment nor in .env",
                     f"add the line {secret}=... to .env",
                     name,
                     number,
                 )
+
+
+def check_home(context: CheckContext) -> Iterator[Finding]:
+    """Name the project folder and the folder of its volumes."""
+    home = state_folder(context.checkout)
+    where = "checkout" if home == context.checkout else "installed project"
+    yield ok(f"{where} {context.checkout}; volumes in {volumes(context.checkout, {}).data.parent}")
+    for copy in _earlier_copies(context):
+        message = f"{copy} is the code of an earlier version"
+        yield note(message, "runner doctor --fix deletes it if no run is active")
+
+
+def fix_home(context: CheckContext) -> Iterator[str]:
+    """Delete the code of earlier versions, unless an active run may use it."""
+    runs = volumes(context.checkout, context.environ).checkpoints.glob("*")
+    if any(is_active_locally(run) for run in runs):
+        return
+    for copy in _earlier_copies(context):
+        shutil.rmtree(copy)
+        yield f"deleted {copy}"
+
+
+def _earlier_copies(context: CheckContext) -> list[Path]:
+    home = state_folder(context.checkout)
+    return [c for c in sorted(copies(home)) if c != context.checkout and home != context.checkout]

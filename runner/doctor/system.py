@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from job.disk import free_bytes, nearest_there
+from job.disk import free_bytes, nearest_existing
 from job.format import byte_size
 from job.paths import VOLUMES
-from runner.doctor.base import CheckContext, Finding, Severity
+from runner.console import CliContext
+from runner.doctor import CheckContext, Finding, Severity, failure, note, ok, warning
 from runner.errors import RunnerError
 from runner.project import COMPOSE_FILE, GPU_COMPOSE_FILE, install_line, volumes
+from runner.target import known_boxes
 from runner.targets.compose_project import ComposeProject
+from runner.targets.remote.connection import BoxUnavailable, explain
+from runner.targets.remote.target import RemoteTarget
 
 # The oldest tested releases.
 MIN_ENGINE = 20
@@ -51,11 +55,10 @@ def check_engine(context: CheckContext) -> Iterator[Finding]:
             remedy += "; `runner host` works without it"
         yield Finding(severity, engine.problem, remedy)
         return
-    yield Finding(Severity.OK, f"Docker engine {engine.version}")
+    yield ok(f"Docker engine {engine.version}")
     major = engine.version.partition(".")[0]
     if major.isdecimal() and int(major) < MIN_ENGINE:
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             f"Docker engine {engine.version} is older than {MIN_ENGINE}",
             f"install a newer release: {ENGINE_URL}",
         )
@@ -69,8 +72,7 @@ def check_clock(context: CheckContext) -> Iterator[Finding]:
     if abs(difference) > MAX_CLOCK_ERROR_S:
         is_right = False
         direction = "ahead of" if difference > 0 else "behind"
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             f"the Docker engine's clock is {abs(difference):.0f} s {direction} this machine's",
             f"{remedy}; restart Docker Desktop",
         )
@@ -78,14 +80,13 @@ def check_clock(context: CheckContext) -> Iterator[Finding]:
     newest = max(records, key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None and newest.stat().st_mtime > time.time() + MAX_CLOCK_ERROR_S:
         is_right = False
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             f"run '{newest.parent.name}' has a time in the future: the clock of this machine is "
             "wrong, or was when the run started",
             remedy,
         )
     if is_right:
-        yield Finding(Severity.OK, f"clock: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}")
+        yield ok(f"clock: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}")
 
 
 def check_compose(context: CheckContext) -> Iterator[Finding]:
@@ -93,12 +94,11 @@ def check_compose(context: CheckContext) -> Iterator[Finding]:
     names = (COMPOSE_FILE, GPU_COMPOSE_FILE)
     missing = [name for name in names if not (context.checkout / name).is_file()]
     for name in missing:
-        yield Finding(Severity.ERROR, f"{name} is missing", f"git checkout -- {name}", file=name)
+        yield failure(f"{name} is missing", f"git checkout -- {name}", file=name)
     if context.machine.program("docker") is None:
         return
     if context.machine.compose is None:
-        yield Finding(
-            Severity.ERROR,
+        yield failure(
             "Docker is installed without Compose",
             f"install the package docker-compose-plugin: {COMPOSE_URL}",
         )
@@ -106,22 +106,42 @@ def check_compose(context: CheckContext) -> Iterator[Finding]:
     version = context.machine.compose_version
     if _version(version) < MIN_COMPOSE:
         oldest = ".".join(map(str, MIN_COMPOSE))
-        yield Finding(
-            Severity.WARNING,
-            f"Compose {version} is older than {oldest}",
-            f"install a newer release: {COMPOSE_URL}",
+        yield warning(
+            f"Compose {version} is older than {oldest}", f"install a newer release: {COMPOSE_URL}"
         )
     else:
-        yield Finding(Severity.OK, f"Compose {version} ({' '.join(context.machine.compose)})")
+        yield ok(f"Compose {version} ({' '.join(context.machine.compose)})")
     if missing:
         return
     try:
         services = ComposeProject(context.machine, context.checkout).services
     except RunnerError as error:
         message = error.message.partition(";")[0]
-        yield Finding(Severity.ERROR, message, "docker compose config", file=COMPOSE_FILE)
+        yield failure(message, "docker compose config", file=COMPOSE_FILE)
     else:
-        yield Finding(Severity.OK, f"Compose services: {', '.join(services)}")
+        yield ok(f"Compose services: {', '.join(services)}")
+
+
+def check_boxes(context: CheckContext) -> Iterator[Finding]:
+    """Check the engine, image and disk of the remote machines that this checkout has used."""
+    cli = CliContext(environ=dict(context.environ), cwd=context.checkout, terminal=False)
+    for box in known_boxes(context.checkout):
+        target = RemoteTarget(cli, context.checkout, box)
+        try:
+            engine = target.system.engine
+            if engine.problem:
+                raise RunnerError(explain(box, engine.problem))
+            image = "image built" if target.any_image == target.image else "image not built yet"
+            gpus = f"{target.gpus} GPU{'s' * (target.gpus != 1)}"
+            yield ok(f"remote:{box}: Docker engine {engine.version}, {gpus}, {image}")
+            free = target.free_bytes()
+        except (RunnerError, BoxUnavailable) as error:
+            message, _, remedy = str(error).partition("; ")
+            yield warning(f"remote:{message}", remedy)
+            continue
+        if free is not None:
+            message = f"{byte_size(free)} free on the disk of remote:{box}"
+            yield _disk_finding(free, message, "`docker system prune` there")
 
 
 def check_gpus(context: CheckContext) -> Iterator[Finding]:
@@ -130,66 +150,59 @@ def check_gpus(context: CheckContext) -> Iterator[Finding]:
     if not machine.gpus:
         is_mac = sys.platform == "darwin" and platform.machine() == "arm64"
         device = "mps" if is_mac else "cpu"
-        yield Finding(Severity.NOTE, f"no NVIDIA GPU; jobs on this machine run on {device}")
+        yield note(f"no NVIDIA GPU; jobs on this machine run on {device}")
         return
     counts = ", ".join(f"{number} x {name}" for name, number in Counter(machine.gpus).items())
-    yield Finding(Severity.OK, f"GPUs: {counts}")
+    yield ok(f"GPUs: {counts}")
     if machine.engine.problem:
         return
     if machine.engine_gives_gpus:
         yield _check_gpu_container(context, len(machine.gpus))
     else:
-        yield Finding(
-            Severity.WARNING,
+        yield warning(
             "Docker has no access to the GPUs; containers run on the CPU",
             f"install the NVIDIA container toolkit ({TOOLKIT_URL}), then `runner doctor --fix`",
         )
 
 
 def _check_gpu_container(context: CheckContext, count: int) -> Finding:
-    """Run nvidia-smi in the image: an installed toolkit may lack rights or fit another driver."""
+    """Run nvidia-smi in the image: the toolkit may lack rights or fit a different driver."""
     try:
         image = ComposeProject(context.machine, context.checkout).built_image("train")
     except RunnerError:  # check_compose reports it
         image = None
     if image is None:
-        return Finding(
-            Severity.OK,
-            "Docker has the NVIDIA container toolkit; build the image to test it with a GPU",
-        )
+        return ok("Docker has the NVIDIA container toolkit; build the image to test it with a GPU")
     options = ["--rm", "--gpus", "all", "--network", "none", "--entrypoint", "nvidia-smi"]
     answer = context.machine.call(
         ["docker", "run", *options, image, "-L"], timeout_s=GPU_CONTAINER_TIMEOUT_S
     )
     visible = sum(line.startswith("GPU ") for line in answer.out.splitlines())
     if answer.code or not visible:
-        return Finding(
-            Severity.ERROR,
+        return failure(
             "Docker has the NVIDIA container toolkit, but a container sees no GPU: "
             + answer.last_line,
             "sudo nvidia-ctk runtime configure --runtime=docker, then restart Docker "
             f"({TOOLKIT_URL})",
         )
     if visible < count:
-        return Finding(
-            Severity.WARNING,
+        return warning(
             f"a container sees {visible} of {count} GPUs",
             "compare `nvidia-smi -L` with `docker info`",
         )
-    return Finding(Severity.OK, f"a container sees {visible} GPU{'s' * (visible > 1)}")
+    return ok(f"a container sees {visible} GPU{'s' * (visible > 1)}")
 
 
 def check_torch(context: CheckContext) -> Iterator[Finding]:
     """Check that ``runner host`` can train. The container has its own torch."""
     if not context.has_torch:
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "torch is not installed in this Python: `runner host` cannot train, but "
             "`runner local` can",
             install_line("train"),
         )
     elif not context.machine.gpus:
-        yield Finding(Severity.OK, "torch is installed: `runner host` can train")
+        yield ok("torch is installed: `runner host` can train")
     else:
         yield _check_torch_gpus(context)
 
@@ -200,7 +213,7 @@ def _check_torch_gpus(context: CheckContext) -> Finding:
     answer = context.machine.call([sys.executable, "-c", code], timeout_s=IMPORT_TIMEOUT_S)
     if answer.code != 0:
         message = f"torch cannot be imported: {answer.last_line}"
-        return Finding(Severity.ERROR, message, install_line("train"))
+        return failure(message, install_line("train"))
     count, version, cuda = answer.out.split()
     if int(count) == 0:
         reason = (
@@ -208,13 +221,12 @@ def _check_torch_gpus(context: CheckContext) -> Finding:
             if cuda == "None"
             else f"the driver may be too old for CUDA {cuda}"
         )
-        return Finding(
-            Severity.WARNING,
+        return warning(
             f"torch {version} sees no GPU ({reason}): `runner host` trains on the CPU",
             f"{sys.executable} -m pip install --force-reinstall torch, or update the NVIDIA driver",
         )
     gpus = f"{count} GPU{'s' * (int(count) > 1)}"
-    return Finding(Severity.OK, f"torch {version} sees {gpus}: `runner host` trains on cuda")
+    return ok(f"torch {version} sees {gpus}: `runner host` trains on cuda")
 
 
 def check_volumes(context: CheckContext) -> Iterator[Finding]:
@@ -222,12 +234,9 @@ def check_volumes(context: CheckContext) -> Iterator[Finding]:
     for folder in _default_folders(context):
         name = folder.relative_to(context.checkout).as_posix()
         if not folder.is_dir():
-            yield Finding(
-                Severity.NOTE, f"{name} does not exist yet; the first job creates it", "", name
-            )
+            yield note(f"{name} does not exist yet; the first job creates it", "", name)
         elif not os.access(folder, os.W_OK):  # Docker creates missing folders as root
-            yield Finding(
-                Severity.ERROR,
+            yield failure(
                 f"no permission to write to {name}",
                 f'sudo chown -R "$(id -u):$(id -g)" {name}',
                 name,
@@ -242,19 +251,20 @@ def _check_other_disks(context: CheckContext) -> Iterator[Finding]:
     """Check disks that CHECKPOINTS_PATH and the like, or a mount, use for a volume."""
     checked = {context.checkout.stat().st_dev}
     for name in VOLUMES:
-        path = nearest_there(getattr(volumes(context.checkout, context.environ), name))
+        path = nearest_existing(getattr(volumes(context.checkout, context.environ), name))
         disk = path.stat().st_dev
         if disk not in checked:
             checked.add(disk)
             free = free_bytes(path)
             message = f"{byte_size(free)} free on the disk of {name}, {path}"
-            remedy = f"free space in {path}, or set {name.upper()}_PATH to a folder on another disk"
+            variable = f"{name.upper()}_PATH"
+            remedy = f"free space in {path}, or set {variable} to a folder on a different disk"
             yield _disk_finding(free, message, remedy)
 
 
 def _disk_finding(free: int, message: str, remedy: str) -> Finding:
     if free >= LOW_DISK_BYTES:
-        return Finding(Severity.OK, message)
+        return ok(message)
     severity = Severity.ERROR if free < FULL_DISK_BYTES else Severity.WARNING
     return Finding(severity, message, remedy)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.format import describe_result, runner_command
+from job.run_record import RunRecord, RunStatus, how_it_ended
+from job.step_folders import sha256
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, usage
-from runner.launch.arguments import LaunchArguments
-from runner.launch.finished import finished_record, show_finished
+from runner.jobs import LaunchArguments
 from runner.launch.parse import NO_OPTIONS, read_request
-from runner.launch.parse_command import command_request, warn_shared_paths
-from runner.launch.parse_experiment import experiment_request
-from runner.plan import Plan
-from runner.planning.show import show
+from runner.launch.parse_command import command_request, experiment_request, warn_shared_paths
+from runner.plan import Plan, TargetState
 from runner.project import find_checkout
 from runner.request import CommandRequest, Request, TargetOptions
-from runner.runs.divergence import locate_missing_run
-from runner.runs.endings import exit_message, runner_status
+from runner.runs.find import locate_missing_run
+from runner.runs.store import listing
+from runner.runs.table import exit_message, runner_status
 from runner.signals import release_signals
 from runner.target import LaunchHandle, RunInfo, Target, open_target
 
@@ -31,6 +34,7 @@ def launch(
     """Check, plan, show, start and follow."""
     checkout = find_checkout(cli.cwd)
     target = open_target(target_name, cli, checkout)
+    target.connect()
     request = build_request(cli, target, arguments, checkout, options)
     return run_request(cli, target, request, arguments)
 
@@ -59,13 +63,14 @@ def run_request(
     cli: CliContext, target: Target, request: Request, arguments: LaunchArguments
 ) -> ExitStatus:
     """Plan, show, confirm, start and follow; show a finished run instead of starting it again."""
+    request = replace(request, access=arguments.access, tags=arguments.tags)
     state = target.inspect(request)
     record = finished_record(request, state)
     if record is not None and request.experiment is not None:
         return show_finished(cli, target, request, record)
     plan = target.plan(request, state)
     if record is not None and plan.question is not None and not arguments.dry_run:
-        # A free target lets the trainer show the finished run; on this one a start costs money.
+        # A free target lets the trainer show the finished run; on this one starting costs money.
         return show_finished(cli, target, request, record)
     if arguments.dry_run and arguments.as_json:
         cli.json(plan.to_json())
@@ -75,6 +80,7 @@ def run_request(
         return ExitStatus.DONE
     if isinstance(request, CommandRequest):
         warn_shared_paths(cli, target, request)
+    target.check_configured()
     confirm(cli, plan.question, arguments.yes)
     if plan.detach:
         return _report_detached(cli, target.start(plan), arguments.as_json)
@@ -142,3 +148,92 @@ def _recorded_state(target: Target, plan: Plan, started: LaunchHandle) -> RunInf
         state is not None and state.ended is not None and state.ended >= started.started
     )
     return state if belongs_to_attempt else None
+
+
+def finished_record(request: Request, state: TargetState) -> RunRecord | None:
+    """Return the record of a run that has nothing left to do, else None."""
+    record = state.run.record
+    if record is None or record.status != RunStatus.FINISHED:
+        return None
+    if request.experiment is not None:
+        return record
+    if request.job.name != "train" or request.settings is None:
+        return None
+    return record if record.step >= request.settings.train.max_steps else None
+
+
+def show_finished(
+    cli: CliContext, target: Target, request: Request, record: RunRecord
+) -> ExitStatus:
+    """Print the newest sample or the result, or the record with --json, and how to run it again."""
+    if request.experiment is not None:
+        file = request.experiment.file
+        cli.info(
+            f"run '{record.name}' already finished with these parameters: "
+            f"{describe_result(record.result)}"
+        )
+        if record.file.get("sha256") not in (None, sha256(file)):
+            cli.warn(f"{file.name} has changed since; the result is that of the earlier file")
+        again = ["run", str(file), *request.experiment.words]
+    else:
+        cli.info(how_it_ended(request.run, record))
+        path = getattr(request, "recipe", None)
+        recipe = record.recipe or "RECIPE"
+        if path is not None and path.is_file():  # the run's own may be on the target alone
+            recipe = str(path.relative_to(cli.cwd) if path.is_relative_to(cli.cwd) else path)
+        again = [recipe, *request.overrides]
+    if request.as_json:
+        cli.json(asdict(record))
+    elif request.experiment is None:
+        files = target.files("checkpoints")
+        entries = listing(files, f"{request.run}/samples")
+        samples = sorted(entry.path for entry in entries if entry.path.endswith(".txt"))
+        if samples:
+            cli.info(f"its newest sample ({samples[-1]}):")
+            cli.write(files.read(samples[-1]).decode(errors="replace"))
+    words = shlex.join([*again, "--name", f"{record.name}-2"])
+    cli.info(f"nothing was started; to train again: `{runner_command(target.name)} {words}`")
+    return ExitStatus.DONE
+
+
+def show(plan: Plan, cli: CliContext) -> None:
+    """Print the plan."""
+    cli.print_rows(rows(plan))
+
+
+def rows(plan: Plan) -> list[tuple[str, str]]:
+    """Return the names and values of the table, without empty ones."""
+    process, detached = plan.process, ", detached" if plan.detach else ""
+    one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
+    found = [
+        ("run", f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{detached})"),
+        ("does", "; ".join(plan.steps)),
+        ("recipe", plan.recipe or ""),
+        ("changed", " ".join(plan.overrides)),
+        ("command", shlex.join(process.command)),
+        ("image", _image(plan)),
+        ("device", process.device or ""),
+        ("processes", f"{process.gpus}, one per GPU" if one_per_gpu else ""),
+        ("volumes", "\n".join(_volumes(plan))),
+        ("secrets", ", ".join(process.secrets)),
+        *plan.extra_rows,
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _image(plan: Plan) -> str:
+    if plan.image is None:
+        return ""
+    return plan.image.name + ("" if plan.image.is_built else " (not built yet)")
+
+
+def _volumes(plan: Plan) -> list[str]:
+    lines = []
+    for volume in plan.volumes:
+        line = (
+            f"{volume.name}: {volume.remote or volume.host_path.removeprefix(f'{plan.checkout}/')}"
+        )
+        if plan.image is not None:
+            line += f" → {volume.container_path}{'' if volume.writable else ' (read-only)'}"
+        lines.append(line)
+    return lines

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from job.pretrained import FINEWEB
-from job.run_record import RUN_NAME
+from job.pretrained import FINEWEB, GPT2, HUB
+from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
-from runner.jobs import JOBS, Job
-from runner.launch.arguments import LaunchArguments
-from runner.paths import absolute, path_in, replace_path
-from runner.project import is_pipeline, is_sweep, recipes
+from runner.jobs import JOBS, Job, LaunchArguments
+from runner.paths import absolute, is_missing, is_path, literal_prefix, path_in, replace_path
+from runner.project import explain_config, find_config, recipes, unknown_config
 from runner.request import (
     BenchmarkRequest,
+    ChatRequest,
     EvaluateRequest,
     ExportRequest,
     PrepareRequest,
     Request,
     SampleRequest,
+    ServeRequest,
     TargetOptions,
     TrainRequest,
 )
-from runner.runs.store import recipe_of, run_names
+from runner.runs.store import NO_RUNS, recipe_of, run_names
 from runner.target import VolumeFiles
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -42,58 +46,107 @@ def read_request(
     """Check the arguments and read the recipe.
 
     ``files`` is the target's checkpoints volume, None if it can't be read. Raises RunnerError or
-    RecipeError, exit code 2, for a mistake; NoSuchRun, 102, for a run that is missing.
+    RecipeError, exit status 2, for a mistake; NoSuchRun, 102, for a run that is missing.
     """
-    known = recipes(checkout)
-    job = JOBS[arguments.job]
+    job, common = JOBS[arguments.job], common_options(arguments, options)
+    if job.takes_model:
+        return _model_request(arguments, cwd, files, common)
+    known = recipes(checkout, cwd)
     published = [FINEWEB] if job.name == "prepare" else []
-    parsed = classify_args(
-        arguments.words, [*known, *published], lambda: run_names(files) if files is not None else []
-    )
+
+    def explain(word: str) -> str:
+        if files is not None and word in run_names(files):
+            return f"'{word}' is a run, not a job or a recipe; use --name {word}"
+        return explain_config(word, checkout, cwd)
+
+    parsed = classify_args(arguments.words, [*known, *published], explain)
     overrides = tuple(_with_absolute_path(override, cwd) for override in parsed.overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
     if parsed.recipe in published and parsed.recipe not in known:
-        return _download_request(arguments, job, FINEWEB, overrides, options)
+        return _download_request(arguments, job, FINEWEB, overrides, common)
     if job.reads_recipe:
         path = find_recipe(parsed.recipe, known, checkout, cwd)
-        return _recipe_request(arguments, job, overrides, path, cwd, options)
+        overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
+        return _recipe_request(arguments, job, overrides, path, checkout, cwd, common)
     if job.is_benchmark:
-        return _benchmark_request(arguments, job, parsed, options)
+        return _benchmark_request(arguments, job, parsed, common)
     name = arguments.name
     if name is None and parsed.recipe is not None:
         from job.recipe import load
 
         name = load(find_recipe(parsed.recipe, known, checkout, cwd)).name
     run = find_run_name(name, files) if files is not None else name or ""
-    common: dict[str, Any] = {
-        "run": run,
-        "overrides": overrides,
-        "settings": recipe_of(files, run, overrides) if files is not None else None,
+    settings = recipe_of(files, run, overrides) if files is not None else None
+    common |= {"run": run, "overrides": overrides, "settings": settings}
+    output, questions = arguments.output, arguments.multiple_choice
+    match job.name:
+        case "evaluate":
+            file = _questions_file(questions, cwd) if questions else None
+            if questions and arguments.task:
+                raise usage("--task and --multiple-choice are two evaluations; remove one of them")
+            return EvaluateRequest(**common, multiple_choice=file, task=arguments.task)
+        case "export":
+            folder = (cwd / Path(output).expanduser()).absolute() if output else None
+            return ExportRequest(**common, output=folder, push=arguments.push)
+        case _:
+            return SampleRequest(**common)
+
+
+def common_options(arguments: LaunchArguments, options: TargetOptions) -> dict[str, Any]:
+    """Return the fields that the requests of all jobs have."""
+    return {
         "device": arguments.device,
         "detach": arguments.detach,
         "as_json": arguments.as_json,
         "target_options": options,
     }
-    output, questions = arguments.output, arguments.multiple_choice
-    match job.name:
-        case "evaluate":
-            file = _questions_file(questions, cwd) if questions else None
-            return EvaluateRequest(**common, multiple_choice=file)
-        case "export":
-            folder = (cwd / Path(output).expanduser()).absolute() if output else None
-            return ExportRequest(**common, output=folder)
-        case _:
-            return SampleRequest(**common)
+
+
+def _model_request(
+    arguments: LaunchArguments, cwd: Path, files: VolumeFiles | None, common: dict[str, Any]
+) -> Request:
+    """Return the request of a job whose positional argument is a run, a folder or a Hub model."""
+    names, words = split_overrides(arguments.words)
+    overrides = tuple(words)
+    if len(given := [*names, *([arguments.name] if arguments.name else [])]) > 1:
+        raise usage(f"two models, '{given[0]}' and '{given[1]}'; name one")
+    name, model = given[0] if given else None, None
+    known = run_names(files) if files is not None else [name]
+    if name is not None and name not in known and not arguments.name:
+        folder = (cwd / Path(name).expanduser()).absolute()
+        is_folder = (folder / "config.json").is_file()
+        if is_folder or name in GPT2 or name.startswith(HUB):
+            name, model = None, str(folder) if is_folder else name
+    run = ""
+    if model is None:
+        run = find_run_name(name, files) if files is not None else name or ""
+    settings = recipe_of(files, run, overrides) if files is not None and run else None
+    common |= {"run": run, "model": model, "overrides": overrides, "settings": settings}
+    if arguments.job == "chat":
+        file = absolute(arguments.prompt_file, cwd) if arguments.prompt_file else None
+        return ChatRequest(**common, prompt_file=file)
+    return ServeRequest(**common, host=arguments.host, port=arguments.port)
 
 
 def check_run_name(name: str) -> None:
-    """Raise RunnerError, exit code 2, for a name that can't be a folder on every target."""
-    if not RUN_NAME.fullmatch(name):
-        raise usage(
-            f"{name!r} is not a valid run name; use up to 100 letters, digits, '.', '_' and '-', "
-            "starting with a letter or a digit"
-        )
+    """Raise RunnerError, exit status 2, for a name that can't be a folder on every target."""
+    if not is_run_name(name):
+        raise usage(invalid_run_name(name))
+
+
+def load_recipe(words: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
+    """Return the recipe that ``words`` name, with its overrides, for a command that takes no job.
+
+    Raises RunnerError or RecipeError, exit status 2.
+    """
+    from job.recipe import load
+
+    known = recipes(checkout, cwd)
+    parsed = classify_args(
+        words, known, lambda word: explain_config(word, checkout, cwd), takes_job=False
+    )
+    return load(find_recipe(parsed.recipe, known, checkout, cwd), parsed.overrides)
 
 
 def find_recipe(name: str | None, known: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
@@ -104,47 +157,37 @@ def find_recipe(name: str | None, known: Mapping[str, Path], checkout: Path, cwd
     name = name or DEFAULT_RECIPE
     if name in known:
         return known[name]
-    paths = [folder / Path(name).expanduser() for folder in (cwd, checkout)]
-    if any(map(is_sweep, paths)):
-        raise usage(f"{name} is a sweep; run `runner sweep {name}`")
-    if any(map(is_pipeline, paths)):
-        raise usage(f"{name} is a pipeline; run `runner host pipeline {name}`, `local` or `cloud`")
-    for path in paths:
-        if path.is_file():
-            return path.resolve()
-    hint = did_you_mean(Path(name).stem, known) or "; `ls configs` shows the recipes"
-    raise usage(f"no recipe {name}{hint}")
+    if mistake := explain_config(name, checkout, cwd):
+        raise usage(mistake)
+    path = find_config(name, checkout, cwd)
+    if path is None:
+        raise usage(unknown_config("recipe", name, known))
+    return path
 
 
 def find_run_name(name: str | None, files: VolumeFiles) -> str:
     """Return ``name`` if that run exists, or the newest run with a recipe for None.
 
-    Raises RunnerError, exit code 102.
+    Raises RunnerError, exit status 102.
     """
     names = run_names(files, with_recipe=name is None)
     if name is None and not names:
         raise not_found("no trained run yet; `runner host` or `runner local` trains the first one")
     if name is not None and name not in names:
         hint = did_you_mean(name, names) or "; `runner runs` lists the runs"
-        raise NoSuchRun(name, f"no run '{name}'{hint}")
+        raise NoSuchRun(name, f"no run '{name}'{hint if names else f' ({NO_RUNS})'}")
     return name or names[0]
 
 
 def _benchmark_request(
-    arguments: LaunchArguments, job: Job, parsed: ParsedArgs, options: TargetOptions
+    arguments: LaunchArguments, job: Job, parsed: ParsedArgs, common: dict[str, Any]
 ) -> Request:
     for word in (parsed.recipe, *parsed.overrides):
         if word is not None:
             raise usage(f"{job.name} measures the device and takes no recipe; remove {word}")
     name = arguments.name or job.name
     check_run_name(name)
-    return BenchmarkRequest(
-        run=name,
-        device=arguments.device,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=options,
-    )
+    return BenchmarkRequest(run=name, **common)
 
 
 def _download_request(
@@ -152,7 +195,7 @@ def _download_request(
     job: Job,
     dataset: str,
     overrides: tuple[str, ...],
-    options: TargetOptions,
+    common: dict[str, Any],
 ) -> Request:
     source = [f"--source {arguments.source}"] if arguments.source else []
     if wrong := [*overrides, *source]:
@@ -163,13 +206,7 @@ def _download_request(
     run = arguments.name or f"{job.name}-{dataset}"
     check_run_name(run)
     return PrepareRequest(
-        run=run,
-        published=dataset,
-        shards=arguments.shards,
-        force=arguments.force,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=options,
+        run=run, published=dataset, shards=arguments.shards, force=arguments.force, **common
     )
 
 
@@ -178,26 +215,25 @@ def _recipe_request(
     job: Job,
     overrides: tuple[str, ...],
     path: Path,
+    checkout: Path,
     cwd: Path,
-    options: TargetOptions,
+    common: dict[str, Any],
 ) -> Request:
-    from job.recipe import load
+    from job.recipe import load, source_problem
 
     settings = load(path, overrides)
+    if problem := source_problem(arguments.source or ""):
+        raise usage(f"--source: {problem}")
+    overrides += _paths_in(settings, overrides, (path.parent, cwd), checkout)
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)
-    common: dict[str, Any] = {
-        "run": run,
-        "recipe": path,
-        "overrides": overrides,
-        "settings": settings,
-        "detach": arguments.detach,
-        "as_json": arguments.as_json,
-        "target_options": options,
-    }
+    common |= {"run": run, "recipe": path, "overrides": overrides, "settings": settings}
+    text = arguments.source or settings.data.source
+    if text and is_missing(text, (path.parent, cwd, checkout)):
+        common["missing_source"] = text
     if job.name == "train":
-        return TrainRequest(**common, gpus=arguments.gpu or 1, device=arguments.device)
+        return TrainRequest(**common, gpus=arguments.gpu or 1)
     source = absolute(arguments.source, cwd) if arguments.source else None
     return PrepareRequest(**common, source=source, shards=arguments.shards, force=arguments.force)
 
@@ -217,6 +253,34 @@ def _with_absolute_path(override: str, cwd: Path) -> str:
     return override if path is None else replace_path(override, absolute(path, cwd))
 
 
+def _paths_in(
+    settings: Recipe, overrides: Sequence[str], folders: Sequence[Path], checkout: Path
+) -> tuple[str, ...]:
+    """Return overrides that make the recipe's own paths absolute, so that every target finds them.
+
+    A path in a recipe is relative to its folder or to the user's; the job itself finds a path that
+    is relative to the checkout.
+    """
+    from job.arguments import is_overridden
+
+    values = {
+        "data.source": settings.data.source,
+        "train.init_from": settings.train.init_from,
+        "sample.prompt": settings.sample.prompt,
+    }
+    found = []
+    for key, value in values.items():
+        setting = f"{key}={value or ''}"
+        path = path_in(setting)
+        if path is None or is_overridden(key, overrides):
+            continue
+        paths = [Path(absolute(path, folder)) for folder in folders]
+        existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
+        if existing and (Path(path).is_absolute() or existing[0] != checkout / path):
+            found.append(replace_path(setting, str(existing[0])))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class ParsedArgs:
     """The positional arguments by kind; ``recipe`` is a path or a name in configs/, as typed."""
@@ -226,13 +290,16 @@ class ParsedArgs:
 
 
 def classify_args(
-    words: Sequence[str], recipes: Collection[str], runs: Callable[[], Collection[str]] = tuple
+    words: Sequence[str],
+    recipes: Collection[str],
+    explain: Callable[[str], str],
+    takes_job: bool = True,
 ) -> ParsedArgs:
     """Tell the recipe from the overrides, in any order.
 
     A word with ``=`` is an override; a path or one of the names in ``recipes`` is the recipe.
-    ``runs`` returns the names of the runs, for a hint. Raises RunnerError, exit code 2, for any
-    other word and for a second recipe.
+    ``explain`` returns the error for a word that names something else, or ''. Raises RunnerError,
+    exit status 2, for any other word and for a second recipe.
     """
     if spaced := spaced_setting(words):
         raise usage(f"'{spaced[0]}' has spaces around the =; write {spaced[1]}")
@@ -241,12 +308,12 @@ def classify_args(
         if word in JOBS:
             raise usage(f"'{word}' is a second job; start one job after the other")
         if word.endswith(".py"):
-            raise usage(f"{word} is an experiment, not a recipe; use `run {word}`")
-        if word not in recipes and not looks_like_path(word):
+            raise usage(f"{word} is an experiment, not a recipe; use `runner host run {word}`")
+        if word not in recipes and not is_path(word):
             before = words[max(0, words.index(word) - 1)]
             if before.endswith("="):
                 raise usage(f"'{before} {word}' has spaces around the =; write {before}{word}")
-            raise usage(_unknown_word(word, recipes, runs()))
+            raise usage(explain(word) or _unknown_word(word, recipes, takes_job))
     if len(names) > 1:
         raise usage(f"two recipes, '{names[0]}' and '{names[1]}'; a run has one")
     return ParsedArgs(names[0] if names else None, tuple(overrides))
@@ -267,14 +334,9 @@ def spaced_setting(words: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def looks_like_path(word: str) -> bool:
-    """Return True if the word can only be a file: it names a folder or ends in .yaml or .yml."""
-    return "/" in word or "\\" in word or word.endswith((".yaml", ".yml"))
-
-
-def _unknown_word(word: str, recipes: Collection[str], runs: Collection[str]) -> str:
-    if word in runs:
-        return f"'{word}' is a run, not a job or a recipe; use --name {word}"
+def _unknown_word(word: str, recipes: Collection[str], takes_job: bool) -> str:
+    if not takes_job:
+        return unknown_config("recipe", word, recipes)
     if hint := did_you_mean(word, [*JOBS, "run", *recipes]):
         return f"'{word}' is not a job or a recipe{hint}"
     names = ", ".join(sorted(recipes)) or "none"

@@ -1,23 +1,33 @@
-"""Build the request for a user's command: its options, and the words after --."""
+"""Build the requests for the user's own code: a command after --, and ``run FILE [key=value ...]``.
+
+The user's file is not imported.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 
+from job.compatibility import other_experiment
+from job.run_record import is_run_name
+from job.signature import ExperimentError, read_signature
+from job.typed_json import read_object
 from runner.console import CliContext
-from runner.errors import usage
-from runner.jobs import COMMAND
-from runner.launch.arguments import LaunchArguments
-from runner.launch.parse import NO_OPTIONS, check_run_name
+from runner.errors import did_you_mean, usage
+from runner.jobs import COMMAND, LaunchArguments
+from runner.launch.parse import NO_OPTIONS, check_run_name, common_options, split_overrides
+from runner.planning.metric_presets import read_metrics
+from runner.project import find_checkout
 from runner.request import (
     CommandRequest,
+    Experiment,
+    ExperimentRequest,
     TargetOptions,
     UserCommand,
     command_from_record,
@@ -25,7 +35,7 @@ from runner.request import (
     read_persist_options,
     run_name,
 )
-from runner.runs.store import listing
+from runner.runs.store import listing, record_of
 from runner.target import Target, VolumeFiles
 
 NO_SETUP = "none"  # as --setup: ignore the folder's requirements.txt
@@ -39,7 +49,7 @@ def command_request(
     files: VolumeFiles | None,
     options: TargetOptions = NO_OPTIONS,
 ) -> CommandRequest:
-    """Check the arguments of a command. Raises RunnerError, exit code 2.
+    """Check the arguments of a command. Raises RunnerError, exit status 2.
 
     ``files`` is the target's checkpoints volume, None if it can't be read.
     """
@@ -56,24 +66,22 @@ def command_request(
         persist=read_persist_options(arguments.persist, folder),
         resume_with=arguments.resume_with or "",
         resume_if=arguments.resume_if,
+        metrics=read_metrics(arguments.metric, folder, arguments.command),
     )
+    script = command.script
+    if script is not None and not (folder / script).exists():
+        files_here = [path.name for path in folder.glob(f"*{Path(script).suffix}")]
+        raise usage(f"{script} does not exist in {folder}{did_you_mean(script, files_here)}")
     if arguments.name is not None:
         check_run_name(arguments.name)
     run, hint = arguments.name or run_name(folder, command.words), ""
     if files is not None:
         run, hint = name_for(command, arguments.name, files)
-    return CommandRequest(
-        run=run,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=options,
-        command=command,
-        hint=hint,
-    )
+    return CommandRequest(run=run, command=command, hint=hint, **common_options(arguments, options))
 
 
 def setup_lines(arguments: LaunchArguments) -> tuple[str, ...]:
-    """Return the --setup lines without ``none``. Raises RunnerError, exit code 2."""
+    """Return the --setup lines without ``none``. Raises RunnerError, exit status 2."""
     return check_setup([line for line in arguments.setup if line != NO_SETUP])
 
 
@@ -117,8 +125,8 @@ def name_for(command: UserCommand, given: str | None, files: VolumeFiles) -> tup
     """Return the run's name and a hint for the plan.
 
     Without a given name it is the run of the same command in the same folder, or the first free
-    one of nanoGPT-train, nanoGPT-train-2, ... The hint names a run of the same command in another
-    folder, in case the folder was moved.
+    one of nanoGPT-train, nanoGPT-train-2, ... The hint names a run of the same command in a
+    different folder, in case the folder was moved.
     """
     if given is not None:
         before = command_of_run(files, given)
@@ -151,16 +159,16 @@ def _commands(files: VolumeFiles, base: str) -> dict[str, UserCommand | None]:
 
 
 def refuse_another(run: str, before: UserCommand, command: UserCommand) -> None:
-    """Raise RunnerError, exit code 2, if ``run`` is another command or runs in another folder.
+    """Raise RunnerError, exit status 2, if ``run`` has a different command or folder.
 
     If the recorded folder no longer exists on this machine, the new one replaces it.
     """
-    resume = f"use another --name to start this one; `runner resume {run}` resumes the other"
+    resume = f"use a different --name to start this one; `runner resume {run}` resumes the other"
     if before.words != command.words:
-        raise usage(f"run '{run}' is another command:\n  {shlex.join(before.words)}\n{resume}")
+        raise usage(f"run '{run}' is a different command:\n  {shlex.join(before.words)}\n{resume}")
     if not same_folder(before, command) and before.folder.is_dir():
         raise usage(
-            f"run '{run}' is this command in another folder; resuming would mix the two:\n"
+            f"run '{run}' is this command in a different folder; resuming would mix the two:\n"
             f"  folder: {before.folder} → {command.folder}\n{resume}"
         )
 
@@ -174,7 +182,7 @@ def same_folder(before: UserCommand, command: UserCommand) -> bool:
 
 def _elsewhere(run: str, before: UserCommand) -> str:
     if before.folder.is_dir():
-        return f"{run} is the same command in another folder, {before.folder}"
+        return f"{run} is the same command in a different folder, {before.folder}"
     return (
         f"{run} is the same command in {before.folder}, which does not exist here; if you moved "
         f"that folder, resume the run with --name {run}"
@@ -184,7 +192,7 @@ def _elsewhere(run: str, before: UserCommand) -> str:
 def command_of_run(files: VolumeFiles, run: str) -> UserCommand | None:
     """Return the command that the run was last started with; None if its record has none."""
     try:
-        tree = json.loads(files.read(f"{run}/run.json"))
+        tree = read_object(files.read(f"{run}/run.json"))
         return command_from_record(tree["attempts"][-1]["launch"]["command"])
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
         return None
@@ -198,5 +206,92 @@ def _check(arguments: LaunchArguments) -> None:
         )
     if not arguments.command:
         raise usage("no command; write it after --: runner host --dir FOLDER -- python train.py")
+    try:
+        shlex.split(arguments.resume_with or "")
+    except ValueError as error:
+        raise usage(
+            f"--resume-with {arguments.resume_with}: {str(error).lower()}; quote it as in a shell"
+        ) from None
     if arguments.resume_if and not arguments.resume_with:
         raise usage("--resume-if needs --resume-with, the arguments for a resumed command")
+
+
+def experiment_request(
+    arguments: LaunchArguments,
+    cwd: Path,
+    files: VolumeFiles | None,
+    options: TargetOptions = NO_OPTIONS,
+) -> ExperimentRequest:
+    """Check the arguments against the file's train().
+
+    ``files`` is the target's checkpoints volume, None if it can't be read. Raises RunnerError, exit
+    code 2, for a mistake and for a name that a different experiment has.
+    """
+    rest, overrides = split_overrides(arguments.words)
+    words = (*overrides, *arguments.params)
+    _check_experiment(arguments, rest)
+    experiment = read_experiment((cwd / Path(rest[0]).expanduser()).resolve(), words)
+    experiment = replace(experiment, trackers=arguments.trackers)
+    command = folder_of(experiment.file, arguments, cwd)
+    name = arguments.name or experiment.file.stem
+    if arguments.name is None and not is_run_name(name):
+        raise usage(f"{name!r} is not a valid run name; give the run a different one with --name")
+    check_run_name(name)
+    record = record_of(files, name)
+    if record is not None:
+        problem = other_experiment(record, experiment.file.name, dict(experiment.arguments))
+        if problem:
+            raise usage(problem)
+    return ExperimentRequest(
+        run=name,
+        overrides=experiment.words,
+        experiment=experiment,
+        command=command,
+        **common_options(arguments, options),
+    )
+
+
+def folder_of(file: Path, arguments: LaunchArguments, cwd: Path) -> UserCommand | None:
+    """Return the folder to upload with the file: --dir, or the file's own.
+
+    None if the file is part of the checkout, which every job sees. Raises RunnerError, exit
+    status 2.
+    """
+    checkout = find_checkout(cwd)
+    folder = (
+        (cwd / Path(arguments.folder).expanduser()).resolve() if arguments.folder else file.parent
+    )
+    if not file.is_relative_to(folder):
+        raise usage(f"--dir {arguments.folder} does not contain {file.name}; give its folder")
+    if folder.is_relative_to(checkout) and not arguments.setup:
+        return None
+    return UserCommand((), folder, setup_lines(arguments), NO_SETUP not in arguments.setup)
+
+
+def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
+    """Return the experiment in ``file`` with the parameters ``words``. Raises RunnerError."""
+    if not file.is_file():
+        hint = did_you_mean(file.name, [path.name for path in file.parent.glob("*.py")])
+        raise usage(f"no file {file}{hint or '; `runner new experiment NAME` writes one'}")
+    if file.suffix != ".py":
+        raise usage(f"{file.name} is not a Python file; an experiment's name ends in .py")
+    try:
+        signature = read_signature(file)
+        arguments = signature.complete(signature.values(words))
+    except ExperimentError as error:
+        raise usage(str(error)) from None
+    return Experiment(file, tuple(words), tuple(arguments.items()))
+
+
+def _check_experiment(arguments: LaunchArguments, rest: list[str]) -> None:
+    if not rest:
+        raise usage(
+            "`run` needs a file: run my_experiment.py; `runner new experiment NAME` writes one"
+        )
+    if len(rest) > 1:
+        raise usage(f"unexpected '{rest[1]}'; `run` takes one file, and parameters as key=value")
+    if arguments.device not in (None, "cpu"):
+        raise usage(
+            f"--device {arguments.device}: the experiment chooses its device; "
+            "only cpu, which hides the GPUs, is accepted"
+        )

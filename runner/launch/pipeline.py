@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import shlex
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import click
+
 from job.exit_status import ExitStatus
+from job.files import alone_in
 from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
-from runner.errors import did_you_mean, usage
-from runner.launch.arguments import LaunchArguments
-from runner.launch.execute import confirm, run_plan
+from runner.errors import RunnerError, did_you_mean, usage
+from runner.jobs import LaunchArguments
+from runner.launch.execute import confirm, run_plan, show
 from runner.launch.parse import NO_OPTIONS, split_overrides
 from runner.launch.parse_command import check_setup, command_of_run, refuse_another
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
-from runner.planning.show import show
-from runner.project import find_checkout
+from runner.planning.metric_presets import read_metrics
+from runner.project import (
+    config_names,
+    explain_config,
+    find_checkout,
+    find_config,
+    is_pipeline,
+    unknown_config,
+)
 from runner.request import CommandRequest, Request, TargetOptions, UserCommand
-from runner.runs.store import record_of
+from runner.runs.logs import follow, tail
+from runner.runs.store import prepare_folder, read_exit, record_of, write_exit
+from runner.system import POLL_INTERVAL_S
 from runner.target import Target, open_target
 from runner.targets.modal.options import parse_options
+from runner.targets.process import start_detached
+
+STATE_FOLDER = ".pipelines"  # in the cache volume: locks and output of detached pipelines
+LOG_LINES = 10  # shown of a stage that was already running
+UNFINISHED = {RunStatus.FAILED: "its last run failed", RunStatus.UNFINISHED: "it is unfinished"}
 
 
 @dataclass(frozen=True)
@@ -45,11 +65,41 @@ def run_pipeline(
     target = open_target(target_name, cli, checkout)
     pipeline, requested = _read(arguments, checkout, cli.cwd)
     folder = _folder(pipeline, arguments, checkout, cli.cwd)
-    steps = [
-        _step(target, arguments, pipeline, folder, stage, options, stage in requested)
-        for stage in pipeline.stages
-        if not requested or stage in requested
-    ]
+    name = arguments.name or pipeline.name
+
+    def plan_steps() -> list[Step]:
+        return [
+            _step(target, arguments, pipeline, folder, stage, options, stage in requested)
+            for stage in pipeline.stages
+            if not requested or stage in requested
+        ]
+
+    if arguments.dry_run:
+        return _run_steps(cli, target, arguments, plan_steps()) or ExitStatus.DONE
+    runs = [f"{name}-{stage}" for stage in pipeline.stages]
+    state = target.volumes.cache / STATE_FOLDER / name
+    state.mkdir(parents=True, exist_ok=True)
+    with alone_in(state) as has_lock:
+        if has_lock:
+            prepare_folder(state)
+            _follow_active(cli, target, runs)  # an earlier start may have left a stage running
+            status = _run_steps(cli, target, arguments, plan_steps())
+            if status is not None:
+                write_exit(state, status)
+                return status
+    if has_lock:
+        return _detach(cli, name, state)
+    if arguments.detach:
+        cli.write(name)
+        cli.info(f"pipeline {name} is already running; without --detach, this command shows it")
+        return ExitStatus.DONE
+    return _attach(cli, target, name, runs, state)
+
+
+def _run_steps(
+    cli: CliContext, target: Target, arguments: LaunchArguments, steps: Sequence[Step]
+) -> ExitStatus | None:
+    """Show the plans, ask once and run the stages; None if a background process should run them."""
     planned = [(step, _plan(target, step.request)) for step in steps if step.request is not None]
     plans = [plan for _, plan in planned]
     if arguments.dry_run and arguments.as_json:
@@ -62,7 +112,10 @@ def run_pipeline(
             show(plan, cli)
     if arguments.dry_run or not plans:
         return ExitStatus.DONE
+    target.check_configured()
     confirm(cli, _one_question(planned), arguments.yes)
+    if arguments.detach:
+        return None
     for number, (step, plan) in enumerate(planned):
         cli.info(f"stage {step.stage}, {number + 1} of {len(planned)}")
         assert step.request is not None
@@ -80,6 +133,60 @@ def run_pipeline(
     return ExitStatus.DONE
 
 
+def _detach(cli: CliContext, name: str, state: Path) -> ExitStatus:
+    """Start the same command in the background, with its output in ``state``."""
+    words = [word for word in click.get_current_context().meta["runner.args"] if word != "--detach"]
+    command = (sys.executable, "-P", "-m", "runner", *words, "--yes")
+    write_exit(state, ExitStatus.ERROR)  # the process removes it as soon as it holds the lock
+    process = start_detached(command, state, cli.cwd, cli.environ)
+    while read_exit(state) is not None and process.poll() is None:
+        time.sleep(POLL_INTERVAL_S)
+    cli.write(name)
+    cli.info(
+        f"started in the background; the same command shows its stages, `runner stop {name}-STAGE` "
+        f"stops it, and its messages are in {state / 'output.txt'}"
+    )
+    return ExitStatus.DONE
+
+
+def _attach(
+    cli: CliContext, target: Target, name: str, runs: Sequence[str], state: Path
+) -> ExitStatus:
+    """Show the logs of a pipeline that another process runs; return the status of its end."""
+    cli.info(f"pipeline {name} is already running; showing it (Ctrl-C leaves it running)")
+    has_lock = False  # held by the process that runs the pipeline
+    while not has_lock:
+        _follow_active(cli, target, runs)
+        time.sleep(target.poll_interval_s)
+        with alone_in(state) as has_lock:
+            code = read_exit(state)
+    if code is None or code not in [*ExitStatus]:  # killed, or its question was declined
+        raise RunnerError(
+            f"pipeline {name} was interrupted; run the same command again to continue"
+        )
+    status = ExitStatus(code)
+    cli.info(f"pipeline {name} ended: {status.meaning}")
+    return status
+
+
+def _follow_active(cli: CliContext, target: Target, runs: Sequence[str]) -> None:
+    """Print the log of each stage that is running, until it ends."""
+
+    def is_active(run: str) -> bool:
+        state = target.state(run)
+        return state is not None and state.alive
+
+    for run in runs if target.is_configured() else ():
+        if is_active(run):
+            cli.info(f"{run} is running")
+            files, path = target.files("checkpoints"), f"{run}/log.txt"
+            text, end = tail(files, path, LOG_LINES)
+            cli.write(text, newline=False)
+            active = partial(is_active, run)
+            for piece in follow(files, path, end, active, target.poll_interval_s):
+                cli.write(piece, newline=False)
+
+
 def decide(
     record: RunRecord | None,
     same_command: bool,
@@ -87,19 +194,19 @@ def decide(
     missing: Sequence[str],
     requested: bool,
 ) -> tuple[bool, str]:
-    """Return if a stage runs, and the reason. ``requested``: it was named on the command line."""
+    """Return whether a stage runs, and why. ``requested``: the command line names it."""
     if requested:
-        return True, "requested"
+        return True, "runs: it was requested"
     if not outputs:
-        return True, "has no outputs to check"
+        return True, "runs: it declares no outputs to check"
     if missing:
-        return True, f"{missing[0]} is missing"
+        return True, f"runs: {missing[0]} is missing"
     if record is None:
         return False, "skipped: its outputs exist"
     if record.status != RunStatus.FINISHED:
-        return True, f"is {record.status}"
+        return True, f"runs again: {UNFINISHED.get(record.status, 'its process was lost')}"
     if not same_command:
-        return True, "its command has changed"
+        return True, "runs: its command has changed"
     return False, "skipped: it finished, and its outputs exist"
 
 
@@ -119,10 +226,12 @@ def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeli
 
 
 def _find(name: str, checkout: Path, cwd: Path) -> Path:
-    for path in (cwd / name, checkout / name, checkout / "configs" / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise usage(f"no pipeline {name}; give the path of its file")
+    if mistake := explain_config(name, checkout, cwd, "pipeline"):
+        raise usage(mistake)
+    if path := find_config(name, checkout, cwd):
+        return path
+    known = config_names(checkout, cwd, is_pipeline)
+    raise usage(f"{unknown_config('pipeline', name, known)}; docs/commands.md describes the file")
 
 
 def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd: Path) -> Path:
@@ -152,15 +261,24 @@ def _step(
         words=(),
         folder=folder,
         setup=check_setup([*pipeline.setup, *stage.setup]),
-        persist=pipeline.keeps(folder),
+        persist=pipeline.persist_options(folder),
         resume_with=stage.resume_with,
         resume_if=stage.resume_if,
     )
     stage_options = _stage_options(stage, options) if target.bills else options
     run = f"{arguments.name or pipeline.name}-{name}"
-    request = CommandRequest(run=run, target_options=stage_options, command=command)
+    request = CommandRequest(
+        run=run,
+        device=None if stage.gpu else "cpu",
+        target_options=stage_options,
+        command=command,
+        access=arguments.access,
+        tags=arguments.tags,
+    )
     has_gpu = stage.gpu is not None if target.bills else bool(target.inspect(request).gpus)
-    command = replace(command, words=stage.words(has_gpu))
+    words = stage.words(has_gpu)
+    metrics = read_metrics(stage.metrics, folder, words)
+    command = replace(command, words=words, metrics=metrics)
     request = replace(request, command=command)
     files = target.files("checkpoints")
     before = command_of_run(files, run)
@@ -170,7 +288,8 @@ def _step(
     same = before is not None and before.words == command.words
     record = record_of(files, run)
     runs, why = decide(record, same, stage.outputs, missing, requested)
-    if before is not None and record is not None and not (same or _resumes_itself(stage, command)):
+    is_chosen = same or _has_resume_arguments(stage, command)
+    if before is not None and record is not None and not is_chosen:
         has_checkpoint = stage.resume_if is None or _exists(target, stage.resume_if, command, run)
         if stage.resume_with and has_checkpoint and record.status != RunStatus.FINISHED:
             raise usage(_changed_command(stage, name, record, before, command))
@@ -182,7 +301,7 @@ def _step(
     return Step(name, why, request if runs else None)
 
 
-def _resumes_itself(stage: Stage, command: UserCommand) -> bool:
+def _has_resume_arguments(stage: Stage, command: UserCommand) -> bool:
     """Return True if the user typed the arguments that resume, and so chose the checkpoint."""
     return bool(stage.resume_with) and set(shlex.split(stage.resume_with)) <= {*command.words}
 
@@ -196,8 +315,8 @@ def _changed_command(
         f"  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
         f"to resume the first, use its arguments (`runner resume {record.name}` has them)\n"
         f"to resume its checkpoint with the second, add {stage.resume_with} to {name}.args\n"
-        f"to start the second from the beginning, give the pipeline another name and folder: "
-        f"--name NEW-NAME keep.PATH=VOLUME/NEW-FOLDER"
+        f"to start the second from the beginning, give the pipeline a new name and folder: "
+        f"--name NEW-NAME persist.PATH=VOLUME/NEW-FOLDER"
     )
 
 
@@ -206,7 +325,13 @@ def _stage_options(stage: Stage, given: TargetOptions) -> TargetOptions:
 
     A stage without a GPU stays without one.
     """
-    own = parse_options(gpu=stage.gpu, timeout=stage.timeout, max_cost=stage.max_cost)
+    own = parse_options(
+        gpu=stage.gpu,
+        timeout=stage.timeout,
+        max_cost=stage.max_cost,
+        cores=stage.cores,
+        memory_gib=stage.memory,
+    )
     return own.updated(given if stage.gpu else replace(given, gpu=None))
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from job.exit_status import RecipeError
 from job.recipe import Section, impossible
-from job.recipe_loader import Source, apply_override, describe, read_yaml
+from job.recipe_loader import FOLDER_NAME, Source, apply_override, describe, read_yaml
 from runner.errors import RunnerError
 from runner.request import PersistOption, read_persist_options
 
@@ -25,9 +25,12 @@ class Stage(Section):
     """One command of a pipeline."""
 
     command: str = Field(min_length=1, description="command to run in the folder")
+    cpu_command: str = Field("", description="command to run without a GPU instead")
     args: str = Field("", description="arguments to append, for train.args=--max_iters=100")
     on_cpu: str = Field("", description="arguments to append without a GPU")
     gpu: str | None = Field(None, description="cloud: H100, H100:8, ...; null: no GPU")
+    cores: float | None = Field(None, gt=0.0, description="cloud: physical CPU cores")
+    memory: float | None = Field(None, gt=0.0, description="cloud: memory in GiB")
     timeout: str | None = Field(None, description="cloud: maximum time over all attempts: 90m, 12h")
     max_cost: float | None = Field(None, gt=0.0, description="cloud: maximum cost in US dollars")
     setup: list[str] = Field(default_factory=list, description="shell lines to add to the image")
@@ -37,10 +40,11 @@ class Stage(Section):
     )
     resume_with: str = Field("", description="arguments to append on resume")
     resume_if: str | None = Field(None, description="file that must exist for resume_with")
+    metrics: list[str] = Field(default_factory=list, description="NAME=REGEX, like --metric")
 
     @model_validator(mode="after")
     def _possible(self) -> Stage:
-        for key in ("command", "args", "on_cpu", "resume_with"):
+        for key in ("command", "cpu_command", "args", "on_cpu", "resume_with"):
             try:
                 shlex.split(getattr(self, key))
             except ValueError as error:
@@ -53,20 +57,21 @@ class Stage(Section):
 
     def words(self, has_gpu: bool) -> tuple[str, ...]:
         """Return the command as a list of arguments."""
+        command = self.command if has_gpu or not self.cpu_command else self.cpu_command
         extra = "" if has_gpu else self.on_cpu
-        return tuple(
-            word for text in (self.command, extra, self.args) for word in shlex.split(text)
-        )
+        return tuple(word for text in (command, extra, self.args) for word in shlex.split(text))
 
 
 class Pipeline(Section):
     """The whole file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$", description="the runs are called NAME-STAGE"
+        pattern=FOLDER_NAME, max_length=61, description="the runs are called NAME-STAGE"
     )
     dir: str = Field(description="folder, relative to the checkout")
-    keep: dict[str, str] = Field(default_factory=dict, description="path in the folder -> volume")
+    persist: dict[str, str] = Field(
+        default_factory=dict, description="path in the folder -> volume"
+    )
     setup: list[str] = Field(
         default_factory=list, description="shell lines to add to the image of every stage"
     )
@@ -80,23 +85,23 @@ class Pipeline(Section):
                     "stages", f"'{name}' is not a valid stage name; use letters, digits, - and _"
                 )
             for output in stage.outputs:
-                if not any(PurePosixPath(output).is_relative_to(path) for path in self.keep):
+                if not any(PurePosixPath(output).is_relative_to(path) for path in self.persist):
                     raise impossible(
                         f"stages.{name}.outputs",
-                        f"{output} is not in a persisted path and would be lost; add it to keep",
+                        f"{output} is not in a persisted path and would be lost; add it to persist",
                     )
         return self
 
-    def keeps(self, folder: Path) -> tuple[PersistOption, ...]:
+    def persist_options(self, folder: Path) -> tuple[PersistOption, ...]:
         """Return the persisted paths, checked as on the command line. Raises RunnerError."""
         return read_persist_options(
-            [f"{path}={place}" for path, place in self.keep.items()], folder
+            [f"{path}={place}" for path, place in self.persist.items()], folder
         )
 
 
 def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     """Read the file, with overrides such as ``train.args=--lr=1e-3``. Raises RecipeError."""
-    source = read_yaml(path, "a pipeline is a mapping with name, dir and stages")
+    source = read_yaml(path, "a pipeline file needs the keys `name`, `dir` and `stages`")
     known = _known(source)
     for argument in overrides:
         stage = argument.partition(".")[0]
@@ -107,9 +112,9 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     except ValidationError as error:
         raise RecipeError("\n".join(describe(error.errors(), source, known, "pipeline"))) from None
     try:
-        pipeline.keeps(Path(pipeline.dir))
+        pipeline.persist_options(Path(pipeline.dir))
     except RunnerError as error:
-        raise RecipeError(f"{source.where('keep')}: {error.message}") from None
+        raise RecipeError(f"{source.where('persist')}: {error.message}") from None
     return pipeline
 
 
@@ -119,7 +124,7 @@ def _stages(source: Source) -> list[str]:
 
 
 def _known(source: Source) -> list[str]:
-    kept = source.tree.get("keep")
-    paths = [f"keep.{path}" for path in kept] if isinstance(kept, dict) else []
+    persisted = source.tree.get("persist")
+    paths = [f"persist.{path}" for path in persisted] if isinstance(persisted, dict) else []
     keys = [f"stages.{stage}.{key}" for stage in _stages(source) for key in Stage.model_fields]
     return [*Pipeline.model_fields, *paths, *keys]

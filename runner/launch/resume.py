@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
+from job.format import runner_command
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.jobs import COMMAND, EXPERIMENT, RESUMABLE_JOBS
-from runner.launch.arguments import LaunchArguments
-from runner.launch.parse import NO_OPTIONS
-from runner.launch.parse_command import command_of_run
-from runner.launch.parse_experiment import experiment_request
+from runner.jobs import COMMAND, EXPERIMENT, RESUMABLE_JOBS, LaunchArguments
+from runner.launch.parse import NO_OPTIONS, common_options
+from runner.launch.parse_command import command_of_run, experiment_request
 from runner.project import find_checkout
 from runner.request import (
     CommandRequest,
@@ -20,8 +19,9 @@ from runner.request import (
     TrainRequest,
     experiment_from_record,
 )
+from runner.runs.attempts import LAUNCH_NAME
 from runner.runs.find import ResolvedRun, refuse_if_active_elsewhere
-from runner.runs.store import recipe_of, record_of
+from runner.runs.store import parse_launch, recipe_of, record_of
 from runner.target import Target, open_target
 
 CPU = "cpu"
@@ -58,27 +58,22 @@ def resume_request(
     settings = recipe_of(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and (found.state.is_copy or target is not found.target):
         raise RunnerError(_not_on_target(found, target))
+    recipe_name = found.state.recipe or "RECIPE"
     if settings is None and found.state.attempts:
         raise RunnerError(
             f"the recipe.yaml of run '{run}' is missing; restore it in the run's folder, or train "
-            f"another run: `runner {target.name} RECIPE --name {run}-2`"
+            f"a new run: `{runner_command(target.name)} {recipe_name} --name {run}-2`"
         )
     if settings is None:
         raise RunnerError(
             f"run '{run}' ended before it recorded its recipe; start it again: "
-            f"`runner {target.name} RECIPE --name {run}`"
+            f"`{runner_command(target.name)} {recipe_name} --name {run}`"
         )
+    recipe = target.volumes.run(run) / "recipe.yaml"
     resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
+    common = {**common_options(arguments, options), **vars(resources)}
     return target, TrainRequest(
-        run=run,
-        recipe=target.volumes.run(run) / "recipe.yaml",
-        overrides=overrides,
-        settings=settings,
-        gpus=resources.gpus,
-        device=resources.device,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=resources.target_options,
+        run=run, recipe=recipe, overrides=overrides, settings=settings, **common
     )
 
 
@@ -105,17 +100,12 @@ def _command_request(
         raise usage(
             f"run '{run}' was started in {command.folder}, which is not on this machine; "
             f"give its folder:\n"
-            f"  runner {target.name} --name {run} --dir FOLDER -- {shlex.join(command.words)}"
+            f"  {runner_command(target.name)} --name {run} --dir FOLDER -- "
+            f"{shlex.join(command.words)}"
         )
-    return CommandRequest(
-        run=run,
-        detach=arguments.detach,
-        as_json=arguments.as_json,
-        target_options=previous_resources(
-            target, run, arguments.gpu, arguments.device, options
-        ).target_options,
-        command=command,
-    )
+    resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
+    common = common_options(arguments, resources.target_options)
+    return CommandRequest(run=run, command=command, **common)
 
 
 def _experiment_request(
@@ -125,13 +115,13 @@ def _experiment_request(
     target: Target,
     options: TargetOptions,
 ) -> Request:
-    """Return the request for the recorded experiment. Raise RunnerError if its file is not here."""
+    """Return the request for the recorded experiment. Raise RunnerError if its file is missing."""
     run = found.state.run
     if arguments.gpu:
         raise usage("experiments run in one process and use every visible GPU; remove --gpu")
     if arguments.words:
         raise usage(
-            f"{arguments.words[0]} would make it another run; start that one under another --name"
+            f"{arguments.words[0]} would make it a different run; start it with a new --name"
         )
     files = target.files("checkpoints")
     record = record_of(files, run)
@@ -141,17 +131,19 @@ def _experiment_request(
     if launched is None:
         raise RunnerError(
             f"run '{run}' was not started by the runner; resume it with "
-            f"`runner {target.name} run FILE --name {run}`"
+            f"`{runner_command(target.name)} run FILE --name {run}`"
         )
     file, words = launched
     if not file.is_file():
         raise RunnerError(
             f"{file}, the file of run '{run}', is not on this machine; if you moved it:\n"
-            f"  runner {target.name} run {file.name} {shlex.join(words)} --name {run}"
+            f"  {runner_command(target.name)} run {file.name} {shlex.join(words)} --name {run}"
         )
     resources = previous_resources(target, run, None, arguments.device, options)
+    trackers = record.attempts[-1].launch["experiment"].get("trackers") or {}
     again = replace(
         arguments,
+        trackers=tuple(trackers.items()),
         job="run",
         words=(str(file), *words),
         name=run,
@@ -181,6 +173,14 @@ def _not_on_target(found: ResolvedRun, target: Target) -> str:
     )
 
 
+def _is_launch_damaged(target: Target, run: str) -> bool:
+    """Return whether the run's ``launch.json`` cannot be read."""
+    try:
+        return parse_launch(target.files("checkpoints").read(f"{run}/{LAUNCH_NAME}")) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 @dataclass(frozen=True)
 class PreviousResources:
     """The processes, the device and the target's own options of a resumed run."""
@@ -199,6 +199,11 @@ def previous_resources(
     cpu`` replaces earlier GPUs; elsewhere it applies to the processes of the last launch.
     """
     last, in_cloud = target.launched(run), target.bills
+    if last is None and not (gpus or options.given()) and _is_launch_damaged(target, run):
+        raise RunnerError(
+            f"{run}/{LAUNCH_NAME} is damaged, so the GPUs and limits of the last launch are "
+            "unknown; give them again, for example --gpu N, or remove the file"
+        )
     if last is None or last.target != target.name:  # the folder may describe a launch elsewhere
         return PreviousResources(gpus or 1, device, options)
     without_gpu = in_cloud and device == CPU
@@ -206,5 +211,5 @@ def previous_resources(
     return PreviousResources(
         gpus=gpus or (1 if without_gpu else last.gpus),
         device=device or (None if gpus or options.gpu else last.device),
-        target_options=before.updated(options) if in_cloud else options,
+        target_options=before.updated(options),
     )

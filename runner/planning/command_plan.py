@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from job.format import byte_size
-from job.user_command.resume_args import words_of
+from job.notify import VARIABLE
+from job.user_command.resume import words_of
 from runner.plan import (
     CREDENTIALS,
     FolderState,
@@ -17,10 +18,11 @@ from runner.plan import (
     UploadManifest,
     launch_variable,
 )
-from runner.request import CommandRequest, UserCommand
+from runner.planning.metric_presets import describe_metrics
+from runner.request import CommandRequest, Request, UserCommand
 
 SEEDS = "/job/.seeds"  # on Modal: the folder's own files of persisted paths
-MAX_LEFT_OUT = 10  # shown in the plan
+MAX_OMITTED = 10  # shown in the plan
 
 COPY = "/tmp/job"  # on Modal: a writable copy of the folder, whose mount is read-only
 
@@ -44,19 +46,35 @@ def command_plan(request: CommandRequest, state: TargetState) -> Plan:
             ),
             workspace=environment.workspace,
             environment=(*environment.variables, ("RUN_LAUNCH", launch_variable(request, state))),
-            # The user's code gets no secrets unless --env names them.
+            # The user's code gets only the secrets that --env names; this one stays in the runner.
+            secrets=tuple(n for n in state.secrets if n in notification_secrets(request)),
             gpus=request.gpus,
         ),
         volumes=environment.volumes,
         steps=tuple(_steps(request, state)),
         image=state.image,
         folder=folder,
-        extra_rows=(("new run", request.hint), *folder_rows(state, folder)),
+        extra_rows=(
+            ("new run", request.hint),
+            *folder_rows(state, folder),
+            ("metrics", describe_metrics(request.command.metrics)),
+        ),
         detach=request.detach,
         as_json=request.as_json,
-        writes_run=True,
+        writes_run=not request.is_interactive,
         target_options=request.target_options,
     )
+
+
+def notification_secrets(request: Request) -> tuple[str, ...]:
+    """Return the variable with the URL to notify; a sweep sends for all of its trials."""
+    return (VARIABLE,) if request.job.writes_run and request.sweep is None else ()
+
+
+def is_plain(request: CommandRequest, checkout: Path) -> bool:
+    """Return True for a shell in the checkout itself, which every image has as its workspace."""
+    command = request.command
+    return command.folder == checkout and not (command.setup or command.persist)
 
 
 def planned_folder(run: str, command: UserCommand, state: TargetState) -> PlannedFolder:
@@ -66,14 +84,14 @@ def planned_folder(run: str, command: UserCommand, state: TargetState) -> Planne
     persisted = tuple(
         PersistedPath(
             option.path,
-            str(Path(volumes[option.volume].here) / option.path_in_volume(run)),
-            str(PurePosixPath(volumes[option.volume].inside) / option.path_in_volume(run)),
+            str(Path(volumes[option.volume].host_path) / option.path_in_volume(run)),
+            str(PurePosixPath(volumes[option.volume].container_path) / option.path_in_volume(run)),
         )
         for option in command.persist
     )
     return PlannedFolder(
         str(command.folder),
-        folder.inside,
+        folder.container_path,
         folder.manifest,
         persisted,
         folder.setup,
@@ -89,17 +107,21 @@ def _arguments(
     request: CommandRequest, state: TargetState, folder: PlannedFolder
 ) -> tuple[str, ...]:
     environment, command = state.environment, request.command
-    words = ["--name", request.run, "--folder", folder.inside]
+    words = ["--name", request.run, "--folder", folder.container_path]
     # Compose mounts a persisted folder; elsewhere the path becomes a link to the volume.
     is_mounted = environment.is_container and environment.can_mount
     for path in folder.persisted:
         words += (
-            ["--kept", path.inside] if is_mounted else ["--persist", f"{path.path}={path.inside}"]
+            ["--mounted", path.container_path]
+            if is_mounted
+            else ["--persist", f"{path.path}={path.container_path}"]
         )
     if not environment.can_mount:
-        words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(folder.inside).name}"]
+        words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(folder.container_path).name}"]
     if request.as_json:
         words.append("--json")
+    if request.is_interactive:
+        words.append("--interactive")
     if command.resume_with:
         words.append(f"--resume-with={command.resume_with}")  # = because the value begins with "-"
     if command.resume_if:
@@ -137,15 +159,15 @@ def _has_changed(command: UserCommand, state: TargetState) -> bool:
 
 def folder_rows(state: TargetState, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:
     """Return the rows of the plan about the folder."""
-    inside = f" → {folder.inside}" if folder.inside != folder.here else ""
+    inside = f" → {folder.container_path}" if folder.container_path != folder.host_path else ""
     occupied = _folder(state).occupied
+    kept = " (a folder with files: it is kept, and its files are copied)"
     persisted = [
-        f"{path.path} → {path.inside}"
-        + (" (a folder with files: it stays, and they are copied)" if path.path in occupied else "")
+        f"{path.path} → {path.container_path}{kept if path.path in occupied else ''}"
         for path in folder.persisted
     ]
     return (
-        ("folder", f"{folder.here}{inside}"),
+        ("folder", f"{folder.host_path}{inside}"),
         ("uploads", describe_upload(folder.manifest) if folder.manifest else ""),
         ("persists", "\n".join(persisted)),
         ("setup", _describe_setup(state)),
@@ -162,16 +184,16 @@ def _describe_setup(state: TargetState) -> str:
 
 
 def describe_upload(manifest: UploadManifest) -> str:
-    """Return ``18 files, 0.4 MB``, with the largest entries and the files that are left out."""
+    """Return ``18 files, 0.4 MB``, with the largest entries and the omitted files."""
     count = f"{manifest.files} file{'s' if manifest.files != 1 else ''}"
     text = f"{count}, {byte_size(manifest.bytes)}"
     if manifest.largest:
         largest = ", ".join(f"{path} {byte_size(size)}" for path, size in manifest.largest)
-        text += f"; the largest: {largest}; .gitignore and .dockerignore can leave files out"
-    if manifest.left_out:
-        shown = [f"{path} ({reason})" for path, reason in manifest.left_out[:MAX_LEFT_OUT]]
-        hidden = len(manifest.left_out) - len(shown)
-        text += f"\nleft out: {', '.join(shown)}{f' and {hidden} more' if hidden else ''}"
-    if any(reason == CREDENTIALS for _, reason in manifest.left_out):
+        text += f"; the largest: {largest}; .gitignore and .dockerignore can omit files"
+    if manifest.omitted:
+        shown = [f"{path} ({reason})" for path, reason in manifest.omitted[:MAX_OMITTED]]
+        hidden = len(manifest.omitted) - len(shown)
+        text += f"\nomitted: {', '.join(shown)}{f' and {hidden} more' if hidden else ''}"
+    if any(reason == CREDENTIALS for _, reason in manifest.omitted):
         text += "\nto upload a file with credentials anyway, add the line `!PATH` to .dockerignore"
     return text

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pathspec
 
+from job.format import byte_size
 from runner.errors import RunnerError, usage
+from runner.git import find_repository
+
+LARGE_IGNORED_BYTES = 1_000_000  # from which an ignored file is named
 
 # Never shipped: history, environments, compiled files. Names, since patterns would take half a
 # second for 50,000 paths.
@@ -42,6 +47,16 @@ CREDENTIAL_NAMES = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 KEY_FILE = re.compile(r".*\.(pem|key)", re.IGNORECASE)
+# Files that are read, as code may hold an example of a key. A settings file is rarely longer.
+SETTINGS_FILE = re.compile(r"[^.]+|.*\.(txt|json|ya?ml|toml|ini|cfg|conf|env)", re.IGNORECASE)
+SECRET = re.compile(
+    rb"""
+    \A\s*-----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY | "private_key":\s*"-----BEGIN
+    | \b(hf_[A-Za-z0-9]{30,} | gh[pousr]_[A-Za-z0-9]{36,} | github_pat_\w{50,} | AKIA[A-Z0-9]{16}
+        | sk-(proj-|ant-)?[\w-]{32,} | xox[abp]-[\w-]{20,})(?![\w-])
+    """,
+    re.VERBOSE,
+)
 KEY_BYTES = 64 * 1024  # certificate bundles are longer, and start with a certificate
 
 Spec = pathspec.PathSpec[Any]
@@ -65,18 +80,25 @@ def may_hold_credentials(folder: Path, path: str) -> bool:
         return True
     if CREDENTIAL_NAMES.fullmatch(name) or CREDENTIAL_PATHS.fullmatch(path):
         return True
-    return KEY_FILE.fullmatch(name) is not None and not _is_certificate(folder / path)
+    if KEY_FILE.fullmatch(name):
+        content = _read_start(folder / path)
+        is_public = b"BEGIN CERTIFICATE" in content or b"BEGIN PUBLIC KEY" in content
+        return not is_public or b"PRIVATE KEY" in content
+    return (
+        SETTINGS_FILE.fullmatch(name) is not None
+        and SECRET.search(_read_start(folder / path)) is not None
+    )
 
 
-def _is_certificate(path: Path) -> bool:
-    """Return whether a .pem or .key file has certificates or public keys alone."""
+def _read_start(path: Path) -> bytes:
+    """Return the first bytes of a regular file; empty for anything else."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
         with path.open("rb") as file:
-            content = file.read(KEY_BYTES)
+            return file.read(KEY_BYTES)
     except OSError:
-        return False
-    is_public = b"BEGIN CERTIFICATE" in content or b"BEGIN PUBLIC KEY" in content
-    return is_public and b"PRIVATE KEY" not in content
+        return b""
 
 
 def read_gitignore(path: Path) -> Spec | None:
@@ -181,6 +203,23 @@ def _read_rules(path: Path) -> list[str] | None:
     except OSError as error:
         raise RunnerError(
             f"cannot read {path}: {error.strerror}; without its rules, private files could be "
-            f"shipped. Make it readable: `chmod u+r {os.fspath(path)}`"
+            f"uploaded; make it readable: `chmod u+r {os.fspath(path)}`"
         ) from error
     return text.removeprefix("\ufeff").splitlines()
+
+
+def ignored_data(folder: Path) -> dict[str, str]:
+    """Return the larger files that .gitignore excludes, which a job may miss, with the reason."""
+    repository = find_repository(folder)
+    options = ("--others", "--ignored", "--exclude-standard", "--directory")
+    answer = repository and repository.run(folder, "ls-files", "-z", *options, ".")
+    found = {}
+    for path in os.fsdecode(answer.out).split("\0") if answer and not answer.status else ():
+        if not path or is_never_shipped(path.rstrip("/")):
+            continue
+        full = folder / path
+        files = [file for file in (full.iterdir() if full.is_dir() else [full]) if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        if size >= LARGE_IGNORED_BYTES:
+            found[path] = f"{byte_size(size)}, git ignores it"
+    return found

@@ -1,4 +1,4 @@
-"""The files of a command's folder that are shipped: Git's files, less those in .dockerignore.
+"""The files of a command's folder to upload: those that Git would track, less .dockerignore's.
 
 In a repository, Git lists the files (`git ls-files`), which is exact, fast, and never enters an
 ignored folder. Elsewhere the folder is walked with pathspec and its .gitignore files; an ignored
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from runner.errors import RunnerError
+from runner.errors import RunnerError, usage
 from runner.git import Repository, find_repository
 from runner.plan import CREDENTIALS, UploadManifest
 from runner.planning.ignore_rules import (
     DockerIgnore,
     Spec,
+    ignored_data,
     is_never_shipped,
     may_hold_credentials,
     read_gitignore,
@@ -35,20 +36,34 @@ REQUIREMENTS = "requirements.txt"
 INSTALL = f"pip install -r {REQUIREMENTS}"
 # A possible file name in a setup line; `-rdev.txt` is split from its option later.
 WORD = re.compile(r"[\w./+-]+")
-SETUP_FOLDER = "/opt/gpt-runner/setup"  # in the image: setup lines run here, with their files
+PIP_INSTALL = re.compile(r"\bpip3? install\b")
+# The file of an option (`-r dev.txt`, `-rdev.txt`), or a package that is a path (`./pkg[extra]`).
+PIP_FILE = re.compile(
+    r"(?:^|\s)(?:(?:-[rce]|--requirement|--constraint|--editable)(?:\s*|=)([^\s\[;=-][^\s\[;]*)"
+    r"|(\.{1,2}(?:/[^\s\[;]*)?)(?=[\s\[;]|$))"
+)
+SETUP_FOLDER = "/opt/gpt-runner/setup"  # of the image: setup lines run in it, with their files
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of ``folder`` and their sizes in bytes, and files that are left out or unreadable."""
+    """Files of ``folder`` and their sizes in bytes, and the omitted and unreadable ones."""
 
     folder: Path
     sizes: dict[str, int]
-    left_out: dict[str, str] = field(default_factory=dict)  # path: reason
+    omitted: dict[str, str] = field(default_factory=dict)  # path: reason
     problems: dict[str, str] = field(default_factory=dict)  # path: reason
 
-    def check(self) -> None:
-        """Raise RunnerError if a file cannot be shipped."""
+    def check(self, script: str | None = None) -> None:
+        """Raise RunnerError if a file, or the script that the command starts, is not shipped."""
+        if script is not None and script not in self.sizes and script not in self.problems:
+            if not (self.folder / script).exists():
+                raise usage(f"the command starts {script}, which does not exist in {self.folder}")
+            reason = self.omitted.get(script, "an ignore rule excludes it")
+            raise usage(
+                f"the command starts {script}, which is not uploaded ({reason}); "
+                "correct .gitignore or .dockerignore"
+            )
         if not self.problems:
             return
         shown = [
@@ -57,7 +72,7 @@ class Listing:
         ]
         more = f" and {len(shown) - MAX_PROBLEMS} more" if len(shown) > MAX_PROBLEMS else ""
         raise RunnerError(
-            f"cannot ship {', '.join(shown[:MAX_PROBLEMS])}{more}; fix the permissions or names, "
+            f"cannot upload {', '.join(shown[:MAX_PROBLEMS])}{more}; fix the permissions or names, "
             "or list the files in .dockerignore"
         )
 
@@ -70,8 +85,8 @@ class Listing:
             tops[top + slash] = tops.get(top + slash, 0) + size
         by_size = sorted(tops.items(), key=lambda item: (-item[1], item[0]))
         largest = tuple(by_size[:MAX_LARGEST]) if total > LARGE_BYTES else ()
-        left_out = tuple((_printable(path), why) for path, why in sorted(self.left_out.items()))
-        return UploadManifest(len(self.sizes), total, largest, left_out)
+        omitted = tuple((_printable(path), why) for path, why in sorted(self.omitted.items()))
+        return UploadManifest(len(self.sizes), total, largest, omitted)
 
     def below(self, path: str) -> list[str]:
         """Return the files inside the folder ``path``, relative to it."""
@@ -82,14 +97,16 @@ class Listing:
 def list_files(folder: Path, checkout: Path | None = None) -> Listing:
     """List the files to ship. The .dockerignore of our own ``checkout`` is for its image alone.
 
-    Left out and named: links that lead out of the folder, to a folder, or to a file that is not
-    shipped; files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for them.
+    Omits and reports links that lead out of the folder, to a folder, or to a file that is not
+    shipped, and files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for
+    them.
     """
     docker = None if checkout == folder else DockerIgnore.read(folder)
     lister = _Lister(folder, docker)
     lister.add_files(folder, "")
     lister.add_links()
-    return Listing(folder, lister.sizes, lister.left_out, lister.problems)
+    lister.omitted |= ignored_data(folder)
+    return Listing(folder, lister.sizes, lister.omitted, lister.problems)
 
 
 class _Lister:
@@ -100,7 +117,7 @@ class _Lister:
         self.docker = docker
         self.root = os.path.realpath(folder)
         self.sizes: dict[str, int] = {}
-        self.left_out: dict[str, str] = {}
+        self.omitted: dict[str, str] = {}
         self.problems: dict[str, str] = {}
         self._links: list[str] = []
         self._inside: dict[str, bool] = {}
@@ -116,20 +133,20 @@ class _Lister:
             self._add(prefix + name)
 
     def add_links(self) -> None:
-        """Add links to files that are shipped. The target of any other could be a private file."""
+        """Add links to files that are shipped. Any other link could expose a private file."""
         for path in self._links:
             target = os.path.realpath(self.folder / path)
             relative = os.path.relpath(target, self.root)
             if relative in self.sizes:
                 self.sizes[path] = self.sizes[relative]
             elif not os.path.exists(target):
-                self.left_out[path] = "link to nothing"
+                self.omitted[path] = "broken link"
             elif relative.split("/")[0] == "..":
-                self.left_out[path] = "link out of the folder"
+                self.omitted[path] = "link out of the folder"
             elif os.path.isdir(target):
-                self.left_out[path] = "link to a folder"
+                self.omitted[path] = "link to a folder"
             else:
-                self.left_out[path] = "link to a file that is not shipped"
+                self.omitted[path] = "link to a file that is not uploaded"
 
     def _is_ignored(self, path: str) -> bool:
         return is_never_shipped(path) or (self.docker is not None and self.docker.ignores(path))
@@ -148,15 +165,16 @@ class _Lister:
         if may_hold_credentials(self.folder, path) and not (
             self.docker is not None and self.docker.names(path)
         ):
-            self.left_out[path] = CREDENTIALS
+            self.omitted[path] = CREDENTIALS
         elif stat.S_ISLNK(status.st_mode):
             self._links.append(path)
         elif stat.S_ISDIR(status.st_mode):  # a repository in this one: Git lists its folder alone
             self.add_files(Path(full), f"{path.rstrip('/')}/")
         elif not stat.S_ISREG(status.st_mode):
-            self.left_out[path] = "not a regular file"
-        elif not self._is_inside(os.path.dirname(path)):  # Git lists what was there before a link
-            self.left_out[path] = "link out of the folder"
+            self.omitted[path] = "not a regular file"
+        # Git still lists files of a folder that a link replaced.
+        elif not self._is_inside(os.path.dirname(path)):
+            self.omitted[path] = "link out of the folder"
         elif not path.isprintable() and not _is_utf8(path):
             self.problems[path] = "its name is not valid UTF-8"
         elif not os.access(full, os.R_OK):
@@ -185,9 +203,10 @@ def _list_names(folder: Path, is_nested: bool) -> tuple[list[str], dict[str, str
 
 def _list_with_git(folder: Path, repository: Repository) -> tuple[list[str], dict[str, str]] | None:
     """Return None without Git, and for a folder that its repository ignores."""
-    ignored = repository.run(folder, "check-ignore", "--quiet", ".")
-    if ignored is None or ignored.status != 1:
-        return None
+    if folder.resolve() != repository.root:
+        ignored = repository.run(folder, "check-ignore", "--quiet", ".")
+        if ignored is None or ignored.status != 1:
+            return None
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
     answer = repository.run(folder, "ls-files", "-z", *options, ".")
     if answer is None or answer.status or "unable to access" in answer.errors:
@@ -279,7 +298,7 @@ def _printable(path: str) -> str:
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
-def is_left_out(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str], bool]:
+def make_omitted_test(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str], bool]:
     """Return a test for paths of the folder that are not shipped, or folders without shipped files.
 
     ``without``: paths that are shipped in another way, with everything below them.
@@ -300,10 +319,43 @@ def is_left_out(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[st
 
 
 def setup_lines(command: UserCommand) -> tuple[str, ...]:
-    """Return the shell lines that extend the image, in order."""
+    """Return the shell lines that extend the image, in order.
+
+    Raises a usage error if pip would fail in the image: on a file that is missing or outside the
+    folder, or on a package that is a folder.
+    """
     has_requirements = command.requirements and (command.folder / REQUIREMENTS).is_file()
     is_named = any(REQUIREMENTS in line for line in command.setup)
-    return ((INSTALL,) if has_requirements and not is_named else ()) + command.setup
+    lines = ((INSTALL,) if has_requirements and not is_named else ()) + command.setup
+    for line in lines:
+        if PIP_INSTALL.search(line):
+            _check_pip_files(command.folder, line, "--setup")
+    for path in setup_files(command.folder, lines):
+        if path.endswith(".txt"):
+            text = (command.folder / path).read_text(encoding="utf-8", errors="replace")
+            for number, line in enumerate(text.splitlines(), 1):
+                _check_pip_files(command.folder, line, f"{path}:{number}")
+    return lines
+
+
+def _check_pip_files(folder: Path, line: str, place: str) -> None:
+    """Refuse a line that names a local file or folder that pip cannot read in the image."""
+    for match in PIP_FILE.finditer(re.sub(r"(^|\s)#.*", "", line)):
+        name = match[1] or match[2]
+        path = os.path.normpath(os.path.join(os.path.dirname(place.partition(":")[0]), name))
+        if "$" in name or "://" in name or os.path.isabs(name) or _is_file_inside(folder, path):
+            continue
+        if (folder / path).is_dir():
+            raise usage(
+                f"{place}: {name} is a folder, but the image is built without the code of {folder}"
+                "; install it when the command starts: -- bash -c 'pip install -e . && ...'; "
+                f"--setup none ignores {REQUIREMENTS}"
+            )
+        problem = "is outside" if (folder / path).exists() else "does not exist in"
+        raise usage(
+            f"{place}: {name} {problem} {folder}; correct the path or copy the file into the "
+            f"folder; --setup none ignores {REQUIREMENTS}"
+        )
 
 
 def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -328,7 +380,7 @@ def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def setup_digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:
-    """Return a hash of the lines, the content of their files, and the image below."""
+    """Return a hash of the lines, the content of their files, and the base image."""
     result = hashlib.sha256(base.encode())
     for line in lines:
         result.update(b"\0" + line.encode())

@@ -6,32 +6,52 @@ or a GPU.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from job.compatibility import other_job, other_recipe
+from job.gpu_queue import TICKET_VARIABLE, GpuAccess, refusal
+from job.notify import VARIABLE
 from job.pretrained import FINEWEB, weights_of
 from job.run_record import checkpoints_gone
+from job.trackers import TRACKERS
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import literal_prefix, mount_point, path_in, replace_path
 from runner.plan import (
     Plan,
     PlannedProcess,
+    QueueState,
     TargetState,
     Volume,
     launch_variable,
     refuse_divergence,
 )
-from runner.planning.command_plan import command_plan, folder_rows, planned_folder
+from runner.planning.command_plan import (
+    command_plan,
+    folder_rows,
+    notification_secrets,
+    planned_folder,
+)
 from runner.request import (
+    ChatRequest,
     CommandRequest,
     EvaluateRequest,
     ExperimentRequest,
     ExportRequest,
     PrepareRequest,
     Request,
+    ServeRequest,
     TrainRequest,
 )
+
+RECIPE_SUFFIXES = (".yaml", ".yml")  # small enough to be sent along with the code
+
+CONTAINER_PORT = 8000  # of a server, as in docker-compose.yml
+
+PYTHON_PATH = "PYTHONPATH"
 
 # torchrun kills its workers 30 s after it passed SIGTERM on, too soon for a large checkpoint.
 TORCHRUN_SHUTDOWN_S = 100  # below stop_grace_period of the compose file, 120
@@ -42,14 +62,58 @@ def make_plan(request: Request, state: TargetState) -> Plan:
 
     Raises RunnerError if the launch is impossible, with the command to run instead.
     """
-    _check(request, state)
+    _refuse_impossible_launch(request, state)
     if isinstance(request, CommandRequest):
-        return command_plan(request, state)
-    paths = _Paths(state)
+        plan = command_plan(request, state)
+    else:
+        plan = _plan(request, state)
+    options, process = request.target_options, plan.process
+    given, set_by_us = dict(options.environment), dict(process.environment)
+    if PYTHON_PATH in given:  # it must not hide the packages of the job
+        ours = set_by_us.get(PYTHON_PATH, state.environment.workspace).split(os.pathsep)[0]
+        given[PYTHON_PATH] = os.pathsep.join((ours, given[PYTHON_PATH]))
+    command = process.command
+    if VARIABLE in process.secrets and not state.environment.reports_end:
+        command = (*state.environment.python, "-m", "job.report_end", plan.run, *command)
+    process = replace(
+        process,
+        command=command,
+        environment=tuple({**set_by_us, **given}.items()),
+        secrets=tuple(dict.fromkeys((*process.secrets, *options.own_secrets))),
+    )
+    plan = replace(plan, process=process)
+    return _queued(plan, state.queue, state) if state.queue is not None else plan
+
+
+def _queued(plan: Plan, queue: QueueState, state: TargetState) -> Plan:
+    """Return the plan with the process that waits for the GPUs and then becomes the job."""
+    program = (*state.environment.python, "-m", "job.gpu_queue", queue.container_path)
+    ticket = (TICKET_VARIABLE, json.dumps(asdict(queue.ticket)))
+    process = replace(
+        plan.process,
+        command=(*program, *plan.process.command),
+        environment=(*plan.process.environment, ticket),
+    )
+    mounts = (
+        (Volume("queue", queue.host_path, queue.container_path),)
+        if state.environment.is_container
+        else ()
+    )
+    steps = plan.steps
+    if queue.blocker is not None and queue.ticket.access == GpuAccess.QUEUE:
+        steps = (f"waits in the queue behind {queue.blocker.run}", *steps)
+    return replace(plan, process=process, volumes=(*plan.volumes, *mounts), steps=steps)
+
+
+def _plan(request: Request, state: TargetState) -> Plan:
+    # The text of a dataset that is ready is not needed again.
+    needs_text = not (isinstance(request, TrainRequest) and state.is_dataset_ready)
+    paths = _Paths(state, needs_text)
     overrides = tuple(paths.translate_override(override) for override in request.overrides)
     recipe = getattr(request, "recipe", None)
     recipe = paths.translate(str(recipe)) if recipe else None
     adjusted = request.settings.adjusted if request.settings is not None else ""
+    pages = state.run.record.trackers if state.run.record and request.trackers else {}
     folder = (
         planned_folder(request.run, request.command, state) if request.command is not None else None
     )
@@ -74,13 +138,18 @@ def make_plan(request: Request, state: TargetState) -> Plan:
             secrets=_needed_secrets(request, state),
             gpus=request.gpus,
             device=request.device,
+            publish=_published_port(request, state),
         ),
         volumes=(*state.environment.volumes, *paths.mounts),
         resume=state.run.step if request.job.writes_run else None,
         steps=tuple(_steps(request, state)),
         image=state.image,
         folder=folder,
-        extra_rows=(("adjusted", adjusted), *(folder_rows(state, folder) if folder else ())),
+        extra_rows=(
+            ("adjusted", adjusted),
+            *(("tracker", url) for url in pages.values()),
+            *(folder_rows(state, folder) if folder else ()),
+        ),
         detach=request.detach,
         as_json=request.as_json,
         writes_run=request.job.writes_run,
@@ -93,59 +162,64 @@ def with_rows(plan: Plan, *rows: tuple[str, str], question: str | None = None) -
     return replace(plan, extra_rows=(*plan.extra_rows, *rows), question=question or plan.question)
 
 
-def already_active(run: str, active: str) -> str:
+def already_active_message(run: str, active: str) -> str:
     """Return the error for starting a run that is active; ``active`` is "running on host"."""
     return (
         f"run '{run}' is already {active}; follow it with `runner logs {run} --follow`, "
-        f"stop it with `runner stop {run}`, or start another run with --name"
+        f"stop it with `runner stop {run}`, or start a new run with --name"
     )
 
 
 class _Paths:
     """Paths of this machine as the job sees them.
 
-    ``mounts`` collects the folders that it needs for them.
+    ``mounts`` collects the folders that the container must mount for these paths.
     """
 
-    def __init__(self, state: TargetState) -> None:
-        self.state = state
+    def __init__(self, state: TargetState, needs_text: bool) -> None:
+        self.state, self.needs_text = state, needs_text
         self.mounts: list[Volume] = []
 
     def translate_override(self, override: str) -> str:
         path = path_in(override)
-        return override if path is None else replace_path(override, self.translate(path))
+        if path is None:
+            return override
+        is_source = override.partition("=")[0].rpartition(".")[2] == "source"
+        is_optional = is_source and not self.needs_text
+        return replace_path(override, self.translate(path, is_optional=is_optional))
 
-    def translate(self, path: str, writable: bool = False) -> str:
-        environment, here = self.state.environment, Path(path)
-        if not here.is_absolute():
+    def translate(self, path: str, writable: bool = False, is_optional: bool = False) -> str:
+        environment, host_path = self.state.environment, Path(path)
+        if not host_path.is_absolute():
             return path
         for volume in environment.volumes:
-            if volume.here and here.is_relative_to(volume.here):
-                return str(Path(volume.inside) / here.relative_to(volume.here))
-        if here.is_relative_to(self.state.checkout):
+            if volume.host_path and host_path.is_relative_to(volume.host_path):
+                return str(Path(volume.container_path) / host_path.relative_to(volume.host_path))
+        if host_path.is_relative_to(self.state.checkout):
             if writable and environment.is_container:
                 raise usage(
                     f"{path} is in the checkout, which is read-only in the container; "
                     "choose a folder of a volume or one outside the checkout"
                 )
-            return here.relative_to(self.state.checkout).as_posix()
+            return host_path.relative_to(self.state.checkout).as_posix()
         if not environment.is_container or any(
-            here.is_relative_to(volume.inside) for volume in environment.volumes
+            host_path.is_relative_to(volume.container_path) for volume in environment.volumes
         ):
             return path
-        if not environment.can_mount:
+        if not environment.can_mount and is_optional:
+            return path
+        if not environment.can_mount and host_path.suffix not in RECIPE_SUFFIXES:
             raise usage(
-                f"{path} is on this machine, where {self.state.target} can't read it; "
-                f"upload it first: `runner push data {path}`, "
-                f"then use /vol/data/{here.name}"
+                f"{path} is on this machine, but {self.state.target} can't read it; "
+                f"upload it first: `runner push data {path}`, then use /vol/data/{host_path.name}"
             )
-        folder = literal_prefix(here)
-        inside = mount_point(folder)
-        mount = Volume("given", str(folder), inside, writable)
+        folder = literal_prefix(host_path)
+        container_path = mount_point(folder)
+        mount = Volume("mount", str(folder), container_path, writable)
         if mount not in self.mounts:
             self.mounts.append(mount)
-        rest = here.relative_to(folder).as_posix()
-        return inside if rest == "." else f"{inside}/{rest}"
+        rest = host_path.relative_to(folder).as_posix()
+        return container_path if rest == "." else f"{container_path}/{rest}"
 
 
 def _program(request: Request, state: TargetState) -> tuple[str, ...]:
@@ -174,13 +248,24 @@ def _arguments(
             options += ["--force"] if request.force else []
         case ExperimentRequest():
             positional += [_experiment_file(request, state)]
-        case EvaluateRequest() if request.multiple_choice:
-            options += ["--multiple-choice", paths.translate(request.multiple_choice)]
+        case EvaluateRequest():
+            if request.multiple_choice:
+                options += ["--multiple-choice", paths.translate(request.multiple_choice)]
+            options += ["--task", request.task] if request.task else []
         case ExportRequest():
             output = str(request.output or _default_export_folder(request, state))
             options += ["--output", paths.translate(output, writable=True)]
+            options += ["--push", request.push] if request.push else []
+        case ChatRequest() | ServeRequest() if request.model:
+            options += ["--model", paths.translate(request.model)]
         case _:
             pass
+    if isinstance(request, ChatRequest) and request.prompt_file:
+        options += ["--prompt-file", paths.translate(request.prompt_file)]
+    if isinstance(request, ServeRequest):
+        container = state.environment.is_container
+        address = ("0.0.0.0", CONTAINER_PORT) if container else (request.host, request.port)
+        options += ["--host", address[0], "--port", str(address[1])]
     if request.run and (request.job.reads_run or request.job.writes_run):
         options = ["--name", request.run, *options]
     if request.device and not isinstance(request, ExperimentRequest):
@@ -194,17 +279,25 @@ def _experiment_file(request: ExperimentRequest, state: TargetState) -> str:
     """Return the experiment's file as the job sees it: in its folder, or in the checkout."""
     file = request.experiment.file
     if request.command is not None and state.folder is not None:
-        return f"{state.folder.inside}/{file.relative_to(request.command.folder).as_posix()}"
+        return (
+            f"{state.folder.container_path}/{file.relative_to(request.command.folder).as_posix()}"
+        )
     return file.relative_to(state.checkout).as_posix()
 
 
 def _default_export_folder(request: Request, state: TargetState) -> str:
     checkpoints = _checkpoints(state)
-    return f"{checkpoints.here or checkpoints.inside}/{request.run}/huggingface"
+    return f"{checkpoints.host_path or checkpoints.container_path}/{request.run}/huggingface"
 
 
 def _checkpoints(state: TargetState) -> Volume:
     return next(volume for volume in state.environment.volumes if volume.name == "checkpoints")
+
+
+def _published_port(request: Request, state: TargetState) -> str:
+    if not isinstance(request, ServeRequest) or not state.environment.is_container:
+        return ""
+    return f"{request.host}:{request.port}:{CONTAINER_PORT}"
 
 
 def _process_variables(request: Request) -> tuple[tuple[str, str], ...]:
@@ -216,46 +309,72 @@ def _process_variables(request: Request) -> tuple[tuple[str, str], ...]:
 
 
 def _needed_secrets(request: Request, state: TargetState) -> tuple[str, ...]:
-    settings, needed = request.settings, set()
-    if isinstance(request, TrainRequest) and request.settings.train.wandb_project:
-        needed.add("WANDB_API_KEY")
+    settings, needed = request.settings, set[str]()
+    needed.update(notification_secrets(request))
+    for name in request.trackers:
+        needed.update(TRACKERS[name].variables)
     source = settings.data.source if settings else None
     if isinstance(request, PrepareRequest):
         source = request.source or request.published or source
     on_hub = source is not None and (source == FINEWEB or "huggingface.co" in source)
+    if isinstance(request, ExportRequest) and request.push:
+        needed.add("HF_TOKEN")
+    if isinstance(request, ChatRequest | ServeRequest) and request.model:
+        needed.add("HF_TOKEN")
+    if isinstance(request, ServeRequest):
+        needed.add("SERVE_TOKEN")
     if request.job.reads_recipe and (on_hub or weights_of(settings)):
         needed.add("HF_TOKEN")  # higher rate limits, and gated datasets
     return tuple(name for name in state.secrets if name in needed)
 
 
-def _check(request: Request, state: TargetState) -> None:
+def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
     job, run = request.job, state.run
     if state.missing_modules:
+        them = "them" if len(state.missing_modules) > 1 else "it"
         raise RunnerError(
             f"{job.name} needs {', '.join(state.missing_modules)}, which this Python lacks; "
-            f"install it:\n  {state.install_command}\nor run it in the container: `runner local`"
+            f"install {them}:\n  {state.install_command}\nor use the container: `runner local`"
         )
     if job.writes_run and run.record and (why := other_job(run.record, job.name)):
         raise usage(why)
     if run.active:
-        raise RunnerError(already_active(request.run, run.active))
+        raise RunnerError(already_active_message(request.run, run.active))
     if run.other is not None:
-        folder = f"{_checkpoints(state).here}/{request.run}"
+        folder = f"{_checkpoints(state).host_path}/{request.run}"
         refuse_divergence(request.run, state.target, run.step, run.other, folder)
     if isinstance(request, TrainRequest) and run.recipe is not None:
         # The job would refuse it too, but on a machine that bills.
         why = other_recipe(request.run, run.recipe, request.settings, state.target, run.step or 0)
         if why:
             raise usage(why)
-    if job.reads_run and run.step is None and state.is_configured:
+    if isinstance(request, TrainRequest | PrepareRequest) and request.missing_source:
+        _refuse_missing_source(request, state)
+    is_model = isinstance(request, ChatRequest | ServeRequest) and request.model
+    if job.reads_run and run.step is None and state.is_configured and not is_model:
         raise not_found(_no_checkpoint(request, state))
     _check_devices(request, state)
+    if state.queue is not None and request.access is None and state.queue.blocker:
+        raise RunnerError(refusal(state.queue.blocker))
+
+
+def _refuse_missing_source(request: TrainRequest | PrepareRequest, state: TargetState) -> None:
+    """Raise RunnerError if the dataset must be prepared, but its text does not exist."""
+    is_forced = isinstance(request, PrepareRequest) and request.force
+    if state.is_dataset_ready is False or not state.is_configured or is_forced:
+        remote = any(volume.remote for volume in state.environment.volumes)
+        raise usage(
+            f"data.source={request.missing_source}: no such file, folder or glob; correct the path"
+            + (", or give a path on the volume data as /vol/data/PATH" if remote else "")
+        )
 
 
 def _no_checkpoint(request: Request, state: TargetState) -> str:
     if state.run.is_finished:
         checkpoints = _checkpoints(state)
-        recipe = "RECIPE" if checkpoints.remote else f"{checkpoints.here}/{request.run}/recipe.yaml"
+        recipe = (
+            "RECIPE" if checkpoints.remote else f"{checkpoints.host_path}/{request.run}/recipe.yaml"
+        )
         return checkpoints_gone(request.run, state.target, recipe)
     run = request.run
     return f"run '{run}' has no checkpoint yet; see its progress: `runner status {run}`"
@@ -270,16 +389,17 @@ def _check_devices(request: Request, state: TargetState) -> None:
         raise usage("--device mps is a single GPU; remove --gpu")
     if state.gpus is None or request.device == "cpu" or request.gpus <= max(state.gpus, 1):
         return
+    remedy = state.gpu_remedy or ("use fewer" if state.gpus else "remove --gpu")
     raise usage(
         f"--gpu {request.gpus}: {state.target} has {state.gpus or 'no'} "
-        f"GPU{'s' * (state.gpus != 1)}; {state.gpu_remedy or 'use fewer'}, "
+        f"GPU{'s' * (state.gpus != 1)}; {remedy}, "
         f"or add --device cpu for {request.gpus} processes on the CPU"
     )
 
 
 def _steps(request: Request, state: TargetState) -> list[str]:
-    """Return what the launch will do, for a person."""
-    settings, step = request.settings, state.run.step
+    """Return the steps of the launch, for display."""
+    step = state.run.step
     steps = []
     if state.image is not None and not state.image.is_built:
         steps.append("builds the image first (some minutes, once)")
@@ -289,16 +409,32 @@ def _steps(request: Request, state: TargetState) -> list[str]:
         case ExperimentRequest():
             verb = "resumes" if step is not None else "runs"
             steps.append(f"{verb} {request.experiment.describe()}")
+        case ExportRequest() if request.push:
+            steps.append(f"{request.job.summary}, and uploads it to the Hub as {request.push}")
+        case ServeRequest():
+            steps.append(f"{request.job.summary}, at http://{request.host}:{request.port}")
         case PrepareRequest() if request.force:
             steps.append("replaces the existing dataset")
         case _:
             steps.append(request.job.summary + (f", step {step}" if step is not None else ""))
-    wants_wandb = settings is not None and settings.train.wandb_project
-    if wants_wandb and not _needed_secrets(request, state):
-        steps.append(
-            "does not log to Weights & Biases: WANDB_API_KEY is neither in the environment nor .env"
-        )
-    return steps
+    return [*steps, *_tracker_steps(request, state)]
+
+
+def _tracker_steps(request: Request, state: TargetState) -> Iterator[str]:
+    options = request.target_options
+    for name, project in request.trackers.items():
+        info = TRACKERS[name]
+        step, variables = f"logs to {info.label}, project {project}", " or ".join(info.online)
+        given = (*state.secrets, *options.own_secrets, *dict(options.environment))
+        if info.is_online(given):
+            yield step
+        elif options.modal_secrets:
+            stores = ", ".join(options.modal_secrets)
+            yield f"{step}, if the secret {stores} has {variables}; else to {name}/ in its folder"
+        else:
+            yield (
+                f"{step}, offline in its folder: {variables} is neither in the environment nor .env"
+            )
 
 
 def _training_steps(request: TrainRequest, state: TargetState) -> list[str]:
@@ -314,5 +450,5 @@ def _training_steps(request: TrainRequest, state: TargetState) -> list[str]:
     elif step < last:
         steps.append(f"resumes from step {step} of {last}")
     else:
-        steps.append(f"finished at step {step}: shows its sample; --name starts another run")
+        steps.append(f"finished at step {step}: shows its sample; --name starts a new run")
     return steps

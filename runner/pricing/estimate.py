@@ -4,14 +4,17 @@
 
 MFU, the share of the datasheet's peak that a trainer reaches, comes from a table: measurements of
 others with the same parts (torch.compile, fused attention, bfloat16), else a cautious assumption.
+`compare_gpus` makes the table of `runner estimate`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from job.format import duration
+from job.format import dollars, duration
 from job.memory import (
     chosen_micro_batch,
     flops_per_token,
@@ -20,13 +23,14 @@ from job.memory import (
     network_size,
     training_memory,
 )
-from job.recipe import Recipe
 from job.schedules import tokens_before
 from job.speed import datasheet_flops, should_compile
+from runner.console import CliContext, new_table
 from runner.errors import usage
-from runner.format import dollars
-from runner.pricing.gpus import BY_NAME, GpuRequest
-from runner.pricing.prices import RentedMachine
+from runner.pricing.gpus import ASSUMED, BY_NAME, GpuRequest, Prices, RentedMachine, usd_per_hour
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
 
 REFERENCE_WIDTH = 768
 
@@ -106,9 +110,9 @@ class MemoryFit:
         if self.largest_micro_batch is None:
             return f"a single sequence does not fit; {REMEDIES}"
         return (
-            f"use micro_batch={self.largest_micro_batch}, accumulated "
-            f"{self.largest_grad_accum_steps} times for the same batch (or micro_batch=auto), "
-            "or a larger GPU"
+            f"use micro_batch={self.largest_micro_batch} and "
+            f"{self.largest_grad_accum_steps} gradient accumulation steps for the same batch "
+            "(or micro_batch=auto), or a larger GPU"
         )
 
 
@@ -150,8 +154,10 @@ def describe_fit(recipe: Recipe, names: tuple[str, ...], processes: int) -> str:
     fit = memory_fit(recipe, smallest_gpu(names), processes)
     text = (
         f"about {fit.needed_gb:.2g} of {fit.available_gb:g} GB on {fit.gpu} (estimated) "
-        f"with micro_batch {fit.micro_batch}, accumulated {fit.grad_accum_steps} times"
+        f"with micro_batch {fit.micro_batch}"
     )
+    if fit.grad_accum_steps > 1:
+        text += f", {fit.grad_accum_steps} gradient accumulation steps"
     if not fit.fits:
         return f"{text}: it will not fit; {fit.advice}"
     if fit.needed_gb > 0.9 * fit.available_gb:
@@ -172,7 +178,7 @@ def training_machine(recipe: Recipe | None, gpus: GpuRequest, cores: float = 4.0
 
 
 def refuse_too_large(recipe: Recipe, gpus: GpuRequest, nodes: int) -> None:
-    """Raise RunnerError, exit code 2, for a GPU on which a single sequence does not fit.
+    """Raise RunnerError, exit status 2, for a GPU on which a single sequence does not fit.
 
     The trainer halves micro_batch when memory is short, but it can't halve one sequence.
     """
@@ -202,19 +208,133 @@ def limit_warnings(
     """
     lines = []
     price = min(span / 3600 * hourly[name] for name, span in seconds.items())
-    if max_cost is not None and (left := max_cost - spent) < price:
+    if max_cost is not None and (rest := max_cost - spent) < price:
         lines.append(
-            f"--max-cost pays for {_percent(left / price)} of it, {dollars(left)} of about "
+            f"--max-cost pays for {_percent(rest / price)} of it, {dollars(rest)} of about "
             f"{dollars(price)}; raise --max-cost, or train fewer steps"
         )
     span = min(seconds.values())
-    if (left := timeout_s - used_s) < span:
+    if (rest := timeout_s - used_s) < span:
         lines.append(
-            f"--timeout ends after {_percent(left / span)} of it, {duration(left)} of about "
+            f"--timeout ends after {_percent(rest / span)} of it, {duration(rest)} of about "
             f"{duration(span)}; raise --timeout, or train fewer steps"
         )
     return "\n".join(lines)
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.995 else "nearly all"
+    return f"{100 * share:.2g}%" if share < 0.995 else "nearly all"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The recipe on ``count`` GPUs of one type: seconds and US dollars of the whole run."""
+
+    gpu: str
+    count: int
+    fit: MemoryFit
+    tokens_per_second: float
+    mfu: float
+    mfu_source: str
+    seconds: float
+    usd_per_hour: float
+    usd: float
+    usd_per_billion_tokens: float | None  # None if nothing is trained
+    cheapest: bool = False
+    fastest: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the value for ``--gpu``."""
+        return str(GpuRequest((self.gpu,), self.count))
+
+    @property
+    def remark(self) -> str:
+        """Return the text of the last column."""
+        if not self.fit.fits:
+            return f"does not fit: {self.fit.advice}"
+        flags = (
+            ("cheapest", self.cheapest),
+            ("fastest", self.fastest),
+            ("speed assumed", self.mfu_source == ASSUMED),
+        )
+        return ", ".join(word for word, applies in flags if applies)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row for --json."""
+        fit = {**asdict(self.fit), "fits": self.fit.fits, "advice": self.fit.advice}
+        return {**asdict(self), "gpu": self.name, "fit": fit}
+
+
+def compare_gpus(
+    recipe: Recipe, gpus: Sequence[GpuRequest], prices: Prices, region: str | None = None
+) -> list[Row]:
+    """Return a row for each of ``gpus``: first those that fit, the cheapest first."""
+    rows = [_row(recipe, one.names[0], one.count, prices, region) for one in gpus]
+    fitting = [row for row in rows if row.fit.fits]
+    cheapest = min(fitting, key=lambda row: row.usd, default=None)
+    fastest = min(fitting, key=lambda row: row.seconds, default=None)
+    marked = [replace(row, cheapest=row is cheapest, fastest=row is fastest) for row in rows]
+    return sorted(marked, key=lambda row: (not row.fit.fits, row.usd))
+
+
+def _row(recipe: Recipe, gpu: str, count: int, prices: Prices, region: str | None) -> Row:
+    fit = memory_fit(recipe, gpu, count)
+    if not fit.fits and fit.largest_micro_batch is not None:  # its time with a batch that fits
+        train = recipe.train.model_copy(update={"micro_batch": fit.largest_micro_batch})
+        recipe = recipe.model_copy(update={"train": train})
+    machine = training_machine(recipe, GpuRequest((gpu,), count))
+    hourly = usd_per_hour(machine, 1, region, prices)[gpu]
+    seconds = training_seconds(recipe, gpu, count)
+    usd = seconds / 3600 * hourly
+    tokens = tokens_before(recipe.train, recipe.train.max_steps)
+    return Row(
+        gpu,
+        count,
+        fit,
+        tokens_per_second(recipe, gpu, count),
+        mfu(recipe, gpu),
+        BY_NAME[gpu].mfu_source,
+        seconds,
+        hourly,
+        usd,
+        usd / tokens * 1e9 if tokens else None,
+    )
+
+
+def comparison_to_json(recipe: Recipe, rows: Sequence[Row], prices: Prices) -> dict[str, Any]:
+    """Return the comparison for --json: seconds, US dollars, GB of 1e9 bytes."""
+    return {
+        "recipe": recipe.name,
+        "parameters": network_size(recipe.model, recipe.data.tokenizer).parameters,
+        "tokens": tokens_before(recipe.train, recipe.train.max_steps),
+        "flops_per_token": flops_per_token(recipe),
+        "prices": prices.source,
+        "gpus": [row.to_json() for row in rows],
+    }
+
+
+def show_comparison(recipe: Recipe, rows: Sequence[Row], prices: Prices, cli: CliContext) -> None:
+    """Print the table on stdout, and its basis on stderr."""
+    numbers = ("tokens/s", "time", "$/hour", "dollars", "$/B tokens", "memory")
+    table = new_table("gpu", *numbers, left=("gpu",))
+    table.add_column("", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.tokens_per_second:,.0f}",
+            duration(row.seconds),
+            f"{row.usd_per_hour:.2f}",
+            f"{row.usd:.2f}",
+            "-" if row.usd_per_billion_tokens is None else f"{row.usd_per_billion_tokens:.2f}",
+            f"{row.fit.needed_gb:.1f} of {row.fit.available_gb:g} GB",
+            row.remark,
+        )
+    cli.print_table(table, data=True)
+    size = network_size(recipe.model, recipe.data.tokenizer).parameters
+    tokens = tokens_before(recipe.train, recipe.train.max_steps)
+    cli.info(
+        f"{recipe.name}: {size / 1e6:.1f}M parameters, {tokens / 1e9:.3g} B tokens; "
+        f"{prices.source}. These are estimates: after 50 steps a run reports its measured time. "
+        "Start one with `runner cloud --gpu NAME`"
+    )

@@ -7,16 +7,18 @@ attempt can't record its end: the last time it was seen counts. Standard library
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from job.files import write_atomically
 from job.run_record import EndReason
+from job.typed_json import read_json
 
 NAME = "cloud.json"
 
-# `runner stop` writes this file beside it: {"call": the call to end}.
+LAUNCH_NAME = "launch.json"  # the last launch, by the runner
+
+# `runner stop` writes this file next to it: {"call": the call to end}.
 STOP_NAME = "cloud_stop.json"
 
 # An attempt not seen for this long is gone: it records itself every 15 s and commits every 60 s.
@@ -35,7 +37,7 @@ class CloudAttempt:
     gpu: str = ""  # as nvidia-smi names it; '' without one
     ended: float | None = None
     reason: str | None = None  # an EndReason
-    detail: str = ""  # the measurement behind the reason
+    detail: str = ""  # the measurement that led to the reason
     status: int | None = None  # the job's exit status
 
     def seconds(self, now: float) -> float:
@@ -43,9 +45,11 @@ class CloudAttempt:
         end = self.ended if self.ended is not None else min(now, self.seen + STALE_S)
         return max(0.0, end - self.started)
 
-    def cost(self, now: float) -> float:
-        """Return its US dollars until ``now`` or its end."""
-        return self.seconds(now) * self.usd_per_hour / 3600
+    def cost(self, now: float, since: float = 0.0) -> float:
+        """Return its US dollars from ``since`` until ``now`` or its end."""
+        seconds = self.seconds(now)
+        seconds = max(0.0, min(seconds, self.started + seconds - since))
+        return seconds * self.usd_per_hour / 3600
 
 
 @dataclass
@@ -56,6 +60,7 @@ class AttemptLog:
     call: str = ""  # the newest function call
     app: str = ""
     status: int | None = None  # the exit status of that call; None while it is active
+    warned_cap: float | None = None  # the --max-cost of which most was spent when a message said so
     reason: str = ""
 
     def begin(self, attempt: CloudAttempt, app: str) -> None:
@@ -66,13 +71,13 @@ class AttemptLog:
         self.attempts.append(attempt)
         self.call, self.app, self.status, self.reason = attempt.call, app, None, ""
 
-    def end_attempt(self, reason: str, status: int | None, now: float) -> None:
+    def end_attempt(self, reason: EndReason, status: int | None, now: float) -> None:
         """Record the end of the newest attempt; the call stays active."""
         attempt = self.attempts[-1]
         attempt.ended = attempt.seen = now
         attempt.reason, attempt.status = reason, status
 
-    def end_call(self, status: int, reason: str) -> None:
+    def end_call(self, status: int, reason: EndReason) -> None:
         """Record the end of the call: no attempt follows."""
         self.status, self.reason = status, reason
 
@@ -80,9 +85,9 @@ class AttemptLog:
         """Return the seconds of all attempts."""
         return sum(attempt.seconds(now) for attempt in self.attempts)
 
-    def cost(self, now: float) -> float:
-        """Return the US dollars of all attempts."""
-        return sum(attempt.cost(now) for attempt in self.attempts)
+    def cost(self, now: float, since: float = 0.0) -> float:
+        """Return the US dollars of all attempts, from ``since`` on."""
+        return sum(attempt.cost(now, since) for attempt in self.attempts)
 
     def dumps(self) -> str:
         """Return the file's text, with the sums for readers."""
@@ -95,21 +100,14 @@ class AttemptLog:
 
     def write(self, folder: Path) -> None:
         """Replace the file in ``folder`` atomically."""
-        temporary = folder / f".{NAME}.{os.getpid()}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self.dumps())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / NAME)
+        write_atomically(folder / NAME, self.dumps())
 
 
 def parse_log(text: str | bytes | None) -> AttemptLog:
     """Return the log in a file's text; an empty one if the text is missing or invalid."""
     try:
-        tree = json.loads(text or "{}")
-        attempts = [CloudAttempt(**_known(CloudAttempt, item)) for item in tree.pop("attempts", [])]
-        return AttemptLog(**{**_known(AttemptLog, tree), "attempts": attempts})
-    except (ValueError, TypeError, AttributeError):
+        return read_json(AttemptLog, text or "{}")
+    except ValueError:
         return AttemptLog()
 
 
@@ -119,21 +117,3 @@ def read_log(folder: Path) -> AttemptLog:
         return parse_log((folder / NAME).read_bytes())
     except OSError:
         return AttemptLog()
-
-
-def _known(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of ``tree`` that are fields of ``kind``, if their types are right."""
-    names = {item.name for item in fields(kind)}
-    values = {key: value for key, value in tree.items() if key in names}
-    numbers = {"started", "seen", "usd_per_hour"} & values.keys()
-    optional = {"ended", "status"} & values.keys()
-    valid = all(_is_number(values[key]) for key in numbers) and all(
-        values[key] is None or _is_number(values[key]) for key in optional
-    )
-    if not valid:
-        raise ValueError("expected numbers")
-    return values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,20 +1,35 @@
-"""Find runs by name, on whichever target they are."""
+"""Find runs by name, on whichever target they are; and one run on two sides.
+
+The sides are this machine and a target with volumes of its own. A run is looked up on a target only
+if its files on this machine show that it was there: a new run needs no network to start.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from job.run_record import RUN_NAME, RunStatus
+from job.run_record import RunRecord, RunStatus, is_run_name, read_record
+from job.step_folders import discard
+from job.typed_json import read_object
 from runner.console import CliContext
-from runner.errors import RunnerError, did_you_mean, not_found
-from runner.plan import is_active_elsewhere
-from runner.project import find_checkout
-from runner.target import RunInfo, RunSource, Target, all_targets
+from runner.errors import NoSuchRun, RunnerError, did_you_mean, not_found
+from runner.jobs import COMMAND
+from runner.plan import RemoteRunState, is_active_elsewhere
+from runner.project import find_checkout, volumes
+from runner.runs import attempts
+from runner.runs.store import (
+    NO_RUNS,
+    is_active_locally,
+    newest_step,
+    read_launch,
+    record_of,
+    step_of,
+)
+from runner.target import RunInfo, RunSource, Target, all_targets, remote_targets
 
-NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
 MAX_NAMES = 8  # in an error
 
 
@@ -28,6 +43,14 @@ class ResolvedRun:
     state: RunInfo
     target: Target
     source: RunSource
+
+    def remove(self, folder: str = "") -> None:
+        """Delete the run, or a ``folder`` in it, from the volume that was read."""
+        path = f"{self.state.run}/{folder}".rstrip("/")
+        if self.state.is_copy:
+            discard(Path(self.state.folder).parent / path)
+        else:
+            self.target.remove(path)
 
     def check_reachable(self) -> None:
         """Raise RunnerError if only a pulled copy of the run is known."""
@@ -63,7 +86,7 @@ def every_run(cli: CliContext) -> list[ResolvedRun]:
 def find_run(cli: CliContext, name: str) -> ResolvedRun:
     """Return the run; if several targets have one of that name, the active or newest one.
 
-    Raises RunnerError, exit code 102, if no target has it.
+    Raises RunnerError, exit status 102, if no target has it.
     """
     found, unreachable = [], []
     for target in _targets(cli):
@@ -90,7 +113,7 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
 
 
 def newest_run(cli: CliContext) -> ResolvedRun:
-    """Return the run that was started last. Raises RunnerError, exit code 102, without any run."""
+    """Return the run that was started last. Raises RunnerError, exit status 102, without a run."""
     found = every_run(cli)
     if not found:
         raise not_found(NO_RUNS)
@@ -100,7 +123,7 @@ def newest_run(cli: CliContext) -> ResolvedRun:
 def match_names(cli: CliContext, words: Sequence[str]) -> list[str]:
     """Expand patterns such as ``seed*`` to the names of runs, without duplicates.
 
-    Raises RunnerError, exit code 102, for a pattern that matches nothing.
+    Raises RunnerError, exit status 102, for a pattern that matches nothing.
     """
     if not any(map(_is_pattern, words)):
         return list(words)
@@ -168,8 +191,8 @@ def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str
     if sweep := _describe_sweep(cli, name):
         return sweep
     names = {found.state.run for found in [*others, *_copies(cli)]}
-    hint = did_you_mean(name, names) or ("; `runner runs` lists them" if names else f"; {NO_RUNS}")
-    return f"no run '{name}'{hint}"
+    hint = did_you_mean(name, names) or "; `runner runs` lists them"
+    return f"no run '{name}'{hint if names else f' ({NO_RUNS})'}"
 
 
 def _describe_sweep(cli: CliContext, name: str) -> str:
@@ -177,11 +200,11 @@ def _describe_sweep(cli: CliContext, name: str) -> str:
 
     '' for any other.
     """
-    if not RUN_NAME.match(name):
+    if not is_run_name(name):
         return ""
     for target in _targets(cli):
         try:
-            sweep = json.loads((target.volumes.run(name) / "sweep.json").read_bytes())
+            sweep = read_object((target.volumes.run(name) / "sweep.json").read_bytes())
             first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
             best = sweep.get("best")
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -218,3 +241,110 @@ def _list_of(known: list[str]) -> str:
         return NO_RUNS
     rest = f" and {len(known) - MAX_NAMES} more" if len(known) > MAX_NAMES else ""
     return f"the runs are {', '.join(known[:MAX_NAMES])}{rest}; `runner runs` lists them"
+
+
+def remote_state(cli: CliContext, checkout: Path, folder: Path) -> RemoteRunState | None:
+    """Return the state of the run in ``folder`` on the remote target that it was on; None if it was
+    on none.
+
+    Warns and returns None if that target does not answer.
+    """
+    record, journals = read_record(folder), volumes(checkout, cli.environ).cache / ".sync"
+    for target in remote_targets(cli, checkout):
+        if target.name in cli.unreachable_targets or not _was_on(target, folder, record, journals):
+            continue
+        try:
+            return _ask(target, folder.name, record)
+        except (RunnerError, OSError) as error:
+            cli.warn(
+                f"could not ask {target.name} whether run '{folder.name}' ran there since: {error}"
+            )
+            cli.unreachable_targets.add(target.name)
+    return None
+
+
+def _ask(target: Target, run: str, local: RunRecord | None) -> RemoteRunState | None:
+    target.check_configured()
+    state, files = target.state(run), target.files("checkpoints")
+    if state is not None and state.alive:
+        return RemoteRunState(target.name, is_remote=True, is_active=True)
+    remote = record_of(files, run)
+    if remote is None or (local is not None and local.created != remote.created):
+        return None  # a different run of that name
+    return RemoteRunState(
+        target.name,
+        is_remote=True,
+        step=step_of(files, run),
+        ran_since=_ran_since(remote, local),
+    )
+
+
+def local_state(
+    cli: CliContext, checkout: Path, run: str, remote: RunRecord | None
+) -> RemoteRunState | None:
+    """Return the state on this machine of the run with the record ``remote``.
+
+    None if it is a different run.
+    """
+    folder = volumes(checkout, cli.environ).run(run)
+    record = read_record(folder)
+    if record is None or remote is None or record.created != remote.created:
+        return None
+    target = str(record.attempts[-1].launch.get("target") or "host") if record.attempts else "host"
+    is_pulled = target in {other.name for other in remote_targets(cli, checkout)}
+    is_active = is_active_locally(folder) and not is_pulled
+    return RemoteRunState(
+        target,
+        is_remote=False,
+        is_active=is_active,
+        step=newest_step(folder),
+        ran_since=_ran_since(record, remote),
+    )
+
+
+def locate_missing_run(
+    cli: CliContext, checkout: Path, target: Target, job: str, missing: NoSuchRun
+) -> RunnerError:
+    """Return the error for a run that ``target`` lacks, naming the target that has it, if any."""
+    run = missing.run
+    if target.has_remote_volumes:
+        if read_record(volumes(checkout, cli.environ).run(run)) is None:
+            return missing
+        return not_found(
+            f"run '{run}' is on this machine, not on {target.name}: run "
+            f"`runner host {job} --name {run}`, or copy it first: `runner push checkpoints {run}`"
+        )
+    for remote in remote_targets(cli, checkout):
+        try:
+            if not remote.is_configured() or (
+                remote.state(run) is None and record_of(remote.files("checkpoints"), run) is None
+            ):
+                continue
+        except (RunnerError, OSError) as error:
+            cli.warn(f"could not ask {remote.name} for run '{run}': {error}")
+            continue
+        return not_found(
+            f"run '{run}' is on {remote.name}, not on {target.name}: run "
+            f"`runner {remote.name} {job} --name {run}`, "
+            f"or copy it first: `runner pull checkpoints {run}`"
+        )
+    return missing
+
+
+def _ran_since(remote: RunRecord, local: RunRecord | None) -> bool:
+    """Return True if the remote run started a command after the last one of the local run."""
+    last = max((attempt.started for attempt in local.attempts), default=0.0) if local else 0.0
+    return remote.job == COMMAND.name and any(attempt.started > last for attempt in remote.attempts)
+
+
+def _was_on(target: Target, folder: Path, record: RunRecord | None, journals: Path) -> bool:
+    """Return True if the run's local files show a launch on, or a push to, the target."""
+    launch = read_launch(folder)
+    if (folder / attempts.NAME).exists() or (launch is not None and launch.target == target.name):
+        return True
+    if record is None:
+        return False
+    if any(attempt.launch.get("target") == target.name for attempt in record.attempts):
+        return True
+    noted = f'"{folder.name}/run.json"'.encode()
+    return any(noted in journal.read_bytes() for journal in journals.glob("*.jsonl"))

@@ -1,52 +1,36 @@
 """A run read through its target, again and again: each poll reads only what is new.
 
-``HistoryReader("warm", target).poll()`` returns a History. It raises OSError or RunnerError if the
-target does not answer.
+``HistoryReader("my_run", target).poll()`` returns a History. Raises OSError or RunnerError if the
+target does not answer. ``results`` returns the results of the run by name.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from job.format import sanitize
+from job.format import byte_size, dollars, duration, number, one_line, sanitize
 from job.run_record import RunRecord, parse_record
+from job.typed_json import read_object
 from runner.console import CliContext
 from runner.errors import not_found
 from runner.runs import attempts
-from runner.runs.attempts import AttemptLog
+from runner.runs.attempts import LAUNCH_NAME, AttemptLog
 from runner.runs.find import find_run
+from runner.runs.logs import TailReader
 from runner.runs.metrics import Metrics
-from runner.runs.store import LAUNCH_NAME, parse_launch
-from runner.runs.tail_reader import TailReader
-from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry, VolumeFiles
+from runner.runs.store import parse_launch
+from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry
 
 LOG_LINES = 200
 LOG_BYTES = 64 * 1024  # of the end of the log, where reading starts
 OUTPUT_LINES = 50
 MAX_FILE_BYTES = 1024 * 1024  # of a record, a recipe, a sample
 READERS = 4
-
-
-class RunFiles(Protocol):
-    """The part of `RunSource` that reads one run."""
-
-    def state(self, run: str) -> RunInfo | None:
-        """Return the state of the run."""
-        ...
-
-    def output(self, run: str, lines: int) -> list[str]:
-        """Return the last lines that the job printed outside its log."""
-        ...
-
-    def files(self, volume: str) -> VolumeFiles:
-        """Return the volume."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ class History:
 class HistoryReader:
     """Reads one run. ``all_samples`` reads every sample, not only the newest."""
 
-    def __init__(self, run: str, source: RunFiles, all_samples: bool = False) -> None:
+    def __init__(self, run: str, source: RunSource, all_samples: bool = False) -> None:
         self.run = run
         self.source = source
         self.files = source.files("checkpoints")
@@ -181,7 +165,7 @@ def _step_of(name: str) -> str:
 def recorded_arguments(record: bytes | None) -> dict[str, Any]:
     """Return an experiment's arguments or a command's command line from the run's record."""
     try:
-        tree = json.loads(record or b"{}")
+        tree = read_object(record or b"{}")
         arguments, command = tree.get("arguments") or {}, tree.get("command") or []
         return {**arguments, **({"command": shlex.join(map(str, command))} if command else {})}
     except (ValueError, TypeError, AttributeError):
@@ -211,16 +195,16 @@ def flatten_recipe(text: bytes | None) -> dict[str, Any]:
 def read_runs(cli: CliContext, runs: Sequence[str], all_samples: bool = False) -> list[History]:
     """Return the present state of the runs.
 
-    Raises RunnerError, exit code 102, for a missing run.
+    Raises RunnerError, exit status 102, for a missing run.
     """
     sources = [_source_of(cli, run) for run in runs]
     with ThreadPoolExecutor(READERS) as pool:
         return list(
-            pool.map(lambda run, source: _read_fully(run, source, all_samples), runs, sources)
+            pool.map(lambda run, source: read_fully(run, source, all_samples), runs, sources)
         )
 
 
-def _read_fully(run: str, source: RunSource, all_samples: bool) -> History:
+def read_fully(run: str, source: RunSource, all_samples: bool) -> History:
     history = HistoryReader(run, source, all_samples).poll_fully()
     if history is None:
         raise not_found(f"run '{run}' was removed; `runner runs` lists the others")
@@ -232,3 +216,102 @@ def _source_of(cli: CliContext, run: str) -> RunSource:
     if found.state.is_copy:
         cli.warn(f"{found.target.name} does not answer for run '{run}'; reading the pulled copy")
     return found.source
+
+
+MAX_RETURNED = 20  # values of an experiment's result that are shown
+
+
+def results(history: History) -> dict[str, Any]:
+    """Return the unrounded results; None for unknown values.
+
+    The speed is the average over all of the training, in tokens per second.
+    """
+    state, metrics, record = history.state, history.metrics, history.record
+    attempt = record.attempts[-1] if record and record.attempts else None
+    tokens = metrics.tokens or (float(record.tokens) if record else 0.0)
+    seconds = record.train_seconds if record and record.train_seconds else metrics.seconds
+    git = record.git if record else {}
+    recorded_best = record.best_val_loss if record else None
+    return {
+        "target": state.target,
+        "gpu": state.gpu,
+        "world_size": attempt.world_size if attempt else None,
+        "status": state.status,
+        "step": max(state.step, metrics.step),
+        "tokens": int(tokens) or None,
+        "train_loss": metrics.newest.get("loss", record.train_loss if record else None),
+        "val_loss": metrics.newest.get("val_loss", record.val_loss if record else None),
+        "best_val_loss": metrics.best[1] if metrics.best else recorded_best,
+        "best_step": metrics.best[0] if metrics.best else None,
+        "tokens_per_second": tokens / seconds if tokens and seconds else None,
+        "mfu": _mean(history, "mfu"),
+        "memory_bytes": metrics.newest.get("memory_bytes"),
+        "train_seconds": seconds or None,
+        "attempts": state.attempts,
+        "cost": state.cost,
+        "parameters": record.parameters if record else None,
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "result": record.result if record else {},
+    }
+
+
+def format_results(found: dict[str, Any]) -> dict[str, str]:
+    """Return the results as text, without unknown values."""
+    loss = "{:.4f}".format
+    best, step = found["best_val_loss"], found["best_step"]
+    at_step = f" at {step:,}" if best is not None and step is not None else ""
+    texts = {
+        "target": str(found["target"]),
+        "device": _device(found),
+        "status": str(found["status"]),
+        "step": f"{found['step']:,}" if found["step"] or step is not None else "",
+        "tokens": _format(found["tokens"], number),
+        "parameters": _format(found["parameters"], number),
+        "training loss": _format(found["train_loss"], loss),
+        "validation loss": _format(found["val_loss"], loss),
+        "best validation": _format(best, loss) + at_step,
+        "tokens/s": _format(found["tokens_per_second"], "{:,.0f}".format),
+        "MFU": _format(found["mfu"], "{:.1%}".format),
+        "memory": _format(found["memory_bytes"], byte_size),
+        "training time": _format(found["train_seconds"], duration),
+        "attempts": str(found["attempts"] or ""),
+        **_returned_values(found),
+        "cost": _format(found["cost"], dollars),
+        "commit": _commit(found),
+    }
+    return {name: text for name, text in texts.items() if text}
+
+
+def _returned_values(found: dict[str, Any]) -> dict[str, str]:
+    """Return the scalar values of an experiment or a command, without those in other rows."""
+    others = {"loss": "train_loss", "val_loss": "val_loss", "best_val_loss": "best_val_loss"}
+    scalars = {
+        key: value
+        for key, value in found["result"].items()
+        if not isinstance(value, dict | list) and (key not in others or value != found[others[key]])
+    }
+    return {
+        one_line(str(key)): f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+        for key, value in list(scalars.items())[:MAX_RETURNED]
+    }
+
+
+def _device(found: dict[str, Any]) -> str:
+    count = found["world_size"] or 1
+    return one_line(found["gpu"] or "") + (f", {count} processes" if count > 1 else "")
+
+
+def _commit(found: dict[str, Any]) -> str:
+    commit = one_line(str(found["commit"] or ""))[:10]
+    return f"{commit} and changes" if commit and found["dirty"] else commit
+
+
+def _format(value: Any, form: Callable[[Any], str]) -> str:
+    return "" if value is None else form(value)
+
+
+def _mean(history: History, key: str) -> float | None:
+    points = history.metrics.curves[key].points
+    count = sum(point.weight for point in points)
+    return sum(point.value * point.weight for point in points) / count if count else None

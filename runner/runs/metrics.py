@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -23,11 +24,16 @@ TRAINER_CURVES = (
     "val_loss",
 )
 
+# Of each GPU of the machine: shown together, not as curves of their own.
+GPU_VALUE = re.compile(r"gpu_(?:use|memory|clock)_\d+")
+
 KEYS_WITHOUT_CURVE = {"kind", "step", "tokens", "eval_tokens"}
 
 SKIPPED_KINDS = {"checkpoint"}
 
-MAX_CURVES = 40
+MAX_CURVES = 60
+
+MAX_GPUS = 16  # of one machine
 
 Axis = Literal["step", "tokens", "time"]
 
@@ -51,7 +57,16 @@ class Metrics:
     @property
     def extra_curves(self) -> list[str]:
         """Return the curves that the trainer does not have."""
-        return [key for key, curve in self.curves.items() if key not in TRAINER_CURVES and curve]
+        return [
+            key
+            for key, curve in self.curves.items()
+            if key not in TRAINER_CURVES and curve and not GPU_VALUE.fullmatch(key)
+        ]
+
+    def per_gpu(self, name: str) -> list[float]:
+        """Return the newest ``use``, ``memory`` or ``clock`` of each GPU of the machine."""
+        found = (self.newest.get(f"gpu_{name}_{gpu}") for gpu in range(MAX_GPUS))
+        return [value for value in found if value is not None]
 
     def read(self, lines: Iterable[bytes]) -> None:
         """Add the lines of a metrics.jsonl."""

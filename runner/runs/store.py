@@ -7,38 +7,50 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
 from job.files import write_atomically
-from job.health import FRESH_SECONDS
+from job.health import FRESH_HEARTBEAT_S
 from job.run_record import (
-    RUN_NAME,
     Attempt,
     RunRecord,
     RunStatus,
     heartbeat_age,
     is_held,
+    is_run_name,
     parse_record,
     read_record,
 )
 from job.step_folders import LATEST, steps
-from runner.runs.endings import SIGKILL_STATUS
+from job.typed_json import convert, read_json
+from runner.runs.attempts import LAUNCH_NAME
 from runner.system import is_container_id
-from runner.target import LaunchHandle, RunInfo, VolumeEntry, VolumeFiles, options_from_json
+from runner.target import (
+    LaunchHandle,
+    LocalVolume,
+    RunInfo,
+    VolumeEntry,
+    VolumeFiles,
+    options_from_json,
+)
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
-LAUNCH_NAME = "launch.json"
+NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
+
 EXIT_NAME = "exit_status"
+LAUNCH_FILES = {LAUNCH_NAME, EXIT_NAME, "output.txt"}  # in a folder whose job never started
 
 SIGNAL_BASE = 128  # signal n ends a process with exit status 128 + n
+SIGKILL_STATUS = SIGNAL_BASE + 9
 
 # Returns whether a launch is active, and its exit status if only the target knows it.
 ProbeLaunch = Callable[[LaunchHandle], tuple[bool, int | None]]
@@ -60,7 +72,8 @@ def newest_step(folder: Path) -> int | None:
 def folders(checkpoints: Path) -> Iterator[Path]:
     """Yield the folders of the runs, sorted by name."""
     if checkpoints.is_dir():
-        yield from (path for path in sorted(checkpoints.iterdir()) if path.is_dir())
+        paths = (path for path in sorted(checkpoints.iterdir()) if path.name[0] != ".")
+        yield from (path for path in paths if path.is_dir())
 
 
 def states(checkpoints: Path, target: str, probe: ProbeLaunch) -> Iterator[RunInfo]:
@@ -73,7 +86,7 @@ def states(checkpoints: Path, target: str, probe: ProbeLaunch) -> Iterator[RunIn
 
 def state_named(run: str, checkpoints: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
     """Return the state of one run; None if its last attempt was not on ``target``."""
-    return state_of(checkpoints / run, target, probe) if RUN_NAME.match(run) else None
+    return state_of(checkpoints / run, target, probe) if is_run_name(run) else None
 
 
 def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
@@ -87,8 +100,9 @@ def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
     if launch is not None and not (launch.target == target and _started(launch, attempt)):
         launch = None
     is_alive, code = probe(launch) if launch is not None else (False, None)
-    if launch is None and record is not None and record.status == RunStatus.RUNNING:
-        is_alive = is_active_locally(folder)
+    if not is_alive and record is not None and record.status == RunStatus.RUNNING:
+        # A launch that was refused may have replaced the launch of the process that holds the lock.
+        is_alive = is_active_locally(folder) if launch is None else is_held(folder) is True
     if code is None:
         code = read_exit(folder)
     return _run_info(folder, target, record, attempt, launch, is_alive, code)
@@ -119,7 +133,7 @@ def _run_info(
 ) -> RunInfo:
     if record is None:
         record = RunRecord(name=folder.name, job=launch.job if launch else "train")
-    requested_gpu = attempt.launch.get("gpu") if attempt else None
+    requested_gpu = str(attempt.launch.get("gpu") or "") if attempt else ""
     status = derive_status(record, attempt, launch, is_alive, code)
     reason = _reason(status, attempt, code)
     starts = [found.started for found in (attempt, launch) if found is not None and found.started]
@@ -130,9 +144,6 @@ def _run_info(
         status=status,
         alive=is_alive,
         gpu=requested_gpu or (attempt.device if attempt else None) or None,
-        step=record.step,
-        max_steps=record.max_steps,
-        loss=record.val_loss if record.val_loss is not None else record.train_loss,
         attempts=len(record.attempts),
         reason=reason,
         end_reasons=tuple(
@@ -141,11 +152,28 @@ def _run_info(
         started=max(starts, default=None),
         ended=attempt.ended if attempt else None,
         folder=str(folder),
-        estimated_seconds=record.estimate.get("seconds"),
-        expected_seconds=record.expected_seconds,
-        seconds=record.seconds or None,
-        result=record.result if record.job == "experiment" else {},
+        **recorded_values(record, launch),
     )
+
+
+def recorded_values(record: RunRecord, launch: LaunchHandle | None) -> dict[str, Any]:
+    """Return the fields of `RunInfo` that the record tells on every target.
+
+    The launch knows the tags and the recipe before the job records it.
+    """
+    facts = launch.facts if launch is not None else {}
+    return {
+        "step": record.step,
+        "max_steps": record.max_steps,
+        "loss": record.val_loss if record.val_loss is not None else record.train_loss,
+        "estimated_seconds": record.estimate.get("seconds"),
+        "expected_seconds": record.expected_seconds,
+        "seconds": record.seconds or None,
+        "result": record.result if record.job == "experiment" else {},
+        "trackers": record.trackers,
+        "tags": tuple(dict.fromkeys((*record.tags, *facts.get("tags", ())))),
+        "recipe": record.recipe or str(facts.get("recipe", "")),
+    }
 
 
 def derive_status(
@@ -222,17 +250,16 @@ def read_launch(folder: Path) -> LaunchHandle | None:
 def parse_launch(text: str | bytes) -> LaunchHandle | None:
     """Parse the content of ``launch.json``; None if it is damaged."""
     try:
-        tree = json.loads(text)
-        names = {field.name for field in fields(LaunchHandle)}
-        options = options_from_json(str(tree.get("target")), tree.get("target_options") or {})
-        tree["target_options"] = options
-        return LaunchHandle(**{key: value for key, value in tree.items() if key in names})
+        tree = read_json(dict[str, Any], text)
+        options = options_from_json(str(tree.get("target")), tree.pop("target_options", None) or {})
+        handle: LaunchHandle = convert(tree, LaunchHandle)
+        return replace(handle, target_options=options)
     except (ValueError, TypeError, AttributeError):
         return None
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the run's folder for a start, and forget the exit status of the last one."""
+    """Make the run's folder for a launch, and forget the exit status of the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EXIT_NAME).unlink(missing_ok=True)
 
@@ -277,7 +304,7 @@ def is_fresh(age: float | None) -> bool:
 
     None means a missing one.
     """
-    return age is not None and age < FRESH_SECONDS
+    return age is not None and age < FRESH_HEARTBEAT_S
 
 
 def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
@@ -286,6 +313,15 @@ def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
         return list(files.entries(path))
     except FileNotFoundError:
         return []
+
+
+def folder_size(files: VolumeFiles, path: str) -> tuple[int, int]:
+    """Return the number of files below the folder, and their bytes."""
+    count = size = 0
+    for entry in listing(files, path):
+        inner = folder_size(files, entry.path) if entry.is_folder else (1, entry.size)
+        count, size = count + inner[0], size + inner[1]
+    return count, size
 
 
 def run_names(files: VolumeFiles, with_recipe: bool = False) -> list[str]:
@@ -357,3 +393,34 @@ def is_dataset_ready(data: VolumeFiles, dataset: str) -> bool | None:
     if "meta.json" in names:
         return True
     return None if any("train" in name and name.endswith(".bin") for name in names) else False
+
+
+class PulledRuns(ABC):
+    """A `RunSource` of the copies in ``checkpoints`` that were pulled from ``target``."""
+
+    name = "copy"
+    poll_interval_s = 1.0
+
+    def __init__(self, checkpoints: Path, target: str) -> None:
+        self.checkpoints, self.target = checkpoints, target
+
+    @abstractmethod
+    def state(self, run: str) -> RunInfo | None:
+        """Return the state of the run when it was pulled; None if it was not pulled."""
+
+    def runs(self) -> Iterable[RunInfo]:
+        """Return every run that was pulled."""
+        states = (self.state(folder.name) for folder in folders(self.checkpoints))
+        return [state for state in states if state is not None]
+
+    def launched(self, run: str) -> LaunchHandle | None:
+        """Return the launch that was pulled with the run."""
+        return read_launch(self.checkpoints / run)
+
+    def output(self, run: str, lines: int) -> list[str]:
+        """Return []: output outside the log is not pulled."""
+        return []
+
+    def files(self, volume: str) -> VolumeFiles:
+        """Return the checkpoints volume of this machine."""
+        return LocalVolume(self.checkpoints)

@@ -1,6 +1,7 @@
 """The YAML file of a sweep, typed and checked before anything starts.
 
 recipe: quickstart            # or experiment: my_experiment.py, relative to this file
+                              # or command: python train.py --lr={lr}, with dir: ../nanoGPT
 fixed: {max_steps: 300}       # the same in every trial
 space:
   grid: {lr: [1e-3, 3e-3], n_layer: [2, 4]}
@@ -25,7 +26,9 @@ from job.recipe_loader import Source, describe, read_yaml
 Scalar = bool | int | float | str | None
 Values = dict[str, Scalar]  # of one trial
 
-EXPECTED = "a sweep is a mapping with recipe (or experiment), space and metric"
+EXPECTED = (
+    "a sweep file needs the keys `recipe` (or `experiment` or `command`), `space` and `metric`"
+)
 
 MAX_TRIALS = 1000  # each is a run with its own folder
 
@@ -98,10 +101,21 @@ class SweepConfig(Section):
     experiment: str | None = Field(
         None, description="a Python file with train(), relative to this file"
     )
+    command: str | None = Field(
+        None,
+        description="a program and its arguments; {KEY} is a value of the trial, {run} its run",
+    )
+    dir: str = Field(".", description="the command's folder, relative to this file")
+    setup: list[str] = Field([], description="shell lines to add to the command's image")
+    persist: list[str] = Field([], description="PATH=VOLUME, like --persist")
+    metrics: list[str] = Field([], description="NAME=REGEX, like --metric")
+    resume_with: str = Field("", description="arguments to append when a trial resumes")
+    resume_if: str | None = Field(None, description="file that must exist for resume_with")
     fixed: dict[str, Scalar] = Field({}, description="the same in every trial")
     space: Space
     metric: str = Field(
-        description="of a recipe: val_loss, best_val_loss, train_loss; else a key of the result"
+        description="val_loss, best_val_loss, train_loss; or a key of an experiment's result, "
+        "a metric of a command"
     )
     goal: Literal["min", "max"] = "min"
     early_stop: Literal["median"] | None = Field(
@@ -117,8 +131,8 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:
-        if (self.recipe is None) == (self.experiment is None):
-            raise impossible("recipe", "give one of recipe and experiment")
+        if sum(map(bool, (self.recipe, self.experiment, self.command))) != 1:
+            raise impossible("recipe", "give one of recipe, experiment and command")
         return self
 
     @property
@@ -151,8 +165,6 @@ class SweepConfig(Section):
 def load_sweep(path: Path) -> SweepConfig:
     """Read and check the file. Raises RecipeError with a complete message."""
     source = read_yaml(path, EXPECTED)
-    if "train" in source.tree and "space" not in source.tree:
-        raise RecipeError(f"{path}: is a recipe, not a sweep; {EXPECTED}")
     try:
         config = SweepConfig.model_validate(source.tree)
     except ValidationError as error:

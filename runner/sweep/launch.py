@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.files import alone_in
+from job.gpu_queue import GpuAccess
+from job.notify import VARIABLE, Message
 from job.run_record import RunStatus
 from runner.console import CliContext
-from runner.errors import RunnerError, did_you_mean, usage
+from runner.errors import RunnerError, usage
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
 from runner.plan import Plan
-from runner.project import find_checkout
+from runner.project import (
+    config_names,
+    explain_config,
+    find_checkout,
+    find_config,
+    is_sweep,
+    secret_values,
+    unknown_config,
+)
 from runner.request import Request, TargetOptions
 from runner.runs.logs import tail
 from runner.signals import SignalForwarder
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
 from runner.sweep.objective import Objective, find_objective
-from runner.sweep.plan import SweepPlan, estimated_cost, show_plan
+from runner.sweep.plan import SweepPlan, allocate, estimated_cost, show_plan, start_trial
 from runner.sweep.record import (
+    NO_LIMIT,
     SweepRecord,
     Trial,
     TrialStatus,
@@ -30,7 +42,6 @@ from runner.sweep.record import (
 )
 from runner.sweep.results import show_outcome
 from runner.sweep.scheduler import SweepScheduler
-from runner.sweep.trial_launch import NO_LIMIT, allocate, start_trial
 from runner.target import Target, open_target
 
 LOG_LINES = 12  # of a failed smoke run that are shown
@@ -51,6 +62,7 @@ class SweepArguments:
     dry_run: bool = False
     as_json: bool = False
     yes: bool = False
+    trackers: tuple[tuple[str, str], ...] = ()
     target_options: TargetOptions = field(default_factory=TargetOptions)
 
 
@@ -59,16 +71,20 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     checkout = find_checkout(cli.cwd)
     path = find_file(arguments.file, cli.cwd, checkout)
     config = load_sweep(path)
-    objective = find_objective(config, path, checkout)
+    if arguments.trackers and config.command is not None:
+        raise usage("--tracker needs a recipe or an experiment; a command logs by itself")
+    objective = replace(find_objective(config, path, checkout), trackers=arguments.trackers)
     target = open_target(arguments.target, cli, checkout)
     _check_options(arguments, target)
+    name = arguments.name or config.name or path.stem
     template = Request(
         run="",
         device=arguments.device,
         detach=True,
+        sweep=name,
+        access=GpuAccess.QUEUE,
         target_options=arguments.target_options,
     )
-    name = arguments.name or config.name or path.stem
     check_run_name(f"{name}-000")
     new = _new_record(name, target, config, objective, arguments)
     requests = {
@@ -79,6 +95,9 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     old = read_sweep(folder)
     record = _continue(old, new, arguments) if old else new
     smoke = _smoke_values(objective, record, arguments)
+    smoke_run = None  # checked with the trials, and by --dry-run too
+    if not isinstance(smoke, str):
+        smoke_run = objective.request(f"{name}-smoke", smoke, template)
     plan = SweepPlan(
         record,
         objective.title,
@@ -94,10 +113,11 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     _warn_if_edited(cli, record, new, objective)
     if arguments.dry_run:
         return ExitStatus.DONE
+    target.check_configured()
     confirm(cli, plan.question, arguments.yes)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder) as is_alone:
-        if not is_alone:
+    with alone_in(folder) as has_lock:
+        if not has_lock:
             raise RunnerError(
                 f"another process is running sweep '{name}'; stop that one with Ctrl-C first"
             )
@@ -110,24 +130,34 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
         scheduler = SweepScheduler(
             cli, target, record, folder, objective, requests, costs, plan.max_parallel
         )
-        if not isinstance(smoke, str):
-            run_smoke(scheduler, objective.request(f"{name}-smoke", smoke, template))
+        if smoke_run is not None:
+            run_smoke(scheduler, smoke_run)
         status = scheduler.run()
     show_outcome(cli, record, folder, arguments.as_json)
+    _notify(cli, checkout, record, status)
     _warn_if_data_changed(cli, record, objective)
     return status
 
 
+def _notify(cli: CliContext, checkout: Path, record: SweepRecord, status: ExitStatus) -> None:
+    """Send one message for the sweep, if a URL is set."""
+    url = secret_values([VARIABLE], cli.environ, checkout)[VARIABLE]
+    if url:
+        states = Counter(str(trial.status) for trial in record.trials)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        message = Message(url, f"sweep {record.name} ended: {status.meaning}", f"trials: {counts}")
+        if problem := message.wait():
+            cli.warn(problem)
+
+
 def find_file(name: str, cwd: Path, checkout: Path) -> Path:
-    """Return the sweep's file: a path, or a name in configs/. Raises RunnerError, exit code 2."""
-    candidates = [cwd / Path(name).expanduser(), checkout / name]
-    candidates += [checkout / "configs" / f"{name}{ending}" for ending in ("", ".yaml", ".yml")]
-    for path in candidates:
-        if path.is_file():
-            return path.resolve()
-    known = [path.stem for path in (checkout / "configs").glob("*.yaml")]
-    hint = did_you_mean(Path(name).stem, known) or "; docs/sweeps.md shows how to write one"
-    raise usage(f"unknown sweep '{name}'{hint}")
+    """Return the sweep's file: a path, or a name in configs/. Raises RunnerError, exit status 2."""
+    if mistake := explain_config(name, checkout, cwd, "sweep"):
+        raise usage(mistake)
+    path = find_config(name, checkout, cwd)
+    if path is None:
+        raise usage(unknown_config("sweep", name, config_names(checkout, cwd, is_sweep)))
+    return path
 
 
 def _check_options(arguments: SweepArguments, target: Target) -> None:
@@ -136,8 +166,8 @@ def _check_options(arguments: SweepArguments, target: Target) -> None:
     given = arguments.target_options.given() + (["budget"] if arguments.budget else [])
     if given:
         raise usage(
-            f"--{given[0]} needs a target that bills, and {target.name} is free; "
-            f"remove --{given[0]}, or use --target cloud"
+            f"--{given[0]} is for Modal, and {target.name} is free; add --target cloud, or remove "
+            f"--{given[0]}"
         )
 
 
@@ -211,6 +241,8 @@ def _smoke_values(
         return "skipped: passed earlier"
     values = objective.smoke(record.trials[0].values)
     if values is None:
+        if objective.signature is None:
+            return "skipped: smoke: {KEY: value} in the sweep's file can make the command short"
         return (
             f"skipped: {objective.file.name} has no parameter steps or max_steps, and the sweep's "
             "file no smoke: {...}"
@@ -241,7 +273,7 @@ def run_smoke(scheduler: SweepScheduler, request: Request) -> None:
     Raises RunnerError: 100 if it fails, 104 if the budget is used up, 101 if interrupted.
     """
     record, cli, target = scheduler.record, scheduler.cli, scheduler.target
-    caps = allocate(scheduler.budget, None, 1)
+    caps = allocate(record.available_usd, None, 1)
     if not caps:
         raise RunnerError("the budget is used up; raise it: --budget", ExitStatus.OVER_BUDGET)
     cli.info(f"{request.run}: running a few steps before the trials")

@@ -12,10 +12,10 @@ from statistics import fmean, median
 from job.exit_status import RecipeError
 from job.run_record import RunStatus
 from runner.console import CliContext
-from runner.errors import ModalUnavailable, RunnerError
+from runner.errors import RunnerError, TargetUnavailable
 from runner.request import Request
+from runner.runs.logs import TailReader
 from runner.runs.store import recipe_of, record_of
-from runner.runs.tail_reader import TailReader
 from runner.sweep.objective import Objective
 from runner.sweep.record import Trial, TrialStatus, cost_of_metric
 from runner.target import RunInfo, Target
@@ -40,7 +40,7 @@ class TrialMonitor:
             return self.target.state(run)
         except RunnerError as error:
             self.cli.warn(f"{self.target.name} does not answer ({error.message}); trying again")
-        except ModalUnavailable as error:
+        except TargetUnavailable as error:
             self.cli.warn(f"{self.target.name} does not answer ({error}); trying again")
         return None
 
@@ -134,7 +134,9 @@ def parse_curve(lines: Iterable[str | bytes], metric: str) -> list[tuple[int, fl
     return values
 
 
-def should_prune(trial: Curve, others: Mapping[str, Curve], goal: str, grace_steps: int) -> str:
+def should_stop_early(
+    trial: Curve, others: Mapping[str, Curve], goal: str, grace_steps: int
+) -> str:
     """Return why the median rule stops the trial; '' if it continues.
 
     It is stopped if its best value is worse than the median of the other trials' averages up to

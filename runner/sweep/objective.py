@@ -1,10 +1,12 @@
-"""The objective of a sweep: a recipe or an experiment, its trials as requests, and their metric."""
+"""The objective of a sweep: its trials as requests, and their metric."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -18,17 +20,20 @@ from job.recipe import Recipe, changes, known_keys, load
 from job.recipe_loader import full_key
 from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature
-from runner.errors import did_you_mean
-from runner.launch.arguments import LaunchArguments
-from runner.launch.parse_experiment import folder_of
+from runner.errors import RunnerError, did_you_mean
+from runner.jobs import LaunchArguments
+from runner.launch.parse_command import check_setup, folder_of
 from runner.paths import PATH_KEYS, absolute, path_in, replace_path
-from runner.project import recipes
+from runner.planning.metric_presets import read_metrics
+from runner.project import recipes, unknown_config
 from runner.request import (
+    CommandRequest,
     Experiment,
     ExperimentRequest,
     Request,
     TrainRequest,
     UserCommand,
+    read_persist_options,
     smoke_overrides,
 )
 from runner.sweep.config import Scalar, SweepConfig
@@ -36,6 +41,8 @@ from runner.sweep.config import Scalar, SweepConfig
 METRICS = ("val_loss", "best_val_loss", "train_loss")
 
 SMOKE_STEPS = 3
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")  # in a command
 
 NON_FINITE = ("nan", "inf", "-inf")  # as the result of an experiment records them
 
@@ -45,25 +52,35 @@ EVALUATION_KEYS = ("train.eval_every", "train.eval_tokens")
 
 @dataclass(frozen=True)
 class Objective:
-    """The recipe or experiment in ``file``; only an experiment has a ``signature``."""
+    """The recipe or experiment in ``file``; only an experiment has a ``signature``.
+
+    For a command, ``file`` is that of the sweep.
+    """
 
     file: Path
     config: SweepConfig
     signature: Signature | None = None
-    folder: UserCommand | None = None  # of an experiment outside the checkout
+    folder: UserCommand | None = None  # of a command, or of an experiment outside the checkout
+    trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
 
     @property
     def title(self) -> str:
-        """Return ``recipe quickstart`` or ``experiment mine.py``."""
+        """Return ``recipe quickstart``, ``experiment mine.py`` or ``python train.py --lr={lr}``."""
+        if self.config.command is not None:
+            return self.config.command
         return f"experiment {self.file.name}" if self.signature else f"recipe {self.file.stem}"
 
     @property
     def varies_data(self) -> bool:
         """Return True if trials of the recipe may have different datasets."""
-        if self.signature is not None:
+        if not self._is_recipe:
             return False
         keys = (full_key(key, key, known_keys(), "train") for key in self.config.keys)
         return any(key.startswith("data.") for key in keys)
+
+    @property
+    def _is_recipe(self) -> bool:
+        return self.config.recipe is not None
 
     @property
     def file_sha256(self) -> str:
@@ -76,6 +93,10 @@ class Objective:
         Raises RecipeError, with its line in the sweep's file, for invalid values.
         """
         settings = {**self.config.fixed, **values}
+        if self.config.command is not None:
+            assert self.folder is not None
+            command = replace(self.folder, words=fill(self.folder.words, {"run": run, **settings}))
+            return CommandRequest(run=run, command=command, **_common_options(template))
         words = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
         if self.signature is not None:
             return self._experiment(run, settings, words, template)
@@ -85,6 +106,7 @@ class Objective:
             else replace_path(word, absolute(path, self.file.parent))
             for word in words
         )
+        words += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
         return TrainRequest(
             run=run,
             recipe=self.file,
@@ -98,6 +120,8 @@ class Objective:
 
         Settings that may change when a run is resumed are not among them.
         """
+        if self.folder is not None and self.config.command is not None:
+            return {"command": self.config.command, "dir": str(self.folder.folder)}
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
             return {key: arguments[key] for key in arguments if key not in self.config.keys}
@@ -111,13 +135,15 @@ class Objective:
         }
 
     def smoke(self, first: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
-        """Return the values of the smoke run; None if the experiment has no number of steps."""
+        """Return the values of the smoke run; None if nothing tells how to make a trial short."""
         if self.config.smoke is not None:
             return {**first, **self.config.smoke}
         if self.signature is not None:
             names = {parameter.name for parameter in self.signature.parameters}
             steps = next((name for name in ("max_steps", "steps") if name in names), None)
             return {**first, steps: SMOKE_STEPS} if steps else None
+        if not self._is_recipe:
+            return None
         full = {
             full_key(key, key, known_keys(), "train"): value
             for key, value in {**self.config.fixed, **first}.items()
@@ -129,7 +155,8 @@ class Objective:
         if record is None:
             return None
         value: Any = record.result
-        if self.signature is None:
+        of_record = self.config.command is not None and self.config.metric in METRICS
+        if self._is_recipe or of_record:
             value = getattr(record, self.config.metric, None)
         else:
             for part in self.config.metric.split("."):
@@ -150,10 +177,12 @@ class Objective:
         request: Request,
         values: Mapping[str, Scalar],
     ) -> bool:
-        """Return True if the run with this record and recipe is the trial, not another run."""
+        """Return True if the run with this record and recipe is the trial, not a different run."""
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
             return not other_experiment(record, request.experiment.file.name, arguments)
+        if request.command is not None:
+            return record.command == list(request.command.words)
         if record.job != "train":
             return False
         if recipe is not None and request.settings is not None:
@@ -188,7 +217,9 @@ class Objective:
         return ExperimentRequest(
             run=run,
             overrides=words,
-            experiment=Experiment(self.file, words, tuple(arguments.items())),
+            experiment=Experiment(
+                self.file, words, tuple(arguments.items()), trackers=self.trackers
+            ),
             command=self.folder,
             **_common_options(template),
         )
@@ -197,23 +228,26 @@ class Objective:
 def _common_options(template: Request) -> dict[str, Any]:
     return {
         "device": template.device,
+        "sweep": template.sweep,
+        "access": template.access,
         "detach": template.detach,
         "target_options": template.target_options,
     }
 
 
 def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective:
-    """Return the recipe or experiment that the sweep in ``path`` names.
+    """Return the recipe, experiment or command that the sweep in ``path`` names.
 
     Raises RecipeError, with its line, if it does not exist or lacks a setting or the metric.
     """
+    if config.command is not None:
+        return Objective(path, config, folder=_find_command(config, config.command, path))
     if config.experiment is not None:
         return _find_experiment(config, config.experiment, path, checkout)
-    name, known = str(config.recipe), recipes(checkout)
+    name, known = str(config.recipe), recipes(checkout, path.parent.parent)
     file = known.get(name) or (path.parent / Path(name).expanduser()).resolve()
     if not file.is_file():
-        hint = did_you_mean(Path(name).stem, known)
-        raise config.error_at("recipe", f"unknown recipe '{name}'{hint}")
+        raise config.error_at("recipe", unknown_config("recipe", name, known))
     if config.metric not in METRICS:
         hint = did_you_mean(config.metric, METRICS)
         raise config.error_at(
@@ -227,6 +261,43 @@ def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective
             message = str(error).partition(": ")[2]
             raise config.error_at(config.path_of(key), message) from None
     return Objective(file, config)
+
+
+def _find_command(config: SweepConfig, text: str, path: Path) -> UserCommand:
+    """Return the command with its placeholders."""
+    folder = (path.parent / Path(config.dir).expanduser()).resolve()
+    if not folder.is_dir():
+        raise config.error_at("dir", f"folder {folder} does not exist")
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise config.error_at("command", f"invalid shell syntax: {error}") from None
+    placeholders = set(PLACEHOLDER.findall(text))
+    known = {*config.keys, *config.fixed, *(config.smoke or {})}
+    for key in known - placeholders:
+        raise config.error_at(config.path_of(key), f"the command has no {{{key}}}")
+    for name in placeholders - {*config.keys, *config.fixed} - {"run"}:
+        hint = did_you_mean(name, known)
+        raise config.error_at("command", f"{{{name}}} is not a key of space or fixed{hint}")
+    try:
+        return UserCommand(
+            words=words,
+            folder=folder,
+            setup=check_setup(config.setup),
+            persist=read_persist_options(config.persist, folder),
+            resume_with=config.resume_with,
+            resume_if=config.resume_if,
+            metrics=read_metrics(config.metrics, folder, words),
+        )
+    except RunnerError as error:
+        raise config.error_at("command", error.message) from None
+
+
+def fill(words: Sequence[str], values: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """Return the words with the values in place of their ``{KEY}``."""
+    return tuple(
+        PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), word) for word in words
+    )
 
 
 def _find_experiment(config: SweepConfig, name: str, path: Path, checkout: Path) -> Objective:

@@ -5,10 +5,9 @@ The file is replaced atomically at each change, so a sweep that was killed resum
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,9 +15,12 @@ from typing import Any
 
 from job.files import write_atomically
 from job.format import json_text
+from job.typed_json import read_json
 from runner.errors import RunnerError, usage
 
 RECORD_NAME = "sweep.json"
+
+NO_LIMIT = math.inf  # dollars
 
 SEED_KEYS = ("seed", "train.seed")  # of an experiment and of a recipe
 
@@ -100,6 +102,13 @@ class SweepRecord:
         running = (trial for trial in self.trials if trial.status == TrialStatus.RUNNING)
         return sum(trial.cap or 0.0 for trial in running)
 
+    @property
+    def available_usd(self) -> float:
+        """Return the dollars of the budget that are neither spent nor reserved."""
+        if self.budget is None:
+            return NO_LIMIT
+        return max(0.0, self.budget - self.spent - self.reserved)
+
     def ranked(self) -> list[Trial]:
         """Return the trials, best first: finished ones, then stopped ones, then the others."""
 
@@ -152,35 +161,26 @@ def read_sweep(folder: Path) -> SweepRecord | None:
     """Return the sweep in ``folder``, None without one. Raises RunnerError if it is damaged."""
     path = folder / RECORD_NAME
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        rows = [_read_trial(row) for row in tree.pop("trials")]
-        return SweepRecord(**{**_known_fields(SweepRecord, tree), "trials": rows})
+        record = read_json(SweepRecord, path.read_bytes())
+        if not record.trials:
+            raise ValueError("trials is missing")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunnerError(
             f"{path} is damaged ({error}); its runs are intact: move the file away, then run the "
             "same command to find them again"
         ) from None
-
-
-def _read_trial(row: dict[str, Any]) -> Trial:
-    trial = Trial(**_known_fields(Trial, row))
-    trial.status = TrialStatus(trial.status)
-    if trial.metric is not None and not math.isfinite(trial.metric):
-        trial.metric = None
-    return trial
-
-
-def _known_fields(kind: type, tree: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(kind)}
-    return {key: value for key, value in tree.items() if key in names}
+    for trial in record.trials:
+        if trial.metric is not None and not math.isfinite(trial.metric):
+            trial.metric = None
+    return record
 
 
 def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
     """Return ``old`` with the budget and any additional trials of ``new``.
 
-    Raises RunnerError, exit code 2, if ``new`` differs in anything else: their results would not
+    Raises RunnerError, exit status 2, if ``new`` differs in anything else: their results would not
     be comparable.
     """
     changes = [f"  {line}" for line in _differences(old, new)]
@@ -189,7 +189,7 @@ def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
             f"sweep '{old.name}' was started with different settings; its results would not be "
             "comparable:\n"
             + "\n".join(changes)
-            + "\nto start another sweep, give it a name: --name NEW-NAME"
+            + "\nto start a new sweep, give it a name: --name NEW-NAME"
         )
     old.trials += new.trials[len(old.trials) :]
     old.budget = new.budget

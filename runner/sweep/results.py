@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from job.files import write_atomically
-from job.format import one_line
-from runner.console import CliContext
-from runner.format import dollars
+from job.format import dollars, one_line
+from runner.console import CliContext, new_table
 from runner.project import install_line
 from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial, TrialGroup, TrialStatus
-from runner.views.charts import ScatterPoints, is_numeric, scatter_png
-from runner.views.terminal_charts import plot_scatter
+from runner.views.charts import ScatterPoints, is_numeric, plot_scatter, scatter_png
 
 MAX_PANELS = 6  # of the PNG
 MAX_REASON_CHARACTERS = 60
@@ -51,9 +49,10 @@ def show_outcome(cli: CliContext, record: SweepRecord, folder: Path, as_json: bo
         cli.info(f"no PNG: matplotlib is not installed; run:\n  {install_line('report')}")
     if line := best_line(record):
         cli.info(line)
-    if failed := record.count(TrialStatus.FAILED):
+    if failed := [trial.run for trial in record.trials if trial.status == TrialStatus.FAILED]:
         cli.info(
-            f"{failed} failed; `runner logs RUN` shows why, and --retry-failed tries them again"
+            f"{len(failed)} failed; `runner logs {failed[0]}` shows why, and --retry-failed tries "
+            "them again"
         )
     if record.count(TrialStatus.WAITING, TrialStatus.UNFINISHED):
         cli.info("some trials are not finished; run the same command again to resume the sweep")
@@ -89,15 +88,10 @@ def best_line(record: SweepRecord) -> str:
 
 def show_trials(cli: CliContext, record: SweepRecord) -> None:
     """Print the table of trials on stdout."""
-    from rich.table import Table
-
     keys = list(dict.fromkeys(key for trial in record.trials for key in trial.values))
     has_costs = any(trial.cost for trial in record.trials)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("run", no_wrap=True)
-    for key in (*keys, record.metric, "step", *(["cost"] if has_costs else []), "took"):
-        table.add_column(key, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    numbers = (*keys, record.metric, "step", *(["cost"] if has_costs else []), "took")
+    table = new_table("run", *numbers, "status", left=("run", "status"))
     for trial in record.ranked():
         reason = (
             one_line(trial.reason.splitlines()[0])[:MAX_REASON_CHARACTERS] if trial.reason else ""
@@ -120,15 +114,11 @@ def show_trials(cli: CliContext, record: SweepRecord) -> None:
 
 def show_groups(cli: CliContext, record: SweepRecord) -> None:
     """Print the table of means over seeds on stdout, if the sweep varies a seed."""
-    from rich.table import Table
-
     groups = record.groups
     if not groups:
         return
     keys = list(dict.fromkeys(key for group in groups for key in group.values))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for key in (*keys, f"mean {record.metric}", "standard deviation", "n"):
-        table.add_column(key, justify="right", no_wrap=True)
+    table = new_table(*keys, f"mean {record.metric}", "standard deviation", "n")
     for group in groups:
         table.add_row(
             *(format_value(group, key) for key in keys),

@@ -1,7 +1,7 @@
 """Run the trials of a sweep: start them, poll them, record the results.
 
-Trials start detached, so they survive this process. The next one finds in the records which have
-finished and which still run.
+Trials start detached, so they survive this process. The next scheduler process reads from the
+records which trials have finished and which are still running.
 """
 
 from __future__ import annotations
@@ -16,24 +16,17 @@ from pathlib import Path
 from signal import SIGINT, Signals
 
 from job.exit_status import ExitStatus
-from job.format import one_line
+from job.format import dollars, one_line
 from job.run_record import RunStatus
 from runner.console import CliContext
-from runner.errors import ModalUnavailable, RunnerError
-from runner.format import dollars
+from runner.errors import RunnerError
 from runner.request import Request
-from runner.signals import SignalForwarder
-from runner.sweep.monitor import Curve, TrialMonitor, should_prune
+from runner.signals import SignalForwarder, press_ctrl_c
+from runner.sweep.monitor import Curve, TrialMonitor, should_stop_early
 from runner.sweep.objective import Objective
-from runner.sweep.record import SweepRecord, Trial, TrialStatus
+from runner.sweep.plan import allocate, expected_cost, start_trial
+from runner.sweep.record import NO_LIMIT, SweepRecord, Trial, TrialStatus
 from runner.sweep.results import best_so_far, format_values
-from runner.sweep.trial_launch import (
-    NO_LIMIT,
-    BudgetState,
-    allocate,
-    expected_cost,
-    start_trial,
-)
 from runner.target import RunInfo, Target
 
 STOP_THREADS = 8  # trials that are stopped at the same time
@@ -74,16 +67,16 @@ class SweepScheduler:
                 self._start_trials()
                 if not self.running:
                     break
-                self._prune()
+                self._stop_early()
                 self.stopping.wait(self.target.poll_interval_s)
             if self.stopping.is_set() and not self.detached:
                 self._stop_all()
         if self.detached:
             return ExitStatus.INTERRUPTED
-        left = self.record.count(TrialStatus.UNFINISHED, TrialStatus.WAITING)
-        if self.out_of_budget and left:
+        num_remaining = self.record.count(TrialStatus.UNFINISHED, TrialStatus.WAITING)
+        if self.out_of_budget and num_remaining:
             return ExitStatus.OVER_BUDGET
-        if self.stopping.is_set() or left:
+        if self.stopping.is_set() or num_remaining:
             return ExitStatus.UNFINISHED
         return ExitStatus.DONE if self.record.count(TrialStatus.FINISHED) else ExitStatus.JOB_FAILED
 
@@ -97,11 +90,6 @@ class SweepScheduler:
         """Return the running trials."""
         return [trial for trial in self.record.trials if trial.status == TrialStatus.RUNNING]
 
-    @property
-    def budget(self) -> BudgetState:
-        """Return the state of the budget."""
-        return BudgetState(self.record.budget, self.record.spent, self.record.reserved)
-
     # --- poll -----------------------------------------------------------------------------------
 
     def _find_earlier_trials(self) -> None:
@@ -114,7 +102,9 @@ class SweepScheduler:
                 trial.status = TrialStatus.WAITING
             elif self.monitor.is_foreign(trial, self.requests[trial.run]):
                 trial.status = TrialStatus.FAILED
-                trial.reason = "a run with this name has other settings; use --name NEW-NAME"
+                trial.reason = (
+                    "a run with this name has other settings; rename the sweep with --name NEW-NAME"
+                )
                 self._report(trial)
             elif state.alive:
                 trial.status = TrialStatus.RUNNING
@@ -131,6 +121,9 @@ class SweepScheduler:
             trial.step, trial.cost = state.step, state.cost
             if not state.alive:
                 self.monitor.conclude(trial, state)
+                # The curve was read while the trial was running, so it may lack the last lines:
+                # `_stop_early` reads it again.
+                self.curves.pop(trial.run, None)
                 self._report(trial)
                 self._save()
 
@@ -156,11 +149,14 @@ class SweepScheduler:
             if trial.status == TrialStatus.FINISHED and trial.cost
         ]
         expected = expected_cost(self.costs.get(waiting[0].run), finished)
-        caps = allocate(self.budget, expected, free)
+        caps = allocate(self.record.available_usd, expected, free)
         if not caps and not self.running:
             about = f" and a trial costs about {dollars(expected)}" if expected else ""
-            left = dollars(self.budget.left)
-            self.cli.info(f"no further trial starts: {left} of the budget is left{about}")
+            available = dollars(self.record.available_usd)
+            self.cli.info(
+                f"not starting another trial: only {available} of the budget is left{about}; "
+                "to continue, run the same command with a higher --budget"
+            )
             self.out_of_budget = True
         for trial, cap in zip(waiting, caps, strict=False):
             if not self.stopping.is_set():
@@ -177,7 +173,7 @@ class SweepScheduler:
         request = self.requests[trial.run]
         try:
             start_trial(self.cli, self.target, request, trial.cap, slot, self.max_parallel)
-        except (RunnerError, OSError, ModalUnavailable) as error:
+        except (RunnerError, OSError) as error:
             # Not the trial's fault: the next process tries again.
             message = error.message if isinstance(error, RunnerError) else str(error)
             trial.status, trial.reason, trial.cap = before, message, None
@@ -189,19 +185,21 @@ class SweepScheduler:
 
     # --- stop -----------------------------------------------------------------------------------
 
-    def _prune(self) -> None:
+    def _stop_early(self) -> None:
         """Stop the running trials that the median rule rejects."""
         config = self.objective.config
         if config.early_stop is None:
             return
         for trial in self.record.trials:
-            has_ended = trial.is_completed and trial.step > 0
-            if trial.status == TrialStatus.RUNNING or (has_ended and trial.run not in self.curves):
+            is_unread = trial.is_completed and trial.run not in self.curves
+            if trial.status == TrialStatus.RUNNING or is_unread:
                 self.curves[trial.run] = self.monitor.curve(trial.run)
         rejected: list[Trial] = []
         for trial in self.running:
             others = {run: values for run, values in self.curves.items() if run != trial.run}
-            reason = should_prune(self.curves[trial.run], others, config.goal, config.grace_steps)
+            reason = should_stop_early(
+                self.curves[trial.run], others, config.goal, config.grace_steps
+            )
             if reason:
                 trial.reason = reason
                 rejected.append(trial)
@@ -247,12 +245,12 @@ class SweepScheduler:
 
     def _on_signal(self, which: Signals) -> None:
         if self.target.bills and which != SIGINT:
-            # A closed terminal must not stop trials that are paid for elsewhere.
+            # A closed terminal must not stop trials that are running on Modal.
             self.detached = True
-            self.cli.info("detached; the trials continue, and the same command follows them")
+            self.cli.info("detached; the trials continue; run the same command to follow them")
         else:
             self.cli.info(
-                "stopping: the trials write their checkpoints; press Ctrl-C again to kill them"
+                f"stopping: the trials write their checkpoints; {press_ctrl_c(which)} to kill them"
             )
         self.stopping.set()
 

@@ -9,39 +9,50 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from job.paths import VOLUMES
 from job.run_record import read_record
+from job.trackers import image_packages
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.paths import mount_point
 from runner.plan import ImageState, JobEnvironment, Plan, PlannedFolder, TargetState, Volume
-from runner.project import secret_values, volumes
-from runner.request import Request
-from runner.runs.store import read_exit, state_named, states
+from runner.planning.command_plan import is_plain
+from runner.project import COMPOSE_FILE, secret_values, volumes
+from runner.request import CommandRequest, Request
+from runner.runs.store import read_exit, states
 from runner.signals import hold_signals
-from runner.system import System
 from runner.target import LaunchHandle, RunInfo, Target
-from runner.targets.compose_project import ComposeProject, write_missing_settings
+from runner.targets.compose_project import (
+    ComposeProject,
+    compose_system,
+    run_service,
+    write_missing_settings,
+)
 from runner.targets.docker import (
     IMAGE_VARIABLE,
     Container,
+    RunContainers,
+    add_packages,
     bind_mounts,
-    build_setup_image,
+    check_shared_files,
     container_named,
-    containers,
+    ensure_setup_image,
+    exec_command,
     has_setup_image,
-    label_options,
+    login_command,
     prepare_mounts,
     setup_image,
-    stderr_descriptor,
+    with_image_digest,
 )
 from runner.targets.local import LocalTarget, inspect_local
+from runner.targets.process import follow_process
 
 WORKSPACE = "/workspace"
+QUEUE = "/vol/queue"
 STOP_TIMEOUT_S = 600.0  # only bounds the wait; stop_grace_period of the compose file decides
 FORWARDED_VARIABLES = ("NO_COLOR",)
 
@@ -54,8 +65,9 @@ class ComposeTarget(LocalTarget):
     def __init__(self, cli: CliContext, checkout: Path) -> None:
         # The compose file binds these folders; DATA_PATH and its like concern only the host target.
         super().__init__(cli, checkout, volumes(checkout, {}))
-        self.system = System(cli.environ)
+        self.system = compose_system(cli, checkout)
         self.project = ComposeProject(self.system, checkout)
+        self.containers = RunContainers(self.system, checkout)
 
     def inspect(self, request: Request) -> TargetState:
         """Return the engine's, the image's and the run's state.
@@ -65,6 +77,8 @@ class ComposeTarget(LocalTarget):
         self._check_engine()
         project, service = self.project, self.project.service_of(request.job.name)
         environ, image = self.cli.environ, project.image(service)
+        packages = image_packages(request.trackers) if image else ()
+        image = "-".join((image, *sorted(request.trackers))) if image else None
         environment = JobEnvironment(
             workspace=WORKSPACE,
             volumes=tuple(
@@ -74,54 +88,101 @@ class ComposeTarget(LocalTarget):
         )
         state = inspect_local(self, request, environment)
         if state.folder is not None and request.command is not None:
-            inside = mount_point(request.command.folder)
-            planned = PlannedFolder(str(request.command.folder), inside, setup=state.folder.setup)
+            container_path = mount_point(request.command.folder)
+            planned = PlannedFolder(
+                str(request.command.folder), container_path, setup=state.folder.setup
+            )
             is_built = not planned.setup or has_setup_image(self.system, image or "", planned)
-            folder = replace(state.folder, inside=inside, is_setup_built=is_built)
+            folder = replace(state.folder, container_path=container_path, is_setup_built=is_built)
             state = replace(state, folder=folder)
         name = image or f"built from {self.checkout.name}/Dockerfile"
+        gpus = len(self.system.gpus) if project.has_gpus(service) else 0
         return replace(
             state,
-            image=ImageState(name, project.has_image(service)),
-            gpus=len(self.system.gpus) if project.has_gpus(service) else 0,
-            gpu_remedy="`runner doctor --fix` adds the GPUs of this machine",
+            image=ImageState(name, project.has_image(image), packages),
+            gpus=gpus,
+            queue=self.queue_state(request, gpus, QUEUE),
+            gpu_remedy="`runner doctor --fix` adds the GPUs of this machine"
+            if len(self.system.gpus) > gpus
+            else "",
         )
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Write missing settings to .env, build missing images, start the container."""
-        for line in write_missing_settings(self.system, self.checkout):
-            self.cli.info(line)
-        for volume in plan.volumes:  # the engine would make a missing folder, owned by root
-            if volume.writable:
-                Path(volume.here).mkdir(parents=True, exist_ok=True)
-        service = self.project.service_of(plan.job)
-        image = plan.image.name if plan.image else ""
-        if plan.image is not None and not plan.image.is_built:
-            self._build()
-        if plan.folder is not None:
-            prepare_mounts(plan.folder, self.checkout)
-            if plan.folder.setup:
-                build_setup_image(self.system, self.cli, image, plan.folder)
-        for old in containers(self.system, self.checkout, plan.run):
-            if not old.alive:
-                self.system.call(["docker", "rm", old.id])
+        self._prepare_container(plan)
+        self.containers.remove_ended(plan.run)
         self._prepare(plan)
         started = time.time()
         if not plan.detach:
             hold_signals()
+        service = self.project.service_of(plan.job)
         container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
-        launch = LaunchHandle(
-            plan.run,
-            self.name,
-            plan.job,
-            container,
-            started,
-            plan.detach,
-            plan.process.gpus,
-            plan.process.device,
-        )
+        launch = LaunchHandle.of(plan, self.name, container, started=started)
         self._record(plan, launch)
         return launch
+
+    def _prepare_container(self, plan: Plan) -> None:
+        for line in write_missing_settings(self.system, self.checkout):
+            self.cli.info(line)
+        for volume in plan.volumes:  # the engine would make a missing folder, owned by root
+            if volume.writable:
+                Path(volume.host_path).mkdir(parents=True, exist_ok=True)
+        image = plan.image.name if plan.image else ""
+        if plan.image is not None and not plan.image.is_built:
+            base = self.project.image(self.project.service_of(plan.job)) or image
+            if not (plan.image.packages and self.project.has_image(base)):
+                self._build(base)
+            if plan.image.packages:
+                add_packages(self.system, self.cli, base, plan.image)
+        own = (self.checkout / COMPOSE_FILE, self.volumes.checkpoints)
+        given = [Path(volume.host_path) for volume in plan.volumes if volume.name not in VOLUMES]
+        folder = [Path(plan.folder.host_path)] if plan.folder is not None else []
+        check_shared_files(self.system, image, (*own, *given, *folder))
+        if plan.folder is not None:
+            prepare_mounts(plan.folder, self.checkout)
+            if plan.folder.setup:
+                ensure_setup_image(self.system, self.cli, image, plan.folder)
+
+    def open_shell(
+        self, request: CommandRequest, is_command: bool, idle_s: float, yes: bool
+    ) -> int:
+        """Run the command in a container, or open its shell or that of a lost connection.
+
+        Compose may end a container with its client. So a shell's container starts detached and
+        waits for `docker exec`.
+        """
+        run, words = request.run, request.command.words
+        is_checkout = is_plain(request, self.checkout) and not request.target_options.given()
+        if is_checkout and is_command:
+            return run_service(self.cli, "shell", words)
+        plan = self.plan(request, self.inspect(request))
+        if is_command:
+            self._prepare_container(plan)
+            flags = ["--rm", *([] if self.cli.is_terminal else ["-T"])]
+            environ = {**self.cli.environ, **self._compose_environment(plan)}
+            return follow_process(environ, self._run_command(plan, "shell", *flags), self.checkout)
+        if self.containers.active(run):
+            self.cli.info(f"attaching to {run}")
+        else:
+            waiting = replace(plan.process, command=("sleep", "infinity"))
+            if is_checkout:
+                waiting = replace(waiting, environment=())
+            waits = replace(plan, process=waiting, folder=None if is_checkout else plan.folder)
+            self._prepare_container(waits)
+            self._detach(waits, "shell")
+        code = self.enter(run, words if is_checkout else plan.process.command)
+        for container in self.containers.active(run):
+            self.system.call(["docker", "rm", "--force", container.id])
+        return code
+
+    def enter(self, run: str, words: Sequence[str]) -> int:
+        """Run the words in the run's container, as its user (container/entrypoint.sh)."""
+        active = self.containers.active(run) or self._started_by_compose(run)
+        if not active:
+            raise RunnerError(f"the container of run '{run}' has ended")
+        program, *command = exec_command(self.cli, active[0].id, words)
+        docker = str(self.system.program(program))
+        return follow_process(self.cli.environ, [docker, *command], self.checkout)
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Run `docker stop`, which grants the compose file's grace period.
@@ -129,7 +190,7 @@ class ComposeTarget(LocalTarget):
         With ``force``, `docker kill`.
         """
         self._check_engine()
-        active = self._active(run) or self._started_by_compose(run)
+        active = self.containers.active(run) or self._started_by_compose(run)
         for container in active:
             command = ["docker", "kill" if force else "stop", container.id]
             answer = self.system.call(command, timeout_s=STOP_TIMEOUT_S)
@@ -140,21 +201,14 @@ class ComposeTarget(LocalTarget):
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was a container of this machine."""
         known = self._newest_containers()
-        return states(self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known))
-
-    def state(self, run: str) -> RunInfo | None:
-        """Return the state of one run.
-
-        None if its last attempt was not a container of this machine.
-        """
-        return state_named(run, self.volumes.checkpoints, self.name, self._probe)
+        found = states(
+            self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known)
+        )
+        return map(self._with_place, found)
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of the container's output, while the engine still has the container."""
-        for container in containers(self.system, self.checkout, run):
-            answer = self.system.call(["docker", "logs", "--tail", str(lines), container.id])
-            return (answer.out + answer.err).splitlines()[-lines:]
-        return []
+        return self.containers.output(run, lines)
 
     def _check_engine(self) -> None:
         if self.system.engine.problem:
@@ -163,9 +217,6 @@ class ComposeTarget(LocalTarget):
             raise RunnerError(
                 f"{self.system.engine.problem}; run `runner doctor` for details{hint}"
             )
-
-    def _active(self, run: str) -> list[Container]:
-        return [c for c in containers(self.system, self.checkout, run) if c.alive]
 
     def _started_by_compose(self, run: str) -> list[Container]:
         record = read_record(self.volumes.run(run))
@@ -176,7 +227,7 @@ class ComposeTarget(LocalTarget):
         """Return the newest container of each run."""
         if not (self.checkout / "volumes").is_dir() or self.system.engine.problem:
             return {}
-        return {c.run: c for c in reversed(containers(self.system, self.checkout, run))}
+        return self.containers.newest(run)
 
     def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
         return self._find(launch, self._newest_containers(launch.run))
@@ -189,45 +240,54 @@ class ComposeTarget(LocalTarget):
 
     def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
         name = "INT" if which == signal.SIGINT else "TERM"
-        for container in self._active(launch.run):
+        for container in self.containers.active(launch.run):
             if self.system.call(["docker", "kill", f"--signal={name}", container.id]).code == 0:
                 return True
         self._processes[launch.id].terminate()  # compose has not made the container yet
         return False
 
     def _kill(self, launch: LaunchHandle) -> None:
-        for container in self._active(launch.run):
+        for container in self.containers.active(launch.run):
             self.system.call(["docker", "kill", container.id])
 
-    def _build(self) -> None:
-        self.cli.info("building the image; this takes some minutes, once")
-        done = subprocess.run(
-            self.project.command("build", "train"),  # all services share one image
-            cwd=self.checkout,
-            env=dict(self.cli.environ),
-            stdout=stderr_descriptor(),  # stdout belongs to the job
-            check=False,
-        )
-        if done.returncode:
-            raise RunnerError("building the image failed; fix the error above and try again")
+    def _build(self, image: str) -> None:
+        """Build the image, or pull the one that GPT_RUNNER_IMAGE names."""
+        problem = "the image was not built; fix the error above and try again"
+        if self.cli.environ.get(IMAGE_VARIABLE) == image:
+            login = login_command(image)
+            problem = f"the image was not pulled; check {IMAGE_VARIABLE}, or log in: `{login}`"
+            self.cli.info(f"pulling {image}")
+            code = self.system.run_visibly(["docker", "pull", image])
+        else:
+            self.cli.info("building the image; this takes some minutes, once")
+            command = self.project.command("build", "train")  # all services share one image
+            code = self.system.run_visibly(command, cwd=self.checkout)
+        if code:
+            raise RunnerError(problem)
 
     def _run_command(self, plan: Plan, service: str, *options: str) -> list[str]:
-        words = [*options, *label_options(plan.run, plan.job, self.checkout)]
-        for name, value in plan.process.environment:
+        words = [*options, *self.containers.labels(plan.run, plan.job)]
+        image = plan.image.name if plan.image else ""
+        environment = with_image_digest(dict(plan.process.environment), self.system, image)
+        for name, value in environment.items():
             words += ["-e", f"{name}={value}"]
         for name in plan.process.secrets:
             words += ["-e", name]  # compose takes the value from its own environment
+        if plan.process.publish:
+            words += ["--publish", plan.process.publish]
         for volume in plan.volumes:
-            if volume.name == "given":
+            if volume.name not in VOLUMES:
                 mode = "rw" if volume.writable else "ro"
-                words += ["-v", f"{volume.here}:{volume.inside}:{mode}"]
+                words += ["-v", f"{volume.host_path}:{volume.container_path}:{mode}"]
         if plan.folder is not None:
             words += [word for bind in bind_mounts(plan.folder) for word in ("-v", bind)]
         return self.project.command("run", *words, service, *plan.process.command)
 
     def _compose_environment(self, plan: Plan) -> dict[str, str]:
-        """Return variables for Compose itself: the secrets' values, and the command's own image."""
+        """Return variables for Compose itself: the secrets' values, and the run's own image."""
         variables = secret_values(plan.process.secrets, self.cli.environ, self.checkout)
+        if plan.image is not None and plan.image.packages:
+            variables[IMAGE_VARIABLE] = plan.image.name
         if plan.folder is not None and plan.folder.setup:
             image = plan.image.name if plan.image else ""
             variables[IMAGE_VARIABLE] = setup_image(self.system, image, plan.folder)
@@ -236,7 +296,7 @@ class ComposeTarget(LocalTarget):
     def _attach(self, plan: Plan, service: str) -> str:
         on_terminal = self.cli.is_terminal and not plan.as_json
         command = self._run_command(plan, service, "--rm", *([] if on_terminal else ["-T"]))
-        environ = {**self.cli.environ, **self._compose_environment(plan)}
+        environ = {**self.system.environ, **self._compose_environment(plan)}
         process = subprocess.Popen(
             command, cwd=self.checkout, env=environ, start_new_session=not on_terminal
         )

@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import signal
-import subprocess
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 
 from runner.console import CliContext
 from runner.errors import RunnerError
+from runner.home import state_folder
 from runner.jobs import JOBS
 from runner.project import (
     COMPOSE_FILE,
@@ -29,7 +27,8 @@ from runner.project import (
     volumes,
 )
 from runner.system import System
-from runner.targets.process import exit_status
+from runner.targets.docker import check_shared_files
+from runner.targets.process import follow_process
 
 CONFIG_TIMEOUT_S = 60
 
@@ -87,26 +86,29 @@ class ComposeProject:
         name = (self.services.get(service) or {}).get("image")
         return str(name) if name else None
 
-    def has_image(self, service: str) -> bool:
+    def has_image(self, name: str | None) -> bool:
         """Return True if the image is built.
 
-        False for a generated name, which can't be looked up.
+        False for a generated name (None), which can't be looked up.
         """
-        return self.built_image(service) is not None
+        inspect = ["docker", "image", "inspect", "--format", "{{.Id}}"]
+        return name is not None and self.system.call([*inspect, name]).code == 0
 
     def built_image(self, service: str) -> str | None:
-        """Return the name of the image if it is built."""
+        """Return the name of a service's image if it is built."""
         name = self.image(service)
-        if name is None:
-            return None
-        answer = self.system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name])
-        return name if answer.code == 0 else None
+        return name if self.has_image(name) else None
 
     def has_gpus(self, service: str) -> bool:
         """Return True if the service reserves GPUs, as docker-compose.gpu.yml makes it."""
         resources = ((self.services.get(service) or {}).get("deploy") or {}).get("resources") or {}
         devices = (resources.get("reservations") or {}).get("devices") or []
         return any("gpu" in (device.get("capabilities") or []) for device in devices)
+
+
+def compose_system(cli: CliContext, checkout: Path) -> System:
+    """Return the programs for Compose in ``checkout``, whose compose file reads PWD."""
+    return System({**cli.environ, "PWD": str(checkout)})
 
 
 def needed_settings(system: System, checkout: Path) -> dict[str, str]:
@@ -126,7 +128,9 @@ def needed_settings(system: System, checkout: Path) -> dict[str, str]:
         files.insert(files.index(COMPOSE_FILE) + 1, GPU_COMPOSE_FILE)
     return {
         "COMPOSE_FILE": os.pathsep.join(files),
-        "COMPOSE_PROJECT_NAME": project_name(checkout, present.get("COMPOSE_PROJECT_NAME", "")),
+        "COMPOSE_PROJECT_NAME": project_name(
+            state_folder(checkout), present.get("COMPOSE_PROJECT_NAME", "")
+        ),
         "HOST_UID": str(os.getuid()),
         "HOST_GID": str(os.getgid()),
     }
@@ -145,7 +149,7 @@ def project_name(checkout: Path, given: str = "") -> str:
 
 
 def wrong_settings(system: System, checkout: Path) -> list[str]:
-    """Return the names of the settings that ``.env`` lacks or has with another value."""
+    """Return the names of the settings that ``.env`` lacks or has with a different value."""
     present = read_dotenv(checkout, SETTINGS)
     needed = needed_settings(system, checkout)
     return [name for name, value in needed.items() if present.get(name) != value]
@@ -173,14 +177,18 @@ def _write(checkout: Path, values: dict[str, str]) -> list[str]:
 
 
 def run_service(
-    cli: CliContext, service: str, words: tuple[str, ...], is_server: bool = False
+    cli: CliContext,
+    service: str,
+    words: tuple[str, ...],
+    is_server: bool = False,
+    flags: tuple[str, ...] = (),
 ) -> int:
     """Run a container of ``service`` on the terminal and return its exit status.
 
     ``is_server`` publishes the service's ports and makes Ctrl-C a success.
     """
     checkout = find_checkout(cli.cwd)
-    system = System(cli.environ)
+    system = compose_system(cli, checkout)
     if system.engine.problem:
         raise RunnerError(f"{system.engine.problem}; run `runner doctor` for details")
     for line in write_missing_settings(system, checkout):
@@ -188,33 +196,9 @@ def run_service(
     folders = volumes(checkout, {})
     for folder in (folders.data, folders.checkpoints, folders.cache):
         folder.mkdir(parents=True, exist_ok=True)
-    flags = ["--service-ports"] * is_server + ["-T"] * (not cli.is_terminal)
-    command = ComposeProject(system, checkout).command("run", "--rm", *flags, service, *words)
-    return follow_process(cli, command, checkout, is_server)
-
-
-def follow_process(
-    cli: CliContext, command: list[str], cwd: Path, until_ctrl_c: bool = False
-) -> int:
-    """Run a program on the terminal and return its exit status; SIGTERM is passed on.
-
-    The program gets Ctrl-C from the terminal itself; ``until_ctrl_c`` makes that a success.
-    """
-    process: subprocess.Popen[bytes] | None = None
-    interrupted = threading.Event()
-
-    def pass_on(number: int, _: object) -> None:
-        if process is not None:
-            process.send_signal(number)
-
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: interrupted.set()),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-    }
-    try:
-        process = subprocess.Popen(command, cwd=cwd, env=dict(cli.environ))
-        code = exit_status(process.wait())
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-    return 0 if until_ctrl_c and interrupted.is_set() else code
+    project = ComposeProject(system, checkout)
+    if image := project.built_image(project.service_of(service)):
+        check_shared_files(system, image, (checkout / COMPOSE_FILE, folders.checkpoints))
+    options = [*flags, *["--service-ports"] * is_server, *["-T"] * (not cli.is_terminal)]
+    command = project.command("run", "--rm", *options, service, *words)
+    return follow_process(cli.environ, command, checkout, is_server)

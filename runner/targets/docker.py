@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
-import shutil
-import subprocess
-import sys
+import shlex
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from job.user_command.persisted_paths import mirror_files, seed_volume
 from runner.console import CliContext
 from runner.errors import RunnerError
-from runner.plan import PlannedFolder
+from runner.home import state_folder
+from runner.plan import ImageState, PlannedFolder
 from runner.planning.packaging import SETUP_FOLDER, list_files, setup_digest, setup_files
 from runner.system import System, is_container_id
 
@@ -22,6 +24,7 @@ JOB_LABEL = "gpt-runner.job"
 CHECKOUT_LABEL = "gpt-runner.project"
 
 IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # docker-compose.yml reads the name of the image from it
+ENTRYPOINT = "/workspace/container/entrypoint.sh"
 SETUP_REPOSITORY = "gpt-runner-setup"  # images extended by --setup, one tag each
 
 
@@ -35,18 +38,50 @@ class Container:
     code: int | None
 
 
-def label_options(run: str, job: str, checkout: Path) -> list[str]:
-    """Return the options that label a new container."""
-    pairs = ((RUN_LABEL, run), (JOB_LABEL, job), (CHECKOUT_LABEL, str(checkout)))
-    return [word for name, value in pairs for word in ("--label", f"{name}={value}")]
+@dataclass(frozen=True)
+class RunContainers:
+    """The containers of the runs of one checkout, found by their labels."""
+
+    system: System
+    checkout: Path
+
+    def labels(self, run: str, job: str) -> list[str]:
+        """Return the options that label a new container."""
+        labels = {RUN_LABEL: run, JOB_LABEL: job, CHECKOUT_LABEL: state_folder(self.checkout)}
+        return [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+
+    def all(self, run: str | None = None) -> list[Container]:
+        """Return all containers, or those of one run, newest first; [] without an engine."""
+        filters = ["--filter", f"label={CHECKOUT_LABEL}={state_folder(self.checkout)}"]
+        if run is not None:
+            filters += ["--filter", f"label={RUN_LABEL}={run}"]
+        return _list(self.system, filters)
+
+    def active(self, run: str) -> list[Container]:
+        """Return the containers of the run that have not ended."""
+        return [container for container in self.all(run) if container.alive]
+
+    def newest(self, run: str | None = None) -> dict[str, Container]:
+        """Return the newest container of each run."""
+        return {container.run: container for container in reversed(self.all(run))}
+
+    def remove_ended(self, run: str) -> None:
+        """Remove the containers of the run that have ended."""
+        if ended := [container.id for container in self.all(run) if not container.alive]:
+            self.system.call(["docker", "rm", *ended])
+
+    def output(self, run: str, lines: int) -> list[str]:
+        """Return the end of the newest container's output; [] if the engine no longer has it."""
+        for container in self.all(run):
+            answer = self.system.call(["docker", "logs", "--tail", str(lines), container.id])
+            return (answer.out + answer.err).splitlines()[-lines:]
+        return []
 
 
-def containers(system: System, checkout: Path, run: str | None = None) -> list[Container]:
-    """Return the containers of this checkout, or of one run, newest first; [] without an engine."""
-    filters = ["--filter", f"label={CHECKOUT_LABEL}={checkout}"]
-    if run is not None:
-        filters += ["--filter", f"label={RUN_LABEL}={run}"]
-    return _list(system, filters)
+def exec_command(cli: CliContext, container: str, words: Sequence[str]) -> list[str]:
+    """Return the command that runs ``words`` at the terminal in the container, as its user."""
+    flags = "-it" if cli.is_terminal else "-i"
+    return ["docker", "exec", flags, container, "bash", ENTRYPOINT, *words]
 
 
 def container_named(system: System, id: str) -> list[Container]:
@@ -71,8 +106,8 @@ def _parse_container(id: str, run: str, status: str) -> Container:
 
 def bind_mounts(folder: PlannedFolder) -> list[str]:
     """Return values of ``-v``: the folder, and over it each persisted path from its volume."""
-    over = [f"{keep.here}:{folder.inside}/{keep.path}:rw" for keep in folder.persisted]
-    return [f"{folder.here}:{folder.inside}:rw", *over]
+    over = [f"{keep.host_path}:{folder.container_path}/{keep.path}:rw" for keep in folder.persisted]
+    return [f"{folder.host_path}:{folder.container_path}:rw", *over]
 
 
 def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
@@ -80,20 +115,39 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 
     The engine would make missing folders as root. Raises RunnerError if a path is a file.
     """
-    listing = list_files(Path(folder.here), checkout) if folder.persisted else None
+    listing = list_files(Path(folder.host_path), checkout) if folder.persisted else None
     for keep in folder.persisted:
-        inner = Path(folder.here) / keep.path
+        inner = Path(folder.host_path) / keep.path
         if inner.is_file():
             raise RunnerError(
                 f"{inner} is a file, and --persist needs a folder; name the folder that contains it"
             )
         if not inner.is_symlink():
             inner.mkdir(parents=True, exist_ok=True)
-        Path(keep.here).mkdir(parents=True, exist_ok=True)
+        Path(keep.host_path).mkdir(parents=True, exist_ok=True)
         if listing is not None:
-            seed_volume(inner, listing.below(keep.path), Path(keep.here))
+            seed_volume(inner, listing.below(keep.path), Path(keep.host_path))
         if not inner.is_symlink():  # the mount would hide the files that .gitignore names
-            mirror_files(inner, Path(keep.here))
+            mirror_files(inner, Path(keep.host_path))
+
+
+def check_shared_files(system: System, image: str, paths: Iterable[Path]) -> None:
+    """Raise RunnerError if the engine does not see ``paths``: it has other files than this machine.
+
+    The engine of another machine, or of the host of this container, would mount empty folders.
+    A container that is only created takes 0.1 s.
+    """
+    quoted = [str(path).replace('"', '""') for path in paths]  # --mount takes CSV
+    mounts = [f'--mount=type=bind,"src={path}",dst=/probe/{n}' for n, path in enumerate(quoted)]
+    answer = system.call(["docker", "create", *mounts, image])
+    if answer.code == 0:
+        system.call(["docker", "rm", answer.out.strip()])
+    elif missing := re.search(r"bind source path does not exist: (.*)", answer.err):
+        raise RunnerError(
+            f"the Docker engine does not see {missing[1]}: it runs on another machine or outside "
+            "this container (DOCKER_HOST, or a mounted socket); start the runner where the engine "
+            "runs, or run the job without Docker: `runner host`"
+        )
 
 
 def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
@@ -102,7 +156,8 @@ def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
     It changes when either changes.
     """
     answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
-    return f"{SETUP_REPOSITORY}:{setup_digest(Path(folder.here), folder.setup, answer.out.strip())}"
+    digest = setup_digest(Path(folder.host_path), folder.setup, answer.out.strip())
+    return f"{SETUP_REPOSITORY}:{digest}"
 
 
 def has_setup_image(system: System, image: str, folder: PlannedFolder) -> bool:
@@ -111,33 +166,74 @@ def has_setup_image(system: System, image: str, folder: PlannedFolder) -> bool:
     return system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name]).code == 0
 
 
-def build_setup_image(system: System, cli: CliContext, image: str, folder: PlannedFolder) -> None:
-    """Build the image if it is missing. Raises RunnerError if a setup line fails."""
-    if has_setup_image(system, image, folder):
-        return
-    cli.info("extending the image with the setup, once")
-    with TemporaryDirectory(prefix="gpt-runner-") as context:
-        for name in setup_files(Path(folder.here), folder.setup):
-            (Path(context) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(folder.here) / name, Path(context) / name)
-        lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
-        lines += [f"RUN {line}" for line in folder.setup]
-        text = "\n".join([*lines, "WORKDIR /workspace", ""])
-        (Path(context) / "Dockerfile").write_text(text, encoding="utf-8")
-        docker = str(system.program("docker"))
-        command = [docker, "build", "--tag", setup_image(system, image, folder), context]
-        done = subprocess.run(
-            command, env=dict(cli.environ), stdout=stderr_descriptor(), check=False
-        )
-    if done.returncode:
-        raise RunnerError(
-            "the setup failed, and the run did not start; fix the error above and try again"
-        )
+def setup_dockerfile(image: str, folder: PlannedFolder) -> str:
+    """Return the Dockerfile that extends ``image`` by the folder's setup."""
+    lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
+    lines += [f"RUN {line}" for line in folder.setup]
+    return "\n".join([*lines, "WORKDIR /workspace", ""])
 
 
-def stderr_descriptor() -> int | None:
-    """Return the descriptor of stderr, for the output of builds: stdout belongs to the job."""
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):
-        return None
+def ensure_setup_image(
+    system: System, cli: CliContext, image: str, folder: PlannedFolder, where: str = ""
+) -> str:
+    """Return the name of the extended image, built if it is missing.
+
+    Raises RunnerError if a setup line fails.
+    """
+    name = setup_image(system, image, folder)
+    if not has_setup_image(system, image, folder):
+        cli.info(f"extending the image with the setup{where}, once")
+        source = Path(folder.host_path)
+        files = {path: source / path for path in setup_files(source, folder.setup)}
+        context = build_context(files, setup_dockerfile(image, folder))
+        if system.run_visibly(["docker", "build", "--tag", name, "-"], context):
+            raise RunnerError(
+                "the setup failed, and the run did not start; fix the error above and try again"
+            )
+    return name
+
+
+def build_context(files: Mapping[str, Path], dockerfile: str | None = None) -> bytes:
+    """Return a build context as a tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, path in files.items():
+            archive.add(path, name)
+        if dockerfile is not None:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(dockerfile.encode())
+            archive.addfile(entry, io.BytesIO(dockerfile.encode()))
+    return buffer.getvalue()
+
+
+def login_command(image: str) -> str:
+    """Return the command that logs in to the registry of ``image``."""
+    registry, slash, _ = image.partition("/")
+    is_hub = not slash or (registry != "localhost" and not {".", ":"} & {*registry})
+    return "docker login" if is_hub else f"docker login {registry}"
+
+
+def image_digest(system: System, name: str) -> str:
+    """Return the digest by which a registry knows the image, else its id."""
+    answer = system.call(
+        ["docker", "image", "inspect", "--format", "{{json .RepoDigests}} {{.Id}}", name]
+    )
+    digests, _, image_id = answer.out.strip().rpartition(" ")
+    known = json.loads(digests or "null") or [image_id]
+    return str(known[0])
+
+
+def with_image_digest(variables: Mapping[str, str], system: System, image: str) -> dict[str, str]:
+    """Return the job's variables with the image's digest in RUN_LAUNCH, for the run's record."""
+    if "RUN_LAUNCH" not in variables:
+        return dict(variables)
+    launch = {**json.loads(variables["RUN_LAUNCH"]), "image_digest": image_digest(system, image)}
+    return {**variables, "RUN_LAUNCH": json.dumps(launch)}
+
+
+def add_packages(system: System, cli: CliContext, base: str, image: ImageState) -> None:
+    """Build ``image`` on ``base``, with further packages. Raises RunnerError if that fails."""
+    cli.info(f"adding {' '.join(image.packages)} to the image, once")
+    text = f"FROM {base}\nRUN pip install {shlex.join(image.packages)}\n"
+    if system.run_visibly(["docker", "build", "--tag", image.name, "-"], text.encode()):
+        raise RunnerError("adding the packages failed; fix the error above and try again")

@@ -11,22 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from job.paths import CACHES, VOLUMES
+from job.run_record import lock_holder
 from runner.console import CliContext
 from runner.plan import JobEnvironment, Plan, TargetState, Volume
 from runner.project import INSTALLED, install_line, secret_values, volumes
-from runner.request import Request, UserCommand
+from runner.request import CommandRequest, Request, UserCommand
 from runner.runs.store import read_exit, read_launch
 from runner.signals import hold_signals
 from runner.system import System, wait_until
 from runner.target import LaunchHandle, Target
-from runner.targets.local import LocalTarget, inspect_local
+from runner.targets.local import LocalTarget, has_terminal, inspect_local
 from runner.targets.process import (
+    follow_process,
     identity_of,
     is_alive,
     machine_name,
@@ -74,40 +76,36 @@ class HostTarget(LocalTarget):
             state = replace(
                 state, folder=replace(state.folder, occupied=occupied_paths(request.command))
             )
-        missing = tuple(module for module in request.job.needs if not self.has_module(module))
+        needs = (*request.job.needs, *request.trackers)  # a tracker's name is its module's
+        missing = tuple(module for module in needs if not self.has_module(module))
+        own = {"torch": "train", **{name: name for name in request.trackers}}
+        extras = dict.fromkeys(own.get(name, request.job.extra) for name in missing)
+        gpus = None if sys.platform == "darwin" else len(System(self.cli.environ).gpus)
         return replace(
             state,
-            gpus=None if sys.platform == "darwin" else len(System(self.cli.environ).gpus),
+            gpus=gpus,
+            queue=self.queue_state(request, gpus or 0),
             missing_modules=missing,
-            install_command=install_line("train"),
+            install_command=install_line(*extras),
         )
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Start the process."""
         job = plan.process
-        secrets = secret_values(job.secrets, self.cli.environ, self.checkout)
-        environ = {**self.cli.environ, **dict(job.environment), **secrets}
+        environ = {**self.cli.environ, **dict(job.environment), **self._secrets(plan)}
         folder = self._prepare(plan)
         started = time.time()
         if plan.detach:
             process = start_detached(job.command, folder, self.checkout, environ)
         else:
             hold_signals()
+            own_session = not has_terminal(plan.job)
             process = subprocess.Popen(
-                job.command, cwd=self.checkout, env=environ, start_new_session=True
+                job.command, cwd=self.checkout, env=environ, start_new_session=own_session
             )
-        launch = LaunchHandle(
-            run=plan.run,
-            target=self.name,
-            job=plan.job,
-            id=str(process.pid),
-            started=started,
-            detached=plan.detach,
-            gpus=job.gpus,
-            device=job.device,
-            location=machine_name(),
-            identity=identity_of(process.pid),
-        )
+        identity = identity_of(process.pid)
+        place = {"location": machine_name(), "identity": identity}
+        launch = LaunchHandle.of(plan, self.name, str(process.pid), started=started, **place)
         try:
             self._record(plan, launch)
         except OSError:  # a full disk: without its record the job could not be found again
@@ -118,8 +116,8 @@ class HostTarget(LocalTarget):
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Send SIGTERM and wait for the checkpoint; with ``force``, SIGKILL."""
-        launch = read_launch(self.volumes.run(run))
-        if launch is None or launch.target != self.name or not is_alive(launch):
+        launch = self._active_launch(run)
+        if launch is None:
             return False
         if force:
             signal_group(launch, signal.SIGKILL)
@@ -133,6 +131,46 @@ class HostTarget(LocalTarget):
         )
         return True
 
+    def _active_launch(self, run: str) -> LaunchHandle | None:
+        """Return the launch of the process that works on the run; None without one.
+
+        A second launch at the same moment is refused, but may have replaced the first one's record:
+        then the run's lock names the process.
+        """
+        folder = self.volumes.run(run)
+        launch = read_launch(folder)
+        if launch is not None and launch.target == self.name and is_alive(launch):
+            return launch
+        holder = lock_holder(folder)
+        if holder is None or launch is None or launch.target != self.name:
+            return None
+        return replace(
+            launch, id=str(holder), location=machine_name(), identity=identity_of(holder)
+        )
+
+    def open_shell(
+        self, request: CommandRequest, is_command: bool, idle_s: float, yes: bool
+    ) -> int:
+        """Run the command at the terminal; tmux keeps a shell if the connection is lost."""
+        plan = self.plan(request, self.inspect(request))
+        environ = {**self.cli.environ, **dict(plan.process.environment), **self._secrets(plan)}
+        return follow_process(environ, plan.process.command, self.checkout)
+
+    def enter(self, run: str, words: Sequence[str]) -> int:
+        """Run the words on this machine with the variables and in the folder of the run."""
+        launch = self.launched(run)
+        process = Path("/proc", launch.id if launch is not None else "self")
+        try:
+            lines = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # macOS, or it has just ended
+            lines = []
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        variables |= {
+            name: self.cli.environ[name] for name in ("TERM",) if name in self.cli.environ
+        }
+        environ = {**self.cli.environ, **variables, "OUT_DIR": str(self.volumes.run(run))}
+        return follow_process(environ, words, self.volumes.run(run))
+
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of ``output.txt``; [] if the last attempt was not detached."""
         try:
@@ -141,6 +179,9 @@ class HostTarget(LocalTarget):
         except OSError:
             return []
         return text.splitlines()[-lines:]
+
+    def _secrets(self, plan: Plan) -> dict[str, str]:
+        return secret_values(plan.process.secrets, self.cli.environ, self.checkout)
 
     def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
         return is_alive(launch), read_exit(self.volumes.run(launch.run))

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.files import write_atomically
+from job.gpu_queue import GpuAccess, Ticket, ahead_of, choose_gpus, live_tickets
 from job.paths import VolumePaths
+from job.ports import listen
 from job.pretrained import weights_of
-from job.run_record import read_record
+from job.run_record import REQUEST_NAME, RunStatus, read_record
+from job.step_folders import discard
 from runner.console import CliContext
-from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState
+from runner.errors import RunnerError
+from runner.home import queue_folder
+from runner.jobs import JOBS
+from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, QueueState, TargetState
 from runner.planning.packaging import setup_lines
 from runner.planning.plan import make_plan
-from runner.project import git_state, secret_names
-from runner.request import Request, TrainRequest
-from runner.runs.divergence import remote_state
+from runner.project import check_own_secrets, git_state, secret_names
+from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
+from runner.runs.find import remote_state
 from runner.runs.store import (
     discard_if_not_started,
     is_active_locally,
@@ -32,12 +40,12 @@ from runner.runs.store import (
     write_exit,
     write_launch,
 )
-from runner.signals import SignalForwarder
-from runner.target import LaunchHandle, LocalVolume, RunInfo, RunSource, VolumeFiles
+from runner.signals import SignalForwarder, press_ctrl_c
+from runner.target import LaunchHandle, LocalVolume, RunInfo, Target, VolumeFiles
 from runner.targets.process import exit_status
 
 
-class LocalTarget(ABC):
+class LocalTarget(Target):
     """Runs in the folders ``volumes`` of this machine.
 
     Subclasses start, probe and signal the jobs.
@@ -45,9 +53,7 @@ class LocalTarget(ABC):
 
     name = ""
     poll_interval_s = 0.2
-    bills = False
     has_remote_volumes = False
-    default_parallel_trials = 1  # trials share this machine
 
     def __init__(self, cli: CliContext, checkout: Path, volumes: VolumePaths) -> None:
         self.cli = cli
@@ -55,10 +61,6 @@ class LocalTarget(ABC):
         self.volumes = volumes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._launched: dict[str, LaunchHandle] = {}
-
-    @abstractmethod
-    def output(self, run: str, lines: int) -> list[str]:
-        """Return the last lines that the job printed outside its log."""
 
     @abstractmethod
     def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
@@ -72,21 +74,13 @@ class LocalTarget(ABC):
     def _kill(self, launch: LaunchHandle) -> None:
         """Kill every process of the job."""
 
-    def is_configured(self) -> bool:
-        """Return True: no account is needed."""
-        return True
-
-    def check_configured(self) -> None:
-        """Do nothing: no account is needed."""
-        return None
-
-    def mirror(self) -> None:
-        """Return None: the runs themselves are on this machine."""
-        return None
-
     def plan(self, request: Request, state: TargetState) -> Plan:
-        """Return ``make_plan`` without additions."""
-        return make_plan(request, state)
+        """Return the plan. Raises UsageError if a server's port can't be used."""
+        plan = make_plan(request, state)
+        # Docker's own process may open a port below 1024.
+        if isinstance(request, ServeRequest) and (request.port >= 1024 or not plan.image):
+            listen(request.host, request.port).close()
+        return plan
 
     def follow(self, started: LaunchHandle) -> int:
         """Wait for the job; the first signal is passed on to it, the second kills it."""
@@ -95,8 +89,11 @@ class LocalTarget(ABC):
 
         def first(which: signal.Signals) -> None:
             nonlocal was_prevented
+            if which == signal.SIGINT and has_terminal(started.job):
+                forwarder.count = 0  # the terminal sent it to the job, which continues
+                return
             was_prevented = not self._interrupt(started, which)
-            self.cli.info(f"stopping {started.job}; press Ctrl-C again to kill it")
+            self.cli.info(f"stopping {started.job}; {press_ctrl_c(which)} to kill it")
 
         def again() -> None:
             self._kill(started)
@@ -114,11 +111,47 @@ class LocalTarget(ABC):
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on this target."""
-        return states(self.volumes.checkpoints, self.name, self._probe)
+        return map(self._with_place, states(self.volumes.checkpoints, self.name, self._probe))
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on this target."""
-        return state_named(run, self.volumes.checkpoints, self.name, self._probe)
+        state = state_named(run, self.volumes.checkpoints, self.name, self._probe)
+        return self._with_place(state) if state is not None else None
+
+    def _with_place(self, state: RunInfo) -> RunInfo:
+        """Return the state with its place in the queue, if it waits there."""
+        if state.status == RunStatus.STARTING:
+            waiting = [t for t in live_tickets(queue_folder(self.cli.environ)) if not t.taken]
+            for place, ticket in enumerate(waiting, 1):
+                if ticket.folder == state.folder:
+                    return replace(state, status=RunStatus.QUEUED, queue_place=place)
+        return state
+
+    def queue_state(
+        self, request: Request, gpus: int, container_path: str = ""
+    ) -> QueueState | None:
+        """Return the queue for a machine with ``gpus``; None if the request needs no place."""
+        if isinstance(request, CommandRequest) and request.is_interactive:
+            return None
+        gpus = 0 if request.device == "cpu" else gpus
+        is_queued = request.access == GpuAccess.QUEUE and request.sweep is None
+        if not request.job.writes_run or not (gpus or is_queued):
+            return None
+        folder = queue_folder(self.cli.environ)
+        ticket = Ticket(
+            request.run,
+            str(self.volumes.run(request.run)),
+            gpus,
+            request.gpus if request.job.multi_gpu else None,
+            request.access,
+            request.sweep or "",
+        )
+        # Compose does not pass the variable on.
+        environ = {} if container_path else self.cli.environ
+        enqueued = ticket.enqueued({**environ, **dict(request.target_options.environment)})
+        ahead = ahead_of(enqueued, live_tickets(folder))
+        blocker = ahead[0] if ahead and not choose_gpus(enqueued, ahead) else None
+        return QueueState(str(folder), container_path or str(folder), ticket, blocker)
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the last launch, from the run's folder.
@@ -130,6 +163,19 @@ class LocalTarget(ABC):
     def files(self, volume: str) -> VolumeFiles:
         """Return the volume's folder."""
         return LocalVolume(getattr(self.volumes, volume))
+
+    def remove(self, path: str) -> None:
+        """Delete a folder of the checkpoints volume."""
+        folder = self.volumes.checkpoints / path
+        discard(folder)
+        if folder.exists():
+            raise RunnerError(
+                f"can't delete {folder}; a job in a container may own it: delete it with its rights"
+            )
+
+    def send_request(self, run: str, text: str) -> None:
+        """Write the request file of the run."""
+        write_atomically(self.volumes.run(run) / REQUEST_NAME, text)
 
     def _prepare(self, plan: Plan) -> Path:
         folder = self.volumes.run(plan.run)
@@ -143,11 +189,17 @@ class LocalTarget(ABC):
             self._launched[plan.run] = launch
 
 
+def has_terminal(job: str) -> bool:
+    """Return True if the job, not the runner, decides what Ctrl-C does."""
+    return job in JOBS and JOBS[job].has_terminal
+
+
 def inspect_local(
     target: LocalTarget, request: Request, environment: JobEnvironment
 ) -> TargetState:
     """Return what this machine's disk tells; the target replaces what it knows better."""
     command, checkout, volumes = request.command, target.checkout, target.volumes
+    check_own_secrets(request.target_options.own_secrets, target.cli.environ, checkout)
     folder = volumes.run(request.run)
     concerns_run = request.job.writes_run or request.job.reads_run
     record = read_record(folder) if concerns_run else None
@@ -175,17 +227,18 @@ def inspect_local(
     )
 
 
-def describe_active(target: RunSource, folder: Path) -> str | None:
+def describe_active(target: LocalTarget, folder: Path) -> str | None:
     """Return "running on host" or the like if a process works on the run in ``folder``; else None.
 
-    A run of the other local target is known by its lock: asking that target may need a Docker
-    engine.
+    A run of the other local target is known by its lock or its place in the queue: asking that
+    target may need a Docker engine.
     """
     state = target.state(folder.name)
     if state is not None and state.alive:
         return f"{state.status} on {state.target}"
     if not is_active_locally(folder):
-        return None
+        queued = [ticket.folder for ticket in live_tickets(queue_folder(target.cli.environ))]
+        return "queued on this machine" if str(folder) in queued else None
     record = read_record(folder)
     other = record.attempts[-1].launch.get("target") if record and record.attempts else None
     return f"running on {other or 'this machine'}"

@@ -13,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from runner.runs.store import write_exit
+from runner.signals import handled
 from runner.target import LaunchHandle
 
 
@@ -34,9 +36,8 @@ def identity_of(pid: int) -> str:
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = stat.rpartition(")")[
-            2
-        ].split()  # skip the program's name, which may contain spaces
+        # Skip the program's name, which may contain spaces.
+        fields = stat.rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
@@ -54,11 +55,8 @@ def _identity_from_ps(pid: int) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            env={
-                **os.environ,
-                "LC_ALL": "C",
-                "TZ": "UTC",
-            },  # the same from a terminal and from cron
+            # The same from a terminal and from cron.
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
             check=False,
         )
     except OSError:
@@ -117,6 +115,26 @@ def start_detached(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def follow_process(
+    environ: Mapping[str, str], command: Sequence[str], cwd: Path, until_ctrl_c: bool = False
+) -> int:
+    """Run a program on the terminal and return its exit status; SIGTERM is passed on.
+
+    The program gets Ctrl-C from the terminal itself; ``until_ctrl_c`` makes that a success.
+    """
+    process: subprocess.Popen[bytes] | None = None
+    interrupted = threading.Event()
+
+    def pass_on(number: int, _: object) -> None:
+        if process is not None:
+            process.send_signal(number)
+
+    with handled(lambda *_: interrupted.set(), signal.SIGINT), handled(pass_on, signal.SIGTERM):
+        process = subprocess.Popen(command, cwd=cwd, env={**environ, "PWD": str(cwd)})
+        code = exit_status(process.wait())
+    return 0 if until_ctrl_c and interrupted.is_set() else code
 
 
 def main() -> int:

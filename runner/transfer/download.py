@@ -11,38 +11,34 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from job.files import fsync_file, fsync_folder, write_atomically
 from job.step_folders import MANIFEST, PARTIAL
-from runner.errors import ModalUnavailable
-from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoints import (
+from runner.errors import TargetUnavailable
+from runner.targets.blocks import BLOCK_SIZE, Block, BlockFiles, RemoteEntry
+from runner.transfer.mapping import (
+    BLOCKS,
+    PART,
+    Journal,
+    UnsafePath,
+    is_settled,
+    local_path,
+    make_parent,
+    temporary_path,
+)
+from runner.transfer.plan import (
     APPEND_ONLY,
     REPLACED,
+    Checkpoint,
     ContentMismatch,
     FileDigest,
     find_damage,
     is_intact,
 )
-from runner.transfer.journal import Journal, is_settled
-from runner.transfer.mapping import (
-    BLOCKS,
-    PART,
-    UnsafePath,
-    local_path,
-    make_parent,
-    temporary_path,
-)
-from runner.transfer.plan import Checkpoint
 from runner.transfer.progress import Progress
 from runner.transfer.workers import Task, Workers
 
-if TYPE_CHECKING:
-    from runner.targets.modal.volume_rpc import Block
-
 MAX_ATTEMPTS = 3  # for a file that changes during the download, or arrives damaged
-BLOCK_SIZE = 8 * 1024 * 1024  # bytes; version 2 volumes cut files into such blocks
 
 # Before new bytes are appended to a local log, this many old bytes are compared: a log that was
 # restarted has other times and losses.
@@ -55,7 +51,7 @@ class Downloader:
 
     def __init__(
         self,
-        files: ModalVolumeFiles,
+        files: BlockFiles,
         workers: Workers,
         journal: Journal,
         progress: Progress,
@@ -68,7 +64,7 @@ class Downloader:
         """Replace ``target`` by the verified file, or leave it as it was.
 
         Returns whether the file is as listed, not newer. Raises ContentMismatch if it keeps
-        changing or never has its SHA-256, FileNotFoundError, ModalUnavailable or Cancelled.
+        changing or never has its SHA-256, FileNotFoundError, TargetUnavailable or Cancelled.
         """
         if digest is None and self._append_tail(entry, target):
             return True
@@ -82,29 +78,23 @@ class Downloader:
     def _fetch_once(self, entry: RemoteEntry, target: Path, digest: FileDigest | None) -> bool:
         opened = self.files.open(entry.path)
         source = replace(entry, size=opened.size)
-        part, counted = PartialFile(target, source), 0
-
-        def count(size: int) -> None:
-            nonlocal counted
-            counted += size
-            self.progress.advance(size)
-
-        try:
+        part = PartialFile(target, source)
+        with self.progress.counted() as count:
             if len(opened.blocks) < 2:
                 content = self.files.block(opened.blocks[0]) if opened.blocks else b""
+                if digest is not None and hashlib.sha256(content).hexdigest() != digest.sha256:
+                    raise ContentMismatch(f"its SHA-256 differs from {MANIFEST}")
                 part.path.write_bytes(content)
                 count(len(content))
+                part.finish(None)
             else:
                 count(part.resume(self.listed))
                 self._fetch_blocks(part, opened.blocks, count)
-            part.finish(digest)
-        except BaseException:
-            count(-counted)
-            raise
+                part.finish(digest)
         return source.size == entry.size
 
     def _fetch_blocks(
-        self, part: PartialFile, blocks: tuple[Block, ...], count: Callable[[int], None]
+        self, part: PartialFile, blocks: tuple[Block, ...], count: Callable[[int], int]
     ) -> None:
         resumed = bool(part.done)
 
@@ -118,7 +108,7 @@ class Downloader:
                 missing = [(i, block) for i, block in enumerate(blocks) if i not in part.done]
                 self.workers.run_blocks(partial(fetch, i, block) for i, block in missing)
                 break
-            except ModalUnavailable:
+            except TargetUnavailable:
                 if len(part.done) == before:
                     raise
                 opened = self.files.open(part.source.path)  # the old URLs may have expired

@@ -1,26 +1,134 @@
-"""A volume on Modal, its folder on this machine, and which names may become files there."""
+"""A volume of another machine, its folder on this machine, its journal, and the allowed names.
+
+The journal has the files that were verified to be the same on both sides, so they need no transfer:
+one JSON line per file, appended after it was verified, with its size and time on both sides. A file
+is unchanged as long as these are. Losing the journal costs time, but never a file.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol, cast
 
+from job.files import write_atomically
+from job.typed_json import read_json
 from runner.console import CliContext
-from runner.errors import RunnerError, did_you_mean, not_found
+from runner.errors import RunnerError, did_you_mean, not_found, usage
 from runner.project import find_checkout, volumes
-from runner.targets.modal.account import need_token
-from runner.targets.modal.runs import is_active
-from runner.targets.modal.target import open_target
-from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry, modal_name, open_files
-from runner.transfer.journal import Journal
-from runner.transfer.workers import Workers
+from runner.target import Target, open_target, remote_targets
+from runner.targets.blocks import BlockFiles, RemoteEntry
+from runner.targets.modal import TARGET_NAME
+from runner.targets.modal.volume import modal_name
+
+# A volume's times are whole seconds, and a container's writes become visible with its next commit,
+# some seconds later. A file that was younger than this when it was listed may have changed again
+# with the same size and time, so it is transferred again.
+SETTLE_TIME_S = 10.0
+
+# Rewrite the journal when it has this many lines more than twice its entries.
+MAX_STALE_LINES = 1000
+
+
+@dataclass(frozen=True)
+class VerifiedEntry:
+    """One file on both sides. The volume was listed at ``at`` (seconds since the epoch)."""
+
+    path: str
+    local: str
+    size: int
+    modified: int
+    local_mtime_ns: int
+    at: float
+
+
+class Journal:
+    """The journal of one volume. Threads and processes may share it."""
+
+    def __init__(self, file: Path, now: Callable[[], float] = time.time) -> None:
+        self.file = file
+        self.now = now
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, str], VerifiedEntry] = {}
+        lines = self._read()
+        if lines > 2 * len(self._entries) + MAX_STALE_LINES:
+            text = "".join(json.dumps(asdict(entry)) + "\n" for entry in self._entries.values())
+            with suppress(OSError):
+                write_atomically(file, text)
+
+    def record(self, remote: RemoteEntry, local: Path, listed: float) -> None:
+        """Record that ``local`` has the content of ``remote``, which was listed at ``listed``.
+
+        A journal that cannot be written does not fail the transfer: the next one verifies again.
+        """
+        mtime_ns = local.stat().st_mtime_ns
+        entry = VerifiedEntry(
+            remote.path, str(local), remote.size, remote.modified, mtime_ns, listed
+        )
+        line = json.dumps(asdict(entry)) + "\n"
+        with self._lock:
+            self._entries[entry.path, entry.local] = entry
+            with suppress(OSError):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with self.file.open("ab") as stream:
+                    stream.write(line.encode())
+
+    def lookup(self, path: str, local: Path) -> VerifiedEntry | None:
+        """Return the entry for both files if ``local`` has not changed since; else None."""
+        entry = self._entries.get((path, str(local)))
+        if entry is None:
+            return None
+        try:
+            status = os.stat(local)
+        except OSError:
+            return None
+        unchanged = status.st_size == entry.size and status.st_mtime_ns == entry.local_mtime_ns
+        return entry if unchanged else None
+
+    def is_unchanged(self, remote: RemoteEntry, local: Path, settled: bool = True) -> bool:
+        """Return whether neither side changed since both were verified.
+
+        With ``settled``, a change within the same second is excluded too.
+        """
+        entry = self.lookup(remote.path, local)
+        if entry is None or (entry.size, entry.modified) != (remote.size, remote.modified):
+            return False
+        return not settled or is_settled(remote, entry.at)
+
+    def _read(self) -> int:
+        """Read the entries and return the number of lines."""
+        try:
+            lines = self.file.read_bytes().splitlines()
+        except OSError:
+            return 0
+        for line in lines:
+            entry = _parse(line)
+            if entry is not None:  # else a killed process wrote half a line, or the disk lost it
+                self._entries[entry.path, entry.local] = entry
+        return len(lines)
+
+
+def is_settled(entry: RemoteEntry, listed: float) -> bool:
+    """Return whether another change would show another time."""
+    return entry.modified + SETTLE_TIME_S < listed
+
+
+def _parse(line: bytes) -> VerifiedEntry | None:
+    try:
+        return read_json(VerifiedEntry, line)
+    except ValueError:
+        return None
+
 
 STATE_FOLDER = ".sync"  # in the cache volume: journals and locks
 PART, BLOCKS = ".part", ".part.blocks"
@@ -41,13 +149,19 @@ class UnsafePath(OSError):
 
 @dataclass(frozen=True)
 class VolumeMapping:
-    """A volume on Modal and its folder ``root`` on this machine."""
+    """A volume of ``target`` and its folder ``root`` on this machine."""
 
     volume: str
-    files: ModalVolumeFiles
+    target: Target
+    files: BlockFiles
     root: Path
     journal: Journal
     lock: Path
+
+    @property
+    def place(self) -> str:
+        """Return the name of the machine that has the volume, for messages."""
+        return "Modal" if self.target.bills else self.target.name.partition(":")[2]
 
     @property
     def has_runs(self) -> bool:
@@ -63,20 +177,27 @@ def local_folder(cli: CliContext, volume: str) -> Path:
 
 
 def open_mapping(
-    cli: CliContext, volume: str, root: Path | None = None, create: bool = False
+    cli: CliContext,
+    volume: str,
+    root: Path | None = None,
+    create: bool = False,
+    target: str | None = None,
 ) -> VolumeMapping:
     """Open a volume and map it to ``root``, by default to its folder in the checkout.
 
-    ``create`` creates the volume if it does not exist. Raises RunnerError.
+    ``create`` creates the volume if it does not exist. Without a ``target``, it is Modal's, or
+    that of the only box without an account. Raises RunnerError.
     """
     folder = local_folder(cli, volume)
-    need_token(cli.environ)
-    files = open_files(volume, cli.environ, create)
+    opened = _remote_target(cli, target)
+    opened.check_configured()
+    files = opened.block_files(volume, create)
     state = volumes(find_checkout(cli.cwd), cli.environ).cache / STATE_FOLDER
     root = Path(os.path.abspath(root or folder))
     root_id = sha256(os.fsencode(root)).hexdigest()[:12]
     return VolumeMapping(
         volume,
+        opened,
         files,
         root,
         Journal(state / f"{files.id}.jsonl"),
@@ -84,9 +205,26 @@ def open_mapping(
     )
 
 
-def with_cancellable_retries(files: ModalVolumeFiles, workers: Workers) -> ModalVolumeFiles:
-    """Return the same files; a wait between two attempts ends when ``workers`` are cancelled."""
-    return ModalVolumeFiles(files.volume, replace(files.retry, sleep=workers.sleep))
+def _remote_target(cli: CliContext, name: str | None) -> RemoteVolumes:
+    """Return the target whose volumes are copied. Raises RunnerError for one without volumes."""
+    checkout = find_checkout(cli.cwd)
+    if name is None:
+        usable = [t.name for t in remote_targets(cli, checkout) if t.is_configured()]
+        name = TARGET_NAME if TARGET_NAME in usable or not usable else usable[0]
+    target = open_target(name, cli, checkout)
+    if not target.has_remote_volumes:
+        raise usage(
+            f"--target {name} uses this machine's volumes directly, so there is nothing to copy"
+        )
+    return cast(RemoteVolumes, target)
+
+
+class RemoteVolumes(Target, Protocol):
+    """A target whose volumes are on another machine."""
+
+    def block_files(self, volume: str, create: bool = False) -> BlockFiles:
+        """Return the volume's files; ``create`` creates a missing volume."""
+        ...
 
 
 @contextmanager
@@ -111,21 +249,22 @@ def exclusive(mapping: VolumeMapping, info: Callable[[str], None]) -> Iterator[N
         yield
 
 
-def is_active_on_modal(
-    cli: CliContext, mapping: VolumeMapping, run: str, heartbeat: RemoteEntry | None
-) -> bool:
-    """Return whether the run's function call is alive, or its heartbeat is fresh."""
-    state = open_target(cli, find_checkout(cli.cwd)).state(run)
-    if state is not None and state.alive:
-        return True
-    return is_active(mapping.files, run, heartbeat.modified if heartbeat is not None else None)
+def is_active_remotely(mapping: VolumeMapping, run: str) -> bool:
+    """Return whether the run is alive on the target.
+
+    The heartbeat does not count: a run that ended, or that was pushed, leaves a fresh one behind.
+    """
+    state = mapping.target.state(run)
+    return state is not None and state.alive
 
 
 def remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:
     """Return the error for a ``path`` that the volume does not have."""
     volume = mapping.volume
     if not path.strip("/"):
-        return not_found(f"volume {volume} on Modal is empty; fill it: `runner push {volume} PATH`")
+        return not_found(
+            f"volume {volume} on {mapping.place} is empty; fill it: `runner push {volume} PATH`"
+        )
     parent, _, name = path.strip("/").rpartition("/")
     try:
         entries = mapping.files.listing(parent, recursive=False)
@@ -134,7 +273,7 @@ def remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:
         known = []
     listing = f"; `{f'runner ls {volume} {parent}'.rstrip()}` lists its files"
     return not_found(
-        f"volume {volume} on Modal has no {path}{did_you_mean(name, known) or listing}"
+        f"volume {volume} on {mapping.place} has no {path}{did_you_mean(name, known) or listing}"
     )
 
 
@@ -198,7 +337,7 @@ def local_path(root: Path, path: str) -> Path:
 
 
 def temporary_path(target: Path, ending: str) -> Path:
-    """Return the path of the temporary file ``.<name><ending>`` beside ``target``."""
+    """Return the path of the temporary file ``.<name><ending>`` next to ``target``."""
     name = target.name
     while len(os.fsencode(name)) > MAX_NAME_BYTES:
         name = name[:-1]

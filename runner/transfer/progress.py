@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any
 
 from job.exit_status import ExitStatus
@@ -64,12 +64,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -79,10 +74,27 @@ class Progress:
         return max(self.now() - self.started, 1e-6)
 
     def advance(self, size: int) -> None:
-        """Add ``size`` bytes; a negative number takes them back before a retry."""
+        """Add ``size`` bytes; a negative number takes them back."""
         with self._lock:
             self.done_size += size
             self._show()
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[int], int]]:
+        """Yield a function that adds bytes and returns their sum; an error takes them back."""
+        total = 0
+
+        def count(size: int) -> int:
+            nonlocal total
+            total += size
+            self.advance(size)
+            return total
+
+        try:
+            yield count
+        except BaseException:
+            self.advance(-total)
+            raise
 
     def file_done(self) -> None:
         """Count a file that is complete."""

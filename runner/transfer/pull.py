@@ -1,25 +1,21 @@
-"""``runner pull``: download from a volume on Modal, once or until a run ends."""
+"""``runner pull``: download from a remote volume, once or until a run ends."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from job.disk import free_bytes, nearest_existing
 from job.files import write_atomically
 from job.format import byte_size
 from job.run_record import RunStatus, read_record
 from job.step_folders import LATEST, MANIFEST, PARTIAL
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.project import find_checkout
 from runner.runs.store import is_active_locally
-from runner.targets.modal.client import RetryPolicy
-from runner.targets.modal.target import open_target
-from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoints import newest_remote_step, newest_step, parse_step_name
+from runner.targets.blocks import RemoteEntry
 from runner.transfer.download import CheckpointDownload, Downloader
 from runner.transfer.mapping import (
     BLOCKS,
@@ -29,17 +25,26 @@ from runner.transfer.mapping import (
     local_path,
     remote_not_found,
     temporary_path,
-    with_cancellable_retries,
 )
-from runner.transfer.plan import Reason, TransferPlan, make_plan, select, split_markers
+from runner.transfer.plan import (
+    Reason,
+    TransferPlan,
+    make_plan,
+    newest_remote_step,
+    newest_step,
+    parse_step_name,
+    select,
+    split_markers,
+)
 from runner.transfer.progress import Progress, TransferResult, print_result
 from runner.transfer.workers import FailedTransfer, Task, Workers
 
-# A run that is longer than 24 hours, or was preempted, is unfinished between two attempts.
+# Between two attempts, a run of more than 24 hours or a preempted one is recorded as unfinished.
+# A run without a new attempt for longer than this has ended.
 RESTART_TIMEOUT_S = 180.0
 
-# The connections of a laptop that slept are dead; the next poll tries again.
-WATCH_RETRIES = RetryPolicy(attempts=3)
+# Few, because the next poll tries again: after a laptop sleeps, every open connection fails.
+WATCH_ATTEMPTS = 3
 
 
 class Pull:
@@ -64,21 +69,22 @@ class Pull:
         )
         self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
-    def objections(self) -> list[str]:
-        """Return why to ask before this pull: a run is active or further on this machine."""
+    def confirmation_reasons(self) -> list[str]:
+        """Return the reasons to ask for confirmation: runs that are active, or at a later step."""
         return [*self._active_runs(), *self._older_runs()]
 
     def refuse_active(self) -> None:
         """Raise RunnerError if a run of this pull is active on this machine."""
         if active := self._active_runs():
-            raise RunnerError(f"{'; '.join(active)}; stop it first: `runner stop RUN`")
+            stop = f"`runner stop {next(self._active())}`"
+            raise RunnerError(f"{'; '.join(active)}; stop it first: {stop}")
 
     def execute(self, cli: CliContext, quiet: bool = False) -> TransferResult:
         """Download; the result names missing files. Raises RunnerError if the disk is too full."""
         self._check_free_space()
         progress = Progress(cli, "pulling", 0 if quiet else self.plan.count, self.plan.size)
         with progress, Workers() as workers:
-            files = with_cancellable_retries(self.mapping.files, workers)
+            files = self.mapping.files.with_retries(sleep=workers.sleep)
             journal = self.mapping.journal
             downloader = Downloader(files, workers, journal, progress, self.listed)
             plan, failed = self._execute(workers, downloader)
@@ -123,7 +129,10 @@ class Pull:
         downloader.progress.file_done()
 
     def _move_latest(self, run: str, name: str) -> None:
-        """Let ``latest`` name the checkpoint if it is complete and not older than the named one."""
+        """Point ``latest`` at checkpoint ``name`` if that is complete.
+
+        It stays if it names a checkpoint that is complete and not older.
+        """
         folder = self.mapping.root / run
         try:
             before = (folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
@@ -140,37 +149,37 @@ class Pull:
         return sorted({entry.path.split("/")[0] for entry in self.entries})
 
     def _active_runs(self) -> list[str]:
-        """Return the runs with a process here, which would keep writing to replaced files."""
-        return [
-            f"run {run} is active on this machine"
-            for run in self._runs()
-            if is_active_locally(self.mapping.root / run)
-        ]
+        """Return messages about runs that this machine runs: they would write to replaced files."""
+        return [f"run {run} is active on this machine" for run in self._active()]
+
+    def _active(self) -> Iterator[str]:
+        return (run for run in self._runs() if is_active_locally(self.mapping.root / run))
 
     def _older_runs(self) -> list[str]:
-        """Return the runs whose newer log and record a pull would replace by older ones."""
+        """Return messages about runs whose newer log and record a pull would replace."""
         paths = [entry.path for entry in self.entries]
         older = []
         for run in self._runs():
             local, remote = newest_step(self.mapping.root / run), newest_remote_step(run, paths)
             if local is not None and local > (remote if remote is not None else -1):
-                there = "has no checkpoint" if remote is None else f"is at step {remote}"
-                older.append(f"run {run} is at step {local} on this machine and {there} on Modal")
+                remote_step = "has no checkpoint" if remote is None else f"is at step {remote}"
+                older.append(
+                    f"run {run} is at step {local} on this machine "
+                    f"and {remote_step} on {self.mapping.place}"
+                )
         return older
 
     def _check_free_space(self) -> None:
-        root = self.mapping.root
-        folder = next(folder for folder in (root, *root.parents) if folder.exists())
-        free = shutil.disk_usage(folder).free
-        size = self.plan.size - self._partial_bytes()
+        free, size = free_bytes(self.mapping.root), self.plan.size - self._partial_bytes()
         if size > free:
+            folder = nearest_existing(self.mapping.root)
             raise RunnerError(
                 f"the pull needs {byte_size(size)}, but {folder} has {byte_size(free)} free; "
-                "free some space, or choose another folder with --dest DIR"
+                "free some space, or choose a different folder with --dest DIR"
             )
 
     def _partial_bytes(self) -> int:
-        """Return the bytes that an interrupted pull has already."""
+        """Return the bytes that an interrupted pull has already downloaded."""
         root = self.mapping.root
         files = [temporary_path(root / transfer.entry.path, PART) for transfer in self.plan.files]
         for checkpoint in self.plan.checkpoints:
@@ -221,7 +230,7 @@ def watch_run(
     run = path.strip("/").split("/")[0]
     if not run:
         raise usage("--watch follows one run; name it: `runner pull checkpoints RUN --watch`")
-    mapping = replace(mapping, files=ModalVolumeFiles(mapping.files.volume, WATCH_RETRIES))
+    mapping = replace(mapping, files=mapping.files.with_retries(WATCH_ATTEMPTS))
     cli.info(f"watching run {run}; Ctrl-C stops watching, and the run continues")
     ended: float | None = None
     reported = ""
@@ -234,7 +243,7 @@ def watch_run(
             cli.info(f"pulled {checkpoint.folder}")
         status, may_continue = RunStatus.RUNNING, True
         if result is not None:
-            status, may_continue = _run_state(cli, mapping, run)
+            status, may_continue = _run_state(mapping, run)
         if status == RunStatus.RUNNING and may_continue:
             ended = None
         elif ended is None:
@@ -242,11 +251,11 @@ def watch_run(
         is_over = ended is not None and (
             not may_continue or clock.now() - ended >= RESTART_TIMEOUT_S
         )
-        # A container's last writes are committed after the record of its end: the run is complete
-        # when one more pull finds nothing new.
+        # A container commits its last writes after it records its end, so the copy is complete
+        # only when one more pull finds nothing new.
         if is_over and result is not None and result.is_complete and not result.plan.count:
             print_result(cli, result, "pulled", f"into {mapping.root}")
-            cli.info(f"run {run} is {status}")
+            cli.info(f"run {run} ended: {status}")
             return result
         clock.sleep(min(interval, 1.0) if is_over else interval)
 
@@ -272,16 +281,16 @@ def pull_once(
     return result, result.failed[0].reason if result.failed else ""
 
 
-def _run_state(cli: CliContext, mapping: VolumeMapping, run: str) -> tuple[RunStatus, bool]:
+def _run_state(mapping: VolumeMapping, run: str) -> tuple[RunStatus, bool]:
     """Return the run's status, and whether it may continue: it is active, or between attempts."""
     record = read_record(mapping.root / run)
     status = record.status if record is not None else RunStatus.RUNNING
     if status in (RunStatus.FINISHED, RunStatus.FAILED):
         return status, False
-    # A process that was killed leaves a record that says "running": ask for its function call.
-    modal = open_target(cli, find_checkout(cli.cwd))
+    # A killed process cannot update its record, which still says "running": ask Modal.
+    target = mapping.target
     try:
-        state = modal.state(run) if modal.launched(run) is not None else None
+        state = target.state(run) if target.launched(run) is not None else None
     except (RunnerError, OSError):
         state = None
     if state is None:

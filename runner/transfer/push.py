@@ -1,4 +1,4 @@
-"""``runner push``: upload to a volume on Modal."""
+"""``runner push``: upload to a remote volume."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from tempfile import TemporaryDirectory
 
 from job.step_folders import LATEST, MANIFEST
 from runner.console import CliContext
-from runner.errors import ModalUnavailable, not_found, usage
+from runner.errors import TargetUnavailable, not_found, usage
 from runner.planning.ignore_rules import may_hold_credentials
-from runner.runs.store import LAUNCH_NAME as LAUNCH
+from runner.runs.attempts import LAUNCH_NAME as LAUNCH
 from runner.runs.store import read_launch
-from runner.targets.modal.target import ModalTarget
-from runner.targets.modal.volume import RemoteEntry
-from runner.transfer.checkpoints import (
+from runner.targets.blocks import RemoteEntry
+from runner.transfer.mapping import VolumeMapping, is_active_remotely
+from runner.transfer.plan import (
+    Checkpoint,
     ContentMismatch,
+    Reason,
     find_damage,
+    make_plan,
     newest_remote_step,
     parse_step_name,
+    select,
+    split_markers,
 )
-from runner.transfer.mapping import VolumeMapping, is_active_on_modal, with_cancellable_retries
-from runner.transfer.plan import Checkpoint, Reason, make_plan, select, split_markers
 from runner.transfer.progress import Progress, TransferResult, count
 from runner.transfer.upload import MAX_ATTEMPTS, LocalFile, Uploader, batches, list_local
 from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Task, Workers
 
-MAX_NAMED = 3  # files with credentials in a question
+MAX_NAMED = 3  # files with credentials in a request for confirmation
 
 
 def find_source(root: Path, has_runs: bool, given: str, cwd: Path) -> Path:
@@ -43,7 +46,9 @@ def find_source(root: Path, has_runs: bool, given: str, cwd: Path) -> Path:
     for path in order:
         if path.exists():
             return path
-    raise not_found(f"{given} exists neither in {cwd} nor in {root}; give a file or folder")
+    if Path(given).expanduser().is_absolute():
+        raise not_found(f"{given} does not exist; give a file or folder")
+    raise not_found(f"{given} is neither in {cwd} nor in {root}; give a file or folder")
 
 
 def remote_path(mapping: VolumeMapping, source: Path, dest: str | None) -> str:
@@ -91,24 +96,27 @@ class Push:
         selection.refused += failed
         self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
-    def objections(self, cli: CliContext) -> list[str]:
-        """Return why to ask before this push: credentials, or a run that is active or further."""
-        objections = self._credentials()
+    def confirmation_reasons(self, cli: CliContext) -> list[str]:
+        """Return the reasons to ask for confirmation.
+
+        They are credentials, and runs that are active on the target or at a later step there.
+        """
+        reasons = self._credentials()
         if not self.mapping.has_runs:
-            return objections
+            return reasons
         latest = dict(self.plan.latest)
         changing = {row["path"].split("/")[0] for row in self.plan.rows()}
         for run in sorted({path.split("/")[0] for path in self.local}):
             remote = newest_remote_step(run, self.entries)
             local = parse_step_name(latest.get(run, ""))
             if remote is not None and remote > local:
-                objections.append(
-                    f"run {run} is at step {remote} on Modal and at {max(local, 0)} on this machine"
+                reasons.append(
+                    f"run {run} is at step {remote} on {self.mapping.place} "
+                    f"and at {max(local, 0)} on this machine"
                 )
-            heartbeat = self.entries.get(f"{run}/heartbeat")
-            if run in changing and is_active_on_modal(cli, self.mapping, run, heartbeat):
-                objections.append(f"run {run} is active on Modal")
-        return objections
+            if run in changing and is_active_remotely(self.mapping, run):
+                reasons.append(f"run {run} is active on {self.mapping.place}")
+        return reasons
 
     def _credentials(self) -> list[str]:
         folder = self.source.parent
@@ -128,7 +136,7 @@ class Push:
         """Upload; the result names what is missing."""
         progress = Progress(cli, "pushing", self.plan.count, self.plan.size)
         with progress, Workers() as workers:
-            files = with_cancellable_retries(self.mapping.files, workers)
+            files = self.mapping.files.with_retries(sleep=workers.sleep)
             failed = self._execute(workers, Uploader(files, workers, progress))
         return TransferResult(self.plan, tuple(failed), progress.seconds, progress.done_size)
 
@@ -186,7 +194,7 @@ class Push:
             return
         try:
             self._send_with_retries(uploader, files)
-        except ModalUnavailable:
+        except TargetUnavailable:
             raise
         except OSError as error:
             if len(files) == 1 or error.errno in FATAL_ERRNOS:
@@ -195,7 +203,7 @@ class Push:
             for file in files:
                 try:
                     self._send_with_retries(uploader, [self._update(file)])
-                except ModalUnavailable:
+                except TargetUnavailable:
                     raise
                 except OSError as problem:
                     reason = problem.strerror or str(problem)
@@ -241,7 +249,7 @@ class Push:
     def _move_latest(
         self, workers: Workers, uploader: Uploader, run: str, name: str
     ) -> list[FailedTransfer]:
-        """Let ``latest`` on Modal name the checkpoint, unless it names a newer valid one."""
+        """Let ``latest`` there name the checkpoint, unless it names a newer valid one."""
         path, content = f"{run}/{LATEST}", f"{name}\n".encode()
         own = self.local[f"{run}/{name}/{MANIFEST}"].local.parent.with_name(LATEST)
         remote = self.entries.get(path)
@@ -275,12 +283,12 @@ class Push:
     def _is_local_launch(self, file: LocalFile) -> bool:
         """Return whether the file records a launch on this machine.
 
-        It would replace the options of the run's last launch on Modal, which a resume there uses.
+        It would replace the options of the run's last launch there, which resuming there uses.
         """
         if not self.mapping.has_runs or file.path.partition("/")[2] != LAUNCH:
             return False
         launch = read_launch(file.local.parent)
-        return launch is not None and launch.target != ModalTarget.name
+        return launch is not None and launch.target != self.mapping.target.name
 
     def _is_unchanged(self, entry: RemoteEntry) -> bool:
         remote = self.entries.get(entry.path)

@@ -1,4 +1,4 @@
-"""List local files and upload them: hash blocks, send those that Modal lacks, then publish."""
+"""List local files and upload them: hash blocks, send those that the volume lacks, then publish."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from runner.errors import ModalUnavailable
-from runner.targets.modal.volume import ModalVolumeFiles, RemoteEntry
-from runner.transfer.checkpoints import APPEND_ONLY, ContentMismatch
-from runner.transfer.download import BLOCK_SIZE
+from runner.errors import TargetUnavailable
+from runner.targets.blocks import BLOCK_SIZE, BlockFiles, MissingBlock, NewFile, RemoteEntry
 from runner.transfer.mapping import is_temporary
+from runner.transfer.plan import APPEND_ONLY, ContentMismatch
 from runner.transfer.progress import Progress
 from runner.transfer.workers import FailedTransfer, Workers
-
-if TYPE_CHECKING:
-    from runner.targets.modal.volume_rpc import MissingBlock
 
 MAX_ATTEMPTS = 3  # for a file that changes during the upload
 MAX_ROUNDS = 4  # of asking for missing blocks; one is enough unless Modal drops a block meanwhile
 
-# Small files share a request: at most this many files and bytes.
-BATCH_FILES, BATCH_BYTES = 64, 64 * 1024 * 1024
+# Small files share a request: at most this many files and bytes, which are held in memory.
+BATCH_FILES, BATCH_BYTES = 64, 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -99,46 +94,39 @@ def batches(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
 class Uploader:
     """Send files; those of one call appear in the volume at once."""
 
-    def __init__(self, files: ModalVolumeFiles, workers: Workers, progress: Progress) -> None:
+    def __init__(self, files: BlockFiles, workers: Workers, progress: Progress) -> None:
         self.files, self.workers, self.progress = files, workers, progress
 
     def send(self, batch: Sequence[LocalFile]) -> None:
         """Put the files into the volume as they were when they were listed.
 
         A log that grows is sent up to the size that was listed. Raises ContentMismatch for a file
-        that changed, FileNotFoundError, ModalUnavailable or Cancelled.
+        that changed, FileNotFoundError, TargetUnavailable or Cancelled.
         """
-        counted = 0
-
-        def count(size: int) -> None:
-            nonlocal counted
-            counted += size
-            self.progress.advance(size)
-
-        try:
+        with self.progress.counted() as count:
             self._send(batch, count)
-        except BaseException:
-            count(-counted)
-            raise
-        count(sum(file.size for file in batch) - counted)  # blocks that Modal had already
+            count(sum(file.size for file in batch) - count(0))  # blocks that Modal had already
         for _ in batch:
             self.progress.file_done()
 
-    def _send(self, batch: Sequence[LocalFile], count: Callable[[int], None]) -> None:
-        from runner.targets.modal.volume_rpc import NewFile
-
+    def _send(self, batch: Sequence[LocalFile], count: Callable[[int], int]) -> None:
         with ExitStack() as stack:
             # Open all files first: a file that is replaced under its name is still read as one.
             opened = [stack.enter_context(file.local.open("rb")) for file in batch]
             descriptors = [stream.fileno() for stream in opened]
             digests = [[b""] * -(-file.size // BLOCK_SIZE) for file in batch]
             blocks = [(f, b) for f in range(len(batch)) for b in range(len(digests[f]))]
+            are_small = all(len(hashes) <= 1 for hashes in digests)
+            contents: dict[int, bytes] = {}  # of small files, so that each is read once
 
             def hash_block(f: int, b: int) -> None:
-                digests[f][b] = hashlib.sha256(_read_block(descriptors[f], batch[f], b)).digest()
+                content = _read_block(descriptors[f], batch[f], b)
+                digests[f][b] = hashlib.sha256(content).digest()
+                if are_small:
+                    contents[f] = content
 
             # Hash the blocks of a large file in parallel. Small files are parallel by batch.
-            if len(blocks) > len(batch):
+            if not are_small:
                 self.workers.run_blocks(partial(hash_block, f, b) for f, b in blocks)
             else:
                 for f, b in blocks:
@@ -151,10 +139,13 @@ class Uploader:
 
             def send_block(missing: MissingBlock) -> None:
                 file = batch[missing.file]
-                content = _read_block(descriptors[missing.file], file, missing.block)
                 expected = digests[missing.file][missing.block]
-                if hashlib.sha256(content).digest() != expected:
-                    raise ContentMismatch(f"{file.local} changed during the upload")
+                if are_small:
+                    content = contents[missing.file]
+                else:
+                    content = _read_block(descriptors[missing.file], file, missing.block)
+                    if hashlib.sha256(content).digest() != expected:
+                        raise ContentMismatch(f"{file.local} changed during the upload")
                 receipts[expected] = self.files.send(missing, content)
                 count(len(content))
 
@@ -164,13 +155,13 @@ class Uploader:
             while missing := self.files.put(new, receipts):
                 if rounds == MAX_ROUNDS:
                     raise ContentMismatch(
-                        f"Modal still lacks blocks that were sent {MAX_ROUNDS} times"
+                        f"the volume still lacks blocks that were sent {MAX_ROUNDS} times"
                     )
                 before = len(receipts)
                 try:
                     self.workers.run_blocks(partial(send_block, block) for block in missing)
                     rounds += 1
-                except ModalUnavailable:
+                except TargetUnavailable:
                     # If some blocks were sent, the URLs of the rest may have expired: get new ones.
                     if len(receipts) == before:
                         raise
@@ -184,7 +175,7 @@ def _problem(path: Path, root: Path) -> str:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):  # Python 3.11 raises RuntimeError for a cycle
-            return "a symbolic link to nothing"
+            return "a broken symbolic link"
         if not target.is_relative_to(root):
             return "a symbolic link that leads out of the folder; push its target by itself"
         if target.is_dir():

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import TracebackType
 
 import click
 
 from job.exit_status import ExitStatus
-from runner.errors import ModalUnavailable, RunnerError
+from runner.errors import RunnerError, TargetUnavailable
 
 PARALLEL_FILES = 16
 PARALLEL_BLOCKS = 16  # of 8 MiB: 128 MiB of memory at most
@@ -66,12 +65,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
         self.cancel()
         self._tasks.shutdown(wait=False, cancel_futures=True)
         self._blocks.shutdown(wait=False, cancel_futures=True)
@@ -135,10 +129,10 @@ class Workers:
             return None
         except Cancelled:
             return self._reason
-        except ModalUnavailable as error:
+        except TargetUnavailable as error:
             self._consecutive_failures += 1
             if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
-                self.cancel("gave up: Modal does not answer")
+                self.cancel(f"gave up: {error.message}")
             return str(error)
         except RunnerError as error:
             return error.message
@@ -154,7 +148,7 @@ def _wait_for(future: Future[str | None]) -> str | None:
     """Return the result of ``future``.
 
     Waits in short intervals: Python loses a signal that arrives while the thread starts to wait
-    (16 % of them on a busy machine), until the wait is over.
+    (16% of them on a busy machine), until the wait is over.
     """
     while True:
         try:

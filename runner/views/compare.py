@@ -9,13 +9,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from job.format import one_line
-from runner.format import setting
-from runner.runs.history import History
+from job.format import one_line, setting
+from runner.runs.history import History, format_results, results
 from runner.runs.metrics import Axis
-from runner.runs.results import format_results, results
-from runner.views.charts import PALETTE, Series, curves_png
-from runner.views.terminal_charts import COLORS, plot_series
+from runner.views.charts import COLORS, PALETTE, Series, curves_png, plot_series
 
 MAX_COLUMNS = 4  # more runs have a row each, not a column
 

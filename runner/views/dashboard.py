@@ -9,16 +9,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from job.format import byte_size, duration, one_line
+from job.format import byte_size, dollars, duration, one_line
 from job.run_record import RunStatus
-from runner.format import dollars
 from runner.runs.history import History
 from runner.runs.table import attempts_text, status_text
-from runner.views.charts import Series
-from runner.views.terminal_charts import plot_series
+from runner.views.charts import Series, plot_series
 
 STATUS_STYLE = {
     RunStatus.RUNNING: "bold green",
+    RunStatus.QUEUED: "bold yellow",
     RunStatus.STARTING: "bold yellow",
     RunStatus.FINISHED: "bold green",
     RunStatus.UNFINISHED: "bold yellow",
@@ -26,7 +25,7 @@ STATUS_STYLE = {
     RunStatus.LOST: "bold red",
 }
 
-TWO_PLOTS_WIDTH = 110  # columns from which a second plot is shown beside the first
+TWO_PLOTS_WIDTH = 110  # columns from which a second plot is shown next to the first
 
 MAX_METRIC_LINES = 2
 
@@ -81,11 +80,11 @@ def _progress(history: History, width: int) -> RenderableType:
     state, metrics = history.state, history.metrics
     step = max(state.step, metrics.step if state.alive else 0)
     if not state.max_steps:
-        return Text()
+        return Text(f"step {step:,}" if step else "")
     text = Text(f"step {step:,}/{state.max_steps:,}  {step / state.max_steps:.0%}", no_wrap=True)
-    left = seconds_left(history)
-    if left is not None:
-        text.append(f"  {duration(left)} left", style="bold")
+    remaining_s = seconds_left(history)
+    if remaining_s is not None:
+        text.append(f"  {duration(remaining_s)} left", style="bold")
     bar_width = max(8, min(40, width - 45))
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_row(ProgressBar(state.max_steps, step, bar_width, complete_style="green"), text)
@@ -119,10 +118,19 @@ def newest_metrics(history: History) -> list[tuple[str, str]]:
         limit = history.max_cost
         share = f" of {dollars(limit)} ({state.cost / limit:.0%})" if limit else ""
         metrics.append(("cost", f"{dollars(state.cost)}{share}"))
-    if "gpu_use" in newest:
-        metrics.append(("GPU", f"{newest['gpu_use']:.0%}"))
-    if "memory_bytes" in newest:
-        metrics.append(("memory", byte_size(newest["memory_bytes"])))
+    uses, memories = history.metrics.per_gpu("use"), history.metrics.per_gpu("memory")
+    if len(uses) > 1:
+        # All wait for the slowest, and look as busy as it does: a lower clock tells them apart.
+        clocks = history.metrics.per_gpu("clock") or [1.0] * len(uses)
+        speeds = [use * clock for use, clock in zip(uses, clocks, strict=False)]
+        each = " ".join(f"{use:.0%}" for use in uses)
+        metrics.append(("GPUs", f"{each} (slowest: {speeds.index(min(speeds))})"))
+    elif uses or "gpu_use" in newest:
+        metrics.append(("GPU", f"{[*uses, newest.get('gpu_use', 0)][0]:.0%}"))
+    if len(memories) > 1:
+        metrics.append(("memory", " ".join(byte_size(memory) for memory in memories)))
+    elif memories or "memory_bytes" in newest:
+        metrics.append(("memory", byte_size(newest.get("memory_bytes", sum(memories)))))
     if "lr" in newest:
         metrics.append(("lr", f"{newest['lr']:.2e}"))
     metrics += [
@@ -193,6 +201,9 @@ def _status_line(snapshot: Snapshot) -> Text:
         line.append(one_line(snapshot.error), style="yellow")
     elif not snapshot.history.is_complete:
         line.append("reading the metrics so far", style="dim")
+    for url in snapshot.history.state.trackers.values():
+        line.append("   " if line.plain else "")
+        line.append(one_line(url), style="dim")
     if not snapshot.has_ended:
         line.append("   " if line.plain else "")
         line.append("press q to quit; the run continues", style="dim")
@@ -210,10 +221,12 @@ def format_line(snapshot: Snapshot) -> str:
     parts = [status_text(state)]
     if state.max_steps:
         parts.append(f"step {max(state.step, history.metrics.step)}/{state.max_steps}")
+    elif history.metrics.step:
+        parts.append(f"step {history.metrics.step}")
     parts += [f"{name} {text}" for name, text in newest_metrics(history)]
-    left = seconds_left(history)
-    if left is not None:
-        parts.append(f"{duration(left)} left")
+    remaining_s = seconds_left(history)
+    if remaining_s is not None:
+        parts.append(f"{duration(remaining_s)} left")
     if snapshot.error:
         parts.append(f"{_no_answer(snapshot)}: {one_line(snapshot.error)}")
     return "  ".join(parts)

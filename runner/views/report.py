@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.format import byte_size, duration, one_line
+from job.format import byte_size, dollars, duration, number, one_line, setting
+from job.pretrained import TASKS
 from job.run_record import Attempt
-from runner.format import dollars, number, setting
 from runner.runs.attempts import AttemptLog
-from runner.runs.history import History, Sample
-from runner.runs.results import format_results, results
+from runner.runs.history import History, Sample, format_results, results
+from runner.runs.metrics import Curve
 from runner.views.charts import TRAIN, VALIDATION, FormatNumber, Series, curves_svg
 
 FOLDER = Path(__file__).parent
@@ -192,6 +192,7 @@ def environment_rows(history: History, texts: dict[str, str]) -> list[tuple[str,
         ("commit", commit),
         ("text", str(record.dataset.get("source") or "") if record else ""),
         *(record.versions.items() if record else ()),
+        *history.state.trackers.items(),
         ("maximum cost", dollars(history.max_cost) if history.max_cost else ""),
     ]
     return [(one_line(str(name)), one_line(str(value))) for name, value in rows if value]
@@ -226,8 +227,21 @@ def pictures(history: History) -> list[Picture]:
         *((one_line(key), key, "{:.3g}".format) for key in history.metrics.extra_curves),
     )
     for title, key, format_y in others:
-        drawn.append(_picture(title, [Series(title, curves[key], TRAIN)], format_y, 5.4, 2.5))
+        series = [Series(title, curves[key], TRAIN), *_published(key, curves[key])]
+        drawn.append(_picture(title, series, format_y, 5.4, 2.5))
     return [picture for picture in drawn if picture is not None]
+
+
+def _published(key: str, curve: Curve) -> list[Series]:
+    """Return a horizontal line for each published score of a task."""
+    task = TASKS.get(key.removeprefix("task/"))
+    lines = []
+    for name, score in task.published.items() if task and curve else ():
+        line = Curve()
+        for point in (curve.points[0], curve.points[-1]):
+            line.add(point.step, point.tokens, point.seconds, score)
+        lines.append(Series(name, line, VALIDATION))
+    return lines
 
 
 def _picture(

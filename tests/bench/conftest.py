@@ -1,4 +1,4 @@
-"""A tiny recipe, and a script that prints what nanoGPT's train.py prints."""
+"""A tiny recipe, and a script with the output of nanoGPT's train.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for i in range(int(given.get("max_iters", 3)) + 1):
 
 @pytest.fixture
 def nanogpt_folder(tmp_path: Path) -> Path:
-    """A fake nanoGPT checkout."""
+    """Make a fake nanoGPT checkout."""
     folder = tmp_path / "nanoGPT"
     (folder / "config").mkdir(parents=True)
     (folder / "train.py").write_text(TRAIN)
@@ -34,7 +34,7 @@ def nanogpt_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bench_args(lab: Lab) -> list[str]:
-    """Recipe, text and device of a bench on the tiny recipe."""
+    """Return the arguments of a bench on the tiny recipe: recipe, text and device."""
     return [str(lab.recipe), "--text", str(lab.folder / "text.txt"), "--device", "cpu"]
 
 

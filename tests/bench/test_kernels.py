@@ -31,7 +31,7 @@ def test_steps_products_and_attention_are_measured(
     assert products == ["qkv", "projection", "mlp up", "mlp down", "head"]
     flash = [r["head_size"] for r in results if r["what"] == "attention" and r["kernel"] == "flash"]
     assert flash == [64, 128]
-    # The fake checkout has no model.py, and a CPU has no cuDNN: each fails on its own.
+    # The fake checkout has no model.py, and a CPU has no cuDNN: each fails separately.
     failures = [(r["part"], r["why"]) for r in results if r["what"] == "failed"]
     assert [part for part, _ in failures] == ["profile", "attention", "attention"]
     assert "model.py is missing" in failures[0][1]

@@ -1,4 +1,4 @@
-"""Measured processes end, and their failures become results."""
+"""Measured processes that hang or fail are killed and become results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measured FLOP/s: what is printed and kept, and the share that training reports."""
+"""The measured FLOP/s: output, stored result, and the share that training reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bench import roofline
+from job.memory import flops_per_token
 from job.metrics import read_metrics
 from job.recipe import load
 from job.speed import remembered, speed_file
 from model import device as devices
-from model.gpt import GPT
 from tests.model.conftest import Lab
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def test_training_reports_its_share_of_the_measured_flops(
     monkeypatch.setattr(roofline, "SIDES", {"cpu": (256, 512)})
     monkeypatch.setattr(roofline, "MIN_RUN_S", 0.1)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the trainer uses; another number is another device
+    torch.set_num_threads(1)  # like the trainer; a different number counts as a different device
     try:
         assert roofline.main(["--device", "cpu", "--json"]) == 0
     finally:
@@ -48,9 +48,7 @@ def test_training_reports_its_share_of_the_measured_flops(
     )
     assert (before["mfu"], before["mfu_roofline"], after["mfu"]) == (None, None, None)
     recipe = load(lab.recipe)
-    flops = (
-        after["tokens_per_second"] * GPT(recipe.model, 320).flops_per_token()
-    )  # 257 bytes, padded
+    flops = after["tokens_per_second"] * flops_per_token(recipe, rows=320)  # 257 bytes, padded
     ceiling = result[devices.number_format(recipe.train.dtype, CPU)]
     assert after["mfu_roofline"] == pytest.approx(flops / ceiling, rel=1e-3)
 

@@ -28,7 +28,7 @@ def test_trainers_take_turns_and_each_result_is_kept(
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == results
     turns = [(r["trainer"], r["turn"]) for r in results if r["what"] == "turn"]
     assert turns == [("ours", 1), ("nanogpt", 1), ("ours", 2), ("nanogpt", 2)]
-    # The folder that is not a nanochat checkout fails on its own, with the reason.
+    # The folder that is not a nanochat checkout fails separately, with the reason.
     failures = [r for r in results if r["what"] == "failed"]
     assert [f["trainer"] for f in failures] == ["nanochat", "nanochat"]
     assert "not a nanochat checkout" in failures[0]["why"]
@@ -48,7 +48,7 @@ def test_trainers_take_turns_and_each_result_is_kept(
 
 
 class FakeBaseline:
-    """A baseline that is fastest at 64 sequences and has memory for ``most``."""
+    """A baseline that is fastest at 64 sequences and has memory for ``most`` of them."""
 
     def __init__(self, most: int) -> None:
         self.tried: list[int] = []
@@ -72,7 +72,7 @@ def test_larger_micro_batches_are_tried_until_slower_or_out_of_memory(tmp_path: 
     assert slower.tried == [64, 128]
     assert best_micro_batch(setup, "baseline", medium.train)[0] == 64
     assert medium.tried == [64, 128]
-    # With no memory for the first size, half of it is the next one, and nothing larger.
+    # Without memory for the first size, half of it is tried next, and no larger size.
     assert best_micro_batch(setup, "baseline", small.train)[0] == 32
     assert small.tried == [64, 32]
     with pytest.raises(RunFailed):

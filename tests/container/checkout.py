@@ -1,4 +1,4 @@
-"""A fresh clone of this checkout, owned by a user of the test's choice, and compose inside it."""
+"""Fresh clones of this checkout, owned by any user, and Docker Compose commands in them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# What would change where compose looks or what a job is told.
-SETTINGS = (
+# Variables of the tests' environment that Compose or a job would read.
+INHERITED_SETTINGS = (
     *("COMPOSE_FILE", "COMPOSE_PROFILES", "HOST_UID", "HOST_GID", "RUN_LAUNCH", "TENSORBOARD_PORT"),
     *("DATA_PATH", "CHECKPOINTS_PATH", "CACHE_PATH"),
 )
@@ -24,7 +24,7 @@ SETTINGS = (
 
 @dataclass
 class Checkout:
-    """A clone with no .env, its compose project and the user who types the commands."""
+    """A clone without .env, its Compose project and the user who runs the commands."""
 
     folder: Path
     uid: int
@@ -32,8 +32,11 @@ class Checkout:
 
     @classmethod
     def clone(cls, uid: int) -> Checkout:
-        """Copy what git would: the files as they now are, without what is ignored. Needs root if ``uid`` differs."""
-        # Not under pytest's folder: that one is closed to other users.
+        """Copy the working tree without ignored files, for the user ``uid``.
+
+        Needs root if that is a different user.
+        """
+        # Not below pytest's folder, which other users cannot open.
         parent = Path(tempfile.mkdtemp(prefix="gpt-runner-"))
         parent.chmod(0o755)
         folder = parent / "checkout"
@@ -51,9 +54,10 @@ class Checkout:
         _copy_compose_plugin(parent / "home" / ".docker" / "cli-plugins")
         checkout = cls(folder, uid)
         checkout.environ = {
-            **{name: value for name, value in os.environ.items() if name not in SETTINGS},
+            **{name: value for name, value in os.environ.items() if name not in INHERITED_SETTINGS},
             "HOME": str(parent / "home"),
             "DOCKER_CONFIG": str(parent / "home" / ".docker"),
+            "PWD": str(folder),
             "COMPOSE_PROJECT_NAME": f"gpt-runner-test-{uuid.uuid4().hex[:8]}",
         }
         if uid != os.geteuid():
@@ -68,7 +72,7 @@ class Checkout:
         check: bool = True,
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the clone as its owner. With ``check`` a failure shows what it printed."""
+        """Run a command in the clone as its owner. With ``check``, a failure shows its output."""
         if self.uid != os.geteuid():
             options |= {
                 "user": self.uid,
@@ -85,34 +89,35 @@ class Checkout:
             **options,
         )
         if check and result.returncode:
+            command = " ".join(arguments)
             raise AssertionError(
-                f"{' '.join(arguments)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+                f"{command} exited with {result.returncode}\n{result.stdout}\n{result.stderr}"
             )
         return result
 
     def compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """``docker compose ...``"""
+        """Run ``docker compose ...``."""
         return self.command("docker", "compose", *arguments, **options)
 
     def run(
         self, service: str, *arguments: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """``docker compose run`` of a service, off a terminal."""
+        """Run ``docker compose run`` of a service, without a terminal."""
         return self.compose("run", "--rm", "-T", service, *arguments, **options)
 
     def bash(self, script: str, **options: Any) -> str:
-        """What a script prints in the service `shell`."""
+        """Return the output of a script in the service `shell`."""
         return str(self.run("shell", "bash", "-euc", script, **options).stdout)
 
     def container(self, service: str) -> str:
-        """The id of the service's container, running or not."""
+        """Return the id of the service's container, running or not."""
         return (
             str(self.compose("ps", "--all", "--quiet", service, check=False).stdout).strip()
             or str(self.compose("ps", "--quiet", service).stdout).strip()
         )
 
     def state(self, service: str) -> dict[str, Any]:
-        """The engine's account of the service's container: Status, ExitCode, Health."""
+        """Return the state of the service's container: Status, ExitCode, Health."""
         listed = self.command(
             "docker", "inspect", "--format", "{{json .State}}", self.container(service)
         )
@@ -120,12 +125,12 @@ class Checkout:
         return state
 
     def override(self, service: str, settings: dict[str, Any]) -> None:
-        """Change a service for this clone, as a user would: in docker-compose.override.yml."""
+        """Change a service of this clone with docker-compose.override.yml."""
         tree = {"services": {service: settings}}
         (self.folder / "docker-compose.override.yml").write_text(json.dumps(tree))
 
     def owners(self) -> dict[str, int]:
-        """Every path of the volumes → the uid that it belongs to."""
+        """Return the uid of every path in the volumes."""
         volumes = self.folder / "volumes"
         return {str(p.relative_to(volumes)): p.stat().st_uid for p in volumes.glob("*/**/*")}
 
@@ -135,14 +140,14 @@ class Checkout:
 
 
 def engine_socket() -> Path:
-    """Where the engine listens on this machine."""
+    """Return the socket of this machine's engine."""
     return Path(
         os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     )
 
 
 def _copy_compose_plugin(into: Path) -> None:
-    """Compose may be installed for the testing user alone; the clone's user finds a copy."""
+    """Copy Compose for the clone's user, in case only the testing user has it."""
     config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     plugin = config / "cli-plugins" / "docker-compose"
     if plugin.exists():

@@ -1,4 +1,4 @@
-"""The real image, built once, and clones to run it from. Without an engine all of this is skipped."""
+"""The real image, built once, and clones to run it from; skipped without a Docker engine."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.container.checkout import Checkout, engine_socket
 
 HERE = Path(__file__).resolve().parent
 
-# The first build downloads torch; with CUDA these are gigabytes.
-BUILD_SECONDS = 3600
+# The first build downloads torch: gigabytes with CUDA.
+BUILD_TIMEOUT_S = 3600
 
-# No machine's /etc/passwd has it, and it is not the uid of whoever tests.
-STRANGER = 12345
+# A user that is not in /etc/passwd and does not run the tests.
+UNKNOWN_UID = 12345
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stands in this folder needs an engine, and may be the test that waits for the build."""
+    """Mark this folder's tests: they need an engine, and any of them may build the image."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.container)
-            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 def _answers(*command: str) -> bool:
@@ -40,7 +40,7 @@ def _answers(*command: str) -> bool:
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """A Docker engine and compose on this machine, with the base image in reach."""
+    """Skip the test without Docker, Compose and the base image."""
     if shutil.which("docker") is None:
         pytest.skip("Docker is not installed")
     if not _answers("docker", "info"):
@@ -51,17 +51,17 @@ def engine() -> None:
     if not _answers("docker", "image", "inspect", base):
         pull = subprocess.run(["docker", "pull", "--quiet", base], capture_output=True, text=True)
         if pull.returncode:
-            pytest.skip(f"the base image {base} is not there and can't be pulled")
+            pytest.skip(f"the base image {base} is missing and can't be pulled")
 
 
 @pytest.fixture(scope="session")
 def image(engine: None) -> str:
-    """The image as compose builds it; its id."""
+    """Build the image with Compose and return its id."""
     checkout = Checkout.clone(os.geteuid())
     lock = (Path(tempfile.gettempdir()) / "gpt-runner-image.lock").open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of the suite would both install everything
-        checkout.compose("build", "train", timeout=BUILD_SECONDS)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # keep two workers from building at once
+        checkout.compose("build", "train", timeout=BUILD_TIMEOUT_S)
         listed = checkout.command("docker", "image", "inspect", "--format", "{{.Id}}", "gpt-runner")
         return str(listed.stdout).strip()
     finally:
@@ -71,7 +71,7 @@ def image(engine: None) -> str:
 
 @pytest.fixture
 def clone(image: str) -> Iterator[Callable[..., Checkout]]:
-    """Make fresh clones, of the testing user or of another; their containers end with the test."""
+    """Make fresh clones, by default of the testing user; remove them after the test."""
     made: list[Checkout] = []
 
     def make(uid: int | None = None) -> Checkout:
@@ -85,15 +85,15 @@ def clone(image: str) -> Iterator[Callable[..., Checkout]]:
 
 @pytest.fixture
 def checkout(clone: Callable[..., Checkout]) -> Checkout:
-    """A fresh clone of the testing user."""
+    """Return a fresh clone that the testing user owns."""
     return clone()
 
 
 @pytest.fixture
 def ordinary(clone: Callable[..., Checkout]) -> Checkout:
-    """A fresh clone of a user who is not root: a stranger if root tests, else the testing user."""
+    """Return a fresh clone that a user other than root owns."""
     if os.geteuid() != 0:
         return clone()
     if not engine_socket().is_socket():
-        pytest.skip("the engine is not on a local socket that another user could open")
-    return clone(STRANGER)
+        pytest.skip("the engine has no local socket that a different user could open")
+    return clone(UNKNOWN_UID)

@@ -1,6 +1,6 @@
-"""The cloud and the container are one image: what Modal is asked for is built and run by the engine here.
+"""The image that Modal is asked to build is the one that Compose builds.
 
-Modal itself is the stand-in (tests/modal_standin), which has its containers run by Docker.
+The stand-in for Modal (tests/modal_standin) runs its containers with Docker.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def docker_lab(image: str, tmp_path: Path) -> Iterator[CloudFixture]:
-    """What `runner cloud` asks for is built by Docker, and the body runs in that container."""
+def cloud_in_docker(image: str, tmp_path: Path) -> Iterator[CloudFixture]:
+    """Build the image of `runner cloud` with Docker, and run the function's body in it."""
     built: list[str] = []
 
     def build(image_id: str) -> str:
@@ -51,19 +51,20 @@ def docker_lab(image: str, tmp_path: Path) -> Iterator[CloudFixture]:
 
 
 def content(image: str) -> list[str]:
-    """The digests of an image's layers, of which one that is built anew has another; variables and folder."""
+    """Return an image's layers, variables and working directory. A rebuilt layer is different."""
     parts = "{{json .RootFS.Layers}} {{json .Config.Env}} {{json .Config.WorkingDir}}"
     command = ["docker", "image", "inspect", "--format", parts, image]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="the image's Python is 3.11, and it gets our modal"
+    sys.version_info[:2] != (3, 11),
+    reason="the image has Python 3.11 and uses this interpreter's modal",
 )
-def test_the_body_runs_in_the_image_that_compose_builds_and_survives_a_preemption(
-    docker_lab: CloudFixture, image: str
+def test_body_runs_in_the_image_of_compose_and_survives_a_preemption(
+    cloud_in_docker: CloudFixture, image: str
 ) -> None:
-    cloud = docker_lab
+    cloud = cloud_in_docker
     train_here(cloud.checkout)
     cloud.slow_down(0.05)
     process = cloud.start("cloud", "tiny", "-y", "--device", "cpu")
@@ -72,8 +73,8 @@ def test_the_body_runs_in_the_image_that_compose_builds_and_survives_a_preemptio
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err + cloud.modal.log()
 
-    asked = cloud.modal.builds[-1].image_id
-    assert content(image_tag(asked)) == content(image)
+    image_id = cloud.modal.builds[-1].image_id
+    assert content(image_tag(image_id)) == content(image)
     assert [attempt["reason"] for attempt in cloud.ledger()["attempts"]] == [
         "preempted",
         "finished",
@@ -86,16 +87,16 @@ def test_the_body_runs_in_the_image_that_compose_builds_and_survives_a_preemptio
     assert losses(cloud.run_folder()) == pytest.approx(losses(unbroken), abs=1e-3)
 
 
-def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_container(
+def test_run_starts_on_the_host_resumes_on_modal_and_finishes_in_the_container(
     checkout: Checkout, tmp_path: Path
 ) -> None:
     add_tiny(checkout.folder)
-    # As the others: with more threads than one, sums have another order, and the last digits differ.
+    # One thread, as on the other targets: several threads add in a different order.
     checkout.override("train", {"environment": {"OMP_NUM_THREADS": "1"}})
     unbroken = tmp_path / "unbroken"
     shutil.copytree(checkout.folder, unbroken)
     train_here(unbroken, *STEPS)
-    here, theirs = (
+    moved, unbroken_run = (
         folder / "volumes" / "checkpoints" / "tiny" for folder in (checkout.folder, unbroken)
     )
     with open_cloud(checkout.folder, tmp_path) as cloud:
@@ -106,24 +107,26 @@ def test_a_run_begun_on_the_host_goes_on_in_the_cloud_and_is_finished_in_the_con
         cloud.run("resume", "tiny", "--target", "local", "--device", "cpu")
         assert "finished" in cloud.run("status", "tiny")[0]
 
-    record = json.loads((here / "run.json").read_text())
+    record = json.loads((moved / "run.json").read_text())
     targets = [attempt["launch"].get("target") for attempt in record["attempts"]]
     assert targets == ["host", "cloud", "local"]
-    rows = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (moved / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
-    assert losses(here) == pytest.approx(losses(theirs), abs=1e-3)
-    ours, whole = (read(step_folder(folder, 150)).model for folder in (here, theirs))
+    assert losses(moved) == pytest.approx(losses(unbroken_run), abs=1e-3)
+    moved_weights, unbroken_weights = (
+        read(step_folder(folder, 150)).model for folder in (moved, unbroken_run)
+    )
     same_torch = record["versions"]["torch"] == torch.__version__
-    for name, tensor in whole.items():
-        # The same build of torch computes the same; another one may sum in another order.
+    for name, tensor in unbroken_weights.items():
+        # A different build of torch may add in a different order.
         assert (
-            torch.equal(ours[name], tensor)
+            torch.equal(moved_weights[name], tensor)
             if same_torch
-            else torch.allclose(ours[name], tensor, atol=1e-3)
+            else torch.allclose(moved_weights[name], tensor, atol=1e-3)
         )
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Step → training loss."""
+    """Return the training loss of each step."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}

@@ -1,4 +1,4 @@
-"""A command of the user's in the real container: its folder, what it keeps, what it adds to the image."""
+"""A user's command in the real container: its folder, persisted paths and --setup."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def runner(checkout: Checkout, *words: str) -> subprocess.CompletedProcess[str]:
     return checkout.command(sys.executable, "-m", "runner", *words, environ=environ)
 
 
-KEEPS = ("--dir", "../nano", "--persist", "out=checkpoints", "--persist", "data=data")
+PERSIST = ("--dir", "../nano", "--persist", "out=checkpoints", "--persist", "data=data")
 
 
 def test_prepare_train_and_resume_leave_their_files_to_the_user(
     checkout: Checkout, folder: Path
 ) -> None:
     assert (
-        runner(checkout, "local", *KEEPS, "--", "python", "data/letters/prepare.py").stdout
+        runner(checkout, "local", *PERSIST, "--", "python", "data/letters/prepare.py").stdout
         == "prepared\n"
     )
     resume = ("--resume-with=--init_from=resume", "--resume-if=out/ckpt.pt")
-    words = ("local", *KEEPS, *resume, "--", "python", "train.py", "config/short.py")
-    assert "model: the folder's own" in runner(checkout, *words).stdout
+    words = ("local", *PERSIST, *resume, "--", "python", "train.py", "config/short.py")
+    assert "model: model of the folder" in runner(checkout, *words).stdout
     assert "resuming at 5" in runner(checkout, *words).stdout
     volumes = checkout.folder / "volumes"
     assert (volumes / "checkpoints" / "nano" / "out" / "ckpt.pt").read_text() == "5"
@@ -49,7 +49,7 @@ def test_prepare_train_and_resume_leave_their_files_to_the_user(
 
 
 @pytest.fixture
-def no_layers_left() -> Iterator[None]:
+def remove_setup_images() -> Iterator[None]:
     yield
     listed = subprocess.run(
         ["docker", "images", "--quiet", "gpt-runner-setup"],
@@ -61,9 +61,7 @@ def no_layers_left() -> Iterator[None]:
         subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True)
 
 
-def test_setup_is_there_and_is_built_once(
-    checkout: Checkout, folder: Path, no_layers_left: None
-) -> None:
+def test_setup_is_built_once(checkout: Checkout, folder: Path, remove_setup_images: None) -> None:
     (folder / "setup.sh").write_text("echo added > /opt/gpt-runner/added\n")
     words = (
         "local",

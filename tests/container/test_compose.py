@@ -1,14 +1,18 @@
-"""The services as a user meets them: a fresh clone, no .env, `docker compose ...`."""
+"""The services in a fresh clone without .env, started with `docker compose ...`."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
+import pexpect
 import pytest
 
 from tests.waiting import wait_for
@@ -21,19 +25,35 @@ def test_compose_accepts_the_files(checkout, files):
     checkout.compose("config", "--quiet", environ={"COMPOSE_FILE": files})
 
 
+def test_second_checkout_of_the_same_name_does_not_replace_containers(checkout):
+    """Without .env, Compose names the project after the folder."""
+    if not checkout.compose("version", "--short").stdout.startswith("1."):
+        pytest.skip("Compose 2 does not create a volume that nothing mounts")
+    checkout.compose("up", "--no-start", "train")
+    first, elsewhere = checkout.container("train"), checkout.folder.parent / "elsewhere"
+    shutil.copytree(checkout.folder, elsewhere)
+    second = replace(checkout, folder=elsewhere).compose(
+        "up", "--no-start", "train", environ={"PWD": str(elsewhere)}, check=False
+    )
+    assert second.returncode == 1
+    assert "a volume with the same name uses a different" in second.stderr
+    assert str(checkout.folder) in second.stderr
+    assert checkout.container("train") == first
+
+
 class TestUser:
-    """Whoever owns the checkout owns what a job writes, with no setting."""
+    """The owner of the checkout owns the files of a job, without a setting."""
 
     SCRIPT = "touch /vol/data/a /vol/checkpoints/a /vol/cache/a $HOME/a; id -u; whoami"
 
-    def test_an_ordinary_user(self, ordinary):
+    def test_user_without_root(self, ordinary):
         uid, name = ordinary.bash(self.SCRIPT).split()
         assert int(uid) == ordinary.uid
         assert name
         assert set(ordinary.owners().values()) == {ordinary.uid}
 
-    def test_an_ordinary_user_who_removed_the_volumes(self, ordinary):
-        """The engine makes a bind source that is missing, and makes it root's."""
+    def test_user_without_root_who_removed_the_volumes(self, ordinary):
+        """The engine creates a missing bind source, owned by root."""
         shutil.rmtree(ordinary.folder / "volumes")
         result = ordinary.run("shell", "bash", "-euc", self.SCRIPT)
         assert "can't write" not in result.stderr
@@ -53,17 +73,15 @@ class TestUser:
         assert (checkout.folder / "volumes" / "data" / "a").stat().st_uid == 23456
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs folders of another user")
-    def test_says_what_to_type_where_it_can_not_write(self, ordinary):
+    def test_prints_the_chown_command_if_it_cannot_write(self, ordinary):
         data = ordinary.folder / "volumes" / "data"
         os.chown(data, 0, 0)
         (data / "of-root").touch()
         result = ordinary.run("shell", "true")
         assert f"sudo chown -R {ordinary.uid}:{ordinary.uid} volumes" in result.stderr
-        assert data.stat().st_uid == 0, (
-            "a folder that holds something is not the entrypoint's to give away"
-        )
+        assert data.stat().st_uid == 0, "the entrypoint changed the owner of a folder with files"
 
-    def test_the_code_can_not_be_written(self, checkout):
+    def test_code_is_read_only(self, checkout):
         assert checkout.run("shell", "touch", "/workspace/a", check=False).returncode != 0
 
     def test_git_reads_the_checkout(self, ordinary):
@@ -72,7 +90,7 @@ class TestUser:
 
 
 class TestSettings:
-    def test_shared_memory_holds_more_than_dockers_64_mb(self, checkout):
+    def test_shared_memory_is_larger_than_the_default_of_docker(self, checkout):
         assert int(checkout.bash("df --block-size=1M --output=size /dev/shm | tail -1")) == 2048
 
     def test_secrets_come_from_the_environment_and_from_env_files(self, checkout):
@@ -84,14 +102,14 @@ class TestSettings:
             "from-the-file",
         ]
 
-    def test_says_that_the_image_is_of_another_lock(self, checkout):
+    def test_tells_that_the_image_has_a_different_lock(self, checkout):
         assert "docker compose build" not in checkout.run("shell", "true").stderr
-        (checkout.folder / "requirements.lock").write_text("# another\n")
+        (checkout.folder / "requirements.lock").write_text("# different\n")
         assert "docker compose build" in checkout.run("shell", "true").stderr
 
 
-def test_a_stop_reaches_the_job(ordinary):
-    """SIGTERM passes compose's init and the entrypoint, and the job's exit status comes back."""
+def test_stop_reaches_the_job(ordinary):
+    """Compose's init and the entrypoint pass on SIGTERM and return the job's exit status."""
     job = (
         "import signal, sys, pathlib, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(101))\n"
@@ -103,13 +121,39 @@ def test_a_stop_reaches_the_job(ordinary):
     wait_for((ordinary.folder / "volumes/checkpoints/ready").exists)
     began = time.monotonic()
     ordinary.compose("stop", "train")
-    assert time.monotonic() - began < 30, "it was killed after the grace period"
+    assert time.monotonic() - began < 30, "killed after the grace period"
     assert ordinary.state("train")["ExitCode"] == 101
 
 
+def test_shell_survives_a_closed_terminal(checkout):
+    """Compose 1.29 kills its container when the terminal is closed."""
+    environ = {**checkout.environ, "TERM": "xterm", "PYTHONPATH": str(checkout.folder)}
+    for line, answer in (
+        ("mark=kept; echo rea''dy", "ready"),
+        ("echo is-$mark; exit 7", "is-kept"),
+    ):
+        shell = pexpect.spawn(
+            sys.executable,
+            ["-m", "runner", "shell", "--dir", "docs"],
+            cwd=str(checkout.folder),
+            env=environ,
+            encoding="utf-8",
+            timeout=60,
+        )
+        shell.sendline(line)
+        shell.expect(answer)
+        if answer == "ready":
+            shell.kill(signal.SIGHUP)
+            shell.close()
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 7
+    assert checkout.command("docker", "ps", "-aq", "--filter", "name=shell").stdout == ""
+
+
 class TestHealth:
-    def beating(self, checkout, heartbeat_age):
-        """Start a container whose run had its last heartbeat so many seconds ago."""
+    def start_with_heartbeat(self, checkout, heartbeat_age):
+        """Start a container with a run whose heartbeat is ``heartbeat_age`` seconds old."""
         job = (
             "import os, pathlib, time\n"
             "from job.run_record import RunRecord, beat\n"
@@ -120,7 +164,7 @@ class TestHealth:
             "os.utime(folder / 'heartbeat', (then, then))\n"
             "time.sleep(600)\n"
         )
-        # What is checked stays the service's own; only the waiting is shorter.
+        # The service's own check, only more often.
         health = {"interval": "1s", "retries": 2, "start_period": "0s"}
         checkout.override(
             "train",
@@ -130,7 +174,7 @@ class TestHealth:
 
     @pytest.mark.parametrize(("age", "status"), [(0, "healthy"), (3600, "unhealthy")])
     def test_follows_the_heartbeat(self, ordinary, age, status):
-        self.beating(ordinary, age)
+        self.start_with_heartbeat(ordinary, age)
         wait_for(lambda: ordinary.state("train")["Health"]["Status"] == status)
 
 
@@ -151,11 +195,16 @@ def test_tensorboard_serves_the_runs(checkout):
     assert b"/vol/checkpoints" in wait_for(page)
 
 
-def test_the_trainers_tests_pass_inside(ordinary):
-    """A part of what the service runs by default: all of it would train everything twice in this suite."""
+def test_tests_of_the_trainer_pass_inside(ordinary):
+    """Run some of the tests that the service runs; all of them would take too long here."""
     quick = [
         f"tests/{name}.py"
-        for name in ("model/test_gpt", "model/test_sample", "job/test_recipe", "job/test_health")
+        for name in (
+            "model/test_gpt",
+            "inference/test_engine",
+            "job/test_recipe",
+            "job/test_health",
+        )
     ]
     result = ordinary.run(
         "test", "python", "-m", "pytest", "-p", "no:cacheprovider", *quick, check=False

@@ -1,4 +1,4 @@
-"""An experiment in the real container: the result that the host has, and a sweep of two trials."""
+"""An experiment in the real container: the same result as on the host, and a sweep."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from tests.container.checkout import Checkout
 
-# In a folder beside the checkout, with a neighbour that it imports.
-NEIGHBOUR = "STEPS = 30\n"
-MINE = """\
-import neighbour
+# An experiment in a folder next to the checkout, with a module that it imports.
+SETTINGS = "STEPS = 30\n"
+EXPERIMENT = """\
+import settings
 import torch
 from experiment import TBLogger, load_checkpoint, save_checkpoint
 
@@ -21,7 +21,7 @@ def train(output_dir=".", lr: float = 0.1, x: int = 1):
     network = torch.nn.Linear(4, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     log = TBLogger(output_dir, "train")
-    for step in range(1, neighbour.STEPS + 1):
+    for step in range(1, settings.STEPS + 1):
         loss = network(torch.rand(16, 4)).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -44,24 +44,33 @@ def result(checkout: Checkout, run: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["result"])
 
 
-def test_an_experiment_has_the_hosts_result_and_a_sweep_runs_under_compose(
+def test_experiment_has_the_result_of_the_host_and_a_sweep_runs_under_compose(
     checkout: Checkout,
 ) -> None:
     folder = Path(checkout.folder.parent) / "elsewhere"
     folder.mkdir()
-    (folder / "neighbour.py").write_text(NEIGHBOUR)
-    (folder / "mine.py").write_text(MINE)
+    (folder / "settings.py").write_text(SETTINGS)
+    (folder / "mine.py").write_text(EXPERIMENT)
     (folder / "s.yaml").write_text(
         "experiment: mine.py\nspace: {grid: {x: [1, 2]}}\nmetric: loss\n"
     )
-    runner(checkout, "host", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "here")
     runner(
-        checkout, "local", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "there"
+        checkout, "host", "run", str(folder / "mine.py"), "--param", "lr=0.2", "--name", "on_host"
     )
-    here, there = result(checkout, "here"), result(checkout, "there")
-    assert abs(here["loss"] - there["loss"]) < 1e-5
-    assert here["steps"] == there["steps"] == 30
-    latest = checkout.folder / "volumes" / "checkpoints" / "there" / "latest"
+    runner(
+        checkout,
+        "local",
+        "run",
+        str(folder / "mine.py"),
+        "--param",
+        "lr=0.2",
+        "--name",
+        "in_container",
+    )
+    host, container = result(checkout, "on_host"), result(checkout, "in_container")
+    assert abs(host["loss"] - container["loss"]) < 1e-5
+    assert host["steps"] == container["steps"] == 30
+    latest = checkout.folder / "volumes" / "checkpoints" / "in_container" / "latest"
     assert latest.read_text() == "step_00000030\n"
 
     out = runner(

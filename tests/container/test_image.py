@@ -1,4 +1,4 @@
-"""What the image holds, looked at from inside."""
+"""The contents of the image, read from inside a container."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from job.paths import VolumePaths
 from tests.container.checkout import ROOT
 
-# torch.compile writes C++, builds it and looks up the user by name on its way.
+# torch.compile writes and builds C++, and looks up the user's name.
 COMPILE = """
 import getpass, os, torch
 double = torch.compile(lambda x: torch.relu(x) * 2 + 1)
 x = torch.linspace(-1, 1, 8)
 assert torch.allclose(double(x), torch.relu(x) * 2 + 1)
 assert os.access(os.path.expanduser("~"), os.W_OK)
-print(os.getuid(), getpass.getuser(), sorted(os.listdir(os.environ["TORCHINDUCTOR_CACHE_DIR"])) != [])
+cached = os.listdir(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+print(os.getuid(), getpass.getuser(), cached != [])
 """
 
 
 def inside(image: str, *command: str, options: tuple[str, ...] = ()) -> str:
-    """What a command prints in a bare container: no compose, nothing mounted, as on a first ``docker run``."""
+    """Return the output of a command under ``docker run``, without Compose and mounts."""
     result = subprocess.run(
         ["docker", "run", "--rm", *options, image, *command], capture_output=True, text=True
     )
@@ -30,7 +31,7 @@ def inside(image: str, *command: str, options: tuple[str, ...] = ()) -> str:
     return result.stdout
 
 
-def test_holds_exactly_the_locked_versions(image):
+def test_contains_exactly_the_locked_versions(image):
     listed = json.loads(inside(image, "python", "-m", "pip", "list", "--format", "json"))
     installed = {re.sub(r"[-_.]+", "-", p["name"]).lower(): p["version"] for p in listed}
     pins = dict(
@@ -40,7 +41,7 @@ def test_holds_exactly_the_locked_versions(image):
     assert installed["torch"].split("+")[0] == "2.13.0"
 
 
-def test_its_packages_fit_together(image):
+def test_packages_are_compatible(image):
     assert "No broken requirements" in inside(image, "python", "-m", "pip", "check")
 
 
@@ -56,7 +57,7 @@ def test_environment_points_at_the_volumes(image):
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
 
 
-def test_holds_no_code(image):
+def test_contains_no_code(image):
     assert inside(image, "ls", "-A", "/workspace") == ""
 
 
@@ -70,8 +71,8 @@ def test_any_user_can_write_to_volumes_that_are_not_mounted(image):
     inside(image, "sh", "-c", script, options=("--user", "12345:12345"))
 
 
-def test_an_edit_does_not_rebuild(image, checkout):
-    """The code is not in the image: after an edit a build takes every layer from the cache."""
+def test_edit_does_not_rebuild(image, checkout):
+    """The code is not in the image: after an edit, a build takes every layer from the cache."""
     for edited in (
         "job/run_record.py",
         "configs/quickstart.yaml",
@@ -87,7 +88,7 @@ def test_an_edit_does_not_rebuild(image, checkout):
 
 
 def layers(checkout, image):
-    """The digests of an image's layers; one that is built anew has another, if only for its times."""
+    """Return the digests of an image's layers; a rebuilt layer has a different one."""
     listed = checkout.command(
         "docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", image
     )

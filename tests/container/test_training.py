@@ -1,4 +1,4 @@
-"""The trainer in the container: what a newcomer types, the host's loss curve, and a stop in mid-run."""
+"""The trainer in the container: `docker compose up`, the host's loss curve, a stop mid-run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.skipif(
     not (ROOT / "model" / "train.py").exists(), reason="model/train.py is not in this checkout"
 )
 
-# A network that trains in seconds on one core, and a checkpoint now and then.
+# A network that trains in seconds on one core, with several checkpoints.
 TINY = (
     *("model.n_layer=2", "model.n_head=2", "model.n_embd=64", "model.block_size=64"),
     *("global_batch_tokens=1024", "micro_batch=16", "warmup_steps=5", "compile=false"),
     *("eval_every=100", "eval_tokens=4096", "checkpoint_every=50", "log_every=10"),
 )
 
-# As the host's side has it (tests/conftest.py): two threads spin, tenfold slower on a busy machine.
+# As on the host (tests/conftest.py): on a busy machine, two threads are ten times slower.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -38,20 +38,19 @@ def record(checkout: Checkout, run: str) -> dict:
 
 
 def losses(checkout: Checkout, run: str) -> dict[int, float]:
-    """Step → training loss."""
+    """Return the training loss of each step."""
     lines = (run_folder(checkout, run) / "metrics.jsonl").read_text().splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
 
 
 def weights(checkout: Checkout, run: str) -> tuple[str, str]:
-    """The newest checkpoint's name, and the SHA-256 of its weights."""
+    """Return the newest checkpoint's name and the SHA-256 of its weights."""
     newest = max(run_folder(checkout, run).glob("step_*"))
     return newest.name, hashlib.sha256((newest / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
-    """As typed by a newcomer; the recipe is cut short, which is all that differs. Its threads are the machine's cores:
-    where these have other work, each of the little products in a step and in a byte of the sample waits for them."""
+def test_up_trains_in_a_fresh_clone_and_then_reports_a_finished_run(ordinary):
+    """Only the recipe is shortened; the number of threads is the default."""
     recipe = ordinary.folder / "configs" / "quickstart.yaml"
     text = recipe.read_text()
     for key, number in (("max_steps", 25), ("eval_tokens", 8192), ("max_new_tokens", 40)):
@@ -62,9 +61,8 @@ def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
     first = ordinary.compose("up", "train", timeout=600)
     assert ordinary.state("train")["ExitCode"] == 0, first.stdout
     assert record(ordinary, "quickstart")["status"] == "finished"
-    assert "\x1b[" not in re.sub(r"\x1b\[\d*m", "", first.stdout), (
-        "plain lines: nothing moves the cursor"
-    )
+    colorless = re.sub(r"\x1b\[\d*m", "", first.stdout)
+    assert "\x1b[" not in colorless, "the output moves the cursor"
     assert set(ordinary.owners().values()) == {ordinary.uid}
 
     before = weights(ordinary, "quickstart")
@@ -73,10 +71,10 @@ def test_up_trains_in_a_fresh_clone_and_then_says_that_it_is_done(ordinary):
     assert weights(ordinary, "quickstart") == before
 
 
-def test_the_loss_curve_is_the_hosts(checkout):
+def test_loss_curve_is_that_of_the_host(checkout):
     checkout.override("train", {"environment": ONE_THREAD})
     command = ["-m", "model.train", "quickstart", *TINY, "max_steps=60"]
-    # First the container, whose dataset serves both: the host's Python has another standard library.
+    # The container prepares the dataset of both: the host may have a different standard library.
     checkout.run("train", "python", *command, "--name", "container", timeout=600)
     checkout.command(sys.executable, *command, "--name", "host", timeout=600)
     host, container = losses(checkout, "host"), losses(checkout, "container")
@@ -84,7 +82,7 @@ def test_the_loss_curve_is_the_hosts(checkout):
     assert container == pytest.approx(host, abs=1e-3)
 
 
-def test_the_doctor_compares_the_host_with_the_container(checkout):
+def test_doctor_compares_the_host_with_the_container(checkout):
     write_text(checkout.folder / "text.txt")
     write_recipe(checkout.folder / "configs" / "tiny.yaml", "./text.txt")
     checkout.override("train", {"environment": ONE_THREAD})
@@ -95,21 +93,21 @@ def test_the_doctor_compares_the_host_with_the_container(checkout):
         "HOME": str(checkout.folder),
     }
     words = ("doctor", "--parity", "tiny", "--json")
-    said = json.loads(
+    report = json.loads(
         checkout.command(sys.executable, "-m", "runner", *words, environ=environ).stdout
     )
-    targets = said["targets"]
+    targets = report["targets"]
     assert set(targets) == {"host", "local"}
     assert [len(found["losses"]) for found in targets.values()] == [10, 10]
     assert losses(checkout, targets["local"]["run"])[9] == targets["local"]["losses"]["9"]
-    assert said["largest_difference"] <= said["tolerance"]
+    assert report["largest_difference"] <= report["tolerance"]
     assert (
         targets["host"]["versions"]["torch"].split("+")[0]
         == targets["local"]["versions"]["torch"].split("+")[0]
     )
 
 
-def test_a_stop_in_mid_run_and_another_up_end_with_the_weights_of_an_unbroken_run(ordinary):
+def test_stop_and_resume_end_with_the_weights_of_an_unbroken_run(ordinary):
     one_thread = {"environment": ONE_THREAD}
     ordinary.override("train", one_thread)
     train = ["python", "-m", "model.train", "quickstart", *TINY, "max_steps=400"]

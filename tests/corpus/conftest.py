@@ -12,7 +12,7 @@ from tests.file_server import FileServer, serving
 
 @pytest.fixture(autouse=True)
 def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test its own volumes, and no proxy to a local server."""
+    """Give the test its own volumes, and remove proxies, which would hide local servers."""
     for name in ("DATA", "CHECKPOINTS", "CACHE"):
         monkeypatch.setenv(f"{name}_PATH", str(tmp_path / "volumes" / name.lower()))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -55,7 +55,7 @@ def texts(tmp_path: Path) -> Path:
     return root
 
 
-def test_tinyshakespeare_is_nanogpts(shared_data: Path, folder: Path) -> None:
+def test_tinyshakespeare_equals_that_of_nanogpt(shared_data: Path, folder: Path) -> None:
     source = shared_data / "tinyshakespeare.txt"
     meta = prepare(config(source, tokenizer="chars", split="tail"), folder)
     assert (meta.train_tokens, meta.val_tokens, meta.vocab_size) == (1_003_854, 111_540, 65)
@@ -68,7 +68,7 @@ def test_tinyshakespeare_is_nanogpts(shared_data: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", [64, 1 << 20])
-def test_the_tail_is_counted_in_characters(
+def test_tail_is_counted_in_characters(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     monkeypatch.setattr(segments, "PIECE", piece)
@@ -99,7 +99,7 @@ def test_documents_are_split_by_name_and_begin_with_end_of_text(texts: Path, fol
     assert (meta.train_bytes or 0) + (meta.val_bytes or 0) == sum(
         path.stat().st_size for path in texts.iterdir()
     )
-    (texts / "new.txt").write_text("one more")  # decides nothing for the others
+    (texts / "new.txt").write_text("one more")  # does not move the others
     more = prepare(config(texts, val_fraction=0.1), folder, force=True)
     assert abs(more.val_tokens - meta.val_tokens) in (0, 9)
 
@@ -115,7 +115,7 @@ def test_two_documents_give_one_to_each_split(tmp_path: Path, folder: Path) -> N
 def test_each_of_many_files_is_inspected_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quadratic work would take minutes for 100,000 files."""
+    """Quadratic work would take minutes with 100,000 files."""
     looks: list[int] = []
 
     class File(NamedTuple):
@@ -187,9 +187,9 @@ def test_workers_do_not_change_the_bytes(
     split: str,
 ) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
-    wanted = config(texts, tokenizer=tokenizer, split=split, shard_tokens=2000)
+    settings = config(texts, tokenizer=tokenizer, split=split, shard_tokens=2000)
     for workers in (1, 2, 5):
-        prepare(wanted, folder / str(workers), workers=workers)
+        prepare(settings, folder / str(workers), workers=workers)
     assert content(folder / "1") == content(folder / "2") == content(folder / "5")
     assert len(content(folder / "1")) > 4
 
@@ -284,16 +284,16 @@ def test_a_stopped_preparation_resumes(
 ) -> None:
     monkeypatch.setattr(preparation, "BATCH_BYTES", 300)
     prepare(config(texts), folder / "whole")
-    said: list[str] = []
+    messages: list[str] = []
     answers = itertools.cycle([False, False, False, True])
-    monitor = Monitor(lambda event: said.append(str(event)), lambda: next(answers))
+    monitor = Monitor(lambda event: messages.append(str(event)), lambda: next(answers))
     for _ in range(3):
         with pytest.raises(Interrupted):
             prepare(config(texts), folder / "d", monitor=monitor)
         assert not is_prepared(config(texts), folder / "d")
     prepare(config(texts), folder / "d")
     assert content(folder / "d") == content(folder / "whole")
-    assert len([event for event in said if event.startswith("resuming from")]) == 2
+    assert len([event for event in messages if event.startswith("resuming from")]) == 2
 
 
 def test_a_changed_source_restarts_an_interrupted_preparation(
@@ -303,9 +303,9 @@ def test_a_changed_source_restarts_an_interrupted_preparation(
     with pytest.raises(Interrupted):
         prepare(config(texts, shard_tokens=1024), folder / "d", monitor=STOPPED)
     (texts / "0.txt").write_text("changed")
-    said: list[object] = []
-    prepare(config(texts, shard_tokens=1024), folder / "d", monitor=Monitor(said.append))
-    assert any("starting over" in str(event) for event in said)
+    messages: list[object] = []
+    prepare(config(texts, shard_tokens=1024), folder / "d", monitor=Monitor(messages.append))
+    assert any("starting over" in str(event) for event in messages)
     prepare(config(texts, shard_tokens=1024), folder / "whole")
     assert content(folder / "d") == content(folder / "whole")
 
@@ -313,11 +313,13 @@ def test_a_changed_source_restarts_an_interrupted_preparation(
 def test_a_prepared_dataset_is_unchanged(texts: Path, folder: Path) -> None:
     meta = prepare(config(texts), folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    said: list[object] = []
+    messages: list[object] = []
     assert (
-        prepare(config(texts), folder, monitor=Monitor(said.append)) == meta == dataset_meta(folder)
+        prepare(config(texts), folder, monitor=Monitor(messages.append))
+        == meta
+        == dataset_meta(folder)
     )
-    assert said == [f"{folder} is already prepared, from {texts}"]
+    assert messages == [f"{folder} is already prepared, from {texts}"]
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -374,11 +376,12 @@ def test_text_that_is_not_utf8_is_located(
     ("text", "split", "words"),
     [
         ("words", "documents", r"f\.txt: the source is a single document.*data\.split=tail"),
-        ("", "tail", r"f\.txt: is empty"),
+        ("", "tail", r"f\.txt is empty"),
         (
             "x",
             "tail",
-            "it gives 0 training and 2 validation tokens; use more text, or another data.val_frac",
+            "it gives 0 training and 2 validation tokens; use more text, "
+            "or a different data.val_frac",
         ),
     ],
 )
@@ -390,22 +393,22 @@ def test_a_source_that_cannot_be_split_is_refused(
         prepare(config(tmp_path / "f.txt", split=split), folder)
 
 
-def test_without_source_and_shards_the_error_names_the_option(folder: Path) -> None:
-    with pytest.raises(DataError, match="--source FILE"):
+def test_without_source_and_shards_the_error_names_the_setting(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"set data\.source=FILE"):
         prepare(DataConfig(dataset="d"), folder)
 
 
 def test_a_second_process_waits_for_the_first(texts: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    said: list[str] = []
+    messages: list[str] = []
     with ThreadPoolExecutor(1) as pool:
         with alone_in(folder) as alone:
             assert alone
-            monitor = Monitor(lambda event: said.append(str(event)))
+            monitor = Monitor(lambda event: messages.append(str(event)))
             second = pool.submit(prepare, config(texts), folder, monitor=monitor)
-            while not said:
+            while not messages:
                 time.sleep(0.01)
-            assert said == [f"{folder}: another process is preparing it; waiting for it"]
+            assert messages == [f"{folder}: another process is preparing it; waiting for it"]
             assert not second.done()
         assert second.result(timeout=30) == dataset_meta(folder)
 

@@ -1,4 +1,4 @@
-"""A source file is told by its content: read if it is text, refused by name if it is not."""
+"""The format of a source file is detected from its content; other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def tarred(format: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def old_tar() -> bytes:
-    """Make an archive of 1979's format, which only its checksum gives away."""
+    """Make an archive in the format of 1979, which only its checksum identifies."""
     data = bytearray(tarred(tarfile.USTAR_FORMAT))
     data[257:265], data[148:156] = bytes(8), b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
@@ -161,7 +161,7 @@ def test_other_formats_are_refused_by_name_under_any_name(
 @pytest.mark.parametrize(
     "text", [b"ORCHESTRA plays\n", b"PARENTS and children\n", b"BZh9 is a name\n"]
 )
-def test_a_text_that_begins_like_another_format_is_text(tmp_path: Path, text: bytes) -> None:
+def test_text_that_begins_like_a_binary_format_is_text(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "t.txt").write_bytes(text)
     assert content(tmp_path / "t.txt") == text
 
@@ -171,10 +171,10 @@ def test_json_without_the_text_column_is_text_among_texts_with_a_message(tmp_pat
     folder.mkdir()
     (folder / "a.txt").write_text("words\n")
     (folder / "log.json").write_text('{"a": 1}\n{"a": 2}\n')
-    said: list[object] = []
-    files = find_files(str(folder), tmp_path, monitor=Monitor(said.append))
+    messages: list[object] = []
+    files = find_files(str(folder), tmp_path, monitor=Monitor(messages.append))
     assert [file.kind for file in files] == ["text", "text"]
-    assert said == ["JSON without the text column is read as plain text: log.json"]
+    assert messages == ["JSON without the text column is read as plain text: log.json"]
     (folder / "a.txt").unlink()
     with pytest.raises(DataError, match=r"log\.json.*no column 'text'"):
         content(folder)
@@ -210,7 +210,7 @@ def test_parquet_whose_damage_still_decodes_is_refused(
         content(path)
 
 
-def test_a_row_that_is_nested_too_deep_is_located(tmp_path: Path) -> None:
+def test_row_that_is_nested_too_deeply_is_located(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"text": "x"}\n' + "[" * 100_000 + "\n")
     with pytest.raises(DataError, match="the line at byte 14 is not JSON"):
         content(tmp_path / "t.jsonl")
@@ -230,15 +230,13 @@ def test_a_row_that_is_nested_too_deep_is_located(tmp_path: Path) -> None:
         "~nobody-x/y",
     ],
 )
-def test_a_source_that_can_never_be_read_is_a_mistake_in_the_command(
-    tmp_path: Path, source: str
-) -> None:
+def test_unreadable_source_is_a_usage_error(tmp_path: Path, source: str) -> None:
     with pytest.raises(InvalidSource) as caught:
         find_files(source, tmp_path / "raw")
     assert caught.value.status == 2
 
 
-def test_a_packed_file_never_gets_advice_about_the_tokenizer(tmp_path: Path) -> None:
+def test_error_of_a_compressed_file_does_not_mention_the_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"\0\1\2" + os.urandom(5000))
     config = DataConfig(
         dataset="d", source=str(tmp_path / "t.txt"), tokenizer="chars", split="tail"

@@ -1,4 +1,4 @@
-"""FineWeb's shards: downloaded over a bad network, checked, never partly named."""
+"""FineWeb's shards: downloaded over a bad network, verified, then renamed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.file_server import FileServer
 
 CONFIG = DataConfig(dataset="fineweb10B", source="fineweb10B", shards=3)
 NAMES = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in (1, 2, 3))]
-AT = "/datasets/kjj0/fineweb10B-gpt2/resolve/main"
+BASE_PATH = "/datasets/kjj0/fineweb10B-gpt2/resolve/main"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def published(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer
         tokens = np.random.default_rng(seed).integers(0, 50257, 5000, dtype=np.uint16)
         header = np.zeros(256, "<i4")
         header[:3] = 20240520, 1, 5000
-        server.files[f"{AT}/{name}"] = header.tobytes() + tokens.tobytes()
+        server.files[f"{BASE_PATH}/{name}"] = header.tobytes() + tokens.tobytes()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setattr(download, "BLOCK", 10)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -42,7 +42,9 @@ def fetch(folder: Path, config: DataConfig = CONFIG) -> list[float]:
 
 
 def same(server: FileServer, folder: Path) -> bool:
-    return all((folder / name).read_bytes() == server.files[f"{AT}/{name}"] for name in NAMES)
+    return all(
+        (folder / name).read_bytes() == server.files[f"{BASE_PATH}/{name}"] for name in NAMES
+    )
 
 
 def test_shards_are_downloaded_unchanged(published: FileServer, tmp_path: Path) -> None:
@@ -61,19 +63,19 @@ def test_cut_connections_and_busy_servers_are_retried(
     published: FileServer, tmp_path: Path
 ) -> None:
     published.troubles = {
-        f"{AT}/{NAMES[0]}": [50, 300, 503],  # 50 bytes, 300 more, busy, the rest
-        f"{AT}/{NAMES[1]}": [503, 429, 90],
-        f"{AT}/{NAMES[2]}": [99, "no range", 0],
+        f"{BASE_PATH}/{NAMES[0]}": [50, 300, 503],  # 50 bytes, 300 bytes, status 503, the rest
+        f"{BASE_PATH}/{NAMES[1]}": [503, 429, 90],
+        f"{BASE_PATH}/{NAMES[2]}": [99, "no range", 0],
     }
     pauses = fetch(tmp_path)
     assert same(published, tmp_path)
     assert sorted(pauses) == [1, 1, 1, 1, 1, 2, 2]
-    ranges = [wanted for path, wanted, _ in published.requests if path == f"{AT}/{NAMES[0]}"]
+    ranges = [wanted for path, wanted, _ in published.requests if path == f"{BASE_PATH}/{NAMES[0]}"]
     assert ranges[:2] == [None, "bytes=50-"]
 
 
 def test_an_interrupted_download_resumes(published: FileServer, tmp_path: Path) -> None:
-    published.troubles = {f"{AT}/{NAMES[2]}": [80] + [503] * 6}
+    published.troubles = {f"{BASE_PATH}/{NAMES[2]}": [80] + [503] * 6}
     with pytest.raises(
         DataError,
         match="answers 503 Service Unavailable, 6 times; run the same command later to resume",
@@ -85,8 +87,8 @@ def test_an_interrupted_download_resumes(published: FileServer, tmp_path: Path) 
     published.requests.clear()
     fetch(tmp_path)
     assert same(published, tmp_path)
-    assert (f"{AT}/{NAMES[2]}", "bytes=80-", None) in published.requests
-    assert len(published.requests) < 4  # what was complete is not asked for again
+    assert (f"{BASE_PATH}/{NAMES[2]}", "bytes=80-", None) in published.requests
+    assert len(published.requests) < 4  # complete shards are not requested again
 
 
 def test_a_stopped_download_keeps_its_parts(published: FileServer, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_stopped_download_keeps_its_parts(published: FileServer, tmp_path: Pat
 
 
 def test_a_complete_part_is_renamed(published: FileServer, tmp_path: Path) -> None:
-    (tmp_path / f".{NAMES[1]}.part").write_bytes(published.files[f"{AT}/{NAMES[1]}"])
+    (tmp_path / f".{NAMES[1]}.part").write_bytes(published.files[f"{BASE_PATH}/{NAMES[1]}"])
     fetch(tmp_path)
     assert same(published, tmp_path)
 
@@ -107,12 +109,12 @@ def test_a_complete_part_is_renamed(published: FileServer, tmp_path: Path) -> No
 def test_a_damaged_shard_is_never_renamed(
     published: FileServer, tmp_path: Path, damage: object
 ) -> None:
-    good = published.files[f"{AT}/{NAMES[1]}"]
-    published.files[f"{AT}/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
+    good = published.files[f"{BASE_PATH}/{NAMES[1]}"]
+    published.files[f"{BASE_PATH}/{NAMES[1]}"] = damage(good)  # type: ignore[operator]
     with pytest.raises(DataError, match=f"{NAMES[1]}: .*(not a token shard|damaged: )"):
         fetch(tmp_path)
     assert not (tmp_path / NAMES[1]).exists()
-    published.files[f"{AT}/{NAMES[1]}"] = good
+    published.files[f"{BASE_PATH}/{NAMES[1]}"] = good
     fetch(tmp_path)
     assert same(published, tmp_path)
 
@@ -122,7 +124,9 @@ def test_more_shards_are_added_to_a_dataset(published: FileServer, tmp_path: Pat
     assert not is_prepared(CONFIG, tmp_path)
     published.requests.clear()
     fetch(tmp_path)
-    assert {path for path, *_ in published.requests} == {f"{AT}/{name}" for name in NAMES[2:]}
+    assert {path for path, *_ in published.requests} == {
+        f"{BASE_PATH}/{name}" for name in NAMES[2:]
+    }
     assert dataset_meta(tmp_path).train_tokens == 15_000
 
 
@@ -137,7 +141,7 @@ def test_the_token_is_sent(
 def test_a_missing_shard_and_a_missing_server_are_named(
     published: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del published.files[f"{AT}/{NAMES[3]}"]
+    del published.files[f"{BASE_PATH}/{NAMES[3]}"]
     with pytest.raises(DataError, match=f"{NAMES[3]}: the server answers 404"):
         fetch(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -147,7 +151,7 @@ def test_a_missing_shard_and_a_missing_server_are_named(
 
 def test_shards_of_another_program_are_a_dataset(published: FileServer, tmp_path: Path) -> None:
     for name in NAMES:
-        (tmp_path / name).write_bytes(published.files[f"{AT}/{name}"])
+        (tmp_path / name).write_bytes(published.files[f"{BASE_PATH}/{name}"])
     meta = dataset_meta(tmp_path)
     assert (meta.train_tokens, meta.val_tokens, meta.vocab_size) == (15_000, 5_000, 50257)
     assert is_prepared(DataConfig(dataset="mine"), tmp_path)
@@ -166,5 +170,5 @@ def test_force_replaces_a_damaged_shard_and_keeps_the_rest(
     published.requests.clear()
     prepare(CONFIG, tmp_path, force=True)
     assert same(published, tmp_path)
-    assert [path for path, *_ in published.requests] == [f"{AT}/{NAMES[2]}"]
+    assert [path for path, *_ in published.requests] == [f"{BASE_PATH}/{NAMES[2]}"]
     assert not (tmp_path / "other_train_000001.bin").exists()

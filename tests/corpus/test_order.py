@@ -47,12 +47,12 @@ def test_seeds_differ() -> None:
 
 
 def test_the_order_looks_random() -> None:
-    places = epoch(BatchOrder(64 * 40_001, 64, 8, seed=3), 0) // 64
-    assert len(places) == 40_000
-    assert abs(np.corrcoef(places[:-1], places[1:])[0, 1]) < 0.02
-    assert abs(np.corrcoef(places, np.arange(40_000))[0, 1]) < 0.02
-    # The cycles of a random permutation: 40,000 places stay where they are once on average.
-    assert (places == np.arange(40_000)).sum() < 8
+    windows = epoch(BatchOrder(64 * 40_001, 64, 8, seed=3), 0) // 64
+    assert len(windows) == 40_000
+    assert abs(np.corrcoef(windows[:-1], windows[1:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(windows, np.arange(40_000))[0, 1]) < 0.02
+    # A random permutation has one fixed point on average, also with 40,000 elements.
+    assert (windows == np.arange(40_000)).sum() < 8
 
 
 def test_small_permutations_are_uniform() -> None:
@@ -76,7 +76,7 @@ def test_a_step_is_the_same_for_any_split_of_the_batch() -> None:
 
 
 def test_the_order_is_the_recorded_one() -> None:
-    # Written down once: a run that began under an older release must go on with the same data.
+    # A run of an older release must resume with the same data.
     assert BatchOrder(1_003_854, 64, 6, seed=1337).windows(1000).tolist() == [
         153409,
         894785,

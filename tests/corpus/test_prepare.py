@@ -28,7 +28,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_local_copy_serves_instead_of_the_url(
+def test_local_copy_replaces_the_url(
     text: Path, volumes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["shakespeare_char", "--source", str(text), "--json"]) == 0
@@ -39,10 +39,10 @@ def test_a_local_copy_serves_instead_of_the_url(
     assert "is already prepared, from " + str(text) in capsys.readouterr().err
     recipe = load(find_recipe("shakespeare_char_cpu"))
     assert ensure_prepared(recipe, VolumePaths.current()).val_tokens == 1000
-    asked = ["lr=1", "data.source=mine.txt"]  # another text, and not the recipe's
+    overrides = ["lr=1", "data.source=mine.txt"]  # a different text from the recipe's
     with pytest.raises(DataError, match=r"source was .*f\.txt, now mine\.txt"):
         ensure_prepared(
-            load(find_recipe("shakespeare_char_cpu"), asked), VolumePaths.current(), asked
+            load(find_recipe("shakespeare_char_cpu"), overrides), VolumePaths.current(), overrides
         )
     assert main(["shakespeare_char", "--source=other"]) == 1
     assert "source was" in capsys.readouterr().err
@@ -57,9 +57,7 @@ def test_a_local_copy_serves_instead_of_the_url(
         (["fineweb10B", "val_fraction=0.5"], "takes only --shards"),
     ],
 )
-def test_a_mistake_is_one_line(
-    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_error_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert words in err

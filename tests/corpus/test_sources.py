@@ -60,10 +60,10 @@ def test_a_folder_is_read_sorted_without_hidden_files(tree: Path, tmp_path: Path
 
 def test_an_image_among_texts_is_skipped_with_a_message(tree: Path, tmp_path: Path) -> None:
     (tree / "a" / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" * 10)
-    said: list[object] = []
-    files = find_files(str(tree), tmp_path / "raw", monitor=Monitor(said.append))
+    messages: list[object] = []
+    files = find_files(str(tree), tmp_path / "raw", monitor=Monitor(messages.append))
     assert [file.name for file in files] == ["a/y.md", "a/z.txt", "b.txt"]
-    assert said == [
+    assert messages == [
         "skipped 3 of the source's files and folders: 1 an image (a/photo.jpg); "
         "2 hidden (.hidden, .x)"
     ]
@@ -71,11 +71,11 @@ def test_an_image_among_texts_is_skipped_with_a_message(tree: Path, tmp_path: Pa
 
 def test_an_empty_text_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "f.txt").touch()
-    with pytest.raises(DataError, match=r"f\.txt: is empty"):
+    with pytest.raises(DataError, match=r"f\.txt is empty"):
         find_files(str(tmp_path / "f.txt"), tmp_path / "raw")
 
 
-def test_a_glob_takes_what_matches(tree: Path, tmp_path: Path) -> None:
+def test_glob_reads_the_matching_files(tree: Path, tmp_path: Path) -> None:
     assert names(f"{tree}/**/*.txt", tmp_path) == ["a/z.txt", "b.txt"]
     assert names(f"{tree}/a/[yz].*", tmp_path) == ["y.md", "z.txt"]
 
@@ -135,7 +135,7 @@ def test_a_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
         ),
         ("a.parquet", b"PAR1 is not enough", "can't be read as Parquet"),
         ("a.parquet", b"<html>Not found", "can't be read as Parquet: it does not begin with PAR1"),
-        # Without a time, which would give the test another name in each process of pytest.
+        # mtime=0: else the test's name would differ between the processes of pytest-xdist.
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-9], "can't be unpacked"),
         ("a.txt.gz", b"plain", "can't be unpacked"),
     ],
@@ -180,7 +180,7 @@ def test_reading_resumes_from_any_cursor(tmp_path: Path, monkeypatch: pytest.Mon
         )
 
 
-def test_text_with_no_place_to_cut_is_cut_between_characters(
+def test_text_without_line_ends_is_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "PIECE", 64)
@@ -222,10 +222,10 @@ def test_a_page_of_html_in_place_of_a_text_is_read_with_a_warning(
     server: FileServer, tmp_path: Path
 ) -> None:
     server.files["/t.txt"] = b"<!DOCTYPE html><p>Not found" * 10
-    said: list[str] = []
-    monitor = Monitor(lambda event: said.append(str(event)))
+    messages: list[str] = []
+    monitor = Monitor(lambda event: messages.append(str(event)))
     find_files(f"{server.url}/t.txt", tmp_path / "raw", monitor=monitor)
-    assert said[-1] == f"warning: {server.url}/t.txt gave a page of HTML, which is read as text"
+    assert messages[-1] == f"warning: {server.url}/t.txt gave a page of HTML, which is read as text"
 
 
 def test_in_the_cloud_the_error_suggests_a_push(
@@ -249,11 +249,11 @@ def test_the_standard_library_is_stable_and_only_code(tmp_path: Path) -> None:
     assert sum(file.size for file in find_files("stdlib", tmp_path)) > 5_000_000
 
 
-def said_of(source: Path, tmp_path: Path) -> tuple[list[str], str]:
-    said: list[str] = []
-    monitor = Monitor(lambda event: said.append(str(event)))
+def messages_of(source: Path, tmp_path: Path) -> tuple[list[str], str]:
+    messages: list[str] = []
+    monitor = Monitor(lambda event: messages.append(str(event)))
     files = find_files(str(source), tmp_path / "raw", monitor=monitor)
-    return [file.name for file in files], " ".join(said)
+    return [file.name for file in files], " ".join(messages)
 
 
 def test_links_to_folders_are_followed_once_and_cycles_end(tree: Path, tmp_path: Path) -> None:
@@ -263,12 +263,12 @@ def test_links_to_folders_are_followed_once_and_cycles_end(tree: Path, tmp_path:
     (elsewhere / "deep" / "back").symlink_to(tree)
     (tree / "0linked").symlink_to(elsewhere)
     (tree / "a" / "self").symlink_to(tree)
-    found, said = said_of(tree, tmp_path)
+    found, messages = messages_of(tree, tmp_path)
     assert found == ["0linked/deep/c.txt", "a/y.md", "a/z.txt", "b.txt"]
-    assert "2 links to a folder that is read already (0linked/deep/back, a/self)" in said
+    assert "2 links to a folder that is read already (0linked/deep/back, a/self)" in messages
 
 
-def test_a_link_beside_its_folder_does_not_rename_the_files(tree: Path, tmp_path: Path) -> None:
+def test_link_next_to_its_folder_does_not_rename_the_files(tree: Path, tmp_path: Path) -> None:
     for name in ("0", "z"):
         (tree / name).symlink_to(tree / "a")
     assert names(tree, tmp_path) == ["a/y.md", "a/z.txt", "b.txt"]
@@ -280,11 +280,11 @@ def test_a_glob_reads_a_file_once_through_a_cycle_of_links(tree: Path, tmp_path:
 
 
 def test_folders_that_a_glob_matches_are_reported(tree: Path, tmp_path: Path) -> None:
-    _, said = said_of(tree / "*", tmp_path)
-    assert "1 folders (end the glob with /** to read them) (a)" in said
+    _, messages = messages_of(tree / "*", tmp_path)
+    assert "1 folders (end the glob with /** to read them) (a)" in messages
 
 
-def test_whatever_is_left_out_is_reported_and_counted(
+def test_skipped_files_are_reported_and_counted(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "broken").symlink_to(tree / "nothing")
@@ -301,9 +301,9 @@ def test_whatever_is_left_out_is_reported_and_counted(
         return opened(path, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", locked)
-    found, said = said_of(tree, tmp_path)
+    found, messages = messages_of(tree, tmp_path)
     assert found == ["a/y.md", "a/z.txt", "b.txt"]
-    assert said.startswith("skipped 8 of the source's files and folders: ")
+    assert messages.startswith("skipped 8 of the source's files and folders: ")
     for part in (
         "1 a FIFO (pipe)",
         "1 a zip archive (data.zip)",
@@ -312,7 +312,7 @@ def test_whatever_is_left_out_is_reported_and_counted(
         "2 empty (empty.txt, empty.txt.gz)",
         "2 hidden (.hidden, .x)",
     ):
-        assert part in said
+        assert part in messages
 
 
 @pytest.mark.parametrize("kind", ["broken link", "FIFO"])
@@ -332,9 +332,9 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
     for name in (b"caf\xe9.txt", b"new\nline.txt"):
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("text\n" * 50)
     Path(os.fsdecode(os.fsencode(folder) + b"/\xe9.zip")).write_bytes(b"PK\x03\x04")
-    found, said = said_of(folder, tmp_path)
+    found, messages = messages_of(folder, tmp_path)
     assert len(found) == 2
-    assert "\\udce9.zip" in said
+    assert "\\udce9.zip" in messages
 
 
 def test_an_empty_or_blank_file_is_never_the_whole_validation_set() -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers: text round-trips, also streamed; text that cannot be encoded is refused."""
+"""Tokenizers: text round-trips; text that cannot be encoded is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from corpus.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     GPT2Tokenizer,
-    StreamDecoder,
     Tokenizer,
     from_meta,
 )
@@ -33,20 +32,11 @@ def test_text_round_trips(gpt2: GPT2Tokenizer) -> None:
         assert tokenizer.encode(TEXT.encode()).tolist() == ids.tolist()
 
 
-def test_the_meta_makes_the_same_tokenizer_again(gpt2: GPT2Tokenizer) -> None:
+def test_meta_recreates_the_same_tokenizer(gpt2: GPT2Tokenizer) -> None:
     for tokenizer in tokenizers(gpt2):
         assert (
             from_meta(tokenizer.to_meta()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
         )
-
-
-def test_streamed_text_never_shows_half_a_character(gpt2: GPT2Tokenizer) -> None:
-    for tokenizer in tokenizers(gpt2):
-        decoder = StreamDecoder(tokenizer)
-        pieces = [decoder.push(int(token)) for token in tokenizer.encode(TEXT)]
-        assert "".join(pieces) == TEXT
-    decoder = StreamDecoder(ByteTokenizer())
-    assert [decoder.push(0xC3), decoder.push(0xA4)] == ["", "ä"]
 
 
 def test_sizes(gpt2: GPT2Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""A dataset is tied to its text, its shards and its tokenizer; a finished one is only read."""
+"""A dataset is verified against its text, shards and tokenizer; a complete one is only read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import pytest
 
 from corpus import DataError, Monitor, build, verify
 from corpus.build import prepare
-from corpus.dataset import META, STAGING, TokenStream, dataset_meta, other_dataset
+from corpus.dataset import (
+    META,
+    STAGING,
+    TokenStream,
+    dataset_meta,
+    dataset_mismatch,
+    prepare_command,
+)
 from corpus.shards import SPLITS, ShardWriter, read_content
 from corpus.tokenizers import read_tokenizer, same_tokens, save_tokenizer
 from corpus.verify import (
@@ -60,11 +67,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the names of the shards that are read whole."""
     names: list[str] = []
 
-    def noted(path: Path) -> object:
+    def record_read(path: Path) -> object:
         names.append(path.name)
         return read_content(path)
 
-    monkeypatch.setattr(verify, "read_content", noted)
+    monkeypatch.setattr(verify, "read_content", record_read)
     return names
 
 
@@ -96,22 +103,20 @@ class TestText:
         assert is_prepared(config(copy), folder)
 
     @pytest.mark.parametrize("any_source", [False, True])
-    def test_another_text_is_refused(self, folder: Path, text: Path, any_source: bool) -> None:
+    def test_different_text_is_refused(self, folder: Path, text: Path, any_source: bool) -> None:
         other = text.with_name("other.txt")
         other.write_text("another text\n" * 500)
         with pytest.raises(DataError, match=r"source was .*t\.txt, now .*other\.txt"):
             prepare(config(other), folder, Checks(any_source=any_source))
 
-    def test_a_text_that_is_not_here_is_accepted_with_a_warning(
-        self, folder: Path, text: Path
-    ) -> None:
-        said: list[str] = []
+    def test_missing_text_is_accepted_with_a_warning(self, folder: Path, text: Path) -> None:
+        messages: list[str] = []
         text.unlink()
         gone = config(text.with_name("gone.txt"))
         assert is_prepared(config(text), folder)
-        monitor = Monitor(lambda event: said.append(str(event)))
+        monitor = Monitor(lambda event: messages.append(str(event)))
         assert is_prepared(gone, folder, Checks(any_source=True), monitor)
-        assert any("instead of" in line for line in said)
+        assert any("instead of" in line for line in messages)
 
     def test_a_file_that_is_added_to_a_folder_changes_it(self, tmp_path: Path) -> None:
         source = tmp_path / "in"
@@ -125,12 +130,12 @@ class TestText:
 
     def test_a_resumed_run_keeps_its_dataset_with_a_warning(self, folder: Path, text: Path) -> None:
         edit_text(text)
-        said: list[str] = []
-        monitor = Monitor(lambda event: said.append(str(event)))
+        messages: list[str] = []
+        monitor = Monitor(lambda event: messages.append(str(event)))
         prepare(config(text), folder, Checks(changed_text=True), monitor)
-        assert any("has changed" in line for line in said)
+        assert any("has changed" in line for line in messages)
 
-    def test_a_text_in_the_datasets_own_folder_stays_the_same(
+    def test_text_in_the_folder_of_the_dataset_is_unchanged(
         self, tmp_path: Path, text: Path
     ) -> None:
         own = tmp_path / "own"
@@ -205,15 +210,17 @@ class TestShards:
         self, folder: Path, text: Path
     ) -> None:
         (folder / META).unlink()
-        said: list[str] = []
-        monitor = Monitor(lambda event: said.append(str(event)))
+        messages: list[str] = []
+        monitor = Monitor(lambda event: messages.append(str(event)))
         assert is_prepared(config(text, tokenizer="gpt2"), folder, monitor=monitor)
-        assert f"{folder} has shards of another program, used instead of {text}" in said[-1]
+        assert f"{folder} has shards of a different program, used instead of {text}" in messages[-1]
 
     @pytest.mark.parametrize("content", ["null", "[]", '{"shards": 5}', "{", '{"tokenizer": {}}'])
     def test_a_damaged_meta_is_named(self, folder: Path, text: Path, content: str) -> None:
         (folder / META).write_text(content)
-        with pytest.raises(DataError, match=r"meta\.json: damaged; rebuild.*--force"):
+        with pytest.raises(
+            DataError, match=r"meta\.json: damaged; rebuild .*`runner host prepare RECIPE --force`"
+        ):
             prepare(config(text), folder)
 
     def test_a_meta_without_a_split_is_damaged(self, folder: Path) -> None:
@@ -286,27 +293,27 @@ class TestRun:
         for changed in (
             b"The quick brown fox\n",
             b"the quick brown foX\n",
-        ):  # in training, in validation
+        ):  # a token of training, a token of validation
             lines = [b"the quick brown fox\n"] * 500
             lines[0 if changed[0] == b"T"[0] else -1] = changed
             text.write_bytes(b"".join(lines))
             prepare(config(text), folder, force=True)
-            with pytest.raises(DataError, match="run a learned another dataset"):
+            with pytest.raises(DataError, match="run a was trained on a different dataset"):
                 require_dataset_of_run("a", recorded, folder)
 
     @pytest.mark.parametrize("recorded", [{}, None, "x", {"source": "t"}, {"fingerprint": None}])
     def test_a_lost_record_is_refused(self, folder: Path, recorded: object) -> None:
         now = dataset_identity(folder, dataset_meta(folder))
-        assert "does not say which dataset" in other_dataset("a", recorded, now)
+        assert "does not say which dataset" in dataset_mismatch("a", recorded, now)
 
-    def test_a_lost_tokenizer_comes_from_the_runs_own_dataset_alone(
+    def test_lost_tokenizer_comes_only_from_the_dataset_of_the_run(
         self, folder: Path, text: Path, tmp_path: Path
     ) -> None:
         recorded = dataset_identity(folder, dataset_meta(folder))
         assert tokenizer_of_run(tmp_path, recorded, folder).name == "bytes"
         edit_text(text)
         prepare(config(text), folder, force=True)
-        with pytest.raises(DataError, match="learned another dataset"):
+        with pytest.raises(DataError, match="was trained on a different dataset"):
             tokenizer_of_run(tmp_path, recorded, folder)
 
     def test_another_runs_tokenizer_is_refused(self, folder: Path, tmp_path: Path) -> None:
@@ -366,3 +373,16 @@ def test_a_damaged_checksum_cache_is_ignored(folder: Path) -> None:
     ):
         cache._path.write_text(content)
         assert ChecksumCache(folder).get(shard) is None
+
+
+def test_too_few_tokens_for_the_context_are_counted(folder: Path) -> None:
+    tokens = dataset_meta(folder).val_tokens
+    message = f"its val set has {tokens} tokens, but the context needs more than {tokens}"
+    with pytest.raises(DataError, match=message):
+        TokenStream(folder, "val", more_than=tokens)
+    assert len(TokenStream(folder, "val", more_than=tokens - 1)) == tokens
+
+
+def test_command_that_prepares_a_dataset_names_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_LAUNCH", '{"target": "remote:lab"}')
+    assert prepare_command("--force") == "`runner remote lab prepare RECIPE --force`"

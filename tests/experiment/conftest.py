@@ -1,4 +1,4 @@
-"""Run experiments as processes of their own, in a folder with volumes."""
+"""Run experiments as separate processes, in a folder with volumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Workspace:
     def start(
         self, *words: str, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """Start ``python -m experiment.run WORDS`` in the folder, which -P keeps off sys.path."""
+        """Start ``python -P -m experiment.run WORDS`` in the folder."""
         environ = {
             **os.environ,
             **VolumePaths.under(self.folder / "volumes").environment(),
@@ -74,5 +74,5 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
     made = Workspace(tmp_path)
     yield made
     for process in made.started:
-        with process:  # closes our ends of its pipes: a child that it left may hold the others
+        with process:  # closes this end of its pipes; a child process may hold the other
             process.kill()

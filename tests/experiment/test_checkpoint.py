@@ -1,4 +1,4 @@
-"""Checkpoints of an experiment: exact, intact, and tied to one configuration."""
+"""Checkpoints of an experiment: exact, intact, and only for one configuration."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ class TestResume:
         logger.log(1, loss=1.0)
         synced: list[Path] = []
 
-        def note_sync(path: Path) -> None:
+        def record_sync(path: Path) -> None:
             assert not list(tmp_path.glob("*/step_*"))
             synced.append(path)
 
-        monkeypatch.setattr("experiment.logger.fsync_file", note_sync)
+        monkeypatch.setattr("experiment.logger.fsync_file", record_sync)
         save_checkpoint(tmp_path, 1, config={})
         assert synced == [tmp_path / "metrics.jsonl"]
 
 
 class TestConfig:
-    def test_another_configuration_is_refused_by_save_and_load(self, tmp_path: Path) -> None:
+    def test_different_configuration_is_refused_by_save_and_load(self, tmp_path: Path) -> None:
         config = {"lr": 0.1, "model": {"width": 4}}
         save_checkpoint(tmp_path, 1, config=config)
         other = {"lr": 0.2, "model": {"width": 8}, "new": True}
@@ -167,7 +167,7 @@ class TestNetwork:
         with pytest.raises(ModelMismatch, match=r"0\.weight has shape \(4, 3\), expected \(8, 3\)"):
             load_checkpoint(tmp_path, config={}, model=make_model(8))
 
-    def test_state_of_another_optimizer_is_refused_and_nothing_is_loaded(
+    def test_state_of_a_different_optimizer_is_refused_and_nothing_is_loaded(
         self, tmp_path: Path
     ) -> None:
         model, other = make_model(), make_model()

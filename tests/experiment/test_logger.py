@@ -1,4 +1,4 @@
-"""TBLogger: curves that are visible at once and have each step once."""
+"""TBLogger: curves appear immediately and have each step once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment import TBLogger
+from job.exit_status import UserError
 
 
 def read_steps(folder: Path, kind: str) -> list[int]:
@@ -18,7 +19,7 @@ def read_steps(folder: Path, kind: str) -> list[int]:
 
 
 def read_tensorboard(folder: Path, name: str) -> list[tuple[int, float]]:
-    """Return the points that TensorBoard shows."""
+    """Return the points of a TensorBoard curve."""
     events = EventAccumulator(str(folder / "tensorboard" / name))
     events.Reload()
     return [(event.step, round(event.value, 3)) for event in events.Scalars(f"{name}/loss")]
@@ -71,7 +72,7 @@ def test_failing_tensorboard_does_not_end_the_training(
 
     logger = TBLogger(tmp_path)
     logger.log(1, loss=1.0)
-    monkeypatch.setattr(logger._writer, "add_scalar", refuse)
+    monkeypatch.setattr(logger._writer, "log", refuse)
     logger.log(2, loss=1.0)
     logger.log(3, loss=1.0)
     assert read_steps(tmp_path, "train") == [1, 2, 3]
@@ -88,3 +89,9 @@ def test_damaged_tail_of_the_file_is_skipped(tmp_path: Path, tail: bytes) -> Non
         file.write(tail)
     TBLogger(tmp_path).log(2, loss=1.0)
     assert read_steps(tmp_path, "train") == [1, 2]
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"can't read .*metrics\.jsonl: Is a directory; remove it"):
+        TBLogger(tmp_path, "train").log(1, loss=1.0)

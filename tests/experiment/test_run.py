@@ -1,4 +1,4 @@
-"""How a run of a file with train() ends: finished, failed or stopped; and what cannot end it."""
+"""Endings of a run of a user's train(): finished, failed or stopped; and harmless errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestFinished:
         workspace.write("mine.py", RETURNS)
         out, err = workspace.run("mine.py", "lr=0.5", "--name", "first")
         assert out == "training with 0.5\n"
-        assert "run first is finished: loss=1 steps=3" in err
+        assert "run first finished: loss=1 steps=3" in err
         record = workspace.record("first")
         assert record["result"] == {"loss": 1.0, "steps": 3}
         assert record["arguments"] == {"lr": 0.5, "fail": False}
@@ -76,7 +76,9 @@ class TestFinished:
         path.write_text(RETURNS + "# edited\n")
         assert "the file has changed since" in workspace.run("mine.py", "lr=0.5")[1]
 
-    def test_other_parameters_under_the_same_name_are_refused(self, workspace: Workspace) -> None:
+    def test_different_parameters_under_the_same_name_are_refused(
+        self, workspace: Workspace
+    ) -> None:
         workspace.write("mine.py", RETURNS)
         workspace.run("mine.py", "lr=0.5")
         _, err = workspace.run("mine.py", "lr=0.25", status=1)
@@ -95,14 +97,16 @@ class TestFinished:
             ("{'a': object}", {"a": "<class 'object'>"}),
         ],
     )
-    def test_result_that_json_lacks_is_kept_as_text(
+    def test_result_that_json_cannot_represent_is_kept_as_text(
         self, workspace: Workspace, returned: str, kept: object
     ) -> None:
         workspace.write("mine.py", f"def train(output_dir='.'):\n    return {returned}\n")
         workspace.run("mine.py")
         assert workspace.record("mine")["result"] == kept
 
-    def test_neighbors_may_have_the_names_of_our_packages(self, workspace: Workspace) -> None:
+    def test_modules_next_to_the_file_may_have_names_of_our_packages(
+        self, workspace: Workspace
+    ) -> None:
         workspace.write("model.py", "WIDTH = 7\n")
         workspace.write("job.py", "NAME = 'theirs'\n")
         workspace.write(
@@ -133,7 +137,9 @@ class TestFailed:
         assert "ValueError: as requested" in err
 
     @pytest.mark.parametrize("can_record", [True, False])
-    def test_full_disk_is_one_line(self, workspace: Workspace, can_record: bool) -> None:
+    def test_full_disk_is_an_error_of_one_line(
+        self, workspace: Workspace, can_record: bool
+    ) -> None:
         workspace.write(
             "mine.py",
             "import errno, os\nfrom job.run_record import RunRecord\n"
@@ -159,7 +165,7 @@ class TestFailed:
         )
         _, err = workspace.run("mine.py", status=100)
         assert "Traceback" not in err
-        assert "is finished" not in err
+        assert " finished: " not in err
 
 
 class TestStopped:
@@ -220,11 +226,11 @@ class TestStopped:
 
 
 class TestStreams:
-    """Nothing that is printed can end a run."""
+    """Errors of the output streams do not end a run."""
 
     PRINTS = "def train(output_dir='.'):\n    for _ in range(3000):\n        print('x' * 80)\n"
 
-    def test_reader_that_goes_away(self, workspace: Workspace) -> None:
+    def test_reader_that_closes_the_pipe(self, workspace: Workspace) -> None:
         workspace.write("mine.py", self.PRINTS)
         process = workspace.start("mine.py")
         assert process.stdout is not None
@@ -235,19 +241,19 @@ class TestStreams:
         assert workspace.record("mine")["status"] == "finished"
         assert workspace.log("mine").count("x" * 80) == 3000
 
-    def test_terminal_that_is_closed(self, workspace: Workspace) -> None:
-        """Its writes fail with EIO; without a SIGHUP, as under nohup, the run continues."""
+    def test_closed_terminal(self, workspace: Workspace) -> None:
+        """Writes fail with EIO; without SIGHUP, as under nohup, the run continues."""
         workspace.write(
             "mine.py",
             "import pathlib, time\ndef train(output_dir='.'):\n    print('ready')\n"
             "    while not pathlib.Path('closed').exists():\n        time.sleep(0.01)\n"
             "    print('after')\n",
         )
-        ours, theirs = pty.openpty()
-        process = workspace.start("mine.py", stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
+        controller, terminal = pty.openpty()
+        process = workspace.start("mine.py", stdin=terminal, stdout=terminal, stderr=terminal)
+        os.close(terminal)
         wait_for(lambda: "ready" in workspace.log("mine"))
-        os.close(ours)
+        os.close(controller)
         workspace.write("closed", "")
         assert process.wait(timeout=60) == 0
         assert workspace.record("mine")["status"] == "finished"

@@ -1,4 +1,4 @@
-"""Output that nobody reads, or that cannot be written, ends no job."""
+"""Errors of stdout and stderr do not end a job."""
 
 from __future__ import annotations
 

@@ -1,33 +1,79 @@
-"""A run's folder stays with the kind of job that made it."""
+"""A run's folder is only for the kind of job that created it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from job.run_record import NoSuchRun, RunRecord, find_run, without_checkpoint
-from job.run_session import RunRefused, RunSession, refuse_changes
+from experiment.run import main
+from job.exit_status import ExitStatus, RecipeError
+from job.paths import CONFIGS, VolumePaths
+from job.recipe import load
+from job.run_record import NoSuchRun, RunRecord, find_run, invalid_run_name, without_checkpoint
+from job.run_session import (
+    RunRefused,
+    RunSession,
+    refuse_changes,
+    refuse_lost_records,
+    run_folder,
+)
+from runner.errors import RunnerError
+from runner.launch.parse import check_run_name
 
 
-@pytest.mark.parametrize("theirs", ["command", "experiment"])
-def test_the_trainer_does_not_take_another_jobs_finished_run_for_its_own(
-    tmp_path: Path, theirs: str
+@pytest.mark.parametrize("job", ["command", "experiment"])
+def test_trainer_refuses_the_finished_run_of_a_different_job(tmp_path: Path, job: str) -> None:
+    RunRecord("r", job=job, status="finished").write(tmp_path)
+    with pytest.raises(RunRefused, match=f"run 'r' exists with job {job};"):
+        refuse_changes(tmp_path, None)  # type: ignore[arg-type]  # unused
+
+
+def test_session_in_the_folder_of_a_different_job_is_refused_and_writes_nothing(
+    tmp_path: Path,
 ) -> None:
-    RunRecord("r", job=theirs, status="finished").write(tmp_path)
-    with pytest.raises(RunRefused, match=f"run 'r' is an? {theirs} already"):
-        refuse_changes(tmp_path, None)  # type: ignore[arg-type]  # it is not looked at
-
-
-def test_no_session_is_opened_in_another_jobs_folder_and_nothing_is_written(tmp_path: Path) -> None:
     RunRecord("r", status="finished").write(tmp_path)
     for job in ("command", "experiment"):
-        with pytest.raises(RunRefused, match="is a train already"):
+        with pytest.raises(RunRefused, match="exists with job train;"):
             RunSession(tmp_path, None, job, [])
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": 1}', "[" * 100_000])
+def test_damaged_record_is_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    for job in ("command", "experiment"):
+        with pytest.raises(RunRefused, match=r"run\.json is damaged.*--name NEW-NAME"):
+            RunSession(tmp_path, None, job, [])
+    assert (tmp_path / "run.json").read_text() == content
+
+
+def test_lost_records_are_named(tmp_path: Path) -> None:
+    (tmp_path / "step_00000010").mkdir()
+    (tmp_path / "step_00000010" / "manifest.json").touch()
+    with pytest.raises(RunRefused, match=r"recipe\.yaml and run\.json in .* are .* the files"):
+        refuse_lost_records(tmp_path)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(RunRefused, match=r"but run\.json in .* is missing .* the file, or"):
+        refuse_lost_records(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["-a", "a b", "../a", "", "a" * 101, "a\n"])
+def test_one_rule_for_the_names_of_runs(tmp_path: Path, name: str) -> None:
+    recipe = load(CONFIGS / "quickstart.yaml")
+    experiment = tmp_path / "mine.py"
+    experiment.write_text("def train(): pass\n")
+    said = re.escape(invalid_run_name(name))
+    with pytest.raises(RunnerError, match=said):
+        check_run_name(name)
+    if name:  # else the recipe's or the file's
+        with pytest.raises(RecipeError, match=said):
+            run_folder(recipe, name, VolumePaths.under(tmp_path))
+        assert main([str(experiment), f"--name={name}"]) == ExitStatus.USAGE
+
+
+def test_newest_run_is_a_trained_one(tmp_path: Path) -> None:
     RunRecord("c", job="command", created=3.0).write(tmp_path / "c")
     with pytest.raises(NoSuchRun, match=r"no trained run in .*; train one"):
         find_run(None, tmp_path)
@@ -38,7 +84,7 @@ def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
     assert find_run("a", tmp_path).name == "a"
     with pytest.raises(NoSuchRun, match=r"no run d in .*; runs: c, b, a"):
         find_run("d", tmp_path)
-    with pytest.raises(NoSuchRun, match=r"run c is a run of command, not of train"):
+    with pytest.raises(NoSuchRun, match=r"run c has job command and is not a training run"):
         find_run("c", tmp_path)
     (tmp_path / "a" / "recipe.yaml").unlink()
     with pytest.raises(
@@ -48,7 +94,7 @@ def test_the_newest_run_to_read_is_one_that_was_trained(tmp_path: Path) -> None:
         find_run("a", tmp_path)
 
 
-def test_a_finished_run_without_checkpoints_had_some(tmp_path: Path) -> None:
+def test_missing_checkpoints_of_a_finished_run_were_deleted(tmp_path: Path) -> None:
     RunRecord("a", status="unfinished").write(tmp_path / "a")
     assert "has no checkpoint yet" in str(without_checkpoint(tmp_path / "a"))
     RunRecord("a", status="finished").write(tmp_path / "a")

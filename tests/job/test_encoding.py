@@ -1,4 +1,4 @@
-"""Tests of the encoding of files: UTF-8, whatever the locale."""
+"""Files are written in UTF-8 in any locale."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_json_has_null_for_a_number_that_json_lacks(value: float) -> None:
+def test_json_has_null_for_a_number_that_json_cannot_represent(value: float) -> None:
     tree = {"loss": value, "rows": [{"loss": (value, 1.5)}], "step": 3}
     read = json.loads(json_text(tree), parse_constant=pytest.fail)
     assert read == {"loss": None, "rows": [{"loss": [None, 1.5]}], "step": 3}
@@ -32,7 +32,7 @@ def test_json_has_null_for_a_number_that_json_lacks(value: float) -> None:
 
 def test_the_files_of_a_diverged_run_are_valid_json(tmp_path: Path) -> None:
     RunRecord("r", train_loss=math.inf, val_loss=math.nan).write(tmp_path)
-    metrics = Metrics(tmp_path, 0, None, print)
+    metrics = Metrics(tmp_path, 0, print)
     metrics.log("val", 1, loss=math.nan)
     metrics.close()
     for name in ("run.json", "metrics.jsonl"):

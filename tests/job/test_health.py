@@ -1,4 +1,4 @@
-"""`python -m job.health`: what a container's health check says."""
+"""`python -m job.health`, the health check of a container."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def checkpoints(tmp_path, monkeypatch):
 
 
 def make_run(checkpoints, name, status, age=None):
-    """A run's folder with a record and, where ``age`` is given, a heartbeat of that many seconds ago."""
+    """Make a run with a record and, if given, a heartbeat that is ``age`` seconds old."""
     RunRecord(name=name, status=status).write(checkpoints / name)
     if age is not None:
         beat(checkpoints / name)
@@ -28,12 +28,12 @@ def make_run(checkpoints, name, status, age=None):
         os.utime(checkpoints / name / "heartbeat", (then, then))
 
 
-def test_no_run_is_not_healthy(checkpoints, capsys):
+def test_without_a_run_it_is_unhealthy(checkpoints, capsys):
     assert health.main() == ExitStatus.ERROR
     assert "no active run" in capsys.readouterr().out
 
 
-def test_a_missing_volume_is_not_healthy(checkpoints, monkeypatch):
+def test_missing_volume_is_unhealthy(checkpoints, monkeypatch):
     monkeypatch.setenv("CHECKPOINTS_PATH", str(checkpoints / "missing"))
     assert health.main() == ExitStatus.ERROR
 
@@ -44,12 +44,12 @@ def test_a_fresh_heartbeat_is_healthy(checkpoints, capsys):
     assert capsys.readouterr().out == "warm: heartbeat 3 s ago\n"
 
 
-def test_a_stale_heartbeat_is_not_healthy(checkpoints):
-    make_run(checkpoints, "hung", "running", age=health.FRESH_SECONDS + 1)
+def test_stale_heartbeat_is_unhealthy(checkpoints):
+    make_run(checkpoints, "hung", "running", age=health.FRESH_HEARTBEAT_S + 1)
     assert health.main() == ExitStatus.ERROR
 
 
-def test_a_run_that_was_killed_does_not_hide_the_one_that_works(checkpoints):
+def test_killed_run_does_not_hide_an_active_one(checkpoints):
     make_run(checkpoints, "killed", "running", age=3600)
     make_run(checkpoints, "warm", "running", age=1)
     assert health.main() == ExitStatus.DONE
@@ -67,7 +67,7 @@ def test_a_heartbeat_without_a_record_does_not_count(checkpoints):
     assert health.main() == ExitStatus.ERROR
 
 
-def test_the_heart_goes_on_behind_a_beat_that_failed(tmp_path, monkeypatch):
+def test_heartbeats_continue_after_a_failed_one(tmp_path, monkeypatch):
     beats = []
 
     def failing(folder):
@@ -76,7 +76,7 @@ def test_the_heart_goes_on_behind_a_beat_that_failed(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(run_session, "beat", failing)
-    monkeypatch.setattr(run_session, "HEARTBEAT_SECONDS", 0.01)
-    held = run_session.RunSession(tmp_path, None, "command", [])
+    monkeypatch.setattr(run_session, "HEARTBEAT_INTERVAL_S", 0.01)
+    session = run_session.RunSession(tmp_path, None, "command", [])
     wait_for(lambda: len(beats) > 3)
-    held.end("finished", "finished")
+    session.end("finished", "finished")

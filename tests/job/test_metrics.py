@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
-import threading
 import time
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from job.metrics import Metrics, drop_lines_after, read_metrics, sample_metrics
+from job.metrics import Metrics, drop_lines_after, gpu_values, read_metrics, sample_metrics
+from tests.waiting import wait_for
 
 
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
@@ -67,68 +65,56 @@ def test_a_million_lines_resume_in_bounded_memory(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(line(999_900))
 
 
-class BrokenTracker:
-    """A tracker that raises at each call."""
-
-    def __init__(self, *given: object) -> None:
-        raise RuntimeError("no network")
-
-
-def test_a_tracker_that_fails_is_turned_off(
+def test_a_failing_tensorboard_is_turned_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    metrics = Metrics(tmp_path, 0, None, said.append)
+    messages: list[str] = []
+    metrics = Metrics(tmp_path, 0, messages.append)
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(metrics.trackers[0], "log", lambda *given: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(metrics.tensorboard, "log", lambda *given: (_ for _ in ()).throw(full))
     for step in (1, 2):
         metrics.log("train", step, loss=float("nan"))
     metrics.flush(durable=True)
     metrics.close()
     assert [each["step"] for each in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert len(said) == 1
-    assert "the training continues" in said[0]
-    monkeypatch.setattr("job.metrics._TensorBoard", BrokenTracker)
-    Metrics(tmp_path, 0, None, said.append).close()
-    assert "no network" in said[1]
+    assert len(messages) == 1
+    assert "the training continues" in messages[0]
+
+    def broken(*given: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("job.metrics.TensorBoard", broken)
+    Metrics(tmp_path, 0, messages.append).close()
+    assert "no network" in messages[1]
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("timed out after 90 s"), SystemExit(1)])
-def test_wandb_never_ends_or_delays_a_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in *utilization.gpu,memory.used,clocks.sm*)
+printf '97, 1000, 1980\\n99, 2000, 990\\n[N/A], 0, 0\\n';; esac
+"""
+
+
+def test_each_gpu_is_in_the_metrics_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_fail = threading.Event()
-
-    def init(**given: object) -> None:
-        may_fail.wait(30)
-        raise failure
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # type: ignore[misc]
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    said: list[str] = []
-    started = time.monotonic()
-    metrics = Metrics(tmp_path, 0, "project", said.append)
-    metrics.log("train", 1, loss=1.0)
-    assert time.monotonic() - started < 20
-    assert said == []
-    may_fail.set()
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    expected = {
+        **{"gpu_use_0": 0.97, "gpu_memory_0": 1000 * 2.0**20, "gpu_clock_0": 1.98e9},
+        **{"gpu_use_1": 0.99, "gpu_memory_1": 2000 * 2.0**20, "gpu_clock_1": 0.99e9},
+    }
+    assert gpu_values() == expected
+    metrics = Metrics(tmp_path, -1, print)
+    assert metrics.gpus is not None
+    wait_for(lambda: bool(metrics.gpus and metrics.gpus.values))
+    metrics.log("train", 1, loss=2.0)
+    metrics.log("val", 1, loss=2.0)
     metrics.close()
-    assert len(said) == 1
-    assert "Weights & Biases failed; the training continues" in said[0]
-
-
-def test_wandb_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[object] = []
-    run = SimpleNamespace(log=lambda *a, **k: logged.append(a), finish=lambda: logged.append("end"))
-    module = SimpleNamespace(init=lambda **given: run)
-    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[misc]
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    said: list[str] = []
-    Metrics(tmp_path, 0, "project", said.append).close()
-    assert "WANDB_API_KEY is not" in said[0]
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    metrics = Metrics(tmp_path, 0, "project", said.append)
-    metrics.log("train", 1, loss=1.0)
-    metrics.close()
-    assert logged == [({"train/loss": 1.0},), "end"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"kind": "train", "step": 1, "loss": 2.0, **expected},
+        {"kind": "val", "step": 1, "loss": 2.0},
+    ]

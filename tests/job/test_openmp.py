@@ -1,4 +1,4 @@
-"""Training shares the cores with other processes: OpenMP's threads do not spin for long."""
+"""OpenMP's threads spin only briefly, because training shares the cores with other processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from job import GOMP_SPINCOUNT
 from tests.conftest import CHECKOUT
 
-SHOW = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
+PRINT_SPIN_COUNT = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in an environment that sets no spin count, except by ``variables``."""
+    """Run Python without a spin count in its environment, unless ``variables`` has one."""
     environ = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environ |= {"PYTHONPATH": str(CHECKOUT), **variables}
     return subprocess.run(
@@ -27,19 +27,28 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("package", ["model", "corpus.prepare", "experiment.run", "runner.cli"])
 def test_every_entry_point_sets_the_spin_count(package: str) -> None:
-    assert run("-c", f"import {package}; {SHOW}").stdout.split() == [GOMP_SPINCOUNT]
+    assert run("-c", f"import {package}; {PRINT_SPIN_COUNT}").stdout.split() == [GOMP_SPINCOUNT]
 
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_the_users_own_setting_wins(variables: dict[str, str], expected: str) -> None:
-    assert run("-c", f"import job; {SHOW}", **variables).stdout.split() == [expected]
+def test_setting_of_the_user_wins(variables: dict[str, str], expected: str) -> None:
+    assert run("-c", f"import job; {PRINT_SPIN_COUNT}", **variables).stdout.split() == [expected]
 
 
 def test_a_user_command_inherits_it(tmp_path: Path) -> None:
-    words = ["--name", "mine", "--folder", str(tmp_path), "--", sys.executable, "-c", SHOW]
+    words = [
+        "--name",
+        "mine",
+        "--folder",
+        str(tmp_path),
+        "--",
+        sys.executable,
+        "-c",
+        PRINT_SPIN_COUNT,
+    ]
     done = run(
         "-P", "-m", "job.user_command.supervisor", *words, CHECKPOINTS_PATH=str(tmp_path / "runs")
     )
@@ -47,5 +56,5 @@ def test_a_user_command_inherits_it(tmp_path: Path) -> None:
 
 
 def test_the_trainers_openmp_library_reads_it() -> None:
-    shown = run("-m", "model.train", "--help", OMP_DISPLAY_ENV="verbose").stderr
+    shown = run("-c", "import model.attempt", OMP_DISPLAY_ENV="verbose").stderr
     assert re.search(rf"GOMP_SPINCOUNT = '{GOMP_SPINCOUNT}'", shown)

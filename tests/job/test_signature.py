@@ -1,4 +1,4 @@
-"""A signature is read from the file without running it, and says what a parameter may be."""
+"""A signature is read from the file without running it, with the types of the parameters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 from job.signature import ExperimentError, Signature, read_signature
 
 FILE = """\
-import a_module_that_is_nowhere
+import missing_module
 from typing import Literal, Optional
 
 def train(
-    output_dir=".", lr: float = 1e-3, steps: int = 1000, variant: Literal["gpt2", "modern"] = "gpt2",
-    compile: bool = False, note: Optional[str] = None, layers: "int | None" = 4, width=64, tokens: int = 1 << 20,
-    folder: Path = None, *, tag: str = "x",
+    output_dir=".", lr: float = 1e-3, steps: int = 1000,
+    variant: Literal["gpt2", "modern"] = "gpt2", compile: bool = False,
+    note: Optional[str] = None, layers: "int | None" = 4, width=64,
+    tokens: int = 1 << 20, folder: Path = None, *, tag: str = "x",
 ) -> dict:
     return {}
 """
@@ -47,14 +48,16 @@ def signature(tmp_path: Path) -> Signature:
         ("tag=5", "5"),
     ],
 )
-def test_a_word_becomes_a_value_of_its_type(signature: Signature, word: str, value: object) -> None:
+def test_argument_becomes_a_value_of_its_type(
+    signature: Signature, word: str, value: object
+) -> None:
     (found,) = signature.values([word]).values()
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("lrr=1", "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
         ("zzzzzz=1", "has no parameter 'zzzzzz'; it takes lr, steps, variant"),
@@ -72,34 +75,34 @@ def test_a_word_becomes_a_value_of_its_type(signature: Signature, word: str, val
         ("lr", "expected key=value"),
     ],
 )
-def test_a_mistake_is_named(signature: Signature, word: str, said: str) -> None:
+def test_error_is_named(signature: Signature, word: str, message: str) -> None:
     with pytest.raises(ExperimentError) as error:
         signature.values([word])
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert error.value.status == 2
 
 
-def test_defaults_complete_what_was_given(signature: Signature) -> None:
+def test_defaults_complete_the_arguments(signature: Signature) -> None:
     whole = signature.complete(signature.values(["lr=1"]))
     assert whole["lr"] == 1.0
     assert whole["variant"] == "gpt2"
-    assert whole["tokens"] == "1 << 20"  # nobody ran the file
+    assert whole["tokens"] == "1 << 20"  # the file is not executed
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x = 1\n", "no function train at the top level"),
         ("def train(output_dir='.'):\n    return {\n", ":2: not valid Python"),
         ("def train(lr=1):\n    return {}\n", ":1: train() lacks output_dir"),
     ],
 )
-def test_a_file_that_is_no_experiment(tmp_path: Path, text: str, said: str) -> None:
+def test_file_that_is_not_an_experiment(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(ExperimentError, match=r"mine\.py") as error:
         read_signature(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_parameter_without_a_default_must_be_given(tmp_path: Path) -> None:

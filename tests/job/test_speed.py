@@ -1,4 +1,4 @@
-"""When torch.compile pays: a run that would be over before is not compiled."""
+"""torch.compile is used only if the run is long enough to save the time of compiling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def compiles(recipe: str, device: str, *overrides: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "device", "pays"),
+    ("recipe", "device", "compiled"),
     [
         ("quickstart", "cpu", False),
         ("gpt2_124m", "cpu", True),
@@ -23,11 +23,11 @@ def compiles(recipe: str, device: str, *overrides: str) -> bool:
         ("gpt2_124m", "mps", False),
     ],
 )
-def test_it_pays_where_the_run_outlasts_it(
-    recipe: str, device: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+def test_long_runs_are_compiled(
+    recipe: str, device: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
-    assert compiles(recipe, device) is pays
+    assert compiles(recipe, device) is compiled
     assert compiles(recipe, device, "compile=true")
     assert not compiles(recipe, device, "compile=false")
 

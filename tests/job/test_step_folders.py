@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are deleted."""
+"""Deletion of old checkpoints."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def damage(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
 
 
-def test_only_the_newest_and_the_named_ones_stay(tmp_path: Path) -> None:
+def test_only_the_newest_and_the_named_ones_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         write_checkpoint(tmp_path, step)
     prune(tmp_path, 2, {1})
     assert steps(tmp_path) == [1, 3, 4]
 
 
-def test_damaged_newer_one_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
-    """A run resumed at step 10, because step 20 is damaged, and wrote step 12."""
+def test_damaged_newer_checkpoint_does_not_replace_the_one_just_written(tmp_path: Path) -> None:
+    """The run resumed at step 10, because step 20 is damaged, and wrote step 12."""
     write_checkpoint(tmp_path, 10)
     damage(write_checkpoint(tmp_path, 20))
     write_checkpoint(tmp_path, 12)
@@ -57,7 +57,7 @@ def test_damaged_newer_one_does_not_push_out_the_one_just_written(tmp_path: Path
     assert steps(tmp_path) == [12, 20]
 
 
-def test_damaged_older_one_does_not_count(tmp_path: Path) -> None:
+def test_damaged_older_checkpoint_does_not_count(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 1)
     damage(write_checkpoint(tmp_path, 2))
     write_checkpoint(tmp_path, 3)
@@ -87,7 +87,8 @@ def test_kill_while_deleting_leaves_no_half_checkpoint(tmp_path: Path) -> None:
         "import os, shutil, signal, sys\nfrom pathlib import Path\nimport job.step_folders as s\n"
         "def kill(path, ignore_errors=False):\n"
         "    if os.path.isdir(path):\n"
-        "        os.unlink(Path(path) / 'model.safetensors'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        os.unlink(Path(path) / 'model.safetensors')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "shutil.rmtree = kill\n"
         "s.prune(Path(sys.argv[1]), 1, set())\n"
     )
@@ -110,7 +111,6 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pa
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        os.utime(path, (1, 1))
     in_use = tmp_path / ".launch.json.5.tmp"
     in_use.touch()
     remove_leftovers(tmp_path)

@@ -22,7 +22,7 @@ from .server import ADDRESS_FILE
 
 
 class StandinError(Exception):
-    """The stand-in could not do what a test asked of it."""
+    """A test asked for something that the stand-in cannot do."""
 
 
 class Api(ABC):
@@ -108,7 +108,7 @@ class Api(ABC):
         return list(self.call("problems")["errors"])
 
     def http_requests(self, name: str | None = None) -> list[tuple[str, str]]:
-        """Return (BlockGet | BlockPut | BlobGet | BlobPut, path) for each transfer."""
+        """Return (BlockGet | BlockPut | BlobGet | BlobPut, path) of each transfer."""
         return [(n, path) for n, path in self.call("http_requests") if name in (None, n)]
 
     def volume_path(self, name: str) -> Path:

@@ -306,4 +306,5 @@ def _list_item(app: App) -> api_pb2.AppListResponse.AppListItem:
         state=app.state,  # type: ignore[arg-type]
         created_at=app.created_at,
         stopped_at=app.stopped_at,
+        metadata=_handle(app),
     )

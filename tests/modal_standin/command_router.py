@@ -13,7 +13,7 @@ from .exec_process import ExecProcess
 from .rpc import Caller
 from .sandboxes import Sandboxes
 
-LONG_POLL = 50.0  # seconds; the client gives up and asks again after 60
+LONG_POLL_S = 50.0  # seconds; the client gives up and asks again after 60
 
 
 class CommandRouter:
@@ -96,7 +96,7 @@ class CommandRouter:
     async def TaskExecWait(
         self, request: router_pb2.TaskExecWaitRequest, caller: Caller
     ) -> router_pb2.TaskExecWaitResponse:
-        code = await self._exec(request.task_id, request.exec_id).wait(LONG_POLL)
+        code = await self._exec(request.task_id, request.exec_id).wait(LONG_POLL_S)
         if code is None:
             raise GRPCError(Status.DEADLINE_EXCEEDED, "the command still runs")
         if code < 0:

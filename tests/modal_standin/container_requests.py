@@ -17,7 +17,7 @@ from .settings import Settings
 from .volume_views import View
 
 Result = api_pb2.GenericResult
-LONG_POLL = 10.0  # seconds; the client repeats the request
+LONG_POLL_S = 10.0  # seconds; the client repeats the request
 
 
 class ContainerRequests:
@@ -36,7 +36,7 @@ class ContainerRequests:
         self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
     ) -> api_pb2.ContainerHeartbeatResponse:
         task = self._containers.get(caller.task)
-        deadline = time.monotonic() + LONG_POLL
+        deadline = time.monotonic() + LONG_POLL_S
         while not task.cancelled and time.monotonic() < deadline:
             await self._containers.pulse.wait(deadline - time.monotonic())
         response = api_pb2.ContainerHeartbeatResponse()
@@ -63,7 +63,9 @@ class ContainerRequests:
                 return api_pb2.FunctionGetInputsResponse(inputs=[self._containers.give(task, item)])
             if time.monotonic() >= deadline and not task.inputs:
                 return _no_more()
-            await self._containers.pulse.wait(min(LONG_POLL, max(deadline - time.monotonic(), 0.5)))
+            await self._containers.pulse.wait(
+                min(LONG_POLL_S, max(deadline - time.monotonic(), 0.5))
+            )
 
     async def FunctionPutOutputs(
         self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller
@@ -150,7 +152,7 @@ class ContainerRequests:
         cluster.hello[task.id] = request.container_ip
         self._containers.pulse.beat()
         while len(cluster.hello) < len(cluster.tasks) and not task.fate:
-            await self._containers.pulse.wait(LONG_POLL)
+            await self._containers.pulse.wait(LONG_POLL_S)
         return api_pb2.TaskClusterHelloResponse(
             cluster_id=cluster.id,
             cluster_rank=task.rank,

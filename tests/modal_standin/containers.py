@@ -22,7 +22,7 @@ from .settings import Settings
 from .tasks import Cluster, Task
 
 Result = api_pb2.GenericResult
-CANCEL_GRACE = 5.0  # seconds between InputCancellation and SIGKILL
+CANCEL_GRACE_S = 5.0  # seconds between InputCancellation and SIGKILL
 
 
 class Containers:
@@ -77,6 +77,10 @@ class Containers:
             alive += self._start(function)
         self.pulse.beat()
 
+    def start_server(self, function: Function) -> Task:
+        """Start a container that gets connections instead of inputs."""
+        return self._start(function)[0]
+
     def _start(self, function: Function) -> list[Task]:
         cluster = Cluster(new_id("cu")) if function.cluster_size > 1 else None
         started = []
@@ -92,7 +96,7 @@ class Containers:
     async def _run(self, task: Task) -> None:
         failure = ""
         try:
-            container = await asyncio.to_thread(self._files.prepare, task)
+            task.container = container = await asyncio.to_thread(self._files.prepare, task)
             task.running = await self._executor.start(container)
             self._later(task.function.startup_timeout, lambda: self._check_ready(task))
             readers = [
@@ -226,7 +230,7 @@ class Containers:
             if item.id in task.inputs:
                 self.end(task, "cancelled", grace=0.0)
 
-        self._later(CANCEL_GRACE, give_up)
+        self._later(CANCEL_GRACE_S, give_up)
 
     def _check_time(self, task: Task, item: Input, attempt: int) -> None:
         if item.state != RUNNING or len(item.tasks) != attempt:
@@ -253,7 +257,7 @@ class Containers:
             await task.ended.wait()
 
     async def shut_down(self) -> None:
-        """Kill all containers at once, when the stand-in ends."""
+        """Kill all containers when the stand-in ends."""
         for timer in list(self._timers):
             timer.cancel()
         for task in [t for t in self.tasks.values() if t.alive]:

@@ -14,7 +14,7 @@ from .server import Server
 from .tasks import Task
 from .volume_blocks import Rules
 
-POLL = 0.02  # seconds between two checks of a condition
+POLL_INTERVAL_S = 0.02  # seconds between two checks of a condition
 
 
 class Controls:
@@ -178,7 +178,7 @@ class Controls:
     ) -> None:
         fired = 0
         while fired < times:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL_S)
             for task in self._working():
                 if task.latest is None or time.time() - task.latest.started_at < after:
                     continue

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import termios
+from contextlib import suppress
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -72,8 +73,8 @@ def enter(spec: dict[str, Any]) -> None:
     for path in {"/" + name for name in os.listdir(tree)} & set(spec["own"]):
         _mount(tree + path, root + path, flags=MS_BIND)
     for path in spec["kept"]:  # the interpreter, if it is in a hidden folder
-        if not os.path.lexists(root + path):
-            os.makedirs(root + path)
+        os.makedirs(root + path, exist_ok=True)
+        if not os.listdir(root + path):  # the first process of the container may have made it
             _mount(path, root + path, flags=MS_BIND | MS_REC)
     _graft(tree, "/", root)
     for bind in spec["binds"]:
@@ -100,7 +101,7 @@ def _expose(path: str, root: str, split: set[str], emptied: set[str]) -> None:
         elif not entry.is_dir():
             if entry.is_file() or os.path.exists(entry.path):
                 open(target, "w").close()
-                _mount(entry.path, target, flags=MS_BIND)
+                _mount_unless_deleted(entry.path, target)
         elif entry.path in emptied:
             os.mkdir(target)
         elif entry.path in split:
@@ -108,7 +109,13 @@ def _expose(path: str, root: str, split: set[str], emptied: set[str]) -> None:
             _expose(entry.path, root, split, emptied)
         else:
             os.mkdir(target)
-            _mount(entry.path, target, flags=MS_BIND | MS_REC)
+            _mount_unless_deleted(entry.path, target)
+
+
+def _mount_unless_deleted(source: str, target: str) -> None:
+    """Bind a path that other processes of the machine may delete, such as one in /tmp."""
+    with suppress(FileNotFoundError):
+        _mount(source, target, flags=MS_BIND | MS_REC)
 
 
 def _graft(tree: str, path: str, root: str) -> None:

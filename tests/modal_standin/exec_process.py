@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import processes
-from .executor import POLL, Container, ProcessExecutor
+from .executor import POLL_INTERVAL_S, Container, ProcessExecutor
 from .pulse import Pulse
 
-READ = 64 * 1024  # bytes
+READ_BYTES = 64 * 1024  # bytes
 
 
 class ExecProcess:
@@ -37,12 +37,12 @@ class ExecProcess:
     ) -> None:
         """Start it. With a `size` (rows, columns) it has a terminal and a single output stream."""
         if size is not None:
-            ours, theirs = pty.openpty()
-            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-            self._process = await executor.spawn(container, theirs, theirs)
-            os.close(theirs)
-            self._stdin = ours
-            readers = [self._read_terminal(ours)]
+            controller, terminal = pty.openpty()
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+            self._process = await executor.spawn(container, terminal, terminal)
+            os.close(terminal)
+            self._stdin = controller
+            readers = [self._read_terminal(controller)]
         else:
             incoming, self._stdin = os.pipe()
             self._process = await executor.spawn(container, incoming)
@@ -57,7 +57,7 @@ class ExecProcess:
         assert self._process is not None
         reading = [asyncio.ensure_future(reader) for reader in readers]
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL_S)
         await asyncio.wait(reading, timeout=1)  # its background processes may keep the streams open
         for reader in reading:
             reader.cancel()
@@ -67,7 +67,7 @@ class ExecProcess:
         self.pulse.beat()
 
     async def _read(self, stream: asyncio.StreamReader, number: int) -> None:
-        while data := await stream.read(READ):
+        while data := await stream.read(READ_BYTES):
             self.output[number] += data
             self.pulse.beat()
 
@@ -80,7 +80,7 @@ class ExecProcess:
                 await readable.wait()
                 readable.clear()
                 try:
-                    data = os.read(terminal, READ)
+                    data = os.read(terminal, READ_BYTES)
                 except BlockingIOError:
                     continue
                 except OSError:  # Linux: the last process closed the other end
@@ -94,7 +94,7 @@ class ExecProcess:
         """Yield the output of stdout (1) or stderr (2) from an offset until the process ends."""
         while True:
             ended = self.code is not None
-            data = bytes(self.output[number][offset : offset + READ])
+            data = bytes(self.output[number][offset : offset + READ_BYTES])
             if data:
                 offset += len(data)
                 yield data
@@ -110,7 +110,7 @@ class ExecProcess:
             try:
                 sent = os.write(self._stdin, rest)
             except BlockingIOError:
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(POLL_INTERVAL_S)
                 continue
             except OSError:
                 break

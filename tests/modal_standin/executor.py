@@ -18,7 +18,7 @@ from .settings import Settings
 from .volume_views import View
 
 ENTER = Path(__file__).with_name("enter_container.py")
-POLL = 0.02  # seconds
+POLL_INTERVAL_S = 0.02  # seconds
 OWN_FOLDERS = (
     "/root",
     "/pkg",
@@ -132,7 +132,7 @@ class ProcessRunning:
 
     async def wait(self) -> int:
         while self._process.returncode is None and not processes.is_zombie(self._process.pid):
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL_S)
         await self.kill()  # before waiting: a process with an open pipe would block the wait
         return await self._process.wait()
 

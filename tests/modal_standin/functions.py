@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from grpclib import GRPCError, Status
@@ -11,7 +12,7 @@ from . import limits
 from .ids import new_id
 from .rpc import Caller
 
-DEFAULT_TIMEOUT = 300  # seconds
+DEFAULT_TIMEOUT_S = 300  # seconds
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Function:
     @property
     def timeout(self) -> int:
         """Return the maximum seconds of one attempt."""
-        return self.definition.timeout_secs or DEFAULT_TIMEOUT
+        return self.definition.timeout_secs or DEFAULT_TIMEOUT_S
 
     @property
     def startup_timeout(self) -> int:
@@ -57,6 +58,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
+        self.on_server: Callable[[Function], Awaitable[str]]  # returns the address of a server
 
     def get(self, function_id: str) -> Function:
         function = self._functions.get(function_id)
@@ -114,6 +116,8 @@ class Functions:
             supported_input_formats=definition.supported_input_formats,
             supported_output_formats=definition.supported_output_formats,
         )
+        if definition.is_server:
+            function.handle._experimental_flash_urls.append(await self.on_server(function))
         return api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function=definition,

@@ -35,6 +35,7 @@ class Images:
     def __init__(self, settings: Settings, mounts: Mounts) -> None:
         self._mounts = mounts
         self._builder_version = settings.builder_version
+        self._registry = settings.registry
         self._images: Shelf[api_pb2.ImageGetOrCreateRequest] = Shelf(
             settings.state / "images.json", api_pb2.ImageGetOrCreateRequest
         )
@@ -104,14 +105,20 @@ class Images:
     def environment(self, image_id: str) -> dict[str, str]:
         env: dict[str, str] = {}
         for layer in self.chain(image_id) if image_id else []:
-            env = environment(layer.dockerfile_commands, layer.build_args, env)
+            env = environment(self._instructions(layer), layer.build_args, env)
         return env
 
     def workdir(self, image_id: str) -> str:
         directory = ""
         for layer in self.chain(image_id) if image_id else []:
-            directory = working_directory(layer.dockerfile_commands, directory)
+            directory = working_directory(self._instructions(layer), directory)
         return directory
+
+    def _instructions(self, layer: api_pb2.Image) -> list[str]:
+        """Return the layer's instructions, after those of the registry's image below it."""
+        lines = [*layer.dockerfile_commands]
+        base = lines[0].removeprefix("FROM ").strip() if lines else ""
+        return [*self._registry.get(base, "").splitlines(), *lines]
 
     def lay_out(self, image_id: str, tree: Path) -> None:
         """Write the files that COPY puts into OWN_FOLDERS, which replace this machine's folders."""
@@ -127,10 +134,9 @@ class Images:
     def write_dockerfile(self, image_id: str, folder: Path) -> Path:
         """Write a build context and one Dockerfile for all layers of the image.
 
-        Returns the Dockerfile's path. Where several layers have a context, each lies in a folder of
-        its own, and sources are renamed to match, so no file of one layer hides another's. One
-        alone keeps its names: then Docker takes from its cache what it has built from the same
-        Dockerfile before.
+        Returns the Dockerfile's path. If several layers have a context, each is in a separate
+        folder, and sources are renamed to match, so files of different layers do not collide. A
+        single one keeps its names, so that Docker reuses its cache of the same Dockerfile.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lines: list[str] = []

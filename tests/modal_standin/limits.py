@@ -18,13 +18,13 @@ GPU_TYPES = {
     "RTX-PRO-6000",
 }
 GPU_TYPES |= {"H100", "H100!", "H200", "B200", "B200+", "B300"}
-MOST_GPUS = 8
-MOST_A10 = 4
-SHORTEST_TIMEOUT = 1  # seconds
-LONGEST_TIMEOUT = 24 * 60 * 60  # seconds
-MOST_RETRIES = 10
-LONGEST_DELAY = 60_000  # milliseconds
-MOST_NODES = 32
+MAX_GPUS = 8
+MAX_A10 = 4
+MIN_TIMEOUT_S = 1  # seconds
+MAX_TIMEOUT_S = 24 * 60 * 60  # seconds
+MAX_RETRIES = 10
+MAX_DELAY_MS = 60_000  # milliseconds
+MAX_NODES = 32
 
 
 def check_function(function: api_pb2.Function) -> None:
@@ -32,13 +32,13 @@ def check_function(function: api_pb2.Function) -> None:
     check_gpu(function.resources.gpu_config)
     check_timeout(function.timeout_secs)
     policy = function.retry_policy
-    if policy.retries > MOST_RETRIES:
-        _refuse(f"retries must be between 0 and {MOST_RETRIES}, not {policy.retries}")
-    if policy.initial_delay_ms > LONGEST_DELAY or policy.max_delay_ms > LONGEST_DELAY:
-        _refuse(f"the delay between retries must be at most {LONGEST_DELAY // 1000} seconds")
+    if policy.retries > MAX_RETRIES:
+        _refuse(f"retries must be between 0 and {MAX_RETRIES}, not {policy.retries}")
+    if policy.initial_delay_ms > MAX_DELAY_MS or policy.max_delay_ms > MAX_DELAY_MS:
+        _refuse(f"the delay between retries must be at most {MAX_DELAY_MS // 1000} seconds")
     nodes = function._experimental_group_size
-    if nodes > MOST_NODES:
-        _refuse(f"a cluster has at most {MOST_NODES} containers, not {nodes}")
+    if nodes > MAX_NODES:
+        _refuse(f"a cluster has at most {MAX_NODES} containers, not {nodes}")
 
 
 def check_gpu(gpu: api_pb2.GPUConfig) -> None:
@@ -46,15 +46,15 @@ def check_gpu(gpu: api_pb2.GPUConfig) -> None:
         return
     if gpu.gpu_type not in GPU_TYPES:
         _refuse(f"{gpu.gpu_type} is not a valid GPU type")
-    most = MOST_A10 if gpu.gpu_type in ("A10", "A10G") else MOST_GPUS
+    most = MAX_A10 if gpu.gpu_type in ("A10", "A10G") else MAX_GPUS
     if not 1 <= gpu.count <= most:
         _refuse(f"GPU count for {gpu.gpu_type} must be between 1 and {most}, not {gpu.count}")
 
 
 def check_timeout(seconds: int) -> None:
-    if seconds and not SHORTEST_TIMEOUT <= seconds <= LONGEST_TIMEOUT:
+    if seconds and not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
         _refuse(
-            f"timeout must be between {SHORTEST_TIMEOUT} and {LONGEST_TIMEOUT} seconds, not {seconds}"
+            f"timeout must be between {MIN_TIMEOUT_S} and {MAX_TIMEOUT_S} seconds, not {seconds}"
         )
 
 

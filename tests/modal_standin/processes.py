@@ -32,12 +32,12 @@ def of_task(task_id: str) -> list[int]:
     return sorted(found)
 
 
-def kill(task_id: str, patience: float = 5.0) -> None:
+def kill(task_id: str, timeout_s: float = 5.0) -> None:
     """Send SIGKILL to every process of the container until none is left.
 
-    Blocks for at most `patience` seconds.
+    Blocks for at most `timeout_s` seconds.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         alive = [pid for pid in of_task(task_id) if not is_zombie(pid)]
         if not alive:

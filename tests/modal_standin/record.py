@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 REDACTED = "[redacted]"
-LARGEST_DATA = 4096  # bytes of a file's content that one line of the journal may hold
+MAX_DATA_BYTES = 4096  # bytes of a file's content that one line of the journal may hold
 
 # The protocol's fields for secret values. They must not appear in any other field.
 _SECRET_MAPS = {
@@ -102,7 +102,7 @@ def _without_content(message: Message) -> Message:
 
 
 def _shortened(message: Message) -> Message:
-    if message.ByteSize() <= LARGEST_DATA:
+    if message.ByteSize() <= MAX_DATA_BYTES:
         return message
     copy = _copy(message)
     _shorten(copy)
@@ -116,7 +116,7 @@ def _shorten(message: Message) -> None:
         if field.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
                 _shorten(part)
-        elif isinstance(value, bytes) and len(value) > LARGEST_DATA:
+        elif isinstance(value, bytes) and len(value) > MAX_DATA_BYTES:
             setattr(message, field.name, value[:64])
 
 

@@ -28,7 +28,7 @@ TASK_HEADER = "x-standin-task-id"  # identifies a container; on Modal, each has 
 ENVIRONMENT = "main"  # the workspace has one
 
 # A client repeats a request after a lost answer with the same key: execute it only once.
-ONCE = {
+EXECUTED_ONCE = {
     "AppCreate",
     "BlobCreate",
     "FunctionMap",
@@ -42,7 +42,7 @@ ONCE = {
     "VolumeRemoveFile",
     "VolumeRemoveFile2",
 }
-REMEMBERED = 2000
+MAX_REMEMBERED_KEYS = 2000
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ class Service:
         recorder: Recorder,
         faults: Faults,
         problems: Problems,
+        delay: float = 0.0,
     ) -> None:
         self._base = base
+        self._delay = delay
         self._services = services
         self._recorder = recorder
         self._faults = faults
@@ -110,6 +112,8 @@ class Service:
             else:
                 request = await stream.recv_message()
                 self._recorder.add(name, request, caller.task)
+            if self._delay and not caller.task:
+                await asyncio.sleep(self._delay)
             fault = self._faults.draw(name, str(request) if self._faults.needs_text() else "")
             if fault == "disconnect":
                 _close(caller)
@@ -145,13 +149,13 @@ class Service:
             async for item in method(request, caller):
                 await stream.send_message(item)
             return
-        key = stream.metadata.get("x-idempotency-key") if name in ONCE else None
+        key = stream.metadata.get("x-idempotency-key") if name in EXECUTED_ONCE else None
         response = self._answers.get(key) if key else None
         if response is None:
             response = await method(request, caller)
             if key:
                 self._answers[key] = response
-                if len(self._answers) > REMEMBERED:
+                if len(self._answers) > MAX_REMEMBERED_KEYS:
                     self._answers.popitem(last=False)
         if fault == "lost":
             _close(caller)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from grpclib import GRPCError, Status
@@ -17,10 +18,11 @@ from .ids import new_id
 from .images import Images
 from .secret_values import Secrets
 from .settings import Settings
+from .tasks import Task
 
 Result = api_pb2.GenericResult
 DEFAULT_COMMAND = ("sleep", "172800")
-DEFAULT_TIMEOUT = 300  # seconds
+DEFAULT_TIMEOUT_S = 300  # seconds
 
 
 @dataclass
@@ -62,13 +64,23 @@ class Sandboxes:
         self._watches: set[asyncio.Task[None]] = set()
         self.executor = executor
         self.sandboxes: dict[str, Sandbox] = {}
+        self.tasks: Mapping[str, Task] = {}  # containers of functions
+        self._entered: dict[str, Sandbox] = {}
         self.url = ""
 
     def of_task(self, task_id: str) -> Sandbox:
         for sandbox in self.sandboxes.values():
             if sandbox.task_id == task_id:
                 return sandbox
-        raise GRPCError(Status.NOT_FOUND, f"no sandbox runs as {task_id}")
+        task = self.tasks.get(task_id)
+        if task is None or task.container is None or not task.alive:
+            raise GRPCError(Status.NOT_FOUND, f"no container runs as {task_id}")
+        if task_id not in self._entered:  # a function's container, in which a client runs a command
+            sandbox = Sandbox(
+                task_id, task_id, "", api_pb2.Sandbox(), task.container, {}, time.time()
+            )
+            self._entered[task_id] = sandbox
+        return self._entered[task_id]
 
     def environment(
         self, sandbox: Sandbox, sources: list[api_pb2.SecretSource], pty: api_pb2.PTYInfo | None
@@ -165,7 +177,7 @@ class Sandboxes:
 
     async def _watch(self, sandbox: Sandbox) -> None:
         """End a sandbox at its time limit, when idle too long, or after its main process."""
-        timeout = sandbox.definition.timeout_secs or DEFAULT_TIMEOUT
+        timeout = sandbox.definition.timeout_secs or DEFAULT_TIMEOUT_S
         idle = sandbox.definition.idle_timeout_secs
         started = time.monotonic()
         while not sandbox.has_ended():

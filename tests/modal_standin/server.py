@@ -16,6 +16,7 @@ from modal_proto.api_grpc import ModalClientBase
 from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 
 from .apps import App, Apps
+from .billing import Billing
 from .calls import DONE, SYNC, Call, Calls
 from .command_router import CommandRouter
 from .container_files import ContainerFiles
@@ -25,6 +26,7 @@ from .content import Blobs, Content, MountFiles
 from .executor import Executor, ProcessExecutor
 from .faults import Faults
 from .functions import Functions
+from .http_servers import HttpServers
 from .images import Images
 from .logs import Logs
 from .mounts import Mounts
@@ -39,7 +41,7 @@ from .volumes import Volumes
 from .web import Control, Web
 
 ADDRESS_FILE = "address.json"  # a test in another process finds the stand-in by this file
-EXPIRY_INTERVAL = 0.5  # seconds
+EXPIRY_INTERVAL_S = 0.5  # seconds
 
 # grpclib prints a traceback for each client that leaves during a long poll. `problems` has
 # the real errors.
@@ -81,6 +83,7 @@ class Server:
         self.calls.on_finished = self._call_finished
         self.containers.on_ended = self._container_ended
         self.web = Web(settings, self.content, self.blobs, self.volumes, self.faults, control)
+        self.http_servers = HttpServers(self.functions, self.containers)
         services = [
             self.blobs,
             MountFiles(self.content, self.blobs),
@@ -92,11 +95,14 @@ class Server:
             self.apps,
             self.calls,
             self.logs,
+            self.http_servers,
             ContainerRequests(settings, self.containers, self.calls),
+            Billing(self.apps, self.containers),
         ]
         self.sandboxes = Sandboxes(
             settings, self.files, self.images, self.secrets, ProcessExecutor(settings)
         )
+        self.sandboxes.tasks = self.containers.tasks
         router = CommandRouter(self.sandboxes)
         self.services = [
             Service(
@@ -105,6 +111,7 @@ class Server:
                 self.recorder,
                 self.faults,
                 self.problems,
+                settings.delay,
             ),
             Service(TaskCommandRouterBase, [router], self.recorder, self.faults, self.problems),
         ]
@@ -129,6 +136,7 @@ class Server:
     async def stop(self) -> None:
         for task in list(self._background):
             task.cancel()
+        self.http_servers.stop()
         await self.containers.shut_down()
         await self.sandboxes.shut_down()
         self._grpc.close()
@@ -185,7 +193,7 @@ class Server:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(EXPIRY_INTERVAL)
+            await asyncio.sleep(EXPIRY_INTERVAL_S)
             self.apps.expire()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -18,6 +18,7 @@ class Settings:
     port: int = 0  # 0: any free one
     grace: float = 30.0  # between SIGINT and SIGKILL; Modal gives about 30
     heartbeat_timeout: float = 60.0  # a client that is silent for longer is gone
+    delay: float = 0.0  # before each answer to a client, as by a distant server
     strict_commits: bool = False  # only a commit writes to the volume
     python: str = sys.executable  # what `python` is inside a container
     blocked: tuple[str, ...] = ("click", "rich")  # not importable in the entry point's process
@@ -26,6 +27,7 @@ class Settings:
     rates: Mapping[str, str] = field(default_factory=dict)  # dollars an hour, by Modal's names
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     container_env: Mapping[str, str] = field(default_factory=dict)
+    registry: Mapping[str, str] = field(default_factory=dict)  # Dockerfiles of images by their name
 
     @property
     def heartbeat_interval(self) -> float:

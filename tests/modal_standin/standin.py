@@ -16,8 +16,8 @@ from .executor import Executor
 from .server import Server
 from .settings import Settings
 
-START_TIMEOUT = 30.0  # seconds
-STOP_TIMEOUT = 60.0
+START_TIMEOUT_S = 30.0  # seconds
+STOP_TIMEOUT_S = 60.0
 
 
 class ModalStandin(Api):
@@ -69,14 +69,14 @@ class ModalStandin(Api):
 
     def start(self) -> None:
         self._thread.start()
-        self._started.result(START_TIMEOUT)
+        self._started.result(START_TIMEOUT_S)
 
     def stop(self) -> None:
         """End all containers and the server, and keep the files."""
         server = self._running()
-        asyncio.run_coroutine_threadsafe(server.stop(), self._loop).result(STOP_TIMEOUT)
+        asyncio.run_coroutine_threadsafe(server.stop(), self._loop).result(STOP_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_TIMEOUT)
+        self._thread.join(STOP_TIMEOUT_S)
 
     def call(self, method: str, **arguments: Any) -> Any:
         assert self._controls is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from modal_proto import api_pb2
 
 from .calls import Input
-from .executor import Running
+from .executor import Container, Running
 from .functions import Function
 from .volume_views import View
 
@@ -27,6 +27,7 @@ class Task:
     fate: str = ""
     ready: bool = False
     running: Running | None = None
+    container: Container | None = None
     exit_code: int | None = None
     result: api_pb2.GenericResult | None = None  # a body that could not be imported
     cancelled: list[str] = field(default_factory=list)

@@ -17,10 +17,10 @@ from .ids import new_id
 from .settings import Settings
 from .volumes import Volumes
 
-CHUNK = 256 * 1024  # bytes
+CHUNK_BYTES = 256 * 1024  # bytes
 # Seconds that an upload may pause. After a cut connection, aiohttp repeats a PUT with a payload
 # that it already read to its end, and waits forever for an answer to a body that never arrives.
-PATIENCE = 1.0
+MAX_UPLOAD_PAUSE_S = 1.0
 Control = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
@@ -37,6 +37,7 @@ class Web:
         control: Control,
     ) -> None:
         self._scratch = settings.scratch
+        self._delay = settings.delay
         self._content = content
         self._blobs = blobs
         self._volumes = volumes
@@ -92,6 +93,8 @@ class Web:
         headers: dict[str, str] | None = None,
     ) -> web.StreamResponse:
         self.requests.append((name, request.path))
+        if self._delay:
+            await asyncio.sleep(self._delay)
         fault = self._faults.draw(name, request.path)
         if fault is not None and fault.isdigit():
             return web.Response(status=int(fault), text="injected")
@@ -102,7 +105,7 @@ class Web:
         with file.open("rb") as stream:
             stream.seek(offset)
             first = True
-            while wanted and (chunk := stream.read(min(CHUNK, wanted))):
+            while wanted and (chunk := stream.read(min(CHUNK_BYTES, wanted))):
                 wanted -= len(chunk)
                 self.bytes_sent += len(chunk)
                 if first and fault == "corrupt":
@@ -155,6 +158,8 @@ class Web:
 
     async def _receive(self, name: str, request: web.Request) -> Path | web.Response:
         self.requests.append((name, request.path))
+        if self._delay:
+            await asyncio.sleep(self._delay)
         fault = self._faults.draw(name, request.path)
         if fault is not None and fault.isdigit():
             await request.read()
@@ -163,7 +168,9 @@ class Web:
         with file.open("wb") as stream:
             while True:
                 try:
-                    chunk = await asyncio.wait_for(request.content.read(CHUNK), PATIENCE)
+                    chunk = await asyncio.wait_for(
+                        request.content.read(CHUNK_BYTES), MAX_UPLOAD_PAUSE_S
+                    )
                 except TimeoutError:
                     return web.Response(status=400, text="RequestTimeout: the body did not come")
                 except ConnectionError:

@@ -19,6 +19,10 @@ from tests.tiny_recipe import write_recipe, write_text
 from tests.waiting import wait_for
 from tests.warm_process import ONE_THREAD, WarmProcess
 
+PACKAGES = dict.fromkeys(("chat", "evaluate", "export", "sample", "server"), "serving") | {
+    "prepare": "corpus"
+}
+
 Process = subprocess.Popen[str] | WarmProcess
 Unbroken = Callable[..., Path]
 
@@ -73,17 +77,15 @@ class Lab:
                 "--standalone",
                 f"--nproc-per-node={processes}",
             ]
-        what = (
-            [job]
-            if job.endswith(".py")
-            else ["-m", f"{'corpus' if job == 'prepare' else 'model'}.{job}"]
-        )
+        what = [job] if job.endswith(".py") else ["-m", f"{PACKAGES.get(job, 'model')}.{job}"]
         process = self._python(*launcher, *what, *words)
         self.started.append(process)
         return process
 
     def _python(self, *command: str) -> Process:
-        if self.warm and (command[0] == "-c" or command[1].startswith(("corpus.", "model."))):
+        if self.warm and (
+            command[0] == "-c" or command[1].startswith(("corpus.", "model.", "serving."))
+        ):
             return WarmProcess(command, self.environment())
         return subprocess.Popen(
             [sys.executable, *command],
@@ -118,7 +120,7 @@ class Lab:
     def train_until_step(
         self, name: str, step: int, *overrides: str, how: signal.Signals, processes: int = 1
     ) -> int:
-        """Train until the metrics show ``step``, send ``how``, and return the exit status."""
+        """Train until ``step``, send the signal ``how``, and return the exit status."""
         words = (str(self.recipe), *overrides, "--name", name)
         process = self.start("train", *words, processes=processes)
         metrics = self.run_folder(name) / "metrics.jsonl"
@@ -130,7 +132,7 @@ class Lab:
 
 
 def make_lab(folder: Path) -> Lab:
-    """Return a Lab with a text and a recipe, in which nothing is trained."""
+    """Return a Lab with a text and a recipe, without runs."""
     return Lab(folder, write_recipe(folder / "tiny.yaml", str(write_text(folder / "text.txt"))))
 
 

@@ -1,6 +1,6 @@
-"""Count the peak memory of a training step by torch, tensor by tensor, without an allocator.
+"""Count the peak memory of a training step with torch, tensor by tensor, without an allocator.
 
-Only shapes are computed (FakeTensorMode), so that any machine can count GPT-2 at a GPU's batch.
+Only shapes are computed (FakeTensorMode), so any machine can count GPT-2 with a GPU's batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
     """Return the bytes of all live tensors at the peak of the second optimizer step."""
     rows = network_size(recipe.model, recipe.data.tokenizer).rows
     passes = recipe.sequences_per_step // micro_batch_size(recipe.sequences_per_step, micro_batch)
-    # As on a GPU: a CPU has short attention as two products, which keep their scores, and a
+    # As on a GPU: a CPU computes short attention as two products, which keep the scores, and a
     # float32 residual.
     fused, low = (
         patch("model.attention.MAX_PRODUCT_POSITIONS", 0),
@@ -50,17 +50,15 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
         network = GPT(recipe.model, rows)
         network.loss_chunk = recipe.train.loss_chunk
         network.activation_checkpointing = recipe.train.activation_checkpointing
-        for (
-            block
-        ) in network.h:  # fused attention on a GPU keeps no matrix for its dropout; the CPU's would
+        for block in network.h:  # unlike on a CPU, fused attention on a GPU keeps no dropout mask
             block.attn.dropout = 0.0
-        optimizers = make_optimizers(network, recipe.train, DEVICE, World())
+        optimizers = make_optimizers(network, recipe.train, World(device=DEVICE))
         tracker = MemTracker()
         tracker.memory_tracking = _Unlisted()
         tracker.track_external(network, *optimizers)
         with tracker:
             for _ in range(2):
-                # Two passes are like many: all but the first find gradients.
+                # Two passes are enough: all but the first find gradients.
                 for _ in range(min(passes, 2)):
                     tracker.reset_mod_stats()
                     _backward(network, micro_batch, recipe.model.block_size, bf16)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from model.fp8 import E5M2, GRADIENT_SCALE
 from model.loss import ChunkLoss, chunked_cross_entropy, exact_loss
 
 IGNORED = -100
@@ -30,8 +31,8 @@ def form_errors(form: ChunkLoss, columns: int, dtype: torch.dtype) -> dict[str, 
     capped = CAP * torch.tanh(exact / CAP)
     expected = torch.nn.functional.cross_entropy(capped, targets, ignore_index=IGNORED)
     expected.backward()
-    evaluated, no_gradient = form(logits.clone(), targets, count, False, CAP)
-    trained, gradient = form(logits.clone(), targets, count, True, CAP)
+    evaluated, no_gradient = form(logits.clone(), targets, count, None, CAP)
+    trained, gradient = form(logits.clone(), targets, count, dtype, CAP)
     assert no_gradient is None
     assert gradient is not None
     assert gradient.dtype == dtype
@@ -60,6 +61,18 @@ def chunked_error(form: ChunkLoss) -> float:
     return float((results[0] - results[1]).abs().max())
 
 
+def fp8_error(form: ChunkLoss) -> float:
+    """Return the relative error of the gradient in float8, which has two bits of mantissa."""
+    torch.manual_seed(0)
+    logits, targets, count = torch.randn(12, 4112), torch.randint(0, 4112, (12,)), torch.tensor(12)
+    _, exact = exact_loss(logits.clone(), targets, count, torch.float32, CAP)
+    _, gradient = form(logits.clone(), targets, count, E5M2, CAP)
+    assert exact is not None
+    assert gradient is not None
+    assert gradient.dtype == E5M2
+    return float((gradient.float() / GRADIENT_SCALE / count - exact).norm() / exact.norm())
+
+
 def main() -> None:
     """Print the errors of the kernel for each case."""
     from triton.runtime import interpreter
@@ -69,19 +82,23 @@ def main() -> None:
     truncate = interpreter._convert_float
 
     def convert(data: Any, given: Any, wanted: Any, rounding: Any) -> Any:
+        if wanted.is_fp8e5():
+            return torch.from_numpy(data).to(E5M2).view(torch.uint8).numpy()
         if not wanted.is_bf16():
             return truncate(data, given, wanted, rounding)
         return torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view("uint16")
 
-    interpreter._convert_float = convert  # it truncates to bfloat16; a GPU rounds to nearest
+    interpreter._convert_float = convert  # the interpreter truncates; a GPU rounds to nearest
     for dtype in TOLERANCES:
         for columns in COLUMNS:
             errors = form_errors(kernel_loss, columns, getattr(torch, dtype))
             print(json.dumps({"dtype": dtype, "columns": columns, **errors}))
     logits = torch.randn(4, 50)
     targets, count = torch.randint(0, 50, (4,)), torch.tensor(4)
-    _, gradient = kernel_loss(logits, targets, count, True, CAP)
-    print(json.dumps({"chunked": chunked_error(kernel_loss), "in_place": gradient is logits}))
+    float8 = fp8_error(kernel_loss)
+    _, gradient = kernel_loss(logits, targets, count, torch.float32, CAP)
+    in_place = gradient is logits
+    print(json.dumps({"chunked": chunked_error(kernel_loss), "in_place": in_place, "fp8": float8}))
 
 
 if __name__ == "__main__":

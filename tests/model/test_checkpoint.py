@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from job.disk import DiskFull, in_words
+from job.disk import DiskFull, describe_os_error
 from job.files import naming, write_atomically
 from model import checkpoint
 from tests.model.conftest import Lab
 
-NO_ROOM = "Error while serializing: I/O error: No space left on device (os error 28)"
+DISK_FULL_MESSAGE = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
 class OnGpu(torch.Tensor):
-    """A CPU tensor that claims to be on a GPU."""
+    """A CPU tensor that reports that it is on a GPU."""
 
     is_cuda = True
 
@@ -87,11 +87,11 @@ def test_an_invalid_manifest_is_a_damaged_checkpoint(tmp_path: Path, manifest: s
     for step in (1, 2):
         checkpoint.write(tmp_path, checkpoint.Checkpoint(step, {"w": torch.ones(1)}, {}, {}))
     (tmp_path / "step_00000002" / "manifest.json").write_text(manifest)
-    said: list[str] = []
-    found = checkpoint.newest(tmp_path, said.append)
+    messages: list[str] = []
+    found = checkpoint.newest(tmp_path, messages.append)
     assert found is not None
     assert found.step == 1
-    assert said == [
+    assert messages == [
         "skipping a damaged checkpoint: step_00000002: manifest.json is missing or unreadable; "
         "trying the previous one"
     ]
@@ -103,7 +103,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def save(tensors: dict[str, torch.Tensor], path: Path, **_: Any) -> None:
         path.write_bytes(b"half")
-        raise SafetensorError(NO_ROOM)
+        raise SafetensorError(DISK_FULL_MESSAGE)
 
     return lambda: monkeypatch.setattr(checkpoint, "save_file", save)
 
@@ -118,11 +118,11 @@ def test_a_full_disk_keeps_complete_checkpoints_only(
     writer.submit(3, ({"w": torch.ones(1 << 18)}, {}), {})
     with pytest.raises(DiskFull) as raised:
         writer.wait()
-    said = str(raised.value)
-    assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MB" in said
-    assert "B are free; step_00000002 is the last intact one" in said
-    assert f"(its oldest checkpoint is {tmp_path}/step_00000001) and type" in said
-    assert f"type `runner resume {tmp_path.name}`" in said
+    message = str(raised.value)
+    assert f"the disk of {tmp_path} is full: the checkpoint of step 3 needs 1.0 MB" in message
+    assert "B are free; step_00000002 is the last intact one" in message
+    assert f"(its oldest checkpoint is {tmp_path}/step_00000001) and run" in message
+    assert message.endswith(f"run `runner resume {tmp_path.name}`")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "latest",
         "step_00000001",
@@ -133,7 +133,7 @@ def test_a_full_disk_keeps_complete_checkpoints_only(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (NO_ROOM, "the disk of RUN is full: the checkpoint of step 10 needs"),
+        (DISK_FULL_MESSAGE, "the disk of RUN is full: the checkpoint of step 10 needs"),
         (
             "I/O error: No such file or directory (os error 2)",
             "[Errno 2] No such file or directory: 'RUN/.partial",
@@ -177,11 +177,13 @@ def test_a_system_error_names_its_file_or_the_fullest_volume(
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left on device") as raised:
         write_atomically(tmp_path / "run.json", "{}")
-    assert in_words(raised.value).startswith(f"{tmp_path}/run.json: no space left on device: ")
+    assert describe_os_error(raised.value).startswith(
+        f"{tmp_path}/run.json: no space left on device: "
+    )
     assert not [*tmp_path.iterdir()]  # no partial file
     for name in ("DATA_PATH", "CHECKPOINTS_PATH", "CACHE_PATH"):
         monkeypatch.setenv(name, str(tmp_path))
-    assert in_words(OSError(errno.ENOSPC, "No space left on device")).startswith(
+    assert describe_os_error(OSError(errno.ENOSPC, "No space left on device")).startswith(
         f"{tmp_path}: no space left"
     )
     with pytest.raises(FileNotFoundError, match="gone"), naming(tmp_path / "gone"):

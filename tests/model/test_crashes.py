@@ -4,9 +4,9 @@
 
 A tiny run on the CPU is killed while its data is prepared, in a step, while a checkpoint is
 written, between a checkpoint's rename and the move of `latest`, and at its end. Each time it is
-started again, until it finishes. Then its shards, weights, optimizer state, sample and the losses
-of all steps must equal, bit for bit, those of an uninterrupted run. The next run follows, in turn
-plain, with dropout and with Muon, until --times kills are done.
+started again, until it finishes. Then its shards, weights, optimizer state, sample, record, the
+losses of all steps and the names of all files must equal those of an uninterrupted run. The next
+run follows, in turn plain, with dropout and with Muon, until --times kills are done.
 
 Processes and signals are real. A fork server that has imported torch makes the starts cheap.
 pytest does ten of these kills.
@@ -25,17 +25,17 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from corpus.dataset import STAGING
-from job.metrics import read_metrics
 from job.paths import VolumePaths
 from job.run_record import read_record
+from tests.harness.compare import differences
 
 RUN = "killed"
 PRELOADED = [
@@ -77,7 +77,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     lines = metrics.read_text().splitlines(keepends=True)
     lines[0] = lines[0].replace('"loss": ', '"loss": 1')
     metrics.write_text("".join([*lines, lines[1]]))
-    found = differences(one, other)
+    found = differences(one, other, RUN, "tiny")
     assert len(found) == 3
     assert "model.safetensors" in found[0]
     assert found[1].startswith("step train 000001")
@@ -116,7 +116,7 @@ class CrashTest:
         self.folder = folder
         self.random = random.Random(seed)
         self.outcome = Outcome()
-        # The forked children inherit this: their networks are too small for two threads.
+        # For the forked children, whose networks are too small for two threads.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
@@ -137,7 +137,7 @@ class CrashTest:
             self.crash_run(root, VARIANTS[name], times, seconds)
             self.outcome.runs += 1
             self.outcome.differences += [
-                f"{root.name} ({name}): {d}" for d in differences(twin, root)
+                f"{root.name} ({name}): {d}" for d in differences(twin, root, RUN, "tiny")
             ]
         return self.outcome
 
@@ -150,7 +150,8 @@ class CrashTest:
         self.finish(self.start(again, overrides), again)
         seconds = time.monotonic() - started
         self.outcome.differences += [
-            f"two uninterrupted runs ({name}) differ: {d}" for d in differences(root, again)
+            f"two uninterrupted runs ({name}) differ: {d}"
+            for d in differences(root, again, RUN, "tiny")
         ]
         return root, seconds
 
@@ -188,7 +189,7 @@ class CrashTest:
             raise RuntimeError(f"{root.name}: exit status {process.exitcode}:\n{log}")
 
 
-Sign = Callable[[VolumePaths], str]  # the name of what is seen, or ""
+Sign = Callable[[VolumePaths], str]  # the name of the file, or ""
 
 
 @dataclass(frozen=True)
@@ -293,42 +294,6 @@ def describe_state(volumes: VolumePaths) -> str:
     return "between checkpoints" if (run / "latest").exists() else "before the first checkpoint"
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """List what differs, bit for bit, between the runs and data of two volumes."""
-    different = [name for name, (a, b) in _pairs(_files(one), _files(other)) if a != b]
-    for step, (a, b) in _pairs(_curve(one), _curve(other)):
-        if a != b:
-            different.append(f"step {step}: {a} and {b}")
-    return different
-
-
-def _pairs(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
-    return [(key, (one.get(key), other.get(key))) for key in sorted({*one, *other})]
-
-
-def _files(root: Path) -> dict[str, bytes]:
-    """Read shards, weights, optimizer state and samples, by name."""
-    volumes = VolumePaths.under(root)
-    run = volumes.run(RUN)
-    newest = run / (run / "latest").read_text().strip()
-    files = [
-        *volumes.dataset("tiny").glob("*.bin"),
-        *newest.glob("*.safetensors"),
-        *run.glob("samples/*.txt"),
-    ]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
-def _curve(root: Path) -> dict[str, list[Any]]:
-    """Read loss, gradient norm and rate of each step. A step logged twice has two entries."""
-    curve: dict[str, list[Any]] = {}
-    for line in read_metrics(VolumePaths.under(root).run(RUN) / "metrics.jsonl"):
-        if line["kind"] != "checkpoint":
-            values = [line.get(key) for key in ("tokens", "loss", "grad_norm", "lr")]
-            curve.setdefault(f"{line['kind']} {line['step']:06d}", []).append(values)
-    return curve
-
-
 def main() -> int:
     """Return 0 if every run equals its uninterrupted twin."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -339,7 +304,10 @@ def main() -> int:
     print(f"seed {seed}", file=sys.stderr)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="crash_test_"))
-    outcome = CrashTest(folder, seed).kill(given.times)
+    crash_test = CrashTest(folder, seed)
+    outcome = crash_test.outcome
+    with suppress(KeyboardInterrupt):  # print the counts so far
+        crash_test.kill(given.times)
     if outcome.differences:
         print(f"kept {folder} for inspection", file=sys.stderr)
     else:

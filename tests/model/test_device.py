@@ -1,4 +1,4 @@
-"""Devices: choice, utilization, peak FLOP/s. Patched answers of torch replace a GPU."""
+"""Devices: choice, utilization, peak FLOP/s. Patches of torch replace a GPU."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from corpus.tasks import Question
+from inference.scoring import ending_losses
 from job.exit_status import UserError
 from job.paths import CHECKOUT
 from job.speed import datasheet_flops
 from model import batches
 from model import device as devices
 from model.distributed import World
-from model.multiple_choice import Question, ending_losses
 from tests.model.test_gpt import network
 
 CUDA = torch.device("cuda", 1)
 
 
 def test_gpu_use_asks_nvml_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 93)
+    queried = []
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: queried.append(device) or 93)
     devices.gpu_use.cache_clear()
     assert [devices.gpu_use(CUDA, second) for second in (1, 1, 1, 2)] == [0.93] * 4
-    assert asked == [
+    assert queried == [
         CUDA,
         CUDA,
     ]  # a small network's step is shorter than the query
@@ -55,13 +57,15 @@ def test_an_unusable_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cpu_has_no_gpu_use() -> None:
-    assert devices.gpu_use(torch.device("cpu"), 1) is None
+    usage = devices.usage(torch.device("cpu"), 1)
+    assert usage["gpu_use"] is None
+    assert usage["memory_bytes"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.5)
 
 
 def test_one_process_does_not_import_torch_distributed() -> None:
     """The import takes one of the three seconds of a trainer's start."""
     code = (
-        "import sys, model.train\n"
+        "import sys, model.attempt\n"
         "sys.exit('torch.distributed.tensor' in sys.modules or 'sympy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from model.distributed import ProcessLost, StopSignal, World, join_world
@@ -18,10 +19,10 @@ def test_a_process_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.M
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **more: None)
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append("together"))
-    with pytest.raises(OSError, match="the volume is full"), join_world("cpu"):
+    with pytest.raises(OSError, match="the volume is full"), join_world(torch.device("cpu")):
         raise OSError("the volume is full")
     assert ended == []
-    with join_world("cpu") as one:
+    with join_world(torch.device("cpu")) as one:
         assert (one.rank, one.size) == (1, 2)
     assert ended == ["together"]
 
@@ -51,9 +52,9 @@ def test_a_failed_exchange_is_the_loss_of_another_process(monkeypatch: pytest.Mo
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     text = "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"
     with (
-        pytest.raises(ProcessLost, match="another process of this training ended"),
-        join_world("cpu"),
+        pytest.raises(ProcessLost, match="another process of this run ended"),
+        join_world(torch.device("cpu")),
     ):
         raise RuntimeError(text)
-    with pytest.raises(RuntimeError, match="shapes"), join_world("cpu"):
+    with pytest.raises(RuntimeError, match="shapes"), join_world(torch.device("cpu")):
         raise RuntimeError("shapes differ")

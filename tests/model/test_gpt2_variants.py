@@ -45,9 +45,9 @@ def make(folder: Path, **changes: Any) -> Any:
     torch.manual_seed(1)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": ROWS}
     config = transformers.GPT2Config(**sizes | {"initializer_range": 0.4} | changes)
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    theirs.save_pretrained(folder)
-    return theirs
+    reference = transformers.GPT2LMHeadModel(config).eval()
+    reference.save_pretrained(folder)
+    return reference
 
 
 def read(folder: Path) -> GPT:
@@ -56,10 +56,10 @@ def read(folder: Path) -> GPT:
     return network
 
 
-def difference(theirs: Any, ours: GPT) -> float:
+def difference(reference: Any, network: GPT) -> float:
     ids = torch.randint(0, ROWS, (2, 32), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        expected, found = theirs(ids).logits.log_softmax(-1), ours(ids).log_softmax(-1)
+        expected, found = reference(ids).logits.log_softmax(-1), network(ids).log_softmax(-1)
     return float((expected - found).abs().max() / expected.abs().max())
 
 
@@ -76,7 +76,7 @@ def test_another_function_is_refused_with_the_key(tmp_path: Path, changes: dict[
         read(tmp_path)
 
 
-def test_a_head_of_its_own_is_refused_and_an_equal_one_read(tmp_path: Path) -> None:
+def test_untied_head_is_refused_unless_it_is_equal(tmp_path: Path) -> None:
     make(tmp_path, tie_word_embeddings=False)
     with pytest.raises(ValueError, match="tie_word_embeddings"):
         read(tmp_path)
@@ -88,18 +88,18 @@ def test_a_head_of_its_own_is_refused_and_an_equal_one_read(tmp_path: Path) -> N
 
 
 def test_a_tied_matrix_under_the_name_of_the_head_is_read(tmp_path: Path) -> None:
-    theirs, path = make(tmp_path), tmp_path / "model.safetensors"
+    reference, path = make(tmp_path), tmp_path / "model.safetensors"
     weights = load_file(path)
     weights["lm_head.weight"] = weights.pop("transformer.wte.weight")
     save_file(weights, path)
-    assert difference(theirs, read(tmp_path)) < 1e-5
+    assert difference(reference, read(tmp_path)) < 1e-5
 
 
-def test_scaling_by_the_layer_is_nothing_for_one_layer(tmp_path: Path) -> None:
-    theirs = make(tmp_path, n_layer=1, scale_attn_by_inverse_layer_idx=True)
+def test_scaling_by_the_layer_has_no_effect_with_one_layer(tmp_path: Path) -> None:
+    reference = make(tmp_path, n_layer=1, scale_attn_by_inverse_layer_idx=True)
     network = GPT(CONFIG.model_copy(update={"n_layer": 1}), ROWS).eval()
     network.load_state_dict(read_gpt2(tmp_path, network, ByteTokenizer()))
-    assert difference(theirs, network) < 1e-5
+    assert difference(reference, network) < 1e-5
 
 
 def test_the_tokenizer_of_the_folder_must_be_the_datasets(tmp_path: Path) -> None:

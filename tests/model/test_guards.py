@@ -1,8 +1,13 @@
-"""The trainer when memory runs out, and when losses or weights become NaN."""
+"""Out of memory, and losses or weights that become NaN."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 from job.exit_status import ExitStatus
+from job.paths import CHECKOUT
 from job.run_record import read_record
 from job.step_folders import steps
 from tests.model.conftest import Lab
@@ -24,7 +29,7 @@ from model.train import main
 leave(main({words!r}))
 """
 
-POISON = """
+NAN_WEIGHTS = """
 import torch, model.step as steps
 run = steps.StepRunner.run
 def poisoned(self, step):
@@ -39,7 +44,7 @@ raise SystemExit(main({words!r}))
 """
 
 # The first evaluation returns NaN.
-NAN_AT_FIRST = """
+NAN_FIRST_EVALUATION = """
 import math, model.trainer as trainer
 real, losses = trainer.validation_loss, []
 def at_first(*given):
@@ -59,8 +64,8 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(lab: Lab)
     common = ("max_steps=20", "dropout=0.1")
     code = SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=8"))
     _, err = lab.run_python(code)
-    assert "out of memory with micro_batch 8: continuing with 4, accumulated 2 times" in err
-    assert "with micro_batch 4: continuing with 2, accumulated 4 times" in err
+    assert "out of memory with micro_batch 8: continuing with 4, in 2 micro-batches" in err
+    assert "with micro_batch 4: continuing with 2, in 4 micro-batches" in err
     lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"))
     assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
@@ -73,7 +78,7 @@ def test_both_processes_halve_the_micro_batch_if_one_runs_out_of_memory(lab: Lab
         SMALL_MEMORY.format(most=3, words=words(lab, "small", *common, "micro_batch=4"))
     )
     _, err = lab.run(str(script), processes=2)
-    assert "out of memory with micro_batch 4: continuing with 2, accumulated 2 times" in err
+    assert "out of memory with micro_batch 4: continuing with 2, in 2 micro-batches" in err
     lab.run("train", *words(lab, "from_the_start", *common, "micro_batch=2"), processes=2)
     assert losses(lab.run_folder("small")) == losses(lab.run_folder("from_the_start"))
     assert final_bytes(lab.run_folder("small")) == final_bytes(lab.run_folder("from_the_start"))
@@ -91,12 +96,12 @@ def test_a_single_sequence_that_does_not_fit_fails_the_run(lab: Lab) -> None:
 
 def test_auto_selects_a_micro_batch_on_a_cpu(lab: Lab) -> None:
     _, err = lab.train("auto", "max_steps=10", "micro_batch=auto")
-    assert "accumulated 1 times" in err
+    assert "(1 x 8 x 32) on cpu" in err
 
 
 def test_non_finite_weights_are_never_written(lab: Lab) -> None:
     # Row 0 of the embedding is a byte that the text does not have, so the loss stays finite.
-    code = POISON.format(words=words(lab, "wild", "variant=modern", "max_steps=60"))
+    code = NAN_WEIGHTS.format(words=words(lab, "wild", "variant=modern", "max_steps=60"))
     _, err = lab.run_python(code, status=ExitStatus.JOB_FAILED)
     folder = lab.run_folder("wild")
     assert (folder / "latest").read_text().strip() == "step_00000020"
@@ -125,8 +130,22 @@ def test_a_nan_evaluation_is_not_the_best(lab: Lab) -> None:
         "keep_last=1",
         "stop_on_nan=false",
     )
-    lab.run_python(NAN_AT_FIRST.format(words=words(lab, "wild", *overrides)))
+    lab.run_python(NAN_FIRST_EVALUATION.format(words=words(lab, "wild", *overrides)))
     record = read_record(lab.run_folder("wild"))
     assert record is not None
     assert record.best_val_loss == record.val_loss
     assert steps(lab.run_folder("wild")) == [30]
+
+
+def test_a_mistake_in_the_recipe_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    """The import takes seconds."""
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("train: {max_steps: 0x12zz}\n")
+    code = (
+        "import sys; from model.train import main; status = main(sys.argv[1:])\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else status)"
+    )
+    command = [sys.executable, "-c", code, str(recipe)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (ExitStatus.USAGE, "")
+    assert "bad.yaml:1: train.max_steps: expected an integer, got '0x12zz'" in done.stderr

@@ -1,4 +1,4 @@
-"""The memory estimate against torch's own count, and the micro-batch that fits."""
+"""The memory estimate against torch's count, and the largest micro-batch that fits."""
 
 from __future__ import annotations
 

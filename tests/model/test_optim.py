@@ -18,7 +18,7 @@ def config(**more: object) -> TrainConfig:
 
 
 def test_weight_decay_applies_to_matrices_only() -> None:
-    (adamw,) = make_optimizers(network("gpt2"), config(), CPU, World())
+    (adamw,) = make_optimizers(network("gpt2"), config(), World())
     for group in adamw.param_groups:
         assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
 
@@ -26,7 +26,7 @@ def test_weight_decay_applies_to_matrices_only() -> None:
 @pytest.mark.parametrize("variant", ["gpt2", "modern"])
 def test_every_parameter_has_one_optimizer(variant: str) -> None:
     net = network(variant)
-    made = make_optimizers(net, config(optimizer="muon"), CPU, World())
+    made = make_optimizers(net, config(optimizer="muon"), World())
     given = [p for optimizer in made for group in optimizer.param_groups for p in group["params"]]
     assert len(given) == len(set(given)) == len(list(net.parameters()))
     muon = next(o for o in made if isinstance(o, Muon))
@@ -49,7 +49,7 @@ def test_muon_moves_each_matrix_by_its_rate() -> None:
     """The RMS of an update is about rate * sqrt(max(1, rows / columns) / longer side)."""
     net = network("modern")
     net(ids(), ids()).backward()
-    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
+    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), World())
     before = {id(p): p.detach().clone() for g in muon.param_groups for p in g["params"]}
     muon.step()
     for group in muon.param_groups:
@@ -64,7 +64,7 @@ def test_a_gradient_of_zeros_moves_nothing() -> None:
     """Most gradients are zero at the first step, when the blocks are the identity."""
     net = network("modern")
     net(ids(), ids()).backward()
-    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), CPU, World())
+    _, muon = make_optimizers(net, config(optimizer="muon", weight_decay=0.0), World())
     matrices = [p for group in muon.param_groups for p in group["params"]]
     before = [p.detach().clone() for p in matrices]
     for p in matrices:
@@ -102,6 +102,6 @@ def test_compiled_muon_gives_the_same_and_a_new_rate_compiles_nothing() -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_muon_is_compiled_if_the_network_is(compiled: bool) -> None:
-    _, muon = make_optimizers(network(), config(optimizer="muon"), CPU, World(), compiled)
+    _, muon = make_optimizers(network(), config(optimizer="muon"), World(), compiled)
     assert isinstance(muon, Muon)
     assert muon.compiled == compiled

@@ -14,9 +14,9 @@ from job.exit_status import ExitStatus
 from job.recipe import ModelConfig
 from job.run_record import read_record
 from job.step_folders import steps
-from model.export import export
 from model.gpt import GPT
 from model.load_run import read_gpt2
+from serving.export import export
 from tests.file_server import FileServer, serving
 from tests.model.conftest import Lab
 from tests.model.test_gpt import tokens
@@ -30,7 +30,7 @@ MEASURED = (*TUNED[:3], "max_steps=0")
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     torch.manual_seed(7)
     made = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=32), vocab_size=257)
-    export(made, tmp_path / "small", eot=None)
+    export(made, None, tmp_path / "small")
     with serving() as server:
         for name in ("config.json", "model.safetensors"):
             server.files[f"/me/small/resolve/main/{name}"] = (
@@ -49,7 +49,7 @@ def val_losses(run: Path) -> dict[int, float]:
 def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> None:
     _, err = lab.train("as-it-is", *MEASURED)
     run = lab.run_folder("as-it-is")
-    assert "run as-it-is is finished: 0 steps in 0s of training, validation loss" in err
+    assert "run as-it-is finished: 0 steps in 0s of training, validation loss" in err
     record = read_record(run)
     assert record is not None
     assert (record.status, record.step, record.val_loss) == ("finished", 0, val_losses(run)[0])
@@ -122,14 +122,14 @@ def test_padding_rows_get_almost_no_probability(
     torch.nn.init.ones_(published.ln_f.bias)
     with torch.no_grad():
         published.wte.weight -= 40 / 32
-    export(published, tmp_path, eot=None)
+    export(published, None, tmp_path)
     padded = GPT(config, vocab_size=1024)
     padded.load_state_dict(read_gpt2(tmp_path, padded, tokens(1000)))
     ids = torch.randint(0, 1000, (8, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        exact, ours = (
+        exact, padded = (
             network(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
             for network in (published, padded)
         )
     assert exact < 10
-    assert abs(ours - exact) < 24 / 1000
+    assert abs(padded - exact) < 24 / 1000

@@ -1,4 +1,4 @@
-"""A run that was stopped at any point ends with the weights of an uninterrupted one."""
+"""A run that is stopped at any point ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -137,12 +137,22 @@ def test_latest_is_repaired_after_a_kill_before_its_update(lab: Lab) -> None:
     assert (run / "latest").read_text() == "step_00000060\n"
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_end_leaves_no_old_one(lab: Lab) -> None:
+    lab.train("a", "max_steps=20", "keep_last=1")
+    run = lab.run_folder("a")
+    shutil.copytree(step_folder(run, 20), step_folder(run, 10))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    lab.train("a", "max_steps=20", "keep_last=1")
+    assert steps(run) == [20]
+
+
 def test_a_finished_run_shows_its_sample_and_does_not_change(lab: Lab) -> None:
     lab.train("done")
     before = final_bytes(lab.run_folder("done"))
     out, err = lab.train("done")
     assert "is already finished" in err
-    assert "--name done-2" in err
+    assert f"to train a new run: runner host train {lab.recipe} --name done-2" in err
     assert out.startswith("the ")
     assert final_bytes(lab.run_folder("done")) == before
 
@@ -159,7 +169,7 @@ def test_an_extended_run_equals_one_of_that_length(lab: Lab, unbroken: Unbroken)
     words = ("schedule=constant", "dropout=0.1")
     lab.train("longer", *words, "max_steps=20")
     _, err = lab.train("longer", *words, "max_steps=40")
-    assert "run longer resumes from step 20" in err
+    assert "resuming run longer from step 20" in err
     long = unbroken(*words, "max_steps=40")
     assert final_bytes(lab.run_folder("longer")) == final_bytes(long)
     assert losses(lab.run_folder("longer")) == losses(long)
@@ -182,3 +192,23 @@ def test_the_last_and_the_best_checkpoints_are_kept(lab: Lab) -> None:
     run = lab.run_folder("kept")
     state = json.loads((step_folder(run, 60) / "state.json").read_text())
     assert set(steps(run)) == {50, 60, state["progress"]["best_step"]}
+
+
+def test_run_and_dataset_survive_a_lost_record(lab: Lab, unbroken: Unbroken) -> None:
+    """A disk can leave an empty run.json after a power cut."""
+    lab.train_until_step("lost", 35, how=signal.SIGKILL)
+    run = lab.run_folder("lost")
+    (run / "run.json").write_bytes(b"")
+    states = {path: path.read_text() for path in run.glob("step_*/state.json")}
+    for path, text in states.items():
+        tree = json.loads(text)
+        path.write_text(json.dumps({**tree, "dataset": {**tree["dataset"], "fingerprint": "x"}}))
+    _, err = lab.train("lost", status=ExitStatus.ERROR)
+    assert "run lost was trained on a different dataset" in err
+    for path, text in states.items():
+        path.write_text(json.dumps({**json.loads(text), "dataset": {}}))
+    assert "run.json" in lab.train("lost", status=ExitStatus.ERROR)[1]
+    for path, text in states.items():
+        path.write_text(text)
+    lab.train("lost")
+    assert final_bytes(run) == final_bytes(unbroken())

@@ -66,7 +66,7 @@ def test_a_run_of_two_processes_stops_and_resumes(lab: Lab, unbroken: Unbroken) 
     assert record is not None
     assert record.status == "unfinished"
     assert record.step >= 15
-    lab.train("two", processes=1)  # another number of processes
+    lab.train("two", processes=1)  # a different number of processes
     one, two = losses(unbroken()), losses(lab.run_folder("two"))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-4
 
@@ -180,7 +180,7 @@ def test_an_invalid_prompt_is_reported_before_training(lab: Lab) -> None:
     words = ("data.dataset=letters", "tokenizer=chars", "prompt=the Ω")
     _, err = lab.train("greek", *words, status=ExitStatus.USAGE)
     assert "argument 'prompt=the Ω': the character 'Ω' (U+03A9) is not among the" in err
-    assert err.rstrip().endswith("give another prompt: prompt=TEXT")
+    assert err.rstrip().endswith("give a different prompt: prompt=TEXT")
     assert not lab.run_folder("greek").exists()
 
 
@@ -221,7 +221,7 @@ def test_a_run_refuses_another_text_of_the_same_length(lab: Lab) -> None:
     text.write_text(original[::-1])
     lab.run("prepare", str(lab.recipe), "--force")
     _, err = lab.train("first", "max_steps=20", status=ExitStatus.ERROR)
-    assert "run first learned another dataset: 13986 training and " in err
+    assert "run first was trained on a different dataset: 13986 training and " in err
     text.write_text(original)
     lab.run("prepare", str(lab.recipe), "--force")
     lab.train("first", "max_steps=20")

@@ -33,7 +33,7 @@ train:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like a checkout, with the recipes quickstart and warm."""
+    """Make a folder that looks like a checkout, with the recipes quickstart and warm."""
     folder = tmp_path / "checkout"
     for name in ("configs", "corpus", "job", "model"):
         (folder / name).mkdir(parents=True)
@@ -54,7 +54,11 @@ def fake(checkout: Path) -> FakeTarget:
 @pytest.fixture
 def cli(checkout: Path, fake: FakeTarget) -> CliContext:
     return CliContext(
-        environ={"PATH": os.environ["PATH"], "HOME": str(checkout.parent)},
+        environ={
+            "PATH": os.environ["PATH"],
+            "HOME": str(checkout.parent),
+            "GPT_RUNNER_HOME": str(checkout.parent / "home"),  # the folder of the GPU queue
+        },
         cwd=checkout,
         terminal=False,
         targets={"host": fake},
@@ -64,7 +68,7 @@ def cli(checkout: Path, fake: FakeTarget) -> CliContext:
 
 @pytest.fixture
 def type_(cli: CliContext) -> Callable[[str], Result]:
-    """``type_("runner host lr=1")``: the result has exit_code, stdout and stderr."""
+    """Return ``type_("runner host lr=1")``, whose result has exit_code, stdout and stderr."""
 
     def type_line(line: str) -> Result:
         program, *words = shlex.split(line)
@@ -76,7 +80,7 @@ def type_(cli: CliContext) -> Callable[[str], Result]:
 
 @pytest.fixture
 def docker(tmp_path: Path, cli: CliContext) -> DockerStandIn:
-    """A stand-in for docker, first in the runner's PATH."""
+    """Put a stand-in for docker first in the runner's PATH."""
     stand_in = DockerStandIn(tmp_path / "docker")
     cli.environ = stand_in.variables
     return stand_in
@@ -84,7 +88,7 @@ def docker(tmp_path: Path, cli: CliContext) -> DockerStandIn:
 
 @pytest.fixture
 def make_run(checkout: Path) -> Callable[..., Path]:
-    """``make_run("warm", step=50, status="unfinished")``: a run's folder as the trainer leaves it."""
+    """Return ``make_run("warm", step=50, status="unfinished")``, which makes a run's folder."""
 
     def make(name: str, step: int | None = None, **record: object) -> Path:
         folder = checkout / "volumes" / "checkpoints" / name
@@ -109,7 +113,7 @@ def make_run(checkout: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """The runner as a process of its own in the checkout: for signals, streams and exit codes."""
+    """Return ``spawn("host", "lr=1")``, which starts the runner as a process in the checkout."""
     program = tmp_path / "bin" / "runner"
     program.parent.mkdir()
     program.write_text("from runner.cli import main\nmain()\n")
@@ -119,7 +123,12 @@ def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
         process = subprocess.Popen(
             [sys.executable, str(program), *words],
             cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "GPT_RUNNER_HOME": str(tmp_path / "home"),
+                **variables,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -130,13 +139,13 @@ def spawn(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
 
     yield start
     for process in processes:
-        with process:  # closes our ends of its pipes; a child may hold the others
+        with process:  # closes this end of its pipes; a child process may hold the other
             process.kill()
 
 
 @pytest.fixture
 def job(checkout: Path) -> Callable[[str], None]:
-    """``job(code)`` replaces the code of ``python -m model.train`` in the checkout."""
+    """Return ``job(code)``, which replaces the code of ``python -m model.train``."""
 
     def write(code: str) -> None:
         for package in ("corpus", "model"):

@@ -1,4 +1,4 @@
-"""A run's folder with metrics, as the trainer writes it."""
+"""Fill a run's folder with metrics, samples and a log, as the trainer does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-MEMORY = 3 * 2**30
+MEMORY_BYTES = 3 * 2**30
 
 
 def metrics(steps: int, lr: float = 1e-3, evaluate_every: int = 10) -> str:
-    """Return metrics.jsonl: the loss falls to 1 + 100 ``lr``, with 1,000 tokens per step at 2,000/s."""
+    """Return metrics.jsonl; the loss falls to 1 + 100 ``lr``, at 1,000 tokens per step."""
     rows = []
     for step in range(1, steps + 1):
         loss = 1 + lr * 100 + 4 * math.exp(-step / 20) + 0.1 * math.sin(step * 7)
@@ -25,7 +25,7 @@ def metrics(steps: int, lr: float = 1e-3, evaluate_every: int = 10) -> str:
                 "grad_norm": 0.5,
                 "tokens_per_second": 2000.0,
                 "mfu": 0.25,
-                "memory_bytes": MEMORY,
+                "memory_bytes": MEMORY_BYTES,
             }
         )
         if step % evaluate_every == 0:
@@ -33,11 +33,14 @@ def metrics(steps: int, lr: float = 1e-3, evaluate_every: int = 10) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def tell(
+def fill_run(
     folder: Path, steps: int = 100, lr: float = 1e-3, sample: str = "def f", **record: Any
 ) -> None:
-    """Fill the folder of a run that ``make_run`` made with metrics, samples and a log."""
-    recipe = f"name: {folder.name}\nmodel:\n  n_layer: 2\n  bias: false\ntrain:\n  lr: {lr}\n  max_steps: {steps}\n"
+    """Fill a folder of ``make_run`` with a recipe, metrics, samples and a log."""
+    recipe = (
+        f"name: {folder.name}\nmodel:\n  n_layer: 2\n  bias: false\n"
+        f"train:\n  lr: {lr}\n  max_steps: {steps}\n"
+    )
     (folder / "recipe.yaml").write_text(recipe)
     (folder / "metrics.jsonl").write_text(metrics(steps, lr))
     (folder / "samples").mkdir()

@@ -1,7 +1,9 @@
-"""A target that starts nothing, for tests of the commands."""
+"""A target that starts no job, for tests of the commands."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +15,11 @@ from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState
 from runner.planning.plan import make_plan, with_rows
 from runner.request import Request
 from runner.runs.store import newest_step, read_launch
-from runner.target import LaunchHandle, LocalVolume, RunInfo, RunSource
+from runner.target import LaunchHandle, LocalVolume, RunCost, RunInfo, RunSource
 
 
 def change_state(state: TargetState, **values: Any) -> TargetState:
-    """Return the state with other values; those of its parts are given by their names alone."""
+    """Return the state with changed values; fields of its parts are given by name."""
     parts = {"environment": JobEnvironment, "run": PriorRun, "folder": FolderState}
     for name, value in values.items():
         owner = next((part for part, kind in parts.items() if name in kind.__annotations__), None)
@@ -31,12 +33,12 @@ def change_state(state: TargetState, **values: Any) -> TargetState:
 
 @dataclass
 class FakeTarget:
-    """Answers with its fields; ``did`` records the calls."""
+    """A target whose answers are its fields; ``did`` records the calls."""
 
     checkout: Path
     name: str = "host"
     poll_interval_s: float = 0.01
-    code: int | None = 0  # the job's exit status; None: the user leaves it at work
+    code: int | None = 0  # the job's exit status; None if the user detaches
     question: str | None = None
     states: list[RunInfo] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
@@ -46,6 +48,8 @@ class FakeTarget:
     last: LaunchHandle | None = None
     default_parallel_trials: int = 1
     copies: RunSource | None = None
+    charged: list[RunCost] = field(default_factory=list)
+    answer: dict[str, object] = field(default_factory=dict)  # the trainer's answer to a request
 
     def __post_init__(self) -> None:
         self.volumes = VolumePaths.under(self.checkout / "volumes")
@@ -55,6 +59,9 @@ class FakeTarget:
         return True
 
     def check_configured(self) -> None:
+        pass
+
+    def connect(self) -> None:
         pass
 
     def mirror(self) -> RunSource | None:
@@ -95,6 +102,20 @@ class FakeTarget:
         self.did.append(f"stop {run}{' now' if force else ''}")
         return any(state.run == run for state in self.states)
 
+    def costs(self, since: float) -> list[RunCost]:
+        return self.charged
+
+    def remove(self, path: str) -> None:
+        self.did.append(f"remove {path}")
+        shutil.rmtree(self.volumes.checkpoints / path)
+
+    def send_request(self, run: str, text: str) -> None:
+        """Write ``answer`` with the request's id into the record, as the trainer does."""
+        self.did.append(f"request {run} {text.strip()}")
+        path = self.volumes.run(run) / "run.json"
+        request = {"id": json.loads(text)["id"], **self.answer}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "request": request}))
+
     def runs(self) -> Iterable[RunInfo]:
         return self.states
 
@@ -102,8 +123,8 @@ class FakeTarget:
         return next((state for state in self.states if state.run == run), None)
 
     def launched(self, run: str) -> LaunchHandle | None:
-        noted = read_launch(self.checkout / "volumes" / "checkpoints" / run)
-        return noted or (self.last if self.last is not None and self.last.run == run else None)
+        launch = read_launch(self.checkout / "volumes" / "checkpoints" / run)
+        return launch or (self.last if self.last is not None and self.last.run == run else None)
 
     def output(self, run: str, lines: int) -> list[str]:
         return self.printed[-lines:] if lines else []

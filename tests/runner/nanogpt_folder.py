@@ -1,22 +1,24 @@
-"""A folder of somebody else's that behaves as nanoGPT does: its own model.py, a config file of Python, data that
-prepare.py writes beside itself, a checkpoint, and no word about signals. The checkpoint is replaced, not written in place as
-nanoGPT's: a busy machine may stop a program between the two halves of that."""
+"""A repository like nanoGPT: its own model.py, a Python config, prepared data, a checkpoint.
+
+It handles no signals. Unlike nanoGPT it replaces its checkpoint instead of overwriting it, since on
+a busy machine a test could otherwise kill it mid-write.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MODEL = 'NAME = "the folder\'s own"\n'
+MODEL = 'NAME = "model of the folder"\n'
 
 CONFIG = "max_iters = 5\n"
 
 PREPARE = """\
 import os
-here = os.path.dirname(__file__)
+folder = os.path.dirname(__file__)
 text = "to be or not to be"
-with open(os.path.join(here, "train.bin"), "w") as file:
+with open(os.path.join(folder, "train.bin"), "w") as file:
     file.write(text)
-with open(os.path.join(here, "meta.pkl"), "w") as file:
+with open(os.path.join(folder, "meta.pkl"), "w") as file:
     file.write("".join(sorted(set(text))))
 print("prepared")
 """
@@ -52,7 +54,7 @@ IGNORE = "__pycache__/\n*.bin\n*.pkl\n*.pt\n"
 
 
 def make_folder(folder: Path) -> Path:
-    """Write it."""
+    """Write the repository's files, and return ``folder``."""
     files = {
         "model.py": MODEL,
         "config/short.py": CONFIG,

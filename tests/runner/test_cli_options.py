@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import Result
 
 from job.run_record import RunStatus
+from runner.cli import main
 from runner.errors import RunnerError
 from runner.pricing.gpus import parse_gpus
 from runner.target import RunInfo
@@ -36,16 +39,39 @@ def test_empty_value_is_refused(line: str, type_: Callable[[str], Result]) -> No
     assert refused.stderr.startswith(f"error: {option} is empty; ")
 
 
+def test_no_message_shows_the_notification_url(type_: Callable[[str], Result]) -> None:
+    refused = type_("runner host --notify ftp://s3cret")
+    expected = "error: --notify: expected a URL that begins with https://\n"
+    assert (refused.exit_code, refused.stderr) == (2, expected)
+    # Without a terminal, the message about confirming repeats the command line.
+    result = type_("runner cloud --notify https://host/s3cret --max-cost nothing")
+    assert result.exit_code == 2
+    assert "s3cret" not in result.output + result.stderr
+    planned = type_("runner host --notify https://host/s3cret --dry-run")
+    assert "s3cret" not in planned.output + planned.stderr
+
+
+def test_an_unknown_tracker_is_refused(type_: Callable[[str], Result]) -> None:
+    for value in ("tensorboard", "wandb="):
+        refused = type_(f"runner host --tracker {value}")
+        assert refused.exit_code == 2
+        assert f"--tracker {value}: expected wandb, mlflow, trackio" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "line", ["shell --gpu H100 --idle 0", "shell --idle -5", "shell --idle 0.01"]
 )
 def test_shell_without_a_time_limit_is_refused(line: str, type_: Callable[[str], Result]) -> None:
     refused = type_(f"runner {line}")
-    assert (refused.exit_code, "--idle" in refused.stderr, "x>=0.02" in refused.stderr) == (
-        2,
-        True,
-        True,
-    )
+    expected = f"error: --idle {line.split()[-1]}: expected a number of at least 0.02\n"
+    assert (refused.exit_code, refused.stderr) == (2, expected)
+
+
+def test_help_shows_no_range(type_: Callable[[str], Result]) -> None:
+    for line in ("shell", "serve", "cloud", "pull", "sweep"):
+        text = type_(f"runner {line} --help").stdout
+        assert "x>" not in text
+        assert "<=x" not in text
 
 
 def test_negative_interval_is_refused(type_: Callable[[str], Result]) -> None:
@@ -54,20 +80,20 @@ def test_negative_interval_is_refused(type_: Callable[[str], Result]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("text", "suggestion"),
     [
         ("H100x8", "H100:8"),
         ("8xH100", "H100:8"),
         ("h100-2", "H100:2"),
         ("A100-80GBx4", "A100-80GB:4"),
-        ("A10x8", "A10"),  # one machine has 4 of them
+        ("A10x8", "A10"),  # a machine has at most 4
         ("H1000", "H100"),
     ],
 )
-def test_gpu_names_of_other_providers_get_a_suggestion(typed: str, meant: str) -> None:
+def test_gpu_names_of_other_providers_get_a_suggestion(text: str, suggestion: str) -> None:
     with pytest.raises(RunnerError) as refused:
-        parse_gpus(typed)
-    assert refused.value.message.endswith(f"; did you mean '{meant}'?")
+        parse_gpus(text)
+    assert refused.value.message.endswith(f"; did you mean '{suggestion}'?")
 
 
 @pytest.mark.parametrize(
@@ -107,3 +133,27 @@ def test_newest_run_is_the_default(
         RunInfo("warm", "train", "host", RunStatus.UNFINISHED, started=2.0),
     ]
     assert "run 'warm' (the newest)" in type_(f"runner {command}").stderr
+
+
+def walk(command: click.Command, context: click.Context) -> Iterator[click.Context]:
+    """Yield the contexts of the command and of the commands below it."""
+    yield context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from walk(below, click.Context(below, context, name))
+
+
+def test_function_of_each_command_takes_its_parameters() -> None:
+    """Click passes them by keyword, so that neither it nor mypy sees a name that differs."""
+    for context in walk(main, click.Context(main, info_name="runner")):
+        if context.command.callback is None:
+            continue
+        function = inspect.unwrap(context.command.callback)
+        parameters = inspect.signature(function).parameters.values()
+        named = {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}
+        given = {p.name for p in context.command.params if p.expose_value}
+        if len(named) == len(parameters):
+            assert given <= named, context.command_path
+        assert len(named - given) <= 1, context.command_path  # click.pass_obj or pass_context

@@ -1,4 +1,4 @@
-"""A user's command: arguments, names, the plan, and the host from end to end."""
+"""A user's command: arguments, names, the plan, and runs on the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from job.run_record import RunStatus, read_record
 from runner.launch.parse_command import name_for
-from runner.request import UserCommand, run_name
+from runner.request import PersistOption, UserCommand, run_name
 from runner.target import LocalVolume, RunInfo, VolumeEntry
 from tests.runner.nanogpt_folder import make_folder
 from tests.waiting import wait_for
@@ -37,6 +37,7 @@ class TestArguments:
             ("--persist out -- python x.py", "expected PATH=VOLUME"),
             ("--persist out=checkpoint -- python x.py", "did you mean 'checkpoints'?"),
             ("--persist ../out=data -- python x.py", "a path inside the folder"),
+            ('--resume-with "\'a" -- python x.py', "no closing quotation; quote it"),
             ("--persist out=data/../../x -- python x.py", "a path inside the volume"),
             ("--persist a=data --persist a/b=data -- python x.py", "overlap; keep one"),
             ("--persist model.pt=checkpoints -- python x.py", "model.pt is a file"),
@@ -45,13 +46,37 @@ class TestArguments:
             ("--device cpu -- python x.py", "--device is an option of"),
             ("--gpu 2 -- python x.py", "CUDA_VISIBLE_DEVICES"),
             ("--resume-if x -- python x.py", "--resume-with"),
-            ("--name a/b -- python x.py", "is not a valid run name"),
+            ("--dir ../nano --name a/b -- python train.py", "is not a valid run name"),
+            ("--dir ../nano -- python -u trian.py", "; did you mean 'train.py'?"),
+            ("--dir ../nano -- bash ./run.sh", "run.sh does not exist in /"),
         ],
     )
     def test_mistake_is_reported(self, type_, folder: Path, line: str, message: str) -> None:
         result = type_(f"runner host {line}")
         assert result.exit_code == 2
         assert message in result.stderr
+
+    @pytest.mark.parametrize(
+        ("line", "script"),
+        [
+            ("python -u a/../train.py --out x.py", "train.py"),
+            ("/usr/bin/python3.12 train.py", "train.py"),
+            ("torchrun --standalone --nproc_per_node=2 train.py", "train.py"),
+            ("bash run.sh", "run.sh"),
+            ("./tool", "tool"),
+            ("python -m tool x.py", None),
+            ("python -c 1 x.py", None),
+            ("python ../x.py", None),
+            ("python /x/y.py", None),
+            ("python out/x.py", None),  # on a persisted path
+            ("python {run}.py", None),
+            ("make train.py", None),
+            ("", None),
+        ],
+    )
+    def test_script_of_a_command(self, line: str, script: str | None, tmp_path: Path) -> None:
+        persist = (PersistOption("out", "checkpoints", "out"),)
+        assert UserCommand(tuple(line.split()), tmp_path, persist=persist).script == script
 
     def test_arguments_after_the_separator_belong_to_the_command(
         self, type_, fake, folder: Path
@@ -74,7 +99,7 @@ class TestArguments:
     def test_default_folder_is_the_current_one(self, type_, fake, cli, folder: Path) -> None:
         cli.cwd = folder
         assert type_("runner host -- python train.py").exit_code == 0
-        assert fake.plans[0].folder.here == str(folder)
+        assert fake.plans[0].folder.host_path == str(folder)
 
     @pytest.mark.parametrize(
         ("words", "name"),
@@ -101,7 +126,7 @@ class TestArguments:
         type_("runner host --dir ../nano -- python train.py --lr=2")
         assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
-        assert (result.exit_code, "is another command" in result.stderr) == (2, True)
+        assert (result.exit_code, "is a different command" in result.stderr) == (2, True)
 
     def test_an_active_run_with_the_same_persisted_path_is_reported(
         self, type_, fake, folder: Path, make_run
@@ -125,47 +150,49 @@ class TestArguments:
             command = {"words": words, "folder": str(folder)}
             run = tmp_path / "runs" / ("nano-train" if number == 1 else f"nano-train-{number}")
             run.mkdir()
-            if number != 13:  # of which nothing was written down
+            if number != 13:  # no record exists for this one
                 (run / "run.json").write_text(
                     json.dumps({"attempts": [{"launch": {"command": command}}]})
                 )
-        asked: list[str] = []
+        calls: list[str] = []
 
-        class Counting(LocalVolume):
+        class CountingFiles(LocalVolume):
             def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-                asked.append("entries")
+                calls.append("entries")
                 return super().entries(path)
 
             def size(self, path: str) -> int | None:
-                asked.append("size")
+                calls.append("size")
                 return super().size(path)
 
-        def named(lr: int) -> str:
+        def run_name(lr: int) -> str:
             words = ("python", "train.py", f"--lr={lr}")
-            return name_for(UserCommand(words, folder), None, Counting(tmp_path / "runs"))[0]
+            return name_for(UserCommand(words, folder), None, CountingFiles(tmp_path / "runs"))[0]
 
-        assert [named(lr) for lr in (1, 2, 20, 99)] == [
+        assert [run_name(lr) for lr in (1, 2, 20, 99)] == [
             "nano-train", "nano-train-2", "nano-train-20", "nano-train-13",
         ]  # fmt: skip
-        assert asked == ["entries", "size"] * 4
+        assert calls == ["entries", "size"] * 4
 
-    def test_name_of_another_kind_of_run_is_refused(
+    def test_name_of_a_run_of_a_different_job_is_refused(
         self, type_, fake, folder: Path, make_run
     ) -> None:
         make_run("m1", step=100)
         result = type_("runner host --name m1 --dir ../nano -- python train.py")
         assert result.exit_code == 2
-        assert "run 'm1' is a train already; use another --name" in result.stderr
+        assert "run 'm1' exists with job train; use a different --name" in result.stderr
         make_run("nano-train", job="command")
         make_run("mygpt", job="experiment")
         assert (
-            "'nano-train' is a command already"
+            "'nano-train' exists with job command;"
             in type_("runner host train --name nano-train").stderr
         )
-        assert "'mygpt' is an experiment already" in type_("runner host train --name mygpt").stderr
+        assert (
+            "'mygpt' exists with job experiment;" in type_("runner host train --name mygpt").stderr
+        )
         assert fake.did == []
 
-    def test_folder_of_the_same_name_elsewhere_is_another_run(
+    def test_different_folder_of_the_same_name_is_a_different_run(
         self, type_, fake, folder: Path, make_run, tmp_path: Path
     ) -> None:
         make_folder(tmp_path / "b" / "nano")
@@ -177,7 +204,7 @@ class TestArguments:
         make_run("nano-train", job="command", attempts=attempts)
         result = type_("runner host --dir ../b/nano -- python train.py")
         assert fake.plans[0].run == "nano-train-2"
-        assert f"nano-train is the same command in another folder, {folder}" in result.stderr
+        assert f"nano-train is the same command in a different folder, {folder}" in result.stderr
         result = type_("runner host --name nano-train --dir ../b/nano -- python train.py")
         assert result.exit_code == 2
         assert f"folder: {folder} → {tmp_path / 'b' / 'nano'}" in result.stderr
@@ -218,7 +245,7 @@ class TestPlan:
 
     def test_persisted_path_can_contain_the_run(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --persist 'out=checkpoints/{run}/out' -- python train.py")
-        assert fake.plans[0].folder.persisted[0].inside == "/vol/checkpoints/nano-train/out"
+        assert fake.plans[0].folder.persisted[0].container_path == "/vol/checkpoints/nano-train/out"
 
     def test_json_is_passed_to_the_supervisor(self, type_, fake, folder: Path) -> None:
         type_("runner host --dir ../nano --json -- python train.py --json")
@@ -229,7 +256,7 @@ class TestPlan:
         plan = json.loads(
             type_("runner host --dir ../nano --dry-run --json -- python train.py").stdout
         )
-        assert plan["folder"]["here"] == str(folder)
+        assert plan["folder"]["host_path"] == str(folder)
         assert plan["writes_run"] is True
 
 
@@ -241,7 +268,7 @@ class TestHost:
             "host", *self.WORDS, "--", "python", "data/letters/prepare.py"
         ).communicate()
         assert out == "prepared\n", err
-        assert "a folder with files: it stays" in err
+        assert "a folder with files: it is kept" in err
         assert (checkout / "volumes" / "data" / "nano" / "data" / "letters" / "train.bin").is_file()
         out, err = spawn(
             "host", *self.WORDS, "--", "python", "train.py", "config/short.py"
@@ -283,7 +310,7 @@ class TestHost:
         assert [attempt.reason for attempt in record.attempts] == ["SIGTERM", "finished"]
 
     def test_ctrl_c_leaves_the_run_unfinished(self, spawn, folder: Path) -> None:
-        # The child says that it is there: a shell loses a signal that comes while it is starting one.
+        # Wait for the child: a shell loses a signal while it starts one.
         child = "python -c 'import time; print(1, flush=True); time.sleep(600)'; true"
         process = spawn("host", "--dir", "../nano", "--", "sh", "-c", child)
         assert process.stdout.readline() == "1\n"

@@ -1,4 +1,4 @@
-"""Shell completion: the offered words, the scripts, and the modules that it loads."""
+"""Shell completion: the suggestions, the scripts, and the imported modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Offer = Callable[..., list[str]]
 
 @pytest.fixture
 def offer(checkout: Path) -> Offer:
-    """``offer("bash", "host", "wa")``: the completions of ``runner host wa``."""
+    """Return ``offer("bash", "host", "wa")``, which returns completions of ``runner host wa``."""
 
     def ask(shell: str, *words: str) -> list[str]:
         line = ["runner", *words]
@@ -35,7 +35,9 @@ def offer(checkout: Path) -> Offer:
             "import sys; sys.argv = ['runner']\n"
             "from runner.cli import main\n"
             "try: main()\n"
-            "finally: print(*{'torch', 'modal', 'rich', 'pydantic'} & set(sys.modules), file=sys.stderr)\n"
+            "finally:\n"
+            "    slow = {'torch', 'modal', 'rich', 'pydantic'} & set(sys.modules)\n"
+            "    print(*slow, file=sys.stderr)\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -56,7 +58,7 @@ def values(lines: list[str]) -> list[str]:
 
 class TestOffers:
     def test_commands(self, offer: Offer) -> None:
-        assert values(offer("bash", "re")) == ["report", "resume"]
+        assert values(offer("bash", "re")) == ["remote", "report", "resume"]
 
     def test_recipes_and_jobs(self, offer: Offer) -> None:
         assert values(offer("bash", "host", "wa")) == ["warm"]
@@ -82,7 +84,7 @@ class TestOffers:
     def test_shell_completes_paths(self, offer: Offer) -> None:
         assert offer("bash", "host", "--dir", "../na") == ["dir,../na"]
 
-    def test_outside_a_checkout_there_is_no_error(self, offer: Offer, checkout: Path) -> None:
+    def test_no_error_outside_a_checkout(self, offer: Offer, checkout: Path) -> None:
         shutil.rmtree(checkout / "configs")
         assert values(offer("bash", "host", "tra")) == ["train"]
 

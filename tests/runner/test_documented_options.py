@@ -1,25 +1,26 @@
-"""Every option in the docs and in messages exists."""
+"""Every option that the docs and messages name exists."""
 
 from __future__ import annotations
 
 import re
-from importlib import import_module
 
 import click
 
-from runner.cli import COMMANDS
+from runner.cli import main
+from runner.home import PACKAGES
 from runner.jobs import JOBS
 from tests.runner.conftest import ROOT
 
-NAMES = {path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_")}
-TARGETS = ("host", "local", "cloud")
+ROOT_CONTEXT = click.Context(main)
+NAMES = {*main.list_commands(ROOT_CONTEXT)}
+TARGETS = ("host", "local", "cloud", "remote")
 LINE = re.compile(r"\brunner ([a-z]+)\b((?:\\\n|\"[^\"`|\n]*\"|[^`|\"\n])*)")
-BARE = re.compile(rf"`({'|'.join(JOBS)}) ([^`\n]*)`")  # `prepare --force`, on any target
+BARE = re.compile(rf"`({'|'.join(JOBS)}) ([^`\n]*)`")  # `prepare --force`, without a target
 SEPARATOR = re.compile(r"\s--(?=\s)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
     path
-    for package in ("runner", "job", "corpus", "model", "experiment", "configs")
+    for package in (*PACKAGES, "configs")
     for path in sorted((ROOT / package).rglob("*"))
     if path.suffix in (".py", ".yaml")
 ]
@@ -28,8 +29,10 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] + [
 def options_of(name: str) -> set[str]:
     """Return the options of a command, or of a job as ``host sample``."""
     command_name, _, job = name.partition(" ")
-    command = import_module(f"runner.commands.{command_name}").command
+    command = main.get_command(ROOT_CONTEXT, command_name)
+    assert command is not None
     if job:
+        assert isinstance(command, click.Group)
         command = command.commands[job]
     found = {
         name
@@ -44,7 +47,7 @@ def command_of(name: str, words: str) -> str:
     """Return ``host sample`` for ``runner host ... sample``; other commands unchanged."""
     if name not in TARGETS:
         return name
-    group = import_module(f"runner.commands.{name}").command
+    group = main.get_command(ROOT_CONTEXT, name)
     job, _ = group.split_job(words.split())
     return f"{name} {job or 'train'}"
 
@@ -77,13 +80,16 @@ def test_every_named_option_exists() -> None:
 
 
 def test_options_are_found_in_text() -> None:
-    text = "type `runner host prepare x --force` or `prepare --shards 9`, `runner cloud --gpu H100 -- a --b`"
+    text = (
+        "type `runner host prepare x --force` or `prepare --shards 9`, "
+        "`runner cloud --gpu H100 -- a --b`"
+    )
     assert ("host prepare", "--force") in named_in(text)
     assert ("local prepare", "--shards") in named_in(text)
     assert ("cloud command", "--b") not in named_in(text)
 
 
-def test_examples_prepare_own_text_into_an_own_dataset() -> None:
+def test_examples_with_a_source_name_a_dataset() -> None:
     """`prepare --source` alone would overwrite the dataset of the default recipe."""
     for path in FILES:
         for found in LINE.finditer(path.read_text(encoding="utf-8")):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner import format
-from runner.errors import RunnerError
+from job import format
+from job.exit_status import UsageError
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,8 @@ def test_parse_duration(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["12", "h", "-1h", "0h", "1w"])
 def test_parse_duration_refuses(text: str) -> None:
-    with pytest.raises(RunnerError, match="90m, 12h or 3d"):
+    expected = "write 12m, 12h or 12d" if text == "12" else "90m, 12h or 3d"
+    with pytest.raises(UsageError, match=expected):
         format.parse_duration(text, "--timeout")
 
 
@@ -28,7 +29,7 @@ def test_parse_dollars() -> None:
         == 25.0
     )
     for text in ("0", "-1", "nan", "lots"):
-        with pytest.raises(RunnerError):
+        with pytest.raises(UsageError):
             format.parse_dollars(text, "--max-cost")
 
 

@@ -1,4 +1,4 @@
-"""--multiple-choice: a file of the user, on every target."""
+"""--multiple-choice with a user's file, on every target."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def test_the_file_is_passed_on_and_mounted_in_the_container() -> None:
     assert on_host.process.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
     in_container = plan(change_state(CONTAINER, step=7), request)
     assert in_container.process.command[-2:] == ("--multiple-choice", "/home/me/hellaswag.jsonl")
-    (given,) = (volume for volume in in_container.volumes if volume.name == "given")
-    assert (given.here, given.writable) == ("/home/me/hellaswag.jsonl", False)
+    (given,) = (volume for volume in in_container.volumes if volume.name == "mount")
+    assert (given.host_path, given.writable) == ("/home/me/hellaswag.jsonl", False)
 
 
 def test_missing_file_is_refused_before_the_start(type_, make_run, fake, checkout) -> None:

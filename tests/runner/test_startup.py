@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 
+import click
 import pytest
 
-from runner.cli import COMMANDS, first_line
+from runner.cli import COMMANDS, SHORT_FORMS, first_line, main
 from tests.runner.conftest import ROOT
 
-NAMES = sorted(path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
+ROOT_CONTEXT = click.Context(main)
+NAMES = main.list_commands(ROOT_CONTEXT)
 
 HELP = """
 import sys
@@ -62,10 +63,32 @@ def test_estimate_imports_neither_torch_nor_modal() -> None:
     ].keys()
 
 
+def test_launch_on_modal_imports_nothing_heavy_before_the_client() -> None:
+    code = (
+        "import sys, runner.launch.execute, runner.targets.modal.target\n"
+        "print(*{'modal', 'pydantic', 'rich', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_no_garbage_is_collected_while_modules_load() -> None:
+    code = (
+        "import gc; from runner.cli import main\n"
+        "main(['--version'], standalone_mode=False)\n"
+        "before = [stats['collections'] for stats in gc.get_stats()]\n"
+        "import modal, job.recipe\n"
+        "assert [stats['collections'] for stats in gc.get_stats()] == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_listed_text_is_that_of_the_command(name: str) -> None:
-    command = import_module(f"runner.commands.{name}").command
-    assert command.help.splitlines()[0] == first_line(COMMANDS / f"{name}.py")
+def test_listed_text_is_the_one_of_the_command(name: str) -> None:
+    command = main.get_command(ROOT_CONTEXT, name)
+    listed = SHORT_FORMS.get(name) or first_line(COMMANDS / f"{name}.py")
+    assert command.help.splitlines()[0] == listed
 
 
 def test_every_command_is_in_the_docs() -> None:

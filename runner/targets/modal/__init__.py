@@ -1,3 +1,5 @@
-"""The target ``cloud``: jobs on Modal. Modules here import modal inside functions."""
+"""The target ``cloud``: jobs on Modal. Its modules import modal inside functions."""
 
 TARGET_NAME = "cloud"
+
+MASTER_PORT = 29500  # of several machines; torch's default

@@ -7,41 +7,43 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.format import parse_duration
 from job.paths import VOLUMES
-from runner.errors import ModalUnavailable, RunnerError, usage
-from runner.format import parse_duration
+from job.user_command.resume import MARKER
+from runner.errors import ModalUnavailable, RunnerError
+from runner.jobs import COMMAND
 from runner.plan import Plan
 from runner.planning.command_plan import SEEDS
 from runner.planning.packaging import (
     SETUP_FOLDER,
     Listing,
-    is_left_out,
     list_files,
+    make_omitted_test,
     setup_digest,
     setup_files,
 )
 from runner.pricing.gpus import BY_NAME
-from runner.project import read_dotenv, secret_values
+from runner.project import PROJECT, secret_values
+from runner.target import LaunchHandle
 from runner.targets.modal import calls
 from runner.targets.modal import image as images
+from runner.targets.modal.calls import MAX_TAG_LENGTH
 from runner.targets.modal.client import translate_modal_errors, unreachable_message
-from runner.targets.modal.deadlines import MAX_ATTEMPT_S, MAX_RETRIES
 from runner.targets.modal.image import path_filter
 from runner.targets.modal.options import ResolvedOptions
-from runner.targets.modal.volume import open_volume
+from runner.targets.modal.volume import modal_name
+from runner.targets.modal.watchdog import MAX_ATTEMPT_S, MAX_RETRIES
 
 if TYPE_CHECKING:
     import modal
 
     from runner.targets.modal.entrypoint import JobSpec
 
-NAME = "gpt-runner"
-MAX_TAG_LENGTH = 63
 
 # Pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own default is the function's
 # timeout: a container that never starts would be waited for a day.
@@ -62,30 +64,32 @@ class AppLaunch:
     attempt_timeout_s: int
     is_image_built: bool
     folder: JobFolder | None = None
+    files: tuple[tuple[str, str], ...] = ()  # single files: host and container paths
+    packages: Sequence[str] = ()  # that the image has in addition to the locked ones
 
 
 def start_app(
     launch: AppLaunch,
     checkout: Path,
     environ: Mapping[str, str],
-    on_app: Callable[[str], None],
+    volumes: Mapping[str, modal.Volume],
+    on_app: Callable[[], None],
     info: Callable[[str], None],
     show_build: bool,
 ) -> tuple[str, str]:
     """Build the image if needed, create the app and spawn its call, detached.
 
-    Returns the ids of the app and the call. ``on_app`` gets the app's id before the call is
-    spawned, so that the launch can be recorded before it costs anything. Raises RunnerError.
+    Returns the ids of the app and the call. ``on_app`` is called when the image is built, before
+    the call is spawned. Raises RunnerError.
     """
-
-    app, function, image = _define(launch, checkout, environ)
+    app, function, image = _define(launch, checkout, environ, volumes)
     if not launch.is_image_built:
         with launch_errors(), build_output(show_build):
             images.build_now(image, info)
     call: modal.FunctionCall[Any] | None = None
     try:
         with launch_errors(), app.run(detach=True):
-            on_app(str(app.app_id))
+            on_app()
             call = function.spawn({**launch.job, "app": app.app_id})
         if call is None:  # on Ctrl-C the client leaves the block of a detached app without an error
             raise KeyboardInterrupt
@@ -106,29 +110,29 @@ def start_app(
 
 
 def _define(
-    launch: AppLaunch, checkout: Path, environ: Mapping[str, str]
+    launch: AppLaunch, checkout: Path, environ: Mapping[str, str], volumes: Mapping[Any, Any]
 ) -> tuple[modal.App, modal.Function[Any, Any, Any], modal.Image]:
-    """Define the app, its function and its image. Only opening the volumes asks Modal."""
+    """Define the app, its function and its image. Sends nothing to Modal."""
     import modal
 
     from runner.targets.modal.entrypoint import run_job
 
     job, options = launch.job, launch.options
-    volumes: Any = {f"/vol/{name}": open_volume(name, environ) for name in VOLUMES}
-    image = images.define_image(checkout, launch.folder)
-    tags = {"project": NAME, "run": job["run"], "job": job["job"], "launch": launch.launch_id}
-    app = modal.App(NAME, tags={name: value[:MAX_TAG_LENGTH] for name, value in tags.items()})
+    image = images.define_image(checkout, launch.folder, launch.files, launch.packages)
+    tags = {"project": PROJECT, "run": job["run"], "job": job["job"], "launch": launch.launch_id}
+    app = modal.App(PROJECT, tags={name: value[:MAX_TAG_LENGTH] for name, value in tags.items()})
     body: Any = run_job
     if options.nodes > 1:
         rdma = all(BY_NAME[name].rdma for name in options.gpus.names)
         body = modal.clustered(size=options.nodes, rdma=rdma)(run_job)
     function = app.function(
         name=job["job"],
-        image=image,
+        image=images.add_runner(image),
+        include_source=False,
         gpu=options.gpus.modal_names() or None,
         cpu=options.machine.cores,
         memory=int(options.machine.memory_gib * 1024),
-        volumes=volumes,
+        volumes=dict(volumes),
         secrets=modal_secrets(launch.own_secrets, options.modal_secrets, environ, checkout),
         region=options.region.split(",") if options.region else None,
         timeout=launch.attempt_timeout_s,
@@ -151,6 +155,38 @@ def _stop_app(app: str) -> bool:
         calls.stop_app(app)
         return True
     return False
+
+
+def job_spec(
+    plan: Plan,
+    options: ResolvedOptions,
+    handle: LaunchHandle,
+    timeout_s: int,
+    usd_per_hour: dict[str, float],
+    environ: Mapping[str, str],
+) -> JobSpec:
+    """Return what the container needs to know of the launch."""
+    is_command = plan.job == COMMAND.name
+    return {
+        "run": plan.run,
+        "job": plan.job,
+        "command": list(plan.process.command),
+        "env": dict(plan.process.environment),
+        "volumes": {name: modal_name(name, environ) for name in VOLUMES},
+        "keeps_record": plan.records_launch,
+        "launch": asdict(handle),
+        "attempt_s": float(timeout_s),
+        "total_s": options.timeout_s,
+        "max_cost": options.max_cost,
+        "usd_per_hour": usd_per_hour,
+        "nodes": options.nodes,
+        "stop_stalled_after_s": options.stop_stalled_after_s,
+        "stop_idle_gpu_after_s": options.stop_idle_gpu_after_s,
+        # A command may write anywhere, and marks no checkpoint as complete. The supervisor's
+        # note about the checkpoint to resume from is the nearest to that.
+        "commits": ["checkpoints", "data"] if is_command else ["checkpoints"],
+        "marker": MARKER if is_command else "latest",
+    }
 
 
 @contextmanager
@@ -198,33 +234,6 @@ def attempt_limit(environ: Mapping[str, str] = os.environ) -> float:
     )
 
 
-def check_own_secrets(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
-    """Raise RunnerError, exit code 2, for a variable without a value in the environment or .env."""
-    names = tuple(names)
-    dotenv = read_dotenv(checkout, names)
-    for name in names:
-        if not environ.get(name) and not dotenv.get(name):
-            raise usage(
-                f"--env {name}: {name} is set neither in the environment nor in .env; "
-                f"write --env {name}=VALUE"
-            )
-
-
-def check_modal_secrets(names: Iterable[str]) -> None:
-    """Raise RunnerError, exit code 2, for a secret that Modal does not have."""
-    import modal
-
-    for name in names:
-        try:
-            with translate_modal_errors():
-                modal.Secret.from_name(name).hydrate()
-        except FileNotFoundError:
-            raise usage(
-                f"--secret {name}: Modal has no secret of that name; create it with "
-                f"`modal secret create {name} KEY=VALUE`"
-            ) from None
-
-
 def modal_secrets(
     own: Iterable[str], named: Iterable[str], environ: Mapping[str, str], checkout: Path
 ) -> list[modal.Secret]:
@@ -238,11 +247,11 @@ def modal_secrets(
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A user's ``folder``, mounted at ``inside``; its ``kept`` paths are mounted below SEEDS."""
+    """A user's ``folder``, mounted at ``container_path``, its ``kept`` paths below SEEDS."""
 
     checkout: Path
     folder: Path
-    inside: str
+    container_path: str
     setup: tuple[str, ...]
     kept: tuple[str, ...]
 
@@ -253,7 +262,13 @@ class JobFolder:
             return None
         planned = plan.folder
         kept = tuple(keep.path for keep in planned.persisted)
-        return cls(Path(plan.checkout), Path(planned.here), planned.inside, planned.setup, kept)
+        return cls(
+            Path(plan.checkout),
+            Path(planned.host_path),
+            planned.container_path,
+            planned.setup,
+            kept,
+        )
 
     @cached_property
     def listing(self) -> Listing:
@@ -276,12 +291,14 @@ class JobFolder:
 
     def mount(self, image: modal.Image) -> modal.Image:
         """Mount the files, so that an edit rebuilds nothing."""
-        out = is_left_out(self.listing, self.kept)
-        image = image.add_local_dir(self.folder, self.inside, copy=False, ignore=path_filter(out))
+        out = make_omitted_test(self.listing, self.kept)
+        image = image.add_local_dir(
+            self.folder, self.container_path, copy=False, ignore=path_filter(out)
+        )
         for path in self.kept:
             files = self.listing.below(path)
             if files:
-                seeds = is_left_out(Listing(self.folder / path, dict.fromkeys(files, 0)))
+                seeds = make_omitted_test(Listing(self.folder / path, dict.fromkeys(files, 0)))
                 image = image.add_local_dir(
                     self.folder / path, f"{SEEDS}/{path}", copy=False, ignore=path_filter(seeds)
                 )

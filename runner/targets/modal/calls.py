@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import ModalUnavailable
+from runner.project import PROJECT
 from runner.targets.modal.client import translate_modal_errors
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 RECONNECT_INTERVAL_S = 5.0  # while Modal can't be reached, for example on a laptop that slept
 
 CANCELLED = "cancelled"
+
+MAX_TAG_LENGTH = 63
+MAX_PARALLEL_REQUESTS = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None)
     import modal
     from modal import exception
 
-    from runner.targets.modal.entrypoint import AttemptOver
+    from runner.targets.modal.entrypoint import AttemptUnfinished
 
     try:
         with translate_modal_errors():
@@ -65,7 +70,7 @@ def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None)
                 return CallState(False, error="it ended more than a week ago")
             except TimeoutError:
                 return CallState(True)
-            except AttemptOver as error:
+            except AttemptUnfinished as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
             except exception.InternalFailure as error:  # a container was lost, after all retries
                 return CallState(False, error=f"Modal lost it: {error}", attempts_used_up=True)
@@ -74,10 +79,10 @@ def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None)
             except exception.RemoteError as error:
                 is_cancelled = "cancelled by user" in str(error)
                 return CallState(False, error=CANCELLED if is_cancelled else str(error))
-            except exception.ExecutionError as error:  # the result can't be deserialized here
+            except exception.ExecutionError as error:  # the client can't deserialize the result
                 return CallState(False, error=str(error), doubtful=True)
             except exception.PermissionDeniedError:  # a run that was pushed from elsewhere
-                error_text = "its last call was in another workspace"
+                error_text = "its last call was in a different workspace"
                 return CallState(False, error=error_text, doubtful=True)
     except FileNotFoundError:
         return CallState(False, error="Modal does not know its last call", doubtful=True)
@@ -109,6 +114,35 @@ def is_app_active(app: str) -> bool:
     except FileNotFoundError:
         return False
     return state not in (AppState.STOPPING, AppState.STOPPED, AppState.DISABLED)
+
+
+@dataclass(frozen=True)
+class LiveApp:
+    """An app of a launch that is not stopped. ``started`` is in seconds since the epoch."""
+
+    id: str
+    started: float
+    tags: dict[str, str]
+
+
+def live_apps() -> list[LiveApp]:
+    """Return the live apps of all launches, oldest first, with the tags that they were given."""
+    import modal
+
+    def read(app: modal.App) -> LiveApp | None:
+        try:
+            with translate_modal_errors():
+                created = app.info().lifecycle.created_at
+                return LiveApp(str(app.app_id), created.timestamp(), app.get_tags())
+        except FileNotFoundError:  # it has stopped since
+            return None
+
+    with translate_modal_errors():
+        listed = modal.Environment.from_context().apps.list()
+    apps = [app for app in listed if app.description == PROJECT]
+    with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
+        found = [app for app in pool.map(read, apps) if app is not None]
+    return sorted(found, key=lambda app: app.started)
 
 
 def stop_app(app: str) -> None:

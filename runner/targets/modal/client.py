@@ -1,21 +1,150 @@
-"""Requests to Modal: errors as the runner's own, retries, and whether Modal can be reached."""
+"""The user's Modal account and requests to Modal: credentials, errors, retries, reachability.
+
+`modal` is imported at the first request.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import shlex
+import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
-from runner.targets.modal.account import setting
+
+NO_TOKEN = "this machine has no Modal token"
+
+
+def new_token_command() -> str:
+    """Return the command that creates a token.
+
+    uv and pipx put Modal's program into PATH only if told so.
+    """
+    program = ["modal"] if shutil.which("modal") else [sys.executable, "-m", "modal"]
+    return shlex.join([*program, "token", "new"])
+
+
+NEW_TOKEN = new_token_command()
+
+CREDENTIALS = (
+    "token_id",
+    "token_secret",
+    "oauth_refresh_token",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_jwt_key",
+)
+
+
+def config_file(environ: Mapping[str, str]) -> Path:
+    """Return the file in which Modal's client stores tokens."""
+    return Path(
+        environ.get("MODAL_CONFIG_PATH")
+        or Path(environ.get("HOME", "~")).expanduser() / ".modal.toml"
+    )
+
+
+def profiles(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the sections of the file by name; empty without a file.
+
+    Raises RunnerError for a file that makes even ``import modal`` fail.
+    """
+    file = config_file(environ)
+    if not file.exists():
+        return {}
+    import toml  # the client's parser: tomllib accepts and refuses other files
+
+    try:
+        with file.open(encoding="utf-8") as stream:
+            sections = toml.load(stream)
+    except Exception as error:  # it also raises IndexError
+        raise RunnerError(_invalid_file(file, str(error))) from error
+    if not all(isinstance(section, dict) for section in sections.values()):
+        raise RunnerError(
+            _invalid_file(file, "each line must belong to a section such as [default]")
+        )
+    return sections
+
+
+def _invalid_file(file: Path, why: str) -> str:
+    path = shlex.quote(str(file))
+    return (
+        f"Modal's client can't read {file}: {' '.join(why.split())}; fix it, or create a new one: "
+        f"mv {path} {path}.old && {NEW_TOKEN}"
+    )
+
+
+def setting(name: str, environ: Mapping[str, str]) -> Any:
+    """Return a setting of Modal's client: the variable's or the profile's; None if unset."""
+    variable = f"MODAL_{name.upper()}"
+    if variable in environ:
+        return environ[variable]
+    sections = profiles(environ)
+    active = next(
+        (profile for profile, section in sections.items() if section.get("active") is True),
+        "default",
+    )
+    return sections.get(environ.get("MODAL_PROFILE") or active, {}).get(name)
+
+
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Return whether there are credentials, in the environment or in the client's file.
+
+    Raises RunnerError for a file that can't be read.
+    """
+    given = {
+        name: environ[f"MODAL_{name.upper()}"]
+        for name in CREDENTIALS
+        if f"MODAL_{name.upper()}" in environ
+    }
+    # Any profile counts: if none is active, the client's error lists them.
+    sections = [{}, *profiles(environ).values()]
+    return any(_are_complete({**section, **given}) for section in sections)
+
+
+def _are_complete(values: Mapping[str, Any]) -> bool:
+    """Return whether the client accepts the credentials: a token, or an OAuth refresh token."""
+    if values.get("token_id") and values.get("token_secret"):
+        return True
+    has_secret, has_key = bool(values.get("oauth_client_secret")), bool(values.get("oauth_jwt_key"))
+    return (
+        bool(values.get("oauth_refresh_token") and values.get("oauth_client_id"))
+        and has_secret != has_key
+    )
+
+
+def need_token(environ: Mapping[str, str], alternative: str = "") -> None:
+    """Raise RunnerError without credentials. ``alternative`` is a command that needs none."""
+    if not is_configured(environ):
+        hint = f"   ({alternative})" if alternative else ""
+        raise RunnerError(f"{NO_TOKEN}; type: {NEW_TOKEN}{hint}")
+
+
+def account_id(environ: Mapping[str, str]) -> str:
+    """Return a hash that differs between accounts, profiles and environments.
+
+    It covers the whole file: `modal profile activate` and `modal token new` change nothing else.
+    """
+    names = ("SERVER_URL", "TOKEN_ID", "PROFILE", "ENVIRONMENT")
+    parts = [environ.get(f"MODAL_{name}", "") for name in names]
+    try:
+        file = config_file(environ).read_bytes()
+    except OSError:
+        file = b""
+    return hashlib.sha256("\0".join(parts).encode() + file).hexdigest()[:16]
+
 
 # Modal reports an account at its limit with the status of a busy server, and these words.
 BILLING_WORDS = ("spend limit", "billing", "payment")
@@ -28,7 +157,6 @@ def translate_modal_errors() -> Iterator[None]:
 
     RemoteError passes through: only the caller knows whether it comes from an image or a function.
     """
-    import aiohttp
     from grpclib.exceptions import StreamTerminatedError
     from modal import exception
 
@@ -52,7 +180,7 @@ def translate_modal_errors() -> Iterator[None]:
         raise ModalUnavailable(str(error)) from error
     except (exception.ConnectionError, exception.TimeoutError) as error:
         raise ModalUnavailable(str(error)) from error
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror) as error:
+    except _network_errors() as error:
         raise ModalUnavailable(f"{type(error).__name__}: {error}") from error
     except exception.ClientClosed as error:
         raise ModalUnavailable(f"the connection was closed: {error}") from error
@@ -71,13 +199,23 @@ def translate_modal_errors() -> Iterator[None]:
         raise RunnerError(f"Modal: {error}") from error
 
 
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a connection, and of HTTP if the client used it.
+
+    A launch without HTTP must not import aiohttp, which takes 0.1 s.
+    """
+    aiohttp = sys.modules.get("aiohttp")
+    http = (aiohttp.ClientError,) if aiohttp is not None else ()
+    return (*http, ConnectionError, TimeoutError, socket.gaierror)
+
+
 def _auth_message(text: str) -> str:
     if "Token missing" in text:
         return (
-            "this machine has no Modal token; create one with `modal token new` (or set "
+            f"this machine has no Modal token; create one with `{NEW_TOKEN}` (or set "
             "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET)"
         )
-    return f"Modal does not accept the token: {text}; create another with `modal token new`"
+    return f"Modal does not accept the token: {text}; create a new one with `{NEW_TOKEN}`"
 
 
 T = TypeVar("T")
@@ -186,3 +324,12 @@ def check_reachable(environ: Mapping[str, str], urls: str = "") -> None:
 def unreachable_message(problem: str) -> str:
     """Return the error for a command that needs Modal."""
     return f"Modal can't be reached: {problem.rstrip('.')}; check the network and try again"
+
+
+@contextmanager
+def unavailable_as_error() -> Iterator[None]:
+    """Raise RunnerError if Modal does not answer after all retries."""
+    try:
+        yield
+    except ModalUnavailable as error:
+        raise RunnerError(unreachable_message(str(error))) from error

@@ -1,10 +1,11 @@
 """The container of an attempt: its rank, GPUs and age, its mounted volumes, and the job's process.
 
-Standard library and modal only.
+Also the container of a server, which has no attempts. Standard library and modal only.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,13 +17,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import modal
 from modal import exception
 
-from runner.runs.attempts import AttemptLog
+from job.metrics import query_gpus
+from runner.runs.attempts import AttemptLog, CloudAttempt, read_log
+from runner.targets.modal import MASTER_PORT
 
-NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started answer late
 MAX_UPTIME_S = 600.0
 
 
@@ -41,6 +44,25 @@ def cluster_rank(nodes: int) -> tuple[int, str]:
     return rank, addresses[0]
 
 
+def for_node(
+    command: list[str], nodes: int, rank: int, address: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return the job's command and its variables on this machine of several.
+
+    The command has ``{rank}`` and ``{address}``, or is a torchrun, which reads PET_*.
+    """
+    if nodes < 2:
+        return command, {}
+    words = [word.replace("{rank}", str(rank)).replace("{address}", address) for word in command]
+    values = {
+        "NNODES": str(nodes),
+        "NODE_RANK": str(rank),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(MASTER_PORT),
+    }
+    return words, values | {f"PET_{name}": value for name, value in values.items()}
+
+
 def interface_of(address: str, table: Path = Path("/proc/net/if_inet6")) -> str:
     """Return the network interface with an IPv6 address; '' for loopback and for IPv4."""
     try:
@@ -49,21 +71,6 @@ def interface_of(address: str, table: Path = Path("/proc/net/if_inet6")) -> str:
     except OSError:
         return ""
     return next((name for number, *_, name in lines if number == packed and name != "lo"), "")
-
-
-def query_gpus(field: str) -> list[str]:
-    """Return one field of nvidia-smi for each GPU; empty if nvidia-smi is missing or fails."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
 
 
 def gpu_name() -> str:
@@ -178,7 +185,7 @@ class JobProcess:
 
 
 def active_call(log: AttemptLog, call: str) -> str:
-    """Return another call that is active on the run; '' if there is none.
+    """Return another call that is active on the run; '' without one.
 
     Two launches at the same moment both find the run inactive, and a volume has no lock that works
     across machines.
@@ -201,3 +208,55 @@ def print_message(message: str) -> None:
     """Print a message of the runner on stderr; a closed stream must not end the attempt."""
     with suppress(OSError, ValueError):
         print(f"runner: {message}", file=sys.stderr, flush=True)
+
+
+WORKSPACE = "/workspace"
+JOB_VARIABLE = "SERVE_JOB"  # JSON: the command, and the variables that only it gets
+PORT = 8000
+STARTUP_TIMEOUT_S = 600
+STOP_TIMEOUT_S = 10
+POLL_INTERVAL_S = 0.1
+RECORD_INTERVAL_S = 60.0  # less than STALE_S
+
+
+class ServeJob:
+    """One container. Modal starts it at the first request and ends it when none comes."""
+
+    @modal.enter()
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        job = json.loads(os.environ[JOB_VARIABLE])
+        threading.Thread(target=self._record, args=(job,), daemon=True).start()
+        self.process = JobProcess(job["command"], WORKSPACE, job["env"])
+        deadline = time.monotonic() + STARTUP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+                return
+            if (status := self.process.wait(POLL_INTERVAL_S)) is not None:
+                raise RuntimeError(f"the server did not start; its exit status is {status}")
+        raise RuntimeError(f"the server did not start within {STARTUP_TIMEOUT_S} s")
+
+    @modal.exit()
+    def stop(self) -> None:
+        """Let the server end the texts that it streams, then end it."""
+        self.process.ask_to_stop()
+        self.process.wait(STOP_TIMEOUT_S)
+        self.process.kill()
+
+    def _record(self, job: dict[str, Any]) -> None:
+        """Record this container in the server's ``cloud.json``, for its cost.
+
+        Writes nothing at its end: `runner stop` removes the folder.
+        """
+        folder = Path("/vol/checkpoints") / job["run"]
+        volumes = MountedVolumes({"checkpoints": job["volume"]})
+        log, now, gpu = read_log(folder), time.time(), gpu_name()
+        price = price_of(gpu, job["usd_per_hour"])
+        container = os.environ.get("MODAL_TASK_ID", "")
+        log.begin(CloudAttempt("", container, now - uptime(), now, price, gpu), "")
+        while True:
+            log.attempts[-1].seen = time.time()
+            with suppress(OSError):  # a full volume must not end the server
+                log.write(folder)
+            volumes.commit("checkpoints")
+            time.sleep(RECORD_INTERVAL_S)

@@ -1,13 +1,13 @@
 """The Modal function: it runs one attempt of a job in the container.
 
-Modal mounts its client there without click and rich, so this module imports the standard library,
-modal, and modules that do the same. The job is a process of its own; the runner here watches the
-deadlines, the volumes and Modal's signals, and writes ``cloud.json``.
+Modal mounts its client in the container, without click and rich, so this module imports the
+standard library, modal, and modules that do the same. The job is a process of its own;
+`AttemptRunner` watches the deadlines, the volumes and Modal's signals, and writes ``cloud.json``.
 
 The way an attempt ends decides what Modal does next. A return is a success, whatever the status in
-it, so that a user's mistake costs no retry. AttemptOver makes Modal start the same input again, at
-most ten times. A KeyboardInterrupt that is raised again marks a preemption: the input starts again
-in another container.
+it, so that a user's mistake costs no retry. AttemptUnfinished makes Modal start the same input
+again, at most ten times. A KeyboardInterrupt that is raised again marks a preemption: the input
+starts again in another container.
 """
 
 from __future__ import annotations
@@ -27,20 +27,28 @@ import modal
 from modal.exception import InputCancellation
 
 from job.exit_status import ExitStatus
-from job.run_record import EndReason, RunStatus
+from job.files import write_atomically
+from job.run_record import REQUEST_NAME, EndReason, RunStatus
+from job.typed_json import read_object
 from runner.runs import attempts
 from runner.targets.modal.container import (
     JobProcess,
     MountedVolumes,
     active_call,
     cluster_rank,
+    for_node,
     gpu_name,
     price_of,
     print_message,
     uptime,
 )
-from runner.targets.modal.deadlines import Deadline, next_deadline, with_measured_margin
-from runner.targets.modal.watchdog import Watchdogs
+from runner.targets.modal.watchdog import (
+    AttemptNotifier,
+    Deadline,
+    Watchdogs,
+    next_deadline,
+    with_measured_margin,
+)
 
 VOLUMES_FOLDER = Path("/vol")
 WORKSPACE = "/workspace"
@@ -65,6 +73,7 @@ class JobSpec(TypedDict):
     env: dict[str, str]
     volumes: dict[str, str]  # their names on Modal
     keeps_record: bool
+    launch: dict[str, Any]  # its record, without app and call
     attempt_s: float
     total_s: float  # over all attempts
     max_cost: float | None
@@ -77,8 +86,8 @@ class JobSpec(TypedDict):
     app: NotRequired[str]
 
 
-class AttemptOver(Exception):
-    """The attempt reached Modal's time limit; the next one resumes from the checkpoint."""
+class AttemptUnfinished(Exception):
+    """The attempt ended before the job; the next one resumes from the checkpoint."""
 
 
 def run_job(job: JobSpec) -> dict[str, Any]:
@@ -100,6 +109,9 @@ class AttemptRunner:
         self.log = attempts.AttemptLog()
         self.stop_event = threading.Event()
         self.watchdogs: Watchdogs | None = None
+        self.notifier = AttemptNotifier(job["run"], self.folder)  # the job itself sends nothing
+        if not self.keeps_record or job["job"] not in JOBS_WITH_RECORD:
+            self.notifier.silence()
 
     def run(self) -> dict[str, Any]:
         """Run the attempt, and end the function as Modal needs it to continue or finish."""
@@ -114,28 +126,34 @@ class AttemptRunner:
         if reason == EndReason.CANCELLED:
             raise InputCancellation("the call was cancelled; the checkpoint is written")
         if status is None:
-            raise AttemptOver("the attempt reached its time limit; the next one resumes")
+            raise AttemptUnfinished(f"the attempt ended ({reason}); the next one resumes")
         return {"status": status, "reason": reason}
 
     # --- the attempt ----------------------------------------------------------------------------
 
-    def _attempt(self) -> tuple[str, int | None]:
-        """Return why it ended, and the job's exit status; None if another attempt follows."""
+    def _attempt(self) -> tuple[EndReason, int | None]:
+        """Run the attempt; return the reason for its end and the job's exit status.
+
+        The status is None if another attempt follows.
+        """
         self.volumes.reload()
         if self.keeps_record and (other := active_call(attempts.read_log(self.folder), self.call)):
             print_message(
                 f"run '{self.job['run']}' is already active in call {other}; this call does nothing"
             )
-            return "already active", int(ExitStatus.ERROR)
+            return EndReason.DUPLICATE_CALL, int(ExitStatus.ERROR)
         deadline = self._begin()
         self.volumes.commit_in_background("checkpoints")  # for launches at the same moment
         if deadline is not None and deadline.stop <= time.time():
             return self._end(deadline.reason, _limit_status(deadline.reason))
         if self._stop_requested():
             return self._end(EndReason.STOPPED, ExitStatus.UNFINISHED)
-        process = JobProcess(self._command(), WORKSPACE, self.job["env"])
-        threading.Thread(target=self._watch_for_stop, daemon=True).start()
-        if self.keeps_record and self.job["job"] == "train":
+        command, variables = for_node(
+            self.job["command"], self.job["nodes"], self.rank, self.address
+        )
+        process = JobProcess(command, WORKSPACE, self.job["env"] | variables)
+        threading.Thread(target=self._watch_for_requests, daemon=True).start()
+        if self.keeps_record and self.job["job"] in ("train", "command"):
             self.watchdogs = Watchdogs(
                 self.folder / "metrics.jsonl",
                 self.job["stop_stalled_after_s"],
@@ -145,21 +163,25 @@ class AttemptRunner:
         process.kill()  # the rest of its process group
         if self.watchdogs is not None:
             self.watchdogs.close()
-        return self._verdict(reason, code)
+        return self._classify_end(reason, code)
 
     def _supervise(
         self, process: JobProcess, deadline: Deadline | None
     ) -> tuple[EndReason | None, int]:
-        """Wait for the job's end, stopping it in time; return why it was stopped and its status."""
+        """Wait for the job's end, stopping it in time; return the reason to stop it and its status.
+
+        The reason is None if the job ended by itself.
+        """
         reason: EndReason | None = None
         kill_at = NEVER
         recorded = committed = time.monotonic()
         marker = self._marker()
         while (code := process.wait(PROCESS_POLL_S)) is None:
             now = time.monotonic()
+            self.notifier.warn_of_cap(self.log, self.job["max_cost"])
             if reason is None and (stop := self._why_stop(deadline)) is not None:
                 reason, kill_at = stop
-                print_message(f"{reason}: the job writes its checkpoint")
+                print_message(f"stopping ({reason}): the job is saving its checkpoint")
                 process.ask_to_stop()
             if time.time() >= kill_at:
                 process.kill()
@@ -196,11 +218,11 @@ class AttemptRunner:
         which = self.signals.get()
         return EndReason.PREEMPTED if which == signal.SIGINT else EndReason.CANCELLED
 
-    def _verdict(self, reason: EndReason | None, code: int) -> tuple[str, int | None]:
-        """Decide what the job's end means, record it and commit it."""
+    def _classify_end(self, reason: EndReason | None, code: int) -> tuple[EndReason, int | None]:
+        """Derive the reason and the status of the attempt's end, record and commit them."""
         if not self.signals.empty() and reason not in (EndReason.PREEMPTED, EndReason.CANCELLED):
             reason = self._signal_reason()
-        # `runner stop --force` takes the container away as Modal does.
+        # `runner stop --force` ends the container by the same signal as a preemption.
         if reason == EndReason.PREEMPTED and self._stop_requested():
             reason = EndReason.STOPPED
         recorded = self._recorded_status()
@@ -208,26 +230,17 @@ class AttemptRunner:
             return self._end(EndReason.FINISHED, 0)
         killed = (ExitStatus.UNFINISHED, SIGKILL_STATUS, SIGTERM_STATUS)
         if reason is None or (recorded == RunStatus.FAILED and code not in killed):
-            # torchrun turns its workers' 101 into a 1; the record has the truth.
+            # torchrun exits with 1 when its workers exit with 101; the record tells which it was.
             if recorded == RunStatus.UNFINISHED and code == 1:
                 code = ExitStatus.UNFINISHED
             if code != ExitStatus.UNFINISHED:
                 return self._end(EndReason.FAILED, code)
             if self.job["nodes"] > 1:
-                return self._end("another node was taken away", None)
+                return self._end(EndReason.NODE_LOST, None)
             return self._end(EndReason.STOPPED, code)
         if reason in (EndReason.PREEMPTED, EndReason.CANCELLED, EndReason.ATTEMPT_TIMEOUT):
             return self._end(reason, None)
         return self._end(reason, _limit_status(reason))
-
-    def _command(self) -> list[str]:
-        """Return the job's command with this node's rank and the first node's address."""
-        if self.job["nodes"] == 1:
-            return self.job["command"]
-        return [
-            word.replace("{rank}", str(self.rank)).replace("{address}", self.address)
-            for word in self.job["command"]
-        ]
 
     # --- the record of attempts -----------------------------------------------------------------
 
@@ -253,6 +266,7 @@ class AttemptRunner:
         if self.rank > 0:
             return None
         earlier = self.log.attempts[:-1]
+        self.notifier.resumed(self.log)
         return next_deadline(
             started,
             self.job["attempt_s"],
@@ -263,13 +277,14 @@ class AttemptRunner:
             price,
         )
 
-    def _end(self, reason: str, status: int | None) -> tuple[str, int | None]:
+    def _end(self, reason: EndReason, status: int | None) -> tuple[EndReason, int | None]:
         """Record the end and commit; ``status`` is None if another attempt follows."""
         self.log.end_attempt(reason, status, time.time())
         if status is not None:
             self.log.end_call(int(status), reason)
         if reason == EndReason.CANCELLED:
             self.log.end_call(int(ExitStatus.UNFINISHED), reason)
+        message = self.notifier.ended(self.log)
         self._write_log()
         self.volumes.wait(GRACE_S)
         if self.rank == 0:
@@ -279,6 +294,8 @@ class AttemptRunner:
             if reason != EndReason.PREEMPTED:
                 for name in ("data", "cache"):
                     self.volumes.commit(name)
+        if message is not None and (problem := message.wait()):
+            print_message(problem)
         return reason, status
 
     def _write_log(self) -> None:
@@ -297,8 +314,8 @@ class AttemptRunner:
     def _measured_stopping_s(self) -> float:
         """Estimate the seconds that stopping takes; 0 before the first measurement.
 
-        They are the longest pause between two metrics (the trainer notices a request between
-        steps), and the longest write and commit of a checkpoint.
+        The estimate is the sum of the longest pause between two metrics (the trainer notices a
+        request between steps), the write and the slowest commit of a checkpoint.
         """
         intervals = self.watchdogs.stall.intervals if self.watchdogs is not None else ()
         try:
@@ -308,7 +325,8 @@ class AttemptRunner:
             times = []
         if not intervals or not times or not self.volumes.slowest_commit_s:
             return 0.0
-        # A file's time is that of its end: count the first file as long as all later ones.
+        # An mtime is the end of a write, so the first file's duration is unknown: assume that it
+        # took as long as all later ones.
         writing_s = 2 * (max(times) - min(times))
         return max(intervals) + writing_s + self.volumes.slowest_commit_s
 
@@ -317,7 +335,7 @@ class AttemptRunner:
         if self.job["job"] not in JOBS_WITH_RECORD:
             return None
         try:
-            record = json.loads((self.folder / "run.json").read_bytes())
+            record = read_object((self.folder / "run.json").read_bytes())
             if record["attempts"][-1]["started"] < self.log.attempts[-1].started:
                 return None
             return str(record["status"])
@@ -329,22 +347,47 @@ class AttemptRunner:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signals.put(signal.Signals(number))
 
-    def _watch_for_stop(self) -> None:
+    def _watch_for_requests(self) -> None:
+        request = b""
+        time.sleep(STOP_POLL_S)
+        with suppress(Exception):  # Modal does not answer
+            self._record_launch()
         while not self._stop_requested():
+            with suppress(Exception):  # usually the file does not exist
+                path = f"{self.job['run']}/{REQUEST_NAME}"
+                if (newest := self.volumes.read("checkpoints", path)) != request:
+                    write_atomically(self.folder / REQUEST_NAME, newest)
+                    request = newest
             time.sleep(STOP_POLL_S)
         self.stop_event.set()
 
+    def _record_launch(self) -> None:
+        """Record the launch unless the client has recorded it."""
+        if not self.keeps_record:
+            return
+        try:
+            recorded = read_object(
+                self.volumes.read("checkpoints", f"{self.job['run']}/{attempts.LAUNCH_NAME}")
+            )
+        except FileNotFoundError:
+            recorded = {}
+        if recorded.get("identity") != self.job["launch"]["identity"]:
+            launch = {**self.job["launch"], "location": self.job.get("app", "")}
+            write_atomically(
+                self.folder / attempts.LAUNCH_NAME, json.dumps(launch, indent=2) + "\n"
+            )
+
     def _stop_requested(self) -> bool:
-        """Return whether `runner stop` asked this call to end."""
+        """Return True if `runner stop` asked this call to end."""
         try:
             path = f"{self.job['run']}/{attempts.STOP_NAME}"
-            request = json.loads(self.volumes.read("checkpoints", path))
+            request = read_object(self.volumes.read("checkpoints", path))
             return bool(request.get("call") == self.call)
         except Exception:  # usually the file does not exist
             return False
 
 
-def _limit_status(reason: str) -> int:
+def _limit_status(reason: EndReason) -> int:
     """Return the exit status of a run that was stopped for ``reason``."""
     over_budget = reason == EndReason.BUDGET
     return int(ExitStatus.OVER_BUDGET if over_budget else ExitStatus.UNFINISHED)

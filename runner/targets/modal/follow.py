@@ -1,24 +1,27 @@
-"""Follow a call from this terminal: its output, its end, and Ctrl-C.
+"""Follow a call from this terminal: its output, its end, and Ctrl-C; or connect it to a sandbox.
 
-The app is detached: the run continues however this process ends.
+The app is detached: the run continues however this process ends. A sandbox's process gets the
+terminal in raw mode.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
-import click
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
+from runner.console import INTERRUPT_POLL_S
 from runner.errors import ModalUnavailable
 from runner.jobs import RESUMABLE_JOBS
-from runner.runs import endings
-from runner.signals import SignalForwarder
+from runner.runs.table import limit_option
+from runner.signals import JobOutput, handled
 from runner.target import LaunchHandle
 from runner.targets.modal import calls
 from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope
@@ -27,7 +30,7 @@ from runner.targets.modal.runs import recorded_status
 if TYPE_CHECKING:
     from runner.targets.modal.target import ModalTarget
 
-INTERRUPT_POLL_S = 0.1
+
 CALL_POLL_S = 30.0  # the longest time that Modal holds back its answer
 STARTING_HINT_S = 8.0  # without output, Modal's own lines included
 
@@ -39,82 +42,33 @@ MAX_DOUBTFUL_ANSWERS = 12  # a minute, while the run's record has no end
 
 def follow(target: ModalTarget, handle: LaunchHandle) -> int | None:
     """Print the job's output until it ends; return its exit status, None if the user left."""
-    screen = threading.Lock()  # held while a question is asked, so that no output runs over it
     with CancelScope() as scope:
-        printer = _Printer(handle.location, screen, scope)
+        printer = _Printer(handle.location, scope)
         printer.start()
         waiter = _Waiter(target, handle, printer.ended, scope)
         waiter.start()
-        if not _wait(target, handle, printer, screen):
+        if not target.cli.wait_for_end(handle.run, printer, lambda _: target.request_stop(handle)):
             return None
         printer.finish()
     return _exit_status(target, handle, waiter.state)
 
 
-def _wait(
-    target: ModalTarget, handle: LaunchHandle, printer: _Printer, screen: threading.Lock
-) -> bool:
-    """Wait for the end. Return False if the user left, after saying that the run continues."""
-    received: list[signal.Signals] = []
-    again = threading.Event()
-    is_stopping, is_hinted = False, False
-    started = time.monotonic()
-    with SignalForwarder(received.append, again.set):
-        while not printer.ended.wait(INTERRUPT_POLL_S):
-            is_quiet = not printer.printed_at and time.monotonic() - started >= STARTING_HINT_S
-            if is_quiet and not (is_hinted or received):
-                is_hinted = True
-                target.cli.info("started on Modal; waiting for a machine")
-            if again.is_set():
-                with screen:
-                    printer.is_muted = True
-                target.cli.info(f"detached; the run is still stopping. {_hint(handle.run)}")
-                return False
-            if received and not is_stopping:
-                with screen:
-                    is_stopping = _confirm_stop(target, handle, received[0])
-                    printer.is_muted = not is_stopping
-                if not is_stopping:
-                    target.cli.info(f"detached; the run continues. {_hint(handle.run)}")
-                    return False
-                target.cli.info(
-                    "stopping: the job writes its checkpoint; press Ctrl-C again to leave it"
-                )
-                target.request_stop(handle)
-    return True
-
-
-def _confirm_stop(target: ModalTarget, handle: LaunchHandle, which: signal.Signals) -> bool:
-    """Ask on a terminal. Without one, SIGINT stops the run; SIGTERM and SIGHUP leave it."""
-    if which != signal.SIGINT:
-        return False
-    if not target.cli.is_terminal:
-        return True
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return target.cli.ask(f"Stop run '{handle.run}'? (No: it continues without this terminal.)")
-    except (click.Abort, KeyboardInterrupt):  # Ctrl-C again: leave
-        return False
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Printer(threading.Thread):
+class _Printer(JobOutput):
     """Copies the app's output to stdout and stderr. The run continues if the stream fails."""
 
-    def __init__(self, app: str, screen: threading.Lock, scope: CancelScope) -> None:
-        super().__init__(daemon=True)
-        self.app, self.screen, self.scope = app, screen, scope
-        self.ended = threading.Event()  # the call is over
+    def __init__(self, app: str, scope: CancelScope) -> None:
+        super().__init__()
+        self.app, self.scope = app, scope
+        self.started = time.monotonic()
         self.printed_at = 0.0
-        self.is_muted = False  # set while the screen is held
+        self.is_hinted = False
 
     def run(self) -> None:
         try:
             for is_stderr, text in calls.stream_log(self.app, self.ended, self.scope):
                 stream = sys.stderr if is_stderr else sys.stdout
                 with self.screen:
-                    if self.is_muted:
+                    if self.has_left:
                         return
                     stream.write(text)
                     stream.flush()
@@ -124,6 +78,14 @@ class _Printer(threading.Thread):
         except Exception as error:
             with suppress(OSError, ValueError):  # stderr may be closed too
                 print(f"runner: the log broke off ({error}); the run continues", file=sys.stderr)
+
+    def state(self, is_interrupted: bool) -> str:
+        """Return a message if there is no output for a while after the start."""
+        is_quiet = not self.printed_at and time.monotonic() - self.started >= STARTING_HINT_S
+        if self.is_hinted or is_interrupted or not is_quiet:
+            return ""
+        self.is_hinted = True
+        return "started on Modal; waiting for a machine"
 
     def finish(self) -> None:
         """Wait for the last lines, which arrive after the end of the call."""
@@ -201,7 +163,7 @@ class _Waiter(threading.Thread):
 def _exit_status(target: ModalTarget, handle: LaunchHandle, state: CallState) -> int | None:
     """Return the job's exit status, or None if unknown. Prints why, if the job did not end it."""
     if state.value is not None:
-        limit = endings.limit_option(str(state.value.get("reason", "")))
+        limit = limit_option(str(state.value.get("reason", "")))
         if limit and handle.job not in RESUMABLE_JOBS:  # `runner resume` continues the others
             target.cli.info(f"stopped: its {limit} is used up; run it again with more")
         return int(state.value.get("status", ExitStatus.ERROR))
@@ -217,5 +179,88 @@ def _exit_status(target: ModalTarget, handle: LaunchHandle, state: CallState) ->
     return int(ExitStatus.ERROR)
 
 
-def _hint(run: str) -> str:
-    return f"Follow it with `runner logs {run} --follow`, stop it with `runner stop {run}`"
+# Modal ends a terminal that sends nothing for a while; its own client sends an empty message this
+# often.
+KEEPALIVE_INTERVAL_S = 5.0
+
+READ_SIZE = 65536
+
+
+def pump(process: Any) -> int:
+    """Connect stdin, stdout and stderr without a terminal; return the process's exit status."""
+    errors = threading.Thread(target=_copy, args=(process.stderr, 2), daemon=True)
+    inputs = threading.Thread(target=_feed, args=(process,), daemon=True)
+    errors.start()
+    inputs.start()
+    _copy(process.stdout, 1)
+    errors.join()
+    return int(process.wait())
+
+
+def attach(process: Any, resize: Callable[[int, int], None]) -> int:
+    """Connect the terminal until ``process`` ends. ``resize`` gets rows and columns."""
+    wake_read, wake_write = os.pipe()
+    changes = threading.Event()
+    ended = threading.Event()
+
+    def read_output() -> None:
+        try:
+            _copy(process.stdout, 1)
+        finally:
+            ended.set()
+            changes.set()
+            os.write(wake_write, b".")
+
+    def follow_size() -> None:
+        while changes.wait() and not ended.is_set():
+            changes.clear()
+            size = os.get_terminal_size(0)
+            resize(size.lines, size.columns)
+
+    output = threading.Thread(target=read_output, daemon=True)
+    sizes = threading.Thread(target=follow_size, daemon=True)
+    with _raw(), handled(lambda *_: changes.set(), signal.SIGWINCH):
+        output.start()
+        sizes.start()
+        while not ended.is_set():
+            readable, _, _ = select.select([0, wake_read], [], [], KEEPALIVE_INTERVAL_S)
+            keys = os.read(0, 4096) if 0 in readable else b""
+            if wake_read in readable or (0 in readable and not keys):
+                break
+            with suppress(Exception):  # it has just ended; its output shows how
+                process.stdin.write(keys)
+                process.stdin.drain()
+    if not ended.is_set():  # this terminal was closed
+        return 128 + signal.SIGHUP
+    output.join()
+    return int(process.wait())
+
+
+def _copy(stream: Any, descriptor: int) -> None:
+    for chunk in stream:
+        content = chunk if isinstance(chunk, bytes) else chunk.encode()
+        while content:
+            content = content[os.write(descriptor, content) :]
+
+
+def _feed(process: Any) -> None:
+    with suppress(Exception):
+        while content := os.read(sys.stdin.fileno(), READ_SIZE):
+            process.stdin.write(content)
+            process.stdin.drain()
+    with suppress(Exception):
+        process.stdin.write_eof()
+        process.stdin.drain()
+
+
+@contextmanager
+def _raw() -> Iterator[None]:
+    import termios
+    import tty
+
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0, termios.TCSADRAIN)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)

@@ -10,14 +10,19 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.files import write_atomically
+from job.typed_json import read_object
 from runner.errors import RunnerError
-from runner.planning.packaging import is_left_out, list_files
+from runner.plan import Plan
+from runner.planning.packaging import list_files, make_omitted_test
+from runner.targets.docker import IMAGE_VARIABLE
 
 if TYPE_CHECKING:
     import modal
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = "modal_image.json"  # in the cache volume on this machine
 WORKSPACE = "/workspace"
+REGISTRY_SECRET = "GPT_RUNNER_IMAGE_SECRET"  # names Modal's secret for a private registry
 BUILDER_VERSION = "2026.10"  # the newest image builder that the client knows (1.6.4)
 
 SHUTDOWN_MESSAGE = "external shut-down"  # in the error of a build that Modal itself ended
@@ -41,28 +47,60 @@ def build_now(image: modal.Image, info: Callable[[str], None]) -> None:
     """
     from modal import exception
 
-    for left in reversed(range(BUILD_ATTEMPTS)):
+    for attempts_left in reversed(range(BUILD_ATTEMPTS)):
         try:
             image.build()
             return
         except exception.RemoteError as error:
-            if SHUTDOWN_MESSAGE not in str(error) or not left:
+            if SHUTDOWN_MESSAGE not in str(error) or not attempts_left:
                 raise
             info("Modal interrupted the build; retrying")
 
 
-def define_image(checkout: Path, folder: JobFolder | None = None) -> modal.Image:
-    """Return the image with the code and the user's folder mounted. Sends nothing to Modal."""
+def define_image(
+    checkout: Path,
+    folder: JobFolder | None = None,
+    files: Sequence[tuple[str, str]] = (),
+    packages: Sequence[str] = (),
+) -> modal.Image:
+    """Return the image with ``packages``, and the code and the user's folder mounted.
+
+    Sends nothing to Modal.
+    """
     import modal
 
     # A workspace may be set to an older builder; up to 2024.10 it overwrites locked packages.
     os.environ.setdefault("MODAL_IMAGE_BUILDER_VERSION", BUILDER_VERSION)
-    image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
+    if given := os.environ.get(IMAGE_VARIABLE):
+        name = os.environ.get(REGISTRY_SECRET)
+        secret = modal.Secret.from_name(name) if name else None
+        image = modal.Image.from_registry(given, secret=secret)
+    else:
+        image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
+    if packages:
+        image = image.run_commands(f"pip install {shlex.join(packages)}")
     if folder is not None and folder.setup:
         image = folder.add_setup(image)
     # Mounts, which must come last: an edit of the code does not change the image.
     image = image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=code_filter(checkout))
+    for host_path, container_path in files:
+        image = image.add_local_file(host_path, container_path)
     return folder.mount(image) if folder is not None else image
+
+
+# Folders of this package that the container imports. Modal would mount all of it, and checks 64
+# files in a request.
+CONTAINER_FOLDERS = (".", "runs", "targets", "targets/modal")
+
+
+def add_runner(image: modal.Image) -> modal.Image:
+    """Mount the modules of this package that the function imports."""
+
+    def is_out(path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        return name.endswith(".pyc") or (folder or ".") not in CONTAINER_FOLDERS
+
+    return image.add_local_python_source("runner", ignore=path_filter(is_out))
 
 
 def fingerprint(checkout: Path) -> dict[str, str]:
@@ -70,6 +108,8 @@ def fingerprint(checkout: Path) -> dict[str, str]:
 
     Raises RunnerError for a Dockerfile that Modal can't build.
     """
+    if given := os.environ.get(IMAGE_VARIABLE):
+        return {IMAGE_VARIABLE: given}
     inputs = {}
     for number, instruction in read_dockerfile(checkout):
         inputs[f"Dockerfile:{number}"] = instruction
@@ -116,6 +156,22 @@ def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
     return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(state['built']))}"
 
 
+def is_built(
+    plan: Plan, checkout: Path, cache: Path, account: str, announce: Callable[[str], None]
+) -> bool:
+    """Return whether Modal has the image of ``plan``, announcing a build."""
+    if not describe(checkout, cache, account)[0]:
+        announce("building the image on Modal, which takes some minutes the first time")
+        return False
+    if plan.image is not None and not plan.image.is_built:
+        announce(f"adding {' '.join(plan.image.packages)} to the image on Modal")
+        return False
+    if plan.folder is not None and not plan.folder.is_setup_built:
+        announce("adding the setup to the image on Modal")
+        return False
+    return True
+
+
 def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None:
     """Record that the current image was built, with the layer of a ``setup`` (its digest)."""
     known = _read_state(cache)
@@ -128,7 +184,8 @@ def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None
     if setup:
         state["setups"] = [*state.get("setups", ()), setup]
     known[account] = state
-    write_atomically(cache / STATE_FILE, json.dumps(known, indent=2) + "\n")
+    with suppress(OSError):  # only the next plan's text depends on it
+        write_atomically(cache / STATE_FILE, json.dumps(known, indent=2) + "\n")
 
 
 def was_used(cache: Path) -> bool:
@@ -139,9 +196,9 @@ def was_used(cache: Path) -> bool:
 def _read_state(cache: Path) -> dict[str, dict[str, Any]]:
     """Return the recorded builds by account, without invalid entries."""
     try:
-        tree = json.loads((cache / STATE_FILE).read_bytes())
+        tree = read_object((cache / STATE_FILE).read_bytes())
         return {name: state for name, state in tree.items() if _is_state(state)}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}
 
 
@@ -213,7 +270,11 @@ def dockerfile_problems(
                 yield number, problem, remedy
         for source in _copy_sources(instruction):
             if not any(checkout.glob(source)):
-                yield number, f"COPY {source}: not found in {checkout}", "create it or name another"
+                yield (
+                    number,
+                    f"COPY {source}: not found in {checkout}",
+                    "create it, or correct the name",
+                )
 
 
 def parse_dockerfile(text: str) -> list[tuple[int, str]]:
@@ -260,7 +321,7 @@ def code_filter(checkout: Path) -> Callable[[Path], bool]:
     """
     listing = list_files(checkout, checkout)
     listing.check()
-    return path_filter(is_left_out(listing, VOLUME_FOLDERS))
+    return path_filter(make_omitted_test(listing, VOLUME_FOLDERS))
 
 
 def path_filter(out: Callable[[str], bool]) -> Any:

@@ -6,18 +6,15 @@ A launch record holds them as JSON; `runner resume` reads them again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from job.format import duration
+from job.format import duration, parse_dollars, parse_duration
 from runner.errors import usage
-from runner.format import parse_dollars, parse_duration
 from runner.pricing.estimate import training_machine
-from runner.pricing.gpus import GpuRequest, parse_gpus
-from runner.pricing.prices import RentedMachine
-from runner.request import Request, TargetOptions
-from runner.targets.modal.deadlines import LONGEST_RUN_S
+from runner.pricing.gpus import GpuRequest, RentedMachine, parse_gpus
+from runner.request import CommandRequest, Request, TargetOptions
+from runner.targets.modal.watchdog import LONGEST_RUN_S
 
 DEFAULT_GPU = "H100"  # for a training run whose recipe names none
 SMALL_GPUS = "L4,T4"  # for jobs that read a checkpoint; the L4 has bfloat16
@@ -33,11 +30,10 @@ class ModalOptions(TargetOptions):
     """The options as given; None or empty for one that was not."""
 
     nodes: int | None = None
+    cores: float | None = None
+    memory_gib: float | None = None
     timeout_s: float | None = None  # for the whole run, over all attempts
     region: str | None = None
-    environment: tuple[tuple[str, str], ...] = ()
-    own_secrets: tuple[str, ...] = ()  # names of variables in the environment or in .env
-    modal_secrets: tuple[str, ...] = ()  # names of secrets stored on Modal
 
 
 @dataclass(frozen=True)
@@ -63,15 +59,19 @@ def parse_options(
     timeout: str | float | None = None,
     max_cost: str | float | None = None,
     region: str | None = None,
+    cores: float | None = None,
+    memory_gib: float | None = None,
     variables: Sequence[str] = (),
     secrets: Sequence[str] = (),
 ) -> ModalOptions:
-    """Return the options typed on the command line. Raises RunnerError, exit code 2."""
+    """Return the options typed on the command line. Raises RunnerError, exit status 2."""
     environment, own_secrets = _parse_variables(variables)
     return ModalOptions(
         gpu=gpu,
         max_cost=parse_dollars(max_cost, "--max-cost") if isinstance(max_cost, str) else max_cost,
         nodes=nodes,
+        cores=cores,
+        memory_gib=memory_gib,
         timeout_s=_parse_timeout(timeout) if timeout else None,
         region=_parse_region(region) if region else None,
         environment=environment,
@@ -80,55 +80,45 @@ def parse_options(
     )
 
 
-def options_from_json(tree: Mapping[str, Any]) -> ModalOptions:
-    """Return the options in a launch record. Raises TypeError or ValueError."""
-    return ModalOptions(
-        gpu=_optional(tree, "gpu", str),
-        max_cost=_optional(tree, "max_cost", int, float),
-        nodes=_optional(tree, "nodes", int),
-        timeout_s=_optional(tree, "timeout_s", int, float),
-        region=_optional(tree, "region", str),
-        environment=tuple((str(name), str(value)) for name, value in tree.get("environment", ())),
-        own_secrets=tuple(str(name) for name in tree.get("own_secrets", ())),
-        modal_secrets=tuple(str(name) for name in tree.get("modal_secrets", ())),
-    )
-
-
 def resolve_options(request: Request) -> ResolvedOptions:
-    """Fill in the defaults of one launch. Raises RunnerError, exit code 2."""
+    """Fill in the defaults of one launch. Raises RunnerError, exit status 2."""
     given = request.target_options
     options = given if isinstance(given, ModalOptions) else ModalOptions()
     gpus = _gpus(request, options.gpu)
     nodes = options.nodes or 1
-    if nodes > 1 and (gpus.count != 8 or request.job.name != "train"):
+    if nodes > 1 and gpus.count != 8:
         raise usage("--nodes trains on whole machines; write --gpu H100:8 --nodes 2")
+    if nodes > 1 and request.command is not None and "--standalone" in request.command.words:
+        raise usage(
+            "--standalone limits torchrun to one machine; with --nodes remove it: torchrun gets "
+            "the number of machines, their ranks and the address as variables"
+        )
     resources = request.settings.resources if request.settings else None
     default = resources.timeout if resources and request.job.reads_recipe else "1h"
     if request.job.writes_run and not request.job.reads_recipe:
         default = "24h"
     watched = resources if request.job.name == "train" else None
+    if isinstance(request, CommandRequest) and request.command.metrics:
+        from job.recipe import ResourcesConfig  # pydantic is slow to import
+
+        watched = ResourcesConfig()
     stalled = watched.stop_stalled_after if watched else None
     idle = watched.stop_idle_gpu_after if watched else None
     return ResolvedOptions(
         gpu=str(gpus) or None,
         max_cost=options.max_cost,
         nodes=nodes,
+        cores=options.cores,
+        memory_gib=options.memory_gib,
         timeout_s=options.timeout_s or _parse_timeout(default),
         region=options.region,
         environment=options.environment,
         own_secrets=options.own_secrets,
         modal_secrets=options.modal_secrets,
-        machine=_machine(request, gpus),
+        machine=_machine(request, gpus, options),
         stop_stalled_after_s=parse_duration(stalled, "stop_stalled_after") if stalled else None,
         stop_idle_gpu_after_s=parse_duration(idle, "stop_idle_gpu_after") if idle else None,
     )
-
-
-def _optional(tree: Mapping[str, Any], name: str, *kinds: type) -> Any:
-    value = tree.get(name)
-    if value is not None and not isinstance(value, kinds):
-        raise ValueError(f"{name}: expected {kinds[-1].__name__}, got {value!r}")
-    return value
 
 
 def _parse_region(text: str) -> str:
@@ -149,11 +139,16 @@ def _parse_timeout(value: str | float) -> float:
     return seconds
 
 
-def _machine(request: Request, gpus: GpuRequest) -> RentedMachine:
-    if not gpus.names:
-        return replace(WITHOUT_GPU, gpus=gpus)
-    cores = 4.0 if request.job.writes_run else 2.0
-    return training_machine(request.settings, gpus, cores)
+def _machine(request: Request, gpus: GpuRequest, options: ModalOptions) -> RentedMachine:
+    machine = replace(WITHOUT_GPU, gpus=gpus)
+    if gpus.names:
+        cores = 4.0 if request.job.writes_run else 2.0
+        machine = training_machine(request.settings, gpus, cores)
+    return replace(
+        machine,
+        cores=options.cores or machine.cores,
+        memory_gib=options.memory_gib or machine.memory_gib,
+    )
 
 
 def _gpus(request: Request, asked: str | None) -> GpuRequest:

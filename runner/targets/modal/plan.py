@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
-from typing import Self
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Self
 
-from job.format import duration
-from job.recipe import Recipe
+from job.format import dollars, duration
 from job.run_record import EndReason
 from runner.errors import usage
-from runner.format import dollars
 from runner.jobs import COMMAND
 from runner.plan import Plan, PlanEstimate, TargetState
 from runner.planning.plan import make_plan, with_rows
-from runner.pricing import prices
 from runner.pricing.estimate import (
     describe_fit,
     limit_warnings,
@@ -24,12 +23,18 @@ from runner.pricing.estimate import (
     smallest_gpu,
     training_seconds,
 )
-from runner.request import Request
+from runner.pricing.gpus import BUILT_IN_PRICES, Prices, usd_per_hour
+from runner.request import CommandRequest, Request, ServeRequest
+from runner.targets.modal import MASTER_PORT
+from runner.targets.modal.client import NEW_TOKEN
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions
 
-MASTER_PORT = 29500  # torch's default
+if TYPE_CHECKING:
+    from job.recipe import Recipe
+    from runner.target import RunInfo
+    from runner.targets.modal.runs import CloudRun
 
-NO_ACCOUNT = "no Modal token, so the runs and data there are unknown; create one: modal token new"
+NO_ACCOUNT = f"no Modal token, so the runs and data there are unknown; create one: {NEW_TOKEN}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class ModalState(TargetState):
     seconds: float = 0.0
     cost: float = 0.0
     reached: tuple[str, float] | None = None  # the limit that ended the last launch, and its value
-    live: prices.Prices | None = None  # this account's prices by Modal
+    live: Prices | None = None  # this account's prices by Modal
+    found: tuple[CloudRun, RunInfo] | None = None  # the run and its state, if it was asked for
     unconfirmed: bool = False  # an active launch whose client ended before it recorded the call
 
     def for_new_run(self) -> Self:
@@ -52,25 +58,20 @@ def modal_plan(
     request: Request,
     state: ModalState,
     options: ResolvedOptions,
-    table: prices.Prices = prices.BUILT_IN,
+    table: Prices = BUILT_IN_PRICES,
 ) -> Plan:
-    """Return the plan of a launch on Modal. Raises RunnerError, exit code 2."""
-    hourly = prices.usd_per_hour(options.machine, options.nodes, options.region, table)
+    """Return the plan of a launch on Modal. Raises RunnerError, exit status 2."""
+    hourly = usd_per_hour(options.machine, options.nodes, options.region, table)
     _check(request, state, options)
     request = _with_micro_batch(request, options)
     plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), state)
-    if options.nodes > 1:
+    if options.nodes > 1 and plan.job != COMMAND.name:
         command = _multi_node_command(plan.process.command, options.nodes)
         plan = replace(plan, process=replace(plan.process, command=command))
     prepares_first = _prepares_first(request, state, options)
     seconds = _estimate_seconds(request.settings, request, state, options)
     plan = replace(
         plan,
-        process=replace(
-            plan.process,
-            environment=(*plan.process.environment, *options.environment),
-            secrets=tuple(dict.fromkeys((*plan.process.secrets, *options.own_secrets))),
-        ),
         steps=(*plan.steps, *([_prepare_step(options, table)] if prepares_first else [])),
         target_options=replace(options, prepares_first=prepares_first),
         estimate=PlanEstimate(max(seconds.values()) if seconds else None, max(hourly.values())),
@@ -81,16 +82,20 @@ def modal_plan(
         ("build", state.why_build if state.image and not state.image.is_built else ""),
         ("machine", _machine(options)),
         ("memory", _memory(request, options)),
-        ("price", _price(hourly, table.source)),
+        ("price", _price(hourly, source_for(hourly, table.source))),
         ("estimate", _estimate(seconds, hourly)),
-        ("limits", _limits(request.job.name, options, state)),
+        ("stops at", _limits(request.job.name, options, state)),
         ("warning", _warning(seconds, hourly, options, state, request)),
         ("warning", _not_persisted(plan)),
+        ("hint", _processes(request, options)),
         ("account", "" if state.is_configured else NO_ACCOUNT),
         ("active", ATTACHES if state.unconfirmed else ""),
     ]
     question = "" if state.unconfirmed else _question(seconds, hourly, options, state)
-    return with_rows(plan, *notes, question=question or None)
+    plan = with_rows(plan, *notes, question=question or None)
+    if isinstance(request, ServeRequest):
+        return server_plan(plan, options, max(hourly.values()))
+    return plan
 
 
 ATTACHES = "an interrupted launch of this run is active; this one follows it and starts nothing"
@@ -147,8 +152,8 @@ def _prepares_first(request: Request, state: ModalState, options: ResolvedOption
     return request.job.name == "train" and is_missing and bool(options.gpus.names)
 
 
-def _prepare_step(options: ResolvedOptions, table: prices.Prices) -> str:
-    hourly = prices.usd_per_hour(WITHOUT_GPU, 1, options.region, table)[""]
+def _prepare_step(options: ResolvedOptions, table: Prices) -> str:
+    hourly = usd_per_hour(WITHOUT_GPU, 1, options.region, table)[""]
     return f"first prepares the data on a machine without a GPU, for ${hourly:.2f} an hour"
 
 
@@ -207,6 +212,12 @@ def _with_recorded_estimate(
     return replace(plan, process=replace(plan.process, environment=environment))
 
 
+def source_for(hourly: dict[str, float], source: str) -> str:
+    """Return the source of the prices without its remark about other GPU types."""
+    head, _, remark = source.partition("; ")
+    return source if any(name and name in remark for name in hourly) else head
+
+
 def _price(hourly: dict[str, float], source: str) -> str:
     if len(hourly) == 1:
         text = f"${next(iter(hourly.values())):.2f} an hour"
@@ -236,7 +247,8 @@ def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str
         f"{f' on {name}' if len(seconds) > 1 else ''}"
         for name, span in seconds.items()
     ]
-    return f"about {'; '.join(spans)} (from its FLOPs; measured after 50 steps)"
+    source = "calculated from FLOPs; replaced by a measurement after 50 steps"
+    return f"about {'; '.join(spans)} ({source})"
 
 
 def _warning(
@@ -263,14 +275,29 @@ def _not_persisted(plan: Plan) -> str:
     )
 
 
+def _processes(request: Request, options: ResolvedOptions) -> str:
+    """Return a hint for a command that does not start one process for each GPU."""
+    words = request.command.words if isinstance(request, CommandRequest) else ()
+    count, program = options.gpus.count, PurePosixPath(words[0]).name if words else ""
+    torchrun = f"torchrun --standalone --nproc_per_node={count}"
+    if count > 1 and re.fullmatch(r"python[\d.]*", program):
+        return f"{words[0]} starts one process; {torchrun} starts one for each GPU"
+    started = re.search(r"--nproc[_-]per[_-]node[= ](\d+)", " ".join(words))
+    if started is not None and program == "torchrun" and int(started[1]) != max(count, 1):
+        gpus = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
+        return f"{words[0]} starts {started[1]} processes on a machine with {gpus}; use {torchrun}"
+    return ""
+
+
 def _limits(job: str, options: ResolvedOptions, state: ModalState) -> str:
     # The runner does not know whether a user's code writes a checkpoint.
-    then = "writes a checkpoint and stops" if job == "train" else "is asked to stop"
+    then = ", after saving a checkpoint" if job == "train" else ""
     attempts = f"{state.run.attempts} attempt{'s' if state.run.attempts > 1 else ''}"
-    spent = f", {dollars(state.cost)} spent in {attempts}" if state.run.attempts else ""
+    spent = f"; {dollars(state.cost)} spent in {attempts}" if state.run.attempts else ""
     cap = options.max_cost
-    money = f"{dollars(cap)}, then it {then}" if cap else "no --max-cost"
-    return f"{money}; {duration(options.timeout_s)} over all attempts{spent}"
+    money = f" or {dollars(cap)}" if cap else ""
+    hint = "" if cap else "; no maximum cost (--max-cost sets one)"
+    return f"{duration(options.timeout_s)}{money} in total for all attempts{then}{hint}{spent}"
 
 
 def _question(
@@ -287,3 +314,37 @@ def _question(
         return f"This costs ${highest:.2f} an hour, {dollars(most)} at most. Start it?"
     about = max(span / 3600 * hourly[name] for name, span in seconds.items())
     return f"This will cost about {dollars(min(about, most))}, {dollars(most)} at most. Start it?"
+
+
+SCALEDOWN_S = 300  # without a request
+
+
+def server_name(run: str) -> str:
+    """Return the name under which a server of ``run`` is recorded."""
+    return f"serve-{run}"
+
+
+def server_plan(plan: Plan, options: ResolvedOptions, usd_per_hour: float) -> Plan:
+    """Return the plan of a deployment. Raises RunnerError, exit status 2, for a limit."""
+    if options.max_cost is not None:
+        raise usage("--max-cost limits a run, and a server has no end; remove it")
+    stop = f"`runner stop {server_name(plan.run)}`"
+    idle = f"{SCALEDOWN_S // 60} minutes"
+    question = (
+        f"This costs {dollars(usd_per_hour)} an hour while it answers requests and for {idle} "
+        f"after them, and nothing otherwise, until {stop}. Start it?"
+    )
+    unlimited = [row for row in plan.extra_rows if row[0] != "stops at"]
+    rows = (
+        *unlimited,
+        ("stops at", f"{stop}; its one machine ends {idle} after the last request"),
+    )
+    steps = tuple(step.partition(", at http")[0] for step in plan.steps)
+    return replace(
+        plan,
+        run=server_name(plan.run),
+        extra_rows=rows,
+        question=question,
+        steps=steps,
+        detach=True,
+    )

@@ -1,24 +1,34 @@
-"""Runs on the checkpoints volume: their states, from the records there and from Modal."""
+"""Runs on Modal: their states, from the records on the volume and from Modal; and pulled copies."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from job.exit_status import ExitStatus
-from job.run_record import EndReason, RunRecord, RunStatus, parse_record
+from job.run_record import EndReason, RunRecord, RunStatus, parse_record, read_record
+from runner.jobs import RESUMABLE_JOBS
+from runner.request import ServeRequest
 from runner.runs import attempts
-from runner.runs.attempts import AttemptLog, CloudAttempt
-from runner.runs.store import LAUNCH_NAME, is_fresh, parse_launch
+from runner.runs.attempts import LAUNCH_NAME, AttemptLog, CloudAttempt
+from runner.runs.store import PulledRuns, parse_launch, read_launch, recorded_values
 from runner.target import LaunchHandle, RunInfo, VolumeFiles
 from runner.targets.modal import TARGET_NAME
-from runner.targets.modal.calls import CallState, is_app_active, poll_call
+from runner.targets.modal.calls import (
+    MAX_TAG_LENGTH,
+    CallState,
+    LiveApp,
+    is_app_active,
+    live_apps,
+    poll_call,
+)
 from runner.targets.modal.options import ModalOptions
 from runner.targets.modal.volume import LazyVolumeFiles
 
 READERS = 16  # parallel reads; each takes two round trips
+STOP_POLL_S = 2.0  # how long one poll of a stopping call waits
 
 REASONS: dict[str, str] = {
     EndReason.ATTEMPT_TIMEOUT: "Modal's time limit for an attempt",
@@ -28,6 +38,7 @@ REASONS: dict[str, str] = {
     EndReason.KILLED: "the container was lost",
     EndReason.STALLED: "it stalled",
     EndReason.IDLE_GPU: "a GPU was idle",
+    EndReason.NODE_LOST: "another machine of the run was lost",
 }
 
 
@@ -67,7 +78,7 @@ class CloudRun:
     @property
     def is_unconfirmed(self) -> bool:
         """Return whether the client of the last launch ended before it recorded the call."""
-        return self.launch is not None and not self.launch.id
+        return self.launch is None or not self.launch.id or self.launch.location != self.app
 
     @property
     def is_on_modal(self) -> bool:
@@ -80,11 +91,18 @@ class CloudRun:
         return attempt.launch.get("target") == TARGET_NAME
 
 
-def read_run(files: LazyVolumeFiles, name: str) -> CloudRun:
+def read_run(files: VolumeFiles, name: str) -> CloudRun:
     """Return the run's records; empty ones for an unknown run."""
+
+    def read(path: str) -> bytes | None:
+        try:
+            return files.read(path)
+        except FileNotFoundError:
+            return None
+
     paths = (f"{name}/run.json", f"{name}/{LAUNCH_NAME}", f"{name}/{attempts.NAME}")
     with ThreadPoolExecutor(len(paths)) as pool:
-        record, launch_text, log = pool.map(files.read_if_exists, paths)
+        record, launch_text, log = pool.map(read, paths)
     launch = parse_launch(launch_text) if launch_text else None
     if launch is not None and launch.target != TARGET_NAME:
         launch = None
@@ -102,6 +120,56 @@ def all_runs(files: LazyVolumeFiles) -> Iterator[CloudRun]:
         for run in pool.map(lambda name: read_run(files, name), names):
             if run.is_on_modal:
                 yield run
+
+
+def with_live_app(run: CloudRun, apps: Iterable[LiveApp]) -> CloudRun:
+    """Return the run with the launch of a live app that its records do not know, if there is one.
+
+    The client of a launch may be killed, and its record replaced or deleted, before the container
+    records itself: the app's tags name the run.
+    """
+    recorded = {run.log.app, run.launch.location if run.launch else ""}
+    for app in apps:
+        is_ours = app.tags.get("run") == run.name[:MAX_TAG_LENGTH] and app.id not in recorded
+        job = app.tags.get("job", "")
+        if is_ours and job in RESUMABLE_JOBS:
+            launch = LaunchHandle(
+                run.name,
+                TARGET_NAME,
+                job,
+                id="",
+                started=app.started,
+                detached=True,
+                location=app.id,
+                identity=app.tags.get("launch", ""),
+                target_options=run.launch.target_options if run.launch else ModalOptions(),
+            )
+            return replace(run, launch=launch)
+    return run
+
+
+def find_active(
+    run: CloudRun, apps: Callable[[], Iterable[LiveApp]] = live_apps
+) -> tuple[CloudRun, RunInfo]:
+    """Return the run and its state, also if it is active in an app that its records do not know."""
+    state = state_of(run)
+    if not state.alive and (found := with_live_app(run, apps())) is not run:
+        return found, state_of(found)
+    return run, state
+
+
+def all_states(files: LazyVolumeFiles) -> list[RunInfo]:
+    """Return the state of every run on Modal, also of one that only an app's tags name."""
+    with ThreadPoolExecutor(READERS) as pool:
+        runs, apps = pool.map(lambda read: read(), (lambda: [*all_runs(files)], live_apps))
+        found = dict(zip((run.name for run in runs), pool.map(state_of, runs), strict=True))
+    known = {run.name: run for run in runs}
+    for name in dict.fromkeys(app.tags.get("run", "") for app in apps):
+        before = known.get(name) or CloudRun(name, None, None, AttemptLog())
+        run = with_live_app(before, apps)
+        if run is not before and not (name in found and found[name].alive):
+            found[name] = state_of(run)
+    return list(found.values())
 
 
 def poll_run(run: CloudRun) -> CallState:
@@ -134,9 +202,6 @@ def state_of(run: CloudRun, poll: Callable[[CloudRun], CallState] = poll_run) ->
         status=derive_status(run, call, has_attempt),
         alive=call.alive,
         gpu=gpu or (last.gpu if last else None) or None,
-        step=record.step,
-        max_steps=record.max_steps,
-        loss=record.val_loss if record.val_loss is not None else record.train_loss,
         attempts=len(log.attempts) or len(record.attempts),
         reason=end_reason(run, call),
         end_reasons=tuple(attempt.reason for attempt in log.attempts if attempt.reason),
@@ -145,10 +210,7 @@ def state_of(run: CloudRun, poll: Callable[[CloudRun], CallState] = poll_run) ->
         cost=round(log.cost(now), 4) if log.attempts else None,
         estimated_cost=record.estimate.get("usd"),
         expected_cost=_expected_cost(record, last),
-        estimated_seconds=record.estimate.get("seconds"),
-        expected_seconds=record.expected_seconds,
-        seconds=record.seconds or None,
-        result=record.result if record.job == "experiment" else {},
+        **recorded_values(record, run.launch),
     )
 
 
@@ -178,7 +240,8 @@ def derive_status(run: CloudRun, call: CallState, has_attempt: bool) -> RunStatu
     """Return the run's status. ``has_attempt``: an attempt of its newest call has started."""
     status = run.record.status if run.record else RunStatus.RUNNING
     if call.alive:
-        is_running = has_attempt and status == RunStatus.RUNNING
+        is_server = run.launch is not None and run.launch.job == ServeRequest.job.name
+        is_running = (has_attempt or is_server) and status == RunStatus.RUNNING
         return RunStatus.RUNNING if is_running else RunStatus.STARTING
     if status == RunStatus.FINISHED:  # a later attempt that was refused changes nothing
         return status
@@ -216,23 +279,41 @@ def recorded_status(run: CloudRun, call: str) -> int | None:
     return run.log.status if run.log.call == call else None
 
 
-def is_active(files: VolumeFiles, run: str, heartbeat: float | None) -> bool:
-    """Return whether a run was active when its heartbeat was touched, in seconds since the epoch.
-
-    A run that ended leaves a fresh heartbeat behind, but its record shows the end. A run whose
-    container was taken away continues at once in another, and its call is not over.
-    """
-    if heartbeat is None or not is_fresh(time.time() - heartbeat):
-        return False
-    record = parse_record(_read(files, f"{run}/run.json"))
-    if record is None or record.status == RunStatus.RUNNING:
-        return True
-    log = attempts.parse_log(_read(files, f"{run}/{attempts.NAME}"))
-    return record.status == RunStatus.UNFINISHED and bool(log.attempts) and log.status is None
+def is_call_alive(run: CloudRun) -> bool:
+    """Return whether the run's call, or its app without a recorded call, is active."""
+    if run.call:
+        return poll_call(run.call, seconds=STOP_POLL_S).alive
+    return is_app_active(run.app)
 
 
-def _read(files: VolumeFiles, path: str) -> bytes:
-    try:
-        return files.read(path)
-    except FileNotFoundError:
-        return b""
+class MirroredRuns(PulledRuns):
+    """The pulled copies of runs on Modal: without a network, an account, or the run on Modal."""
+
+    def state(self, run: str) -> RunInfo | None:
+        """Return the state of the run when it was pulled; None if it was not pulled."""
+        folder = self.checkpoints / run
+        record, launch = read_record(folder), read_launch(folder)
+        if record is None:
+            return None
+        remote = launch if launch is not None and launch.target == self.target else None
+        found = CloudRun(run, record, remote, attempts.read_log(folder))
+        if not found.is_on_modal:
+            return None
+        state = state_of(found, lambda _: CallState(False))
+        status = state.status if found.log.status is not None else record.status
+        return replace(
+            state,
+            status=status,
+            folder=str(folder),
+            is_copy=True,
+            last_seen=_last_seen(found, record),
+        )
+
+
+def _last_seen(run: CloudRun, record: RunRecord) -> float | None:
+    """Return when the copied run was last active, in seconds since the epoch; None if unknown."""
+    if run.log.attempts:
+        return run.log.attempts[-1].seen
+    if record.attempts:
+        return record.attempts[-1].started
+    return run.launch.started if run.launch else None

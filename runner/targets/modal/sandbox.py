@@ -1,36 +1,71 @@
 """`runner shell --target cloud`: a Modal Sandbox with the image, code and volumes of a job.
 
-The sandbox has no secrets, unlike that of `modal shell`, which gives the user's token to all that
-runs inside.
+Unlike that of `modal shell`, the sandbox does not get the user's token.
 """
 
 from __future__ import annotations
 
 import shlex
 import signal
+import threading
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
 from job.format import duration
 from job.paths import VOLUMES
+from job.run_record import RunStatus
 from runner.console import CliContext, confirm
-from runner.errors import usage
-from runner.pricing.gpus import GpuRequest, parse_gpus
-from runner.pricing.prices import Prices, RentedMachine, current_prices, usd_per_hour
-from runner.signals import SIGNALS
+from runner.errors import ModalUnavailable, RunnerError, usage
+from runner.planning.command_plan import is_plain
+from runner.planning.plan import make_plan
+from runner.pricing.gpus import (
+    GpuRequest,
+    Prices,
+    RentedMachine,
+    current_prices,
+    parse_gpus,
+    usd_per_hour,
+)
+from runner.project import PROJECT
+from runner.request import SHELL_PREFIX, CommandRequest
+from runner.runs.attempts import CloudAttempt
+from runner.runs.table import age
+from runner.signals import handled
+from runner.target import RunInfo
+from runner.targets.modal import TARGET_NAME
 from runner.targets.modal import image as images
-from runner.targets.modal.app import NAME, build_output, launch_errors
-from runner.targets.modal.client import translate_modal_errors
+from runner.targets.modal.app import (
+    JobFolder,
+    build_output,
+    launch_errors,
+    modal_secrets,
+)
+from runner.targets.modal.client import account_id, translate_modal_errors
+from runner.targets.modal.follow import attach, pump
+from runner.targets.modal.options import resolve_options
 from runner.targets.modal.volume import open_volume
+
+if TYPE_CHECKING:
+    from runner.targets.modal.target import ModalTarget
 
 MAX_SANDBOX_S = 24 * 3600  # Modal's limit
 
-# Modal ends the sandbox this long after its last process: when the shell ended but this process
-# could not end the sandbox, because it was killed or the laptop sleeps.
-IDLE_TIMEOUT_S = 60
+ALIVE_FILE = "/root/.runner_alive"  # its age is the time since the client was there
+ALIVE_INTERVAL_S = 60.0
+
+# The sandbox's main process, with which the sandbox ends. Modal's own idle_timeout counts the
+# shell of a lost client as busy.
+END_WHEN_LOST = (
+    "touch {file}; while [ $(( $(date +%s) - $(stat -c %Y {file}) )) -le {idle_s} ]; "
+    "do sleep 1; done"
+)
+
+LOST_STATUS = 128 + signal.SIGHUP  # this terminal was closed
 
 SANDBOX_PRICE_FACTOR = 3.0  # for cores and memory, compared with a function
 CORES, MEMORY_GIB = 4.0, 16.0
@@ -39,7 +74,7 @@ TERMINAL_FILE = "/root/.runner_terminal"
 
 
 def parse_shell_gpus(text: str | None) -> GpuRequest:
-    """Parse ``--gpu``: a sandbox takes one type. Raises RunnerError, exit code 2."""
+    """Parse ``--gpu``: a sandbox takes one type. Raises RunnerError, exit status 2."""
     gpus = parse_gpus(text) if text else GpuRequest()
     if len(gpus.names) > 1:
         first = gpus.modal_names()[0]
@@ -56,20 +91,20 @@ def shell_price(gpus: GpuRequest, prices: Prices) -> float:
 
 
 def run_shell(
-    cli: CliContext, checkout: Path, gpu: str | None, words: Sequence[str], idle_s: float, yes: bool
+    target: ModalTarget, request: CommandRequest, is_command: bool, idle_s: float, yes: bool
 ) -> int:
-    """Open a shell, or run ``words`` instead; return the exit status.
+    """Open a shell or attach to the open one, or run the command instead.
 
-    The shell ends after ``idle_s`` seconds at its prompt without input, and the sandbox with it.
+    The sandbox ends with the command or the shell. If this process is lost, the sandbox ends after
+    ``idle_s`` seconds, and until then the same request attaches to the shell.
     """
-    gpus = parse_shell_gpus(gpu)
-    if not words and not cli.is_terminal:
-        raise usage(
-            "a shell needs a terminal; without one, give a command: "
-            "`runner shell --target cloud python -V`"
-        )
-    price = shell_price(gpus, current_prices(checkout, cli.environ))
+    cli, checkout, options = target.cli, target.checkout, resolve_options(request)
+    gpus = parse_shell_gpus(options.gpu)
     gpu_name = gpus.modal_names()[0] if gpus.names else None
+    if not is_command and (shell := find_shell(request.run)) is not None:
+        cli.info(f"attaching to {request.run}; it has been open for {age(shell.started)}")
+        return _session(cli, shell.sandbox, request.command.words, is_command, idle_s)
+    price = shell_price(gpus, current_prices(checkout, cli.environ))
     summary = (
         f"a Modal sandbox with {gpu_name or 'no GPU'}: about ${price:.2f} an hour; it ends when "
         f"you leave it, or after {duration(idle_s)} without input"
@@ -79,13 +114,19 @@ def run_shell(
         return int(ExitStatus.CANCELLED)
     import modal
 
+    plan = make_plan(request, target.inspect(request))
+    has_folder = not is_plain(request, checkout)
+    folder = JobFolder.from_plan(plan) if has_folder else None
+    words = plan.process.command if has_folder else request.command.words
     volumes: Any = {f"/vol/{name}": open_volume(name, cli.environ) for name in VOLUMES}
-    image = images.define_image(checkout)
+    image = images.define_image(checkout, folder)
     with launch_errors():
         with build_output(True):
             images.build_now(image, cli.info)
+        tags = {"project": PROJECT, "kind": "shell", "run": request.run, "gpu": gpu_name or ""}
         sandbox = modal.Sandbox.create(
-            app=modal.App.lookup(f"{NAME}-shell", create_if_missing=True),
+            *("bash", "-c", END_WHEN_LOST.format(file=ALIVE_FILE, idle_s=max(1, int(idle_s)))),
+            app=modal.App.lookup(f"{PROJECT}-shell", create_if_missing=True),
             image=image,
             gpu=gpu_name,
             cpu=CORES,
@@ -93,41 +134,127 @@ def run_shell(
             volumes=volumes,
             workdir=images.WORKSPACE,
             timeout=MAX_SANDBOX_S,
-            idle_timeout=IDLE_TIMEOUT_S,
-            tags={"project": NAME, "kind": "shell"},
+            env=dict(plan.process.environment),
+            secrets=modal_secrets(
+                options.own_secrets, options.modal_secrets, cli.environ, checkout
+            ),
+            tags={**tags, "started": f"{time.time():.0f}", "price": f"{price:.4f}"},
         )
+    digest = folder.setup_digest if folder else ""
+    images.remember(checkout, target.volumes.cache, account_id(cli.environ), digest)
+    return _session(cli, sandbox, words, is_command, idle_s)
+
+
+def _session(
+    cli: CliContext, sandbox: Any, words: Sequence[str], is_command: bool, idle_s: float
+) -> int:
+    """Run the words in the sandbox and end it, unless the connection to a shell was lost."""
+    is_over = is_command
     try:
-        with translate_modal_errors(), _exit_on_signals():
-            return _run(cli, sandbox, words, int(idle_s))
+        with (
+            translate_modal_errors(),
+            handled(_exit, signal.SIGTERM, signal.SIGHUP),
+            _alive(sandbox, idle_s),
+        ):
+            code = _run(cli, sandbox, words)
+        is_over |= code != LOST_STATUS
+        return code
+    except (ModalUnavailable, OSError) as error:
+        raise RunnerError(
+            f"the connection was lost ({error}); within {duration(idle_s)}, the same command line "
+            "attaches to the shell again"
+        ) from error
     finally:
-        with suppress(Exception), translate_modal_errors():
-            sandbox.terminate()
+        if is_over:
+            with suppress(Exception), translate_modal_errors():
+                sandbox.terminate()
 
 
 @contextmanager
-def _exit_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that the sandbox is terminated."""
+def _alive(sandbox: Any, idle_s: float) -> Iterator[None]:
+    """Show the sandbox that its client is there."""
+    closed = threading.Event()
 
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+    def touch() -> None:
+        while not closed.wait(min(ALIVE_INTERVAL_S, idle_s / 4)):
+            with suppress(Exception):
+                sandbox.exec("touch", ALIVE_FILE).wait()
 
-    before = {which: signal.signal(which, end) for which in SIGNALS if which != signal.SIGINT}
+    threading.Thread(target=touch, daemon=True).start()
     try:
         yield
     finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        closed.set()
 
 
-def _run(cli: CliContext, sandbox: Any, words: Sequence[str], idle_s: int) -> int:
-    from runner.targets.modal.pty import attach, pump
+@dataclass(frozen=True)
+class OpenShell:
+    """A sandbox with a shell; ``price`` is in US dollars per hour."""
 
+    sandbox: Any
+    run: str
+    gpu: str
+    started: float
+    price: float
+
+    def info(self) -> RunInfo:
+        """Return the row of `runner runs`."""
+        return RunInfo(
+            run=self.run,
+            job="shell",
+            target=TARGET_NAME,
+            status=RunStatus.RUNNING,
+            alive=True,
+            gpu=self.gpu or None,
+            attempts=1,
+            started=self.started,
+            cost=round((time.time() - self.started) / 3600 * self.price, 4),
+        )
+
+
+def open_shells() -> list[OpenShell]:
+    """Return the open shells of this account."""
+    import modal
+
+    shells = []
+    with translate_modal_errors():
+        for sandbox in modal.Sandbox.list(tags={"project": PROJECT, "kind": "shell"}):
+            tags = sandbox.get_tags()
+            started, price = float(tags.get("started", 0)), float(tags.get("price", 0))
+            shells.append(
+                OpenShell(sandbox, tags.get("run", ""), tags.get("gpu", ""), started, price)
+            )
+    return shells
+
+
+def find_shell(run: str) -> OpenShell | None:
+    """Return the open shell of that name."""
+    return next((shell for shell in open_shells() if shell.run == run), None)
+
+
+def shell_info(run: str) -> RunInfo | None:
+    """Return the row of the open shell of that name."""
+    shell = find_shell(run)
+    return shell.info() if shell is not None else None
+
+
+def end_shell(run: str) -> bool:
+    """End the shell; return False if it is not open."""
+    shell = find_shell(run)
+    if shell is not None:
+        shell.sandbox.terminate()
+    return shell is not None
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _run(cli: CliContext, sandbox: Any, words: Sequence[str]) -> int:
     if not cli.is_terminal:
         return pump(sandbox.exec(*words, text=False))
     # Modal sets the terminal's size only at the start; `resize` sets it later by the device's name.
-    # With TMOUT bash ends at its prompt after so many seconds, even if nobody sees it.
-    program = shlex.join(words) if words else "bash -i"
-    line = f"tty > {TERMINAL_FILE}; export TMOUT={idle_s}; exec {program}"
+    line = f"tty > {TERMINAL_FILE}; exec {shlex.join(words)}"
     process = sandbox.exec("bash", "-c", line, pty=True, text=False)
 
     def resize(rows: int, columns: int) -> None:
@@ -136,3 +263,53 @@ def _run(cli: CliContext, sandbox: Any, words: Sequence[str], idle_s: int) -> in
             sandbox.exec("sh", "-c", command).wait()
 
     return attach(process, resize)
+
+
+def enter_container(
+    cli: CliContext, run: str, attempts: Sequence[CloudAttempt], words: Sequence[str]
+) -> int:
+    """Run the words in the container of the run's last attempt, or in an open shell."""
+    if (shell := find_shell(run) if run.startswith(SHELL_PREFIX) else None) is not None:
+        return _run(cli, shell.sandbox, words)
+    if not attempts:
+        raise RunnerError(f"run '{run}' has no container yet; try again when it is running")
+    container = attempts[-1].container
+    with translate_modal_errors():
+        return _run(cli, FunctionContainer(container), words)
+
+
+class FunctionContainer:
+    """Starts processes in the container of a function, as `modal container exec` does."""
+
+    def __init__(self, task_id: str) -> None:
+        self._task_id = task_id
+
+    def exec(self, *words: str, pty: bool = False, text: bool = True) -> Any:
+        """Start a process, as `Sandbox.exec` does."""
+        from modal._utils.async_utils import synchronizer
+
+        start = synchronizer.create_blocking(_start_in_container, "start", __name__)
+        return start(self._task_id, words, pty, text)
+
+
+async def _start_in_container(task_id: str, words: Sequence[str], pty: bool, text: bool) -> Any:
+    from modal._output.pty import get_pty_info
+    from modal.client import _Client
+    from modal.container_process import _ContainerProcess
+    from modal.sandbox._impl_v1 import command_router_access_fetcher
+    from modal.sandbox._task_command_router_client import TaskCommandRouterClient
+    from modal_proto import task_command_router_pb2 as router_pb2
+
+    client = await _Client.from_env()
+    access = command_router_access_fetcher(client, task_id)
+    router = await TaskCommandRouterClient.connect(client, task_id, access)
+    request = router_pb2.TaskExecStartRequest(
+        task_id=task_id,
+        exec_id=str(uuid.uuid4()),
+        command_args=words,
+        stdout_config=router_pb2.TaskExecStdoutConfig.TASK_EXEC_STDOUT_CONFIG_PIPE,
+        stderr_config=router_pb2.TaskExecStderrConfig.TASK_EXEC_STDERR_CONFIG_PIPE,
+        pty_info=get_pty_info(shell=True) if pty else None,
+    )
+    await router.exec_start(request)
+    return _ContainerProcess(request.exec_id, task_id, client, router, text=text)

@@ -9,46 +9,49 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from job.exit_status import ExitStatus
 from job.paths import VOLUMES
-from job.user_command.checkpoint_backup import MARKER
+from job.run_record import REQUEST_NAME
 from runner.console import CliContext
-from runner.errors import ModalUnavailable, RunnerError
-from runner.jobs import COMMAND
+from runner.errors import RunnerError
 from runner.plan import Plan, TargetState
-from runner.planning.plan import already_active
-from runner.pricing.prices import BUILT_IN, Prices, current_prices, usd_per_hour
+from runner.planning.plan import already_active_message
+from runner.pricing.gpus import BUILT_IN_PRICES, Prices, current_prices, usd_per_hour
 from runner.project import volumes
-from runner.request import Request
-from runner.runs.attempts import STOP_NAME
-from runner.runs.endings import runner_status
-from runner.runs.store import LAUNCH_NAME, launch_json
+from runner.request import SHELL_PREFIX, CommandRequest, Request, ServeRequest
+from runner.runs.attempts import LAUNCH_NAME, STOP_NAME
+from runner.runs.store import launch_json
+from runner.runs.table import runner_status
 from runner.signals import hold_signals
 from runner.system import wait_until
-from runner.target import LaunchHandle, RunInfo, RunSource, VolumeFiles
-from runner.targets.modal import TARGET_NAME, account, calls, follow, image
+from runner.target import LaunchHandle, RunCost, RunInfo, RunSource, VolumeFiles
+from runner.targets.modal import TARGET_NAME, calls, follow, image, sandbox, spend
 from runner.targets.modal import runs as records
-from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, start_app
-from runner.targets.modal.client import check_reachable, unreachable_message
-from runner.targets.modal.deadlines import attempt_timeout
-from runner.targets.modal.inspect import inspect_modal
-from runner.targets.modal.mirror import MirroredRuns
+from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, job_spec, start_app
+from runner.targets.modal.client import (
+    NO_TOKEN,
+    account_id,
+    check_reachable,
+    is_configured,
+    need_token,
+    unavailable_as_error,
+)
+from runner.targets.modal.inspect import EarlyRequests, inspect_modal
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
 from runner.targets.modal.plan import ModalState, modal_plan
-from runner.targets.modal.volume import LazyVolumeFiles, modal_name
-
-if TYPE_CHECKING:
-    from runner.targets.modal.entrypoint import JobSpec
+from runner.targets.modal.volume import LazyVolumeFiles, ModalVolumeFiles, open_files
+from runner.targets.modal.watchdog import affordable_timeout, attempt_timeout
 
 STOP_TIMEOUT_S = 900.0  # for the checkpoint
-STOP_POLL_S = 2.0
+
+# A launch so soon after its plan does not read the run again. The container refuses a second
+# launch, so a shorter time would win nothing.
+RECENT_S = 5.0
 
 
 class ModalTarget:
@@ -65,25 +68,37 @@ class ModalTarget:
         self.checkout = checkout
         self.volumes = volumes(checkout, {})
         self._live_prices: Prices | None = None
+        self._found: tuple[records.CloudRun, RunInfo] | None = None
+        self._found_at = 0.0
+        self._early: EarlyRequests | None = None
         self._files = {name: LazyVolumeFiles(name, cli.environ) for name in VOLUMES}
 
     def is_configured(self) -> bool:
         """Return whether there is a Modal token."""
-        return account.is_configured(self.cli.environ)
+        return is_configured(self.cli.environ)
 
     def check_configured(self) -> None:
-        """Raise RunnerError if there is no Modal token."""
-        account.need_token(self.cli.environ)
+        """Raise RunnerError without a Modal token."""
+        need_token(self.cli.environ)
+
+    def connect(self) -> None:
+        """Import the client, and start the requests of every launch."""
+        if self.is_configured():
+            self._early = EarlyRequests(self.cli.environ, self._files.values())
 
     def mirror(self) -> RunSource:
         """Return the pulled copies of runs on Modal."""
         checkpoints = volumes(self.checkout, self.cli.environ).checkpoints
-        return MirroredRuns(checkpoints, self.name)
+        return records.MirroredRuns(checkpoints, self.name)
 
     def inspect(self, request: Request) -> ModalState:
         """Return the run's records and the dataset on Modal, and the state of the image."""
-        state = inspect_modal(self.cli, self.checkout, self._files, request)
+        early, self._early = self._early, None  # a later plan asks again
+        state = inspect_modal(self.cli, self.checkout, self._files, request, early)
         self._live_prices = state.live
+        self._found, self._found_at = state.found, time.monotonic()
+        files = self._files["checkpoints"]
+        spend.check_monthly_cap(files, self.cli.environ, self.checkout, request)
         return state
 
     def plan(self, request: Request, state: TargetState) -> Plan:
@@ -92,37 +107,53 @@ class ModalTarget:
         return modal_plan(request, state, resolve_options(request), self._prices(state.live))
 
     def _prices(self, live: Prices | None) -> Prices:
-        return current_prices(self.checkout, self.cli.environ, live or BUILT_IN)
+        return current_prices(self.checkout, self.cli.environ, live or BUILT_IN_PRICES)
+
+    def usd_per_hour(self, options: ResolvedOptions) -> dict[str, float]:
+        """Return the price of a launch by GPU type."""
+        prices = self._prices(self._live_prices)
+        return usd_per_hour(options.machine, options.nodes, options.region, prices)
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Build the image if needed, spawn the call, and record it in the run's folder."""
-        account.need_token(self.cli.environ, "or run it here: runner local")
+        need_token(self.cli.environ, "or run it here: runner local")
         options = plan.target_options
         assert isinstance(options, ResolvedOptions)
+        if plan.job == ServeRequest.job.name:
+            from runner.targets.modal.serve import deploy_server  # it imports modal
+
+            return deploy_server(self, plan, options)
         if options.prepares_first:
             self._prepare_data(plan, options)
-        if plan.records_launch and (active := self._active_launch(plan.run)) is not None:
-            return active
-        handle = self._spawn(plan, options)
+        used_s = 0.0
+        if plan.records_launch:
+            found, state = self._find_active(plan.run)
+            if found.is_on_modal and state.alive:
+                if not found.is_unconfirmed:
+                    raise RunnerError(
+                        already_active_message(plan.run, f"{state.status} in the cloud")
+                    )
+                # Its client ended before it recorded the function call.
+                name, app = plan.run, found.app
+                if not plan.detach:
+                    hold_signals()
+                self.cli.info(f"run '{name}' was started before as app {app}; attaching to it")
+                return replace(self.handle(plan, options), id=found.call, location=app)
+            used_s = found.log.seconds(time.time())
+        handle = self._spawn(plan, options, used_s)
         if not plan.detach:
             hold_signals()
         return handle
 
-    def _active_launch(self, run: str) -> LaunchHandle | None:
-        """Return a launch to attach to: its client ended before it recorded the function call.
+    def _find_active(self, run: str) -> tuple[records.CloudRun, RunInfo]:
+        """Return the run and its state, as the plan found them if that was just now.
 
-        Raises RunnerError if the run is active otherwise: it can have been started since the plan.
+        It can have been started since.
         """
-        found = self.read(run)
-        if not found.is_on_modal:
-            return None
-        state = records.state_of(found)
-        if not state.alive:
-            return None
-        if found.is_unconfirmed and found.launch is not None:
-            self.cli.info(f"run '{run}' was started before as app {found.app}; attaching to it")
-            return replace(found.launch, id=found.call, location=found.app)
-        raise RunnerError(already_active(run, f"{state.status} in the cloud"))
+        found, is_recent = self._found, time.monotonic() - self._found_at < RECENT_S
+        if found is not None and found[0].name == run and is_recent:
+            return found
+        return records.find_active(self.read(run))
 
     def _prepare_data(self, plan: Plan, options: ResolvedOptions) -> None:
         """Prepare the dataset without a GPU, and wait for it. Raises RunnerError if that fails."""
@@ -146,91 +177,69 @@ class ModalTarget:
                 runner_status(code),
             )
 
-    def _spawn(self, plan: Plan, options: ResolvedOptions) -> LaunchHandle:
-        """Start the call of ``plan``.
+    def _spawn(self, plan: Plan, options: ResolvedOptions, used_s: float = 0.0) -> LaunchHandle:
+        """Start the call of ``plan``, whose run has used up ``used_s``.
 
-        The launch is recorded before the call is spawned: if this process ends in between, the app
-        is found by the record, and its call by ``cloud.json``, which the container writes.
+        If this process ends before it records the launch, the app is found by its tags, and the
+        container records the launch.
         """
-        used_s = self.read(plan.run).log.seconds(time.time()) if plan.records_launch else 0.0
+        hourly = self.usd_per_hour(options)
         timeout_s = attempt_timeout(options.timeout_s, used_s, attempt_limit(self.cli.environ))
-        handle = LaunchHandle(
-            run=plan.run,
-            target=self.name,
-            job=plan.job,
-            id="",
-            started=time.time(),
-            detached=plan.detach,
-            gpus=options.gpus.count,
-            device=plan.process.device,
-            identity=uuid.uuid4().hex,
-            target_options=options,
-        )
+        if options.max_cost is not None:  # Modal's own limit holds if the container's watch fails
+            timeout_s = min(timeout_s, affordable_timeout(options.max_cost, hourly))
+        handle = self.handle(plan, options)
         folder = JobFolder.from_plan(plan)
+        packages = plan.image.packages if plan.image else ()
         launch = AppLaunch(
             handle.identity,
-            self._job_spec(plan, options, timeout_s),
+            job_spec(plan, options, handle, timeout_s, hourly, self.cli.environ),
             options,
             plan.process.secrets,
             timeout_s,
-            self._is_image_built(plan),
+            self.is_image_built(plan),
             folder,
+            tuple((v.host_path, v.container_path) for v in plan.volumes if v.name == "mount"),
+            packages,
         )
 
-        def on_app(app: str) -> None:
-            self._remember_image(folder.setup_digest if folder else "")
-            if plan.records_launch:
-                self._record(replace(handle, location=app))
+        def on_app() -> None:
+            account = account_id(self.cli.environ)
+            for digest in (folder.setup_digest if folder else "", " ".join(packages)):
+                image.remember(self.checkout, self.volumes.cache, account, digest)
 
+        volumes = {f"/vol/{name}": files.create() for name, files in self._files.items()}
         app, call = start_app(
-            launch, self.checkout, self.cli.environ, on_app, self.cli.info, not plan.as_json
+            launch,
+            self.checkout,
+            self.cli.environ,
+            volumes,
+            on_app,
+            self.cli.info,
+            not plan.as_json,
         )
         handle = replace(handle, location=app, id=call)
         if plan.records_launch:
             self._confirm(handle)
         return handle
 
-    def _job_spec(self, plan: Plan, options: ResolvedOptions, timeout_s: int) -> JobSpec:
-        table = self._prices(self._live_prices)
-        is_command = plan.job == COMMAND.name
-        return {
-            "run": plan.run,
-            "job": plan.job,
-            "command": list(plan.process.command),
-            "env": dict(plan.process.environment),
-            "volumes": {name: modal_name(name, self.cli.environ) for name in VOLUMES},
-            "keeps_record": plan.records_launch,
-            "attempt_s": float(timeout_s),
-            "total_s": options.timeout_s,
-            "max_cost": options.max_cost,
-            "usd_per_hour": usd_per_hour(options.machine, options.nodes, options.region, table),
-            "nodes": options.nodes,
-            "stop_stalled_after_s": options.stop_stalled_after_s,
-            "stop_idle_gpu_after_s": options.stop_idle_gpu_after_s,
-            # A command writes where it likes, and marks no checkpoint as complete. The supervisor's
-            # note about the checkpoint to resume from is the nearest to that.
-            "commits": ["checkpoints", "data"] if is_command else ["checkpoints"],
-            "marker": MARKER if is_command else "latest",
-        }
+    def is_image_built(self, plan: Plan) -> bool:
+        """Return whether Modal has the image of ``plan``, announcing a build."""
+        account, announce = account_id(self.cli.environ), self.cli.info
+        return image.is_built(plan, self.checkout, self.volumes.cache, account, announce)
 
-    def _is_image_built(self, plan: Plan) -> bool:
-        """Return whether Modal has the image, announcing a build."""
-        account_id = account.account_id(self.cli.environ)
-        is_built, _ = image.describe(self.checkout, self.volumes.cache, account_id)
-        if not is_built:
-            self.cli.info("building the image on Modal, which takes some minutes the first time")
-        elif plan.folder is not None and not plan.folder.is_setup_built:
-            self.cli.info("adding the setup to the image on Modal")
-            return False
-        return is_built
+    def handle(self, plan: Plan, options: ResolvedOptions) -> LaunchHandle:
+        """Return the handle of a new launch, without its app and its call."""
+        own = {"gpus": options.gpus.count, "target_options": options}
+        return LaunchHandle.of(plan, self.name, "", identity=uuid.uuid4().hex, **own)
 
-    def _record(self, handle: LaunchHandle) -> None:
+    def record(self, handle: LaunchHandle) -> None:
+        """Write the launch into the run's folder on the volume."""
         self._files["checkpoints"].write(f"{handle.run}/{LAUNCH_NAME}", launch_json(handle))
 
     def _confirm(self, handle: LaunchHandle) -> None:
         """Record the id of the call. The container records it too, as soon as it starts."""
         try:
-            self._record(handle)
+            self.record(handle)
         except KeyboardInterrupt:
             calls.cancel_call(handle.id, kill=True)
             raise
@@ -246,8 +255,10 @@ class ModalTarget:
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Leave a request that the container finds within seconds; cancel a call without one."""
-        found = self.read(run)
-        if not records.state_of(found).alive:
+        if run.startswith(SHELL_PREFIX):
+            return sandbox.end_shell(run)
+        found, state = records.find_active(self.read(run))
+        if not state.alive:
             return False
         has_attempt = bool(found.log.attempts) and not found.is_launch_newest
         if has_attempt:  # with --force too, so that the record has the reason
@@ -257,17 +268,14 @@ class ModalTarget:
         elif force or not has_attempt:
             calls.cancel_call(found.call, kill=force)
         wait_until(
-            lambda: not self._is_call_alive(found),
+            lambda: not records.is_call_alive(found),
             STOP_TIMEOUT_S,
             f"run '{run}' is still stopping; check `runner status {run}`, or kill it with "
             f"`runner stop {run} --force`",
         )
+        if found.launch is not None and found.launch.job == ServeRequest.job.name:
+            self._files["checkpoints"].opened.remove(run, recursive=True)  # it holds nothing else
         return True
-
-    def _is_call_alive(self, run: records.CloudRun) -> bool:
-        if run.call:
-            return calls.poll_call(run.call, seconds=STOP_POLL_S).alive
-        return calls.is_app_active(run.app)
 
     def request_stop(self, handle: LaunchHandle) -> None:
         """Ask the call of ``handle`` to stop, without waiting."""
@@ -284,6 +292,19 @@ class ModalTarget:
         request = json.dumps({"call": call, "asked": time.time()})
         self._files["checkpoints"].write(f"{run}/{STOP_NAME}", request)
 
+    def costs(self, since: float) -> list[RunCost]:
+        """Return the cost of each run since then, by its record and by Modal's bill."""
+        need_token(self.cli.environ)
+        return spend.costs_since(self._files["checkpoints"], since)
+
+    def remove(self, path: str) -> None:
+        """Delete a folder of the checkpoints volume on Modal."""
+        self._files["checkpoints"].opened.remove(path, recursive=True)
+
+    def send_request(self, run: str, text: str) -> None:
+        """Write the request file on the volume; the container polls for it."""
+        self._files["checkpoints"].write(f"{run}/{REQUEST_NAME}", text)
+
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on Modal; none without an account.
 
@@ -291,25 +312,38 @@ class ModalTarget:
         """
         if not self.is_configured():
             if image.was_used(self.volumes.cache):
-                raise RunnerError(account.NO_TOKEN)
+                raise RunnerError(NO_TOKEN)
             return []
         check_reachable(self.cli.environ)
-        with _unavailable_as_error(), ThreadPoolExecutor(8) as pool:
-            return list(pool.map(records.state_of, records.all_runs(self._files["checkpoints"])))
+        with unavailable_as_error(), ThreadPoolExecutor(1) as pool:
+            shells = pool.submit(sandbox.open_shells)
+            runs = records.all_states(self._files["checkpoints"])
+            return [*runs, *(shell.info() for shell in shells.result())]
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on Modal."""
         if not self.is_configured():
             return None
         check_reachable(self.cli.environ)
-        with _unavailable_as_error():
-            found = self.read(run)
+        with unavailable_as_error():
+            if run.startswith(SHELL_PREFIX):
+                return sandbox.shell_info(run)
+            found, state = records.find_active(self.read(run))
             if not found.is_on_modal:
                 return None
-            state = records.state_of(found)
             if not state.alive and found.log.status is None:  # it may have ended in between
                 state = records.state_of(self.read(run))
             return state
+
+    def open_shell(
+        self, request: CommandRequest, is_command: bool, idle_s: float, yes: bool
+    ) -> int:
+        """Run the command in a sandbox, or attach to the open shell."""
+        return sandbox.run_shell(self, request, is_command, idle_s, yes)
+
+    def enter(self, run: str, words: Sequence[str]) -> int:
+        """Run the words in the container of the run's attempt."""
+        return sandbox.enter_container(self.cli, run, self.read(run).log.attempts, words)
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the launch recorded in the run's folder."""
@@ -324,23 +358,13 @@ class ModalTarget:
         """Return the volume on Modal, which is opened at the first access."""
         return self._files[volume]
 
+    def block_files(self, volume: str, create: bool = False) -> ModalVolumeFiles:
+        """Return the volume's files; ``create`` creates a missing volume."""
+        return open_files(volume, self.cli.environ, create)
+
     def read(self, run: str) -> records.CloudRun:
         """Return the run's records on the volume."""
         return records.read_run(self._files["checkpoints"], run)
-
-    def _remember_image(self, setup: str) -> None:
-        with suppress(OSError):  # only the next plan's text depends on it
-            account_id = account.account_id(self.cli.environ)
-            image.remember(self.checkout, self.volumes.cache, account_id, setup)
-
-
-@contextmanager
-def _unavailable_as_error() -> Iterator[None]:
-    """Raise RunnerError if Modal does not answer after all retries."""
-    try:
-        yield
-    except ModalUnavailable as error:
-        raise RunnerError(unreachable_message(str(error))) from error
 
 
 def open_target(cli: CliContext, checkout: Path) -> ModalTarget:

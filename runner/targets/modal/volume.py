@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from job.paths import VOLUMES
 from runner.errors import ModalUnavailable, RunnerError, did_you_mean, usage
-from runner.target import VolumeEntry
-from runner.targets.modal.account import is_configured
+from runner.runs.store import listing
+from runner.target import VolumeEntry, VolumeFiles
+from runner.targets.blocks import Block, ListedFiles, MissingBlock, NewFile, OpenFile, RemoteEntry
 from runner.targets.modal.client import (
     RetryPolicy,
     check_known_hosts,
     check_reachable,
+    is_configured,
     translate_modal_errors,
     unreachable_message,
 )
@@ -26,7 +28,6 @@ from runner.targets.modal.client import (
 if TYPE_CHECKING:
     import modal
 
-    from runner.targets.modal.volume_rpc import Block, MissingBlock, NewFile, OpenFile
 
 PREFIX = "gpt-runner-"
 PREFIX_VARIABLE = "GPT_RUNNER_VOLUMES"  # another prefix, for a second project in the workspace
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 def modal_name(volume: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the volume's name on Modal. Raises RunnerError, exit code 2, for an unknown volume."""
+    """Return the volume's name on Modal. Raises RunnerError, exit status 2, if it is unknown."""
     if volume not in VOLUMES:
         guess = did_you_mean(volume, VOLUMES) or f"; the volumes are {', '.join(VOLUMES)}"
         raise usage(f"unknown volume '{volume}'{guess}")
@@ -136,17 +137,7 @@ def _old_version_message(name: str, volume: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class RemoteEntry:
-    """An entry of a volume's listing; ``modified`` is in whole seconds since the epoch."""
-
-    path: str
-    size: int
-    modified: int
-    kind: str  # file, directory, symlink, or another name in Modal's FileEntryType
-
-
-class ModalVolumeFiles:
+class ModalVolumeFiles(ListedFiles):
     """The files of a volume on Modal. A volume that does not exist is empty.
 
     Every request is repeated by ``retry``, and raises the last ModalUnavailable.
@@ -166,11 +157,6 @@ class ModalVolumeFiles:
         """Return whether the volume existed at the last request."""
         return bool(self.id)
 
-    def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if it does not exist."""
-        entry = self.entry(path)
-        return entry.size if entry is not None else None
-
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
         if length == 0:
@@ -182,20 +168,6 @@ class ModalVolumeFiles:
                 return b""
             raise
         return b"".join(self.block(block) for block in opened.blocks)
-
-    def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """Return the folder's entries by name. Raises FileNotFoundError."""
-        for entry in sorted(self.listing(path, recursive=False), key=lambda entry: entry.path):
-            is_folder = entry.kind == "directory"
-            yield VolumeEntry(entry.path, entry.size, float(entry.modified), is_folder)
-
-    def entry(self, path: str) -> RemoteEntry | None:
-        """Return the file's entry; None if it does not exist."""
-        try:
-            listed = self.listing(path, recursive=False)
-        except FileNotFoundError:
-            return None
-        return next((e for e in listed if e.path == path.strip("/") and e.kind == "file"), None)
 
     def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
         """Return the entries of a folder, or of the file itself. Raises FileNotFoundError.
@@ -257,6 +229,13 @@ class ModalVolumeFiles:
             raise usage("that is the whole volume; name a file or folder in it")
         self._request(lambda: self.volume.remove_file(where, recursive=recursive))
 
+    def with_retries(
+        self, attempts: int | None = None, sleep: Callable[[float], None] | None = None
+    ) -> ModalVolumeFiles:
+        """Return the same files with a different number of attempts, or a different way to wait."""
+        retry = replace(self.retry, attempts=attempts) if attempts else self.retry
+        return ModalVolumeFiles(self.volume, replace(retry, sleep=sleep) if sleep else retry)
+
     def _request(self, request: Callable[[], T]) -> T:
         def attempt() -> T:
             with translate_modal_errors():
@@ -283,11 +262,22 @@ class LazyVolumeFiles:
     def __init__(self, name: str, environ: Mapping[str, str]) -> None:
         self.name = name
         self.environ = environ
+        self._opened: ModalVolumeFiles | None = None
+        self._lock = threading.Lock()  # that of cached_property is one for all volumes
 
-    @cached_property
+    @property
     def opened(self) -> ModalVolumeFiles:
         """Open the volume. Raises RunnerError offline, without a token, or for version 1."""
-        return open_files(self.name, self.environ)
+        with self._lock:
+            if self._opened is None:
+                self._opened = open_files(self.name, self.environ)
+            return self._opened
+
+    def create(self) -> modal.Volume:
+        """Return the volume, created if it is missing. Raises RunnerError."""
+        if not self.opened.exists:
+            self._opened = ModalVolumeFiles(open_volume(self.name, self.environ))
+        return self.opened.volume
 
     def size(self, path: str) -> int | None:
         """Return the file's size in bytes; None if it does not exist."""
@@ -307,18 +297,32 @@ class LazyVolumeFiles:
 
     def write(self, path: str, text: str) -> None:
         """Create or replace a small file. Raises OSError if Modal can't be reached."""
-        if not self.opened.exists:
-            self.opened = ModalVolumeFiles(open_volume(self.name, self.environ))
+        volume = self.create()
 
         def upload() -> None:
-            with translate_modal_errors(), self.opened.volume.batch_upload(force=True) as batch:
+            with translate_modal_errors(), volume.batch_upload(force=True) as batch:
                 batch.put_file(io.BytesIO(text.encode()), f"/{path}")
 
         self.opened.retry.call(upload)
 
-    def read_if_exists(self, path: str) -> bytes | None:
-        """Return a small file's bytes; None if it does not exist."""
-        try:
-            return self.read(path)
-        except FileNotFoundError:
-            return None
+
+class ListedFolder:
+    """A folder of a volume, listed once: a file that it lacks costs no request."""
+
+    def __init__(self, files: VolumeFiles, path: str) -> None:
+        self.files = files
+        self._sizes = {entry.path: entry.size for entry in listing(files, path)}
+
+    def size(self, path: str) -> int | None:
+        """Return the file's size in bytes; None if it does not exist."""
+        return self._sizes.get(path)
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+        if path not in self._sizes:
+            raise FileNotFoundError(path)
+        return self.files.read(path, start, length)
+
+    def entries(self, path: str = "") -> Iterator[VolumeEntry]:
+        """Return a folder's entries by name. Raises FileNotFoundError."""
+        return self.files.entries(path)

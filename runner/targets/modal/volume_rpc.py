@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import ClientTimeout
@@ -25,68 +24,15 @@ from modal.config import config
 from modal_proto import api_pb2
 
 from runner.errors import ModalUnavailable
+from runner.targets.blocks import BLOCK_SIZE, Block, MissingBlock, NewFile, OpenFile
 
-BLOCK_SIZE = 8 * 1024 * 1024  # bytes, in volumes of version 2
-
+BUFFER_SIZE = 1 << 20  # bytes of a body that may wait; with aiohttp's 64 KiB it pauses often
 MAX_ERROR_CHARACTERS = 300  # of a refusal: the rest is a page of XML
 
 # The digest in a Repr-Digest header (RFC 9530).
 SHA256_HEADER = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]+=*):")
 
-__all__ = [
-    "BLOCK_SIZE",
-    "Block",
-    "MissingBlock",
-    "NewFile",
-    "OpenFile",
-    "fetch_block",
-    "open_file",
-    "put_files",
-    "send_block",
-]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a file at one address, from ``start``: a block, or the requested range of one."""
-
-    start: int
-    length: int
-    url: str
-    is_complete: bool
-
-
-@dataclass(frozen=True)
-class OpenFile:
-    """A file at the time of the request: its size in bytes, and the blocks of the requested range.
-
-    Blocks never change, so a file that is replaced in the meantime is still read correctly.
-    """
-
-    size: int
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file to create: path, size in bytes, permission bits, and the SHA-256 of each block.
-
-    The digests are those of the blocks without trailing zeros.
-    """
-
-    path: str
-    size: int
-    mode: int
-    blocks: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class MissingBlock:
-    """A block that Modal lacks: the numbers of its file and block, and its upload address."""
-
-    file: int
-    block: int
-    url: str
+__all__ = ["fetch_block", "open_file", "put_files", "send_block"]
 
 
 async def _open_file(volume: Any, path: str, start: int, length: int) -> OpenFile:
@@ -119,29 +65,40 @@ def _blocks(urls: Sequence[str], start: int, end: int, size: int) -> Iterator[Bl
         start = stop
 
 
-async def _fetch_block(block: Block) -> tuple[bytes, bool]:
-    """Return the body, and whether a digest verifies it. Raises ConnectionError if it is wrong."""
+async def _fetch_body(block: Block) -> tuple[bytes, bytes | None]:
+    """Return the body and the SHA-256 that came with it. Raises ConnectionError if it is wrong."""
     session = ClientSessionRegistry.get_session()  # type: ignore[no-untyped-call]
     # A transfer may take as long as it needs; a connection that stalls is closed.
     timeout = ClientTimeout(sock_read=config["volume_block_read_timeout"] or None)
-    async with session.get(block.url, timeout=timeout) as response:
+    chunks, size = [], 0
+    async with session.get(block.url, timeout=timeout, read_bufsize=BUFFER_SIZE) as response:
         await _check_status(response)
-        body = await response.content.read(block.length + 1)
-        while len(body) <= block.length and (
-            chunk := await response.content.read(block.length + 1)
-        ):
-            body += chunk
-        expected = _parse_digest(response.headers.get("Repr-Digest", ""))
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > block.length:
+                raise _wrong_block(block, size)
+        return b"".join(chunks), _parse_digest(response.headers.get("Repr-Digest", ""))
+
+
+def fetch_block(block: Block) -> tuple[bytes, bool]:
+    """Return the body, and whether a digest verifies it. Raises ConnectionError if it is wrong."""
+    body, expected = fetch_body(block)
+    if expected is None:
+        return body, False
+    # Hashed here, in the caller's thread, while the client's only thread receives other blocks.
     # Modal may send the digest of the block without its trailing zeros.
-    is_verified = expected in (
-        hashlib.sha256(body).digest(),
-        hashlib.sha256(body.rstrip(b"\0")).digest(),
-    )
-    if len(body) > block.length or (expected and not is_verified and block.is_complete):
-        raise ConnectionError(
-            f"Modal sent {len(body)} bytes that are not the block of {block.length} bytes"
-        )
+    forms = (body, body.rstrip(b"\0"))
+    is_verified = any(hashlib.sha256(form).digest() == expected for form in forms)
+    if not is_verified and block.is_complete:
+        raise _wrong_block(block, len(body))
     return body, is_verified
+
+
+def _wrong_block(block: Block, size: int) -> ConnectionError:
+    return ConnectionError(
+        f"Modal sent {size} bytes that are not the block of {block.length} bytes"
+    )
 
 
 def _parse_digest(header: str) -> bytes | None:
@@ -189,7 +146,7 @@ async def _send_block(url: str, content: bytes) -> bytes:
 
 open_file = synchronize_api(_open_file)  # type: ignore[no-untyped-call]
 
-fetch_block = synchronize_api(_fetch_block)  # type: ignore[no-untyped-call]
+fetch_body = synchronize_api(_fetch_body)  # type: ignore[no-untyped-call]
 
 put_files = synchronize_api(_put_files)  # type: ignore[no-untyped-call]
 

@@ -1,20 +1,103 @@
-"""Watchdogs that end a run which costs money without making progress: stalled, or with an idle GPU.
+"""Deadlines and watchdogs that end an attempt before the job does, and the notifications about it.
 
-They run in the container beside the job, not in it, so that a job that hangs can't block them.
-Standard library only.
+Three limits apply: Modal's own, at most 24 hours per attempt, after which another attempt resumes;
+and the run's --timeout and --max-cost over all attempts, after which none does. The watchdogs end
+a run that costs money without making progress: stalled, or with an idle GPU. They run in
+a separate process in the container, so that a job that hangs can't block them. Standard library
+only.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
 
+from job.metrics import query_gpus
+from job.notify import Message, Notifier
 from job.run_record import EndReason
-from runner.targets.modal.container import query_gpus
+from runner.runs.attempts import AttemptLog
+
+MAX_ATTEMPT_S = 24 * 3600.0  # Modal's limit
+MAX_RETRIES = 10  # Modal's limit
+
+# 11 attempts, an hour of each left for starting and stopping.
+LONGEST_RUN_S = (MAX_RETRIES + 1) * 23 * 3600.0
+
+# Time for the last checkpoint to be written and committed: at most this long, and at most this
+# share of the attempt. Once the run has shown how long it takes to stop, that measurement counts.
+MAX_MARGIN_S = 300.0
+MARGIN_SHARE = 0.1
+
+# The margin from a measurement: this many times the measured seconds, plus a minimum.
+SAFETY_FACTOR = 3.0
+MIN_MARGIN_S = 2.0
+
+AFFORDABLE_MARGIN_S = 900  # time for the container to stop the job before Modal does
+
+
+def affordable_timeout(max_cost: float, usd_per_hour: dict[str, float]) -> int:
+    """Return the seconds until ``max_cost`` is spent on the cheapest GPU type, and a margin."""
+    return int(max_cost / min(usd_per_hour.values()) * 3600) + AFFORDABLE_MARGIN_S
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The times to ask the job to stop and to kill it, in seconds since the epoch."""
+
+    stop: float
+    kill: float
+    reason: EndReason
+
+
+def with_measured_margin(deadline: Deadline, started: float, stopping_s: float) -> Deadline:
+    """Return ``deadline`` with a ``stop`` that leaves enough time to stop.
+
+    ``stopping_s`` is the measured time to notice the request, write a checkpoint and commit it.
+    """
+    needed = SAFETY_FACTOR * stopping_s
+    margin = max(needed, _default_margin(deadline.kill - started))
+    return replace(deadline, stop=deadline.kill - min(MAX_MARGIN_S, MIN_MARGIN_S + needed, margin))
+
+
+def _default_margin(span: float) -> float:
+    return min(MAX_MARGIN_S, MARGIN_SHARE * span)
+
+
+def next_deadline(
+    started: float,
+    attempt_s: float,
+    total_s: float | None,
+    used_s: float,
+    max_cost: float | None,
+    spent: float,
+    usd_per_hour: float,
+) -> Deadline:
+    """Return the earliest of the three limits for an attempt that started at ``started``.
+
+    ``used_s`` seconds and ``spent`` dollars belong to earlier attempts.
+    """
+    limits: list[tuple[float, EndReason]] = []
+    if total_s is not None:
+        limits.append((max(0.0, total_s - used_s), EndReason.RUN_TIMEOUT))
+    if max_cost is not None and usd_per_hour > 0:
+        limits.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, EndReason.BUDGET))
+    span, reason = min(limits, default=(attempt_s + 1, EndReason.ATTEMPT_TIMEOUT))
+    if span > attempt_s:
+        span, reason = attempt_s, EndReason.ATTEMPT_TIMEOUT
+    else:  # end before Modal's limit, which would start another attempt for the last minutes
+        span = min(span, attempt_s - _default_margin(attempt_s))
+    return Deadline(started + span - _default_margin(span), started + span, reason)
+
+
+def attempt_timeout(total_s: float | None, used_s: float, longest_s: float) -> int:
+    """Return Modal's timeout for an attempt in whole seconds: at most what the run has left."""
+    remaining_s = longest_s if total_s is None else max(60.0, (total_s - used_s) * 1.25)
+    return int(min(longest_s, MAX_ATTEMPT_S, remaining_s))
+
 
 STALL_FACTOR = 10.0  # a pause this many times the usual interval between metrics is a stall
 RECENT_INTERVALS = 50  # whose median is the usual interval
@@ -53,10 +136,9 @@ class StallWatchdog:
         waited = now - self._grew_at
         if waited < max(self.after_s, STALL_FACTOR * usual):
             return ""
-        return (
-            f"no step for {waited:.0f} s, but one every {usual:.1f} s before "
-            "(resources.stop_stalled_after=null keeps waiting)"
-        )
+        before = f"; until then, there was one every {usual:.1f} s" if self.intervals else ""
+        remedy = "resources.stop_stalled_after=null keeps waiting"
+        return f"no step for {waited:.0f} s{before} ({remedy})"
 
 
 @dataclass
@@ -132,3 +214,37 @@ def _file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+CAP_WARNING = 0.8  # of --max-cost
+
+
+class AttemptNotifier(Notifier):
+    """Reports preemptions, costs and every end; the process that watches the job sends them."""
+
+    def resumed(self, log: AttemptLog) -> None:
+        """Report that the newest attempt follows one whose machine was taken away."""
+        before = log.attempts[-2] if len(log.attempts) > 1 else None
+        taken_away = (EndReason.PREEMPTED, EndReason.KILLED)
+        if before is not None and before.call == log.call and before.reason in taken_away:
+            self.send(f"was preempted and resumes, attempt {len(log.attempts)}")
+
+    def warn_of_cap(self, log: AttemptLog, cap: float | None) -> None:
+        """Report once that most of --max-cost is spent."""
+        cost = log.cost(time.time())
+        if cap is not None and cost >= CAP_WARNING * cap and log.warned_cap != cap:
+            log.warned_cap = cap
+            self.send(f"has spent ${cost:.2f} of its ${cap:.2f} limit")
+
+    def ended(self, log: AttemptLog) -> Message | None:
+        """Report the end of the call; nothing while another attempt follows."""
+        if log.status is None:
+            return None
+        if log.reason == EndReason.FINISHED:
+            return self.send("finished")
+        if log.reason == EndReason.FAILED:
+            return self.send(f"failed with exit status {log.status}")
+        if log.reason == EndReason.STOPPED:
+            return self.send("was stopped")
+        detail = log.attempts[-1].detail
+        return self.send(f"stopped: {log.reason}{f': {detail}' if detail else ''}")

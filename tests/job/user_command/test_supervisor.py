@@ -1,4 +1,4 @@
-"""A command as a run: real processes, real signals."""
+"""User commands as runs, with real processes and signals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import pytest
 from job.health import running_runs
 from job.paths import VolumePaths
 from job.run_record import RunRecord, read_record
-from job.user_command import checkpoint_backup
-from job.user_command.checkpoint_backup import FOLDER, CheckpointBackup, is_truncated
+from job.user_command import resume
 from job.user_command.persisted_paths import ensure_writable, seed_volume
+from job.user_command.resume import FOLDER, CheckpointBackup, is_truncated
 from tests.runner.nanogpt_folder import make_folder
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Saves at SIGTERM and leaves with 0, as many do.
-SAVES = """
+# Saves at SIGTERM and exits with 0, as many programs do.
+SAVES_ON_SIGTERM = """
 import os, signal, sys, time
 def stop(number, frame):
     print("saved", flush=True)
@@ -52,7 +52,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(volumes: Path, folder: Path) -> Iterator[Start]:
-    """``start("python", "x.py", options=[...])``: the wrapper as the runner starts it."""
+    """Return ``start("python", "x.py", options=[...])``, which runs a command as a run."""
     processes = []
 
     def begin(*command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -95,15 +95,15 @@ def record(volumes: Path) -> Callable[[], RunRecord]:
     return read
 
 
-def out_of(process: subprocess.Popen[str], status: int = 0) -> str:
+def output_of(process: subprocess.Popen[str], status: int = 0) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, out + err
     return out
 
 
 class TestEnd:
-    def test_the_exit_status_is_the_commands(self, start: Start, record, volumes: Path) -> None:
-        out_of(
+    def test_exit_status_is_that_of_the_command(self, start: Start, record, volumes: Path) -> None:
+        output_of(
             start(
                 "python", "-c", "import sys; print('a'); print('b', file=sys.stderr); sys.exit(3)"
             ),
@@ -114,11 +114,11 @@ class TestEnd:
         )  # fmt: skip
         assert sorted((volumes / "checkpoints" / "r" / "log.txt").read_text().split()) == ["a", "b"]
 
-    def test_stdout_and_stderr_stay_apart(self, start: Start) -> None:
+    def test_stdout_and_stderr_stay_separate(self, start: Start) -> None:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
         assert process.communicate(timeout=60) == ("data\n", "talk\n")
 
-    def test_as_json_stdout_is_the_record_alone(self, start: Start) -> None:
+    def test_json_prints_only_the_record_on_stdout(self, start: Start) -> None:
         process = start("python", "-c", "print('data'); raise SystemExit(3)", options=("--json",))
         out, err = process.communicate(timeout=60)
         assert json.loads(out)["result"] == {"exit_status": 3}
@@ -133,10 +133,10 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
     os.write(pipe, text.encode())
     time.sleep(0.05)
 """
-        out_of(start("python", "-c", program))
+        output_of(start("python", "-c", program))
         assert (volumes / "checkpoints" / "r" / "log.txt").read_text() == "a\nb\nno end"
 
-    def test_a_row_of_dots_is_in_the_log_before_it_ends(self, start: Start, volumes: Path) -> None:
+    def test_unfinished_line_is_in_the_log(self, start: Start, volumes: Path) -> None:
         process = start(
             "python", "-c", "import time; print('.', end='', flush=True); time.sleep(600)"
         )
@@ -145,54 +145,68 @@ for text, pipe in (("a", 1), ("b", 2), ("\\n", 1), ("\\n", 2), ("no end", 2)):
         assert process.poll() is None
 
     def test_killed_by_a_signal(self, start: Start, record) -> None:
-        out_of(start("python", "-c", "import os; os.kill(os.getpid(), 9)"), 137)
+        output_of(start("python", "-c", "import os; os.kill(os.getpid(), 9)"), 137)
         assert record().status == "failed"
 
-    def test_a_program_that_is_not_there(self, start: Start, record) -> None:
+    def test_missing_program(self, start: Start, record) -> None:
         process = start("trane.py")
         _, err = process.communicate(timeout=60)
         assert (process.returncode, record().status) == (1, "failed")
         assert "program 'trane.py' not found" in err
         assert "use ./train.py or python train.py" in start("train.py").communicate(timeout=60)[1]
 
-    def test_the_folder_of_a_training_is_not_taken_over(
-        self, start: Start, record, volumes: Path
-    ) -> None:
+    def test_folder_of_a_training_is_refused(self, start: Start, record, volumes: Path) -> None:
         folder = volumes / "checkpoints" / "r"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(
             json.dumps({"name": "r", "job": "train", "status": "finished"})
         )
         process = start("python", "-c", "print(1)")
-        assert "run 'r' is a train already" in process.communicate(timeout=60)[1]
+        assert "run 'r' exists with job train;" in process.communicate(timeout=60)[1]
         assert (process.returncode, record().job, record().attempts) == (1, "train", [])
+
+    @pytest.mark.parametrize("is_link", [False, True])
+    def test_folder_with_a_damaged_record_is_refused(
+        self, start: Start, volumes: Path, is_link: bool
+    ) -> None:
+        path = volumes / "checkpoints" / "r" / "run.json"
+        path.parent.mkdir(parents=True)
+        if is_link:
+            path.symlink_to(path.name)  # to itself: `exists` is False
+        else:
+            path.write_text("{")
+        process = start("python", "-c", "print(1)")
+        assert "run.json is damaged" in process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+        assert path.is_symlink() == is_link
 
 
 class TestEnvironment:
-    def test_our_packages_do_not_stand_in_for_its_own(self, start: Start) -> None:
+    def test_packages_of_the_project_do_not_shadow_those_of_the_folder(self, start: Start) -> None:
         code = "import importlib.util as u; print(u.find_spec('job'), u.find_spec('model').origin)"
-        own, theirs = out_of(start("python", "-S", "-c", code)).split()
-        assert own == "None"
-        assert theirs.endswith("nano/model.py")
+        job_module, model_module = output_of(start("python", "-S", "-c", code)).split()
+        assert job_module == "None"
+        assert model_module.endswith("nano/model.py")
 
-    def test_it_is_told_where_things_are(self, start: Start, volumes: Path) -> None:
-        code = "import os; print(os.environ['OUT_DIR'], os.environ['DATA_PATH'], os.environ['TRITON_CACHE_DIR'])"
-        out, data, cache = out_of(start("python", "-c", code)).split()
+    def test_environment_names_the_folders(self, start: Start, volumes: Path) -> None:
+        names = ("OUT_DIR", "DATA_PATH", "TRITON_CACHE_DIR")
+        code = f"import os; print(*(os.environ[name] for name in {names}))"
+        out, data, cache = output_of(start("python", "-c", code)).split()
         assert out == str(volumes / "checkpoints" / "r")
         assert data == str(volumes / "data")
         assert cache.startswith(str(volumes / "cache"))
 
 
 class TestSignals:
-    def test_asked_to_stop_it_is_unfinished_also_with_0(self, start: Start, record) -> None:
-        process = start("python", "-c", SAVES)
+    def test_stopped_command_is_unfinished_even_with_status_0(self, start: Start, record) -> None:
+        process = start("python", "-c", SAVES_ON_SIGTERM)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert out_of(process, 101) == "saved\n"
+        assert output_of(process, 101) == "saved\n"
         assert (record().status, record().attempts[0].reason) == ("unfinished", "SIGTERM")
 
-    def test_one_that_knows_no_signals_gets_them(self, start: Start, record) -> None:
+    def test_command_without_handlers_gets_signals(self, start: Start, record) -> None:
         process = start("python", "-c", "import time; print('ready', flush=True); time.sleep(600)")
         assert process.stdout is not None
         process.stdout.readline()
@@ -202,7 +216,7 @@ class TestSignals:
         assert err.count("KeyboardInterrupt") == 1
         assert record().result == {"exit_status": 130}
 
-    def test_what_a_shell_started_ends_too(self, start: Start, record) -> None:
+    def test_child_processes_of_a_shell_end_too(self, start: Start, record) -> None:
         process = start(
             "bash",
             "-c",
@@ -211,10 +225,10 @@ class TestSignals:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert "after" not in out_of(process, 101)
+        assert "after" not in output_of(process, 101)
         assert record().status == "unfinished"
 
-    def test_it_is_alive_while_it_runs(self, start: Start, volumes: Path) -> None:
+    def test_run_is_active_while_the_command_runs(self, start: Start, volumes: Path) -> None:
         process = start("python", "-c", "import time; print(1, flush=True); time.sleep(600)")
         assert process.stdout is not None
         process.stdout.readline()
@@ -224,40 +238,42 @@ class TestSignals:
 class TestResume:
     WORDS = ("python", "train.py", "--max_iters=3")
 
-    def test_later_attempts_get_the_words_where_there_is_something(
+    def test_later_attempts_get_the_resume_arguments_if_the_file_exists(
         self, start: Start, folder: Path
     ) -> None:
         options = ("--resume-with=--init_from=resume", "--resume-if=out/ckpt.pt")
         (folder / "data" / "letters" / "train.bin").write_text("x")
-        assert "resuming" not in out_of(start(*self.WORDS, options=options))
-        assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
+        assert "resuming" not in output_of(start(*self.WORDS, options=options))
+        assert "resuming at 3" in output_of(start(*self.WORDS, options=options))
         (folder / "out" / "ckpt.pt").unlink()
-        assert "resuming" not in out_of(start(*self.WORDS, options=options))
+        assert "resuming" not in output_of(start(*self.WORDS, options=options))
 
-    def test_without_a_condition_anything_that_was_written_counts(
+    def test_without_a_condition_any_written_file_counts(
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
-        place = volumes / "checkpoints" / "nano" / "out"
-        options = ("--resume-with=--init_from=resume", f"--persist=out={place}")
-        out_of(start(*self.WORDS, options=options), 1)  # no data: it wrote nothing
+        persisted = volumes / "checkpoints" / "nano" / "out"
+        options = ("--resume-with=--init_from=resume", f"--persist=out={persisted}")
+        output_of(
+            start(*self.WORDS, options=options), 1
+        )  # without data it fails and writes nothing
         (folder / "data" / "letters" / "train.bin").write_text("x")
-        assert "resuming" not in out_of(start(*self.WORDS, options=options))
-        assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
-        assert (place / "ckpt.pt").read_text() == "3"
+        assert "resuming" not in output_of(start(*self.WORDS, options=options))
+        assert "resuming at 3" in output_of(start(*self.WORDS, options=options))
+        assert (persisted / "ckpt.pt").read_text() == "3"
 
-    def test_a_link_to_nothing_is_nothing_to_go_on_from(
+    def test_dangling_link_is_not_a_checkpoint(
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
-        place = volumes / "checkpoints" / "nano" / "out"
-        place.mkdir(parents=True)
-        (place / "latest").symlink_to("gone")  # as wandb leaves it
-        options = ("--resume-with=--init_from=resume", f"--persist=out={place}")
+        persisted = volumes / "checkpoints" / "nano" / "out"
+        persisted.mkdir(parents=True)
+        (persisted / "latest").symlink_to("gone")  # like wandb's dangling link
+        options = ("--resume-with=--init_from=resume", f"--persist=out={persisted}")
         (folder / "data" / "letters" / "train.bin").write_text("x")
-        out_of(start("false", options=options), 1)
-        assert "resuming" not in out_of(start(*self.WORDS, options=options))
-        assert "resuming at 3" in out_of(start(*self.WORDS, options=options))
+        output_of(start("false", options=options), 1)
+        assert "resuming" not in output_of(start(*self.WORDS, options=options))
+        assert "resuming at 3" in output_of(start(*self.WORDS, options=options))
 
-    def test_a_checkpoint_of_other_words_is_not_gone_on_from(
+    def test_checkpoint_of_a_different_command_is_not_resumed(
         self, start: Start, folder: Path, record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def launched(*words: str) -> None:
@@ -267,49 +283,48 @@ class TestResume:
         (folder / "data" / "letters" / "train.bin").write_text("x")
         other, dies = (*self.WORDS, "--lr=2"), ("python", "-c", "raise SystemExit(1)")
         launched(*self.WORDS)
-        out_of(start(*self.WORDS, options=options))
+        output_of(start(*self.WORDS, options=options))
         os.utime(folder / "out" / "ckpt.pt", (1e9, 1e9))
         launched(*dies)
-        out_of(start(*dies, options=options), 1)
-        process = start(
-            *dies, options=options
-        )  # it wrote nothing: what is there is the first command's
+        output_of(start(*dies, options=options), 1)
+        # It wrote nothing: the checkpoint is that of the first command.
+        process = start(*dies, options=options)
         assert (
             "ckpt.pt is older than this run; starting without it"
             in process.communicate(timeout=60)[1]
         )
         launched(*other)
-        assert "resuming" not in out_of(start(*other, options=options))
-        assert "resuming at 3" in out_of(start(*other, options=options))
+        assert "resuming" not in output_of(start(*other, options=options))
+        assert "resuming at 3" in output_of(start(*other, options=options))
 
 
-class TestKept:
-    def test_a_folder_with_files_of_the_users_stays_and_is_shared(
+class TestPersistedPaths:
+    def test_folder_with_files_of_the_user_is_kept_and_shared(
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
-        place = volumes / "data" / "nano"
-        (place / "letters").mkdir(parents=True)
-        (place / "letters" / "pulled.bin").write_text("from elsewhere")
-        (place / "letters" / "meta.pkl").write_text("old")
+        persisted = volumes / "data" / "nano"
+        (persisted / "letters").mkdir(parents=True)
+        (persisted / "letters" / "pulled.bin").write_text("from elsewhere")
+        (persisted / "letters" / "meta.pkl").write_text("old")
         (folder / "data" / "letters" / "meta.pkl").write_text("mine")
-        out_of(start("python", "-c", "", options=(f"--persist=data={place}",)))
-        assert (place / "letters" / "meta.pkl").read_text() == "old"
+        output_of(start("python", "-c", "", options=(f"--persist=data={persisted}",)))
+        assert (persisted / "letters" / "meta.pkl").read_text() == "old"
         assert (folder / "data" / "letters" / "meta.pkl").read_text() == "mine"
-        out_of(start("python", "data/letters/prepare.py", options=(f"--persist=data={place}",)))
+        output_of(
+            start("python", "data/letters/prepare.py", options=(f"--persist=data={persisted}",))
+        )
         assert not (folder / "data").is_symlink()
         assert (folder / "data" / "letters" / "pulled.bin").read_text() == "from elsewhere"
-        assert (place / "letters" / "train.bin").read_text() == "to be or not to be"
-        assert (place / "letters" / "meta.pkl").read_text() != "old"
+        assert (persisted / "letters" / "train.bin").read_text() == "to be or not to be"
+        assert (persisted / "letters" / "meta.pkl").read_text() != "old"
 
-    def test_a_file_is_refused_and_not_lost(
-        self, start: Start, folder: Path, volumes: Path
-    ) -> None:
+    def test_file_is_refused_and_kept(self, start: Start, folder: Path, volumes: Path) -> None:
         process = start("python", "-c", "", options=(f"--persist=train.py={volumes / 'x'}",))
         assert "train.py is a file" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
         assert (folder / "train.py").read_text()
 
-    def test_a_link_to_elsewhere_is_refused(
+    def test_link_out_of_the_folder_is_refused(
         self, start: Start, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "out").symlink_to(tmp_path)
@@ -317,18 +332,16 @@ class TestKept:
         assert "links to" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
 
-    def test_a_folder_that_can_not_be_written_to_is_copied(
+    def test_read_only_folder_is_copied(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert ensure_writable(folder, tmp_path / "copy") == folder
-        monkeypatch.setattr(
-            os, "access", lambda path, mode: False
-        )  # root may write where a mount may not
+        monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root, access is granted
         assert ensure_writable(folder, tmp_path / "copy") == tmp_path / "copy"
         assert (tmp_path / "copy" / "data" / "letters" / "prepare.py").is_file()
         assert ensure_writable(folder, None) == folder
 
-    def test_newer_code_replaces_what_was_laid_there_and_nothing_else(
+    def test_newer_code_replaces_only_the_files_of_older_code(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         source, kept = folder / "data", tmp_path / "kept"
@@ -346,7 +359,7 @@ class TestKept:
         assert "notes.txt was changed by the job and stays as it is" in capsys.readouterr().err
 
 
-# Writes its checkpoint in place and slowly, as a zip that is whole at its very end.
+# Writes its checkpoint in place and slowly, as a zip that is complete only at its end.
 SLOW_WRITER = """
 import io, os, sys, time, zipfile
 buffer = io.BytesIO()
@@ -369,7 +382,7 @@ def weights(path: Path) -> str:
         return archive.read("weights").decode()
 
 
-class TestLastWhole:
+class TestCheckpointBackup:
     OPTIONS = ("--resume-with=x", "--resume-if=out/ckpt.pt")
 
     def test_a_signal_waits_for_the_write(self, start: Start, folder: Path) -> None:
@@ -377,13 +390,13 @@ class TestLastWhole:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGTERM)
-        out_of(process, 101)
+        output_of(process, 101)
         assert weights(folder / "out" / "ckpt.pt") == "first"
 
-    def test_a_torn_file_is_replaced_by_its_last_whole_copy(
+    def test_truncated_file_is_replaced_by_its_last_complete_copy(
         self, start: Start, folder: Path, volumes: Path
     ) -> None:
-        copy = volumes / "checkpoints" / "r" / "last_whole" / "ckpt.pt"
+        copy = volumes / "checkpoints" / "r" / "last_complete" / "ckpt.pt"
         process = start("python", "-c", SLOW_WRITER, "first", "0", options=self.OPTIONS)
         wait_for(lambda: copy.exists() and not is_truncated(copy))
         os.killpg(process.pid, signal.SIGKILL)
@@ -400,7 +413,7 @@ class TestLastWhole:
         assert "restored its last complete copy" in err
         assert weights(folder / "out" / "ckpt.pt") == "first"
 
-    def test_what_is_torn(self, tmp_path: Path) -> None:
+    def test_truncated_files_are_detected(self, tmp_path: Path) -> None:
         def file(name: str, content: bytes) -> Path:
             (tmp_path / name).write_bytes(content)
             return tmp_path / name
@@ -422,13 +435,13 @@ class TestLastWhole:
         (tmp_path / "folder.safetensors").mkdir()
         assert not is_truncated(tmp_path / "folder.safetensors")
 
-    def test_a_file_that_is_deleted_under_its_eyes(
+    def test_file_that_is_deleted_during_a_poll(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path, out = tmp_path / "ckpt.pt", tmp_path / "run"
         watched = CheckpointBackup(path, out)
         path.write_text("text")
-        monkeypatch.setattr(checkpoint_backup, "is_truncated", lambda path: path.unlink())
+        monkeypatch.setattr(resume, "is_truncated", lambda path: path.unlink())
         watched.poll()
         monkeypatch.undo()
         path.write_text("text again")
@@ -437,7 +450,7 @@ class TestLastWhole:
         assert (out / FOLDER / "ckpt.pt").read_text() == "text again"
         assert capsys.readouterr().err == ""
 
-    def test_of_a_folder_nothing_is_copied_and_no_signal_waits_for_it(self, tmp_path: Path) -> None:
+    def test_folder_is_not_copied_and_signals_do_not_wait_for_it(self, tmp_path: Path) -> None:
         watched = CheckpointBackup(tmp_path / "out", tmp_path / "run")
         (tmp_path / "out").mkdir()
         watched.poll()

@@ -14,13 +14,23 @@ from tests.runner.targets.docker_stand_in import own_settings
 
 @pytest.fixture
 def found(type_):
-    """Return ``found("error")``: the messages of that severity."""
+    """Return ``found("error")``, which returns the messages of that severity."""
 
     def messages(severity: str) -> list[str]:
         findings = json.loads(type_("runner doctor --json").stdout)
         return [finding["message"] for finding in findings if finding["severity"] == severity]
 
     return messages
+
+
+@pytest.mark.parametrize("problem", ["can't be read: Is a directory", "is larger than 1 MB"])
+def test_an_unreadable_dotenv_is_one_finding(type_, docker, checkout, found, problem: str) -> None:
+    if "directory" in problem:
+        (checkout / ".env").mkdir()
+    else:
+        (checkout / ".env").write_bytes(b"#" * 2_000_000)
+    assert found("error") == [f"{checkout}/.env {problem}"]
+    assert problem in type_("runner doctor --fix").stderr
 
 
 class TestFix:
@@ -60,13 +70,13 @@ class TestFix:
 
     def test_keys_and_comments_are_kept(self, type_, docker, checkout) -> None:
         path = checkout / ".env"
-        path.write_text("# mine\nWANDB_API_KEY='hush'\nHOST_UID=99999\n")
+        path.write_text("# mine\nWANDB_API_KEY='s3cret'\nHOST_UID=99999\n")
         path.chmod(0o640)
         result = type_("runner doctor --fix")
         lines = path.read_text().splitlines()
-        assert lines[:3] == ["# mine", "WANDB_API_KEY='hush'", f"HOST_UID={os.getuid()}"]
+        assert lines[:3] == ["# mine", "WANDB_API_KEY='s3cret'", f"HOST_UID={os.getuid()}"]
         assert path.stat().st_mode & 0o777 == 0o640
-        assert "hush" not in result.stdout + result.stderr
+        assert "s3cret" not in result.stdout + result.stderr
         assert [name.name for name in checkout.glob(".env*")] == [".env"]
 
     def test_comment_that_is_not_utf8_is_kept(self, checkout) -> None:
@@ -134,7 +144,7 @@ class TestFindings:
         (checkout / "docker-compose.gpu.yml").unlink()
         assert "docker-compose.gpu.yml is missing" in found("error")
 
-    def test_folder_of_another_user(self, docker, checkout, found, monkeypatch) -> None:
+    def test_folder_of_a_different_user(self, docker, checkout, found, monkeypatch) -> None:
         (checkout / "volumes" / "data").mkdir(parents=True)
         monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root
         assert "no permission to write to volumes/data" in found("error")

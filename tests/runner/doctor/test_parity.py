@@ -1,4 +1,4 @@
-"""runner doctor --parity: ten steps on each target, and their losses side by side."""
+"""runner doctor --parity: ten steps on each target, with the losses compared."""
 
 from __future__ import annotations
 

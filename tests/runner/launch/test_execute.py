@@ -1,4 +1,4 @@
-"""From the command line to the exit status, on a fake target."""
+"""Launches from the command line to the exit status, on a fake target."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestPlan:
         type_("runner host lr=1e-3 warm --dry-run")
         assert fake.plans[0] == fake.plans[1]
 
-    def test_name_gives_the_run_another_name(self, type_, fake) -> None:
+    def test_name_renames_the_run(self, type_, fake) -> None:
         type_("runner host warm --name mine")
         assert fake.did == ["start mine", "follow mine"]
 
@@ -45,10 +45,10 @@ class TestPlan:
         type_("runner host sample")
         assert fake.plans[0].run == "new"
 
-    def test_no_color_off_a_terminal(self, type_) -> None:
+    def test_no_color_without_a_terminal(self, type_) -> None:
         assert "\x1b" not in type_("runner host --dry-run").stderr
 
-    def test_no_color_is_honoured(self, type_, cli) -> None:
+    def test_no_color_variable_disables_colors(self, type_, cli) -> None:
         cli.terminal = True
         assert "\x1b" in type_("runner host --dry-run").stderr
         cli.environ["NO_COLOR"] = "1"
@@ -74,9 +74,10 @@ class TestPrepare:
         assert (plan.run, plan.process.secrets) == ("prepare-fineweb10B", ("HF_TOKEN",))
 
     @pytest.mark.parametrize(
-        ("line", "said"),
+        ("line", "message"),
         [
             ("train --shards 9", "write data.shards=9"),
+            ("sample --shards 9", "--shards is an option of prepare, not of sample; remove"),
             ("--force", "--force is an option of prepare, not of train"),
             ("prepare fineweb10B --source x", "remove --source x"),
             ("prepare fineweb10B val_fraction=0.5", "remove val_fraction=0.5"),
@@ -84,16 +85,18 @@ class TestPrepare:
             ("--force -- python x.py", "--force is an option of prepare, not of command"),
         ],
     )
-    def test_options_of_prepare_are_refused_elsewhere(
-        self, type_, fake, line: str, said: str
+    def test_options_of_prepare_are_refused_for_other_jobs(
+        self, type_, fake, line: str, message: str
     ) -> None:
         result = type_(f"runner host {line}")
-        assert (result.exit_code, said in result.stderr, fake.did) == (2, True, []), result.stderr
+        assert (result.exit_code, message in result.stderr, fake.did) == (2, True, []), (
+            result.stderr
+        )
 
 
 class TestExitStatus:
     @pytest.mark.parametrize(
-        ("job", "ours", "words"),
+        ("job", "status", "words"),
         [
             (0, 0, ""),
             (101, 101, "to resume, run the same command again:\n  runner host warm"),
@@ -103,12 +106,12 @@ class TestExitStatus:
             (130, 130, "interrupted"),
         ],
     )
-    def test_the_jobs_status_becomes_ours(
-        self, type_, fake, job: int, ours: int, words: str
+    def test_status_of_the_job_becomes_that_of_the_runner(
+        self, type_, fake, job: int, status: int, words: str
     ) -> None:
         fake.code = job
         result = type_("runner host warm")
-        assert result.exit_code == ours
+        assert result.exit_code == status
         assert words in result.stderr
 
     def test_status_101_comes_from_the_record_under_torchrun(self, type_, fake) -> None:
@@ -118,18 +121,31 @@ class TestExitStatus:
         fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=200.0)]
         assert type_("runner host warm").exit_code == 101
 
+    @pytest.mark.parametrize(("code", "status"), [(143, 0), (130, 0), (137, 0), (1, 100)])
+    def test_signal_after_the_run_finished_is_no_failure(
+        self, type_, fake, code: int, status: int
+    ) -> None:
+        from runner.target import RunInfo
+
+        fake.code = code
+        fake.states = [RunInfo("warm", "train", "host", "finished", ended=200.0)]
+        result = type_("runner host warm")
+        assert (result.exit_code, "failed" in result.stderr) == (status, status == 100)
+
     @pytest.mark.parametrize(
         ("code", "reason", "words"),
         [
             (
                 104,
                 "budget",
-                "stopped: it reached its --max-cost; to resume: `runner resume warm --max-cost MORE`\n",
+                "stopped: it reached its --max-cost; "
+                "to resume: `runner resume warm --max-cost MORE`\n",
             ),
             (
                 101,
                 "run-timeout",
-                "stopped: it reached its --timeout; to resume: `runner resume warm --timeout LONGER`\n",
+                "stopped: it reached its --timeout; "
+                "to resume: `runner resume warm --timeout LONGER`\n",
             ),
         ],
     )
@@ -155,7 +171,7 @@ class TestExitStatus:
         fake.code = None
         result = type_("runner host warm")
         assert result.exit_code == 130
-        assert "to go on" not in result.stderr
+        assert "to resume" not in result.stderr
 
     def test_record_of_an_older_attempt_is_ignored(self, type_, fake) -> None:
         from runner.target import RunInfo
@@ -166,7 +182,7 @@ class TestExitStatus:
 
 
 class TestDetach:
-    def test_it_returns_the_runs_name_at_once(self, type_, fake) -> None:
+    def test_returns_the_name_of_the_run_immediately(self, type_, fake) -> None:
         result = type_("runner host warm --detach")
         assert (result.exit_code, result.stdout, fake.did) == (0, "warm\n", ["start warm"])
         assert "runner logs warm --follow" in result.stderr
@@ -181,12 +197,10 @@ class TestDetach:
         }
 
 
-class TestQuestion:
-    """A target that costs money asks first."""
+class TestConfirmation:
+    """A target that bills asks for confirmation."""
 
-    def test_a_finished_training_is_shown_and_not_paid_for_again(
-        self, type_, fake, make_run
-    ) -> None:
+    def test_finished_training_is_shown_without_a_new_launch(self, type_, fake, make_run) -> None:
         fake.question = "This costs $3. Start it?"
         folder = make_run("warm", step=100, val_loss=1.5)
         (folder / "samples").mkdir()
@@ -195,6 +209,7 @@ class TestQuestion:
         result = type_("runner host warm")
         assert (result.exit_code, result.stdout) == (0, "in the end\n")
         assert "run warm is already finished: 100 steps, validation loss 1.5000" in result.stderr
+        assert "to train again: `runner host configs/warm.yaml --name warm-2`" in result.stderr
         assert json.loads(type_("runner host warm --detach --json").stdout)["val_loss"] == 1.5
         assert "shows its sample" in type_("runner host warm --dry-run").stderr
         assert fake.did == []
@@ -220,8 +235,8 @@ class TestQuestion:
         assert fake.did == ["start warm", "follow warm"]
 
 
-class TestMistakes:
-    """Each is one line and exit code 2, and starts nothing."""
+class TestUsageErrors:
+    """Each error is one line with exit status 2, and starts no job."""
 
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -231,17 +246,78 @@ class TestMistakes:
             ("runner host learning_rate=1", "did you mean 'train.lr'?"),
             (
                 "runner host configs/wam.yaml",
-                "no recipe configs/wam.yaml; did you mean 'warm'?",
+                "recipe file configs/wam.yaml does not exist; did you mean 'warm'?",
             ),
             ("runner host --name ../up", "is not a valid run name"),
             ("runner host --source a.txt", "write data.source=a.txt"),
             ("runner host --output x", "--output is an option of export, not of train"),
             (
                 "runner host prepare --device cpu",
-                "--device is an option of train, sample, evaluate, roofline, run, not of prepare",
+                "--device is an option of train, sample, evaluate, chat, serve, roofline, run, "
+                "not of prepare",
             ),
             ("runner host prepare --gpu 2", "--gpu is an option of train, not of prepare"),
-            ("runner host --gpu 0", "0 is not in the range"),
+            ("runner host --gpu 0", "--gpu 0: expected an integer of at least 1"),
+            (
+                "runner host --gpu h100:2",
+                "--gpu h100:2: expected a number of GPUs; GPU types are for Modal: "
+                "`runner cloud --gpu h100:2`",
+            ),
+            ("runner cloud --gpu 8", "'8' is a number of GPUs without a type; write both: H100:8"),
+            ("runner cloud --nodes 64", "--nodes 64: expected an integer from 1 to 32"),
+            ("runner cloud --cores inf", "--cores inf: expected a number of at least 0.125"),
+            ("runner serve --port 99999", "--port 99999: expected a port from 1 to 65535"),
+            (
+                "runner host --max-cost 5",
+                "--max-cost is an option of `runner cloud`, not of host; remove --max-cost",
+            ),
+            (
+                "runner host --timeout 1h",
+                "--timeout is an option of `runner cloud`, not of host; remove --timeout",
+            ),
+            (
+                "runner cloud --queue",
+                "--queue is an option of `runner host` or `runner local`, not of cloud; "
+                "remove --queue",
+            ),
+            (
+                "runner cloud --timeout 12",
+                "--timeout 12: 12 has no unit; write 12m, 12h or 12d",
+            ),
+            (
+                "runner host timeout=abc",
+                "resources.timeout: expected a duration such as 90m, 12h or 3d, got 'abc'",
+            ),
+            ("runner bogus", "no command 'bogus'; `runner --help` lists the commands"),
+            ("runner lgos", "no command 'lgos'; did you mean 'logs'?"),
+            ("runner host sample --nodes 2", "no option --nodes; `runner host sample --help`"),
+            (
+                "runner estimate nope",
+                "error: unknown recipe 'nope'; the recipes in configs/ are quickstart, warm\n",
+            ),
+            ("runner doctor --parity nope", "error: unknown recipe 'nope'; the recipes in"),
+            (
+                "runner host pipeline warm",
+                "error: warm is a recipe, not a pipeline; run `runner host warm`\n",
+            ),
+            (
+                "runner local pipeline nope.yaml",
+                "pipeline file nope.yaml does not exist; docs/commands.md describes the file",
+            ),
+            (
+                "runner spend --since 1.9.2026",
+                "--since 1.9.2026: expected a day such as 2026-09-01 or a month such as 2026-09",
+            ),
+            ("runner new foo", "unknown template 'foo'; type `runner new experiment foo`"),
+            (
+                "runner emit",
+                "name the system: slurm, k8s, skypilot or dstack, as in `runner emit slurm`; "
+                "`runner emit --help` shows the usage",
+            ),
+            (
+                "runner emit pbs",
+                "unknown system 'pbs'; expected slurm, k8s, skypilot or dstack",
+            ),
             ("runner host --nme x", "no option --nme; did you mean '--name'?"),
             ("runner estimate sample", "`runner estimate` is for training only; remove sample"),
             ("runner host --lr 1e-3", "no option --lr; write a recipe setting as lr=1e-3"),
@@ -249,17 +325,38 @@ class TestMistakes:
             ("runner host --learning_rate 1", "write a recipe setting as train.lr=1"),
             ("runner host LR=1e-3", "did you mean 'train.lr'?"),
             ("runner host lr = 1e-3", "write lr=1e-3"),
-            ("runner host --device gpu", "'gpu' is not one of"),
+            ("runner host --device gpu", "--device gpu: expected cpu, cuda or mps"),
         ],
     )
-    def test_is_one_line(self, type_, fake, line: str, message: str) -> None:
+    def test_error_is_one_line(self, type_, fake, line: str, message: str) -> None:
         result = type_(line)
         assert result.exit_code == 2
         assert message in result.stderr
         assert "Traceback" not in result.stderr
         assert (result.stdout, fake.did) == ("", [])
 
-    def test_mistake_in_a_recipe_is_reported_with_its_line(self, type_, checkout) -> None:
+    def test_sweep_or_pipeline_in_place_of_a_recipe_is_named(self, type_, checkout, fake) -> None:
+        (checkout / "configs" / "lrs.yaml").write_text("recipe: warm\nspace:\n  lr: [1, 2]\n")
+        (checkout / "configs" / "steps.yml").write_text("name: steps\nstages: {}\n")
+        for line, words in (
+            ("lrs", "lrs is a sweep; run `runner sweep lrs`"),
+            ("configs/lrs.yaml", "run `runner sweep configs/lrs.yaml`"),
+            ("steps", "steps is a pipeline; run `runner host pipeline steps`"),
+            ("nothing.yaml", "nothing.yaml does not exist; the recipes in configs/ are quickstart"),
+        ):
+            for command in ("runner host", "runner host prepare", "runner estimate"):
+                result = type_(f"{command} {line}")
+                assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+        assert fake.did == []
+
+    def test_run_in_place_of_a_recipe_is_named(self, type_, make_run) -> None:
+        make_run("mine")
+        assert (
+            "'mine' is a run, not a job or a recipe; use --name mine"
+            in type_("runner host mine").stderr
+        )
+
+    def test_error_in_a_recipe_is_reported_with_its_line(self, type_, checkout) -> None:
         path = checkout / "configs" / "warm.yaml"
         path.write_text(path.read_text().replace("max_steps", "max_step"))
         result = type_("runner host warm")
@@ -275,13 +372,22 @@ class TestMistakes:
         assert result.exit_code == 102
         assert "no trained run yet" in result.stderr
 
+    @pytest.mark.parametrize("words", ["host sample --name warm", "chat warm", "serve warm"])
+    def test_a_missing_run_on_an_empty_volume(self, type_, words: str) -> None:
+        result = type_(f"runner {words}")
+        assert result.exit_code == 102
+        assert result.stderr == (
+            "error: no run 'warm' (no runs yet; `runner local` or `runner host` trains the first "
+            "one)\n"
+        )
+
     def test_the_newest_run_that_is_sampled_from_has_a_recipe(self, type_, fake, make_run) -> None:
         os.utime(make_run("warm", step=50) / "run.json", (50, 50))
         (make_run("command") / "recipe.yaml").unlink()
         assert type_("runner host sample").exit_code == 0
         assert fake.plans[0].run == "warm"
 
-    def test_a_file_that_is_renamed_while_it_is_listed_hides_no_run(
+    def test_file_that_is_renamed_during_the_listing_hides_no_run(
         self, type_, fake, make_run, monkeypatch
     ) -> None:
         folder, found = make_run("warm", step=50), Path.iterdir
@@ -291,7 +397,7 @@ class TestMistakes:
         )
         assert type_("runner host sample").exit_code == 0
 
-    def test_sampling_from_a_run_that_is_not_there(self, type_, make_run) -> None:
+    def test_sampling_from_a_missing_run(self, type_, make_run) -> None:
         make_run("warm", step=50)
         result = type_("runner host sample --name wram")
         assert result.exit_code == 102
@@ -328,7 +434,18 @@ class TestMistakes:
         assert "Traceback" not in result.stderr
 
 
-class TestWhere:
+@pytest.mark.parametrize("line", ["run {0}", "pipeline {0}", "--dir {0} -- true", "{0}"])
+def test_link_to_itself_is_an_error_of_one_line(type_, cli, line) -> None:
+    for suffix in (".py", ".yaml"):
+        (cli.cwd / f"loop{suffix}").symlink_to(f"loop{suffix}")
+    name = "./loop.py" if line.startswith("run") else "./loop.yaml"
+    result = type_(f"runner host {line.format(name)} --dry-run")
+    assert result.exit_code in (1, 2)
+    assert "fault of the runner" not in result.stderr
+    assert "loop" in result.stderr
+
+
+class TestPaths:
     def test_folder_below_the_checkout_works(self, type_, cli, checkout, fake) -> None:
         cli.cwd = checkout / "configs"
         assert type_("runner host ./warm.yaml").exit_code == 0
@@ -339,3 +456,59 @@ class TestWhere:
         (checkout / "configs" / "text.txt").touch()
         type_("runner host data.source=text.txt --dry-run")
         assert fake.plans[0].overrides == ("data.source=configs/text.txt",)
+
+    def test_path_above_the_current_folder(self, type_, cli, checkout, fake) -> None:
+        cli.cwd = checkout / "configs"
+        (checkout.parent / "text.txt").touch()
+        type_("runner host data.source=../../text.txt --dry-run")
+        assert fake.plans[0].overrides == (f"data.source={checkout.parent}/text.txt",)
+
+    @pytest.mark.parametrize(
+        "line", ["data.source=gone.txt", "warm source=gone/*.txt", "prepare --source gone.txt"]
+    )
+    def test_missing_text_is_refused_if_it_is_needed(self, type_, fake, checkout, line) -> None:
+        fake.has = {"is_dataset_ready": False}
+        result = type_(f"runner host {line} --dry-run")
+        assert result.exit_code == 2
+        assert ": no such file, folder or glob; correct the path" in result.stderr
+        assert "data.source=gone" in result.stderr
+        (checkout / "gone").mkdir()
+        for path in (checkout / "gone.txt", checkout / "gone" / "a.txt"):
+            path.touch()
+        assert type_(f"runner host {line} --dry-run").exit_code == 0
+
+    def test_text_that_is_not_needed_or_elsewhere_may_be_missing(self, type_, fake) -> None:
+        line = "runner host data.source=gone.txt --dry-run"
+        fake.has = {"is_dataset_ready": True}
+        assert type_(line).exit_code == 0
+        forced = type_("runner host prepare source=gone.txt --force --dry-run")
+        assert forced.exit_code == 2
+        fake.has = {"is_dataset_ready": False}
+        for source in ("/vol/data/gone.txt", "https://example.com/gone.txt", "stdlib"):
+            assert type_(line.replace("gone.txt", source)).exit_code == 0
+        fake.has = {"is_configured": False}
+        assert type_(line).exit_code == 2
+
+    def test_path_that_the_job_resolves_is_not_changed(self, type_, cli, checkout, fake):
+        (checkout / "texts").mkdir()
+        recipe = checkout / "configs" / "warm.yaml"
+        recipe.write_text(recipe.read_text().replace("source: stdlib", "source: texts"))
+        assert type_("runner host warm --dry-run").exit_code == 0
+        assert fake.plans[0].overrides == ()
+
+    @pytest.mark.parametrize("source", ["../texts/*.txt", "texts/*.txt"])
+    def test_path_in_a_recipe_is_relative_to_its_folder_or_the_current_one(
+        self, type_, cli, checkout, tmp_path, fake, source
+    ) -> None:
+        cli.cwd = tmp_path / "mine"
+        (cli.cwd / "texts").mkdir(parents=True)
+        (cli.cwd / "configs").mkdir()
+        recipe = (checkout / "configs" / "warm.yaml").read_text()
+        own = recipe.replace("source: stdlib", f"source: {source}")
+        (cli.cwd / "configs" / "own.yaml").write_text(own)
+        assert type_(f"runner host {cli.cwd}/configs/own.yaml --dry-run").exit_code == 0
+        type_(f"runner host {cli.cwd}/configs/own.yaml --dry-run data.source=stdlib")
+        assert [plan.overrides for plan in fake.plans] == [
+            (f"data.source={cli.cwd}/texts/*.txt",),
+            ("data.source=stdlib",),
+        ]

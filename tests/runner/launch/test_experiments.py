@@ -1,4 +1,4 @@
-"""`runner host run FILE` and `runner new`; the file is not imported."""
+"""`runner host run FILE`, which does not import the file, and `runner new`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from runner.console import CliContext
 from tests.runner.conftest import ROOT
 from tests.runner.fake_target import FakeTarget
 
-MINE = "import a_module_that_is_nowhere\ndef train(output_dir='.', lr: float = 0.1, steps: int = 3): ...\n"
+EXPERIMENT = """\
+import missing_module
+def train(output_dir='.', lr: float = 0.1, steps: int = 3): ...
+"""
 
 
 @pytest.fixture
 def mine(checkout: Path) -> Path:
     path = checkout / "mine.py"
-    path.write_text(MINE)
+    path.write_text(EXPERIMENT)
     return path
 
 
@@ -30,7 +33,9 @@ class TestRun:
     def test_parameters_with_and_without_param(
         self, mine: Path, type_: Callable[[str], Result], fake: FakeTarget
     ) -> None:
-        result = type_("runner host run mine.py lr=1e-3 --param steps=7 --name first")
+        result = type_(
+            "runner host run mine.py lr=1e-3 --param steps=7 --name first --tracker mlflow"
+        )
         assert result.exit_code == 0, result.stderr
         (plan,) = fake.plans
         assert plan.process.command[1:] == (
@@ -40,23 +45,24 @@ class TestRun:
         assert plan.writes_run
         assert "train(lr=0.001, steps=7) of mine.py" in result.stderr
         launch = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])
-        assert launch["experiment"] == {"file": str(mine), "words": ["lr=1e-3", "steps=7"]}
+        experiment = {"file": str(mine), "words": ["lr=1e-3", "steps=7"]}
+        assert launch["experiment"] == {**experiment, "trackers": {"mlflow": "gpt-runner"}}
 
-    def test_file_elsewhere_brings_its_folder(
+    def test_file_outside_the_checkout_brings_its_folder(
         self, checkout: Path, type_: Callable[[str], Result], fake: FakeTarget
     ) -> None:
         folder = checkout.parent / "elsewhere"
         folder.mkdir()
-        (folder / "mine.py").write_text(MINE)
-        fake.has = {"inside": "/job/elsewhere"}
+        (folder / "mine.py").write_text(EXPERIMENT)
+        fake.has = {"container_path": "/job/elsewhere"}
         assert type_("runner host run ../elsewhere/mine.py").exit_code == 0
         (plan,) = fake.plans
         assert "/job/elsewhere/mine.py" in plan.process.command
         assert plan.folder is not None
-        assert plan.folder.here == str(folder)
+        assert plan.folder.host_path == str(folder)
 
     @pytest.mark.parametrize(
-        ("line", "status", "said"),
+        ("line", "status", "message"),
         [
             ("run mine.py lrr=1", 2, "mine.py has no parameter 'lrr'; did you mean 'lr'?"),
             ("run mine.py --param steps=two", 2, "steps: expected an integer, got 'two'"),
@@ -65,23 +71,23 @@ class TestRun:
             ("run mine.py other", 2, "unexpected 'other'"),
             ("run mine.py --persist out=data", 2, "--persist is an option of command, not of run"),
             ("run mine.py --device mps", 2, "the experiment chooses its device"),
-            ("mine.py", 2, "mine.py is an experiment, not a recipe; use `run mine.py`"),
+            ("mine.py", 2, "mine.py is an experiment, not a recipe; use `runner host run mine.py`"),
             ("run plain.py", 2, "no function train at the top level"),
         ],
     )
-    def test_mistake_starts_nothing(
+    def test_error_starts_no_job(
         self,
         mine: Path,
         type_: Callable[[str], Result],
         fake: FakeTarget,
         line: str,
         status: int,
-        said: str,
+        message: str,
     ) -> None:
         mine.with_name("plain.py").write_text("print('no experiment')\n")
         result = type_(f"runner host {line}")
         assert result.exit_code == status
-        assert said in result.stderr
+        assert message in result.stderr
         assert fake.did == []
 
     def test_finished_run_is_shown_and_other_parameters_are_refused(
@@ -103,12 +109,15 @@ class TestRun:
         assert result.exit_code == 0
         assert json.loads(result.stdout)["result"] == {"loss": 0.5}
         assert "already finished with these parameters: loss=0.5" in result.stderr
+        again = type_("runner host run mine.py lr=0.1").stderr
+        assert "mine.py lr=0.1 --name mine-2`" in again
         result = type_("runner host run mine.py lr=0.2")
         assert result.exit_code == 2
         assert "lr: 0.1 → 0.2" in result.stderr
         make_run("warm")
         assert (
-            "run 'warm' is a train already" in type_("runner host run mine.py --name warm").stderr
+            "run 'warm' exists with job train;"
+            in type_("runner host run mine.py --name warm").stderr
         )
         assert fake.did == []
 
@@ -119,10 +128,10 @@ class TestRun:
         fake: FakeTarget,
         make_run: Callable[..., Path],
     ) -> None:
-        ran = {"path": "mine.py", "sha256": hashlib.sha256(MINE.encode()).hexdigest()}
+        ran = {"path": "mine.py", "sha256": hashlib.sha256(EXPERIMENT.encode()).hexdigest()}
         make_run("mine", job="experiment", arguments={"lr": 0.1, "steps": 3}, file=ran)
         assert "has changed" not in type_("runner host run mine.py").stderr
-        mine.write_text(MINE + "# other\n")
+        mine.write_text(EXPERIMENT + "# other\n")
         result = type_("runner host run mine.py")
         assert "mine.py has changed since; the result is that of the earlier file" in result.stderr
         assert "--name mine-2" in result.stderr
@@ -141,7 +150,7 @@ class TestNew:
         path.write_text("mine now\n")
         result = type_("runner new experiment my_gpt")
         assert result.exit_code == 1
-        assert "exists; choose another name" in result.stderr
+        assert "exists; choose a different name" in result.stderr
         assert path.read_text() == "mine now\n"
 
     @pytest.mark.parametrize("name", ["torch", "experiment", "3x", "a-b", "class"])
@@ -172,8 +181,10 @@ def test_new_experiment_trains_and_resumes_exactly(
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     folders = [checkout / "volumes" / "checkpoints" / name for name in ("whole", "halves")]
-    ours, theirs = ((f / "step_00000060" / "model.safetensors").read_bytes() for f in folders)
-    assert ours == theirs
+    resumed, uninterrupted = (
+        (f / "step_00000060" / "model.safetensors").read_bytes() for f in folders
+    )
+    assert resumed == uninterrupted
     steps = [
         row["step"]
         for row in map(json.loads, metrics.read_text().splitlines())
@@ -185,8 +196,9 @@ def test_new_experiment_trains_and_resumes_exactly(
 def test_runner_imports_no_torch(mine: Path, checkout: Path) -> None:
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom runner.cli import main\n"
-        "for words in (['host', 'run', 'mine.py', '--dry-run'], ['sweep', '--help'], ['new', '--help']):\n"
-        "    result = CliRunner().invoke(main, words)\n    assert result.exit_code == 0, result.output\n"
+        "for line in ('host run mine.py --dry-run', 'sweep --help', 'new --help'):\n"
+        "    result = CliRunner().invoke(main, line.split())\n"
+        "    assert result.exit_code == 0, result.output\n"
         "print([name for name in ('torch', 'modal', 'matplotlib') if name in sys.modules])\n"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A run with changed settings is refused before it starts; settings that may change are accepted."""
+"""Changed settings of a run are refused before it starts, unless they may change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.testing import Result
 
 from job.recipe import known_keys, load
 from job.run_record import read_record
-from job.run_session import OtherSettings, refuse_changes
+from job.run_session import SettingsMismatch, refuse_changes
 from runner.commands import resume
 from runner.console import CliContext
 from runner.targets.host import HostTarget
@@ -29,7 +29,7 @@ def test_plan_refuses_changed_settings_as_the_job_does(
     cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: True)
     refused = type_(line)
     assert refused.exit_code == 2
-    with pytest.raises(OtherSettings) as of_the_job:
+    with pytest.raises(SettingsMismatch) as of_the_job:
         refuse_changes(folder, load(folder / "recipe.yaml", ["lr=1"]))
     assert refused.stderr == f"error: {of_the_job.value}\n"
     assert "  train.lr: 0.0006 → 1.0\n" in refused.stderr

@@ -1,7 +1,8 @@
-"""[JOB] [RECIPE] [key=value ...] in any order."""
+"""The arguments [JOB] [RECIPE] [key=value ...] in any order."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
@@ -13,16 +14,20 @@ from runner.launch.parse import ParsedArgs, classify_args
 RECIPES = ("quickstart", "shakespeare_char")
 
 
+def classify(words: Sequence[str]) -> ParsedArgs:
+    return classify_args(words, RECIPES, lambda word: f"{word} is a run" if word == "mine" else "")
+
+
 def test_no_arguments_select_the_default_recipe() -> None:
     assert host.command.split_job([]) == (None, [])
-    assert classify_args([], RECIPES) == ParsedArgs(None, ())
+    assert classify([]) == ParsedArgs(None, ())
 
 
 def test_the_order_does_not_matter() -> None:
     for words in permutations(["prepare", "shakespeare_char", "lr=1e-3"]):
         job, rest = host.command.split_job(words)
         assert job == "prepare"
-        assert classify_args(rest, RECIPES) == ParsedArgs("shakespeare_char", ("lr=1e-3",))
+        assert classify(rest) == ParsedArgs("shakespeare_char", ("lr=1e-3",))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +54,12 @@ def test_the_job_is_the_first_positional_argument_that_names_one(
 
 
 def test_overrides_keep_their_order() -> None:
-    assert classify_args(["b=1", "a=2", "b=3"], RECIPES).overrides == ("b=1", "a=2", "b=3")
+    assert classify(["b=1", "a=2", "b=3"]).overrides == ("b=1", "a=2", "b=3")
 
 
 def test_path_is_a_recipe_even_if_missing() -> None:
-    assert classify_args(["my/own.yaml"], RECIPES).recipe == "my/own.yaml"
-    assert classify_args(["own.yml"], RECIPES).recipe == "own.yml"
+    assert classify(["my/own.yaml"]).recipe == "my/own.yaml"
+    assert classify(["own.yml"]).recipe == "own.yml"
 
 
 @pytest.mark.parametrize(
@@ -71,11 +76,12 @@ def test_path_is_a_recipe_even_if_missing() -> None:
         (["lr=", "1e-3"], "write lr=1e-3"),
         (["quickstart", "sample"], "'sample' is a second job"),
         (["quickstart", "shakespeare_char"], "two recipes"),
-        (["mine"], "'mine' is a run, not a job or a recipe; use --name mine"),
+        (["mine"], "mine is a run"),
+        (["x.py"], "use `runner host run x.py`"),
     ],
 )
 def test_unknown_word_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(RunnerError) as caught:
-        classify_args(words, RECIPES, lambda: ["mine"])
+        classify(words)
     assert message in caught.value.message
     assert caught.value.exit_code == 2

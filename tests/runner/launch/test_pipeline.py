@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 PIPELINE = """\
 name: letters
 dir: ../nano
-keep:
+persist:
   data: data
   out: checkpoints
 stages:
@@ -49,12 +49,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestFile:
-    @pytest.mark.parametrize("name", ["nanogpt_shakespeare", "modded_nanogpt"])
-    def test_shipped_pipelines_prepare_without_a_gpu(self, name: str) -> None:
-        stages = list(load_pipeline(ROOT / "configs" / f"{name}.yaml").stages.values())
-        assert [stage.gpu is None for stage in stages[:2]] == [True, False]
+    @pytest.mark.parametrize("name", ["nanogpt_shakespeare", "modded_nanogpt", "nanochat"])
+    def test_pipelines_of_the_project_prepare_without_a_gpu(self, name: str) -> None:
+        stages = load_pipeline(ROOT / "configs" / f"{name}.yaml").stages
+        training = list(stages).index("train")
+        assert all(stage.gpu is None for stage in list(stages.values())[:training])
+        assert stages["train"].gpu
+        if name == "nanochat":
+            assert "torchrun" not in stages["train"].words(has_gpu=False)
+            assert "--fp8" in stages["train"].words(has_gpu=True)
 
-    def test_shipped_pipeline_is_valid(self) -> None:
+    def test_pipelines_of_the_project_are_valid(self) -> None:
         pipeline = load_pipeline(ROOT / "configs" / "nanogpt_shakespeare.yaml")
         assert list(pipeline.stages) == ["prepare", "train", "sample"]
         assert pipeline.stages["prepare"].gpu is None
@@ -69,6 +74,7 @@ class TestFile:
                 "gpus: T4",
                 "letters.yaml:13: stages.train.gpus: unknown key; did you mean 'stages.train.gpu'",
             ),
+            ("persist:", "keep:", ":3: keep: unknown key; did you mean 'persist'"),
             (
                 "command: cat out/ckpt.pt",
                 "gpu: T4",
@@ -93,7 +99,7 @@ class TestFile:
             ("    resume_with: --init_from=resume\n", "", ":15: resume_if needs resume_with"),
         ],
     )
-    def test_mistake_is_reported_with_its_line(
+    def test_error_is_reported_with_its_line(
         self, tmp_path: Path, old: str, new: str, message: str
     ) -> None:
         assert old in PIPELINE
@@ -107,6 +113,8 @@ class TestFile:
         assert pipeline.dir == "/elsewhere"
         with pytest.raises(RecipeError, match="did you mean"):
             load_pipeline(write(tmp_path), ["train.arg=1"])
+        with pytest.raises(RecipeError, match=r"did you mean 'persist\.out'"):
+            load_pipeline(write(tmp_path), ["keep.out=checkpoints/new"])
 
 
 @pytest.mark.parametrize(
@@ -138,14 +146,14 @@ class TestHost:
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out.splitlines()[0] == "prepared", err
         assert out.endswith("iter 4: loss 1.0\n4")
-        assert "train: out/ckpt.pt is missing" in err
+        assert "train: runs: out/ckpt.pt is missing" in err
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out == "4"
         assert "prepare: skipped: it finished" in err
         out, err = spawn(
             "host", "pipeline", "letters.yaml", "train.args=--max_iters=6"
         ).communicate(timeout=60)
-        assert "train: its command has changed; it starts from the beginning" in err
+        assert "train: runs: its command has changed; it starts from the beginning" in err
         assert "from its beginning: the command changed since the last attempt" in err
         assert "resuming" not in out
         assert out.endswith("6")
@@ -186,6 +194,43 @@ class TestHost:
         assert "prepare: skipped" in err
         assert out.endswith("4")
 
+    def test_detached_pipeline_continues_and_the_same_command_shows_it(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        line = ("host", "pipeline", "letters.yaml", "train.args=--max_iters=60 --pause=0.05")
+        out, err = spawn(*line, "--detach").communicate(timeout=60)
+        assert out == "letters\n", err
+        process, again = spawn(*line), spawn(*line, "--detach")
+        out, err = again.communicate(timeout=60)
+        assert (out, "pipeline letters is already running" in err) == ("letters\n", True), err
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "pipeline letters is already running" in err
+        assert "letters-train is running" in err
+        assert "iter 60: loss 1.0" in out
+        messages = checkout / "volumes" / "cache" / ".pipelines" / "letters" / "output.txt"
+        assert "stage show, 3 of 3" in messages.read_text()
+        shown = json.loads(
+            (checkout / "volumes/checkpoints/letters-show/run.json").read_text("utf-8")
+        )
+        assert (shown["status"], len(shown["attempts"])) == ("finished", 1)
+
+    def test_stop_of_a_stage_ends_the_detached_pipeline(
+        self, spawn, folder: Path, checkout: Path
+    ) -> None:
+        write(checkout)
+        line = ("host", "pipeline", "letters.yaml", "train.args=--max_iters=6000 --pause=0.05")
+        assert spawn(*line, "--detach").wait(60) == 0
+        checkpoints = checkout / "volumes" / "checkpoints"
+        wait_for((checkpoints / "nano" / "out" / "ckpt.pt").exists)
+        attached = spawn(*line)
+        wait_for(lambda: "already running" in attached.stderr.readline())
+        assert spawn("stop", "letters-train").wait(60) == 0
+        err = attached.communicate(timeout=60)[1]
+        assert attached.returncode == 101, err
+        assert not (checkpoints / "letters-show").exists()
+
     def test_named_stage_runs_alone(self, spawn, folder: Path, checkout: Path) -> None:
         write(checkout)
         assert (
@@ -213,21 +258,20 @@ class TestHost:
         ("words", "message"),
         [
             (("pipeline",), "`pipeline` needs a file"),
-            (("pipeline", "nothing.yaml"), "no pipeline nothing.yaml"),
-            (("pipeline", "letters.yaml", "--detach"), "--detach is an option of"),
+            (("pipeline", "nothing.yaml"), "pipeline file nothing.yaml does not exist"),
             (
                 ("pipeline", "letters.yaml", "--gpu", "2"),
                 "--gpu is an option of train, not of pipeline",
             ),
             (
                 ("pipeline", "letters.yaml", "--persist", "out=data"),
-                "write it in the pipeline's file, as `keep`",
+                "write it in the pipeline's file, as `persist`",
             ),
             (("pipeline", "letters.yaml", "--dir", "../none"), "or give it with --dir"),
             (("pipeline", "letters.yaml", "--", "ls"), "appears before --"),
         ],
     )
-    def test_mistake_is_reported(
+    def test_error_is_reported(
         self, spawn, folder: Path, checkout: Path, words, message: str
     ) -> None:
         write(checkout)

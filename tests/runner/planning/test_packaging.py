@@ -1,4 +1,4 @@
-"""The files of a folder that are shipped with its command."""
+"""The files that are uploaded with a user's command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from job.exit_status import ExitStatus
 from runner.errors import RunnerError
 from runner.git import GitAnswer, Repository
 from runner.planning.command_plan import describe_upload
-from runner.planning.packaging import is_left_out, list_files, setup_files
+from runner.planning.packaging import list_files, make_omitted_test, setup_files, setup_lines
 from runner.project import git_state
+from runner.request import UserCommand
 
 FILES = {
     ".gitignore": "*.pt\n/data/\n!keep.pt\n",
@@ -31,7 +33,7 @@ FILES = {
     "lib/deep/b.log": "x",
     "lib/deep/.gitignore": "!b.log\n",
     "lib/__pycache__/x.pyc": "x",
-    ".env": "TOKEN=hush",
+    ".env": "TOKEN=s3cret",
     ".env.example": "TOKEN=",
     "name with ä space.txt": "x",
 }
@@ -60,7 +62,7 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.fixture(params=["git", "walk"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, str]], Path]:
-    """Create a folder with these files, as a repository and not: both must list the same."""
+    """Make a folder with these files, with and without Git: both must list the same files."""
 
     def make_folder(files: dict[str, str]) -> Path:
         folder = write(tmp_path / "folder", files)
@@ -86,7 +88,7 @@ def test_dockerignore_patterns_start_at_the_folder(make: Callable[..., Path]) ->
     assert set(list_files(make(files)).sizes) == {".dockerignore", "sub/out/a", "b.tmp"}
 
 
-def test_dockerignore_of_our_own_checkout_is_for_the_image(make: Callable[..., Path]) -> None:
+def test_dockerignore_of_the_checkout_is_for_the_image(make: Callable[..., Path]) -> None:
     folder = make({".dockerignore": "*\n", "train.py": "x"})
     assert list_files(folder).sizes == {}
     assert "train.py" in list_files(folder, folder).sizes
@@ -111,20 +113,20 @@ def test_links_are_shipped_if_their_target_is(make: Callable[..., Path], tmp_pat
         (folder / name).symlink_to(target)
     listing = list_files(folder)
     assert listing.sizes == {".gitignore": 6, "a.txt": 3, "b.txt": 3, "c.txt": 3}
-    assert listing.left_out == {
-        "gone": "link to nothing",
-        "loop": "link to nothing",
+    assert listing.omitted == {
+        "gone": "broken link",
+        "loop": "broken link",
         "folder": "link to a folder",
         "above": "link out of the folder",
         "outside": "link out of the folder",
         "absolute": "link out of the folder",
-        "ignored": "link to a file that is not shipped",
-        "environment": "link to a file that is not shipped",
+        "ignored": "link to a file that is not uploaded",
+        "environment": "link to a file that is not uploaded",
     }
     listing.check()
 
 
-def test_tracked_file_behind_a_link_to_another_folder_is_left_out(tmp_path: Path) -> None:
+def test_tracked_file_below_a_link_to_a_different_folder_is_omitted(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {"a.py": "x", "lib/key": "mine"})
     git(folder, "init", "-q")
     git(folder, "add", "-A")
@@ -149,12 +151,12 @@ NO_CREDENTIALS = [
 ]  # fmt: skip
 
 
-def test_credentials_are_left_out_and_named(make: Callable[..., Path]) -> None:
+def test_credentials_are_omitted_and_named(make: Callable[..., Path]) -> None:
     folder = make(dict.fromkeys([*CREDENTIALS, *NO_CREDENTIALS], "x"))
     listing = list_files(folder)
     assert set(listing.sizes) == set(NO_CREDENTIALS)
-    assert set(listing.left_out) == set(CREDENTIALS)
-    assert set(listing.left_out.values()) == {"may hold credentials"}
+    assert set(listing.omitted) == set(CREDENTIALS)
+    assert set(listing.omitted.values()) == {"may hold credentials"}
     row = describe_upload(listing.summary())
     assert ".aws/credentials (may hold credentials)" in row
     assert "and 17 more" in row
@@ -165,6 +167,29 @@ def test_certificate_is_shipped_and_a_private_key_is_not(make: Callable[..., Pat
     certificate = "-----BEGIN CERTIFICATE-----\n"
     files = {"ca.pem": certificate, "both.pem": f"{certificate}-----BEGIN PRIVATE KEY-----\n"}
     assert set(list_files(make(files)).sizes) == {"ca.pem"}
+
+
+PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_shipped"),
+    [
+        ("deploy", PRIVATE_KEY, False),
+        ("gcp.json", '{"type": "service_account", "private_key": "-----BEGIN P"}', False),
+        ("conf.txt", f"HF_TOKEN=hf_{'a1' * 17}\n", False),
+        ("lib/ci.yaml", f"token: ghp_{'a1' * 18}\n", False),
+        ("aws.ini", f"id = AKIA{'A1' * 8}\n", False),
+        ("notes.txt", "sk-learn and hf_hub, -----BEGIN PRIVATE KEY-----\n", True),
+        ("ids.json", '{"id": "hf_short", "ask-abcdefghijklmnopqrstuvwxyz0123456789": 1}', True),
+        ("keys.py", f'EXAMPLE = """{PRIVATE_KEY}"""\n', True),
+        ("README.md", PRIVATE_KEY, True),
+    ],
+)
+def test_keys_are_recognized_by_content(
+    make: Callable[..., Path], name: str, content: str, is_shipped: bool
+) -> None:
+    assert set(list_files(make({name: content})).sizes) == ({name} if is_shipped else set())
 
 
 def test_credentials_are_shipped_if_dockerignore_asks_for_them(make: Callable[..., Path]) -> None:
@@ -225,7 +250,7 @@ def test_rules_above_the_folder_apply_in_a_repository_of_another_user(
     (folder / ".git/info/exclude").write_text("keep.txt\n")
     expected = {"a.py", "deep/.gitignore", "deep/y.bin"}
     assert set(list_files(folder / "train").sizes) == expected
-    if os.geteuid() == 0:  # Git itself refuses the repository then
+    if os.geteuid() == 0:  # then Git itself refuses the repository
         for path in (folder, *folder.rglob("*")):
             os.chown(path, 12345, 12345)
         monkeypatch.delenv("SUDO_UID", raising=False)
@@ -234,7 +259,7 @@ def test_rules_above_the_folder_apply_in_a_repository_of_another_user(
     assert set(list_files(folder / "train").sizes) == expected
 
 
-def test_listing_runs_nothing_that_the_repository_configures(tmp_path: Path) -> None:
+def test_listing_runs_no_program_that_the_repository_configures(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {"a.py": "x", ".gitattributes": "*.py filter=evil\n"})
     git(folder, "init", "-q")
     git(folder, "add", "-A")
@@ -256,7 +281,7 @@ def test_listing_runs_nothing_that_the_repository_configures(tmp_path: Path) -> 
     assert state is not None
     assert state["dirty"] is True
     git(folder, "-c", "core.fsmonitor=false", "status")
-    assert pwned.exists(), "the configuration above runs a program"
+    assert pwned.exists(), "this configuration should run a program"
 
 
 def test_excludes_file_of_the_repository_is_read(tmp_path: Path) -> None:
@@ -270,7 +295,7 @@ def test_excludes_file_of_the_repository_is_read(tmp_path: Path) -> None:
 def test_unreadable_rules_are_refused(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulated, since tests may run as root, who can read everything."""
+    """Simulate it, since root can read everything."""
     folder = make({"a.py": "x", "lib/.gitignore": "*.pem\n", "lib/b.py": "x"})
     read_text = Path.read_text
 
@@ -319,13 +344,13 @@ def test_file_with_a_name_that_is_not_utf8_is_refused(make: Callable[..., Path])
 def test_unreadable_file_is_refused_unless_a_rule_names_it(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulated, since tests may run as root, who can read everything."""
+    """Simulate it, since root can read everything."""
     folder = make({"a.py": "x", "notes": "x"})
     access = os.access
     monkeypatch.setattr(
         os, "access", lambda path, mode: not str(path).endswith("notes") and access(path, mode)
     )
-    with pytest.raises(RunnerError, match=r"cannot ship .*/folder/notes \(Permission denied\)"):
+    with pytest.raises(RunnerError, match=r"cannot upload .*/folder/notes \(Permission denied\)"):
         list_files(folder).check()
     (folder / ".gitignore").write_text("notes\n")
     list_files(folder).check()
@@ -351,12 +376,47 @@ def test_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list_files(folder).problems == {"private": "No way"}
 
 
-def test_fifo_is_left_out_and_named(make: Callable[..., Path]) -> None:
+def test_fifo_is_omitted_and_named(make: Callable[..., Path]) -> None:
     folder = make({"a.py": "x"})
     os.mkfifo(folder / "pipe")
     listing = list_files(folder)
     assert set(listing.sizes) == {"a.py"}
-    assert set(listing.left_out) <= {"pipe"}  # Git does not list it
+    assert set(listing.omitted) <= {"pipe"}  # Git does not list it
+
+
+@pytest.mark.parametrize(
+    ("requirements", "setup", "expected"),
+    [
+        ("six\n-r base.txt\n-c limits.txt\n", "", None),
+        ("-rbase.txt\n--constraint=limits.txt\nsix[x]==1 ; python_version > '3'\n", "", None),
+        ("-r https://a.b/c.txt\n-e git+https://a.b/c\n-r ${X}.txt\n", "", None),
+        ("--index-url ./x\n# -r no.txt\n", "pip install -r base.txt -c /opt/limits.txt", None),
+        ("", "apt-get install -y -r no.txt", None),
+        ("-r no.txt", "", r"requirements.txt:1: no.txt does not exist in /.*; correct the path"),
+        ("-r base.txt", "pip install -c no.txt", r"--setup: no.txt does not exist"),
+        ("six\n-r ../outside.txt", "", r"requirements.txt:2: ../outside.txt is outside /"),
+        ("-r link.txt", "", r"requirements.txt:1: link.txt is outside /"),
+        ("-r nested/more.txt", "", r"nested/more.txt:1: no.txt does not exist"),
+        ("-e .", "", r"requirements.txt:1: \. is a folder.*pip install -e \. && "),
+        ("./nested[dev]", "", r"requirements.txt:1: ./nested is a folder"),
+        ("", "pip install .", r"--setup: \. is a folder"),
+    ],
+)
+def test_files_that_pip_cannot_read_in_the_image_are_refused(
+    tmp_path: Path, requirements: str, setup: str, expected: str | None
+) -> None:
+    names = ("base.txt", "limits.txt", "x")
+    folder = write(tmp_path / "f", {**dict.fromkeys(names, ""), "nested/more.txt": "-r no.txt"})
+    (folder / "requirements.txt").write_text(requirements)
+    (tmp_path / "outside.txt").write_text("")
+    (folder / "link.txt").symlink_to(tmp_path / "outside.txt")
+    command = UserCommand(("a",), folder, (setup,) if setup else ())
+    if expected is None:
+        assert setup_lines(command)[0] == "pip install -r requirements.txt" or setup
+    else:
+        with pytest.raises(RunnerError, match=expected) as error:
+            setup_lines(command)
+        assert error.value.exit_code == ExitStatus.USAGE
 
 
 def test_setup_line_does_not_ship_a_file_from_outside(tmp_path: Path) -> None:
@@ -398,15 +458,20 @@ def test_largest_files_of_a_large_folder_are_named(tmp_path: Path) -> None:
     assert list_files(folder).summary().largest == (("a.py", 200_000_000),)
 
 
-def test_folder_without_shipped_files_is_left_out(tmp_path: Path) -> None:
+def test_script_that_does_not_exist_is_named(make: Callable[..., Path]) -> None:
+    with pytest.raises(RunnerError, match=r"starts train\.py, which does not exist in /"):
+        list_files(make({"a.py": ""})).check("train.py")
+
+
+def test_folder_without_shipped_files_is_omitted(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {"a/b/c.py": "x", "data/prepare.py": "x", "data/notes.md": "x"})
-    out = is_left_out(list_files(folder), ("data",))
+    out = make_omitted_test(list_files(folder), ("data",))
     assert [out(path) for path in ("a", "a/b", "a/b/c.py")] == [False] * 3
     assert [out(path) for path in ("data", "data/prepare.py", "other")] == [True] * 3
 
 
 @pytest.mark.parametrize("kind", ["git", "walk"])
-def test_many_files_beside_a_large_ignored_folder_are_listed_fast(
+def test_many_files_next_to_a_large_ignored_folder_are_listed_fast(
     kind: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "f", {".gitignore": "data/\n"})
@@ -421,7 +486,7 @@ def test_many_files_beside_a_large_ignored_folder_are_listed_fast(
     began = time.process_time()
     listing = list_files(folder)
     assert len(listing.sizes) == 5001
-    # 50,000 files take ten times as long; a plan may take 2 s.
+    # 50,000 files take ten times as long, and a plan may take 2 s.
     assert time.process_time() - began < 0.6
 
 

@@ -1,4 +1,4 @@
-"""make_plan is pure, and a plan says everything that a launch will do."""
+"""make_plan is pure, and a plan has everything that a launch will do."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import pytest
 from job.recipe import Recipe
 from job.run_record import RunRecord, RunStatus
 from runner.errors import RunnerError
+from runner.launch.execute import rows
 from runner.paths import path_in
 from runner.plan import ImageState, JobEnvironment, Plan, TargetState, Volume
 from runner.planning.plan import make_plan
-from runner.planning.show import rows
 from runner.request import (
     BenchmarkRequest,
     ExportRequest,
     PrepareRequest,
     Request,
     SampleRequest,
+    TargetOptions,
     TrainRequest,
 )
 from runner.runs.store import is_dataset_ready
@@ -56,7 +57,7 @@ HOST = TargetState(
     "/home/me/gpt",
     JobEnvironment(
         "/home/me/gpt",
-        tuple(replace(volume, inside=volume.here) for volume in VOLUMES),
+        tuple(replace(volume, container_path=volume.host_path) for volume in VOLUMES),
         is_container=False,
     ),
 )
@@ -128,6 +129,16 @@ class TestCommand:
         assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
         assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in dict(plan().process.environment)
 
+    def test_python_path_of_the_user_comes_after_the_packages_of_the_job(self) -> None:
+        options = TargetOptions(environment=(("PYTHONPATH", "src"),))
+        environment = JobEnvironment("/here", VOLUMES, variables=(("PYTHONPATH", "/ours:/x"),))
+        for state, expected in (
+            (CONTAINER, "/workspace:src"),
+            (replace(CONTAINER, environment=environment), "/ours:src"),
+        ):
+            made = plan(state, target_options=options).process
+            assert dict(made.environment)["PYTHONPATH"] == expected
+
     def test_prepare_names_no_run(self) -> None:
         request = PrepareRequest(run="prepare-letters", recipe=RECIPE, settings=SETTINGS)
         command = plan(request=request).process.command
@@ -137,9 +148,9 @@ class TestCommand:
         state = change_state(CONTAINER, step=100)
         request = SampleRequest(run="warm", overrides=("temperature=0.5",))
         command = plan(state, request).process.command
-        assert command == ("python", "-m", "model.sample", "temperature=0.5", "--name", "warm")
+        assert command == ("python", "-m", "serving.sample", "temperature=0.5", "--name", "warm")
 
-    def test_an_export_goes_into_the_runs_folder(self) -> None:
+    def test_export_is_written_to_the_folder_of_the_run(self) -> None:
         state = change_state(CONTAINER, step=100)
         command = plan(state, ExportRequest(run="warm")).process.command
         assert command[-2:] == ("--output", "/vol/checkpoints/warm/huggingface")
@@ -153,6 +164,7 @@ class TestCommand:
         assert launch == {
             "target": "local",
             "gpu": "2",
+            "recipe": "warm",
             "image": "gpt",
             "git": {"commit": "abc", "dirty": True},
         }
@@ -163,7 +175,7 @@ class TestCommand:
 
 
 class TestPaths:
-    """A path means the same on every target, so that a run can be resumed on another one."""
+    """A path is the same on every target, so that a run can be resumed on a different one."""
 
     @pytest.mark.parametrize("state", [HOST, CONTAINER])
     def test_a_path_in_the_checkout_is_relative_to_it(self, state: TargetState) -> None:
@@ -184,13 +196,27 @@ class TestPaths:
     def test_its_folder_is_mounted_read_only(self) -> None:
         made = plan(overrides=("data.source=/home/me/texts/*.jsonl",))
         assert made.volumes[-1] == Volume(
-            "given", "/home/me/texts", "/home/me/texts", writable=False
+            "mount", "/home/me/texts", "/home/me/texts", writable=False
         )
+
+    @pytest.mark.parametrize("key", ["data.source", "source"])
+    def test_text_is_not_needed_on_a_different_machine_once_the_dataset_is_ready(
+        self, key: str
+    ) -> None:
+        override, ready = f"{key}=/home/me/texts", {"is_dataset_ready": True}
+        away = replace(CONTAINER, environment=replace(CONTAINER.environment, can_mount=False))
+        assert plan(replace(away, **ready), overrides=(override,)).overrides == (override,)
+        prepare = PrepareRequest(run="prepare", recipe=RECIPE, settings=SETTINGS, force=True)
+        for state, request in ((away, TRAIN), (replace(away, **ready), prepare)):
+            with pytest.raises(RunnerError, match="upload it first"):
+                plan(state, request, overrides=(override,))
+        with pytest.raises(RunnerError, match="upload it first"):
+            plan(replace(away, **ready), overrides=("init_from=/home/me/hf",))
 
     def test_a_system_folder_is_not_mounted_over(self) -> None:
         made = plan(overrides=("source=/usr/share/dict/words",))
         assert made.overrides == ("source=/vol/given/usr/share/dict/words",)
-        assert made.volumes[-1].inside == "/vol/given/usr/share/dict/words"
+        assert made.volumes[-1].container_path == "/vol/given/usr/share/dict/words"
 
     def test_a_path_in_a_volume_is_translated(self) -> None:
         recipe = Path("/home/me/gpt/volumes/checkpoints/warm/recipe.yaml")
@@ -208,7 +234,7 @@ class TestSteps:
         [
             ({}, "trains 100 steps"),
             ({"step": 50}, "resumes from step 50 of 100"),
-            ({"step": 100}, "finished at step 100: shows its sample; --name starts another run"),
+            ({"step": 100}, "finished at step 100: shows its sample; --name starts a new run"),
             ({"is_dataset_ready": False}, "prepares the dataset letters first"),
             (
                 {"image": ImageState("gpt", is_built=False)},
@@ -241,9 +267,44 @@ class TestSteps:
         assert plan(state).process.secrets == ()
         assert plan(state, settings=with_wandb()).process.secrets == ("WANDB_API_KEY",)
 
-    def test_a_missing_secret_is_reported(self) -> None:
-        steps = plan(settings=with_wandb()).steps
-        assert any("WANDB_API_KEY is neither" in step for step in steps)
+    @pytest.mark.parametrize(
+        ("secrets", "options", "then"),
+        [
+            (("WANDB_API_KEY",), {}, ""),
+            ((), {"own_secrets": ("WANDB_API_KEY",)}, ""),
+            ((), {"environment": (("WANDB_API_KEY", "x"),)}, ""),
+            (
+                (),
+                {"modal_secrets": ("mine",)},
+                ", if the secret mine has WANDB_API_KEY; else to wandb/ in its folder",
+            ),
+            (
+                (),
+                {},
+                ", offline in its folder: WANDB_API_KEY is neither in the environment nor .env",
+            ),
+        ],
+    )
+    def test_tracker_step_names_the_destination_of_the_data(
+        self, secrets: tuple[str, ...], options: dict[str, Any], then: str
+    ) -> None:
+        state, target_options = replace(CONTAINER, secrets=secrets), TargetOptions(**options)
+        made = plan(state, settings=with_wandb(), target_options=target_options)
+        assert made.steps[-1] == f"logs to Weights & Biases, project p{then}"
+        record = RunRecord("warm", trackers={"wandb": "https://wandb.ai/me/p/runs/1"})
+        resumed = plan(change_state(state, record=record, step=50), settings=with_wandb())
+        assert ("tracker", "https://wandb.ai/me/p/runs/1") in rows(resumed)
+
+    def test_notification_url_is_a_secret_only_of_runs(self) -> None:
+        state = replace(CONTAINER, secrets=("GPT_RUNNER_NOTIFY",))
+        assert plan(state).process.secrets == ("GPT_RUNNER_NOTIFY",)
+        reports = ("-m", "job.report_end", "warm", *plan(CONTAINER).process.command)
+        assert plan(state).process.command == ("python", *reports)
+        modal = replace(state, environment=replace(state.environment, reports_end=True))
+        assert plan(modal).process.command == plan(CONTAINER).process.command
+        assert plan(state, sweep="lr").process.secrets == ()
+        prepare = PrepareRequest(run="p", recipe=RECIPE)
+        assert plan(state, prepare).process.secrets == ()
 
 
 class TestRefusals:
@@ -256,7 +317,19 @@ class TestRefusals:
                 "install it:\n  pip install t\n",
                 1,
             ),
+            (
+                {"missing_modules": ("numpy", "torch"), "install_command": "pip install t"},
+                TRAIN,
+                "needs numpy, torch, which this Python lacks; install them:\n  pip install t\n",
+                1,
+            ),
             ({"active": "running on local"}, TRAIN, "runner stop warm", 1),
+            (
+                {"gpus": 0},
+                replace(TRAIN, gpus=4),
+                "--gpu 4: local has no GPUs; remove --gpu, or add --device cpu for 4 processes",
+                2,
+            ),
             ({"gpus": 1}, replace(TRAIN, gpus=4), "--gpu 4: local has 1 GPU; use fewer", 2),
             (
                 {"gpus": 0, "gpu_remedy": "do this"},
@@ -280,7 +353,7 @@ class TestRefusals:
             ),
         ],
     )
-    def test_an_impossible_launch(
+    def test_impossible_launch(
         self, changes: dict[str, Any], request_: Request, message: str, code: int
     ) -> None:
         with pytest.raises(RunnerError) as caught:

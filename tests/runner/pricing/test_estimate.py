@@ -32,16 +32,32 @@ def recipe(**train: object) -> Recipe:
         ("quickstart", []),
         ("shakespeare_char_cpu", []),
         ("quickstart", ["attention_pattern=SSL", "window_size=16"]),
+        ("quickstart", ["value_embeddings=2"]),
     ],
 )
-def test_parameters_and_flops_equal_the_networks(name: str, overrides: list[str]) -> None:
+def test_parameters_equal_the_networks(name: str, overrides: list[str]) -> None:
     from model.gpt import GPT
 
     settings = load(CHECKOUT / "configs" / f"{name}.yaml", overrides)
     size = network_size(settings.model, settings.data.tokenizer)
     network = GPT(settings.model, size.rows)
-    assert size.parameters == network.num_parameters()
-    assert flops_per_token(settings) == network.flops_per_token()
+    assert size.parameters == sum(p.numel() for p in network.parameters())
+    products = [p for n, p in network.named_parameters() if p.dim() == 2 and "te." not in n]
+    assert size.matrices == sum(p.numel() for p in products)
+
+
+def test_flops_follow_the_formula_and_count_the_windows_and_the_rows() -> None:
+    gpt2 = load(CHECKOUT / "configs" / "gpt2_124m.yaml")
+    assert flops_per_token(gpt2) == pytest.approx(854.7e6, rel=1e-3)
+    path, windows = CHECKOUT / "configs" / "quickstart.yaml", ["attention_pattern=SSL"]
+    full, short = load(path), load(path, [*windows, "window_size=16"])
+    block, short_blocks = full.model.block_size, 2
+    saved = 12 * full.model.n_embd * short_blocks
+    assert flops_per_token(full) - flops_per_token(short) == saved * (block - 16)
+    assert flops_per_token(short) - flops_per_token(short, window=4) == saved * (16 - 4)
+    rows = network_size(full.model, "bytes").rows
+    more = flops_per_token(full, rows + 64) - flops_per_token(full)
+    assert more == 6 * 64 * full.model.n_embd
 
 
 def test_advice_names_the_largest_micro_batch_that_fits() -> None:
@@ -51,7 +67,7 @@ def test_advice_names_the_largest_micro_batch_that_fits() -> None:
     tight = estimate.memory_fit(recipe(micro_batch=64), "T4", 1)
     assert not tight.fits
     assert "will not fit" in estimate.describe_fit(recipe(micro_batch=64), ("H100", "T4"), 1)
-    # What it says to write does fit, with the same batch, and twice as much does not.
+    # The advised size fits with the same batch, and twice that size does not.
     assert tight.largest_micro_batch is not None
     assert tight.largest_grad_accum_steps is not None
     assert tight.largest_micro_batch * tight.largest_grad_accum_steps == recipe().sequences_per_step
@@ -96,7 +112,7 @@ def test_speed_matches_its_sources() -> None:
     assert 120 < small - estimate.STARTUP_S < 240  # nanoGPT's own: about 3 minutes on an A100
 
 
-def test_float32_is_slower_and_a_t4_has_nothing_else() -> None:
+def test_float32_is_slower_and_the_only_format_of_a_t4() -> None:
     half = estimate.tokens_per_second(recipe(micro_batch=8), "A10", 1)
     assert estimate.tokens_per_second(recipe(micro_batch=8, dtype="float32"), "A10", 1) == half / 2
     assert estimate.tokens_per_second(recipe(micro_batch=8), "T4", 1) < 5000
@@ -117,7 +133,7 @@ def test_evaluations_count() -> None:
 
 
 def plan(line: str, home: Path) -> Result:
-    """``runner LINE --dry-run`` with the recipes of this checkout, without a Modal token."""
+    """Run ``runner LINE --dry-run`` with the recipes of this checkout, without a Modal token."""
     cli = CliContext(
         environ={"PATH": os.environ["PATH"], "HOME": str(home)}, cwd=CHECKOUT, terminal=False
     )
@@ -129,11 +145,11 @@ def plan(line: str, home: Path) -> Result:
     [
         (
             "cloud gpt2_124m --gpu T4 --max-cost 5",
-            "--max-cost pays for 0.59 % of it, $5.00 of about $844.19",
+            "--max-cost pays for 0.59% of it, $5.00 of about $844.19",
         ),
-        ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4 % of it, 1d00h of about 41d"),
-        ("cloud --max-cost 0.0001", "--max-cost pays for 0.07 % of it, $0.0001 of about $0.14"),
-        ("cloud --timeout 1s", "--timeout ends after 0.82 % of it, 1s of about"),
+        ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4% of it, 1d00h of about 41d"),
+        ("cloud --max-cost 0.0001", "--max-cost pays for 0.07% of it, $0.0001 of about $0.14"),
+        ("cloud --timeout 1s", "--timeout ends after 0.82% of it, 1s of about"),
     ],
 )
 def test_limits_that_end_too_early_give_a_warning(line: str, words: str, tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 from job.exit_status import RecipeError
 from job.paths import CHECKOUT
 from runner.errors import RunnerError
-from runner.pricing import prices
-from runner.pricing.gpus import GpuRequest
-from runner.pricing.prices import RentedMachine
+from runner.pricing import gpus
+from runner.pricing.gpus import GpuRequest, RentedMachine
 from tests.runner.targets.modal.conftest import make_checkout, open_cloud
 
 RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
@@ -23,9 +22,9 @@ RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_co
 
 def test_price_counts_gpus_cores_memory_and_nodes() -> None:
     machine = RentedMachine(GpuRequest(("H100",), 8), 16.0, 64.0)
-    hourly = prices.usd_per_hour(machine)["H100"]
+    hourly = gpus.usd_per_hour(machine)["H100"]
     assert hourly == pytest.approx(8 * 3.95 + 16 * 0.04716 + 64 * 0.007992)
-    assert prices.usd_per_hour(machine, nodes=4)["H100"] == pytest.approx(4 * hourly)
+    assert gpus.usd_per_hour(machine, nodes=4)["H100"] == pytest.approx(4 * hourly)
 
 
 @pytest.mark.parametrize(
@@ -33,16 +32,16 @@ def test_price_counts_gpus_cores_memory_and_nodes() -> None:
 )
 def test_region_raises_the_price(region: str | None, factor: float) -> None:
     machine = RentedMachine(GpuRequest(("T4",), 1), 0.0, 0.0)
-    assert prices.usd_per_hour(machine, region=region)["T4"] == pytest.approx(0.59 * factor)
+    assert gpus.usd_per_hour(machine, region=region)["T4"] == pytest.approx(0.59 * factor)
 
 
 def test_user_file_replaces_lines_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text("date: 2026-11-20\nh100: 3.00\nCPU: 0\nMEMORY: 0\n")
-    found = prices.current_prices(tmp_path, {"HOME": str(tmp_path)})
-    assert prices.usd_per_hour(RentedMachine(GpuRequest(("H100",), 2), 4.0, 8.0), prices=found) == {
+    found = gpus.current_prices(tmp_path, {"HOME": str(tmp_path)})
+    assert gpus.usd_per_hour(RentedMachine(GpuRequest(("H100",), 2), 4.0, 8.0), prices=found) == {
         "H100": 6.0
     }
-    assert found.table["L4"] == prices.TABLE["L4"]
+    assert found.table["L4"] == gpus.PRICE_TABLE["L4"]
     assert "2026-11-20" in found.source
     assert "prices.yaml" in found.source
 
@@ -51,40 +50,40 @@ def test_nearest_price_file_applies(tmp_path: Path) -> None:
     checkout, other = tmp_path / "checkout", tmp_path / "mine.yaml"
     home = tmp_path / ".config" / "gpt-runner" / "prices.yaml"
     environ = {"HOME": str(tmp_path)}
-    assert prices.current_prices(checkout, environ) == prices.BUILT_IN
+    assert gpus.current_prices(checkout, environ) == gpus.BUILT_IN_PRICES
     for folder in (checkout, home.parent):
         folder.mkdir(parents=True)
     home.write_text("H100: 1\n")
-    assert prices.current_prices(checkout, environ).table["H100"] == 1
+    assert gpus.current_prices(checkout, environ).table["H100"] == 1
     (checkout / "prices.yaml").write_text("H100: 2\n")
-    assert prices.current_prices(checkout, environ).table["H100"] == 2
+    assert gpus.current_prices(checkout, environ).table["H100"] == 2
     other.write_text("H100: 3\n")
     environ["GPT_RUNNER_PRICES"] = str(other)
-    assert prices.current_prices(checkout, environ).table["H100"] == 3
+    assert gpus.current_prices(checkout, environ).table["H100"] == 3
 
 
 def test_live_rates_replace_the_table_if_plausible(tmp_path: Path) -> None:
-    said = {
+    rates = {
         "gpu_hour_cost_h100": 3.5,
         "gpu_hour_cost_a100_80gb": 2.4,
         "gpu_hour_cost_a10g": 1.0,
     }
-    said |= {
+    rates |= {
         "cpu_hour_cost": 0.04,
         "gpu_hour_cost_l4": 0.8 / 60,
         "gpu_hour_cost_x": 1.0,
         "egress_gib_cost": 0,
     }
-    live = prices.prices_from_rates(said, datetime.date(2026, 11, 21))
+    live = gpus.prices_from_rates(rates, datetime.date(2026, 11, 21))
     assert live is not None
     assert [live.table[name] for name in ("H100", "H100!", "A100-80GB", "A10", "CPU")] == [
         3.5, 3.5, 2.4, 1.0, 0.04,
     ]  # fmt: skip
-    assert live.table["L4"] == prices.TABLE["L4"], "a rate per minute is not plausible"
+    assert live.table["L4"] == gpus.PRICE_TABLE["L4"], "a rate per minute is not plausible"
     assert "Modal's rates for this account of 2026-11-21; A100, A100-40GB, B200" in live.source
-    assert prices.prices_from_rates({"gpu_hour_cost_l4": 0.8 / 60}, datetime.date.today()) is None
+    assert gpus.prices_from_rates({"gpu_hour_cost_l4": 0.8 / 60}, datetime.date.today()) is None
     (tmp_path / "prices.yaml").write_text("A10: 0.5\n")
-    mine = prices.current_prices(tmp_path, {}, live)
+    mine = gpus.current_prices(tmp_path, {}, live)
     assert (mine.table["A10"], mine.table["H100"]) == (0.5, 3.5)
     assert "Modal's rates for this account" in mine.source
 
@@ -105,13 +104,13 @@ def test_live_rates_replace_the_table_if_plausible(tmp_path: Path) -> None:
 def test_invalid_line_is_named(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "prices.yaml").write_text(text)
     with pytest.raises((RunnerError, RecipeError)) as caught:
-        prices.current_prices(tmp_path, {})
+        gpus.current_prices(tmp_path, {})
     assert part in str(getattr(caught.value, "message", caught.value))
 
 
 def test_variable_naming_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match="GPT_RUNNER_PRICES=H100=3 is not a file"):
-        prices.current_prices(tmp_path, {"GPT_RUNNER_PRICES": "H100=3"})
+        gpus.current_prices(tmp_path, {"GPT_RUNNER_PRICES": "H100=3"})
 
 
 def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
         assert "Modal's rates" not in by_table["prices"]
         cloud.train("--gpu", "H100", "max_steps=6")
         (attempt,) = cloud.ledger()["attempts"]
-        hourly = [said["gpus"][0]["usd_per_hour"] for said in (found, by_table)]
+        hourly = [rates["gpus"][0]["usd_per_hour"] for rates in (found, by_table)]
         rest = 4 * 0.05 + 8 * 0.01
         assert hourly[0] == pytest.approx(3.33 + rest)
         assert hourly[1] > 3.95
@@ -145,9 +144,9 @@ def test_hanging_modal_delays_neither_the_plan_nor_the_exit() -> None:
     """The interpreter waits for threads of an executor at its exit, but not for a daemon."""
     program = (
         "import time\n"
-        "from runner.pricing import prices\n"
-        "prices.LIVE_PRICES_TIMEOUT_S, prices._fetch_rates = 0.1, lambda: time.sleep(600)\n"
-        "print(prices.live_prices())\n"
+        "from runner.pricing import gpus\n"
+        "gpus.LIVE_PRICES_TIMEOUT_S, gpus._fetch_rates = 0.1, lambda: time.sleep(600)\n"
+        "print(gpus.live_prices())\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, cwd=CHECKOUT

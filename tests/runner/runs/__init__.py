@@ -1,1 +1,0 @@
-"""Tests of finding and reading runs."""

@@ -2,7 +2,7 @@
 
     python -m tests.runner.runs.read_cost [--steps 100000]
 
-Writes a run of that many steps to a volume of the fake Modal server, reads it, appends ten steps
+Writes a run of that many steps to a volume of the stand-in for Modal, reads it, appends ten steps
 and reads again.
 """
 
@@ -75,7 +75,7 @@ def main() -> None:
         write_run(folder, steps)
         for name, files in (
             ("local folder", LocalVolume(folder.parent)),
-            ("fake Modal volume", open_files("checkpoints", os.environ)),
+            ("volume of the stand-in", open_files("checkpoints", os.environ)),
         ):
             target = FakeTarget(files)
             reader = HistoryReader("long", target)

@@ -1,4 +1,4 @@
-"""Tests of one run on two sides: it is never active twice, and resumes from its newest checkpoint."""
+"""Runs that exist on two targets: never active twice, and resumed from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runner.errors import RunnerError
 from runner.launch.resume import PreviousResources, previous_resources
 from runner.plan import RemoteRunState, refuse_divergence
 from runner.request import TargetOptions
-from runner.runs.divergence import local_state
+from runner.runs.find import local_state
 from runner.target import LaunchHandle, RunInfo
 from runner.targets.host import HostTarget
-from runner.targets.modal.mirror import MirroredRuns
 from runner.targets.modal.options import ModalOptions, parse_options
+from runner.targets.modal.runs import MirroredRuns
 from runner.targets.modal.target import ModalTarget
 from tests.runner.fake_target import FakeTarget
 
@@ -31,9 +31,9 @@ LINES = ["runner host warm --dry-run", "runner resume warm --target host --dry-r
 
 @pytest.fixture
 def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
-    """Return a fake remote target with an account, beside a host."""
+    """Return a fake remote target with an account, next to the host."""
     copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
-    fake = FakeTarget(tmp_path / "there", name="cloud", copies=copies)
+    fake = FakeTarget(tmp_path / "remote", name="cloud", copies=copies)
     cli.targets = {"cloud": fake, "host": HostTarget(cli, checkout, has_module=lambda name: True)}
     cli.environ = {**cli.environ, "MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
     return fake
@@ -41,19 +41,19 @@ def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
 
 @pytest.fixture
 def both(cloud: FakeTarget, make_run: Callable[..., Path]) -> Callable[..., Path]:
-    """``both(40, there=50)``: make the run warm on both sides, at these steps; return its folder here."""
+    """Return ``both(40, remote=50)``, which makes the run warm at these steps on both targets."""
 
-    def make(here: int | None, there: int | None, created: float = 7.0) -> Path:
+    def make(local: int | None, remote: int | None, created: float = 7.0) -> Path:
         attempts = [{"started": 5.0, "ended": 9.0, "launch": {"target": "cloud"}}]
-        folder = make_run("warm", step=here, status="unfinished", attempts=attempts, created=7.0)
+        folder = make_run("warm", step=local, status="unfinished", attempts=attempts, created=7.0)
         (folder / "cloud.json").write_text("{}")
         other = cloud.checkout / "volumes" / "checkpoints" / "warm"
         other.mkdir(parents=True)
         record = json.loads((folder / "run.json").read_text())
         (other / "run.json").write_text(json.dumps({**record, "created": created}))
-        if there is not None:
-            (other / "latest").write_text(f"step_{there:08d}\n")
-        state = RunInfo("warm", "train", "cloud", "unfinished", step=there or 0, started=5.0)
+        if remote is not None:
+            (other / "latest").write_text(f"step_{remote:08d}\n")
+        state = RunInfo("warm", "train", "cloud", "unfinished", step=remote or 0, started=5.0)
         cloud.states = [state]
         return folder
 
@@ -79,19 +79,19 @@ class TestLocalStart:
     def test_an_older_checkpoint_is_not_resumed(
         self, line: str, type_: Type, both: Callable[..., Path]
     ) -> None:
-        folder = both(40, there=50)
+        folder = both(40, remote=50)
         refused = type_(line)
         assert refused.exit_code == 2
         assert "is at step 50 on cloud and only at step 40 on host" in refused.stderr
         assert "`runner pull checkpoints warm`" in refused.stderr
-        # The other way that it names: the older one goes on under another name.
+        # The alternative that the error names: resume the older one under a different name.
         folder.rename(folder.with_name("older"))
         assert "resumes from step 40" in type_("runner resume older --target host --dry-run").stderr
 
     def test_a_run_with_only_a_remote_checkpoint_is_not_started(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
-        both(None, there=50)
+        both(None, remote=50)
         refused = type_(LINES[0])
         assert refused.exit_code == 2
         assert (
@@ -101,18 +101,18 @@ class TestLocalStart:
     def test_the_same_and_a_newer_step_are_resumed(
         self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
     ) -> None:
-        both(50, there=50)
+        both(50, remote=50)
         assert "resumes from step 50" in type_(LINES[0]).stderr
         (cloud.checkout / "volumes/checkpoints/warm/latest").write_text("step_00000040\n")
         assert "resumes from step 50" in type_(LINES[1]).stderr
 
-    def test_another_remote_run_of_that_name_is_ignored(
+    def test_different_remote_run_of_that_name_is_ignored(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
-        both(40, there=50, created=8.0)
+        both(40, remote=50, created=8.0)
         assert "resumes from step 40" in type_(LINES[0]).stderr
 
-    def test_a_run_that_was_never_remote_asks_nothing(
+    def test_run_that_was_never_remote_sends_no_request(
         self,
         type_: Type,
         cloud: FakeTarget,
@@ -120,13 +120,13 @@ class TestLocalStart:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         make_run("warm", step=40, status="unfinished")
-        monkeypatch.setattr(cloud, "state", lambda run: pytest.fail("the cloud was asked"))
+        monkeypatch.setattr(cloud, "state", lambda run: pytest.fail("the remote target was asked"))
         assert "resumes from step 40" in type_(LINES[0]).stderr
 
     def test_a_pushed_run_asks_the_remote(
         self, type_: Type, both: Callable[..., Path], checkout: Path
     ) -> None:
-        folder = both(40, there=50)
+        folder = both(40, remote=50)
         (folder / "cloud.json").unlink()
         record = json.loads((folder / "run.json").read_text())
         record["attempts"][0]["launch"]["target"] = "host"
@@ -160,7 +160,7 @@ class TestLocalStart:
         both: Callable[..., Path],
         checkout: Path,
     ) -> None:
-        both(40, there=50)
+        both(40, remote=50)
         cli.environ = {"PATH": cli.environ["PATH"], "HOME": cli.environ["HOME"], **variables}
         cli.targets["cloud"] = ModalTarget(cli, checkout)
         planned, resumed = type_(LINES[0]), type_(LINES[1])
@@ -175,7 +175,7 @@ class TestMissingRun:
     def test_a_remote_run_is_named_with_the_commands(
         self, type_: Type, both: Callable[..., Path]
     ) -> None:
-        folder = both(40, there=50)
+        folder = both(40, remote=50)
         folder.rename(folder.with_name("other"))
         refused = type_("runner host sample --name warm")
         assert refused.exit_code == 102
@@ -222,7 +222,7 @@ class TestRemoteStart:
         assert local_state(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
         assert local_state(cli, checkout, "warm", None) is None
 
-    def test_a_command_ran_where_it_was_started_last(
+    def test_command_ran_on_the_target_of_its_last_start(
         self, cli: CliContext, checkout: Path, make_run: Callable[..., Path]
     ) -> None:
         folder = make_run("warm", job="command", created=7.0)
@@ -239,7 +239,7 @@ class TestRemoteStart:
 
 
 class TestPreviousResources:
-    """Resources that a resume takes over from the last launch on its target."""
+    """Resources that a resume inherits from the last launch on its target."""
 
     OPTIONS = parse_options(gpu="H100:8", timeout="5h")
     LAST = LaunchHandle("warm", "cloud", "train", "fc-1", 5.0, gpus=8, target_options=OPTIONS)
@@ -269,7 +269,7 @@ class TestPreviousResources:
         )
         here = replace(on_cpu, target="host", target_options=TargetOptions())
         assert self.again(here, "2", None, name="host") == PreviousResources(
-            2, None, ModalOptions()
+            2, None, TargetOptions()
         )
 
     def test_cpu_replaces_earlier_rented_gpus(self) -> None:
@@ -278,5 +278,5 @@ class TestPreviousResources:
         )
         here = replace(self.LAST, target="host", target_options=TargetOptions())
         assert self.again(here, None, "cpu", name="host") == PreviousResources(
-            8, "cpu", ModalOptions()
+            8, "cpu", TargetOptions()
         )

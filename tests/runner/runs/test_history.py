@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from job.format import sanitize
-from runner.format import dollars, number
-from runner.runs.history import HistoryReader, flatten_recipe
+from job.format import dollars, number, sanitize
+from runner.runs.history import HistoryReader, flatten_recipe, format_results, results
 from runner.runs.metrics import Axis
-from runner.runs.results import format_results, results
 from runner.runs.table import step_text
 from runner.target import RunInfo
 from runner.views.charts import ticks
-from tests.runner.fake_run import tell
+from tests.runner.fake_run import fill_run
 
 STATE = RunInfo("warm", "train", "host", "running", alive=True, step=100, max_steps=100)
 
@@ -28,7 +26,7 @@ def folder(make_run, fake) -> Path:
 
 
 def test_the_newest_sample_or_all(folder: Path, fake) -> None:
-    tell(folder, sample="newest")
+    fill_run(folder, sample="newest")
     history = HistoryReader("warm", fake).poll()
     assert [(sample.step, sample.text) for sample in history.samples] == [("100", "newest")]
     reader = HistoryReader("warm", fake, all_samples=True)
@@ -58,7 +56,7 @@ def test_the_cost_limit_of_the_launch(folder: Path, fake) -> None:
 
 
 def test_a_resumed_run_has_one_curve(folder: Path, fake) -> None:
-    tell(folder, steps=100)
+    fill_run(folder, steps=100)
     reader = HistoryReader("warm", fake)
     assert reader.poll().metrics.step == 100
     kept = [
@@ -108,7 +106,7 @@ def test_numbers() -> None:
         (0, "step", [0]),
     ],
 )
-def test_places_on_an_axis_are_round(most: float, axis: Axis, places: list[float]) -> None:
+def test_ticks_of_an_axis_are_round(most: float, axis: Axis, places: list[float]) -> None:
     assert ticks(most, axis) == places
 
 
@@ -130,7 +128,7 @@ def test_arguments_of_an_experiment_and_of_a_command(folder: Path, fake) -> None
 
 
 def test_step_zero_is_a_step(make_run, fake) -> None:
-    """A run that only evaluates pretrained weights has no other."""
+    """A run that only evaluates pretrained weights has no other step."""
     folder = make_run("gpt2", step=0, max_steps=0)
     (folder / "metrics.jsonl").write_text('{"kind": "val", "step": 0, "loss": 3.5}\n')
     (folder / "samples").mkdir()

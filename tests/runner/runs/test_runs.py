@@ -1,4 +1,4 @@
-"""Tests of runs, status, logs, stop and resume, from another terminal and for lost runs."""
+"""runner runs, status, logs, stop and resume, in a different terminal and for lost runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from job.display import Display
 from job.run_record import Attempt, RunRecord
 from runner.runs import logs as run_log
 from runner.runs import store as run_folders
-from runner.runs.store import FRESH_SECONDS, derive_status, newest_step, states, write_launch
+from runner.runs.store import FRESH_HEARTBEAT_S, derive_status, newest_step, states, write_launch
 from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.target import LaunchHandle, LocalVolume, RunInfo
@@ -40,7 +40,38 @@ class TestRuns:
         lines = type_("runner runs").stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["run", "new", "old"]
 
-    def test_estimates_are_beside_the_costs(self, type_, fake) -> None:
+    @pytest.mark.parametrize(
+        ("options", "names"),
+        [
+            ("--tag x", ["both", "one"]),
+            ("--tag x --tag y", ["both"]),
+            ("--status failed --status lost", ["both", "none"]),
+            ("--recipe warm", ["one"]),
+            ("--recipe warm --status failed", []),
+        ],
+    )
+    def test_filters_combine(self, type_, fake, options: str, names: list[str]) -> None:
+        fake.states = [
+            RunInfo("none", "train", "host", "lost"),
+            RunInfo("one", "train", "host", "running", tags=("x",), recipe="warm"),
+            RunInfo("both", "train", "host", "failed", tags=("y", "x")),
+        ]
+        result = type_(f"runner runs {options} --json")
+        assert [run["run"] for run in json.loads(result.stdout)] == names
+        if not names:
+            assert "none of the 3 runs matches" in type_(f"runner runs {options}").stderr
+
+    def test_a_run_has_the_tags_of_all_its_launches(self, type_, fake, cli, make_run) -> None:
+        assert type_("runner host warm --tag a --tag b").exit_code == 0
+        facts = fake.plans[-1].facts
+        assert (facts["tags"], facts["recipe"]) == (["a", "b"], "warm")
+        launches = [{"target": "host", **facts}, {"target": "host", "tags": ["c", "a"]}]
+        make_run("again", 1, attempts=[{"started": 1.0, "launch": launch} for launch in launches])
+        cli.targets["host"] = HostTarget(cli, cli.cwd)
+        state = json.loads(type_("runner status again --json").stdout)
+        assert state["tags"] == ["a", "b", "c"]
+
+    def test_estimates_are_shown_next_to_the_costs(self, type_, fake) -> None:
         fake.states = [
             RunInfo(
                 "paid",
@@ -59,14 +90,14 @@ class TestRuns:
             "paid": ["$1.31", "$1.20"],
             "free": ["-", "-"],
         }
-        told = json.loads(type_("runner runs --json").stdout)
-        assert {run["run"]: run["estimated_cost"] for run in told} == {"paid": 1.2, "free": None}
+        runs = json.loads(type_("runner runs --json").stdout)
+        assert {run["run"]: run["estimated_cost"] for run in runs} == {"paid": 1.2, "free": None}
         assert "$1.31 (estimate $1.20; $1.33 in all" in type_("runner status paid").stdout
 
     @pytest.mark.parametrize(
         ("width", "titles"),
         [
-            (120, "run job target gpu status step loss age"),
+            (120, "run job target device status step loss age"),
             (80, "run job target status step loss age"),
             (60, "run job status step loss age"),
             (40, "run status step loss"),
@@ -91,7 +122,9 @@ class TestRuns:
         result = type_("runner runs")
         header, _, line = result.stdout.splitlines()
         assert header.split() == titles.split()
-        lacking = [word for word in ("job", "target", "gpu", "age") if word not in titles.split()]
+        lacking = [
+            word for word in ("job", "target", "device", "age") if word not in titles.split()
+        ]
         assert result.stderr.startswith(f"no room for {', '.join(lacking)};" if lacking else "")
         assert bool(lacking) == bool(result.stderr)
         assert [
@@ -106,13 +139,14 @@ class TestRuns:
             RunInfo("longer", "train", target, "unfinished", **common)
             for target in ("host", "cloud")
         ]
-        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setenv("COLUMNS", "50")
         cli.terminal, cli.environ = True, {**cli.environ, "NO_COLOR": "1"}
         header, *lines = type_("runner runs").stdout.splitlines()
         assert header.split() == ["run", "target", "status", "step", "age"]
-        assert {line.split()[1] for line in lines} == {"host", "cloud"}
+        cells = [line.replace(" (older)", "").split()[1] for line in lines]
+        assert sorted(cells) == ["cloud", "host"]
 
-    def test_none_yet(self, type_) -> None:
+    def test_no_runs_yet(self, type_) -> None:
         result = type_("runner runs")
         assert (result.exit_code, result.stdout) == (0, "")
         assert "no runs yet" in result.stderr
@@ -139,22 +173,22 @@ class TestRuns:
 
 
 class TestDeriveStatus:
-    """The record's "running" counts only while the process is alive."""
+    """The status "running" of a record counts only while the process is alive."""
 
     LAUNCH = LaunchHandle("warm", "host", "train", "1", 100.0)
-    OURS = Attempt(started=101.0, launch={"target": "host"})
+    LAST_ATTEMPT = Attempt(started=101.0, launch={"target": "host"})
 
     @pytest.mark.parametrize(
         ("status", "attempt", "lives", "code", "word"),
         [
-            ("running", OURS, True, None, "running"),
+            ("running", LAST_ATTEMPT, True, None, "running"),
             ("finished", Attempt(started=5.0), True, None, "starting"),
-            ("running", OURS, False, None, "lost"),
-            ("running", OURS, False, 137, "lost"),
-            ("running", OURS, False, 1, "failed"),
+            ("running", LAST_ATTEMPT, False, None, "lost"),
+            ("running", LAST_ATTEMPT, False, 137, "lost"),
+            ("running", LAST_ATTEMPT, False, 1, "failed"),
             ("running", None, False, 0, "finished"),
-            ("running", OURS, False, 101, "unfinished"),
-            ("unfinished", OURS, False, None, "unfinished"),
+            ("running", LAST_ATTEMPT, False, 101, "unfinished"),
+            ("unfinished", LAST_ATTEMPT, False, None, "unfinished"),
         ],
     )
     def test_status_by_record_process_and_exit_status(
@@ -176,7 +210,7 @@ class TestDeriveStatus:
             ]
 
         assert found() == ["running"]
-        long_ago = time.time() - FRESH_SECONDS - 1
+        long_ago = time.time() - FRESH_HEARTBEAT_S - 1
         os.utime(heartbeat, (long_ago, long_ago))
         assert found() == ["lost"]
 
@@ -220,7 +254,7 @@ class TestDeriveStatus:
         (state,) = states(folder.parent, "local", lambda _: (False, None))
         assert (state.run, state.attempts) == ("warm", 2)
 
-    def test_a_run_of_docker_compose_up_by_the_containers_name(self, make_run) -> None:
+    def test_run_of_docker_compose_up_is_found_by_its_container(self, make_run) -> None:
         folder = make_run("warm", attempts=[{"started": 1.0, "host": "0123456789ab"}])
         assert len([*states(folder.parent, "local", lambda _: (False, None))]) == 1
 
@@ -243,7 +277,7 @@ class TestDeriveStatus:
         state = asked.state("warm")
         assert (state and state.run, state and state.status, read) == ("warm", "finished", ["warm"])
         assert [asked.state(name) for name in ("nothing", "", "../checkpoints/warm")] == [None] * 3
-        monkeypatch.setattr(target, "runs", lambda self: pytest.fail("all were looked at"))
+        monkeypatch.setattr(target, "runs", lambda self: pytest.fail("read every run"))
         assert describe_active(asked, folder) is None
 
     @pytest.mark.parametrize(
@@ -259,10 +293,10 @@ class TestDeriveStatus:
     def test_newest_step(self, tmp_path, text: str | None, step: int) -> None:
         if text is not None:
             (tmp_path / "latest").write_text(text)
-        assert newest_step(tmp_path) is None  # no folder, nothing to go on from
+        assert newest_step(tmp_path) is None  # no folder, no checkpoint
         for name in ("step_00001000", "step_00002000", ".partial_step_00009000"):
             (tmp_path / name).mkdir()
-        assert newest_step(tmp_path) == step  # as the trainer finds it
+        assert newest_step(tmp_path) == step  # like the trainer
 
 
 class TestStatus:
@@ -279,6 +313,10 @@ class TestStatus:
         result = type_("runner status warm")
         assert "Out of memory" in result.stderr
         assert "`runner resume warm` resumes it" in result.stderr
+
+    def test_failed_command_without_a_checkpoint_does_not_mention_one(self, type_, fake) -> None:
+        fake.states = [RunInfo("nano", "command", "host", "failed", reason="exit status 1")]
+        assert "`runner resume nano` starts it again" in type_("runner status nano").stderr
 
     @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
     def test_a_missing_run_is_an_error(self, type_, fake, command: str) -> None:
@@ -392,7 +430,7 @@ class TestStop:
         assert (result.exit_code, fake.did) == (0, ["stop warm"])
         assert "`runner resume warm` resumes it" in result.stderr
 
-    def test_now(self, type_, fake) -> None:
+    def test_stop_now(self, type_, fake) -> None:
         fake.states = [RUNNING]
         type_("runner stop warm --force")
         assert fake.did == ["stop warm now"]
@@ -435,7 +473,7 @@ class TestResume:
         assert result.exit_code == 1
         assert "the recipe.yaml of run 'warm' is missing" in result.stderr
 
-    def test_a_mistake_is_one_line(self, type_, warm) -> None:
+    def test_error_is_one_line(self, type_, warm) -> None:
         for line, message in [
             (
                 "runner resume warm lr",

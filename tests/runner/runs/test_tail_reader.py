@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import pytest
 
-from runner.runs import tail_reader
-from runner.runs.tail_reader import TailReader
+from runner.runs import logs
+from runner.runs.logs import TailReader
 from runner.target import LocalVolume
 
 
-class Counting(LocalVolume):
-    """Counts the bytes that are read."""
+class CountingFiles(LocalVolume):
+    """Files that count the bytes read from them."""
 
     count: ClassVar[list[int]] = [0]
 
@@ -49,7 +49,7 @@ def test_a_partial_line_waits_for_its_end(file: TailReader, path: Path) -> None:
 
 
 def test_a_poll_reads_only_new_bytes(tmp_path: Path, path: Path) -> None:
-    files = Counting(tmp_path)
+    files = CountingFiles(tmp_path)
     file = TailReader(files, "metrics.jsonl")
     path.write_text("a line\n" * 100_000)
     file.poll()
@@ -57,7 +57,7 @@ def test_a_poll_reads_only_new_bytes(tmp_path: Path, path: Path) -> None:
     with path.open("a") as out:
         out.write("another\n")
     assert file.poll().lines == (b"another",)
-    assert files.count[0] < 2 * tail_reader.OVERLAP_BYTES
+    assert files.count[0] < 2 * logs.OVERLAP_BYTES
 
 
 @pytest.mark.parametrize("more", [0, 1, 5000])
@@ -74,7 +74,7 @@ def test_a_rewritten_file_is_read_from_its_start(file: TailReader, path: Path, m
 def test_a_long_file_takes_several_polls(
     file: TailReader, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_reader, "MAX_POLL_BYTES", 1000)
+    monkeypatch.setattr(logs, "MAX_POLL_BYTES", 1000)
     path.write_text("".join(f"{i}\n" for i in range(1000)))
     lines: list[bytes] = []
     while not (piece := file.poll()).is_complete:

@@ -1,4 +1,4 @@
-"""The sweep's file: errors name their line before anything starts; spaces give their trials."""
+"""The file of a sweep: errors name their line before a run starts; spaces define the trials."""
 
 from __future__ import annotations
 
@@ -161,7 +161,10 @@ def test_a_budget_needs_a_target_that_bills(checkout: Path, type_: Callable[[str
     (checkout / "s.yaml").write_text(RECIPE)
     result = type_("runner sweep s.yaml --budget 5")
     assert result.exit_code == 2
-    assert "--budget needs a target that bills, and host is free" in result.stderr
+    assert (
+        "--budget is for Modal, and host is free; add --target cloud, or remove --budget"
+        in result.stderr
+    )
 
 
 def test_sweeps_and_recipes_are_not_confused(
@@ -208,7 +211,7 @@ def test_the_smoke_run_of_a_recipe_with_schedules_is_valid(
         ("gpt2", "init_from=gpt2-medium", False),
     ],
 )
-def test_a_trial_is_recognized_however_its_path_is_written(
+def test_trial_is_recognized_by_any_spelling_of_its_path(
     tmp_path: Path, asked: str, recorded: str, is_trial: bool
 ) -> None:
     config = SweepConfig(recipe="warm", space=Space(grid={"init_from": ["a"]}), metric="val_loss")
@@ -219,7 +222,7 @@ def test_a_trial_is_recognized_however_its_path_is_written(
     assert objective.is_trial(record, None, request, {"init_from": asked}) is is_trial
 
 
-def test_a_run_of_another_recipe_is_not_the_trial(checkout: Path) -> None:
+def test_run_of_a_different_recipe_is_not_the_trial(checkout: Path) -> None:
     config = SweepConfig(recipe="warm", space=Space(grid={"lr": [1e-3]}), metric="val_loss")
     objective = find_objective(config, checkout / "s.yaml", checkout)
     request = objective.request("s-001", {"lr": 1e-3}, Request(run=""))

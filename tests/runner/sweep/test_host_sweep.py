@@ -1,9 +1,8 @@
-"""Whole sweeps on the host, with real processes that are killed, stopped and resumed."""
+"""Complete sweeps on the host, with real processes that are killed, stopped and resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from job.cpu import available_cpus
 from tests.waiting import wait_for
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -47,8 +47,8 @@ def starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Coun
     path = checkout.parent / "starts"
     path.touch()
     monkeypatch.setenv("STARTS", str(path))
-    # In its own folder: next to folders with the names of our packages, each trial would import the
-    # whole library, and torch, which takes 2 s (experiment/run.py).
+    # A separate folder: next to folders named like the project's packages, each trial would import
+    # the whole library and torch, which takes 2 s (experiment/run.py).
     (checkout / "mine").mkdir()
     (checkout / "mine" / "mine.py").write_text(MINE)
     return lambda: Counter(path.read_text().split())
@@ -85,7 +85,7 @@ def test_a_killed_sweep_resumes_and_repeats_no_trial(
     assert [t["values"]["x"] for t in result["trials"]][:4] == [1, 3, 4, 5]
     assert result["best"] == "s-001"
     assert set(starts().values()) == {1}
-    assert len(starts()) == 13  # with the smoke run
+    assert len(starts()) == 13  # including the smoke run
     assert Path(result["plot"]).stat().st_size > 5000
     third = spawn("sweep", "mine/s.yaml")
     out, err = third.communicate(timeout=60)
@@ -118,7 +118,7 @@ def test_ctrl_c_stops_the_trials_and_the_same_command_resumes_them(
 def test_the_median_rule_stops_a_bad_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
-    rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 3000}"
+    rows = "{x: 1}, {x: 2}, {x: 3}, {x: 9, steps: 30000}"  # 300 s, unless it is stopped
     write_sweep(
         checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n"
     )
@@ -128,7 +128,7 @@ def test_the_median_rule_stops_a_bad_trial(
     trials = {t["values"]["x"]: t for t in json.loads(out)["trials"]}
     assert [trials[x]["status"] for x in (1, 2, 3, 9)] == ["finished"] * 3 + ["stopped"]
     assert "median rule at step" in trials[9]["reason"]
-    assert trials[9]["step"] < 3000
+    assert trials[9]["step"] < 30000
     assert json.loads(out)["trials"][-1]["run"] == "s-004"
 
 
@@ -189,9 +189,8 @@ def test_parallel_trials_share_the_cores(
     process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert {t["metric"] for t in json.loads(out)["trials"]} == {
-        float(max(1, (os.cpu_count() or 1) // 2))
-    }
+    metrics = {trial["metric"] for trial in json.loads(out)["trials"]}
+    assert metrics == {float(max(1, available_cpus() // 2))}
 
 
 def test_the_best_mean_over_seeds_decides(
@@ -217,7 +216,7 @@ def test_the_best_mean_over_seeds_decides(
     assert tree["settings"][0]["values"] == {"x": 1}
 
 
-def test_a_foreign_run_is_not_used_as_a_trial(
+def test_unrelated_run_is_not_used_as_a_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
@@ -262,3 +261,49 @@ def test_edited_defaults_are_refused_and_edited_code_is_reported(
     assert process.returncode == 0, err
     assert "mine.py has changed since sweep 's' started" in err
     assert starts() == {"s-001": 1, "s-002": 1}
+
+
+TRAIN = """\
+import sys, time
+lr, steps = (float(word.partition("=")[2]) for word in sys.argv[1:])
+for step in range(int(steps)):
+    print(f"iter {step}: loss {lr + 1 / (step + 1):.4f}, time {{dt}}", flush=True)
+    print(f"step {step}: train loss 0.5, val loss {lr:.4f}", flush=True)
+if lr > 5 and steps > 2:
+    time.sleep(600)  # until the sweep stops it
+
+# as nanoGPT: iter {iter_num}: loss
+"""
+
+
+def test_command_of_a_different_repository_is_swept_by_its_printed_loss(
+    checkout: Path, spawn: Spawn
+) -> None:
+    folder = checkout / "theirs"
+    folder.mkdir()
+    (folder / "train.py").write_text(TRAIN)
+    text = (
+        "command: python train.py --lr={lr} --steps={steps}\nfixed: {steps: 60}\n"
+        "space: {grid: {lr: [2, 1, 3, 9]}}\nmetric: val_loss\nsmoke: {steps: 2}\n"
+        "early_stop: median\ngrace_steps: 5\n"
+    )
+    (folder / "s.yaml").write_text(text.replace("{lr}", "{rate}"))
+    _, err = spawn("sweep", "theirs/s.yaml", "--dry-run").communicate(timeout=60)
+    assert "the command has no {lr}" in err
+    (folder / "s.yaml").write_text(text)
+    process = spawn("sweep", "theirs/s.yaml", "--json")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    trials = {t["values"]["lr"]: t for t in json.loads(out)["trials"]}
+    assert json.loads(out)["best"] == "s-002"
+    assert [trials[lr]["status"] for lr in (2, 1, 3, 9)] == ["finished"] * 3 + ["stopped"]
+    assert "median rule at step" in trials[9]["reason"]
+    assert (trials[1]["metric"], trials[1]["step"]) == (1.0, 59)
+    out, _ = spawn("runs", "--json").communicate(timeout=60)
+    assert {run["run"]: run["loss"] for run in json.loads(out)}["s-001"] == 2.0
+    record = sweep_json(checkout)
+    assert record["smoke"] == "passed"
+    (folder / "s.yaml").write_text(text.replace("2, 1, 3, 9", "2, 1, 3, 9, 4"))
+    out, err = spawn("sweep", "theirs/s.yaml", "--json").communicate(timeout=200)
+    assert len(json.loads(out)["trials"]) == 5
+    assert json.loads(out)["best"] == "s-002"

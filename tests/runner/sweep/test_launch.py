@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from click.testing import Result
 
 from job.run_record import RunRecord, RunStatus, read_record
 from runner.plan import Plan
+from runner.request import Request
+from runner.sweep.config import Space, SweepConfig
+from runner.sweep.objective import find_objective
 from runner.target import LaunchHandle, RunInfo
 from tests.runner.fake_target import FakeTarget
 
@@ -23,7 +27,7 @@ metric: val_loss
 
 @pytest.fixture
 def finishing(checkout: Path, fake: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
-    """A target on which every run finishes at once, with the recipe of the plan."""
+    """Make every run of the fake target finish immediately, with the recipe of the plan."""
     from job.recipe import load
 
     start = fake.start
@@ -84,14 +88,14 @@ def test_an_unchanged_recipe_resumes(
     assert finished.did == ["start s-001", "start s-002"]
 
 
-def test_runs_of_an_edited_recipe_are_not_used_without_the_record_either(
+def test_runs_of_an_edited_recipe_are_not_used_even_without_the_record(
     checkout: Path, type_: Callable[[str], Result], finished: FakeTarget
 ) -> None:
     edit(checkout, "weight_decay: 0.5")
     (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
     result = type_("runner sweep s.yaml --no-smoke")
     assert result.exit_code == 100
-    assert "a run with this name has other settings" in result.stderr
+    assert "other settings; rename the sweep with --name NEW-NAME" in result.stderr
 
 
 def test_a_dataset_that_changed_between_trials_is_reported(
@@ -108,3 +112,26 @@ def test_a_dataset_that_changed_between_trials_is_reported(
     result = type_("runner sweep s.yaml --no-smoke")
     assert result.exit_code == 0, result.stderr
     assert "the dataset changed during the sweep: s-001 and s-002 used different" in result.stderr
+
+
+def test_every_trial_logs_to_the_trackers_of_the_sweep(
+    checkout: Path, type_: Callable[[str], Result], finishing: FakeTarget
+) -> None:
+    (checkout / "s.yaml").write_text(SWEEP)
+    assert type_("runner sweep s.yaml --no-smoke --tracker wandb=mine").exit_code == 0
+    for run in ("s-001", "s-002"):
+        record = read_record(checkout / "volumes" / "checkpoints" / run)
+        assert record is not None
+        assert "train.wandb_project=mine" in record.overrides
+    assert type_("runner sweep s.yaml --no-smoke").exit_code == 0  # without it, the same trials
+    (checkout / "mine.py").write_text(
+        "def train(output_dir='.', x: float = 1.0):\n    return {'score': x}\n"
+    )
+    config = SweepConfig(experiment="mine.py", space=Space(grid={"x": [1.0]}), metric="score")
+    objective = find_objective(config, checkout / "e.yaml", checkout)
+    tracked = replace(objective, trackers=(("mlflow", "mine"),))
+    assert tracked.request("e-001", {"x": 1.0}, Request(run="")).trackers == {"mlflow": "mine"}
+    (checkout / "c.yaml").write_text(SWEEP.replace("recipe: warm", 'command: "true --lr={lr}"'))
+    refused = type_("runner sweep c.yaml --tracker mlflow --dry-run")
+    assert refused.exit_code == 2
+    assert "--tracker needs a recipe or an experiment" in refused.stderr

@@ -1,4 +1,4 @@
-"""The record of a sweep: what may change, the ranking of its trials, and how it is shown."""
+"""The record of a sweep: allowed changes, the ranking of its trials, and its display."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TestRecord:
         with pytest.raises(RunnerError, match=r"train.max_steps: 4 → 60\n.*--name NEW-NAME"):
             continue_sweep(old, new)
 
-    def test_a_record_of_another_release_may_lack_settings(self) -> None:
+    def test_record_of_a_different_release_may_lack_settings(self) -> None:
         new = self.record(0.1, definition={"fixed": {}, "settings": {"train.new": 1}})
         assert continue_sweep(self.record(0.1, definition={"fixed": {}}), new)
         older = self.record(0.1, definition={"fixed": {}, "settings": {"train.gone": 2}})
@@ -64,21 +64,21 @@ class TestRecord:
         assert [t.number for t in record.ranked()] == [4, 3, 2, 1]
         assert record.best is record.trials[3]
 
-    def test_it_is_read_as_it_was_written(self, tmp_path: Path) -> None:
+    def test_record_is_read_as_written(self, tmp_path: Path) -> None:
         record = self.record(0.1, 0.2, definition={"settings": {"train.max_steps": 4}})
         record.trials[0].status, record.trials[0].metric = FINISHED, 1.5
         record.write(tmp_path)
         assert read_sweep(tmp_path) == record
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_a_number_that_json_lacks_is_null(self, tmp_path: Path, value: float) -> None:
+    def test_number_that_json_cannot_represent_is_null(self, tmp_path: Path, value: float) -> None:
         record = self.record(0.1, 0.2)
         record.trials[0].status, record.trials[0].metric = FINISHED, value
         record.write(tmp_path)
         tree = json.loads((tmp_path / "sweep.json").read_text(), parse_constant=pytest.fail)
         assert tree["trials"][0]["metric"] is None
 
-    def test_a_nan_of_an_earlier_release_is_no_metric(self, tmp_path: Path) -> None:
+    def test_nan_of_an_earlier_release_is_not_a_metric(self, tmp_path: Path) -> None:
         record = self.record(0.1)
         record.trials[0].status, record.trials[0].metric = FINISHED, 1.0
         record.write(tmp_path)
@@ -159,7 +159,7 @@ class TestSeeds:
         assert record.best is record.trials[3]
         record = self.record()
         for n, trial in enumerate(record.trials):
-            trial.values = {"seed": n, "lr": n / 10}  # as a random space draws them
+            trial.values = {"seed": n, "lr": n / 10}  # like a random space
         assert record.groups == []
         assert record.best is record.trials[3]
 

@@ -25,13 +25,16 @@ GPU_CONFIG = """\
 services:
   train:
     image: gpt-runner
-    deploy: {resources: {reservations: {devices: [{driver: nvidia, count: all, capabilities: [gpu]}]}}}
+    deploy:
+      resources:
+        reservations:
+          devices: [{driver: nvidia, count: all, capabilities: [gpu]}]
 """
 
 
 @dataclass
 class DockerStandIn:
-    """``folder`` contains its answers, ``bin`` the programs of the test's PATH."""
+    """A fake docker: ``folder`` has its answers, ``bin`` the programs of the test's PATH."""
 
     folder: Path
 
@@ -55,6 +58,7 @@ class DockerStandIn:
             "PATH": str(self.bin),
             "FAKE_DOCKER": str(self.folder),
             "HOME": str(self.folder),
+            "GPT_RUNNER_HOME": str(self.folder / "home"),
             "WANDB_API_KEY": "",
         }
 
@@ -69,7 +73,7 @@ class DockerStandIn:
         return [call for call in calls if call[: len(first)] == list(first)]
 
     def with_gpus(self, *names: str, toolkit: bool = True) -> None:
-        """Give the machine these GPUs, and the engine the container toolkit."""
+        """Give the machine these GPUs, and with ``toolkit`` let containers use them."""
         program = self.bin / "nvidia-smi"
         program.write_text("#!/bin/sh\n" + "".join(f"echo '{name}'\n" for name in names))
         program.chmod(0o755)
@@ -80,7 +84,7 @@ class DockerStandIn:
             self.answer("info.json", json.dumps({**INFO, "Runtimes": {"runc": {}, "nvidia": {}}}))
 
     def without_engine(self) -> None:
-        """Let no engine answer."""
+        """Make Docker report that no engine runs."""
         error = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?"
         self.answer("info.json", json.dumps({"ServerErrors": [error]}))
 

@@ -1,10 +1,12 @@
 #!/bin/sh
-# A stand-in for docker: it notes how it is called and answers from the files of the folder $FAKE_DOCKER.
-#   info.json, compose_version, config.yaml, ps    what the engine and compose say
-#   layer, bad_setup                               the image of a setup is built; it can't be
-#   no_plugin, no_image                            if there: docker has no compose; the image is not built
-#   gpus                                           what nvidia-smi -L says in a container
-#   job                                            what a container does; its process id stands in pid
+# A stand-in for docker: it records its calls and answers from the files of the folder $FAKE_DOCKER.
+#   info.json, compose_version, config.yaml, ps   the output of the engine and compose
+#   layer                                         exists if the image of a setup is built
+#   bad_setup, no_plugin, no_image                exist if the setup fails, compose is not installed,
+#                                                 or the image is not built
+#   gpus                                          the output of nvidia-smi -L in a container
+#   other_files                                   a path that the engine does not see
+#   job                                           the script of a container; pid has its process id
 answers=$FAKE_DOCKER
 { for word in "$@"; do printf '%s\037' "$word"; done; printf '\n'; } >>"$answers/calls"
 
@@ -37,9 +39,16 @@ case "$1 $2" in
   *) echo sha256:abc; [ ! -e "$answers/no_image" ] ;;
   esac
   ;;
+"create "*)
+  if [ -e "$answers/other_files" ]; then
+    echo "docker: Error response from daemon: invalid mount config for type \"bind\": bind source path does not exist: $(cat "$answers/other_files")" >&2
+    exit 1
+  fi
+  echo 0123
+  ;;
 "run --rm") cat "$answers/gpus" ;;
 "build --tag")
-  cat "$4/Dockerfile" "$4/requirements.txt" >"$answers/layer"
+  cat >"$answers/layer"
   [ ! -e "$answers/bad_setup" ]
   ;;
 "ps "*) cat "$answers/ps" ;;
@@ -47,6 +56,7 @@ case "$1 $2" in
 "kill --signal=TERM") kill -TERM "$(cat "$answers/pid")" ;;
 "kill "*) kill -KILL "$(cat "$answers/pid")" ;;
 "stop "*) echo "$2" ;;
+"exec "*) exit 3 ;;
 "logs "*) echo "from the container" ;;
 "rm "*) ;;
 *) echo "fake docker: $*" >&2; exit 64 ;;

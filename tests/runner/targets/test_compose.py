@@ -1,10 +1,11 @@
-"""Tests of the target local with a stand-in for docker: its commands, and their answers."""
+"""The target local with a stand-in for docker: its commands and their answers."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.runner.nanogpt_folder import make_folder
 from tests.runner.targets.docker_stand_in import GPU_CONFIG, own_settings
 from tests.waiting import wait_for
 
-# A container whose job stops as the trainer does.
+# A container whose job stops like the trainer.
 JOB = """\
 trap 'echo INT >>"$FAKE_DOCKER/signals"; {on_signal}' INT
 trap 'echo TERM >>"$FAKE_DOCKER/signals"; {on_signal}' TERM
@@ -36,7 +37,7 @@ def local(cli, checkout, docker) -> ComposeTarget:
 
 @pytest.fixture
 def run_words(docker):
-    """Return the command line of the one `compose run`."""
+    """Return ``run_words()``, which returns the arguments of the only `compose run`."""
 
     def words() -> list[str]:
         (call,) = docker.calls("compose", "run")
@@ -52,15 +53,14 @@ class TestCommand:
         assert words[:4] == ["compose", "run", "--rm", "-T"]
         service = words.index("train")
         assert words[service:] == [
-            "train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3", "--name", "warm",
-        ]  # fmt: skip
+            *("train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3"),
+            *("--name", "warm"),
+        ]
         assert f"gpt-runner.project={checkout}" in words
         assert "gpt-runner.run=warm" in words
 
     @pytest.mark.parametrize(("job", "service"), [("prepare", "prepare"), ("train", "train")])
-    def test_a_job_has_its_own_service(
-        self, type_, local, run_words, job: str, service: str
-    ) -> None:
+    def test_job_runs_in_its_service(self, type_, local, run_words, job: str, service: str) -> None:
         type_(f"runner local {job}")
         assert run_words()[run_words().index("python") - 1] == service
 
@@ -70,7 +70,17 @@ class TestCommand:
         make_run("warm", step=100)
         type_("runner local evaluate")
         words = run_words()
-        assert words[words.index("train") :][:4] == ["train", "python", "-m", "model.evaluate"]
+        assert words[words.index("train") :][:4] == ["train", "python", "-m", "serving.evaluate"]
+
+    @pytest.mark.parametrize("words", ["runner local", "runner local --detach", "runner shell"])
+    def test_engine_that_does_not_see_the_files_is_named(
+        self, type_, local, docker, words: str
+    ) -> None:
+        docker.answer("other_files", "/home/me/gpt-runner")
+        result = type_(words)
+        assert result.exit_code == 1
+        assert "the Docker engine does not see /home/me/gpt-runner: it runs on" in result.stderr
+        assert docker.calls("compose", "run") == []
 
     def test_a_terminal_is_passed_through(self, type_, local, cli, run_words) -> None:
         cli.terminal = True
@@ -89,12 +99,12 @@ class TestCommand:
         assert (tree["target"], tree["image"]) == ("local", "gpt-runner")
 
     def test_a_secret_is_passed_by_name(self, type_, local, checkout, docker, run_words) -> None:
-        (checkout / ".env").write_text("WANDB_API_KEY=hush\n" + own_settings(checkout))
+        (checkout / ".env").write_text("WANDB_API_KEY=s3cret\n" + own_settings(checkout))
         result = type_("runner local wandb_project=p")
         assert result.exit_code == 0
         assert "WANDB_API_KEY" in run_words()
-        assert (docker.folder / "key").read_text() == "hush"
-        assert "hush" not in (docker.folder / "calls").read_text() + result.stderr
+        assert (docker.folder / "key").read_text() == "s3cret"
+        assert "s3cret" not in (docker.folder / "calls").read_text() + result.stderr
 
     def test_a_text_outside_the_checkout_is_mounted(
         self, type_, local, run_words, tmp_path
@@ -127,7 +137,7 @@ class TestStart:
         assert {folder.stat().st_uid for folder in folders} == {os.getuid()}
         assert "wrote .env" not in type_("runner local").stderr
 
-    def test_existing_settings_stay(self, type_, local, checkout) -> None:
+    def test_existing_settings_are_kept(self, type_, local, checkout) -> None:
         (checkout / ".env").write_text("HOST_UID=7\n")
         type_("runner local")
         assert "HOST_UID=7\n" in (checkout / ".env").read_text()
@@ -143,8 +153,9 @@ class TestStart:
         assert type_("runner local --dry-run").exit_code == 0
         assert docker.calls("compose", "run") == []
         assert sorted(path.name for path in checkout.iterdir()) == [
-            "Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml", "job", "model",
-        ]  # fmt: skip
+            *("Dockerfile", "configs", "corpus", "docker-compose.gpu.yml", "docker-compose.yml"),
+            *("job", "model"),
+        ]
 
     def test_without_an_engine_the_host_is_suggested(self, type_, local, docker, checkout) -> None:
         docker.without_engine()
@@ -158,7 +169,13 @@ class TestStart:
         (docker.bin / "docker").unlink()
         assert "docker is not installed" in type_("runner local").stderr
 
-    def test_gpus_without_the_container_toolkit(self, type_, local) -> None:
+    def test_gpus_that_the_machine_lacks(self, type_, local) -> None:
+        result = type_("runner local --gpu 2")
+        assert result.exit_code == 2
+        assert "--gpu 2: local has no GPUs; remove --gpu, or add" in result.stderr
+
+    def test_gpus_without_the_container_toolkit(self, type_, local, docker) -> None:
+        docker.with_gpus("NVIDIA H100", "NVIDIA H100")
         result = type_("runner local --gpu 2")
         assert result.exit_code == 2
         assert "--gpu 2: local has no GPUs; `runner doctor --fix`" in result.stderr
@@ -171,10 +188,10 @@ class TestStart:
 
 
 class TestAttached:
-    @pytest.mark.parametrize(("code", "ours"), [(0, 0), (101, 101), (3, 100)])
-    def test_exit_status(self, type_, local, docker, checkout, code: int, ours: int) -> None:
+    @pytest.mark.parametrize(("code", "status"), [(0, 0), (101, 101), (3, 100)])
+    def test_exit_status(self, type_, local, docker, checkout, code: int, status: int) -> None:
         docker.answer("job", f"exit {code}\n")
-        assert type_("runner local").exit_code == ours
+        assert type_("runner local").exit_code == status
         assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
 
     @pytest.mark.parametrize("code", [1, 2])
@@ -193,7 +210,7 @@ class TestAttached:
         container = int((docker.folder / "pid").read_text())
         assert os.getsid(container) != os.getsid(
             process.pid
-        )  # out of reach of the terminal's own Ctrl-C
+        )  # not reached by the terminal's Ctrl-C
         process.send_signal(sent)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 101
@@ -213,14 +230,14 @@ class TestAttached:
 
 
 class TestDetached:
-    def test_a_detached_job_is_left_to_the_engine(
+    def test_detached_job_runs_in_the_engine(
         self, type_, local, docker, checkout, run_words
     ) -> None:
         docker.answer("ps", "old\twarm\tExited (101) 2 hours ago\n")
         result = type_("runner local warm --detach")
         assert (result.exit_code, result.stdout) == (0, "warm\n")
         assert "-d" in run_words()
-        assert docker.calls("rm") == [["rm", "old"]]
+        assert docker.calls("rm")[-1] == ["rm", "old"]
         launch = read_launch(checkout / "volumes" / "checkpoints" / "warm")
         assert (launch.id, launch.target, launch.detached) == ("0123456789abcdef", "local", True)
 
@@ -257,7 +274,7 @@ class TestDetached:
         assert type_("runner stop warm").exit_code == 0
         assert docker.calls("stop") == [
             ["stop", "abc"]
-        ]  # no -t: the container has the compose file's own
+        ]  # no -t: the compose file sets the grace period
 
     def test_stop_finds_a_container_of_docker_compose_up(
         self, type_, local, docker, make_run
@@ -279,10 +296,26 @@ class TestDetached:
 class TestServices:
     def test_shell(self, type_, local, docker) -> None:
         docker.answer("job", "exit 7\n")
-        assert type_("runner shell python -V").exit_code == 7
+        assert type_("runner shell -- python -V").exit_code == 7
         assert docker.calls("compose", "run")[0] == [
             "compose", "run", "--rm", "-T", "shell", "python", "-V",
         ]  # fmt: skip
+
+    def test_program_next_to_an_active_run(self, type_, local, docker, make_run) -> None:
+        attempts = [{"started": 1.0, "host": "0123456789ab"}]
+        (make_run("warm", status="running", attempts=attempts) / "heartbeat").touch()
+        docker.answer("ps", "0123456789abcd\t\tUp 3 minutes\n")
+        assert type_("runner shell warm -- nvidia-smi").exit_code == 3
+        assert docker.calls("exec") == [
+            [
+                "exec",
+                "-i",
+                "0123456789abcd",
+                "bash",
+                "/workspace/container/entrypoint.sh",
+                "nvidia-smi",
+            ]
+        ]
 
 
 @pytest.fixture
@@ -333,10 +366,11 @@ class TestUserCommand:
         (folder / "requirements.txt").write_text("six\n")
         line = "runner local --dir ../nano --setup 'pip install a' -- python train.py"
         assert "extends the image first" in type_(line).stderr
-        text = (docker.folder / "layer").read_text()
-        assert "FROM gpt-runner\n" in text
-        assert "RUN pip install -r requirements.txt\nRUN pip install a\n" in text
-        assert text.endswith("six\n")
+        with tarfile.open(docker.folder / "layer") as context:
+            sent = {name: context.extractfile(name).read().decode() for name in context.getnames()}
+        assert "FROM gpt-runner\n" in sent["Dockerfile"]
+        assert "RUN pip install -r requirements.txt\nRUN pip install a\n" in sent["Dockerfile"]
+        assert sent["requirements.txt"] == "six\n"
         tag = (docker.folder / "image").read_text()
         assert tag.startswith("gpt-runner-setup:")
         assert "extends" not in type_(line).stderr

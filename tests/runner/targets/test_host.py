@@ -1,38 +1,43 @@
-"""Tests of the target host, with real processes and signals."""
+"""The target host, with real processes and signals."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 
+import pexpect
 import pytest
 
 from job.run_record import read_record
 from runner.console import CliContext
-from runner.runs.store import read_exit, read_launch
+from runner.runs.store import read_exit, read_launch, write_exit, write_launch
 from runner.target import LaunchHandle
 from runner.targets import process
-from runner.targets.process import is_alive
+from runner.targets.compose import ComposeTarget
+from runner.targets.host import HostTarget
+from runner.targets.process import is_alive, machine_name
 from tests.runner.conftest import ROOT
 from tests.waiting import wait_for
 
-# Stops as the trainer does: at SIGINT and SIGTERM it writes something down and ends 101.
-STOPS = """
+# Stops like the trainer: at SIGINT and SIGTERM it writes a checkpoint and exits with 101.
+STOPS_ON_SIGNAL = """
 import os, signal, sys, time
 from pathlib import Path
 folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
 folder.mkdir(parents=True, exist_ok=True)
-asked = False
+stopped = False
 def stop(number, frame):
-    global asked
-    asked = True
+    global stopped
+    stopped = True
     with open(folder / "signals", "a") as file:
         file.write(f"{number}\\n")
     (folder / "latest").write_text("step_00000007")
@@ -40,28 +45,28 @@ signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 (folder / "log.txt").write_text("step 1\\n")
 (folder / "ready").touch()
-while not asked:  # not signal.pause(), which misses a signal that came before it
+while not stopped:  # signal.pause() would miss an earlier signal
     time.sleep(0.01)
-time.sleep(0.2)  # a second signal would be written down as well
+time.sleep(0.2)  # a second signal would be recorded too
 sys.exit(101)
 """
 
-STUBBORN = STOPS.replace("sys.exit(101)", "while True: signal.pause()")
+IGNORES_SIGNALS = STOPS_ON_SIGNAL.replace("sys.exit(101)", "while True: signal.pause()")
 
-# Two processes under torchrun: each counts its signals, the first one keeps the record.
-RANK = """
+# Two processes under torchrun: each records its signals, the first one writes the record.
+TORCHRUN_JOB = """
 import json, os, signal, sys, time
 from pathlib import Path
 folder = Path(os.environ["CHECKPOINTS_PATH"]) / sys.argv[sys.argv.index("--name") + 1]
-started, rank, asked = time.time(), os.environ["RANK"], False
+started, rank, stopped = time.time(), os.environ["RANK"], False
 def stop(number, frame):
-    global asked
-    asked = True
+    global stopped
+    stopped = True
     with open(folder / f"signals{rank}", "a") as file:
         file.write(f"{number}\\n")
 signal.signal(signal.SIGINT, stop)
 (folder / f"ready{rank}").touch()
-while not asked:
+while not stopped:
     time.sleep(0.01)
 time.sleep(0.2)
 attempt = {"started": started, "ended": time.time(), "launch": {"target": "host"}}
@@ -78,7 +83,7 @@ def folder(checkout: Path) -> Path:
 
 
 class TestAttached:
-    def test_the_jobs_stdout_is_passed_through(self, spawn, job) -> None:
+    def test_stdout_of_the_job_is_passed_through(self, spawn, job) -> None:
         job("import sys; print('data'); print('talk', file=sys.stderr)")
         process = spawn("host")
         out, err = process.communicate(timeout=60)
@@ -113,21 +118,21 @@ class TestAttached:
         self, spawn, job, checkout
     ) -> None:
         job("import os; print(os.environ.get('WANDB_API_KEY'))")
-        (checkout / ".env").write_text("WANDB_API_KEY=hush\n")
+        (checkout / ".env").write_text("WANDB_API_KEY=s3cret\n")
         out, err = spawn("host", "wandb_project=p", WANDB_API_KEY="").communicate(timeout=60)
-        assert out == "hush\n"
+        assert out == "s3cret\n"
         assert "WANDB_API_KEY" in err
-        assert "hush" not in err
+        assert "s3cret" not in err
 
     @pytest.mark.parametrize(
-        ("code", "ours"), [("1", 100), ("101", 101), ("2", 2), ("'words'", 100), ("0", 0)]
+        ("code", "status"), [("1", 100), ("101", 101), ("2", 2), ("'words'", 100), ("0", 0)]
     )
-    def test_exit_status(self, spawn, job, checkout, code: str, ours: int) -> None:
+    def test_exit_status(self, spawn, job, checkout, code: str, status: int) -> None:
         (checkout / "volumes" / "checkpoints" / "quickstart" / "step_00000010").mkdir(parents=True)
         job(f"import sys; sys.exit({code})")
         process = spawn("host")
         process.communicate(timeout=60)
-        assert process.returncode == ours
+        assert process.returncode == status
 
     @pytest.mark.parametrize("code", ["1", "2"])
     def test_a_job_that_fails_before_it_starts_leaves_no_run(
@@ -138,7 +143,7 @@ class TestAttached:
         _, err = process.communicate(timeout=60)
         assert process.returncode == int(code)
         assert "error: no such text" in err
-        assert "runner logs" not in err  # there are none
+        assert "runner logs" not in err  # there are no logs
         assert ("the run did not start" in err) == (code == "1")
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
@@ -162,7 +167,7 @@ class TestAttached:
         self, spawn, job, checkout
     ) -> None:
         job("print('importing', flush=True)\nimport time; time.sleep(600)")
-        (checkout / "model" / "__init__.py").write_text("import job.sigint\n")
+        shutil.copy(ROOT / "model" / "__init__.py", checkout / "model")
         process = spawn("host")
         assert process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
@@ -191,7 +196,7 @@ class TestSignals:
     def test_the_first_signal_is_passed_on_once_and_waits_for_the_checkpoint(
         self, spawn, job, folder, sent, received
     ) -> None:
-        job(STOPS)
+        job(STOPS_ON_SIGNAL)
         process = spawn("host")
         wait_for((folder / "ready").exists)
         process.send_signal(sent)
@@ -203,7 +208,7 @@ class TestSignals:
 
     def test_the_second_signal_kills_every_process_of_the_job(self, spawn, job, folder) -> None:
         child = "import subprocess; subprocess.Popen(['sleep', '600'])\n"
-        job(child + STUBBORN)
+        job(child + IGNORES_SIGNALS)
         process = spawn("host")
         wait_for((folder / "ready").exists)
         launch = wait_for(lambda: read_launch(folder))
@@ -216,21 +221,23 @@ class TestSignals:
         wait_for(lambda: not _group_lives(int(launch.id)))
 
     def test_a_closed_terminal_asks_the_job_to_stop(self, spawn, job, folder) -> None:
-        job(STOPS)
+        job(STOPS_ON_SIGNAL)
         process = spawn("host")
         wait_for((folder / "ready").exists)
-        process.stderr.close()  # the runner can't print that it stops the job
+        process.stderr.close()  # the runner can't print its message
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=60) == 101
         assert (folder / "signals").read_text() == f"{int(signal.SIGTERM)}\n"
         assert read_exit(folder) == 101
 
     def test_a_ctrl_c_at_the_terminal_reaches_only_the_runner(self, spawn, job, folder) -> None:
-        job(STOPS)
+        job(STOPS_ON_SIGNAL)
         process = spawn("host")
         wait_for((folder / "ready").exists)
         job_id = int(wait_for(lambda: read_launch(folder)).id)
-        assert os.getsid(job_id) == job_id  # a session of its own: the terminal signals only ours
+        assert (
+            os.getsid(job_id) == job_id
+        )  # a separate session: the terminal signals only the runner
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
 
@@ -251,13 +258,15 @@ def test_a_finished_run_without_checkpoints_is_an_error(spawn, make_run) -> None
     process = spawn("host", "sample", "--name", "warm")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 102
-    said = f"run warm is finished, but its checkpoints were deleted; to train it again: runner host {folder}/recipe.yaml"
-    assert f"{said} --name warm-2" in err
+    assert (
+        "run warm is finished, but its checkpoints were deleted; to train it again: "
+        f"runner host {folder}/recipe.yaml --name warm-2" in err
+    )
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_torchrun_gets_one_signal_and_the_status_is_kept(spawn, job, folder) -> None:
-    job(RANK)
+    job(TORCHRUN_JOB)
     process = spawn("host", "--gpu", "2", "--device", "cpu")
     wait_for(lambda: (folder / "ready0").exists() and (folder / "ready1").exists(), seconds=60)
     process.send_signal(signal.SIGINT)
@@ -267,7 +276,7 @@ def test_torchrun_gets_one_signal_and_the_status_is_kept(spawn, job, folder) -> 
 
 
 def test_a_ctrl_c_between_start_and_follow_reaches_the_job(job, checkout, folder) -> None:
-    job(STOPS)
+    job(STOPS_ON_SIGNAL)
     program = """
 import os, signal, time
 from runner.cli import main
@@ -293,9 +302,9 @@ main()
     assert (folder / "signals").read_text() == "2\n"
 
 
-@pytest.mark.skipif(which("ps") is None, reason="there is no ps here")
+@pytest.mark.skipif(shutil.which("ps") is None, reason="ps is not installed")
 def test_on_a_mac_pid_and_start_time_identify_a_process(monkeypatch) -> None:
-    """The time zone, the language and the name of the machine may differ from the launch."""
+    """Time zone, language and machine name may differ from those at the launch."""
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(process, "identity_of", process._identity_from_ps)
     monkeypatch.setattr(process, "machine_name", lambda: "mac.office")
@@ -312,10 +321,8 @@ def test_on_a_mac_pid_and_start_time_identify_a_process(monkeypatch) -> None:
 
 
 class TestDetached:
-    def test_a_detached_job_outlives_the_runner_and_is_found_again(
-        self, spawn, job, folder
-    ) -> None:
-        job(STOPS)
+    def test_detached_job_outlives_the_runner_and_is_found(self, spawn, job, folder) -> None:
+        job(STOPS_ON_SIGNAL)
         process = spawn("host", "--detach")
         out, _ = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "quickstart\n")
@@ -350,7 +357,7 @@ class TestDetached:
         assert "RuntimeError: no such thing" in err
 
     def test_stop_force_kills_the_job(self, spawn, job, folder) -> None:
-        job(STUBBORN)
+        job(IGNORES_SIGNALS)
         spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
         launch = read_launch(folder)
@@ -358,7 +365,7 @@ class TestDetached:
         wait_for(lambda: not _group_lives(int(launch.id)))
 
     def test_logs_follow_ends_with_the_run(self, spawn, job, folder) -> None:
-        job(STOPS)
+        job(STOPS_ON_SIGNAL)
         spawn("host", "--detach").communicate(timeout=60)
         wait_for((folder / "ready").exists)
         follower = spawn("logs", "quickstart", "--follow", "--tail", "5")
@@ -388,7 +395,8 @@ def test_missing_torch_shows_the_install_command(type_, cli, checkout) -> None:
     result = type_("runner host")
     assert result.exit_code == 1
     assert "train needs torch, which this Python lacks" in result.stderr
-    assert f"{sys.executable} -m pip install torch==" in result.stderr
+    assert f"{sys.executable} -m pip install " in result.stderr
+    assert " torch==" in result.stderr
     assert not (checkout / "volumes").exists()
 
 
@@ -418,7 +426,7 @@ def test_stop_of_a_finished_run_does_nothing(type_, cli, checkout, make_run) -> 
     make_run("warm", step=100)
     cli.targets["host"] = HostTarget(cli, checkout)
     result = type_("runner stop warm")
-    assert (result.exit_code, "is not running; it is finished" in result.stderr) == (0, True)
+    assert (result.exit_code, "is not running (status: finished)" in result.stderr) == (0, True)
     assert read_record(checkout / "volumes" / "checkpoints" / "warm") is not None
     assert isinstance(cli, CliContext)
 
@@ -433,3 +441,84 @@ def _group_lives(group: int) -> bool:
         if int(its_group) == group and state not in "ZX":
             return True
     return False
+
+
+def test_refused_second_start_does_not_hide_the_run(cli, checkout, type_, make_run) -> None:
+    """Of two simultaneous starts, the refused one writes its launch and exit status last."""
+    folder = make_run("warm", step=10, status="running")
+    code = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print(flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(folder / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        (folder / "lock").write_text(f"process {holder.pid} on {socket.gethostname()}\n")
+        refused = LaunchHandle(
+            "warm", "host", "train", "1", time.time(), location=machine_name(), identity="refused"
+        )
+        write_launch(folder, refused)
+        write_exit(folder, 1)
+        cli.targets["host"] = HostTarget(cli, checkout)
+        state = json.loads(type_("runner status warm --json").stdout)
+        assert (state["alive"], state["status"]) == (True, "starting")
+        assert type_("runner stop warm").exit_code == 0
+        assert holder.wait(30) == -signal.SIGTERM
+    assert json.loads(type_("runner status warm --json").stdout)["alive"] is False
+
+
+class TestShell:
+    def test_command_has_the_folder_and_persisted_paths(self, spawn, tmp_path, checkout) -> None:
+        (tmp_path / "nano").mkdir()
+        line = ("shell", "--target", "host", "--dir", "../nano", "--persist", "out=checkpoints")
+        process = spawn(*line, "--env", "COLOR=red", "--", "bash", "-c", "echo $COLOR > out/x; pwd")
+        assert process.communicate(timeout=60)[0] == f"{tmp_path / 'nano'}\n"
+        place = checkout / "volumes" / "checkpoints" / "nano" / "out" / "x"
+        assert place.read_text() == "red\n"
+        assert json.loads(spawn("runs", "--json").communicate(timeout=60)[0]) == []
+
+    def test_the_same_line_attaches_to_the_shell_of_a_lost_terminal(self, checkout) -> None:
+        words = ["-c", "from runner.cli import main; main()", "shell", "--target", "host"]
+        for mark in ("mark=kept", "echo again-$mark; exit 7"):
+            shell = pexpect.spawn(
+                sys.executable,
+                words,
+                cwd=str(checkout),
+                env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT), "PS1": "> "},
+                encoding="utf-8",
+                timeout=60,
+            )
+            shell.sendline(f"cd; {mark}; echo rea''dy")
+            shell.expect("ready" if mark == "mark=kept" else "again-kept")
+            if mark == "mark=kept":
+                shell.kill(signal.SIGKILL)
+                shell.close()
+        shell.expect(pexpect.EOF)
+        shell.close()
+        assert shell.exitstatus == 7
+
+    def test_program_next_to_an_active_run(self, spawn, job, folder) -> None:
+        job(STOPS_ON_SIGNAL)
+        process = spawn("host", "--env", "COLOR=red")
+        wait_for((folder / "ready").exists, 60)
+        line = ("shell", "quickstart", "--", "sh", "-c", "echo $COLOR $OUT_DIR; exit 3")
+        inside = spawn(*line)
+        assert inside.communicate(timeout=60)[0] == f"red {folder}\n"
+        assert inside.returncode == 3
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("target", ["host", "local"])
+def test_port_in_use_is_refused_in_the_plan(
+    type_, cli, checkout, docker, make_run, target: str
+) -> None:
+    make_run("warm", step=100)
+    cli.targets = {"host": HostTarget(cli, checkout), "local": ComposeTarget(cli, checkout)}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = type_(f"runner {target} serve warm --port {port} --dry-run")
+    assert result.exit_code == 2
+    assert f"port {port} is already in use; choose another: `--port {port + 1}`" in result.stderr
+    assert type_(f"runner {target} serve warm --port {port} --dry-run").exit_code == 0

@@ -39,7 +39,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
 
 
 class Cloud:
-    """The volumes as folders on disk, and the block transfers since ``forget``."""
+    """The volumes as folders on disk, and the block transfers since ``forget()``."""
 
     def __init__(self, standin: ModalStandin, environ: dict[str, str]) -> None:
         self.standin, self.environ = standin, environ
@@ -58,7 +58,7 @@ class Cloud:
         new = file.with_name(f".{file.name}.new")
         new.write_bytes(content)
         os.utime(new, (time.time() - age,) * 2)
-        # Replace, do not overwrite: blocks on Modal never change, and the stand-in uses hard links.
+        # Replace the file: blocks on Modal never change, and the stand-in uses hard links.
         new.replace(file)
         return file
 
@@ -124,18 +124,18 @@ def start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_ctrl_c,
+            preexec_fn=enable_ctrl_c,
         )
 
     return start_line
 
 
-def heed_ctrl_c() -> None:
-    """Restore SIGINT in a child process: a background shell starts the tests with it ignored."""
+def enable_ctrl_c() -> None:
+    """Restore SIGINT in a child process: a background shell ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def noise(size: int, seed: int = 0) -> bytes:
+def random_bytes(size: int, seed: int = 0) -> bytes:
     """Return random bytes, the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
@@ -154,8 +154,8 @@ def write_checkpoint(run: Path, step: int, size: int = 1000, seed: int | None = 
     folder = run / f"step_{step:08d}"
     folder.mkdir(parents=True)
     contents = {
-        "model.safetensors": noise(size, step if seed is None else seed),
-        "optimizer.safetensors": noise(2 * size, step + 1),
+        "model.safetensors": random_bytes(size, step if seed is None else seed),
+        "optimizer.safetensors": random_bytes(2 * size, step + 1),
         "state.json": json.dumps({"step": step}).encode(),
     }
     manifest = {

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from runner.errors import ModalUnavailable
+from runner.errors import ModalUnavailable, TargetUnavailable
 from runner.targets.modal.client import RetryPolicy
-from runner.transfer.checkpoints import ContentMismatch
+from runner.transfer.plan import ContentMismatch
 from runner.transfer.workers import MAX_CONSECUTIVE_FAILURES, Task, Workers
 from tests.runner.transfer.conftest import (
     MIB,
     ROOT,
     Cloud,
-    heed_ctrl_c,
-    noise,
+    enable_ctrl_c,
+    random_bytes,
     tree,
     write_checkpoint,
     write_run,
@@ -34,7 +34,7 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 
 BLOCKS = 6
 
-BIG = noise(BLOCKS * 8 * MIB)
+BIG_FILE = random_bytes(BLOCKS * 8 * MIB)
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def kill_when(
 def test_killed_pull_resumes_inside_a_file(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "done.bin", noise(1000))
+    cloud.put("data", "done.bin", random_bytes(1000))
     assert invoke("runner pull data").exit_code == 0
-    cloud.put("data", "big.bin", BIG)
+    cloud.put("data", "big.bin", BIG_FILE)
     (local / "data/big.bin").write_bytes(b"old content")
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
     marks = local / "data/.big.bin.part.blocks"
@@ -69,14 +69,14 @@ def test_killed_pull_resumes_inside_a_file(
     cloud.forget()
     assert "continued" in invoke("runner pull data --dry-run").stdout
     assert invoke("runner pull data").exit_code == 0
-    assert tree(local / "data") == {"done.bin": noise(1000), "big.bin": BIG}
+    assert tree(local / "data") == {"done.bin": random_bytes(1000), "big.bin": BIG_FILE}
     assert cloud.transfers() == ["BlockGet"] * (BLOCKS - 3)
 
 
-def test_partial_file_of_another_version_is_not_resumed(
+def test_partial_file_of_a_different_version_is_not_resumed(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "big.bin", BIG)
+    cloud.put("data", "big.bin", BIG_FILE)
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
     marks = local / "data/.big.bin.part.blocks"
     kill_when(
@@ -85,8 +85,8 @@ def test_partial_file_of_another_version_is_not_resumed(
         lambda: marks.exists() and marks.read_text().count("\n") == 4,
     )
     cloud.standin.clear_faults()
-    other = noise(len(BIG), 9)
-    cloud.put("data", "big.bin", other, age=500)  # the same size, another time
+    other = random_bytes(len(BIG_FILE), 9)
+    cloud.put("data", "big.bin", other, age=500)  # the same size, a different time
     cloud.forget()
     assert invoke("runner pull data").exit_code == 0
     assert tree(local / "data") == {"big.bin": other}
@@ -96,7 +96,7 @@ def test_partial_file_of_another_version_is_not_resumed(
 def test_lost_block_of_a_partial_file_is_downloaded_again(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "big.bin", BIG)
+    cloud.put("data", "big.bin", BIG_FILE)
     cloud.standin.inject("BlockGet", "503", times=None, after=3)
     part, marks = local / "data/.big.bin.part", local / "data/.big.bin.part.blocks"
     kill_when(
@@ -111,7 +111,7 @@ def test_lost_block_of_a_partial_file_is_downloaded_again(
         file.write(b"\0" * 4096)
     cloud.forget()
     assert invoke("runner pull data").exit_code == 0
-    assert tree(local / "data") == {"big.bin": BIG}
+    assert tree(local / "data") == {"big.bin": BIG_FILE}
     assert cloud.transfers() == ["BlockGet"] * (BLOCKS - 2)
 
 
@@ -133,15 +133,15 @@ def test_killed_pull_leaves_latest_at_the_previous_checkpoint(
     assert invoke("runner pull checkpoints warm").exit_code == 0
     assert tree(local / "checkpoints/warm/step_00000020") == tree(run / "step_00000020")
     assert (local / "checkpoints/warm/latest").read_text() == "step_00000020\n"
-    asked = [r.message.path for r in cloud.standin.recorded("VolumeGetFile2", after=before)]
-    assert "warm/step_00000020/model.safetensors" not in asked
+    requested = [r.message.path for r in cloud.standin.recorded("VolumeGetFile2", after=before)]
+    assert "warm/step_00000020/model.safetensors" not in requested
     assert not list((local / "checkpoints/warm").glob(".partial_*"))
 
 
 def test_killed_push_publishes_nothing_and_sends_no_block_twice(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    (local / "data/big.bin").write_bytes(BIG)
+    (local / "data/big.bin").write_bytes(BIG_FILE)
     cloud.put("data", "big.bin", b"old content")
     cloud.standin.inject("BlockPut", "503", times=None, after=3)
     killed = start("runner push data big.bin")
@@ -150,29 +150,34 @@ def test_killed_push_publishes_nothing_and_sends_no_block_twice(
     cloud.standin.clear_faults()
     cloud.forget()
     assert invoke("runner push data big.bin").exit_code == 0
-    assert tree(cloud.folder("data")) == {"big.bin": BIG}
+    assert tree(cloud.folder("data")) == {"big.bin": BIG_FILE}
     assert cloud.transfers() == ["BlockPut"] * (BLOCKS - 3)
 
 
 def test_expired_urls_are_renewed_and_no_block_is_sent_twice(
     invoke: Invoke, cloud: Cloud, local: Path, fast_retries: None
 ) -> None:
-    (local / "data/big.bin").write_bytes(BIG)
+    (local / "data/big.bin").write_bytes(BIG_FILE)
     cloud.standin.volume_rules(puts_per_answer=2, needs_receipts=True)
     before = cloud.standin.recorded()[-1].number
     result = invoke("runner push data big.bin")
     assert result.exit_code == 0, result.stderr
-    assert tree(cloud.folder("data")) == {"big.bin": BIG}
-    asked = [
+    assert tree(cloud.folder("data")) == {"big.bin": BIG_FILE}
+    requested = [
         r.message.files[0].blocks for r in cloud.standin.recorded("VolumePutFiles2", after=before)
     ]
-    assert [sum(bool(block.put_response) for block in blocks) for blocks in asked] == [0, 2, 4, 6]
+    assert [sum(bool(block.put_response) for block in blocks) for blocks in requested] == [
+        0,
+        2,
+        4,
+        6,
+    ]
 
 
-def test_push_gives_up_when_every_url_is_refused(
+def test_push_fails_if_every_url_is_refused(
     invoke: Invoke, cloud: Cloud, local: Path, fast_retries: None
 ) -> None:
-    (local / "data/big.bin").write_bytes(BIG)
+    (local / "data/big.bin").write_bytes(BIG_FILE)
     cloud.standin.volume_rules(puts_per_answer=0, needs_receipts=True)
     result = invoke("runner push data big.bin")
     assert result.exit_code == 1
@@ -183,17 +188,17 @@ def test_push_gives_up_when_every_url_is_refused(
 def test_push_of_a_longer_file_sends_only_new_blocks(
     invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "big.bin", BIG)
-    (local / "data/big.bin").write_bytes(BIG + b"more")
+    cloud.put("data", "big.bin", BIG_FILE)
+    (local / "data/big.bin").write_bytes(BIG_FILE + b"more")
     cloud.standin.volume_rules(needs_receipts=True)
     cloud.forget()
     assert invoke("runner push data big.bin").exit_code == 0
-    assert tree(cloud.folder("data")) == {"big.bin": BIG + b"more"}
+    assert tree(cloud.folder("data")) == {"big.bin": BIG_FILE + b"more"}
     assert cloud.transfers() == ["BlockPut"]
 
 
 def test_ctrl_c_exits_with_130_at_once(start: Start, cloud: Cloud, local: Path) -> None:
-    cloud.put("data", "big.bin", BIG)
+    cloud.put("data", "big.bin", BIG_FILE)
     cloud.standin.inject("BlockGet", "503", times=None, after=1)
     process = start("runner pull data")
     cloud.standin.wait_until((local / "data/.big.bin.part.blocks").exists)
@@ -217,7 +222,7 @@ with Workers() as workers:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=enable_ctrl_c,
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -250,16 +255,16 @@ def test_file_that_changes_between_two_answers_is_downloaded_again(
 ) -> None:
     from runner.targets.modal.volume import ModalVolumeFiles
 
-    cloud.put("data", "big.bin", BIG)
-    other = noise(len(BIG), 5)
+    cloud.put("data", "big.bin", BIG_FILE)
+    other = random_bytes(len(BIG_FILE), 5)
     real = ModalVolumeFiles.block
-    seen: list[int] = []
+    blocks_read: list[int] = []
 
     def block(self: ModalVolumeFiles, block: object) -> bytes:
-        seen.append(1)
-        if len(seen) == 3:
+        blocks_read.append(1)
+        if len(blocks_read) == 3:
             cloud.put("data", "big.bin", other, age=100)
-            raise ModalUnavailable("the URL has expired")
+            raise TargetUnavailable("the URL has expired")
         return real(self, block)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ModalVolumeFiles, "block", block)
@@ -310,4 +315,4 @@ def test_one_failure_does_not_stop_the_others_but_many_in_a_row_do() -> None:
         tasks = [Task(str(n), fail) for n in range(MAX_CONSECUTIVE_FAILURES)]
         missing = workers.run_tasks([*tasks, Task("last", lambda: ran.append("last"))])
     assert ran == ["b"]
-    assert missing[-1].reason == "gave up: Modal does not answer"
+    assert missing[-1].reason.startswith("gave up: Modal does not answer: 503")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from runner.transfer.journal import MAX_STALE_LINES, Journal, RemoteEntry
-from tests.runner.transfer.conftest import MIB, Cloud, noise, tree
+from runner.transfer.mapping import MAX_STALE_LINES, Journal, RemoteEntry
+from tests.runner.transfer.conftest import MIB, Cloud, random_bytes, tree
 
 Invoke = Callable[[str], Result]
 
@@ -68,7 +68,7 @@ def test_pull_ignores_a_damaged_journal(invoke: Invoke, cloud: Cloud, local: Pat
 def test_pull_ignores_damaged_hashes_of_a_partial_file(
     invoke: Invoke, cloud: Cloud, local: Path, line: str
 ) -> None:
-    content = noise(17 * MIB)
+    content = random_bytes(17 * MIB)
     remote = cloud.put("data", "big.bin", content)
     header = {"path": "big.bin", "size": len(content), "kind": "file"}
     header["modified"] = int(remote.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""Names that lead out of the folder, or cannot be a file there, are refused."""
+"""Names that lead out of the folder or are not valid file names are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_symbolic_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
         local_path(tmp_path / "root", "link/file")
 
 
-def test_symbolic_link_in_place_of_a_file_is_replaced(
+def test_symbolic_link_instead_of_a_file_is_replaced(
     invoke: Invoke, cloud: Cloud, local: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "precious").write_text("mine")

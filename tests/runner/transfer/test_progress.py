@@ -10,7 +10,7 @@ from click.testing import Result
 
 from runner.console import CliContext
 from runner.transfer.progress import Progress, count
-from tests.runner.transfer.conftest import Cloud, noise
+from tests.runner.transfer.conftest import Cloud, random_bytes
 
 
 def test_without_a_terminal_a_line_is_printed_every_ten_seconds(
@@ -33,7 +33,7 @@ def test_terminal_shows_a_bar_on_stderr(
     cli: CliContext, invoke: Callable[[str], Result], cloud: Cloud, local: Path
 ) -> None:
     cli.terminal = True
-    cloud.put("data", "a.bin", noise(100_000))
+    cloud.put("data", "a.bin", random_bytes(100_000))
     result = invoke("runner pull data")
     assert result.exit_code == 0
     assert "pulling" in result.stderr

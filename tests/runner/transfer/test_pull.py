@@ -10,7 +10,14 @@ from pathlib import Path
 
 from click.testing import Result
 
-from tests.runner.transfer.conftest import MIB, Cloud, noise, tree, write_checkpoint, write_run
+from tests.runner.transfer.conftest import (
+    MIB,
+    Cloud,
+    random_bytes,
+    tree,
+    write_checkpoint,
+    write_run,
+)
 
 Invoke = Callable[[str], Result]
 
@@ -29,7 +36,7 @@ CHECKPOINT = {"manifest.json", "model.safetensors", "optimizer.safetensors", "st
 
 def test_folder_arrives_complete_with_its_times(invoke: Invoke, cloud: Cloud, local: Path) -> None:
     contents = {
-        "a/1.bin": noise(9 * MIB),
+        "a/1.bin": random_bytes(9 * MIB),
         "a/b/2.txt": b"two",
         "a/empty": b"",
         "3.txt": b"\0" * 70_000,
@@ -48,7 +55,7 @@ def test_folder_arrives_complete_with_its_times(invoke: Invoke, cloud: Cloud, lo
 
 def test_unchanged_files_are_not_transferred(invoke: Invoke, cloud: Cloud, local: Path) -> None:
     for n in range(20):
-        cloud.put("data", f"shards/{n}.bin", noise(1000, n))
+        cloud.put("data", f"shards/{n}.bin", random_bytes(1000, n))
     write_run(cloud.folder("checkpoints") / "warm", [10, 20])
     cloud.age("checkpoints")
     assert invoke("runner pull data").exit_code == 0
@@ -234,10 +241,10 @@ def test_grown_log_is_appended_and_restarted_log_is_downloaded_again(
     before = cloud.standin.recorded("VolumeGetFile2")[-1].number
     invoke("runner pull checkpoints warm")
     assert (local / "checkpoints/warm/metrics.jsonl").read_bytes() == lines + b"more\n"
-    asked = [
+    lengths = [
         request.message.start for request in cloud.standin.recorded("VolumeGetFile2", after=before)
     ]
-    assert asked == [len(lines) - 64 * 1024]
+    assert lengths == [len(lines) - 64 * 1024]
     restarted = lines.replace(b"3.14", b"2.71") + b"more\nand more\n"
     cloud.put("checkpoints", "warm/metrics.jsonl", restarted, age=400)
     invoke("runner pull checkpoints warm")
@@ -245,7 +252,7 @@ def test_grown_log_is_appended_and_restarted_log_is_downloaded_again(
 
 
 def test_meta_json_arrives_after_all_shards(invoke: Invoke, cloud: Cloud, local: Path) -> None:
-    cloud.put("data", "letters/letters_train_000001.bin", noise(1000))
+    cloud.put("data", "letters/letters_train_000001.bin", random_bytes(1000))
     cloud.put("data", "letters/meta.json", b"{}")
     cloud.standin.inject("VolumeGetFile2", "NOT_FOUND", times=None, match="train_000001")
     result = invoke("runner pull data")
@@ -266,7 +273,9 @@ def test_unknown_path_exits_with_102_and_suggests_a_name(invoke: Invoke, cloud: 
     assert invoke("runner pull chekpoints").exit_code == 2
 
 
-def test_pull_one_file_into_another_folder(invoke: Invoke, cloud: Cloud, tmp_path: Path) -> None:
+def test_pull_one_file_into_a_different_folder(
+    invoke: Invoke, cloud: Cloud, tmp_path: Path
+) -> None:
     cloud.put("data", "deep/one.txt", b"one")
     cloud.put("data", "deep/two.txt", b"two")
     assert invoke(f"runner pull data deep/one.txt --dest {tmp_path}/elsewhere").exit_code == 0

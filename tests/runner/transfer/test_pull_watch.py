@@ -13,14 +13,14 @@ from click.testing import Result
 from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.target import LaunchHandle, RunInfo
-from runner.targets.modal.client import RetryPolicy
+from runner.targets.modal.target import ModalTarget
 from runner.transfer.mapping import open_mapping
 from runner.transfer.pull import RESTART_TIMEOUT_S, Clock, watch_run
 from tests.runner.transfer.conftest import Cloud, tree, write_checkpoint, write_run
 
 
 class Timeline:
-    """A clock; each sleep triggers the next event on Modal."""
+    """A clock; each sleep causes the next event on Modal."""
 
     def __init__(self, *events: Callable[[], object]) -> None:
         self.events = list(events)
@@ -38,11 +38,9 @@ class Timeline:
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "runner.transfer.pull.WATCH_RETRIES", RetryPolicy(attempts=2, first_delay_s=0.0)
-    )
-    monkeypatch.setattr("runner.transfer.journal.SETTLE_TIME_S", -60.0)
+def poll_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.transfer.pull.WATCH_ATTEMPTS", 2)
+    monkeypatch.setattr("runner.transfer.mapping.SETTLE_TIME_S", -60.0)
 
 
 def watch(cli: CliContext, timeline: Timeline) -> None:
@@ -98,7 +96,7 @@ def test_watch_reports_a_failure_once_and_continues(
     watch(cli, Timeline(fails, lambda: cloud.standin.disconnect(), recovers))
     errors = capsys.readouterr().err
     assert errors.count("the pull is incomplete") == 1
-    assert "run warm is failed" in errors
+    assert "run warm ended: failed" in errors
 
 
 def test_watch_waits_for_the_next_attempt_of_an_unfinished_run(
@@ -132,7 +130,7 @@ def test_watch_of_an_ended_run_pulls_it_once(
     write_run(cloud.folder("checkpoints") / "warm", [10])
     result = invoke("runner pull checkpoints warm --watch --interval 0.1")
     assert result.exit_code == 0, result.output
-    assert "run warm is finished" in result.stderr
+    assert "run warm ended: finished" in result.stderr
     assert invoke("runner pull data --watch").exit_code == 2
 
 
@@ -163,12 +161,13 @@ def test_watch_follows_the_function_call_and_not_the_record_of_a_killed_run(
 ) -> None:
     write_run(cloud.folder("checkpoints") / "warm", [10], status=status)
     timeline = Timeline()
-    monkeypatch.setattr(
-        "runner.transfer.pull.open_target", lambda *args: FakeModal(timeline, ends_at=600.0)
-    )
+    fake = FakeModal(timeline, ends_at=600.0)
+    for name in ("launched", "state"):
+        answer = getattr(fake, name)
+        monkeypatch.setattr(ModalTarget, name, lambda self, run, answer=answer: answer(run))
     watch(cli, timeline)
     assert 600 <= timeline.time < 620
-    assert "run warm is lost" in capsys.readouterr().err
+    assert "run warm ended: lost" in capsys.readouterr().err
 
 
 def test_watch_does_not_replace_files_of_a_run_that_is_active_on_this_machine(
@@ -185,5 +184,6 @@ def test_watch_does_not_replace_files_of_a_run_that_is_active_on_this_machine(
         lock.close()
 
     watch(cli, Timeline(lambda: None, ends))
-    assert "run warm is active on this machine; stop it first" in capsys.readouterr().err
+    message = "run warm is active on this machine; stop it first: `runner stop warm`"
+    assert message in capsys.readouterr().err
     assert (run / "latest").read_text() == "step_00000010\n"

@@ -4,7 +4,7 @@
 
 Half of the faults hit the push, half the pull: calls that fail as UNAVAILABLE, succeed with the
 answer lost, lose their connection or are refused; blocks answered with a 503 or cut in half;
-processes killed with SIGKILL. Runs against the fake Modal server, through the real client. Exit
+processes killed with SIGKILL. Runs against the stand-in for Modal, with the real client. Exit
 status 0: no file was ever corrupt, every failed transfer named the missing files, and push and pull
 both completed. pytest runs a twenty-fifth of it.
 """
@@ -45,7 +45,7 @@ PULL = [
     ("VolumeGetFile2", "PERMISSION_DENIED"),
 ]
 KILL_SHARE = 0.1  # of all faults
-SETTLE_S = 11.0  # after that, a file's mtime shows whether it changed (the transfer journal)
+SETTLE_S = 11.0  # later, mtime shows if a file changed
 
 
 def test_forty_faults_corrupt_no_file_and_every_failure_is_reported(tmp_path: Path) -> None:
@@ -79,14 +79,14 @@ class Result:
 
 
 class TransferTest:
-    """Push one corpus to the fake volume and pull it back."""
+    """Push a corpus to a volume of the stand-in and pull it back."""
 
     def __init__(
         self, folder: Path, size: int, files: int, faults: int, seed: int, wait: bool = True
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults
-        self.wait = wait  # for SETTLE_S; a test sets the files' times back instead
+        self.wait = wait  # wait SETTLE_S; a test changes the files' times instead
         self.result = Result()
         self.checkout = folder / "checkout"
         (self.checkout / "job").mkdir(parents=True)

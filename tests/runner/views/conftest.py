@@ -1,4 +1,4 @@
-"""A real process that writes a run's files like the trainer, at the test's command."""
+"""A real process that writes a run's files like the trainer, controlled by the test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from tests.runner.conftest import ROOT
 from tests.waiting import wait_for
 
-# Executes one line at a time: "step N" trains to step N, "sample TEXT" writes a sample, "exit CODE"
-# exits.
+# Follows the file `commands`: "step N" trains to step N, "sample TEXT" writes a sample, and
+# "exit CODE" exits.
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
@@ -86,7 +86,7 @@ def active_run(
 
 @pytest.fixture
 def on_terminal(checkout: Path) -> Iterator[Callable[..., pexpect.spawn[str]]]:
-    """Start the runner in a terminal: ``on_terminal("watch", size=(30, 100), NO_COLOR="1")``."""
+    """Return ``on_terminal("watch", size=(30, 100), NO_COLOR="1")``, which starts the runner."""
     opened: list[pexpect.spawn[str]] = []
 
     def start(

@@ -50,6 +50,16 @@ def test_every_measured_value_is_shown() -> None:
         assert expected in text, expected
 
 
+def test_each_gpu_is_shown_and_the_slowest_is_named() -> None:
+    gpus = {f"gpu_use_{n}": 0.98 for n in range(3)} | {f"gpu_memory_{n}": 8e9 for n in range(3)}
+    clocks = {"gpu_clock_0": 1.98e9, "gpu_clock_1": 1.2e9, "gpu_clock_2": 1.98e9}
+    read = Metrics()
+    read.read([json.dumps({"kind": "train", "step": 1, "loss": 2.0, **gpus, **clocks}).encode()])
+    text = "\n".join(drawn(Snapshot(History(STATE, metrics=read))))
+    assert "GPUs 98% 98% 98% (slowest: 1)" in text
+    assert "gpu_" not in text
+
+
 def test_unmeasured_values_are_omitted() -> None:
     read = Metrics()
     read.read([b'{"kind": "train", "step": 1, "tokens": 10, "loss": 2.0}'])

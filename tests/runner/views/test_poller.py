@@ -1,4 +1,4 @@
-"""Polling a run through sleep, a lost network and a move to another target."""
+"""Polling a run through sleep, a lost network and a change of its target."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from runner.errors import RunnerError
-from runner.runs.history import HistoryReader, RunFiles
-from runner.target import RunInfo
+from runner.runs.history import HistoryReader
+from runner.target import RunInfo, RunSource
 from runner.views.dashboard import format_line
-from runner.views.poller import POLL_TIMEOUT_S, SLOW_POLL_S, RunDeleted, RunPoller
+from runner.views.watch import POLL_TIMEOUT_S, SLOW_POLL_S, RunDeleted, RunPoller
 from tests.runner.fake_target import FakeTarget
 from tests.waiting import wait_for
 
@@ -21,7 +21,7 @@ RUNNING = RunInfo("warm", "train", "host", "running", alive=True, step=50, max_s
 
 
 class FlakyTarget(FakeTarget):
-    """Calls ``before_answer`` at each poll; it can raise and wait."""
+    """A target that calls ``before_answer`` at each poll; it can raise or wait."""
 
     before_answer: Callable[[], object] = staticmethod(lambda: None)
 
@@ -37,7 +37,7 @@ def target(checkout: Path, make_run: Callable[..., Path]) -> FlakyTarget:
 
 
 class FakeClock:
-    """A clock that the test moves."""
+    """A clock that the test sets."""
 
     now = 1000.0
 
@@ -46,7 +46,7 @@ class FakeClock:
 
 
 def start_poller(
-    target: FlakyTarget, find_again: Callable[[], RunFiles], clock: FakeClock
+    target: FlakyTarget, find_again: Callable[[], RunSource], clock: FakeClock
 ) -> RunPoller:
     reader = HistoryReader("warm", target)
     first = reader.poll()
@@ -54,7 +54,7 @@ def start_poller(
     return RunPoller(reader, first, 0.01, find_again, clock)
 
 
-def nowhere() -> RunFiles:
+def find_nothing() -> RunSource:
     raise RunDeleted("warm")
 
 
@@ -73,7 +73,7 @@ def test_an_unreachable_target_is_polled_until_it_answers(
     target: FlakyTarget, error: Exception, message: str
 ) -> None:
     clock = FakeClock()
-    poller = start_poller(target, nowhere, clock)
+    poller = start_poller(target, find_nothing, clock)
 
     def fail() -> None:
         raise error
@@ -92,7 +92,7 @@ def test_an_unreachable_target_is_polled_until_it_answers(
 
 def test_a_poll_that_hangs_after_sleep_is_replaced(target: FlakyTarget) -> None:
     clock, woken = FakeClock(), threading.Event()
-    poller = start_poller(target, nowhere, clock)
+    poller = start_poller(target, find_nothing, clock)
     hanging_thread = threading.current_thread()
 
     def hang() -> None:
@@ -118,7 +118,7 @@ def test_a_poll_that_hangs_after_sleep_is_replaced(target: FlakyTarget) -> None:
     assert poller.stop(5.0)
 
 
-def test_a_run_resumed_on_another_target_is_followed_there(
+def test_run_resumed_on_a_different_target_is_followed_there(
     target: FlakyTarget, checkout: Path
 ) -> None:
     other = FakeTarget(checkout, "local", states=[replace(RUNNING, target="local", step=70)])
@@ -130,7 +130,7 @@ def test_a_run_resumed_on_another_target_is_followed_there(
 
 
 def test_a_deleted_run_is_reported(target: FlakyTarget) -> None:
-    poller = start_poller(target, nowhere, FakeClock())
+    poller = start_poller(target, find_nothing, FakeClock())
     target.states = []
 
     def is_deleted() -> bool:

@@ -1,4 +1,4 @@
-"""`runner report`: one page without scripts and requests, rendered in a real browser."""
+"""`runner report` writes a page without scripts and requests; a real browser renders it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from job.run_record import Attempt, RunRecord
 from runner.runs.history import History
 from runner.runs.metrics import Metrics
 from runner.target import RunInfo
-from runner.views.report import pictures, settings
-from tests.runner.fake_run import tell
-from tests.runner.views.browser import render
+from runner.views.report import content, pictures, settings
+from tests.browser import render
+from tests.runner.fake_run import fill_run
 
 TRAIN, VAL = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
@@ -80,7 +80,7 @@ def filled_run(make_run, fake) -> Path:
         },
     ]
     folder = make_run("warm", step=100)
-    tell(
+    fill_run(
         folder,
         sample="class Queue:\n    def __init__",
         attempts=attempts,
@@ -163,7 +163,7 @@ def test_scripts_in_files_are_shown_and_never_run(
         f"<img src='{url}/image' onerror='console.log(1)'><style>@import '{url}/css';</style>"
     )
     folder = make_run("warm", step=100)
-    tell(
+    fill_run(
         folder,
         sample=attack,
         attempts=[
@@ -186,7 +186,7 @@ def test_scripts_in_files_are_shown_and_never_run(
     for page in (Elements(written), Elements(rendering.dom)):
         assert page.scripts() == []
         assert page.links() == []
-        assert page.text.count("owned") >= 8  # it is shown as text
+        assert page.text.count("owned") >= 8  # shown as text
     assert (paths, rendering.console) == ([], [])
     # The browser does run the same text if it is not escaped.
     bad = checkout / "bad.html"
@@ -198,7 +198,7 @@ def test_scripts_in_files_are_shown_and_never_run(
     bad.write_text(written.replace("<h1>", attack))
     rendering = render(bad)
     assert paths == []
-    assert not any(line.startswith('"owned"') for line in rendering.console)
+    assert not any(line == "owned" for line in rendering.console)
 
 
 def test_attempts_on_a_target_that_bills_have_their_cost(
@@ -272,7 +272,7 @@ def test_arguments_of_an_experiment_are_its_settings() -> None:
 def test_a_missing_matplotlib_names_the_install_command(type_, filled_run, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = type_("runner report warm")
-    assert (result.exit_code, "-m pip install 'Jinja2" in result.stderr) == (1, True)
+    assert (result.exit_code, "-m pip install 'jinja2" in result.stderr) == (1, True)
 
 
 @pytest.mark.filterwarnings("error")
@@ -287,3 +287,16 @@ def test_a_single_evaluation_at_step_zero_is_drawn() -> None:
     (picture,) = pictures(History(state, record, metrics=metrics))
     assert "3.5 at step 0" in picture.description
     assert "a new attempt starts" in picture.svg
+
+
+def test_a_task_is_drawn_with_the_published_scores_of_gpt2() -> None:
+    metrics = Metrics()
+    lines = ({"kind": "task", "step": step, "hellaswag": step / 100} for step in (10, 30))
+    metrics.read(json.dumps(line).encode() for line in lines)
+    state = RunInfo("a", "train", "host", "finished", trackers={"wandb": "https://wandb.ai/a"})
+    history = History(state, RunRecord(name="a"), metrics=metrics)
+    (picture,) = pictures(history)
+    assert picture.title == "task/hellaswag"
+    assert "task/hellaswag from 0.1 at step 10 to 0.3 at step 30" in picture.description
+    assert "GPT-2 124M from 0.295 at step 10 to 0.295 at step 30" in picture.description
+    assert ("wandb", "https://wandb.ai/a") in content(history, 1.0).environment

@@ -1,4 +1,4 @@
-"""`runner watch` of a real process, on a terminal and off, to the end and until the user quits."""
+"""`runner watch` of a real process, with and without a terminal, until the run or user ends it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestOnATerminal:
         terminal.expect("sample of step 90")
         terminal.expect("return '·]0;title·x'")  # an escape sequence is shown, not executed
         active_run.send("step 100", "exit 0")
-        terminal.expect("run quickstart is finished")
+        terminal.expect("run quickstart ended: finished")
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert terminal.exitstatus == 0
@@ -88,7 +88,7 @@ class TestColor:
             assert self.COLOR.search(output[0]) is not None
 
 
-class TestOffATerminal:
+class TestWithoutATerminal:
     @pytest.mark.parametrize(("code", "status"), [(0, 0), (101, 101), (1, 100)])
     def test_it_prints_a_line_for_each_poll_and_exits_like_the_run(
         self, active_run, spawn, code: int, status: int

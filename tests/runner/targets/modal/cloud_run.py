@@ -1,4 +1,4 @@
-"""Put a finished or unfinished run on the stand-in's volume without training it."""
+"""Write a run to the stand-in's volume without training it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal.volume import LazyVolumeFiles
 from tests.runner.targets.modal.conftest import CloudFixture
 
-BEGAN, ENDED = 1000.0, 1060.0  # seconds since the epoch
+STARTED, ENDED = 1000.0, 1060.0  # seconds since the epoch
 
 
 def put_run(
@@ -19,9 +19,9 @@ def put_run(
     step: int = 60,
     overrides: tuple[str, ...] = (),
 ) -> None:
-    """Put the run ``name`` of the recipe ``tiny`` with one attempt on the volume."""
+    """Write the run ``name`` of the recipe ``tiny`` with one attempt to the volume."""
     attempt = {
-        "started": BEGAN,
+        "started": STARTED,
         "ended": ENDED,
         "reason": status,
         "launch": {"target": "cloud", "gpu": "H100"},
@@ -36,7 +36,7 @@ def put_run(
         "val_loss": 2.5,
         "attempts": [attempt],
     }
-    ledger = AttemptLog([CloudAttempt("fc-1", "ta-1", BEGAN, ENDED, 4.2, "H100")], "fc-1", "ap-1")
+    ledger = AttemptLog([CloudAttempt("fc-1", "ta-1", STARTED, ENDED, 4.2, "H100")], "fc-1", "ap-1")
     if status != "running":
         ledger.end_attempt(status, 0 if status == "finished" else 101, ENDED)
         ledger.end_call(0 if status == "finished" else 101, status)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[4]
 COPIED = (".gitignore", ".dockerignore", "Dockerfile", "requirements.lock", "docker-compose.yml")
 
 HOOK = "step_hook"  # a module in the checkout
-STEP_HOOK = "TRAIN_STEP_HOOK"  # names it; model/train.py reads it
+STEP_HOOK = "TRAIN_STEP_HOOK"  # the variable that names it; model/attempt.py reads it
 
 
 @dataclass
@@ -102,16 +102,16 @@ class CloudFixture:
 
     @property
     def go(self) -> Path:
-        """Return a path that the stand-in's containers can see too; their /tmp is their own."""
+        """Return a path that the stand-in's containers see too; they have a separate /tmp."""
         return Path("/dev/shm") / f"gpt-runner-{os.getpid()}-{self.checkout.parent.name}"
 
     def hold_at(self, *steps: int) -> Path:
-        """Hold the trainer at each step until it is told to stop or the returned file exists.
+        """Hold the trainer at each step until it gets a signal or the returned file exists.
 
         A signal sent meanwhile reaches a running trainer, however slow the machine is.
         """
-        held = f"step in {steps} and not stop.received and not Path({str(self.go)!r}).exists()"
-        self.hook_steps(f"while {held}: time.sleep(0.01)")
+        condition = f"step in {steps} and not stop.received and not Path({str(self.go)!r}).exists()"
+        self.hook_steps(f"while {condition}: time.sleep(0.01)")
         return self.go
 
     def ledger(self, name: str = "tiny") -> dict[str, Any]:
@@ -139,10 +139,10 @@ def train_here(checkout: Path, *overrides: str) -> None:
 
 
 @cache
-def seconds_to_begin() -> float:
-    """Return the seconds that importing the trainer takes; it depends on the machine's load."""
+def measure_start_seconds() -> float:
+    """Return the seconds that a training without a network takes to start; they grow with load."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import model.train"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", f"{__package__}.light_attempt"], cwd=ROOT, check=True)
     return time.monotonic() - began
 
 
@@ -151,13 +151,17 @@ def make_checkout(folder: Path) -> Path:
     folder.mkdir()
     for name in COPIED:
         shutil.copy(ROOT / name, folder / name)
-    for package in ("corpus", "experiment", "job", "model"):
-        shutil.copytree(
-            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    for package in ("corpus", "experiment", "inference", "job", "model", "serving"):
+        shutil.copytree(ROOT / package, folder / package)
     add_tiny(folder)
     (folder / f"{HOOK}.py").write_text("def after_step(step, stop): pass\n")
     return folder
+
+
+def use_light_attempts(cloud: CloudFixture) -> CloudFixture:
+    """Give trainings no network, and so no torch to import."""
+    shutil.copy(Path(__file__).with_name("light_attempt.py"), cloud.checkout / "model/attempt.py")
+    return cloud
 
 
 def add_tiny(checkout: Path) -> None:
@@ -168,14 +172,21 @@ def add_tiny(checkout: Path) -> None:
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[CloudFixture]:
-    """Volumes show every write at once."""
+    """Open a fixture whose volumes show every write immediately."""
     with cloud_with(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
+def light_cloud(tmp_path: Path) -> Iterator[CloudFixture]:
+    """Open a fixture whose trainings have no network."""
+    with cloud_with(tmp_path) as made:
+        yield use_light_attempts(made)
+
+
+@pytest.fixture
 def strict_cloud(tmp_path: Path) -> Iterator[CloudFixture]:
-    """Volumes show only what was committed."""
+    """Open a fixture whose volumes show only committed files."""
     with cloud_with(tmp_path, strict_commits=True) as made:
         yield made
 
@@ -194,7 +205,7 @@ def cloud_with(
 @contextmanager
 def open_cloud(checkout: Path, folder: Path, **options: Any) -> Iterator[CloudFixture]:
     """Open a fixture with the stand-in's state in ``folder`` and its ``options``."""
-    # More threads than cores are slower for matrices of 32 x 32.
+    # For matrices of 32 x 32, more threads than cores are slower.
     options["container_env"] = {
         "OMP_NUM_THREADS": "1",
         STEP_HOOK: HOOK,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class FlakyProxy:
-    """Copies bytes between its own address ``url`` and ``server``."""
+    """A proxy that copies bytes between its address ``url`` and ``server``."""
 
     def __init__(self, server: str) -> None:
         parts = urlsplit(server)
@@ -25,7 +25,7 @@ class FlakyProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Pass connections through."""
         self._entry = socket.create_server(("127.0.0.1", self._port))
         self._port = self._entry.getsockname()[1]
@@ -49,7 +49,7 @@ class FlakyProxy:
         self._flows.clear()
 
     def __enter__(self) -> FlakyProxy:
-        self.mend()
+        self.restore()
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Tests of Modal's answers that the stand-in does not give: lost calls, broken logs, limits."""
+"""Answers of Modal that the stand-in does not give: lost calls, broken logs, limits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from runner.targets.modal.runs import CloudRun
         ),
         (
             exception.PermissionDeniedError("fc-1"),
-            CallState(False, None, "its last call was in another workspace", doubtful=True),
+            CallState(False, None, "its last call was in a different workspace", doubtful=True),
         ),
     ],
 )
@@ -61,14 +61,14 @@ def test_ended_call_is_a_state_and_not_an_error(
 @pytest.mark.parametrize(
     ("error", "other"),
     [
-        (TimeoutError(), "fc-1"),  # it has not ended
+        (TimeoutError(), "fc-1"),  # the call has not ended
         (exception.FunctionTimeoutError("used up"), ""),
         (exception.InputCancellation("cancelled"), ""),
         (exception.RemoteError("lost"), ""),
         (None, ""),
     ],
 )
-def test_container_leaves_a_run_with_another_active_call(
+def test_container_ends_if_a_different_call_of_the_run_is_active(
     monkeypatch: pytest.MonkeyPatch, error: BaseException | None, other: str
 ) -> None:
     def get(timeout: float) -> None:
@@ -79,7 +79,7 @@ def test_container_leaves_a_run_with_another_active_call(
     ledger = AttemptLog()
     assert active_call(ledger, "fc-2") == ""
     ledger.begin(CloudAttempt("fc-1", "ta-1", 0.0, 1.0, 1.0), "ap-1")
-    assert active_call(ledger, "fc-1") == ""  # a further attempt of its own
+    assert active_call(ledger, "fc-1") == ""  # a later attempt of the same call
     assert active_call(ledger, "fc-2") == other
     ledger.end_attempt("stopped", 101, 2.0)
     assert active_call(ledger, "fc-2") == ""
@@ -121,8 +121,8 @@ def test_log_resumes_after_a_lost_connection_without_repeats(
     assert logs.asked == [logs.entries[1].timestamp]
 
 
-def test_leaving_the_scope_cancels_a_request_in_another_thread() -> None:
-    is_asked, told = threading.Event(), list[str]()
+def test_leaving_the_scope_cancels_a_request_in_a_different_thread() -> None:
+    is_asked, events = threading.Event(), list[str]()
 
     async def answers() -> AsyncIterator[str]:
         try:
@@ -130,20 +130,20 @@ def test_leaving_the_scope_cancels_a_request_in_another_thread() -> None:
             is_asked.set()
             await asyncio.Event().wait()
         finally:
-            told.append("closed")
+            events.append("closed")
 
     def read(scope: CancelScope) -> None:
         try:
-            told.extend(scope.iterate(answers()))
+            events.extend(scope.iterate(answers()))
         except Cancelled:
-            told.append("left")
+            events.append("left")
 
     with CancelScope() as scope:
         reader = threading.Thread(target=read, args=(scope,))
         reader.start()
         assert is_asked.wait(10)
     reader.join(10)
-    assert told == ["first", "closed", "left"]
+    assert events == ["first", "closed", "left"]
     with pytest.raises(Cancelled):
         scope.wait(answers().__anext__())
 
@@ -208,13 +208,9 @@ def test_silent_launch_prints_one_hint(
     monkeypatch: pytest.MonkeyPatch, printed: float, lines: int
 ) -> None:
     monkeypatch.setattr(follow, "STARTING_HINT_S", 0.0)
-    polls = iter((False, False, False, True))
-    messages: list[str] = []
-    target: Any = SimpleNamespace(cli=SimpleNamespace(info=messages.append))
-    ended = SimpleNamespace(wait=lambda seconds: next(polls))
-    printer: Any = SimpleNamespace(ended=ended, printed_at=printed)
-    started = LaunchHandle("tiny", "cloud", "train", "fc-1", 0.0)
-    assert follow._wait(target, started, printer, threading.Lock())
+    printer = follow._Printer("ap-1", CancelScope())
+    printer.printed_at = printed
+    messages = [line for line in (printer.state(False), printer.state(False)) if line]
     assert len(messages) == lines
     assert all("waiting for a machine" in line for line in messages)
 
@@ -262,13 +258,13 @@ def image() -> Callable[[list[str]], Any]:
 
 
 def test_interrupted_build_is_retried(image: Callable[[list[str]], Any]) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     broken = "Image build for im-1 terminated due to external shut-down. Please try again."
-    build_now(image([broken, broken]), said.append)
-    assert said == ["Modal interrupted the build; retrying"] * 2
+    build_now(image([broken, broken]), messages.append)
+    assert messages == ["Modal interrupted the build; retrying"] * 2
     with pytest.raises(exception.RemoteError, match="shut-down"):
-        build_now(image([broken] * 3), said.append)
-    said.clear()
+        build_now(image([broken] * 3), messages.append)
+    messages.clear()
     with pytest.raises(exception.RemoteError, match="exit status 100"):
-        build_now(image(["apt-get: exit status 100"]), said.append)
-    assert said == []
+        build_now(image(["apt-get: exit status 100"]), messages.append)
+    assert messages == []

@@ -1,12 +1,12 @@
-"""Tests of reaching Modal: its servers, proxies and tokens."""
+"""Connections to Modal: servers, proxies and tokens."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,27 @@ from modal.config import _SETTINGS
 
 from runner.cli import main
 from runner.console import CliContext
+from runner.doctor import CheckContext
+from runner.doctor import modal as modal_check
 from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
-from runner.targets.modal import client
+from runner.targets.modal import client, image
 from runner.targets.modal.client import (
+    NEW_TOKEN,
+    account_id,
     check_known_hosts,
     check_reachable,
+    config_file,
+    is_configured,
+    new_token_command,
     proxy_variable,
     server_addresses,
+    setting,
 )
 from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import open_files
 from tests.modal_standin import ModalStandin
-from tests.runner.targets.modal.conftest import make_checkout
+from tests.runner.targets.modal.conftest import ROOT, make_checkout, open_cloud
 
 PROXY = "http://proxy:3128"
 
@@ -35,16 +43,16 @@ ONE_OF_TWO = "http://nowhere.invalid,http://127.0.0.1:{port}"
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *known: str) -> list[str]:
-    """Let only ``known`` names resolve; return the list of names that were looked up."""
-    asked: list[str] = []
+    """Make only ``known`` names resolve; return the list of the names that are looked up."""
+    requests: list[str] = []
 
     def getaddrinfo(host: str, port: int) -> None:
-        asked.append(host)
+        requests.append(host)
         if host not in known:
             raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(client.socket, "getaddrinfo", getaddrinfo)
-    return asked
+    return requests
 
 
 def test_default_servers_are_the_clients() -> None:
@@ -55,11 +63,11 @@ def test_default_servers_are_the_clients() -> None:
     ]
 
 
-@pytest.mark.parametrize("there", ["api.modal.com", "api.modal2.com"])
-def test_one_resolvable_server_is_enough(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = names(monkeypatch, there)
+@pytest.mark.parametrize("reachable", ["api.modal.com", "api.modal2.com"])
+def test_one_resolvable_server_is_enough(reachable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = names(monkeypatch, reachable)
     check_known_hosts(str(_SETTINGS["server_url"].default), {})
-    assert asked[-1] == there
+    assert requests[-1] == reachable
 
 
 def test_no_resolvable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +82,13 @@ def test_no_resolvable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_reachable_server_is_enough() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as there:
-        threading.Thread(target=there.accept, daemon=True).start()
-        port = there.getsockname()[1]
-        check_reachable({"MODAL_SERVER_URL": ONE_OF_TWO.format(port=port)})
-    with pytest.raises(RunnerError, match="Modal can't be reached"):
-        check_reachable({"MODAL_SERVER_URL": ONE_OF_TWO.format(port=port)})
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        environ = {"MODAL_SERVER_URL": ONE_OF_TWO.format(port=server.getsockname()[1])}
+        with pytest.raises(RunnerError, match="Modal can't be reached"):
+            check_reachable(environ)  # the server does not listen yet
+        server.listen()
+        check_reachable(environ)
 
 
 @pytest.fixture
@@ -90,13 +99,13 @@ def proxy_packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return installed
 
 
-def test_names_are_not_resolved_behind_a_proxy(
+def test_names_are_not_resolved_with_a_proxy(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy_packages.update(client.PROXY_PACKAGES)
-    asked = names(monkeypatch)
+    requests = names(monkeypatch)
     check_known_hosts(client.DEFAULT_SERVERS, {"HTTPS_PROXY": PROXY})
-    assert asked == []
+    assert requests == []
 
 
 @pytest.mark.parametrize("missing", client.PROXY_PACKAGES)
@@ -104,7 +113,7 @@ def test_missing_proxy_packages_are_named_before_any_request(
     missing: str, proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy_packages.update({*client.PROXY_PACKAGES} - {missing})
-    asked = names(monkeypatch)
+    requests = names(monkeypatch)
     environ = {"ALL_PROXY": PROXY, "NO_PROXY": "*"}
     for check in (
         check_reachable,
@@ -117,7 +126,7 @@ def test_missing_proxy_packages_are_named_before_any_request(
             f"{pip_install('modal[api-proxy-support]')}   "
             "(or connect directly: MODAL_DISABLE_API_PROXY=1)"
         )
-    assert asked == []
+    assert requests == []
 
 
 @pytest.mark.parametrize(
@@ -140,26 +149,26 @@ def test_proxy_variable_matches_the_client(environ: dict[str, str], tmp_path: Pa
     program = (
         "from modal._utils.proxy_support import *; print(get_proxy_url(None, use_ssl=True) or '')"
     )
-    asked = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program], env=given, capture_output=True, text=True
     )
     variable = proxy_variable(given)
-    assert (given[variable] if variable else "") == asked.stdout.strip(), asked.stderr
+    assert (given[variable] if variable else "") == done.stdout.strip(), done.stderr
 
 
 def test_commands_name_the_missing_proxy_package(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr("runner.pricing.prices._fetch_rates", lambda: asked.append("prices"))
+    requests: list[str] = []
+    monkeypatch.setattr("runner.pricing.gpus._fetch_rates", lambda: requests.append("prices"))
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HTTPS_PROXY": PROXY}
     environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
     for line in ("cloud tiny --dry-run", "status cl", "doctor"):
-        said = CliRunner().invoke(main, line.split(), obj=cli)
-        assert "HTTPS_PROXY names a proxy" in said.output
-        assert "modal[api-proxy-support]" in said.output
-    assert asked == []
+        result = CliRunner().invoke(main, line.split(), obj=cli)
+        assert "HTTPS_PROXY names a proxy" in result.output
+        assert "modal[api-proxy-support]" in result.output
+    assert requests == []
 
 
 def test_volume_is_read_from_the_reachable_server(
@@ -176,9 +185,9 @@ def test_volume_is_read_from_the_reachable_server(
 def test_launch_offline_fails_before_the_client_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.pricing.prices._fetch_rates", lambda: {})
+    monkeypatch.setattr("runner.pricing.gpus._fetch_rates", lambda: {})
     monkeypatch.setattr(
-        "modal.Volume.from_name", lambda *_, **__: pytest.fail("the client was asked")
+        "modal.Volume.from_name", lambda *_, **__: pytest.fail("the client was used")
     )
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -186,10 +195,11 @@ def test_launch_offline_fails_before_the_client_retries(
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
-    said = CliRunner().invoke(main, ["cloud", "tiny", "-y"], obj=cli)
-    assert (said.exit_code, said.output.count("\n")) == (1, 1)
+    result = CliRunner().invoke(main, ["cloud", "tiny", "-y"], obj=cli)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert (
-        "Modal can't be reached ([Errno 111] Connection refused); check the network" in said.output
+        "Modal can't be reached ([Errno 111] Connection refused); check the network"
+        in result.output
     )
 
 
@@ -199,7 +209,7 @@ def test_refused_token_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(RunnerError) as refused:
             open_files("data")
     assert "Modal does not accept the token" in refused.value.message
-    assert "create another with `modal token new`" in refused.value.message
+    assert f"create a new one with `{NEW_TOKEN}`" in refused.value.message
     assert "\n" not in refused.value.message
 
 
@@ -218,3 +228,160 @@ def test_modal_that_stops_answering_is_a_runner_error(
     for request in (target.runs, lambda: target.state("tiny")):
         with pytest.raises(RunnerError, match="Modal can't be reached: busy"):
             request()
+
+
+TWO_PROFILES = """\
+[work]
+token_id = "ak-1"
+token_secret = "as-1"
+active = true
+
+[home]
+token_id = "ak-2"
+token_secret = "as-2"
+"""
+
+OAUTH = '[default]\noauth_refresh_token = "r"\noauth_client_id = "c"\n'
+
+INVALID_TOML = '[default]\ntoken_id = "ak-1\n'
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+
+
+def write(environ: dict[str, str], text: str) -> Path:
+    file = config_file(environ)
+    file.write_text(text)
+    return file
+
+
+def client_takes(environ: dict[str, str]) -> bool:
+    """Return True if the client finds credentials; it reads its file at import."""
+    program = """
+import asyncio
+from modal.client import _Client
+
+async def no_network(self):
+    print(bool(self._credentials or self._oauth_credentials))
+
+_Client._open = no_network
+asyncio.run(_Client.from_env())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False
+    )
+    return ran.stdout.strip() == "True"
+
+
+def test_account_id_changes_with_profile_and_token(environ: dict[str, str], tmp_path: Path) -> None:
+    checkout, cache = make_checkout(tmp_path / "checkout"), tmp_path / "cache"
+    write(environ, TWO_PROFILES)
+    image.remember(checkout, cache, account_id(environ))
+    assert image.describe(checkout, cache, account_id(environ))[0]
+    home = (
+        TWO_PROFILES.replace("active = true\n", "") + "active = true\n"
+    )  # modal profile activate home
+    for changed in (home, TWO_PROFILES.replace("ak-1", "ak-3")):
+        write(environ, changed)
+        assert not image.describe(checkout, cache, account_id(environ))[0]
+    write(environ, TWO_PROFILES)
+    assert image.describe(checkout, cache, account_id(environ))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# mine\n\n" + TWO_PROFILES, True),
+        (OAUTH + 'oauth_client_secret = "s"\n', True),
+        (OAUTH, False),
+        ('[default]\ntoken_id = "ak-1"\n', False),
+        ("", False),
+    ],
+)
+def test_credentials_match_the_client(text: str, expected: bool, environ: dict[str, str]) -> None:
+    write(environ, text)
+    assert is_configured(environ) is client_takes(environ) is expected
+
+
+def test_oauth_credentials_in_the_environment(environ: dict[str, str]) -> None:
+    write(environ, OAUTH)
+    assert is_configured({**environ, "MODAL_OAUTH_CLIENT_SECRET": "s"})
+    assert is_configured({**environ, "MODAL_OAUTH_JWT_KEY": "k"})
+    assert not is_configured(
+        {**environ, "MODAL_OAUTH_JWT_KEY": "k", "MODAL_OAUTH_CLIENT_SECRET": "s"}
+    )
+
+
+def test_setting_comes_from_the_active_profile(environ: dict[str, str]) -> None:
+    write(environ, TWO_PROFILES)
+    assert setting("token_id", environ) == "ak-1"
+    assert setting("token_id", {**environ, "MODAL_PROFILE": "home"}) == "ak-2"
+    assert setting("token_id", {**environ, "MODAL_TOKEN_ID": "ak-4"}) == "ak-4"
+    assert setting("server_url", environ) is None
+
+
+@pytest.mark.parametrize("text", [INVALID_TOML, 'token_id = "ak-1"\n', "[default\n", "\x00"])
+def test_unreadable_config_file_is_one_line(
+    text: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = write(environ, text)
+    assert not client_takes(environ)
+    cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
+    for line in ("ls data", "cloud tiny --dry-run"):
+        refused = CliRunner().invoke(main, line.split(), obj=cli)
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"error: Modal's client can't read {file}: ")
+        assert refused.stderr.endswith(
+            f"; fix it, or create a new one: mv {file} {file}.old && {NEW_TOKEN}\n"
+        )
+        assert refused.stderr.count("\n") == 1
+
+
+def test_doctor_names_the_config_file(environ: dict[str, str], tmp_path: Path) -> None:
+    file = write(environ, INVALID_TOML)
+    (finding,) = modal_check.check_modal(CheckContext(tmp_path, environ))
+    assert (finding.severity, finding.remedy.partition(":")[0]) == (
+        "error",
+        "fix it, or create a new one",
+    )
+    assert str(file) in finding.message
+
+
+def test_launch_asks_modal_before_it_reads_the_recipe(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "checkout")
+    with open_cloud(checkout, tmp_path, delay=0.3) as cloud:
+        _, err = cloud.run("cloud", "tiny", "lr=oops", status=2)
+        assert err == "error: argument 'lr=oops': train.lr: expected a number, got 'oops'\n"
+        asked = {request.rpc for request in cloud.modal.recorded()}
+        assert {"VolumeGetOrCreate", "AppList", "WorkspaceBillingRates"} <= asked
+        cloud.run("cloud", "tiny", "--dry-run")
+        assert len(cloud.modal.recorded("AppList")) == 2  # one for each launch
+
+
+def test_launch_offline_ends_before_the_client_retries(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        environ["MODAL_SERVER_URL"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "runner", "cloud", "tiny", "-y"],
+        cwd=make_checkout(tmp_path / "checkout"),
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "can't be reached" in process.stderr.readline()
+    process.wait(timeout=30)  # the client retries for 55 s
+    assert process.returncode == 1
+
+
+def test_token_is_created_without_the_program_of_modal_in_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert new_token_command() == shlex.join([sys.executable, "-m", "modal", "token", "new"])
+    (tmp_path / "modal").touch(mode=0o755)
+    assert new_token_command() == "modal token new"

@@ -1,4 +1,4 @@
-"""Tests of plans for Modal, without Modal: rows, refusals and questions."""
+"""Plans for Modal, computed without Modal: rows, refusals and confirmations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from job.recipe import load
 from runner.cli import main
 from runner.console import CliContext
 from runner.errors import RunnerError
+from runner.launch.execute import rows
 from runner.plan import ImageState, JobEnvironment, Plan, Volume
-from runner.planning.show import rows
 from runner.request import (
     EvaluateRequest,
     PrepareRequest,
@@ -25,12 +25,12 @@ from runner.request import (
     SampleRequest,
     TrainRequest,
 )
+from runner.target import options_from_json
 from runner.targets.modal import image
 from runner.targets.modal.image import code_filter
 from runner.targets.modal.options import (
     ModalOptions,
     ResolvedOptions,
-    options_from_json,
     parse_options,
     resolve_options,
 )
@@ -38,7 +38,7 @@ from runner.targets.modal.plan import ModalState, modal_plan
 from tests.runner.fake_target import change_state
 from tests.runner.targets.modal.conftest import make_checkout
 
-VALUE = "hush-0123456789abcdef"
+SECRET_VALUE = "s3cret-0123456789abcdef"
 
 
 REQUESTS: dict[str, Callable[..., Request]] = {
@@ -83,9 +83,9 @@ def make(checkout: Path) -> Callable[..., Plan]:
             target_options=options or ModalOptions(),
             **({"recipe": path} if job in ("train", "prepare") else {}),
         )
-        here = checkout / "volumes"
+        volumes = checkout / "volumes"
         volumes = tuple(
-            Volume(name, str(here / name), f"/vol/{name}", remote=f"gpt-runner-{name}")
+            Volume(name, str(volumes / name), f"/vol/{name}", remote=f"gpt-runner-{name}")
             for name in ("data", "checkpoints", "cache")
         )
         state = ModalState(
@@ -115,8 +115,9 @@ class TestPlan:
         assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
         assert shown["price"].startswith("$32.87 an hour")
         assert "estimate" in shown
-        assert shown["limits"].startswith(
-            "$25.00, then it writes a checkpoint and stops; 3d00h over all attempts"
+        assert (
+            shown["stops at"]
+            == "3d00h or $25.00 in total for all attempts, after saving a checkpoint"
         )
         assert "about 1.5 of 80 GB on H100 (estimated)" in shown["memory"]
         assert "gpt-runner-data → /vol/data" in shown["volumes"]
@@ -134,7 +135,7 @@ class TestPlan:
 
         first = estimate(make(options=parse_options(gpu="H100:8")))
         assert first["usd"] == pytest.approx(first["seconds"] / 3600 * 32.87, rel=0.01)
-        # A resumed run includes what it has used up.
+        # The estimate of a resumed run includes the earlier attempts.
         later = estimate(
             make(options=parse_options(gpu="H100:8"), step=59, seconds=1000.0, cost=9.0, attempts=1)
         )
@@ -169,7 +170,7 @@ class TestPlan:
             plan = make(request=request)
             assert f"train.micro_batch={size}" in plan.process.command
             assert "micro_batch=auto" not in plan.process.command
-            assert f"micro_batch {size}, accumulated" in dict(rows(plan))["memory"]
+            assert f"micro_batch {size}" in dict(rows(plan))["memory"]
 
     def test_watchdogs_of_the_recipe_reach_the_options(
         self, make: Callable[..., Plan], checkout: Path
@@ -196,7 +197,7 @@ class TestPlan:
         assert shown["build"] == "rebuild: requirements.lock changed"
         assert "not built yet" in shown["image"]
 
-    def test_gpu_and_cpu_contradict(self, checkout: Path) -> None:
+    def test_gpu_and_cpu_exclude_each_other(self, checkout: Path) -> None:
         path = checkout / "configs" / "tiny.yaml"
         request = TrainRequest(
             run="tiny",
@@ -226,7 +227,7 @@ class TestPlan:
         with pytest.raises(RunnerError, match=r"has used 1d01h of its 1d00h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
-    def test_rest_of_a_limit_that_ended_a_run_is_refused(self, make: Callable[..., Plan]) -> None:
+    def test_limit_that_ended_the_run_is_refused(self, make: Callable[..., Plan]) -> None:
         spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
@@ -253,7 +254,7 @@ class TestPlan:
             secrets=("mine",),
         )
         plan = make(options=options)
-        read = options_from_json(json.loads(json.dumps(asdict(plan.target_options))))
+        read = options_from_json("cloud", json.loads(json.dumps(asdict(plan.target_options))))
         assert read == replace(options, nodes=1)
         assert (read.gpu, read.max_cost, read.timeout_s) == ("H100:2,H200:2", 7.5, 129600.0)
         assert (read.environment, read.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
@@ -271,11 +272,42 @@ class TestPlan:
             overrides=("data.source=/home/me/texts",),
         )
         with pytest.raises(RunnerError, match="runner push data /home/me/texts"):
-            make(request=request)
+            make(request=request, is_dataset_ready=False)
         inside = replace(request, overrides=(f"data.source={checkout}/texts",))
         assert "data.source=texts" in make(request=inside).process.command
         pushed = replace(request, overrides=("data.source=/vol/data/texts",))
         assert "data.source=/vol/data/texts" in make(request=pushed).process.command
+
+    @pytest.mark.parametrize(
+        ("gpu", "command", "hint"),
+        [
+            ("H100:8", "python train.py", "python starts one process; torchrun --standalone --np"),
+            ("H100:8", "torchrun --nproc-per-node=4 train.py", "starts 4 processes on a machine"),
+            ("T4", "torchrun --nproc_per_node 8 train.py", "8 processes on a machine with 1 GPU;"),
+            ("H100:8", "torchrun --nproc-per-node=8 train.py", ""),
+            ("T4", "python train.py", ""),
+        ],
+    )
+    def test_hint_at_the_number_of_processes(
+        self, type_: Callable[..., Result], checkout: Path, gpu: str, command: str, hint: str
+    ) -> None:
+        (checkout / "train.py").write_text("")
+        result = type_("cloud", "--gpu", gpu, "--dry-run", "--", *command.split())
+        assert result.exit_code == 0, result.output
+        assert hint in result.output
+        assert bool(hint) == (
+            f"torchrun --standalone --nproc_per_node={gpu[5:] or 1}" in result.output
+        )
+
+    def test_script_that_is_not_uploaded_is_refused(
+        self, type_: Callable[..., Result], checkout: Path
+    ) -> None:
+        (checkout / "mine").mkdir()
+        (checkout / "mine" / "train.py").write_text("")
+        (checkout / "mine" / ".gitignore").write_text("train.py\n")
+        result = type_("cloud", "--dry-run", "--dir", "mine", "--", "python", "train.py")
+        assert result.exit_code == 2, result.output
+        assert "train.py, which is not uploaded (an ignore rule excludes it)" in result.output
 
     @pytest.mark.parametrize(
         ("job", "gpu"), [("prepare", ""), ("sample", "L4,T4"), ("evaluate", "L4,T4")]
@@ -303,12 +335,11 @@ class TestPlan:
 
 
 class TestCommandLine:
-    def test_without_a_terminal_it_asks_for_confirmation(
+    def test_missing_token_is_reported_before_the_question(
         self, type_: Callable[..., Result]
     ) -> None:
         result = type_("cloud", "tiny", "--gpu", "H100:8", "--max-cost", "5")
-        assert result.exit_code == 2
-        assert "runner cloud tiny --gpu H100:8 --max-cost 5 -y" in result.stderr
+        assert (result.exit_code, "modal token new" in result.stderr) == (1, True)
 
     def test_unknown_gpu_is_refused(self, type_: Callable[..., Result]) -> None:
         result = type_("cloud", "tiny", "--gpu", "H10", "-y")
@@ -322,7 +353,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("words", "part"),
         [
-            (["--env", f"MY_KEY={VALUE}"], "write --env MY_KEY"),
+            (["--env", f"MY_KEY={SECRET_VALUE}"], "write --env MY_KEY"),
             (["--env", "NOT_HERE"], "NOT_HERE is set neither in the environment nor in .env"),
             (["--timeout", "soon"], "90m, 12h or 3d"),
             (["--timeout", "30d"], "11 attempts"),
@@ -336,7 +367,7 @@ class TestCommandLine:
         result = type_("cloud", "tiny", "-y", *words)
         assert result.exit_code == 2
         assert part in result.stderr
-        assert VALUE not in result.output
+        assert SECRET_VALUE not in result.output
 
 
 class TestImage:
@@ -405,7 +436,7 @@ class TestImage:
             "texts/a.txt",
             "texts/notes",
         ]
-        left_out = [
+        omitted = [
             ".env",
             "sub/.env",
             "sub/.env.local",
@@ -419,13 +450,13 @@ class TestImage:
             "model/__pycache__/gpt.cpython-311.pyc",
             "deep/er/.DS_Store",
         ]
-        for path in (*kept, *left_out):
+        for path in (*kept, *omitted):
             (checkout / path).parent.mkdir(parents=True, exist_ok=True)
             (checkout / path).touch()
         if in_git:
             subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
         out = code_filter(checkout)
         assert [
-            path for path in (*left_out, ".git/config", ".venv", "volumes") if not out(Path(path))
+            path for path in (*omitted, ".git/config", ".venv", "volumes") if not out(Path(path))
         ] == []
         assert [path for path in (*kept, "my", "my/build") if out(Path(path))] == []

@@ -1,4 +1,4 @@
-"""Tests of a user's command in a folder, on Modal."""
+"""A user's command in a folder, on Modal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.runner.launch.test_pipeline import PIPELINE
 from tests.runner.nanogpt_folder import make_folder
 from tests.runner.targets.modal.conftest import CloudFixture
 
-KEEPS = ("--persist", "out=checkpoints", "--persist", "data=data")
+PERSIST = ("--persist", "out=checkpoints", "--persist", "data=data")
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_commands_share_persisted_paths(cloud: CloudFixture, folder: Path) -> None:
-    words = ("cloud", "-y", "--dir", "../nano", *KEEPS)
+    words = ("cloud", "-y", "--dir", "../nano", *PERSIST)
     out, _ = cloud.run(*words, "--", "python", "data/letters/prepare.py")
     assert out == "prepared\n"
     assert (cloud.volume("data") / "nano" / "data" / "letters" / "train.bin").is_file()
     out, err = cloud.run(*words, "--gpu", "T4", "--", "python", "train.py", "config/short.py")
-    assert "model: the folder's own" in out
+    assert "model: model of the folder" in out
     assert "iter 5: loss" in out
     assert "done" in err
     assert (cloud.volume("checkpoints") / "nano" / "out" / "ckpt.pt").read_text() == "5"
@@ -40,9 +40,9 @@ def test_commands_share_persisted_paths(cloud: CloudFixture, folder: Path) -> No
     assert not (folder / "out").exists()
     cloud.run("pull", "checkpoints", "nano")
     cloud.run("pull", "checkpoints", "nano-train")
-    here = cloud.checkout / "volumes" / "checkpoints"
-    assert (here / "nano" / "out" / "ckpt.pt").read_text() == "5"
-    assert "iter 5: loss" in (here / "nano-train" / "log.txt").read_text()
+    checkpoints = cloud.checkout / "volumes" / "checkpoints"
+    assert (checkpoints / "nano" / "out" / "ckpt.pt").read_text() == "5"
+    assert "iter 5: loss" in (checkpoints / "nano-train" / "log.txt").read_text()
     assert cloud.run("logs", "nano-train", "--tail", "1")[0].startswith(("iter 5", "done"))
 
 
@@ -53,7 +53,7 @@ def test_preempted_command_resumes_from_its_persisted_files(
     (folder / ".gitignore").write_text("*.pt\n")
     (folder / "data" / "letters" / "train.bin").write_text("shipped")
     resume = ("--resume-with", "--init_from=resume", "--resume-if", "out/ckpt.pt")
-    words = ("cloud", "-y", "--dir", "../nano", *KEEPS, *resume, "--", "python", "train.py")
+    words = ("cloud", "-y", "--dir", "../nano", *PERSIST, *resume, "--", "python", "train.py")
     process = cloud.start(*words, "--max_iters=40", "--pause=0.25")
     cloud.modal.wait_until(lambda: "iter 3:" in cloud.modal.log(), 60)
     cloud.modal.preempt()
@@ -68,7 +68,7 @@ def test_preempted_command_resumes_from_its_persisted_files(
     assert (cloud.volume("checkpoints") / "nano" / "out" / "ckpt.pt").read_text() == "40"
     record = json.loads((cloud.run_folder("nano-train") / "run.json").read_text())
     assert [attempt["reason"] for attempt in record["attempts"]] == ["SIGTERM", "finished"]
-    # The uploaded files of a persisted path are beside it.
+    # The uploaded files of a persisted path are next to it.
     assert (
         cloud.volume("data") / "nano" / "data" / "letters" / "train.bin"
     ).read_text() == "shipped"
@@ -127,7 +127,7 @@ def test_plan_lists_uploads_without_ignored_files(cloud: CloudFixture, folder: P
     assert "uploads " in err
     assert re.search(r"5 files, \d kB", err)
     assert "are lost when it ends" in err
-    persisting = cloud.run(*words, *KEEPS, "--dry-run", "--", "ls")[1]
+    persisting = cloud.run(*words, *PERSIST, "--dry-run", "--", "ls")[1]
     assert "are lost when it ends" not in persisting
     out, _ = cloud.run(*words, "--", "ls")
     assert out.split() == ["config", "data", "model.py", "train.py"]
@@ -153,3 +153,20 @@ def test_pipeline_rents_a_machine_per_stage_and_asks_once(
     out, err = cloud.run(*words, "-y")
     assert out == "3"
     assert "train: skipped: it finished, and its outputs exist" in err
+
+
+def test_metrics_and_several_machines(cloud: CloudFixture, folder: Path) -> None:
+    program = "echo rank-$NODE_RANK-{rank} of $PET_NNODES at ${MASTER_ADDR:+$MASTER_PORT} loss=1.5"
+    words = ("cloud", "-y", "--dir", "../nano", "--metric", r"loss=loss=([\d.]+)", "--name", "r")
+    wide = ("--gpu", "H100:8", "--nodes", "2")
+    _, err = cloud.run(*words, *wide, "--dry-run", "--", "torchrun", "--standalone", "x", status=2)
+    assert "with --nodes remove it" in err
+    out, err = cloud.run(*words, *wide, "--", "bash", "-c", program)
+    assert {line for line in out.splitlines() if "rank" in line} == {
+        f"rank-{rank}-{rank} of 2 at 29500 loss=1.5" for rank in range(2)
+    }
+    assert re.search(r"metrics +loss\n", err)
+    (run,) = json.loads(cloud.run("runs", "--json")[0])
+    assert (run["step"], run["loss"]) == (1, 1.5)
+    launch = cloud.modal.calls()[0]
+    assert launch

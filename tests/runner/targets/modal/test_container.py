@@ -1,4 +1,4 @@
-"""Tests of GPU queries, prices and addresses inside the container."""
+"""GPU queries, prices and addresses inside the container."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_query_returns_a_value_per_gpu(nvidia_smi: Path) -> None:
 def test_failing_nvidia_smi_means_no_gpus(
     nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr("runner.targets.modal.container.NVIDIA_SMI_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("job.metrics.NVIDIA_SMI_TIMEOUT_S", 0.5)
     write(nvidia_smi, script)
     assert query_gpus("name") == []
 
@@ -51,7 +51,7 @@ def test_missing_nvidia_smi_means_no_gpus(tmp_path: Path, monkeypatch: pytest.Mo
         ("NVIDIA L40S", 0.7),
         ("NVIDIA L4", 0.5),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 0.9),
-        ("Tesla T4", 3.0),  # not among those asked for: the highest price
+        ("Tesla T4", 3.0),  # not a requested GPU: the highest price
     ],
 )
 def test_price_of_the_gpu_that_modal_gave(given: str, price: float) -> None:
@@ -73,5 +73,5 @@ def test_interface_of_an_address(tmp_path: Path) -> None:
         "fe800000000000000000000000000002 02 40 20 80     eth0\n"
         "fdaa000000000000000000000000000a 03 70 00 80     i6pn\n"
     )
-    asked = ("fdaa::a", "::1", "127.0.0.1", "fdaa::b")
-    assert [interface_of(address, known) for address in asked] == ["i6pn", "", "", ""]
+    addresses = ("fdaa::a", "::1", "127.0.0.1", "fdaa::b")
+    assert [interface_of(address, known) for address in addresses] == ["i6pn", "", "", ""]

@@ -1,4 +1,4 @@
-"""Tests of one run on several targets, and of Ctrl-C on a terminal."""
+"""One run on several targets, and Ctrl-C on a terminal."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ def test_run_moves_from_host_to_modal_and_back(cloud: CloudFixture, tmp_path: Pa
     move_to_modal_and_back(cloud)
     # The command of `docker compose up`, without the container.
     train_here(cloud.checkout, *STEPS)
-    here = cloud.checkout / "volumes" / "checkpoints" / "tiny"
-    ours, theirs = (
+    run = cloud.checkout / "volumes" / "checkpoints" / "tiny"
+    moved, uninterrupted = (
         folder / "step_00000150" / "model.safetensors"
-        for folder in (here, unbroken / "volumes" / "checkpoints" / "tiny")
+        for folder in (run, unbroken / "volumes" / "checkpoints" / "tiny")
     )
-    assert ours.read_bytes() == theirs.read_bytes()
-    record = json.loads((here / "run.json").read_text())
+    assert moved.read_bytes() == uninterrupted.read_bytes()
+    record = json.loads((run / "run.json").read_text())
     assert [attempt["launch"].get("target") for attempt in record["attempts"]] == [
         "host",
         "cloud",
         None,
     ]
-    rows = map(json.loads, (here / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
+    words = ("--name", "tiny", "--device", "cpu", "prompt=the ")
+    assert cloud.run("host", "sample", *words, OMP_NUM_THREADS="1")[0].startswith("the ")
     check_newer_checkpoint_is_required(cloud)
 
 
 def check_newer_checkpoint_is_required(cloud: CloudFixture) -> None:
-    """Check that a run finished here is not resumed from its older checkpoint on Modal."""
+    """Check that a run finished on the host is not resumed from an older checkpoint on Modal."""
     _, err = cloud.run("resume", "tiny", "--target", "cloud", "-y", status=2)
     assert "is at step 150 on " in err
     assert "`runner push checkpoints tiny`" in err
@@ -56,9 +58,9 @@ def check_newer_checkpoint_is_required(cloud: CloudFixture) -> None:
 def move_to_modal_and_back(cloud: CloudFixture) -> None:
     """Train and stop `tiny` on the host, push it, resume and stop it on Modal, pull it."""
     cloud.hold_at(40)
-    here = cloud.checkout / "volumes" / "checkpoints" / "tiny"
+    run = cloud.checkout / "volumes" / "checkpoints" / "tiny"
     host = cloud.start("host", "tiny", *STEPS, "--device", "cpu", OMP_NUM_THREADS="1")
-    cloud.modal.wait_until(lambda: '"step": 30,' in _text(here / "metrics.jsonl"), 60)
+    cloud.modal.wait_until(lambda: '"step": 30,' in _text(run / "metrics.jsonl"), 60)
     host.send_signal(signal.SIGTERM)
     host.communicate(timeout=60)
     assert host.returncode == 101
@@ -79,21 +81,13 @@ def move_to_modal_and_back(cloud: CloudFixture) -> None:
     cloud.run("pull", "checkpoints", "tiny", "-y")
 
 
-def test_run_on_modal_is_pulled_and_sampled_locally(cloud: CloudFixture) -> None:
-    cloud.train("--device", "cpu", "max_steps=10")
-    cloud.run("pull", "checkpoints", "tiny", "-y")
-    out, _ = cloud.run(
-        "host", "sample", "--name", "tiny", "--device", "cpu", "prompt=the ", OMP_NUM_THREADS="1"
-    )
-    assert out.startswith("the ")
-
-
 @pytest.mark.parametrize(
     ("answer", "status", "reason"), [("y", 101, "stopped"), ("n", 130, "finished")]
 )
 def test_ctrl_c_on_a_terminal_asks(
-    cloud: CloudFixture, answer: str, status: int, reason: str
+    light_cloud: CloudFixture, answer: str, status: int, reason: str
 ) -> None:
+    cloud = light_cloud
     go = cloud.hold_at(25)
     words = [
         "-c",
@@ -112,7 +106,7 @@ def test_ctrl_c_on_a_terminal_asks(
     cloud.wait_for_step(10)
     person.sendintr()
     person.expect(r"Stop run 'tiny'\?.*\[y/N\]: ")
-    if answer == "n":  # its output no longer belongs to this terminal
+    if answer == "n":  # its output no longer goes to this terminal
         go.touch()
         cloud.wait_for_step(60)
     person.sendline(answer)

@@ -1,4 +1,4 @@
-"""Tests of how an attempt ends, and of the attempt after it."""
+"""The end of an attempt, and the next attempt."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ import signal
 
 import pytest
 
-from tests.runner.targets.modal.conftest import CloudFixture, seconds_to_begin
+from tests.runner.targets.modal.conftest import CloudFixture, measure_start_seconds
+from tests.webhook import PATH, Endpoint
+
+
+@pytest.fixture
+def cloud(light_cloud: CloudFixture) -> CloudFixture:
+    """Use trainings without a network."""
+    return light_cloud
 
 
 @pytest.fixture
 def brief() -> int:
-    """Return the seconds in which a job can start and write a checkpoint."""
-    return round(5 + 1.5 * seconds_to_begin())
+    """Return the seconds that a job needs to start and write a checkpoint."""
+    return round(5 + 1.5 * measure_start_seconds())
 
 
 def reasons(cloud: CloudFixture) -> list[str | None]:
     return [attempt["reason"] for attempt in cloud.ledger()["attempts"]]
 
 
-def a_dollar_a_second(cloud: CloudFixture) -> None:
+def set_price_of_a_dollar_per_second(cloud: CloudFixture) -> None:
     """Set prices so that a machine with 4 cores costs a dollar per second."""
     (cloud.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")
 
 
 def test_attempt_timeout_is_followed_by_a_resuming_attempt(cloud: CloudFixture, brief: int) -> None:
-    cloud.slow_down(0.1)
-    steps = 7 * brief  # more than fit into one attempt
-    cloud.train("--device", "cpu", f"max_steps={steps}", GPT_RUNNER_ATTEMPT=f"{brief}s")
+    cloud.hold_at(25)  # the next attempt starts after it
+    cloud.train("--device", "cpu", GPT_RUNNER_ATTEMPT=f"{brief}s")
     assert len(reasons(cloud)) > 1
     assert set(reasons(cloud)[:-1]) == {"attempt-timeout"}
     assert reasons(cloud)[-1] == "finished"
     call = cloud.modal.calls()[0]
     assert call["retries"] == [len(reasons(cloud)) - 1]
-    assert cloud.steps() == list(range(1, steps + 1))
+    assert cloud.steps() == list(range(1, 61))
 
 
 def test_timeout_covers_all_attempts(cloud: CloudFixture, brief: int) -> None:
@@ -45,7 +51,7 @@ def test_timeout_covers_all_attempts(cloud: CloudFixture, brief: int) -> None:
     assert err.splitlines()[-1] == f"stopped: {words}"
     assert cloud.run("status", "tiny")[1] == f"{words}\n"
     assert (cloud.run_folder() / "latest").exists()
-    # Less than was used: the attempt ends some seconds before its limit.
+    # Less than the time used, which is a few seconds below the limit.
     _, err = cloud.train(
         "--device", "cpu", "max_steps=2000", "--timeout", f"{brief // 2}s", status=2
     )
@@ -61,12 +67,12 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     cloud: CloudFixture, brief: int
 ) -> None:
     cloud.slow_down(0.05)
-    a_dollar_a_second(cloud)
-    cap = min(60, 4 * brief)  # dollars, and so seconds: three attempts
+    set_price_of_a_dollar_per_second(cloud)
+    cap = min(60, 4 * brief)  # dollars and seconds, for three attempts
     more = cap + min(20, 2 * brief)
-    process = cloud.start(
-        "cloud", "tiny", "-y", "--device", "cpu", "max_steps=9000", "--max-cost", str(cap)
-    )
+    webhook = Endpoint()
+    words = ("--device", "cpu", "max_steps=9000", "--max-cost", str(cap), "--notify", webhook.url)
+    process = cloud.start("cloud", "tiny", "-y", *words)
     cloud.wait_for_step(10)
     cloud.modal.preempt()
     before = len(cloud.metrics())
@@ -76,6 +82,17 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     assert process.returncode == 104, err
     assert "reached its --max-cost" in err
     assert reasons(cloud) == ["preempted", "preempted", "budget"]
+    webhook.server_close()
+    titles = [body["title"].partition(" $")[0] for body in webhook.bodies]
+    assert titles == [
+        "run tiny was preempted and resumes, attempt 2",
+        "run tiny was preempted and resumes, attempt 3",
+        "run tiny has spent",
+        "run tiny stopped: budget",
+    ]
+    assert all(body["line"] for body in webhook.bodies)
+    assert PATH not in err + cloud.modal.log()
+    assert cloud.modal.appeared(PATH) == []
     book = cloud.ledger()
     assert book["cost"] == pytest.approx(
         sum(attempt["cost"] for attempt in book["attempts"]), abs=0.001
@@ -94,14 +111,15 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
 
 
 def test_user_error_uses_no_retry(cloud: CloudFixture) -> None:
-    _, err = cloud.train("--device", "cpu", "data.source=texts/none.txt", status=100)
-    assert "texts/none.txt" in err
+    (cloud.checkout / "texts" / "empty.txt").touch()
+    _, err = cloud.train("--device", "cpu", "data.source=texts/empty.txt", status=100)
+    assert "texts/empty.txt" in err
     assert cloud.modal.calls()[0]["retries"] == [0]
     assert len(cloud.modal.calls()[0]["attempts"][0]) == 1
     assert json.loads(cloud.run("status", "tiny", "--json")[0])["status"] == "failed"
     # It failed before it had a log: Modal's copy of the output is shown.
     assert not (cloud.run_folder() / "log.txt").exists()
-    assert "texts/none.txt" in cloud.run("logs", "tiny")[0]
+    assert "texts/empty.txt" in cloud.run("logs", "tiny")[0]
 
 
 def test_crashed_machine_loses_no_committed_checkpoint(strict_cloud: CloudFixture) -> None:
@@ -134,7 +152,7 @@ def test_sigint_without_a_terminal_stops_the_run(cloud: CloudFixture) -> None:
     _, err = cloud.run("resume", "tiny", "-y", "--timeout", "2h")
     assert "resumes from step" in err
     assert "$3.00" in err
-    assert "2h00m over all attempts" in err
+    assert "2h00m or $3.00 in total for all attempts" in err
     assert reasons(cloud) == ["stopped", "finished"]
     assert sorted(set(cloud.steps())) == list(range(1, 121))
 

@@ -1,4 +1,4 @@
-"""Tests of experiments and sweeps on Modal: results, preemption, one budget for all trials."""
+"""Experiments and sweeps on Modal: results, preemption, one budget for all trials."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from tests.runner.targets.modal.conftest import CloudFixture
 
-# In a folder of its own, beside a module with the name of one of the runner's packages.
-NEIGHBOUR = "def loss(w, x):\n    return (w - x) ** 2\n"
+# In a separate folder, next to a module with the name of one of the project's packages.
+MODEL = "def loss(w, x):\n    return (w - x) ** 2\n"
 
-MINE = """\
+EXPERIMENT = """\
 import time
 import model
 import torch
@@ -36,11 +36,11 @@ def train(output_dir=".", lr: float = 0.1, steps: int = 20, pause: float = 0.0):
             save_checkpoint(output_dir, step, config=config, model=network, optimizer=optimizer)
             if step < steps:
                 return {}
-    return {"w": w.item(), "began_at": found.step if found else 0}
+    return {"w": w.item(), "first_step": found.step if found else 0}
 """
 
-# Without torch, which would take each trial 2 s of CPU to import.
-COUNTS = """\
+# Without torch, whose import would take each trial 2 s of CPU.
+COUNTING_EXPERIMENT = """\
 import pathlib, time
 from experiment import should_stop
 
@@ -59,8 +59,8 @@ def train(output_dir=".", lr: float = 0.1, steps: int = 20):
 def mine(tmp_path: Path) -> Path:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "model.py").write_text(NEIGHBOUR)
-    (folder / "mine.py").write_text(MINE)
+    (folder / "model.py").write_text(MODEL)
+    (folder / "mine.py").write_text(EXPERIMENT)
     return folder / "mine.py"
 
 
@@ -68,7 +68,7 @@ def result(cloud: CloudFixture, name: str) -> dict[str, Any]:
     return dict(json.loads(cloud.run("status", name, "--json")[0])["result"])
 
 
-def test_preempted_experiment_gives_the_hosts_result(cloud: CloudFixture, mine: Path) -> None:
+def test_preempted_experiment_has_the_result_of_the_host(cloud: CloudFixture, mine: Path) -> None:
     cloud.run(
         "host",
         "run",
@@ -77,28 +77,28 @@ def test_preempted_experiment_gives_the_hosts_result(cloud: CloudFixture, mine: 
         "steps=60",
         "pause=0.05",
         "--name",
-        "here",
+        "on_host",
         OMP_NUM_THREADS="1",
     )
     words = ("cloud", "run", str(mine), "lr=0.2", "steps=60", "pause=0.05", "--device", "cpu", "-y")
-    process = cloud.start(*words, "--name", "there")
-    log = lambda: _text(cloud, "there")  # noqa: E731
+    process = cloud.start(*words, "--name", "on_modal")
+    log = lambda: _text(cloud, "on_modal")  # noqa: E731
     cloud.modal.wait_until(lambda: "step 5\n" in log(), 60)
     cloud.modal.preempt()
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out + err
-    here, there = result(cloud, "here"), result(cloud, "there")
-    assert here["w"] == there["w"]
-    assert here["began_at"] == 0
-    assert there["began_at"] >= 5
-    assert [attempt["reason"] for attempt in cloud.ledger("there")["attempts"]] == [
+    host, modal = result(cloud, "on_host"), result(cloud, "on_modal")
+    assert host["w"] == modal["w"]
+    assert host["first_step"] == 0
+    assert modal["first_step"] >= 5
+    assert [attempt["reason"] for attempt in cloud.ledger("on_modal")["attempts"]] == [
         "preempted",
         "finished",
     ]
-    # A finished or invalid experiment starts nothing.
+    # A finished or invalid experiment starts no job.
     calls = len(cloud.modal.calls())
-    assert "run 'there' already finished" in cloud.run(*words, "--name", "there")[1]
-    assert "lr: 0.2 → 0.3" in cloud.run(*words, "lr=0.3", "--name", "there", status=2)[1]
+    assert "run 'on_modal' already finished" in cloud.run(*words, "--name", "on_modal")[1]
+    assert "lr: 0.2 → 0.3" in cloud.run(*words, "lr=0.3", "--name", "on_modal", status=2)[1]
     assert "did you mean 'lr'?" in cloud.run(*words, "lrr=0.3", "--name", "new", status=2)[1]
     assert len(cloud.modal.calls()) == calls
 
@@ -114,7 +114,7 @@ def test_exception_is_exit_status_100_without_a_retry(cloud: CloudFixture, mine:
 @pytest.mark.slow
 def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_path: Path) -> None:
     (tmp_path / "counts").mkdir()
-    (tmp_path / "counts" / "mine.py").write_text(COUNTS)
+    (tmp_path / "counts" / "mine.py").write_text(COUNTING_EXPERIMENT)
     sweep = tmp_path / "counts" / "s.yaml"
     sweep.write_text(
         "experiment: mine.py\nmetric: w\ngoal: max\n"
@@ -143,6 +143,7 @@ def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_p
     done = [trial["run"] for trial in first["trials"] if trial["status"] == "finished"]
     assert len(done) < 8
     assert "of the budget is left" in err
+    assert "to continue, run the same command with a higher --budget" in err
 
     out, err = cloud.run(*words, "--max-parallel", "3", "--budget", "500")
     second = json.loads(out)
@@ -151,10 +152,11 @@ def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_p
     for run in done:
         assert len(cloud.ledger(run)["attempts"]) == 1
     caps = [call for call in second["trials"] if call["cap"]]
-    assert caps == []  # no money is reserved any more
+    assert caps == []  # no reserved money is left
 
 
-def test_recipe_sweep_shows_estimates_and_trains(cloud: CloudFixture) -> None:
+def test_recipe_sweep_shows_estimates_and_trains(light_cloud: CloudFixture) -> None:
+    cloud = light_cloud
     (cloud.checkout / "configs" / "sweep_tiny.yaml").write_text(
         "recipe: tiny\nmetric: val_loss\nfixed: {max_steps: 20, eval_every: 10}\n"
         "space: {grid: {lr: [1e-3, 3e-3]}}\n"

@@ -1,4 +1,4 @@
-"""Tests of the pulled copy of a run that was deleted on Modal."""
+"""The pulled copy of a run that was deleted on Modal."""
 
 from __future__ import annotations
 

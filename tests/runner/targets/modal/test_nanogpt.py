@@ -1,4 +1,4 @@
-"""Tests of nanoGPT's own scripts, unmodified. Skipped unless GPT_RUNNER_NANOGPT names a checkout.
+"""nanoGPT's own scripts, unmodified. Skipped unless GPT_RUNNER_NANOGPT names a checkout.
 
 git clone https://github.com/karpathy/nanoGPT ../nanoGPT
 GPT_RUNNER_NANOGPT=../nanoGPT python -m pytest tests/runner/targets/modal/test_nanogpt.py
@@ -20,7 +20,7 @@ NANOGPT = os.environ.get("GPT_RUNNER_NANOGPT", "")
 PIPELINE = str(ROOT / "configs" / "nanogpt_shakespeare.yaml")
 
 # Small enough for a CPU: one block, a checkpoint every 10 steps.
-SMALL = (
+TINY_MODEL = (
     "--n_layer=1 --n_embd=32 --eval_iters=1 --eval_interval=10 --log_interval=1 "
     "--always_save_checkpoint=True"
 )
@@ -36,7 +36,8 @@ WORDS = (
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not Path(NANOGPT, "train.py").is_file(), reason="GPT_RUNNER_NANOGPT names no nanoGPT"
+        not Path(NANOGPT, "train.py").is_file(),
+        reason="GPT_RUNNER_NANOGPT does not name a nanoGPT checkout",
     ),
 ]
 
@@ -49,7 +50,7 @@ def text() -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a fresh clone."""
+    """Clone the checkout."""
     subprocess.run(["git", "clone", "-q", NANOGPT, str(tmp_path / "nanoGPT")], check=True)
     return tmp_path / "nanoGPT"
 
@@ -58,7 +59,9 @@ def test_prepares_trains_and_samples_on_the_host(
     cloud: CloudFixture, folder: Path, text: str
 ) -> None:
     (folder / "data" / "shakespeare_char" / "input.txt").write_text(text)
-    out, _ = cloud.run("host", *WORDS, f"train.args={SMALL} --max_iters=20", OMP_NUM_THREADS="1")
+    out, _ = cloud.run(
+        "host", *WORDS, f"train.args={TINY_MODEL} --max_iters=20", OMP_NUM_THREADS="1"
+    )
     assert "length of dataset in characters" in out
     assert "saving checkpoint to out-shakespeare-char" in out
     assert "Loading meta from data/shakespeare_char/meta.pkl" in out
@@ -74,7 +77,7 @@ def test_checkpoint_survives_a_preemption(
     (folder.parent / "input.txt").write_text(text)  # untracked by git, so it is not uploaded
     place = "nanoGPT/data/shakespeare_char/input.txt"
     cloud.run("push", "data", str(folder.parent / "input.txt"), "--dest", place, "-y")
-    steps = f"train.args={SMALL} --max_iters=400"
+    steps = f"train.args={TINY_MODEL} --max_iters=400"
     process = cloud.start("cloud", *WORDS, steps, "train.gpu=null", "sample.gpu=null", "-y")
     cloud.modal.wait_until(lambda: cloud.modal.log().count("saving checkpoint") >= 2, 120)
     cloud.modal.preempt()

@@ -1,4 +1,4 @@
-"""Tests of prepare and sample, secrets, clusters, and an offline machine."""
+"""prepare and sample, secrets, clusters, and an offline machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from modal_proto.api_pb2 import OBJECT_CREATION_TYPE_UNSPECIFIED
 
 from tests.runner.targets.modal.conftest import CloudFixture
 
-VALUE = "hush-0123456789abcdef"
+SECRET_VALUE = "s3cret-0123456789abcdef"
 
 # Writes the environment of each rank to the volume.
-REPORTER = """
+WRITE_ENVIRONMENT = """
 import json, os, pathlib, sys
 folder = pathlib.Path("/vol/checkpoints/tiny"); folder.mkdir(exist_ok=True)
 seen = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK")}
@@ -40,8 +40,10 @@ def test_prepare_rents_no_gpu_and_sample_a_small_one(cloud: CloudFixture) -> Non
 
 
 def test_secrets_appear_nowhere(cloud: CloudFixture) -> None:
-    (cloud.checkout / ".env").write_text(f"WANDB_API_KEY={VALUE}\nMY_TOKEN={VALUE}x\n")
-    cloud.modal.add_secret("kept-by-modal", {"OTHER": VALUE + "y"})
+    (cloud.checkout / ".env").write_text(
+        f"WANDB_API_KEY={SECRET_VALUE}\nMY_TOKEN={SECRET_VALUE}x\n"
+    )
+    cloud.modal.add_secret("kept-by-modal", {"OTHER": SECRET_VALUE + "y"})
     code = cloud.checkout / "model" / "train.py"
     lengths = (
         "print('lengths', *(len(os.environ[n]) for n in ('WANDB_API_KEY', 'MY_TOKEN', 'OTHER')))"
@@ -64,37 +66,39 @@ def test_secrets_appear_nowhere(cloud: CloudFixture) -> None:
     assert "modal secret create nosuch KEY=VALUE" in err
     assert "building the image" not in err
     process = cloud.start("cloud", "tiny", "-y", *words)
-    seen = [_command_lines()]
-    cloud.modal.wait_until(lambda: seen.append(_command_lines()) or process.poll() is not None, 60)
+    observed = [_command_lines()]
+    cloud.modal.wait_until(
+        lambda: observed.append(_command_lines()) or process.poll() is not None, 60
+    )
     out, err = process.communicate()
-    assert "lengths 21 22 22" in out
+    assert "lengths 23 24 24" in out
     assert "WANDB_API_KEY, MY_TOKEN\n" in err
     assert "kept-by-modal\n" in err
-    assert cloud.modal.appeared(VALUE) == []
-    assert VALUE not in plan + out + err + cloud.modal.log()
-    assert any(b"model.train" in line for line in seen)
-    assert not any(VALUE.encode() in line for line in seen)
-    here = [path for path in cloud.checkout.rglob("*") if path.is_file() and path.name != ".env"]
-    assert not any(VALUE.encode() in path.read_bytes() for path in here)
+    assert cloud.modal.appeared(SECRET_VALUE) == []
+    assert SECRET_VALUE not in plan + out + err + cloud.modal.log()
+    assert any(b"model.train" in line for line in observed)
+    assert not any(SECRET_VALUE.encode() in line for line in observed)
+    files = [path for path in cloud.checkout.rglob("*") if path.is_file() and path.name != ".env"]
+    assert not any(SECRET_VALUE.encode() in path.read_bytes() for path in files)
 
 
 def _command_lines() -> bytes:
     """Return the command lines of all processes on this machine."""
     found = b""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process has just ended
             found += path.read_bytes()
     return found
 
 
 def test_two_nodes_form_one_torchrun_job(cloud: CloudFixture) -> None:
-    (cloud.checkout / "model" / "train.py").write_text(REPORTER)
+    (cloud.checkout / "model" / "train.py").write_text(WRITE_ENVIRONMENT)
     _, err = cloud.run("cloud", "tiny", "-y", "--gpu", "H100:8", "--nodes", "2")
     assert "2 nodes, each 8 x H100" in err
-    seen = [json.loads(path.read_text()) for path in cloud.run_folder().glob("rank_*.json")]
-    assert sorted(int(rank["RANK"]) for rank in seen) == list(range(16))
-    assert {rank["WORLD_SIZE"] for rank in seen} == {"16"}
-    assert {(rank["GROUP_RANK"], rank["LOCAL_RANK"]) for rank in seen} == {
+    observed = [json.loads(path.read_text()) for path in cloud.run_folder().glob("rank_*.json")]
+    assert sorted(int(rank["RANK"]) for rank in observed) == list(range(16))
+    assert {rank["WORLD_SIZE"] for rank in observed} == {"16"}
+    assert {(rank["GROUP_RANK"], rank["LOCAL_RANK"]) for rank in observed} == {
         (str(node), str(local)) for node in range(2) for local in range(8)
     }
     assert len(cloud.ledger()["attempts"]) == 1

@@ -1,4 +1,4 @@
-"""Tests of changed settings: refused before a machine is rented, and never undoing a finish."""
+"""Changed settings are refused before a machine is rented; a finished run stays finished."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_permitted_change_is_planned(cloud: CloudFixture) -> None:
 
 
 @pytest.mark.parametrize("status", [1, 2, 101])
-def test_attempt_without_a_record_does_not_undo_a_finish(status: int) -> None:
+def test_finished_run_stays_finished_after_an_attempt_without_a_record(status: int) -> None:
     record = RunRecord(
         "cl", status="finished", attempts=[Attempt(1000.0, 1060.0, reason="finished")]
     )

@@ -1,4 +1,4 @@
-"""Tests of pulled copies of runs: without an account, offline, or deleted on Modal."""
+"""Pulled copies of runs: without an account, offline, or deleted on Modal."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TestWithoutAToken:
     def test_listed_as_a_copy(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("finished")
         assert "cloud (copy)" in type_("runner runs").stdout
-        (told,) = json.loads(type_("runner runs --json").stdout)
-        assert (told["run"], told["target"], told["status"], told["is_copy"]) == (
+        (status,) = json.loads(type_("runner runs --json").stdout)
+        assert (status["run"], status["target"], status["status"], status["is_copy"]) == (
             "cl",
             "cloud",
             "finished",
@@ -79,26 +79,30 @@ class TestWithoutAToken:
         )
         assert "`runner resume cl --target host` resumes it" in type_("runner status cl").stderr
 
-    def test_copy_of_an_active_run_shows_when(
+    def test_copy_of_an_active_run_shows_its_age(
         self, type_: Type, pulled: Callable[..., Path], checkout: Path
     ) -> None:
         folder = pulled("running", step=40)
         now = time.time()
 
-        def note(seen: float, status: int | None = None) -> None:
-            """Write the pulled record of its attempt on Modal."""
+        def write_attempt(seen: float, status: int | None = None) -> None:
+            """Write the pulled record of the attempt on Modal."""
             attempt = CloudAttempt("fc-1", "ta-1", 5.0, seen, 4.2)
             AttemptLog([attempt], "fc-1", "ap-1", status=status).write(folder)
 
-        note(now - 7200)
+        write_attempt(now - 7200)
         assert "running 2h ago" in type_("runner runs").stdout
         assert "status    running 2h ago\n" in type_("runner status cl").stdout
         assert "run cl was running 2h ago" in type_("runner watch cl").stderr
-        told = json.loads(type_("runner status cl --json").stdout)
-        assert (told["status"], told["alive"], told["last_seen"]) == ("running", False, now - 7200)
-        note(now - 5)
+        status = json.loads(type_("runner status cl --json").stdout)
+        assert (status["status"], status["alive"], status["last_seen"]) == (
+            "running",
+            False,
+            now - 7200,
+        )
+        write_attempt(now - 5)
         assert "status    running\n" in type_("runner status cl").stdout
-        note(now - 7200, status=100)  # its machine went down before the record said so
+        write_attempt(now - 7200, status=100)  # the machine crashed before the record was written
         assert "status    failed\n" in type_("runner status cl").stdout
 
     def test_copy_cannot_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
@@ -107,7 +111,7 @@ class TestWithoutAToken:
         assert (refused.exit_code, "only the copy that was pulled" in refused.stderr) == (1, True)
 
 
-class TestWarning:
+class TestNote:
     WORDS = "warning: skipped target cloud: this machine has no Modal token"
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])

@@ -1,4 +1,4 @@
-"""Tests of preemptions at random moments: importing, training, writing a checkpoint."""
+"""Preemptions at random moments: importing, training, writing a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.runner.targets.modal.conftest import CloudFixture, train_here
 
 STEPS = ("max_steps=100", "checkpoint_every=10", "eval_every=50")
 
-# So slow that five attempts can't finish: in three of a second each they make 60 steps at most.
+# Too slow to finish in five attempts: three attempts of a second train at most 60 steps.
 STEP_SECONDS = 0.05
 
-# A checkpoint has three files: one is being written during about half of the training.
+# With three files per checkpoint, about half of the training is writing one.
 FILE_SECONDS = 0.15
 
-TRAINING_SECONDS = 1.0  # after the trainer's first line, in which it is preempted
+TRAINING_SECONDS = 1.0  # after the trainer's first line: the preemption
 
-BEGINS = ("run tiny starts", "run tiny resumes")
+FIRST_LINES = ("starting run tiny", "resuming run tiny")
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def preempt_at_random(
         began, id = time.monotonic(), task["id"]
         if in_training:
             cloud.modal.wait_until(
-                lambda id=id: any(line in cloud.modal.log(id) for line in BEGINS), 60
+                lambda id=id: any(line in cloud.modal.log(id) for line in FIRST_LINES), 60
             )
         time.sleep(moment)  # a random moment, with no condition to wait for
         log = cloud.modal.log(id)
@@ -88,8 +88,12 @@ def preempt_at_random(
         try:
             cloud.modal.preempt(id)
         except StandinError:
-            raise AssertionError(f"it came to its end before {moment:.2f} s were over") from None
-        where = "while it imports" if not any(line in log for line in BEGINS) else "while it trains"
+            raise AssertionError(f"the attempt ended within {moment:.2f} s") from None
+        where = (
+            "while it imports"
+            if not any(line in log for line in FIRST_LINES)
+            else "while it trains"
+        )
         if log.count("writes a file") > 3 * log.count("has written"):
             where = "while a checkpoint is written"
         print(f"{id} after {cut[id]:.2f} s, {where}")
@@ -100,7 +104,7 @@ def check_the_record(cloud: CloudFixture, cut: dict[str, float]) -> None:
     """Check the attempts and their costs: six, or five if the last one finished first."""
     ledger = cloud.ledger()
     attempts = ledger["attempts"]
-    # An attempt that ends before the function starts records nothing.
+    # An attempt that ends before the function starts leaves no record.
     unborn = cut.keys() - {attempt["container"] for attempt in attempts}
     assert all(cut[container] < 0.5 for container in unborn), cut
     preempted = len(cut) - len(unborn) - (attempts[-1]["container"] in cut)
@@ -109,7 +113,7 @@ def check_the_record(cloud: CloudFixture, cut: dict[str, float]) -> None:
     lifetimes = {t["id"]: t["ended_at"] - t["started_at"] for t in cloud.modal.tasks()}
     for attempt in attempts:
         paid = attempt["seconds"] * attempt["usd_per_hour"] / 3600
-        assert attempt["cost"] == pytest.approx(paid, abs=0.1)  # its seconds are rounded to a tenth
+        assert attempt["cost"] == pytest.approx(paid, abs=0.1)  # the seconds are rounded to a tenth
         assert 0 < attempt["seconds"] < lifetimes[attempt["container"]] + 0.5
     total = sum(attempt["cost"] for attempt in attempts)
     assert ledger["cost"] == pytest.approx(total, abs=1e-3)
@@ -128,9 +132,10 @@ def slow_down_training(cloud: CloudFixture) -> None:
 
 
 SLOW_CHECKPOINTS = f"""
+from job import disk
 from model import checkpoint
 
-fsync_file, write = checkpoint.fsync_file, checkpoint.write
+fsync_file, write = disk.fsync_file, checkpoint.write
 
 
 def slow_fsync(path):
@@ -145,5 +150,5 @@ def announced_write(*arguments):
     return folder
 
 
-checkpoint.fsync_file, checkpoint.write = slow_fsync, announced_write
+disk.fsync_file, checkpoint.write = slow_fsync, announced_write
 """

@@ -1,4 +1,4 @@
-"""Tests of Modal volumes, through the real client against the stand-in."""
+"""Modal volumes, used with the real client and the stand-in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modal._utils import blob_utils
 from runner.errors import ModalUnavailable, RunnerError
 from runner.targets.modal import volume_rpc
 from runner.targets.modal.client import RetryPolicy
-from runner.targets.modal.diagnose import diagnose
+from runner.targets.modal.inspect import diagnose
 from runner.targets.modal.volume import (
     LazyVolumeFiles,
     ModalVolumeFiles,
@@ -24,7 +24,7 @@ from runner.targets.modal.volume import (
 )
 from runner.transfer import download
 from tests.modal_standin import ModalStandin, StandinError
-from tests.runner.transfer.conftest import noise
+from tests.runner.transfer.conftest import random_bytes
 
 BLOCK = 8 * 1024 * 1024
 
@@ -63,19 +63,16 @@ def test_reading_creates_no_volume_and_writing_does(standin: ModalStandin) -> No
     environ = {**os.environ, "GPT_RUNNER_VOLUMES": "not-yet-"}
     looked = open_files("data", environ)
     late = LazyVolumeFiles("data", environ)
-    assert (looked.id, looked.exists, looked.size("a.txt"), late.read_if_exists("a.txt")) == (
-        "",
-        False,
-        None,
-        None,
-    )
+    assert (looked.id, looked.exists, looked.size("a.txt")) == ("", False, None)
     for files in (looked, late):
         with pytest.raises(FileNotFoundError):
             list(files.entries())
+        with pytest.raises(FileNotFoundError):
+            files.read("a.txt")
     with pytest.raises(StandinError, match="no volume"):
         standin.volume_path("not-yet-data")
     late.write("a.txt", "text")
-    assert late.read_if_exists("a.txt") == looked.read("a.txt") == b"text"
+    assert late.read("a.txt") == looked.read("a.txt") == b"text"
     assert looked.exists
 
 
@@ -91,7 +88,7 @@ def test_reads_whole_files_and_ranges_across_blocks(files: ModalVolumeFiles) -> 
 
 
 def test_range_may_exceed_the_file(files: ModalVolumeFiles) -> None:
-    content = noise(BLOCK + 1000)
+    content = random_bytes(BLOCK + 1000)
     put(files, "log.txt", content)
     assert files.read("log.txt", 0, 4 * BLOCK) == content
     assert files.read("log.txt", 10, 4 * BLOCK) == content[10:]
@@ -102,7 +99,7 @@ def test_range_may_exceed_the_file(files: ModalVolumeFiles) -> None:
 
 
 def test_digest_may_omit_trailing_zeros(files: ModalVolumeFiles, standin: ModalStandin) -> None:
-    content = noise(BLOCK - 1000) + b"\0" * 1000 + noise(1000, 2) + b"\0" * 10
+    content = random_bytes(BLOCK - 1000) + b"\0" * 1000 + random_bytes(1000, 2) + b"\0" * 10
     put(files, "big.bin", content)
     standin.volume_rules(sends_digests=True)
     assert files.read("big.bin") == content
@@ -187,11 +184,11 @@ def test_missing_token_names_the_command(
     with standin.active():
         monkeypatch.delenv("MODAL_TOKEN_ID")
         monkeypatch.delenv("MODAL_TOKEN_SECRET")
-        with pytest.raises(RunnerError, match="`modal token new`"):
+        with pytest.raises(RunnerError, match="modal token new`"):
             open_volume("data")
 
 
-def test_offline_fails_at_once(standin: ModalStandin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_fails_immediately(standin: ModalStandin, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_SERVER_URL", "https://nowhere.invalid")

@@ -1,4 +1,4 @@
-"""Tests of `runner watch` on Modal: cost, attempts, and a lost network."""
+"""`runner watch` on Modal: cost, attempts, and a lost network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import pytest
 
 from tests.runner.targets.modal.conftest import CloudFixture
 from tests.runner.targets.modal.flaky_proxy import FlakyProxy
+
+
+@pytest.fixture
+def cloud(light_cloud: CloudFixture) -> CloudFixture:
+    """Use trainings without a network."""
+    return light_cloud
 
 
 @pytest.mark.slow
@@ -28,12 +34,12 @@ def test_watch_survives_a_lost_network(cloud: CloudFixture) -> None:
         assert (first["status"], first["target"], first["max_cost"]) == ("running", "cloud", 5.0)
         _leave_a_frozen_connection(cloud)
         proxy.cut()
-        cloud.modal.preempt()  # without a network
+        cloud.modal.preempt()  # while the network is down
         # The message depends on the request that was cut.
         words = ("reached", "connect")
         troubled = (one for one in snapshots if one["trouble"])
         lost = next(one for one in troubled if any(word in one["trouble"] for word in words))
-        proxy.mend()
+        proxy.restore()
         later = (one for one in snapshots if not one["trouble"])
         again = next(one for one in later if one["step"] > lost["step"])
         assert again["cost"] > 0

@@ -1,4 +1,4 @@
-"""Tests of the watchdogs for stalled runs and idle GPUs."""
+"""The watchdogs for stalled runs and idle GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal import watchdog
-from runner.targets.modal.watchdog import IdleGpuWatchdog, StallWatchdog
-from tests.runner.targets.modal.conftest import CloudFixture, cloud_with
+from runner.targets.modal.watchdog import AttemptNotifier, IdleGpuWatchdog, StallWatchdog
+from tests.runner.targets.modal.conftest import CloudFixture, cloud_with, use_light_attempts
 from tests.runner.targets.modal.test_entrypoint import reasons
+
+
+@pytest.fixture
+def cloud(light_cloud: CloudFixture) -> CloudFixture:
+    """Use trainings without a network."""
+    return light_cloud
 
 
 def grow(metrics: Path) -> None:
@@ -34,9 +41,11 @@ class TestStall:
     def test_ten_times_the_usual_interval_is_a_stall(self, tmp_path: Path) -> None:
         guard, now = steady(tmp_path / "metrics.jsonl", every=20.0, after=60.0)
         assert guard.check(now + 199.0) == ""
-        assert "no step for 200 s, but one every 20.0 s before" in guard.check(now + 200.0)
+        assert "no step for 200 s; until then, there was one every 20.0 s" in guard.check(
+            now + 200.0
+        )
 
-    def test_short_pause_is_no_stall(self, tmp_path: Path) -> None:
+    def test_short_pause_is_not_a_stall(self, tmp_path: Path) -> None:
         guard, now = steady(tmp_path / "metrics.jsonl", every=0.1, after=600.0)
         assert guard.check(now + 599.0) == ""
         assert guard.check(now + 600.0) != ""
@@ -126,9 +135,69 @@ def test_idle_gpu_ends_the_run(tmp_path: Path) -> None:
     with cloud_with(
         tmp_path, PATH=f"{fake}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     ) as cloud:
-        cloud.slow_down(0.02)
+        use_light_attempts(cloud).slow_down(0.02)
         words = ("--device", "cpu", "max_steps=5000", "stop_idle_gpu_after=10s")
         _, err = cloud.train(*words, status=101)
         assert "GPU 0 was idle for" in err
         assert reasons(cloud) == ["idle-gpu"]
         assert cloud.ledger()["attempts"][0]["detail"].startswith("GPU 0")
+
+
+def test_modals_limit_is_an_attempt_timeout() -> None:
+    found = watchdog.next_deadline(0.0, 86400.0, 3 * 86400.0, 0.0, None, 0.0, 1.0)
+    assert (found.reason, found.stop, found.kill) == ("attempt-timeout", 86100.0, 86400.0)
+
+
+def test_timeout_deducts_earlier_attempts() -> None:
+    found = watchdog.next_deadline(1000.0, 86400.0, 7200.0, 3600.0, None, 0.0, 1.0)
+    assert (found.reason, found.stop, found.kill) == ("run-timeout", 4300.0, 4600.0)
+
+
+def test_budget_deducts_earlier_attempts() -> None:
+    found = watchdog.next_deadline(0.0, 86400.0, 86400.0, 0.0, 25.0, 5.0, 10.0)
+    assert (found.reason, found.kill) == ("budget", 7200.0)
+    spent = watchdog.next_deadline(0.0, 86400.0, 86400.0, 0.0, 25.0, 26.0, 10.0)
+    assert spent.stop <= 0.0
+
+
+@pytest.mark.parametrize(
+    ("hours", "seconds", "margin"),
+    [
+        (5.0, 2.0, 8.0),  # a small network stops seconds before the end, instead of 5 minutes
+        (5.0, 80.0, 242.0),
+        (
+            5.0,
+            900.0,
+            300.0,
+        ),  # longer writes would be lost: Modal's grace period is shorter
+        (0.01, 0.9, 3.6),  # 36 seconds: a tenth
+        (0.01, 3.0, 9.0),  # more than a tenth if stopping takes longer
+    ],
+)
+def test_margin_follows_the_measured_stopping_time(
+    hours: float, seconds: float, margin: float
+) -> None:
+    first = watchdog.Deadline(0.0, 1000.0 + hours * 3600, "budget")
+    found = watchdog.with_measured_margin(first, 1000.0, seconds)
+    assert found.kill - found.stop == pytest.approx(margin)
+    assert (found.kill, found.reason) == (first.kill, "budget")
+
+
+def test_run_deadline_precedes_modals_limit() -> None:
+    for used in (0.0, 100.0, 80000.0):
+        each = watchdog.attempt_timeout(86400.0, used, watchdog.MAX_ATTEMPT_S)
+        found = watchdog.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
+        assert found.stop < found.kill <= each
+        assert found.reason == "run-timeout"  # no further attempt for the last minutes
+
+
+def test_the_cap_is_announced_once_when_most_of_it_is_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(AttemptNotifier, "send", lambda self, text: sent.append(text))
+    notifier = AttemptNotifier.__new__(AttemptNotifier)
+    log = AttemptLog([CloudAttempt("fc-1", "ta-1", 0.0, 3600.0, 10.0, ended=3600.0)])
+    for cap in (None, 13.0, 12.0, 12.0):
+        notifier.warn_of_cap(log, cap)
+    assert sent == ["has spent $10.00 of its $12.00 limit"]

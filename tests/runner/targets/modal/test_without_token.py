@@ -1,4 +1,4 @@
-"""Tests without a Modal token: plans still work; commands that need Modal name the token."""
+"""Without a Modal token, plans still work, and commands that need Modal name the token."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from click.testing import CliRunner, Result
 
 from runner.cli import main
 from runner.console import CliContext
+from runner.targets.modal.client import NEW_TOKEN
 from tests.runner.targets.modal.conftest import make_checkout
 
 PIPELINE = """\
 name: pipe
 dir: work
-keep: {data: data}
+persist: {data: data}
 stages:
   prepare:
     command: python prepare.py
@@ -53,12 +54,13 @@ def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Re
     "words",
     ["tiny", "sample --name cl", "sample", "evaluate --name cl", "pipeline p.yaml --dir work"],
 )
-def test_plan_says_that_there_is_no_token(
+def test_plan_reports_the_missing_token(
     words: str, type_: Callable[[str], Result], checkout: Path
 ) -> None:
     (checkout / "p.yaml").write_text(PIPELINE)
     (checkout / "work").mkdir()
-    (checkout / "work" / "prepare.py").touch()
+    for script in ("prepare.py", "train.py"):
+        (checkout / "work" / script).touch()
     planned = type_(f"cloud {words} --dry-run")
     assert planned.exit_code == 0, planned.stderr
     assert "no Modal token, so the runs and data there are unknown" in " ".join(
@@ -66,14 +68,16 @@ def test_plan_says_that_there_is_no_token(
     )
 
 
-@pytest.mark.parametrize("line", ["cloud sample --name cl -y", "resume cl --target cloud"])
+@pytest.mark.parametrize(
+    "line", ["cloud sample --name cl -y", "cloud sample --name cl", "resume cl --target cloud"]
+)
 def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: Path) -> None:
     run = checkout / "volumes" / "checkpoints" / "cl"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"name": "cl", "status": "finished"}')
     refused = type_(line)
     assert refused.exit_code == 1
-    assert "error: this machine has no Modal token; type: modal token new" in refused.stderr
+    assert f"error: this machine has no Modal token; type: {NEW_TOKEN}" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -82,10 +86,10 @@ def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: 
 def test_transfer_names_the_token(line: str, type_: Callable[[str], Result]) -> None:
     refused = type_(line)
     assert refused.exit_code == 1
-    assert refused.stderr == "error: this machine has no Modal token; type: modal token new\n"
+    assert refused.stderr == f"error: this machine has no Modal token; type: {NEW_TOKEN}\n"
 
 
 def test_missing_path_is_reported_before_the_token(type_: Callable[[str], Result]) -> None:
     refused = type_("push data /nope")
     assert refused.exit_code == 102
-    assert "/nope exists neither in" in refused.stderr
+    assert "/nope does not exist" in refused.stderr

@@ -1,0 +1,1 @@
+"""Tokens and scores from a network; the trainer and `serving` use it."""

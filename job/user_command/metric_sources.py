@@ -1,0 +1,271 @@
+r"""The metrics of a command: in its output, and in the files that it writes.
+
+``--metric loss='loss ([\d.]+)'`` gives a pattern of the output. The pattern ``step`` gives the
+position of the values, in its group ``step`` or else in the first one. The groups ``total``,
+``epoch`` and ``per_epoch`` are optional: the steps of the run, the number of the epoch, and the
+steps of each epoch. The files are ``metrics.jsonl`` and TensorBoard's event files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LINE_END = re.compile(rb"[\r\n]")
+
+# Of a line that is searched: a careless expression takes time quadratic in its length.
+MAX_LINE_BYTES = 2000
+
+STEP, MAX_STEPS = "step", "max_steps"
+
+
+class MetricRow(NamedTuple):
+    """Values that belong to one step; ``max_steps`` is 0 if it is unknown."""
+
+    step: int
+    max_steps: int
+    values: dict[str, float]
+
+
+class StepCounter:
+    """Steps that never decrease, from printed ones that begin again in each epoch."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.max_steps = 0
+        self._printed = 0
+        self._before = 0  # in earlier epochs
+        self._epoch: int | None = None
+
+    def read(self, match: re.Match[str]) -> None:
+        """Take the step from a match of its pattern."""
+        groups = {name: _integer(text) for name, text in match.groupdict().items()}
+        printed = groups["step"] if "step" in groups else _integer(match[1])
+        total, epoch = groups.get("total"), groups.get("epoch")
+        if printed is None or (total and self.max_steps and total != self.max_steps):
+            return  # another progress bar, such as that of an evaluation
+        self.max_steps = total or self.max_steps
+        if epoch != self._epoch if self._epoch is not None else printed < self._printed // 2:
+            self._before += groups.get("per_epoch") or self._printed
+        self._printed, self._epoch = printed, epoch
+        self.step = max(self.step, self._before + printed)
+
+
+class OutputMetrics:
+    """Finds metrics in chunks of output, which threads add."""
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        compiled = {name: re.compile(pattern) for name, pattern in patterns.items()}
+        self._step = compiled.pop(STEP, None)
+        self._max_steps = compiled.pop(MAX_STEPS, None)
+        self._patterns = compiled
+        self._counter = StepCounter()
+        self._rests: dict[object, bytes] = {}  # per pipe, the incomplete line
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def add(self, pipe: object, chunk: bytes) -> None:
+        """Add output of one pipe; its last line may be incomplete."""
+        *lines, rest = LINE_END.split(self._rests.get(pipe, b"") + chunk)
+        self._rests[pipe] = rest[:MAX_LINE_BYTES]
+        for line in lines:
+            if line:
+                self._lines.put(line[:MAX_LINE_BYTES])
+
+    def rows(self) -> Iterator[MetricRow]:
+        """Yield the metrics of the lines added since the last call."""
+        while not self._lines.empty():
+            row = self._read(self._lines.get().decode(errors="replace"))
+            if row is not None:
+                yield row
+
+    def _read(self, line: str) -> MetricRow | None:
+        if self._step is not None and (match := self._step.search(line)):
+            self._counter.read(match)
+        if self._max_steps is not None and (match := self._max_steps.search(line)):
+            self._counter.max_steps = _integer(match[1]) or 0
+        found = {name: pattern.search(line) for name, pattern in self._patterns.items()}
+        values = {
+            name: number
+            for name, match in found.items()
+            if match and (number := parse_number(match[1])) is not None
+        }
+        if not values:
+            return None
+        if self._step is None:
+            self._counter.step += 1
+        return MetricRow(self._counter.step, self._counter.max_steps, values)
+
+
+def parse_number(text: str | None) -> float | None:
+    """Return the number in ``2.31``, ``1,024`` or ``41.5%``; None for any other text."""
+    text = (text or "").replace(",", "")
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def pattern_problem(name: str, pattern: str) -> str:
+    """Return why a pattern can't be used; '' if it can."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{0,40}", name):
+        return f"invalid name '{name}'; use letters, digits, _ and /"
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        return f"invalid regular expression {pattern!r}: {error}"
+    if not groups:
+        return f"{pattern!r} has no group; put the number in parentheses: {name} ([\\d.]+)"
+    return ""
+
+
+SCAN_INTERVAL_S = 10.0  # between two searches for new files
+MAX_SCANNED = 2000  # files of one place: a search of a large folder on a network volume takes long
+
+METRICS_NAME = "metrics.jsonl"
+EVENT_NAME = "tfevents"
+STEP_KEYS = ("step", "_step", "global_step", "iter", "iteration", "iter_num")
+
+Read = Callable[[], Iterable[MetricRow]]
+
+
+class MetricFiles:
+    """Reads this attempt's values from the metric files of ``places`` and of ``out``.
+
+    The run's own files in ``out`` are skipped, unless the command writes ``metrics.jsonl`` there.
+    """
+
+    def __init__(self, places: Sequence[Path], out: Path) -> None:
+        self.has_rows = False
+        self.owns_metrics_file = False  # the command writes the run's metrics.jsonl itself
+        self._places = (*places, out)
+        self._out = out
+        self._readers: dict[Path, Read] = {}
+        self._scanned = time.monotonic()
+        for path in self._find():  # of earlier attempts
+            self._readers[path] = _no_rows if EVENT_NAME in path.name else JsonLines(path).read
+            _exhaust(self._readers[path]())
+        own = out / METRICS_NAME
+        self._own_size = own.stat().st_size if own.exists() else 0
+
+    def poll(self, is_last: bool) -> list[MetricRow]:
+        """Return the new rows, in the order of their steps."""
+        if is_last or time.monotonic() - self._scanned > SCAN_INTERVAL_S:
+            self._scanned = time.monotonic()
+            for path in self._find():
+                if path not in self._readers:
+                    is_events = EVENT_NAME in path.name
+                    self._readers[path] = event_reader(path) if is_events else JsonLines(path).read
+        self._check_own_file()
+        rows = [row for read in self._readers.values() for row in read()]
+        self.has_rows |= bool(rows)
+        return sorted(rows, key=lambda row: row.step)
+
+    def _check_own_file(self) -> None:
+        """Read the run's metrics.jsonl if it grew before this process wrote to it."""
+        own = self._out / METRICS_NAME
+        if self.owns_metrics_file or self.has_rows or self._own_size < 0 or not own.exists():
+            return
+        if own.stat().st_size != self._own_size:
+            self.owns_metrics_file = True
+            self._readers[own] = JsonLines(own, self._own_size).read
+
+    def leave_own_file(self) -> None:
+        """Stop watching the run's metrics.jsonl: this process writes it now."""
+        self._own_size = -1
+
+    def _find(self) -> Iterator[Path]:
+        for place in self._places:
+            seen = 0
+            for inside, folders, names in os.walk(place):
+                if Path(inside) == self._out:
+                    folders[:] = [name for name in folders if name != "tensorboard"]
+                for name in names:
+                    path = Path(inside) / name
+                    is_own = path.parent == self._out
+                    if EVENT_NAME in name or (name == METRICS_NAME and not is_own):
+                        yield path
+                seen += len(names)
+                if seen > MAX_SCANNED:
+                    break
+
+
+class JsonLines:
+    """New lines of a file of JSON objects with a step."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path, self._at, self._rest = path, start, b""
+
+    def read(self) -> Iterator[MetricRow]:
+        """Yield the rows since the last call."""
+        try:
+            if self._path.stat().st_size < self._at:  # rewritten
+                self._at, self._rest = 0, b""
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                new = file.read()
+        except OSError:
+            return
+        self._at += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and (found := _row(row)) is not None:
+                yield found
+
+
+def _row(row: Mapping[str, Any]) -> MetricRow | None:
+    step = next((row[key] for key in STEP_KEYS if isinstance(row.get(key), int | float)), None)
+    prefix = f"{row['kind']}/" if isinstance(row.get("kind"), str) else ""
+    values = {
+        f"{prefix}{key}": float(value)
+        for key, value in row.items()
+        if key not in STEP_KEYS and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return MetricRow(int(step), 0, values) if step is not None and values else None
+
+
+def event_reader(path: Path) -> Read:
+    """Return a function that reads the new scalars of TensorBoard's event file."""
+    try:
+        from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+        loader = LegacyEventFileLoader(str(path))
+    except Exception as error:  # packages that the user installed can break it
+        print(f"runner: can't read {path.name}: {error}", file=sys.stderr, flush=True)
+        return _no_rows
+
+    def read() -> Iterator[MetricRow]:
+        for event in loader.Load():
+            values = {}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    values[value.tag] = float(value.simple_value)
+                elif len(value.tensor.float_val) == 1:
+                    values[value.tag] = float(value.tensor.float_val[0])
+            if values:
+                yield MetricRow(int(event.step), 0, values)
+
+    return read
+
+
+def _no_rows() -> Iterable[MetricRow]:
+    return ()
+
+
+def _exhaust(rows: Iterable[MetricRow]) -> None:
+    for _ in rows:
+        pass

@@ -1,0 +1,101 @@
+"""Change settings of a live training run, or write a checkpoint now, without a restart.
+
+\b
+  runner set my_run log_every=1 sample_every=500
+  runner set my_run --checkpoint
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from job.format import runner_command
+from runner import completion
+from runner.console import CliContext
+
+if TYPE_CHECKING:
+    from job.recipe import Recipe
+    from runner.runs.find import ResolvedRun
+
+
+@click.command(help=__doc__)
+@click.argument("run", shell_complete=completion.runs)
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--checkpoint", is_flag=True, help="Write a checkpoint now, and wait for it.")
+@click.pass_obj
+def command(cli: CliContext, run: str, settings: tuple[str, ...], checkpoint: bool) -> int:
+    import uuid
+
+    from job.live_request import LiveRequest, check_live_settings
+    from runner.errors import RunnerError, usage
+    from runner.runs.find import find_run
+    from runner.runs.store import recipe_of, record_of, step_of
+    from runner.system import wait_until
+
+    if "=" in run:
+        raise usage(f"'{run}' is a setting, and no run is named; type `runner set RUN {run}`")
+    if not settings and not checkpoint:
+        raise usage("nothing to do; give settings (log_every=1), or --checkpoint")
+    found = find_run(cli, run)
+    state, target = found.state, found.target
+    if state.job != "train":
+        raise RunnerError(
+            f"run '{run}' has job {state.job}; `runner set` changes only training runs"
+        )
+    files = target.files("checkpoints")
+    recipe = recipe_of(files, run, section="train")
+    changed = recipe_of(files, run, settings, "train")
+    if not state.alive:
+        raise RunnerError(
+            f"run '{run}' is not running (status: {state.status})"
+            + _remedy(found, recipe, changed, settings)
+        )
+    if recipe is None or changed is None:
+        raise RunnerError(f"run '{run}' is still starting; try again when it trains")
+    check_live_settings(recipe, changed, state.step)
+    request = LiveRequest(uuid.uuid4().hex, checkpoint, list(settings))
+    target.send_request(run, request.to_json())
+    answer: dict[str, object] = {}
+
+    def is_answered() -> bool:
+        record = record_of(files, run)
+        if record is not None and record.request.get("id") == request.id:
+            answer.update(record.request)
+        is_written = "step" in answer and (step_of(files, run) or 0) >= int(str(answer["step"]))
+        return "error" in answer or ("step" in answer and (is_written or not checkpoint))
+
+    wait_until(
+        is_answered,
+        ANSWER_TIMEOUT_S,
+        f"run '{run}' has not answered within {ANSWER_TIMEOUT_S:.0f} s; it applies the request "
+        f"before its next step; `runner status {run}` shows if it is alive",
+    )
+    if "error" in answer:
+        raise RunnerError(str(answer["error"]))
+    done = [*settings, *(["checkpoint written"] if checkpoint else [])]
+    cli.info(f"run '{run}', step {answer['step']}: {', '.join(done)}")
+    return 0
+
+
+def _remedy(
+    found: ResolvedRun, recipe: Recipe | None, changed: Recipe | None, settings: Sequence[str]
+) -> str:
+    """Return the command that trains with ``settings``: resume the run, or start a new one."""
+    from job.compatibility import other_recipe
+
+    state, words = found.state, shlex.join(settings)
+    if recipe is None or changed is None or not settings:
+        return ""
+    can_resume = state.step < changed.train.max_steps
+    if can_resume and not other_recipe(state.run, recipe, changed, found.target.name, state.step):
+        return f"; change a setting when you resume it: `runner resume {state.run} {words}`"
+    line = f"{runner_command(found.target.name)} {state.recipe or 'RECIPE'} {words}"
+    return f"; to train with {words}, start a new run: `{line} --name NEW-NAME`"
+
+
+# A container on Modal polls every 3 s and commits its volume at least once a minute.
+ANSWER_TIMEOUT_S = 180.0

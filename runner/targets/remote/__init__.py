@@ -1,0 +1,1 @@
+"""The target ``remote:BOX``: a Docker engine of another machine, reached by ssh or a context."""

@@ -1,0 +1,189 @@
+"""Talk to a trained network; it stays loaded between texts.
+
+    python -m serving.chat                                   # the newest run
+    python -m serving.chat --name my_run temperature=0.5
+    python -m serving.chat --model exported/                 # also gpt2 or hf://OWNER/NAME
+    echo "def " | python -m serving.chat --json
+
+With a chat template the conversation is remembered; otherwise each text is completed on its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+
+from corpus.samples import TextStream
+from inference.engine import Engine
+from job.arguments import add_device, argument_parser, parse, run, say
+from job.exit_status import ExitStatus, UserError
+from job.format import did_you_mean, sanitize
+from job.recipe import SampleConfig
+from serving.load import LoadedModel, Message, load_model
+
+SETTINGS = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
+HELP = f"""\
+/{" N  /".join(SETTINGS)} N   change a setting; null removes a limit
+/settings   show the settings        /reset   forget the conversation
+/exit or Ctrl-D   leave              Ctrl-C   end the text"""
+
+
+class Conversation:
+    """A loaded model, the settings, and the messages so far."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.settings = model.sample
+        self.messages: list[Message] = []
+        self.texts = 0  # each text has the next seed
+        self.finish: str | None = None
+        self.engine = Engine(model.network, model.num_tokens, model.ends, slots=1)
+
+    def answer(self, prompt: str) -> Iterator[str]:
+        """Yield the text after ``prompt`` in pieces; closing the iterator ends the text."""
+        template = self.model.template
+        if template is not None:
+            self.messages.append({"role": "user", "content": prompt})
+            tokens = template.encode(self.messages, self.model.tokenizer)
+        else:
+            tokens = self.model.encode(prompt)
+        request = self.engine.add(tokens, self.settings, self.settings.seed + self.texts)
+        self.texts += 1
+        stream, said = TextStream(self.model.tokenizer), ""
+        try:
+            while request.finish is None:
+                self.engine.step()
+                if request.token is not None:
+                    said += (piece := stream.push(request.token))
+                    yield piece
+            said += (piece := stream.close())
+            yield piece
+        finally:
+            request.is_cancelled, self.finish = True, request.finish
+            if template is not None:
+                self.messages.append({"role": "assistant", "content": said})
+
+    def change(self, name: str, text: str) -> None:
+        """Change a setting. Raises UserError for a bad value."""
+        if name not in SETTINGS:
+            raise UserError(f"no command /{name}{did_you_mean(name, SETTINGS)}; /help lists them")
+        value = None
+        with suppress(ValueError):
+            value = json.loads(text)
+        try:
+            # Not model_copy, which checks nothing.
+            self.settings = SampleConfig(**{**self.settings.model_dump(), name: value})
+        except ValidationError as error:
+            raise UserError(f"/{name} {text}: {error.errors()[0]['msg']}") from None
+        self.texts = 0
+
+    def reset(self) -> None:
+        """Forget the messages, and start again from the seed."""
+        self.messages, self.texts = [], 0
+
+
+def talk(conversation: Conversation, read: Callable[[str], str], out: TextIO) -> None:
+    """Answer what ``read`` returns until it raises EOFError or the user leaves."""
+    shown = sanitize if out.isatty() else str
+    while True:
+        try:
+            line = read("> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("\n/exit or Ctrl-D leaves")
+            continue
+        if line.startswith("/"):
+            name, _, value = line[1:].strip().partition(" ")
+            if name in ("exit", "quit"):
+                return
+            _command(conversation, name, value.strip())
+            continue
+        try:
+            if conversation.model.template is None:
+                out.write(shown(line))
+            for piece in conversation.answer(line):
+                out.write(shown(piece))
+                out.flush()
+        except KeyboardInterrupt:
+            say(" (ended)")
+        except UserError as error:
+            say(f"error: {error}")
+        out.write("\n\n")
+        out.flush()
+
+
+def _command(conversation: Conversation, name: str, value: str) -> None:
+    if name == "reset":
+        conversation.reset()
+    elif name == "settings":
+        say("  ".join(f"{key} {getattr(conversation.settings, key)}" for key in SETTINGS))
+    elif name == "help" or not name:
+        say(HELP)
+    else:
+        try:
+            conversation.change(name, value)
+        except UserError as error:
+            say(f"error: {error}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, talk, and return the exit status."""
+    parser = argument_parser("serving.chat", __doc__ or "")
+    parser.add_argument("--name", metavar="RUN", help="default: the newest run")
+    parser.add_argument("--model", metavar="DIR", help="an exported folder, or gpt2")
+    parser.add_argument("--prompt-file", metavar="FILE", help="complete the text of FILE")
+    add_device(parser)
+    return run(_main, parse(parser, argv))
+
+
+def _main(arguments: Namespace) -> ExitStatus:
+    prompt = _given_prompt(arguments.prompt_file)
+    model = load_model(arguments.name, arguments.model, arguments.overrides, arguments.device)
+    conversation = Conversation(model)
+    if prompt is None:
+        kind = "chat template" if model.template is not None else "completion"
+        say(f"{model.name} ({kind}); /help lists the commands")
+        with suppress(ImportError):
+            import readline  # noqa: F401  # input() then edits lines and has a history
+        talk(conversation, input, sys.stdout)
+        return ExitStatus.DONE
+    started, text = time.monotonic(), ""
+    for piece in conversation.answer(prompt):
+        text += piece
+        if not arguments.json:
+            print(sanitize(piece) if sys.stdout.isatty() else piece, end="", flush=True)
+    if not arguments.json:
+        print()
+        return ExitStatus.DONE
+    result = {
+        "model": model.name,
+        "prompt": prompt,
+        "text": text,
+        "finish": conversation.finish,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    print(json.dumps(result, ensure_ascii=False))
+    return ExitStatus.DONE
+
+
+def _given_prompt(file: str | None) -> str | None:
+    """Return the text of ``file`` or of a stdin that is not a terminal; None to ask the user."""
+    if file is not None:
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--prompt-file {file}: {error}") from None
+    return None if sys.stdin.isatty() else sys.stdin.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

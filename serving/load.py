@@ -1,0 +1,208 @@
+"""Load the network to use: a run, an exported folder, or GPT-2 in a folder or on the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from corpus import DataError, Monitor
+from corpus.hub import download_weights
+from corpus.samples import encode_prompt
+from corpus.tokenizers import GPT2Tokenizer, Tokenizer, from_meta
+from job.arguments import say
+from job.exit_status import RecipeError, UserError
+from job.paths import VolumePaths
+from job.pretrained import pretrained, read_gpt2_config
+from job.recipe import ModelConfig, SampleConfig
+from model import device as devices
+from model.checkpoint import Tensors
+from model.gpt import GPT
+from model.load_run import open_run, read_gpt2
+from serving.export import LAYER_NAMES, NAMES, OWN_SECTION, PROJECTIONS
+
+Message = dict[str, str]  # role, content
+
+
+class ChatTemplate:
+    """A Jinja template that turns messages into text, as transformers applies it.
+
+    ``special`` has the tokens of a fixed text, such as <|im_start|>.
+    """
+
+    def __init__(self, source: str, special: dict[str, int], variables: dict[str, str]) -> None:
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        self.template = environment.from_string(source)
+        self.special, self.variables = special, variables
+        longest_first = sorted(special, key=len, reverse=True)
+        self.pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def encode(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
+        """Return the tokens of a conversation up to where the assistant answers."""
+        text = self.template.render(messages=messages, add_generation_prompt=True, **self.variables)
+        tokens: list[int] = []
+        for part in filter(None, self.pattern.split(text)):
+            if part in self.special:
+                tokens.append(self.special[part])
+            else:
+                tokens += tokenizer.encode(part).tolist()
+        return tokens
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network that is ready to generate."""
+
+    name: str
+    network: GPT
+    tokenizer: Tokenizer
+    sample: SampleConfig  # the settings that a request does not name
+    template: ChatTemplate | None = None
+    created: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens that may be drawn; padding rows come after them."""
+        special = self.template.special.values() if self.template is not None else ()
+        return max(self.tokenizer.vocab_size, *(token + 1 for token in special), 0)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Return the tokens that end a text."""
+        eot = () if self.tokenizer.eot is None else (self.tokenizer.eot,)
+        if self.template is None:
+            return frozenset(eot)
+        token = self.template.special.get(self.template.variables.get("eos_token", ""))
+        return frozenset(eot if token is None else (*eot, token))
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return a prompt's tokens. Raises ValueError for a character outside the vocabulary."""
+        return encode_prompt(prompt, self.tokenizer)
+
+
+def load_model(
+    run: str | None, source: str | None, overrides: list[str], device: str | None
+) -> LoadedModel:
+    """Load ``source``, a folder or a model on the Hub; without one a run, by default the newest."""
+    if source is None:
+        trained = open_run(run, overrides, device)
+        template = read_template(trained.folder / "huggingface") or read_template(trained.folder)
+        created = int((trained.folder / "recipe.yaml").stat().st_mtime)
+        name, network, tokenizer = trained.folder.name, trained.network, trained.tokenizer
+        return LoadedModel(
+            name, network.eval(), tokenizer, trained.recipe.sample, template, created
+        )
+    locations = VolumePaths.current()
+    locations.set_defaults()
+    sample = _sample_settings(overrides)
+    try:
+        hub = pretrained(source)
+        folder = Path(source)
+        if hub is not None:
+            check = lambda path: read_gpt2_config(path, source)  # noqa: E731
+            monitor = Monitor(lambda event: say(str(event)) if isinstance(event, str) else None)
+            # _read_folder compares the vocabulary, once the weights are there.
+            folder = download_weights(hub, locations.cache, check, lambda path: None, monitor)
+        network, tokenizer = _read_folder(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{source}: {error}") from None
+    created = int((folder / "config.json").stat().st_mtime)
+    network = network.to(devices.pick_device(device, 0)).eval()
+    name = hub.repository if hub is not None else folder.name
+    return LoadedModel(name, network, tokenizer, sample, read_template(folder), created)
+
+
+def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
+    """Return the network and the tokenizer of an export or of GPT-2; ValueError for others."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        own = config.get(OWN_SECTION)
+    except (OSError, ValueError, AttributeError):
+        raise ValueError(
+            "not a run and not a folder with Hugging Face's config.json; `runner runs` lists the "
+            "runs"
+        ) from None
+    rows = int(config.get("vocab_size") or 0)
+    if own is None or config.get("model_type") == "gpt2":
+        shape = read_gpt2_config(folder / "config.json", "config.json")
+        rows = shape.pop("vocab_size")
+        tokenizer = from_meta(own["tokenizer"]) if own else GPT2Tokenizer()
+        network = GPT(ModelConfig(**shape), rows)
+        network.load_state_dict(read_gpt2(folder, network, tokenizer))
+        return network, tokenizer
+    try:
+        network = GPT(ModelConfig(**own["model"]), rows)
+        tokenizer = from_meta(own["tokenizer"])
+        weights = _own_names(load_file(folder / "model.safetensors"), network)
+        network.load_state_dict(weights)
+    except (LookupError, TypeError, ValidationError, RuntimeError) as error:
+        raise ValueError(f"damaged export: {error}; export the run again") from None
+    return network, tokenizer
+
+
+def _own_names(weights: Tensors, network: GPT) -> Tensors:
+    """Return the weights under this project's names: the inverse of ``nanochat_weights``."""
+    own = {name: weights[theirs] for name, theirs in NAMES.items() if theirs in weights}
+    own.setdefault("smear", torch.zeros(network.config.n_embd))
+    for n in range(network.config.n_layer):
+        prefix = f"model.layers.{n}."
+        for name, theirs in LAYER_NAMES.items():
+            own[f"h.{n}.{name}"] = weights[prefix + theirs]
+        parts = [weights[prefix + part] for part in PROJECTIONS]
+        own[f"h.{n}.attn.c_attn.weight"] = torch.cat(parts)
+    return own
+
+
+def _sample_settings(overrides: list[str]) -> SampleConfig:
+    """Return the settings of the section ``sample``, from words such as temperature=0.5."""
+    values: dict[str, Any] = {}
+    for word in overrides:
+        key, _, text = word.partition("=")
+        name = key.removeprefix("sample.")
+        if name not in SampleConfig.model_fields:
+            known = ", ".join(SampleConfig.model_fields)
+            raise RecipeError(f"unknown setting '{key}'; the settings are {known}")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    try:
+        return SampleConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(
+            f"{first['loc'][0] if first['loc'] else 'sample'}: {first['msg']}"
+        ) from None
+
+
+def read_template(folder: Path) -> ChatTemplate | None:
+    """Return the chat template of a Hugging Face folder; None if it has none."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        described = json.loads((folder / "tokenizer.json").read_bytes())
+        special = {each["content"]: int(each["id"]) for each in described.get("added_tokens") or ()}
+        file = folder / "chat_template.jinja"
+        source = file.read_text() if file.exists() else config.get("chat_template")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    if not isinstance(source, str):
+        return None
+    names = {name: config.get(name) for name in ("bos_token", "eos_token")}
+    variables = {
+        name: token["content"] if isinstance(token, dict) else str(token or "")
+        for name, token in names.items()
+    }
+    from jinja2 import TemplateError
+
+    try:
+        return ChatTemplate(source, special, variables)
+    except TemplateError as error:
+        raise DataError(f"{folder}: invalid chat template: {error}") from None
