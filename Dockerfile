@@ -19,7 +19,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-# torch gets its own first layer: it has 5 GB with CUDA, and no other pin rebuilds it.
+# torch gets its own first layer: it is 5 GB with CUDA, and no other pin rebuilds it.
 RUN pip install torch==2.13.0
 
 # All other packages, including torch's dependencies, at the locked versions and hashes.

@@ -41,14 +41,14 @@ clean: ## remove .venv and caches, but not volumes/
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # Install an extra of pyproject.toml; again whenever pyproject.toml changes.
-.venv/with-%: pyproject.toml .venv/place
+.venv/with-%: pyproject.toml .venv/path
 	$(pip) $(torch)
 	$(pip) --quiet --editable '.[$*]'
 	@touch $@
 
 # The path of .venv. Its scripts hold that path in their first line, so a checkout that was moved
 # must be installed again. This Makefile starts none of them, because the old path is gone then.
-.venv/place: always | .venv/bin/pip
+.venv/path: always | .venv/bin/pip
 	@here="$$(cd .venv && pwd -P)"; [ "$$(cat $@ 2>/dev/null)" = "$$here" ] || echo "$$here" > $@
 
 # pip in a virtual environment. Debian ships Python without ensurepip: use the host's pip there.

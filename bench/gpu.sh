@@ -1,27 +1,26 @@
 #!/usr/bin/env bash
-# Take all figures of a machine with a GPU and no network. Each result is on the disk at once.
+# Measure everything on a machine with a GPU and no network. Each result is written at once.
 #
-#   bench/gpu.sh carry         # where there is a network: collect what is needed in .carry/
+#   bench/gpu.sh carry         # on a machine with a network: collect texts and packages in .carry/
 #   bench/gpu.sh check first   # on the GPU: half a minute of checks, then the most important part
 #   bench/gpu.sh second        # also third, fourth
 #
 # `carry` copies the texts and tiktoken's files from DATA, nanoGPT and nanochat from BASELINES, and
 # downloads packages that a machine with torch and transformers may lack: pydantic, pydantic_core
 # (the version that pydantic names), annotated-types, typing-inspection and plotext<6, for the
-# Python that PYTHON_VERSION names (3.12). All parts read .carry/ if it is there. git ignores it, so
-# name it if you copy the checkout by git.
+# Python that PYTHON_VERSION names (3.12). All parts read .carry/ if it exists. git ignores it: copy
+# it separately if you clone the checkout.
 #
-# check   ends the call if something is missing or does not run
+# check   exits if something is missing or does not run
 # first   kernels (where the time goes), speed (ours first), memory, steps
 # second  losses on novels, ours and nanoGPT's; ONLY=ours,nanochat,hf chooses others; with the OUT
 #         of an earlier call it continues
 # third   Shakespeare, checkpoints, ours next to nanochat
 # fourth  attention kernels, windows and compilation against the default
 #
-# MINUTES (9) bounds a call; the minutes of each bench are estimates for an H200 with an empty
-# cache. A part that fails or is skipped loses no other part's results. ALLOW_MISSING=1 continues
-# without texts or baselines. OUT (bench-results.jsonl) may be a folder. DEVICE=cpu TINY=1 is a dry
-# run.
+# MINUTES (9) limits a call; the minutes of each bench are estimates for an H200 with an empty
+# cache. If a part fails or is skipped, the others still run. ALLOW_MISSING=1 continues without
+# texts or baselines. OUT (bench-results.jsonl) may be a folder. DEVICE=cpu TINY=1 is a dry run.
 set -u
 cd "$(dirname "$0")/.." || exit
 carried=.carry
@@ -81,13 +80,13 @@ nanogpt=("${all[@]}")
 has_transformers='import importlib.util as u, sys; sys.exit(not u.find_spec("transformers"))'
 "$python" -c "$has_transformers" && all+=(--baseline hf)
 
-# bench MINUTES ARGS ...: run a bench for at most MINUTES and at most the time that is left.
+# bench MINUTES ARGS ...: run a bench for at most MINUTES, or the remaining time if that is less.
 bench() {
     local left=$((end - SECONDS)) most=$(($1 * 60))
     shift
     [ "$left" -lt "$most" ] && most=$left
     if [ "$most" -lt 25 ]; then
-        echo "skipped, the time is spent: bench $*" >&2
+        echo "skipped, no time left: bench $*" >&2
         return
     fi
     echo "== bench $* ($most s)" >&2

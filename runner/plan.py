@@ -1,6 +1,6 @@
 """The state of a target before a launch, and the plan of the launch.
 
-Planning/ derives one from the other.
+``runner/planning`` derives the plan from the state.
 """
 
 from __future__ import annotations

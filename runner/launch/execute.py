@@ -207,7 +207,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
     found = [
         ("run", f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{detached})"),
-        ("does", "; ".join(plan.steps)),
+        ("actions", "; ".join(plan.steps)),
         ("recipe", plan.recipe or ""),
         ("changed", " ".join(plan.overrides)),
         ("command", shlex.join(process.command)),
