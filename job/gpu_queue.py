@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -54,10 +54,9 @@ class Ticket:
     taken: tuple[str, ...] = ()  # () while it waits
     order: float = 0.0  # the lowest one is first
 
-    def enqueued(self, environ: Mapping[str, str]) -> Ticket:
-        """Return the ticket as the last one in the queue, for the GPUs visible in ``environ``."""
-        visible = tuple(visible_gpus(self.gpus, environ))
-        return replace(self, visible=visible or (WHOLE_MACHINE,), order=time.time())
+    def enqueued(self, visible: Iterable[str]) -> Ticket:
+        """Return the ticket as the last one in the queue, for the GPUs of `visible_gpus`."""
+        return replace(self, visible=(*visible,) or (WHOLE_MACHINE,), order=time.time())
 
 
 def visible_gpus(count: int, environ: Mapping[str, str]) -> dict[str, str]:
@@ -198,8 +197,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitStatus.INTERRUPTED))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitStatus.INTERRUPTED))
     queue, command = Path(sys.argv[1]), sys.argv[2:]
-    ticket = read_json(Ticket, os.environ.pop(TICKET_VARIABLE)).enqueued(os.environ)
+    ticket = read_json(Ticket, os.environ.pop(TICKET_VARIABLE))
     names = visible_gpus(ticket.gpus, os.environ)
+    ticket = ticket.enqueued(names)
     if ticket.visible != (WHOLE_MACHINE,) or ticket.access == GpuAccess.QUEUE:
         try:
             gpus, file = take_gpus(queue, ticket)

@@ -142,12 +142,6 @@ class RunRecord:
         return {name: value for name, value in items if isinstance(value, int | float)}
 
     @property
-    def tags(self) -> tuple[str, ...]:
-        """Return the tags of all launches, each one once."""
-        every = (attempt.launch.get("tags") or () for attempt in self.attempts)
-        return tuple(dict.fromkeys(str(tag) for tags in every for tag in tags))
-
-    @property
     def recipe(self) -> str:
         """Return the name of the recipe; '' for other jobs."""
         return str(self.attempts[-1].launch.get("recipe") or "") if self.attempts else ""

@@ -87,7 +87,7 @@ class RunInfo:
     result: dict[str, Any] = field(default_factory=dict)  # of an experiment
     trackers: dict[str, str] = field(default_factory=dict)  # the run's page in each
     queue_place: int | None = None  # 1 for the next one
-    tags: tuple[str, ...] = ()  # of all attempts
+    tags: tuple[str, ...] = ()
     recipe: str = ""  # its name
 
     @property
@@ -235,8 +235,8 @@ class Target(RunSource, Protocol):
         """
         ...
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write the request file of the run, for its trainer (`job.live_request`)."""
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write a small file into the run's folder: a request for its trainer, its tags."""
         ...
 
     def open_shell(

@@ -26,7 +26,7 @@ def command(cli: CliContext, action: str, name: str) -> int:
     from runner.project import find_checkout
     from runner.system import System
     from runner.targets.compose_project import ComposeProject
-    from runner.targets.docker import build_context, image_digest, login_command
+    from runner.targets.docker import build_context, image_digest, transfer_image
     from runner.targets.process import follow_process
 
     if "/" not in name or name.startswith("-"):
@@ -38,14 +38,13 @@ def command(cli: CliContext, action: str, name: str) -> int:
     if follow_process(cli.environ, build, checkout):
         raise RunnerError("building the image failed; fix the error above and try again")
     own = ComposeProject(system, checkout).image("train") or "gpt-runner"
-    docker = str(system.program("docker"))
     # The code is in it too, for engines that can't mount it; other targets mount theirs over it.
     files = {path: checkout / path for path in list_files(checkout, checkout).sizes}
     context = build_context(files, f"FROM {own}\nCOPY . /workspace\n")
     if system.run_visibly(["docker", "build", "--tag", name, "-"], context):
         raise RunnerError("adding the code to the image failed; fix the error above and try again")
-    if follow_process(cli.environ, [docker, "push", name], checkout):
-        raise RunnerError(f"pushing {name} failed; log in first: {login_command(name)}")
+    if problem := transfer_image(system, "push", name):
+        raise RunnerError(f"could not push {name}; {problem}")
     cli.write(image_digest(system, name))
     cli.info(f"use it in place of a build: export GPT_RUNNER_IMAGE={name}")
     return 0

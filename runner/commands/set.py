@@ -3,18 +3,24 @@
 \b
   runner set my_run log_every=1 sample_every=500
   runner set my_run --checkpoint
+  runner set my_run --tag good --untag draft
+
+Tags can be changed for every run, also for one that has ended.
 """
 
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from job.format import runner_command
 from runner import completion
+from runner.cli_options import TAG
 from runner.console import CliContext
 
 if TYPE_CHECKING:
@@ -26,11 +32,21 @@ if TYPE_CHECKING:
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE ...]")
 @click.option("--checkpoint", is_flag=True, help="Write a checkpoint now, and wait for it.")
+@TAG
+@click.option("--untag", multiple=True, metavar="NAME", help="Remove a tag. Repeatable.")
 @click.pass_obj
-def command(cli: CliContext, run: str, settings: tuple[str, ...], checkpoint: bool) -> int:
+def command(
+    cli: CliContext,
+    run: str,
+    settings: tuple[str, ...],
+    checkpoint: bool,
+    tags: tuple[str, ...],
+    untag: tuple[str, ...],
+) -> int:
     import uuid
 
     from job.live_request import LiveRequest, check_live_settings
+    from job.run_record import REQUEST_NAME
     from runner.errors import RunnerError, usage
     from runner.runs.find import find_run
     from runner.runs.store import recipe_of, record_of, step_of
@@ -38,9 +54,15 @@ def command(cli: CliContext, run: str, settings: tuple[str, ...], checkpoint: bo
 
     if "=" in run:
         raise usage(f"'{run}' is a setting, and no run is named; type `runner set RUN {run}`")
-    if not settings and not checkpoint:
-        raise usage("nothing to do; give settings (log_every=1), or --checkpoint")
+    is_tagging, is_changing = bool(tags or untag), bool(settings or checkpoint)
+    if not is_tagging and not is_changing:
+        raise usage("nothing to do; give settings (log_every=1), --checkpoint or --tag")
+    if is_tagging and is_changing:
+        raise usage("change tags in a command of their own, without settings and --checkpoint")
     found = find_run(cli, run)
+    if is_tagging:
+        _change_tags(cli, found, tags, untag)
+        return 0
     state, target = found.state, found.target
     if state.job != "train":
         raise RunnerError(
@@ -58,7 +80,7 @@ def command(cli: CliContext, run: str, settings: tuple[str, ...], checkpoint: bo
         raise RunnerError(f"run '{run}' is still starting; try again when it trains")
     check_live_settings(recipe, changed, state.step)
     request = LiveRequest(uuid.uuid4().hex, checkpoint, list(settings))
-    target.send_request(run, request.to_json())
+    target.write_record(run, REQUEST_NAME, request.to_json())
     answer: dict[str, object] = {}
 
     def is_answered() -> bool:
@@ -79,6 +101,29 @@ def command(cli: CliContext, run: str, settings: tuple[str, ...], checkpoint: bo
     done = [*settings, *(["checkpoint written"] if checkpoint else [])]
     cli.info(f"run '{run}', step {answer['step']}: {', '.join(done)}")
     return 0
+
+
+def _change_tags(
+    cli: CliContext, found: ResolvedRun, added: Sequence[str], removed: Sequence[str]
+) -> None:
+    from job.format import json_text
+    from runner.errors import RunnerError, did_you_mean, not_found
+    from runner.runs.attempts import TAGS_NAME
+    from runner.runs.store import TagRecord
+
+    run, before = found.state.run, found.state.tags
+    if found.state.is_copy:
+        raise RunnerError(
+            f"run '{run}' is on target {found.target.name}, which does not answer; try again later"
+        )
+    for name in removed:
+        if name not in before:
+            hint = did_you_mean(name, before) or f"; its tags: {', '.join(before) or 'none'}"
+            raise not_found(f"run '{run}' has no tag '{name}'{hint}")
+    tags = tuple(name for name in dict.fromkeys((*before, *added)) if name not in removed)
+    content = json_text(asdict(TagRecord(time.time(), tags))) + "\n"
+    found.target.write_record(run, TAGS_NAME, content)
+    cli.info(f"tags of run '{run}': {', '.join(tags) or 'none'}")
 
 
 def _remedy(

@@ -21,6 +21,7 @@ from runner.cli_options import (
     JSON,
     NOTIFY,
     REGION,
+    TAG,
     TIMEOUT,
     TRACKER,
     YES,
@@ -64,6 +65,7 @@ from runner.console import CliContext
 )
 @TIMEOUT
 @REGION
+@TAG
 @TRACKER
 @NOTIFY
 @DEVICE

@@ -17,6 +17,7 @@ from job.typed_json import read_json
 NAME = "cloud.json"
 
 LAUNCH_NAME = "launch.json"  # the last launch, by the runner
+TAGS_NAME = "tags.json"  # of `runner set --tag`
 
 # `runner stop` writes this file next to it: {"call": the call to end}.
 STOP_NAME = "cloud_stop.json"

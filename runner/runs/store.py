@@ -10,7 +10,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from job.run_record import (
 )
 from job.step_folders import LATEST, steps
 from job.typed_json import convert, read_json
-from runner.runs.attempts import LAUNCH_NAME
+from runner.runs.attempts import LAUNCH_NAME, TAGS_NAME
 from runner.system import is_container_id
 from runner.target import (
     LaunchHandle,
@@ -51,6 +51,15 @@ LAUNCH_FILES = {LAUNCH_NAME, EXIT_NAME, "output.txt"}  # in a folder whose job n
 
 SIGNAL_BASE = 128  # signal n ends a process with exit status 128 + n
 SIGKILL_STATUS = SIGNAL_BASE + 9
+
+
+@dataclass(frozen=True)
+class TagRecord:
+    """The contents of ``tags.json``: all tags of the run at a time, in seconds since the epoch."""
+
+    time: float = 0.0
+    tags: tuple[str, ...] = ()
+
 
 # Returns whether a launch is active, and its exit status if only the target knows it.
 ProbeLaunch = Callable[[LaunchHandle], tuple[bool, int | None]]
@@ -152,14 +161,17 @@ def _run_info(
         started=max(starts, default=None),
         ended=attempt.ended if attempt else None,
         folder=str(folder),
-        **recorded_values(record, launch),
+        **recorded_values(record, launch, read_tags(folder)),
     )
 
 
-def recorded_values(record: RunRecord, launch: LaunchHandle | None) -> dict[str, Any]:
+def recorded_values(
+    record: RunRecord, launch: LaunchHandle | None, tags: bytes | None
+) -> dict[str, Any]:
     """Return the fields of `RunInfo` that the record tells on every target.
 
-    The launch knows the tags and the recipe before the job records it.
+    The launch knows the tags and the recipe before the job records it; ``tags`` is the content of
+    tags.json.
     """
     facts = launch.facts if launch is not None else {}
     return {
@@ -171,9 +183,21 @@ def recorded_values(record: RunRecord, launch: LaunchHandle | None) -> dict[str,
         "seconds": record.seconds or None,
         "result": record.result if record.job == "experiment" else {},
         "trackers": record.trackers,
-        "tags": tuple(dict.fromkeys((*record.tags, *facts.get("tags", ())))),
+        "tags": _tags(record, launch, tags),
         "recipe": record.recipe or str(facts.get("recipe", "")),
     }
+
+
+def _tags(record: RunRecord, launch: LaunchHandle | None, content: bytes | None) -> tuple[str, ...]:
+    """Return the tags of `runner set --tag`, and those of all launches since then."""
+    try:
+        chosen = read_json(TagRecord, content or b"{}")
+    except ValueError:  # damaged
+        chosen = TagRecord()
+    launches = [(attempt.started, attempt.launch) for attempt in record.attempts]
+    launches += [(launch.started, launch.facts)] if launch is not None else []
+    newer = (facts.get("tags") or () for started, facts in launches if started > chosen.time)
+    return tuple(dict.fromkeys((*chosen.tags, *(str(tag) for tags in newer for tag in tags))))
 
 
 def derive_status(
@@ -243,6 +267,14 @@ def read_launch(folder: Path) -> LaunchHandle | None:
     """Return the last launch of the run in ``folder``; None if the runner never started it."""
     try:
         return parse_launch((folder / LAUNCH_NAME).read_bytes())
+    except OSError:
+        return None
+
+
+def read_tags(folder: Path) -> bytes | None:
+    """Return the content of ``tags.json`` in the run's folder; None without one."""
+    try:
+        return (folder / TAGS_NAME).read_bytes()
     except OSError:
         return None
 

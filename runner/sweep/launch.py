@@ -63,6 +63,7 @@ class SweepArguments:
     as_json: bool = False
     yes: bool = False
     trackers: tuple[tuple[str, str], ...] = ()
+    tags: tuple[str, ...] = ()
     target_options: TargetOptions = field(default_factory=TargetOptions)
 
 
@@ -83,6 +84,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
         detach=True,
         sweep=name,
         access=GpuAccess.QUEUE,
+        tags=arguments.tags,
         target_options=arguments.target_options,
     )
     check_run_name(f"{name}-000")

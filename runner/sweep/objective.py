@@ -230,6 +230,7 @@ def _common_options(template: Request) -> dict[str, Any]:
         "device": template.device,
         "sweep": template.sweep,
         "access": template.access,
+        "tags": template.tags,
         "detach": template.detach,
         "target_options": template.target_options,
     }

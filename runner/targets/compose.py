@@ -43,9 +43,9 @@ from runner.targets.docker import (
     ensure_setup_image,
     exec_command,
     has_setup_image,
-    login_command,
     prepare_mounts,
     setup_image,
+    transfer_image,
     with_image_digest,
 )
 from runner.targets.local import LocalTarget, inspect_local
@@ -252,18 +252,15 @@ class ComposeTarget(LocalTarget):
 
     def _build(self, image: str) -> None:
         """Build the image, or pull the one that GPT_RUNNER_IMAGE names."""
-        problem = "the image was not built; fix the error above and try again"
         if self.cli.environ.get(IMAGE_VARIABLE) == image:
-            login = login_command(image)
-            problem = f"the image was not pulled; check {IMAGE_VARIABLE}, or log in: `{login}`"
             self.cli.info(f"pulling {image}")
-            code = self.system.run_visibly(["docker", "pull", image])
-        else:
-            self.cli.info("building the image; this takes some minutes, once")
-            command = self.project.command("build", "train")  # all services share one image
-            code = self.system.run_visibly(command, cwd=self.checkout)
-        if code:
-            raise RunnerError(problem)
+            if problem := transfer_image(self.system, "pull", image):
+                raise RunnerError(f"could not pull {image} ({IMAGE_VARIABLE}); {problem}")
+            return
+        self.cli.info("building the image; this takes some minutes, once")
+        command = self.project.command("build", "train")  # all services share one image
+        if self.system.run_visibly(command, cwd=self.checkout):
+            raise RunnerError("the image was not built; fix the error above and try again")
 
     def _run_command(self, plan: Plan, service: str, *options: str) -> list[str]:
         words = [*options, *self.containers.labels(plan.run, plan.job)]

@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ CHECKOUT_LABEL = "gpt-runner.project"
 
 IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # docker-compose.yml reads the name of the image from it
 ENTRYPOINT = "/workspace/container/entrypoint.sh"
+# The answers of registries to a user who is not logged in.
+NOT_LOGGED_IN = re.compile(
+    r"denied|unauthorized|forbidden|basic auth|authentication", re.IGNORECASE
+)
 SETUP_REPOSITORY = "gpt-runner-setup"  # images extended by --setup, one tag each
 
 
@@ -204,6 +210,30 @@ def build_context(files: Mapping[str, Path], dockerfile: str | None = None) -> b
             entry.size = len(dockerfile.encode())
             archive.addfile(entry, io.BytesIO(dockerfile.encode()))
     return buffer.getvalue()
+
+
+def transfer_image(system: System, verb: str, image: str, machine: str = "") -> str:
+    """Run `docker push` or `docker pull`; return the remedy if it fails, else ''.
+
+    ``machine`` is the box on which ``system`` runs it.
+    """
+    done = subprocess.run(
+        system.words(["docker", verb, image]),
+        env=dict(system.environ),
+        stdout=sys.__stderr__,  # shows the progress; stdout belongs to the job
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode == 0:
+        return ""
+    if NOT_LOGGED_IN.search(done.stderr):
+        login = login_command(image)
+        return f"log in first: `{f'ssh -t {machine} {login}' if machine else login}`"
+    where = f" on {machine}" if machine else ""
+    return f"check the image's name and the connection to its registry{where}, then try again"
 
 
 def login_command(image: str) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.files import write_atomically
-from job.gpu_queue import GpuAccess, Ticket, ahead_of, choose_gpus, live_tickets
+from job.gpu_queue import GpuAccess, Ticket, ahead_of, choose_gpus, live_tickets, visible_gpus
 from job.paths import VolumePaths
 from job.ports import listen
 from job.pretrained import weights_of
-from job.run_record import REQUEST_NAME, RunStatus, read_record
+from job.run_record import RunStatus, read_record
 from job.step_folders import discard
 from runner.console import CliContext
 from runner.errors import RunnerError
@@ -148,7 +148,8 @@ class LocalTarget(Target):
         )
         # Compose does not pass the variable on.
         environ = {} if container_path else self.cli.environ
-        enqueued = ticket.enqueued({**environ, **dict(request.target_options.environment)})
+        environ = {**environ, **dict(request.target_options.environment)}
+        enqueued = ticket.enqueued(visible_gpus(gpus, environ))
         ahead = ahead_of(enqueued, live_tickets(folder))
         blocker = ahead[0] if ahead and not choose_gpus(enqueued, ahead) else None
         return QueueState(str(folder), container_path or str(folder), ticket, blocker)
@@ -173,9 +174,9 @@ class LocalTarget(Target):
                 f"can't delete {folder}; a job in a container may own it: delete it with its rights"
             )
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write the request file of the run."""
-        write_atomically(self.volumes.run(run) / REQUEST_NAME, text)
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write a small file into the run's folder."""
+        write_atomically(self.volumes.run(run) / name, text)
 
     def _prepare(self, plan: Plan) -> Path:
         folder = self.volumes.run(plan.run)

@@ -21,6 +21,7 @@ from job.gpu_queue import (
     live_tickets,
     move_first,
     take_gpus,
+    visible_gpus,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,8 @@ class TestRules:
     def test_cuda_visible_devices_limits_the_choice(
         self, gpus: int, environ: dict[str, str], visible: tuple[str, ...]
     ) -> None:
-        assert Ticket("r", "/r", gpus).enqueued(environ).visible == visible
+        names = visible_gpus(gpus, environ)
+        assert Ticket("r", "/r", gpus).enqueued(names).visible == visible
 
 
 def start(queue: Path, ticket: Ticket, *command: str, **variables: str) -> subprocess.Popen[str]:
@@ -100,7 +102,7 @@ class TestProcess:
         assert not list(tmp_path.glob("*.json"))
 
     def test_second_run_is_refused(self, tmp_path: Path) -> None:
-        _, file = take_gpus(tmp_path, ONE.enqueued({}))
+        _, file = take_gpus(tmp_path, ONE.enqueued(["0", "1"]))
         other = replace(ONE, run="other", gpus=1)
         with start(tmp_path, other, "echo", CUDA_VISIBLE_DEVICES="0") as process, file:
             out, err = process.communicate(timeout=60)
@@ -113,7 +115,8 @@ class TestProcess:
     def test_uuid_and_index_name_the_same_gpu(self, tmp_path: Path) -> None:
         tool = tmp_path / "bin" / "nvidia-smi"
         tool.parent.mkdir()
-        tool.write_text("#!/bin/sh\necho '0, GPU-aa11'\necho '1, GPU-bb22'\n")
+        calls = tmp_path / "calls"
+        tool.write_text(f"#!/bin/sh\necho >>{calls}\necho '0, GPU-aa11'\necho '1, GPU-bb22'\n")
         tool.chmod(0o755)
         variables = {
             "PATH": f"{tool.parent}:{os.environ['PATH']}",
@@ -122,7 +125,8 @@ class TestProcess:
         queue, print_gpus = tmp_path / "queue", ("sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES"')
         with start(queue, ONE, *print_gpus, **variables) as process:
             assert process.communicate(timeout=60)[0] == "GPU-bb\n"
-        _, file = take_gpus(queue, ONE.enqueued({"CUDA_VISIBLE_DEVICES": "1"}))
+        assert calls.read_text() == "\n"  # nvidia-smi can take seconds: once a launch
+        _, file = take_gpus(queue, ONE.enqueued(["1"]))
         with start(queue, replace(ONE, run="other"), *print_gpus, **variables) as process, file:
             assert "run 'one' uses GPU 1" in process.communicate(timeout=60)[1]
         variables["CUDA_VISIBLE_DEVICES"] = "MIG-cc33"  # no index: a name of its own
@@ -130,7 +134,7 @@ class TestProcess:
             assert process.communicate(timeout=60)[0] == "MIG-cc33\n"
 
     def test_without_visible_gpus_no_run_is_refused(self, tmp_path: Path) -> None:
-        _, file = take_gpus(tmp_path, replace(ONE, gpus=0).enqueued({}))
+        _, file = take_gpus(tmp_path, replace(ONE, gpus=0).enqueued([]))
         with start(tmp_path, ONE, "echo", "ran", CUDA_VISIBLE_DEVICES="") as process, file:
             assert process.communicate(timeout=60)[0] == "ran\n"
 
@@ -162,9 +166,9 @@ class ClosedTerminal(io.StringIO):
 def test_a_closed_terminal_does_not_end_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, file = take_gpus(tmp_path, replace(ONE, gpus=1).enqueued({}))
+    _, file = take_gpus(tmp_path, replace(ONE, gpus=1).enqueued(["0"]))
     monkeypatch.setattr("job.gpu_queue.time.sleep", lambda _: file.close())
-    waiting = replace(ONE, run="other", gpus=1, access=GpuAccess.QUEUE).enqueued({})
+    waiting = replace(ONE, run="other", gpus=1, access=GpuAccess.QUEUE).enqueued(["0"])
     monkeypatch.setattr("sys.stderr", ClosedTerminal())
     gpus, own = take_gpus(tmp_path, waiting)
     own.close()
@@ -172,7 +176,7 @@ def test_a_closed_terminal_does_not_end_the_wait(
 
 
 def test_only_a_waiting_run_can_move_to_the_front(tmp_path: Path) -> None:
-    _, file = take_gpus(tmp_path, ONE.enqueued({}))
+    _, file = take_gpus(tmp_path, ONE.enqueued(["0", "1"]))
     with file:
         assert not move_first(tmp_path, "one")
         assert not move_first(tmp_path, "nothing")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from job.paths import VolumePaths
-from job.run_record import read_record
+from job.run_record import REQUEST_NAME, read_record
 from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState, Volume
 from runner.planning.plan import make_plan, with_rows
 from runner.request import Request
@@ -109,9 +109,12 @@ class FakeTarget:
         self.did.append(f"remove {path}")
         shutil.rmtree(self.volumes.checkpoints / path)
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write ``answer`` with the request's id into the record, as the trainer does."""
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write the file; answer a request in the record, as the trainer does."""
         self.did.append(f"request {run} {text.strip()}")
+        if name != REQUEST_NAME:
+            (self.volumes.run(run) / name).write_text(text)
+            return
         path = self.volumes.run(run) / "run.json"
         request = {"id": json.loads(text)["id"], **self.answer}
         path.write_text(json.dumps({**json.loads(path.read_text()), "request": request}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from click.testing import Result
 
 from job.run_record import RunStatus
+from runner.console import CliContext
 from runner.target import RunInfo
+from runner.targets.host import HostTarget
 from tests.runner.fake_target import FakeTarget
 
 Type = Callable[[str], Result]
@@ -46,6 +49,10 @@ def test_a_request_is_sent_and_its_answer_shown(type_: Type, live: FakeTarget) -
         ("warm log_every=no", 2, "expected an integer"),
         ("warm nonsense", 2, "nonsense"),
         ("gone log_every=1", 102, "no run 'gone'"),
+        ("gone --tag a", 102, "no run 'gone'"),
+        ("warm --untag a", 102, "run 'warm' has no tag 'a'; its tags: none"),
+        ("warm --tag a log_every=1", 2, "change tags in a command of their own"),
+        ("warm --tag ''", 2, "--tag"),
     ],
 )
 def test_error_sends_nothing(
@@ -82,3 +89,17 @@ def test_setting_without_a_run_is_named(type_: Type, live: FakeTarget) -> None:
     done = type_("runner set log_every=1")
     assert (done.exit_code, live.did) == (2, [])
     assert "type `runner set RUN log_every=1`" in done.stderr
+
+
+def test_tags_of_an_ended_run_change_and_later_launches_add_theirs(
+    type_: Type, cli: CliContext, make_run: Callable[..., Path]
+) -> None:
+    old, new = ({"started": at, "launch": {"tags": tags}} for at, tags in ((1.0, "ab"), (9e9, "b")))
+    make_run("old", 1, status="finished", attempts=[old])
+    cli.targets["host"] = HostTarget(cli, cli.cwd)
+    done = type_("runner set old --tag c --untag b --tag a")
+    assert (done.exit_code, done.stderr) == (0, "tags of run 'old': a, c\n")
+    assert json.loads(type_("runner runs --tag c --json").stdout)[0]["tags"] == ["a", "c"]
+    record = cli.cwd / "volumes/checkpoints/old/run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "attempts": [old, new]}))
+    assert json.loads(type_("runner status old --json").stdout)["tags"] == ["a", "c", "b"]

@@ -12,8 +12,8 @@ from job.run_record import EndReason, RunRecord, RunStatus, parse_record, read_r
 from runner.jobs import RESUMABLE_JOBS
 from runner.request import ServeRequest
 from runner.runs import attempts
-from runner.runs.attempts import LAUNCH_NAME, AttemptLog, CloudAttempt
-from runner.runs.store import PulledRuns, parse_launch, read_launch, recorded_values
+from runner.runs.attempts import LAUNCH_NAME, TAGS_NAME, AttemptLog, CloudAttempt
+from runner.runs.store import PulledRuns, parse_launch, read_launch, read_tags, recorded_values
 from runner.target import LaunchHandle, RunInfo, VolumeFiles
 from runner.targets.modal import TARGET_NAME
 from runner.targets.modal.calls import (
@@ -50,6 +50,7 @@ class CloudRun:
     record: RunRecord | None
     launch: LaunchHandle | None
     log: AttemptLog
+    tags: bytes | None = None  # content of tags.json
 
     @property
     def is_launch_newest(self) -> bool:
@@ -94,20 +95,20 @@ class CloudRun:
 def read_run(files: VolumeFiles, name: str) -> CloudRun:
     """Return the run's records; empty ones for an unknown run."""
 
-    def read(path: str) -> bytes | None:
+    def read(file: str) -> bytes | None:
         try:
-            return files.read(path)
+            return files.read(f"{name}/{file}")
         except FileNotFoundError:
             return None
 
-    paths = (f"{name}/run.json", f"{name}/{LAUNCH_NAME}", f"{name}/{attempts.NAME}")
-    with ThreadPoolExecutor(len(paths)) as pool:
-        record, launch_text, log = pool.map(read, paths)
+    names = ("run.json", LAUNCH_NAME, attempts.NAME, TAGS_NAME)
+    with ThreadPoolExecutor(len(names)) as pool:
+        record, launch_text, log, tags = pool.map(read, names)
     launch = parse_launch(launch_text) if launch_text else None
     if launch is not None and launch.target != TARGET_NAME:
         launch = None
     parsed = parse_record(record) if record else None
-    return CloudRun(name, parsed, launch, attempts.parse_log(log))
+    return CloudRun(name, parsed, launch, attempts.parse_log(log), tags)
 
 
 def all_runs(files: LazyVolumeFiles) -> Iterator[CloudRun]:
@@ -210,7 +211,7 @@ def state_of(run: CloudRun, poll: Callable[[CloudRun], CallState] = poll_run) ->
         cost=round(log.cost(now), 4) if log.attempts else None,
         estimated_cost=record.estimate.get("usd"),
         expected_cost=_expected_cost(record, last),
-        **recorded_values(record, run.launch),
+        **recorded_values(record, run.launch, run.tags),
     )
 
 
@@ -296,7 +297,7 @@ class MirroredRuns(PulledRuns):
         if record is None:
             return None
         remote = launch if launch is not None and launch.target == self.target else None
-        found = CloudRun(run, record, remote, attempts.read_log(folder))
+        found = CloudRun(run, record, remote, attempts.read_log(folder), read_tags(folder))
         if not found.is_on_modal:
             return None
         state = state_of(found, lambda _: CallState(False))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.paths import VOLUMES
-from job.run_record import REQUEST_NAME
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.plan import Plan, TargetState
@@ -301,9 +300,9 @@ class ModalTarget:
         """Delete a folder of the checkpoints volume on Modal."""
         self._files["checkpoints"].opened.remove(path, recursive=True)
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write the request file on the volume; the container polls for it."""
-        self._files["checkpoints"].write(f"{run}/{REQUEST_NAME}", text)
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write a small file on the volume; the container polls for a request."""
+        self._files["checkpoints"].write(f"{run}/{name}", text)
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on Modal; none without an account.

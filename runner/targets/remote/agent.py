@@ -22,7 +22,9 @@ FRAME = struct.Struct(">IQ")  # of a request or an answer: bytes of zipped JSON,
 ROOT = "/vol"
 BLOCKS = ROOT + "/store/blocks"  # content by SHA-256: what arrived before is not sent again
 BLOCK_AGE_S = 30 * 86400
-RECORDS = ("run.json", "launch.json", "exit_status", "heartbeat", "latest", "sweep.json")
+RECORDS = (
+    *("run.json", "launch.json", "tags.json", "exit_status", "heartbeat", "latest", "sweep.json"),
+)
 
 
 def resolve(volume: str, path: str) -> str:

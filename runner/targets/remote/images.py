@@ -11,11 +11,7 @@ from pathlib import Path
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.system import System
-from runner.targets.docker import (
-    IMAGE_VARIABLE,
-    build_context,
-    login_command,
-)
+from runner.targets.docker import IMAGE_VARIABLE, build_context, transfer_image
 from runner.targets.modal.image import fingerprint
 from runner.targets.remote.connection import BoxSystem, explain
 
@@ -48,27 +44,21 @@ def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) 
     is_given = cli.environ.get(IMAGE_VARIABLE) == name
     if is_given:
         cli.info(f"pulling {name} on {system.box}")
-        if system.run_visibly(["docker", "pull", name]) == 0:
+        remedy = transfer_image(system, "pull", name, system.box)
+        if not remedy:
             return
+        remedy = f"{remedy}, or pull it here: `docker pull {name}`"
     else:
         cli.info(f"building the image on {system.box}; this takes some minutes, once")
+        remedy = "fix the error above, or build it here: `docker compose build`"
         context = build_context({n: checkout / n for n in ("Dockerfile", "requirements.lock")})
         if system.run_visibly(["docker", "build", "--tag", name, "-"], context) == 0:
             return
     local, own = System(cli.environ), name if is_given else REPOSITORY
     if local.call(["docker", *ID, own]).code:
-        verb, remedy = (
-            (
-                "pull",
-                f"log in there: `ssh -t {system.box} {login_command(name)}`, or pull it here: "
-                f"`docker pull {name}`",
-            )
-            if is_given
-            else ("build", "build it here: `docker compose build`")
-        )
+        verb = "pull" if is_given else "build"
         raise RunnerError(
-            f"{system.box} could not {verb} the image, and this machine has none to send; fix the "
-            f"error above, or {remedy}"
+            f"{system.box} could not {verb} the image, and this machine has none to send; {remedy}"
         )
     cli.info(f"sending this machine's image {own} to {system.box}")
     with (

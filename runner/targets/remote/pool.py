@@ -85,10 +85,10 @@ class BoxPool(Target):
         if (box := self.box_of(path.split("/")[0])) is not None:
             box.remove(path)
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write the request file of the run on its box."""
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write a small file into the run's folder on its box."""
         if (box := self.box_of(run)) is not None:
-            box.send_request(run, text)
+            box.write_record(run, name, text)
 
     def runs(self) -> Iterable[RunInfo]:
         """Return the runs of all boxes."""

@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 
 from job.paths import VOLUMES
-from job.run_record import REQUEST_NAME
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.plan import (
@@ -140,9 +139,9 @@ class RemoteTarget(Target):
         self._files["checkpoints"].remove(path, recursive=True)
         self.containers.remove_ended(path)  # each one keeps a volume with its code
 
-    def send_request(self, run: str, text: str) -> None:
-        """Write the request file of the run."""
-        self._files["checkpoints"].write(f"{run}/{REQUEST_NAME}", text)
+    def write_record(self, run: str, name: str, text: str) -> None:
+        """Write a small file into the run's folder."""
+        self._files["checkpoints"].write(f"{run}/{name}", text)
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on the box."""

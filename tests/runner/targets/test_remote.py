@@ -1,12 +1,14 @@
 """Remote boxes, tested without an engine: remedies of errors, and the choice of a box."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from runner.system import System
 from runner.target import remember_box
-from runner.targets.docker import login_command
+from runner.targets.docker import login_command, transfer_image
 from runner.targets.remote.pool import BoxPool
 from runner.targets.remote.target import RemoteTarget
 
@@ -47,6 +49,27 @@ def test_an_error_of_a_box_has_a_remedy(type_, calls: Path, remedy: str, request
         if "255" in str(request.node.callspec.params["calls"]):
             assert calls.read_text() == "call\n"  # no retry, no second call
         calls.unlink()
+
+
+@pytest.mark.parametrize(
+    ("answer", "machine", "remedy"),
+    [
+        ("denied: requested access to the resource is denied", "", "`docker login ghcr.io`"),
+        ("Head https://ghcr.io: no basic auth credentials", "lab", "`ssh -t lab docker login ghcr"),
+        ("dial tcp 127.0.0.1:1: connect: connection refused", "", "check the image's name"),
+        ("", "", ""),
+    ],
+)
+def test_a_registry_that_is_out_of_reach_asks_for_no_login(
+    tmp_path: Path, answer: str, machine: str, remedy: str
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\necho '{answer}' >&2\n[ -z '{answer}' ]\n")
+    docker.chmod(0o755)
+    system = System({"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    found = transfer_image(system, "push", "ghcr.io/me/gpt:v1", machine)
+    assert remedy in found
+    assert bool(found) == bool(answer)
 
 
 @pytest.mark.parametrize(
