@@ -220,14 +220,13 @@ CAP_WARNING = 0.8  # of --max-cost
 
 
 class AttemptNotifier(Notifier):
-    """Reports preemptions, costs and every end; the process that watches the job sends them."""
+    """Reports new attempts, costs and every end; the process that watches the job sends them."""
 
     def resumed(self, log: AttemptLog) -> None:
-        """Report that the newest attempt follows one whose machine was taken away."""
+        """Report that the newest attempt continues its call, and how the one before ended."""
         before = log.attempts[-2] if len(log.attempts) > 1 else None
-        taken_away = (EndReason.PREEMPTED, EndReason.KILLED)
-        if before is not None and before.call == log.call and before.reason in taken_away:
-            self.send(f"was preempted and resumes, attempt {len(log.attempts)}")
+        if before is not None and before.call == log.call:
+            self.send(f"resumes as attempt {len(log.attempts)}: {before.reason}")
 
     def warn_of_cap(self, log: AttemptLog, cap: float | None) -> None:
         """Report once that most of --max-cost is spent."""

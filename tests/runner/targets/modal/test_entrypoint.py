@@ -85,8 +85,8 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     webhook.server_close()
     titles = [body["title"].partition(" $")[0] for body in webhook.bodies]
     assert titles == [
-        "run tiny was preempted and resumes, attempt 2",
-        "run tiny was preempted and resumes, attempt 3",
+        "run tiny resumes as attempt 2: preempted",
+        "run tiny resumes as attempt 3: preempted",
         "run tiny has spent",
         "run tiny stopped: budget",
     ]

@@ -11,7 +11,7 @@ import pytest
 from tests.runner.targets.modal.conftest import CloudFixture, measure_start_seconds
 from tests.webhook import PATH, Endpoint, down, slow, up
 
-RESUMES = "was preempted and resumes, attempt 2"
+RESUMES = "resumes as attempt 2: "
 
 
 class Ending(NamedTuple):
@@ -48,9 +48,13 @@ ENDINGS = {
         ("data.source=texts/empty.txt",),
         is_held=False,
     ),
-    "preempted": Ending(["preempted", "finished"], [RESUMES, "finished"], 0, act=preempt),
-    "killed": Ending(["killed", "finished"], [RESUMES, "finished"], 0, act=crash),
-    "attempt-timeout": Ending(["attempt-timeout", "finished"], ["finished"], 0),
+    "preempted": Ending(
+        ["preempted", "finished"], [f"{RESUMES}preempted", "finished"], 0, act=preempt
+    ),
+    "killed": Ending(["killed", "finished"], [f"{RESUMES}killed", "finished"], 0, act=crash),
+    "attempt-timeout": Ending(
+        ["attempt-timeout", "finished"], [f"{RESUMES}attempt-timeout", "finished"], 0
+    ),
     "run-timeout": Ending(["run-timeout"], ["stopped: run-timeout"], 101, ("--timeout", "15s")),
     "budget": Ending(
         ["budget"], ["has spent $ of its $ limit", "stopped: budget"], 104, ("--max-cost", "15")

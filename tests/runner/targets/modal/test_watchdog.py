@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from job.run_record import EndReason
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal import watchdog
 from runner.targets.modal.watchdog import AttemptNotifier, IdleGpuWatchdog, StallWatchdog
@@ -201,3 +202,19 @@ def test_the_cap_is_announced_once_when_most_of_it_is_spent(
     for cap in (None, 13.0, 12.0, 12.0):
         notifier.warn_of_cap(log, cap)
     assert sent == ["has spent $10.00 of its $12.00 limit"]
+
+
+@pytest.mark.parametrize("reason", ["preempted", "killed", "node-lost", "attempt-timeout"])
+def test_every_reason_after_which_an_attempt_follows_is_reported(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(AttemptNotifier, "send", lambda self, text: sent.append(text))
+    notifier, log = AttemptNotifier.__new__(AttemptNotifier), AttemptLog()
+    for call in ("fc-1", "fc-1", "fc-2"):  # the third is a launch by the user
+        log.begin(CloudAttempt(call, "ta-1", 0.0, 10.0, 1.0), "ap-1")
+        notifier.resumed(log)
+        if reason != "killed":
+            log.end_attempt(EndReason(reason), None, 10.0)
+            assert notifier.ended(log) is None
+    assert sent == [f"resumes as attempt 2: {reason}"]
