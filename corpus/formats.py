@@ -26,6 +26,7 @@ from typing import BinaryIO, Literal, cast
 
 from corpus import DataError, printable
 from corpus.shards import MAGIC
+from job.files import kind_of_file
 
 HEAD_BYTES = 1 << 16  # read of each file to tell what it is
 
@@ -122,9 +123,7 @@ def inspect(path: Path, name: str, column: str) -> SourceFile:
     """Return the format of ``path``. Raises Unreadable if it is not text, OSError if unreadable."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-        what = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise Unreadable(path, what, "give a regular file")
+        raise Unreadable(path, kind_of_file(status.st_mode), "give a regular file")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(b"PAR1"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from corpus.formats import refuse_other_formats
 from corpus.tokenizer_export import foreign_tokenizer
 from corpus.tokenizers import Tokenizer, read_tokenizer, same_tokens
-from job.compatibility import other_network
+from job.compatibility import does_not_fit
 from job.exit_status import UserError
 from job.paths import VolumePaths
 from job.pretrained import pretrained, refuse_other_gpt2
@@ -75,11 +75,8 @@ def _refuse_other_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -> No
             f"dataset's {tokenizer.name}; prepare the text with that tokenizer, or remove "
             "train.init_from"
         )
-    if different := other_network(load(run / "recipe.yaml").model, model):
-        listed = ", ".join(
-            f"{key} is {old} there, {new} here" for key, (old, new) in different.items()
-        )
-        raise ValueError(f"run {run.name} does not fit the recipe's model: {listed}")
+    if why := does_not_fit(run.name, load(run / "recipe.yaml").model, model):
+        raise ValueError(why)
 
 
 def refuse_other_shapes(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from corpus.tokenizers import Tokenizer
+from job.files import text_problem
 from job.format import sanitize
 from job.recipe import Recipe
 
@@ -20,10 +21,9 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
     if prompt == "-":
         prompt = sys.stdin.read()
     elif prompt.startswith("@"):
-        try:
-            prompt = Path(prompt[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise recipe.mistake("sample.prompt", f"can't read {prompt[1:]}: {error}") from None
+        if problem := text_problem(path := Path(prompt[1:])):
+            raise recipe.mistake("sample.prompt", f"can't read {path}: {problem}")
+        prompt = path.read_text(encoding="utf-8")
     try:
         return encode_prompt(prompt, tokenizer)
     except ValueError as error:

@@ -68,6 +68,13 @@ def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[An
     return {f"model.{key}": (old, new) for key, old, new in values if old != new}
 
 
+def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
+    """Return why the weights of ``run`` do not fit the network ``after``; '' if they do."""
+    different = other_network(before, after)
+    listed = ", ".join(f"{key} is {old} there, {new} here" for key, (old, new) in different.items())
+    return listed and f"run {run} does not fit the recipe's model: {listed}"
+
+
 def refuse_other_function(run: str, before: Recipe, after: Recipe) -> None:
     """Raise RecipeError if ``after`` sets a key that the weights of ``run`` fix."""
     from job.recipe import changes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,40 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_problem(path: Path, allow_folder: bool = False) -> str:
+    """Return why ``path`` cannot be read as a file, or as a folder if that is allowed; else ''.
+
+    Opening a FIFO waits for a writer, for ever.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "broken link" if path.is_symlink() else "no such file"
+    except (OSError, ValueError) as error:  # a zero byte in the name
+        return (getattr(error, "strerror", None) or str(error)).lower()
+    if not (stat.S_ISREG(mode) or (allow_folder and stat.S_ISDIR(mode))):
+        return f"{kind_of_file(mode)}, not a regular file"
+    needed = os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)
+    return "" if os.access(path, needed) else "permission denied"
+
+
+def text_problem(path: Path) -> str:
+    """Return why ``path`` cannot be read as UTF-8 text; '' if it can."""
+    if problem := file_problem(path):
+        return problem
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text: {error.reason} at byte {error.start}"
+    return ""
+
+
+def kind_of_file(mode: int) -> str:
+    """Return what a file that is not a regular one is, by its ``st_mode``."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def fsync_file(path: Path) -> None:

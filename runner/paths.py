@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 
 from job.pretrained import FINEWEB, GPT2
@@ -70,17 +68,6 @@ def absolute(path: str, cwd: Path) -> str:
         return path
     found = Path(os.path.normpath(cwd / Path(path).expanduser()))
     return str(found) if literal_prefix(found).exists() else path
-
-
-def is_missing(source: str, folders: Sequence[Path]) -> bool:
-    """Return True for a source of text that should be on this machine, but is in no folder.
-
-    A job in a container may know a path that begins with / there: the volumes, and the code.
-    """
-    if path_in(f"data.source={source}") is None or source.startswith(("/vol/", "/workspace/")):
-        return False
-    paths = [str(folder / os.path.expanduser(source)) for folder in folders]
-    return not any(os.path.exists(path) or glob(path, recursive=True) for path in paths)
 
 
 def literal_prefix(path: Path) -> Path:

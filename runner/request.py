@@ -67,6 +67,7 @@ class Request:
     sweep: str | None = None  # that it is a trial of
     access: GpuAccess | None = None
     tags: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)  # of files that the settings name
 
     @property
     def trackers(self) -> dict[str, str]:
@@ -84,7 +85,6 @@ class TrainRequest(Request):
 
     recipe: Path
     settings: Recipe
-    missing_source: str = ""  # the text, if it should be on this machine and is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,6 @@ class PrepareRequest(Request):
 
     recipe: Path | None = None
     source: str | None = None
-    missing_source: str = ""  # as in TrainRequest
     published: str | None = None
     shards: int | None = None
     force: bool = False

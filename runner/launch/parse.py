@@ -11,7 +11,13 @@ from job.pretrained import FINEWEB, GPT2, HUB
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job, LaunchArguments
-from runner.paths import absolute, is_missing, is_path, literal_prefix, path_in, replace_path
+from runner.launch.recipe_paths import (
+    PROMPT,
+    absolute_override,
+    absolute_paths,
+    find_problems,
+)
+from runner.paths import absolute, is_path
 from runner.project import explain_config, find_config, recipes, unknown_config
 from runner.request import (
     BenchmarkRequest,
@@ -60,7 +66,7 @@ def read_request(
         return explain_config(word, checkout, cwd)
 
     parsed = classify_args(arguments.words, [*known, *published], explain)
-    overrides = tuple(_with_absolute_path(override, cwd) for override in parsed.overrides)
+    overrides = tuple(absolute_override(override, cwd) for override in parsed.overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
     if parsed.recipe in published and parsed.recipe not in known:
@@ -68,7 +74,7 @@ def read_request(
     if job.reads_recipe:
         path = find_recipe(parsed.recipe, known, checkout, cwd)
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
-        return _recipe_request(arguments, job, overrides, path, checkout, cwd, common)
+        return _recipe_request(arguments, job, overrides, path, checkout, cwd, files, common)
     if job.is_benchmark:
         return _benchmark_request(arguments, job, parsed, common)
     name = arguments.name
@@ -90,6 +96,10 @@ def read_request(
             folder = (cwd / Path(output).expanduser()).absolute() if output else None
             return ExportRequest(**common, output=folder, push=arguments.push)
         case _:
+            from job.arguments import is_overridden
+
+            if settings is not None and is_overridden(PROMPT, overrides):
+                common["problems"] = find_problems(settings, (cwd, checkout), None)
             return SampleRequest(**common)
 
 
@@ -217,6 +227,7 @@ def _recipe_request(
     path: Path,
     checkout: Path,
     cwd: Path,
+    files: VolumeFiles | None,
     common: dict[str, Any],
 ) -> Request:
     from job.recipe import load, source_problem
@@ -224,14 +235,15 @@ def _recipe_request(
     settings = load(path, overrides)
     if problem := source_problem(arguments.source or ""):
         raise usage(f"--source: {problem}")
-    overrides += _paths_in(settings, overrides, (path.parent, cwd), checkout)
+    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout)
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)
     common |= {"run": run, "recipe": path, "overrides": overrides, "settings": settings}
-    text = arguments.source or settings.data.source
-    if text and is_missing(text, (path.parent, cwd, checkout)):
-        common["missing_source"] = text
+    if arguments.source:
+        data = settings.data.model_copy(update={"source": arguments.source})
+        settings = settings.model_copy(update={"data": data})
+    common["problems"] = find_problems(settings, (path.parent, cwd, checkout), files)
     if job.name == "train":
         return TrainRequest(**common, gpus=arguments.gpu or 1)
     source = absolute(arguments.source, cwd) if arguments.source else None
@@ -246,39 +258,6 @@ def _questions_file(questions: str, cwd: Path) -> str:
             f"--multiple-choice {questions}: no such file; docs/recipes.md describes its format"
         )
     return path
-
-
-def _with_absolute_path(override: str, cwd: Path) -> str:
-    path = path_in(override)
-    return override if path is None else replace_path(override, absolute(path, cwd))
-
-
-def _paths_in(
-    settings: Recipe, overrides: Sequence[str], folders: Sequence[Path], checkout: Path
-) -> tuple[str, ...]:
-    """Return overrides that make the recipe's own paths absolute, so that every target finds them.
-
-    A path in a recipe is relative to its folder or to the user's; the job itself finds a path that
-    is relative to the checkout.
-    """
-    from job.arguments import is_overridden
-
-    values = {
-        "data.source": settings.data.source,
-        "train.init_from": settings.train.init_from,
-        "sample.prompt": settings.sample.prompt,
-    }
-    found = []
-    for key, value in values.items():
-        setting = f"{key}={value or ''}"
-        path = path_in(setting)
-        if path is None or is_overridden(key, overrides):
-            continue
-        paths = [Path(absolute(path, folder)) for folder in folders]
-        existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
-        if existing and (Path(path).is_absolute() or existing[0] != checkout / path):
-            found.append(replace_path(setting, str(existing[0])))
-    return tuple(found)
 
 
 @dataclass(frozen=True)

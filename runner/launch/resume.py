@@ -11,6 +11,7 @@ from runner.errors import RunnerError, usage
 from runner.jobs import COMMAND, EXPERIMENT, RESUMABLE_JOBS, LaunchArguments
 from runner.launch.parse import NO_OPTIONS, common_options
 from runner.launch.parse_command import command_of_run, experiment_request
+from runner.launch.recipe_paths import absolute_override, find_problems
 from runner.project import find_checkout
 from runner.request import (
     CommandRequest,
@@ -38,7 +39,8 @@ def resume_request(
 
     ``arguments.words`` are overrides. ``target_name`` None means the target of the last attempt.
     """
-    run, job, overrides = found.state.run, found.state.job, arguments.words
+    run, job = found.state.run, found.state.job
+    overrides = tuple(absolute_override(word, cli.cwd) for word in arguments.words)
     if target_name is None:
         found.check_reachable()
     if job not in RESUMABLE_JOBS:
@@ -72,8 +74,14 @@ def resume_request(
     recipe = target.volumes.run(run) / "recipe.yaml"
     resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
     common = {**common_options(arguments, options), **vars(resources)}
+    problems = find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), None)
     return target, TrainRequest(
-        run=run, recipe=recipe, overrides=overrides, settings=settings, **common
+        run=run,
+        recipe=recipe,
+        overrides=overrides,
+        settings=settings,
+        problems=problems,
+        **common,
     )
 
 

@@ -43,6 +43,7 @@ from runner.request import (
     ExportRequest,
     PrepareRequest,
     Request,
+    SampleRequest,
     ServeRequest,
     TrainRequest,
 )
@@ -348,8 +349,7 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
         why = other_recipe(request.run, run.recipe, request.settings, state.target, run.step or 0)
         if why:
             raise usage(why)
-    if isinstance(request, TrainRequest | PrepareRequest) and request.missing_source:
-        _refuse_missing_source(request, state)
+    _refuse_unusable_files(request, state)
     is_model = isinstance(request, ChatRequest | ServeRequest) and request.model
     if job.reads_run and run.step is None and state.is_configured and not is_model:
         raise not_found(_no_checkpoint(request, state))
@@ -358,15 +358,23 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
         raise RunnerError(refusal(state.queue.blocker))
 
 
-def _refuse_missing_source(request: TrainRequest | PrepareRequest, state: TargetState) -> None:
-    """Raise RunnerError if the dataset must be prepared, but its text does not exist."""
+def _refuse_unusable_files(request: Request, state: TargetState) -> None:
+    """Raise RunnerError if the job needs a file or run that it could not use."""
     is_forced = isinstance(request, PrepareRequest) and request.force
-    if state.is_dataset_ready is False or not state.is_configured or is_forced:
-        remote = any(volume.remote for volume in state.environment.volumes)
-        raise usage(
-            f"data.source={request.missing_source}: no such file, folder or glob; correct the path"
-            + (", or give a path on the volume data as /vol/data/PATH" if remote else "")
-        )
+    step, settings = state.run.step, request.settings
+    is_trained = step is not None and settings is not None and step >= settings.train.max_steps
+    is_needed = {
+        "data.source": state.is_dataset_ready is False or not state.is_configured or is_forced,
+        "train.init_from": step is None and isinstance(request, TrainRequest),
+        # A trained run only shows its sample.
+        "sample.prompt": isinstance(request, SampleRequest)
+        or (isinstance(request, TrainRequest) and not is_trained),
+    }
+    for key, problem in request.problems.items():
+        if is_needed[key]:
+            has_volume = any(volume.remote for volume in state.environment.volumes)
+            advice = ", or give a path on the volume data as /vol/data/PATH" if has_volume else ""
+            raise usage(problem + (advice if "correct the path" in problem else ""))
 
 
 def _no_checkpoint(request: Request, state: TargetState) -> str:

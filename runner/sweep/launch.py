@@ -16,7 +16,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
-from runner.plan import Plan
+from runner.plan import Plan, TargetState
 from runner.project import (
     config_names,
     explain_config,
@@ -74,8 +74,12 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     config = load_sweep(path)
     if arguments.trackers and config.command is not None:
         raise usage("--tracker needs a recipe or an experiment; a command logs by itself")
-    objective = replace(find_objective(config, path, checkout), trackers=arguments.trackers)
     target = open_target(arguments.target, cli, checkout)
+    objective = replace(
+        find_objective(config, path, checkout),
+        trackers=arguments.trackers,
+        runs=target.files("checkpoints") if target.is_configured() else None,
+    )
     _check_options(arguments, target)
     name = arguments.name or config.name or path.stem
     template = Request(
@@ -261,12 +265,19 @@ def _early_stop(config: SweepConfig) -> str:
 def _plan_trials(
     target: Target, record: SweepRecord, requests: dict[str, Request]
 ) -> tuple[Plan, ...]:
-    """Return the plans of the remaining trials; they differ only in values, so inspect once."""
-    remaining = [trial for trial in record.trials if not trial.is_completed]
-    if not remaining:
-        return ()
-    state = target.inspect(requests[remaining[0].run]).for_new_run()
-    return tuple(target.plan(requests[trial.run], state) for trial in remaining)
+    """Return the plans of the remaining trials; inspect once for all trials with the same data."""
+    states: dict[tuple[str, str | None] | None, TargetState] = {}
+    plans = []
+    for trial in record.trials:
+        if trial.is_completed:
+            continue
+        request = requests[trial.run]
+        recipe = request.settings
+        needed = (recipe.data.dataset, recipe.train.init_from) if recipe is not None else None
+        if needed not in states:
+            states[needed] = target.inspect(request).for_new_run()
+        plans.append(target.plan(request, states[needed]))
+    return tuple(plans)
 
 
 def run_smoke(scheduler: SweepScheduler, request: Request) -> None:

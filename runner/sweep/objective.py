@@ -23,7 +23,8 @@ from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import RunnerError, did_you_mean
 from runner.jobs import LaunchArguments
 from runner.launch.parse_command import check_setup, folder_of
-from runner.paths import PATH_KEYS, absolute, path_in, replace_path
+from runner.launch.recipe_paths import absolute_override, absolute_paths, find_problems
+from runner.paths import PATH_KEYS, path_in, replace_path
 from runner.planning.metric_presets import read_metrics
 from runner.project import recipes, unknown_config
 from runner.request import (
@@ -37,6 +38,7 @@ from runner.request import (
     smoke_overrides,
 )
 from runner.sweep.config import Scalar, SweepConfig
+from runner.target import VolumeFiles
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")
 
@@ -62,6 +64,8 @@ class Objective:
     signature: Signature | None = None
     folder: UserCommand | None = None  # of a command, or of an experiment outside the checkout
     trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
+    folders: tuple[Path, ...] = ()  # of the sweep's file, the recipe and the checkout: for paths
+    runs: VolumeFiles | None = None  # the target's checkpoints volume; None if it is unknown
 
     @property
     def title(self) -> str:
@@ -100,18 +104,18 @@ class Objective:
         words = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
         if self.signature is not None:
             return self._experiment(run, settings, words, template)
-        words = tuple(
-            word
-            if (path := path_in(word)) is None
-            else replace_path(word, absolute(path, self.file.parent))
-            for word in words
-        )
         words += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
+        *folders, checkout = self.folders
+        for folder in folders:
+            words = tuple(absolute_override(word, folder) for word in words)
+        recipe = self._load(words)
+        words += absolute_paths(recipe, words, folders, checkout)
         return TrainRequest(
             run=run,
             recipe=self.file,
             overrides=words,
-            settings=self._load(words),
+            settings=recipe,
+            problems=find_problems(recipe, self.folders, self.runs),
             **_common_options(template),
         )
 
@@ -261,7 +265,7 @@ def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective
         except RecipeError as error:
             message = str(error).partition(": ")[2]
             raise config.error_at(config.path_of(key), message) from None
-    return Objective(file, config)
+    return Objective(file, config, folders=(path.parent, file.parent, checkout))
 
 
 def _find_command(config: SweepConfig, text: str, path: Path) -> UserCommand:

@@ -1,0 +1,122 @@
+"""The files and runs that a recipe names are checked in the plan, before a job starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from job.files import file_problem, text_problem
+from job.run_record import RunStatus
+from runner.target import RunInfo
+
+GONE = "no such file"
+
+
+@pytest.fixture
+def odd(checkout: Path) -> Path:
+    """Make files of each kind that no job can read as text."""
+    os.mkfifo(checkout / "fifo")
+    (checkout / "folder").mkdir()
+    (checkout / "broken").symlink_to("nowhere")
+    (checkout / "latin1.txt").write_bytes(b"caf\xe9")
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("data.source=fifo", "a FIFO, not a regular file"),
+        ("source=/dev/null", "a device, not a regular file"),
+        ("data.source=broken", "broken link"),
+        ("prompt=@fifo", "a FIFO, not a regular file"),
+        ("prompt=@folder", "a folder, not a regular file"),
+        ("prompt=@gone", GONE),
+        ("sample.prompt=@latin1.txt", "not UTF-8 text: unexpected end of data at byte 3"),
+        ("init_from=fifo", "not a run, not a checkpoint folder"),
+        ("init_from=folder", "not a run, not a checkpoint folder"),
+        ("init_from=gone", "no run or folder of that name"),
+        ("init_from=/gone/too", "no run or folder of that name"),
+        ("init_from=olt", "no run or folder of that name; did you mean 'old'?"),
+        ("init_from=new", "run new has no checkpoint"),
+        ("init_from=old n_head=4", "model.n_head is 12 there, 4 here"),
+        ("init_from=other", "model.n_layer is 6 there, 3 here"),
+        ("init_from=gpt3", "gpt3/config.json is not a GPT-2, its model_type is 'gpt3'"),
+    ],
+)
+def test_files_that_the_job_cannot_use_are_refused(
+    type_, fake, odd, make_run, setting, problem
+) -> None:
+    fake.has = {"is_dataset_ready": False}
+    make_run("old", step=10)
+    make_run("new")
+    if "other" in setting:
+        recipe = make_run("other", step=10) / "recipe.yaml"
+        recipe.write_text(recipe.read_text() + "model: {n_layer: 6}\n")
+        setting += " n_layer=3"
+    (odd / "gpt3").mkdir()
+    (odd / "gpt3" / "config.json").write_text(json.dumps({"model_type": "gpt3"}))
+    result = type_(f"runner host {setting} --dry-run")
+    assert (result.exit_code, fake.plans) == (2, [])
+    assert problem in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_weights_of_a_run_or_its_checkpoint_are_accepted(type_, checkout, make_run) -> None:
+    step = make_run("old", step=10) / "step_00000010"
+    for source in ("old", step, os.path.relpath(step, checkout)):
+        assert type_(f"runner host init_from={source} --dry-run").exit_code == 0
+
+
+def test_weights_and_prompt_matter_only_until_the_run_has_them(type_, make_run) -> None:
+    make_run("warm", step=50)
+    assert type_("runner host warm init_from=gone --dry-run").exit_code == 0
+    assert type_("runner host warm prompt=@gone --dry-run").exit_code == 2
+    make_run("quickstart", step=100)
+    assert type_("runner host prompt=@gone --dry-run").exit_code == 0  # shows its sample
+
+
+def test_the_prompt_of_sample_and_resume_is_checked(type_, cli, checkout, fake, make_run) -> None:
+    make_run("warm", step=50)
+    fake.states.append(RunInfo("warm", "train", "host", RunStatus.UNFINISHED, step=50))
+    (checkout.parent / "mine.txt").write_text("the ")
+    cli.cwd = checkout / "configs"
+    for line in ("runner host sample --name warm {}", "runner resume warm {}"):
+        result = type_(line.format("prompt=@gone.txt"))
+        assert (result.exit_code, fake.did) == (2, [])
+        assert f"sample.prompt=@gone.txt: {GONE}" in result.stderr
+        type_(line.format("prompt=@../../mine.txt --dry-run"))
+        assert fake.plans[-1].overrides == (f"prompt=@{checkout.parent}/mine.txt",)
+
+
+@pytest.mark.parametrize("where", ["recipe", "sweep", "checkout"])
+def test_paths_in_a_sweep_are_relative_to_its_file_the_recipe_or_the_checkout(
+    type_, checkout, fake, tmp_path, where
+) -> None:
+    folders = {"recipe": tmp_path / "r", "sweep": tmp_path / "s", "checkout": checkout}
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    recipe = (checkout / "configs" / "warm.yaml").read_text()
+    (folders["recipe"] / "own.yaml").write_text(recipe.replace("stdlib", "text.txt"))
+    space = "space: {list: [{lr: 1e-3}, {lr: 2e-3, source: gone.txt, dataset: d2}]}"
+    sweep = folders["sweep"] / "s.yaml"
+    sweep.write_text(f"recipe: ../r/own.yaml\n{space}\nmetric: val_loss\n")
+    text = folders[where] / "text.txt"
+    text.touch()
+    fake.has = {"is_dataset_ready": False}
+    result = type_(f"runner sweep {sweep} --no-smoke --dry-run")
+    assert (result.exit_code, fake.did) == (2, [])
+    assert f"data.source=gone.txt: {GONE}" in result.stderr
+    expected = ("lr=0.001",) if where == "checkout" else ("lr=0.001", f"data.source={text}")
+    assert fake.plans[0].overrides == expected
+
+
+def test_unreadable_file_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret"
+    path.touch(0)
+    if os.geteuid() == 0:  # root reads every file
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert (file_problem(path), text_problem(path)) == ("permission denied",) * 2
+    assert file_problem(tmp_path / "a\0b") == "embedded null byte"
