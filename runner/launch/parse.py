@@ -66,7 +66,7 @@ def read_request(
         return explain_config(word, checkout, cwd)
 
     parsed = classify_args(arguments.words, [*known, *published], explain)
-    overrides = tuple(absolute_override(override, cwd) for override in parsed.overrides)
+    overrides = tuple(absolute_override(override, cwd, files) for override in parsed.overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
     if parsed.recipe in published and parsed.recipe not in known:
@@ -235,7 +235,7 @@ def _recipe_request(
     settings = load(path, overrides)
     if problem := source_problem(arguments.source or ""):
         raise usage(f"--source: {problem}")
-    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout)
+    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout, files)
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)

@@ -32,14 +32,24 @@ SOURCE, WEIGHTS, PROMPT = "data.source", "train.init_from", "sample.prompt"
 IN_CONTAINER = ("/vol/", "/workspace/")
 
 
-def absolute_override(override: str, cwd: Path) -> str:
-    """Return ``key=value`` with an absolute path, if the value is a path that exists."""
+def absolute_override(override: str, cwd: Path, runs: VolumeFiles | None) -> str:
+    """Return ``key=value`` with an absolute path, if the value is a path that exists.
+
+    A run's name wins over a folder of that name, as in the job.
+    """
     path = path_in(override)
-    return override if path is None else replace_path(override, absolute(path, cwd))
+    is_weights = override.partition("=")[0].endswith("init_from")
+    if path is None or (is_weights and path in _known_runs(path, runs)):
+        return override
+    return replace_path(override, absolute(path, cwd))
 
 
 def absolute_paths(
-    settings: Recipe, overrides: Sequence[str], folders: Sequence[Path], checkout: Path
+    settings: Recipe,
+    overrides: Sequence[str],
+    folders: Sequence[Path],
+    checkout: Path,
+    runs: VolumeFiles | None,
 ) -> tuple[str, ...]:
     """Return overrides that make the recipe's own paths absolute, so that every target finds them.
 
@@ -49,7 +59,7 @@ def absolute_paths(
 
     found = []
     for key, path in _named_paths(settings).items():
-        if is_overridden(key, overrides):
+        if is_overridden(key, overrides) or (key == WEIGHTS and path in _known_runs(path, runs)):
             continue
         paths = [Path(absolute(path, folder)) for folder in folders]
         existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
@@ -117,7 +127,7 @@ def _prompt_problem(path: str, folders: Sequence[Path]) -> str:
 def _weights_problem(
     source: str, settings: Recipe, folders: Sequence[Path], runs: VolumeFiles | None
 ) -> str:
-    names = run_names(runs) if runs is not None and is_run_name(source) else []
+    names = _known_runs(source, runs)
     if runs is not None and source in names:
         return _run_problem(runs, source, settings)
     path = _first_existing(source, folders)
@@ -139,6 +149,11 @@ def _weights_problem(
             "and model.safetensors"
         )
     return _run_problem(LocalVolume(folder.parent), folder.name, settings)
+
+
+def _known_runs(name: str, runs: VolumeFiles | None) -> list[str]:
+    """Return the names of all runs; none if ``name`` cannot be one, or if they are unknown."""
+    return run_names(runs) if runs is not None and is_run_name(name) else []
 
 
 def _run_problem(runs: VolumeFiles, run: str, settings: Recipe) -> str:

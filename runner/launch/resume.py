@@ -40,7 +40,7 @@ def resume_request(
     ``arguments.words`` are overrides. ``target_name`` None means the target of the last attempt.
     """
     run, job = found.state.run, found.state.job
-    overrides = tuple(absolute_override(word, cli.cwd) for word in arguments.words)
+    overrides = tuple(absolute_override(word, cli.cwd, None) for word in arguments.words)
     if target_name is None:
         found.check_reachable()
     if job not in RESUMABLE_JOBS:

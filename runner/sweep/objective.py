@@ -107,9 +107,9 @@ class Objective:
         words += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
         *folders, checkout = self.folders
         for folder in folders:
-            words = tuple(absolute_override(word, folder) for word in words)
+            words = tuple(absolute_override(word, folder, self.runs) for word in words)
         recipe = self._load(words)
-        words += absolute_paths(recipe, words, folders, checkout)
+        words += absolute_paths(recipe, words, folders, checkout, self.runs)
         return TrainRequest(
             run=run,
             recipe=self.file,

@@ -70,6 +70,16 @@ def test_weights_of_a_run_or_its_checkpoint_are_accepted(type_, checkout, make_r
         assert type_(f"runner host init_from={source} --dry-run").exit_code == 0
 
 
+@pytest.mark.parametrize("line", ["init_from=old", "own"])
+def test_a_run_wins_over_a_folder_of_its_name(type_, checkout, fake, make_run, line) -> None:
+    make_run("old", step=10)
+    (checkout / "old").mkdir()
+    recipe = (checkout / "configs" / "warm.yaml").read_text()
+    (checkout / "configs" / "own.yaml").write_text(f"{recipe}  init_from: old\n")
+    assert type_(f"runner host {line} --dry-run").exit_code == 0
+    assert fake.plans[0].overrides == (("init_from=old",) if "=" in line else ())
+
+
 def test_weights_and_prompt_matter_only_until_the_run_has_them(type_, make_run) -> None:
     make_run("warm", step=50)
     assert type_("runner host warm init_from=gone --dry-run").exit_code == 0
