@@ -58,7 +58,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def is_url(source: str) -> bool:
-    """Return whether the source is downloaded."""
+    """Return True if the source is a URL."""
     return source.lower().startswith(("http://", "https://"))
 
 

@@ -159,7 +159,7 @@ def from_meta(meta: object) -> Tokenizer:
 
 
 def same_tokens(one: object, other: object) -> bool:
-    """Return whether two descriptions of ``to_meta`` give the same number to the same text."""
+    """Return True if two descriptions of ``to_meta`` give the same number to the same text."""
     return _key(one) == _key(other)
 
 

@@ -200,7 +200,7 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
 def is_prepared(
     config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = SILENT
 ) -> bool:
-    """Return whether ``folder`` has the dataset of ``config``; DataError if a different one."""
+    """Return True if ``folder`` has the dataset of ``config``; DataError if a different one."""
     if not is_present(folder):
         return False
     meta, checks = dataset_meta(folder), checks or Checks()

@@ -291,7 +291,7 @@ def launch_metadata() -> dict[str, Any]:
     Empty without a runner.
     """
     try:
-        facts = json.loads(os.environ.get("RUN_LAUNCH") or "{}")
+        metadata = json.loads(os.environ.get("RUN_LAUNCH") or "{}")
     except ValueError:
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}

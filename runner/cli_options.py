@@ -95,10 +95,10 @@ class GpuCount(Integer):
 
 
 class Choice(click.Choice[str]):
-    """One of several words; a mistake is one line with a suggestion or all of them."""
+    """One of several values; a mistake is one line with a suggestion or all of them."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return ``value`` if it is one of the words."""
+        """Return ``value`` if it is one of them."""
         if value in self.choices:
             return str(value)
         if isinstance(param, click.Option) or param is None or ctx is None:
@@ -110,9 +110,9 @@ class Choice(click.Choice[str]):
         raise usage(f"{message}{hint or f'; expected {either(self.choices)}'}")
 
 
-def either(words: Sequence[str]) -> str:
+def either(options: Sequence[str]) -> str:
     """Return ``a, b or c``."""
-    *others, last = words
+    *others, last = options
     return f"{', '.join(others)} or {last}" if others else last
 
 
@@ -155,9 +155,9 @@ def refuse_empty(command: click.Command) -> click.Command:
 
 
 def _check_not_empty(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, str):
-            not_empty(each, parameter)
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, str):
+            not_empty(item, parameter)
     return value
 
 

@@ -15,23 +15,26 @@ if TYPE_CHECKING:
 GPU_COUNTS = (1, 2, 4, 8)
 
 
-def words(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def words(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a job or a recipe."""
-    return [*_matching((*JOBS, "run", "pipeline"), typed), *recipes(ctx, parameter, typed)]
+    return [
+        *_matching((*JOBS, "run", "pipeline"), incomplete),
+        *recipes(ctx, parameter, incomplete),
+    ]
 
 
-def recipes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def recipes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a recipe in configs/."""
     from runner.errors import RunnerError
     from runner.project import find_checkout, recipes
 
     try:
-        return _matching(recipes(find_checkout(Path.cwd()), Path.cwd()), typed)
+        return _matching(recipes(find_checkout(Path.cwd()), Path.cwd()), incomplete)
     except RunnerError:
         return []
 
 
-def runs(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def runs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a run that has a folder on this machine."""
     import os
 
@@ -40,23 +43,23 @@ def runs(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
 
     try:
         folder = volumes(find_checkout(Path.cwd()), os.environ).checkpoints
-        return sorted(path.name for path in folder.iterdir() if path.name.startswith(typed))
+        return sorted(path.name for path in folder.iterdir() if path.name.startswith(incomplete))
     except (RunnerError, OSError):
         return []
 
 
-def volumes(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def volumes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a volume."""
     from job.paths import VOLUMES
 
-    return _matching(VOLUMES, typed)
+    return _matching(VOLUMES, incomplete)
 
 
-def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def gpus(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a GPU on Modal: the next alternative after a comma, the count after a colon."""
     from runner.pricing.gpus import BY_NAME
 
-    before, comma, last = typed.rpartition(",")
+    before, comma, last = incomplete.rpartition(",")
     name, colon, _ = last.upper().partition(":")
     if colon:
         most = BY_NAME[name].max_count if name in BY_NAME else 0
@@ -66,40 +69,42 @@ def gpus(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str
     return [f"{before}{comma}{word}" for word in _matching(known, last.upper())]
 
 
-def targets(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+def targets(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a target."""
     from runner.errors import RunnerError
     from runner.project import find_checkout
     from runner.target import target_names
 
     try:
-        return _matching(target_names(find_checkout(Path.cwd())), typed)
+        return _matching(target_names(find_checkout(Path.cwd())), incomplete)
     except RunnerError:
         return []
 
 
-def paths(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a run after the volume `checkpoints`, else a path."""
     from click.shell_completion import CompletionItem
 
     if ctx.params.get("volume") == "checkpoints":
-        return [CompletionItem(run) for run in runs(ctx, parameter, typed)]
-    return files(ctx, parameter, typed)
+        return [CompletionItem(run) for run in runs(ctx, parameter, incomplete)]
+    return files(ctx, parameter, incomplete)
 
 
-def files(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+def files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a path."""
     from click.shell_completion import CompletionItem
 
-    return [CompletionItem(typed, type="file")]
+    return [CompletionItem(incomplete, type="file")]
 
 
-def folders(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+def folders(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Let the shell complete a folder."""
     from click.shell_completion import CompletionItem
 
-    return [CompletionItem(typed, type="dir")]
+    return [CompletionItem(incomplete, type="dir")]
 
 
-def _matching(known: Iterable[str], typed: str) -> list[str]:
-    return [word for word in known if word.startswith(typed)]
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in names if word.startswith(incomplete)]

@@ -22,7 +22,7 @@ import click
 
 from job.format import json_text, sanitize
 from runner.errors import usage
-from runner.signals import JobOutput, SignalForwarder, handled, press_ctrl_c
+from runner.signals import JobOutput, SignalForwarder, press_ctrl_c, signal_handler
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,14 +100,14 @@ class CliContext:
             if answer in ("", "n", "no"):
                 return False
 
-    def confirm_stop(self, run: str, which: signal.Signals) -> bool:
+    def confirm_stop(self, run: str, received: signal.Signals) -> bool:
         """Ask whether to stop a run or to leave it running on its machine.
 
         Without a terminal, SIGINT stops the run; SIGTERM and SIGHUP leave it.
         """
-        if which != signal.SIGINT or not self.is_terminal:
-            return which == signal.SIGINT
-        with handled(signal.default_int_handler, signal.SIGINT):
+        if received != signal.SIGINT or not self.is_terminal:
+            return received == signal.SIGINT
+        with signal_handler(signal.default_int_handler, signal.SIGINT):
             try:
                 return self.ask(f"Stop run '{run}'? (No: it continues without this terminal.)")
             except (click.Abort, KeyboardInterrupt):  # Ctrl-C again: leave
@@ -147,7 +147,7 @@ class CliContext:
         return True
 
     def print_rows(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Print names, dim, and values to stderr, wrapped at the width of the terminal.
+        """Print dimmed names and their values to stderr, wrapped at the width of the terminal.
 
         Without rich, whose import takes 4% of the CPU time of a launch.
         """
@@ -165,13 +165,13 @@ class CliContext:
                 color=self.color,
             )
 
-    def print_table(self, table: Table, *, data: bool = False, least: int = 0) -> None:
+    def print_table(self, table: Table, *, data: bool = False, min_width: int = 0) -> None:
         """Print a table to stderr, or as ``data`` to stdout, without trailing blanks.
 
-        If the terminal has fewer columns than ``least``, it wraps the lines; no value is cut.
+        If the terminal has fewer columns than ``min_width``, it wraps the lines; no value is cut.
         """
         console = self.console(data=data)
-        console.width = max(console.width, least)
+        console.width = max(console.width, min_width)
         with console.capture() as capture:
             console.print(table)
         lines = (line.rstrip() for line in capture.get().splitlines())
@@ -204,13 +204,13 @@ class CliContext:
         )
 
 
-def new_table(*titles: str, left: Container[str] = ()) -> Table:
-    """Return a table without lines, whose columns are right-aligned except those in ``left``."""
+def new_table(*titles: str, left_aligned: Container[str] = ()) -> Table:
+    """Return a table without lines; columns not in ``left_aligned`` are right-aligned."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="dim")
     for title in titles:
-        table.add_column(title, no_wrap=True, justify="left" if title in left else "right")
+        table.add_column(title, no_wrap=True, justify="left" if title in left_aligned else "right")
     return table
 
 

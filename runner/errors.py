@@ -69,7 +69,7 @@ def not_found(message: str) -> RunnerError:
 
 
 def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
-    """Return any error as one line. Only an error of no known kind is reported as a bug."""
+    """Return any error as one line. Only an unexpected error is reported as a bug."""
     if isinstance(error, click.ClickException):
         return error
     if isinstance(error, UserError):
@@ -82,7 +82,7 @@ def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
         return RunnerError(f"{describe_os_error(error)}; `runner doctor` checks this machine")
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         # From Path.resolve, before Python 3.13.
-        return usage(f"{str(error).rpartition(' from ')[2]} is a link that leads to itself")
+        return usage(f"{str(error).rpartition(' from ')[2]} is a symbolic link to itself")
     if isinstance(error, UnicodeError):
         return RunnerError(f"a file or argument is not valid UTF-8: {error}; fix its encoding")
     if isinstance(error, MemoryError):
@@ -94,4 +94,4 @@ def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
             message = " ".join(str(error).split()) or type(error).__name__
             return RunnerError(f"{module.partition('.')[0]}: {message}")
     hint = "" if debug else "; `runner --debug ...` shows the traceback"
-    return RunnerError(f"{type(error).__name__}: {error}; this is a fault of the runner{hint}")
+    return RunnerError(f"{type(error).__name__}: {error}; this is a bug in the runner{hint}")

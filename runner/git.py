@@ -59,15 +59,15 @@ class Repository:
             if ".." in Path(name).parts or Path(name).is_absolute():
                 return None
             for folder in (self.git_dir, self.common_dir):
-                if found := _first_line(folder / name):
-                    reference = found
+                if line := _first_line(folder / name):
+                    reference = line
                     break
             else:
                 return self._packed(name)
         return None
 
     def is_dirty(self) -> bool:
-        """Return whether a tracked file differs from HEAD."""
+        """Return True if a tracked file differs from HEAD."""
         answer = self.run(self.root, "status", "--porcelain", "--untracked-files=no")
         return answer is not None and bool(answer.out)
 

@@ -22,7 +22,7 @@ HOME_VARIABLE = "GPT_RUNNER_HOME"
 SITE = Path(__file__).resolve().parent.parent
 FILES = Path(__file__).resolve().parent / "project_files"  # in a wheel only: pyproject.toml
 PACKAGES = ("bench", "corpus", "experiment", "inference", "job", "model", "runner", "serving")
-MARKER = ".installed"  # tells a copy from a checkout
+MARKER = ".installed"  # distinguishes a copy from a checkout
 REBUILDS = ("Dockerfile", "requirements.lock")
 
 
@@ -40,7 +40,7 @@ def queue_folder(environ: Mapping[str, str]) -> Path:
 
 
 def installed_project(environ: Mapping[str, str], info: Callable[[str], None]) -> Path | None:
-    """Return the copy of this version's project, made at the first use.
+    """Return the copy of this version's project, created at the first use.
 
     None if the runner was not installed from a wheel.
     """
@@ -93,7 +93,7 @@ def make_copy(project: Path) -> None:
             (project.parent / "volumes" / volume).mkdir(parents=True, exist_ok=True)
         try:
             temporary.rename(project)
-        except OSError:  # another process made it meanwhile
+        except OSError:  # another process created it meanwhile
             if not project.is_dir():
                 raise
     finally:

@@ -96,8 +96,8 @@ class LaunchArguments:
     """The job, its positional arguments and the options that every target has."""
 
     job: str = "train"  # a name in JOBS, or "run", "pipeline", "command"
-    words: tuple[str, ...] = ()  # [RECIPE] [key=value ...], or FILE and parameters
-    command: tuple[str, ...] = ()  # the words after --
+    args: tuple[str, ...] = ()  # [RECIPE] [key=value ...], or FILE and parameters
+    command: tuple[str, ...] = ()  # the arguments after --
     name: str | None = None
     gpu: int | None = None  # processes; targets that rent GPUs have an option of their own
     device: str | None = None

@@ -1,4 +1,4 @@
-"""Paths on the command line: absolute as typed, then translated to the paths that the job sees.
+"""Paths on the command line: made absolute, then translated to the paths that the job sees.
 
 A path means the same on every target, so that a run with ``data.source=texts/`` can be resumed on
 another target. Paths in the checkout are written relative to it; folders outside it are mounted in
@@ -39,9 +39,9 @@ SYSTEM_FOLDERS = {
 }
 
 
-def is_path(word: str) -> bool:
+def is_path(text: str) -> bool:
     """Return True if the word can only be a file: it names a folder or ends in .yaml or .yml."""
-    return "/" in word or "\\" in word or word.endswith((".yaml", ".yml"))
+    return "/" in text or "\\" in text or text.endswith((".yaml", ".yml"))
 
 
 def path_in(override: str) -> str | None:
@@ -66,8 +66,8 @@ def absolute(path: str, cwd: Path) -> str:
     """Return ``path`` from ``cwd`` if it exists there, else unchanged: the job may know it."""
     if path in SOURCE_NAMES or "://" in path:
         return path
-    found = Path(os.path.normpath(cwd / Path(path).expanduser()))
-    return str(found) if literal_prefix(found).exists() else path
+    resolved = Path(os.path.normpath(cwd / Path(path).expanduser()))
+    return str(resolved) if literal_prefix(resolved).exists() else path
 
 
 def literal_prefix(path: Path) -> Path:

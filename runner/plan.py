@@ -83,14 +83,14 @@ class FolderState:
 
 @dataclass(frozen=True)
 class PriorRun:
-    """The run of the request's name, as the target has it before the launch."""
+    """The existing run with the request's name, before the launch."""
 
     record: RunRecord | None = None
     recipe: Recipe | None = None  # that a run of the built-in trainer recorded
     step: int | None = None  # of its newest checkpoint
     attempts: int = 0
     active: str | None = None  # "running on host", if it is active
-    other: RemoteRunState | None = None  # on the other side of `pull` and `push`
+    other: RemoteRunState | None = None  # where `pull` or `push` would copy it from
 
     @property
     def is_finished(self) -> bool:
@@ -136,7 +136,7 @@ class TargetState:
 
 @dataclass(frozen=True)
 class PersistedPath:
-    """The persisted ``path`` of a folder, and its place on the volume as in Volume."""
+    """The persisted ``path`` of a folder, and its location on the volume as in Volume."""
 
     path: str
     host_path: str
@@ -170,7 +170,7 @@ class PlannedProcess:
 
 @dataclass(frozen=True)
 class PlanEstimate:
-    """Time and price of a launch on the slowest and dearest GPU type of the request."""
+    """Time and price of a launch on the slowest and most expensive GPU type of the request."""
 
     seconds: float | None = None
     usd_per_hour: float | None = None
@@ -186,7 +186,7 @@ class Plan:
     checkout: str
     process: PlannedProcess
     volumes: tuple[Volume, ...]
-    steps: tuple[str, ...]  # as a person reads them
+    steps: tuple[str, ...]  # for display
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     resume: int | None = None  # the step
@@ -206,8 +206,8 @@ class Plan:
         return self.detach or self.writes_run
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Return what the run's record keeps of the launch: target, recipe, tags, git."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the part of the launch that run.json records: target, recipe, tags, git."""
         return json.loads(dict(self.process.environment).get("RUN_LAUNCH", "{}"))
 
     def to_json(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class Plan:
 
 
 def launch_variable(request: Request, state: TargetState) -> str:
-    """Return the value of RUN_LAUNCH: what the run's record keeps of the launch."""
+    """Return the value of RUN_LAUNCH: the part of the launch that run.json records."""
     launch: dict[str, Any] = {
         "target": state.target,
         "gpu": request.target_options.gpu or (str(request.gpus) if request.gpus > 1 else None),
@@ -246,7 +246,7 @@ def launch_variable(request: Request, state: TargetState) -> str:
 
 @dataclass(frozen=True)
 class RemoteRunState:
-    """The same run on the other side of `pull` and `push`."""
+    """The state of the same run in the place that `pull` or `push` would copy it from."""
 
     target: str  # the last one that it ran on there
     is_remote: bool
@@ -258,7 +258,7 @@ class RemoteRunState:
 def refuse_divergence(
     run: str, target: str, step: int | None, other: RemoteRunState, folder: str
 ) -> None:
-    """Raise RunnerError if ``run`` is active on the other side, or has newer checkpoints there.
+    """Raise RunnerError if ``run`` is active elsewhere, or has newer checkpoints there.
 
     ``step`` is the one from which ``target`` would resume, ``folder`` the run's on this machine.
     """

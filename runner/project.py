@@ -70,9 +70,9 @@ def recipes(checkout: Path, cwd: Path | None = None) -> dict[str, Path]:
     """Return the recipes of ``configs/`` by name, those of the user's folder ``cwd`` first."""
     known: dict[str, Path] = {}
     for folder in (checkout / "configs", cwd / "configs" if cwd else None):
-        found = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder else []
+        files = [*folder.glob("*.yaml"), *folder.glob("*.yml")] if folder else []
         is_own = folder is not None and folder.parent == checkout
-        known |= {path.stem: path for path in sorted(found) if is_recipe(path, is_own)}
+        known |= {path.stem: path for path in sorted(files) if is_recipe(path, is_own)}
     return known
 
 
@@ -176,14 +176,14 @@ def read_dotenv(checkout: Path, names: Collection[str] | None = None) -> dict[st
 
     Raises RunnerError, exit status 2, for a line that Compose refuses or would read differently.
     """
-    found = {}
+    values = {}
     for line in _dotenv_lines(checkout):
         is_wanted = names is None or line.name is None or line.name in names
         if line.problem and is_wanted:
             raise usage(f".env:{line.number}: {line.problem}")
         if line.name is not None and line.value is not None and is_wanted:
-            found[line.name] = line.value
-    return found
+            values[line.name] = line.value
+    return values
 
 
 def dotenv_problems(checkout: Path) -> list[tuple[int, str]]:
@@ -236,11 +236,11 @@ def with_folder_secrets(environ: Mapping[str, str], cwd: Path) -> Mapping[str, s
     """Return the variables with the known secrets of ``.env`` in the user's folder ``cwd``."""
     if is_checkout(cwd) or not (cwd / ".env").is_file():  # a checkout's own is read when needed
         return environ
-    found = {name: value for name, value in read_dotenv(cwd, KNOWN_SECRETS).items() if value}
-    return {**found, **environ} if found else environ
+    secrets = {name: value for name, value in read_dotenv(cwd, KNOWN_SECRETS).items() if value}
+    return {**secrets, **environ} if secrets else environ
 
 
-def check_own_secrets(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
+def check_forwarded_env(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
     """Raise RunnerError, exit status 2, for a variable missing in the environment and .env."""
     names = tuple(names)
     dotenv = read_dotenv(checkout, names)
@@ -305,12 +305,12 @@ def install_line(*extras: str) -> str:
     return pip_install(*(line for extra in extras for line in requirements(extra)))
 
 
-def pip_install(*words: str) -> str:
+def pip_install(*packages: str) -> str:
     """Return the command that installs packages into the Python that runs the runner."""
     pip = [sys.executable, "-m", "pip", "install"]
-    if find_spec("pip") is None:  # an environment that uv made
+    if find_spec("pip") is None:  # an environment that uv created
         pip = ["uv", "pip", "install", "--python", sys.executable]
-    return shlex.join([*pip, *words])
+    return shlex.join([*pip, *packages])
 
 
 def own_requirement(package: str) -> str:
@@ -334,5 +334,5 @@ def requirements(extra: str) -> list[str]:
         known = requires(PROJECT) or []
     except PackageNotFoundError:
         return [f".[{extra}]"]
-    found = [line for line in known if (m := EXTRA_MARKER.search(line)) and m[1] == extra]
-    return [EXTRA_MARKER.sub("", line).strip().rstrip(";") for line in found]
+    lines = [line for line in known if (m := EXTRA_MARKER.search(line)) and m[1] == extra]
+    return [EXTRA_MARKER.sub("", line).strip().rstrip(";") for line in lines]

@@ -1,7 +1,7 @@
-"""A launch as the user asked for it, checked: one type of request for each job.
+"""Validated launch requests: one type for each job.
 
-A request is complete before a target is asked: the recipe is loaded, paths are absolute, options
-are valid.
+A request is complete before a target is contacted: the recipe is loaded, paths are absolute, and
+options are valid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TargetOptions:
     gpu: str | None = None
     max_cost: float | None = None
     environment: tuple[tuple[str, str], ...] = ()
-    own_secrets: tuple[str, ...] = ()  # names of variables in the environment or in .env
+    forwarded_env: tuple[str, ...] = ()  # variables to forward, from the environment or .env
     modal_secrets: tuple[str, ...] = ()  # names of secrets stored on Modal
 
     def given(self) -> list[str]:
@@ -54,7 +54,7 @@ class Request:
 
     job: ClassVar[Job]
 
-    run: str  # '' for the newest run on a target that can't be looked up
+    run: str  # '' for the newest run on a target that can't be queried
     overrides: tuple[str, ...] = ()
     settings: Recipe | None = None
     gpus: int = 1  # processes, one per GPU
@@ -202,24 +202,24 @@ class PersistOption:
 
 @dataclass(frozen=True)
 class UserCommand:
-    """``words`` to run in ``folder``, an absolute path on this machine."""
+    """``argv`` to run in ``folder``, an absolute path on this machine."""
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     folder: Path
     setup: tuple[str, ...] = ()  # shell lines that extend the image
     requirements: bool = True  # the folder's requirements.txt extends it too
     persist: tuple[PersistOption, ...] = ()
-    resume_with: str = ""  # words added in later attempts
+    resume_with: str = ""  # arguments added in later attempts
     resume_if: str | None = None  # ... if this file exists
     metrics: tuple[tuple[str, str], ...] = ()  # names and regular expressions of its output
 
     @property
     def script(self) -> str | None:
-        """Return the file of the folder that the words start, as in `torchrun train.py`.
+        """Return the file of the folder that the command starts, as in `torchrun train.py`.
 
-        None if they start no file, or one outside the folder or on a persisted path.
+        None if it starts no file, or one outside the folder or on a persisted path.
         """
-        program, *rest = self.words or ("",)
+        program, *rest = self.argv or ("",)
         shell = re.fullmatch(r"(?:.*/)?(python[\d.]*|(?:ba|z)?sh)", program)
         if program.startswith("./"):
             name = program
@@ -240,7 +240,7 @@ class UserCommand:
     def as_record(self) -> dict[str, Any]:
         """Return the JSON for the run's record; `command_from_record` reads it."""
         return {
-            "words": list(self.words),
+            "words": list(self.argv),
             "folder": str(self.folder),
             "setup": list(self.setup),
             "requirements": self.requirements,
@@ -283,15 +283,15 @@ def folder_name(folder: Path) -> str:
     return f"{name or 'folder'}-{digest}"
 
 
-def run_name(folder: Path, words: Sequence[str]) -> str:
+def run_name(folder: Path, argv: Sequence[str]) -> str:
     """Return the default name of a command's run: the folder and the script, ``nanoGPT-train``."""
     candidates = [
-        word for word in words if not word.startswith("-") and not LAUNCHERS.match(Path(word).name)
+        word for word in argv if not word.startswith("-") and not LAUNCHERS.match(Path(word).name)
     ]
     scripts = [word for word in candidates if word.endswith((".py", ".sh"))]
-    word = (scripts or candidates or list(words))[0]
-    if "-m" in words[:-1] and not scripts:
-        word = words[words.index("-m") + 1].rpartition(".")[2]
+    word = (scripts or candidates or list(argv))[0]
+    if "-m" in argv[:-1] and not scripts:
+        word = argv[argv.index("-m") + 1].rpartition(".")[2]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(word).stem).strip("-._")[:40]
     return f"{folder_name(folder)[:50]}-{stem or 'command'}"
 
@@ -320,13 +320,13 @@ FILE_SUFFIXES = frozenset(
 )
 
 
-def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOption, ...]:
+def read_persist_options(values: Sequence[str], folder: Path) -> tuple[PersistOption, ...]:
     """Parse ``out=checkpoints`` or ``out=checkpoints/some/path``.
 
     The default path is ``<folder>/<path>``, the same for every run in the folder. Raises
     RunnerError, exit status 2.
     """
-    options = tuple(_read_persist_option(word, folder) for word in words)
+    options = tuple(_read_persist_option(word, folder) for word in values)
     for number, option in enumerate(options):
         for other in options[:number]:
             if _is_inside(option.path, other.path) or _is_inside(other.path, option.path):
@@ -336,27 +336,27 @@ def read_persist_options(words: Sequence[str], folder: Path) -> tuple[PersistOpt
     return options
 
 
-def _read_persist_option(word: str, folder: Path) -> PersistOption:
-    path, equals, rest = word.partition("=")
+def _read_persist_option(option: str, folder: Path) -> PersistOption:
+    path, equals, rest = option.partition("=")
     volume, _, location = rest.partition("/")
     if not equals or not path or not volume:
-        raise usage(f"--persist {word}: expected PATH=VOLUME, such as --persist out=checkpoints")
+        raise usage(f"--persist {option}: expected PATH=VOLUME, such as --persist out=checkpoints")
     if volume not in VOLUMES:
         hint = did_you_mean(volume, VOLUMES) or f"; the volumes are {', '.join(VOLUMES)}"
-        raise usage(f"--persist {word}: unknown volume '{volume}'{hint}")
+        raise usage(f"--persist {option}: unknown volume '{volume}'{hint}")
     inner = PurePosixPath(path)
     if inner.is_absolute() or ".." in inner.parts or not inner.parts:
-        raise usage(f"--persist {word}: {path} is not a path inside the folder {folder}")
+        raise usage(f"--persist {option}: {path} is not a path inside the folder {folder}")
     if (folder / inner).is_file() or (
         inner.suffix in FILE_SUFFIXES and not (folder / inner).is_dir()
     ):
         raise usage(
-            f"--persist {word}: {path} is a file, and only folders are persisted; let the command "
-            "write it into a folder, or to $OUT_DIR, which is always kept"
+            f"--persist {option}: {path} is a file, and only folders are persisted; let the "
+            "command write it into a folder, or to $OUT_DIR, which is always kept"
         )
     outer = PurePosixPath(location or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
-        raise usage(f"--persist {word}: {location} is not a path inside the volume {volume}")
+        raise usage(f"--persist {option}: {location} is not a path inside the volume {volume}")
     return PersistOption(inner.as_posix(), volume, outer.as_posix())
 
 
@@ -366,10 +366,10 @@ def _is_inside(path: str, other: str) -> bool:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A Python file with a train(). ``words`` are as typed; ``arguments`` include the defaults."""
+    """A Python file with a train(). ``args`` are as typed; ``arguments`` include the defaults."""
 
     file: Path  # absolute
-    words: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Value], ...] = ()
     trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
 
@@ -381,11 +381,11 @@ class Experiment:
     def as_record(self) -> dict[str, Any]:
         """Return the JSON for the run's record; `experiment_from_record` reads it."""
         trackers = dict(self.trackers)
-        return {"file": str(self.file), "words": list(self.words), "trackers": trackers}
+        return {"file": str(self.file), "words": list(self.args), "trackers": trackers}
 
 
 def experiment_from_record(tree: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]] | None:
-    """Return the file and words of a launch; None if it was not an experiment's."""
+    """Return the file and the arguments of a launch; None if it was not an experiment's."""
     try:
         experiment = tree["experiment"]
         return Path(experiment["file"]), tuple(str(word) for word in experiment["words"])
@@ -394,7 +394,7 @@ def experiment_from_record(tree: Mapping[str, Any]) -> tuple[Path, tuple[str, ..
 
 
 def smoke_overrides(steps: int) -> dict[str, Any]:
-    """Return the settings that end a training run after ``steps``, whatever its schedules."""
+    """Return the settings that end a training run after ``steps``, regardless of its schedules."""
     return {
         "train.max_steps": steps,
         "train.warmup_steps": 0,
@@ -407,5 +407,5 @@ def smoke_overrides(steps: int) -> dict[str, Any]:
 
 
 def as_arguments(settings: dict[str, Any]) -> tuple[str, ...]:
-    """Return settings as words of a command line."""
+    """Return settings as arguments of a command line."""
     return tuple(f"{key}={'null' if value is None else value}" for key, value in settings.items())

@@ -16,14 +16,16 @@ _handlers_before: dict[signal.Signals, object] = {}
 
 
 @contextmanager
-def handled(handler: Callable[[int, FrameType | None], Any], *signals: int) -> Iterator[None]:
+def signal_handler(
+    handler: Callable[[int, FrameType | None], Any], *signals: int
+) -> Iterator[None]:
     """Handle the signals in the block, and restore their handlers after it."""
-    before = {which: signal.signal(which, handler) for which in signals}
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for which, old in before.items():
-            signal.signal(which, old)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def hold_signals() -> None:
@@ -31,17 +33,17 @@ def hold_signals() -> None:
 
     Without this, a Ctrl-C in between would end the runner and leave the job running.
     """
-    for which in SIGNALS if not _handlers_before else ():
-        _handlers_before[which] = signal.signal(
-            which, lambda number, _: _held.append(signal.Signals(number))
+    for signum in SIGNALS if not _handlers_before else ():
+        _handlers_before[signum] = signal.signal(
+            signum, lambda number, _: _held.append(signal.Signals(number))
         )
 
 
 def release_signals() -> list[signal.Signals]:
     """Stop holding signals and return those that were held."""
     while _handlers_before:
-        which, before = _handlers_before.popitem()
-        signal.signal(which, before)  # type: ignore[arg-type]  # what signal() itself returned
+        number, before = _handlers_before.popitem()
+        signal.signal(number, before)  # type: ignore[arg-type]  # what signal() itself returned
     held = list(_held)
     _held.clear()
     return held
@@ -53,15 +55,16 @@ def press_ctrl_c(received: signal.Signals) -> str:
 
 
 class SignalForwarder:
-    """While entered, call ``first(signal)`` for the first signal and ``again()`` for each later
-    one.
+    """While entered, call ``on_first(signal)`` once, and ``on_repeat()`` for each later signal.
 
     The job must not be in the terminal's foreground group, or it would get each Ctrl-C twice.
     """
 
-    def __init__(self, first: Callable[[signal.Signals], None], again: Callable[[], None]) -> None:
-        self.first = first
-        self.again = again
+    def __init__(
+        self, on_first: Callable[[signal.Signals], None], on_repeat: Callable[[], None]
+    ) -> None:
+        self.on_first = on_first
+        self.on_repeat = on_repeat
         self.count = 0
         self._before: dict[signal.Signals, object] = {}
 
@@ -71,25 +74,25 @@ class SignalForwarder:
         return self.count > 1
 
     def __enter__(self) -> SignalForwarder:
-        for which in SIGNALS:
-            replaced = signal.signal(which, self._received)
-            self._before[which] = _handlers_before.pop(which, replaced)
-        for which in release_signals():
-            self._received(which, None)
+        for number in SIGNALS:
+            replaced = signal.signal(number, self._received)
+            self._before[number] = _handlers_before.pop(number, replaced)
+        for number in release_signals():
+            self._received(number, None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for which, before in self._before.items():
-            signal.signal(which, before)  # type: ignore[arg-type]  # what signal() itself returned
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]  # what signal() itself returned
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         # A message to a terminal that was closed must not end the runner before the job.
         with suppress(OSError, ValueError):
             if self.count == 1:
-                self.first(signal.Signals(number))
+                self.on_first(signal.Signals(number))
             else:
-                self.again()
+                self.on_repeat()
 
 
 class JobOutput(threading.Thread):

@@ -19,7 +19,7 @@ from typing import Any
 from job.typed_json import read_object
 from runner.errors import RunnerError
 
-COMMAND_TIMEOUT_S = 20.0  # an engine that is starting up answers late
+COMMAND_TIMEOUT_S = 20.0  # an engine that is starting up responds slowly
 POLL_INTERVAL_S = 0.1
 
 
@@ -91,7 +91,7 @@ class System:
             return CompletedCommand(126, "", str(error))
         return CompletedCommand(done.returncode, done.stdout, done.stderr)
 
-    def words(self, command: Sequence[str]) -> list[str]:
+    def command_line(self, command: Sequence[str]) -> list[str]:
         """Return the command line that runs ``command``."""
         return [str(self.program(command[0])), *command[1:]]
 
@@ -108,7 +108,12 @@ class System:
             stderr = None
         environ = dict(self.environ)
         return subprocess.run(
-            self.words(command), cwd=cwd, env=environ, input=content, stdout=stderr, check=False
+            self.command_line(command),
+            cwd=cwd,
+            env=environ,
+            input=content,
+            stdout=stderr,
+            check=False,
         ).returncode
 
     @cached_property

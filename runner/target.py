@@ -41,20 +41,22 @@ class LaunchHandle:
     location: str = ""  # the machine or app that the id belongs to
     identity: str = ""  # distinguishes the process from a later one with the same number
     target_options: TargetOptions = field(default_factory=TargetOptions)  # without secrets
-    facts: dict[str, Any] = field(default_factory=dict)  # recipe, tags: until the run records them
+    metadata: dict[str, Any] = field(
+        default_factory=dict
+    )  # recipe, tags: until the run records them
 
     @classmethod
-    def of(cls, plan: Plan, target: str, id: str, **own: Any) -> LaunchHandle:
-        """Return the handle of a launch of ``plan``; ``own`` are the target's own values."""
+    def of(cls, plan: Plan, target: str, id: str, **target_values: Any) -> LaunchHandle:
+        """Return the handle of a launch of ``plan``; ``target_values`` replace the defaults."""
         values: dict[str, Any] = {
             "started": time.time(),
             "detached": plan.detach,
             "gpus": plan.process.gpus,
             "device": plan.process.device,
             "target_options": plan.target_options,
-            "facts": plan.facts,
+            "metadata": plan.metadata,
         }
-        return cls(plan.run, target, plan.job, id, **values | own)
+        return cls(plan.run, target, plan.job, id, **values | target_values)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class RunInfo:
     seconds: float | None = None  # trained so far, evaluations and checkpoints included
     result: dict[str, Any] = field(default_factory=dict)  # of an experiment
     trackers: dict[str, str] = field(default_factory=dict)  # the run's page in each
-    queue_place: int | None = None  # 1 for the next one
+    queue_position: int | None = None  # 1 for the next one
     tags: tuple[str, ...] = ()
     recipe: str = ""  # its name
 
@@ -248,8 +250,8 @@ class Target(RunSource, Protocol):
         """
         ...
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run ``words`` at the terminal inside the active run; return their exit status."""
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` at the terminal inside the active run; return their exit status."""
         ...
 
 
@@ -318,7 +320,7 @@ class OpenTargets(Protocol):
 
 
 def target_names(checkout: Path) -> list[str]:
-    """Return the names of the targets, sorted; a box is one once it was used."""
+    """Return the names of the targets, sorted, with the boxes that were used."""
     boxes = [f"remote:{box}" for box in known_boxes(checkout)]
     return sorted([*(name for name in TARGET_MODULES if name != "remote"), *boxes])
 
@@ -332,7 +334,7 @@ def known_boxes(checkout: Path) -> list[str]:
 
 
 def remember_box(checkout: Path, box: str) -> None:
-    """Let commands that look for runs ask ``box`` too."""
+    """Record ``box``, so that commands that look for runs query it too."""
     if box not in (known := known_boxes(checkout)):
         path = volumes(checkout, {}).cache / BOXES_FILE
         write_atomically(path, "".join(f"{name}\n" for name in [*known, box]))

@@ -109,7 +109,7 @@ def _check_trackio(
     assert [step for _, step, _ in rows] == steps
     config = json.loads(config)
     assert {key: config[key] for key in recipe} == recipe
-    assert config["facts"]["commit"] == commit
+    assert config["metadata"]["commit"] == commit
     tables = {step: json.loads(text).get("samples") for _, step, text in rows}
     assert [step for step, table in tables.items() if table] == sorted(samples)
     shown = [(row["step"], row["text"]) for row in tables[60]["_value"]]

@@ -80,7 +80,7 @@ class TrackedRun:
     project: str
     config: dict[str, Any]
     group: str | None = None  # the sweep
-    facts: dict[str, str] = field(default_factory=dict)  # commit, target, gpu
+    metadata: dict[str, str] = field(default_factory=dict)  # commit, target, gpu
     tags: list[str] = field(default_factory=list)
 
 

@@ -121,7 +121,7 @@ def open_run(folder: Path, project: str, tags: list[str]) -> TrackedRun:
     if record is None:
         raise FileNotFoundError(f"{folder}/run.json is missing or damaged")
     attempt = record.attempts[-1]
-    facts = {
+    metadata = {
         "commit": str(record.git.get("commit") or "")[:COMMIT_LENGTH],
         "target": str(attempt.launch.get("target") or "host"),
         "gpu": str(attempt.launch.get("gpu") or attempt.device),
@@ -133,7 +133,7 @@ def open_run(folder: Path, project: str, tags: list[str]) -> TrackedRun:
         project=project,
         config=yaml.safe_load(recipe.read_bytes()) if recipe.exists() else record.arguments,
         group=attempt.launch.get("sweep"),
-        facts={key: value for key, value in facts.items() if value},
+        metadata={key: value for key, value in metadata.items() if value},
         tags=tags,
     )
 

@@ -37,8 +37,8 @@ class MlflowTracker:
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status="RUNNING")
         else:
-            facts = {**run.facts, **({"group": run.group} if run.group else {})}
-            tags = {ID_TAG: run.id, **facts, **dict.fromkeys(run.tags, "true")}
+            metadata = {**run.metadata, **({"group": run.group} if run.group else {})}
+            tags = {ID_TAG: run.id, **metadata, **dict.fromkeys(run.tags, "true")}
             self.id = self.client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
             parameters = [Param(k, str(v)[:MAX_VALUE]) for k, v in flatten(run.config).items()]
             for at in range(0, len(parameters), MAX_PARAMETERS):

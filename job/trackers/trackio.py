@@ -21,7 +21,7 @@ class TrackioTracker(WandbTracker):
             project=run.project,
             name=run.id,
             group=run.group,
-            config={**run.config, "facts": {**run.facts, "tags": run.tags}},
+            config={**run.config, "metadata": {**run.metadata, "tags": run.tags}},
             resume="allow",
             embed=False,
             auto_log_gpu=False,

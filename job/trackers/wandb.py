@@ -25,7 +25,7 @@ class WandbTracker:
             id=run.id,
             name=run.name,
             group=run.group,
-            tags=[f"{key}:{value}"[:64] for key, value in run.facts.items()] + run.tags,
+            tags=[f"{key}:{value}"[:64] for key, value in run.metadata.items()] + run.tags,
             config=run.config,
             dir=run.folder,
             mode=None if is_online else "offline",  # None: WANDB_MODE decides

@@ -85,17 +85,17 @@ class CommandProcess:
         for copier in self._copiers:
             copier.start()
 
-    def ask(self, which: signal.Signals) -> None:
+    def ask(self, signum: signal.Signals) -> None:
         """Forward the first signal of each kind."""
-        if self.asked is which:
+        if self.asked is signum:
             return  # our own signal, if the whole group got it
-        self.asked = which
+        self.asked = signum
         if self._hold is not None:
             self._hold()
         if self._is_shell:
-            os.killpg(self.process.pid if self._alone else os.getpgrp(), which)
+            os.killpg(self.process.pid if self._alone else os.getpgrp(), signum)
         else:
-            self.process.send_signal(which)
+            self.process.send_signal(signum)
 
     def wait(self, is_alive: Callable[[], None]) -> int:
         """Return its exit status, 128 + n for signal n, once all its output is written."""
@@ -151,8 +151,8 @@ class CommandProcess:
 def catch_signals() -> list[signal.Signals]:
     """Collect SIGINT and SIGTERM from now on; the list is forwarded once the command runs."""
     early: list[signal.Signals] = []
-    for which in SIGNALS:
-        signal.signal(which, lambda number, _: early.append(signal.Signals(number)))
+    for signum in SIGNALS:
+        signal.signal(signum, lambda number, _: early.append(signal.Signals(number)))
     return early
 
 
@@ -193,10 +193,10 @@ def start(
     def forward(number: int, frame: FrameType | None) -> None:
         made.ask(signal.Signals(number))
 
-    for which in SIGNALS:
-        signal.signal(which, forward)
-    for which in early:
-        made.ask(which)
+    for signum in SIGNALS:
+        signal.signal(signum, forward)
+    for signum in early:
+        made.ask(signum)
     return made
 
 

@@ -363,7 +363,7 @@ SETTINGS = {
     "sample": ("sample.",),
     "evaluate": ("train.eval_", "train.micro_batch"),
 }
-TO_A_COMMAND = "write the command after --: runner {target} --dir FOLDER -- python train.py"
+COMMAND_REMEDY = "write the command after --: runner {target} --dir FOLDER -- python train.py"
 
 
 class TargetGroup(click.Group):
@@ -374,7 +374,7 @@ class TargetGroup(click.Group):
         job, rest = self.split_job(args)
         if job is None and not ctx.resilient_parsing and {"-h", "--help"} & {*args}:
             return super().parse_args(ctx, ["--help"])
-        if job is None and ctx.resilient_parsing:  # completing: an option can tell the job
+        if job is None and ctx.resilient_parsing:  # completion: an option can identify the job
             job = next((name for word in rest for name in self.jobs_with(word)), None)
         return super().parse_args(ctx, [job or DEFAULT_JOB, *rest])
 
@@ -437,19 +437,19 @@ class TargetGroup(click.Group):
 
 
 class UserCommandParser(click.Command):
-    """Keeps the words after ``--`` apart: none of them is an option of the runner."""
+    """Separates the arguments after ``--``, which are no options of the runner."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words before ``--``."""
+        """Parse the arguments before ``--``."""
         at = args.index("--") if "--" in args else len(args)
         command = tuple(args[at + 1 :])
-        ctx.meta[COMMAND_WORDS] = command
+        ctx.meta[COMMAND_ARGS] = command
         if at < len(args) and not "".join(command[:1]).strip() and not ctx.resilient_parsing:
             raise usage("nothing to run after --; write the command there: -- python train.py")
         return super().parse_args(ctx, args[:at])
 
 
-COMMAND_WORDS = "runner.command"
+COMMAND_ARGS = "runner.command"
 
 
 def target_group(
@@ -477,15 +477,15 @@ def target_group(
     for name, job in JOB_COMMANDS.items():
         if job.is_local and gpu is not None:
             continue
-        own = [*job.options, *(job.local_options if gpu is None else ())]
+        job_options = [*job.options, *(job.local_options if gpu is None else ())]
         if gpu is not None:
-            own.insert(0, gpu)
+            job_options.insert(0, gpu)
         elif job.multi_gpu:
-            own.insert(0, PROCESSES)
+            job_options.insert(0, PROCESSES)
         if job.multi_gpu or name == COMMAND_JOB:
-            own += node_options
+            job_options += node_options
         if name in RUN_JOBS:
-            own += [TAG, *run_options]
+            job_options += [TAG, *run_options]
         common = [DRY_RUN, *([DETACH] if job.detach else []), JSON, YES]
         group.add_command(
             _job_command(
@@ -493,7 +493,7 @@ def target_group(
                 target,
                 name_of,
                 read_options or read_environment,
-                [NAME, *own, *options, *common],
+                [NAME, *job_options, *options, *common],
             )
         )
     return group
@@ -504,11 +504,11 @@ def machine_group(help_text: str, target: str) -> TargetGroup:
     return target_group(help_text, target, options=(ENV,), run_options=(QUEUE, SHARE))
 
 
-def read_environment(given: Mapping[str, Any]) -> TargetOptions:
+def read_environment(values: Mapping[str, Any]) -> TargetOptions:
     """Return the options of a target that has none but --env."""
     from runner.targets.modal.options import parse_options
 
-    return parse_options(variables=given["env"]) if given.get("env") else TargetOptions()
+    return parse_options(variables=values["env"]) if values.get("env") else TargetOptions()
 
 
 def short_form(name: str) -> click.Command:
@@ -538,30 +538,30 @@ def _job_command(
     job = JOB_COMMANDS[name]
 
     @click.pass_obj
-    def callback(cli: CliContext, /, **given: Any) -> int:
+    def callback(cli: CliContext, /, **values: Any) -> int:
         ctx = click.get_current_context()
-        command, target = ctx.meta.get(COMMAND_WORDS, ()), name_of(ctx)
+        command, target = ctx.meta.get(COMMAND_ARGS, ()), name_of(ctx)
         known = {field.name for field in fields(LaunchArguments)}
         arguments = LaunchArguments(
-            job=name, command=command, **{key: given[key] for key in known & given.keys()}
+            job=name, command=command, **{key: values[key] for key in known & values.keys()}
         )
-        own = read_options({key: value for key, value in given.items() if key not in known})
+        options = read_options({key: value for key, value in values.items() if key not in known})
         if name == "pipeline":
             from runner.launch.pipeline import run_pipeline
 
-            return run_pipeline(cli, target, arguments, own)
+            return run_pipeline(cli, target, arguments, options)
         from runner.launch.execute import launch
 
-        return launch(cli, target, arguments, own)
+        return launch(cli, target, arguments, options)
 
-    offered: Any = completion.words if name == DEFAULT_JOB else completion.recipes
+    complete: Any = completion.words if name == DEFAULT_JOB else completion.recipes
     if name in ("run", "pipeline"):
-        offered = completion.files
+        complete = completion.files
     if name in ("chat", "serve"):
-        offered = completion.runs
-    words = click.argument("words", nargs=-1, metavar=job.usage, shell_complete=offered)
+        complete = completion.runs
+    args = click.argument("args", nargs=-1, metavar=job.usage, shell_complete=complete)
     decorated: Any = callback
-    for option in reversed([words, *options]):
+    for option in reversed([args, *options]):
         decorated = option(decorated)
     cls = UserCommandParser if name == COMMAND_JOB else click.Command
     return click.command(
@@ -582,13 +582,15 @@ def explain_foreign_option(error: click.NoSuchOption, args: Sequence[str]) -> st
     jobs = group.jobs_with(option)
     if not jobs:
         return (
-            f"no option {option}; write a recipe setting as {brief(setting)}" if setting else None
+            f"unknown option {option}; write a recipe setting as {brief(setting)}"
+            if setting
+            else None
         )
     remedy = REMEDIES.get((job, option), "")
     if setting:
         remedy = f"for {job}, write {setting}"
     elif not remedy and COMMAND_JOB in jobs:
-        remedy = TO_A_COMMAND.format(target=group.name)
+        remedy = COMMAND_REMEDY.format(target=group.name)
     return (
         f"{option} is an option of {', '.join(jobs)}, not of {job}; {remedy or f'remove {option}'}"
     )
@@ -600,8 +602,8 @@ def _other_targets(group: TargetGroup, job: str, option: str) -> str:
         return ""
     names = ("host", "local", "cloud", "remote")
     commands = {name: import_module(f"runner.commands.{name}").command for name in names}
-    found = [name for name, other in commands.items() if job in other.jobs_with(option)]
-    return either([f"`runner {name}`" for name in found]) if found else ""
+    targets = [name for name, other in commands.items() if job in other.jobs_with(option)]
+    return either([f"`runner {name}`" for name in targets]) if targets else ""
 
 
 def recipe_setting(option: str, args: Sequence[str], job: str) -> str:

@@ -58,12 +58,12 @@ class Cache:
 
 def local_caches(root: Path) -> list[Cache]:
     """Return the caches on this machine. Hidden folders are not caches: .sync has the journal."""
-    found = []
+    caches = []
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             files = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
-            found.append(Cache(path.name, len(files), sum(f.lstat().st_size for f in files)))
-    return found
+            caches.append(Cache(path.name, len(files), sum(f.lstat().st_size for f in files)))
+    return caches
 
 
 def remote_caches(files: BlockFiles) -> list[Cache]:
@@ -114,33 +114,33 @@ def command(
     root, files = opened.volumes.cache, None
     if opened.has_remote_volumes:
         files = cast(RemoteVolumes, opened).block_files("cache")
-    found = select_caches(remote_caches(files) if files else local_caches(root), kinds)
+    caches = select_caches(remote_caches(files) if files else local_caches(root), kinds)
     lines = [
         f"{cache.kind:<12} {byte_size(cache.bytes):>10}  {count(cache.files, 'file'):<12}  "
         f"{cache.description}".rstrip()
-        for cache in found
+        for cache in caches
     ]
-    if action == "clear" and found:
+    if action == "clear" and caches:
         active = [f"run {info.run} is active" for info in opened.runs() if info.alive]
         if not confirm(cli, [*lines, *active], "delete them", yes):
             return 103
-        for cache in found:
+        for cache in caches:
             if files:
                 files.remove(cache.kind, recursive=True)
             else:
                 shutil.rmtree(root / cache.kind)
     if as_json:
-        cli.json([asdict(cache) for cache in found])
+        cli.json([asdict(cache) for cache in caches])
     elif action == "clear":
-        total = byte_size(sum(cache.bytes for cache in found))
+        total = byte_size(sum(cache.bytes for cache in caches))
         cli.info(
-            f"deleted {', '.join(cache.kind for cache in found)}: {total}"
-            if found
+            f"deleted {', '.join(cache.kind for cache in caches)}: {total}"
+            if caches
             else "no cache to delete"
         )
     else:
         for line in lines:
             cli.write(line)
-        if not found:
+        if not caches:
             cli.info("no caches yet; jobs create them")
     return 0

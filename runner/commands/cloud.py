@@ -49,21 +49,21 @@ SECRET = click.option(
 )
 
 
-def read_options(given: Mapping[str, Any]) -> ModalOptions:
+def read_options(values: Mapping[str, Any]) -> ModalOptions:
     """Return the options of `cloud`, typed."""
     from runner.targets.modal.options import parse_options
 
-    gpus = given["gpus"]
+    gpus = values["gpus"]
     return parse_options(
         gpu=str(gpus) if gpus else None,
-        nodes=given.get("nodes"),
-        timeout=given["timeout"],
-        max_cost=given["max_cost"],
-        region=given["region"],
-        cores=given.get("cores"),
-        memory_gib=given.get("memory_gib"),
-        variables=given["env"],
-        secrets=given["secret"],
+        nodes=values.get("nodes"),
+        timeout=values["timeout"],
+        max_cost=values["max_cost"],
+        region=values["region"],
+        cores=values.get("cores"),
+        memory_gib=values.get("memory_gib"),
+        variables=values["env"],
+        secrets=values["secret"],
     )
 
 

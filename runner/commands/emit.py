@@ -10,7 +10,7 @@
 
 The file has the image, the command, the volumes, the resources, the time limit and a
 restart after a preemption, which resumes from the newest checkpoint. GPUs and time
-limit are the recipe's by default. The runner does not start it.
+limit default to the recipe's. The runner does not start it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Gpus(GpuSpec):
         """Return the name, None for any, and the count."""
         if isinstance(value, str) and value.isdecimal():
             return None, int(value)
-        found = super().convert(value, param, ctx)
-        return found.names[0], found.count
+        request = super().convert(value, param, ctx)
+        return request.names[0], request.count
 
 
 @click.command(help=__doc__)
 @click.argument("system", type=Choice([*ENGINES]))
 @click.argument(
-    "words", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes
+    "args", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes
 )
 @click.option("--name", metavar="RUN", help="Name of the run.")
 @click.option("--gpu", "gpus", type=_Gpus(), metavar="N|NAME[:N]", help="GPUs: 8, or H100:8.")
@@ -48,7 +48,7 @@ class _Gpus(GpuSpec):
 def command(
     cli: CliContext,
     system: str,
-    words: tuple[str, ...],
+    args: tuple[str, ...],
     name: str | None,
     gpus: tuple[str | None, int] | None,
     timeout: float | None,
@@ -70,8 +70,8 @@ def command(
             "a job file needs a published image: run `runner image push REGISTRY/NAME`, then "
             "`export GPT_RUNNER_IMAGE=REGISTRY/NAME`"
         )
-    load_recipe(words, checkout, cli.cwd)  # its errors do not speak of jobs
-    request = read_request(LaunchArguments(words=words, name=name), checkout, cli.cwd, None)
+    load_recipe(args, checkout, cli.cwd)  # its errors do not mention jobs
+    request = read_request(LaunchArguments(args=args, name=name), checkout, cli.cwd, None)
     assert isinstance(request, TrainRequest)
     resources = request.settings.resources
     if gpus is None and resources.gpu is not None:

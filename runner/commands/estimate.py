@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(help=__doc__)
 @click.argument(
-    "words", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes
+    "args", nargs=-1, metavar="[RECIPE] [key=value ...]", shell_complete=completion.recipes
 )
 @click.option(
     "--gpu",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     cli: CliContext,
-    words: tuple[str, ...],
+    args: tuple[str, ...],
     gpu: str | None,
     region: str | None,
     live: bool,
@@ -61,10 +61,10 @@ def command(
     from runner.project import find_checkout
 
     checkout = find_checkout(cli.cwd)
-    words = tuple(word for word in words if word != "train")
-    if jobs := JOBS.keys() & {*words}:
+    args = tuple(arg for arg in args if arg != "train")
+    if jobs := JOBS.keys() & {*args}:
         raise usage(f"`runner estimate` is for training only; remove {jobs.pop()}")
-    recipe = load_recipe(words, checkout, cli.cwd)
+    recipe = load_recipe(args, checkout, cli.cwd)
     gpus = (
         [parse_gpus(word) for word in gpu.split(",")]
         if gpu

@@ -32,9 +32,9 @@ def command(
     from runner.runs import logs as run_log
     from runner.runs.find import select_run
 
-    found = select_run(cli, run)
-    run = found.state.run
-    files, path = found.source.files("checkpoints"), f"{run}/log.txt"
+    resolved = select_run(cli, run)
+    run = resolved.state.run
+    files, path = resolved.source.files("checkpoints"), f"{run}/log.txt"
     text, end = run_log.tail(files, path, None if since else lines)
     if since and text and not run_log.has_timestamps(text):
         raise usage(
@@ -48,15 +48,15 @@ def command(
     cli.write(text, newline=False)
 
     def alive() -> bool:
-        state = found.source.state(run)
+        state = resolved.source.state(run)
         return state is not None and state.alive
 
     if follow:
-        for piece in run_log.follow(files, path, end, alive, found.source.poll_interval_s):
+        for piece in run_log.follow(files, path, end, alive, resolved.source.poll_interval_s):
             cli.write(piece, newline=False)
     if files.size(path) is None:  # it ended before it had a log, or its job writes none
-        output = found.source.output(run, lines if lines is not None else 1000)
-        if not output and not found.state.alive:
+        output = resolved.source.output(run, lines if lines is not None else 1000)
+        if not output and not resolved.state.alive:
             raise not_found(f"run '{run}' has no log; `runner status {run}` shows its status")
         for line in output:
             cli.write(line)

@@ -35,23 +35,23 @@ def command(cli: CliContext, volume: str, path: str, target: str | None, as_json
 
     mapping = open_mapping(cli, volume, target=target)
     try:
-        found = add_up(mapping.files.listing(path), path.strip("/"))
+        entries = add_up(mapping.files.listing(path), path.strip("/"))
     except FileNotFoundError as error:
         if path.strip("/"):
             raise remote_not_found(mapping, path) from error
-        found = []
+        entries = []
     if as_json:
-        cli.json([asdict(entry) for entry in found])
+        cli.json([asdict(entry) for entry in entries])
         return 0
-    for entry in found:
+    for entry in entries:
         files = f"{entry.files:,} files" if entry.is_folder else ""
         when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
         name = f"{ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}"
         cli.write(f"{byte_size(entry.size):>10}  {files:>12}  {when}  {name}")
-    if len(found) > 1:
-        count, size = sum(entry.files for entry in found), sum(entry.size for entry in found)
+    if len(entries) > 1:
+        count, size = sum(entry.files for entry in entries), sum(entry.size for entry in entries)
         cli.info(f"{byte_size(size):>10}  {count:,} files in total")
-    if not found:
+    if not entries:
         cli.info(f"{volume}/{path} is empty; `runner push {volume} PATH` uploads files")
     return 0
 

@@ -28,7 +28,7 @@ class BoxGroup(TargetGroup):
     """Takes the first word as the box."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the box apart from the job's words."""
+        """Separate the box from the job's arguments."""
         end = args.index("--") if "--" in args else len(args)
         if not {"-h", "--help"} & {*args[:end]} and not ctx.resilient_parsing:
             if not args or args[0].startswith("-") or end == 0:

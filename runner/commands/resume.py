@@ -43,7 +43,7 @@ from runner.jobs import LaunchArguments
 
 
 @click.command(help=__doc__)
-@click.argument("words", nargs=-1, metavar="[RUN] [key=value ...]", shell_complete=completion.runs)
+@click.argument("args", nargs=-1, metavar="[RUN] [key=value ...]", shell_complete=completion.runs)
 @TARGET
 @click.option(
     "--gpu",
@@ -66,12 +66,12 @@ from runner.jobs import LaunchArguments
 def command(
     cli: CliContext,
     /,
-    words: tuple[str, ...],
+    args: tuple[str, ...],
     target: str | None,
     gpu: str | None,
     timeout: float | None,
     max_cost: float | None,
-    **given: Any,
+    **other_options: Any,
 ) -> int:
     from runner.errors import usage
     from runner.launch.execute import run_request
@@ -80,13 +80,13 @@ def command(
     from runner.runs.find import select_run
     from runner.targets.modal.options import parse_options
 
-    names, overrides = split_overrides(words)
+    names, overrides = split_overrides(args)
     if len(names) > 1:
         raise usage(f"unexpected '{names[1]}'; `runner resume` takes one run and key=value")
-    found = select_run(cli, names[0] if names else None)
-    arguments = LaunchArguments(words=tuple(overrides), name=found.state.run, **given)
+    resolved = select_run(cli, names[0] if names else None)
+    arguments = LaunchArguments(args=tuple(overrides), name=resolved.state.run, **other_options)
     options = parse_options(gpu=gpu, timeout=timeout, max_cost=max_cost)
-    chosen, request = resume_request(cli, found, arguments, target, options)
+    chosen, request = resume_request(cli, resolved, arguments, target, options)
     if arguments.access is not None and chosen.has_remote_volumes:
         raise usage(
             f"--{arguments.access} is an option of host and local, whose runs use the same GPUs"

@@ -45,8 +45,8 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
     from runner.runs.store import folder_size
     from runner.transfer.progress import count
 
-    found, details = [find_run(cli, name) for name in dict.fromkeys(match_names(cli, names))], []
-    for run in found:
+    resolved, details = [find_run(cli, name) for name in dict.fromkeys(match_names(cli, names))], []
+    for run in resolved:
         name = run.state.run
         if run.state.alive:
             raise RunnerError(f"run '{name}' is active; stop it first: `runner stop {name}`")
@@ -55,7 +55,7 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
         details.append(f"run '{name}' ({where}): {count(files, 'file')}, {byte_size(size)}")
     if not confirm(cli, details, "delete permanently", yes):
         return 103
-    for run in found:
+    for run in resolved:
         run.remove()
         cli.info(f"deleted run '{run.state.run}'")
     return 0
@@ -74,13 +74,13 @@ def _remove_path(
     if not path:
         raise usage("PATH is the whole volume; give a file or folder in it")
     try:
-        found = mapping.files.listing(path)
+        entries = mapping.files.listing(path)
     except FileNotFoundError as error:
         raise remote_not_found(mapping, path) from error
-    is_file = [entry.path for entry in found] == [path]
+    is_file = [entry.path for entry in entries] == [path]
     if not is_file and not recursive:
         raise usage(f"{path} is a folder; pass -r to delete it and its files: `{cli.line} -r`")
-    files = [entry for entry in found if entry.kind != "directory"]
+    files = [entry for entry in entries if entry.kind != "directory"]
     details = [
         f"{volume}/{path}: {count(len(files), 'file')}, {byte_size(sum(f.size for f in files))}"
     ]

@@ -59,11 +59,11 @@ def command(
         raise usage("nothing to do; give settings (log_every=1), --checkpoint or --tag")
     if is_tagging and is_changing:
         raise usage("change tags in a command of their own, without settings and --checkpoint")
-    found = find_run(cli, run)
+    resolved = find_run(cli, run)
     if is_tagging:
-        _change_tags(cli, found, tags, untag)
+        _change_tags(cli, resolved, tags, untag)
         return 0
-    state, target = found.state, found.target
+    state, target = resolved.state, resolved.target
     if state.job != "train":
         raise RunnerError(
             f"run '{run}' has job {state.job}; `runner set` changes only training runs"
@@ -74,7 +74,7 @@ def command(
     if not state.alive:
         raise RunnerError(
             f"run '{run}' is not running (status: {state.status})"
-            + _remedy(found, recipe, changed, settings)
+            + _remedy(resolved, recipe, changed, settings)
         )
     if recipe is None or changed is None:
         raise RunnerError(f"run '{run}' is still starting; try again when it trains")
@@ -104,17 +104,18 @@ def command(
 
 
 def _change_tags(
-    cli: CliContext, found: ResolvedRun, added: Sequence[str], removed: Sequence[str]
+    cli: CliContext, resolved: ResolvedRun, added: Sequence[str], removed: Sequence[str]
 ) -> None:
     from job.format import json_text
     from runner.errors import RunnerError, did_you_mean, not_found
     from runner.runs.attempts import TAGS_NAME
     from runner.runs.store import TagRecord
 
-    run, before = found.state.run, found.state.tags
-    if found.state.is_copy:
+    run, before = resolved.state.run, resolved.state.tags
+    if resolved.state.is_copy:
         raise RunnerError(
-            f"run '{run}' is on target {found.target.name}, which does not answer; try again later"
+            f"run '{run}' is on target {resolved.target.name}, which does not answer; "
+            "try again later"
         )
     for name in removed:
         if name not in before:
@@ -122,24 +123,26 @@ def _change_tags(
             raise not_found(f"run '{run}' has no tag '{name}'{hint}")
     tags = tuple(name for name in dict.fromkeys((*before, *added)) if name not in removed)
     content = json_text(asdict(TagRecord(time.time(), tags))) + "\n"
-    found.target.write_record(run, TAGS_NAME, content)
+    resolved.target.write_record(run, TAGS_NAME, content)
     cli.info(f"tags of run '{run}': {', '.join(tags) or 'none'}")
 
 
 def _remedy(
-    found: ResolvedRun, recipe: Recipe | None, changed: Recipe | None, settings: Sequence[str]
+    resolved: ResolvedRun, recipe: Recipe | None, changed: Recipe | None, settings: Sequence[str]
 ) -> str:
     """Return the command that trains with ``settings``: resume the run, or start a new one."""
     from job.compatibility import other_recipe
 
-    state, words = found.state, shlex.join(settings)
+    state, overrides = resolved.state, shlex.join(settings)
     if recipe is None or changed is None or not settings:
         return ""
     can_resume = state.step < changed.train.max_steps
-    if can_resume and not other_recipe(state.run, recipe, changed, found.target.name, state.step):
-        return f"; change a setting when you resume it: `runner resume {state.run} {words}`"
-    line = f"{runner_command(found.target.name)} {state.recipe or 'RECIPE'} {words}"
-    return f"; to train with {words}, start a new run: `{line} --name NEW-NAME`"
+    if can_resume and not other_recipe(
+        state.run, recipe, changed, resolved.target.name, state.step
+    ):
+        return f"; change a setting when you resume it: `runner resume {state.run} {overrides}`"
+    line = f"{runner_command(resolved.target.name)} {state.recipe or 'RECIPE'} {overrides}"
+    return f"; to train with {overrides}, start a new run: `{line} --name NEW-NAME`"
 
 
 # A container on Modal polls every 3 s and commits its volume at least once a minute.

@@ -29,7 +29,7 @@ import click
 from job.run_record import RunStatus
 from runner import completion
 from runner.cli_options import ENV, YES, Number
-from runner.commands._jobs import COMMAND_WORDS, FOLDER, PERSIST, SETUP, UserCommandParser
+from runner.commands._jobs import COMMAND_ARGS, FOLDER, PERSIST, SETUP, UserCommandParser
 from runner.commands.cloud import SECRET
 from runner.console import CliContext
 from runner.errors import usage
@@ -84,15 +84,15 @@ def command(
     secret: tuple[str, ...],
     idle: float,
     yes: bool,
-    **given: Any,
+    **values: Any,
 ) -> int:
-    words = click.get_current_context().meta.get(COMMAND_WORDS, ())
+    argv = click.get_current_context().meta.get(COMMAND_ARGS, ())
     if run is not None:
-        if gpu or target or env or secret or any(given.values()):
+        if gpu or target or env or secret or any(values.values()):
             raise usage(
-                f"a shell in run '{run}' has the run's machine and files; remove the options"
+                f"a shell in run '{run}' uses the run's machine and files; remove the options"
             )
-        return enter_run(cli, run, words)
+        return enter_run(cli, run, argv)
     target = target or (TARGET_NAME if gpu else "local")
     if target != TARGET_NAME and gpu:
         raise usage(
@@ -103,7 +103,7 @@ def command(
             f"--secret {secret[0]} is stored on Modal; on {target} use --env with the name of a "
             "variable"
         )
-    arguments = LaunchArguments(job="command", command=words, yes=yes, **given)
+    arguments = LaunchArguments(job="command", command=argv, yes=yes, **values)
     options = parse_options(gpu=gpu, variables=env, secrets=secret)
     return run_shell(cli, target, arguments, options, idle * 60)
 
@@ -115,18 +115,18 @@ def run_shell(
     options: TargetOptions,
     idle_s: float,
 ) -> int:
-    """Open the shell, attach to the open one of the same options, or run the command instead.
+    """Open the shell, attach to the open one with the same options, or run the command instead.
 
     A shell ends after ``idle_s`` seconds at its prompt without input, if its target bills.
     """
-    words = arguments.command
+    argv = arguments.command
     target = open_target(target_name, cli, find_checkout(cli.cwd))
-    if not words and not cli.is_terminal:
+    if not argv and not cli.is_terminal:
         if target.bills:
             raise usage(
                 f"a shell needs a terminal; without one, give a command: `{cli.line} -- python -V`"
             )
-        words = ("bash",)  # reads stdin
+        argv = ("bash",)  # reads stdin
     target.check_configured()
     given = arguments.folder or arguments.setup or arguments.persist
     folder = arguments.folder if given else str(find_checkout(cli.cwd))
@@ -135,11 +135,11 @@ def run_shell(
     record = {**request.command.as_record(), "options": [*options.given(), str(options)]}
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     name = f"{SHELL_PREFIX}{digest[:8]}"
-    line = words or session(name, idle_s if target.bills else None)
+    line = argv or session(name, idle_s if target.bills else None)
     request = replace(
-        request, run=name, command=replace(request.command, words=line), is_interactive=True
+        request, run=name, command=replace(request.command, argv=line), is_interactive=True
     )
-    return target.open_shell(request, bool(words), idle_s, arguments.yes)
+    return target.open_shell(request, bool(argv), idle_s, arguments.yes)
 
 
 def session(name: str, idle_s: float | None) -> tuple[str, ...]:
@@ -164,12 +164,12 @@ def session(name: str, idle_s: float | None) -> tuple[str, ...]:
     )
 
 
-def enter_run(cli: CliContext, run: str, words: Sequence[str]) -> int:
-    """Run ``words``, by default a shell, inside the active run. Raises RunnerError."""
-    found = find_run(cli, run)
-    found.check_reachable()
-    if not found.state.alive:
-        status = found.state.status
+def enter_run(cli: CliContext, run: str, argv: Sequence[str]) -> int:
+    """Run ``argv``, by default a shell, inside the active run. Raises RunnerError."""
+    resolved = find_run(cli, run)
+    resolved.check_reachable()
+    if not resolved.state.alive:
+        status = resolved.state.status
         resume = (
             "" if status == RunStatus.FINISHED else f"resume it with `runner resume {run}`, or "
         )
@@ -177,6 +177,6 @@ def enter_run(cli: CliContext, run: str, words: Sequence[str]) -> int:
             f"run '{run}' is not active (status: {status}), so it can't be entered; {resume}"
             "open a shell without a run: `runner shell`"
         )
-    if not words and not cli.is_terminal:
+    if not argv and not cli.is_terminal:
         raise usage(f"a shell needs a terminal; give a command: `runner shell {run} -- nvidia-smi`")
-    return found.target.enter(run, tuple(words) or ("bash",))
+    return resolved.target.enter(run, tuple(argv) or ("bash",))

@@ -23,8 +23,8 @@ def command(cli: CliContext, run: str | None, as_json: bool) -> int:
     from runner.runs.find import select_run
     from runner.runs.table import limit_message, resume_message, rows
 
-    found = select_run(cli, run)
-    state = found.state
+    resolved = select_run(cli, run)
+    state = resolved.state
     if as_json:
         cli.json(asdict(state))
         return 0
@@ -33,7 +33,7 @@ def command(cli: CliContext, run: str | None, as_json: bool) -> int:
     if state.status == RunStatus.LOST or (
         state.status == RunStatus.FAILED and state.reason is None
     ):
-        for line in found.source.output(state.run, 10):
+        for line in resolved.source.output(state.run, 10):
             cli.info(f"  {line}")
     if (limit := limit_message(state.run, state.unfinished_reason)) and not state.is_copy:
         cli.info(limit)

@@ -27,9 +27,9 @@ def command(cli: CliContext, run: str | None, force: bool) -> int:
     from runner.runs.find import select_run
     from runner.runs.store import LAUNCH_FILES, listing
 
-    found = select_run(cli, run)
-    state = found.state
-    found.check_reachable()
+    resolved = select_run(cli, run)
+    state = resolved.state
+    resolved.check_reachable()
     if not state.alive:
         cli.info(f"run '{state.run}' is not running (status: {state.status})")
         return 0
@@ -39,15 +39,15 @@ def command(cli: CliContext, run: str | None, force: bool) -> int:
         if state.job == "train" and not (force or was_queued)
         else ""
     )
-    cli.info(f"stopping run '{state.run}' on {found.target.name}{saves}")
-    if not found.target.stop(state.run, force):
+    cli.info(f"stopping run '{state.run}' on {resolved.target.name}{saves}")
+    if not resolved.target.stop(state.run, force):
         raise RunnerError(
             f"run '{state.run}' was not started by the runner; press Ctrl-C in its terminal"
         )
-    if was_queued and ((now := found.target.state(state.run)) is None or not now.attempts):
-        entries = listing(found.target.files("checkpoints"), state.run)
+    if was_queued and ((now := resolved.target.state(state.run)) is None or not now.attempts):
+        entries = listing(resolved.target.files("checkpoints"), state.run)
         if entries and {PurePosixPath(entry.path).name for entry in entries} <= LAUNCH_FILES:
-            found.target.remove(state.run)  # the launch made the folder
+            resolved.target.remove(state.run)  # the launch created the folder
         cli.info("removed from the queue")
         return 0
     resume = f"; `runner resume {state.run}` resumes it" if state.job in RESUMABLE_JOBS else ""

@@ -80,10 +80,10 @@ from runner.console import CliContext
 @YES
 @click.pass_obj
 def command(
-    cli: CliContext, /, gpus: Any, timeout: float | None, region: str | None, **given: Any
+    cli: CliContext, /, gpus: Any, timeout: float | None, region: str | None, **values: Any
 ) -> int:
     from runner.sweep.launch import SweepArguments, run_sweep
     from runner.targets.modal.options import parse_options
 
     options = parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region)
-    return run_sweep(cli, SweepArguments(**given, target_options=options))
+    return run_sweep(cli, SweepArguments(**values, target_options=options))

@@ -36,8 +36,10 @@ CONTAINER_PATHS = {"checkpoints": "/vol/checkpoints", "cache": "/vol/cache"}
 def serve(cli: CliContext, run: str | None, port: int) -> int:
     """Serve the curves at ``port`` until Ctrl-C. Raises RunnerError: 102 for an unknown run."""
     local_volumes = volumes(find_checkout(cli.cwd), cli.environ)
-    found = find_run(cli, run) if run is not None else None
-    is_remote = found is not None and found.target.has_remote_volumes and not found.state.is_copy
+    resolved = find_run(cli, run) if run is not None else None
+    is_remote = (
+        resolved is not None and resolved.target.has_remote_volumes and not resolved.state.is_copy
+    )
     volume, path = ("cache", f"tensorboard/{run}") if is_remote else ("checkpoints", run or "")
     folder: Path = getattr(local_volumes, volume) / path
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +58,9 @@ def serve(cli: CliContext, run: str | None, port: int) -> int:
                 f"TensorBoard is not installed, and its container can't start ({problem}); "
                 f"run:\n  {install_line('train')}"
             )
-        words = ("tensorboard", *_options("0.0.0.0", 6006, Path(CONTAINER_PATHS[volume], path)))
+        argv = ("tensorboard", *_options("0.0.0.0", 6006, Path(CONTAINER_PATHS[volume], path)))
         cli.environ = {**cli.environ, "TENSORBOARD_PORT": str(port)}
-        return run_service(cli, "tensorboard", words, is_server=True)
+        return run_service(cli, "tensorboard", argv, is_server=True)
 
 
 def _options(host: str, port: int, folder: Path) -> list[str]:

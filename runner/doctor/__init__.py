@@ -52,5 +52,5 @@ class CheckContext:
 
     @cached_property
     def has_torch(self) -> bool:
-        """Return whether torch is installed; importing it would take seconds."""
+        """Return True if torch is installed; importing it would take seconds."""
         return find_spec("torch") is not None

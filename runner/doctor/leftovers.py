@@ -127,7 +127,7 @@ def _temporary_files(context: CheckContext) -> list[Path]:
 
 
 def _is_abandoned(path: Path, run: Path) -> bool:
-    """Return whether no process uses a temporary file.
+    """Return True if no process uses a temporary file.
 
     A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer's
     holds no lock, but is younger than the run's last heartbeat on this machine.

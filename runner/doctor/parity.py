@@ -68,7 +68,7 @@ def parity(cli: CliContext, recipe: str, yes: bool, as_json: bool = False) -> in
     for target in targets:
         run = runs[target] = f"parity-{int(time.time())}-{target}"
         cli.info(f"training {STEPS} steps of {recipe} on {target} as run '{run}'")
-        arguments = LaunchArguments(words=(recipe, *SETTINGS), name=run, yes=yes)
+        arguments = LaunchArguments(args=(recipe, *SETTINGS), name=run, yes=yes)
         with _stdout_to_stderr():
             status = launch(cli, target, arguments)
         if status != ExitStatus.DONE:

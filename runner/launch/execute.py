@@ -174,14 +174,14 @@ def show_finished(
         )
         if record.file.get("sha256") not in (None, sha256(file)):
             cli.warn(f"{file.name} has changed since; the result is that of the earlier file")
-        again = ["run", str(file), *request.experiment.words]
+        args = ["run", str(file), *request.experiment.args]
     else:
         cli.info(how_it_ended(request.run, record))
         path = getattr(request, "recipe", None)
         recipe = record.recipe or "RECIPE"
         if path is not None and path.is_file():  # the run's own may be on the target alone
             recipe = str(path.relative_to(cli.cwd) if path.is_relative_to(cli.cwd) else path)
-        again = [recipe, *request.overrides]
+        args = [recipe, *request.overrides]
     if request.as_json:
         cli.json(asdict(record))
     elif request.experiment is None:
@@ -191,8 +191,8 @@ def show_finished(
         if samples:
             cli.info(f"its newest sample ({samples[-1]}):")
             cli.write(files.read(samples[-1]).decode(errors="replace"))
-    words = shlex.join([*again, "--name", f"{record.name}-2"])
-    cli.info(f"nothing was started; to train again: `{runner_command(target.name)} {words}`")
+    command = shlex.join([*args, "--name", f"{record.name}-2"])
+    cli.info(f"nothing was started; to train again: `{runner_command(target.name)} {command}`")
     return ExitStatus.DONE
 
 
@@ -205,7 +205,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     """Return the names and values of the table, without empty ones."""
     process, detached = plan.process, ", detached" if plan.detach else ""
     one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
-    found = [
+    table = [
         ("run", f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{detached})"),
         ("actions", "; ".join(plan.steps)),
         ("recipe", plan.recipe or ""),
@@ -218,7 +218,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("secrets", ", ".join(process.secrets)),
         *plan.extra_rows,
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in table if value]
 
 
 def _image(plan: Plan) -> str:

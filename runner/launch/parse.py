@@ -65,7 +65,7 @@ def read_request(
             return f"'{word}' is a run, not a job or a recipe; use --name {word}"
         return explain_config(word, checkout, cwd)
 
-    parsed = classify_args(arguments.words, [*known, *published], explain)
+    parsed = classify_args(arguments.args, [*known, *published], explain)
     overrides = tuple(absolute_override(override, cwd, files) for override in parsed.overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
@@ -117,11 +117,11 @@ def _model_request(
     arguments: LaunchArguments, cwd: Path, files: VolumeFiles | None, common: dict[str, Any]
 ) -> Request:
     """Return the request of a job whose positional argument is a run, a folder or a Hub model."""
-    names, words = split_overrides(arguments.words)
-    overrides = tuple(words)
-    if len(given := [*names, *([arguments.name] if arguments.name else [])]) > 1:
-        raise usage(f"two models, '{given[0]}' and '{given[1]}'; name one")
-    name, model = given[0] if given else None, None
+    names, typed_overrides = split_overrides(arguments.args)
+    overrides = tuple(typed_overrides)
+    if len(models := [*names, *([arguments.name] if arguments.name else [])]) > 1:
+        raise usage(f"two models, '{models[0]}' and '{models[1]}'; name one")
+    name, model = models[0] if models else None, None
     known = run_names(files) if files is not None else [name]
     if name is not None and name not in known and not arguments.name:
         folder = (cwd / Path(name).expanduser()).absolute()
@@ -145,8 +145,8 @@ def check_run_name(name: str) -> None:
         raise usage(invalid_run_name(name))
 
 
-def load_recipe(words: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
-    """Return the recipe that ``words`` name, with its overrides, for a command that takes no job.
+def load_recipe(args: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
+    """Return the recipe that ``args`` name, with its overrides, for a command that takes no job.
 
     Raises RunnerError or RecipeError, exit status 2.
     """
@@ -154,24 +154,24 @@ def load_recipe(words: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
 
     known = recipes(checkout, cwd)
     parsed = classify_args(
-        words, known, lambda word: explain_config(word, checkout, cwd), takes_job=False
+        args, known, lambda word: explain_config(word, checkout, cwd), takes_job=False
     )
     return load(find_recipe(parsed.recipe, known, checkout, cwd), parsed.overrides)
 
 
-def find_recipe(name: str | None, known: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
+def find_recipe(name: str | None, names: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
     """Return the file of a recipe given by its name in configs/ or by a path.
 
     A path is relative to ``cwd`` or to the checkout. None means the default recipe.
     """
     name = name or DEFAULT_RECIPE
-    if name in known:
-        return known[name]
+    if name in names:
+        return names[name]
     if mistake := explain_config(name, checkout, cwd):
         raise usage(mistake)
     path = find_config(name, checkout, cwd)
     if path is None:
-        raise usage(unknown_config("recipe", name, known))
+        raise usage(unknown_config("recipe", name, names))
     return path
 
 
@@ -269,7 +269,7 @@ class ParsedArgs:
 
 
 def classify_args(
-    words: Sequence[str],
+    args: Sequence[str],
     recipes: Collection[str],
     explain: Callable[[str], str],
     takes_job: bool = True,
@@ -280,16 +280,16 @@ def classify_args(
     ``explain`` returns the error for a word that names something else, or ''. Raises RunnerError,
     exit status 2, for any other word and for a second recipe.
     """
-    if spaced := spaced_setting(words):
+    if spaced := spaced_setting(args):
         raise usage(f"'{spaced[0]}' has spaces around the =; write {spaced[1]}")
-    names, overrides = split_overrides(words)
+    names, overrides = split_overrides(args)
     for word in names:
         if word in JOBS:
             raise usage(f"'{word}' is a second job; start one job after the other")
         if word.endswith(".py"):
             raise usage(f"{word} is an experiment, not a recipe; use `runner host run {word}`")
         if word not in recipes and not is_path(word):
-            before = words[max(0, words.index(word) - 1)]
+            before = args[max(0, args.index(word) - 1)]
             if before.endswith("="):
                 raise usage(f"'{before} {word}' has spaces around the =; write {before}{word}")
             raise usage(explain(word) or _unknown_word(word, recipes, takes_job))
@@ -298,28 +298,28 @@ def classify_args(
     return ParsedArgs(names[0] if names else None, tuple(overrides))
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the names and the ``key=value`` overrides."""
-    overrides = [word for word in words if "=" in word]
-    return [word for word in words if word not in overrides], overrides
+    overrides = [word for word in args if "=" in word]
+    return [word for word in args if word not in overrides], overrides
 
 
-def spaced_setting(words: Sequence[str]) -> tuple[str, str] | None:
+def spaced_setting(args: Sequence[str]) -> tuple[str, str] | None:
     """Return ``("lr = 1e-3", "lr=1e-3")`` for a setting typed with spaces around its =."""
-    for at, word in enumerate(words):
+    for at, word in enumerate(args):
         if word.startswith("=") and at:
-            parts = words[at - 1 : at + (2 if word == "=" else 1)]
+            parts = args[at - 1 : at + (2 if word == "=" else 1)]
             return " ".join(parts), "".join(parts)
     return None
 
 
-def _unknown_word(word: str, recipes: Collection[str], takes_job: bool) -> str:
+def _unknown_word(argument: str, recipes: Collection[str], takes_job: bool) -> str:
     if not takes_job:
-        return unknown_config("recipe", word, recipes)
-    if hint := did_you_mean(word, [*JOBS, "run", *recipes]):
-        return f"'{word}' is not a job or a recipe{hint}"
+        return unknown_config("recipe", argument, recipes)
+    if hint := did_you_mean(argument, [*JOBS, "run", *recipes]):
+        return f"'{argument}' is not a job or a recipe{hint}"
     names = ", ".join(sorted(recipes)) or "none"
     return (
-        f"'{word}' is not a job ({', '.join(JOBS)}) or a recipe in configs/ ({names}); "
+        f"'{argument}' is not a job ({', '.join(JOBS)}) or a recipe in configs/ ({names}); "
         "an override has the form key=value"
     )

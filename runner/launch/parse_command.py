@@ -59,7 +59,7 @@ def command_request(
         problem = "is a file" if folder.exists() else "does not exist"
         raise usage(f"--dir {arguments.folder} {problem}; give the folder to run the command in")
     command = UserCommand(
-        words=arguments.command,
+        argv=arguments.command,
         folder=folder,
         setup=setup_lines(arguments),
         requirements=NO_SETUP not in arguments.setup,
@@ -74,7 +74,7 @@ def command_request(
         raise usage(f"{script} does not exist in {folder}{did_you_mean(script, files_here)}")
     if arguments.name is not None:
         check_run_name(arguments.name)
-    run, hint = arguments.name or run_name(folder, command.words), ""
+    run, hint = arguments.name or run_name(folder, command.argv), ""
     if files is not None:
         run, hint = name_for(command, arguments.name, files)
     return CommandRequest(run=run, command=command, hint=hint, **common_options(arguments, options))
@@ -118,25 +118,25 @@ def warn_shared_paths(cli: CliContext, target: Target, request: CommandRequest) 
 
 
 def _persisted(command: UserCommand, run: str) -> list[PurePosixPath]:
-    return [PurePosixPath(each.volume, each.path_in_volume(run)) for each in command.persist]
+    return [PurePosixPath(option.volume, option.path_in_volume(run)) for option in command.persist]
 
 
-def name_for(command: UserCommand, given: str | None, files: VolumeFiles) -> tuple[str, str]:
+def name_for(command: UserCommand, requested: str | None, files: VolumeFiles) -> tuple[str, str]:
     """Return the run's name and a hint for the plan.
 
     Without a given name it is the run of the same command in the same folder, or the first free
     one of nanoGPT-train, nanoGPT-train-2, ... The hint names a run of the same command in a
     different folder, in case the folder was moved.
     """
-    if given is not None:
-        before = command_of_run(files, given)
+    if requested is not None:
+        before = command_of_run(files, requested)
         if before is not None:
-            refuse_another(given, before, command)
-        return given, ""
-    base, hint = run_name(command.folder, command.words), ""
+            refuse_another(requested, before, command)
+        return requested, ""
+    base, hint = run_name(command.folder, command.argv), ""
     known = _commands(files, base)
     for name, before in known.items():
-        if before is not None and before.words == command.words:
+        if before is not None and before.argv == command.argv:
             if same_folder(before, command):
                 return name, ""
             hint = hint or _elsewhere(name, before)
@@ -147,8 +147,8 @@ def name_for(command: UserCommand, given: str | None, files: VolumeFiles) -> tup
 def _commands(files: VolumeFiles, base: str) -> dict[str, UserCommand | None]:
     """Return the commands of the runs ``base`` and ``base-N`` that have a record, in order."""
     numbered = re.compile(re.escape(base) + r"(?:-([2-9]|[1-9]\d+))?")
-    found = {e.path: int(m[1] or 1) for e in listing(files) if (m := numbered.fullmatch(e.path))}
-    names = sorted(found, key=lambda name: found[name])
+    numbers = {e.path: int(m[1] or 1) for e in listing(files) if (m := numbered.fullmatch(e.path))}
+    names = sorted(numbers, key=lambda name: numbers[name])
     with ThreadPoolExecutor(PARALLEL_READS) as pool:  # each may be a network request
         commands = dict(zip(names, pool.map(partial(command_of_run, files), names), strict=True))
     return {
@@ -164,8 +164,8 @@ def refuse_another(run: str, before: UserCommand, command: UserCommand) -> None:
     If the recorded folder no longer exists on this machine, the new one replaces it.
     """
     resume = f"use a different --name to start this one; `runner resume {run}` resumes the other"
-    if before.words != command.words:
-        raise usage(f"run '{run}' is a different command:\n  {shlex.join(before.words)}\n{resume}")
+    if before.argv != command.argv:
+        raise usage(f"run '{run}' is a different command:\n  {shlex.join(before.argv)}\n{resume}")
     if not same_folder(before, command) and before.folder.is_dir():
         raise usage(
             f"run '{run}' is this command in a different folder; resuming would mix the two:\n"
@@ -199,9 +199,9 @@ def command_of_run(files: VolumeFiles, run: str) -> UserCommand | None:
 
 
 def _check(arguments: LaunchArguments) -> None:
-    if arguments.words:
+    if arguments.args:
         raise usage(
-            f"'{arguments.words[0]}' appears before --; a command takes no job, recipe or "
+            f"'{arguments.args[0]}' appears before --; a command takes no job, recipe or "
             "settings, and its own arguments come after --"
         )
     if not arguments.command:
@@ -227,10 +227,10 @@ def experiment_request(
     ``files`` is the target's checkpoints volume, None if it can't be read. Raises RunnerError, exit
     code 2, for a mistake and for a name that a different experiment has.
     """
-    rest, overrides = split_overrides(arguments.words)
-    words = (*overrides, *arguments.params)
-    _check_experiment(arguments, rest)
-    experiment = read_experiment((cwd / Path(rest[0]).expanduser()).resolve(), words)
+    positionals, overrides = split_overrides(arguments.args)
+    args = (*overrides, *arguments.params)
+    _check_experiment(arguments, positionals)
+    experiment = read_experiment((cwd / Path(positionals[0]).expanduser()).resolve(), args)
     experiment = replace(experiment, trackers=arguments.trackers)
     command = folder_of(experiment.file, arguments, cwd)
     name = arguments.name or experiment.file.stem
@@ -244,7 +244,7 @@ def experiment_request(
             raise usage(problem)
     return ExperimentRequest(
         run=name,
-        overrides=experiment.words,
+        overrides=experiment.args,
         experiment=experiment,
         command=command,
         **common_options(arguments, options),
@@ -268,8 +268,8 @@ def folder_of(file: Path, arguments: LaunchArguments, cwd: Path) -> UserCommand 
     return UserCommand((), folder, setup_lines(arguments), NO_SETUP not in arguments.setup)
 
 
-def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
-    """Return the experiment in ``file`` with the parameters ``words``. Raises RunnerError."""
+def read_experiment(file: Path, args: Sequence[str]) -> Experiment:
+    """Return the experiment in ``file`` with the parameters ``args``. Raises RunnerError."""
     if not file.is_file():
         hint = did_you_mean(file.name, [path.name for path in file.parent.glob("*.py")])
         raise usage(f"no file {file}{hint or '; `runner new experiment NAME` writes one'}")
@@ -277,19 +277,19 @@ def read_experiment(file: Path, words: Sequence[str]) -> Experiment:
         raise usage(f"{file.name} is not a Python file; an experiment's name ends in .py")
     try:
         signature = read_signature(file)
-        arguments = signature.complete(signature.values(words))
+        arguments = signature.complete(signature.values(args))
     except ExperimentError as error:
         raise usage(str(error)) from None
-    return Experiment(file, tuple(words), tuple(arguments.items()))
+    return Experiment(file, tuple(args), tuple(arguments.items()))
 
 
-def _check_experiment(arguments: LaunchArguments, rest: list[str]) -> None:
-    if not rest:
+def _check_experiment(arguments: LaunchArguments, extra: list[str]) -> None:
+    if not extra:
         raise usage(
             "`run` needs a file: run my_experiment.py; `runner new experiment NAME` writes one"
         )
-    if len(rest) > 1:
-        raise usage(f"unexpected '{rest[1]}'; `run` takes one file, and parameters as key=value")
+    if len(extra) > 1:
+        raise usage(f"unexpected '{extra[1]}'; `run` takes one file, and parameters as key=value")
     if arguments.device not in (None, "cpu"):
         raise usage(
             f"--device {arguments.device}: the experiment chooses its device; "

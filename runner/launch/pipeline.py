@@ -135,8 +135,8 @@ def _run_steps(
 
 def _detach(cli: CliContext, name: str, state: Path) -> ExitStatus:
     """Start the same command in the background, with its output in ``state``."""
-    words = [word for word in click.get_current_context().meta["runner.args"] if word != "--detach"]
-    command = (sys.executable, "-P", "-m", "runner", *words, "--yes")
+    args = [word for word in click.get_current_context().meta["runner.args"] if word != "--detach"]
+    command = (sys.executable, "-P", "-m", "runner", *args, "--yes")
     write_exit(state, ExitStatus.ERROR)  # the process removes it as soon as it holds the lock
     process = start_detached(command, state, cli.cwd, cli.environ)
     while read_exit(state) is not None and process.poll() is None:
@@ -191,7 +191,7 @@ def decide(
     record: RunRecord | None,
     same_command: bool,
     outputs: Sequence[str],
-    missing: Sequence[str],
+    missing_output: Sequence[str],
     requested: bool,
 ) -> tuple[bool, str]:
     """Return whether a stage runs, and why. ``requested``: the command line names it."""
@@ -199,8 +199,8 @@ def decide(
         return True, "runs: it was requested"
     if not outputs:
         return True, "runs: it declares no outputs to check"
-    if missing:
-        return True, f"runs: {missing[0]} is missing"
+    if missing_output:
+        return True, f"runs: {missing_output[0]} is missing"
     if record is None:
         return False, "skipped: its outputs exist"
     if record.status != RunStatus.FINISHED:
@@ -212,7 +212,7 @@ def decide(
 
 def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeline, list[str]]:
     """Return the pipeline and the stages named on the command line."""
-    names, overrides = split_overrides(arguments.words)
+    names, overrides = split_overrides(arguments.args)
     if not names:
         raise usage("`pipeline` needs a file, such as configs/nanogpt_shakespeare.yaml")
     path = _find(names[0], checkout, cwd)
@@ -258,7 +258,7 @@ def _step(
 ) -> Step:
     stage = pipeline.stages[name]
     command = UserCommand(
-        words=(),
+        argv=(),
         folder=folder,
         setup=check_setup([*pipeline.setup, *stage.setup]),
         persist=pipeline.persist_options(folder),
@@ -276,16 +276,16 @@ def _step(
         tags=arguments.tags,
     )
     has_gpu = stage.gpu is not None if target.bills else bool(target.inspect(request).gpus)
-    words = stage.words(has_gpu)
-    metrics = read_metrics(stage.metrics, folder, words)
-    command = replace(command, words=words, metrics=metrics)
+    argv = stage.argv(has_gpu)
+    metrics = read_metrics(stage.metrics, folder, argv)
+    command = replace(command, argv=argv, metrics=metrics)
     request = replace(request, command=command)
     files = target.files("checkpoints")
     before = command_of_run(files, run)
     missing = [path for path in stage.outputs if not _exists(target, path, command, run)]
     if before is not None:  # changed arguments are handled below
-        refuse_another(run, replace(before, words=command.words), command)
-    same = before is not None and before.words == command.words
+        refuse_another(run, replace(before, argv=command.argv), command)
+    same = before is not None and before.argv == command.argv
     record = record_of(files, run)
     runs, why = decide(record, same, stage.outputs, missing, requested)
     is_chosen = same or _has_resume_arguments(stage, command)
@@ -303,7 +303,7 @@ def _step(
 
 def _has_resume_arguments(stage: Stage, command: UserCommand) -> bool:
     """Return True if the user typed the arguments that resume, and so chose the checkpoint."""
-    return bool(stage.resume_with) and set(shlex.split(stage.resume_with)) <= {*command.words}
+    return bool(stage.resume_with) and set(shlex.split(stage.resume_with)) <= {*command.argv}
 
 
 def _changed_command(
@@ -312,7 +312,7 @@ def _changed_command(
     """Return the error for a stage whose checkpoint belongs to other arguments."""
     return (
         f"stage {name} is {record.status}, and its command has changed:\n"
-        f"  {shlex.join(before.words)}\n→ {shlex.join(command.words)}\n"
+        f"  {shlex.join(before.argv)}\n→ {shlex.join(command.argv)}\n"
         f"to resume the first, use its arguments (`runner resume {record.name}` has them)\n"
         f"to resume its checkpoint with the second, add {stage.resume_with} to {name}.args\n"
         f"to start the second from the beginning, give the pipeline a new name and folder: "
@@ -320,7 +320,7 @@ def _changed_command(
     )
 
 
-def _stage_options(stage: Stage, given: TargetOptions) -> TargetOptions:
+def _stage_options(stage: Stage, options: TargetOptions) -> TargetOptions:
     """Return the stage's options, overridden by those of the command line.
 
     A stage without a GPU stays without one.
@@ -332,7 +332,7 @@ def _stage_options(stage: Stage, given: TargetOptions) -> TargetOptions:
         cores=stage.cores,
         memory_gib=stage.memory,
     )
-    return own.updated(given if stage.gpu else replace(given, gpu=None))
+    return own.updated(options if stage.gpu else replace(options, gpu=None))
 
 
 def _exists(target: Target, path: str, command: UserCommand, run: str) -> bool:

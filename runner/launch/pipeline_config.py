@@ -55,7 +55,7 @@ class Stage(Section):
             )
         return self
 
-    def words(self, has_gpu: bool) -> tuple[str, ...]:
+    def argv(self, has_gpu: bool) -> tuple[str, ...]:
         """Return the command as a list of arguments."""
         command = self.command if has_gpu or not self.cpu_command else self.cpu_command
         extra = "" if has_gpu else self.on_cpu

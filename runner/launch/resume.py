@@ -30,38 +30,40 @@ CPU = "cpu"
 
 def resume_request(
     cli: CliContext,
-    found: ResolvedRun,
+    resolved: ResolvedRun,
     arguments: LaunchArguments,
     target_name: str | None,
     options: TargetOptions = NO_OPTIONS,
 ) -> tuple[Target, Request]:
-    """Return the target and the request that resume the run ``found``. Raises RunnerError.
+    """Return the target and the request that resume the run ``resolved``. Raises RunnerError.
 
-    ``arguments.words`` are overrides. ``target_name`` None means the target of the last attempt.
+    ``arguments.args`` are overrides. ``target_name`` None means the target of the last attempt.
     """
-    run, job = found.state.run, found.state.job
-    overrides = tuple(absolute_override(word, cli.cwd, None) for word in arguments.words)
+    run, job = resolved.state.run, resolved.state.job
+    overrides = tuple(absolute_override(word, cli.cwd, None) for word in arguments.args)
     if target_name is None:
-        found.check_reachable()
+        resolved.check_reachable()
     if job not in RESUMABLE_JOBS:
         raise usage(f"run '{run}' is a {job} job, which can't be resumed; start it again")
-    target = open_target(target_name, cli, find_checkout(cli.cwd)) if target_name else found.target
+    target = (
+        open_target(target_name, cli, find_checkout(cli.cwd)) if target_name else resolved.target
+    )
     target.check_configured()
-    refuse_if_active_elsewhere(found, target)
+    refuse_if_active_elsewhere(resolved, target)
     if not target.bills:
         arguments = replace(arguments, gpu=_process_count(options.gpu))
         options = replace(options, gpu=None)
         if given := options.given():
             raise usage(f"--{given[0]} is not an option of {target.name}, which costs nothing")
     if job == EXPERIMENT.name:
-        return target, _experiment_request(cli, arguments, found, target, options)
+        return target, _experiment_request(cli, arguments, resolved, target, options)
     if job == COMMAND.name:
-        return target, _command_request(found, target, arguments, options)
+        return target, _command_request(resolved, target, arguments, options)
     settings = recipe_of(target.files("checkpoints"), run, overrides, section="train")
-    if settings is None and (found.state.is_copy or target is not found.target):
-        raise RunnerError(_not_on_target(found, target))
-    recipe_name = found.state.recipe or "RECIPE"
-    if settings is None and found.state.attempts:
+    if settings is None and (resolved.state.is_copy or target is not resolved.target):
+        raise RunnerError(_not_on_target(resolved, target))
+    recipe_name = resolved.state.recipe or "RECIPE"
+    if settings is None and resolved.state.attempts:
         raise RunnerError(
             f"the recipe.yaml of run '{run}' is missing; restore it in the run's folder, or train "
             f"a new run: `{runner_command(target.name)} {recipe_name} --name {run}-2`"
@@ -86,20 +88,20 @@ def resume_request(
 
 
 def _command_request(
-    found: ResolvedRun, target: Target, arguments: LaunchArguments, options: TargetOptions
+    resolved: ResolvedRun, target: Target, arguments: LaunchArguments, options: TargetOptions
 ) -> Request:
     """Return the request for the recorded command, in its folder on this machine."""
-    run = found.state.run
+    run = resolved.state.run
     if arguments.gpu:
         raise usage(
             "a command starts its own processes (torchrun); remove --gpu, and set "
             "CUDA_VISIBLE_DEVICES to choose GPUs"
         )
-    if arguments.words:
-        raise usage(f"run '{run}' is a command and has no settings; remove {arguments.words[0]}")
+    if arguments.args:
+        raise usage(f"run '{run}' is a command and has no settings; remove {arguments.args[0]}")
     command = command_of_run(target.files("checkpoints"), run)
-    if command is None and (found.state.is_copy or target is not found.target):
-        raise RunnerError(_not_on_target(found, target))
+    if command is None and (resolved.state.is_copy or target is not resolved.target):
+        raise RunnerError(_not_on_target(resolved, target))
     if command is None:
         raise RunnerError(
             f"run '{run}' ended before it recorded its command; start it again as before"
@@ -109,7 +111,7 @@ def _command_request(
             f"run '{run}' was started in {command.folder}, which is not on this machine; "
             f"give its folder:\n"
             f"  {runner_command(target.name)} --name {run} --dir FOLDER -- "
-            f"{shlex.join(command.words)}"
+            f"{shlex.join(command.argv)}"
         )
     resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
     common = common_options(arguments, resources.target_options)
@@ -119,62 +121,65 @@ def _command_request(
 def _experiment_request(
     cli: CliContext,
     arguments: LaunchArguments,
-    found: ResolvedRun,
+    resolved: ResolvedRun,
     target: Target,
     options: TargetOptions,
 ) -> Request:
     """Return the request for the recorded experiment. Raise RunnerError if its file is missing."""
-    run = found.state.run
+    run = resolved.state.run
     if arguments.gpu:
         raise usage("experiments run in one process and use every visible GPU; remove --gpu")
-    if arguments.words:
+    if arguments.args:
         raise usage(
-            f"{arguments.words[0]} would make it a different run; start it with a new --name"
+            f"{arguments.args[0]} would make it a different run; start it with a new --name"
         )
     files = target.files("checkpoints")
     record = record_of(files, run)
     if record is None:
-        raise RunnerError(_not_on_target(found, target))
+        raise RunnerError(_not_on_target(resolved, target))
     launched = experiment_from_record(record.attempts[-1].launch) if record.attempts else None
     if launched is None:
         raise RunnerError(
             f"run '{run}' was not started by the runner; resume it with "
             f"`{runner_command(target.name)} run FILE --name {run}`"
         )
-    file, words = launched
+    file, args = launched
     if not file.is_file():
         raise RunnerError(
             f"{file}, the file of run '{run}', is not on this machine; if you moved it:\n"
-            f"  {runner_command(target.name)} run {file.name} {shlex.join(words)} --name {run}"
+            f"  {runner_command(target.name)} run {file.name} {shlex.join(args)} --name {run}"
         )
     resources = previous_resources(target, run, None, arguments.device, options)
     trackers = record.attempts[-1].launch["experiment"].get("trackers") or {}
-    again = replace(
+    same_again = replace(
         arguments,
         trackers=tuple(trackers.items()),
         job="run",
-        words=(str(file), *words),
+        args=(str(file), *args),
         name=run,
         gpu=None,
         device=resources.device,
     )
-    return experiment_request(again, cli.cwd, files, resources.target_options)
+    return experiment_request(same_again, cli.cwd, files, resources.target_options)
 
 
-def _process_count(word: str | None) -> int | None:
-    if word is None:
+def _process_count(text: str | None) -> int | None:
+    if text is None:
         return None
-    if not word.isdecimal() or int(word) < 1:
-        raise usage(f"--gpu {word}: expected a number of GPUs; GPU names are for --target cloud")
-    return int(word)
+    if not text.isdecimal() or int(text) < 1:
+        raise usage(f"--gpu {text}: expected a number of GPUs; GPU names are for --target cloud")
+    return int(text)
 
 
-def _not_on_target(found: ResolvedRun, target: Target) -> str:
-    run = found.state.run
-    if found.state.is_copy and target is found.target:
+def _not_on_target(resolved: ResolvedRun, target: Target) -> str:
+    run = resolved.state.run
+    if resolved.state.is_copy and target is resolved.target:
         source, command = "this machine", "push"  # its original was deleted
     else:
-        source, command = found.target.name, "pull" if found.target.has_remote_volumes else "push"
+        source, command = (
+            resolved.target.name,
+            "pull" if resolved.target.has_remote_volumes else "push",
+        )
     return (
         f"run '{run}' is on {source}, not on {target.name}; copy it first: "
         f"`runner {command} checkpoints {run}`"
@@ -182,7 +187,7 @@ def _not_on_target(found: ResolvedRun, target: Target) -> str:
 
 
 def _is_launch_damaged(target: Target, run: str) -> bool:
-    """Return whether the run's ``launch.json`` cannot be read."""
+    """Return True if the run's ``launch.json`` cannot be read."""
     try:
         return parse_launch(target.files("checkpoints").read(f"{run}/{LAUNCH_NAME}")) is None
     except (FileNotFoundError, NotADirectoryError):

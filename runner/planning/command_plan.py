@@ -107,26 +107,26 @@ def _arguments(
     request: CommandRequest, state: TargetState, folder: PlannedFolder
 ) -> tuple[str, ...]:
     environment, command = state.environment, request.command
-    words = ["--name", request.run, "--folder", folder.container_path]
+    args = ["--name", request.run, "--folder", folder.container_path]
     # Compose mounts a persisted folder; elsewhere the path becomes a link to the volume.
     is_mounted = environment.is_container and environment.can_mount
     for path in folder.persisted:
-        words += (
+        args += (
             ["--mounted", path.container_path]
             if is_mounted
             else ["--persist", f"{path.path}={path.container_path}"]
         )
     if not environment.can_mount:
-        words += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(folder.container_path).name}"]
+        args += ["--seeds", SEEDS, "--copy", f"{COPY}/{PurePosixPath(folder.container_path).name}"]
     if request.as_json:
-        words.append("--json")
+        args.append("--json")
     if request.is_interactive:
-        words.append("--interactive")
+        args.append("--interactive")
     if command.resume_with:
-        words.append(f"--resume-with={command.resume_with}")  # = because the value begins with "-"
+        args.append(f"--resume-with={command.resume_with}")  # = because the value begins with "-"
     if command.resume_if:
-        words.append(f"--resume-if={command.resume_if}")
-    return (*words, "--", *command.words)
+        args.append(f"--resume-if={command.resume_if}")
+    return (*args, "--", *command.argv)
 
 
 def _steps(request: CommandRequest, state: TargetState) -> list[str]:
@@ -154,7 +154,7 @@ def _steps(request: CommandRequest, state: TargetState) -> list[str]:
 
 def _has_changed(command: UserCommand, state: TargetState) -> bool:
     attempts = state.run.record.attempts if state.run.record else []
-    return bool(attempts) and words_of(attempts[-1]) not in (None, list(command.words))
+    return bool(attempts) and words_of(attempts[-1]) not in (None, list(command.argv))
 
 
 def folder_rows(state: TargetState, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Rules that keep files of a folder from being shipped: .gitignore, .dockerignore, credentials."""
+"""Rules that keep files of a folder from being uploaded: .gitignore, .dockerignore, credentials."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from runner.git import find_repository
 
 LARGE_IGNORED_BYTES = 1_000_000  # from which an ignored file is named
 
-# Never shipped: history, environments, compiled files. Names, since patterns would take half a
+# Never uploaded: history, environments, compiled files. Names, since patterns would take half a
 # second for 50,000 paths.
-NEVER_SHIPPED = {
+NEVER_UPLOADED = {
     ".git",
     ".env",
     "__pycache__",
@@ -62,19 +62,19 @@ KEY_BYTES = 64 * 1024  # certificate bundles are longer, and start with a certif
 Spec = pathspec.PathSpec[Any]
 
 
-def is_never_shipped(path: str) -> bool:
-    """Return whether a part of ``path`` is a name that is never shipped."""
+def is_never_uploaded(path: str) -> bool:
+    """Return True if a part of ``path`` is a name that is never uploaded."""
     parts = path.rstrip("/").split("/")
     name = parts[-1]
     return (
-        not NEVER_SHIPPED.isdisjoint(parts)
+        not NEVER_UPLOADED.isdisjoint(parts)
         or (name.startswith(".env.") and name != ".env.example")
         or name.endswith((".pyc", ".pyo", ".pyd"))
     )
 
 
 def may_hold_credentials(folder: Path, path: str) -> bool:
-    """Return whether the file looks like a key, token or password."""
+    """Return True if the file looks like a key, token or password."""
     *folders, name = path.split("/")
     if not CREDENTIAL_FOLDERS.isdisjoint(folders):
         return True
@@ -143,7 +143,7 @@ class DockerIgnore:
         return cls(tuple(rules), frozenset(included))
 
     def ignores(self, path: str) -> bool:
-        """Return whether a rule excludes the file."""
+        """Return True if a rule excludes the file."""
         matches = self._matches(path.rstrip("/"))
         ignored = False
         for (is_exception, _), matched in zip(self.rules, matches, strict=True):
@@ -152,7 +152,7 @@ class DockerIgnore:
         return ignored
 
     def names(self, path: str) -> bool:
-        """Return whether a rule with ``!`` names the file, or a folder that contains it."""
+        """Return True if a rule with ``!`` names the file, or a folder that contains it."""
         parts = path.split("/")
         return any("/".join(parts[: i + 1]) in self.included for i in range(len(parts)))
 
@@ -213,13 +213,13 @@ def ignored_data(folder: Path) -> dict[str, str]:
     repository = find_repository(folder)
     options = ("--others", "--ignored", "--exclude-standard", "--directory")
     answer = repository and repository.run(folder, "ls-files", "-z", *options, ".")
-    found = {}
+    omitted = {}
     for path in os.fsdecode(answer.out).split("\0") if answer and not answer.status else ():
-        if not path or is_never_shipped(path.rstrip("/")):
+        if not path or is_never_uploaded(path.rstrip("/")):
             continue
         full = folder / path
         files = [file for file in (full.iterdir() if full.is_dir() else [full]) if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         if size >= LARGE_IGNORED_BYTES:
-            found[path] = f"{byte_size(size)}, git ignores it"
-    return found
+            omitted[path] = f"{byte_size(size)}, git ignores it"
+    return omitted

@@ -106,18 +106,18 @@ PRESETS = (
 )
 
 
-def read_metrics(given: Sequence[str], folder: Path, words: Sequence[str]) -> Patterns:
+def read_metrics(options: Sequence[str], folder: Path, argv: Sequence[str]) -> Patterns:
     """Return the names and patterns of ``--metric``, or those of the folder's program.
 
     Raises RunnerError, exit status 2.
     """
-    if NO_METRICS in given:
+    if NO_METRICS in options:
         return ()
-    if not given:
-        preset = find_preset(folder, words)
+    if not options:
+        preset = find_preset(folder, argv)
         return tuple(preset.patterns.items()) if preset else ()
     metrics = {}
-    for word in given:
+    for word in options:
         name, equals, pattern = word.partition("=")
         if not equals:
             raise usage(
@@ -129,9 +129,9 @@ def read_metrics(given: Sequence[str], folder: Path, words: Sequence[str]) -> Pa
     return tuple(metrics.items())
 
 
-def find_preset(folder: Path, words: Sequence[str]) -> MetricPreset | None:
+def find_preset(folder: Path, argv: Sequence[str]) -> MetricPreset | None:
     """Return the preset for the script in the command, else for the folder's other scripts."""
-    for path in _scripts(folder, words):
+    for path in _scripts(folder, argv):
         try:
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(MAX_SCRIPT_BYTES)
@@ -143,8 +143,8 @@ def find_preset(folder: Path, words: Sequence[str]) -> MetricPreset | None:
     return None
 
 
-def _scripts(folder: Path, words: Sequence[str]) -> Iterator[Path]:
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+def _scripts(folder: Path, argv: Sequence[str]) -> Iterator[Path]:
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
         if word.endswith(".py"):
             yield folder / word
         elif word == "-m":

@@ -22,7 +22,7 @@ from runner.planning.ignore_rules import (
     DockerIgnore,
     Spec,
     ignored_data,
-    is_never_shipped,
+    is_never_uploaded,
     may_hold_credentials,
     read_gitignore,
 )
@@ -55,7 +55,7 @@ class Listing:
     problems: dict[str, str] = field(default_factory=dict)  # path: reason
 
     def check(self, script: str | None = None) -> None:
-        """Raise RunnerError if a file, or the script that the command starts, is not shipped."""
+        """Raise RunnerError if a file, or the script that the command starts, is not uploaded."""
         if script is not None and script not in self.sizes and script not in self.problems:
             if not (self.folder / script).exists():
                 raise usage(f"the command starts {script}, which does not exist in {self.folder}")
@@ -95,10 +95,10 @@ class Listing:
 
 
 def list_files(folder: Path, checkout: Path | None = None) -> Listing:
-    """List the files to ship. The .dockerignore of our own ``checkout`` is for its image alone.
+    """List the files to upload. The .dockerignore of our own ``checkout`` is for its image alone.
 
     Omits and reports links that lead out of the folder, to a folder, or to a file that is not
-    shipped, and files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for
+    uploaded, and files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for
     them.
     """
     docker = None if checkout == folder else DockerIgnore.read(folder)
@@ -133,7 +133,7 @@ class _Lister:
             self._add(prefix + name)
 
     def add_links(self) -> None:
-        """Add links to files that are shipped. Any other link could expose a private file."""
+        """Add links to files that are uploaded. Any other link could expose a private file."""
         for path in self._links:
             target = os.path.realpath(self.folder / path)
             relative = os.path.relpath(target, self.root)
@@ -149,7 +149,7 @@ class _Lister:
                 self.omitted[path] = "link to a file that is not uploaded"
 
     def _is_ignored(self, path: str) -> bool:
-        return is_never_shipped(path) or (self.docker is not None and self.docker.ignores(path))
+        return is_never_uploaded(path) or (self.docker is not None and self.docker.ignores(path))
 
     def _add(self, path: str) -> None:
         if self._is_ignored(path):
@@ -229,7 +229,7 @@ class _Rules:
     above: str = ""
 
     def ignores(self, path: str) -> bool | None:
-        """Return whether the path is ignored; None if no pattern matches."""
+        """Return True if the path is ignored, None if no pattern matches."""
         return self.spec.check_file(self.above + path.removeprefix(self.base)).include
 
 
@@ -239,14 +239,14 @@ def _walk(folder: Path, repository: Repository | None, unreadable: dict[str, str
         rules = (*rules, _Rules(own, base)) if own is not None else rules
         try:
             with os.scandir(folder / base) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                sorted_entries = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             unreadable[base.rstrip("/")] = str(error.strerror)
             return
-        for entry in found:
+        for entry in sorted_entries:
             name = f"{base}{entry.name}"
             is_folder = entry.is_dir(follow_symlinks=False)
-            if is_never_shipped(name) or _is_ignored(rules, f"{name}/" if is_folder else name):
+            if is_never_uploaded(name) or _is_ignored(rules, f"{name}/" if is_folder else name):
                 continue
             if is_folder:
                 yield from walk(f"{name}/", rules)
@@ -277,7 +277,7 @@ def _rules_above(folder: Path, repository: Repository | None) -> tuple[_Rules, .
 
 
 def _is_ignored(rules: tuple[_Rules, ...], path: str) -> bool:
-    """Return whether a path is ignored: as in Git, the innermost file that matches decides."""
+    """Return True if a path is ignored: as in Git, the innermost file that matches decides."""
     for rule in reversed(rules):
         ignored = rule.ignores(path)
         if ignored is not None:
@@ -299,9 +299,9 @@ def _printable(path: str) -> str:
 
 
 def make_omitted_test(listing: Listing, without: tuple[str, ...] = ()) -> Callable[[str], bool]:
-    """Return a test for paths of the folder that are not shipped, or folders without shipped files.
+    """Return a test for paths that are not uploaded, or folders without uploaded files.
 
-    ``without``: paths that are shipped in another way, with everything below them.
+    ``without``: paths that are uploaded in another way, with everything below them.
     """
     names = [
         name
@@ -314,8 +314,8 @@ def make_omitted_test(listing: Listing, without: tuple[str, ...] = ()) -> Callab
         while parent and parent not in folders:
             folders.add(parent)
             parent = os.path.dirname(parent)
-    shipped = {*names, *folders}
-    return lambda path: path not in shipped
+    uploaded = {*names, *folders}
+    return lambda path: path not in uploaded
 
 
 def setup_lines(command: UserCommand) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def make_plan(request: Request, state: TargetState) -> Plan:
         process,
         command=command,
         environment=tuple({**set_by_us, **given}.items()),
-        secrets=tuple(dict.fromkeys((*process.secrets, *options.own_secrets))),
+        secrets=tuple(dict.fromkeys((*process.secrets, *options.forwarded_env))),
     )
     plan = replace(plan, process=process)
     return _queued(plan, state.queue, state) if state.queue is not None else plan
@@ -433,7 +433,7 @@ def _tracker_steps(request: Request, state: TargetState) -> Iterator[str]:
     for name, project in request.trackers.items():
         info = TRACKERS[name]
         step, variables = f"logs to {info.label}, project {project}", " or ".join(info.online)
-        given = (*state.secrets, *options.own_secrets, *dict(options.environment))
+        given = (*state.secrets, *options.forwarded_env, *dict(options.environment))
         if info.is_online(given):
             yield step
         elif options.modal_secrets:

@@ -99,7 +99,7 @@ class MemoryFit:
 
     @property
     def fits(self) -> bool:
-        """Return whether the recipe is expected to run unchanged."""
+        """Return True if the recipe is expected to run unchanged."""
         return self.needed_gb <= self.available_gb
 
     @property
@@ -120,7 +120,7 @@ REMEDIES = "use a larger GPU, activation_checkpointing=true or a smaller network
 
 
 def uses_bf16(recipe: Recipe, gpu: str) -> bool:
-    """Return whether the trainer's autocast uses bfloat16 on ``gpu``."""
+    """Return True if the trainer's autocast uses bfloat16 on ``gpu``."""
     return recipe.train.dtype == "bfloat16" or (recipe.train.dtype == "auto" and BY_NAME[gpu].bf16)
 
 
@@ -317,7 +317,7 @@ def comparison_to_json(recipe: Recipe, rows: Sequence[Row], prices: Prices) -> d
 def show_comparison(recipe: Recipe, rows: Sequence[Row], prices: Prices, cli: CliContext) -> None:
     """Print the table on stdout, and its basis on stderr."""
     numbers = ("tokens/s", "time", "$/hour", "dollars", "$/B tokens", "memory")
-    table = new_table("gpu", *numbers, left=("gpu",))
+    table = new_table("gpu", *numbers, left_aligned=("gpu",))
     table.add_column("", overflow="fold")
     for row in rows:
         table.add_row(

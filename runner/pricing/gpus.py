@@ -116,10 +116,10 @@ def parse_gpus(text: str) -> GpuRequest:
 COUNT = re.compile(r"[0-9]{1,6}")  # str.isdigit also accepts ² and other digits
 
 
-def _suggest_count_syntax(word: str) -> str:
+def _suggest_count_syntax(text: str) -> str:
     """Return ``; did you mean 'H100:8'?`` for H100x8, H100-8 or 8xH100; '' for other words."""
     match = re.fullmatch(
-        r"(?P<name>.+?)[X*/-](?P<count>[1-8])|(?P<first>[1-8])[X*](?P<last>.+)", word
+        r"(?P<name>.+?)[X*/-](?P<count>[1-8])|(?P<first>[1-8])[X*](?P<last>.+)", text
     )
     if match is None:
         return ""
@@ -280,19 +280,19 @@ def live_prices() -> Prices | None:
 
 def prices_from_rates(rates: Mapping[str, float], day: datetime.date) -> Prices | None:
     """Return the table with the plausible rates; None if no rate is plausible."""
-    found = {}
+    prices = {}
     for name, listed in PRICE_TABLE.items():
         gpu_type = ALIASES.get(name, name).lower().replace("-", "_")
         rate = rates.get(RATE_NAMES.get(name) or f"gpu_hour_cost_{gpu_type}")
         if rate is None or not math.isfinite(rate):
             continue
         if listed / MAX_RATE_FACTOR <= rate <= listed * MAX_RATE_FACTOR:
-            found[name] = rate
-    if not found:
+            prices[name] = rate
+    if not prices:
         return None
-    missing = sorted(PRICE_TABLE.keys() - found.keys())
+    missing = sorted(PRICE_TABLE.keys() - prices.keys())
     rest = f"; {', '.join(missing)} from {BUILT_IN_PRICES.source}" if missing else ""
-    return Prices({**PRICE_TABLE, **found}, f"Modal's rates for this account of {day}{rest}")
+    return Prices({**PRICE_TABLE, **prices}, f"Modal's rates for this account of {day}{rest}")
 
 
 def _fetch_rates() -> dict[str, float]:

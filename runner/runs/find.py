@@ -68,8 +68,8 @@ def every_run(cli: CliContext) -> list[ResolvedRun]:
 
     Unreachable targets are skipped with a warning.
     """
-    found, unreachable = _runs_of_targets(cli)
-    known = {run.state.run for run in found}
+    runs, unreachable = _runs_of_targets(cli)
+    known = {run.state.run for run in runs}
     copies = [copy for copy in _copies(cli) if copy.state.run not in known]
     for target, error in unreachable:
         # Finished copies stay as they are, so an account that is not set up changes nothing about
@@ -80,7 +80,7 @@ def every_run(cli: CliContext) -> list[ResolvedRun]:
             or any(copy.state.status != RunStatus.FINISHED for copy in copies)
         ):
             _warn_unreachable(cli, target, error)
-    return sorted(found + copies, key=lambda run: (-(run.state.started or 0.0), run.state.run))
+    return sorted(runs + copies, key=lambda run: (-(run.state.started or 0.0), run.state.run))
 
 
 def find_run(cli: CliContext, name: str) -> ResolvedRun:
@@ -88,7 +88,7 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
 
     Raises RunnerError, exit status 102, if no target has it.
     """
-    found, unreachable = [], []
+    candidates, unreachable = [], []
     for target in _targets(cli):
         try:
             state = target.state(name)
@@ -96,9 +96,9 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
             unreachable.append((target, error.message))
             continue
         if state is not None:
-            found.append(ResolvedRun(state, target, target))
-    if found:
-        newest = max(found, key=lambda run: (run.state.alive, run.state.started or 0.0))
+            candidates.append(ResolvedRun(state, target, target))
+    if candidates:
+        newest = max(candidates, key=lambda run: (run.state.alive, run.state.started or 0.0))
         if not newest.state.alive and newest.state.status != RunStatus.FINISHED:
             _warn_all(cli, unreachable)  # it may have been resumed there
         return newest
@@ -114,29 +114,29 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
 
 def newest_run(cli: CliContext) -> ResolvedRun:
     """Return the run that was started last. Raises RunnerError, exit status 102, without a run."""
-    found = every_run(cli)
-    if not found:
+    runs = every_run(cli)
+    if not runs:
         raise not_found(NO_RUNS)
-    return found[0]
+    return runs[0]
 
 
-def match_names(cli: CliContext, words: Sequence[str]) -> list[str]:
+def match_names(cli: CliContext, patterns: Sequence[str]) -> list[str]:
     """Expand patterns such as ``seed*`` to the names of runs, without duplicates.
 
     Raises RunnerError, exit status 102, for a pattern that matches nothing.
     """
-    if not any(map(_is_pattern, words)):
-        return list(words)
+    if not any(map(_is_pattern, patterns)):
+        return list(patterns)
     known = sorted(found.state.run for found in every_run(cli))
     names: list[str] = []
-    for word in words:
+    for word in patterns:
         if not _is_pattern(word):
             names.append(word)
             continue
         matching = [name for name in known if fnmatchcase(name, word)]
         if not matching:
             raise not_found(f"no run matches '{word}'; {_list_of(known)}")
-        names += [name for name in matching if name not in names and name not in words]
+        names += [name for name in matching if name not in names and name not in patterns]
     return names
 
 
@@ -144,21 +144,25 @@ def select_run(cli: CliContext, name: str | None) -> ResolvedRun:
     """Return the run ``name``; without a name the newest run, naming it on stderr."""
     if name:
         return find_run(cli, name)
-    found = newest_run(cli)
-    cli.info(f"run '{found.state.run}' (the newest)")
-    return found
+    resolved = newest_run(cli)
+    cli.info(f"run '{resolved.state.run}' (the newest)")
+    return resolved
 
 
-def refuse_if_active_elsewhere(found: ResolvedRun, target: Target) -> None:
+def refuse_if_active_elsewhere(resolved: ResolvedRun, target: Target) -> None:
     """Raise RunnerError if the run is active on a target other than ``target``."""
-    if not found.state.alive or found.target is target:
+    if not resolved.state.alive or resolved.target is target:
         return
     command = (
-        "pull" if found.target.has_remote_volumes else "push" if target.has_remote_volumes else ""
+        "pull"
+        if resolved.target.has_remote_volumes
+        else "push"
+        if target.has_remote_volumes
+        else ""
     )
-    run = found.state.run
+    run = resolved.state.run
     copy = f"runner {command} checkpoints {run}" if command else ""
-    raise is_active_elsewhere(run, found.target.name, copy)
+    raise is_active_elsewhere(run, resolved.target.name, copy)
 
 
 def _targets(cli: CliContext) -> list[Target]:
@@ -166,14 +170,14 @@ def _targets(cli: CliContext) -> list[Target]:
 
 
 def _runs_of_targets(cli: CliContext) -> tuple[list[ResolvedRun], list[tuple[Target, str]]]:
-    found: list[ResolvedRun] = []
+    runs: list[ResolvedRun] = []
     unreachable: list[tuple[Target, str]] = []
     for target in _targets(cli):
         try:
-            found += [ResolvedRun(state, target, target) for state in target.runs()]
+            runs += [ResolvedRun(state, target, target) for state in target.runs()]
         except RunnerError as error:
             unreachable.append((target, error.message))
-    return found, unreachable
+    return runs, unreachable
 
 
 def _copies(cli: CliContext) -> list[ResolvedRun]:
@@ -232,15 +236,15 @@ def _warn_unreachable(cli: CliContext, target: Target, error: str) -> None:
     cli.unreachable_targets.add(target.name)
 
 
-def _is_pattern(word: str) -> bool:
-    return any(sign in word for sign in "*?[")  # names of runs contain none of these
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in "*?[")  # names of runs contain none of these
 
 
-def _list_of(known: list[str]) -> str:
-    if not known:
+def _list_of(names: list[str]) -> str:
+    if not names:
         return NO_RUNS
-    rest = f" and {len(known) - MAX_NAMES} more" if len(known) > MAX_NAMES else ""
-    return f"the runs are {', '.join(known[:MAX_NAMES])}{rest}; `runner runs` lists them"
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"the runs are {', '.join(names[:MAX_NAMES])}{rest}; `runner runs` lists them"
 
 
 def remote_state(cli: CliContext, checkout: Path, folder: Path) -> RemoteRunState | None:

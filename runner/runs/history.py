@@ -212,10 +212,10 @@ def read_fully(run: str, source: RunSource, all_samples: bool) -> History:
 
 
 def _source_of(cli: CliContext, run: str) -> RunSource:
-    found = find_run(cli, run)
-    if found.state.is_copy:
-        cli.warn(f"{found.target.name} does not answer for run '{run}'; reading the pulled copy")
-    return found.source
+    resolved = find_run(cli, run)
+    if resolved.state.is_copy:
+        cli.warn(f"{resolved.target.name} does not answer for run '{run}'; reading the pulled copy")
+    return resolved.source
 
 
 MAX_RETURNED = 20  # values of an experiment's result that are shown
@@ -256,40 +256,41 @@ def results(history: History) -> dict[str, Any]:
     }
 
 
-def format_results(found: dict[str, Any]) -> dict[str, str]:
+def format_results(values: dict[str, Any]) -> dict[str, str]:
     """Return the results as text, without unknown values."""
     loss = "{:.4f}".format
-    best, step = found["best_val_loss"], found["best_step"]
+    best, step = values["best_val_loss"], values["best_step"]
     at_step = f" at {step:,}" if best is not None and step is not None else ""
     texts = {
-        "target": str(found["target"]),
-        "device": _device(found),
-        "status": str(found["status"]),
-        "step": f"{found['step']:,}" if found["step"] or step is not None else "",
-        "tokens": _format(found["tokens"], number),
-        "parameters": _format(found["parameters"], number),
-        "training loss": _format(found["train_loss"], loss),
-        "validation loss": _format(found["val_loss"], loss),
+        "target": str(values["target"]),
+        "device": _device(values),
+        "status": str(values["status"]),
+        "step": f"{values['step']:,}" if values["step"] or step is not None else "",
+        "tokens": _format(values["tokens"], number),
+        "parameters": _format(values["parameters"], number),
+        "training loss": _format(values["train_loss"], loss),
+        "validation loss": _format(values["val_loss"], loss),
         "best validation": _format(best, loss) + at_step,
-        "tokens/s": _format(found["tokens_per_second"], "{:,.0f}".format),
-        "MFU": _format(found["mfu"], "{:.1%}".format),
-        "memory": _format(found["memory_bytes"], byte_size),
-        "training time": _format(found["train_seconds"], duration),
-        "attempts": str(found["attempts"] or ""),
-        **_returned_values(found),
-        "cost": _format(found["cost"], dollars),
-        "commit": _commit(found),
+        "tokens/s": _format(values["tokens_per_second"], "{:,.0f}".format),
+        "MFU": _format(values["mfu"], "{:.1%}".format),
+        "memory": _format(values["memory_bytes"], byte_size),
+        "training time": _format(values["train_seconds"], duration),
+        "attempts": str(values["attempts"] or ""),
+        **_returned_values(values),
+        "cost": _format(values["cost"], dollars),
+        "commit": _commit(values),
     }
     return {name: text for name, text in texts.items() if text}
 
 
-def _returned_values(found: dict[str, Any]) -> dict[str, str]:
+def _returned_values(values: dict[str, Any]) -> dict[str, str]:
     """Return the scalar values of an experiment or a command, without those in other rows."""
     others = {"loss": "train_loss", "val_loss": "val_loss", "best_val_loss": "best_val_loss"}
     scalars = {
         key: value
-        for key, value in found["result"].items()
-        if not isinstance(value, dict | list) and (key not in others or value != found[others[key]])
+        for key, value in values["result"].items()
+        if not isinstance(value, dict | list)
+        and (key not in others or value != values[others[key]])
     }
     return {
         one_line(str(key)): f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
@@ -297,14 +298,14 @@ def _returned_values(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _device(found: dict[str, Any]) -> str:
-    count = found["world_size"] or 1
-    return one_line(found["gpu"] or "") + (f", {count} processes" if count > 1 else "")
+def _device(values: dict[str, Any]) -> str:
+    count = values["world_size"] or 1
+    return one_line(values["gpu"] or "") + (f", {count} processes" if count > 1 else "")
 
 
-def _commit(found: dict[str, Any]) -> str:
-    commit = one_line(str(found["commit"] or ""))[:10]
-    return f"{commit} and changes" if commit and found["dirty"] else commit
+def _commit(values: dict[str, Any]) -> str:
+    commit = one_line(str(values["commit"] or ""))[:10]
+    return f"{commit} and changes" if commit and values["dirty"] else commit
 
 
 def _format(value: Any, form: Callable[[Any], str]) -> str:

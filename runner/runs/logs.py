@@ -43,14 +43,14 @@ def since(text: str, start: float) -> str:
 
     A line without a time has the time of the line before it.
     """
-    found, is_recent = [], False
+    lines_since, is_recent = [], False
     for line in text.splitlines(keepends=True):
         if TIMESTAMP.match(line):
             written = calendar.timegm(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
             is_recent = written >= int(start)
         if is_recent:
-            found.append(line)
-    return "".join(found)
+            lines_since.append(line)
+    return "".join(lines_since)
 
 
 def follow(

@@ -65,8 +65,8 @@ class Metrics:
 
     def per_gpu(self, name: str) -> list[float]:
         """Return the newest ``use``, ``memory`` or ``clock`` of each GPU of the machine."""
-        found = (self.newest.get(f"gpu_{name}_{gpu}") for gpu in range(MAX_GPUS))
-        return [value for value in found if value is not None]
+        values = (self.newest.get(f"gpu_{name}_{gpu}") for gpu in range(MAX_GPUS))
+        return [value for value in values if value is not None]
 
     def read(self, lines: Iterable[bytes]) -> None:
         """Add the lines of a metrics.jsonl."""
@@ -187,12 +187,12 @@ class Curve:
         return bool(self.points)
 
 
-def merge_points(left: Point, right: Point) -> Point:
+def merge_points(first: Point, second: Point) -> Point:
     """Merge two neighbors."""
-    weight = left.weight + right.weight
-    value = (left.value * left.weight + right.value * right.weight) / weight
-    low, high = min(left.low, right.low), max(left.high, right.high)
-    return Point(right.step, right.tokens, right.seconds, value, low, high, weight)
+    weight = first.weight + second.weight
+    value = (first.value * first.weight + second.value * second.weight) / weight
+    low, high = min(first.low, second.low), max(first.high, second.high)
+    return Point(second.step, second.tokens, second.seconds, value, low, high, weight)
 
 
 def downsample(points: list[Point], max_points: int) -> list[Point]:

@@ -173,7 +173,7 @@ def recorded_values(
     The launch knows the tags and the recipe before the job records it; ``tags`` is the content of
     tags.json.
     """
-    facts = launch.facts if launch is not None else {}
+    metadata = launch.metadata if launch is not None else {}
     return {
         "step": record.step,
         "max_steps": record.max_steps,
@@ -184,7 +184,7 @@ def recorded_values(
         "result": record.result if record.job == "experiment" else {},
         "trackers": record.trackers,
         "tags": _tags(record, launch, tags),
-        "recipe": record.recipe or str(facts.get("recipe", "")),
+        "recipe": record.recipe or str(metadata.get("recipe", "")),
     }
 
 
@@ -195,8 +195,8 @@ def _tags(record: RunRecord, launch: LaunchHandle | None, content: bytes | None)
     except ValueError:  # damaged
         chosen = TagRecord()
     launches = [(attempt.started, attempt.launch) for attempt in record.attempts]
-    launches += [(launch.started, launch.facts)] if launch is not None else []
-    newer = (facts.get("tags") or () for started, facts in launches if started > chosen.time)
+    launches += [(launch.started, launch.metadata)] if launch is not None else []
+    newer = (metadata.get("tags") or () for started, metadata in launches if started > chosen.time)
     return tuple(dict.fromkeys((*chosen.tags, *(str(tag) for tags in newer for tag in tags))))
 
 
@@ -361,14 +361,14 @@ def run_names(files: VolumeFiles, with_recipe: bool = False) -> list[str]:
 
     ``with_recipe`` skips commands and experiments.
     """
-    found = []
+    runs = []
     for folder in listing(files):
         entries = listing(files, folder.path) if folder.is_folder else []
         modified = {entry.path: entry.modified for entry in entries}
         started = modified.get(f"{folder.path}/run.json")
         if started is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in modified):
-            found.append((started, folder.path))
-    return [name for _, name in sorted(found, reverse=True)]
+            runs.append((started, folder.path))
+    return [name for _, name in sorted(runs, reverse=True)]
 
 
 def record_of(files: VolumeFiles | None, run: str) -> RunRecord | None:

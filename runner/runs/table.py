@@ -27,10 +27,10 @@ def show_runs(states: Sequence[RunInfo], cli: CliContext) -> None:
     """Print the table on stdout: it is data."""
     columns = table_columns(states)
     shown = fit_columns(columns, cli.console(data=True).width)
-    table = new_table(*shown, left=shown.keys() - RIGHT_ALIGNED)
+    table = new_table(*shown, left_aligned=shown.keys() - RIGHT_ALIGNED)
     for row in zip(*shown.values(), strict=True):
         table.add_row(*row)
-    cli.print_table(table, data=True, least=_width(shown))
+    cli.print_table(table, data=True, min_width=_width(shown))
     if dropped := [title for title in columns if title not in shown]:
         cli.info(
             f"no room for {', '.join(dropped)}; widen the terminal or use `runner runs --json`"
@@ -88,7 +88,7 @@ def _width(columns: dict[str, list[str]]) -> int:
 def rows(state: RunInfo) -> list[tuple[str, str]]:
     """Return the names and values of one run, for ``runner status``."""
     copy = "; the copy that was pulled" if state.is_copy else ""
-    found = [
+    named_values = [
         ("run", f"{state.run} ({state.job} on {state.target}{copy})"),
         ("status", status_text(state)),
         ("step", step_text(state)),
@@ -104,13 +104,13 @@ def rows(state: RunInfo) -> list[tuple[str, str]]:
         *(("tracker", url) for url in state.trackers.values()),
         ("folder", state.folder),
     ]
-    return [(name, value) for name, value in found if value and value != "-"]
+    return [(name, value) for name, value in named_values if value and value != "-"]
 
 
 def status_text(state: RunInfo) -> str:
-    """Return the status; ``queued, place 1``, or ``running 3d ago`` for a copy of an active run."""
-    if state.queue_place is not None:
-        return f"{state.status}, place {state.queue_place}"
+    """Return the status, such as ``queued, position 1``; ``running 3d ago`` for an old copy."""
+    if state.queue_position is not None:
+        return f"{state.status}, position {state.queue_position}"
     is_recent = state.last_seen is None or is_fresh(time.time() - state.last_seen)
     if state.status not in ACTIVE or is_recent:
         return state.status
@@ -134,8 +134,8 @@ def attempts_text(state: RunInfo) -> str:
     if state.attempts < 2 or not state.end_reasons:
         return str(state.attempts) if state.attempts else ""
     groups = [(len([*same]), reason) for reason, same in groupby(state.end_reasons)]
-    words = [f"{count} x {reason}" if count > 1 else reason for count, reason in groups]
-    return f"{state.attempts}: {', '.join(words)}"
+    reasons = [f"{count} x {reason}" if count > 1 else reason for count, reason in groups]
+    return f"{state.attempts}: {', '.join(reasons)}"
 
 
 def step_text(state: RunInfo) -> str:

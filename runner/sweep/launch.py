@@ -132,7 +132,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
         record = _continue(newest, new, arguments) if newest else record
         record.started = record.started or time.time()
         record.write(folder)
-        costs = {each.run: estimated_cost(each) for each in plan.plans}
+        costs = {trial_plan.run: estimated_cost(trial_plan) for trial_plan in plan.plans}
         scheduler = SweepScheduler(
             cli, target, record, folder, objective, requests, costs, plan.max_parallel
         )

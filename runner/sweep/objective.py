@@ -99,21 +99,21 @@ class Objective:
         settings = {**self.config.fixed, **values}
         if self.config.command is not None:
             assert self.folder is not None
-            command = replace(self.folder, words=fill(self.folder.words, {"run": run, **settings}))
+            command = replace(self.folder, argv=fill(self.folder.argv, {"run": run, **settings}))
             return CommandRequest(run=run, command=command, **_common_options(template))
-        words = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
+        args = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
         if self.signature is not None:
-            return self._experiment(run, settings, words, template)
-        words += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
+            return self._experiment(run, settings, args, template)
+        args += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
         *folders, checkout = self.folders
         for folder in folders:
-            words = tuple(absolute_override(word, folder, self.runs) for word in words)
-        recipe = self._load(words)
-        words += absolute_paths(recipe, words, folders, checkout, self.runs)
+            args = tuple(absolute_override(word, folder, self.runs) for word in args)
+        recipe = self._load(args)
+        args += absolute_paths(recipe, args, folders, checkout, self.runs)
         return TrainRequest(
             run=run,
             recipe=self.file,
-            overrides=words,
+            overrides=args,
             settings=recipe,
             problems=find_problems(recipe, self.folders, self.runs),
             **_common_options(template),
@@ -186,7 +186,7 @@ class Objective:
             arguments = dict(request.experiment.arguments)
             return not other_experiment(record, request.experiment.file.name, arguments)
         if request.command is not None:
-            return record.command == list(request.command.words)
+            return record.command == list(request.command.argv)
         if record.job != "train":
             return False
         if recipe is not None and request.settings is not None:
@@ -194,12 +194,12 @@ class Objective:
             different = changes(recipe, request.settings)
             if any(key.rpartition(".")[2] not in PATH_KEYS for key in different):
                 return False
-        words = [word for word in request.overrides if word.partition("=")[0] in values]
-        return all(any(_is_same(word, other) for other in record.overrides) for word in words)
+        args = [word for word in request.overrides if word.partition("=")[0] in values]
+        return all(any(_is_same(word, other) for other in record.overrides) for word in args)
 
-    def _load(self, words: tuple[str, ...]) -> Recipe:
+    def _load(self, overrides: tuple[str, ...]) -> Recipe:
         try:
-            return load(self.file, words)
+            return load(self.file, overrides)
         except RecipeError as error:
             text = str(error)
             for key in (*self.config.keys, *self.config.fixed, *(self.config.smoke or {})):
@@ -208,21 +208,21 @@ class Objective:
             raise self.config.error_at("space", text) from None
 
     def _experiment(
-        self, run: str, settings: Mapping[str, Scalar], words: tuple[str, ...], template: Request
+        self, run: str, settings: Mapping[str, Scalar], args: tuple[str, ...], template: Request
     ) -> Request:
         assert self.signature is not None
         for key, value in settings.items():
             if problem := self.signature.check_type(key, value):
                 raise self.config.error_at(self.config.path_of(key), problem)
         try:
-            arguments = self.signature.complete(self.signature.values(words))
+            arguments = self.signature.complete(self.signature.values(args))
         except ExperimentError as error:
             raise self.config.error_at("space", str(error)) from None
         return ExperimentRequest(
             run=run,
-            overrides=words,
+            overrides=args,
             experiment=Experiment(
-                self.file, words, tuple(arguments.items()), trackers=self.trackers
+                self.file, args, tuple(arguments.items()), trackers=self.trackers
             ),
             command=self.folder,
             **_common_options(template),
@@ -274,7 +274,7 @@ def _find_command(config: SweepConfig, text: str, path: Path) -> UserCommand:
     if not folder.is_dir():
         raise config.error_at("dir", f"folder {folder} does not exist")
     try:
-        words = tuple(shlex.split(text))
+        args = tuple(shlex.split(text))
     except ValueError as error:
         raise config.error_at("command", f"invalid shell syntax: {error}") from None
     placeholders = set(PLACEHOLDER.findall(text))
@@ -286,22 +286,22 @@ def _find_command(config: SweepConfig, text: str, path: Path) -> UserCommand:
         raise config.error_at("command", f"{{{name}}} is not a key of space or fixed{hint}")
     try:
         return UserCommand(
-            words=words,
+            argv=args,
             folder=folder,
             setup=check_setup(config.setup),
             persist=read_persist_options(config.persist, folder),
             resume_with=config.resume_with,
             resume_if=config.resume_if,
-            metrics=read_metrics(config.metrics, folder, words),
+            metrics=read_metrics(config.metrics, folder, args),
         )
     except RunnerError as error:
         raise config.error_at("command", error.message) from None
 
 
-def fill(words: Sequence[str], values: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return the words with the values in place of their ``{KEY}``."""
+def fill(argv: Sequence[str], values: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """Return ``argv`` with the values in place of their ``{KEY}``."""
     return tuple(
-        PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), word) for word in words
+        PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), word) for word in argv
     )
 
 
@@ -317,14 +317,14 @@ def _find_experiment(config: SweepConfig, name: str, path: Path, checkout: Path)
         raise config.error_at("experiment", str(error)) from None
 
 
-def _is_same(word: str, recorded: str) -> bool:
+def _is_same(argument: str, recorded: str) -> bool:
     """Return True if a word of a request is the recorded one.
 
     A record has paths as the job saw them: relative to the checkout, or below /vol.
     """
-    mine, other = path_in(word), path_in(recorded)
-    if mine is None or other is None or replace_path(word, "") != replace_path(recorded, ""):
-        return word == recorded
+    mine, other = path_in(argument), path_in(recorded)
+    if mine is None or other is None or replace_path(argument, "") != replace_path(recorded, ""):
+        return argument == recorded
     tail = other.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
     return mine == other or mine.endswith(f"/{tail}")
 

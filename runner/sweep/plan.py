@@ -119,7 +119,7 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
     budget = "none" if price is not None else ""
     if record.budget is not None:
         budget = f"{dollars(record.budget)} for all trials{spent}; unaffordable trials do not start"
-    found = [
+    table = [
         ("sweep", f"{record.name}: {len(record.trials)} trials of {plan.title} on {record.target}"),
         ("so far", progress),
         ("fixed", " ".join(f"{key}={value}" for key, value in fixed.items())),
@@ -131,7 +131,7 @@ def rows(plan: SweepPlan) -> list[tuple[str, str]]:
         ("estimate", f"about {hours} of machine time{about} in total" if hours else ""),
         ("budget", budget),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in table if value]
 
 
 def trial_table(plan: SweepPlan) -> Table:
@@ -140,7 +140,7 @@ def trial_table(plan: SweepPlan) -> Table:
     estimates = {p.run: estimated_cost(p) for p in plan.plans}
     has_prices = any(cost is not None for cost in estimates.values())
     titles = ("trial", *keys, "status", *(["about"] if has_prices else []))
-    table = new_table(*titles, left=("trial", "status"))
+    table = new_table(*titles, left_aligned=("trial", "status"))
     for trial in plan.record.trials:
         cost = estimates.get(trial.run)
         about = [dollars(cost) if cost is not None else ""] if has_prices else []

@@ -91,7 +91,7 @@ def show_trials(cli: CliContext, record: SweepRecord) -> None:
     keys = list(dict.fromkeys(key for trial in record.trials for key in trial.values))
     has_costs = any(trial.cost for trial in record.trials)
     numbers = (*keys, record.metric, "step", *(["cost"] if has_costs else []), "took")
-    table = new_table("run", *numbers, "status", left=("run", "status"))
+    table = new_table("run", *numbers, "status", left_aligned=("run", "status"))
     for trial in record.ranked():
         reason = (
             one_line(trial.reason.splitlines()[0])[:MAX_REASON_CHARACTERS] if trial.reason else ""

@@ -243,14 +243,15 @@ class SweepScheduler:
                 ended.append((trial, state))
         return ended
 
-    def _on_signal(self, which: Signals) -> None:
-        if self.target.bills and which != SIGINT:
+    def _on_signal(self, received: Signals) -> None:
+        if self.target.bills and received != SIGINT:
             # A closed terminal must not stop trials that are running on Modal.
             self.detached = True
             self.cli.info("detached; the trials continue; run the same command to follow them")
         else:
             self.cli.info(
-                f"stopping: the trials write their checkpoints; {press_ctrl_c(which)} to kill them"
+                "stopping: the trials write their checkpoints; "
+                f"{press_ctrl_c(received)} to kill them"
             )
         self.stopping.set()
 

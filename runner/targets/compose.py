@@ -151,10 +151,10 @@ class ComposeTarget(LocalTarget):
         Compose may end a container with its client. So a shell's container starts detached and
         waits for `docker exec`.
         """
-        run, words = request.run, request.command.words
+        run, argv = request.run, request.command.argv
         is_checkout = is_plain(request, self.checkout) and not request.target_options.given()
         if is_checkout and is_command:
-            return run_service(self.cli, "shell", words)
+            return run_service(self.cli, "shell", argv)
         plan = self.plan(request, self.inspect(request))
         if is_command:
             self._prepare_container(plan)
@@ -170,17 +170,17 @@ class ComposeTarget(LocalTarget):
             waits = replace(plan, process=waiting, folder=None if is_checkout else plan.folder)
             self._prepare_container(waits)
             self._detach(waits, "shell")
-        code = self.enter(run, words if is_checkout else plan.process.command)
+        code = self.enter(run, argv if is_checkout else plan.process.command)
         for container in self.containers.active(run):
             self.system.call(["docker", "rm", "--force", container.id])
         return code
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run the words in the run's container, as its user (container/entrypoint.sh)."""
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` in the run's container, as its user (container/entrypoint.sh)."""
         active = self.containers.active(run) or self._started_by_compose(run)
         if not active:
             raise RunnerError(f"the container of run '{run}' has ended")
-        program, *command = exec_command(self.cli, active[0].id, words)
+        program, *command = exec_command(self.cli, active[0].id, argv)
         docker = str(self.system.program(program))
         return follow_process(self.cli.environ, [docker, *command], self.checkout)
 
@@ -201,10 +201,10 @@ class ComposeTarget(LocalTarget):
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was a container of this machine."""
         known = self._newest_containers()
-        found = states(
+        infos = states(
             self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known)
         )
-        return map(self._with_place, found)
+        return map(self._with_queue_position, infos)
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of the container's output, while the engine still has the container."""
@@ -238,8 +238,8 @@ class ComposeTarget(LocalTarget):
             return False, read_exit(self.volumes.run(launch.run))
         return container.alive, container.code
 
-    def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
-        name = "INT" if which == signal.SIGINT else "TERM"
+    def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
+        name = "INT" if received == signal.SIGINT else "TERM"
         for container in self.containers.active(launch.run):
             if self.system.call(["docker", "kill", f"--signal={name}", container.id]).code == 0:
                 return True
@@ -263,22 +263,22 @@ class ComposeTarget(LocalTarget):
             raise RunnerError("the image was not built; fix the error above and try again")
 
     def _run_command(self, plan: Plan, service: str, *options: str) -> list[str]:
-        words = [*options, *self.containers.labels(plan.run, plan.job)]
+        args = [*options, *self.containers.labels(plan.run, plan.job)]
         image = plan.image.name if plan.image else ""
         environment = with_image_digest(dict(plan.process.environment), self.system, image)
         for name, value in environment.items():
-            words += ["-e", f"{name}={value}"]
+            args += ["-e", f"{name}={value}"]
         for name in plan.process.secrets:
-            words += ["-e", name]  # compose takes the value from its own environment
+            args += ["-e", name]  # compose takes the value from its own environment
         if plan.process.publish:
-            words += ["--publish", plan.process.publish]
+            args += ["--publish", plan.process.publish]
         for volume in plan.volumes:
             if volume.name not in VOLUMES:
                 mode = "rw" if volume.writable else "ro"
-                words += ["-v", f"{volume.host_path}:{volume.container_path}:{mode}"]
+                args += ["-v", f"{volume.host_path}:{volume.container_path}:{mode}"]
         if plan.folder is not None:
-            words += [word for bind in bind_mounts(plan.folder) for word in ("-v", bind)]
-        return self.project.command("run", *words, service, *plan.process.command)
+            args += [word for bind in bind_mounts(plan.folder) for word in ("-v", bind)]
+        return self.project.command("run", *args, service, *plan.process.command)
 
     def _compose_environment(self, plan: Plan) -> dict[str, str]:
         """Return variables for Compose itself: the secrets' values, and the run's own image."""

@@ -136,14 +136,14 @@ def needed_settings(system: System, checkout: Path) -> dict[str, str]:
     }
 
 
-def project_name(checkout: Path, given: str = "") -> str:
-    """Return the checkout's own project name, or the one that the user has ``given``.
+def project_name(checkout: Path, current: str = "") -> str:
+    """Return the checkout's own project name, or ``current`` if the user chose it.
 
     Compose's default is the folder's name, so that two checkouts of one name would replace each
     other's containers. A name that a copied ``.env`` brought from another folder is not the user's.
     """
-    if given and not GENERATED_NAME.match(given):
-        return given
+    if current and not GENERATED_NAME.match(current):
+        return current
     stem = re.sub(r"[^a-z0-9_-]+", "-", checkout.name.lower()).strip("-_") or "checkout"
     return f"{stem}-{hashlib.sha256(os.fsencode(checkout)).hexdigest()[:8]}"
 
@@ -179,7 +179,7 @@ def _write(checkout: Path, values: dict[str, str]) -> list[str]:
 def run_service(
     cli: CliContext,
     service: str,
-    words: tuple[str, ...],
+    argv: tuple[str, ...],
     is_server: bool = False,
     flags: tuple[str, ...] = (),
 ) -> int:
@@ -200,5 +200,5 @@ def run_service(
     if image := project.built_image(project.service_of(service)):
         check_shared_files(system, image, (checkout / COMPOSE_FILE, folders.checkpoints))
     options = [*flags, *["--service-ports"] * is_server, *["-T"] * (not cli.is_terminal)]
-    command = project.command("run", "--rm", *options, service, *words)
+    command = project.command("run", "--rm", *options, service, *argv)
     return follow_process(cli.environ, command, checkout, is_server)

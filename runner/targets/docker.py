@@ -84,10 +84,10 @@ class RunContainers:
         return []
 
 
-def exec_command(cli: CliContext, container: str, words: Sequence[str]) -> list[str]:
-    """Return the command that runs ``words`` at the terminal in the container, as its user."""
+def exec_command(cli: CliContext, container: str, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs ``argv`` at the terminal in the container, as its user."""
     flags = "-it" if cli.is_terminal else "-i"
-    return ["docker", "exec", flags, container, "bash", ENTRYPOINT, *words]
+    return ["docker", "exec", flags, container, "bash", ENTRYPOINT, *argv]
 
 
 def container_named(system: System, id: str) -> list[Container]:
@@ -218,7 +218,7 @@ def transfer_image(system: System, verb: str, image: str, machine: str = "") -> 
     ``machine`` is the box on which ``system`` runs it.
     """
     done = subprocess.run(
-        system.words(["docker", verb, image]),
+        system.command_line(["docker", verb, image]),
         env=dict(system.environ),
         stdout=sys.__stderr__,  # shows the progress; stdout belongs to the job
         stderr=subprocess.PIPE,

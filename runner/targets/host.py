@@ -156,8 +156,8 @@ class HostTarget(LocalTarget):
         environ = {**self.cli.environ, **dict(plan.process.environment), **self._secrets(plan)}
         return follow_process(environ, plan.process.command, self.checkout)
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run the words on this machine with the variables and in the folder of the run."""
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` on this machine with the variables and in the folder of the run."""
         launch = self.launched(run)
         process = Path("/proc", launch.id if launch is not None else "self")
         try:
@@ -169,7 +169,7 @@ class HostTarget(LocalTarget):
             name: self.cli.environ[name] for name in ("TERM",) if name in self.cli.environ
         }
         environ = {**self.cli.environ, **variables, "OUT_DIR": str(self.volumes.run(run))}
-        return follow_process(environ, words, self.volumes.run(run))
+        return follow_process(environ, argv, self.volumes.run(run))
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of ``output.txt``; [] if the last attempt was not detached."""
@@ -186,8 +186,8 @@ class HostTarget(LocalTarget):
     def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
         return is_alive(launch), read_exit(self.volumes.run(launch.run))
 
-    def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
-        signal_leader(launch, signal.SIGINT if which == signal.SIGINT else signal.SIGTERM)
+    def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
+        signal_leader(launch, signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)
         return True
 
     def _kill(self, launch: LaunchHandle) -> None:

@@ -24,7 +24,7 @@ from runner.jobs import JOBS
 from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, QueueState, TargetState
 from runner.planning.packaging import setup_lines
 from runner.planning.plan import make_plan
-from runner.project import check_own_secrets, git_state, secret_names
+from runner.project import check_forwarded_env, git_state, secret_names
 from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
 from runner.runs.find import remote_state
 from runner.runs.store import (
@@ -67,7 +67,7 @@ class LocalTarget(Target):
         """Return whether the launch is active, and its exit status if it is known."""
 
     @abstractmethod
-    def _interrupt(self, launch: LaunchHandle, which: signal.Signals) -> bool:
+    def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
         """Ask the job to stop; False if the job did not exist yet and was prevented."""
 
     @abstractmethod
@@ -87,19 +87,19 @@ class LocalTarget(Target):
         process = self._processes[started.id]
         was_prevented = False
 
-        def first(which: signal.Signals) -> None:
+        def on_first(received: signal.Signals) -> None:
             nonlocal was_prevented
-            if which == signal.SIGINT and has_terminal(started.job):
+            if received == signal.SIGINT and has_terminal(started.job):
                 forwarder.count = 0  # the terminal sent it to the job, which continues
                 return
-            was_prevented = not self._interrupt(started, which)
-            self.cli.info(f"stopping {started.job}; {press_ctrl_c(which)} to kill it")
+            was_prevented = not self._interrupt(started, received)
+            self.cli.info(f"stopping {started.job}; {press_ctrl_c(received)} to kill it")
 
-        def again() -> None:
+        def on_repeat() -> None:
             self._kill(started)
             self.cli.info(f"killing {started.job}")
 
-        with SignalForwarder(first, again) as forwarder:
+        with SignalForwarder(on_first, on_repeat) as forwarder:
             code = exit_status(process.wait())
         folder = self.volumes.run(started.run)
         if read_launch(folder) == started:
@@ -111,26 +111,28 @@ class LocalTarget(Target):
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on this target."""
-        return map(self._with_place, states(self.volumes.checkpoints, self.name, self._probe))
+        return map(
+            self._with_queue_position, states(self.volumes.checkpoints, self.name, self._probe)
+        )
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on this target."""
         state = state_named(run, self.volumes.checkpoints, self.name, self._probe)
-        return self._with_place(state) if state is not None else None
+        return self._with_queue_position(state) if state is not None else None
 
-    def _with_place(self, state: RunInfo) -> RunInfo:
-        """Return the state with its place in the queue, if it waits there."""
+    def _with_queue_position(self, state: RunInfo) -> RunInfo:
+        """Return the state with its position in the queue, if it waits there."""
         if state.status == RunStatus.STARTING:
             waiting = [t for t in live_tickets(queue_folder(self.cli.environ)) if not t.taken]
-            for place, ticket in enumerate(waiting, 1):
+            for position, ticket in enumerate(waiting, 1):
                 if ticket.folder == state.folder:
-                    return replace(state, status=RunStatus.QUEUED, queue_place=place)
+                    return replace(state, status=RunStatus.QUEUED, queue_position=position)
         return state
 
     def queue_state(
         self, request: Request, gpus: int, container_path: str = ""
     ) -> QueueState | None:
-        """Return the queue for a machine with ``gpus``; None if the request needs no place."""
+        """Return the queue for a machine with ``gpus``; None if the request needs no GPU."""
         if isinstance(request, CommandRequest) and request.is_interactive:
             return None
         gpus = 0 if request.device == "cpu" else gpus
@@ -200,7 +202,7 @@ def inspect_local(
 ) -> TargetState:
     """Return what this machine's disk tells; the target replaces what it knows better."""
     command, checkout, volumes = request.command, target.checkout, target.volumes
-    check_own_secrets(request.target_options.own_secrets, target.cli.environ, checkout)
+    check_forwarded_env(request.target_options.forwarded_env, target.cli.environ, checkout)
     folder = volumes.run(request.run)
     concerns_run = request.job.writes_run or request.job.reads_run
     record = read_record(folder) if concerns_run else None

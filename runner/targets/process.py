@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.runs.store import write_exit
-from runner.signals import handled
+from runner.signals import signal_handler
 from runner.target import LaunchHandle
 
 
@@ -76,16 +76,16 @@ def is_alive(launch: LaunchHandle) -> bool:
     return identity != "" and identity == launch.identity
 
 
-def signal_group(launch: LaunchHandle, which: signal.Signals) -> None:
+def signal_group(launch: LaunchHandle, signum: signal.Signals) -> None:
     """Send a signal to every process of the job."""
     with suppress(ProcessLookupError):
-        os.killpg(int(launch.id), which)
+        os.killpg(int(launch.id), signum)
 
 
-def signal_leader(launch: LaunchHandle, which: signal.Signals) -> None:
+def signal_leader(launch: LaunchHandle, signum: signal.Signals) -> None:
     """Send a signal to the job's first process; torchrun passes it on to its workers."""
     with suppress(ProcessLookupError):
-        os.kill(int(launch.id), which)
+        os.kill(int(launch.id), signum)
 
 
 def exit_status(code: int) -> int:
@@ -131,7 +131,10 @@ def follow_process(
         if process is not None:
             process.send_signal(number)
 
-    with handled(lambda *_: interrupted.set(), signal.SIGINT), handled(pass_on, signal.SIGTERM):
+    with (
+        signal_handler(lambda *_: interrupted.set(), signal.SIGINT),
+        signal_handler(pass_on, signal.SIGTERM),
+    ):
         process = subprocess.Popen(command, cwd=cwd, env={**environ, "PWD": str(cwd)})
         code = exit_status(process.wait())
     return 0 if until_ctrl_c and interrupted.is_set() else code
@@ -141,11 +144,11 @@ def main() -> int:
     """Run the command, wait for it and write its exit status into the folder."""
     folder, command = Path(sys.argv[1]), sys.argv[2:]
     received: list[int] = []
-    for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, lambda number, _: received.append(number))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda number, _: received.append(number))
     process = subprocess.Popen(command)
-    for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, lambda number, _: process.send_signal(number))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda number, _: process.send_signal(number))
     for number in received:  # before the process existed
         process.send_signal(number)
     code = exit_status(process.wait())

@@ -63,7 +63,7 @@ class Downloader:
     def fetch(self, entry: RemoteEntry, target: Path, digest: FileDigest | None = None) -> bool:
         """Replace ``target`` by the verified file, or leave it as it was.
 
-        Returns whether the file is as listed, not newer. Raises ContentMismatch if it keeps
+        Returns False if the file is newer than listed. Raises ContentMismatch if it keeps
         changing or never has its SHA-256, FileNotFoundError, TargetUnavailable or Cancelled.
         """
         if digest is None and self._append_tail(entry, target):
@@ -120,8 +120,8 @@ class Downloader:
             if now != part.source or not is_settled(now, self.listed):
                 raise self._changed(part)
 
-    def _changed(self, part: PartialFile) -> ContentMismatch:
-        part.discard()
+    def _changed(self, partial: PartialFile) -> ContentMismatch:
+        partial.discard()
         return ContentMismatch("it changed during the download")
 
     def _append_tail(self, entry: RemoteEntry, target: Path) -> bool:
@@ -232,7 +232,7 @@ class CheckpointDownload:
         self._lock = threading.Lock()
 
     def is_intact_locally(self) -> bool:
-        """Return whether the local folder has the same manifest and is intact."""
+        """Return True if the local folder has the same manifest and is intact."""
         try:
             if (self.final / MANIFEST).read_bytes() != self.checkpoint.manifest_content:
                 return False

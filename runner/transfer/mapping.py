@@ -96,7 +96,7 @@ class Journal:
         return entry if unchanged else None
 
     def is_unchanged(self, remote: RemoteEntry, local: Path, settled: bool = True) -> bool:
-        """Return whether neither side changed since both were verified.
+        """Return True if neither side changed since both were verified.
 
         With ``settled``, a change within the same second is excluded too.
         """
@@ -119,7 +119,7 @@ class Journal:
 
 
 def is_settled(entry: RemoteEntry, listed: float) -> bool:
-    """Return whether another change would show another time."""
+    """Return True if a later change would get a different time."""
     return entry.modified + SETTLE_TIME_S < listed
 
 
@@ -165,7 +165,7 @@ class VolumeMapping:
 
     @property
     def has_runs(self) -> bool:
-        """Return whether the folders of the volume are runs."""
+        """Return True if the folders of the volume are runs."""
         return self.volume == "checkpoints"
 
 
@@ -250,7 +250,7 @@ def exclusive(mapping: VolumeMapping, info: Callable[[str], None]) -> Iterator[N
 
 
 def is_active_remotely(mapping: VolumeMapping, run: str) -> bool:
-    """Return whether the run is alive on the target.
+    """Return True if the run is alive on the target.
 
     The heartbeat does not count: a run that ended, or that was pushed, leaves a fresh one behind.
     """
@@ -298,7 +298,7 @@ def unsafe_reason(path: str) -> str | None:
 
 
 def is_temporary(path: str) -> bool:
-    """Return whether a part of ``path`` is the name of an unfinished file or folder."""
+    """Return True if a part of ``path`` is the name of an unfinished file or folder."""
     return any(TEMPORARY.match(part) for part in path.split("/"))
 
 

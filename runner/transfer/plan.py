@@ -72,7 +72,7 @@ def parse_step_name(name: str) -> int:
 
 
 def is_record(path: str) -> bool:
-    """Return whether ``<run>/...`` is one of the run's records."""
+    """Return True if ``<run>/...`` is one of the run's records."""
     parts = path.split("/")
     return (len(parts) == 2 and parts[1] in RECORD_FILES) or (
         len(parts) > 2 and parts[1] in RECORD_FOLDERS
@@ -90,7 +90,7 @@ def find_incomplete(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
 
 
 def is_intact(path: Path, digest: FileDigest) -> bool:
-    """Return whether the file has the size and SHA-256 of ``digest``."""
+    """Return True if the file has the size and SHA-256 of ``digest``."""
     try:
         return path.stat().st_size == digest.bytes and sha256(path) == digest.sha256
     except OSError:

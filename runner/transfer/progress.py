@@ -138,7 +138,7 @@ class TransferResult:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether every file arrived."""
+        """Return True if every file arrived."""
         return not self.missing
 
     @property

@@ -36,19 +36,19 @@ from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Task, Workers
 MAX_NAMED = 3  # files with credentials in a request for confirmation
 
 
-def find_source(root: Path, has_runs: bool, given: str, cwd: Path) -> Path:
-    """Return the file or folder ``given``: a path from ``cwd``, or one in the volume's folder.
+def find_source(root: Path, has_runs: bool, name: str, cwd: Path) -> Path:
+    """Return the file or folder ``name``: a path from ``cwd``, or one in the volume's folder.
 
     For checkpoints, a name without a slash is a run. Raises RunnerError, exit status 102.
     """
-    from_cwd, from_volume = cwd / Path(given).expanduser(), root / given
-    order = [from_volume, from_cwd] if has_runs and "/" not in given else [from_cwd, from_volume]
+    from_cwd, from_volume = cwd / Path(name).expanduser(), root / name
+    order = [from_volume, from_cwd] if has_runs and "/" not in name else [from_cwd, from_volume]
     for path in order:
         if path.exists():
             return path
-    if Path(given).expanduser().is_absolute():
-        raise not_found(f"{given} does not exist; give a file or folder")
-    raise not_found(f"{given} is neither in {cwd} nor in {root}; give a file or folder")
+    if Path(name).expanduser().is_absolute():
+        raise not_found(f"{name} does not exist; give a file or folder")
+    raise not_found(f"{name} is neither in {cwd} nor in {root}; give a file or folder")
 
 
 def remote_path(mapping: VolumeMapping, source: Path, dest: str | None) -> str:
@@ -121,16 +121,16 @@ class Push:
     def _credentials(self) -> list[str]:
         folder = self.source.parent
         paths = [row["path"] for row in self.plan.rows()]
-        found = [
+        suspects = [
             path
             for path in paths
             if may_hold_credentials(folder, self.local[path].local.relative_to(folder).as_posix())
         ]
-        if not found:
+        if not suspects:
             return []
-        more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-        files = count(len(found), "file")
-        return [f"{files} may hold credentials: {', '.join(found[:MAX_NAMED])}{more}"]
+        more = f" and {len(suspects) - MAX_NAMED} more" if len(suspects) > MAX_NAMED else ""
+        files = count(len(suspects), "file")
+        return [f"{files} may hold credentials: {', '.join(suspects[:MAX_NAMED])}{more}"]
 
     def execute(self, cli: CliContext) -> TransferResult:
         """Upload; the result names what is missing."""
@@ -239,8 +239,8 @@ class Push:
         for file in expected:
             entry = self.entries.get(file.path)
             if entry is None or entry.size != file.size:
-                found = "no such file" if entry is None else f"{entry.size} bytes"
-                reason = f"the volume has {found}, expected {file.size} bytes"
+                problem = "no such file" if entry is None else f"{entry.size} bytes"
+                reason = f"the volume has {problem}, expected {file.size} bytes"
                 missing.append(FailedTransfer(file.path, reason))
             elif file.local.stat().st_mtime_ns == file.mtime_ns:
                 self.mapping.journal.record(entry, file.local, listed)
@@ -281,7 +281,7 @@ class Push:
         return {entry.path: entry for entry in entries if entry.kind == "file"}
 
     def _is_local_launch(self, file: LocalFile) -> bool:
-        """Return whether the file records a launch on this machine.
+        """Return True if the file records a launch on this machine.
 
         It would replace the options of the run's last launch there, which resuming there uses.
         """

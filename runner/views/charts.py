@@ -223,26 +223,26 @@ def _draw(
 ) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    for each in series:
-        points = each.curve.points
-        shown = points if each.marks else downsample(points, SMOOTH_POINTS)
-        if each.spread and not each.marks and len(points) > SMOOTH_POINTS:
+    for curve in series:
+        points = curve.curve.points
+        shown = points if curve.marks else downsample(points, SMOOTH_POINTS)
+        if curve.spread and not curve.marks and len(points) > SMOOTH_POINTS:
             x = [point.at(axis) for point in shown]
             lows, highs = [point.low for point in shown], [point.high for point in shown]
-            axes.fill_between(x, lows, highs, color=each.color, alpha=0.18, linewidth=0)
+            axes.fill_between(x, lows, highs, color=curve.color, alpha=0.18, linewidth=0)
         axes.plot(
             [point.at(axis) for point in shown],
             [point.value for point in shown],
-            color=each.color,
-            label=each.name,
-            linewidth=1.2 if each.marks else 1.6,
-            marker="o" if each.marks or len(shown) == 1 else None,
+            color=curve.color,
+            label=curve.name,
+            linewidth=1.2 if curve.marks else 1.6,
+            marker="o" if curve.marks or len(shown) == 1 else None,
             markersize=3.5,
         )
-    if limits := y_range([each.curve for each in series], margin=0.05):
+    if limits := y_range([curve.curve for curve in series], margin=0.05):
         low, high, padding = limits
         axes.set_ylim(0 if 0 <= low <= padding else low - padding, high + padding)
-    last = max((each.curve.points[-1].at(axis) for each in series), default=1.0)
+    last = max((curve.curve.points[-1].at(axis) for curve in series), default=1.0)
     axes.set_xlim(0, (last or 1.0) * 1.01)  # leaves space for the label of the last tick
     axes.xaxis.set_major_locator(
         MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10] if axis == "time" else None)
@@ -305,31 +305,31 @@ def plot_series(
     """
     import plotext
 
-    series = [each for each in series if each.curve]
+    series = [curve for curve in series if curve.curve]
     if not series or width < MIN_WIDTH or height < MIN_HEIGHT:
         return None
     _clear(width, height - 1)
     largest = 0.0
-    for each in series:
-        points = downsample(each.curve.points, POINTS_PER_COLUMN * width)
+    for curve in series:
+        points = downsample(curve.curve.points, POINTS_PER_COLUMN * width)
         x, y = [point.at(axis) for point in points], [point.value for point in points]
         largest = max(largest, x[-1])
-        draw = plotext.scatter if each.marks or len(points) == 1 else plotext.plot
-        marker = "x" if each.marks else "braille"
-        draw(x, y, marker=marker, color=_plotext_color(each.color))
+        draw = plotext.scatter if curve.marks or len(points) == 1 else plotext.plot
+        marker = "x" if curve.marks else "braille"
+        draw(x, y, marker=marker, color=_plotext_color(curve.color))
     positions = ticks(largest, axis)
     plotext.xlim(0, largest or 1)
     plotext.xticks(positions, [format_x(axis, position) for position in positions])
     plotext.xlabel(AXIS_LABELS[axis])
-    if limits := y_range([each.curve for each in series], margin=0.03, spread=False):
+    if limits := y_range([curve.curve for curve in series], margin=0.03, spread=False):
         low, high = limits[0] - limits[2], limits[1] + limits[2]
         plotext.ylim(low, high)
         rows = [low + (high - low) * i / (Y_TICKS - 1) for i in range(Y_TICKS)]
         plotext.yticks(rows, [number(row) for row in rows])
     chart = Text("     ")
-    for each in series:
-        chart.append("× " if each.marks else "━ ", style=_rich_color(each.color))
-        chart.append(f"{each.name}   ")
+    for curve in series:
+        chart.append("× " if curve.marks else "━ ", style=_rich_color(curve.color))
+        chart.append(f"{curve.name}   ")
     chart.truncate(width)
     chart.append("\n")
     chart.append_text(Text.from_ansi(plotext.build().rstrip("\n")))

@@ -252,14 +252,14 @@ def _picture(
     height: float,
     attempt_steps: Sequence[int] = (),
 ) -> Picture | None:
-    series = [each for each in series if each.curve]
+    series = [line for line in series if line.curve]
     if not series:
         return None
     parts = []
-    for each in series:
-        first, last = each.curve.points[0], each.curve.points[-1]
+    for line in series:
+        first, last = line.curve.points[0], line.curve.points[-1]
         parts.append(
-            f"{each.name} from {format_y(first.value)} at step {first.step:,.0f} "
+            f"{line.name} from {format_y(first.value)} at step {first.step:,.0f} "
             f"to {format_y(last.value)} at step {last.step:,.0f}"
         )
     svg = curves_svg(title, series, format_y, width, height, attempt_steps)

@@ -165,13 +165,15 @@ EXIT_STATUS = {
 }
 
 
-def watch(cli: CliContext, found: ResolvedRun, interval_s: float | None, as_json: bool) -> int:
+def watch(cli: CliContext, resolved: ResolvedRun, interval_s: float | None, as_json: bool) -> int:
     """Show the run until it ends or the user quits; return the exit status."""
-    run = found.state.run
+    run = resolved.state.run
     on_terminal = cli.is_terminal and not as_json and cli.environ.get("TERM") != "dumb"
     if interval_s is None:
-        interval_s = max(1.0, 2 * found.source.poll_interval_s) if on_terminal else LINE_INTERVAL_S
-    reader = HistoryReader(run, found.source)
+        interval_s = (
+            max(1.0, 2 * resolved.source.poll_interval_s) if on_terminal else LINE_INTERVAL_S
+        )
+    reader = HistoryReader(run, resolved.source)
     first = reader.poll()
     if first is None:
         raise _deleted(run)

@@ -38,7 +38,7 @@ PRELOADED += ("pyarrow.parquet", "plotext", "rich.table", "rich.progress", "dote
 # Also the crash messages of Rust and C libraries.
 CRASHES = (
     "Traceback (most recent call last)",
-    "fault of the runner",
+    "bug in the runner",
     "panicked at",
     "Fatal Python",
 )

@@ -52,7 +52,7 @@ class Machine:
 
     def states(self) -> dict[str, tuple[str, int | None]]:
         runs = json.loads(self.type("runner runs --json").stdout)
-        return {run["run"]: (run["status"], run["queue_place"]) for run in runs}
+        return {run["run"]: (run["status"], run["queue_position"]) for run in runs}
 
     def end(self, run: str) -> None:
         (self.volumes / "checkpoints" / run / "end").touch()
@@ -82,7 +82,7 @@ def test_queued_runs_use_the_gpu_one_after_another(machine: Machine) -> None:
     for run in ("a", "b", "c"):
         machine.launch(run, "--queue")
     assert machine.states() == {"a": ("starting", None), "b": ("queued", 1), "c": ("queued", 2)}
-    assert "status    queued, place 2" in machine.type("runner status c").stdout
+    assert "status    queued, position 2" in machine.type("runner status c").stdout
     machine.kill("a")  # the kernel frees its GPU
     wait_for(lambda: "b on 0" in machine.order)
     assert machine.states()["c"] == ("queued", 1)

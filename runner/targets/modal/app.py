@@ -60,7 +60,7 @@ class AppLaunch:
     launch_id: str
     job: JobSpec
     options: ResolvedOptions
-    own_secrets: Sequence[str]
+    forwarded_env: Sequence[str]
     attempt_timeout_s: int
     is_image_built: bool
     folder: JobFolder | None = None
@@ -133,7 +133,7 @@ def _define(
         cpu=options.machine.cores,
         memory=int(options.machine.memory_gib * 1024),
         volumes=dict(volumes),
-        secrets=modal_secrets(launch.own_secrets, options.modal_secrets, environ, checkout),
+        secrets=modal_secrets(launch.forwarded_env, options.modal_secrets, environ, checkout),
         region=options.region.split(",") if options.region else None,
         timeout=launch.attempt_timeout_s,
         startup_timeout=STARTUP_TIMEOUT_S,
@@ -150,7 +150,7 @@ def _define(
 
 
 def _stop_app(app: str) -> bool:
-    """Stop an app that nothing follows; return whether that is certain."""
+    """Stop an app that nothing follows; return True if it certainly stopped."""
     with suppress(Exception):
         calls.stop_app(app)
         return True
@@ -235,25 +235,28 @@ def attempt_limit(environ: Mapping[str, str] = os.environ) -> float:
 
 
 def modal_secrets(
-    own: Iterable[str], named: Iterable[str], environ: Mapping[str, str], checkout: Path
+    variables: Iterable[str],
+    secret_names: Iterable[str],
+    environ: Mapping[str, str],
+    checkout: Path,
 ) -> list[modal.Secret]:
-    """Return the values of ``own`` variables and Modal's ``named`` secrets for a function."""
+    """Return a function's secrets: values of ``variables``, and Modal's ``secret_names``."""
     import modal
 
-    values: dict[str, str | None] = {**secret_values(own, environ, checkout)}
+    values: dict[str, str | None] = {**secret_values(variables, environ, checkout)}
     secrets = [modal.Secret.from_dict(values)] if values else []
-    return [*secrets, *(modal.Secret.from_name(name) for name in named)]
+    return [*secrets, *(modal.Secret.from_name(name) for name in secret_names)]
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A user's ``folder``, mounted at ``container_path``, its ``kept`` paths below SEEDS."""
+    """A user's ``folder``, mounted at ``container_path``, its persisted paths below SEEDS."""
 
     checkout: Path
     folder: Path
     container_path: str
     setup: tuple[str, ...]
-    kept: tuple[str, ...]
+    persisted: tuple[str, ...]
 
     @classmethod
     def from_plan(cls, plan: Plan) -> JobFolder | None:
@@ -261,13 +264,13 @@ class JobFolder:
         if plan.folder is None:
             return None
         planned = plan.folder
-        kept = tuple(keep.path for keep in planned.persisted)
+        persisted = tuple(keep.path for keep in planned.persisted)
         return cls(
             Path(plan.checkout),
             Path(planned.host_path),
             planned.container_path,
             planned.setup,
-            kept,
+            persisted,
         )
 
     @cached_property
@@ -291,11 +294,11 @@ class JobFolder:
 
     def mount(self, image: modal.Image) -> modal.Image:
         """Mount the files, so that an edit rebuilds nothing."""
-        out = make_omitted_test(self.listing, self.kept)
+        out = make_omitted_test(self.listing, self.persisted)
         image = image.add_local_dir(
             self.folder, self.container_path, copy=False, ignore=path_filter(out)
         )
-        for path in self.kept:
+        for path in self.persisted:
             files = self.listing.below(path)
             if files:
                 seeds = make_omitted_test(Listing(self.folder / path, dict.fromkeys(files, 0)))

@@ -104,7 +104,7 @@ def cancel_call(call: str, kill: bool = False) -> None:
 
 
 def is_app_active(app: str) -> bool:
-    """Return whether the app exists and is not stopped."""
+    """Return True if the app exists and is not stopped."""
     import modal
     from modal.types import AppState
 
@@ -141,8 +141,8 @@ def live_apps() -> list[LiveApp]:
         listed = modal.Environment.from_context().apps.list()
     apps = [app for app in listed if app.description == PROJECT]
     with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
-        found = [app for app in pool.map(read, apps) if app is not None]
-    return sorted(found, key=lambda app: app.started)
+        live = [app for app in pool.map(read, apps) if app is not None]
+    return sorted(live, key=lambda app: app.started)
 
 
 def stop_app(app: str) -> None:

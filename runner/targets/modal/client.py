@@ -100,7 +100,7 @@ def setting(name: str, environ: Mapping[str, str]) -> Any:
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:
-    """Return whether there are credentials, in the environment or in the client's file.
+    """Return True if there are credentials, in the environment or in the client's file.
 
     Raises RunnerError for a file that can't be read.
     """
@@ -115,7 +115,7 @@ def is_configured(environ: Mapping[str, str]) -> bool:
 
 
 def _are_complete(values: Mapping[str, Any]) -> bool:
-    """Return whether the client accepts the credentials: a token, or an OAuth refresh token."""
+    """Return True if the client accepts the credentials: a token, or an OAuth refresh token."""
     if values.get("token_id") and values.get("token_secret"):
         return True
     has_secret, has_key = bool(values.get("oauth_client_secret")), bool(values.get("oauth_jwt_key"))

@@ -53,14 +53,14 @@ def for_node(
     """
     if nodes < 2:
         return command, {}
-    words = [word.replace("{rank}", str(rank)).replace("{address}", address) for word in command]
+    argv = [word.replace("{rank}", str(rank)).replace("{address}", address) for word in command]
     values = {
         "NNODES": str(nodes),
         "NODE_RANK": str(rank),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(MASTER_PORT),
     }
-    return words, values | {f"PET_{name}": value for name, value in values.items()}
+    return argv, values | {f"PET_{name}": value for name, value in values.items()}
 
 
 def interface_of(address: str, table: Path = Path("/proc/net/if_inet6")) -> str:

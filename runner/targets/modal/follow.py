@@ -21,7 +21,7 @@ from runner.console import INTERRUPT_POLL_S
 from runner.errors import ModalUnavailable
 from runner.jobs import RESUMABLE_JOBS
 from runner.runs.table import limit_option
-from runner.signals import JobOutput, handled
+from runner.signals import JobOutput, signal_handler
 from runner.target import LaunchHandle
 from runner.targets.modal import calls
 from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope
@@ -219,7 +219,7 @@ def attach(process: Any, resize: Callable[[int, int], None]) -> int:
 
     output = threading.Thread(target=read_output, daemon=True)
     sizes = threading.Thread(target=follow_size, daemon=True)
-    with _raw(), handled(lambda *_: changes.set(), signal.SIGWINCH):
+    with _raw(), signal_handler(lambda *_: changes.set(), signal.SIGWINCH):
         output.start()
         sizes.start()
         while not ended.is_set():

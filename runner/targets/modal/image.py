@@ -140,7 +140,7 @@ def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | No
 
 
 def has_setup(cache: Path, account: str, digest: str) -> bool:
-    """Return whether the layer of a setup was built on the last image."""
+    """Return True if the layer of a setup was built on the last image."""
     return digest in _read_state(cache).get(account, {}).get("setups", ())
 
 
@@ -159,7 +159,7 @@ def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
 def is_built(
     plan: Plan, checkout: Path, cache: Path, account: str, announce: Callable[[str], None]
 ) -> bool:
-    """Return whether Modal has the image of ``plan``, announcing a build."""
+    """Return True if Modal has the image of ``plan``, announcing a build."""
     if not describe(checkout, cache, account)[0]:
         announce("building the image on Modal, which takes some minutes the first time")
         return False
@@ -189,7 +189,7 @@ def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None
 
 
 def was_used(cache: Path) -> bool:
-    """Return whether this machine ever started a job on Modal."""
+    """Return True if this machine ever started a job on Modal."""
     return bool(_read_state(cache))
 
 
@@ -253,10 +253,10 @@ def read_dockerfile(checkout: Path) -> list[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunnerError(f"cannot read {path}, which defines the image: {reason}") from error
-    found = parse_dockerfile(text)
-    for number, problem, remedy in dockerfile_problems(checkout, found):
+    instructions = parse_dockerfile(text)
+    for number, problem, remedy in dockerfile_problems(checkout, instructions):
         raise RunnerError(f"Dockerfile:{number}: {problem}; {remedy}")
-    return found
+    return instructions
 
 
 def dockerfile_problems(

@@ -25,7 +25,7 @@ from runner.errors import ModalUnavailable, RunnerError, usage
 from runner.plan import FolderState, ImageState, JobEnvironment, PriorRun, Volume
 from runner.planning.packaging import list_files, setup_digest, setup_lines
 from runner.pricing.gpus import live_prices
-from runner.project import check_own_secrets, git_state, secret_names, volumes
+from runner.project import check_forwarded_env, git_state, secret_names, volumes
 from runner.request import Request, UserCommand, folder_name
 from runner.runs.find import local_state
 from runner.runs.store import is_dataset_ready, recipe_of, step_of
@@ -87,7 +87,7 @@ def inspect_modal(
     """Return the state of Modal for one request; change nothing."""
     local = volumes(checkout, {})
     options = resolve_options(request)
-    check_own_secrets(options.own_secrets, cli.environ, checkout)
+    check_forwarded_env(options.forwarded_env, cli.environ, checkout)
     git_folder = request.command.folder if request.command else checkout
     pool = ThreadPoolExecutor(1)
     git = pool.submit(git_state, git_folder)
@@ -161,14 +161,14 @@ def _inspect_volumes(
         trains = request.job.name == "train" and request.settings is not None
         before = pool.submit(recipe_of, folder, request.run) if trains else None
     run, now = records.result(), time.time()
-    is_alive, status, found = False, None, None
+    is_alive, status, active = False, None, None
     if writes_run or request.detach:
-        run, state = found = runs.find_active(run, early.apps.result)
+        run, state = active = runs.find_active(run, early.apps.result)
         is_alive, status = run.is_on_modal and state.alive, state.status
     unconfirmed = is_alive and run.is_unconfirmed
     return {
         "live": early.prices.result(),
-        "found": found,
+        "found": active,
         "unconfirmed": unconfirmed,
         "is_dataset_ready": ready.result() if ready else None,
         "is_pretrained_cached": weights_size.result() is not None if weights_size else None,
@@ -208,7 +208,7 @@ def _inspect_folder(cli: CliContext, checkout: Path, command: UserCommand) -> di
     return {"folder": folder}
 
 
-def _check_modal_secret(name: str, given: str, keys: str) -> None:
+def _check_modal_secret(name: str, where: str, keys: str) -> None:
     """Raise RunnerError, exit status 2, for a secret that Modal does not have."""
     import modal
 
@@ -217,7 +217,7 @@ def _check_modal_secret(name: str, given: str, keys: str) -> None:
             modal.Secret.from_name(name).hydrate()
     except FileNotFoundError:
         raise usage(
-            f"{given}: Modal has no secret of that name; create it with "
+            f"{where}: Modal has no secret of that name; create it with "
             f"`modal secret create {name} {keys}`"
         ) from None
 

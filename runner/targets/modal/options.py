@@ -65,7 +65,7 @@ def parse_options(
     secrets: Sequence[str] = (),
 ) -> ModalOptions:
     """Return the options typed on the command line. Raises RunnerError, exit status 2."""
-    environment, own_secrets = _parse_variables(variables)
+    environment, forwarded_env = _parse_variables(variables)
     return ModalOptions(
         gpu=gpu,
         max_cost=parse_dollars(max_cost, "--max-cost") if isinstance(max_cost, str) else max_cost,
@@ -75,7 +75,7 @@ def parse_options(
         timeout_s=_parse_timeout(timeout) if timeout else None,
         region=_parse_region(region) if region else None,
         environment=environment,
-        own_secrets=own_secrets,
+        forwarded_env=forwarded_env,
         modal_secrets=tuple(secrets),
     )
 
@@ -88,7 +88,7 @@ def resolve_options(request: Request) -> ResolvedOptions:
     nodes = options.nodes or 1
     if nodes > 1 and gpus.count != 8:
         raise usage("--nodes trains on whole machines; write --gpu H100:8 --nodes 2")
-    if nodes > 1 and request.command is not None and "--standalone" in request.command.words:
+    if nodes > 1 and request.command is not None and "--standalone" in request.command.argv:
         raise usage(
             "--standalone limits torchrun to one machine; with --nodes remove it: torchrun gets "
             "the number of machines, their ranks and the address as variables"
@@ -113,7 +113,7 @@ def resolve_options(request: Request) -> ResolvedOptions:
         timeout_s=options.timeout_s or _parse_timeout(default),
         region=options.region,
         environment=options.environment,
-        own_secrets=options.own_secrets,
+        forwarded_env=options.forwarded_env,
         modal_secrets=options.modal_secrets,
         machine=_machine(request, gpus, options),
         stop_stalled_after_s=parse_duration(stalled, "stop_stalled_after") if stalled else None,
@@ -151,28 +151,28 @@ def _machine(request: Request, gpus: GpuRequest, options: ModalOptions) -> Rente
     )
 
 
-def _gpus(request: Request, asked: str | None) -> GpuRequest:
+def _gpus(request: Request, spec: str | None) -> GpuRequest:
     job = request.job
-    if asked is not None and not job.takes_device:
+    if spec is not None and not job.takes_device:
         raise usage(f"{job.name} needs no GPU; remove --gpu")
-    if asked is not None and request.device == "cpu":
-        raise usage(f"--device cpu and --gpu {asked} contradict each other; remove one of the two")
+    if spec is not None and request.device == "cpu":
+        raise usage(f"--device cpu and --gpu {spec} contradict each other; remove one of the two")
     if not job.takes_device or request.device == "cpu":
         return GpuRequest((), request.gpus)
     if request.command is not None and request.experiment is None:
-        return parse_gpus(asked) if asked else GpuRequest()  # a command may need none
+        return parse_gpus(spec) if spec else GpuRequest()  # a command may need none
     if not job.multi_gpu:
-        return parse_gpus(asked or SMALL_GPUS)
+        return parse_gpus(spec or SMALL_GPUS)
     in_recipe = request.settings.resources.gpu if request.settings else None
-    return parse_gpus(asked or in_recipe or DEFAULT_GPU)
+    return parse_gpus(spec or in_recipe or DEFAULT_GPU)
 
 
 def _parse_variables(
-    words: Sequence[str],
+    options: Sequence[str],
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Split --env into NAME=VALUE pairs, which records show, and names of secrets."""
     plain, own = [], []
-    for word in words:
+    for word in options:
         name, equals, value = word.partition("=")
         if not name.isidentifier():
             raise usage(

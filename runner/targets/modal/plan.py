@@ -128,7 +128,7 @@ def _check(request: Request, state: ModalState, options: ResolvedOptions) -> Non
 
 
 def _is_trained(request: Request, state: ModalState) -> bool:
-    """Return whether the run has all its steps, so that only its result is shown."""
+    """Return True if the run has all its steps, so that only its result is shown."""
     steps = request.settings.train.max_steps if request.settings is not None else None
     return state.run.step is not None and steps is not None and state.run.step >= steps
 
@@ -136,17 +136,17 @@ def _is_trained(request: Request, state: ModalState) -> bool:
 def _multi_node_command(command: tuple[str, ...], nodes: int) -> tuple[str, ...]:
     """Return torchrun's command for several nodes; each fills in its {rank} and the {address}."""
     at = command.index("--standalone")
-    words = (
+    argv = (
         f"--nnodes={nodes}",
         "--node-rank={rank}",
         "--master-addr={address}",
         f"--master-port={MASTER_PORT}",
     )
-    return (*command[:at], *words, *command[at + 1 :])
+    return (*command[:at], *argv, *command[at + 1 :])
 
 
 def _prepares_first(request: Request, state: ModalState, options: ResolvedOptions) -> bool:
-    """Return whether a machine without a GPU prepares the data and downloads pretrained weights."""
+    """Return True if a machine without a GPU prepares the data and downloads pretrained weights."""
     needs_weights = state.is_pretrained_cached is False and state.run.step is None
     is_missing = state.is_dataset_ready is False or needs_weights
     return request.job.name == "train" and is_missing and bool(options.gpus.names)
@@ -277,15 +277,15 @@ def _not_persisted(plan: Plan) -> str:
 
 def _processes(request: Request, options: ResolvedOptions) -> str:
     """Return a hint for a command that does not start one process for each GPU."""
-    words = request.command.words if isinstance(request, CommandRequest) else ()
-    count, program = options.gpus.count, PurePosixPath(words[0]).name if words else ""
+    argv = request.command.argv if isinstance(request, CommandRequest) else ()
+    count, program = options.gpus.count, PurePosixPath(argv[0]).name if argv else ""
     torchrun = f"torchrun --standalone --nproc_per_node={count}"
     if count > 1 and re.fullmatch(r"python[\d.]*", program):
-        return f"{words[0]} starts one process; {torchrun} starts one for each GPU"
-    started = re.search(r"--nproc[_-]per[_-]node[= ](\d+)", " ".join(words))
+        return f"{argv[0]} starts one process; {torchrun} starts one for each GPU"
+    started = re.search(r"--nproc[_-]per[_-]node[= ](\d+)", " ".join(argv))
     if started is not None and program == "torchrun" and int(started[1]) != max(count, 1):
         gpus = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
-        return f"{words[0]} starts {started[1]} processes on a machine with {gpus}; use {torchrun}"
+        return f"{argv[0]} starts {started[1]} processes on a machine with {gpus}; use {torchrun}"
     return ""
 
 

@@ -54,7 +54,7 @@ class CloudRun:
 
     @property
     def is_launch_newest(self) -> bool:
-        """Return whether the last launch has no attempt yet."""
+        """Return True if the last launch has no attempt yet."""
         if self.launch is None:
             return False
         if self.launch.id:
@@ -78,12 +78,12 @@ class CloudRun:
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Return whether the client of the last launch ended before it recorded the call."""
+        """Return True if the client of the last launch ended before it recorded the call."""
         return self.launch is None or not self.launch.id or self.launch.location != self.app
 
     @property
     def is_on_modal(self) -> bool:
-        """Return whether its last attempt was on Modal: a pushed run was elsewhere since."""
+        """Return True if its last attempt was on Modal: a pushed run was elsewhere since."""
         attempt = self.record.attempts[-1] if self.record and self.record.attempts else None
         if attempt is None:
             return bool(self.app)
@@ -154,8 +154,8 @@ def find_active(
 ) -> tuple[CloudRun, RunInfo]:
     """Return the run and its state, also if it is active in an app that its records do not know."""
     state = state_of(run)
-    if not state.alive and (found := with_live_app(run, apps())) is not run:
-        return found, state_of(found)
+    if not state.alive and (newer := with_live_app(run, apps())) is not run:
+        return newer, state_of(newer)
     return run, state
 
 
@@ -163,14 +163,14 @@ def all_states(files: LazyVolumeFiles) -> list[RunInfo]:
     """Return the state of every run on Modal, also of one that only an app's tags name."""
     with ThreadPoolExecutor(READERS) as pool:
         runs, apps = pool.map(lambda read: read(), (lambda: [*all_runs(files)], live_apps))
-        found = dict(zip((run.name for run in runs), pool.map(state_of, runs), strict=True))
+        by_name = dict(zip((run.name for run in runs), pool.map(state_of, runs), strict=True))
     known = {run.name: run for run in runs}
     for name in dict.fromkeys(app.tags.get("run", "") for app in apps):
         before = known.get(name) or CloudRun(name, None, None, AttemptLog())
         run = with_live_app(before, apps)
-        if run is not before and not (name in found and found[name].alive):
-            found[name] = state_of(run)
-    return list(found.values())
+        if run is not before and not (name in by_name and by_name[name].alive):
+            by_name[name] = state_of(run)
+    return list(by_name.values())
 
 
 def poll_run(run: CloudRun) -> CallState:
@@ -281,7 +281,7 @@ def recorded_status(run: CloudRun, call: str) -> int | None:
 
 
 def is_call_alive(run: CloudRun) -> bool:
-    """Return whether the run's call, or its app without a recorded call, is active."""
+    """Return True if the run's call, or its app without a recorded call, is active."""
     if run.call:
         return poll_call(run.call, seconds=STOP_POLL_S).alive
     return is_app_active(run.app)
@@ -297,17 +297,17 @@ class MirroredRuns(PulledRuns):
         if record is None:
             return None
         remote = launch if launch is not None and launch.target == self.target else None
-        found = CloudRun(run, record, remote, attempts.read_log(folder), read_tags(folder))
-        if not found.is_on_modal:
+        cloud_run = CloudRun(run, record, remote, attempts.read_log(folder), read_tags(folder))
+        if not cloud_run.is_on_modal:
             return None
-        state = state_of(found, lambda _: CallState(False))
-        status = state.status if found.log.status is not None else record.status
+        state = state_of(cloud_run, lambda _: CallState(False))
+        status = state.status if cloud_run.log.status is not None else record.status
         return replace(
             state,
             status=status,
             folder=str(folder),
             is_copy=True,
-            last_seen=_last_seen(found, record),
+            last_seen=_last_seen(cloud_run, record),
         )
 
 

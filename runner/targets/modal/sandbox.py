@@ -35,7 +35,7 @@ from runner.project import PROJECT
 from runner.request import SHELL_PREFIX, CommandRequest
 from runner.runs.attempts import CloudAttempt
 from runner.runs.table import age
-from runner.signals import handled
+from runner.signals import signal_handler
 from runner.target import RunInfo
 from runner.targets.modal import TARGET_NAME
 from runner.targets.modal import image as images
@@ -103,7 +103,7 @@ def run_shell(
     gpu_name = gpus.modal_names()[0] if gpus.names else None
     if not is_command and (shell := find_shell(request.run)) is not None:
         cli.info(f"attaching to {request.run}; it has been open for {age(shell.started)}")
-        return _session(cli, shell.sandbox, request.command.words, is_command, idle_s)
+        return _session(cli, shell.sandbox, request.command.argv, is_command, idle_s)
     price = shell_price(gpus, current_prices(checkout, cli.environ))
     summary = (
         f"a Modal sandbox with {gpu_name or 'no GPU'}: about ${price:.2f} an hour; it ends when "
@@ -117,7 +117,7 @@ def run_shell(
     plan = make_plan(request, target.inspect(request))
     has_folder = not is_plain(request, checkout)
     folder = JobFolder.from_plan(plan) if has_folder else None
-    words = plan.process.command if has_folder else request.command.words
+    argv = plan.process.command if has_folder else request.command.argv
     volumes: Any = {f"/vol/{name}": open_volume(name, cli.environ) for name in VOLUMES}
     image = images.define_image(checkout, folder)
     with launch_errors():
@@ -136,27 +136,27 @@ def run_shell(
             timeout=MAX_SANDBOX_S,
             env=dict(plan.process.environment),
             secrets=modal_secrets(
-                options.own_secrets, options.modal_secrets, cli.environ, checkout
+                options.forwarded_env, options.modal_secrets, cli.environ, checkout
             ),
             tags={**tags, "started": f"{time.time():.0f}", "price": f"{price:.4f}"},
         )
     digest = folder.setup_digest if folder else ""
     images.remember(checkout, target.volumes.cache, account_id(cli.environ), digest)
-    return _session(cli, sandbox, words, is_command, idle_s)
+    return _session(cli, sandbox, argv, is_command, idle_s)
 
 
 def _session(
-    cli: CliContext, sandbox: Any, words: Sequence[str], is_command: bool, idle_s: float
+    cli: CliContext, sandbox: Any, argv: Sequence[str], is_command: bool, idle_s: float
 ) -> int:
-    """Run the words in the sandbox and end it, unless the connection to a shell was lost."""
+    """Run ``argv`` in the sandbox and end it, unless the connection to a shell was lost."""
     is_over = is_command
     try:
         with (
             translate_modal_errors(),
-            handled(_exit, signal.SIGTERM, signal.SIGHUP),
+            signal_handler(_exit, signal.SIGTERM, signal.SIGHUP),
             _alive(sandbox, idle_s),
         ):
-            code = _run(cli, sandbox, words)
+            code = _run(cli, sandbox, argv)
         is_over |= code != LOST_STATUS
         return code
     except (ModalUnavailable, OSError) as error:
@@ -250,11 +250,11 @@ def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _run(cli: CliContext, sandbox: Any, words: Sequence[str]) -> int:
+def _run(cli: CliContext, sandbox: Any, argv: Sequence[str]) -> int:
     if not cli.is_terminal:
-        return pump(sandbox.exec(*words, text=False))
+        return pump(sandbox.exec(*argv, text=False))
     # Modal sets the terminal's size only at the start; `resize` sets it later by the device's name.
-    line = f"tty > {TERMINAL_FILE}; exec {shlex.join(words)}"
+    line = f"tty > {TERMINAL_FILE}; exec {shlex.join(argv)}"
     process = sandbox.exec("bash", "-c", line, pty=True, text=False)
 
     def resize(rows: int, columns: int) -> None:
@@ -266,16 +266,16 @@ def _run(cli: CliContext, sandbox: Any, words: Sequence[str]) -> int:
 
 
 def enter_container(
-    cli: CliContext, run: str, attempts: Sequence[CloudAttempt], words: Sequence[str]
+    cli: CliContext, run: str, attempts: Sequence[CloudAttempt], argv: Sequence[str]
 ) -> int:
-    """Run the words in the container of the run's last attempt, or in an open shell."""
+    """Run ``argv`` in the container of the run's last attempt, or in an open shell."""
     if (shell := find_shell(run) if run.startswith(SHELL_PREFIX) else None) is not None:
-        return _run(cli, shell.sandbox, words)
+        return _run(cli, shell.sandbox, argv)
     if not attempts:
         raise RunnerError(f"run '{run}' has no container yet; try again when it is running")
     container = attempts[-1].container
     with translate_modal_errors():
-        return _run(cli, FunctionContainer(container), words)
+        return _run(cli, FunctionContainer(container), argv)
 
 
 class FunctionContainer:
@@ -284,15 +284,15 @@ class FunctionContainer:
     def __init__(self, task_id: str) -> None:
         self._task_id = task_id
 
-    def exec(self, *words: str, pty: bool = False, text: bool = True) -> Any:
+    def exec(self, *argv: str, pty: bool = False, text: bool = True) -> Any:
         """Start a process, as `Sandbox.exec` does."""
         from modal._utils.async_utils import synchronizer
 
         start = synchronizer.create_blocking(_start_in_container, "start", __name__)
-        return start(self._task_id, words, pty, text)
+        return start(self._task_id, argv, pty, text)
 
 
-async def _start_in_container(task_id: str, words: Sequence[str], pty: bool, text: bool) -> Any:
+async def _start_in_container(task_id: str, argv: Sequence[str], pty: bool, text: bool) -> Any:
     from modal._output.pty import get_pty_info
     from modal.client import _Client
     from modal.container_process import _ContainerProcess
@@ -306,7 +306,7 @@ async def _start_in_container(task_id: str, words: Sequence[str], pty: bool, tex
     request = router_pb2.TaskExecStartRequest(
         task_id=task_id,
         exec_id=str(uuid.uuid4()),
-        command_args=words,
+        command_args=argv,
         stdout_config=router_pb2.TaskExecStdoutConfig.TASK_EXEC_STDOUT_CONFIG_PIPE,
         stderr_config=router_pb2.TaskExecStderrConfig.TASK_EXEC_STDERR_CONFIG_PIPE,
         pty_info=get_pty_info(shell=True) if pty else None,

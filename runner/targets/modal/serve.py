@@ -47,8 +47,8 @@ CONCURRENCY = 32  # requests of a container before Modal would start another; th
 
 def deploy_server(target: ModalTarget, plan: Plan, options: ResolvedOptions) -> LaunchHandle:
     """Deploy a server and record it. Raises RunnerError if the run has one."""
-    found = target.read(plan.run)
-    if found.is_on_modal and state_of(found).alive:
+    run = target.read(plan.run)
+    if run.is_on_modal and state_of(run).alive:
         raise RunnerError(already_active_message(plan.run, "served on Modal"))
     handle = target.handle(plan, options)
     app = _deploy(target, plan, options, handle.identity)

@@ -73,7 +73,7 @@ class ModalTarget:
         self._files = {name: LazyVolumeFiles(name, cli.environ) for name in VOLUMES}
 
     def is_configured(self) -> bool:
-        """Return whether there is a Modal token."""
+        """Return True if there is a Modal token."""
         return is_configured(self.cli.environ)
 
     def check_configured(self) -> None:
@@ -126,19 +126,19 @@ class ModalTarget:
             self._prepare_data(plan, options)
         used_s = 0.0
         if plan.records_launch:
-            found, state = self._find_active(plan.run)
-            if found.is_on_modal and state.alive:
-                if not found.is_unconfirmed:
+            run, state = self._find_active(plan.run)
+            if run.is_on_modal and state.alive:
+                if not run.is_unconfirmed:
                     raise RunnerError(
                         already_active_message(plan.run, f"{state.status} in the cloud")
                     )
                 # Its client ended before it recorded the function call.
-                name, app = plan.run, found.app
+                name, app = plan.run, run.app
                 if not plan.detach:
                     hold_signals()
                 self.cli.info(f"run '{name}' was started before as app {app}; attaching to it")
-                return replace(self.handle(plan, options), id=found.call, location=app)
-            used_s = found.log.seconds(time.time())
+                return replace(self.handle(plan, options), id=run.call, location=app)
+            used_s = run.log.seconds(time.time())
         handle = self._spawn(plan, options, used_s)
         if not plan.detach:
             hold_signals()
@@ -149,9 +149,9 @@ class ModalTarget:
 
         It can have been started since.
         """
-        found, is_recent = self._found, time.monotonic() - self._found_at < RECENT_S
-        if found is not None and found[0].name == run and is_recent:
-            return found
+        cached, is_recent = self._found, time.monotonic() - self._found_at < RECENT_S
+        if cached is not None and cached[0].name == run and is_recent:
+            return cached
         return records.find_active(self.read(run))
 
     def _prepare_data(self, plan: Plan, options: ResolvedOptions) -> None:
@@ -222,7 +222,7 @@ class ModalTarget:
         return handle
 
     def is_image_built(self, plan: Plan) -> bool:
-        """Return whether Modal has the image of ``plan``, announcing a build."""
+        """Return True if Modal has the image of ``plan``, announcing a build."""
         account, announce = account_id(self.cli.environ), self.cli.info
         return image.is_built(plan, self.checkout, self.volumes.cache, account, announce)
 
@@ -256,23 +256,23 @@ class ModalTarget:
         """Leave a request that the container finds within seconds; cancel a call without one."""
         if run.startswith(SHELL_PREFIX):
             return sandbox.end_shell(run)
-        found, state = records.find_active(self.read(run))
+        cloud_run, state = records.find_active(self.read(run))
         if not state.alive:
             return False
-        has_attempt = bool(found.log.attempts) and not found.is_launch_newest
+        has_attempt = bool(cloud_run.log.attempts) and not cloud_run.is_launch_newest
         if has_attempt:  # with --force too, so that the record has the reason
-            self._write_stop_request(run, found.call)
-        if not found.call:
-            calls.stop_app(found.app)
+            self._write_stop_request(run, cloud_run.call)
+        if not cloud_run.call:
+            calls.stop_app(cloud_run.app)
         elif force or not has_attempt:
-            calls.cancel_call(found.call, kill=force)
+            calls.cancel_call(cloud_run.call, kill=force)
         wait_until(
-            lambda: not records.is_call_alive(found),
+            lambda: not records.is_call_alive(cloud_run),
             STOP_TIMEOUT_S,
             f"run '{run}' is still stopping; check `runner status {run}`, or kill it with "
             f"`runner stop {run} --force`",
         )
-        if found.launch is not None and found.launch.job == ServeRequest.job.name:
+        if cloud_run.launch is not None and cloud_run.launch.job == ServeRequest.job.name:
             self._files["checkpoints"].opened.remove(run, recursive=True)  # it holds nothing else
         return True
 
@@ -327,10 +327,10 @@ class ModalTarget:
         with unavailable_as_error():
             if run.startswith(SHELL_PREFIX):
                 return sandbox.shell_info(run)
-            found, state = records.find_active(self.read(run))
-            if not found.is_on_modal:
+            cloud_run, state = records.find_active(self.read(run))
+            if not cloud_run.is_on_modal:
                 return None
-            if not state.alive and found.log.status is None:  # it may have ended in between
+            if not state.alive and cloud_run.log.status is None:  # it may have ended in between
                 state = records.state_of(self.read(run))
             return state
 
@@ -340,9 +340,9 @@ class ModalTarget:
         """Run the command in a sandbox, or attach to the open shell."""
         return sandbox.run_shell(self, request, is_command, idle_s, yes)
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run the words in the container of the run's attempt."""
-        return sandbox.enter_container(self.cli, run, self.read(run).log.attempts, words)
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` in the container of the run's attempt."""
+        return sandbox.enter_container(self.cli, run, self.read(run).log.attempts, argv)
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the launch recorded in the run's folder."""
@@ -350,8 +350,8 @@ class ModalTarget:
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the newest call's last output lines that Modal still has."""
-        found = self.read(run)
-        return calls.read_log(found.app, lines) if found.app else []
+        cloud_run = self.read(run)
+        return calls.read_log(cloud_run.app, lines) if cloud_run.app else []
 
     def files(self, volume: str) -> VolumeFiles:
         """Return the volume on Modal, which is opened at the first access."""

@@ -121,7 +121,7 @@ def check_environment(missing: FileNotFoundError) -> None:
 
 
 def is_old_version(error: RunnerError) -> bool:
-    """Return whether Modal refused a volume because it is of version 1."""
+    """Return True if Modal refused a volume because it is of version 1."""
     from modal import exception
 
     cause = error.__cause__
@@ -154,7 +154,7 @@ class ModalVolumeFiles(ListedFiles):
 
     @property
     def exists(self) -> bool:
-        """Return whether the volume existed at the last request."""
+        """Return True if the volume existed at the last request."""
         return bool(self.id)
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:

@@ -47,15 +47,15 @@ def listing(volume: str, path: str, recursive: bool) -> list[list[Any]]:
     top = resolve(volume, path)
     if not os.path.isdir(top):
         return [describe(top, path)]
-    found = []
+    entries = []
     for folder, folders, names in os.walk(top):
         for name in folders + names:
             full = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
-                found.append(describe(full, os.path.relpath(full, os.path.join(ROOT, volume))))
+                entries.append(describe(full, os.path.relpath(full, os.path.join(ROOT, volume))))
         if not recursive:
             break
-    return found
+    return entries
 
 
 def read(volume: str, path: str, start: int, length: int | None) -> tuple[int, bytes]:
@@ -159,7 +159,7 @@ def put(volume: str, files: list[Any] | None, tree: str) -> list[list[int]]:
 
 def records() -> dict[str, Any]:
     """Return the small files of each run, and the names of its checkpoints."""
-    found = {}
+    runs = {}
     top = ROOT + "/checkpoints"
     for run in sorted(os.listdir(top)):
         folder = os.path.join(top, run)
@@ -173,8 +173,8 @@ def records() -> dict[str, Any]:
                 open(path, encoding="utf-8") as file,
             ):
                 files[name] = [file.read(), os.fstat(file.fileno()).st_mtime]
-        found[run] = files
-    return found
+        runs[run] = files
+    return runs
 
 
 def expire() -> None:

@@ -57,8 +57,8 @@ REMEDIES = {
 def explain(box: str, text: str) -> str:
     """Return the last line of an error of the box, with its remedy."""
     line = text.strip().rpartition("\n")[2].strip().rstrip(".")
-    found = (remedy for part, remedy in REMEDIES.items() if part in text.lower())
-    remedy = next(found, "check the connection: `ssh {box} docker info`")
+    remedies = (remedy for part, remedy in REMEDIES.items() if part in text.lower())
+    remedy = next(remedies, "check the connection: `ssh {box} docker info`")
     return f"{box}: {line}; {remedy.format(box=box)}"
 
 
@@ -96,7 +96,7 @@ class BoxSystem(System):
             return self.box
         return endpoint.removeprefix("ssh://") if endpoint.startswith("ssh://") else None
 
-    def words(self, command: Sequence[str]) -> list[str]:
+    def command_line(self, command: Sequence[str]) -> list[str]:
         """Return the local command line that runs ``command`` on the box."""
         if self.host is None:
             head = ["docker", "--context", self.box] if command[0] == "docker" else [command[0]]
@@ -134,7 +134,7 @@ class BoxSystem(System):
         for delay in (*RETRY_DELAYS_S, None):
             try:
                 local = System(self.environ)
-                return self.check(local.call(self.words(command), cwd, timeout_s, extra_env))
+                return self.check(local.call(self.command_line(command), cwd, timeout_s, extra_env))
             except BoxUnavailable:
                 if delay is None or not self.has_answered:
                     raise
@@ -152,7 +152,7 @@ class BoxSystem(System):
     def send(self, command: Sequence[str], content: bytes) -> CompletedCommand:
         """Run a program on the box with ``content`` as its stdin."""
         done = subprocess.run(
-            self.words(command), input=content, capture_output=True, env=dict(self.environ)
+            self.command_line(command), input=content, capture_output=True, env=dict(self.environ)
         )
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         return self.check(CompletedCommand(done.returncode, out, err))
@@ -174,7 +174,7 @@ class BoxSystem(System):
     ) -> subprocess.Popen[bytes]:
         """Start a program on the box, in a group of its own: Ctrl-C is the runner's business."""
         return subprocess.Popen(
-            self.words(command),
+            self.command_line(command),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -274,16 +274,16 @@ class LogCopier(JobOutput):
     def _print(self, source: IO[bytes], number: int) -> None:
         stream = sys.stdout if number == 1 else sys.stderr
         for line in source:
-            found = STAMP.match(line)
+            match = STAMP.match(line)
             is_whole = line.endswith(b"\n") or self._is_final
             # A message from ssh itself, or a truncated line, which will be sent again.
-            if found is None or not is_whole:
+            if match is None or not is_whole:
                 continue
-            if found[1] <= self._printed[number]:
+            if match[1] <= self._printed[number]:
                 continue
-            self._printed[number] = found[1]
+            self._printed[number] = match[1]
             with self.screen:
                 if self.has_left:
                     return
-                stream.write(line[found.end() :].decode(errors="replace"))
+                stream.write(line[match.end() :].decode(errors="replace"))
                 stream.flush()

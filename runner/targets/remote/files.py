@@ -57,10 +57,10 @@ class Agent:
         self._lock = threading.Lock()
 
     def request(
-        self, op: str, content: bytes = b"", attempts: int = ATTEMPTS, **words: Any
+        self, op: str, content: bytes = b"", attempts: int = ATTEMPTS, **parameters: Any
     ) -> tuple[Any, bytes]:
         """Return the agent's result and bytes. Raises what it raised, or BoxUnavailable."""
-        head = zlib.compress(json.dumps({"op": op, **words}).encode(), 9)
+        head = zlib.compress(json.dumps({"op": op, **parameters}).encode(), 9)
         frame = agent.FRAME.pack(len(head), len(content)) + head + content
         for attempts_left in reversed(range(attempts)):
             with self._lock:
@@ -151,8 +151,8 @@ class BoxFiles(ListedFiles):
 
     def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
         """Return the entries of a folder, or of the file itself. Raises FileNotFoundError."""
-        found, _ = self._request("listing", path=path.strip("/"), recursive=recursive)
-        return [RemoteEntry(*row) for row in found]
+        entries, _ = self._request("listing", path=path.strip("/"), recursive=recursive)
+        return [RemoteEntry(*row) for row in entries]
 
     def open(self, path: str, start: int = 0, length: int | None = None) -> OpenFile:
         """Return the blocks of the range, as the file is now. Raises FileNotFoundError."""
@@ -185,7 +185,7 @@ class BoxFiles(ListedFiles):
         ]
 
     def finish(self, tree: str) -> bool:
-        """Create the files of the last ``put`` of a tree; return whether blocks are missing."""
+        """Create the files of the last ``put`` of a tree; return True if blocks are missing."""
         return bool(self._request("put", files=None, tree=tree)[0])
 
     def send(self, block: MissingBlock, content: bytes) -> bytes:
@@ -214,8 +214,8 @@ class BoxFiles(ListedFiles):
         """Return the same files with a different number of attempts."""
         return replace(self, attempts=attempts or self.attempts)
 
-    def _request(self, op: str, content: bytes = b"", **words: Any) -> tuple[Any, bytes]:
-        return self.agent.request(op, content, self.attempts, volume=self.volume, **words)
+    def _request(self, op: str, content: bytes = b"", **parameters: Any) -> tuple[Any, bytes]:
+        return self.agent.request(op, content, self.attempts, volume=self.volume, **parameters)
 
 
 WORKSPACE = "/workspace"

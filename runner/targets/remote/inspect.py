@@ -29,7 +29,7 @@ from runner.plan import (
     Volume,
 )
 from runner.planning.packaging import list_files, setup_lines
-from runner.project import check_own_secrets, git_state, secret_names
+from runner.project import check_forwarded_env, git_state, secret_names
 from runner.request import Request, TrainRequest, UserCommand, folder_name
 from runner.runs.find import local_state
 from runner.runs.store import (
@@ -82,8 +82,8 @@ class BoxCopies(PulledRuns):
 
 def inspect_box(target: RemoteTarget, request: Request) -> TargetState:
     """Return the state of the box for one request; change nothing."""
-    names = request.target_options.own_secrets
-    check_own_secrets(names, target.cli.environ, target.checkout)
+    names = request.target_options.forwarded_env
+    check_forwarded_env(names, target.cli.environ, target.checkout)
     if target.system.engine.problem:
         raise RunnerError(explain(target.box, target.system.engine.problem))
     files, run = target.files("checkpoints"), request.run

@@ -34,10 +34,10 @@ class BoxPool(Target):
         """Return the box that has the run; None if none has it."""
         with self._lock:
             if run not in self._box_of:
-                found = next((box for box in self.boxes if box.launched(run) is not None), None)
-                if found is None:
+                owner = next((box for box in self.boxes if box.launched(run) is not None), None)
+                if owner is None:
                     return None
-                self._box_of[run] = found
+                self._box_of[run] = owner
             return self._box_of[run]
 
     def inspect(self, request: Request) -> TargetState:
@@ -71,9 +71,9 @@ class BoxPool(Target):
         """Open a shell on the first box."""
         return self.boxes[0].open_shell(request, is_command, idle_s, yes)
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run the words inside the run, on its box."""
-        return (self.box_of(run) or self.boxes[0]).enter(run, words)
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` inside the run, on its box."""
+        return (self.box_of(run) or self.boxes[0]).enter(run, argv)
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Stop the run on its box."""

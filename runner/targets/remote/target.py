@@ -128,8 +128,10 @@ class RemoteTarget(Target):
         """Run `docker stop` with the grace period, or with ``force`` `docker kill`."""
         active = self.containers.active(run)
         for container in active:
-            words = ["kill"] if force else ["stop", "--time", str(GRACE_S)]
-            answer = self.system.call(["docker", *words, container.id], timeout_s=GRACE_S + 30.0)
+            signal_options = ["kill"] if force else ["stop", "--time", str(GRACE_S)]
+            answer = self.system.call(
+                ["docker", *signal_options, container.id], timeout_s=GRACE_S + 30.0
+            )
             if answer.code:
                 raise RunnerError(f"{self.box} could not stop run '{run}': {answer.last_line}")
         return bool(active)
@@ -147,8 +149,8 @@ class RemoteTarget(Target):
         """Return every run whose last attempt was on the box."""
         with _answering(), copied_records(self.agent) as folder:
             known = self.containers.newest()
-            found = states(folder, self.name, lambda launch: _probe(launch, known))
-            return [replace(state, folder="") for state in found]
+            infos = states(folder, self.name, lambda launch: _probe(launch, known))
+            return [replace(state, folder="") for state in infos]
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on the box."""
@@ -185,7 +187,7 @@ class RemoteTarget(Target):
         """Run the command in a container, or open its shell or that of a lost connection."""
         is_checkout = is_plain(request, self.checkout)
         plan = self.plan(request, self.inspect(request))
-        words = request.command.words if is_checkout else plan.process.command
+        argv = request.command.argv if is_checkout else plan.process.command
         active = [] if is_command else self.containers.active(request.run)
         if active:
             self.cli.info(f"attaching to {request.run}")
@@ -196,19 +198,19 @@ class RemoteTarget(Target):
             folder = None if is_checkout else plan.folder
             waiting = replace(plan, process=process, folder=folder, detach=True)
             self._start_container(waiting, name, self._prepare_image(waiting))
-        code = self._exec(name, words)
+        code = self._exec(name, argv)
         if code == SSH_FAILED:
             self.cli.info("the connection was lost; the same command attaches to the shell again")
         else:
             self.system.call(["docker", "rm", "--force", name])
         return code
 
-    def enter(self, run: str, words: Sequence[str]) -> int:
-        """Run the words in the run's container."""
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` in the run's container."""
         active = self.containers.active(run)
         if not active:
             raise RunnerError(f"the container of run '{run}' has ended")
-        return self._exec(active[0].id, words)
+        return self._exec(active[0].id, argv)
 
     def container_state(self, name: str) -> tuple[bool, int | None]:
         """Return whether the container is alive, and its exit status once it has ended."""
@@ -220,9 +222,9 @@ class RemoteTarget(Target):
         status, code = answer.out.split()
         return (False, int(code)) if status in ("exited", "dead") else (True, None)
 
-    def signal_container(self, name: str, which: signal.Signals) -> None:
+    def signal_container(self, name: str, signum: signal.Signals) -> None:
         """Send a signal to the job."""
-        self.system.call(["docker", "kill", f"--signal={which.name}", name])
+        self.system.call(["docker", "kill", f"--signal={signum.name}", name])
 
     @cached_property
     def gpus(self) -> int:
@@ -232,11 +234,11 @@ class RemoteTarget(Target):
     def free_bytes(self) -> int | None:
         """Return the free bytes on the disk of the engine; None if the box does not tell."""
         root = self.system.call(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
-        words = self.system.call(["df", "-Pk", root]).out.split()
-        return int(words[-3]) * 1024 if len(words) > 6 and words[-3].isdecimal() else None
+        columns = self.system.call(["df", "-Pk", root]).out.split()
+        return int(columns[-3]) * 1024 if len(columns) > 6 and columns[-3].isdecimal() else None
 
-    def _exec(self, container: str, words: Sequence[str]) -> int:
-        command = self.system.words(exec_command(self.cli, container, words))
+    def _exec(self, container: str, argv: Sequence[str]) -> int:
+        command = self.system.command_line(exec_command(self.cli, container, argv))
         if self.cli.is_terminal and command[0] == "ssh":
             command.insert(1, "-t")
         return follow_process(self.cli.environ, command, self.cli.cwd)

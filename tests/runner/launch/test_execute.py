@@ -288,9 +288,9 @@ class TestUsageErrors:
                 "runner host timeout=abc",
                 "resources.timeout: expected a duration such as 90m, 12h or 3d, got 'abc'",
             ),
-            ("runner bogus", "no command 'bogus'; `runner --help` lists the commands"),
-            ("runner lgos", "no command 'lgos'; did you mean 'logs'?"),
-            ("runner host sample --nodes 2", "no option --nodes; `runner host sample --help`"),
+            ("runner bogus", "unknown command 'bogus'; `runner --help` lists the commands"),
+            ("runner lgos", "unknown command 'lgos'; did you mean 'logs'?"),
+            ("runner host sample --nodes 2", "unknown option --nodes; `runner host sample --help`"),
             (
                 "runner estimate nope",
                 "error: unknown recipe 'nope'; the recipes in configs/ are quickstart, warm\n",
@@ -318,9 +318,9 @@ class TestUsageErrors:
                 "runner emit pbs",
                 "unknown system 'pbs'; expected slurm, k8s, skypilot or dstack",
             ),
-            ("runner host --nme x", "no option --nme; did you mean '--name'?"),
+            ("runner host --nme x", "unknown option --nme; did you mean '--name'?"),
             ("runner estimate sample", "`runner estimate` is for training only; remove sample"),
-            ("runner host --lr 1e-3", "no option --lr; write a recipe setting as lr=1e-3"),
+            ("runner host --lr 1e-3", "unknown option --lr; write a recipe setting as lr=1e-3"),
             ("runner host --max-steps=5 warm", "write a recipe setting as max_steps=5"),
             ("runner host --learning_rate 1", "write a recipe setting as train.lr=1"),
             ("runner host LR=1e-3", "did you mean 'train.lr'?"),
@@ -430,7 +430,7 @@ class TestUsageErrors:
         fake.has = {"no_such_fact": 1}
         result = type_("runner host")
         assert result.exit_code == 1
-        assert "this is a fault of the runner" in result.stderr
+        assert "this is a bug in the runner" in result.stderr
         assert "Traceback" not in result.stderr
 
 
@@ -441,7 +441,7 @@ def test_link_to_itself_is_an_error_of_one_line(type_, cli, line) -> None:
     name = "./loop.py" if line.startswith("run") else "./loop.yaml"
     result = type_(f"runner host {line.format(name)} --dry-run")
     assert result.exit_code in (1, 2)
-    assert "fault of the runner" not in result.stderr
+    assert "bug in the runner" not in result.stderr
     assert "loop" in result.stderr
 
 

@@ -56,15 +56,15 @@ class TestFile:
         assert all(stage.gpu is None for stage in list(stages.values())[:training])
         assert stages["train"].gpu
         if name == "nanochat":
-            assert "torchrun" not in stages["train"].words(has_gpu=False)
-            assert "--fp8" in stages["train"].words(has_gpu=True)
+            assert "torchrun" not in stages["train"].argv(has_gpu=False)
+            assert "--fp8" in stages["train"].argv(has_gpu=True)
 
     def test_pipelines_of_the_project_are_valid(self) -> None:
         pipeline = load_pipeline(ROOT / "configs" / "nanogpt_shakespeare.yaml")
         assert list(pipeline.stages) == ["prepare", "train", "sample"]
         assert pipeline.stages["prepare"].gpu is None
-        assert "--device=cpu" in pipeline.stages["train"].words(has_gpu=False)
-        assert "--device=cpu" not in pipeline.stages["train"].words(has_gpu=True)
+        assert "--device=cpu" in pipeline.stages["train"].argv(has_gpu=False)
+        assert "--device=cpu" not in pipeline.stages["train"].argv(has_gpu=True)
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
@@ -109,7 +109,7 @@ class TestFile:
 
     def test_overrides_from_the_command_line(self, tmp_path: Path) -> None:
         pipeline = load_pipeline(write(tmp_path), ["train.args=--lr=1e-3 --x=2", "dir=/elsewhere"])
-        assert pipeline.stages["train"].words(True)[-2:] == ("--lr=1e-3", "--x=2")
+        assert pipeline.stages["train"].argv(True)[-2:] == ("--lr=1e-3", "--x=2")
         assert pipeline.dir == "/elsewhere"
         with pytest.raises(RecipeError, match="did you mean"):
             load_pipeline(write(tmp_path), ["train.arg=1"])

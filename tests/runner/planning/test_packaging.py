@@ -94,7 +94,7 @@ def test_dockerignore_of_the_checkout_is_for_the_image(make: Callable[..., Path]
     assert "train.py" in list_files(folder, folder).sizes
 
 
-def test_links_are_shipped_if_their_target_is(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_links_are_uploaded_if_their_target_is(make: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "secret.pem").write_text("key")
     folder = make({"a.txt": "abc", "data/big.bin": "x", ".env": "x", ".gitignore": "data/\n"})
     links = {
@@ -163,7 +163,7 @@ def test_credentials_are_omitted_and_named(make: Callable[..., Path]) -> None:
     assert "add the line `!PATH` to .dockerignore" in row
 
 
-def test_certificate_is_shipped_and_a_private_key_is_not(make: Callable[..., Path]) -> None:
+def test_certificate_is_uploaded_and_a_private_key_is_not(make: Callable[..., Path]) -> None:
     certificate = "-----BEGIN CERTIFICATE-----\n"
     files = {"ca.pem": certificate, "both.pem": f"{certificate}-----BEGIN PRIVATE KEY-----\n"}
     assert set(list_files(make(files)).sizes) == {"ca.pem"}
@@ -173,7 +173,7 @@ PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "is_shipped"),
+    ("name", "content", "is_uploaded"),
     [
         ("deploy", PRIVATE_KEY, False),
         ("gcp.json", '{"type": "service_account", "private_key": "-----BEGIN P"}', False),
@@ -187,19 +187,19 @@ PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
     ],
 )
 def test_keys_are_recognized_by_content(
-    make: Callable[..., Path], name: str, content: str, is_shipped: bool
+    make: Callable[..., Path], name: str, content: str, is_uploaded: bool
 ) -> None:
-    assert set(list_files(make({name: content})).sizes) == ({name} if is_shipped else set())
+    assert set(list_files(make({name: content})).sizes) == ({name} if is_uploaded else set())
 
 
-def test_credentials_are_shipped_if_dockerignore_asks_for_them(make: Callable[..., Path]) -> None:
+def test_credentials_are_uploaded_if_dockerignore_asks_for_them(make: Callable[..., Path]) -> None:
     files = {".dockerignore": "!hf_token\n!certs\n", "hf_token": "x", "certs/a.key": "x"}
     folder = make({**files, "other.key": "x"})
     assert set(list_files(folder).sizes) == set(files)
 
 
 @pytest.mark.parametrize(
-    ("rules", "shipped"),
+    ("rules", "uploaded"),
     [
         ("*\n!src\n!a.py\n", {"a.py", "src/m.py", "src/lib/n.py"}),
         ("\ufeff*\n!a.py\n", {"a.py"}),
@@ -213,12 +213,12 @@ def test_credentials_are_shipped_if_dockerignore_asks_for_them(make: Callable[..
     ],
 )
 def test_dockerignore_is_read_as_docker_reads_it(
-    rules: str, shipped: set[str], make: Callable[..., Path]
+    rules: str, uploaded: set[str], make: Callable[..., Path]
 ) -> None:
     names = ("a.py", "a/b/c/deep.bin", "a/b/other.txt", "src/m.py", "src/lib/n.py")
     folder = make(dict.fromkeys(names, "x"))
     (folder / ".dockerignore").write_text(rules, encoding="utf-8")
-    assert set(list_files(folder).sizes) - {".dockerignore"} == shipped
+    assert set(list_files(folder).sizes) - {".dockerignore"} == uploaded
 
 
 def test_invalid_dockerignore_pattern_is_named(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_setup_line_does_not_ship_a_file_from_outside(tmp_path: Path) -> None:
     assert setup_files(folder, lines) == ("dev.txt",)
 
 
-def test_tracked_file_is_shipped_although_a_rule_names_it(tmp_path: Path) -> None:
+def test_tracked_file_is_uploaded_although_a_rule_names_it(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {"a.bin": "x", "b.bin": "x"})
     git(folder, "init", "-q")
     git(folder, "add", "a.bin")
@@ -435,13 +435,13 @@ def test_tracked_file_is_shipped_although_a_rule_names_it(tmp_path: Path) -> Non
     assert set(list_files(folder).sizes) == {"a.bin", ".gitignore"}
 
 
-def test_folder_that_its_repository_ignores_is_shipped(tmp_path: Path) -> None:
+def test_folder_that_its_repository_ignores_is_uploaded(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {".gitignore": "scratch/\n", "scratch/train.py": "x"})
     git(folder, "init", "-q")
     assert set(list_files(folder / "scratch").sizes) == {"train.py"}
 
 
-def test_nested_repository_is_shipped_without_its_history(tmp_path: Path) -> None:
+def test_nested_repository_is_uploaded_without_its_history(tmp_path: Path) -> None:
     folder = write(
         tmp_path / "f",
         {"a.py": "x", "inner/.gitignore": "*.pt\n", "inner/b.py": "x", "inner/c.pt": "x"},
@@ -463,7 +463,7 @@ def test_script_that_does_not_exist_is_named(make: Callable[..., Path]) -> None:
         list_files(make({"a.py": ""})).check("train.py")
 
 
-def test_folder_without_shipped_files_is_omitted(tmp_path: Path) -> None:
+def test_folder_without_uploaded_files_is_omitted(tmp_path: Path) -> None:
     folder = write(tmp_path / "f", {"a/b/c.py": "x", "data/prepare.py": "x", "data/notes.md": "x"})
     out = make_omitted_test(list_files(folder), ("data",))
     assert [out(path) for path in ("a", "a/b", "a/b/c.py")] == [False] * 3

@@ -271,7 +271,7 @@ class TestSteps:
         ("secrets", "options", "then"),
         [
             (("WANDB_API_KEY",), {}, ""),
-            ((), {"own_secrets": ("WANDB_API_KEY",)}, ""),
+            ((), {"forwarded_env": ("WANDB_API_KEY",)}, ""),
             ((), {"environment": (("WANDB_API_KEY", "x"),)}, ""),
             (
                 (),

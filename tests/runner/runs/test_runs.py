@@ -63,7 +63,7 @@ class TestRuns:
 
     def test_a_run_has_the_tags_of_all_its_launches(self, type_, fake, cli, make_run) -> None:
         assert type_("runner host warm --tag a --tag b").exit_code == 0
-        facts = fake.plans[-1].facts
+        facts = fake.plans[-1].metadata
         assert (facts["tags"], facts["recipe"]) == (["a", "b"], "warm")
         launches = [{"target": "host", **facts}, {"target": "host", "tags": ["c", "a"]}]
         make_run("again", 1, attempts=[{"started": 1.0, "launch": launch} for launch in launches])

@@ -257,7 +257,7 @@ class TestPlan:
         read = options_from_json("cloud", json.loads(json.dumps(asdict(plan.target_options))))
         assert read == replace(options, nodes=1)
         assert (read.gpu, read.max_cost, read.timeout_s) == ("H100:2,H200:2", 7.5, 129600.0)
-        assert (read.environment, read.own_secrets) == ((("A", "b=c"),), ("HF_TOKEN",))
+        assert (read.environment, read.forwarded_env) == ((("A", "b=c"),), ("HF_TOKEN",))
         assert plan.process.secrets == ("HF_TOKEN",)
         assert dict(rows(plan))["Modal secrets"] == "mine"
 
