@@ -20,7 +20,7 @@ import importlib.util
 import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,7 +46,7 @@ from model.batches import TokenBatches
 from model.distributed import World
 from model.gpt import GPT
 from model.loss import pick_loss
-from model.optim import make_optimizers
+from model.optim import Optimizer, make_optimizers
 
 SAME = ("variant=gpt2", "dropout=0.0", "optimizer=adamw", "embedding_lr_scale=1.0")
 # Baseline → the network of ours that it is compared with.
@@ -197,7 +197,7 @@ def step_function(
     setup: Setup,
     network: nn.Module,
     loss_of: Loss,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: Sequence[Optimizer | torch.optim.Optimizer],
     dtype: str,
     compiled: bool,
 ) -> StepFunction:

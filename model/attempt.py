@@ -162,7 +162,7 @@ def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
 
 def _evaluate_tasks(trainer: Trainer, tasks: dict[str, list[Task]], network: GPT) -> None:
     numbers = devices.autocast(trainer.config.dtype, network.device)
-    with torch.compiler.set_stance("force_eager"), numbers:
+    with trainer.steps.eager(), numbers:
         trainer.log.record_task_scores(main_scores(tasks, partial(ending_losses, network)))
 
 
@@ -175,9 +175,8 @@ def _sample(
     out: TextIO | None,
 ) -> None:
     config = trainer.recipe.sample
-    # Otherwise compiled blocks are compiled again for each position, up to torch's limit of eight.
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with trainer.steps.eager():
             rows = generate(network, prompt, config, tokenizer.vocab_size, tokenizer.eot)
             text = write_texts(rows, tokenizer, prompt, config.num_samples, out)
     except NonFiniteLoss as error:  # the loss decides whether that ends the run

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from job.recipe import TrainConfig
 from model.device import number_format
@@ -32,7 +33,7 @@ NORMUON_BETA2 = 0.95
 
 def make_optimizers(
     network: nn.Module, config: TrainConfig, world: World, compiled: bool = False
-) -> list[torch.optim.Optimizer]:
+) -> list[Optimizer]:
     """Return AdamW, and with ``optimizer: muon`` a Muon for the blocks' matrices.
 
     Weight decay applies to matrices only: norms and biases are not pulled to zero. Embeddings and
@@ -54,16 +55,14 @@ def make_optimizers(
         decay = 0.0 if muon or kind in ("vector", "smear") else config.weight_decay
         group = {"params": parameters, "lr_scale": scales.get(kind, 1.0), "weight_decay": decay}
         groups.append(group)
-    betas = (config.beta1, config.beta2)
-    fused = world.device.type in ("cuda", "cpu")
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.adam_eps, fused=fused)
+    optimizer = AdamW(groups, config, fused=world.device.type in ("cuda", "cpu"))
     if not muon:
-        return [adamw]
+        return [optimizer]
     # In float32 the products take four times as long on a CPU: for a small network as long as the
     # rest of a step.
     is_bf16 = number_format(config.dtype, world.device) == "bfloat16"
     dtype = torch.bfloat16 if is_bf16 else torch.float32
-    return [adamw, Muon(matrices, config, world, dtype, compiled)]
+    return [optimizer, Muon(matrices, config, world, dtype, compiled)]
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
@@ -74,7 +73,62 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
     return "head" if name.startswith("lm_head") else "matrix"
 
 
-class Muon(torch.optim.Optimizer):
+class Optimizer:
+    """Parameters in groups, and their state.
+
+    The base class of torch.optim imports torch's compiler: 1.5 s of CPU time at each start.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: float) -> None:
+        self.param_groups = [settings | group for group in groups]
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    def step(self) -> None:
+        """Update each parameter that has a gradient."""
+        raise NotImplementedError
+
+
+class AdamW(Optimizer):
+    """torch's AdamW, by its function."""
+
+    def __init__(self, groups: list[dict[str, Any]], config: TrainConfig, fused: bool) -> None:
+        super().__init__(groups, lr=config.lr)
+        self.config, self.fused = config, fused
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update each parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for p in parameters:
+                if not self.state[p]:
+                    # The fused kernels count steps on the parameter's device.
+                    step = torch.zeros((), device=p.device if self.fused else "cpu")
+                    moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                    self.state[p] = {"step": step, **moments}
+            means, squares, counts = (
+                [self.state[p][name] for p in parameters]
+                for name in ("exp_avg", "exp_avg_sq", "step")
+            )
+            adamw(
+                parameters,
+                [p.grad for p in parameters if p.grad is not None],
+                means,
+                squares,
+                [],
+                counts,
+                fused=self.fused,
+                amsgrad=False,
+                maximize=False,
+                lr=group["lr"],
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                eps=self.config.adam_eps,
+                weight_decay=group["weight_decay"],
+            )
+
+
+class Muon(Optimizer):
     """Muon (Jordan 2024) with NorMuon's second moment of each row (arXiv:2510.05491).
 
     torch.optim.Muon updates one matrix after another. Here the matrices of one shape are stacked,
@@ -97,9 +151,7 @@ class Muon(torch.optim.Optimizer):
         scale = config.muon_lr / config.lr
         groups = [{"params": stack, "lr_scale": scale} for stack in by_shape.values()]
         momentum, decay = config.muon_momentum, config.weight_decay
-        super().__init__(
-            groups, {"lr": config.muon_lr, "momentum": momentum, "weight_decay": decay}
-        )
+        super().__init__(groups, lr=config.muon_lr, momentum=momentum, weight_decay=decay)
         self.world, self.dtype, self.compiled = world, dtype, compiled
         functions: list[Callable[..., Any]] = [_nesterov, orthogonalize, _apply]
         if compiled:
@@ -108,7 +160,7 @@ class Muon(torch.optim.Optimizer):
         self.nesterov, self.orthogonalize, self.apply = functions
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every stack once."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]

@@ -7,7 +7,8 @@ a micro-batch and the number of processes change only rounding.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ class StepRunner:
         # A sharded network is not probed: its forward pass is an exchange.
         self.memory_probes = 2 if world.size > 1 and not self.sharded else 0
         compiled, reason = should_compile(recipe, device.type)
+        self.compiled = compiled
         display.log_only(f"torch.compile: {'yes' if compiled else 'no'}, {reason}")
         is_gpu = device.type == "cuda"
         # flex_attention has no dropout, and it needs the compiler.
@@ -102,6 +104,13 @@ class StepRunner:
             return forward, replicate(forward, self.device)
         return forward, forward
 
+    def eager(self) -> AbstractContextManager[Any]:
+        """Return a context for generation, which would compile each position.
+
+        torch's limit is eight. Without compiled blocks torch's compiler is not even imported.
+        """
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
     def run(self, step: int) -> StepResult:
         """Run step number ``step``, counted from 0."""
         rate = learning_rate(step, self.config)
@@ -118,7 +127,7 @@ class StepRunner:
         norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         return StepResult(loss, norm, rate)
 
     def _set_window(self, window: int | None) -> None:

@@ -55,7 +55,7 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
         optimizers = make_optimizers(network, recipe.train, World(device=DEVICE))
         tracker = MemTracker()
         tracker.memory_tracking = _Unlisted()
-        tracker.track_external(network, *optimizers)
+        tracker.track_external(network)
         with tracker:
             for _ in range(2):
                 # Two passes are enough: all but the first find gradients.
@@ -65,7 +65,7 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 for optimizer in optimizers:
                     optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                network.zero_grad(set_to_none=True)
             return int(tracker.get_tracker_snapshot("peak")[DEVICE]["Total"])
 
 

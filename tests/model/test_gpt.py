@@ -12,15 +12,8 @@ from corpus.tokenizers import CharTokenizer
 from job.paths import CONFIGS
 from job.recipe import ModelConfig, load
 from model.attention import KERNEL_ORDERS, attend, attention_mask, block_mask
-from model.gpt import (
-    GPT,
-    Rotary,
-    SquaredReLU,
-    _qk_norm,
-    gelu,
-    rms_norm,
-    sigmoid_gelu,
-)
+from model.functions import SquaredReLU, gelu, rms_norm, sigmoid_gelu
+from model.gpt import GPT, Rotary, _qk_norm
 from model.load_run import read_gpt2
 from model.loss import IGNORE_INDEX
 from serving.export import export
@@ -320,8 +313,24 @@ def test_a_norm_keeps_the_dtype_where_autocast_runs_it_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     norm = torch.nn.functional.rms_norm
-    monkeypatch.setattr(torch.nn.functional, "rms_norm", lambda x, shape: norm(x.float(), shape))
-    assert rms_norm(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    monkeypatch.setattr(
+        torch.nn.functional, "rms_norm", lambda x, shape, **_: norm(x.float(), shape)
+    )
+    x = torch.randn(2, 8, dtype=torch.bfloat16).as_subclass(OnGpu)
+    assert rms_norm(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_and_its_gradient_equal_those_of_torch(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 5, 32, dtype=dtype, requires_grad=True)
+    weights = torch.randn(3, 5, 32)
+    results = []
+    for norm in (rms_norm, lambda x: torch.nn.functional.rms_norm(x, (32,))):
+        y = norm(x)
+        (grad,) = torch.autograd.grad((y * weights).sum() + x.sum(), x)
+        results.append(torch.cat([y.detach(), grad]))
+    assert torch.equal(*results)
+    assert torch.autograd.gradcheck(rms_norm, x.double())
 
 
 def test_the_sigmoid_form_of_gelu_is_the_tanh_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +341,7 @@ def test_the_sigmoid_form_of_gelu_is_the_tanh_form(monkeypatch: pytest.MonkeyPat
         results.append(torch.cat([form.detach(), grad]))
     assert torch.allclose(*results, rtol=0, atol=1e-12)
     calls: list[bool] = []
-    monkeypatch.setattr("model.gpt.sigmoid_gelu", lambda x: calls.append(x.is_cuda))
+    monkeypatch.setattr("model.functions.sigmoid_gelu", lambda x: calls.append(x.is_cuda))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     gelu(x)
     gelu(x.as_subclass(OnGpu))

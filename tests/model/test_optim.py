@@ -7,7 +7,7 @@ import torch
 
 from job.recipe import TrainConfig
 from model.distributed import World
-from model.optim import Muon, make_optimizers, orthogonalize
+from model.optim import AdamW, Muon, make_optimizers, orthogonalize
 from tests.model.test_gpt import ids, network
 
 CPU = torch.device("cpu")
@@ -21,6 +21,26 @@ def test_weight_decay_applies_to_matrices_only() -> None:
     (adamw,) = make_optimizers(network("gpt2"), config(), World())
     for group in adamw.param_groups:
         assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_is_that_of_torch(fused: bool) -> None:
+    nets = [network("gpt2") for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    settings = config(lr=1e-2, beta1=0.8, beta2=0.97, adam_eps=1e-6)
+    groups = [[{"params": list(net.parameters()), "weight_decay": 0.2}] for net in nets]
+    ours = AdamW(groups[0], settings, fused)
+    theirs = torch.optim.AdamW(groups[1], 1e-2, (0.8, 0.97), 1e-6, fused=fused)
+    for step in range(3):
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.param_groups[0]["lr"] = 0.01 / (step + 1)
+            net(ids(), ids()).backward()
+            if step == 1:
+                net.wte.weight.grad = None
+            optimizer.step()
+            net.zero_grad(set_to_none=True)
+    for name, weight in nets[0].named_parameters():
+        assert torch.equal(weight, nets[1].get_parameter(name)), name
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "modern"])

@@ -1,0 +1,78 @@
+"""Functions of the network whose backward pass torch would compute in more operations.
+
+An uncompiled step on a CPU waits for memory: each operation reads and writes its tensors whole.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Normalize the last dimension to a root mean square of 1, in the dtype of ``x``."""
+    if x.is_cuda:
+        # Autocast runs rms_norm in float32, and 24 extra kernels would copy q and k back.
+        return F.rms_norm(x, (x.size(-1),)).to(x.dtype)
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * InverseRMS.apply(wide)).to(x.dtype)  # type: ignore[no-untyped-call]
+
+
+class InverseRMS(torch.autograd.Function):
+    """One over the root mean square of the last dimension, whose backward pass is one product.
+
+    torch's own goes through pow, mean and rsqrt: the same numbers to the bit, but 8% more CPU time
+    for the gradients of shakespeare_char_cpu.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        eps = torch.finfo(x.dtype).eps  # torch's default
+        inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+        ctx.save_for_backward(x, inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, inverse = ctx.saved_tensors
+        return x * (grads[0] * -0.5 * inverse.pow(3) / x.size(-1) * 2)
+
+
+class SquaredReLU(torch.autograd.Function):
+    """relu(x)² whose backward pass is one product.
+
+    torch's own backward goes through pow and threshold: 4 ms of a 40 ms step on 2 CPU cores. On a
+    GPU the square is kept, which the next layer keeps too: 4.8 GB less to write and to hold for 12
+    layers and 65,536 tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = x.relu()
+        square = positive * positive
+        ctx.save_for_backward(square if x.is_cuda else positive)
+        return square
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (kept,) = ctx.saved_tensors
+        return (grads[0] * (kept.sqrt() if kept.is_cuda else kept)).mul_(2)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Apply GPT-2's GELU, the tanh form."""
+    if x.is_cuda and torch.compiler.is_compiling():
+        return sigmoid_gelu(x)
+    return F.gelu(x, approximate="tanh")
+
+
+def sigmoid_gelu(x: Tensor) -> Tensor:
+    """Compute the same function by a sigmoid: Inductor's tanh has a branch.
+
+    20 instead of 33 instructions per element forward, 32 instead of 40 backward.
+    """
+    return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
