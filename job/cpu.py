@@ -30,30 +30,37 @@ def available_cpus() -> int:
     return max(1, int(min(len(_allowed()), _cgroup_limit())))
 
 
-def choose_threads(flops: float) -> int:
+def choose_threads(flops: float, free: float) -> int:
     """Return the threads for steps of ``flops`` each: at most as many as there are free CPUs.
 
     Next to other busy processes more threads than free CPUs are slower than fewer: they wait for
     the one that is not running.
     """
     by_size = int(flops / MIN_FLOPS_PER_THREAD)
-    return max(1, min(available_cpus(), round(free_cpus()), by_size))
+    return max(1, min(available_cpus(), round(free), by_size))
 
 
 def free_cpus() -> float:
-    """Return how many of the allowed CPUs are idle right now; all of them if it is unknown."""
-    times = [_times()]
+    """Return how many of the allowed CPUs others leave free right now; all if it is unknown.
+
+    Takes half a second, in which this process may work.
+    """
+    samples = [(_times(), time.process_time())]
     for _ in range(SAMPLES):
         time.sleep(SAMPLE_S)
-        times.append(_times())
-    if not times[0]:
+        samples.append((_times(), time.process_time()))
+    if not samples[0][0]:
         return float(len(_allowed()))
-    return median(_idle(before, after) for before, after in pairwise(times))
+    return median(
+        _free(before, after, used - used_before)
+        for (before, used_before), (after, used) in pairwise(samples)
+    )
 
 
-def _idle(before: _Times, after: _Times) -> float:
+def _free(before: _Times, after: _Times, own_s: float) -> float:
+    own = own_s * os.sysconf("SC_CLK_TCK") / len(after)
     return sum(
-        (idle - before[cpu][0]) / max(1, total - before[cpu][1])
+        (idle - before[cpu][0] + own) / max(1, total - before[cpu][1])
         for cpu, (idle, total) in after.items()
         if cpu in before
     )

@@ -65,7 +65,7 @@ def device_label(name: str) -> str:
     return f"{models[0] if models else platform.machine()} of {os.cpu_count()}, {name}"
 
 
-def threads_for(recipe: Recipe, run: Path) -> int:
+def threads_for(recipe: Recipe, run: Path, free_cpus: float) -> int:
     """Return the threads for training on a CPU: those of the run's checkpoint, else by free CPUs.
 
     Sums of other parts round differently, so a run resumes exactly only with the same number.
@@ -75,7 +75,7 @@ def threads_for(recipe: Recipe, run: Path) -> int:
             state = read_object((step_folder(run, step) / "state.json").read_bytes())
             return max(1, min(int(state["threads"]), available_cpus()))
     tokens = chosen_micro_batch(recipe, None) * recipe.model.block_size
-    return choose_threads(flops_per_token(recipe) * tokens)
+    return choose_threads(flops_per_token(recipe) * tokens, free_cpus)
 
 
 def speed_file(name: str, locations: VolumePaths) -> Path:

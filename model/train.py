@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from job.arguments import add_device, argument_parser, leave, load_recipe, parse, run
+from job.cpu import free_cpus
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
 from job.run_session import run_folder
@@ -31,9 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: Namespace) -> ExitStatus:
     recipe = load_recipe(arguments)
     folder = run_folder(recipe, arguments.name, VolumePaths.current())
-    from model.attempt import run_attempt  # torch takes seconds; the recipe's mistakes come first
-
-    return run_attempt(recipe, folder, arguments)
+    with ThreadPoolExecutor(1) as thread:
+        free = thread.submit(free_cpus)
+        # torch takes seconds; the recipe's mistakes come first
+        from model.attempt import run_attempt
+    return run_attempt(recipe, folder, arguments, free.result())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,30 +56,38 @@ def test_other_processes_leave_free_cpus(
     machine: Path, monkeypatch: pytest.MonkeyPatch, busy: tuple[float, ...], threads: int
 ) -> None:
     use(machine, monkeypatch, *busy)
-    assert cpu.choose_threads(LARGE_STEP_FLOPS) == threads
+    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == threads
+
+
+def test_own_work_counts_as_free(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(machine, monkeypatch, 1, 1, 0, 0)
+    seconds_per_sample = 100 / os.sysconf("SC_CLK_TCK")
+    seconds = itertools.count(0, seconds_per_sample)
+    monkeypatch.setattr(cpu.time, "process_time", lambda: next(seconds))
+    assert cpu.free_cpus() == pytest.approx(3)
 
 
 def test_short_load_does_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(machine, monkeypatch, 1, 1, 0, 0, moments=2)
-    assert cpu.choose_threads(LARGE_STEP_FLOPS) == 4
+    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == 4
 
 
 @pytest.mark.parametrize(("flops", "threads"), [(1e6, 1), (1.2e9, 2), (1e10, 4)])
 def test_a_small_network_gets_fewer_threads(flops: float, threads: int) -> None:
-    assert cpu.choose_threads(flops) == threads
+    assert cpu.choose_threads(flops, cpu.free_cpus()) == threads
 
 
 def test_a_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A different number of threads adds in a different order and ends with different weights."""
     recipe = load(CONFIGS / "quickstart.yaml")
-    assert threads_for(recipe, tmp_path) == 4
+    assert threads_for(recipe, tmp_path, 4.0) == 4
     for step, threads in ((1, 3), (2, 2)):
         folder = step_folder(tmp_path, step)
         folder.mkdir()
         (folder / "state.json").write_text(json.dumps({"threads": threads}))
-    assert threads_for(recipe, tmp_path) == 2
+    assert threads_for(recipe, tmp_path, 4.0) == 2
     (folder / "state.json").write_text("{")
-    assert threads_for(recipe, tmp_path) == 3
+    assert threads_for(recipe, tmp_path, 4.0) == 3
 
 
 @pytest.mark.parametrize(
@@ -97,9 +106,9 @@ def test_a_container_has_a_limit(machine: Path, files: dict[str, str], cpus: int
         (machine / name).parent.mkdir(exist_ok=True)
         (machine / name).write_text(text)
     assert cpu.available_cpus() == cpus
-    assert cpu.choose_threads(LARGE_STEP_FLOPS) == cpus
+    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == cpus
 
 
 def test_without_proc_all_cpus_count_as_free(machine: Path) -> None:
     (machine / "stat").unlink()
-    assert cpu.choose_threads(LARGE_STEP_FLOPS) == 4
+    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == 4
