@@ -58,7 +58,7 @@ def free_cpus() -> float:
 
 
 def _free(before: _Times, after: _Times, own_s: float) -> float:
-    own = own_s * os.sysconf("SC_CLK_TCK") / len(after)
+    own = own_s * os.sysconf("SC_CLK_TCK") / max(1, len(after))
     return sum(
         (idle - before[cpu][0] + own) / max(1, total - before[cpu][1])
         for cpu, (idle, total) in after.items()
