@@ -15,7 +15,7 @@ from torch import Tensor
 
 def rms_norm(x: Tensor) -> Tensor:
     """Normalize the last dimension to a root mean square of 1, in the dtype of ``x``."""
-    if x.is_cuda:
+    if x.is_cuda or not x.requires_grad:
         # Autocast runs rms_norm in float32, and 24 extra kernels would copy q and k back.
         return F.rms_norm(x, (x.size(-1),)).to(x.dtype)
     wide = x if x.dtype == torch.float64 else x.float()

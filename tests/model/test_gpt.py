@@ -330,6 +330,7 @@ def test_a_norm_and_its_gradient_equal_those_of_torch(dtype: torch.dtype) -> Non
         (grad,) = torch.autograd.grad((y * weights).sum() + x.sum(), x)
         results.append(torch.cat([y.detach(), grad]))
     assert torch.equal(*results)
+    assert torch.equal(rms_norm(x), rms_norm(x.detach()))
     assert torch.autograd.gradcheck(rms_norm, x.double())
 
 
