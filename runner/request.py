@@ -354,6 +354,8 @@ def _read_persist_option(option: str, folder: Path) -> PersistOption:
             f"--persist {option}: {path} is a file, and only folders are persisted; let the "
             "command write it into a folder, or to $OUT_DIR, which is always kept"
         )
+    if {*"{}"} & {*location.replace("{run}", "")}:
+        raise usage(f"--persist {word}: {location} can contain {{run}}, but no other braces")
     outer = PurePosixPath(location or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
         raise usage(f"--persist {option}: {location} is not a path inside the volume {volume}")

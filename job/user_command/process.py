@@ -206,5 +206,5 @@ def _why_not(program: str, folder: Path, given: Mapping[str, str], error: OSErro
             f"program {program} not found, but there is a file; use ./{program} or python {program}"
         )
     if "/" not in program and shutil.which(program, path=given.get("PATH")) is None:
-        return f"program '{program}' not found; --setup installs programs that the image lacks"
+        return f"program '{program}' not found; check its name, or add it to the image with --setup"
     return f"{program} can't be started in {folder}: {error.strerror}"

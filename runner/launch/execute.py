@@ -19,7 +19,7 @@ from runner.plan import Plan, TargetState
 from runner.project import find_checkout
 from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.find import locate_missing_run
-from runner.runs.store import listing
+from runner.runs.store import listing, record_of
 from runner.runs.table import exit_message, runner_status
 from runner.signals import release_signals
 from runner.target import LaunchHandle, RunInfo, Target, open_target
@@ -84,7 +84,22 @@ def run_request(
     confirm(cli, plan.question, arguments.yes)
     if plan.detach:
         return _report_detached(cli, target.start(plan), arguments.as_json)
-    return run_plan(cli, target, plan)
+    status = run_plan(cli, target, plan)
+    if status == ExitStatus.DONE and arguments.metric and isinstance(request, CommandRequest):
+        _warn_unmatched(cli, target, request)
+    return status
+
+
+def _warn_unmatched(cli: CliContext, target: Target, request: CommandRequest) -> None:
+    """Warn if no line of the output matched a --metric."""
+    record = record_of(target.files("checkpoints"), request.run)
+    names = {name for name, _ in request.command.metrics} - {"step", "max_steps"}
+    values = {*record.result} - {"exit_status", "best_val_loss"} if record else names
+    if values <= names and (missing := sorted(names - values)):  # else metric files replace them
+        cli.warn(
+            f"no line of the output had a number for --metric {missing[0]}; compare its REGEX with "
+            f"`runner logs {request.run}`"
+        )
 
 
 def confirm(cli: CliContext, question: str | None, yes: bool) -> None:

@@ -38,6 +38,11 @@ from runner.request import (
 from runner.runs.store import listing, record_of
 from runner.target import Target, VolumeFiles
 
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+SHELL_BUILTINS = {"cd", "source", "export", "ulimit", "set", "eval"}
+SHELL_SIGNS = {"&&", "||", "|", ">", ">>", "&", "2>&1"}  # not ; as find -exec needs it
+SHELL_SYNTAX = re.compile(r"[|&;<>$`*~(]")
+
 NO_SETUP = "none"  # as --setup: ignore the folder's requirements.txt
 
 PARALLEL_READS = 16  # of run records
@@ -68,6 +73,7 @@ def command_request(
         resume_if=arguments.resume_if,
         metrics=read_metrics(arguments.metric, folder, arguments.command),
     )
+    check_program(command.words, folder)
     script = command.script
     if script is not None and not (folder / script).exists():
         files_here = [path.name for path in folder.glob(f"*{Path(script).suffix}")]
@@ -78,6 +84,24 @@ def command_request(
     if files is not None:
         run, hint = name_for(command, arguments.name, files)
     return CommandRequest(run=run, command=command, hint=hint, **common_options(arguments, options))
+
+
+def check_program(words: Sequence[str], folder: Path) -> None:
+    """Raise RunnerError, exit status 2, for a line that only a shell could run."""
+    if not words:
+        raise usage("the command is empty; write a program and its arguments")
+    program, line = words[0], " ".join(words) if len(words) == 1 else shlex.join(words)
+    through_shell = f"-- bash -c {shlex.quote(line)}"
+    if ASSIGNMENT.match(program):
+        raise usage(f"'{program}' sets a variable and is not a program; write `--env {program}`")
+    if program in SHELL_BUILTINS:
+        raise usage(f"'{program}' is part of a shell; write `{through_shell}`")
+    for word in words[1:]:
+        if word in SHELL_SIGNS:
+            raise usage(f"'{word}' works only in a shell; quote the whole line: -- bash -c '...'")
+    if len(words) == 1 and re.search(r"\s", program) and not (folder / program).exists():
+        fix = through_shell if SHELL_SYNTAX.search(program) else f"-- {program}"
+        raise usage(f"'{program}' is one word and not a program; write `{fix}`")
 
 
 def setup_lines(arguments: LaunchArguments) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from glob import glob
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -20,7 +22,7 @@ from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import LaunchArguments
 from runner.launch.execute import confirm, run_plan, show
 from runner.launch.parse import NO_OPTIONS, split_overrides
-from runner.launch.parse_command import check_setup, command_of_run, refuse_another
+from runner.launch.parse_command import check_program, check_setup, command_of_run, refuse_another
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
 from runner.planning.metric_presets import read_metrics
@@ -34,13 +36,14 @@ from runner.project import (
 )
 from runner.request import CommandRequest, Request, TargetOptions, UserCommand
 from runner.runs.logs import follow, tail
-from runner.runs.store import prepare_folder, read_exit, record_of, write_exit
+from runner.runs.store import listing, prepare_folder, read_exit, record_of, write_exit
 from runner.system import POLL_INTERVAL_S
-from runner.target import Target, open_target
+from runner.target import Target, VolumeFiles, open_target
 from runner.targets.modal.options import parse_options
 from runner.targets.process import start_detached
 
 STATE_FOLDER = ".pipelines"  # in the cache volume: locks and output of detached pipelines
+CHANGED, AGAIN = "runs: its command has changed", "runs again"  # reasons why a stage runs
 LOG_LINES = 10  # shown of a stage that was already running
 UNFINISHED = {RunStatus.FAILED: "its last run failed", RunStatus.UNFINISHED: "it is unfinished"}
 
@@ -68,11 +71,15 @@ def run_pipeline(
     name = arguments.name or pipeline.name
 
     def plan_steps() -> list[Step]:
-        return [
-            _step(target, arguments, pipeline, folder, stage, options, stage in requested)
-            for stage in pipeline.stages
-            if not requested or stage in requested
-        ]
+        steps: list[Step] = []
+        for stage in pipeline.stages:
+            if not requested or stage in requested:
+                earlier = (step.stage for step in steps if step.why.startswith((CHANGED, AGAIN)))
+                changed, asked = next(earlier, ""), stage in requested
+                steps.append(
+                    _step(target, arguments, pipeline, folder, stage, options, asked, changed)
+                )
+        return steps
 
     if arguments.dry_run:
         return _run_steps(cli, target, arguments, plan_steps()) or ExitStatus.DONE
@@ -193,8 +200,12 @@ def decide(
     outputs: Sequence[str],
     missing_output: Sequence[str],
     requested: bool,
+    changed: str = "",
 ) -> tuple[bool, str]:
-    """Return whether a stage runs, and why. ``requested``: the command line names it."""
+    """Return whether a stage runs, and why. ``requested``: the command line names it.
+
+    ``changed`` is an earlier stage that will write other files than before.
+    """
     if requested:
         return True, "runs: it was requested"
     if not outputs:
@@ -204,9 +215,11 @@ def decide(
     if record is None:
         return False, "skipped: its outputs exist"
     if record.status != RunStatus.FINISHED:
-        return True, f"runs again: {UNFINISHED.get(record.status, 'its process was lost')}"
+        return True, f"{AGAIN}: {UNFINISHED.get(record.status, 'its process was lost')}"
     if not same_command:
-        return True, "runs: its command has changed"
+        return True, CHANGED
+    if changed:
+        return True, f"runs: stage {changed} runs before it"
     return False, "skipped: it finished, and its outputs exist"
 
 
@@ -255,6 +268,7 @@ def _step(
     name: str,
     options: TargetOptions,
     requested: bool,
+    changed: str,
 ) -> Step:
     stage = pipeline.stages[name]
     command = UserCommand(
@@ -277,20 +291,23 @@ def _step(
     )
     has_gpu = stage.gpu is not None if target.bills else bool(target.inspect(request).gpus)
     argv = stage.argv(has_gpu)
+    check_program(argv, folder)
     metrics = read_metrics(stage.metrics, folder, argv)
     command = replace(command, argv=argv, metrics=metrics)
     request = replace(request, command=command)
     files = target.files("checkpoints")
     before = command_of_run(files, run)
-    missing = [path for path in stage.outputs if not _exists(target, path, command, run)]
+    missing = [path for path in stage.outputs if not output_exists(target, path, command, run)]
     if before is not None:  # changed arguments are handled below
         refuse_another(run, replace(before, argv=command.argv), command)
     same = before is not None and before.argv == command.argv
     record = record_of(files, run)
-    runs, why = decide(record, same, stage.outputs, missing, requested)
+    runs, why = decide(record, same, stage.outputs, missing, requested, changed)
     is_chosen = same or _has_resume_arguments(stage, command)
     if before is not None and record is not None and not is_chosen:
-        has_checkpoint = stage.resume_if is None or _exists(target, stage.resume_if, command, run)
+        has_checkpoint = stage.resume_if is None or output_exists(
+            target, stage.resume_if, command, run
+        )
         if stage.resume_with and has_checkpoint and record.status != RunStatus.FINISHED:
             raise usage(_changed_command(stage, name, record, before, command))
         if runs and stage.resume_with and record.status == RunStatus.FINISHED:
@@ -335,17 +352,34 @@ def _stage_options(stage: Stage, options: TargetOptions) -> TargetOptions:
     return own.updated(options if stage.gpu else replace(options, gpu=None))
 
 
-def _exists(target: Target, path: str, command: UserCommand, run: str) -> bool:
-    """Return True if an output is on its volume, or in the folder itself on the host."""
-    if not target.has_remote_volumes and (command.folder / path).is_file():
+def output_exists(target: Target, path: str, command: UserCommand, run: str) -> bool:
+    """Return True if an output is on its volume, or in the folder itself on the host.
+
+    Its names can have ``*`` and ``?``, and ``{step}``.
+    """
+    path = path.replace("{step}", "*")
+    own = [] if target.has_remote_volumes else glob(path, root_dir=command.folder)
+    if any((command.folder / name).is_file() for name in own):
         return True
     if path.startswith("$OUT_DIR/"):
-        return target.files("checkpoints").size(path.replace("$OUT_DIR", run, 1)) is not None
+        return has_match(target.files("checkpoints"), path.replace("$OUT_DIR", run, 1))
     for option in command.persist:
         if path == option.path or path.startswith(f"{option.path}/"):
             inside = f"{option.path_in_volume(run)}{path.removeprefix(option.path)}"
-            return target.files(option.volume).size(inside) is not None
+            return has_match(target.files(option.volume), inside)
     return False
+
+
+def has_match(files: VolumeFiles, pattern: str) -> bool:
+    """Return True if the volume has a file of the path, whose names can have ``*`` and ``?``."""
+    found = [""]
+    for part in PurePosixPath(pattern).parts:
+        if {*part} & {*"*?["}:
+            entries = [entry.path for folder in found for entry in listing(files, folder)]
+            found = [path for path in entries if fnmatchcase(path.rpartition("/")[2], part)]
+        else:
+            found = [f"{folder}/{part}".lstrip("/") for folder in found]
+    return any(files.size(path) is not None for path in found)
 
 
 def _plan(target: Target, request: Request) -> Plan:

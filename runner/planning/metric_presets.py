@@ -112,6 +112,8 @@ def read_metrics(options: Sequence[str], folder: Path, argv: Sequence[str]) -> P
     Raises RunnerError, exit status 2.
     """
     if NO_METRICS in options:
+        if len(options) > 1:
+            raise usage(f"--metric {NO_METRICS} reads nothing; remove it, or the other --metric")
         return ()
     if not options:
         preset = find_preset(folder, argv)

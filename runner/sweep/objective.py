@@ -22,7 +22,7 @@ from job.run_record import RunRecord
 from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import RunnerError, did_you_mean
 from runner.jobs import LaunchArguments
-from runner.launch.parse_command import check_setup, folder_of
+from runner.launch.parse_command import check_program, check_setup, folder_of
 from runner.launch.recipe_paths import absolute_override, absolute_paths, find_problems
 from runner.paths import PATH_KEYS, path_in, replace_path
 from runner.planning.metric_presets import read_metrics
@@ -285,6 +285,7 @@ def _find_command(config: SweepConfig, text: str, path: Path) -> UserCommand:
         hint = did_you_mean(name, known)
         raise config.error_at("command", f"{{{name}}} is not a key of space or fixed{hint}")
     try:
+        check_program(args, folder)
         return UserCommand(
             argv=args,
             folder=folder,

@@ -41,6 +41,12 @@ class TestArguments:
             ("--persist out=data/../../x -- python x.py", "a path inside the volume"),
             ("--persist a=data --persist a/b=data -- python x.py", "overlap; keep one"),
             ("--persist model.pt=checkpoints -- python x.py", "model.pt is a file"),
+            ("--persist o=checkpoints/{name}/o -- python x.py", "can contain {run}, but no other"),
+            ("-- 'python x.py --lr=1'", "write `-- python x.py --lr=1`"),
+            ("-- 'python x.py | tee log'", "write `-- bash -c 'python x.py | tee log'`"),
+            ("-- python x.py '&&' ls", "'&&' works only in a shell"),
+            ("-- cd data", "write `-- bash -c 'cd data'`"),
+            ("-- LR=1 python x.py", "write `--env LR=1`"),
             ("--dir ../nano --persist train.py=data -- python x.py", "train.py is a file"),
             ("--setup 'echo one\necho two' -- python x.py", "is not one line"),
             ("--device cpu -- python x.py", "--device is an option of"),
@@ -127,6 +133,14 @@ class TestArguments:
         assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
         result = type_("runner host --name nano-train --dir ../nano -- python train.py --lr=2")
         assert (result.exit_code, "is a different command" in result.stderr) == (2, True)
+
+    def test_a_metric_without_a_match_is_reported(self, type_, fake, folder, make_run) -> None:
+        line = "runner host --name none --dir ../nano --metric 'loss=l (.)' -- python train.py"
+        make_run("none", status="finished", job="command", result={"exit_status": 0})
+        assert "had a number for --metric loss; compare" in type_(line).stderr
+        record = fake.volumes.run("none") / "run.json"
+        record.write_text(record.read_text().replace('"exit_status": 0', '"loss": 1.5'))
+        assert "had a number" not in type_(line).stderr
 
     def test_an_active_run_with_the_same_persisted_path_is_reported(
         self, type_, fake, folder: Path, make_run

@@ -53,6 +53,7 @@ from runner.targets.modal.volume import open_volume
 if TYPE_CHECKING:
     from runner.targets.modal.target import ModalTarget
 
+SHELL_APP = f"{PROJECT}-shell"
 MAX_SANDBOX_S = 24 * 3600  # Modal's limit
 
 ALIVE_FILE = "/root/.runner_alive"  # its age is the time since the client was there
@@ -126,7 +127,7 @@ def run_shell(
         tags = {"project": PROJECT, "kind": "shell", "run": request.run, "gpu": gpu_name or ""}
         sandbox = modal.Sandbox.create(
             *("bash", "-c", END_WHEN_LOST.format(file=ALIVE_FILE, idle_s=max(1, int(idle_s)))),
-            app=modal.App.lookup(f"{PROJECT}-shell", create_if_missing=True),
+            app=modal.App.lookup(SHELL_APP, create_if_missing=True),
             image=image,
             gpu=gpu_name,
             cpu=CORES,
@@ -217,8 +218,9 @@ def open_shells() -> list[OpenShell]:
     import modal
 
     shells = []
-    with translate_modal_errors():
-        for sandbox in modal.Sandbox.list(tags={"project": PROJECT, "kind": "shell"}):
+    with suppress(FileNotFoundError), translate_modal_errors():  # no shell was opened yet
+        app = modal.App.lookup(SHELL_APP).app_id
+        for sandbox in modal.Sandbox.list(app_id=app, tags={"project": PROJECT, "kind": "shell"}):
             tags = sandbox.get_tags()
             started, price = float(tags.get("started", 0)), float(tags.get("price", 0))
             shells.append(

@@ -9,9 +9,11 @@ import pytest
 
 from job.exit_status import RecipeError
 from job.run_record import RunRecord
-from runner.launch.pipeline import decide
+from runner.launch.pipeline import decide, output_exists
 from runner.launch.pipeline_config import load_pipeline
+from runner.request import PersistOption, UserCommand
 from tests.runner.conftest import ROOT
+from tests.runner.fake_target import FakeTarget
 from tests.runner.nanogpt_folder import make_folder
 from tests.waiting import wait_for
 
@@ -29,7 +31,7 @@ stages:
     command: python train.py
     on_cpu: --max_iters=4
     gpu: T4
-    outputs: [out/ckpt.pt]
+    outputs: [out/c*.pt]
     resume_with: --init_from=resume
     resume_if: out/ckpt.pt
   show:
@@ -86,7 +88,7 @@ class TestFile:
                 ":3: --persist out=checkpoint: unknown volume 'checkpoint'",
             ),
             (
-                "outputs: [out/ckpt.pt]",
+                "outputs: [out/c*.pt]",
                 "outputs: [ckpt.pt]",
                 ":14: ckpt.pt is not in a persisted path",
             ),
@@ -136,6 +138,28 @@ def test_decide_runs_or_skips_a_stage(
     record = RunRecord("r", status=status) if status else None  # type: ignore[arg-type]
     assert decide(record, same, ["a"], missing, asked)[0] is runs
     assert decide(record, same, [], [], asked)[0] is True
+    if status:
+        assert decide(record, same, ["a"], missing, asked, changed="train")[0] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("out/*/model_{step}.pt", True),
+        ("out/d6/model_000500.pt", True),
+        ("out/*/optim_*.pt", False),
+        ("elsewhere/*.pt", False),
+        ("$OUT_DIR/*.csv", True),
+    ],
+)
+def test_names_of_outputs_can_have_wildcards(tmp_path: Path, path: str, found: bool) -> None:
+    target = FakeTarget(tmp_path, "cloud")
+    for place in ("data/nano/d6/model_000500.pt", "checkpoints/r/core.csv"):
+        file = tmp_path / "volumes" / place
+        file.parent.mkdir(parents=True)
+        file.touch()
+    command = UserCommand((), tmp_path, persist=(PersistOption("out", "data", "nano"),))
+    assert output_exists(target, path, command, "r") is found
 
 
 class TestHost:
@@ -146,7 +170,7 @@ class TestHost:
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out.splitlines()[0] == "prepared", err
         assert out.endswith("iter 4: loss 1.0\n4")
-        assert "train: runs: out/ckpt.pt is missing" in err
+        assert "train: runs: out/c*.pt is missing" in err
         out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
         assert out == "4"
         assert "prepare: skipped: it finished" in err

@@ -101,9 +101,11 @@ def test_given_patterns_replace_the_preset(tmp_path: Path) -> None:
         ("loss=loss", "'loss' has no group; put the number in parentheses"),
         ("loss=(", "invalid regular expression '('"),
         ("lo ss=(.)", "invalid name 'lo ss'"),
+        ("none loss=(.)", "--metric none reads nothing; remove it"),
     ],
 )
 def test_errors_are_named(tmp_path: Path, given: str, message: str) -> None:
+    words = given.split() if given.startswith("none") else [given]
     with pytest.raises(RunnerError) as caught:
-        read_metrics([given], tmp_path, [])
+        read_metrics(words, tmp_path, [])
     assert message in caught.value.message

@@ -90,7 +90,9 @@ def test_a_shell_survives_its_client_and_the_same_line_attaches(
     shell.expect("theirs")
     shell.kill(signal.SIGKILL)
     builds = len(cloud.modal.builds)
-    (run,) = json.loads(cloud.run("runs", "--json")[0])
+    out, err = cloud.run("runs", "--json")
+    (run,) = json.loads(out)
+    assert "deprecated" not in err
     assert (run["job"], run["status"], run["gpu"]) == ("shell", "running", "H100")
     out, _ = cloud.run("shell", run["run"], "--", "cat", "/vol/checkpoints/nano/out/five")
     assert out == "5\n"
