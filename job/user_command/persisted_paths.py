@@ -7,17 +7,20 @@ wrote or changed is never touched.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import UserError
-from job.files import write_atomically
+from job.files import alone_in, write_atomically
+from job.paths import VolumePaths
 from job.typed_json import read_json
 
 SEEDED = ".seeded.json"  # in a persisted folder: path -> SHA-256 of the file copied there
@@ -49,8 +52,8 @@ def ensure_writable(folder: Path, copy: Path | None) -> Path:
 def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath:
     """Persist ``PATH=PLACE``: make the folder's PATH a link to PLACE.
 
-    If PATH is a folder with files, mirror its files instead. Raises UserError if PATH is a file or
-    a link to elsewhere.
+    If PATH is a folder with files, mirror its files instead. A link of an ended run to a different
+    place on the volumes is replaced. Raises UserError if PATH is a file or any other link.
     """
     path, _, target = word.partition("=")
     where, kept = folder / path, Path(target)
@@ -58,12 +61,10 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
         seed_volume(seeds / path, _below(seeds / path), kept)
     if where.is_symlink():
         if where.resolve() != kept.resolve():
-            raise UserError(
-                f"{where} links to {where.resolve()}, not to {kept}; remove the link, or persist "
-                "a different path"
-            )
-        kept.mkdir(parents=True, exist_ok=True)
-        return PersistedPath(kept)
+            _check_replaceable(where, kept)
+            where.unlink()
+            return _link(where, kept)
+        return _link(where, kept, is_linked=True)
     if where.is_dir():
         if any(where.iterdir()):
             kept.mkdir(parents=True, exist_ok=True)
@@ -74,10 +75,37 @@ def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath
         raise UserError(
             f"{where} is a file, but --persist needs a folder; use the folder that contains it"
         )
+    return _link(where, kept)
+
+
+def _link(where: Path, kept: Path, is_linked: bool = False) -> PersistedPath:
+    """Make ``where`` a link to ``kept``, and hold a shared lock on that until the process ends."""
     kept.mkdir(parents=True, exist_ok=True)
     where.parent.mkdir(parents=True, exist_ok=True)
-    where.symlink_to(kept, target_is_directory=True)
+    descriptor = os.open(kept, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)  # a shell replaces this process
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if not is_linked:
+        where.symlink_to(kept, target_is_directory=True)
     return PersistedPath(kept)
+
+
+def _check_replaceable(where: Path, kept: Path) -> None:
+    """Raise UserError unless the link was made for a run that has ended."""
+    now, volumes = where.resolve(), VolumePaths.current()
+    roots = (volumes.data, volumes.checkpoints, volumes.cache)
+    if not any(now.is_relative_to(root.resolve()) for root in roots):
+        raise UserError(
+            f"{where} links to {now}, not to {kept}; remove the link, or persist a different path"
+        )
+    if now.is_dir():
+        with alone_in(now) as is_unused:
+            if not is_unused:
+                raise UserError(
+                    f"{where} links to {now}, which an active run uses; wait for its end, or start "
+                    "this run in a copy of the folder"
+                )
 
 
 def mirror_files(source: Path, target: Path, since: float | None = None) -> None:

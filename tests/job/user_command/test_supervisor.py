@@ -332,6 +332,21 @@ class TestPersistedPaths:
         assert "links to" in process.communicate(timeout=60)[1]
         assert process.returncode == 1
 
+    def test_link_of_an_ended_run_is_replaced_but_not_of_an_active_one(
+        self, start: Start, folder: Path, volumes: Path
+    ) -> None:
+        first, second = (f"--persist=out={volumes}/checkpoints/{name}/out" for name in "ab")
+        holding = start("sh", "-c", "echo a > out/a; exec sleep 600", options=(first,))
+        wait_for(lambda: (folder / "out" / "a").exists())
+        refused = start("true", options=("--name", "s", second))
+        assert "which an active run uses; wait for its end" in refused.communicate(timeout=60)[1]
+        assert refused.returncode == 1
+        holding.terminate()
+        assert holding.wait(60) == 101
+        output_of(start("sh", "-c", "echo b > out/b", options=("--name", "s", second)))
+        assert {path.name for path in (volumes / "checkpoints").glob("*/out/*")} == {"a", "b"}
+        assert (folder / "out").resolve() == volumes / "checkpoints" / "b" / "out"
+
     def test_read_only_folder_is_copied(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
