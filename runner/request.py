@@ -355,7 +355,7 @@ def _read_persist_option(option: str, folder: Path) -> PersistOption:
             "command write it into a folder, or to $OUT_DIR, which is always kept"
         )
     if {*"{}"} & {*location.replace("{run}", "")}:
-        raise usage(f"--persist {word}: {location} can contain {{run}}, but no other braces")
+        raise usage(f"--persist {option}: {location} can contain {{run}}, but no other braces")
     outer = PurePosixPath(location or f"{folder_name(folder)}/{inner}")
     if outer.is_absolute() or ".." in outer.parts or not outer.parts:
         raise usage(f"--persist {option}: {location} is not a path inside the volume {volume}")

@@ -73,7 +73,7 @@ def command_request(
         resume_if=arguments.resume_if,
         metrics=read_metrics(arguments.metric, folder, arguments.command),
     )
-    check_program(command.words, folder)
+    check_program(command.argv, folder)
     script = command.script
     if script is not None and not (folder / script).exists():
         files_here = [path.name for path in folder.glob(f"*{Path(script).suffix}")]
@@ -86,20 +86,20 @@ def command_request(
     return CommandRequest(run=run, command=command, hint=hint, **common_options(arguments, options))
 
 
-def check_program(words: Sequence[str], folder: Path) -> None:
+def check_program(argv: Sequence[str], folder: Path) -> None:
     """Raise RunnerError, exit status 2, for a line that only a shell could run."""
-    if not words:
+    if not argv:
         raise usage("the command is empty; write a program and its arguments")
-    program, line = words[0], " ".join(words) if len(words) == 1 else shlex.join(words)
+    program, line = argv[0], " ".join(argv) if len(argv) == 1 else shlex.join(argv)
     through_shell = f"-- bash -c {shlex.quote(line)}"
     if ASSIGNMENT.match(program):
         raise usage(f"'{program}' sets a variable and is not a program; write `--env {program}`")
     if program in SHELL_BUILTINS:
         raise usage(f"'{program}' is part of a shell; write `{through_shell}`")
-    for word in words[1:]:
+    for word in argv[1:]:
         if word in SHELL_SIGNS:
             raise usage(f"'{word}' works only in a shell; quote the whole line: -- bash -c '...'")
-    if len(words) == 1 and re.search(r"\s", program) and not (folder / program).exists():
+    if len(argv) == 1 and re.search(r"\s", program) and not (folder / program).exists():
         fix = through_shell if SHELL_SYNTAX.search(program) else f"-- {program}"
         raise usage(f"'{program}' is one word and not a program; write `{fix}`")
 
