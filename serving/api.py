@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 import uuid
@@ -10,10 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from jinja2 import TemplateError
 from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -22,12 +25,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from corpus.samples import TextStream
 from inference.engine import STOP
 from job.recipe import MIN_TEMPERATURE, SampleConfig
-from serving.batcher import ERROR, Batcher
+from serving.batcher import ERROR, MAX_WAITING, Batcher
 from serving.load import LoadedModel
 
 PAGE = Path(__file__).with_name("page.html")
 OPEN_PATHS = ("/", "/health")  # the page, which asks for the key, and an empty answer
 MAX_TOKENS = 100_000
+MAX_BODY_BYTES = 4 << 20  # far above any context; reading it keeps the other requests waiting
 # Settings of OpenAI's API that this server does not support, and that would change the text.
 UNSUPPORTED = (
     "echo",
@@ -49,9 +53,9 @@ class Settings(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0, lt=1 << 63)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     n: int = Field(1, ge=1, le=32)
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     stream: bool = False
@@ -62,13 +66,26 @@ class Completion(Settings):
     """The body of /v1/completions."""
 
     prompt: str | list[str] | Tokens | list[Tokens] = ""
+    best_of: int | None = Field(None, ge=1, le=1)
+
+
+class Part(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
 
 
 class Message(BaseModel):
     """A message of a conversation."""
 
     role: str
-    content: str
+    content: str | list[Part]
+
+    def for_template(self) -> dict[str, str]:
+        """Return it with its content as one text."""
+        parts = [self.content] if isinstance(self.content, str) else [p.text for p in self.content]
+        return {"role": self.role, "content": "".join(parts)}
 
 
 class Chat(Settings):
@@ -80,19 +97,27 @@ class Chat(Settings):
 Body = TypeVar("Body", bound=Settings)
 
 
-class ApiError(Exception):
+class ApiError(HTTPException):
     """An HTTP error response."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        self.status = status
-        self.message = message
+        super().__init__(status, message)
         self.code = code
 
-    def response(self) -> Response:
-        """Return OpenAI's form of an error."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        return JSONResponse({"error": error}, self.status)
+
+def error_response(request: HttpRequest, error: Exception) -> Response:
+    """Return OpenAI's form of an error."""
+    if isinstance(error, ClientDisconnect):
+        return Response()  # nobody reads it
+    assert isinstance(error, HTTPException)
+    message, status, code = error.detail, error.status_code, None
+    if isinstance(error, ApiError):
+        code = error.code
+    else:
+        message = f"{request.method} {request.url.path}: {message}"
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    tree = {"message": message, "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": tree}, status, error.headers)
 
 
 class BearerToken:
@@ -110,7 +135,7 @@ class BearerToken:
             return await self.app(scope, receive, send)
         message = "invalid API key; send `Authorization: Bearer KEY` with the server's SERVE_TOKEN"
         error = ApiError(401, message, "invalid_api_key")
-        await error.response()(scope, receive, send)
+        await error_response(HttpRequest(scope), error)(scope, receive, send)
 
 
 @dataclass
@@ -231,11 +256,12 @@ class Api:
 
     async def models(self, request: HttpRequest) -> Response:
         """Return the list of models: this one."""
-        own = {"object": "model", "owned_by": "gpt-runner", "created": self.model.created}
-        # Not part of OpenAI's API; the page reads them.
-        extra = {"has_chat": self.model.template is not None, "prompt": self.model.sample.prompt}
-        data = [{"id": self.model.name, **own, **extra}]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def one_model(self, request: HttpRequest) -> Response:
+        """Return the model of that name."""
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._description())
 
     async def completions(self, request: HttpRequest) -> Response:
         """Continue a text."""
@@ -255,12 +281,23 @@ class Api:
         if self.model.template is None:
             why = f"{self.model.name} has no chat template; use /v1/completions"
             raise ApiError(400, why, "no_chat_template")
-        messages = [message.model_dump() for message in body.messages]
+        messages = [message.for_template() for message in body.messages]
         try:
             tokens = self.model.template.encode(messages, self.model.tokenizer)
         except (TemplateError, ValueError) as error:
             raise ApiError(400, f"messages: {error}") from None
         return await self._answer(body, [tokens] * body.n)
+
+    def _description(self) -> dict[str, Any]:
+        own = {"object": "model", "owned_by": "gpt-runner", "created": self.model.created}
+        # Not part of OpenAI's API; the page reads them.
+        extra = {"has_chat": self.model.template is not None, "prompt": self.model.sample.prompt}
+        return {"id": self.model.name, **own, **extra}
+
+    def _check_name(self, name: str | None) -> None:
+        if name not in (None, self.model.name):
+            why = f"no model '{name}'; this server has {self.model.name}"
+            raise ApiError(404, why, "model_not_found")
 
     def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):
@@ -277,6 +314,10 @@ class Api:
 
     async def _answer(self, body: Settings, prompts: list[list[int]]) -> Response:
         answer = Answer(self.model, self.batcher, body, prompts, self._config(body))
+        if self.batcher.error is not None:
+            raise ApiError(500, self.batcher.error)
+        if len(prompts) > MAX_WAITING:
+            raise ApiError(400, f"{len(prompts)} texts in a request; at most {MAX_WAITING} fit")
         if self.batcher.is_full(len(prompts)):
             raise ApiError(503, "too many requests are waiting; try again later", "busy")
         if not body.stream:
@@ -301,20 +342,16 @@ class Api:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise ApiError(415, "send the header Content-Type: application/json")
         try:
-            tree = json.loads(await request.body())
+            tree = json.loads(await _read_body(request))
             body = kind.model_validate(tree)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise ApiError(400, f"{where}: {first['msg']}") from None
+            raise ApiError(400, _problem(error)) from None
         except (ValueError, RecursionError):
             raise ApiError(400, "the body is not valid JSON") from None
         for name in UNSUPPORTED:
             if tree.get(name) not in (None, 0, False, [], {}, ""):
                 raise ApiError(400, f"{name} is not supported; remove it", "unsupported")
-        if body.model not in (None, self.model.name):
-            why = f"no model '{body.model}'; this server has {self.model.name}"
-            raise ApiError(404, why, "model_not_found")
+        self._check_name(body.model)
         return body
 
 
@@ -325,15 +362,28 @@ def routes(model: LoadedModel, batcher: Batcher) -> list[Route]:
         Route("/", api.page),
         Route("/health", lambda request: Response()),
         Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.one_model),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
     ]
 
 
-def api_error(request: HttpRequest, error: Exception) -> Response:
-    """Return the response of an ApiError."""
-    assert isinstance(error, ApiError)
-    return error.response()
+async def _read_body(request: HttpRequest) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(413, f"the body has more than {MAX_BODY_BYTES >> 20} MiB; shorten it")
+    return bytes(body)
+
+
+def _problem(error: ValidationError) -> str:
+    """Return a sentence about the value; of a union's errors, not that of another type."""
+    errors = error.errors()
+    first = next((e for e in errors if not e["type"].endswith("_type")), errors[0])
+    # Without pydantic's names of the types in a union.
+    where = [str(part) for part in first["loc"] if not re.match(r"str$|list\[|Part$", str(part))]
+    return f"{'.'.join(where) or 'body'}: {first['msg']}"
 
 
 def _event(tree: dict[str, Any]) -> str:

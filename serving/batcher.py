@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from inference.engine import Engine, Request
 from job.recipe import SampleConfig
 from job.training_errors import NonFiniteLoss
 from serving.load import LoadedModel
 
-ERROR = "error"  # why a request ended: the network's scores are not finite
+ERROR = "error"  # why a request ended: see ``Batcher.error``
 MAX_WAITING = 1024  # requests without a slot; more are refused
 
 # A request's next token, if any, and why it ended. Not read from the request, which is steps ahead.
@@ -26,7 +27,7 @@ class Batcher:
         self._queues: dict[Request, asyncio.Queue[Event]] = {}
         self._wake = threading.Event()
         self._is_stopping = False
-        self.error: str | None = None  # the network is broken: it fails for every request
+        self.error: str | None = None  # the network is broken, or the server stops
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread, which delivers tokens to ``loop``."""
@@ -35,9 +36,13 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step."""
+        """End the thread and all requests after the current step."""
+        self.error = self.error or "the server was stopped"
         self._is_stopping = True
         self._wake.set()
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
         self._thread.join()
 
     def is_full(self, texts: int) -> bool:
@@ -78,18 +83,24 @@ class Batcher:
                 self._wake.clear()
                 continue
             try:
-                events = [(r, r.token, r.finish) for r in self.engine.step()]
+                self._deliver([(r, r.token, r.finish) for r in self.engine.step()])
             except NonFiniteLoss as error:
                 self.error = str(error)
-                ended = self.engine.active[:]
-                self.engine.active.clear()
-                while self.engine.queue:
-                    ended.append(self.engine.queue.popleft())
-                events = [(request, None, ERROR) for request in ended]
-            if not self._is_stopping:
-                self._loop.call_soon_threadsafe(self._deliver, events)
+                self._fail()
+        self._fail()
+
+    def _fail(self) -> None:
+        """End all requests with ``error``."""
+        ended = [*self.engine.active, *self.engine.queue]
+        self.engine.active.clear()
+        self.engine.queue.clear()
+        self._deliver([(request, None, ERROR) for request in ended])
 
     def _deliver(self, events: list[Event]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._put, events)
+
+    def _put(self, events: list[Event]) -> None:
         for event in events:
             if (queue := self._queues.get(event[0])) is not None:
                 queue.put_nowait(event)

@@ -11,6 +11,7 @@ With a chat template the conversation is remembered; otherwise each text is comp
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from argparse import Namespace
@@ -152,6 +153,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     if prompt is None:
         kind = "chat template" if model.template is not None else "completion"
         say(f"{model.name} ({kind}); /help lists the commands")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with suppress(ImportError):
             import readline  # noqa: F401  # input() then edits lines and has a history
         talk(conversation, input, sys.stdout)

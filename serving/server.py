@@ -18,6 +18,7 @@ import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from job.arguments import add_device, argument_parser, parse, run, say
@@ -69,10 +70,17 @@ def _main(arguments: Namespace) -> ExitStatus:
     )
     if not is_local and token is None:
         say(f"warning: {arguments.host} can be reached from other machines; set SERVE_TOKEN")
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            batcher.stop()  # streams end with an error; otherwise uvicorn cuts them
+            super().handle_exit(sig, frame)
+
+    http_server = Server(config)
     # uvicorn raises a signal again after its shutdown, which is a success here.
     for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+        signal.signal(which, http_server.handle_exit)
+    http_server.run(sockets=[listener])
     return ExitStatus.DONE
 
 
@@ -81,10 +89,12 @@ def make_app(
 ) -> Starlette:
     """Return the application. ``check_host`` refuses names that only DNS points at this machine."""
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
 
-    from serving.api import ApiError, BearerToken, api_error, routes
+    from serving.api import BearerToken, error_response, routes
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -92,6 +102,7 @@ def make_app(
         say(f"serving {model.name}; Ctrl-C stops it")
         yield
         batcher.stop()
+        batcher.join()
 
     middleware = [Middleware(BearerToken, token=token)] if token else []
     if check_host:
@@ -101,7 +112,7 @@ def make_app(
         routes=routes(model, batcher),
         middleware=middleware,
         lifespan=lifespan,
-        exception_handlers={ApiError: api_error},
+        exception_handlers=dict.fromkeys((HTTPException, ClientDisconnect), error_response),
     )
 
 

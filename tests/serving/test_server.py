@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +23,10 @@ import torch
 
 from corpus.samples import TextStream
 from inference.engine import generate
+from job.paths import CHECKOUT
 from job.recipe import SampleConfig
 from serving import server
+from serving.batcher import ERROR, Batcher
 from serving.load import LoadedModel
 from tests.browser import Browser
 from tests.waiting import wait_for
@@ -117,8 +125,10 @@ def test_a_conversation_needs_a_template(
     config = chat_model.sample.model_copy(update={"seed": 2})
     rows = list(generate(chat_model.network, prompt, config, 260, 259))
     text = chat_model.tokenizer.decode(row[0] for row in rows if row[0] is not None)
-    made = api.chat.completions.create(model="tiny", messages=messages, seed=2)
-    assert made.choices[0].message.content == text
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a <end> in a text"}]}]
+    for given in (messages, parts):
+        made = api.chat.completions.create(model="tiny", messages=given, seed=2)
+        assert made.choices[0].message.content == text
     streamed = api.chat.completions.create(model="tiny", messages=messages, seed=2, stream=True)
     assert "".join(chunk.choices[0].delta.content for chunk in streamed) == text
 
@@ -143,7 +153,12 @@ def get(url: str) -> tuple[int, str]:
         (b'{"prompt": [[]]}', 400, "empty list of tokens"),
         (b'{"prompt": []}', 400, "empty list"),
         (b'{"prompt": "a", "logprobs": 5}', 400, "logprobs is not supported"),
-        (b'{"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}', 400, "stop"),
+        (b'{"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}', 400, "stop: List should have"),
+        (b'{"prompt": [-1]}', 400, "prompt.0: Input should be greater than or equal to 0"),
+        (b'{"prompt": null}', 400, "prompt: Input should be a valid string"),
+        (b'{"best_of": 3}', 400, "best_of: "),
+        (json.dumps({"prompt": ["a"] * 2000}).encode(), 400, "2000 texts in a request"),
+        (b" " * (5 << 20), 413, "more than 4 MiB"),
     ],
 )
 def test_a_bad_request_is_named(
@@ -151,6 +166,60 @@ def test_a_bad_request_is_named(
 ) -> None:
     found, answer = post(f"{serve(model)}/v1/completions", body)
     assert (found, message in answer["error"]["message"]) == (status, True), answer
+
+
+def test_each_error_has_the_form_of_openai(
+    model: LoadedModel, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = serve(model)
+    api = client(address)
+    assert api.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="no model 'other'; this server has tiny"):
+        api.models.retrieve("other")
+    with pytest.raises(openai.NotFoundError, match="POST /v1/embeddings: Not Found"):
+        api.embeddings.create(model="tiny", input="a")
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as leaving:
+        leaving.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+            b"Content-Type: application/json\r\n\r\n{"
+        )
+    assert api.models.list().data
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_stopped_server_ends_its_texts_with_an_error(model: LoadedModel) -> None:
+    async def stop_during_a_text() -> list[str | None]:
+        batcher = Batcher(model, slots=1)
+        batcher.start(asyncio.get_running_loop())
+        endless = model.sample.model_copy(update={"max_new_tokens": 100_000})
+        texts = batcher.generate([[97], [98]], endless, seed=1)  # the second one waits
+        await anext(texts)
+        batcher.stop()
+        finishes = [finish async for _, (_, _, finish) in texts if finish is not None]
+        batcher.join()
+        return finishes
+
+    assert asyncio.run(asyncio.wait_for(stop_during_a_text(), 60)) == [ERROR, ERROR]
+
+
+@pytest.mark.parametrize("module", ["chat", "evaluate", "export", "sample", "server"])
+def test_ctrl_c_while_torch_is_imported_ends_a_program_without_a_traceback(
+    module: str, tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("print(flush=True)\nimport time\ntime.sleep(600)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"serving.{module}"],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT
 
 
 def test_only_local_requests_with_the_key_are_answered(model: LoadedModel, serve: Serve) -> None:
