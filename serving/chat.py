@@ -49,13 +49,20 @@ class Conversation:
         self.engine = Engine(model.network, model.num_tokens, model.ends, slots=1)
 
     def answer(self, prompt: str) -> Iterator[str]:
-        """Yield the text after ``prompt`` in pieces; closing the iterator ends the text."""
+        """Yield the text after ``prompt`` in pieces; closing the iterator ends the text.
+
+        Raises UserError for a prompt that is not text or that the template refuses.
+        """
         template = self.model.template
-        if template is not None:
-            self.messages.append({"role": "user", "content": prompt})
-            tokens = template.encode(self.messages, self.model.tokenizer)
-        else:
-            tokens = self.model.encode(prompt)
+        asked: list[Message] = [*self.messages, {"role": "user", "content": prompt}]
+        try:
+            tokens = (
+                self.model.encode(prompt)
+                if template is None
+                else template.encode(asked, self.model.tokenizer)
+            )
+        except UnicodeEncodeError:
+            raise UserError("the prompt is not valid UTF-8") from None
         request = self.engine.add(tokens, self.settings, self.settings.seed + self.texts)
         self.texts += 1
         stream, said = TextStream(self.model.tokenizer), ""
@@ -70,7 +77,7 @@ class Conversation:
         finally:
             request.is_cancelled, self.finish = True, request.finish
             if template is not None:
-                self.messages.append({"role": "assistant", "content": said})
+                self.messages = [*asked, {"role": "assistant", "content": said}]
 
     def change(self, name: str, text: str) -> None:
         """Change a setting. Raises UserError for a bad value."""
@@ -182,8 +189,10 @@ def _given_prompt(file: str | None) -> str | None:
     if file is not None:
         try:
             return Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompt-file {file}: {error}") from None
+        except OSError as error:
+            raise UserError(f"--prompt-file {file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"--prompt-file {file}: not valid UTF-8") from None
     return None if sys.stdin.isatty() else sys.stdin.read()
 
 

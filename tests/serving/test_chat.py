@@ -47,11 +47,12 @@ def test_settings_change_between_texts_and_errors_are_named(
     _, *texts, _ = ["", *chat_with(Conversation(model), *lines).split("\n\n")]
     assert texts[0] + "\n\n" == once
     assert texts[1] == texts[2] != texts[0]  # the same seed
-    chat_with(Conversation(model), "/temperature -1", "/sed 3", "/settings", "/exit", "not read")
+    chat_with(Conversation(model), "/temperature -1", "/sed 3", "\ud800", "/settings", "/exit")
     err = capsys.readouterr().err
     assert "/temperature -1: Input should be greater than or equal to 0" in err
     assert "no command /sed; did you mean" in err
     assert "top_k 20" in err
+    assert "error: the prompt is not valid UTF-8" in err
 
 
 def test_ctrl_c_ends_the_text_and_not_the_program(
