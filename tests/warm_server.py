@@ -25,11 +25,10 @@ from importlib import import_module
 MAX_MESSAGE_BYTES = 1 << 17
 NUMBER_BYTES = 4  # a process id or an exit status
 
-# Everything that a trainer imports, half of it late: the optimizer imports dynamo, the metrics
-# import tensorboard.
+# Everything that a trainer imports, partly late: the metrics import tensorboard.
 PRELOADED = (
     *("model.attempt", "serving.sample", "serving.evaluate", "corpus.prepare"),
-    *("torch._dynamo", "torch.profiler", "torch.utils.tensorboard", "plotext", "yaml"),
+    *("torch.profiler", "torch.utils.tensorboard", "plotext", "yaml"),
 )
 
 

@@ -31,7 +31,7 @@ MAX_MESSAGE_CHARACTERS = 1500
 PRELOADED = ("model.train", "serving.sample", "serving.evaluate", "serving.export")
 PRELOADED += ("corpus.prepare",)
 PRELOADED += ("experiment.run", "job.user_command.supervisor", "job.health", "runner.cli", "rich")
-PRELOADED += ("torch._dynamo", "torch.utils.tensorboard", "safetensors.torch", "tiktoken", "yaml")
+PRELOADED += ("torch.utils.tensorboard", "safetensors.torch", "tiktoken", "yaml")
 PRELOADED += ("tensorboard.compat.proto.event_pb2", "tensorboard.summary.writer.record_writer")
 # Imported on demand, so each fork would read them from disk.
 PRELOADED += ("pyarrow.parquet", "plotext", "rich.table", "rich.progress", "dotenv.parser")

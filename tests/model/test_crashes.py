@@ -39,7 +39,7 @@ from tests.harness.compare import differences
 
 RUN = "killed"
 PRELOADED = [
-    *("model.train", "torch._dynamo", "torch.utils.tensorboard", "safetensors.torch"),
+    *("model.train", "torch.utils.tensorboard", "safetensors.torch"),
     *("plotext", "corpus.prepare"),
 ]
 POLL_INTERVAL_S = 0.0002  # while it waits for a kill point
