@@ -57,6 +57,7 @@ REFUSED: dict[str, dict[bytes, str]] = {
         b"\x1f\x9d": "compressed with compress", b"\x1f\xa0": "compressed with LZH",
         b"\x5d\0\0": "compressed with LZMA", b"LZIP": "compressed with lzip",
         b"\x89LZO\0": "compressed with lzop", b"\xff\x06\0\0sNaPpY": "compressed with Snappy",
+        b"x\x9c": "compressed with zlib", b"x\xda": "compressed with zlib",
     },
     "decrypt it": {b"PARE": "encrypted Parquet"},
     "convert it to Parquet or JSON lines": {
@@ -73,7 +74,9 @@ REFUSED: dict[str, dict[bytes, str]] = {
     "give the text itself": {
         b"\x93NUMPY": "a NumPy array", b"MMIDIDX\0": "a Megatron index",
         b"\xff\xd8\xff": "an image", b"\x89PNG\r\n": "an image", b"GIF8": "an image",
-        b"\x7fELF": "a program",
+        b"\x7fELF": "a program", b"GGUF": "a GGUF network",
+        b"\x80\x02": "a pickle", b"\x80\x03": "a pickle", b"\x80\x04\x95": "a pickle",
+        b"\x80\x05\x95": "a pickle",
     },
     "put train and val shards into a dataset's folder and leave out data.source": {
         struct.pack("<2i", MAGIC, 1): "a shard of tokens",
@@ -86,6 +89,7 @@ REFUSED: dict[str, dict[bytes, str]] = {
         codecs.BOM_UTF16_LE: "UTF-16 text", codecs.BOM_UTF16_BE: "UTF-16 text",
     },
 }  # fmt: skip
+SAFETENSORS = re.compile(rb'.{2,5}\0{3,6}\{"', re.DOTALL)  # its header's length in 8 bytes
 OBJECT = re.compile(rb'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\}\s*$)')  # the beginning of a JSON object
 ARRAY = re.compile(rb"\[\s*\{\s*[\"}]")  # of a JSON array of objects
 
@@ -166,6 +170,14 @@ def _refuse(path: Path, head: bytes) -> None:
             is_word = len(magic) <= 4 and magic.isalnum() and b"\0" not in head
             if head.startswith(magic) and not is_word:
                 raise Unreadable(path, what, remedy.format(path=shlex.quote(printable(path))))
+    if SAFETENSORS.match(head):
+        raise Unreadable(path, "a safetensors file", "give the text itself")
+    for start, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):  # without a mark
+        # Every second byte of English text is zero, and none of the others.
+        zeros, others = head[start:200:2], head[1 - start : 200 : 2]
+        if len(zeros) > 8 and zeros.count(0) > 0.7 * len(zeros) and 0 not in others:
+            convert = f"iconv -f {name} -t UTF-8 {shlex.quote(printable(path))} > NEW-FILE"
+            raise Unreadable(path, f"{name} text", f"convert it: `{convert}`")
     is_tar = head[257:262] == b"ustar"
     if len(head) >= 512 and b"\0" in head[:512]:  # older archives have only a checksum
         with suppress(tarfile.HeaderError):

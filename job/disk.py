@@ -36,7 +36,11 @@ class DiskFull(UserError):
 def describe_os_error(error: BaseException) -> str:
     """Return the error message; for a full disk, also name the disk and its free space."""
     if not isinstance(error, OSError) or error.errno not in FULL_DISK_ERRNOS:
-        return str(error)
+        # A system's error names its file; others have a text of their own.
+        if not isinstance(error, OSError) or not error.strerror or not error.filename:
+            return str(error)
+        denied = f"; check its rights: `ls -ld {error.filename}`" * (error.errno == errno.EACCES)
+        return f"{error.filename}: {error.strerror.lower()}{denied}"
     # An error without a file name comes from a volume: assume the fullest.
     where = Path(error.filename) if error.filename else min(_volumes(), key=free_bytes)
     return (

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MISSING = "no such file"  # one of the problems of `file_problem`
+
 
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
     """Write ``content`` so that ``path`` holds either its old content or all of the new.
@@ -83,7 +85,7 @@ def file_problem(path: Path, allow_folder: bool = False) -> str:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "broken link" if path.is_symlink() else "no such file"
+        return "broken link" if path.is_symlink() else MISSING
     except (OSError, ValueError) as error:  # a zero byte in the name
         return (getattr(error, "strerror", None) or str(error)).lower()
     if not (stat.S_ISREG(mode) or (allow_folder and stat.S_ISDIR(mode))):

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from job.exit_status import RecipeError
+from job.files import MISSING, file_problem, text_problem
 from job.format import brief
 
 
@@ -112,16 +113,14 @@ def read_yaml(
 
     Raises RecipeError; ``shape`` says what it should be.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{path}: larger than {MAX_BYTES:,} bytes; it is not a settings file")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: {error.strerror or error}; `ls configs` shows the recipes"
-        ) from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not a UTF-8 text file") from None
+    if problem := file_problem(path):
+        hint = "`ls configs` shows the recipes" if problem == MISSING else "give a YAML file"
+        raise RecipeError(f"{path}: {problem}; {hint}")
+    if path.stat().st_size > MAX_BYTES:
+        raise RecipeError(f"{path}: larger than {MAX_BYTES:,} bytes; it is not a settings file")
+    if problem := text_problem(path):
+        raise RecipeError(f"{path}: {problem}")
+    text = path.read_text(encoding="utf-8")
     try:
         node = yaml.compose(text, _Loader)
         tree = yaml.load(text, _Loader)

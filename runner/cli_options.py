@@ -134,6 +134,18 @@ class GpuSpec(click.ParamType["GpuRequest"]):
         return parse_gpus(not_empty(value, param)) if isinstance(value, str) else value
 
 
+class _Tag(click.ParamType[str]):
+    """A run's tag, which tables show on one line."""
+
+    name = "tag"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the tag."""
+        if not not_empty(str(value), param).isprintable():
+            raise usage(f"{flag(param)} {value!r}: a tag is one line of printable characters")
+        return str(value)
+
+
 def flag(param: click.Parameter | None) -> str:
     """Return the long spelling of an option, for messages."""
     return max(param.opts, key=len) if param is not None else "the value"
@@ -168,6 +180,7 @@ DETACH = click.option("--detach", is_flag=True, help="Start the job in the backg
 TAG = click.option(
     "--tag",
     "tags",
+    type=_Tag(),
     multiple=True,
     metavar="NAME",
     help="Tag of the run, for `runner runs --tag NAME`. Repeatable.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import IO, Any
 
@@ -79,7 +80,8 @@ def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
     if isinstance(error, OSError):
         from job.disk import describe_os_error
 
-        return RunnerError(f"{describe_os_error(error)}; `runner doctor` checks this machine")
+        hint = "" if error.errno == errno.EACCES else "; `runner doctor` checks this machine"
+        return RunnerError(describe_os_error(error) + hint)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         # From Path.resolve, before Python 3.13.
         return usage(f"{str(error).rpartition(' from ')[2]} is a symbolic link to itself")

@@ -31,7 +31,7 @@ def command(cli: CliContext, run: str | None, output: str | None) -> int:
     from runner.views.report import html, is_report
 
     check_matplotlib()
-    run = run or select_run(cli, None).state.run
+    run = select_run(cli, None).state.run if run is None else run
     name = output or f"{run}.html"
     path = cli.cwd / name
     if name != "-" and path.is_dir():

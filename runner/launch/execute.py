@@ -19,7 +19,7 @@ from runner.plan import Plan, TargetState
 from runner.project import find_checkout
 from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.find import locate_missing_run
-from runner.runs.store import listing, record_of
+from runner.runs.store import SWEEP_RECORD, listing, record_of
 from runner.runs.table import exit_message, runner_status
 from runner.signals import release_signals
 from runner.target import LaunchHandle, RunInfo, Target, open_target
@@ -64,6 +64,8 @@ def run_request(
 ) -> ExitStatus:
     """Plan, show, confirm, start and follow; show a finished run instead of starting it again."""
     request = replace(request, access=arguments.access, tags=arguments.tags)
+    if request.job.writes_run and (target.volumes.run(request.run) / SWEEP_RECORD).exists():
+        raise usage(f"'{request.run}' is the name of a sweep; give the run a different --name")
     state = target.inspect(request)
     record = finished_record(request, state)
     if record is not None and request.experiment is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.files import text_problem
 from job.pretrained import FINEWEB, GPT2, HUB
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
@@ -88,7 +89,10 @@ def read_request(
     output, questions = arguments.output, arguments.multiple_choice
     match job.name:
         case "evaluate":
-            file = _questions_file(questions, cwd) if questions else None
+            file = None
+            if questions:
+                advice = "docs/recipes.md describes its format"
+                file = _text_file("--multiple-choice", questions, cwd, advice)
             if questions and arguments.task:
                 raise usage("--task and --multiple-choice are two evaluations; remove one of them")
             return EvaluateRequest(**common, multiple_choice=file, task=arguments.task)
@@ -134,7 +138,9 @@ def _model_request(
     settings = recipe_of(files, run, overrides) if files is not None and run else None
     common |= {"run": run, "model": model, "overrides": overrides, "settings": settings}
     if arguments.job == "chat":
-        file = absolute(arguments.prompt_file, cwd) if arguments.prompt_file else None
+        file = None
+        if arguments.prompt_file:
+            file = _text_file("--prompt-file", arguments.prompt_file, cwd, "correct the path")
         return ChatRequest(**common, prompt_file=file)
     return ServeRequest(**common, host=arguments.host, port=arguments.port)
 
@@ -250,13 +256,11 @@ def _recipe_request(
     return PrepareRequest(**common, source=source, shards=arguments.shards, force=arguments.force)
 
 
-def _questions_file(questions: str, cwd: Path) -> str:
-    path = absolute(questions, cwd)
+def _text_file(option: str, name: str, cwd: Path, advice: str) -> str:
+    path = absolute(name, cwd)
     # A path on a volume may exist only on the target.
-    if not path.startswith("/vol/") and not Path(path).is_file():
-        raise usage(
-            f"--multiple-choice {questions}: no such file; docs/recipes.md describes its format"
-        )
+    if not path.startswith("/vol/") and (problem := text_problem(cwd / path)):
+        raise usage(f"{option} {name}: {problem}; {advice}")
     return path
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from job.compatibility import does_not_fit
 from job.exit_status import RecipeError
-from job.files import file_problem, text_problem
+from job.files import MISSING, file_problem, text_problem
 from job.pretrained import refuse_other_gpt2
 from job.run_record import is_run_name
 from job.step_folders import STEP_FOLDER
@@ -106,13 +106,13 @@ def _named_paths(settings: Recipe) -> dict[str, str]:
 def _first_existing(path: str, folders: Sequence[Path]) -> Path:
     """Return the path from the first folder that has it, else from the first folder."""
     paths = [folder / os.path.expanduser(path) for folder in folders]
-    return next((p for p in paths if file_problem(p, True) != "no such file"), paths[0])
+    return next((p for p in paths if file_problem(p, True) != MISSING), paths[0])
 
 
 def _source_problem(source: str, folders: Sequence[Path]) -> str:
     path = _first_existing(source, folders)
     problem = file_problem(path, allow_folder=True)
-    if problem != "no such file":
+    if problem != MISSING:
         return f"{problem}; give a readable file or folder" if problem else ""
     if any(glob(str(folder / os.path.expanduser(source)), recursive=True) for folder in folders):
         return ""

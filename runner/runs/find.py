@@ -15,13 +15,14 @@ from job.run_record import RunRecord, RunStatus, is_run_name, read_record
 from job.step_folders import discard
 from job.typed_json import read_object
 from runner.console import CliContext
-from runner.errors import NoSuchRun, RunnerError, did_you_mean, not_found
+from runner.errors import NoSuchRun, RunnerError, did_you_mean, not_found, usage
 from runner.jobs import COMMAND
 from runner.plan import RemoteRunState, is_active_elsewhere
 from runner.project import find_checkout, volumes
 from runner.runs import attempts
 from runner.runs.store import (
     NO_RUNS,
+    SWEEP_RECORD,
     is_active_locally,
     newest_step,
     read_launch,
@@ -88,6 +89,8 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
 
     Raises RunnerError, exit status 102, if no target has it.
     """
+    if not name.strip():  # never the newest run, which might then be stopped
+        raise usage("the run's name is empty; give a name (is its variable set?) or remove it")
     candidates, unreachable = [], []
     for target in _targets(cli):
         try:
@@ -142,7 +145,7 @@ def match_names(cli: CliContext, patterns: Sequence[str]) -> list[str]:
 
 def select_run(cli: CliContext, name: str | None) -> ResolvedRun:
     """Return the run ``name``; without a name the newest run, naming it on stderr."""
-    if name:
+    if name is not None:
         return find_run(cli, name)
     resolved = newest_run(cli)
     cli.info(f"run '{resolved.state.run}' (the newest)")
@@ -208,7 +211,7 @@ def _describe_sweep(cli: CliContext, name: str) -> str:
         return ""
     for target in _targets(cli):
         try:
-            sweep = read_object((target.volumes.run(name) / "sweep.json").read_bytes())
+            sweep = read_object((target.volumes.run(name) / SWEEP_RECORD).read_bytes())
             first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
             best = sweep.get("best")
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
 
 EXIT_NAME = "exit_status"
+SWEEP_RECORD = "sweep.json"  # in the folder of a sweep
 LAUNCH_FILES = {LAUNCH_NAME, EXIT_NAME, "output.txt"}  # in a folder whose job never started
 
 SIGNAL_BASE = 128  # signal n ends a process with exit status 128 + n

@@ -11,7 +11,7 @@ from job.exit_status import ExitStatus
 from job.files import alone_in
 from job.gpu_queue import GpuAccess
 from job.notify import VARIABLE, Message
-from job.run_record import RunStatus
+from job.run_record import RunStatus, read_record
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.launch.execute import confirm
@@ -28,6 +28,7 @@ from runner.project import (
 )
 from runner.request import Request, TargetOptions
 from runner.runs.logs import tail
+from runner.runs.store import read_launch
 from runner.signals import SignalForwarder
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
 from runner.sweep.objective import Objective, find_objective
@@ -99,6 +100,8 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     new.definition["settings"] = objective.shared_settings(next(iter(requests.values())))
     folder = target.volumes.run(name)
     old = read_sweep(folder)
+    if old is None and (read_record(folder) or read_launch(folder)):
+        raise usage(f"'{name}' is the name of a run; give the sweep a different --name")
     record = _continue(old, new, arguments) if old else new
     smoke = _smoke_values(objective, record, arguments)
     smoke_run = None  # checked with the trials, and by --dry-run too

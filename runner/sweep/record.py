@@ -17,8 +17,7 @@ from job.files import write_atomically
 from job.format import json_text
 from job.typed_json import read_json
 from runner.errors import RunnerError, usage
-
-RECORD_NAME = "sweep.json"
+from runner.runs.store import SWEEP_RECORD
 
 NO_LIMIT = math.inf  # dollars
 
@@ -154,12 +153,12 @@ class SweepRecord:
         """Replace the file in ``folder``."""
         best = self.best.run if self.best else None  # runner/runs/find.py reads it
         text = json_text({**asdict(self), "best": best}, indent=2)
-        write_atomically(folder / RECORD_NAME, text + "\n")
+        write_atomically(folder / SWEEP_RECORD, text + "\n")
 
 
 def read_sweep(folder: Path) -> SweepRecord | None:
     """Return the sweep in ``folder``, None without one. Raises RunnerError if it is damaged."""
-    path = folder / RECORD_NAME
+    path = folder / SWEEP_RECORD
     try:
         record = read_json(SweepRecord, path.read_bytes())
         if not record.trials:

@@ -8,14 +8,18 @@ import io
 import json
 import lzma
 import os
+import pickle
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from corpus import DataError, InvalidSource, Monitor
 from corpus.build import prepare
@@ -145,6 +149,13 @@ def test_parquet_is_read_under_any_name(tmp_path: Path) -> None:
         (b"%PDF-1.7\n", "a PDF"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         ("x".encode("utf-32"), "UTF-32 text"),
+        (TEXT.decode().encode("utf-16-le"), "UTF-16LE text"),
+        (TEXT.decode().encode("utf-16-be"), "UTF-16BE text"),
+        (zlib.compress(TEXT), "compressed with zlib"),
+        (zlib.compress(TEXT, 9), "compressed with zlib"),
+        (b"GGUF\3\0\0\0", "a GGUF network"),
+        (safetensors.numpy.save({"w": np.zeros(2, np.float32)}), "a safetensors file"),
+        *((pickle.dumps(["text"], protocol), "a pickle") for protocol in range(2, 6)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

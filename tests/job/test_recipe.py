@@ -228,7 +228,7 @@ def test_invalid_windows_are_refused(recipe: Path, overrides: str, message: str)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none\.yaml: No such file"):
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such file"):
         load(tmp_path / "none.yaml")
 
 

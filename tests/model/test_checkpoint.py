@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_complete_checkpoints_only(
         (DISK_FULL_MESSAGE, "the disk of RUN is full: the checkpoint of step 10 needs"),
         (
             "I/O error: No such file or directory (os error 2)",
-            "[Errno 2] No such file or directory: 'RUN/.partial",
+            "RUN/.partial_step_00000010/model.safetensors: no such file or directory",
         ),
     ],
 )
@@ -186,5 +186,9 @@ def test_a_system_error_names_its_file_or_the_fullest_volume(
     assert describe_os_error(OSError(errno.ENOSPC, "No space left on device")).startswith(
         f"{tmp_path}: no space left"
     )
+    denied = PermissionError(errno.EACCES, "Permission denied", "/a/b")
+    assert describe_os_error(denied) == "/a/b: permission denied; check its rights: `ls -ld /a/b`"
+    assert describe_os_error(IsADirectoryError(21, "Is a directory", "/a")) == "/a: is a directory"
+    assert describe_os_error(ValueError("as it is")) == "as it is"
     with pytest.raises(FileNotFoundError, match="gone"), naming(tmp_path / "gone"):
         raise SafetensorError("I/O error: No such file or directory (os error 2)")

@@ -135,6 +135,27 @@ def test_newest_run_is_the_default(
     assert "run 'warm' (the newest)" in type_(f"runner {command}").stderr
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "logs", "watch", "report", "stop", "resume", "rm -y"]
+)
+def test_an_empty_name_is_never_the_newest_run(
+    command: str, type_: Callable[[str], Result], make_run: Callable[..., Path], fake: FakeTarget
+) -> None:
+    make_run("warm", step=50)
+    fake.states = [RunInfo("warm", "train", "host", RunStatus.RUNNING, alive=True)]
+    refused = type_(f"runner {command} ''")
+    assert (refused.exit_code, refused.stdout, fake.did) == (2, "", [])
+    assert "the run's name is empty; give a name" in refused.stderr
+
+
+@pytest.mark.parametrize("line", ["host --tag {} --dry-run", "set warm --tag {}"])
+def test_a_tag_is_one_printable_line(line: str, type_: Callable[[str], Result]) -> None:
+    for tag, shown in (("a\nb", r"'a\nb'"), ("\x1b[31m", r"'\x1b[31m'")):
+        refused = type_("runner " + line.format(f"'{tag}'"))
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"error: --tag {shown}: a tag is one line")
+
+
 def walk(command: click.Command, context: click.Context) -> Iterator[click.Context]:
     """Yield the contexts of the command and of the commands below it."""
     yield context

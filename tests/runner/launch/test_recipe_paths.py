@@ -130,3 +130,16 @@ def test_unreadable_file_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert (file_problem(path), text_problem(path)) == ("permission denied",) * 2
     assert file_problem(tmp_path / "a\0b") == "embedded null byte"
+
+
+@pytest.mark.parametrize(
+    "line", ["host evaluate --multiple-choice {}", "chat warm --prompt-file {}"]
+)
+@pytest.mark.parametrize(("name", "problem"), [("fifo", "a FIFO, not a"), ("gone", GONE)])
+def test_a_text_file_given_as_an_option_is_checked(
+    type_, fake, odd, make_run, line, name, problem
+) -> None:
+    make_run("warm", step=50)
+    result = type_("runner " + line.format(name))
+    assert (result.exit_code, fake.did) == (2, [])
+    assert f"{line.split()[2]} {name}: {problem}" in result.stderr

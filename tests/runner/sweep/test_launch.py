@@ -135,3 +135,12 @@ def test_every_trial_logs_to_the_trackers_of_the_sweep(
     refused = type_("runner sweep c.yaml --tracker mlflow --dry-run")
     assert refused.exit_code == 2
     assert "--tracker needs a recipe or an experiment" in refused.stderr
+
+
+def test_a_sweep_and_a_run_have_different_names(
+    checkout: Path, type_: Callable[[str], Result], finished: FakeTarget
+) -> None:
+    for line, kind in (("sweep s.yaml --name s-001", "run"), ("host warm --name s", "sweep")):
+        refused = type_(f"runner {line} --dry-run")
+        assert refused.exit_code == 2
+        assert f"is the name of a {kind}; give the " in refused.stderr
