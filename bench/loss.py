@@ -153,9 +153,9 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
     metrics = setup.volumes.run("shakespeare") / "metrics.jsonl"
     evaluations: dict[str, list[tuple[int, float]]] = {"ours": [], "nanogpt": []}
 
-    def is_done(name: str, found: list[tuple[int, float]]) -> bool:
-        evaluations[name] = found
-        return any(loss <= SHAKESPEARE_TARGET for _, loss in found)
+    def is_done(name: str, losses: list[tuple[int, float]]) -> bool:
+        evaluations[name] = losses
+        return any(loss <= SHAKESPEARE_TARGET for _, loss in losses)
 
     def ours_is_done() -> bool:
         lines = [line for line in read_metrics(metrics) if line["kind"] == "val"]

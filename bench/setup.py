@@ -166,11 +166,11 @@ class Setup:
         seconds = run_until(command, cwd, self.environ, log, self.results.seconds_left(), is_done)
         return log.read_text(errors="replace"), seconds
 
-    def has_time(self, what: str, needed_seconds: float | None = None) -> bool:
-        """Return True if the budget allows to start ``what``; otherwise log that it is skipped."""
+    def has_time(self, name: str, needed_seconds: float | None = None) -> bool:
+        """Return True if the budget allows to start ``name``; otherwise log that it is skipped."""
         if self.results.seconds_left() > (needed_seconds or MIN_START_S[self.device]):
             return True
-        self.results.log(f"skipped {what}: the time budget is spent")
+        self.results.log(f"skipped {name}: the time budget is spent")
         return False
 
 
@@ -195,11 +195,11 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--only", metavar="A,B", help=names)
 
 
-def split_words(words: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """Return the path of the recipe that ``words`` name, and the overrides."""
-    names = [word for word in words if "=" not in word]
+def split_words(args: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """Return the path of the recipe that ``args`` name, and the overrides."""
+    names = [word for word in args if "=" not in word]
     recipe = find_recipe(names[0] if names else default)
-    return str(recipe), [word for word in words if "=" in word]
+    return str(recipe), [word for word in args if "=" in word]
 
 
 @contextmanager

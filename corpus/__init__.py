@@ -29,7 +29,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Receive progress and one-line messages, say when to stop, and wait between attempts."""
+    """Receive progress and one-line messages, decide when to stop, and wait between attempts."""
 
     report: Callable[[Progress | str], None] = lambda event: None
     should_stop: Callable[[], bool] = lambda: False
@@ -41,7 +41,7 @@ class Monitor:
             raise Interrupted
 
 
-SILENT = Monitor()
+NO_MONITOR = Monitor()
 
 
 def printable(text: object) -> str:

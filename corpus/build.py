@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from corpus import SILENT, DataError, Monitor, Progress, hub, printable, segments, sources
+from corpus import NO_MONITOR, DataError, Monitor, Progress, hub, printable, segments, sources
 from corpus.dataset import JOURNAL, META, STAGING, Meta, dataset_meta, prepare_command
 from corpus.download import wait_for_lock
 from corpus.formats import SourceFile
@@ -50,7 +50,7 @@ def prepare(
     config: DataConfig,
     folder: Path,
     checks: Checks | None = None,
-    monitor: Monitor = SILENT,
+    monitor: Monitor = NO_MONITOR,
     *,
     force: bool = False,
     workers: int | None = None,
@@ -226,12 +226,12 @@ class _Preparation:
         """Read the text once for its distinct characters and its length."""
         distinct = self.config.tokenizer == "chars"
 
-        def look(batch: _Batch) -> tuple[set[str], int]:
+        def scan(batch: _Batch) -> tuple[set[str], int]:
             texts = (self._checked(bytes.decode, part) for part in batch.parts if distinct)
             return set().union(*texts), sum(count_characters(part.text) for part in batch.parts)
 
         characters: set[str] = set()
-        for batch, (found, length) in self._in_threads(look, (0, 0), ByTail(0, 0.5)):
+        for batch, (found, length) in self._in_threads(scan, (0, 0), ByTail(0, 0.5)):
             characters |= found
             journal.length += length
             self._report("reading", batch.after)

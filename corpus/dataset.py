@@ -112,7 +112,7 @@ def dataset_mismatch(run: str, recorded: object, now: Mapping[str, Any]) -> str:
     """Explain why ``run``, which recorded one dataset, can't use a different one; "" if it can."""
     if not isinstance(recorded, dict) or not recorded.get("fingerprint"):
         return (
-            f"run {run}: its run.json does not say which dataset it was trained on, so it cannot "
+            f"run '{run}': its run.json does not say which dataset it was trained on, so it cannot "
             f"be compared with {now['source']}; restore run.json, or start a new run: "
             "--name NEW-NAME"
         )
@@ -124,7 +124,7 @@ def dataset_mismatch(run: str, recorded: object, now: Mapping[str, Any]) -> str:
         for side in (recorded, now)
     )
     return (
-        f"run {run} was trained on a different dataset: {before}; the dataset now has {present}. "
+        f"run '{run}' was trained on a different dataset: {before}; the dataset now has {present}. "
         "Start a new run with --name NEW-NAME, or restore the dataset from the old text: "
         f"{prepare_command('--force')}"
     )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printable
-from job.files import alone_in, fsync_folder
+from corpus import NO_MONITOR, DataError, InvalidSource, Monitor, Progress, printable
+from job.files import exclusive_lock, fsync_folder
 
 ATTEMPTS = 6  # without a byte of progress; 1 + 2 + 4 + 8 + 16 seconds between them
-BLOCK = 1 << 16  # bytes; a cut loses at most one
+BLOCK_BYTES = 1 << 16  # a cut connection loses at most one
 LOCK_POLL_INTERVAL_S = 0.5
 
 
@@ -20,7 +20,7 @@ def wait_for_lock(folder: Path, reason: str, monitor: Monitor) -> Iterator[None]
     """Hold the folder's lock, waiting for the process that has it; Interrupted if told to stop."""
     is_reported = False
     while True:
-        with alone_in(folder) as has_lock:
+        with exclusive_lock(folder) as has_lock:
             if has_lock:
                 yield
                 return
@@ -34,7 +34,7 @@ def wait_for_lock(folder: Path, reason: str, monitor: Monitor) -> Iterator[None]
 def download(
     url: str,
     path: Path,
-    monitor: Monitor = SILENT,
+    monitor: Monitor = NO_MONITOR,
     headers: Mapping[str, str] | None = None,
     check: Callable[[Path], object] = lambda part: None,
 ) -> None:
@@ -67,7 +67,7 @@ def download(
             total = done + int(length) if length.isdigit() else 0
             with part.open("r+b" if done else "wb") as file:
                 file.seek(done)
-                for block in response.iter_content(BLOCK):
+                for block in response.iter_content(BLOCK_BYTES):
                     done += file.write(block)
                     monitor.report(Progress("downloading", done, total))
                     monitor.check()

@@ -45,7 +45,7 @@ COMPRESSED: list[tuple[Compression, re.Pattern[bytes]]] = [
 ]
 UNPACK = "unpack it and name the result"
 # What to do with a file → its first bytes → what it is.
-REFUSED: dict[str, dict[bytes, str]] = {
+REFUSED_FORMATS: dict[str, dict[bytes, str]] = {
     "fetch the file: `git lfs pull`": {
         b"version https://git-lfs.github.com/spec/": "a Git LFS pointer, not the file itself",
     },
@@ -95,11 +95,11 @@ ARRAY = re.compile(rb"\[\s*\{\s*[\"}]")  # of a JSON array of objects
 
 
 class Unreadable(DataError):
-    """A source file that cannot be read as text; ``what`` says what it is, in a phrase."""
+    """A source file that cannot be read as text; ``problem`` says what it is, in a phrase."""
 
-    def __init__(self, path: Path, what: str, remedy: str) -> None:
-        self.what = what
-        super().__init__(f"{printable(path)}: {what}; {remedy}")
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.problem = problem
+        super().__init__(f"{printable(path)}: {problem}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class SourceFile:
     is_binary: bool = False  # an unknown format: it has zero bytes
 
 
-def refuse_other_formats(path: Path) -> None:
+def refuse_known_formats(path: Path) -> None:
     """Raise Unreadable if ``path`` is a Git LFS pointer, an archive or another known format."""
     with path.open("rb") as file:
         _refuse(path, file.read(HEAD_BYTES))
@@ -164,7 +164,7 @@ def _compression(head: bytes) -> Compression:
 
 
 def _refuse(path: Path, head: bytes) -> None:
-    for remedy, formats in REFUSED.items():
+    for remedy, formats in REFUSED_FORMATS.items():
         for magic, what in formats.items():
             # A text may begin with a word such as ORC; those formats have zero bytes.
             is_word = len(magic) <= 4 and magic.isalnum() and b"\0" not in head

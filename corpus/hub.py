@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from corpus import SILENT, DataError, Monitor, Progress
+from corpus import NO_MONITOR, DataError, Monitor, Progress
 from corpus.dataset import Meta, dataset_meta, shards_meta
 from corpus.download import download, wait_for_lock
 from corpus.shards import folder_shards, read_content, read_header
@@ -19,7 +19,7 @@ from corpus.tokenizers import from_meta
 from corpus.verify import verify_shards
 from job.exit_status import Interrupted
 from job.paths import VolumePaths
-from job.pretrained import FINEWEB, Pretrained, refuse_other_gpt2, weights_of
+from job.pretrained import FINEWEB, Pretrained, refuse_different_gpt2, weights_of
 from job.recipe import DataConfig, Recipe
 
 ENDPOINT = "https://huggingface.co"  # HF_ENDPOINT names a mirror
@@ -40,7 +40,7 @@ def _fetch(url: str, path: Path, monitor: Monitor, check: Callable[[Path], objec
 
 
 def download_shards(
-    config: DataConfig, folder: Path, force: bool = False, monitor: Monitor = SILENT
+    config: DataConfig, folder: Path, force: bool = False, monitor: Monitor = NO_MONITOR
 ) -> Meta:
     """Download FineWeb's validation shard and ``config.shards`` training shards, four at a time.
 
@@ -100,7 +100,7 @@ def _intact(folder: Path, names: list[str]) -> Iterator[str]:
 
 
 def ensure_weights(
-    recipe: Recipe, tokenizer: object, locations: VolumePaths, monitor: Monitor = SILENT
+    recipe: Recipe, tokenizer: object, locations: VolumePaths, monitor: Monitor = NO_MONITOR
 ) -> None:
     """Download the Hub's weights that ``train.init_from`` names, unless they are in the cache.
 
@@ -113,7 +113,7 @@ def ensure_weights(
 
     def check_network(path: Path) -> None:
         try:
-            refuse_other_gpt2(path, recipe.model, source.repository)
+            refuse_different_gpt2(path, recipe.model, source.repository)
         except ValueError as error:
             raise DataError(str(error)) from None
 
@@ -136,7 +136,7 @@ def download_weights(
     cache: Path,
     check_network: Callable[[Path], object],
     check_vocabulary: Callable[[Path], object],
-    monitor: Monitor = SILENT,
+    monitor: Monitor = NO_MONITOR,
 ) -> Path:
     """Download the weights unless they are in the cache; return their folder. Raises DataError.
 

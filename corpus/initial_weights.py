@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from corpus.formats import refuse_other_formats
+from corpus.formats import refuse_known_formats
 from corpus.tokenizer_export import foreign_tokenizer
 from corpus.tokenizers import Tokenizer, read_tokenizer, same_tokens
 from job.compatibility import does_not_fit
 from job.exit_status import UserError
 from job.paths import VolumePaths
-from job.pretrained import pretrained, refuse_other_gpt2
+from job.pretrained import pretrained, refuse_different_gpt2
 from job.recipe import ModelConfig, load
 from job.run_record import is_run_name
 from job.step_folders import STEP_FOLDER, find_damage, newest_intact
@@ -57,11 +57,11 @@ def checkpoint_folder(
             f"{path} is not a run, not a checkpoint folder, and not a folder with Hugging Face's "
             "config.json and model.safetensors"
         )
-    _refuse_other_run(folder.parent, tokenizer, model)
+    _refuse_different_run(folder.parent, tokenizer, model)
     return folder
 
 
-def _refuse_other_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
+def _refuse_different_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
     """Raise ValueError unless ``run`` learned the same tokens with the same kind of network."""
     described = read_tokenizer(run)
     if not (run / "recipe.yaml").exists() or described is None:
@@ -79,12 +79,12 @@ def _refuse_other_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -> No
         raise ValueError(why)
 
 
-def refuse_other_shapes(
-    source: str, own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]
+def refuse_different_shapes(
+    source: str, own: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raise UserError unless the weights of ``source`` have the names and shapes of ``own``."""
-    for name in own.keys() | given.keys():
-        expected, found = own.get(name, "missing"), given.get(name, "missing")
+    for name in own.keys() | actual.keys():
+        expected, found = own.get(name, "missing"), actual.get(name, "missing")
         if expected != found:
             raise UserError(
                 f"train.init_from: {source} does not fit the recipe's model: {name} is {found}, "
@@ -100,7 +100,7 @@ def gpt2_rows(folder: Path, tokenizer: Tokenizer, model: ModelConfig, vocab_size
     rows, or has other tokens than ``tokenizer``.
     """
     config = folder / "config.json"
-    rows = refuse_other_gpt2(config, model, str(config))
+    rows = refuse_different_gpt2(config, model, str(config))
     if not tokenizer.vocab_size <= rows <= vocab_size:
         raise ValueError(
             f"{config}: vocab_size is {rows}, but the dataset's tokenizer ({tokenizer.name}) has "
@@ -121,7 +121,7 @@ def _check_gpt2_file(path: Path, rows: int) -> None:
 
     if not path.exists():
         raise ValueError(f"{path.parent} has no {path.name}; give a folder with GPT-2's weights")
-    refuse_other_formats(path)
+    refuse_known_formats(path)
     try:
         with safe_open(path, "np") as file:
             names = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118

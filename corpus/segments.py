@@ -21,8 +21,8 @@ from corpus import DataError, printable
 from corpus.formats import SourceFile, decompressed
 from corpus.shards import Split
 
-PIECE = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
-LONGEST_PIECE = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
+PIECE_BYTES = 1 << 20  # bytes; tiktoken slows down and runs out of stack on far longer strings
+MAX_PIECE_BYTES = 1 << 24  # text with no place to cut in so many bytes is cut anywhere
 SKIP_BYTES = 1 << 20
 
 Cursor = tuple[int, int]  # index of the file; byte (text, JSON lines) or row (Parquet) in it
@@ -145,20 +145,20 @@ def last_cut(text: bytes) -> int:
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield pieces of about PIECE bytes; the end of a piece depends only on its start."""
-    text, size = b"", PIECE
+    """Yield pieces of about PIECE_BYTES bytes; the end of a piece depends only on its start."""
+    text, size = b"", PIECE_BYTES
     while True:
         text += stream.read(max(0, size - len(text)))
         if len(text) < size:
             break
         cut = last_cut(text[:size])
-        if not cut and size < LONGEST_PIECE:
+        if not cut and size < MAX_PIECE_BYTES:
             size *= 2
             continue
         while not cut or text[cut] & 0xC0 == 0x80:  # no place to cut: anywhere between characters
             cut = (cut or size) - 1
         yield text[:cut]
-        text, size = text[cut:], PIECE
+        text, size = text[cut:], PIECE_BYTES
     if text:
         yield text
 
@@ -186,7 +186,7 @@ class ByDocument:
                 f"{printable(texts[0].path)}: the source is a single document, which cannot be "
                 "both training and validation; use its last part for validation: data.split=tail"
             )
-        ranks = [_rank(file.name.encode(errors="surrogateescape")) for file in files]
+        ranks = [_hash_fraction(file.name.encode(errors="surrogateescape")) for file in files]
         # All of a few files can lie above the fraction: the lowest with text is always validation.
         usable = (rank for rank, file in zip(ranks, files, strict=True) if not file.is_blank)
         lowest, self._bound = min(usable, default=-1.0), val_fraction
@@ -196,7 +196,7 @@ class ByDocument:
     def __call__(self, segment: Segment) -> Iterator[Segment]:
         """Yield the whole segment, with its split."""
         rows = self._rows[segment.file]
-        val = _rank(segment.text) < self._bound if rows else self._val[segment.file]
+        val = _hash_fraction(segment.text) < self._bound if rows else self._val[segment.file]
         yield segment._replace(split="val" if val else "train")
 
 
@@ -211,7 +211,7 @@ class ByTail:
         text, first = segment.text, segment.first
         count, train = count_characters(text), max(0, self._bound - self.passed)
         self.passed += count
-        cut = int(np.flatnonzero(_leads(text))[train]) if train < count else len(text)
+        cut = int(np.flatnonzero(_starts_character(text))[train]) if train < count else len(text)
         if cut:
             yield segment._replace(text=text[:cut])
         if cut < len(text):
@@ -221,13 +221,13 @@ class ByTail:
 
 def count_characters(text: bytes) -> int:
     """Count the characters of UTF-8 ``text``."""
-    return int(np.count_nonzero(_leads(text)))
+    return int(np.count_nonzero(_starts_character(text)))
 
 
-def _leads(text: bytes) -> npt.NDArray[np.bool_]:
+def _starts_character(text: bytes) -> npt.NDArray[np.bool_]:
     return np.frombuffer(text, np.int8) >= -64  # not 0x80 … 0xBF, which continue a character
 
 
-def _rank(data: bytes) -> float:
+def _hash_fraction(data: bytes) -> float:
     """Return a number in [0, 1) that is always the same for the same bytes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big") / 2**48

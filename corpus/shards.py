@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from corpus import DataError
-from job.files import fsync_folder, naming
+from job.files import fsync_folder, name_in_errors
 
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
 BLOCK_BYTES = 1 << 22
@@ -126,7 +126,7 @@ class ShardWriter:
         """Append tokens; a full shard gets its header and its final name."""
         while len(tokens):
             fits, tokens = np.split(tokens, [self._limit - self._open_tokens])
-            with naming(self._part):
+            with name_in_errors(self._part):
                 if self._file is None:
                     self._file = self._part.open("wb")
                     self._file.write(bytes(HEADER_BYTES))
@@ -138,7 +138,7 @@ class ShardWriter:
     def state(self) -> dict[str, Any]:
         """Return the state from which a later writer continues."""
         if self._file:
-            with naming(self._part):
+            with name_in_errors(self._part):
                 self._file.flush()
                 os.fsync(self._file.fileno())
         return {"shards": list(map(asdict, self.shards)), "open_tokens": self._open_tokens}
@@ -160,7 +160,7 @@ class ShardWriter:
     def close(self) -> None:
         """Leave the open shard as it is."""
         if self._file:
-            with naming(self._part):
+            with name_in_errors(self._part):
                 self._file.close()
 
     @property

@@ -19,7 +19,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from corpus import SILENT, DataError, InvalidSource, Monitor, Progress, printable
+from corpus import NO_MONITOR, DataError, InvalidSource, Monitor, Progress, printable
 from corpus.download import download
 from corpus.formats import SourceFile, Unreadable, inspect
 from corpus.shards import folder_shards
@@ -28,7 +28,7 @@ from job.run_record import launch_metadata
 
 STDLIB = "stdlib"
 STOP_BYTES = 1 << 24  # smaller files are hashed at once, without asking if the work should stop
-SHOWN = 5  # names of each kind in the message about skipped files
+MAX_SHOWN = 5  # names of each kind in the message about skipped files
 
 # Without tests and tools; what isn't code (pydoc_data: documentation; encodings: tables, a seventh
 # of all); and what differs from one machine to the next.
@@ -47,14 +47,17 @@ class _Skipped(dict[str, list[str]]):
 
     def message(self) -> str:
         """Return one line that counts and names them."""
-        parts = [f"{len(names)} {reason} ({_few(names)})" for reason, names in sorted(self.items())]
+        parts = [
+            f"{len(names)} {reason} ({_shorten_list(names)})"
+            for reason, names in sorted(self.items())
+        ]
         count = sum(map(len, self.values()))
         return f"skipped {count} of the source's files and folders: {'; '.join(parts)}"
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(sorted(names)[:SHOWN]) + more
+def _shorten_list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(sorted(names)[:MAX_SHOWN]) + more
 
 
 def is_url(source: str) -> bool:
@@ -63,7 +66,7 @@ def is_url(source: str) -> bool:
 
 
 def find_files(
-    source: str, raw: Path, column: str = "text", monitor: Monitor = SILENT
+    source: str, raw: Path, column: str = "text", monitor: Monitor = NO_MONITOR
 ) -> list[SourceFile]:
     """Return the files of ``source``, sorted by name; a URL is downloaded once into ``raw``."""
     skipped, shown = _Skipped(), printable(source)
@@ -76,7 +79,7 @@ def find_files(
         try:
             file = inspect(path, name, column)
         except (Unreadable, OSError) as error:
-            problem = error.what if isinstance(error, Unreadable) else "cannot be read"
+            problem = error.problem if isinstance(error, Unreadable) else "cannot be read"
             if not is_single:
                 skipped.add(problem, name)
                 continue
@@ -115,7 +118,7 @@ def snapshot(source: str, raw: Path) -> str | None:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
 
 
-def content_sha256(files: Sequence[SourceFile], monitor: Monitor = SILENT) -> str:
+def content_sha256(files: Sequence[SourceFile], monitor: Monitor = NO_MONITOR) -> str:
     """Hash the names and the content of the files; of a single file, only the content."""
     total, done = sum(file.path.stat().st_size for file in files), 0
 
@@ -245,7 +248,9 @@ def _with_rows_decided(files: list[SourceFile], monitor: Monitor) -> list[Source
         return file.kind == "json array" or (file.kind == "jsonl" and not has_rows)
 
     if as_text := [printable(file.name) for file in files if is_text(file)]:
-        monitor.report(f"JSON without the text column is read as plain text: {_few(as_text)}")
+        monitor.report(
+            f"JSON without the text column is read as plain text: {_shorten_list(as_text)}"
+        )
     return [replace(file, kind="text") if is_text(file) else file for file in files]
 
 

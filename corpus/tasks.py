@@ -22,14 +22,14 @@ from zipfile import BadZipFile, ZipFile
 
 import yaml
 
-from corpus import SILENT, DataError, Monitor
+from corpus import NO_MONITOR, DataError, Monitor
 from corpus.download import download
 from corpus.tokenizers import Tokenizer
 from job.pretrained import TASKS
 from job.recipe import Recipe
 from job.step_folders import sha256
 
-SHOWN = 5  # invalid lines that an error names
+MAX_SHOWN = 5  # invalid lines that an error names
 EXAMPLE = '{"ctx": "A cat", "endings": ["sat.", "flew."], "label": 0}'
 
 
@@ -70,9 +70,9 @@ def read_questions(path: Path, tokenizer: Tokenizer, block_size: int) -> list[Qu
             except (ValueError, RecursionError) as error:  # DataError too
                 invalid.append(f"\n  line {number}: {error}")
     if invalid:
-        more = f"\n  and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
+        more = f"\n  and {len(invalid) - MAX_SHOWN} more" if len(invalid) > MAX_SHOWN else ""
         raise InvalidQuestions(
-            f"{path}: {len(invalid)} lines are not questions:{''.join(invalid[:SHOWN])}{more}\n"
+            f"{path}: {len(invalid)} lines are not questions:{''.join(invalid[:MAX_SHOWN])}{more}\n"
             f"a line looks like {EXAMPLE}; fix or delete them"
         )
     if not questions:
@@ -150,7 +150,7 @@ def load_tasks(
     tokenizer: Tokenizer,
     block_size: int,
     limit: int | None = None,
-    monitor: Monitor = SILENT,
+    monitor: Monitor = NO_MONITOR,
 ) -> list[Task]:
     """Return the tasks that ``name`` means, with at most ``limit`` questions each.
 
@@ -166,7 +166,7 @@ def load_tasks(
         raise DataError(f"{path}: not the data of CORE: {error}; delete it") from None
 
 
-def fetch(name: str, cache: Path, monitor: Monitor = SILENT) -> Path:
+def fetch(name: str, cache: Path, monitor: Monitor = NO_MONITOR) -> Path:
     """Return the task's file in the cache, downloading it first if it is missing or changed."""
     data = TASKS[name]
     path = cache / data.file

@@ -22,9 +22,9 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.json")  # of a Hugging Face model
 UNKNOWN = "<unknown>"  # in no vocabulary, so that an unknown character is an error there too
 
 
-def export_folder(into: str | None, run: Path) -> Path:
-    """Return ``into``, or huggingface/ in the run's folder; a run's own has a tokenizer.json."""
-    folder = Path(into) if into else run / "huggingface"
+def export_folder(output: str | None, run: Path) -> Path:
+    """Return ``output``, or huggingface/ in the run's folder; a run's own has a tokenizer.json."""
+    folder = Path(output) if output else run / "huggingface"
     if read_record(folder) is not None:
         remedy = f"give a different one: --output {folder / 'huggingface'}"
         raise DataError(f"--output {folder} is a run's folder; {remedy}")
@@ -59,7 +59,7 @@ def foreign_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
         return ""
     try:
         tree = json.loads(path.read_bytes())
-        added = {each["content"]: each["id"] for each in tree.get("added_tokens") or []}
+        added = {token["content"]: token["id"] for token in tree.get("added_tokens") or []}
         theirs = {**(tree["model"]["vocab"] if path.name == "tokenizer.json" else tree), **added}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return str(path)

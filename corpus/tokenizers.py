@@ -25,7 +25,9 @@ from job.recipe import Recipe
 from job.typed_json import read_object
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
-SHOWN = 60  # characters in a message: the last by code point, letters rather than punctuation
+MAX_SHOWN_CHARACTERS = (
+    60  # characters in a message: the last by code point, letters rather than punctuation
+)
 
 
 class Tokenizer(ABC):
@@ -99,11 +101,11 @@ class CharTokenizer(Tokenizer):
         ids = self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")]
         if (ids < 0).any():
             unknown = text[int(np.argmax(ids < 0))]
-            known = "".join(self.characters[-SHOWN:])
+            known = "".join(self.characters[-MAX_SHOWN_CHARACTERS:])
             raise DataError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) is not among the "
                 f"{self.vocab_size} of the text that this model learned: "
-                f"{known!r}{' and others' * (self.vocab_size > SHOWN)}"
+                f"{known!r}{' and others' * (self.vocab_size > MAX_SHOWN_CHARACTERS)}"
             )
         tokens: Tokens = ids.astype(np.uint16)
         return tokens
@@ -158,9 +160,9 @@ def from_meta(meta: object) -> Tokenizer:
     raise DataError("damaged description of a tokenizer")
 
 
-def same_tokens(one: object, other: object) -> bool:
+def same_tokens(first: object, second: object) -> bool:
     """Return True if two descriptions of ``to_meta`` give the same number to the same text."""
-    return _key(one) == _key(other)
+    return _key(first) == _key(second)
 
 
 def tokenizer_fingerprint(meta: object) -> str:

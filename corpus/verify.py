@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from corpus import SILENT, DataError, Monitor, Progress, printable
+from corpus import NO_MONITOR, DataError, Monitor, Progress, printable
 from corpus.dataset import (
     META,
     Meta,
@@ -99,7 +99,7 @@ def _key(file: Path | str, now: str) -> tuple[str, str]:
 
 
 def verify_shards(
-    folder: Path, meta: Meta, thorough: bool = False, monitor: Monitor = SILENT
+    folder: Path, meta: Meta, thorough: bool = False, monitor: Monitor = NO_MONITOR
 ) -> dict[str, str]:
     """Return the SHA-256 of the shards by name; DataError if one is missing, damaged or foreign."""
     if foreign := sorted({path.name for path in folder_shards(folder)} - meta.names):
@@ -173,14 +173,14 @@ def require_dataset_of_run(run: str, recorded: Mapping[str, Any], folder: Path) 
     return meta
 
 
-def refuse_other_tokens(run: str, tokenizer: Tokenizer, folder: Path) -> None:
+def refuse_different_tokens(run: str, tokenizer: Tokenizer, folder: Path) -> None:
     """Raise DataError if the dataset in ``folder`` is damaged or has other tokens than ``run``."""
     meta = dataset_meta(folder)
     verify_shards(folder, meta)
     if not same_tokens(meta.tokenizer, tokenizer.to_meta()):
         raise DataError(
-            f"{folder} has a different tokenizer, or different characters, than run {run}; prepare "
-            "its text with the run's tokenizer"
+            f"{folder} has a different tokenizer, or different characters, than run '{run}'; "
+            "prepare its text with the run's tokenizer"
         )
 
 
@@ -191,14 +191,14 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
         described = require_dataset_of_run(run.name, recorded, dataset).tokenizer
     if recorded.get("tokenizer") not in (None, tokenizer_fingerprint(described)):
         raise DataError(
-            f"{run / TOKENIZER}: not the tokenizer of run {run.name}; if the run's dataset is "
+            f"{run / TOKENIZER}: not the tokenizer of run '{run.name}'; if the run's dataset is "
             "here, remove this file and run the command again"
         )
     return from_meta(described)
 
 
 def is_prepared(
-    config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = SILENT
+    config: DataConfig, folder: Path, checks: Checks | None = None, monitor: Monitor = NO_MONITOR
 ) -> bool:
     """Return True if ``folder`` has the dataset of ``config``; DataError if a different one."""
     if not is_present(folder):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from experiment import logger
-from experiment.weights import ModelMismatch, collect_weights, load_weights, own_name, unwrap
+from experiment.weights import ModelMismatch, collect_weights, load_weights, original_name, unwrap
 from job.arguments import say
 from job.exit_status import ExitStatus, UserError
 from job.step_folders import prune, step_folder, steps
@@ -254,7 +254,7 @@ def _parameter_names(
 ) -> dict[Tensor, str]:
     """Name each of the optimizer's parameters as the model does, or else by its position."""
     named = unwrap(model).named_parameters() if model is not None else ()
-    in_model = {parameter: own_name(name) for name, parameter in named}
+    in_model = {parameter: original_name(name) for name, parameter in named}
     return {
         parameter: in_model.get(parameter) or f"group{number}.{position}"
         for number, group in enumerate(optimizer.param_groups)

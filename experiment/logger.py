@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.arguments import say
 from job.exit_status import UserError
-from job.files import fsync_file, naming, write_atomically
+from job.files import fsync_file, name_in_errors, write_atomically
 from job.metrics import read_metrics
 from job.trackers.tensorboard import TensorBoard
 
@@ -88,7 +88,7 @@ class TBLogger:
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = json.dumps({"kind": self.name, "step": step, **row}) + "\n"
         # Opened for each line, since another logger of this run may have replaced the file.
-        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
+        with name_in_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
         numbers = {f"{self.name}/{key}": value for key, value in values.items()}
         self._tensorboard(lambda writer: writer.log(numbers, step))
@@ -107,7 +107,7 @@ class TBLogger:
         """Write everything logged so far to disk."""
         self.flush()
         if self._is_started:
-            with naming(self._path):
+            with name_in_errors(self._path):
                 fsync_file(self._path)
 
     def close(self) -> None:

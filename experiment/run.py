@@ -25,7 +25,7 @@ from typing import Any, TextIO, cast
 
 from experiment import logger, preemption
 from job.arguments import run, say
-from job.compatibility import JOB, other_experiment
+from job.compatibility import JOB, experiment_mismatch
 from job.disk import DISK_ERRNOS, describe_os_error
 from job.exit_status import ExitStatus, UserError
 from job.format import describe_result
@@ -77,7 +77,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = read_record(folder)
     if record is not None:
-        difference = other_experiment(record, path.name, parameters)
+        difference = experiment_mismatch(record, path.name, parameters)
         if difference:
             raise RunRefused(difference)
         if record.status == RunStatus.FINISHED:
@@ -103,16 +103,16 @@ def _main(arguments: Namespace) -> ExitStatus:
     return status
 
 
-def _train(session: RunSession, path: Path, given: Mapping[str, Value]) -> ExitStatus:
+def _train(session: RunSession, path: Path, parameters: Mapping[str, Value]) -> ExitStatus:
     """Call train() of the file and record how the attempt ended."""
     verb = "resumes" if len(session.record.attempts) > 1 else "starts"
-    values = " ".join(f"{key}={value}" for key, value in given.items())
+    values = " ".join(f"{key}={value}" for key, value in parameters.items())
     say(f"run {session.folder.name} {verb}: {path.name} {values}".rstrip())
     try:
         with preemption.interruptible():
             os.chdir(path.parent)
             train = load_train(path)
-            returned = train(output_dir=str(session.folder), **given)
+            returned = train(output_dir=str(session.folder), **parameters)
     except KeyboardInterrupt:
         return _stop(session)
     except SystemExit as end:
@@ -219,12 +219,12 @@ def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
     if returned is None:
         return {}
     if isinstance(returned, Mapping):
-        return {str(key): _plain(value, str(key), say) for key, value in returned.items()}
+        return {str(key): _json_value(value, str(key), say) for key, value in returned.items()}
     say(f"warning: train() returned {type(returned).__name__}, not a dict; saved as 'result'")
-    return {"result": _plain(returned, "result", say)}
+    return {"result": _json_value(returned, "result", say)}
 
 
-def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
+def _json_value(value: object, key: str, say: Callable[[str], None]) -> Any:
     if hasattr(value, "item") and getattr(value, "size", None) is not None and _is_single(value):
         value = value.item()  # of torch and numpy
     if isinstance(value, float) and not math.isfinite(value):
@@ -232,11 +232,11 @@ def _plain(value: object, key: str, say: Callable[[str], None]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, f"{key}.{name}", say) for name, part in value.items()}
+        return {str(name): _json_value(part, f"{key}.{name}", say) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part, key, say) for part in value]
+        return [_json_value(part, key, say) for part in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist(), key, say)
+        return _json_value(value.tolist(), key, say)
     say(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
     return repr(value)[:MAX_TEXT_CHARS]
 

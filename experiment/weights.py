@@ -29,7 +29,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def own_name(name: str) -> str:
+def original_name(name: str) -> str:
     """Return a parameter's name without the parts that torch.compile inserts."""
     return name.replace(f"{COMPILED}.", "")
 
@@ -43,7 +43,7 @@ def collect_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     tied: dict[str, str] = {}
     names: dict[tuple[object, ...], str] = {}
     for wrapped_name, tensor in unwrap(model).state_dict().items():
-        name = own_name(wrapped_name)
+        name = original_name(wrapped_name)
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and memory in names:
             tied[name] = names[memory]
@@ -60,11 +60,11 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor], tied: Mapping[st
 
     Raises ModelMismatch if a name or a shape differs; ``model`` is then unchanged.
     """
-    weights = {own_name(name): tensor for name, tensor in saved.items()}
+    weights = {original_name(name): tensor for name, tensor in saved.items()}
     weights |= {name: weights[other] for name, other in tied.items()}
     network = unwrap(model)
     state = network.state_dict()
-    names = {own_name(name): name for name in state}
+    names = {original_name(name): name for name in state}
     errors = [f"{name} is missing" for name in names if name not in weights]
     errors += [f"{name} is not in this network" for name in weights if name not in names]
     errors += [

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 ENDS = {"train.max_steps", "train.decay_steps"}
 
 
-def other_recipe(run: str, before: Recipe, after: Recipe, target: str, step: int) -> str:
-    """Return why ``run``, now at ``step``, can't resume with ``after``; '' if it can.
+def recipe_mismatch(run: str, recorded: Recipe, requested: Recipe, target: str, step: int) -> str:
+    """Return why ``run``, now at ``step``, can't resume with ``requested``; '' if it can.
 
     The plan checks this before money is spent, and the job checks it again.
     """
     from job.recipe import changes
 
-    different = changes(before, after)
-    if not different or (different.keys() <= ENDS and _same_so_far(before, after, step)):
+    different = changes(recorded, requested)
+    if not different or (different.keys() <= ENDS and _same_so_far(recorded, requested, step)):
         return ""
     lines = "\n".join(f"  {key}: {old!r} → {new!r}" for key, (old, new) in different.items())
     return (
-        f"run {run} was started with different settings; resuming would mix them:\n{lines}\n"
+        f"run '{run}' was started with different settings; resuming would mix them:\n{lines}\n"
         f"start a new run: {runner_command(target)} RECIPE --name NEW-NAME (add init_from={run} "
         "to start from its weights), or use the run's own settings"
         + (ADVICE if different.keys() <= ENDS else "")
@@ -41,16 +41,18 @@ ADVICE = (
 )
 
 
-def _same_so_far(before: Recipe, after: Recipe, step: int) -> bool:
+def _same_so_far(recorded: Recipe, requested: Recipe, step: int) -> bool:
     """Return True if no step up to ``step`` would have had a different learning rate."""
     from job.schedules import learning_rate
 
-    if step >= after.train.max_steps:
+    if step >= requested.train.max_steps:
         return False
-    return all(learning_rate(s, before.train) == learning_rate(s, after.train) for s in range(step))
+    return all(
+        learning_rate(s, recorded.train) == learning_rate(s, requested.train) for s in range(step)
+    )
 
 
-def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
+def network_differences(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
     """Return the settings that make the networks compute different functions: key → both values.
 
     The shapes of the weights do not show all of them. Dropout is not one: it is for training only.
@@ -70,32 +72,32 @@ def other_network(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[An
 
 def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
     """Return why the weights of ``run`` do not fit the network ``after``; '' if they do."""
-    different = other_network(before, after)
+    different = network_differences(before, after)
     listed = ", ".join(f"{key} is {old} there, {new} here" for key, (old, new) in different.items())
-    return listed and f"run {run} does not fit the recipe's model: {listed}"
+    return listed and f"run '{run}' does not fit the recipe's model: {listed}"
 
 
-def refuse_other_function(run: str, before: Recipe, after: Recipe) -> None:
+def refuse_changed_network(run: str, before: Recipe, after: Recipe) -> None:
     """Raise RecipeError if ``after`` sets a key that the weights of ``run`` fix."""
     from job.recipe import changes
 
     for key, (old, _) in changes(before, after).items():
         if key.startswith("model.") or key == "data.tokenizer":
-            why = f"run {run} was trained with {key}={old}, which is fixed; remove it"
+            why = f"run '{run}' was trained with {key}={old}, which is fixed; remove it"
             raise after.mistake(key, why)
 
 
 JOB = "experiment"
 
 
-def other_experiment(record: RunRecord, file: str, arguments: Mapping[str, Any]) -> str:
+def experiment_mismatch(record: RunRecord, file: str, arguments: Mapping[str, Any]) -> str:
     """Return why ``file`` with ``arguments`` (defaults included) can't resume the run.
 
     '' if it can.
 
     ``file`` is a name without folders: the folder differs between targets.
     """
-    if why := other_job(record, JOB):
+    if why := job_mismatch(record, JOB):
         return why
     if not record.arguments and not record.file:
         return ""  # it ended before it recorded them
@@ -121,7 +123,7 @@ def _format(value: object) -> str:
     return "(missing)" if value is MISSING else repr(value)
 
 
-def other_job(record: RunRecord, job: str) -> str:
+def job_mismatch(record: RunRecord, job: str) -> str:
     """Return why a ``job`` (train, command, experiment) can't resume the run; '' if it can."""
     if record.job == job:
         return ""

@@ -72,7 +72,7 @@ def new_checkpoint(run: Path, step: int, needed: int) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS:
-            raise DiskFull(_no_room(run, step, needed)) from None
+            raise DiskFull(_disk_full_message(run, step, needed)) from None
         raise
     discard(final)  # a damaged one of the same step, which resuming skipped
     folder.rename(final)
@@ -80,7 +80,7 @@ def new_checkpoint(run: Path, step: int, needed: int) -> Iterator[Path]:
     point_latest(run, step)
 
 
-def _no_room(run: Path, step: int, needed: int) -> str:
+def _disk_full_message(run: Path, step: int, needed: int) -> str:
     existing = steps(run)
     last = (
         f"{step_folder(run, existing[-1]).name} is the last intact one"

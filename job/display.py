@@ -1,4 +1,4 @@
-"""Show a run to a person: a live screen on a terminal, plain lines elsewhere, log.txt always."""
+"""Show a run: a live screen on a terminal, plain lines elsewhere, log.txt always."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from job.files import naming
+from job.files import name_in_errors
 from job.format import duration, runner_command
 from job.metrics import sample_metrics
 from job.paths import VolumePaths
@@ -90,7 +90,7 @@ class Display:
         """Write lines to log.txt alone, each with its time in UTC."""
         if self.file is not None:
             now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-            with naming(Path(self.file.name)):
+            with name_in_errors(Path(self.file.name)):
                 self.file.writelines(f"{now} {line}\n" for line in text.splitlines() or [""])
 
     def show_step(

@@ -18,7 +18,7 @@ class ExitStatus(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """Describe the status for a person."""
+        """Return the description of the status."""
         return MEANINGS[self]
 
 

@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
         if mode is not None:
             temporary.touch(0o600)  # before it has content
             temporary.chmod(mode)
-        with naming(path), temporary.open("wb") as file:
+        with name_in_errors(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -36,7 +36,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[Path]:
+def name_in_errors(path: Path) -> Iterator[Path]:
     """Add ``path`` to an OSError from the block, also if safetensors wrapped the system's error."""
     try:
         yield path
@@ -51,12 +51,12 @@ def naming(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def new_file(path: Path) -> Iterator[Path]:
     """Name ``path`` in errors of the block, and give the file the mode that open() gives.
 
     safetensors creates files that only their owner can read.
     """
-    with naming(path):
+    with name_in_errors(path):
         yield path
         opened = _beside(path)
         opened.touch()
@@ -118,7 +118,7 @@ def fsync_file(path: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[bool]:
+def exclusive_lock(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock, and yield False if another process has it.
 
     It ends with the process.

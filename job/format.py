@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -85,6 +85,12 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = MIN_SIMILARITY
     return f"; did you mean '{names[close[0]]}'?" if close else ""
 
 
+def either(options: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    *others, last = options
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def url_problem(url: str) -> str:
     """Return why the URL can't be requested; '' if it can."""
     try:
@@ -150,12 +156,12 @@ def dollars(amount: float) -> str:
 
 def describe_result(result: Mapping[str, Any]) -> str:
     """Return an experiment's result as one line."""
-    return in_short(result, 200) or (
+    return short_result(result, 200) or (
         "its result is in run.json" if result else "train() returned nothing"
     )
 
 
-def in_short(result: Mapping[str, Any], width: int = 60) -> str:
+def short_result(result: Mapping[str, Any], width: int = 60) -> str:
     """Return ``loss=0.1234 accuracy=0.98``: plain values, up to ``width`` characters."""
     text = ""
     for key, value in result.items():

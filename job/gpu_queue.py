@@ -68,16 +68,16 @@ def visible_gpus(count: int, environ: Mapping[str, str]) -> dict[str, str]:
     given = environ.get(DEVICES_VARIABLE)
     names = [*map(str, range(count))] if given is None else given.replace(" ", "").split(",")
     uuids = _gpu_uuids(environ) if any(name.startswith("GPU-") for name in names) else {}
-    found = {}
+    gpus_by_index = {}
     for name in names if count else ():
         if name not in ("", "-1"):
             index = next((index for index, uuid in uuids.items() if uuid.startswith(name)), name)
-            found[index] = name
-    return found
+            gpus_by_index[index] = name
+    return gpus_by_index
 
 
 def _gpu_uuids(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the UUID of each GPU by its index; {} if nvidia-smi does not tell them."""
+    """Return the UUID of each GPU by its index; {} if nvidia-smi does not list them."""
     command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20)
@@ -111,11 +111,11 @@ def choose_gpus(ticket: Ticket, ahead: Sequence[Ticket]) -> tuple[str, ...]:
     return tuple([*free, *(gpu for gpu in ticket.visible if gpu in busy)][:count])
 
 
-def refusal(first: Ticket) -> str:
-    """Return the error for a launch onto GPUs of the run ``first``."""
-    state = f"uses GPU {', '.join(first.taken)}" if first.taken else "waits for the GPUs"
+def busy_message(holder: Ticket) -> str:
+    """Return the error for a launch on GPUs of the run ``holder``."""
+    state = f"uses GPU {', '.join(holder.taken)}" if holder.taken else "waits for the GPUs"
     share = "--share uses the same GPUs at the same time"
-    return f"run '{first.run}' {state}; --queue waits for it, {share}"
+    return f"run '{holder.run}' {state}; --queue waits for it, {share}"
 
 
 def live_tickets(queue: Path) -> list[Ticket]:
@@ -128,7 +128,7 @@ def live_tickets(queue: Path) -> list[Ticket]:
 
 
 def move_first(queue: Path, run: str) -> bool:
-    """Let a waiting run be the next one; False if no such run waits."""
+    """Move a waiting run to the front; return False if no such run waits."""
     with _exclusive(queue):
         waiting = [item for item in _read(queue) if not item[1].taken]
         for path, ticket in waiting:
@@ -147,7 +147,7 @@ def _exclusive(queue: Path) -> Iterator[None]:
 
 def _read(queue: Path) -> list[tuple[Path, Ticket]]:
     """Return the tickets of live processes, and delete the others."""
-    found = []
+    entries = []
     for path in queue.glob("*.json"):
         with path.open(encoding="utf-8") as file:
             try:
@@ -155,8 +155,8 @@ def _read(queue: Path) -> list[tuple[Path, Ticket]]:
                 path.unlink()
             except BlockingIOError:
                 with suppress(ValueError):
-                    found.append((path, read_json(Ticket, file.read())))
-    return sorted(found, key=lambda item: (not item[1].taken, item[1].order))
+                    entries.append((path, read_json(Ticket, file.read())))
+    return sorted(entries, key=lambda item: (not item[1].taken, item[1].order))
 
 
 def _write(path: Path, ticket: Ticket) -> None:
@@ -183,7 +183,7 @@ def take_gpus(queue: Path, ticket: Ticket) -> tuple[tuple[str, ...], IO[str]]:
                 _write(path, replace(ticket, taken=gpus))
                 return gpus, file
         if ticket.access is None:
-            raise SystemExit(f"error: {refusal(ahead[0])}")
+            raise SystemExit(f"error: {busy_message(ahead[0])}")
         names = ", ".join(other.run for other in ahead)
         if names != announced:
             with suppress(OSError):  # the terminal was closed

@@ -21,12 +21,12 @@ FRESH_HEARTBEAT_S = 12 * HEARTBEAT_INTERVAL_S
 
 def running_runs(checkpoints: Path) -> dict[str, float]:
     """Return the runs whose record says `running`, with the seconds since their last heartbeat."""
-    found = {}
+    runs = {}
     for heartbeat in sorted(checkpoints.glob("*/heartbeat")):
         age, record = heartbeat_age(heartbeat.parent), read_record(heartbeat.parent)
         if age is not None and record is not None and record.status == RunStatus.RUNNING:
-            found[heartbeat.parent.name] = age
-    return found
+            runs[heartbeat.parent.name] = age
+    return runs
 
 
 def main() -> ExitStatus:

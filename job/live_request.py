@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 
-from job.compatibility import ADVICE, other_recipe
+from job.compatibility import ADVICE, recipe_mismatch
 from job.exit_status import UserError
 from job.files import write_atomically
 from job.format import json_text
@@ -108,5 +108,5 @@ def check_live_settings(recipe: Recipe, changed: Recipe, step: int) -> None:
             f"only {', '.join(sorted(LIVE_KEYS))} can change while a run trains; for other "
             "settings stop the run, or start a new run with --name"
         )
-    if other_recipe("", recipe, changed, "", step):
+    if recipe_mismatch("", recipe, changed, "", step):
         raise UserError(f"max_steps={changed.train.max_steps}: it would change past steps{ADVICE}")

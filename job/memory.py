@@ -52,7 +52,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _ActivationBytes:
     """Bytes that one token keeps for the backward pass, counted from model/gpt.py and measured.
 
     Per channel of n_embd: ``block``, ``last``, ``mlp``, ``again``; ``logit`` per logit, ``head``
@@ -76,11 +76,17 @@ class _Kept:
     fixed: float  # per block, independent of its width: the norms' statistics
 
 
-_KEPT = {
-    ("gpt2", False): _Kept(64, last=8, mlp=24, again=20, logit=12, chunked=12, head=4, fixed=16),
-    ("gpt2", True): _Kept(32, last=4, mlp=16, again=12, logit=12, chunked=16, head=4, fixed=16),
-    ("modern", False): _Kept(80, last=16, mlp=33, again=30, logit=16, chunked=19, head=12, fixed=8),
-    ("modern", True): _Kept(
+_ACTIVATION_BYTES = {
+    ("gpt2", False): _ActivationBytes(
+        64, last=8, mlp=24, again=20, logit=12, chunked=12, head=4, fixed=16
+    ),
+    ("gpt2", True): _ActivationBytes(
+        32, last=4, mlp=16, again=12, logit=12, chunked=16, head=4, fixed=16
+    ),
+    ("modern", False): _ActivationBytes(
+        80, last=16, mlp=33, again=30, logit=16, chunked=19, head=12, fixed=8
+    ),
+    ("modern", True): _ActivationBytes(
         48, last=14.5, mlp=33, again=22, logit=16, chunked=22, head=12, fixed=8
     ),
 }
@@ -98,9 +104,9 @@ _COMPILED_MODERN_BLOCK = 30
 _MUON_STACK = 21
 
 
-def micro_batch_size(sequences: int, most: int) -> int:
-    """Return the largest divisor of ``sequences`` that is at most ``most``."""
-    return next(size for size in range(min(sequences, most), 0, -1) if sequences % size == 0)
+def micro_batch_size(sequences: int, limit: int) -> int:
+    """Return the largest divisor of ``sequences`` that is at most ``limit``."""
+    return next(size for size in range(min(sequences, limit), 0, -1) if sequences % size == 0)
 
 
 def training_memory(
@@ -111,7 +117,10 @@ def training_memory(
     ``bf16``: under autocast. ``compiled``: by torch.compile.
     """
     train, config = recipe.train, recipe.model
-    size, kept = network_size(config, recipe.data.tokenizer), _KEPT[config.variant, bf16]
+    size, kept = (
+        network_size(config, recipe.data.tokenizer),
+        _ACTIVATION_BYTES[config.variant, bf16],
+    )
     width, tokens = config.n_embd, micro_batch * config.block_size
     share = max(1, recipe.sequences_per_step // processes)
     # Gradients persist if they are accumulated, or in the buckets that processes exchange.
@@ -157,39 +166,43 @@ def training_memory(
 
 def largest_micro_batch(
     recipe: Recipe,
-    room: float,
+    available_bytes: float,
     processes: int = 1,
     bf16: bool = True,
     compiled: bool = True,
-    most_tokens: int | None = None,
+    max_tokens: int | None = None,
 ) -> int | None:
-    """Return the largest micro-batch that fits into ``room`` bytes and divides the step evenly.
+    """Return the largest micro-batch that fits into memory and divides the step evenly.
 
-    None if not even one sequence fits. ``most_tokens`` bounds its tokens.
+    None if not even one sequence fits. ``max_tokens`` limits its tokens.
     """
     share = max(1, recipe.sequences_per_step // processes)
-    bound = share if most_tokens is None else max(1, most_tokens // recipe.model.block_size)
+    bound = share if max_tokens is None else max(1, max_tokens // recipe.model.block_size)
     for size in range(min(share, bound), 0, -1):
         if (
             share % size == 0
-            and training_memory(recipe, size, processes, bf16, compiled).on_gpu <= room
+            and training_memory(recipe, size, processes, bf16, compiled).on_gpu <= available_bytes
         ):
             return size
     return None
 
 
 def chosen_micro_batch(
-    recipe: Recipe, room: float | None, processes: int = 1, bf16: bool = True, compiled: bool = True
+    recipe: Recipe,
+    available_bytes: float | None,
+    processes: int = 1,
+    bf16: bool = True,
+    compiled: bool = True,
 ) -> int:
     """Resolve ``train.micro_batch``: the recipe's number, or for ``auto`` the largest that fits.
 
-    ``room`` is the GPU's memory in bytes, None for a CPU. Returns 1 if nothing fits.
+    ``available_bytes`` is the GPU's memory in bytes, None for a CPU. Returns 1 if nothing fits.
     """
     if recipe.train.micro_batch != "auto":
         return recipe.train.micro_batch
-    if room is None:
+    if available_bytes is None:
         return AUTO_ON_CPU
-    return largest_micro_batch(recipe, room, processes, bf16, compiled, AUTO_TOKENS) or 1
+    return largest_micro_batch(recipe, available_bytes, processes, bf16, compiled, AUTO_TOKENS) or 1
 
 
 # Rows of the embedding unless the recipe gives them; `chars` is exact only once the data exists.

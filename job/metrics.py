@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from job.files import fsync_file, naming
+from job.files import fsync_file, name_in_errors
 from job.format import json_text
 from job.trackers.tensorboard import TensorBoard
 
-NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started answer late
+NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started respond slowly
 MONITOR_INTERVAL_S = 10.0
 
 
@@ -52,7 +52,7 @@ def gpu_values() -> dict[str, float]:
 
 
 class GpuMonitor:
-    """Asks nvidia-smi again and again, in a thread: it can take seconds to answer."""
+    """Polls nvidia-smi in a thread: it can take seconds to answer."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -61,7 +61,7 @@ class GpuMonitor:
             threading.Thread(target=self._poll, name="gpus", daemon=True).start()
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         self._closed.set()
 
     def _poll(self) -> None:
@@ -77,7 +77,7 @@ Say = Callable[[str], None]
 
 
 def parse_line(text: bytes) -> Line | None:
-    """Return a line of metrics.jsonl; None if a kill or a power cut damaged it."""
+    """Return a line of metrics.jsonl; None if a kill or a power loss damaged it."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -144,7 +144,7 @@ class Metrics:
             return
         self.gpus = GpuMonitor()
         self.path = folder / "metrics.jsonl"
-        with naming(self.path):
+        with name_in_errors(self.path):
             drop_lines_after(self.path, resume_step)
             self.file = self.path.open("a", encoding="utf-8", buffering=1)
         try:
@@ -158,7 +158,7 @@ class Metrics:
             return
         if kind == "train" and self.gpus is not None:
             values |= self.gpus.values
-        with naming(self.path):
+        with name_in_errors(self.path):
             self.file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         numbers = {f"{kind}/{key}": v for key, v in values.items() if isinstance(v, int | float)}
         self._tensorboard(lambda tensorboard: tensorboard.log(numbers, step))
@@ -168,10 +168,10 @@ class Metrics:
         self._tensorboard(lambda tensorboard: tensorboard.text(tag, text, step))
 
     def flush(self, durable: bool = False) -> None:
-        """Make the lines visible to readers; with ``durable``, also after a power cut."""
+        """Make the lines visible to readers; with ``durable``, also after a power loss."""
         if self.folder is None:
             return
-        with naming(self.path):
+        with name_in_errors(self.path):
             self.file.flush()
             if durable:
                 fsync_file(self.path)

@@ -61,7 +61,7 @@ class VolumePaths:
         }
 
     def set_defaults(self) -> None:
-        """Set those of the variables that are not set; torch reads them late."""
+        """Set the variables that are not set; torch reads them late."""
         for name, value in self.environment().items():
             os.environ.setdefault(name, value)
 

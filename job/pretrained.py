@@ -57,11 +57,11 @@ def pretrained(source: str | None) -> Pretrained | None:
         return Pretrained(f"openai-community/{source}")
     if source is None or not source.startswith(HUB):
         return None
-    if (found := NAMED.fullmatch(source)) is None:
+    if (match := NAMED.fullmatch(source)) is None:
         raise ValueError(
             f"invalid Hub address {source}; expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
         )
-    return Pretrained(found[1], found[2] or "main")
+    return Pretrained(match[1], match[2] or "main")
 
 
 def weights_of(recipe: Recipe | None) -> Pretrained | None:
@@ -69,10 +69,10 @@ def weights_of(recipe: Recipe | None) -> Pretrained | None:
     return pretrained(recipe.train.init_from) if recipe is not None else None
 
 
-def other_shape(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+def shape_mismatch(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     """Return the overrides that make the recipe's model match the weights; '' if it matches."""
     return " ".join(
-        f"{key}={str(value).lower()}" for key, value in theirs.items() if mine[key] != value
+        f"{key}={str(value).lower()}" for key, value in actual.items() if expected[key] != value
     )
 
 
@@ -129,14 +129,14 @@ def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
     return {**gpt2_shape(**sizes, block_size=block_size), "vocab_size": vocab_size}
 
 
-def refuse_other_gpt2(path: Path, model: ModelConfig, name: str) -> int:
+def refuse_different_gpt2(path: Path, model: ModelConfig, name: str) -> int:
     """Return the vocabulary of config.json at ``path``, which messages call ``name``.
 
     Raises ValueError unless it describes the recipe's network.
     """
     theirs = read_gpt2_config(path, name)
     rows = theirs.pop("vocab_size")
-    if words := other_shape(model.model_dump(), theirs):
+    if words := shape_mismatch(model.model_dump(), theirs):
         raise ValueError(f"{name} is a different network than the recipe's; write {words}")
     return int(rows)
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from job.exit_status import RecipeError
 from job.format import brief, url_problem
-from job.pretrained import GPT2, gpt2_shape, other_shape, pretrained
+from job.pretrained import GPT2, gpt2_shape, pretrained, shape_mismatch
 from job.recipe_loader import (
     ATTENTION_PATTERN,
     DURATION,
@@ -429,7 +429,7 @@ class Recipe(Section):
             )
         source = self.train.init_from
         if source in GPT2 and (
-            words := other_shape(self.model.model_dump(), gpt2_shape(*GPT2[source]))
+            words := shape_mismatch(self.model.model_dump(), gpt2_shape(*GPT2[source]))
         ):
             raise impossible("train.init_from", f"{source} is a different network; use {words}")
         tokens = self.train.global_batch_tokens

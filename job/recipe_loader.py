@@ -310,7 +310,7 @@ def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str],
             guess = difflib.get_close_matches(
                 str(error.get("input")), str(context["expected"]).replace("'", "").split()
             )
-            return f"{given} is not one of {context['expected']}" + (
+            return f"expected {context['expected']}, got {given}" + (
                 f"; did you mean {guess[0]!r}?" if guess else ""
             )
         case "int_type" | "int_from_float":

@@ -15,7 +15,7 @@ from job.disk import describe_os_error
 from job.display import Display, next_command
 from job.exit_status import ExitStatus, UserError
 from job.format import sanitize
-from job.run_record import RunRecord, RunStatus, how_it_ended
+from job.run_record import RunRecord, RunStatus, describe_end
 from job.run_session import RunSession
 
 
@@ -54,7 +54,7 @@ class Failed(UserError):
     status = ExitStatus.JOB_FAILED
 
 
-def note_failure(error: BaseException, display: Display, session: RunSession | None) -> None:
+def record_failure(error: BaseException, display: Display, session: RunSession | None) -> None:
     """Write ``error`` to the log and the record, if the disk has room.
 
     Raises Failed for an OSError: it ended a run, and is not a usage error.
@@ -74,7 +74,7 @@ def note_failure(error: BaseException, display: Display, session: RunSession | N
         raise Failed(named) from error
 
 
-def note_stop(stopped_by: str, step: int, display: Display, session: RunSession | None) -> None:
+def record_stop(stopped_by: str, step: int, display: Display, session: RunSession | None) -> None:
     """Report that a signal stopped the training, and record it."""
     display.say(
         f"stopped by {stopped_by}; the checkpoint of step {step} is written, the same command "
@@ -91,7 +91,7 @@ def show_finished(
 
     ``recipe`` and ``overrides`` are those of this command line.
     """
-    say(how_it_ended(folder.name, record))
+    say(describe_end(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")

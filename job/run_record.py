@@ -159,7 +159,7 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
 
 
-def how_it_ended(run: str, record: RunRecord) -> str:
+def describe_end(run: str, record: RunRecord) -> str:
     """Return ``run tiny is already finished: 60 steps, validation loss 2.5000``."""
     val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
     return f"run {run} is already finished: {record.step} steps{val}"
@@ -168,7 +168,7 @@ def how_it_ended(run: str, record: RunRecord) -> str:
 def recorded_dataset(folder: Path) -> dict[str, Any]:
     """Return the identity of the dataset that the run learned; {} if it is unknown.
 
-    A disk may lose run.json in a power cut; then the newest checkpoint tells it.
+    A power loss may destroy run.json; then the newest checkpoint has the identity.
     """
     record = read_record(folder)
     if record is not None:
@@ -193,14 +193,14 @@ def parse_record(text: str | bytes) -> RunRecord | None:
 
 def all_runs(checkpoints: Path) -> Iterator[tuple[Path, RunRecord]]:
     """Yield every run in the volume, newest first."""
-    found = []
+    runs = []
     if checkpoints.is_dir():
         for folder in checkpoints.iterdir():
             record = read_record(folder)
             if record is not None:
                 latest = record.attempts[-1].started if record.attempts else record.created
-                found.append((latest, folder, record))
-    for _, folder, record in sorted(found, key=lambda item: item[0], reverse=True):
+                runs.append((latest, folder, record))
+    for _, folder, record in sorted(runs, key=lambda item: item[0], reverse=True):
         yield folder, record
 
 
@@ -215,36 +215,38 @@ def find_run(name: str | None, checkpoints: Path) -> Path:
     if not (checkpoints / name / "recipe.yaml").exists():
         if (record := read_record(checkpoints / name)) is not None and record.job == "train":
             raise NoSuchRun(
-                f"run {name} has no recipe.yaml in {checkpoints / name}; restore the file, "
+                f"run '{name}' has no recipe.yaml in {checkpoints / name}; restore the file, "
                 f"or train a new run: runner host train --name {name}-2"
             )
         if record is not None:
-            raise NoSuchRun(f"run {name} has job {record.job} and is not a training run")
+            raise NoSuchRun(f"run '{name}' has job {record.job} and is not a training run")
         names = ", ".join(folder.name for folder in folders[:10])
         others = f"; runs: {names}" if names else " (no runs yet)"
-        raise NoSuchRun(f"no run {name} in {checkpoints}{others}")
+        raise NoSuchRun(f"no run '{name}' in {checkpoints}{others}")
     return checkpoints / name
 
 
-def without_checkpoint(folder: Path) -> NoSuchRun:
+def no_checkpoint_error(folder: Path) -> NoSuchRun:
     """Return the error for a run without a checkpoint."""
     record = read_record(folder)
     if record is not None and record.status == RunStatus.FINISHED:
-        return NoSuchRun(checkpoints_gone(folder.name, "host", str(folder / "recipe.yaml")))
+        return NoSuchRun(
+            deleted_checkpoints_message(folder.name, "host", str(folder / "recipe.yaml"))
+        )
     return NoSuchRun(
-        f"run {folder.name} has no checkpoint yet; it writes one every checkpoint_every steps"
+        f"run '{folder.name}' has no checkpoint yet; it writes one every checkpoint_every steps"
     )
 
 
-def checkpoints_gone(run: str, target: str, recipe: str) -> str:
+def deleted_checkpoints_message(run: str, target: str, recipe: str) -> str:
     """Return the message for a finished run whose checkpoints were deleted."""
     return (
-        f"run {run} is finished, but its checkpoints were deleted; to train it again: "
+        f"run '{run}' is finished, but its checkpoints were deleted; to train it again: "
         f"{runner_command(target)} {recipe} --name {run}-2"
     )
 
 
-def beat(folder: Path) -> None:
+def touch_heartbeat(folder: Path) -> None:
     """Touch the run's heartbeat."""
     (folder / "heartbeat").touch()
 
@@ -286,7 +288,7 @@ def lock_holder(folder: Path) -> int | None:
 
 
 def launch_metadata() -> dict[str, Any]:
-    """Return what the runner says of this launch (target, GPU, image, git).
+    """Return the runner's metadata of this launch (target, GPU, image, git).
 
     Empty without a runner.
     """

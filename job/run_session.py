@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from job.compatibility import other_job, other_recipe
+from job.compatibility import job_mismatch, recipe_mismatch
 from job.exit_status import ExitStatus, UserError
-from job.files import naming, write_atomically
+from job.files import name_in_errors, write_atomically
 from job.notify import Notifier
 from job.paths import CHECKOUT, VolumePaths
 from job.recipe import Recipe
@@ -28,12 +28,12 @@ from job.run_record import (
     EndReason,
     RunRecord,
     RunStatus,
-    beat,
     invalid_run_name,
     is_run_name,
     launch_metadata,
     read_record,
     recorded_dataset,
+    touch_heartbeat,
 )
 from job.schedules import common_sequences
 from job.step_folders import remove_leftovers, steps
@@ -65,14 +65,14 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
 
     Raises SettingsMismatch if it was started with settings that would make it a different run.
     """
-    refuse_another_job(folder, "train")
+    refuse_different_job(folder, "train")
     path = folder / "recipe.yaml"
     if not path.exists():
         return
     from job.recipe import load
 
     target, step = str(launch_metadata().get("target") or "host"), max(steps(folder), default=0)
-    why = other_recipe(folder.name, load(path), recipe, target, step)
+    why = recipe_mismatch(folder.name, load(path), recipe, target, step)
     if why:
         raise SettingsMismatch(why)
 
@@ -85,13 +85,13 @@ def refuse_lost_records(folder: Path) -> None:
     if lost and steps(folder):
         are, them = ("is", "the file") if len(lost) == 1 else ("are", "the files")
         raise RunRefused(
-            f"run {folder.name} has checkpoints, but {' and '.join(lost)} in {folder} {are} "
+            f"run '{folder.name}' has checkpoints, but {' and '.join(lost)} in {folder} {are} "
             f"missing or damaged, so its settings and dataset are unknown; restore {them}, or "
             "start a new run: --name NEW-NAME"
         )
 
 
-def refuse_another_job(folder: Path, job: str) -> None:
+def refuse_different_job(folder: Path, job: str) -> None:
     """Raise RunRefused if the run in ``folder`` belongs, or may belong, to a different kind of job.
 
     Without a readable record, a checkpoint that names its dataset shows a training run.
@@ -104,7 +104,7 @@ def refuse_another_job(folder: Path, job: str) -> None:
             f"{folder / 'run.json'} is damaged, so the run's job, dataset and attempts are "
             "unknown; restore the file, or start a new run: --name NEW-NAME"
         )
-    if record is not None and (why := other_job(record, job)):
+    if record is not None and (why := job_mismatch(record, job)):
         raise RunRefused(why)
 
 
@@ -119,7 +119,7 @@ class RunSession:
         if recipe is not None:
             refuse_changes(folder, recipe)
         else:
-            refuse_another_job(folder, job)
+            refuse_different_job(folder, job)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder)
@@ -219,7 +219,7 @@ class RunSession:
             if not self._reports_steps or time.monotonic() - self._last_progress < HANG_TIMEOUT_S:
                 # One failed write must not end the thread: a live run would look lost.
                 with suppress(OSError):
-                    beat(self.folder)
+                    touch_heartbeat(self.folder)
 
 
 def _event(status: RunStatus, reason: str) -> str:
@@ -238,13 +238,13 @@ def _lock(folder: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         raise RunRefused(
-            f"run {folder.name} is already active ({holder}); wait for it, stop it with "
+            f"run '{folder.name}' is already active ({holder}); wait for it, stop it with "
             f"`runner stop {folder.name}`, or start a new run with --name NEW-NAME"
         ) from None
     except OSError:
         pass  # a network volume without locks; there the launcher allows one container per run
-    beat(folder)
-    with naming(folder / "lock"):
+    touch_heartbeat(folder)
+    with name_in_errors(folder / "lock"):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -39,7 +39,7 @@ class Events(NamedTuple):
 
 
 def events_after(step: int, config: TrainConfig) -> Events:
-    """Return the actions after ``step``, from 1; the last sample belongs to the run's end."""
+    """Return the actions after ``step``, from 1; the last sample is part of the run's end."""
     is_last, every = step == config.max_steps, config.sample_every
     return Events(
         log=step % config.log_every == 0,

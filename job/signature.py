@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
-from job.format import brief, did_you_mean
+from job.format import brief, did_you_mean, either
 
 Value = bool | int | float | str | None
 FUNCTION, FOLDER = "train", "output_dir"
 EXAMPLE = f'def {FUNCTION}({FOLDER}=".", lr: float = 1e-3) -> dict:'
 KINDS = ("bool", "int", "float", "str")
-WORDS_OF_BOOL = {"true": True, "yes": True, "on": True, "1": True}
-WORDS_OF_BOOL |= {"false": False, "no": False, "off": False, "0": False}
+BOOL_WORDS = {"true": True, "yes": True, "on": True, "1": True}
+BOOL_WORDS |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class ExperimentError(UserError):
@@ -54,7 +54,8 @@ class Parameter:
         """Return ``number``, ``'a' or 'b'``, or ``integer or none``."""
         names = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "text"}
         parts = [repr(choice) for choice in self.choices] + [names[kind] for kind in self.kinds]
-        return " or ".join([*parts, *(["none"] if self.optional else [])]) or "anything"
+        parts += ["none"] if self.optional else []
+        return either(parts) if parts else "anything"
 
     def value(self, text: str) -> Value:
         """Convert ``text`` to a value of this parameter. Raises ValueError."""
@@ -64,7 +65,7 @@ class Parameter:
             return None
         for choice in self.choices:
             if text == str(choice) or (
-                isinstance(choice, bool) and WORDS_OF_BOOL.get(text.lower()) is choice
+                isinstance(choice, bool) and BOOL_WORDS.get(text.lower()) is choice
             ):
                 return choice
         for kind in (
@@ -116,10 +117,10 @@ class Signature:
             )
         return found
 
-    def complete(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """Return ``given`` plus the defaults of all others, which identify a run of the file."""
+    def complete(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return ``values`` plus the defaults of all others, which identify a run of the file."""
         defaults = {p.name: p.default for p in self.parameters if not p.required}
-        return {**defaults, **given}
+        return {**defaults, **values}
 
     def check_type(self, name: str, value: object) -> str:
         """Return the problem of a typed value from YAML; '' if it is valid."""
@@ -159,16 +160,16 @@ def read_signature(path: Path) -> Signature:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ExperimentError(f"{path}{line}: not valid Python: {said}") from None
-    found = [
+    functions = [
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION
     ]
-    if not found:
+    if not functions:
         raise ExperimentError(
             f"{path}: no function train at the top level; an experiment is a file with\n  "
             f"{EXAMPLE}\n"
             "`runner new experiment NAME` creates one; run other programs with `-- python FILE`"
         )
-    return _signature(found[-1], str(path))
+    return _signature(functions[-1], str(path))
 
 
 def _signature(node: ast.FunctionDef, path: str) -> Signature:
@@ -252,10 +253,10 @@ def _type_of(node: ast.expr | None) -> tuple[tuple[str, ...], tuple[Value, ...],
 
 
 def _union(
-    members: list[ast.expr], whole: ast.expr
+    members: list[ast.expr], annotation: ast.expr
 ) -> tuple[tuple[str, ...], tuple[Value, ...], bool, str]:
     parts = [_type_of(member) for member in members]
-    foreign = ast.unparse(whole) if any(part[3] for part in parts) else ""
+    foreign = ast.unparse(annotation) if any(part[3] for part in parts) else ""
     kinds = {kind for part in parts for kind in part[0]}
     choices = tuple(choice for part in parts for choice in part[1])
     return tuple(k for k in KINDS if k in kinds), choices, any(part[2] for part in parts), foreign
@@ -264,8 +265,8 @@ def _union(
 def _read(kind: str, text: str) -> Value:
     match kind:
         case "bool":
-            if text.lower() in WORDS_OF_BOOL:
-                return WORDS_OF_BOOL[text.lower()]
+            if text.lower() in BOOL_WORDS:
+                return BOOL_WORDS[text.lower()]
         case "bool_word":  # an untyped parameter: 1 is a number
             if text.lower() in ("true", "false"):
                 return text.lower() == "true"

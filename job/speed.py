@@ -84,7 +84,7 @@ def speed_file(name: str, locations: VolumePaths) -> Path:
     return locations.cache / "roofline" / f"{slug}.json"
 
 
-def remembered(name: str, number_format: str, locations: VolumePaths) -> float | None:
+def measured_product_flops(name: str, number_format: str, locations: VolumePaths) -> float | None:
     """Return the measured FLOP/s of a product in `bfloat16` or `float32`; None if not measured."""
     try:
         return float(read_object(speed_file(name, locations).read_bytes())[number_format])
@@ -96,7 +96,7 @@ def remembered(name: str, number_format: str, locations: VolumePaths) -> float |
 # third of each step; 1e14 FLOPs take 10 minutes there. On an H200 compiling 12 layers takes 40 to
 # 60 s, and 1e16 FLOPs take 25 s compiled, about twice as long uncompiled. The H200 figures are
 # estimates; `bench/gpu.sh fourth` measures them.
-PAYS_FROM_FLOPS = {"cpu": 1e14, "cuda": 1e16}
+MIN_FLOPS_TO_COMPILE = {"cpu": 1e14, "cuda": 1e16}
 
 
 def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:
@@ -109,8 +109,8 @@ def should_compile(recipe: Recipe, device: str) -> tuple[bool, str]:
     if device == "mps":
         return False, "not on mps"
     if device == "cpu" and shutil.which("g++") is None:
-        return False, "no C++ compiler here"
+        return False, "this machine has no C++ compiler"
     flops = flops_per_token(recipe) * tokens_before(recipe.train, recipe.train.max_steps)
-    if flops < PAYS_FROM_FLOPS[device]:
+    if flops < MIN_FLOPS_TO_COMPILE[device]:
         return False, "the run is too short for it to pay"
     return True, "the run is long enough for it to pay"

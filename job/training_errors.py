@@ -20,7 +20,7 @@ class OutOfMemory(UserError):
     status = ExitStatus.JOB_FAILED
 
 
-def last_good(folder: Path | None) -> str:
+def last_checkpoint_advice(folder: Path | None) -> str:
     """Return the advice to start from the newest checkpoint, if there is one."""
     return (
         f"; {folder.name} is intact: train.init_from={folder} starts from its weights"
@@ -49,7 +49,7 @@ def _advice(recipe: Recipe) -> str:
     return f"Use a lower lr (now {recipe.train.lr:g}) or more warmup_steps, with a new --name"
 
 
-def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
+def too_small_memory_message(device: str, micro_batch: int, smaller: int, why: str) -> str:
     """Return the message for too little memory for a ``micro_batch`` that can't be halved."""
     if micro_batch == 1:
         return (
@@ -63,21 +63,21 @@ def too_small(device: str, micro_batch: int, smaller: int, why: str) -> str:
     )
 
 
-def continues_with(smaller: int, micro_batch: int, times: int) -> str:
+def smaller_micro_batch_message(smaller: int, micro_batch: int, times: int) -> str:
     """Return the message for a micro-batch that was too large and is now ``smaller``."""
     return (
         f"out of memory with micro_batch {micro_batch}: continuing with {smaller}"
-        f"{in_micro_batches(times)}; the batch stays the same. "
+        f"{micro_batches_text(times)}; the batch stays the same. "
         f"Set micro_batch: {smaller} in the recipe"
     )
 
 
-def in_micro_batches(times: int) -> str:
+def micro_batches_text(times: int) -> str:
     """Return how a process divides its part of the batch; nothing if it does not."""
     return f", in {times} micro-batches" if times > 1 else ""
 
 
-def unusable(cuda: str) -> str:
+def unusable_gpu_message(cuda: str) -> str:
     """Return the message for a GPU that torch, built for this version of ``cuda``, can't use."""
     return (
         f"torch (CUDA {cuda}) can't use this machine's GPU: its driver may be too old "

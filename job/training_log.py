@@ -24,7 +24,12 @@ from job.recipe import Recipe, TrainConfig
 from job.run_session import RunSession
 from job.schedules import tokens_before
 from job.step_folders import step_folder
-from job.training_errors import NonFiniteLoss, last_good, nonfinite_loss, nonfinite_weights
+from job.training_errors import (
+    NonFiniteLoss,
+    last_checkpoint_advice,
+    nonfinite_loss,
+    nonfinite_weights,
+)
 
 WARM_UP = 5  # first steps of an attempt, not measured
 
@@ -309,7 +314,7 @@ class TrainingLog:
 
     def _last_good(self) -> str:
         step = self.saved_step
-        return last_good(step_folder(self.folder, step) if step is not None else None)
+        return last_checkpoint_advice(step_folder(self.folder, step) if step is not None else None)
 
     def _on_nan(self, text: str) -> None:
         """Raise NonFiniteLoss; with ``stop_on_nan: false`` warn once."""

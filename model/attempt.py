@@ -25,12 +25,12 @@ from job.exit_status import ExitStatus, Interrupted, UserError
 from job.files import write_atomically
 from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.run_end import note_failure, note_stop, show_finished
+from job.run_end import record_failure, record_stop, show_finished
 from job.run_record import EndReason, RunStatus, recorded_dataset
 from job.run_session import RunSession, check_run, refuse_kernels
 from job.speed import threads_for
 from job.step_folders import steps
-from job.training_errors import NonFiniteLoss, in_micro_batches
+from job.training_errors import NonFiniteLoss, micro_batches_text
 from job.training_log import TrainingLog
 from model import device as devices
 from model.distributed import StopSignal, World, join_world
@@ -125,7 +125,7 @@ def _make_trainer(
         f"{len(data.train):,} training tokens of {data.meta.source}, {recipe.train.max_steps} "
         f"steps of {recipe.train.global_batch_tokens:,} tokens "
         f"({world.size} x {trainer.steps.micro_batch} x {recipe.model.block_size}"
-        f"{in_micro_batches(trainer.steps.grad_accum_steps)}) on "
+        f"{micro_batches_text(trainer.steps.grad_accum_steps)}) on "
         f"{devices.device_name(world.device)}"
     )
     return trainer
@@ -147,11 +147,11 @@ def _train(trainer: Trainer, stop: StopSignal, as_json: bool) -> ExitStatus:
                 display.finished(name, progress.step, seconds, loss, progress.val_loss)
         trainer.log.close()
     except BaseException as error:
-        note_failure(error, display, session)
+        record_failure(error, display, session)
         raise
     if not finished:
         reason = "a signal to another process" if stop.received is None else stop.received.name
-        note_stop(reason, progress.step, display, session)
+        record_stop(reason, progress.step, display, session)
         return ExitStatus.UNFINISHED
     if session is not None:
         session.end(RunStatus.FINISHED, EndReason.FINISHED)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from job.disk import new_checkpoint
 from job.exit_status import UserError
-from job.files import written
+from job.files import new_file
 from job.metrics import Say
 from job.step_folders import newest_intact, step_folder
 from model.distributed import full_tensor, is_sharded, shard_like
@@ -49,9 +49,9 @@ def write(run: Path, checkpoint: Checkpoint) -> Path:
     tensors = (*checkpoint.model.values(), *checkpoint.optimizer.values())
     size = sum(tensor.nbytes for tensor in tensors)
     with new_checkpoint(run, checkpoint.step, size) as folder:
-        with written(folder / "model.safetensors") as path:
+        with new_file(folder / "model.safetensors") as path:
             save_file(checkpoint.model, path, metadata={"format": "pt"})
-        with written(folder / "optimizer.safetensors") as path:
+        with new_file(folder / "optimizer.safetensors") as path:
             save_file(checkpoint.optimizer, path)
         state = {"step": checkpoint.step, **checkpoint.state}
         (folder / "state.json").write_text(json.dumps(state, indent=2))

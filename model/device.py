@@ -13,8 +13,8 @@ from job.exit_status import UserError
 from job.memory import chosen_micro_batch
 from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.speed import datasheet_flops, remembered, should_compile
-from job.training_errors import unusable
+from job.speed import datasheet_flops, measured_product_flops, should_compile
+from job.training_errors import unusable_gpu_message
 
 FIRST_GPU = Path("/dev/nvidia0")  # exists if the NVIDIA driver is loaded
 
@@ -28,7 +28,7 @@ def pick_device(requested: str | None, local_rank: int) -> torch.device:
         why = "torch finds no GPU; run `runner doctor` for the cause, or use --device cpu"
         raise UserError(f"--device cuda: {why}")
     if requested is None and kind == "cpu" and torch.version.cuda and FIRST_GPU.exists():
-        raise UserError(unusable(torch.version.cuda))
+        raise UserError(unusable_gpu_message(torch.version.cuda))
     if kind == "mps" and not has_mps:
         raise UserError("--device mps: this machine has no Apple GPU; use --device cpu")
     if kind == "cpu":
@@ -53,7 +53,7 @@ def device_name(device: torch.device) -> str:
 def ceilings(dtype: str, device: torch.device, count: int) -> list[float | None]:
     """Return the FLOP/s of ``count`` devices: from the datasheet, and by `bench roofline`."""
     name, locations = device_name(device), VolumePaths.current()
-    measured = remembered(name, number_format(dtype, device), locations)
+    measured = measured_product_flops(name, number_format(dtype, device), locations)
     return [flops and flops * count for flops in (datasheet_flops(name), measured)]
 
 

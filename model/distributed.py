@@ -159,7 +159,7 @@ def replicate(forward: nn.Module, device: torch.device) -> nn.Module:
 
 
 def set_gradient_exchange(forward: nn.Module, enabled: bool) -> None:
-    """Set if the next backward pass exchanges gradients.
+    """Choose whether the next backward pass exchanges gradients.
 
     With DDP, the last micro-batch of a step does. With FSDP2 every one does: postponed gradients
     would be kept unsharded, and there is memory for a part of them only.

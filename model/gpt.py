@@ -66,7 +66,7 @@ class Rotary(nn.Module):
         return torch.addcmul(x_BT2HK * cos, x_BT2HK.roll(x_BT2HK.size(-1) // 2, -1), sin)
 
 
-class Place(NamedTuple):
+class BlockContext(NamedTuple):
     """The context of a block, next to its input."""
 
     mask: Mask
@@ -87,9 +87,9 @@ class Attention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
 
-    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, place: Place) -> Tensor:
+    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, context: BlockContext) -> Tensor:
         B, T, D = x_BTD.shape
-        mask, rotary, cache, start = place
+        mask, rotary, cache, start = context
         qkv_BT3HK = self.c_attn(x_BTD).view(B, T, 3, self.n_head, -1)
         if rotary is None:
             q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(2)
@@ -161,8 +161,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, place: Place) -> Tensor:
-        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), value_BTD, place))
+    def forward(self, x_BTD: Tensor, value_BTD: Tensor | None, context: BlockContext) -> Tensor:
+        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD), value_BTD, context))
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))
 
 
@@ -259,11 +259,11 @@ class GPT(nn.Module):
             has_value = str(i) in self.vte
             value_BTD = self.vte[str(i)](ids_BT).to(x_BTD.dtype) if has_value else None
             layer = cache.layers[i] if cache is not None else None
-            place = Place(mask, self.rotary, layer, start)
+            context = BlockContext(mask, self.rotary, layer, start)
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, value_BTD, place, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, value_BTD, context, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, value_BTD, place)
+                x_BTD = block(x_BTD, value_BTD, context)
         return self.ln_f(x_BTD).to(x_BTD.dtype)  # autocast returns float32
 
     def logits(self, x_BTD: Tensor) -> Tensor:

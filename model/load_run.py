@@ -18,18 +18,18 @@ from corpus.initial_weights import (
     PREFIX,
     checkpoint_folder,
     gpt2_rows,
-    refuse_other_shapes,
+    refuse_different_shapes,
     weights_path,
 )
 from corpus.tokenizers import Tokenizer, vocabulary
 from corpus.verify import tokenizer_of_run
 from job.arguments import say
-from job.compatibility import refuse_other_function
+from job.compatibility import refuse_changed_network
 from job.exit_status import UserError
 from job.metrics import Say
 from job.paths import VolumePaths
 from job.recipe import Recipe, load
-from job.run_record import find_run, recorded_dataset, without_checkpoint
+from job.run_record import find_run, no_checkpoint_error, recorded_dataset
 from job.step_folders import newest_intact, step_of
 from model import device as devices
 from model.checkpoint import Tensors, restore_model
@@ -52,7 +52,7 @@ def describe_run(name: str | None, overrides: list[str]) -> RunDescription:
     locations.set_defaults()
     folder = find_run(name, locations.checkpoints)
     recipe = load(folder / "recipe.yaml", overrides, section="sample")
-    refuse_other_function(folder.name, load(folder / "recipe.yaml"), recipe)
+    refuse_changed_network(folder.name, load(folder / "recipe.yaml"), recipe)
     recorded = recorded_dataset(folder)
     tokenizer = tokenizer_of_run(folder, recorded, locations.dataset(recipe.data.dataset))
     return RunDescription(folder, recipe, tokenizer, recorded)
@@ -72,7 +72,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     described = describe_run(name, overrides)
     folder = newest_intact(described.folder, say)
     if folder is None:
-        raise without_checkpoint(described.folder)
+        raise no_checkpoint_error(described.folder)
     network = GPT(described.recipe.model, vocabulary(described.recipe, described.tokenizer))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return TrainedRun(**vars(described), network=network.to(device), step=step_of(folder))
@@ -97,7 +97,7 @@ def load_initial_weights(
     shapes = (
         {name: tuple(t.shape) for name, t in w.items()} for w in (network.state_dict(), weights)
     )
-    refuse_other_shapes(source, *shapes)
+    refuse_different_shapes(source, *shapes)
     restore_model({p: name for name, p in network.named_parameters()}, weights)
     say(f"initial weights: {path}")
 

@@ -232,11 +232,13 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
             return usage(message)
     path = error.ctx.command_path if error.ctx is not None else "runner"
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        from runner.cli_options import Choice, either
+        from job.format import either
+        from runner.cli_options import Choice
 
         if isinstance(choice := error.param.type, Choice):
             options = either(choice.choices)
-            message = f"name the {error.param.name}: {options}, as in `{path} {choice.choices[0]}`"
+            example = f"`{path} {choice.choices[0]}`"
+            message = f"missing {error.param.name}; expected {options}, as in {example}"
     return usage(f"{message[:1].lower()}{message[1:]}; `{path} --help` shows the usage")
 
 

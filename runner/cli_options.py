@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from job.format import parse_dollars, parse_duration
+from job.format import either, parse_dollars, parse_duration
 from job.gpu_queue import GpuAccess
 from job.notify import VARIABLE, is_valid_url
 from job.trackers import DEFAULT_PROJECT, TRACKERS
@@ -105,15 +105,10 @@ class Choice(click.Choice[str]):
             raise usage(f"{flag(param)} {value}: expected {either(self.choices)}")
         message = f"unknown {param.name} '{value}'"
         if len(self.choices) == 1:
-            raise usage(f"{message}; type `{ctx.command_path} {self.choices[0]} {value}`")
+            only = self.choices[0]
+            raise usage(f"{message}; expected {only}, as in `{ctx.command_path} {only} ...`")
         hint = did_you_mean(value, self.choices)
         raise usage(f"{message}{hint or f'; expected {either(self.choices)}'}")
-
-
-def either(options: Sequence[str]) -> str:
-    """Return ``a, b or c``."""
-    *others, last = options
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 DURATION = _Amount("duration", parse_duration)  # 90m, 12h or 3d, in seconds

@@ -185,7 +185,7 @@ class Answer:
                 if piece or choice.finish is not None:
                     yield choice, piece
 
-    async def whole(self) -> Response:
+    async def collect(self) -> Response:
         """Return all texts at once."""
         async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:
@@ -321,7 +321,7 @@ class Api:
         if self.batcher.is_full(len(prompts)):
             raise ApiError(503, "too many requests are waiting; try again later", "busy")
         if not body.stream:
-            return await answer.whole()
+            return await answer.collect()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(answer.events(), 200, headers, "text/event-stream")
 

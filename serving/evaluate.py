@@ -19,7 +19,7 @@ from typing import Any
 
 from corpus.dataset import TokenStream
 from corpus.tasks import accuracies, load_tasks, read_questions, scores
-from corpus.verify import refuse_other_tokens, require_dataset_of_run
+from corpus.verify import refuse_different_tokens, require_dataset_of_run
 from inference.scoring import BATCH_SIZE, ending_losses
 from job.arguments import is_overridden, parse_run, run
 from job.exit_status import ExitStatus
@@ -83,7 +83,7 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
     limit = trained.recipe.train.eval_tokens if is_limited else None
     folder = VolumePaths.current().dataset(trained.recipe.data.dataset)
     if is_overridden("data.dataset", arguments.overrides):
-        refuse_other_tokens(trained.folder.name, trained.tokenizer, folder)
+        refuse_different_tokens(trained.folder.name, trained.tokenizer, folder)
     else:
         require_dataset_of_run(trained.folder.name, trained.dataset, folder)
     block, device = trained.recipe.model.block_size, trained.network.wte.weight.device

@@ -27,7 +27,7 @@ from corpus.tokenizer_export import export_folder, write_tokenizer
 from corpus.tokenizers import Tokenizer
 from job.arguments import parse_run, run, say
 from job.exit_status import ExitStatus, UserError
-from job.files import write_atomically, written
+from job.files import new_file, write_atomically
 from job.format import duration
 from job.pretrained import gpt2_config
 from job.run_record import read_record
@@ -77,7 +77,7 @@ def export(network: GPT, tokenizer: Tokenizer | None, folder: Path) -> str:
         own = {"model": network.config.model_dump(), "tokenizer": tokenizer.to_meta()}
         config[OWN_SECTION] = own
         write_tokenizer(tokenizer, folder, network.config.block_size, network.vocab_size)
-    with written(folder / "model.safetensors") as path:
+    with new_file(folder / "model.safetensors") as path:
         save_file(weights, path, metadata={"format": "pt"})
     text = json.dumps(config, indent=2, ensure_ascii=False)
     write_atomically(folder / "config.json", text + "\n")

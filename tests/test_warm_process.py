@@ -87,7 +87,7 @@ def test_module_runs_once_and_as_main(tmp_path: Path) -> None:
     process = WarmProcess(["-m", "serving.sample", "--name", "none"], environment)
     assert process.communicate(60) == (
         "",
-        f"error: no run none in {tmp_path} (no runs yet)\n",
+        f"error: no run 'none' in {tmp_path} (no runs yet)\n",
     )
 
 

@@ -95,7 +95,7 @@ class LoggedStep(NamedTuple):
 class Tracker(Protocol):
     """One tracker's run; its constructor takes a TrackedRun, and opens or resumes it."""
 
-    url: str  # the run's page; without a server, the place of the data
+    url: str  # the run's page; without a server, the location of the data
     last_step: int | None  # the newest step that the tracker has, or -1; None if it can't tell
 
     def log(self, steps: Sequence[LoggedStep]) -> None:

@@ -138,14 +138,14 @@ def open_run(folder: Path, project: str, tags: list[str]) -> TrackedRun:
     )
 
 
-def follow(given: dict[str, Any]) -> None:
+def follow(arguments: dict[str, Any]) -> None:
     """Open the tracker, send everything until stdin is closed, and close the tracker."""
-    folder, name = Path(given["folder"]), given["name"]
+    folder, name = Path(arguments["folder"]), arguments["name"]
     # The process of an earlier attempt may still be sending.
     fcntl.flock(os.open(folder / f"tracker_{name}.log", os.O_RDONLY), fcntl.LOCK_EX)
     path, state = state_path(folder, name), read_state(folder, name)
     module = import_module(f"job.trackers.{name}")
-    run = open_run(folder, given["project"], given["tags"])
+    run = open_run(folder, arguments["project"], arguments["tags"])
     tracker: Tracker = getattr(module, f"{name.capitalize()}Tracker")(run)
     state.step = state.step if tracker.last_step is None else tracker.last_step
     state.url, state.error = tracker.url, ""
@@ -159,7 +159,7 @@ def follow(given: dict[str, Any]) -> None:
         if follower.poll(is_over):
             write_atomically(path, json.dumps(asdict(state)))
     record = read_record(folder)
-    if given["upload"] and record is not None and record.status == RunStatus.FINISHED:
+    if arguments["upload"] and record is not None and record.status == RunStatus.FINISHED:
         tracker.upload(step_folder(folder, record.step))
     tracker.close()
 

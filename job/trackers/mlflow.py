@@ -55,15 +55,15 @@ class MlflowTracker:
         """Log the steps. Their numbers are a metric too, by which a later attempt continues."""
         now = int(time.time() * 1000)
         metrics = [
-            self.metric(key, value, now, each.step)
-            for each in steps
-            for key, value in {**each.numbers, "step": each.step}.items()
+            self.metric(key, value, now, step.step)
+            for step in steps
+            for key, value in {**step.numbers, "step": step.step}.items()
         ]
         for at in range(0, len(metrics), MAX_METRICS):
             self.client.log_batch(self.id, metrics=metrics[at : at + MAX_METRICS])
-        for each in steps:
-            if each.samples:  # in the format of mlflow.log_table, which needs pandas
-                rows = {"columns": ["step", "text"], "data": [list(row) for row in each.samples]}
+        for step in steps:
+            if step.samples:  # in the format of mlflow.log_table, which needs pandas
+                rows = {"columns": ["step", "text"], "data": [list(row) for row in step.samples]}
                 self.client.log_dict(self.id, rows, "samples.json")
                 tables = json.dumps([{"path": "samples.json", "type": "table"}])
                 self.client.set_tag(self.id, "mlflow.loggedArtifacts", tables)

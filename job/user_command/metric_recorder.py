@@ -22,7 +22,7 @@ KINDS = {"valid": "val", "validation": "val", "eval": "val"}
 PREFIX = re.compile(r"(?i)(train|val|valid|validation|eval|test)[/_.](.+)")
 SUFFIX = re.compile(r"(?i)(.+)[/.](train|val|valid|validation|eval|test)")
 
-# Names of values that the views know, by those that other programs use.
+# Names of values in the views, by the names that other programs use.
 ALIASES = {"learning_rate": "lr", "loss_step": "loss", "tok_per_sec": "tokens_per_second"}
 
 
@@ -108,8 +108,8 @@ class MetricRecorder:
         self._files.leave_own_file()
         self._first_step = first_step
         self._metrics = Metrics(self._out, first_step - 1, say)
-        kept = read_metrics(self._out / "metrics.jsonl")
-        losses = [line["loss"] for line in kept if line["kind"] == "val" and line.get("loss")]
+        kept_lines = read_metrics(self._out / "metrics.jsonl")
+        losses = [line["loss"] for line in kept_lines if line["kind"] == "val" and line.get("loss")]
         self.session.record.best_val_loss = min(losses, default=None)
 
     def _update_record(self, row: MetricRow, by_kind: Mapping[str, Mapping[str, float]]) -> None:
@@ -127,7 +127,7 @@ class MetricRecorder:
     def result(self) -> dict[str, float]:
         """Return the newest values for the run's result, and the best validation loss."""
         best = self.session.record.best_val_loss
-        found = dict(self.newest)
-        if best is not None and any(kind_and_key(name) == ("val", "loss") for name in found):
-            found["best_val_loss"] = best
-        return found
+        values = dict(self.newest)
+        if best is not None and any(kind_and_key(name) == ("val", "loss") for name in values):
+            values["best_val_loss"] = best
+        return values

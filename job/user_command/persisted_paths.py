@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import UserError
-from job.files import alone_in, write_atomically
+from job.files import exclusive_lock, write_atomically
 from job.paths import VolumePaths
 from job.typed_json import read_json
 
@@ -49,61 +49,62 @@ def ensure_writable(folder: Path, copy: Path | None) -> Path:
     return copy
 
 
-def link_to_volume(folder: Path, word: str, seeds: Path | None) -> PersistedPath:
-    """Persist ``PATH=PLACE``: make the folder's PATH a link to PLACE.
+def link_to_volume(folder: Path, mapping: str, seeds: Path | None) -> PersistedPath:
+    """Persist ``PATH=TARGET``: make the folder's PATH a link to TARGET, on the volume.
 
     If PATH is a folder with files, mirror its files instead. A link of an ended run to a different
-    place on the volumes is replaced. Raises UserError if PATH is a file or any other link.
+    folder on the volumes is replaced. Raises UserError if PATH is a file or any other link.
     """
-    path, _, target = word.partition("=")
-    where, kept = folder / path, Path(target)
+    path, _, target = mapping.partition("=")
+    link, volume_folder = folder / path, Path(target)
     if seeds is not None and (seeds / path).is_dir():
-        seed_volume(seeds / path, _below(seeds / path), kept)
-    if where.is_symlink():
-        if where.resolve() != kept.resolve():
-            _check_replaceable(where, kept)
-            where.unlink()
-            return _link(where, kept)
-        return _link(where, kept, is_linked=True)
-    if where.is_dir():
-        if any(where.iterdir()):
-            kept.mkdir(parents=True, exist_ok=True)
-            mirror_files(kept, where)
-            return PersistedPath(where, kept)
-        where.rmdir()
-    elif where.exists():
+        seed_volume(seeds / path, _below(seeds / path), volume_folder)
+    if link.is_symlink():
+        if link.resolve() != volume_folder.resolve():
+            _check_replaceable(link, volume_folder)
+            link.unlink()
+            return _link(link, volume_folder)
+        return _link(link, volume_folder, is_linked=True)
+    if link.is_dir():
+        if any(link.iterdir()):
+            volume_folder.mkdir(parents=True, exist_ok=True)
+            mirror_files(volume_folder, link)
+            return PersistedPath(link, volume_folder)
+        link.rmdir()
+    elif link.exists():
         raise UserError(
-            f"{where} is a file, but --persist needs a folder; use the folder that contains it"
+            f"{link} is a file, but --persist needs a folder; use the folder that contains it"
         )
-    return _link(where, kept)
+    return _link(link, volume_folder)
 
 
-def _link(where: Path, kept: Path, is_linked: bool = False) -> PersistedPath:
-    """Make ``where`` a link to ``kept``, and hold a shared lock on that until the process ends."""
-    kept.mkdir(parents=True, exist_ok=True)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(kept, os.O_RDONLY)
+def _link(link: Path, volume_folder: Path, is_linked: bool = False) -> PersistedPath:
+    """Make ``link`` point to ``volume_folder``, and lock that, shared, until the process ends."""
+    volume_folder.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(volume_folder, os.O_RDONLY)
     os.set_inheritable(descriptor, True)  # a shell replaces this process
     with suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     if not is_linked:
-        where.symlink_to(kept, target_is_directory=True)
-    return PersistedPath(kept)
+        link.symlink_to(volume_folder, target_is_directory=True)
+    return PersistedPath(volume_folder)
 
 
-def _check_replaceable(where: Path, kept: Path) -> None:
-    """Raise UserError unless the link was made for a run that has ended."""
-    now, volumes = where.resolve(), VolumePaths.current()
+def _check_replaceable(link: Path, volume_folder: Path) -> None:
+    """Raise UserError unless the link was created for a run that has ended."""
+    now, volumes = link.resolve(), VolumePaths.current()
     roots = (volumes.data, volumes.checkpoints, volumes.cache)
     if not any(now.is_relative_to(root.resolve()) for root in roots):
         raise UserError(
-            f"{where} links to {now}, not to {kept}; remove the link, or persist a different path"
+            f"{link} links to {now}, not to {volume_folder}; remove the link, or persist a "
+            "different path"
         )
     if now.is_dir():
-        with alone_in(now) as is_unused:
+        with exclusive_lock(now) as is_unused:
             if not is_unused:
                 raise UserError(
-                    f"{where} links to {now}, which an active run uses; wait for its end, or start "
+                    f"{link} links to {now}, which an active run uses; wait for its end, or start "
                     "this run in a copy of the folder"
                 )
 
@@ -136,17 +137,17 @@ def mirror_files(source: Path, target: Path, since: float | None = None) -> None
             temporary.replace(other)
 
 
-def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
+def seed_volume(source: Path, paths: Iterable[str], volume_folder: Path) -> None:
     """Copy the files ``paths`` of ``source`` to the volume, unless the job changed them there."""
-    noted = _read(kept)
-    before = dict(noted)
+    seeded = _read(volume_folder)
+    before = dict(seeded)
     for path in sorted(paths):
         content = (source / path).read_bytes()
         new = hashlib.sha256(content).hexdigest()
-        target = kept / path
+        target = volume_folder / path
         if target.is_file():
             on_volume = hashlib.sha256(target.read_bytes()).hexdigest()
-            if on_volume not in (new, noted.get(path)):
+            if on_volume not in (new, seeded.get(path)):
                 print(
                     f"runner: {path} was changed by the job and stays as it is",
                     file=sys.stderr,
@@ -154,18 +155,20 @@ def seed_volume(source: Path, paths: Iterable[str], kept: Path) -> None:
                 )
                 continue
             if on_volume == new:
-                noted[path] = new
+                seeded[path] = new
                 continue
         write_atomically(target, content)
         shutil.copymode(source / path, target)
-        noted[path] = new
-    if noted != before:
-        write_atomically(kept / SEEDED, json.dumps(noted, indent=1, sort_keys=True) + "\n")
+        seeded[path] = new
+    if seeded != before:
+        write_atomically(
+            volume_folder / SEEDED, json.dumps(seeded, indent=1, sort_keys=True) + "\n"
+        )
 
 
-def _read(kept: Path) -> dict[str, str]:
+def _read(volume_folder: Path) -> dict[str, str]:
     try:
-        return read_json(dict[str, str], (kept / SEEDED).read_bytes())
+        return read_json(dict[str, str], (volume_folder / SEEDED).read_bytes())
     except (OSError, ValueError):
         return {}
 

@@ -40,42 +40,42 @@ def variables(environ: Mapping[str, str], run: str, out: Path) -> dict[str, str]
 
     PYTHONPATH loses our packages, which must not shadow the user's own ``model`` or ``job``.
     """
-    found = {name: value for name, value in environ.items() if name != "RUN_LAUNCH"}
-    found |= {"RUN_NAME": run, "OUT_DIR": str(out)}
+    environment = {name: value for name, value in environ.items() if name != "RUN_LAUNCH"}
+    environment |= {"RUN_NAME": run, "OUT_DIR": str(out)}
     # Python buffers lines for a pipe, but the last lines of a killed run matter most.
-    found.setdefault("PYTHONUNBUFFERED", "1")
+    environment.setdefault("PYTHONUNBUFFERED", "1")
     search = [
         path
         for path in environ.get("PYTHONPATH", "").split(os.pathsep)
         if path and path != OUR_PATH
     ]
-    found.pop("PYTHONPATH", None)
+    environment.pop("PYTHONPATH", None)
     if search:
-        found["PYTHONPATH"] = os.pathsep.join(search)
-    return found
+        environment["PYTHONPATH"] = os.pathsep.join(search)
+    return environment
 
 
 class CommandProcess:
-    """The started command. ``asked`` is the signal that was forwarded to it, if any."""
+    """The started command. ``forwarded`` is the signal that was forwarded to it, if any."""
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         program: str,
         log: IO[bytes],
-        alone: bool,
+        own_group: bool,
         hold: Callable[[], None] | None,
         data: IO[bytes],
         watch: Watch | None = None,
     ) -> None:
         self.process = process
-        self.asked: signal.Signals | None = None
+        self.forwarded: signal.Signals | None = None
         self._is_shell = Path(program).name in SHELLS
-        self._alone = alone  # in a process group of its own
+        self._has_own_group = own_group
         self._hold = hold  # called before a signal is forwarded; it may wait for a write
         self._watch = watch
         self._log, self._lock = log, threading.Lock()
-        self._begun: dict[IO[bytes], bytes] = {}  # per pipe, the incomplete line
+        self._partial_lines: dict[IO[bytes], bytes] = {}  # per pipe, the incomplete line
         assert process.stdout is not None
         assert process.stderr is not None
         self._copiers = [
@@ -85,15 +85,15 @@ class CommandProcess:
         for copier in self._copiers:
             copier.start()
 
-    def ask(self, signum: signal.Signals) -> None:
+    def forward(self, signum: signal.Signals) -> None:
         """Forward the first signal of each kind."""
-        if self.asked is signum:
+        if self.forwarded is signum:
             return  # our own signal, if the whole group got it
-        self.asked = signum
+        self.forwarded = signum
         if self._hold is not None:
             self._hold()
         if self._is_shell:
-            os.killpg(self.process.pid if self._alone else os.getpgrp(), signum)
+            os.killpg(self.process.pid if self._has_own_group else os.getpgrp(), signum)
         else:
             self.process.send_signal(signum)
 
@@ -104,18 +104,18 @@ class CommandProcess:
                 code = self.process.wait(POLL_INTERVAL_S)
                 break
             except subprocess.TimeoutExpired:
-                self._log_begun_lines()
+                self._log_partial_lines()
                 is_alive()
         for copier in self._copiers:
             copier.join(DRAIN_TIMEOUT_S)
-        self._log_begun_lines()
+        self._log_partial_lines()
         with self._lock:
             self._log.close()
         return code if code >= 0 else 128 - code
 
     def _copy(self, pipe: IO[bytes], stream: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), CHUNK_BYTES):
-            self._log_whole_lines(pipe, chunk)
+            self._log_complete_lines(pipe, chunk)
             if self._watch is not None:
                 self._watch(pipe, chunk)
             try:
@@ -124,23 +124,23 @@ class CommandProcess:
             except (OSError, ValueError):
                 continue  # the reader is gone; the command must not fail
 
-    def _log_whole_lines(self, pipe: IO[bytes], chunk: bytes) -> None:
+    def _log_complete_lines(self, pipe: IO[bytes], chunk: bytes) -> None:
         """Log complete lines only.
 
         A line arrives in pieces, and the other pipe may write in between.
         """
         with self._lock:
-            text = self._begun.pop(pipe, b"") + chunk
+            text = self._partial_lines.pop(pipe, b"") + chunk
             end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
             self._append(text[:end])
-            self._begun[pipe] = text[end:]
+            self._partial_lines[pipe] = text[end:]
 
-    def _log_begun_lines(self) -> None:
+    def _log_partial_lines(self) -> None:
         """Log incomplete lines, such as a row of dots, after POLL_INTERVAL_S."""
         with self._lock:
-            for begun in self._begun.values():
-                self._append(begun)
-            self._begun.clear()
+            for line in self._partial_lines.values():
+                self._append(line)
+            self._partial_lines.clear()
 
     def _append(self, text: bytes) -> None:
         # A full disk must neither end the command nor close its pipe.
@@ -173,38 +173,40 @@ def start(
     """
     # At a terminal, Ctrl-C reaches every process of the group; the command must get it once, from
     # us.
-    alone = sys.stdin is not None and sys.stdin.isatty()
+    own_group = sys.stdin is not None and sys.stdin.isatty()
     log = (logs / "log.txt").open("ab", buffering=0)
     try:
         process = subprocess.Popen(
             command,
             cwd=folder,
             env=environ,
-            stdin=subprocess.DEVNULL if alone else None,
+            stdin=subprocess.DEVNULL if own_group else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            process_group=0 if alone else None,
+            process_group=0 if own_group else None,
         )
     except OSError as error:
         log.close()
-        raise UserError(_why_not(command[0], folder, environ, error)) from None
-    made = CommandProcess(process, command[0], log, alone, hold, data or sys.stdout.buffer, watch)
+        raise UserError(_start_error(command[0], folder, environ, error)) from None
+    command_process = CommandProcess(
+        process, command[0], log, own_group, hold, data or sys.stdout.buffer, watch
+    )
 
     def forward(number: int, frame: FrameType | None) -> None:
-        made.ask(signal.Signals(number))
+        command_process.forward(signal.Signals(number))
 
     for signum in SIGNALS:
         signal.signal(signum, forward)
     for signum in early:
-        made.ask(signum)
-    return made
+        command_process.forward(signum)
+    return command_process
 
 
-def _why_not(program: str, folder: Path, given: Mapping[str, str], error: OSError) -> str:
+def _start_error(program: str, folder: Path, environ: Mapping[str, str], error: OSError) -> str:
     if (folder / program).is_file() and "/" not in program:
         return (
             f"program {program} not found, but there is a file; use ./{program} or python {program}"
         )
-    if "/" not in program and shutil.which(program, path=given.get("PATH")) is None:
+    if "/" not in program and shutil.which(program, path=environ.get("PATH")) is None:
         return f"program '{program}' not found; check its name, or add it to the image with --setup"
     return f"{program} can't be started in {folder}: {error.strerror}"

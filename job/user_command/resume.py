@@ -74,7 +74,7 @@ def _spans(record: RunRecord, name: str) -> Iterator[tuple[float, float, str]]:
 
 
 def _places(attempt: Attempt, run: str, condition: str | None) -> list[PurePosixPath]:
-    """Return the places that hold the file, as ``volume/path`` or the folder on the host."""
+    """Return the locations of the file, as ``volume/path`` or the folder on the host."""
     persisted = dict(_persisted(attempt, run))
     if condition is None:
         return list(persisted.values())
@@ -128,18 +128,18 @@ def series_start(record: RunRecord, command: Sequence[str]) -> float:
     Files written earlier belong to another command, and its checkpoint must not be resumed.
     """
     before, since = record.attempts[:-1], math.inf
-    while before and words_of(before[-1]) in (None, list(command)):
+    while before and recorded_argv(before[-1]) in (None, list(command)):
         since = before.pop().started
     return math.floor(since) if since < math.inf else since
 
 
-def words_of(attempt: Attempt) -> list[str] | None:
+def recorded_argv(attempt: Attempt) -> list[str] | None:
     """Return the command's arguments in that attempt; None if the runner did not record them."""
     launched = attempt.launch.get("command")
     return list(launched["words"]) if isinstance(launched, dict) and "words" in launched else None
 
 
-def words_to_resume(
+def resume_arguments(
     added: str,
     condition: str | None,
     folder: Path,

@@ -32,9 +32,9 @@ from job.user_command.resume import (
     Writers,
     expand_out_dir,
     find_writers,
+    resume_arguments,
     resume_path,
     series_start,
-    words_to_resume,
 )
 
 ERROR_LINE = re.compile(r"(?m)^(?:\[rank\d+\]:\s*)?([\w.]*(?:Error|Exception): .*)")
@@ -92,47 +92,47 @@ def parser() -> ArgumentParser:
     return parser
 
 
-def run(given: Namespace, command: Sequence[str]) -> int:
+def run(arguments: Namespace, command: Sequence[str]) -> int:
     """Run the command to its end and return its exit status. Raises UserError."""
     early = catch_signals()
     volumes = VolumePaths.current()
     volumes.set_defaults()
-    out = volumes.run(given.name)
-    folder = ensure_writable(given.folder, given.copy)
-    if given.interactive:
-        for word in given.persist:
-            link_to_volume(folder, word, given.seeds)
+    out = volumes.run(arguments.name)
+    folder = ensure_writable(arguments.folder, arguments.copy)
+    if arguments.interactive:
+        for word in arguments.persist:
+            link_to_volume(folder, word, arguments.seeds)
         os.chdir(folder)
-        os.execvpe(command[0], list(command), variables(os.environ, given.name, out))
+        os.execvpe(command[0], list(command), variables(os.environ, arguments.name, out))
     # Only the first of several machines keeps the run's record, log and metrics.
     is_first = os.environ.get("NODE_RANK", "0") == "0"
-    place = out if is_first else Path(tempfile.mkdtemp()) / given.name
+    place = out if is_first else Path(tempfile.mkdtemp()) / arguments.name
     session = RunSession(place, None, "command", [])
     try:
         session.record.command = list(command)
-        kept = [link_to_volume(folder, word, given.seeds) for word in given.persist]
-        kept += [PersistedPath(Path(word)) for word in given.mounted]
-        checkpoint = _checkpoint_backup(given, folder, out)
+        kept = [link_to_volume(folder, word, arguments.seeds) for word in arguments.persist]
+        kept += [PersistedPath(Path(word)) for word in arguments.mounted]
+        checkpoint = _checkpoint_backup(arguments, folder, out)
         since = series_start(session.record, command)
         writers = Writers(())
-        if given.resume_with:
-            writers = find_writers(session.record, volumes.checkpoints, given.resume_if)
+        if arguments.resume_with:
+            writers = find_writers(session.record, volumes.checkpoints, arguments.resume_if)
         if checkpoint is not None and since < math.inf:
             checkpoint.restore(since, writers)
         places = [*(item.place for item in kept), out]
-        added = words_to_resume(
-            given.resume_with, given.resume_if, folder, places, since, out, writers
+        added = resume_arguments(
+            arguments.resume_with, arguments.resume_if, folder, places, since, out, writers
         )
         if added:
             print(f"runner: resuming with {shlex.join(added)}", file=sys.stderr, flush=True)
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
-        data = sys.stderr.buffer if given.json else None
+        data = sys.stderr.buffer if arguments.json else None
         outside_data = [p.place for p in kept if not p.place.is_relative_to(volumes.data)]
         metrics = MetricRecorder(session, place, recorded_patterns(), outside_data)
         watch = metrics.output.add
         words = [expand_out_dir(word, out) for word in (*command, *added)]
-        environ = variables(os.environ, given.name, out)
+        environ = variables(os.environ, arguments.name, out)
         process = start(words, folder, environ, place, early, hold, data, watch)
     except BaseException as error:
         session.end(RunStatus.FAILED, str(error) or type(error).__name__)
@@ -149,19 +149,19 @@ def run(given: Namespace, command: Sequence[str]) -> int:
         item.sync_back(session.attempt.started)
     metrics.close()
     status = _end(session, process, code, metrics.result())
-    if given.json:
+    if arguments.json:
         print((place / "run.json").read_text(encoding="utf-8"), end="", flush=True)
     return status
 
 
-def _checkpoint_backup(given: Namespace, folder: Path, out: Path) -> CheckpointBackup | None:
+def _checkpoint_backup(arguments: Namespace, folder: Path, out: Path) -> CheckpointBackup | None:
     """Return the backup of the --resume-if file.
 
     None for a glob, which has older checkpoints too.
     """
-    if not given.resume_if or any(sign in given.resume_if for sign in "*?[{"):
+    if not arguments.resume_if or any(sign in arguments.resume_if for sign in "*?[{"):
         return None
-    return CheckpointBackup(resume_path(given.resume_if, folder, out), out)
+    return CheckpointBackup(resume_path(arguments.resume_if, folder, out), out)
 
 
 def _end(session: RunSession, process: CommandProcess, code: int, metrics: dict[str, float]) -> int:
@@ -171,8 +171,8 @@ def _end(session: RunSession, process: CommandProcess, code: int, metrics: dict[
     quickly.
     """
     session.record.result = {"exit_status": code, **metrics}
-    if process.asked is not None:
-        session.end(RunStatus.UNFINISHED, process.asked.name)
+    if process.forwarded is not None:
+        session.end(RunStatus.UNFINISHED, process.forwarded.name)
         return ExitStatus.UNFINISHED
     if code == 0:
         session.end(RunStatus.FINISHED, EndReason.FINISHED)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from job.format import brief
+from job.format import brief, either
 from job.pretrained import TASKS
 from runner import completion
 from runner.cli_options import (
@@ -32,7 +32,6 @@ from runner.cli_options import (
     Decorator,
     GpuCount,
     Integer,
-    either,
 )
 from runner.console import CliContext
 from runner.errors import usage
@@ -589,7 +588,7 @@ def explain_foreign_option(error: click.NoSuchOption, args: Sequence[str]) -> st
     remedy = REMEDIES.get((job, option), "")
     if setting:
         remedy = f"for {job}, write {setting}"
-    elif not remedy and COMMAND_JOB in jobs:
+    elif not remedy and COMMAND_JOB in jobs and DEFAULT_JOB not in jobs:
         remedy = COMMAND_REMEDY.format(target=group.name)
     return (
         f"{option} is an option of {', '.join(jobs)}, not of {job}; {remedy or f'remove {option}'}"

@@ -121,7 +121,7 @@ def command(
         for cache in caches
     ]
     if action == "clear" and caches:
-        active = [f"run {info.run} is active" for info in opened.runs() if info.alive]
+        active = [f"run '{info.run}' is active" for info in opened.runs() if info.alive]
         if not confirm(cli, [*lines, *active], "delete them", yes):
             return 103
         for cache in caches:

@@ -32,7 +32,10 @@ class BoxGroup(TargetGroup):
         end = args.index("--") if "--" in args else len(args)
         if not {"-h", "--help"} & {*args[:end]} and not ctx.resilient_parsing:
             if not args or args[0].startswith("-") or end == 0:
-                raise usage("name the box first: `runner remote BOX ...`, a host as for ssh")
+                raise usage(
+                    "missing BOX, a host that ssh accepts or a Docker context: "
+                    "`runner remote BOX ...`"
+                )
             ctx.meta[BOX] = args[0]
             args = args[1:]
         elif args and not args[0].startswith("-"):

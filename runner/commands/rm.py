@@ -87,7 +87,7 @@ def _remove_path(
     if mapping.has_runs:
         run = path.split("/")[0]
         if is_active_remotely(mapping, run):
-            details.append(f"run {run} is active on {mapping.place}")
+            details.append(f"run '{run}' is active on {mapping.place}")
     if not confirm(cli, details, f"delete it from {mapping.place} permanently", yes):
         return 103
     mapping.files.remove(path, recursive=not is_file)

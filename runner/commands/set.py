@@ -131,13 +131,13 @@ def _remedy(
     resolved: ResolvedRun, recipe: Recipe | None, changed: Recipe | None, settings: Sequence[str]
 ) -> str:
     """Return the command that trains with ``settings``: resume the run, or start a new one."""
-    from job.compatibility import other_recipe
+    from job.compatibility import recipe_mismatch
 
     state, overrides = resolved.state, shlex.join(settings)
     if recipe is None or changed is None or not settings:
         return ""
     can_resume = state.step < changed.train.max_steps
-    if can_resume and not other_recipe(
+    if can_resume and not recipe_mismatch(
         state.run, recipe, changed, resolved.target.name, state.step
     ):
         return f"; change a setting when you resume it: `runner resume {state.run} {overrides}`"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from job.exit_status import ExitStatus
 from job.format import describe_result, runner_command
-from job.run_record import RunRecord, RunStatus, how_it_ended
+from job.run_record import RunRecord, RunStatus, describe_end
 from job.step_folders import sha256
 from runner.console import CliContext
 from runner.errors import NoSuchRun, RunnerError, usage
@@ -193,7 +193,7 @@ def show_finished(
             cli.warn(f"{file.name} has changed since; the result is that of the earlier file")
         args = ["run", str(file), *request.experiment.args]
     else:
-        cli.info(how_it_ended(request.run, record))
+        cli.info(describe_end(request.run, record))
         path = getattr(request, "recipe", None)
         recipe = record.recipe or "RECIPE"
         if path is not None and path.is_file():  # the run's own may be on the target alone

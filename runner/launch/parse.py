@@ -124,7 +124,7 @@ def _model_request(
     names, typed_overrides = split_overrides(arguments.args)
     overrides = tuple(typed_overrides)
     if len(models := [*names, *([arguments.name] if arguments.name else [])]) > 1:
-        raise usage(f"two models, '{models[0]}' and '{models[1]}'; name one")
+        raise usage(f"two models, '{models[0]}' and '{models[1]}'; remove one")
     name, model = models[0] if models else None, None
     known = run_names(files) if files is not None else [name]
     if name is not None and name not in known and not arguments.name:
@@ -298,7 +298,7 @@ def classify_args(
                 raise usage(f"'{before} {word}' has spaces around the =; write {before}{word}")
             raise usage(explain(word) or _unknown_word(word, recipes, takes_job))
     if len(names) > 1:
-        raise usage(f"two recipes, '{names[0]}' and '{names[1]}'; a run has one")
+        raise usage(f"two recipes, '{names[0]}' and '{names[1]}'; remove one")
     return ParsedArgs(names[0] if names else None, tuple(overrides))
 
 

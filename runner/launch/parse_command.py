@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 
-from job.compatibility import other_experiment
+from job.compatibility import experiment_mismatch
 from job.run_record import is_run_name
 from job.signature import ExperimentError, read_signature
 from job.typed_json import read_object
@@ -155,7 +155,7 @@ def name_for(command: UserCommand, requested: str | None, files: VolumeFiles) ->
     if requested is not None:
         before = command_of_run(files, requested)
         if before is not None:
-            refuse_another(requested, before, command)
+            refuse_different_command(requested, before, command)
         return requested, ""
     base, hint = run_name(command.folder, command.argv), ""
     known = _commands(files, base)
@@ -182,7 +182,7 @@ def _commands(files: VolumeFiles, base: str) -> dict[str, UserCommand | None]:
     }
 
 
-def refuse_another(run: str, before: UserCommand, command: UserCommand) -> None:
+def refuse_different_command(run: str, before: UserCommand, command: UserCommand) -> None:
     """Raise RunnerError, exit status 2, if ``run`` has a different command or folder.
 
     If the recorded folder no longer exists on this machine, the new one replaces it.
@@ -263,7 +263,7 @@ def experiment_request(
     check_run_name(name)
     record = record_of(files, name)
     if record is not None:
-        problem = other_experiment(record, experiment.file.name, dict(experiment.arguments))
+        problem = experiment_mismatch(record, experiment.file.name, dict(experiment.arguments))
         if problem:
             raise usage(problem)
     return ExperimentRequest(

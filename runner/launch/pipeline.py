@@ -15,14 +15,19 @@ from pathlib import Path, PurePosixPath
 import click
 
 from job.exit_status import ExitStatus
-from job.files import alone_in
+from job.files import exclusive_lock
 from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import LaunchArguments
 from runner.launch.execute import confirm, run_plan, show
 from runner.launch.parse import NO_OPTIONS, split_overrides
-from runner.launch.parse_command import check_program, check_setup, command_of_run, refuse_another
+from runner.launch.parse_command import (
+    check_program,
+    check_setup,
+    command_of_run,
+    refuse_different_command,
+)
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
 from runner.planning.metric_presets import read_metrics
@@ -86,7 +91,7 @@ def run_pipeline(
     runs = [f"{name}-{stage}" for stage in pipeline.stages]
     state = target.volumes.cache / STATE_FOLDER / name
     state.mkdir(parents=True, exist_ok=True)
-    with alone_in(state) as has_lock:
+    with exclusive_lock(state) as has_lock:
         if has_lock:
             prepare_folder(state)
             _follow_active(cli, target, runs)  # an earlier start may have left a stage running
@@ -165,7 +170,7 @@ def _attach(
     while not has_lock:
         _follow_active(cli, target, runs)
         time.sleep(target.poll_interval_s)
-        with alone_in(state) as has_lock:
+        with exclusive_lock(state) as has_lock:
             code = read_exit(state)
     if code is None or code not in [*ExitStatus]:  # killed, or its question was declined
         raise RunnerError(
@@ -299,7 +304,7 @@ def _step(
     before = command_of_run(files, run)
     missing = [path for path in stage.outputs if not output_exists(target, path, command, run)]
     if before is not None:  # changed arguments are handled below
-        refuse_another(run, replace(before, argv=command.argv), command)
+        refuse_different_command(run, replace(before, argv=command.argv), command)
     same = before is not None and before.argv == command.argv
     record = record_of(files, run)
     runs, why = decide(record, same, stage.outputs, missing, requested, changed)

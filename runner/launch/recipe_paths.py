@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from job.compatibility import does_not_fit
 from job.exit_status import RecipeError
 from job.files import MISSING, file_problem, text_problem
-from job.pretrained import refuse_other_gpt2
+from job.pretrained import refuse_different_gpt2
 from job.run_record import is_run_name
 from job.step_folders import STEP_FOLDER
 from runner.errors import did_you_mean
@@ -137,7 +137,7 @@ def _weights_problem(
         return f"no run or folder of that name{did_you_mean(source, names)}"
     if (config := path / "config.json").exists():
         try:
-            refuse_other_gpt2(config, settings.model, str(config))
+            refuse_different_gpt2(config, settings.model, str(config))
         except ValueError as error:
             return str(error)
         problem = file_problem(path / "model.safetensors")
@@ -162,7 +162,7 @@ def _run_problem(runs: VolumeFiles, run: str, settings: Recipe) -> str:
     except RecipeError as error:
         return str(error)
     if before is None:
-        return f"run {run} has no recipe.yaml, so its network is unknown"
+        return f"run '{run}' has no recipe.yaml, so its network is unknown"
     if step_of(runs, run) is None:
         return f"run {run} has no checkpoint; `runner resume {run}` trains it"
     return does_not_fit(run, before.model, settings.model)

@@ -54,7 +54,9 @@ def resume_request(
         arguments = replace(arguments, gpu=_process_count(options.gpu))
         options = replace(options, gpu=None)
         if given := options.given():
-            raise usage(f"--{given[0]} is not an option of {target.name}, which costs nothing")
+            raise usage(
+                f"--{given[0]} is for Modal, and {target.name} is free; remove --{given[0]}"
+            )
     if job == EXPERIMENT.name:
         return target, _experiment_request(cli, arguments, resolved, target, options)
     if job == COMMAND.name:
@@ -167,7 +169,7 @@ def _process_count(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise usage(f"--gpu {text}: expected a number of GPUs; GPU names are for --target cloud")
+        raise usage(f"--gpu {text}: expected a number of GPUs; GPU types are for --target cloud")
     return int(text)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from job.format import byte_size
 from job.notify import VARIABLE
-from job.user_command.resume import words_of
+from job.user_command.resume import recorded_argv
 from runner.plan import (
     CREDENTIALS,
     FolderState,
@@ -154,7 +154,7 @@ def _steps(request: CommandRequest, state: TargetState) -> list[str]:
 
 def _has_changed(command: UserCommand, state: TargetState) -> bool:
     attempts = state.run.record.attempts if state.run.record else []
-    return bool(attempts) and words_of(attempts[-1]) not in (None, list(command.argv))
+    return bool(attempts) and recorded_argv(attempts[-1]) not in (None, list(command.argv))
 
 
 def folder_rows(state: TargetState, folder: PlannedFolder) -> tuple[tuple[str, str], ...]:

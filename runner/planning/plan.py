@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from job.compatibility import other_job, other_recipe
-from job.gpu_queue import TICKET_VARIABLE, GpuAccess, refusal
+from job.compatibility import job_mismatch, recipe_mismatch
+from job.gpu_queue import TICKET_VARIABLE, GpuAccess, busy_message
 from job.notify import VARIABLE
 from job.pretrained import FINEWEB, weights_of
-from job.run_record import checkpoints_gone
+from job.run_record import deleted_checkpoints_message
 from job.trackers import TRACKERS
 from runner.errors import RunnerError, not_found, usage
 from runner.paths import literal_prefix, mount_point, path_in, replace_path
@@ -337,7 +337,7 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
             f"{job.name} needs {', '.join(state.missing_modules)}, which this Python lacks; "
             f"install {them}:\n  {state.install_command}\nor use the container: `runner local`"
         )
-    if job.writes_run and run.record and (why := other_job(run.record, job.name)):
+    if job.writes_run and run.record and (why := job_mismatch(run.record, job.name)):
         raise usage(why)
     if run.active:
         raise RunnerError(already_active_message(request.run, run.active))
@@ -346,7 +346,9 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
         refuse_divergence(request.run, state.target, run.step, run.other, folder)
     if isinstance(request, TrainRequest) and run.recipe is not None:
         # The job would refuse it too, but on a machine that bills.
-        why = other_recipe(request.run, run.recipe, request.settings, state.target, run.step or 0)
+        why = recipe_mismatch(
+            request.run, run.recipe, request.settings, state.target, run.step or 0
+        )
         if why:
             raise usage(why)
     _refuse_unusable_files(request, state)
@@ -355,7 +357,7 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
         raise not_found(_no_checkpoint(request, state))
     _check_devices(request, state)
     if state.queue is not None and request.access is None and state.queue.blocker:
-        raise RunnerError(refusal(state.queue.blocker))
+        raise RunnerError(busy_message(state.queue.blocker))
 
 
 def _refuse_unusable_files(request: Request, state: TargetState) -> None:
@@ -383,7 +385,7 @@ def _no_checkpoint(request: Request, state: TargetState) -> str:
         recipe = (
             "RECIPE" if checkpoints.remote else f"{checkpoints.host_path}/{request.run}/recipe.yaml"
         )
-        return checkpoints_gone(request.run, state.target, recipe)
+        return deleted_checkpoints_message(request.run, state.target, recipe)
     run = request.run
     return f"run '{run}' has no checkpoint yet; see its progress: `runner status {run}`"
 

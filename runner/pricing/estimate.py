@@ -188,7 +188,7 @@ def refuse_too_large(recipe: Recipe, gpus: GpuRequest, nodes: int) -> None:
         if memory_fit(recipe, name, processes).largest_micro_batch is None:
             fit = memory_fit(recipe.model_copy(update={"train": single}), name, processes)
             raise usage(
-                f"a single sequence does not fit on a {name}: it needs about {fit.needed_gb:.2g} "
+                f"a single sequence does not fit on one {name}: it needs about {fit.needed_gb:.2g} "
                 f"of {fit.available_gb:g} GB; {REMEDIES}"
             )
 

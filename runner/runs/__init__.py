@@ -1,1 +1,1 @@
-"""Runs and their folders: found, told about, read."""
+"""Find, read and describe runs and their folders."""

@@ -1,7 +1,7 @@
-"""Find runs by name, on whichever target they are; and one run on two sides.
+"""Find runs by name on any target, and compare a run's copies on this machine and a remote target.
 
-The sides are this machine and a target with volumes of its own. A run is looked up on a target only
-if its files on this machine show that it was there: a new run needs no network to start.
+A run is looked up on a remote target only if its files on this machine show that it was there: a
+new run needs no network to start.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def match_names(cli: CliContext, patterns: Sequence[str]) -> list[str]:
     """
     if not any(map(_is_pattern, patterns)):
         return list(patterns)
-    known = sorted(found.state.run for found in every_run(cli))
+    known = sorted({run.state.run for run in every_run(cli)})
     names: list[str] = []
     for word in patterns:
         if not _is_pattern(word):

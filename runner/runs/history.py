@@ -1,4 +1,4 @@
-"""A run read through its target, again and again: each poll reads only what is new.
+"""Read a run through its target; each poll reads only new data.
 
 ``HistoryReader("my_run", target).poll()`` returns a History. Raises OSError or RunnerError if the
 target does not answer. ``results`` returns the results of the run by name.

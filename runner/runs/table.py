@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from job.exit_status import ExitStatus
-from job.format import dollars, in_short, one_line
+from job.format import dollars, one_line, short_result
 from job.run_record import EndReason, RunStatus
 from runner.console import COLUMN_GAP, CliContext, new_table
 from runner.jobs import COMMAND
@@ -51,7 +51,7 @@ def table_columns(states: Sequence[RunInfo]) -> dict[str, list[str]]:
         "estimated": [_dollars(state.estimated_cost) for state in states],
         "age": [age(state.started) for state in states],
         "tags": [" ".join(state.tags) for state in states],
-        "result": [in_short(state.result, MAX_RESULT_IN_TABLE) for state in states],
+        "result": [short_result(state.result, MAX_RESULT_IN_TABLE) for state in states],
     }
     return {title: cells for title, cells in columns.items() if not {*cells} <= {"", "-"}}
 
@@ -93,7 +93,7 @@ def rows(state: RunInfo) -> list[tuple[str, str]]:
         ("status", status_text(state)),
         ("step", step_text(state)),
         ("loss", "" if state.loss is None else f"{state.loss:.4f}"),
-        ("result", in_short(state.result, MAX_RESULT)),
+        ("result", short_result(state.result, MAX_RESULT)),
         ("recipe", state.recipe),
         ("tags", " ".join(state.tags)),
         ("device", state.gpu or ""),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.files import alone_in
+from job.files import exclusive_lock
 from job.gpu_queue import GpuAccess
 from job.notify import VARIABLE, Message
 from job.run_record import RunStatus, read_record
@@ -125,7 +125,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     target.check_configured()
     confirm(cli, plan.question, arguments.yes)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder) as has_lock:
+    with exclusive_lock(folder) as has_lock:
         if not has_lock:
             raise RunnerError(
                 f"another process is running sweep '{name}'; stop that one with Ctrl-C first"

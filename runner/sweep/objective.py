@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from job.compatibility import other_experiment
+from job.compatibility import experiment_mismatch
 from job.exit_status import RecipeError
 from job.recipe import Recipe, changes, known_keys, load
 from job.recipe_loader import full_key
@@ -184,7 +184,7 @@ class Objective:
         """Return True if the run with this record and recipe is the trial, not a different run."""
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
-            return not other_experiment(record, request.experiment.file.name, arguments)
+            return not experiment_mismatch(record, request.experiment.file.name, arguments)
         if request.command is not None:
             return record.command == list(request.command.argv)
         if record.job != "train":

@@ -124,7 +124,7 @@ class ComposeTarget(LocalTarget):
     def _prepare_container(self, plan: Plan) -> None:
         for line in write_missing_settings(self.system, self.checkout):
             self.cli.info(line)
-        for volume in plan.volumes:  # the engine would make a missing folder, owned by root
+        for volume in plan.volumes:  # the engine would create a missing folder as root
             if volume.writable:
                 Path(volume.host_path).mkdir(parents=True, exist_ok=True)
         image = plan.image.name if plan.image else ""
@@ -243,7 +243,7 @@ class ComposeTarget(LocalTarget):
         for container in self.containers.active(launch.run):
             if self.system.call(["docker", "kill", f"--signal={name}", container.id]).code == 0:
                 return True
-        self._processes[launch.id].terminate()  # compose has not made the container yet
+        self._processes[launch.id].terminate()  # compose has not created the container yet
         return False
 
     def _kill(self, launch: LaunchHandle) -> None:

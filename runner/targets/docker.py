@@ -117,9 +117,9 @@ def bind_mounts(folder: PlannedFolder) -> list[str]:
 
 
 def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
-    """Make both ends of each persisted path and fill the volume with the folder's own files.
+    """Create both ends of each persisted path, and copy the folder's own files to the volume.
 
-    The engine would make missing folders as root. Raises RunnerError if a path is a file.
+    The engine would create missing folders as root. Raises RunnerError if a path is a file.
     """
     listing = list_files(Path(folder.host_path), checkout) if folder.persisted else None
     for keep in folder.persisted:

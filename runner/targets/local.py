@@ -200,7 +200,7 @@ def has_terminal(job: str) -> bool:
 def inspect_local(
     target: LocalTarget, request: Request, environment: JobEnvironment
 ) -> TargetState:
-    """Return what this machine's disk tells; the target replaces what it knows better."""
+    """Return the state on this machine's disk; the target overrides what it knows better."""
     command, checkout, volumes = request.command, target.checkout, target.volumes
     check_forwarded_env(request.target_options.forwarded_env, target.cli.environ, checkout)
     folder = volumes.run(request.run)

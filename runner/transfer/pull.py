@@ -150,7 +150,7 @@ class Pull:
 
     def _active_runs(self) -> list[str]:
         """Return messages about runs that this machine runs: they would write to replaced files."""
-        return [f"run {run} is active on this machine" for run in self._active()]
+        return [f"run '{run}' is active on this machine" for run in self._active()]
 
     def _active(self) -> Iterator[str]:
         return (run for run in self._runs() if is_active_locally(self.mapping.root / run))
@@ -164,7 +164,7 @@ class Pull:
             if local is not None and local > (remote if remote is not None else -1):
                 remote_step = "has no checkpoint" if remote is None else f"is at step {remote}"
                 older.append(
-                    f"run {run} is at step {local} on this machine "
+                    f"run '{run}' is at step {local} on this machine "
                     f"and {remote_step} on {self.mapping.place}"
                 )
         return older
@@ -231,7 +231,7 @@ def watch_run(
     if not run:
         raise usage("--watch follows one run; name it: `runner pull checkpoints RUN --watch`")
     mapping = replace(mapping, files=mapping.files.with_retries(WATCH_ATTEMPTS))
-    cli.info(f"watching run {run}; Ctrl-C stops watching, and the run continues")
+    cli.info(f"watching run '{run}'; Ctrl-C stops watching, and the run continues")
     ended: float | None = None
     reported = ""
     while True:
@@ -255,7 +255,7 @@ def watch_run(
         # only when one more pull finds nothing new.
         if is_over and result is not None and result.is_complete and not result.plan.count:
             print_result(cli, result, "pulled", f"into {mapping.root}")
-            cli.info(f"run {run} ended: {status}")
+            cli.info(f"run '{run}' ended: {status}")
             return result
         clock.sleep(min(interval, 1.0) if is_over else interval)
 

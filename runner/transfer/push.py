@@ -111,11 +111,11 @@ class Push:
             local = parse_step_name(latest.get(run, ""))
             if remote is not None and remote > local:
                 reasons.append(
-                    f"run {run} is at step {remote} on {self.mapping.place} "
+                    f"run '{run}' is at step {remote} on {self.mapping.place} "
                     f"and at {max(local, 0)} on this machine"
                 )
             if run in changing and is_active_remotely(self.mapping, run):
-                reasons.append(f"run {run} is active on {self.mapping.place}")
+                reasons.append(f"run '{run}' is active on {self.mapping.place}")
         return reasons
 
     def _credentials(self) -> list[str]:

@@ -244,11 +244,11 @@ def _report_end(cli: CliContext, snapshot: Snapshot) -> ExitStatus:
     state = snapshot.history.state
     run = one_line(state.run)
     if not snapshot.has_ended:
-        cli.info(f"run {run} continues; `runner watch {run}` shows it again")
+        cli.info(f"run '{run}' continues; `runner watch {run}` shows it again")
         return ExitStatus.INTERRUPTED
     status = status_text(state)
     # A copy of an active run has not ended: "was running 2h ago".
-    cli.info(f"run {run} {'ended:' if status == state.status else 'was'} {status}")
+    cli.info(f"run '{run}' {'ended:' if status == state.status else 'was'} {status}")
     if limit := limit_message(run, state.unfinished_reason):
         cli.info(limit)
         if state.unfinished_reason == EndReason.BUDGET:

@@ -11,7 +11,7 @@ from bench import roofline
 from job.memory import flops_per_token
 from job.metrics import read_metrics
 from job.recipe import load
-from job.speed import remembered, speed_file
+from job.speed import measured_product_flops, speed_file
 from model import device as devices
 from tests.model.conftest import Lab
 
@@ -57,9 +57,9 @@ def test_each_number_format_has_its_own_figure(lab: Lab) -> None:
     path = speed_file("cpu, 1 threads", lab.locations)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"bfloat16": 2e11, "float32": 1e11}))
-    assert remembered("cpu, 1 threads", "float32", lab.locations) == 1e11
-    assert remembered("cpu, 1 threads", "bfloat16", lab.locations) == 2e11
-    assert remembered("cpu, 2 threads", "float32", lab.locations) is None
-    assert remembered("NVIDIA H200", "bfloat16", lab.locations) is None
+    assert measured_product_flops("cpu, 1 threads", "float32", lab.locations) == 1e11
+    assert measured_product_flops("cpu, 1 threads", "bfloat16", lab.locations) == 2e11
+    assert measured_product_flops("cpu, 2 threads", "float32", lab.locations) is None
+    assert measured_product_flops("NVIDIA H200", "bfloat16", lab.locations) is None
     path.write_text("{")  # damaged: counts as not measured
-    assert remembered("cpu, 1 threads", "float32", lab.locations) is None
+    assert measured_product_flops("cpu, 1 threads", "float32", lab.locations) is None

@@ -156,10 +156,10 @@ class TestHealth:
         """Start a container with a run whose heartbeat is ``heartbeat_age`` seconds old."""
         job = (
             "import os, pathlib, time\n"
-            "from job.run_record import RunRecord, beat\n"
+            "from job.run_record import RunRecord, touch_heartbeat\n"
             "folder = pathlib.Path('/vol/checkpoints/warm')\n"
             "RunRecord(name='warm').write(folder)\n"
-            "beat(folder)\n"
+            "touch_heartbeat(folder)\n"
             f"then = time.time() - {heartbeat_age}\n"
             "os.utime(folder / 'heartbeat', (then, then))\n"
             "time.sleep(600)\n"

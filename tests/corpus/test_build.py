@@ -24,7 +24,7 @@ from corpus.dataset import TokenStream, dataset_meta
 from corpus.tokenizers import GPT2Tokenizer
 from corpus.verify import Checks, is_prepared
 from job.exit_status import Interrupted
-from job.files import alone_in
+from job.files import exclusive_lock
 from job.recipe import DataConfig
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def test_tinyshakespeare_equals_that_of_nanogpt(shared_data: Path, folder: Path)
 def test_tail_is_counted_in_characters(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", piece)
+    monkeypatch.setattr(segments, "PIECE_BYTES", piece)
     monkeypatch.setattr(preparation, "BATCH_BYTES", 100)
     text = "".join(f"zeile {i}: äöü 🙂\n" for i in range(200))
     (tmp_path / "f.txt").write_text(text)
@@ -165,7 +165,7 @@ def test_gpt2_tokens_are_those_of_the_whole_text(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", 10_000)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 10_000)
     monkeypatch.setattr(preparation, "BATCH_BYTES", 10_000)
     text = novels[:1_000_000]
     (tmp_path / "f.txt").write_bytes(text)
@@ -202,7 +202,7 @@ from corpus import Monitor, build as preparation, segments
 from job.recipe import DataConfig
 
 source, folder, die_at = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-preparation.BATCH_BYTES = segments.PIECE = 20_000
+preparation.BATCH_BYTES = segments.PIECE_BYTES = 20_000
 preparation.JOURNAL_INTERVAL_S = 0.0
 calls = 0
 
@@ -363,7 +363,7 @@ def test_shards_without_meta_are_kept(texts: Path, folder: Path) -> None:
 def test_text_that_is_not_utf8_is_located(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", 64)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 64)
     (tmp_path / "f.txt").write_bytes(b"good line\n" * 100 + b"caf\xe9\n" + b"good line\n" * 100)
     with pytest.raises(
         DataError, match=r"f\.txt: not UTF-8 text at byte 1003; .*iconv.*data\.tokenizer=bytes"
@@ -402,7 +402,7 @@ def test_a_second_process_waits_for_the_first(texts: Path, folder: Path) -> None
     folder.mkdir(parents=True)
     messages: list[str] = []
     with ThreadPoolExecutor(1) as pool:
-        with alone_in(folder) as alone:
+        with exclusive_lock(folder) as alone:
             assert alone
             monitor = Monitor(lambda event: messages.append(str(event)))
             second = pool.submit(prepare, config(texts), folder, monitor=monitor)
@@ -415,5 +415,5 @@ def test_a_second_process_waits_for_the_first(texts: Path, folder: Path) -> None
 
 def test_waiting_can_be_interrupted(texts: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    with alone_in(folder), pytest.raises(Interrupted):
+    with exclusive_lock(folder), pytest.raises(Interrupted):
         prepare(config(texts), folder, monitor=STOPPED)

@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from corpus import DataError, InvalidSource, Monitor
 from corpus.build import prepare
-from corpus.formats import refuse_other_formats
+from corpus.formats import refuse_known_formats
 from corpus.segments import read
 from corpus.sources import find_files
 from job.recipe import DataConfig
@@ -261,4 +261,4 @@ def test_a_pointer_in_place_of_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(DataError, match=r"a Git LFS pointer.*git lfs pull"):
-        refuse_other_formats(path)
+        refuse_known_formats(path)

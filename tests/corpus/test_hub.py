@@ -30,7 +30,7 @@ def hub(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
         f"{BASE_PATH}/model.safetensors": WEIGHTS,
     }
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setattr(download, "BLOCK", 100)
+    monkeypatch.setattr(download, "BLOCK_BYTES", 100)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return server
 

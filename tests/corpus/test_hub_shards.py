@@ -29,7 +29,7 @@ def published(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer
         header[:3] = 20240520, 1, 5000
         server.files[f"{BASE_PATH}/{name}"] = header.tobytes() + tokens.tobytes()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setattr(download, "BLOCK", 10)
+    monkeypatch.setattr(download, "BLOCK_BYTES", 10)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return server
 

@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
 def test_a_file_is_one_document_however_many_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", 100)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 100)
     (tmp_path / "f.txt").write_text("some words\n" * 1000)
     assert documents(tmp_path / "f.txt", tmp_path) == ["some words\n" * 1000]
     assert len(list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))) > 100
@@ -157,8 +157,8 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
 
 
 def test_reading_resumes_from_any_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "PIECE", 64)
-    monkeypatch.setattr(segments, "LONGEST_PIECE", 128)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 64)
+    monkeypatch.setattr(segments, "MAX_PIECE_BYTES", 128)
     folder = tmp_path / "in"
     folder.mkdir()
     rows = [f"row {i}\n" * 3 for i in range(700)]
@@ -183,8 +183,8 @@ def test_reading_resumes_from_any_cursor(tmp_path: Path, monkeypatch: pytest.Mon
 def test_text_without_line_ends_is_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", 64)
-    monkeypatch.setattr(segments, "LONGEST_PIECE", 256)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 64)
+    monkeypatch.setattr(segments, "MAX_PIECE_BYTES", 256)
     (tmp_path / "f.txt").write_text("x" + "äöü" * 1000)
     found = list(read(find_files(str(tmp_path / "f.txt"), tmp_path), "text"))
     assert "".join(segment.text.decode() for segment in found) == "x" + "äöü" * 1000
@@ -194,7 +194,7 @@ def test_text_without_line_ends_is_cut_between_characters(
 def test_a_url_is_downloaded_once(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "BLOCK", 10)
+    monkeypatch.setattr(download, "BLOCK_BYTES", 10)
     server.files["/a/input.txt"] = b"some text\n" * 100
     server.troubles["/a/input.txt"] = [300]
     patient = Monitor(pause=lambda seconds: None)

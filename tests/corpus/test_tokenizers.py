@@ -111,7 +111,7 @@ def test_real_text_in_pieces_has_the_tokens_of_the_whole(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(segments, "PIECE", 2000)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 2000)
     text = novels[:400_000].decode(errors="ignore").encode()
     text = b"".join(text.split()) if not separator else separator.join(text.splitlines())
     (tmp_path / "text.txt").write_bytes(text)

@@ -298,7 +298,7 @@ class TestRun:
             lines[0 if changed[0] == b"T"[0] else -1] = changed
             text.write_bytes(b"".join(lines))
             prepare(config(text), folder, force=True)
-            with pytest.raises(DataError, match="run a was trained on a different dataset"):
+            with pytest.raises(DataError, match="run 'a' was trained on a different dataset"):
                 require_dataset_of_run("a", recorded, folder)
 
     @pytest.mark.parametrize("recorded", [{}, None, "x", {"source": "t"}, {"fingerprint": None}])

@@ -11,7 +11,7 @@ from experiment.run import main
 from job.exit_status import ExitStatus, RecipeError
 from job.paths import CONFIGS, VolumePaths
 from job.recipe import load
-from job.run_record import NoSuchRun, RunRecord, find_run, invalid_run_name, without_checkpoint
+from job.run_record import NoSuchRun, RunRecord, find_run, invalid_run_name, no_checkpoint_error
 from job.run_session import (
     RunRefused,
     RunSession,
@@ -82,20 +82,22 @@ def test_newest_run_is_a_trained_one(tmp_path: Path) -> None:
         (tmp_path / name / "recipe.yaml").write_text("")
     assert find_run(None, tmp_path).name == "b"
     assert find_run("a", tmp_path).name == "a"
-    with pytest.raises(NoSuchRun, match=r"no run d in .*; runs: c, b, a"):
+    with pytest.raises(NoSuchRun, match=r"no run 'd' in .*; runs: c, b, a"):
         find_run("d", tmp_path)
-    with pytest.raises(NoSuchRun, match=r"run c has job command and is not a training run"):
+    with pytest.raises(NoSuchRun, match=r"run 'c' has job command and is not a training run"):
         find_run("c", tmp_path)
     (tmp_path / "a" / "recipe.yaml").unlink()
     with pytest.raises(
         NoSuchRun,
-        match=r"run a has no recipe\.yaml in .*a; restore .* runner host train --name a-2",
+        match=r"run 'a' has no recipe\.yaml in .*a; restore .* runner host train --name a-2",
     ):
         find_run("a", tmp_path)
 
 
 def test_missing_checkpoints_of_a_finished_run_were_deleted(tmp_path: Path) -> None:
     RunRecord("a", status="unfinished").write(tmp_path / "a")
-    assert "has no checkpoint yet" in str(without_checkpoint(tmp_path / "a"))
+    assert "has no checkpoint yet" in str(no_checkpoint_error(tmp_path / "a"))
     RunRecord("a", status="finished").write(tmp_path / "a")
-    assert "were deleted; to train it again: runner host" in str(without_checkpoint(tmp_path / "a"))
+    assert "were deleted; to train it again: runner host" in str(
+        no_checkpoint_error(tmp_path / "a")
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from job import health, run_session
 from job.exit_status import ExitStatus
-from job.run_record import RunRecord, beat
+from job.run_record import RunRecord, touch_heartbeat
 from tests.waiting import wait_for
 
 
@@ -23,7 +23,7 @@ def make_run(checkpoints, name, status, age=None):
     """Make a run with a record and, if given, a heartbeat that is ``age`` seconds old."""
     RunRecord(name=name, status=status).write(checkpoints / name)
     if age is not None:
-        beat(checkpoints / name)
+        touch_heartbeat(checkpoints / name)
         then = time.time() - age
         os.utime(checkpoints / name / "heartbeat", (then, then))
 
@@ -63,7 +63,7 @@ def test_a_run_that_has_ended_does_not_count(checkpoints, status):
 
 def test_a_heartbeat_without_a_record_does_not_count(checkpoints):
     (checkpoints / "stray").mkdir()
-    beat(checkpoints / "stray")
+    touch_heartbeat(checkpoints / "stray")
     assert health.main() == ExitStatus.ERROR
 
 
@@ -75,7 +75,7 @@ def test_heartbeats_continue_after_a_failed_one(tmp_path, monkeypatch):
         if len(beats) == 2:  # the first is the lock's
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(run_session, "beat", failing)
+    monkeypatch.setattr(run_session, "touch_heartbeat", failing)
     monkeypatch.setattr(run_session, "HEARTBEAT_INTERVAL_S", 0.01)
     session = run_session.RunSession(tmp_path, None, "command", [])
     wait_for(lambda: len(beats) > 3)

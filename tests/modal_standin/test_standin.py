@@ -181,7 +181,7 @@ def test_attached_app_ends_with_its_client(tmp_path: Path) -> None:
         assert modal.tasks()[0]["fate"] == "stopped"
 
 
-REFUSED = {
+REFUSED_FORMATS = {
     "gpu='H1000'": "H1000 is not a valid GPU type",
     "gpu=['H100', 'h1']": "H1 is not a valid GPU type",
     "gpu='H100:9'": "between 1 and 8",
@@ -197,7 +197,7 @@ def test_invalid_function_is_refused(modal: ModalStandin, tmp_path: Path) -> Non
             pass
 
         if __name__ == "__main__":
-            for option in {list(REFUSED)!r}:
+            for option in {list(REFUSED_FORMATS)!r}:
                 app = modal.App("refused")
                 eval(f"app.function({{option}})")(never)
                 try:
@@ -207,8 +207,10 @@ def test_invalid_function_is_refused(modal: ModalStandin, tmp_path: Path) -> Non
                     print(error)
     """
     answers = run(modal, tmp_path, source).splitlines()
-    assert len(answers) == len(REFUSED)
-    assert [m for m, answer in zip(REFUSED.values(), answers, strict=True) if m not in answer] == []
+    assert len(answers) == len(REFUSED_FORMATS)
+    assert [
+        m for m, answer in zip(REFUSED_FORMATS.values(), answers, strict=True) if m not in answer
+    ] == []
 
 
 def test_deployed_function_is_found_by_its_name(modal: ModalStandin, tmp_path: Path) -> None:

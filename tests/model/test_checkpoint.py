@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from job.disk import DiskFull, describe_os_error
-from job.files import naming, write_atomically
+from job.files import name_in_errors, write_atomically
 from model import checkpoint
 from tests.model.conftest import Lab
 
@@ -190,5 +190,5 @@ def test_a_system_error_names_its_file_or_the_fullest_volume(
     assert describe_os_error(denied) == "/a/b: permission denied; check its rights: `ls -ld /a/b`"
     assert describe_os_error(IsADirectoryError(21, "Is a directory", "/a")) == "/a: is a directory"
     assert describe_os_error(ValueError("as it is")) == "as it is"
-    with pytest.raises(FileNotFoundError, match="gone"), naming(tmp_path / "gone"):
+    with pytest.raises(FileNotFoundError, match="gone"), name_in_errors(tmp_path / "gone"):
         raise SafetensorError("I/O error: No such file or directory (os error 2)")

@@ -25,7 +25,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"reorder_and_upcast_attn": True},
     {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
 ]
-REFUSED: list[dict[str, Any]] = [
+REFUSED_FORMATS: list[dict[str, Any]] = [
     {"n_head": 4},
     {"activation_function": "gelu"},
     {"activation_function": "relu"},
@@ -68,7 +68,7 @@ def test_the_same_function_is_read(tmp_path: Path, changes: dict[str, Any]) -> N
     assert difference(make(tmp_path, **changes), read(tmp_path)) < 1e-5
 
 
-@pytest.mark.parametrize("changes", REFUSED, ids=str)
+@pytest.mark.parametrize("changes", REFUSED_FORMATS, ids=str)
 def test_another_function_is_refused_with_the_key(tmp_path: Path, changes: dict[str, Any]) -> None:
     make(tmp_path, **changes)
     (key,) = changes

@@ -204,7 +204,7 @@ def test_run_and_dataset_survive_a_lost_record(lab: Lab, unbroken: Unbroken) -> 
         tree = json.loads(text)
         path.write_text(json.dumps({**tree, "dataset": {**tree["dataset"], "fingerprint": "x"}}))
     _, err = lab.train("lost", status=ExitStatus.ERROR)
-    assert "run lost was trained on a different dataset" in err
+    assert "run 'lost' was trained on a different dataset" in err
     for path, text in states.items():
         path.write_text(json.dumps({**json.loads(text), "dataset": {}}))
     assert "run.json" in lab.train("lost", status=ExitStatus.ERROR)[1]

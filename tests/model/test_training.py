@@ -221,7 +221,7 @@ def test_a_run_refuses_another_text_of_the_same_length(lab: Lab) -> None:
     text.write_text(original[::-1])
     lab.run("prepare", str(lab.recipe), "--force")
     _, err = lab.train("first", "max_steps=20", status=ExitStatus.ERROR)
-    assert "run first was trained on a different dataset: 13986 training and " in err
+    assert "run 'first' was trained on a different dataset: 13986 training and " in err
     text.write_text(original)
     lab.run("prepare", str(lab.recipe), "--force")
     lab.train("first", "max_steps=20")
@@ -339,7 +339,7 @@ def test_initial_weights_of_another_function_are_refused_with_the_key(lab: Lab) 
 def test_the_network_of_a_trained_run_cannot_be_overridden(lab: Lab, job: str) -> None:
     lab.train("first", "max_steps=5", "n_head=2")
     _, err = lab.run(job, "--name", "first", "n_head=4", status=ExitStatus.USAGE)
-    assert "argument 'n_head=4': run first was trained with model.n_head=2" in err
+    assert "argument 'n_head=4': run 'first' was trained with model.n_head=2" in err
 
 
 def test_any_seed_works_with_dropout(lab: Lab) -> None:

@@ -47,7 +47,7 @@ def test_clear_names_active_runs(
     monkeypatch.setattr(cli.targets["host"], "runs", lambda: [run])
     result = type_("runner cache clear triton")
     assert result.exit_code == 2
-    assert "run warm is active" in result.stderr
+    assert "run 'warm' is active" in result.stderr
 
 
 def test_clear_deletes_one_kind_and_keeps_the_rest(type_, cache: Path) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from runner.targets.modal.entrypoint import JobSpec
 
 
-# Pulling an image of 10 GB, and 8 GPUs that answer late. Modal's own default is the function's
+# Pulling an image of 10 GB, and 8 GPUs that respond slowly. Modal's own default is the function's
 # timeout: a container that never starts would be waited for a day.
 STARTUP_TIMEOUT_S = 1200
 
@@ -165,7 +165,7 @@ def job_spec(
     usd_per_hour: dict[str, float],
     environ: Mapping[str, str],
 ) -> JobSpec:
-    """Return what the container needs to know of the launch."""
+    """Return the argument of the function: the container's view of the launch."""
     is_command = plan.job == COMMAND.name
     return {
         "run": plan.run,

@@ -1,4 +1,4 @@
-"""Function calls on Modal, found by their id from any terminal, machine and day.
+"""Function calls on Modal, found by their id from any terminal, on any machine, at any time.
 
 Output is read from the app, which has only this one call: Modal's own lines (waiting for a machine,
 preempted, failed to start) belong to no call.
@@ -35,14 +35,14 @@ class CallState:
     """The state of a call. It is ``alive`` while it waits for a machine or works.
 
     A call that ended has the ``value`` that the function returned, or an ``error``. If the error is
-    ``doubtful``, Modal gave no account of the call, and the run's record decides.
+    ``uncertain``, Modal did not report its end, and the run's record decides.
     """
 
     alive: bool
     value: dict[str, Any] | None = None
     error: str = ""
     attempts_used_up: bool = False
-    doubtful: bool = False
+    uncertain: bool = False
 
 
 def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None) -> CallState:
@@ -80,12 +80,12 @@ def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None)
                 is_cancelled = "cancelled by user" in str(error)
                 return CallState(False, error=CANCELLED if is_cancelled else str(error))
             except exception.ExecutionError as error:  # the client can't deserialize the result
-                return CallState(False, error=str(error), doubtful=True)
+                return CallState(False, error=str(error), uncertain=True)
             except exception.PermissionDeniedError:  # a run that was pushed from elsewhere
                 error_text = "its last call was in a different workspace"
-                return CallState(False, error=error_text, doubtful=True)
+                return CallState(False, error=error_text, uncertain=True)
     except FileNotFoundError:
-        return CallState(False, error="Modal does not know its last call", doubtful=True)
+        return CallState(False, error="Modal does not know its last call", uncertain=True)
     except ModalUnavailable:
         raise
     except Exception as error:  # get() raises the function's own exception

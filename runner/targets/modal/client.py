@@ -129,7 +129,7 @@ def need_token(environ: Mapping[str, str], alternative: str = "") -> None:
     """Raise RunnerError without credentials. ``alternative`` is a command that needs none."""
     if not is_configured(environ):
         hint = f"   ({alternative})" if alternative else ""
-        raise RunnerError(f"{NO_TOKEN}; type: {NEW_TOKEN}{hint}")
+        raise RunnerError(f"{NO_TOKEN}; create one: {NEW_TOKEN}{hint}")
 
 
 def account_id(environ: Mapping[str, str]) -> str:
@@ -280,7 +280,7 @@ def check_proxy(environ: Mapping[str, str]) -> None:
     variable = proxy_variable(environ)
     if variable and not all(find_spec(package) for package in PROXY_PACKAGES):
         raise RunnerError(
-            f"{variable} names a proxy, for which Modal's client lacks packages; type: "
+            f"{variable} names a proxy, for which Modal's client lacks packages; install them: "
             f"{pip_install('modal[api-proxy-support]')}   (or connect directly: "
             "MODAL_DISABLE_API_PROXY=1)"
         )

@@ -79,7 +79,7 @@ def gpu_name() -> str:
 
 
 def price_of(gpu: str, usd_per_hour: Mapping[str, float]) -> float:
-    """Return the price of the GPU that Modal gave, ``gpu`` by nvidia-smi.
+    """Return the price of the GPU that Modal assigned, ``gpu`` by nvidia-smi.
 
     If the name matches none that was asked for, the highest price counts, so that a budget holds.
     """
@@ -238,7 +238,7 @@ class ServeJob:
 
     @modal.exit()
     def stop(self) -> None:
-        """Let the server end the texts that it streams, then end it."""
+        """Let the server finish the texts that it streams, then stop it."""
         self.process.ask_to_stop()
         self.process.wait(STOP_TIMEOUT_S)
         self.process.kill()

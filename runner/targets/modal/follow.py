@@ -37,7 +37,7 @@ STARTING_HINT_S = 8.0  # without output, Modal's own lines included
 # Waiting for the last lines after the end: at most, and since the last line.
 LOG_TIMEOUT_S, LOG_QUIET_S = 10.0, 2.0
 
-MAX_DOUBTFUL_ANSWERS = 12  # a minute, while the run's record has no end
+MAX_UNCERTAIN_ANSWERS = 12  # a minute, while the run's record has no end
 
 
 def follow(target: ModalTarget, handle: LaunchHandle) -> int | None:
@@ -97,7 +97,7 @@ class _Printer(JobOutput):
 
 
 class _Waiter(threading.Thread):
-    """Waits for the end of the call. If Modal's answer is doubtful, the run's record decides."""
+    """Waits for the end of the call. If Modal's answer is uncertain, the run's record decides."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Waiter(threading.Thread):
         self.state = CallState(False, error="the call ended without a result")
 
     def run(self) -> None:
-        doubtful = 0
+        uncertain = 0
         while True:
             try:
                 state = self._poll()
@@ -122,14 +122,14 @@ class _Waiter(threading.Thread):
                 self.ended.wait(calls.RECONNECT_INTERVAL_S)
                 continue
             except Exception as error:
-                state = CallState(False, error=str(error), doubtful=True)
+                state = CallState(False, error=str(error), uncertain=True)
             if state.alive:
-                doubtful = 0
+                uncertain = 0
                 continue
-            if state.doubtful:
+            if state.uncertain:
                 recorded = self._recorded_end()
-                if recorded is None and doubtful < MAX_DOUBTFUL_ANSWERS:
-                    doubtful += 1
+                if recorded is None and uncertain < MAX_UNCERTAIN_ANSWERS:
+                    uncertain += 1
                     self.ended.wait(calls.RECONNECT_INTERVAL_S)
                     continue
                 state = recorded or state
@@ -165,11 +165,11 @@ def _exit_status(target: ModalTarget, handle: LaunchHandle, state: CallState) ->
     if state.value is not None:
         limit = limit_option(str(state.value.get("reason", "")))
         if limit and handle.job not in RESUMABLE_JOBS:  # `runner resume` continues the others
-            target.cli.info(f"stopped: its {limit} is used up; run it again with more")
+            target.cli.info(f"stopped: its {limit} is used up; run it again with a higher {limit}")
         return int(state.value.get("status", ExitStatus.ERROR))
     if state.attempts_used_up or state.error == CANCELLED:
         return int(ExitStatus.UNFINISHED)
-    if state.doubtful:
+    if state.uncertain:
         target.cli.info(
             f"Modal does not report the end of the call ({state.error}); "
             f"`runner status {handle.run}` shows what the run recorded"

@@ -190,9 +190,9 @@ def state_of(run: CloudRun, poll: Callable[[CloudRun], CallState] = poll_run) ->
     log, now = run.log, time.time()
     last = log.attempts[-1] if log.attempts else None
     has_attempt = bool(last) and not run.is_launch_newest
-    if call.doubtful and has_attempt and last is not None and last.ended is None:
-        # Modal gave no account of the call; an attempt that records itself is alive.
-        call = CallState(now - last.seen < attempts.STALE_S, error=call.error, doubtful=True)
+    if call.uncertain and has_attempt and last is not None and last.ended is None:
+        # Modal did not report the call's end; an attempt that still records itself is alive.
+        call = CallState(now - last.seen < attempts.STALE_S, error=call.error, uncertain=True)
     starts = [run.launch.started] if run.launch else []
     starts += [last.started] if last else []
     gpu = run.launch.target_options.gpu if run.launch else None

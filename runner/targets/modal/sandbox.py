@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 SHELL_APP = f"{PROJECT}-shell"
 MAX_SANDBOX_S = 24 * 3600  # Modal's limit
 
-ALIVE_FILE = "/root/.runner_alive"  # its age is the time since the client was there
+ALIVE_FILE = "/root/.runner_alive"  # its age is the time since the client was connected
 ALIVE_INTERVAL_S = 60.0
 
 # The sandbox's main process, with which the sandbox ends. Modal's own idle_timeout counts the
@@ -173,7 +173,7 @@ def _session(
 
 @contextmanager
 def _alive(sandbox: Any, idle_s: float) -> Iterator[None]:
-    """Show the sandbox that its client is there."""
+    """Keep the sandbox alive while its client is connected."""
     closed = threading.Event()
 
     def touch() -> None:

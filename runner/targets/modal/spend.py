@@ -1,4 +1,4 @@
-"""The cost of runs on Modal since a moment: by their records, and by Modal's bill.
+"""The cost of runs on Modal since a given time: by their records, and by Modal's bill.
 
 Modal bills whole hours, some time after they end. The records have every second, but only the
 runs that are still on the volume.

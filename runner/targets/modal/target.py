@@ -253,7 +253,7 @@ class ModalTarget:
         return follow.follow(self, started)
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Leave a request that the container finds within seconds; cancel a call without one."""
+        """Write a request that the container finds within seconds; cancel a call without one."""
         if run.startswith(SHELL_PREFIX):
             return sandbox.end_shell(run)
         cloud_run, state = records.find_active(self.read(run))

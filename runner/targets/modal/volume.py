@@ -200,7 +200,7 @@ class ModalVolumeFiles(ListedFiles):
         def fetch() -> bytes:
             body, is_verified = fetch_block(block)
             if len(body) < block.length and not is_verified:
-                raise ModalUnavailable(f"{len(body)} bytes came of a block of {block.length}")
+                raise ModalUnavailable(f"received {len(body)} of a block's {block.length} bytes")
             return bytes(body.ljust(block.length, b"\0"))
 
         return self._request(fetch)

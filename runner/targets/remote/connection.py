@@ -1,6 +1,6 @@
 """The connection to a box: one multiplexed ssh connection, or a context of the local Docker client.
 
-The box needs Docker and sshd. Passwords, keys and host keys are ssh's business: ssh asks on the
+The box needs Docker and sshd. ssh itself handles passwords, keys and host keys: it asks on the
 terminal, and without one it fails rather than wait. A container's log is printed exactly once,
 through lost connections.
 """
@@ -77,7 +77,8 @@ class BoxSystem(System):
     def __post_init__(self) -> None:
         if not BOX_NAME.match(self.box):
             raise usage(
-                f"'{self.box}' is not a box; give [user@]host as for ssh, or a Docker context"
+                f"'{self.box}' is not a box; expected a [user@]host that ssh accepts, or a Docker "
+                "context"
             )
 
     @cached_property
@@ -172,7 +173,7 @@ class BoxSystem(System):
         stdin: int | IO[bytes] | None = subprocess.DEVNULL,
         stderr: int = -1,
     ) -> subprocess.Popen[bytes]:
-        """Start a program on the box, in a group of its own: Ctrl-C is the runner's business."""
+        """Start a program on the box, in its own process group: the runner handles Ctrl-C."""
         return subprocess.Popen(
             self.command_line(command),
             stdin=stdin,

@@ -1,6 +1,6 @@
 """Inspect a box before a plan: its engine, image and GPUs, the run, the dataset, the folder.
 
-Also the runs on a box, as the records on its volume tell, and their pulled copies.
+Also the runs on a box, from the records on its volume, and their pulled copies.
 """
 
 from __future__ import annotations

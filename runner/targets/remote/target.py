@@ -103,7 +103,7 @@ class RemoteTarget(Target):
         return make_plan(request, state)
 
     def start(self, plan: Plan) -> LaunchHandle:
-        """Make the image and the trees of files, then start the container."""
+        """Build the image, send the trees of files, then start the container."""
         image = self._prepare_image(plan)
         self.containers.remove_ended(plan.run)
         handle = LaunchHandle.of(plan, self.name, _container_name(plan), location=self.box)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from job.run_record import Attempt, RunRecord
-from job.user_command.resume import CheckpointBackup, find_writers, words_to_resume
+from job.user_command.resume import CheckpointBackup, find_writers, resume_arguments
 
 SHARED = ["out", "checkpoints", "w/out"]
 
@@ -95,7 +95,7 @@ def test_resume_ignores_the_file_of_a_different_run_or_restores_a_copy(
     def resumed() -> list[str]:
         writers = find_writers(mine, checkpoints, "out/ckpt.pt")
         CheckpointBackup(file, out).restore(10, writers)
-        return words_to_resume("--resume", "out/ckpt.pt", folder, [persisted], 10, out, writers)
+        return resume_arguments("--resume", "out/ckpt.pt", folder, [persisted], 10, out, writers)
 
     assert resumed() == []
     assert "ckpt.pt was written by run 'b'; starting without it" in capsys.readouterr().err

@@ -308,10 +308,14 @@ class TestUsageErrors:
                 "runner spend --since 1.9.2026",
                 "--since 1.9.2026: expected a day such as 2026-09-01 or a month such as 2026-09",
             ),
-            ("runner new foo", "unknown template 'foo'; type `runner new experiment foo`"),
+            (
+                "runner new foo",
+                "unknown template 'foo'; expected experiment, as in `runner new experiment ...`",
+            ),
             (
                 "runner emit",
-                "name the system: slurm, k8s, skypilot or dstack, as in `runner emit slurm`; "
+                "missing system; expected slurm, k8s, skypilot or dstack, as in "
+                "`runner emit slurm`; "
                 "`runner emit --help` shows the usage",
             ),
             (

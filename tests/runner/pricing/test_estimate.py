@@ -168,9 +168,9 @@ def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
     [
         (
             "cloud gpt2_1558m --gpu T4",
-            "a single sequence does not fit on a T4: it needs about 34 of 16 GB",
+            "a single sequence does not fit on one T4: it needs about 34 of 16 GB",
         ),
-        ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on a T4"),
+        ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on one T4"),
         ("cloud --device mps", "--device mps is the GPU of a Mac, which cloud can't use"),
     ],
 )

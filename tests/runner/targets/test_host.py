@@ -259,7 +259,7 @@ def test_a_finished_run_without_checkpoints_is_an_error(spawn, make_run) -> None
     _, err = process.communicate(timeout=60)
     assert process.returncode == 102
     assert (
-        "run warm is finished, but its checkpoints were deleted; to train it again: "
+        "run 'warm' is finished, but its checkpoints were deleted; to train it again: "
         f"runner host {folder}/recipe.yaml --name warm-2" in err
     )
 

@@ -44,5 +44,5 @@ def test_the_call_decides_whether_a_run_is_active(
     lines = ("rm checkpoints warm -r", "rm checkpoints warm/log.txt", "push checkpoints warm")
     for line in lines:
         result = invoke(f"runner {line}")
-        assert ("run warm is active on Modal" in result.stderr) is alive
+        assert ("run 'warm' is active on Modal" in result.stderr) is alive
         assert (result.exit_code, line) == (2 if alive or line.startswith("rm") else 0, line)

@@ -210,7 +210,7 @@ def test_run_that_is_further_locally_is_not_replaced_without_asking(
     (local / "checkpoints/warm/log.txt").write_text("newer")
     result = invoke("runner pull checkpoints warm")
     assert result.exit_code == 2
-    assert "run warm is at step 20 on this machine and is at step 10 on Modal" in result.stderr
+    assert "run 'warm' is at step 20 on this machine and is at step 10 on Modal" in result.stderr
     assert "`runner pull checkpoints warm -y`" in result.stderr
     assert (local / "checkpoints/warm/log.txt").read_text() == "newer"
 
@@ -226,7 +226,7 @@ def test_run_that_is_active_on_this_machine_is_not_replaced_without_asking(
         for line in ("warm", "", "warm/log.txt"):
             result = invoke(f"runner pull checkpoints {line}")
             assert result.exit_code == 2
-            assert "run warm is active on this machine" in result.stderr
+            assert "run 'warm' is active on this machine" in result.stderr
         assert (run / "log.txt").read_text() == "mine\n"
     assert invoke("runner pull checkpoints warm").exit_code == 0
 

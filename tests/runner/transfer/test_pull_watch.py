@@ -96,7 +96,7 @@ def test_watch_reports_a_failure_once_and_continues(
     watch(cli, Timeline(fails, lambda: cloud.standin.disconnect(), recovers))
     errors = capsys.readouterr().err
     assert errors.count("the pull is incomplete") == 1
-    assert "run warm ended: failed" in errors
+    assert "run 'warm' ended: failed" in errors
 
 
 def test_watch_waits_for_the_next_attempt_of_an_unfinished_run(
@@ -130,7 +130,7 @@ def test_watch_of_an_ended_run_pulls_it_once(
     write_run(cloud.folder("checkpoints") / "warm", [10])
     result = invoke("runner pull checkpoints warm --watch --interval 0.1")
     assert result.exit_code == 0, result.output
-    assert "run warm ended: finished" in result.stderr
+    assert "run 'warm' ended: finished" in result.stderr
     assert invoke("runner pull data --watch").exit_code == 2
 
 
@@ -167,7 +167,7 @@ def test_watch_follows_the_function_call_and_not_the_record_of_a_killed_run(
         monkeypatch.setattr(ModalTarget, name, lambda self, run, answer=answer: answer(run))
     watch(cli, timeline)
     assert 600 <= timeline.time < 620
-    assert "run warm ended: lost" in capsys.readouterr().err
+    assert "run 'warm' ended: lost" in capsys.readouterr().err
 
 
 def test_watch_does_not_replace_files_of_a_run_that_is_active_on_this_machine(
@@ -184,6 +184,6 @@ def test_watch_does_not_replace_files_of_a_run_that_is_active_on_this_machine(
         lock.close()
 
     watch(cli, Timeline(lambda: None, ends))
-    message = "run warm is active on this machine; stop it first: `runner stop warm`"
+    message = "run 'warm' is active on this machine; stop it first: `runner stop warm`"
     assert message in capsys.readouterr().err
     assert (run / "latest").read_text() == "step_00000010\n"

@@ -180,7 +180,7 @@ def test_run_that_is_further_on_modal_is_not_replaced_without_asking(
     write_run(local / "checkpoints/warm", [10])
     result = invoke("runner push checkpoints warm")
     assert result.exit_code == 2
-    assert "run warm is at step 30 on Modal and at 10 on this machine" in result.stderr
+    assert "run 'warm' is at step 30 on Modal and at 10 on this machine" in result.stderr
     assert "`runner push checkpoints warm -y`" in result.stderr
     assert not (remote / "step_00000010").exists()
 

@@ -29,7 +29,7 @@ class TestOnATerminal:
         terminal.expect("sample of step 90")
         terminal.expect("return '·]0;title·x'")  # an escape sequence is shown, not executed
         active_run.send("step 100", "exit 0")
-        terminal.expect("run quickstart ended: finished")
+        terminal.expect("run 'quickstart' ended: finished")
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert terminal.exitstatus == 0

@@ -18,7 +18,7 @@ from job.display import Display
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.run_end import StopRequest, note_stop, show_finished
+from job.run_end import StopRequest, record_stop, show_finished
 from job.run_record import RunStatus
 from job.run_session import RunSession, check_run
 from job.schedules import events_after, learning_rate, tokens_before
@@ -49,7 +49,7 @@ def run_attempt(recipe: Recipe, folder: Path, arguments: Namespace, free_cpus: f
         log.close()
     step = log.progress.step
     if step < recipe.train.max_steps:
-        note_stop(stop.received.name if stop.received else "", step, display, session)
+        record_stop(stop.received.name if stop.received else "", step, display, session)
         return ExitStatus.UNFINISHED
     display.finished(folder.name, step, log.progress.train_seconds, LOSS, LOSS)
     session.end(RunStatus.FINISHED, "finished")

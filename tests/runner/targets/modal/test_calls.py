@@ -40,11 +40,11 @@ from runner.targets.modal.runs import CloudRun
         (exception.RemoteError("out of memory"), CallState(False, None, "out of memory")),
         (
             exception.ExecutionError("Could not deserialize"),
-            CallState(False, None, "Could not deserialize", doubtful=True),
+            CallState(False, None, "Could not deserialize", uncertain=True),
         ),
         (
             exception.PermissionDeniedError("fc-1"),
-            CallState(False, None, "its last call was in a different workspace", doubtful=True),
+            CallState(False, None, "its last call was in a different workspace", uncertain=True),
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_missing_proxy_packages_are_named_before_any_request(
         with pytest.raises(RunnerError) as refused:
             check(environ)
         assert refused.value.message == (
-            "ALL_PROXY names a proxy, for which Modal's client lacks packages; type: "
+            "ALL_PROXY names a proxy, for which Modal's client lacks packages; install them: "
             f"{pip_install('modal[api-proxy-support]')}   "
             "(or connect directly: MODAL_DISABLE_API_PROXY=1)"
         )

@@ -77,7 +77,7 @@ def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: 
     (run / "run.json").write_text('{"name": "cl", "status": "finished"}')
     refused = type_(line)
     assert refused.exit_code == 1
-    assert f"error: this machine has no Modal token; type: {NEW_TOKEN}" in refused.stderr
+    assert f"error: this machine has no Modal token; create one: {NEW_TOKEN}" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: 
 def test_transfer_names_the_token(line: str, type_: Callable[[str], Result]) -> None:
     refused = type_(line)
     assert refused.exit_code == 1
-    assert refused.stderr == f"error: this machine has no Modal token; type: {NEW_TOKEN}\n"
+    assert refused.stderr == f"error: this machine has no Modal token; create one: {NEW_TOKEN}\n"
 
 
 def test_missing_path_is_reported_before_the_token(type_: Callable[[str], Result]) -> None:
