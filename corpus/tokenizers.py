@@ -25,9 +25,8 @@ from job.recipe import Recipe
 from job.typed_json import read_object
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
-MAX_SHOWN_CHARACTERS = (
-    60  # characters in a message: the last by code point, letters rather than punctuation
-)
+# In a message: the last ones by code point, letters rather than punctuation.
+MAX_SHOWN_CHARACTERS = 60
 
 
 class Tokenizer(ABC):

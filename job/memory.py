@@ -117,10 +117,8 @@ def training_memory(
     ``bf16``: under autocast. ``compiled``: by torch.compile.
     """
     train, config = recipe.train, recipe.model
-    size, kept = (
-        network_size(config, recipe.data.tokenizer),
-        _ACTIVATION_BYTES[config.variant, bf16],
-    )
+    size = network_size(config, recipe.data.tokenizer)
+    kept = _ACTIVATION_BYTES[config.variant, bf16]
     width, tokens = config.n_embd, micro_batch * config.block_size
     share = max(1, recipe.sequences_per_step // processes)
     # Gradients persist if they are accumulated, or in the buckets that processes exchange.

@@ -49,7 +49,7 @@ def _advice(recipe: Recipe) -> str:
     return f"Use a lower lr (now {recipe.train.lr:g}) or more warmup_steps, with a new --name"
 
 
-def too_small_memory_message(device: str, micro_batch: int, smaller: int, why: str) -> str:
+def out_of_memory_message(device: str, micro_batch: int, smaller: int, why: str) -> str:
     """Return the message for too little memory for a ``micro_batch`` that can't be halved."""
     if micro_batch == 1:
         return (

@@ -28,7 +28,7 @@ from job.schedules import (
     window_at,
 )
 from job.speed import should_compile
-from job.training_errors import OutOfMemory, smaller_micro_batch_message, too_small_memory_message
+from job.training_errors import OutOfMemory, out_of_memory_message, smaller_micro_batch_message
 from model import checkpoint
 from model import device as devices
 from model.attention import block_mask
@@ -172,7 +172,7 @@ class StepRunner:
         smaller = micro_batch_size(batch, max(1, self.micro_batch // 2))
         if self.micro_batch == 1 or not possible:
             name = devices.device_name(self.device)
-            raise OutOfMemory(too_small_memory_message(name, self.micro_batch, smaller, why))
+            raise OutOfMemory(out_of_memory_message(name, self.micro_batch, smaller, why))
         self.grad_accum_steps = batch // smaller
         self.display.say(
             smaller_micro_batch_message(smaller, self.micro_batch, self.grad_accum_steps)

@@ -164,5 +164,5 @@ def _run_problem(runs: VolumeFiles, run: str, settings: Recipe) -> str:
     if before is None:
         return f"run '{run}' has no recipe.yaml, so its network is unknown"
     if step_of(runs, run) is None:
-        return f"run {run} has no checkpoint; `runner resume {run}` trains it"
+        return f"run '{run}' has no checkpoint; `runner resume {run}` trains it"
     return does_not_fit(run, before.model, settings.model)

@@ -338,7 +338,9 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
 
 
 def test_an_empty_or_blank_file_is_never_the_whole_validation_set() -> None:
-    ranks = {name: segments._rank(name.encode()) for name in (f"{i}.txt" for i in range(200))}
+    ranks = {
+        name: segments._hash_fraction(name.encode()) for name in (f"{i}.txt" for i in range(200))
+    }
     lowest = min(ranks, key=lambda name: ranks[name])
     files = [
         SourceFile(Path(name), name, 10, "text", is_blank=name == lowest)
