@@ -62,14 +62,15 @@ def _main(arguments: Namespace) -> ExitStatus:
     listener = listen(arguments.host, arguments.port)  # fails before the network is loaded
     model = load_model(arguments.name, arguments.model, arguments.overrides, arguments.device)
     token = os.environ.get("SERVE_TOKEN") or None
-    is_local = _is_loopback(arguments.host)
+    host = os.environ.get("PUBLISHED_AT") or arguments.host  # of a container's port
+    is_local = _is_loopback(host)
     batcher = Batcher(model, arguments.slots or _slots(model.network.config))
     app = make_app(model, batcher, token, check_host=is_local)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
     )
     if not is_local and token is None:
-        say(f"warning: {arguments.host} can be reached from other machines; set SERVE_TOKEN")
+        say(f"warning: {host} can be reached from other machines; set SERVE_TOKEN")
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:

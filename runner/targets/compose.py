@@ -271,7 +271,8 @@ class ComposeTarget(LocalTarget):
         for name in plan.process.secrets:
             args += ["-e", name]  # compose takes the value from its own environment
         if plan.process.publish:
-            args += ["--publish", plan.process.publish]
+            address = plan.process.publish.rsplit(":", 2)[0]
+            args += ["--publish", plan.process.publish, "-e", f"PUBLISHED_AT={address}"]
         for volume in plan.volumes:
             if volume.name not in VOLUMES:
                 mode = "rw" if volume.writable else "ro"

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import modal
 from modal import exception
@@ -224,13 +225,14 @@ class ServeJob:
 
     @modal.enter()
     def start(self) -> None:
-        """Start the server and wait until it accepts connections."""
+        """Start the server and wait until it answers."""
         job = json.loads(os.environ[JOB_VARIABLE])
         threading.Thread(target=self._record, args=(job,), daemon=True).start()
         self.process = JobProcess(job["command"], WORKSPACE, job["env"])
         deadline = time.monotonic() + STARTUP_TIMEOUT_S
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+            # Not a connection alone: the port is open before the network is loaded.
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{PORT}/health", timeout=1):
                 return
             if (status := self.process.wait(POLL_INTERVAL_S)) is not None:
                 raise RuntimeError(f"the server did not start; its exit status is {status}")

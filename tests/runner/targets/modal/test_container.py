@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from runner.targets.modal.container import interface_of, price_of, query_gpus
+from runner.targets.modal import container
+from runner.targets.modal.container import ServeJob, interface_of, price_of, query_gpus
+from tests.model.conftest import free_port
 
 
 @pytest.fixture
@@ -75,3 +79,19 @@ def test_interface_of_an_address(tmp_path: Path) -> None:
     )
     addresses = ("fdaa::a", "::1", "127.0.0.1", "fdaa::b")
     assert [interface_of(address, known) for address in addresses] == ["i6pn", "", "", ""]
+
+
+def test_a_server_that_fails_after_it_listens_has_not_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(container, "PORT", free_port())
+    monkeypatch.setattr(container, "WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(ServeJob, "_record", lambda self, job: None)
+    program = (
+        "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "time.sleep(0.5); sys.exit(3)"
+    )
+    command = [sys.executable, "-c", program, str(container.PORT)]
+    monkeypatch.setenv("SERVE_JOB", json.dumps({"command": command, "env": {}}))
+    with pytest.raises(RuntimeError, match="did not start; its exit status is 3"):
+        ServeJob().start()
