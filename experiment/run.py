@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import math
 import os
+import reprlib
 import sys
 import time
 import traceback
@@ -212,6 +213,7 @@ def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) 
 
 
 MAX_TEXT_CHARS = 200  # of a value that is kept as text
+MAX_DEPTH = 50  # of nested values in a result
 
 
 def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
@@ -224,19 +226,26 @@ def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
     return {"result": _json_value(returned, "result", say)}
 
 
-def _json_value(value: object, key: str, say: Callable[[str], None]) -> Any:
+def _json_value(value: object, key: str, say: Callable[[str], None], depth: int = 0) -> Any:
     if hasattr(value, "item") and getattr(value, "size", None) is not None and _is_single(value):
         value = value.item()  # of torch and numpy
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no nan and no inf
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if depth > MAX_DEPTH:  # it may contain itself
+        say(f"warning: '{key[:MAX_TEXT_CHARS]}' of the result is nested too deeply, saved as text")
+        return reprlib.repr(value)
+    depth += 1
     if isinstance(value, Mapping):
-        return {str(name): _json_value(part, f"{key}.{name}", say) for name, part in value.items()}
+        return {
+            str(name): _json_value(part, f"{key}.{name}", say, depth)
+            for name, part in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_json_value(part, key, say) for part in value]
+        return [_json_value(part, key, say, depth) for part in value]
     if hasattr(value, "tolist"):
-        return _json_value(value.tolist(), key, say)
+        return _json_value(value.tolist(), key, say, depth)
     say(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
     return repr(value)[:MAX_TEXT_CHARS]
 

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,8 @@ def main(ctx: click.Context, debug: bool) -> None:
 
     Results go to stdout and messages to stderr. --json prints results as JSON.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # names and results may not fit its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     ctx.ensure_object(CliContext)
     ctx.obj.debug = debug
     if (ctx.obj.cwd / ".env").is_file():

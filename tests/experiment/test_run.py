@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.run import LoggedStream
+from experiment.run import LoggedStream, as_result
 from tests.experiment.conftest import Workspace
 from tests.waiting import wait_for
 
@@ -278,3 +278,16 @@ class TestStreams:
         stream.write("10%\r50%\r100%\n")
         stream.close()
         assert (tmp_path / "log.txt").read_text().endswith(" 100%\n")
+
+
+def test_a_result_that_is_nested_too_deeply_is_kept_as_text() -> None:
+    cycle: dict[str, object] = {"score": 1}
+    cycle["self"] = cycle
+    deep: object = 1
+    for _ in range(5000):
+        deep = [deep]
+    said: list[str] = []
+    result = json.loads(json.dumps(as_result({"cycle": cycle, "deep": deep}, said.append)))
+    assert result["cycle"]["self"]["score"] == 1
+    assert len(said) == 2
+    assert all("is nested too deeply, saved as text" in line for line in said)

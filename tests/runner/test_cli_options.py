@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -178,3 +179,14 @@ def test_function_of_each_command_takes_its_parameters() -> None:
         if len(named) == len(parameters):
             assert given <= named, context.command_path
         assert len(named - given) <= 1, context.command_path  # click.pass_obj or pass_context
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_text_that_the_encoding_lacks_is_escaped(
+    spawn: Callable[..., subprocess.Popen[str]], make_run: Callable[..., Path], encoding: str
+) -> None:
+    make_run("warm", step=50, job="experiment", result={"score": "\ud800 →"})
+    process = spawn("status", "warm", PYTHONIOENCODING=encoding)
+    out, err = process.communicate()
+    assert (process.returncode, "error" in err) == (0, False)
+    assert "result    score=" in out
