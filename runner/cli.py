@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ RENAMED_OPTIONS = {
     "--choices": ("--multiple-choice",),
     "--every": ("--interval",),
 }
+EXTRA_ARGUMENT = re.compile(r"Got unexpected extra arguments? \((.+)\)")  # click's message
 RENAMED_COMMANDS = {"plan": "estimate"}
 
 MIN_SIMILARITY = 0.7  # of a command that is suggested; `logs` for `bogus` has 0.67
@@ -126,7 +128,7 @@ class Commands(click.Group):
             if name in RENAMED_COMMANDS:
                 raise usage(f"`runner {name}` is now `runner {RENAMED_COMMANDS[name]}`")
             hint = did_you_mean(name, self.list_commands(ctx), MIN_SIMILARITY)
-            if name in JOBS:
+            if name in (*JOBS, "pipeline"):
                 hint = f"; a job runs on a target: `runner host {name}`, `local` or `cloud`"
             raise usage(f"unknown command '{name}'{hint or '; `runner --help` lists the commands'}")
         return super().resolve_command(ctx, args)
@@ -231,7 +233,12 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
         message = f"unknown option {error.option_name}{hint}"
         if hint:
             return usage(message)
-    path = error.ctx.command_path if error.ctx is not None else "runner"
+    named = [
+        word for word in args[:1] if not word.startswith("-")
+    ]  # click may not tell the command
+    path = error.ctx.command_path if error.ctx is not None else " ".join(["runner", *named])
+    if match := EXTRA_ARGUMENT.match(message):
+        message = f"unexpected '{match[1].split()[0]}'"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         from job.format import either
         from runner.cli_options import Choice

@@ -242,6 +242,9 @@ class TestUsageErrors:
         ("line", "message"),
         [
             ("runner host trian", "did you mean 'train'?"),
+            ("runner status a b", "unexpected 'b'; `runner status --help` shows the usage"),
+            ("runner runs --tag", "requires an argument; `runner runs --help` shows the usage"),
+            ("runner pipeline x.yaml", "a job runs on a target: `runner host pipeline`"),
             ("runner host lr=abc", "argument 'lr=abc': train.lr: expected a number, got 'abc'"),
             ("runner host learning_rate=1", "did you mean 'train.lr'?"),
             (

@@ -54,7 +54,9 @@ def test_stages_run_from_the_tokenizer_to_the_evaluation(
     no_gpu = [f"{stage}.gpu=null" for stage in ("train", "evaluate", "sft", "chat_eval")]
     words = ("pipeline", str(ROOT / "configs" / "nanochat.yaml"), "--dir", "../nanochat", *TINY)
     variables = {"OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix}
-    out, err = cloud.run(target, *words, *no_gpu, "-y", **variables)
+    process = cloud.start(target, *words, *no_gpu, "-y", **variables)
+    out, err = process.communicate(timeout=1800)
+    assert process.returncode == 0, out + err
     assert "data: skipped: its outputs exist" in err
     assert "Step 00020 | Validation bpb:" in out
     assert "CORE metric:" in out
