@@ -57,6 +57,11 @@ SECRET = re.compile(
     """,
     re.VERBOSE,
 )
+# Each match has one of these. With them, listing modded-nanogpt takes 0.95 s instead of 3.4.
+SECRET_MARKS = (
+    *(b"-----BEGIN", b"hf_", b"AKIA", b"sk-", b"xox", b"github_pat_"),
+    *(b"gh%c_" % letter for letter in b"pousr"),
+)
 KEY_BYTES = 64 * 1024  # certificate bundles are longer, and start with a certificate
 
 Spec = pathspec.PathSpec[Any]
@@ -84,10 +89,8 @@ def may_hold_credentials(folder: Path, path: str) -> bool:
         content = _read_start(folder / path)
         is_public = b"BEGIN CERTIFICATE" in content or b"BEGIN PUBLIC KEY" in content
         return not is_public or b"PRIVATE KEY" in content
-    return (
-        SETTINGS_FILE.fullmatch(name) is not None
-        and SECRET.search(_read_start(folder / path)) is not None
-    )
+    content = _read_start(folder / path) if SETTINGS_FILE.fullmatch(name) else b""
+    return any(mark in content for mark in SECRET_MARKS) and SECRET.search(content) is not None
 
 
 def _read_start(path: Path) -> bytes:
