@@ -253,16 +253,14 @@ def _find(name: str, checkout: Path, cwd: Path) -> Path:
 
 
 def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd: Path) -> Path:
-    folder = (
-        cwd / Path(arguments.folder).expanduser()
-        if arguments.folder
-        else checkout / Path(pipeline.dir).expanduser()
-    )
+    is_here = arguments.folder or not cwd.is_relative_to(checkout)  # an installed runner's home
+    given = Path(arguments.folder or pipeline.dir).expanduser()
+    folder = ((cwd if is_here else checkout) / given).resolve()
     if not folder.is_dir():
         raise usage(
             f"the pipeline's folder {folder} does not exist; clone it there, or give it with --dir"
         )
-    return folder.resolve()
+    return folder
 
 
 def _step(

@@ -68,7 +68,9 @@ class Pipeline(Section):
     name: str = Field(
         pattern=FOLDER_NAME, max_length=61, description="the runs are called NAME-STAGE"
     )
-    dir: str = Field(description="folder, relative to the checkout")
+    dir: str = Field(
+        description="folder, relative to the checkout, outside of it to the current one"
+    )
     persist: dict[str, str] = Field(
         default_factory=dict, description="path in the folder -> volume"
     )
