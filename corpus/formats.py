@@ -145,6 +145,8 @@ def inspect(path: Path, name: str, column: str) -> SourceFile:
     elif extension in (".parquet", ".pq"):
         problem = "can't be read as Parquet: it does not begin with PAR1"
     _refuse(path, head)
+    if SAFETENSORS.match(head):
+        raise Unreadable(path, "a safetensors file", "give the text itself")
     if head and problem:
         remedy = "download it again, or rename it if it is plain text"
         raise DataError(f"{printable(path)}: {problem}; {remedy}")
@@ -170,8 +172,6 @@ def _refuse(path: Path, head: bytes) -> None:
             is_word = len(magic) <= 4 and magic.isalnum() and b"\0" not in head
             if head.startswith(magic) and not is_word:
                 raise Unreadable(path, what, remedy.format(path=shlex.quote(printable(path))))
-    if SAFETENSORS.match(head):
-        raise Unreadable(path, "a safetensors file", "give the text itself")
     for start, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):  # without a mark
         # Every second byte of English text is zero, and none of the others.
         zeros, others = head[start:200:2], head[1 - start : 200 : 2]

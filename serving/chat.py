@@ -20,15 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import ValidationError
-
 from corpus.samples import TextStream
 from inference.engine import Engine
 from job.arguments import add_device, argument_parser, parse, run, say
 from job.exit_status import ExitStatus, UserError
 from job.format import did_you_mean, sanitize
-from job.recipe import SampleConfig
-from serving.load import LoadedModel, Message, load_model
+from serving.load import LoadedModel, Message, changed_settings, load_model
 
 SETTINGS = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
 HELP = f"""\
@@ -83,14 +80,10 @@ class Conversation:
         """Change a setting. Raises UserError for a bad value."""
         if name not in SETTINGS:
             raise UserError(f"no command /{name}{did_you_mean(name, SETTINGS)}; /help lists them")
-        value = None
-        with suppress(ValueError):
-            value = json.loads(text)
         try:
-            # Not model_copy, which checks nothing.
-            self.settings = SampleConfig(**{**self.settings.model_dump(), name: value})
-        except ValidationError as error:
-            raise UserError(f"/{name} {text}: {error.errors()[0]['msg']}") from None
+            self.settings = changed_settings(self.settings, name, text)
+        except ValueError as error:
+            raise UserError(f"/{name} {text}: {error}") from None
         self.texts = 0
 
     def reset(self) -> None:

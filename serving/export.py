@@ -96,23 +96,22 @@ def _gpt2_weights(network: GPT, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def nanochat_names(name: str) -> list[str]:
+    """Return NanoChat's names of one of our weights, which has their rows in this order."""
+    if name in NAMES:
+        return [NAMES[name]]
+    _, layer, inner = name.split(".", 2)
+    parts = PROJECTIONS if inner == "attn.c_attn.weight" else (LAYER_NAMES[inner],)
+    return [f"model.layers.{layer}.{part}" for part in parts]
+
+
 def nanochat_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the modern variant's weights under NanoChat's names."""
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name in NAMES:
-            weights[NAMES[name]] = tensor
-            continue
-        _, layer, inner = name.split(".", 2)
-        parts = (
-            {LAYER_NAMES[inner]: tensor}
-            if inner != "attn.c_attn.weight"
-            else {
-                part: rows.contiguous()
-                for part, rows in zip(PROJECTIONS, tensor.chunk(3), strict=True)
-            }
-        )
-        weights |= {f"model.layers.{layer}.{part}": value for part, value in parts.items()}
+        names = nanochat_names(name)
+        parts = tensor.chunk(len(names))
+        weights |= {theirs: part.contiguous() for theirs, part in zip(names, parts, strict=True)}
     return weights
 
 

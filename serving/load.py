@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from model import device as devices
 from model.checkpoint import Tensors
 from model.gpt import GPT
 from model.load_run import open_run, read_gpt2
-from serving.export import LAYER_NAMES, NAMES, OWN_SECTION, PROJECTIONS
+from serving.export import NAMES, OWN_SECTION, nanochat_names
 
 Message = dict[str, str]  # role, content
 
@@ -150,20 +151,26 @@ def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
 
 def _own_names(weights: Tensors, network: GPT) -> Tensors:
     """Return the weights under this project's names: the inverse of ``nanochat_weights``."""
-    own = {name: weights[theirs] for name, theirs in NAMES.items() if theirs in weights}
-    own.setdefault("smear", torch.zeros(network.config.n_embd))
-    for n in range(network.config.n_layer):
-        prefix = f"model.layers.{n}."
-        for name, theirs in LAYER_NAMES.items():
-            own[f"h.{n}.{name}"] = weights[prefix + theirs]
-        parts = [weights[prefix + part] for part in PROJECTIONS]
-        own[f"h.{n}.attn.c_attn.weight"] = torch.cat(parts)
-    return own
+    weights.setdefault(NAMES["smear"], torch.zeros(network.config.n_embd))
+    names = {name: nanochat_names(name) for name in network.state_dict()}
+    return {name: torch.cat([weights[part] for part in parts]) for name, parts in names.items()}
+
+
+def changed_settings(settings: SampleConfig, name: str, text: str) -> SampleConfig:
+    """Return the settings with one that is given as text. Raises ValueError for a bad value."""
+    value: Any = text
+    with suppress(ValueError):
+        value = json.loads(text)
+    try:
+        # Not model_copy, which checks nothing.
+        return SampleConfig(**{**settings.model_dump(), name: value})
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None
 
 
 def _sample_settings(overrides: list[str]) -> SampleConfig:
     """Return the settings of the section ``sample``, from words such as temperature=0.5."""
-    values: dict[str, Any] = {}
+    settings = SampleConfig()
     for word in overrides:
         key, _, text = word.partition("=")
         name = key.removeprefix("sample.")
@@ -171,16 +178,10 @@ def _sample_settings(overrides: list[str]) -> SampleConfig:
             known = ", ".join(SampleConfig.model_fields)
             raise RecipeError(f"unknown setting '{key}'; the settings are {known}")
         try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-    try:
-        return SampleConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(
-            f"{first['loc'][0] if first['loc'] else 'sample'}: {first['msg']}"
-        ) from None
+            settings = changed_settings(settings, name, text)
+        except ValueError as error:
+            raise RecipeError(f"{name}: {error}") from None
+    return settings
 
 
 def read_template(folder: Path) -> ChatTemplate | None:

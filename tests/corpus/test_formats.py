@@ -262,3 +262,5 @@ def test_a_pointer_in_place_of_weights_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(DataError, match=r"a Git LFS pointer.*git lfs pull"):
         refuse_known_formats(path)
+    path.write_bytes(safetensors.numpy.save({"w": np.zeros(2, np.float32)}))
+    refuse_known_formats(path)
