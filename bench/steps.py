@@ -123,27 +123,27 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
 def make_step_functions(setup: Setup, compiled: bool) -> dict[str, StepFunction]:
     """Build each baseline next to its counterpart, with the same weights where it is the same."""
     device, rows = torch.device(setup.device), setup.padded_vocab_size
-    made: dict[str, StepFunction] = {}
+    functions: dict[str, StepFunction] = {}
     if {"nanogpt", "hf"} & set(setup.baselines):
         torch.manual_seed(setup.recipe.train.seed)
         ours = our_network(setup.recipe, rows, device)
-        made["ours"] = our_step(setup, ours, compiled)
+        functions["ours"] = our_step(setup, ours, compiled)
         if "nanogpt" in setup.baselines:
             theirs = nanogpt(setup)
             copy_weights(theirs, ours)
-            made["nanogpt"] = nanogpt_step(setup, theirs)
+            functions["nanogpt"] = nanogpt_step(setup, theirs)
         if "hf" in setup.baselines:
             network = hugging_face_network(setup)
             copy_to_hugging_face(ours, network)
-            made["hf"] = baseline_step(setup, network, hugging_face_loss(network))
+            functions["hf"] = baseline_step(setup, network, hugging_face_loss(network))
     if "nanochat" in setup.baselines:
         count = (setup.recipe.model.n_layer + 1) // 2
         modern = setup.with_overrides("variant=modern", f"value_embeddings={count}")
         ours = our_network(modern.recipe, rows, device)
-        made["ours_modern"] = our_step(modern, ours, compiled)
+        functions["ours_modern"] = our_step(modern, ours, compiled)
         chat, _ = nanochat_network(setup, setup.recipe.model.n_head)
-        made["nanochat"] = baseline_step(setup, chat, chat, compiled=True)
-    return made
+        functions["nanochat"] = baseline_step(setup, chat, chat, compiled=True)
+    return functions
 
 
 def our_network(recipe: Recipe, rows: int, device: torch.device) -> GPT:

@@ -125,9 +125,9 @@ TRAINERS: dict[str, Train] = {
 
 def select_trainers(setup: Setup, only: str | None) -> dict[str, Train]:
     """Return ours and the given baselines, by name, limited to the comma-separated ``only``."""
-    wanted = only.split(",") if only else list(TRAINERS)
-    unknown = [name for name in (*setup.baselines, *wanted) if name not in TRAINERS]
+    selected = only.split(",") if only else list(TRAINERS)
+    unknown = [name for name in (*setup.baselines, *selected) if name not in TRAINERS]
     if unknown:
         raise UserError(f"unknown trainer {unknown[0]!r}; expected one of {', '.join(TRAINERS)}")
-    available = {"ours", *setup.baselines} & set(wanted)
+    available = {"ours", *setup.baselines} & set(selected)
     return {name: train for name, train in TRAINERS.items() if name in available}

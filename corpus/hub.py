@@ -64,9 +64,9 @@ def download_shards(
                 whole = sum(size or max(total.values()) for size in total.values())
                 monitor.report(Progress("downloading", sum(done.values()), whole))
 
-        each = Monitor(report, lambda: failed.is_set() or monitor.should_stop(), monitor.pause)
+        shard = Monitor(report, lambda: failed.is_set() or monitor.should_stop(), monitor.pause)
         try:
-            _fetch(source + name, folder / name, each, read_header)
+            _fetch(source + name, folder / name, shard, read_header)
         except BaseException:
             failed.set()
             raise

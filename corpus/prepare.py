@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shards = "training shards to download of a published dataset"
     parser.add_argument("--source", metavar="S", help=source)
     parser.add_argument("--shards", type=int, metavar="N", help=shards)
-    force = "prepare again and replace what is there"
+    force = "prepare again and replace the existing dataset"
     parser.add_argument("--force", action="store_true", help=force)
     return run(_main, parse(parser, argv))
 

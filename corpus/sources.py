@@ -103,8 +103,8 @@ def find_files(
         kinds = ", ".join(sorted(set(packed)))
         monitor.report(f"decompressing {len(packed)} of {len(files)} files ({kinds})")
     if is_single and files[0].is_binary:
-        said = "not text (it has zero bytes); its bytes are read as they are"
-        monitor.report(f"{printable(files[0].path)}: {said}")
+        warning = "not text (it has zero bytes); its bytes are read as they are"
+        monitor.report(f"{printable(files[0].path)}: {warning}")
     return sorted(_with_rows_decided(files, monitor), key=lambda file: file.name)
 
 

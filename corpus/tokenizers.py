@@ -194,7 +194,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any] | None:
         tree = {}
     name = tree.get("name")
     if not isinstance(name, str) or tree == {"name": "chars"}:
-        remedy = "if the run's dataset is here, remove this file and run the command again"
+        remedy = "if this machine has the run's dataset, remove this file and run the command again"
         raise DataError(f"{folder / TOKENIZER}: damaged; {remedy}")
     return tree
 

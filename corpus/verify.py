@@ -191,8 +191,8 @@ def tokenizer_of_run(run: Path, recorded: Mapping[str, Any], dataset: Path) -> T
         described = require_dataset_of_run(run.name, recorded, dataset).tokenizer
     if recorded.get("tokenizer") not in (None, tokenizer_fingerprint(described)):
         raise DataError(
-            f"{run / TOKENIZER}: not the tokenizer of run '{run.name}'; if the run's dataset is "
-            "here, remove this file and run the command again"
+            f"{run / TOKENIZER}: not the tokenizer of run '{run.name}'; if this machine has "
+            "the run's dataset, remove this file and run the command again"
         )
     return from_meta(described)
 
@@ -206,7 +206,7 @@ def is_prepared(
     meta, checks = dataset_meta(folder), checks or Checks()
     verify_shards(folder, meta, checks.thorough, monitor)
     changed = differences(meta.config or {**config.model_dump(), "tokenizer": "gpt2"}, config)
-    sources, wanted = changed.pop("source", None), printable(config.source)
+    sources, source = changed.pop("source", None), printable(config.source)
     if changed:
         raise _other_settings(folder, changed)
     if config.source == FINEWEB and not sources:
@@ -216,8 +216,8 @@ def is_prepared(
     if has_text and (sources or meta.source_sha256):
         now = _text_sha256(config, folder, checks.thorough, monitor)
     if not meta.config and config.source not in (None, FINEWEB):
-        said = f"{folder} has shards of a different program, used instead of {wanted}"
-        monitor.report(f"warning: {said}")
+        warning = f"{folder} has shards of a different program, used instead of {source}"
+        monitor.report(f"warning: {warning}")
     is_same = now is not None and now == meta.source_sha256
     if sources and not is_same:
         if now is not None or config.source == STDLIB or not checks.any_source:
@@ -225,14 +225,14 @@ def is_prepared(
         if config.source:
             monitor.report(
                 f"warning: {folder} was prepared from {printable(meta.source)}, instead of "
-                f"{wanted}, which the recipe names and which is not here"
+                f"{source}, which the recipe names and this machine lacks"
             )
     elif now and meta.source_sha256 and not is_same:
-        said = f"{wanted} has changed since {folder} was prepared from it"
+        warning = f"{source} has changed since {folder} was prepared from it"
         if not checks.changed_text:
             again = f"{_rebuild_advice()}, or keep both with data.dataset=NEW_NAME"
-            raise DataError(f"{said}; {again}")
-        monitor.report(f"warning: {said}; the run keeps the text that it began with")
+            raise DataError(f"{warning}; {again}")
+        monitor.report(f"warning: {warning}; the run keeps the text that it started with")
     return True
 
 

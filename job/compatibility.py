@@ -73,7 +73,7 @@ def network_differences(before: ModelConfig, after: ModelConfig) -> dict[str, tu
 def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
     """Return why the weights of ``run`` do not fit the network ``after``; '' if they do."""
     different = network_differences(before, after)
-    listed = ", ".join(f"{key} is {old} there, {new} here" for key, (old, new) in different.items())
+    listed = ", ".join(f"{key} is {old}, not {new}" for key, (old, new) in different.items())
     return listed and f"run '{run}' does not fit the recipe's model: {listed}"
 
 

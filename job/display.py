@@ -154,9 +154,11 @@ class Display:
         self, run: str, step: int, seconds: float, loss: float | None, val_loss: float | None
     ) -> None:
         """Report the result and the next command. ``seconds`` are those of training."""
-        told = f", loss {loss:.4f}" if loss is not None else ""
+        loss_text = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
-        self.say(f"run {run} finished: {step} steps in {duration(seconds)} of training{told}{val}")
+        self.say(
+            f"run {run} finished: {step} steps in {duration(seconds)} of training{loss_text}{val}"
+        )
         more = next_command("sample", f"--name {run} prompt='...'")
         self.say(f"sample from it: {more}")
 

@@ -276,13 +276,13 @@ def _git() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("torch", "numpy", "safetensors", "tiktoken"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def run_folder(recipe: Recipe, name: str | None, locations: VolumePaths) -> Path:

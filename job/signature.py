@@ -158,8 +158,8 @@ def read_signature(path: Path) -> Signature:
         ) from None
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ExperimentError(f"{path}{line}: not valid Python: {said}") from None
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ExperimentError(f"{path}{line}: not valid Python: {reason}") from None
     functions = [
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION
     ]

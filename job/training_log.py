@@ -129,10 +129,10 @@ def announce(
     if session.record.expected_seconds is None:
         session.progress(expected_seconds=round(whole, 1))
         planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
-        said = f"; the plan said {duration(planned)}" if planned else ""
+        planned_text = f"; the plan said {duration(planned)}" if planned else ""
         display.say(
             f"estimated duration: {duration(whole)} with evaluations and checkpoints, from the "
-            f"first {step} steps; {duration(remaining_s)} left{said}"
+            f"first {step} steps; {duration(remaining_s)} left{planned_text}"
         )
 
 

@@ -83,5 +83,5 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _refuse(tree: Any, kind: Any, name: str) -> Any:
-    wanted = "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{name or 'the file'}: expected {wanted}, got {str(tree)[:40]!r}")
+    expected = "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{name or 'the file'}: expected {expected}, got {str(tree)[:40]!r}")

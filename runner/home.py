@@ -28,8 +28,8 @@ REBUILDS = ("Dockerfile", "requirements.lock")
 
 def home_folder(environ: Mapping[str, str]) -> Path:
     """Return GPT_RUNNER_HOME, else the runner's folder in the user's data folder (XDG)."""
-    if given := environ.get(HOME_VARIABLE):
-        return Path(given).expanduser().absolute()
+    if folder := environ.get(HOME_VARIABLE):
+        return Path(folder).expanduser().absolute()
     data = environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data).expanduser().absolute() / "gpt-runner"
 

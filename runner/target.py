@@ -352,8 +352,8 @@ def open_target(name: str, cli: OpenTargets, checkout: Path) -> Target:
             hint = did_you_mean(name, names) or f"; the targets are {', '.join(names)}, remote:BOX"
             raise usage(f"unknown target '{name}'{hint}")
         module = import_module(TARGET_MODULES[kind])
-        given = (instance,) if colon else ()
-        cli.targets[name] = module.open_target(cli, checkout, *given)
+        arguments = (instance,) if colon else ()
+        cli.targets[name] = module.open_target(cli, checkout, *arguments)
     return cli.targets[name]
 
 

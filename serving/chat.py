@@ -51,30 +51,30 @@ class Conversation:
         Raises UserError for a prompt that is not text or that the template refuses.
         """
         template = self.model.template
-        asked: list[Message] = [*self.messages, {"role": "user", "content": prompt}]
+        messages: list[Message] = [*self.messages, {"role": "user", "content": prompt}]
         try:
             tokens = (
                 self.model.encode(prompt)
                 if template is None
-                else template.encode(asked, self.model.tokenizer)
+                else template.encode(messages, self.model.tokenizer)
             )
         except UnicodeEncodeError:
             raise UserError("the prompt is not valid UTF-8") from None
         request = self.engine.add(tokens, self.settings, self.settings.seed + self.texts)
         self.texts += 1
-        stream, said = TextStream(self.model.tokenizer), ""
+        stream, reply = TextStream(self.model.tokenizer), ""
         try:
             while request.finish is None:
                 self.engine.step()
                 if request.token is not None:
-                    said += (piece := stream.push(request.token))
+                    reply += (piece := stream.push(request.token))
                     yield piece
-            said += (piece := stream.close())
+            reply += (piece := stream.close())
             yield piece
         finally:
             request.is_cancelled, self.finish = True, request.finish
             if template is not None:
-                self.messages = [*asked, {"role": "assistant", "content": said}]
+                self.messages = [*messages, {"role": "assistant", "content": reply}]
 
     def change(self, name: str, text: str) -> None:
         """Change a setting. Raises UserError for a bad value."""

@@ -90,10 +90,10 @@ class OutputMetrics:
             self._counter.read(match)
         if self._max_steps is not None and (match := self._max_steps.search(line)):
             self._counter.max_steps = _integer(match[1]) or 0
-        found = {name: pattern.search(line) for name, pattern in self._patterns.items()}
+        matches = {name: pattern.search(line) for name, pattern in self._patterns.items()}
         values = {
             name: number
-            for name, match in found.items()
+            for name, match in matches.items()
             if match and (number := parse_number(match[1])) is not None
         }
         if not values:

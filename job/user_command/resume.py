@@ -156,8 +156,8 @@ def resume_arguments(
     """
     if not added or since == math.inf:
         return []
-    found = list(places) if condition is None else matches(condition, folder, out)
-    if recent := [path for path in found if _written_since(since, path, writers)]:
+    files = list(places) if condition is None else matches(condition, folder, out)
+    if recent := [path for path in files if _written_since(since, path, writers)]:
         words = shlex.split(added)
         if condition is None or STEP not in condition:
             return words
@@ -166,11 +166,11 @@ def resume_arguments(
         steps = [match[1] for path in recent if (match := re.fullmatch(pattern, str(path)))]
         newest = max(steps, key=int, default=None)
         return [word.replace(STEP, newest) for word in words] if newest else []
-    if condition is not None and found:
-        other = writers.other_writer(found[0])
+    if condition is not None and files:
+        other = writers.other_writer(files[0])
         why = f"was written by run '{other}'" if other else "is older than this run"
         print(
-            f"runner: {found[0]} {why}; starting without it",
+            f"runner: {files[0]} {why}; starting without it",
             file=sys.stderr,
             flush=True,
         )

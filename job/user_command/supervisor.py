@@ -110,8 +110,8 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
     session = RunSession(place, None, "command", [])
     try:
         session.record.command = list(command)
-        kept = [link_to_volume(folder, word, arguments.seeds) for word in arguments.persist]
-        kept += [PersistedPath(Path(word)) for word in arguments.mounted]
+        persisted = [link_to_volume(folder, word, arguments.seeds) for word in arguments.persist]
+        persisted += [PersistedPath(Path(word)) for word in arguments.mounted]
         checkpoint = _checkpoint_backup(arguments, folder, out)
         since = series_start(session.record, command)
         writers = Writers(())
@@ -119,7 +119,7 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
             writers = find_writers(session.record, volumes.checkpoints, arguments.resume_if)
         if checkpoint is not None and since < math.inf:
             checkpoint.restore(since, writers)
-        places = [*(item.place for item in kept), out]
+        places = [*(item.place for item in persisted), out]
         added = resume_arguments(
             arguments.resume_with, arguments.resume_if, folder, places, since, out, writers
         )
@@ -128,7 +128,7 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
         data = sys.stderr.buffer if arguments.json else None
-        outside_data = [p.place for p in kept if not p.place.is_relative_to(volumes.data)]
+        outside_data = [p.place for p in persisted if not p.place.is_relative_to(volumes.data)]
         metrics = MetricRecorder(session, place, recorded_patterns(), outside_data)
         watch = metrics.output.add
         words = [expand_out_dir(word, out) for word in (*command, *added)]
@@ -145,7 +145,7 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
         metrics.poll()
 
     code = process.wait(poll)
-    for item in kept:
+    for item in persisted:
         item.sync_back(session.attempt.started)
     metrics.close()
     status = _end(session, process, code, metrics.result())

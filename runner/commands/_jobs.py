@@ -444,7 +444,7 @@ class UserCommandParser(click.Command):
         command = tuple(args[at + 1 :])
         ctx.meta[COMMAND_ARGS] = command
         if at < len(args) and not "".join(command[:1]).strip() and not ctx.resilient_parsing:
-            raise usage("nothing to run after --; write the command there: -- python train.py")
+            raise usage("no command after --; write one, such as -- python train.py")
         return super().parse_args(ctx, args[:at])
 
 

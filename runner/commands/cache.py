@@ -77,7 +77,9 @@ def remote_caches(files: BlockFiles) -> list[Cache]:
         kind, slash, _ = entry.path.partition("/")
         if slash and entry.kind != "directory" and not kind.startswith("."):
             sizes.setdefault(kind, []).append(entry.size)
-    return [Cache(kind, len(found), sum(found)) for kind, found in sorted(sizes.items())]
+    return [
+        Cache(kind, len(file_sizes), sum(file_sizes)) for kind, file_sizes in sorted(sizes.items())
+    ]
 
 
 def select_caches(caches: list[Cache], kinds: tuple[str, ...]) -> list[Cache]:

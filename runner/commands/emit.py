@@ -81,9 +81,9 @@ def command(
     volumes = tuple(Volume(n, "", f"/vol/{n}") for n in ("data", "checkpoints", "cache"))
     environment = JobEnvironment("/workspace", volumes, can_mount=False)
     plan = make_plan(request, TargetState(system, str(checkout), environment))
-    if given := [volume.host_path for volume in plan.volumes if volume.name == "mount"]:
+    if mounted := [volume.host_path for volume in plan.volumes if volume.name == "mount"]:
         raise usage(
-            f"{given[0]} is not in the image; put it into {checkout}/configs and push again"
+            f"{mounted[0]} is not in the image; put it into {checkout}/configs and push again"
         )
     job = EmittedJob(
         run=plan.run,

@@ -70,15 +70,17 @@ class ListedEntry:
 def add_up(entries: Sequence[RemoteEntry], folder: str) -> list[ListedEntry]:
     """Return the files and folders directly in ``folder`` by name, from its recursive listing."""
     depth = len(PurePosixPath(folder).parts) + 1
-    found: dict[str, ListedEntry] = {}
+    entries_by_name: dict[str, ListedEntry] = {}
     for entry in entries:
         path, is_file = "/".join(entry.path.split("/")[:depth]), entry.kind != "directory"
         is_folder = path != entry.path or not is_file
-        known = found.get(path) or ListedEntry(path, 0, 0, float(entry.modified), is_folder)
-        found[path] = replace(
+        known = entries_by_name.get(path) or ListedEntry(
+            path, 0, 0, float(entry.modified), is_folder
+        )
+        entries_by_name[path] = replace(
             known,
             size=known.size + (entry.size if is_file else 0),
             files=known.files + is_file,
             modified=max(known.modified, float(entry.modified)),
         )
-    return [found[path] for path in sorted(found)]
+    return [entries_by_name[path] for path in sorted(entries_by_name)]

@@ -43,7 +43,7 @@ def command(
     from runner.runs.store import NO_RUNS
     from runner.runs.table import show_runs
 
-    every = [found.state for found in every_run(cli)]
+    every = [run.state for run in every_run(cli)]
     states = [
         state
         for state in every

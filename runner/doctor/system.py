@@ -141,7 +141,7 @@ def check_boxes(context: CheckContext) -> Iterator[Finding]:
             continue
         if free is not None:
             message = f"{byte_size(free)} free on the disk of remote:{box}"
-            yield _disk_finding(free, message, "`docker system prune` there")
+            yield _disk_finding(free, message, f"run `docker system prune` on {box}")
 
 
 def check_gpus(context: CheckContext) -> Iterator[Finding]:

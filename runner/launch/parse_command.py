@@ -208,7 +208,7 @@ def _elsewhere(run: str, before: UserCommand) -> str:
     if before.folder.is_dir():
         return f"{run} is the same command in a different folder, {before.folder}"
     return (
-        f"{run} is the same command in {before.folder}, which does not exist here; if you moved "
+        f"{run} is the same command in {before.folder}, which does not exist; if you moved "
         f"that folder, resume the run with --name {run}"
     )
 

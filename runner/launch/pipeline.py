@@ -80,9 +80,11 @@ def run_pipeline(
         for stage in pipeline.stages:
             if not requested or stage in requested:
                 earlier = (step.stage for step in steps if step.why.startswith((CHANGED, AGAIN)))
-                changed, asked = next(earlier, ""), stage in requested
+                changed, is_requested = next(earlier, ""), stage in requested
                 steps.append(
-                    _step(target, arguments, pipeline, folder, stage, options, asked, changed)
+                    _step(
+                        target, arguments, pipeline, folder, stage, options, is_requested, changed
+                    )
                 )
         return steps
 
@@ -258,7 +260,7 @@ def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd:
     folder = ((cwd if is_here else checkout) / given).resolve()
     if not folder.is_dir():
         raise usage(
-            f"the pipeline's folder {folder} does not exist; clone it there, or give it with --dir"
+            f"the pipeline's folder {folder} does not exist; clone it to that path, or give another with --dir"
         )
     return folder
 
@@ -391,6 +393,6 @@ def _plan(target: Target, request: Request) -> Plan:
 
 def _one_question(planned: list[tuple[Step, Plan]]) -> str | None:
     """Return one question for all stages, so that the pipeline can run unattended."""
-    asked = [(step.stage, plan.question) for step, plan in planned if plan.question]
-    lines = [f"{stage}: {question.removesuffix(' Start it?')}" for stage, question in asked]
+    questions = [(step.stage, plan.question) for step, plan in planned if plan.question]
+    lines = [f"{stage}: {question.removesuffix(' Start it?')}" for stage, question in questions]
     return "\n".join([*lines, "Start them?"]) if lines else None

@@ -53,9 +53,9 @@ def resume_request(
     if not target.bills:
         arguments = replace(arguments, gpu=_process_count(options.gpu))
         options = replace(options, gpu=None)
-        if given := options.given():
+        if unsupported := options.given():
             raise usage(
-                f"--{given[0]} is for Modal, and {target.name} is free; remove --{given[0]}"
+                f"--{unsupported[0]} is for Modal, and {target.name} is free; remove --{unsupported[0]}"
             )
     if job == EXPERIMENT.name:
         return target, _experiment_request(cli, arguments, resolved, target, options)

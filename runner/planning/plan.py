@@ -69,17 +69,17 @@ def make_plan(request: Request, state: TargetState) -> Plan:
     else:
         plan = _plan(request, state)
     options, process = request.target_options, plan.process
-    given, set_by_us = dict(options.environment), dict(process.environment)
-    if PYTHON_PATH in given:  # it must not hide the packages of the job
-        ours = set_by_us.get(PYTHON_PATH, state.environment.workspace).split(os.pathsep)[0]
-        given[PYTHON_PATH] = os.pathsep.join((ours, given[PYTHON_PATH]))
+    user_variables, variables = dict(options.environment), dict(process.environment)
+    if PYTHON_PATH in user_variables:  # it must not hide the packages of the job
+        own_path = variables.get(PYTHON_PATH, state.environment.workspace).split(os.pathsep)[0]
+        user_variables[PYTHON_PATH] = os.pathsep.join((own_path, user_variables[PYTHON_PATH]))
     command = process.command
     if VARIABLE in process.secrets and not state.environment.reports_end:
         command = (*state.environment.python, "-m", "job.report_end", plan.run, *command)
     process = replace(
         process,
         command=command,
-        environment=tuple({**set_by_us, **given}.items()),
+        environment=tuple({**variables, **user_variables}.items()),
         secrets=tuple(dict.fromkeys((*process.secrets, *options.forwarded_env))),
     )
     plan = replace(plan, process=process)

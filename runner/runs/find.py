@@ -197,7 +197,7 @@ def _no_such_run(cli: CliContext, name: str, unreachable: list[tuple[Target, str
     _warn_all(cli, [*also_unreachable, *unreachable])
     if sweep := _describe_sweep(cli, name):
         return sweep
-    names = {found.state.run for found in [*others, *_copies(cli)]}
+    names = {run.state.run for run in [*others, *_copies(cli)]}
     hint = did_you_mean(name, names) or "; `runner runs` lists them"
     return f"no run '{name}'{hint if names else f' ({NO_RUNS})'}"
 

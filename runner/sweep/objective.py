@@ -323,11 +323,15 @@ def _is_same(argument: str, recorded: str) -> bool:
 
     A record has paths as the job saw them: relative to the checkout, or below /vol.
     """
-    mine, other = path_in(argument), path_in(recorded)
-    if mine is None or other is None or replace_path(argument, "") != replace_path(recorded, ""):
+    requested_path, recorded_path = path_in(argument), path_in(recorded)
+    if (
+        requested_path is None
+        or recorded_path is None
+        or replace_path(argument, "") != replace_path(recorded, "")
+    ):
         return argument == recorded
-    tail = other.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
-    return mine == other or mine.endswith(f"/{tail}")
+    tail = recorded_path.removeprefix("/vol/given").removeprefix("/vol").lstrip("/")
+    return requested_path == recorded_path or requested_path.endswith(f"/{tail}")
 
 
 def as_word(value: Scalar) -> str:

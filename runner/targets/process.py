@@ -3,7 +3,7 @@
     python -m runner.targets.process RUN_FOLDER COMMAND [ARGUMENT ...]
 
 runs a detached job, passes signals on to it and writes its exit status into the run's folder.
-Without it, a job that died before its first record could not be told from one that succeeded.
+Without it, a job that died before its first record would look like one that succeeded.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class TestArguments:
         [
             ("--dir ../nano", "after --"),
             ("--dir ../nano --", "after --"),
-            ("--", "nothing to run after --"),
-            ("lr=1e-3 -- ''", "nothing to run after --"),
+            ("--", "no command after --"),
+            ("lr=1e-3 -- ''", "no command after --"),
             ("--dir ../nano train -- python x.py", "'train' appears before --"),
             ("--dir ../none -- python x.py", "../none does not exist"),
             ("--dir ../nano/train.py -- python x.py", "is a file"),

@@ -201,7 +201,9 @@ def launch_errors() -> Iterator[None]:
         raise
     except exception.RemoteError as error:
         is_transient = images.SHUTDOWN_MESSAGE in str(error)
-        hint = "try again" if is_transient else "`docker compose build` builds the same image here"
+        hint = (
+            "try again" if is_transient else "`docker compose build` builds the same image locally"
+        )
         raise RunnerError(f"Modal could not build the image: {error}; {hint}") from error
     except ModalUnavailable as error:
         raise RunnerError(unreachable_message(str(error))) from error
@@ -228,10 +230,8 @@ def build_output(show: bool) -> Iterator[None]:
 
 def attempt_limit(environ: Mapping[str, str] = os.environ) -> float:
     """Return the longest attempt in seconds: Modal's limit, or GPT_RUNNER_ATTEMPT, such as 6h."""
-    given = environ.get("GPT_RUNNER_ATTEMPT")
-    return (
-        min(MAX_ATTEMPT_S, parse_duration(given, "GPT_RUNNER_ATTEMPT")) if given else MAX_ATTEMPT_S
-    )
+    text = environ.get("GPT_RUNNER_ATTEMPT")
+    return min(MAX_ATTEMPT_S, parse_duration(text, "GPT_RUNNER_ATTEMPT")) if text else MAX_ATTEMPT_S
 
 
 def modal_secrets(

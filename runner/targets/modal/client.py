@@ -30,7 +30,7 @@ NO_TOKEN = "this machine has no Modal token"
 def new_token_command() -> str:
     """Return the command that creates a token.
 
-    uv and pipx put Modal's program into PATH only if told so.
+    uv and pipx put Modal's program into PATH only with an option.
     """
     program = ["modal"] if shutil.which("modal") else [sys.executable, "-m", "modal"]
     return shlex.join([*program, "token", "new"])
@@ -104,14 +104,14 @@ def is_configured(environ: Mapping[str, str]) -> bool:
 
     Raises RunnerError for a file that can't be read.
     """
-    given = {
+    credentials = {
         name: environ[f"MODAL_{name.upper()}"]
         for name in CREDENTIALS
         if f"MODAL_{name.upper()}" in environ
     }
     # Any profile counts: if none is active, the client's error lists them.
     sections = [{}, *profiles(environ).values()]
-    return any(_are_complete({**section, **given}) for section in sections)
+    return any(_are_complete({**section, **credentials}) for section in sections)
 
 
 def _are_complete(values: Mapping[str, Any]) -> bool:

@@ -279,7 +279,7 @@ def dockerfile_problems(
 
 def parse_dockerfile(text: str) -> list[tuple[int, str]]:
     """Return line and text of each instruction, without comments, continued lines joined."""
-    found: list[tuple[int, str]] = []
+    instructions: list[tuple[int, str]] = []
     parts: list[str] = []
     first = 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -289,18 +289,18 @@ def parse_dockerfile(text: str) -> list[tuple[int, str]]:
         first = first if parts else number
         parts.append(stripped.rstrip("\\").strip())
         if not stripped.endswith("\\"):
-            found.append((first, " ".join(parts)))
+            instructions.append((first, " ".join(parts)))
             parts = []
-    return found
+    return instructions
 
 
 def copied_files(checkout: Path, instruction: str) -> list[Path]:
     """Return the files that a COPY instruction takes from the checkout."""
-    found: list[Path] = []
+    files: list[Path] = []
     for source in _copy_sources(instruction):
         for path in sorted(checkout.glob(source)):
-            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return found
+            files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files
 
 
 def _copy_sources(instruction: str) -> list[str]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from runner.target import RunInfo
     from runner.targets.modal.runs import CloudRun
 
-NO_ACCOUNT = f"no Modal token, so the runs and data there are unknown; create one: {NEW_TOKEN}"
+NO_ACCOUNT = f"no Modal token, so the runs and data on Modal are unknown; create one: {NEW_TOKEN}"
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class ModalTarget:
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Build the image if needed, spawn the call, and record it in the run's folder."""
-        need_token(self.cli.environ, "or run it here: runner local")
+        need_token(self.cli.environ, "or run it on this machine: runner local")
         options = plan.target_options
         assert isinstance(options, ResolvedOptions)
         if plan.job == ServeRequest.job.name:

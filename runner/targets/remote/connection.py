@@ -44,12 +44,12 @@ REMEDIES = {
     "host key verification failed": "`ssh {box}` shows the key and how to accept it",
     "permission denied (": "`ssh {box}` must log in: add your key with `ssh-copy-id {box}`",
     "docker daemon socket": (
-        "let the user use Docker there, `sudo usermod -aG docker USER`, and wait a minute: the "
+        "let the user use Docker on {box}, `sudo usermod -aG docker USER`, and wait a minute: the "
         "open connection keeps the old groups"
     ),
-    "cannot connect to the docker daemon": "start it there: `sudo systemctl start docker`",
-    "docker: command not found": "install Docker there",
-    "no space left": "free space there: `docker system prune`, `runner cache clear --target "
+    "cannot connect to the docker daemon": "start it on {box}: `sudo systemctl start docker`",
+    "docker: command not found": "install Docker on {box}",
+    "no space left": "free space on {box}: `docker system prune`, `runner cache clear --target "
     "remote:{box}`",
 }
 

@@ -21,8 +21,8 @@ ID = ("image", "inspect", "--format", "{{.Id}}")
 
 def image_name(checkout: Path, environ: Mapping[str, str]) -> str:
     """Return GPT_RUNNER_IMAGE, else a name with the digest of the Dockerfile and its files."""
-    if given := environ.get(IMAGE_VARIABLE):
-        return given
+    if name := environ.get(IMAGE_VARIABLE):
+        return name
     text = json.dumps(sorted(fingerprint(checkout).items()))
     return f"{REPOSITORY}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -47,10 +47,10 @@ def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) 
         remedy = transfer_image(system, "pull", name, system.box)
         if not remedy:
             return
-        remedy = f"{remedy}, or pull it here: `docker pull {name}`"
+        remedy = f"{remedy}, or pull it on this machine: `docker pull {name}`"
     else:
         cli.info(f"building the image on {system.box}; this takes some minutes, once")
-        remedy = "fix the error above, or build it here: `docker compose build`"
+        remedy = "fix the error above, or build it on this machine: `docker compose build`"
         context = build_context({n: checkout / n for n in ("Dockerfile", "requirements.lock")})
         if system.run_visibly(["docker", "build", "--tag", name, "-"], context) == 0:
             return

@@ -41,8 +41,8 @@ def odd(checkout: Path) -> Path:
         ("init_from=/gone/too", "no run or folder of that name"),
         ("init_from=olt", "no run or folder of that name; did you mean 'old'?"),
         ("init_from=new", "run 'new' has no checkpoint"),
-        ("init_from=old n_head=4", "model.n_head is 12 there, 4 here"),
-        ("init_from=other", "model.n_layer is 6 there, 3 here"),
+        ("init_from=old n_head=4", "model.n_head is 12, not 4"),
+        ("init_from=other", "model.n_layer is 6, not 3"),
         ("init_from=gpt3", "gpt3/config.json is not a GPT-2, its model_type is 'gpt3'"),
     ],
 )

@@ -63,7 +63,7 @@ def test_plan_reports_the_missing_token(
         (checkout / "work" / script).touch()
     planned = type_(f"cloud {words} --dry-run")
     assert planned.exit_code == 0, planned.stderr
-    assert "no Modal token, so the runs and data there are unknown" in " ".join(
+    assert "no Modal token, so the runs and data on Modal are unknown" in " ".join(
         planned.stderr.split()
     )
 
