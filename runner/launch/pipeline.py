@@ -260,7 +260,8 @@ def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd:
     folder = ((cwd if is_here else checkout) / given).resolve()
     if not folder.is_dir():
         raise usage(
-            f"the pipeline's folder {folder} does not exist; clone it to that path, or give another with --dir"
+            f"the pipeline's folder {folder} does not exist; clone it to that path, or "
+            "give another with --dir"
         )
     return folder
 

@@ -55,7 +55,8 @@ def resume_request(
         options = replace(options, gpu=None)
         if unsupported := options.given():
             raise usage(
-                f"--{unsupported[0]} is for Modal, and {target.name} is free; remove --{unsupported[0]}"
+                f"--{unsupported[0]} is for Modal, and {target.name} is free; "
+                f"remove --{unsupported[0]}"
             )
     if job == EXPERIMENT.name:
         return target, _experiment_request(cli, arguments, resolved, target, options)
