@@ -291,7 +291,7 @@ class TestHost:
                 ("pipeline", "letters.yaml", "--persist", "out=data"),
                 "write it in the pipeline's file, as `persist`",
             ),
-            (("pipeline", "letters.yaml", "--dir", "../none"), "or give it with --dir"),
+            (("pipeline", "letters.yaml", "--dir", "../none"), "or give another with --dir"),
             (("pipeline", "letters.yaml", "--", "ls"), "appears before --"),
         ],
     )

@@ -40,7 +40,7 @@ class TestOnATerminal:
         terminal = on_terminal("watch", "--interval", "0.1")
         terminal.expect("step 10/100")
         terminal.send(key)
-        terminal.expect("run quickstart continues; `runner watch quickstart` shows it again")
+        terminal.expect("run 'quickstart' continues; `runner watch quickstart` shows it again")
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert terminal.exitstatus == 130
@@ -56,7 +56,7 @@ class TestOnATerminal:
         terminal.setwinsize(8, 30)
         terminal.expect("step 10/100")
         terminal.send("q")
-        terminal.expect("run quickstart continues")
+        terminal.expect("run 'quickstart' continues")
 
     def test_the_terminal_is_restored(self, active_run, on_terminal, checkout) -> None:
         active_run.send("step 10")
@@ -122,7 +122,7 @@ class TestWithoutATerminal:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "run quickstart continues" in err
+        assert "run 'quickstart' continues" in err
 
     def test_a_missing_run_is_an_error(self, type_, fake, make_run) -> None:
         result = type_("runner watch")

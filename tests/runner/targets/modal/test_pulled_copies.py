@@ -93,7 +93,7 @@ class TestWithoutAToken:
         write_attempt(now - 7200)
         assert "running 2h ago" in type_("runner runs").stdout
         assert "status    running 2h ago\n" in type_("runner status cl").stdout
-        assert "run cl was running 2h ago" in type_("runner watch cl").stderr
+        assert "run 'cl' was running 2h ago" in type_("runner watch cl").stderr
         status = json.loads(type_("runner status cl --json").stdout)
         assert (status["status"], status["alive"], status["last_seen"]) == (
             "running",

@@ -62,7 +62,7 @@ def _leave_a_frozen_connection(cloud: CloudFixture) -> None:
         proxy.freeze()
         watch.send_signal(signal.SIGINT)
         _, err = watch.communicate(timeout=60)
-        assert (watch.returncode, "run tiny continues" in err) == (130, True)
+        assert (watch.returncode, "run 'tiny' continues" in err) == (130, True)
 
 
 def _snapshots(process: Any) -> Iterator[dict[str, Any]]:
