@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.compatibility import refuse_changed_network
 from job.files import text_problem
 from job.pretrained import FINEWEB, GPT2, HUB
 from job.run_record import invalid_run_name, is_run_name
@@ -84,7 +85,7 @@ def read_request(
 
         name = load(find_recipe(parsed.recipe, known, checkout, cwd)).name
     run = find_run_name(name, files) if files is not None else name or ""
-    settings = recipe_of(files, run, overrides) if files is not None else None
+    settings = _settings_of(files, run, overrides) if files is not None else None
     common |= {"run": run, "overrides": overrides, "settings": settings}
     output, questions = arguments.output, arguments.multiple_choice
     match job.name:
@@ -135,7 +136,7 @@ def _model_request(
     run = ""
     if model is None:
         run = find_run_name(name, files) if files is not None else name or ""
-    settings = recipe_of(files, run, overrides) if files is not None and run else None
+    settings = _settings_of(files, run, overrides) if files is not None and run else None
     common |= {"run": run, "model": model, "overrides": overrides, "settings": settings}
     if arguments.job == "chat":
         file = None
@@ -143,6 +144,14 @@ def _model_request(
             file = _text_file("--prompt-file", arguments.prompt_file, cwd, "correct the path")
         return ChatRequest(**common, prompt_file=file)
     return ServeRequest(**common, host=arguments.host, port=arguments.port)
+
+
+def _settings_of(files: VolumeFiles, run: str, overrides: tuple[str, ...]) -> Recipe | None:
+    """Return the recipe of a run with ``overrides``; RecipeError if they change its network."""
+    settings = recipe_of(files, run, overrides)
+    if settings is not None and overrides and (trained := recipe_of(files, run)) is not None:
+        refuse_changed_network(run, trained, settings)  # before a machine is paid for it
+    return settings
 
 
 def check_run_name(name: str) -> None:

@@ -375,8 +375,12 @@ def _refuse_unusable_files(request: Request, state: TargetState) -> None:
     for key, problem in request.problems.items():
         if is_needed[key]:
             has_volume = any(volume.remote for volume in state.environment.volumes)
-            advice = ", or give a path on the volume data as /vol/data/PATH" if has_volume else ""
-            raise usage(problem + (advice if "correct the path" in problem else ""))
+            advice = ""
+            if has_volume and "no run or folder" in problem:
+                advice = "; copy a run of this machine first: `runner push checkpoints RUN`"
+            elif has_volume and "correct the path" in problem:
+                advice = ", or give a path on the volume data as /vol/data/PATH"
+            raise usage(problem + advice)
 
 
 def _no_checkpoint(request: Request, state: TargetState) -> str:

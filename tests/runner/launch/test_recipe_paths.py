@@ -143,3 +143,13 @@ def test_a_text_file_given_as_an_option_is_checked(
     result = type_("runner " + line.format(name))
     assert (result.exit_code, fake.did) == (2, [])
     assert f"{line.split()[2]} {name}: {problem}" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["host sample", "host evaluate", "host export", "chat", "serve"])
+def test_the_network_of_a_run_cannot_be_overridden(type_, fake, make_run, line) -> None:
+    make_run("warm", step=50)
+    option = "" if line in ("chat", "serve") else "--name "
+    for setting in ("n_head=4", "model.n_layer=3", "data.tokenizer=chars"):
+        refused = type_(f"runner {line} {option}warm {setting}")
+        assert (refused.exit_code, fake.did) == (2, [])
+        assert f"error: argument '{setting}': run 'warm' was trained with " in refused.stderr
