@@ -26,7 +26,7 @@ from job.files import new_file
 from job.metrics import Say
 from job.step_folders import newest_intact, step_folder
 from model.distributed import full_tensor, is_sharded, shard_like
-from model.optim import AdamW, Optimizer
+from model.optim import Optimizer
 
 Tensors = dict[str, Tensor]
 
@@ -142,7 +142,9 @@ class CheckpointWriter:
         self.on_written(checkpoint.step)
 
 
-def flatten_optimizer(optimizer: Optimizer, names: dict[Tensor, str]) -> Tensors:
+def flatten_optimizer(
+    optimizer: Optimizer | torch.optim.Optimizer, names: dict[Tensor, str]
+) -> Tensors:
     """Return the optimizer's state as ``<parameter>:<entry>`` → tensor, flat for safetensors."""
     return {
         f"{names[parameter]}:{entry}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -164,7 +166,9 @@ def restore_model(names: dict[Tensor, str], saved: Tensors) -> None:
             parameter.copy_(shard_like(saved[name].to(parameter.device), parameter))
 
 
-def restore_optimizer(optimizer: Optimizer, names: dict[Tensor, str], saved: Tensors) -> None:
+def restore_optimizer(
+    optimizer: Optimizer | torch.optim.Optimizer, names: dict[Tensor, str], saved: Tensors
+) -> None:
     """Restore the state that ``flatten_optimizer`` returned, on each parameter's device."""
     by_parameter: dict[str, Tensors] = {}
     for key, tensor in saved.items():
@@ -179,10 +183,11 @@ def restore_optimizer(optimizer: Optimizer, names: dict[Tensor, str], saved: Ten
             }
 
 
-def _place(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
+def _place(
+    tensor: Tensor, parameter: Tensor, optimizer: Optimizer | torch.optim.Optimizer
+) -> Tensor:
     if tensor.dim() == 0:
         # torch's fused AdamW has its step count on the parameter's device, the others on the CPU.
-        fused = isinstance(optimizer, AdamW) and optimizer.fused
-        return tensor.to(parameter.device) if fused else tensor
+        return tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor
     tensor = tensor.to(parameter.device)
     return shard_like(tensor, parameter) if tensor.shape == parameter.shape else tensor

@@ -79,8 +79,9 @@ class Optimizer:
     The base class of torch.optim imports torch's compiler: 1.5 s of CPU time at each start.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], **settings: float) -> None:
-        self.param_groups = [settings | group for group in groups]
+    def __init__(self, groups: list[dict[str, Any]], **defaults: Any) -> None:
+        self.defaults = defaults
+        self.param_groups = [defaults | group for group in groups]
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
     def step(self) -> None:
@@ -92,7 +93,7 @@ class AdamW(Optimizer):
     """torch's AdamW, by its function."""
 
     def __init__(self, groups: list[dict[str, Any]], config: TrainConfig, fused: bool) -> None:
-        super().__init__(groups, lr=config.lr)
+        super().__init__(groups, lr=config.lr, fused=fused)
         self.config, self.fused = config, fused
 
     @torch.no_grad()
