@@ -42,8 +42,31 @@ class InverseRMS(torch.autograd.Function):
         return x * (grads[0] * -0.5 * inverse.pow(3) / x.size(-1) * 2)
 
 
+class DeferredNorm(torch.autograd.Function):
+    """Return x and the factor r of each row with rms_norm(x) = r · x, to be applied to x @ W.
+
+    The normalized x is then never written: 1.2 GB for 12 layers and 65,536 tokens. The gradient by
+    r is not needed: a function of r · x has the same gradient sum(x · grad_x) / r.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = precise.square().mean(-1, keepdim=True)
+        r = torch.rsqrt(mean_square + torch.finfo(precise.dtype).eps)
+        ctx.save_for_backward(x, r)
+        ctx.mark_non_differentiable(r)
+        return x.view_as(x), r
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, r = ctx.saved_tensors
+        along_x = (grads[0].to(r.dtype) * x).mean(-1, keepdim=True)
+        return (grads[0] - x * (r * r * along_x)).to(x.dtype)
+
+
 class SquaredReLU(torch.autograd.Function):
-    """relu(x)² whose backward pass is one product.
+    """relu(r · x)² whose backward pass is one product.
 
     torch's own backward goes through pow and threshold: 4 ms of a 40 ms step on 2 CPU cores. On a
     GPU the square is kept, which the next layer keeps too: 4.8 GB less to write and to hold for 12
@@ -51,16 +74,19 @@ class SquaredReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = x.relu()
-        square = positive * positive
-        ctx.save_for_backward(square if x.is_cuda else positive)
+    def forward(ctx: Any, x: Tensor, r: Tensor | None = None) -> Tensor:
+        positive = (x if r is None else x * r).relu()
+        square = (positive * positive).to(x.dtype)
+        ctx.save_for_backward(square if x.is_cuda else positive.to(x.dtype), r)
         return square
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (kept,) = ctx.saved_tensors
-        return (grads[0] * (kept.sqrt() if kept.is_cuda else kept)).mul_(2)
+        kept, r = ctx.saved_tensors
+        root = kept.sqrt() if kept.is_cuda else kept
+        if r is None:
+            return (grads[0] * root).mul_(2), None
+        return (grads[0] * root * (2 * r)).to(kept.dtype), None
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def peak_bytes(recipe: Recipe, micro_batch: int, bf16: bool) -> int:
     # float32 residual.
     fused, low = (
         patch("model.attention.MAX_PRODUCT_POSITIONS", 0),
-        patch("model.gpt.LOW_PRECISION_RESIDUAL", ("cpu",)),
+        patch("model.gpt.MEMORY_BOUND", ("cpu",)),
     )
     with fused, low, patch.object(GPT, "init_weights", lambda network: None), FakeTensorMode():
         network = GPT(recipe.model, rows)

@@ -11,7 +11,7 @@ from job.paths import CONFIGS
 from job.recipe import ModelConfig, load
 from job.run_session import refuse_kernels
 from model import device as devices
-from model.fp8 import Linear
+from model.fp8 import Linear, _Product
 from model.gpt import GPT
 from model.loss import chunked_cross_entropy
 from tests.model.loss_errors import CAP, fp8_error
@@ -55,6 +55,16 @@ def test_float8_compiles_to_one_graph() -> None:
 
 def test_the_gradient_of_a_logit_has_its_scale() -> None:
     assert fp8_error(exact) < 0.1
+
+
+def test_a_plain_product_has_the_gradients_of_a_linear_layer() -> None:
+    x = torch.randn(6, 32, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(16, 32, requires_grad=True)
+    y, expected = _Product.apply(x, weight, False), x @ weight.bfloat16().mT
+    assert torch.equal(y, expected)
+    given, wanted = (torch.autograd.grad(z.square().sum(), (x, weight)) for z in (y, expected))
+    assert [gradient.dtype for gradient in given] == [x.dtype, weight.dtype]
+    assert all(map(torch.equal, given, wanted))
 
 
 @pytest.mark.parametrize("bias", [True, False])
