@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from inference.cache import KVCache, LayerCache
 from inference.engine import Start
 from job.recipe import ModelConfig
 from job.schedules import short_blocks
 from model.attention import (
-    KVCache,
-    LayerCache,
     Mask,
     attend,
     attention_mask,

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 LINE_END = re.compile(rb"[\r\n]")
 
-# Of a line that is searched: a careless expression takes time quadratic in its length.
-MAX_LINE_BYTES = 2000
+MAX_LINE_BYTES = 2000  # of a line that is searched
+SEARCH_LIMIT_S = 1.0
 
 STEP, MAX_STEPS = "step", "max_steps"
 
@@ -62,10 +62,10 @@ class OutputMetrics:
     """Finds metrics in chunks of output, which threads add."""
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
-        compiled = {name: re.compile(pattern) for name, pattern in patterns.items()}
-        self._step = compiled.pop(STEP, None)
-        self._max_steps = compiled.pop(MAX_STEPS, None)
-        self._patterns = compiled
+        import regex  # it has a time limit; re may backtrack without an end
+
+        self._patterns = {name: regex.compile(pattern) for name, pattern in patterns.items()}
+        self._counts_values = STEP not in patterns
         self._counter = StepCounter()
         self._rests: dict[object, bytes] = {}  # per pipe, the incomplete line
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -86,11 +86,11 @@ class OutputMetrics:
                 yield row
 
     def _read(self, line: str) -> MetricRow | None:
-        if self._step is not None and (match := self._step.search(line)):
+        matches = {name: self._search(name, line) for name in list(self._patterns)}
+        if match := matches.pop(STEP, None):
             self._counter.read(match)
-        if self._max_steps is not None and (match := self._max_steps.search(line)):
+        if match := matches.pop(MAX_STEPS, None):
             self._counter.max_steps = _integer(match[1]) or 0
-        matches = {name: pattern.search(line) for name, pattern in self._patterns.items()}
         values = {
             name: number
             for name, match in matches.items()
@@ -98,9 +98,23 @@ class OutputMetrics:
         }
         if not values:
             return None
-        if self._step is None:
+        if self._counts_values:
             self._counter.step += 1
         return MetricRow(self._counter.step, self._counter.max_steps, values)
+
+    def _search(self, name: str, line: str) -> Any:
+        """Return the match of a pattern, which is dropped if it takes too long."""
+        try:
+            return self._patterns[name].search(line, timeout=SEARCH_LIMIT_S)
+        except TimeoutError:
+            del self._patterns[name]
+            print(
+                f"runner: --metric {name}: its expression takes more than {SEARCH_LIMIT_S:.0f} s "
+                "for a line, so it is ignored from now on; give one with fewer repetitions",
+                file=sys.stderr,
+                flush=True,
+            )
+            return None
 
 
 def parse_number(text: str | None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.run_record import read_record
+from job.user_command import metric_sources
 from job.user_command.metric_recorder import kind_and_key
 from job.user_command.metric_sources import OutputMetrics
 from tests.job.user_command.test_supervisor import Start, folder, output_of, start, volumes
@@ -107,6 +108,17 @@ def test_steps_of_epochs_add_up() -> None:
     assert [(row.step, row.values["loss"]) for row in metrics.rows()] == [
         (40, 3.0), (90, 2.0), (130, 1000.0), (130, 0.85),
     ]  # fmt: skip
+
+
+def test_an_expression_that_takes_too_long_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metric_sources, "SEARCH_LIMIT_S", 0.05)
+    metrics = OutputMetrics({"slow": r"((a|aa)+)+c", "loss": r"loss=(.*)"})
+    metrics.add("pipe", b"%s!\nloss=2\n" % (b"a" * 60))
+    metrics.add("pipe", b"%s!\nloss=1\n" % (b"a" * 60))
+    assert [row.values for row in metrics.rows()] == [{"loss": 2.0}, {"loss": 1.0}]
+    assert capsys.readouterr().err.count("--metric slow: its expression takes more than") == 1
 
 
 @pytest.mark.parametrize(
