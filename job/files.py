@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -92,6 +93,20 @@ def file_problem(path: Path, allow_folder: bool = False) -> str:
         return f"{kind_of_file(mode)}, not a regular file"
     needed = os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)
     return "" if os.access(path, needed) else "permission denied"
+
+
+def read_file(path: Path, start: int = 0, length: int | None = None) -> bytes:
+    """Return at most ``length`` bytes from ``start``.
+
+    Raises OSError, also for a FIFO, whose opening would wait for a writer.
+    """
+    opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK)  # noqa: E731
+    with open(path, "rb", opener=opener) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"{kind_of_file(mode)}, not a regular file", str(path))
+        file.seek(start)
+        return file.read(-1 if length is None else length)
 
 
 def text_problem(path: Path) -> str:

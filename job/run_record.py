@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from job.exit_status import ExitStatus, UserError
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.format import json_text, runner_command
 from job.step_folders import step_folder, steps
 from job.typed_json import read_json
@@ -154,7 +154,7 @@ class RunRecord:
 def read_record(folder: Path) -> RunRecord | None:
     """Return the record in ``folder``; None if it is missing or unreadable."""
     try:
-        return parse_record((folder / "run.json").read_text(encoding="utf-8"))
+        return parse_record(read_file(folder / "run.json"))
     except (OSError, ValueError):
         return None
 
@@ -175,7 +175,7 @@ def recorded_dataset(folder: Path) -> dict[str, Any]:
         return record.dataset
     for step in reversed(steps(folder)):
         try:
-            dataset = json.loads((step_folder(folder, step) / "state.json").read_bytes())["dataset"]
+            dataset = json.loads(read_file(step_folder(folder, step) / "state.json"))["dataset"]
         except (OSError, ValueError, LookupError, TypeError):
             continue
         if isinstance(dataset, dict) and dataset:
@@ -282,7 +282,7 @@ def lock_holder(folder: Path) -> int | None:
     """Return the process of this machine that holds the run's lock; None without one."""
     if not is_held(folder):
         return None
-    words = (folder / "lock").read_text(encoding="utf-8", errors="replace").split()
+    words = read_file(folder / "lock").decode(errors="replace").split()
     is_here = len(words) == 4 and words[3] == socket.gethostname() and words[1].isdecimal()
     return int(words[1]) if is_here else None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.typed_json import read_object
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
@@ -102,7 +102,7 @@ def discard(folder: Path) -> None:
 def find_damage(folder: Path) -> str:
     """Return the problem of a checkpoint, or '' if its files have their size and SHA-256."""
     try:
-        manifest = read_object((folder / MANIFEST).read_bytes())
+        manifest = read_object(read_file(folder / MANIFEST))
         expected = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
     except (OSError, ValueError, LookupError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
@@ -148,7 +148,7 @@ def _identity(folder: Path) -> tuple[Path, int]:
 def _latest_step(run: Path) -> int | None:
     """Return the step that ``latest`` names; None if it names no checkpoint."""
     try:
-        match = STEP_FOLDER.match((run / LATEST).read_text(encoding="utf-8").strip())
+        match = STEP_FOLDER.match(read_file(run / LATEST).decode().strip())
     except (OSError, ValueError):
         return None
     return int(match[1]) if match and (run / match[0]).is_dir() else None

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.paths import VolumePaths
 from job.run_record import RunStatus
 from job.typed_json import convert
@@ -270,9 +270,7 @@ class LocalVolume:
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
-        with self._resolve(path).open("rb") as file:
-            file.seek(start)
-            return file.read(-1 if length is None else length)
+        return read_file(self._resolve(path), start, length)
 
     def entries(self, path: str = "") -> Iterator[VolumeEntry]:
         """Yield what the folder contains, sorted by name. Raises FileNotFoundError."""

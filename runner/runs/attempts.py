@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.run_record import EndReason
 from job.typed_json import read_json
 
@@ -115,6 +115,6 @@ def parse_log(text: str | bytes | None) -> AttemptLog:
 def read_log(folder: Path) -> AttemptLog:
     """Return the log of the run in ``folder``."""
     try:
-        return parse_log((folder / NAME).read_bytes())
+        return parse_log(read_file(folder / NAME))
     except OSError:
         return AttemptLog()

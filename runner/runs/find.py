@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from job.files import read_file
 from job.run_record import RunRecord, RunStatus, is_run_name, read_record
 from job.step_folders import discard
 from job.typed_json import read_object
@@ -211,7 +212,7 @@ def _describe_sweep(cli: CliContext, name: str) -> str:
         return ""
     for target in _targets(cli):
         try:
-            sweep = read_object((target.volumes.run(name) / SWEEP_RECORD).read_bytes())
+            sweep = read_object(read_file(target.volumes.run(name) / SWEEP_RECORD))
             first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
             best = sweep.get("best")
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

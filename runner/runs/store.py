@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.health import FRESH_HEARTBEAT_S
 from job.run_record import (
     Attempt,
@@ -73,7 +73,7 @@ def newest_step(folder: Path) -> int | None:
     """
     present = steps(folder)
     try:
-        latest = int((folder / LATEST).read_text(encoding="utf-8").strip().removeprefix("step_"))
+        latest = int(read_file(folder / LATEST).decode().strip().removeprefix("step_"))
     except (OSError, ValueError):
         latest = None
     return latest if latest in present else present[-1] if present else None
@@ -267,7 +267,7 @@ def launch_json(launch: LaunchHandle) -> str:
 def read_launch(folder: Path) -> LaunchHandle | None:
     """Return the last launch of the run in ``folder``; None if the runner never started it."""
     try:
-        return parse_launch((folder / LAUNCH_NAME).read_bytes())
+        return parse_launch(read_file(folder / LAUNCH_NAME))
     except OSError:
         return None
 
@@ -275,7 +275,7 @@ def read_launch(folder: Path) -> LaunchHandle | None:
 def read_tags(folder: Path) -> bytes | None:
     """Return the content of ``tags.json`` in the run's folder; None without one."""
     try:
-        return (folder / TAGS_NAME).read_bytes()
+        return read_file(folder / TAGS_NAME)
     except OSError:
         return None
 
@@ -312,7 +312,7 @@ def read_exit(folder: Path) -> int | None:
     None while it runs, and if the runner was killed too.
     """
     try:
-        return int((folder / EXIT_NAME).read_text(encoding="utf-8"))
+        return int(read_file(folder / EXIT_NAME))
     except (OSError, ValueError):
         return None
 

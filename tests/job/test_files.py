@@ -1,0 +1,37 @@
+"""Reading files of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from job.files import read_file
+from job.run_record import read_record
+from job.step_folders import find_damage
+from runner.runs.attempts import AttemptLog, read_log
+from runner.runs.store import read_exit, read_launch, read_tags
+from runner.target import LocalVolume
+
+
+def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"0123456789")
+    assert (read_file(path), read_file(path, 7), read_file(path, 2, 3)) == (
+        b"0123456789",
+        b"789",
+        b"234",
+    )
+
+
+def test_a_fifo_is_unreadable_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    names = ("run.json", "launch.json", "tags.json", "exit_status", "cloud.json", "manifest.json")
+    for name in names:
+        os.mkfifo(tmp_path / name)
+    readers = (read_record, read_launch, read_tags, read_exit)
+    assert [read(tmp_path) for read in readers] == [None] * 4
+    assert read_log(tmp_path) == AttemptLog()
+    assert "manifest.json is missing or unreadable" in find_damage(tmp_path)
+    with pytest.raises(OSError, match="a FIFO, not a regular file"):
+        LocalVolume(tmp_path).read("run.json")
