@@ -214,20 +214,23 @@ def _matches(pattern: Path, skipped: _Skipped) -> Iterator[tuple[Path, str]]:
     root = pattern
     while has_magic(str(root)):
         root = root.parent
-    seen: set[str] = set()
+    seen: set[Path] = set()
     for match in sorted(glob(str(pattern), recursive=True), key=lambda match: (len(match), match)):
         path = Path(match)
         name = path.relative_to(root).as_posix()
-        place = os.path.join(os.path.realpath(path.parent), path.name)
-        if path.is_dir():
+        # A path through a cycle of links may have more of them than the system follows.
+        place = Path(os.path.realpath(path.parent), path.name)
+        if place in seen:
+            continue
+        seen.add(place)
+        if place.is_dir():
             if "**" not in str(pattern):
                 skipped.add("folders (end the glob with /** to read them)", name)
-        elif not path.exists():
+        elif not place.exists():
             skipped.add("broken links", name)
-        elif path.name in _products(path.parent):
+        elif path.name in _products(place.parent):
             skipped.add("of a prepared dataset", name)
-        elif place not in seen:
-            seen.add(place)
+        else:
             yield path, name
 
 

@@ -59,7 +59,7 @@ def test_an_installed_runner_works_in_an_empty_folder_and_keeps_runs_at_an_upgra
     project = Path(plan["checkout"])
     assert (project / "requirements.lock").is_file()
     clone = installed.run("host", "pipeline", "nanochat").stderr
-    assert f"folder {tmp_path}/nanochat does not exist; clone it there" in clone
+    assert f"folder {tmp_path}/nanochat does not exist; clone it to that path" in clone
     assert (project / "container" / "entrypoint.sh").is_file()
     assert (project / "bench" / "roofline.py").is_file()  # has a job
     assert installed.run("cloud", "shakespeare_char", "--dry-run").returncode == 0

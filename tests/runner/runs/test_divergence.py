@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from job.run_record import RunRecord, beat, read_record
+from job.run_record import RunRecord, read_record, touch_heartbeat
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.launch.resume import PreviousResources, previous_resources
@@ -215,7 +215,7 @@ class TestRemoteStart:
         assert local_state(cli, checkout, "warm", record) == RemoteRunState(
             "host", is_remote=False, step=50
         )
-        beat(folder)
+        touch_heartbeat(folder)
         assert local_state(cli, checkout, "warm", record) == RemoteRunState(
             "host", is_remote=False, is_active=True, step=50
         )
