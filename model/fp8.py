@@ -74,6 +74,7 @@ class Linear(nn.Linear):
         # torch's own product adds a bias at no cost.
         if not (self.training and (self.fp8 or (is_mixed and self.bias is None))):
             return super().forward(x)
-        y: Tensor = _Product.apply(x.flatten(0, -2).bfloat16(), self.weight, self.fp8)  # type: ignore[no-untyped-call]
+        x_NK = x.flatten(0, -2).bfloat16()
+        y: Tensor = _Product.apply(x_NK, self.weight, self.fp8)  # type: ignore[no-untyped-call]
         y = y.view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias.to(y.dtype)
