@@ -1,4 +1,4 @@
-"""Functions of the network whose backward pass torch would compute in more operations.
+"""Functions of the network with a backward pass of their own; torch's would move more bytes.
 
 An uncompiled step on a CPU waits for memory: each operation reads and writes its tensors whole.
 """
