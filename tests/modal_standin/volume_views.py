@@ -37,8 +37,11 @@ class View:
                 _replace(self.folder / name, self.volume / name, scratch)
         for name in sorted(set(self.known) - set(now), reverse=True):
             _remove(self.volume / name)
-        for folder in (p for p in self.folder.rglob("*") if p.is_dir() and not p.is_symlink()):
-            (self.volume / folder.relative_to(self.folder)).mkdir(parents=True, exist_ok=True)
+        for parent, names, _ in os.walk(self.folder):  # unlike rglob, it passes over deleted ones
+            for folder in (Path(parent, name) for name in names):
+                if not folder.is_symlink():
+                    place = self.volume / folder.relative_to(self.folder)
+                    place.mkdir(parents=True, exist_ok=True)
         self.known = now
 
     def reload(self, scratch: Path) -> None:
