@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from corpus.tokenizers import Tokenizer
-from job.files import text_problem
+from job.files import read_utf8
 from job.format import sanitize
 from job.recipe import Recipe
 
@@ -21,9 +21,10 @@ def prompt_tokens(prompt: str, tokenizer: Tokenizer, recipe: Recipe) -> list[int
     if prompt == "-":
         prompt = sys.stdin.read()
     elif prompt.startswith("@"):
-        if problem := text_problem(path := Path(prompt[1:])):
-            raise recipe.mistake("sample.prompt", f"can't read {path}: {problem}")
-        prompt = path.read_text(encoding="utf-8")
+        try:
+            prompt = read_utf8(path := Path(prompt[1:]))
+        except ValueError as error:
+            raise recipe.mistake("sample.prompt", f"can't read {path}: {error}") from None
     try:
         return encode_prompt(prompt, tokenizer)
     except ValueError as error:

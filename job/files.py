@@ -81,7 +81,7 @@ def fsync_folder(folder: Path) -> None:
 def file_problem(path: Path, allow_folder: bool = False) -> str:
     """Return why ``path`` cannot be read as a file, or as a folder if that is allowed; else ''.
 
-    Opening a FIFO waits for a writer, for ever.
+    Opening a FIFO would wait for a writer.
     """
     try:
         mode = path.stat().st_mode
@@ -109,14 +109,22 @@ def read_file(path: Path, start: int = 0, length: int | None = None) -> bytes:
         return file.read(-1 if length is None else length)
 
 
+def read_utf8(path: Path) -> str:
+    """Return the text of a file. Raises ValueError, whose message is the problem alone."""
+    if problem := file_problem(path):
+        raise ValueError(problem)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
 def text_problem(path: Path) -> str:
     """Return why ``path`` cannot be read as UTF-8 text; '' if it can."""
-    if problem := file_problem(path):
-        return problem
     try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 text: {error.reason} at byte {error.start}"
+        read_utf8(path)
+    except ValueError as error:
+        return str(error)
     return ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from job.exit_status import RecipeError
-from job.files import MISSING, file_problem, text_problem
+from job.files import MISSING, file_problem, read_utf8
 from job.format import brief
 
 
@@ -118,9 +118,10 @@ def read_yaml(
         raise RecipeError(f"{path}: {problem}; {hint}")
     if path.stat().st_size > MAX_BYTES:
         raise RecipeError(f"{path}: larger than {MAX_BYTES:,} bytes; it is not a settings file")
-    if problem := text_problem(path):
-        raise RecipeError(f"{path}: {problem}")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_utf8(path)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
     try:
         node = yaml.compose(text, _Loader)
         tree = yaml.load(text, _Loader)

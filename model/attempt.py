@@ -42,13 +42,18 @@ from model.trainer import Trainer
 STEP_HOOK = "TRAIN_STEP_HOOK"
 
 
-def run_attempt(recipe: Recipe, folder: Path, arguments: Namespace, free_cpus: float) -> ExitStatus:
-    """Train the run in ``folder`` until it is finished or stopped; prepare its data first."""
+def run_attempt(
+    recipe: Recipe, folder: Path, arguments: Namespace, free_cpus: float | None
+) -> ExitStatus:
+    """Train the run in ``folder`` until it is finished or stopped; prepare its data first.
+
+    ``free_cpus`` is None if the user has set the number of threads.
+    """
     locations = VolumePaths.current()
     locations.set_defaults()
     device = devices.pick_device(arguments.device, int(os.environ.get("LOCAL_RANK", "0")))
     refuse_kernels(recipe, device.type, devices.has_float8(device))
-    if device.type == "cpu" and not os.environ.get("OMP_NUM_THREADS"):
+    if device.type == "cpu" and free_cpus is not None:
         torch.set_num_threads(threads_for(recipe, folder, free_cpus))
     if recipe.train.deterministic:
         # Otherwise cuBLAS may sum in any order.

@@ -94,7 +94,7 @@ class AdamW(Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], config: TrainConfig, fused: bool) -> None:
         super().__init__(groups, lr=config.lr, fused=fused)
-        self.config, self.fused = config, fused
+        self.config = config
 
     @torch.no_grad()
     def step(self) -> None:
@@ -104,7 +104,7 @@ class AdamW(Optimizer):
             for p in parameters:
                 if not self.state[p]:
                     # The fused kernels count steps on the parameter's device.
-                    step = torch.zeros((), device=p.device if self.fused else "cpu")
+                    step = torch.zeros((), device=p.device if group["fused"] else "cpu")
                     moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
                     self.state[p] = {"step": step, **moments}
             means, squares, counts = (
@@ -118,7 +118,7 @@ class AdamW(Optimizer):
                 squares,
                 [],
                 counts,
-                fused=self.fused,
+                fused=group["fused"],
                 amsgrad=False,
                 maximize=False,
                 lr=group["lr"],

@@ -11,6 +11,7 @@ Exit status: 0 done, 1 an error, 2 a mistake in the command, 100 the training fa
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +35,10 @@ def _main(arguments: Namespace) -> ExitStatus:
     recipe = load_recipe(arguments)
     folder = run_folder(recipe, arguments.name, VolumePaths.current())
     with ThreadPoolExecutor(1) as thread:
-        free = thread.submit(free_cpus)
+        free = None if os.environ.get("OMP_NUM_THREADS") else thread.submit(free_cpus)
         # torch takes seconds; the recipe's mistakes come first
         from model.attempt import run_attempt
-    return run_attempt(recipe, folder, arguments, free.result())
+    return run_attempt(recipe, folder, arguments, free.result() if free else None)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,17 @@ class TargetOptions:
         return replace(self, **{name: value for name, value in values.items() if value})
 
 
+SOURCE, WEIGHTS, PROMPT = "data.source", "train.init_from", "sample.prompt"  # they name files
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """The reason why a job could not use a file or run that a setting names."""
+
+    message: str
+    remote_advice: str = ""  # added if the target's volumes are on a different machine
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One launch. ``settings`` is the recipe with its overrides, of the run or of the file."""
@@ -67,7 +78,7 @@ class Request:
     sweep: str | None = None  # that it is a trial of
     access: GpuAccess | None = None
     tags: tuple[str, ...] = ()
-    problems: Mapping[str, str] = field(default_factory=dict)  # of files that the settings name
+    problems: Mapping[str, FileProblem] = field(default_factory=dict)  # by SOURCE, WEIGHTS, PROMPT
 
     @property
     def trackers(self) -> dict[str, str]:

@@ -63,8 +63,7 @@ def link_to_volume(folder: Path, mapping: str, seeds: Path | None) -> PersistedP
         if link.resolve() != volume_folder.resolve():
             _check_replaceable(link, volume_folder)
             link.unlink()
-            return _link(link, volume_folder)
-        return _link(link, volume_folder, is_linked=True)
+        return _link(link, volume_folder)
     if link.is_dir():
         if any(link.iterdir()):
             volume_folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,7 @@ def link_to_volume(folder: Path, mapping: str, seeds: Path | None) -> PersistedP
     return _link(link, volume_folder)
 
 
-def _link(link: Path, volume_folder: Path, is_linked: bool = False) -> PersistedPath:
+def _link(link: Path, volume_folder: Path) -> PersistedPath:
     """Make ``link`` point to ``volume_folder``, and lock that, shared, until the process ends."""
     volume_folder.mkdir(parents=True, exist_ok=True)
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +85,7 @@ def _link(link: Path, volume_folder: Path, is_linked: bool = False) -> Persisted
     os.set_inheritable(descriptor, True)  # a shell replaces this process
     with suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    if not is_linked:
+    if not link.is_symlink():
         link.symlink_to(volume_folder, target_is_directory=True)
     return PersistedPath(volume_folder)
 

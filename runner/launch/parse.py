@@ -13,15 +13,11 @@ from job.pretrained import FINEWEB, GPT2, HUB
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job, LaunchArguments
-from runner.launch.recipe_paths import (
-    PROMPT,
-    absolute_override,
-    absolute_paths,
-    find_problems,
-)
+from runner.launch.recipe_paths import absolute_override, absolute_paths, find_problems
 from runner.paths import absolute, is_path
 from runner.project import explain_config, find_config, recipes, unknown_config
 from runner.request import (
+    PROMPT,
     BenchmarkRequest,
     ChatRequest,
     EvaluateRequest,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import click
 
@@ -48,7 +49,6 @@ from runner.targets.modal.options import parse_options
 from runner.targets.process import start_detached
 
 STATE_FOLDER = ".pipelines"  # in the cache volume: locks and output of detached pipelines
-CHANGED, AGAIN = "runs: its command has changed", "runs again"  # reasons why a stage runs
 LOG_LINES = 10  # shown of a stage that was already running
 UNFINISHED = {RunStatus.FAILED: "its last run failed", RunStatus.UNFINISHED: "it is unfinished"}
 
@@ -60,6 +60,7 @@ class Step:
     stage: str
     why: str
     request: Request | None = None  # None: skipped
+    invalidates_later: bool = False  # finished stages after it run again
 
 
 def run_pipeline(
@@ -77,15 +78,11 @@ def run_pipeline(
 
     def plan_steps() -> list[Step]:
         steps: list[Step] = []
+        plan_step = partial(_step, target, arguments, pipeline, folder, options)
         for stage in pipeline.stages:
             if not requested or stage in requested:
-                earlier = (step.stage for step in steps if step.why.startswith((CHANGED, AGAIN)))
-                changed, is_requested = next(earlier, ""), stage in requested
-                steps.append(
-                    _step(
-                        target, arguments, pipeline, folder, stage, options, is_requested, changed
-                    )
-                )
+                changed = next((step.stage for step in steps if step.invalidates_later), "")
+                steps.append(plan_step(stage, stage in requested, changed))
         return steps
 
     if arguments.dry_run:
@@ -201,6 +198,14 @@ def _follow_active(cli: CliContext, target: Target, runs: Sequence[str]) -> None
                 cli.write(piece, newline=False)
 
 
+class Decision(NamedTuple):
+    """Whether a stage runs, and why; ``invalidates_later`` as in Step."""
+
+    runs: bool
+    why: str
+    invalidates_later: bool = False
+
+
 def decide(
     record: RunRecord | None,
     same_command: bool,
@@ -208,26 +213,27 @@ def decide(
     missing_output: Sequence[str],
     requested: bool,
     changed: str = "",
-) -> tuple[bool, str]:
-    """Return whether a stage runs, and why. ``requested``: the command line names it.
+) -> Decision:
+    """Decide if a stage runs. ``requested``: the command line names it.
 
     ``changed`` is an earlier stage that will write other files than before.
     """
     if requested:
-        return True, "runs: it was requested"
+        return Decision(True, "runs: it was requested")
     if not outputs:
-        return True, "runs: it declares no outputs to check"
+        return Decision(True, "runs: it declares no outputs to check")
     if missing_output:
-        return True, f"runs: {missing_output[0]} is missing"
+        return Decision(True, f"runs: {missing_output[0]} is missing")
     if record is None:
-        return False, "skipped: its outputs exist"
+        return Decision(False, "skipped: its outputs exist")
     if record.status != RunStatus.FINISHED:
-        return True, f"{AGAIN}: {UNFINISHED.get(record.status, 'its process was lost')}"
+        reason = UNFINISHED.get(record.status, "its process was lost")
+        return Decision(True, f"runs again: {reason}", invalidates_later=True)
     if not same_command:
-        return True, CHANGED
+        return Decision(True, "runs: its command has changed", invalidates_later=True)
     if changed:
-        return True, f"runs: stage {changed} runs before it"
-    return False, "skipped: it finished, and its outputs exist"
+        return Decision(True, f"runs: stage {changed} runs before it")
+    return Decision(False, "skipped: it finished, and its outputs exist")
 
 
 def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeline, list[str]]:
@@ -271,8 +277,8 @@ def _step(
     arguments: LaunchArguments,
     pipeline: Pipeline,
     folder: Path,
-    name: str,
     options: TargetOptions,
+    name: str,
     requested: bool,
     changed: str,
 ) -> Step:
@@ -308,7 +314,8 @@ def _step(
         refuse_different_command(run, replace(before, argv=command.argv), command)
     same = before is not None and before.argv == command.argv
     record = record_of(files, run)
-    runs, why = decide(record, same, stage.outputs, missing, requested, changed)
+    decision = decide(record, same, stage.outputs, missing, requested, changed)
+    why = decision.why
     is_chosen = same or _has_resume_arguments(stage, command)
     if before is not None and record is not None and not is_chosen:
         has_checkpoint = stage.resume_if is None or output_exists(
@@ -316,12 +323,12 @@ def _step(
         )
         if stage.resume_with and has_checkpoint and record.status != RunStatus.FINISHED:
             raise usage(_changed_command(stage, name, record, before, command))
-        if runs and stage.resume_with and record.status == RunStatus.FINISHED:
+        if decision.runs and stage.resume_with and record.status == RunStatus.FINISHED:
             why += (
                 f"; it starts from the beginning (to resume from its checkpoint, add "
                 f"{stage.resume_with} to {name}.args)"
             )
-    return Step(name, why, request if runs else None)
+    return Step(name, why, request if decision.runs else None, decision.invalidates_later)
 
 
 def _has_resume_arguments(stage: Stage, command: UserCommand) -> bool:
@@ -380,7 +387,7 @@ def has_match(files: VolumeFiles, pattern: str) -> bool:
     """Return True if the volume has a file of the path, whose names can have ``*`` and ``?``."""
     found = [""]
     for part in PurePosixPath(pattern).parts:
-        if {*part} & {*"*?["}:
+        if has_magic(part):
             entries = [entry.path for folder in found for entry in listing(files, folder)]
             found = [path for path in entries if fnmatchcase(path.rpartition("/")[2], part)]
         else:

@@ -7,7 +7,9 @@ relative to the checkout.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +22,18 @@ from job.run_record import is_run_name
 from job.step_folders import STEP_FOLDER
 from runner.errors import did_you_mean
 from runner.paths import absolute, literal_prefix, path_in, replace_path
+from runner.request import PROMPT, SOURCE, WEIGHTS, FileProblem
 from runner.runs.store import recipe_of, run_names, step_of
 from runner.target import LocalVolume, VolumeFiles
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
-SOURCE, WEIGHTS, PROMPT = "data.source", "train.init_from", "sample.prompt"
-
 # A job in a container may know a path that begins with one of these: the volumes, and the code.
 IN_CONTAINER = ("/vol/", "/workspace/")
+
+USE_VOLUME = ", or give a path on the volume data as /vol/data/PATH"
+PUSH_RUN = "; copy a run of this machine first: `runner push checkpoints RUN`"
 
 
 def absolute_override(override: str, cwd: Path, runs: VolumeFiles | None) -> str:
@@ -71,25 +75,24 @@ def absolute_paths(
 
 def find_problems(
     settings: Recipe, folders: Sequence[Path], runs: VolumeFiles | None
-) -> dict[str, str]:
-    """Return the error for each setting that names a file or run which the job could not use.
+) -> dict[str, FileProblem]:
+    """Return the problem of each setting that names a file or run which the job could not use.
 
     ``runs`` is the target's checkpoints volume, None if it is unknown. The plan decides which
     of the files the launch needs.
     """
-    checks = {SOURCE: _source_problem, PROMPT: _prompt_problem}
-    found = {}
+    checks: dict[str, Callable[[str], FileProblem | str]] = {
+        SOURCE: partial(_source_problem, folders=folders),
+        WEIGHTS: partial(_weights_problem, settings=settings, folders=folders, runs=runs),
+        PROMPT: partial(_prompt_problem, folders=folders),
+    }
+    problems = {}
     for key, path in _named_paths(settings).items():
-        if path.startswith(IN_CONTAINER):
-            continue
-        if key == WEIGHTS:
-            problem = _weights_problem(path, settings, folders, runs)
-        else:
-            problem = checks[key](path, folders)
-        if problem:
+        if not path.startswith(IN_CONTAINER) and (found := checks[key](path)):
+            problem = FileProblem(found) if isinstance(found, str) else found
             sign = "@" if key == PROMPT else ""
-            found[key] = f"{key}={sign}{path}: {problem}"
-    return found
+            problems[key] = replace(problem, message=f"{key}={sign}{path}: {problem.message}")
+    return problems
 
 
 def _named_paths(settings: Recipe) -> dict[str, str]:
@@ -109,24 +112,26 @@ def _first_existing(path: str, folders: Sequence[Path]) -> Path:
     return next((p for p in paths if file_problem(p, True) != MISSING), paths[0])
 
 
-def _source_problem(source: str, folders: Sequence[Path]) -> str:
+def _source_problem(source: str, folders: Sequence[Path]) -> FileProblem | str:
     path = _first_existing(source, folders)
     problem = file_problem(path, allow_folder=True)
     if problem != MISSING:
         return f"{problem}; give a readable file or folder" if problem else ""
     if any(glob(str(folder / os.path.expanduser(source)), recursive=True) for folder in folders):
         return ""
-    return "no such file, folder or glob; correct the path"
+    return FileProblem("no such file, folder or glob; correct the path", USE_VOLUME)
 
 
-def _prompt_problem(path: str, folders: Sequence[Path]) -> str:
-    problem = text_problem(_first_existing(path, folders))
-    return f"{problem}; correct the path, or give the text itself: prompt=TEXT" if problem else ""
+def _prompt_problem(path: str, folders: Sequence[Path]) -> FileProblem | str:
+    if not (problem := text_problem(_first_existing(path, folders))):
+        return ""
+    message = f"{problem}; correct the path, or give the text itself: prompt=TEXT"
+    return FileProblem(message, USE_VOLUME)
 
 
 def _weights_problem(
     source: str, settings: Recipe, folders: Sequence[Path], runs: VolumeFiles | None
-) -> str:
+) -> FileProblem | str:
     names = _known_runs(source, runs)
     if runs is not None and source in names:
         return _run_problem(runs, source, settings)
@@ -134,7 +139,7 @@ def _weights_problem(
     if not path.exists():
         if runs is None and is_run_name(source):
             return ""
-        return f"no run or folder of that name{did_you_mean(source, names)}"
+        return FileProblem(f"no run or folder of that name{did_you_mean(source, names)}", PUSH_RUN)
     if (config := path / "config.json").exists():
         try:
             refuse_different_gpt2(config, settings.model, str(config))

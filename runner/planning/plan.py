@@ -36,6 +36,9 @@ from runner.planning.command_plan import (
     planned_folder,
 )
 from runner.request import (
+    PROMPT,
+    SOURCE,
+    WEIGHTS,
     ChatRequest,
     CommandRequest,
     EvaluateRequest,
@@ -366,21 +369,16 @@ def _refuse_unusable_files(request: Request, state: TargetState) -> None:
     step, settings = state.run.step, request.settings
     is_trained = step is not None and settings is not None and step >= settings.train.max_steps
     is_needed = {
-        "data.source": state.is_dataset_ready is False or not state.is_configured or is_forced,
-        "train.init_from": step is None and isinstance(request, TrainRequest),
+        SOURCE: state.is_dataset_ready is False or not state.is_configured or is_forced,
+        WEIGHTS: step is None and isinstance(request, TrainRequest),
         # A trained run only shows its sample.
-        "sample.prompt": isinstance(request, SampleRequest)
+        PROMPT: isinstance(request, SampleRequest)
         or (isinstance(request, TrainRequest) and not is_trained),
     }
     for key, problem in request.problems.items():
         if is_needed[key]:
-            has_volume = any(volume.remote for volume in state.environment.volumes)
-            advice = ""
-            if has_volume and "no run or folder" in problem:
-                advice = "; copy a run of this machine first: `runner push checkpoints RUN`"
-            elif has_volume and "correct the path" in problem:
-                advice = ", or give a path on the volume data as /vol/data/PATH"
-            raise usage(problem + advice)
+            is_remote = any(volume.remote for volume in state.environment.volumes)
+            raise usage(problem.message + (problem.remote_advice if is_remote else ""))
 
 
 def _no_checkpoint(request: Request, state: TargetState) -> str:

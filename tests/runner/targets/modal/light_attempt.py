@@ -28,7 +28,9 @@ from job.training_log import TrainingLog
 LOSS = 2.5
 
 
-def run_attempt(recipe: Recipe, folder: Path, arguments: Namespace, free_cpus: float) -> ExitStatus:
+def run_attempt(
+    recipe: Recipe, folder: Path, arguments: Namespace, free_cpus: float | None
+) -> ExitStatus:
     """Count the steps of the run in ``folder`` until it is finished or stopped."""
     if finished := check_run(recipe, folder, 1):
         show_finished(folder, finished, arguments.json, arguments.recipe, arguments.overrides)
