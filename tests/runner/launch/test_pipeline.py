@@ -181,6 +181,10 @@ class TestHost:
         assert "from its beginning: the command changed since the last attempt" in err
         assert "resuming" not in out
         assert out.endswith("6")
+        changed = ("prepare.args=--again", "train.args=--max_iters=6", "--dry-run")
+        err = spawn("host", "pipeline", "letters.yaml", *changed).communicate(timeout=60)[1]
+        assert "prepare: runs: its command has changed" in err
+        assert "train: runs: stage prepare runs before it" in err
 
     def test_stopped_stage_refuses_other_arguments(
         self, spawn, folder: Path, checkout: Path
