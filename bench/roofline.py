@@ -22,8 +22,8 @@ from torch.utils.benchmark import Timer
 from job.arguments import add_device, argument_parser, parse, run
 from job.exit_status import ExitStatus
 from job.files import write_atomically
+from job.machine import device_label, speed_file
 from job.paths import VolumePaths
-from job.speed import device_label, speed_file
 from model import device as devices
 
 # Sides of the square matrices; the fastest product counts. 8192 takes 1.4 ms at 790 TFLOP/s; 2048

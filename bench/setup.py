@@ -219,14 +219,14 @@ def prepare_setup(
         work = Path(folder)
         volumes = VolumePaths.under(work)
         if "CACHE_PATH" in os.environ:
-            volumes = replace(volumes, cache=VolumePaths.current().cache)
+            volumes = volumes._replace(cache=VolumePaths.current().cache)
         is_cold = not volumes.cache.exists() or not any(volumes.cache.iterdir())
         if arguments.text is not None:
             text = work / "text.txt"
             write_text(arguments.text, text)
             overrides += ["data.dataset=bench", f"data.source={text}", "data.split=tail"]
         else:
-            volumes = replace(volumes, data=VolumePaths.current().data)
+            volumes = volumes._replace(data=VolumePaths.current().data)
         sizes = ("batch_schedule=[]",) if has_one_size else ()
         args = (recipe, *sizes, *defaults, *overrides)
         baselines = dict(word.partition("=")[::2] for word in arguments.baseline)

@@ -33,9 +33,9 @@ from corpus.segments import ByDocument, ByTail, Cursor, Segment, Splitter, count
 from corpus.shards import SPLITS, ShardContent, ShardWriter, Split, Tokens, folder_shards
 from corpus.tokenizers import Tokenizer, from_meta
 from corpus.verify import Checks, ChecksumCache, differences, is_prepared
-from job.cpu import available_cpus
 from job.exit_status import Interrupted
 from job.files import fsync_folder, write_atomically
+from job.machine import available_cpus
 from job.pretrained import FINEWEB
 from job.recipe import DataConfig
 

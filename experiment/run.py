@@ -27,8 +27,8 @@ from typing import Any, TextIO, cast
 from experiment import logger, preemption
 from job.arguments import run, say
 from job.compatibility import JOB, experiment_mismatch
-from job.disk import DISK_ERRNOS, describe_os_error
 from job.exit_status import ExitStatus, UserError
+from job.files import DISK_ERRNOS, describe_os_error
 from job.format import describe_result
 from job.paths import CHECKOUT, VolumePaths
 from job.run_record import (

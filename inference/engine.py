@@ -20,8 +20,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, device
 
+from job.exit_status import NonFiniteLoss
 from job.recipe import ModelConfig, SampleConfig
-from job.training_errors import NonFiniteLoss
 
 
 @dataclass(frozen=True)

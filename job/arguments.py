@@ -12,8 +12,8 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from job.disk import describe_os_error
 from job.exit_status import ExitStatus, Interrupted, RecipeError, UserError
+from job.files import describe_os_error
 from job.format import did_you_mean
 from job.paths import CONFIGS
 from job.pretrained import TASKS

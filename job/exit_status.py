@@ -1,4 +1,6 @@
-"""The exit statuses of all commands."""
+"""The exit statuses of all commands, and the errors that have one."""
+
+from __future__ import annotations
 
 from enum import IntEnum
 
@@ -6,39 +8,32 @@ from enum import IntEnum
 class ExitStatus(IntEnum):
     """The meaning of an exit status; the numbers are the same on every target."""
 
-    DONE = 0
-    ERROR = 1
-    USAGE = 2
-    JOB_FAILED = 100
-    UNFINISHED = 101  # interrupted after a checkpoint: the same command resumes it
-    NOT_FOUND = 102
-    CANCELLED = 103
-    OVER_BUDGET = 104
-    INTERRUPTED = 130
+    meaning: str
 
-    @property
-    def meaning(self) -> str:
-        """Return the description of the status."""
-        return MEANINGS[self]
+    # The default is for mypy, which takes a lookup such as ExitStatus(0) for a call of this.
+    def __new__(cls, number: int, meaning: str = "") -> ExitStatus:
+        status = int.__new__(cls, number)
+        status._value_, status.meaning = number, meaning
+        return status
 
-
-MEANINGS = {
-    ExitStatus.DONE: "done",
-    ExitStatus.ERROR: "an error; the message says what went wrong, why, and what to type next",
-    ExitStatus.USAGE: "a mistake in the command line, a recipe or a setting; nothing was started",
-    ExitStatus.JOB_FAILED: "the job failed; `runner logs RUN` shows why",
-    ExitStatus.UNFINISHED: (
-        "stopped early, checkpoint saved; to resume, repeat the command or use `runner resume RUN`"
-    ),
-    ExitStatus.NOT_FOUND: "no such run, file or folder",
-    ExitStatus.CANCELLED: "you answered no when asked to confirm",
-    ExitStatus.OVER_BUDGET: (
-        "stopped by --max-cost or --budget, checkpoint saved; resume with a higher limit"
-    ),
-    ExitStatus.INTERRUPTED: (
-        "interrupted or detached; a run on Modal or a box may still be active (`runner status`)"
-    ),
-}
+    DONE = 0, "done"
+    ERROR = 1, "an error; the message says what went wrong, why, and what to type next"
+    USAGE = 2, "a mistake in the command line, a recipe or a setting; nothing was started"
+    JOB_FAILED = 100, "the job failed; `runner logs RUN` shows why"
+    UNFINISHED = (
+        101,
+        "stopped early, checkpoint saved; to resume, repeat the command or use `runner resume RUN`",
+    )
+    NOT_FOUND = 102, "no such run, file or folder"
+    CANCELLED = 103, "you answered no when asked to confirm"
+    OVER_BUDGET = (
+        104,
+        "stopped by --max-cost or --budget, checkpoint saved; resume with a higher limit",
+    )
+    INTERRUPTED = (
+        130,
+        "interrupted or detached; a run on Modal or a box may still be active (`runner status`)",
+    )
 
 
 class UserError(Exception):
@@ -55,6 +50,18 @@ class UsageError(UserError):
 
 class RecipeError(UsageError, ValueError):
     """A mistake in a recipe or an override; the message is complete."""
+
+
+class NonFiniteLoss(UserError):
+    """The loss, the gradient or the weights are NaN or infinite."""
+
+    status = ExitStatus.JOB_FAILED
+
+
+class OutOfMemory(UserError):
+    """The device's memory is too small for a step; the message says what to change."""
+
+    status = ExitStatus.JOB_FAILED
 
 
 class Interrupted(Exception):

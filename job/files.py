@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary name, fsync, rename) and folder locks."""
+"""Atomic file writes (temporary name, fsync, rename), folder locks, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from job.format import byte_size
+from job.paths import VolumePaths
+
 MISSING = "no such file"  # one of the problems of `file_problem`
+FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRNOS = (*FULL_DISK_ERRNOS, errno.EIO, errno.EROFS)  # errors of a disk, not of a program
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
@@ -160,3 +165,30 @@ def exclusive_lock(folder: Path) -> Iterator[bool]:
         yield alone
     finally:
         os.close(descriptor)
+
+
+def describe_os_error(error: BaseException) -> str:
+    """Return the error message; for a full disk, also name the disk and its free space."""
+    if not isinstance(error, OSError) or error.errno not in FULL_DISK_ERRNOS:
+        # A system's error names its file; others have a text of their own.
+        if not isinstance(error, OSError) or not error.strerror or not error.filename:
+            return str(error)
+        denied = f"; check its rights: `ls -ld {error.filename}`" * (error.errno == errno.EACCES)
+        return f"{error.filename}: {error.strerror.lower()}{denied}"
+    # An error without a file name comes from a volume: assume the fullest.
+    where = Path(error.filename) if error.filename else min(VolumePaths.current(), key=free_bytes)
+    return (
+        f"{where}: {(error.strerror or 'the disk is full').lower()}: "
+        f"{byte_size(free_bytes(where))} free; free space on that disk and run the same command "
+        "again"
+    )
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes on the disk of ``path``, which need not exist."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return ``path``, or the nearest existing folder above it."""
+    return next(each for each in (path, *path.parents) if each.exists())

@@ -244,3 +244,31 @@ def flops_per_token(recipe: Recipe, rows: int | None = None, window: int | None 
     matrices = size.matrices + ((rows or size.rows) - size.rows) * config.n_embd
     seen = tokens_seen(config, window or config.window_size)
     return 6.0 * matrices + 12.0 * config.n_embd * seen
+
+
+def out_of_memory_message(device: str, micro_batch: int, smaller: int, why: str) -> str:
+    """Return the message for too little memory for a ``micro_batch`` that can't be halved."""
+    if micro_batch == 1:
+        return (
+            f"{device} has too little memory for one sequence ({why}). Use a larger GPU, "
+            "activation_checkpointing=true, or a smaller n_layer, n_embd or block_size; "
+            "`runner estimate` shows what fits"
+        )
+    return (
+        f"{device} has too little memory for micro_batch {micro_batch} ({why}). Run it again with "
+        f"micro_batch={smaller}; the batch size and the result stay the same"
+    )
+
+
+def smaller_micro_batch_message(smaller: int, micro_batch: int, times: int) -> str:
+    """Return the message for a micro-batch that was too large and is now ``smaller``."""
+    return (
+        f"out of memory with micro_batch {micro_batch}: continuing with {smaller}"
+        f"{micro_batches_text(times)}; the batch stays the same. "
+        f"Set micro_batch: {smaller} in the recipe"
+    )
+
+
+def micro_batches_text(times: int) -> str:
+    """Return how a process divides its part of the batch; nothing if it does not."""
+    return f", in {times} micro-batches" if times > 1 else ""

@@ -1,5 +1,10 @@
 """Messages to Slack, Discord, ntfy or any webhook that takes JSON, at the end of a run.
 
+    python -m job.notify RUN COMMAND [WORD ...]
+
+runs a job and sends the message if the job ends without one: it was killed, or failed before its
+record started. Else the job reports its own end (job/run_session.py). Signals are passed on.
+
 The URL is a secret: no plan, record or log contains it. An endpoint that is slow or down delays the
 run by less than a second. Standard library only: on Modal the process that watches the job sends.
 """
@@ -8,18 +13,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from job.exit_status import ExitStatus
 from job.format import url_problem
+from job.paths import VolumePaths
+from job.run_record import read_record
 
 VARIABLE = "GPT_RUNNER_NOTIFY"
 
 WAIT_S = 0.8  # of the run for the message; a thread waits longer for the endpoint's answer
 ANSWER_TIMEOUT_S = 10.0
 TAIL_BYTES, MAX_LINE = 4096, 300
+FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 
 class Message:
@@ -103,3 +114,51 @@ def _request_parts(url: str, title: str, line: str) -> tuple[str, bytes, dict[st
     else:
         tree = {"text": text, "title": title, "line": line}
     return url, json.dumps(tree).encode(), {"Content-Type": "application/json"}
+
+
+def main() -> int:
+    """Run the command and return its exit status, 128 + n after signal n."""
+    run, *command = sys.argv[1:]
+    if VARIABLE not in os.environ:
+        os.execvp(command[0], command)
+    started, folder = time.time(), VolumePaths.current().run(run)
+    code = _run(command)
+    if code and not _has_reported(folder, started):
+        message = Notifier(run, folder).send(_event(code))
+        if message is not None and (problem := message.wait()):
+            print(problem, file=sys.stderr, flush=True)
+    return 128 - code if code < 0 else code
+
+
+def _run(command: list[str]) -> int:
+    """Run the command; return its exit status, -n after signal n."""
+    awaited = FORWARDED | {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # until sigwait, so that none is lost
+    process = os.posix_spawnp(command[0], command, os.environ, setsigmask=())
+    while True:
+        which = signal.sigwait(awaited)
+        if which != signal.SIGCHLD:
+            os.kill(process, which)
+            continue
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _has_reported(folder: Path, started: float) -> bool:
+    """Return True if the run's record has the end of an attempt that began after ``started``."""
+    record = read_record(folder)
+    newest = record.attempts[-1] if record is not None and record.attempts else None
+    return newest is not None and newest.started >= started and newest.ended is not None
+
+
+def _event(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    if code == ExitStatus.UNFINISHED:
+        return "stopped before it started to train"
+    return f"failed with exit status {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +26,7 @@ CACHES = {
 }
 
 
-@dataclass(frozen=True)
-class VolumePaths:
+class VolumePaths(NamedTuple):
     """The folders of the three volumes."""
 
     data: Path

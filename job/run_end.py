@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from job.arguments import say
-from job.disk import describe_os_error
 from job.display import Display, next_command
 from job.exit_status import ExitStatus, UserError
+from job.files import describe_os_error
 from job.format import sanitize
 from job.run_record import RunRecord, RunStatus, describe_end
 from job.run_session import RunSession

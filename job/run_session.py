@@ -21,7 +21,6 @@ from job.exit_status import ExitStatus, UserError
 from job.files import name_in_errors, write_atomically
 from job.notify import Notifier
 from job.paths import CHECKOUT, VolumePaths
-from job.recipe import Recipe
 from job.run_record import (
     HEARTBEAT_INTERVAL_S,
     Attempt,

@@ -8,14 +8,24 @@ runner transfers them.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from job.files import read_file, write_atomically
+from job.exit_status import ExitStatus, UserError
+from job.files import (
+    FULL_DISK_ERRNOS,
+    free_bytes,
+    fsync_file,
+    fsync_folder,
+    read_file,
+    write_atomically,
+)
+from job.format import byte_size
 from job.typed_json import read_object
 
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
@@ -28,6 +38,12 @@ TEMPORARY_FILE = re.compile(r"^\.(.+)\.\d+\.tmp$")  # of job/files.py, with the 
 UNLOCKED_FILES = ("launch.json", "exit_status", "cloud.json")
 MIN_AGE_S = 1.0  # of one of their temporary files that a dead process must have left
 LATEST = "latest"
+
+
+class DiskFull(UserError):
+    """The disk has too little space; the message says where and how much is needed."""
+
+    status = ExitStatus.JOB_FAILED
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -52,6 +68,51 @@ def point_latest(run: Path, step: int) -> None:
     path, content = run / LATEST, f"{step_folder(run, step).name}\n".encode()
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
+
+
+@contextmanager
+def new_checkpoint(run: Path, step: int, needed: int) -> Iterator[Path]:
+    """Yield a folder for the files of a checkpoint (about ``needed`` bytes).
+
+    The folder has a temporary name. After the block each file is fsynced and listed in a manifest,
+    the folder is renamed, and ``latest`` is updated last. On failure, remove the folder and leave
+    earlier checkpoints intact. Raises DiskFull.
+    """
+    final = step_folder(run, step)
+    folder = run / f"{PARTIAL}{final.name}"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed attempt
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        manifest = {}
+        for file in sorted(folder.iterdir()):
+            fsync_file(file)
+            manifest[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2))
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS:
+            raise DiskFull(_disk_full_message(run, step, needed)) from None
+        raise
+    discard(final)  # a damaged one of the same step, which resuming skipped
+    folder.rename(final)
+    fsync_folder(run)
+    point_latest(run, step)
+
+
+def _disk_full_message(run: Path, step: int, needed: int) -> str:
+    existing = steps(run)
+    last = (
+        f"{step_folder(run, existing[-1]).name} is the last intact one"
+        if existing
+        else "no earlier one exists"
+    )
+    oldest = f" (its oldest checkpoint is {step_folder(run, existing[0])})" if existing[1:] else ""
+    return (
+        f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, "
+        f"{byte_size(free_bytes(run))} are "
+        f"free; {last}. Free some space{oldest} and run `runner resume {run.name}`"
+    )
 
 
 def prune(run: Path, keep_last: int, also: set[int]) -> None:

@@ -18,18 +18,13 @@ from statistics import fmean, median
 from typing import Any
 
 from job.display import Display
+from job.exit_status import NonFiniteLoss
 from job.format import duration
 from job.metrics import Metrics
 from job.recipe import Recipe, TrainConfig
 from job.run_session import RunSession
 from job.schedules import tokens_before
 from job.step_folders import step_folder
-from job.training_errors import (
-    NonFiniteLoss,
-    last_checkpoint_advice,
-    nonfinite_loss,
-    nonfinite_weights,
-)
 
 WARM_UP = 5  # first steps of an attempt, not measured
 
@@ -45,7 +40,7 @@ class EtaEstimator:
     """Durations of one attempt's steps, evaluations and checkpoints, in seconds.
 
         eta = EtaEstimator(config, first_step=0, eval_tokens=65536)
-        eta.add_steps(10, last=60, seconds=1.2); eta.add_evaluation(0.8); eta.add_checkpoint(0.05)
+        eta.add_steps(10, last=60, seconds=1.2); eta.evaluations.append(0.8)
         eta.remaining_s(step=60)  # seconds to the last step; None before 50 steps are measured
 
     The first steps are skipped: they compile, fill caches, and choose kernels. The unit is seconds
@@ -58,7 +53,7 @@ class EtaEstimator:
     measured: int = 0  # tokens
     seconds: float = 0.0  # of them
     evaluations: list[float] = field(default_factory=list)
-    checkpoints: list[float] = field(default_factory=list)
+    checkpoints: list[float] = field(default_factory=list)  # in which they blocked the training
     samples: list[float] = field(default_factory=list)
 
     def reads_at(self, step: int) -> bool:
@@ -75,18 +70,6 @@ class EtaEstimator:
                 self.config, last - count
             )
             self.seconds += seconds
-
-    def add_evaluation(self, seconds: float) -> None:
-        """Add an evaluation."""
-        self.evaluations.append(seconds)
-
-    def add_checkpoint(self, seconds: float) -> None:
-        """Add the seconds that a checkpoint blocked the training."""
-        self.checkpoints.append(seconds)
-
-    def add_sample(self, seconds: float) -> None:
-        """Add a sample."""
-        self.samples.append(seconds)
 
     def remaining_s(self, step: int) -> float | None:
         """Return the seconds from ``step`` to the end of the run.
@@ -254,7 +237,7 @@ class TrainingLog:
         self.metrics.flush()
         self.display.show_evaluation(progress.step, loss)
         self.record()
-        self.pace.add_evaluation(self.lap())
+        self.pace.evaluations.append(self.lap())
 
     def record_task_scores(self, scores: dict[str, float]) -> None:
         """Report the score of each task."""
@@ -264,7 +247,7 @@ class TrainingLog:
 
     def record_sample(self) -> None:
         """Report a sample."""
-        self.pace.add_sample(self.lap())
+        self.pace.samples.append(self.lap())
 
     def record_save_start(self) -> None:
         """Make the metrics durable, because the next checkpoint counts on them."""
@@ -278,7 +261,7 @@ class TrainingLog:
         self.metrics.log("checkpoint", self.progress.step, stall_seconds=round(stall, 4))
         self.metrics.flush()
         self.lap()
-        self.pace.add_checkpoint(stall)
+        self.pace.checkpoints.append(stall)
 
     def record(self, **values: Any) -> None:
         """Write the progress into the run's record; at once if there are other ``values``."""
@@ -297,27 +280,38 @@ class TrainingLog:
         first = self.progress.step - len(losses)
         for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                good, batch = self._last_good(), format_windows(step)
-                self._on_nan(nonfinite_loss(step + 1, loss, norm, batch, self.recipe, good))
+                self._on_nan(
+                    f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; its batch "
+                    f"starts at tokens {format_windows(step)} of {self.recipe.data.dataset}. No "
+                    "checkpoint was written after it"
+                )
 
     def check_weights(self, are_finite: bool) -> bool:
         """Return ``are_finite``; if they are not, raise NonFiniteLoss or warn."""
         if not are_finite:
-            self._on_nan(nonfinite_weights(self.progress.step, self.recipe, self._last_good()))
+            self._on_nan(f"the weights after step {self.progress.step} are NaN or infinite")
         return are_finite
 
     def check_last_loss(self) -> None:
         """Raise NonFiniteLoss if the finished training has diverged."""
         if not math.isfinite(loss := self.progress.train_loss or 0.0):
-            good = self._last_good()
-            raise NonFiniteLoss(f"the last loss is {loss}: the training diverged{good}")
+            raise NonFiniteLoss(
+                f"the last loss is {loss}: the training diverged{self._last_good()}"
+            )
 
     def _last_good(self) -> str:
-        step = self.saved_step
-        return last_checkpoint_advice(step_folder(self.folder, step) if step is not None else None)
+        """Return the advice to start from the newest checkpoint; '' without one."""
+        if self.saved_step is None:
+            return ""
+        folder = step_folder(self.folder, self.saved_step)
+        return f"; {folder.name} is intact: train.init_from={folder} starts from its weights"
 
-    def _on_nan(self, text: str) -> None:
+    def _on_nan(self, problem: str) -> None:
         """Raise NonFiniteLoss; with ``stop_on_nan: false`` warn once."""
+        text = (
+            f"{problem}{self._last_good()}. Use a lower lr (now {self.config.lr:g}) or more "
+            "warmup_steps, with a new --name"
+        )
         if self.config.stop_on_nan:
             raise NonFiniteLoss(text)
         if not self.has_warned_of_nan:

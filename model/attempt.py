@@ -21,16 +21,16 @@ from inference.engine import generate
 from inference.scoring import ending_losses
 from job.arguments import say
 from job.display import Display
-from job.exit_status import ExitStatus, Interrupted, UserError
+from job.exit_status import ExitStatus, Interrupted, NonFiniteLoss, UserError
 from job.files import write_atomically
+from job.machine import threads_for
+from job.memory import micro_batches_text
 from job.paths import VolumePaths
 from job.recipe import Recipe
 from job.run_end import record_failure, record_stop, show_finished
 from job.run_record import EndReason, RunStatus, recorded_dataset
 from job.run_session import RunSession, check_run, refuse_kernels
-from job.speed import threads_for
 from job.step_folders import steps
-from job.training_errors import NonFiniteLoss, micro_batches_text
 from job.training_log import TrainingLog
 from model import device as devices
 from model.distributed import StopSignal, World, join_world

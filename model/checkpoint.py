@@ -20,11 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from job.disk import new_checkpoint
 from job.exit_status import UserError
 from job.files import new_file
 from job.metrics import Say
-from job.step_folders import newest_intact, step_folder
+from job.step_folders import new_checkpoint, newest_intact, step_folder
 from model.distributed import full_tensor, is_sharded, shard_like
 from model.optim import Optimizer
 

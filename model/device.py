@@ -8,13 +8,17 @@ from pathlib import Path
 
 import torch
 
-from job.cpu import keep_freed_memory, peak_memory_bytes
 from job.exit_status import UserError
+from job.machine import (
+    datasheet_flops,
+    keep_freed_memory,
+    measured_product_flops,
+    peak_memory_bytes,
+    should_compile,
+)
 from job.memory import chosen_micro_batch
 from job.paths import VolumePaths
 from job.recipe import Recipe
-from job.speed import datasheet_flops, measured_product_flops, should_compile
-from job.training_errors import unusable_gpu_message
 
 FIRST_GPU = Path("/dev/nvidia0")  # exists if the NVIDIA driver is loaded
 
@@ -28,7 +32,10 @@ def pick_device(requested: str | None, local_rank: int) -> torch.device:
         why = "torch finds no GPU; run `runner doctor` for the cause, or use --device cpu"
         raise UserError(f"--device cuda: {why}")
     if requested is None and kind == "cpu" and torch.version.cuda and FIRST_GPU.exists():
-        raise UserError(unusable_gpu_message(torch.version.cuda))
+        raise UserError(
+            f"torch (CUDA {torch.version.cuda}) can't use this machine's GPU: its driver may be "
+            "too old (`nvidia-smi` shows the version). Update the driver, or use --device cpu"
+        )
     if kind == "mps" and not has_mps:
         raise UserError("--device mps: this machine has no Apple GPU; use --device cpu")
     if kind == "cpu":

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from corpus.dataset import BatchOrder, TokenStream, micro_batches
 from job.display import Display
-from job.memory import micro_batch_size
+from job.exit_status import OutOfMemory
+from job.machine import should_compile
+from job.memory import micro_batch_size, out_of_memory_message, smaller_micro_batch_message
 from job.recipe import Recipe
 from job.schedules import (
     common_sequences,
@@ -27,8 +29,6 @@ from job.schedules import (
     tokens_before,
     window_at,
 )
-from job.speed import should_compile
-from job.training_errors import OutOfMemory, out_of_memory_message, smaller_micro_batch_message
 from model import checkpoint
 from model import device as devices
 from model.attention import block_mask

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from job.arguments import add_device, argument_parser, leave, load_recipe, parse, run
-from job.cpu import free_cpus
 from job.exit_status import ExitStatus
+from job.machine import free_cpus
 from job.paths import VolumePaths
 from job.run_session import run_folder
 

@@ -78,7 +78,7 @@ def as_runner_error(error: Exception, debug: bool) -> click.ClickException:
     if isinstance(error, TargetUnavailable):
         return RunnerError(error.message)
     if isinstance(error, OSError):
-        from job.disk import describe_os_error
+        from job.files import describe_os_error
 
         hint = "" if error.errno == errno.EACCES else "; `runner doctor` checks this machine"
         return RunnerError(describe_os_error(error) + hint)

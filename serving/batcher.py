@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from inference.engine import Engine, Request
+from job.exit_status import NonFiniteLoss
 from job.recipe import SampleConfig
-from job.training_errors import NonFiniteLoss
 from serving.load import LoadedModel
 
 ERROR = "error"  # why a request ended: see ``Batcher.error``

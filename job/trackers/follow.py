@@ -15,7 +15,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from job.trackers import (
     TrackedRun,
     Tracker,
     TrackerState,
+    clients,
     read_state,
     state_path,
 )
@@ -144,9 +144,8 @@ def follow(arguments: dict[str, Any]) -> None:
     # The process of an earlier attempt may still be sending.
     fcntl.flock(os.open(folder / f"tracker_{name}.log", os.O_RDONLY), fcntl.LOCK_EX)
     path, state = state_path(folder, name), read_state(folder, name)
-    module = import_module(f"job.trackers.{name}")
     run = open_run(folder, arguments["project"], arguments["tags"])
-    tracker: Tracker = getattr(module, f"{name.capitalize()}Tracker")(run)
+    tracker: Tracker = getattr(clients, f"{name.capitalize()}Tracker")(run)
     state.step = state.step if tracker.last_step is None else tracker.last_step
     state.url, state.error = tracker.url, ""
     write_atomically(path, json.dumps(asdict(state)))

@@ -92,9 +92,8 @@ def _link(link: Path, volume_folder: Path) -> PersistedPath:
 
 def _check_replaceable(link: Path, volume_folder: Path) -> None:
     """Raise UserError unless the link was created for a run that has ended."""
-    now, volumes = link.resolve(), VolumePaths.current()
-    roots = (volumes.data, volumes.checkpoints, volumes.cache)
-    if not any(now.is_relative_to(root.resolve()) for root in roots):
+    now = link.resolve()
+    if not any(now.is_relative_to(root.resolve()) for root in VolumePaths.current()):
         raise UserError(
             f"{link} links to {now}, not to {volume_folder}; remove the link, or persist a "
             "different path"

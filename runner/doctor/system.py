@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from job.disk import free_bytes, nearest_existing
+from job.files import free_bytes, nearest_existing
 from job.format import byte_size
 from job.paths import VOLUMES
 from runner.console import CliContext

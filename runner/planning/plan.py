@@ -78,7 +78,7 @@ def make_plan(request: Request, state: TargetState) -> Plan:
         user_variables[PYTHON_PATH] = os.pathsep.join((own_path, user_variables[PYTHON_PATH]))
     command = process.command
     if VARIABLE in process.secrets and not state.environment.reports_end:
-        command = (*state.environment.python, "-m", "job.report_end", plan.run, *command)
+        command = (*state.environment.python, "-m", "job.notify", plan.run, *command)
     process = replace(
         process,
         command=command,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from job.format import dollars, duration
+from job.machine import datasheet_flops, should_compile
 from job.memory import (
     chosen_micro_batch,
     flops_per_token,
@@ -24,7 +25,6 @@ from job.memory import (
     training_memory,
 )
 from job.schedules import tokens_before
-from job.speed import datasheet_flops, should_compile
 from runner.console import CliContext, new_table
 from runner.errors import usage
 from runner.pricing.gpus import ASSUMED, BY_NAME, GpuRequest, Prices, RentedMachine, usd_per_hour

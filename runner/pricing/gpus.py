@@ -1,6 +1,6 @@
 """The GPU types that Modal rents, and the parser of ``--gpu``.
 
-A type that is added to the catalog needs its peak FLOP/s in job/speed.py, which the trainer reads.
+A type that is added to the catalog needs its peak FLOP/s in job/machine.py, for the trainer.
 """
 
 from __future__ import annotations

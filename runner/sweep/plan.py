@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from job.cpu import available_cpus
 from job.format import dollars, duration
+from job.machine import available_cpus
 from runner.console import CliContext, new_table
 from runner.plan import Plan
 from runner.request import Request

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from job.disk import free_bytes, nearest_existing
-from job.files import write_atomically
+from job.files import free_bytes, nearest_existing, write_atomically
 from job.format import byte_size
 from job.run_record import RunStatus, read_record
 from job.step_folders import LATEST, MANIFEST, PARTIAL

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench import roofline
+from job.machine import measured_product_flops, speed_file
 from job.memory import flops_per_token
 from job.metrics import read_metrics
 from job.recipe import load
-from job.speed import measured_product_flops, speed_file
 from model import device as devices
 from tests.model.conftest import Lab
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from inference.engine import Engine, Request, draw, generate
+from job.exit_status import NonFiniteLoss
 from job.recipe import SampleConfig
-from job.training_errors import NonFiniteLoss
 from tests.model.test_gpt import network
 
 LOGITS = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).log_softmax(-1)

@@ -106,7 +106,7 @@ UNREPORTED = {
 def reporting(tmp_path: Path, url: str | None, code: str) -> subprocess.Popen[str]:
     """Start ``code`` as a job whose end is reported."""
     environ = {**os.environ, "CHECKPOINTS_PATH": str(tmp_path), **({VARIABLE: url} if url else {})}
-    command = [sys.executable, "-m", "job.report_end", "warm", sys.executable, "-c", code]
+    command = [sys.executable, "-m", "job.notify", "warm", sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environ, cwd=CHECKOUT, text=True, **pipes)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from job.disk import DiskFull, describe_os_error
-from job.files import name_in_errors, write_atomically
+from job.files import describe_os_error, name_in_errors, write_atomically
+from job.step_folders import DiskFull
 from model import checkpoint
 from tests.model.conftest import Lab
 

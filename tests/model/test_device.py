@@ -13,8 +13,8 @@ import torch
 from corpus.tasks import Question
 from inference.scoring import ending_losses
 from job.exit_status import UserError
+from job.machine import datasheet_flops
 from job.paths import CHECKOUT
-from job.speed import datasheet_flops
 from model import batches
 from model import device as devices
 from model.distributed import World

@@ -22,7 +22,7 @@ def after_fifty(first: int = 0, **values: object) -> EtaEstimator:
 
 def test_the_warm_up_steps_do_not_count() -> None:
     pace = after_fifty(eval_every=10_000, checkpoint_every=10_000)
-    pace.add_evaluation(0.0)
+    pace.evaluations.append(0.0)
     assert pace.remaining_s(50) == pytest.approx(95.0)
     assert pace.remaining_s(49) is None
 
@@ -32,16 +32,16 @@ def test_remaining_evaluations_and_checkpoints_count() -> None:
     # 10 evaluations of 6,000 tokens, at three times the training speed of 1,000 tokens/s.
     assert pace.remaining_s(50) == pytest.approx(95.0 + 10 * 2.0)
     for seconds in (9.0, 1.0, 1.0):  # the first one compiles
-        pace.add_evaluation(seconds)
-    pace.add_checkpoint(0.5)
+        pace.evaluations.append(seconds)
+    pace.checkpoints.append(0.5)
     assert pace.remaining_s(50) == pytest.approx(95.0 + 10 * 1.0 + 4 * 0.5)
     assert pace.remaining_s(1000) == 0.0
 
 
 def test_remaining_samples_count() -> None:
     pace = after_fifty(eval_every=10_000, checkpoint_every=10_000, sample_every=100)
-    pace.add_evaluation(0.0)
-    pace.add_sample(2.0)
+    pace.evaluations.append(0.0)
+    pace.samples.append(2.0)
     assert pace.remaining_s(50) == pytest.approx(
         95.0 + 9 * 2.0
     )  # the last sample comes after the training
@@ -59,7 +59,7 @@ def test_the_remaining_time_follows_the_remaining_tokens() -> None:
     pace = after_fifty(
         batch_schedule=[[200, 200], [600, 400]], eval_every=10_000, checkpoint_every=10_000
     )
-    pace.add_evaluation(0.0)
+    pace.evaluations.append(0.0)
     assert pace.remaining_s(50) == pytest.approx(0.1 * (150 + 2 * 400 + 4 * 400))
     pace.add_steps(
         250, 300, 0.1 * (150 + 2 * 100)

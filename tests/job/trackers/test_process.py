@@ -13,8 +13,8 @@ import pytest
 
 from job.run_record import Attempt, RunRecord
 from job.trackers import LoggedStep, TrackerState, process, read_state
+from job.trackers.clients import server_address
 from job.trackers.follow import Follower, LineReader
-from job.trackers.mlflow import server_address
 from job.trackers.process import TrackerProcesses
 from tests.waiting import wait_for
 

@@ -298,7 +298,7 @@ class TestSteps:
     def test_notification_url_is_a_secret_only_of_runs(self) -> None:
         state = replace(CONTAINER, secrets=("GPT_RUNNER_NOTIFY",))
         assert plan(state).process.secrets == ("GPT_RUNNER_NOTIFY",)
-        reports = ("-m", "job.report_end", "warm", *plan(CONTAINER).process.command)
+        reports = ("-m", "job.notify", "warm", *plan(CONTAINER).process.command)
         assert plan(state).process.command == ("python", *reports)
         modal = replace(state, environment=replace(state.environment, reports_end=True))
         assert plan(modal).process.command == plan(CONTAINER).process.command

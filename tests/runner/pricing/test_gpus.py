@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from job.speed import datasheet_flops
+from job.machine import datasheet_flops
 from runner.errors import RunnerError
 from runner.pricing.gpus import BY_NAME, GpuRequest, parse_gpus
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from job.cpu import available_cpus
+from job.machine import available_cpus
 from tests.waiting import wait_for
 
 Spawn = Callable[..., "subprocess.Popen[str]"]

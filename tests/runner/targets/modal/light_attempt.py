@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 
 from corpus.prepare import ensure_prepared
-from job.disk import new_checkpoint
 from job.display import Display
 from job.exit_status import ExitStatus
 from job.paths import VolumePaths
@@ -22,7 +21,7 @@ from job.run_end import StopRequest, record_stop, show_finished
 from job.run_record import RunStatus
 from job.run_session import RunSession, check_run
 from job.schedules import events_after, learning_rate, tokens_before
-from job.step_folders import prune, steps
+from job.step_folders import new_checkpoint, prune, steps
 from job.training_log import TrainingLog
 
 LOSS = 2.5

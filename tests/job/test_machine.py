@@ -1,4 +1,4 @@
-"""The number of threads: affinity, a container's limit, other processes, the network's size."""
+"""The number of threads (affinity, limits, other processes, network), and when to compile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from job import cpu
+from job import machine as job_machine
+from job.machine import should_compile, threads_for
 from job.paths import CONFIGS
 from job.recipe import load
-from job.speed import threads_for
 from job.step_folders import step_folder
 
 LARGE_STEP_FLOPS = 1e12  # FLOPs of a step that is large enough for many threads
@@ -21,9 +21,9 @@ LARGE_STEP_FLOPS = 1e12  # FLOPs of a step that is large enough for many threads
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pretend to have four idle CPUs, and /sys and /proc in ``tmp_path``."""
-    monkeypatch.setattr(cpu, "_allowed", lambda: {0, 1, 2, 3})
-    monkeypatch.setattr(cpu, "CGROUP", tmp_path)
-    monkeypatch.setattr(cpu, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(job_machine, "_allowed", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(job_machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(job_machine, "STAT", tmp_path / "stat")
     use(tmp_path, monkeypatch, 0.0, 0.0, 0.0, 0.0)
     return tmp_path
 
@@ -45,7 +45,7 @@ def use(folder: Path, monkeypatch: pytest.MonkeyPatch, *busy: float, moments: in
 
     counts = itertools.count()
     write(next(counts))
-    monkeypatch.setattr(cpu.time, "sleep", lambda _: write(next(counts)))
+    monkeypatch.setattr(job_machine.time, "sleep", lambda _: write(next(counts)))
 
 
 @pytest.mark.parametrize(
@@ -56,25 +56,25 @@ def test_other_processes_leave_free_cpus(
     machine: Path, monkeypatch: pytest.MonkeyPatch, busy: tuple[float, ...], threads: int
 ) -> None:
     use(machine, monkeypatch, *busy)
-    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == threads
+    assert job_machine.choose_threads(LARGE_STEP_FLOPS, job_machine.free_cpus()) == threads
 
 
 def test_own_work_counts_as_free(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(machine, monkeypatch, 1, 1, 0, 0)
     seconds_per_sample = 100 / os.sysconf("SC_CLK_TCK")
     seconds = itertools.count(0, seconds_per_sample)
-    monkeypatch.setattr(cpu.time, "process_time", lambda: next(seconds))
-    assert cpu.free_cpus() == pytest.approx(3)
+    monkeypatch.setattr(job_machine.time, "process_time", lambda: next(seconds))
+    assert job_machine.free_cpus() == pytest.approx(3)
 
 
 def test_short_load_does_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(machine, monkeypatch, 1, 1, 0, 0, moments=2)
-    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == 4
+    assert job_machine.choose_threads(LARGE_STEP_FLOPS, job_machine.free_cpus()) == 4
 
 
 @pytest.mark.parametrize(("flops", "threads"), [(1e6, 1), (1.2e9, 2), (1e10, 4)])
 def test_a_small_network_gets_fewer_threads(flops: float, threads: int) -> None:
-    assert cpu.choose_threads(flops, cpu.free_cpus()) == threads
+    assert job_machine.choose_threads(flops, job_machine.free_cpus()) == threads
 
 
 def test_a_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +105,42 @@ def test_a_container_has_a_limit(machine: Path, files: dict[str, str], cpus: int
     for name, text in files.items():
         (machine / name).parent.mkdir(exist_ok=True)
         (machine / name).write_text(text)
-    assert cpu.available_cpus() == cpus
-    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == cpus
+    assert job_machine.available_cpus() == cpus
+    assert job_machine.choose_threads(LARGE_STEP_FLOPS, job_machine.free_cpus()) == cpus
 
 
 def test_without_proc_all_cpus_count_as_free(machine: Path) -> None:
     (machine / "stat").unlink()
-    assert cpu.choose_threads(LARGE_STEP_FLOPS, cpu.free_cpus()) == 4
+    assert job_machine.choose_threads(LARGE_STEP_FLOPS, job_machine.free_cpus()) == 4
+
+
+def compiles(recipe: str, device: str, *overrides: str) -> bool:
+    return should_compile(load(CONFIGS / f"{recipe}.yaml", overrides), device)[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "device", "compiled"),
+    [
+        ("quickstart", "cpu", False),
+        ("gpt2_124m", "cpu", True),
+        ("gpt2_124m", "cuda", True),
+        ("quickstart", "cuda", False),
+        ("gpt2_124m", "mps", False),
+    ],
+)
+def test_long_runs_are_compiled(
+    recipe: str, device: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
+    assert compiles(recipe, device) is compiled
+    assert compiles(recipe, device, "compile=true")
+    assert not compiles(recipe, device, "compile=false")
+
+
+def test_a_shorter_run_of_the_same_network_is_not_compiled() -> None:
+    assert not compiles("gpt2_124m", "cuda", "max_steps=2", "warmup_steps=1", "decay_steps=null")
+
+
+def test_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert not compiles("gpt2_124m", "cpu")

@@ -1,4 +1,4 @@
-"""MLflow. Without MLFLOW_TRACKING_URI it writes a file store to mlruns/ in the run's folder."""
+"""A client for each tracker. Without the variables of its server it writes to the run's folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,81 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from job.trackers import LoggedStep, TrackedRun
+from job.trackers import TRACKERS, LoggedStep, TrackedRun
 
 ID_TAG = "gpt-runner.id"
 MAX_METRICS = 1000  # in a request
 MAX_PARAMETERS = 100
 MAX_VALUE = 6000  # characters of a parameter
+
+
+class WandbTracker:
+    """A W&B run; an attempt that resumes continues it."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        import wandb
+
+        self.client: Any = wandb
+        self.id = run.id
+        is_online = bool(os.environ.get("WANDB_API_KEY"))
+        settings = wandb.Settings(console="off", disable_code=True, disable_git=True)
+        self.run: Any = wandb.init(
+            project=run.project,
+            id=run.id,
+            name=run.name,
+            group=run.group,
+            tags=[f"{key}:{value}"[:64] for key, value in run.metadata.items()] + run.tags,
+            config=run.config,
+            dir=run.folder,
+            mode=None if is_online else "offline",  # None: WANDB_MODE decides
+            resume="allow" if is_online else None,
+            settings=settings,
+        )
+        self.url = self.run.url or f"offline: wandb/ in {run.name}"
+        self.last_step = self.run.step - 1 if is_online else None
+
+    def log(self, steps: Sequence[LoggedStep]) -> None:
+        """Log the steps; each table has all samples, because a logged one can't get more rows."""
+        for step, numbers, samples in steps:
+            rows = [list(sample) for sample in samples]
+            table = {"samples": self.client.Table(["step", "text"], rows)} if rows else {}
+            self.run.log({**numbers, **table}, step=step)
+
+    def upload(self, checkpoint: Path) -> None:
+        """Upload the checkpoint as an artifact."""
+        self.run.log_artifact(checkpoint, name=f"{self.id}-checkpoint", type="model")
+
+    def close(self) -> None:
+        """Send the remaining values."""
+        self.run.finish()
+
+
+class TrackioTracker(WandbTracker):
+    """A Trackio run, which has the methods of a W&B run; an attempt that resumes continues it."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        if not TRACKERS["trackio"].is_online([name for name in os.environ if os.environ[name]]):
+            os.environ.setdefault("TRACKIO_DIR", str(run.folder / "trackio"))  # read at import
+        import trackio
+
+        self.client, self.id = trackio, run.id
+        self.run = trackio.init(
+            project=run.project,
+            name=run.id,
+            group=run.group,
+            config={**run.config, "metadata": {**run.metadata, "tags": run.tags}},
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        self.last_step = int(self.run._next_step) - 1
+        space, server = os.environ.get("TRACKIO_SPACE_ID"), os.environ.get("TRACKIO_SERVER_URL")
+        page = f"https://huggingface.co/spaces/{space}" if space else server
+        self.url = page.partition("?")[0] if page else f"offline: trackio/ in {run.name}"
 
 
 class MlflowTracker:
