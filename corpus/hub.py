@@ -113,7 +113,7 @@ def ensure_weights(
 
     def check_network(path: Path) -> None:
         try:
-            refuse_different_gpt2(path, recipe.model, source.repository)
+            refuse_different_gpt2(path.read_bytes(), recipe.model, source.repository)
         except ValueError as error:
             raise DataError(str(error)) from None
 

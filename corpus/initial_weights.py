@@ -100,7 +100,7 @@ def gpt2_rows(folder: Path, tokenizer: Tokenizer, model: ModelConfig, vocab_size
     rows, or has other tokens than ``tokenizer``.
     """
     config = folder / "config.json"
-    rows = refuse_different_gpt2(config, model, str(config))
+    rows = refuse_different_gpt2(config.read_bytes(), model, str(config))
     if not tokenizer.vocab_size <= rows <= vocab_size:
         raise ValueError(
             f"{config}: vocab_size is {rows}, but the dataset's tokenizer ({tokenizer.name}) has "

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from job.typed_json import read_object
@@ -86,16 +85,16 @@ def gpt2_shape(n_layer: int, n_head: int, n_embd: int, block_size: int = 1024) -
 GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
 
 
-def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
+def read_gpt2_config(text: bytes, name: str) -> dict[str, Any]:
     """Return the ``model`` section for a Hugging Face config.json, and ``vocab_size``.
 
     Raises ValueError for a network whose function this trainer's GPT-2 can't compute. Missing keys
     have the defaults of transformers.GPT2Config.
     """
     try:
-        config = read_object(path.read_bytes())
+        config = read_object(text)
         kind = config.get("model_type")
-    except (OSError, ValueError):
+    except ValueError:
         raise ValueError(f"{name} is not a Hugging Face config.json") from None
     if kind != "gpt2":
         raise ValueError(
@@ -129,12 +128,12 @@ def read_gpt2_config(path: Path, name: str) -> dict[str, Any]:
     return {**gpt2_shape(**sizes, block_size=block_size), "vocab_size": vocab_size}
 
 
-def refuse_different_gpt2(path: Path, model: ModelConfig, name: str) -> int:
-    """Return the vocabulary of config.json at ``path``, which messages call ``name``.
+def refuse_different_gpt2(text: bytes, model: ModelConfig, name: str) -> int:
+    """Return the vocabulary in the ``text`` of a config.json, which messages call ``name``.
 
     Raises ValueError unless it describes the recipe's network.
     """
-    theirs = read_gpt2_config(path, name)
+    theirs = read_gpt2_config(text, name)
     rows = theirs.pop("vocab_size")
     if words := shape_mismatch(model.model_dump(), theirs):
         raise ValueError(f"{name} is a different network than the recipe's; write {words}")

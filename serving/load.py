@@ -108,7 +108,7 @@ def load_model(
         hub = pretrained(source)
         folder = Path(source)
         if hub is not None:
-            check = lambda path: read_gpt2_config(path, source)  # noqa: E731
+            check = lambda path: read_gpt2_config(path.read_bytes(), source)  # noqa: E731
             monitor = Monitor(lambda event: say(str(event)) if isinstance(event, str) else None)
             # _read_folder compares the vocabulary, once the weights are there.
             folder = download_weights(hub, locations.cache, check, lambda path: None, monitor)
@@ -124,7 +124,8 @@ def load_model(
 def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
     """Return the network and the tokenizer of an export or of GPT-2; ValueError for others."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        text = (folder / "config.json").read_bytes()
+        config = json.loads(text)
         own = config.get(OWN_SECTION)
     except (OSError, ValueError, AttributeError):
         raise ValueError(
@@ -133,7 +134,7 @@ def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
         ) from None
     rows = int(config.get("vocab_size") or 0)
     if own is None or config.get("model_type") == "gpt2":
-        shape = read_gpt2_config(folder / "config.json", "config.json")
+        shape = read_gpt2_config(text, "config.json")
         rows = shape.pop("vocab_size")
         tokenizer = from_meta(own["tokenizer"]) if own else GPT2Tokenizer()
         network = GPT(ModelConfig(**shape), rows)

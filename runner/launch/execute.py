@@ -48,13 +48,14 @@ def build_request(
 ) -> Request:
     """Return the request for a job, an experiment or a command."""
     # Without an account the runs cannot be listed, but the plan can be shown.
-    files = target.files("checkpoints") if target.is_configured() else None
+    volumes = target.files if target.is_configured() else None
+    files = volumes("checkpoints") if volumes else None
     if arguments.job == "run":
         return experiment_request(arguments, cli.cwd, files, options)
     if arguments.job == "command":
         return command_request(arguments, cli.cwd, files, options)
     try:
-        return read_request(arguments, checkout, cli.cwd, files, options)
+        return read_request(arguments, checkout, cli.cwd, volumes, options)
     except NoSuchRun as error:
         raise locate_missing_run(cli, checkout, target, arguments.job, error) from None
 

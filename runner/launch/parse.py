@@ -13,7 +13,14 @@ from job.pretrained import FINEWEB, GPT2, HUB
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job, LaunchArguments
-from runner.launch.recipe_paths import absolute_override, absolute_paths, find_problems
+from runner.launch.recipe_paths import (
+    OpenVolume,
+    absolute_override,
+    absolute_paths,
+    find_problems,
+    path_on_this_machine,
+    volume_problem,
+)
 from runner.paths import absolute, is_path
 from runner.project import explain_config, find_config, recipes, unknown_config
 from runner.request import (
@@ -44,17 +51,18 @@ def read_request(
     arguments: LaunchArguments,
     checkout: Path,
     cwd: Path,
-    files: VolumeFiles | None,
+    volumes: OpenVolume | None,
     options: TargetOptions = NO_OPTIONS,
 ) -> Request:
     """Check the arguments and read the recipe.
 
-    ``files`` is the target's checkpoints volume, None if it can't be read. Raises RunnerError or
+    ``volumes`` opens the target's volumes, None if they can't be read. Raises RunnerError or
     RecipeError, exit status 2, for a mistake; NoSuchRun, 102, for a run that is missing.
     """
     job, common = JOBS[arguments.job], common_options(arguments, options)
+    files = volumes("checkpoints") if volumes else None
     if job.takes_model:
-        return _model_request(arguments, cwd, files, common)
+        return _model_request(arguments, cwd, volumes, common)
     known = recipes(checkout, cwd)
     published = [FINEWEB] if job.name == "prepare" else []
 
@@ -64,7 +72,7 @@ def read_request(
         return explain_config(word, checkout, cwd)
 
     parsed = classify_args(arguments.args, [*known, *published], explain)
-    overrides = tuple(absolute_override(override, cwd, files) for override in parsed.overrides)
+    overrides = tuple(absolute_override(override, cwd, volumes) for override in parsed.overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
     if parsed.recipe in published and parsed.recipe not in known:
@@ -72,7 +80,7 @@ def read_request(
     if job.reads_recipe:
         path = find_recipe(parsed.recipe, known, checkout, cwd)
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
-        return _recipe_request(arguments, job, overrides, path, checkout, cwd, files, common)
+        return _recipe_request(arguments, job, overrides, path, checkout, cwd, volumes, common)
     if job.is_benchmark:
         return _benchmark_request(arguments, job, parsed, common)
     name = arguments.name
@@ -89,18 +97,21 @@ def read_request(
             file = None
             if questions:
                 advice = "docs/recipes.md describes its format"
-                file = _text_file("--multiple-choice", questions, cwd, advice)
+                file = _text_file("--multiple-choice", questions, cwd, volumes, advice)
             if questions and arguments.task:
                 raise usage("--task and --multiple-choice are two evaluations; remove one of them")
             return EvaluateRequest(**common, multiple_choice=file, task=arguments.task)
         case "export":
-            folder = (cwd / Path(output).expanduser()).absolute() if output else None
+            folder = None
+            if output:
+                output = path_on_this_machine(output, volumes)
+                folder = (cwd / Path(output).expanduser()).absolute()
             return ExportRequest(**common, output=folder, push=arguments.push)
         case _:
             from job.arguments import is_overridden
 
             if settings is not None and is_overridden(PROMPT, overrides):
-                common["problems"] = find_problems(settings, (cwd, checkout), None)
+                common["problems"] = find_problems(settings, (cwd, checkout), volumes)
             return SampleRequest(**common)
 
 
@@ -115,11 +126,11 @@ def common_options(arguments: LaunchArguments, options: TargetOptions) -> dict[s
 
 
 def _model_request(
-    arguments: LaunchArguments, cwd: Path, files: VolumeFiles | None, common: dict[str, Any]
+    arguments: LaunchArguments, cwd: Path, volumes: OpenVolume | None, common: dict[str, Any]
 ) -> Request:
     """Return the request of a job whose positional argument is a run, a folder or a Hub model."""
     names, typed_overrides = split_overrides(arguments.args)
-    overrides = tuple(typed_overrides)
+    overrides, files = tuple(typed_overrides), volumes("checkpoints") if volumes else None
     if len(models := [*names, *([arguments.name] if arguments.name else [])]) > 1:
         raise usage(f"two models, '{models[0]}' and '{models[1]}'; remove one")
     name, model = models[0] if models else None, None
@@ -137,7 +148,8 @@ def _model_request(
     if arguments.job == "chat":
         file = None
         if arguments.prompt_file:
-            file = _text_file("--prompt-file", arguments.prompt_file, cwd, "correct the path")
+            option, advice = "--prompt-file", "correct the path"
+            file = _text_file(option, arguments.prompt_file, cwd, volumes, advice)
         return ChatRequest(**common, prompt_file=file)
     return ServeRequest(**common, host=arguments.host, port=arguments.port)
 
@@ -238,7 +250,7 @@ def _recipe_request(
     path: Path,
     checkout: Path,
     cwd: Path,
-    files: VolumeFiles | None,
+    volumes: OpenVolume | None,
     common: dict[str, Any],
 ) -> Request:
     from job.recipe import load, source_problem
@@ -246,7 +258,7 @@ def _recipe_request(
     settings = load(path, overrides)
     if problem := source_problem(arguments.source or ""):
         raise usage(f"--source: {problem}")
-    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout, files)
+    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout, volumes)
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)
@@ -254,18 +266,22 @@ def _recipe_request(
     if arguments.source:
         data = settings.data.model_copy(update={"source": arguments.source})
         settings = settings.model_copy(update={"data": data})
-    common["problems"] = find_problems(settings, (path.parent, cwd, checkout), files)
+    common["problems"] = find_problems(settings, (path.parent, cwd, checkout), volumes)
     if job.name == "train":
         return TrainRequest(**common, gpus=arguments.gpu or 1)
-    source = absolute(arguments.source, cwd) if arguments.source else None
+    source = arguments.source
+    if source:
+        source = absolute(path_on_this_machine(source, volumes), cwd)
     return PrepareRequest(**common, source=source, shards=arguments.shards, force=arguments.force)
 
 
-def _text_file(option: str, name: str, cwd: Path, advice: str) -> str:
-    path = absolute(name, cwd)
-    # A path on a volume may exist only on the target.
-    if not path.startswith("/vol/") and (problem := text_problem(cwd / path)):
-        raise usage(f"{option} {name}: {problem}; {advice}")
+def _text_file(option: str, name: str, cwd: Path, volumes: OpenVolume | None, advice: str) -> str:
+    path = absolute(path_on_this_machine(name, volumes), cwd)
+    problem = volume_problem(path, volumes)
+    if problem is None and (found := text_problem(cwd / path)):
+        problem = f"{found}; {advice}"
+    if problem:
+        raise usage(f"{option} {name}: {problem}")
     return path
 
 

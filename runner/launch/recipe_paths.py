@@ -7,6 +7,7 @@ relative to the checkout.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from job.compatibility import does_not_fit
 from job.exit_status import RecipeError
 from job.files import MISSING, file_problem, text_problem
+from job.paths import VOLUMES
 from job.pretrained import refuse_different_gpt2
 from job.run_record import is_run_name
 from job.step_folders import STEP_FOLDER
@@ -29,23 +31,35 @@ from runner.target import LocalVolume, VolumeFiles
 if TYPE_CHECKING:
     from job.recipe import Recipe
 
-# A job in a container may know a path that begins with one of these: the volumes, and the code.
-IN_CONTAINER = ("/vol/", "/workspace/")
+OpenVolume = Callable[[str], VolumeFiles]  # Target.files
+
+VOLUME_PATH = re.compile(rf"/vol/({'|'.join(VOLUMES)})(/.*)?", re.DOTALL)  # in a container
 
 USE_VOLUME = ", or give a path on the volume data as /vol/data/PATH"
 PUSH_RUN = "; copy a run of this machine first: `runner push checkpoints RUN`"
 
 
-def absolute_override(override: str, cwd: Path, runs: VolumeFiles | None) -> str:
+def absolute_override(override: str, cwd: Path, volumes: OpenVolume | None) -> str:
     """Return ``key=value`` with an absolute path, if the value is a path that exists.
 
-    A run's name wins over a folder of that name, as in the job.
+    A run's name wins over a folder of that name, as in the job. ``volumes`` opens the target's
+    volumes, None if they are unknown.
     """
     path = path_in(override)
     is_weights = override.partition("=")[0].endswith("init_from")
-    if path is None or (is_weights and path in _known_runs(path, runs)):
+    if path is None or (is_weights and path in _known_runs(path, volumes)):
         return override
-    return replace_path(override, absolute(path, cwd))
+    return replace_path(override, absolute(path_on_this_machine(path, volumes), cwd))
+
+
+def path_on_this_machine(path: str, volumes: OpenVolume | None) -> str:
+    """Return ``/vol/data/PATH`` as a path in the volume's folder, if that is on this machine.
+
+    Other paths are returned unchanged.
+    """
+    match = VOLUME_PATH.fullmatch(os.path.normpath(path))
+    volume = volumes(match[1]) if match and volumes is not None else None
+    return f"{volume.root}{match[2] or ''}" if match and isinstance(volume, LocalVolume) else path
 
 
 def absolute_paths(
@@ -53,7 +67,7 @@ def absolute_paths(
     overrides: Sequence[str],
     folders: Sequence[Path],
     checkout: Path,
-    runs: VolumeFiles | None,
+    volumes: OpenVolume | None,
 ) -> tuple[str, ...]:
     """Return overrides that make the recipe's own paths absolute, so that every target finds them.
 
@@ -63,9 +77,10 @@ def absolute_paths(
 
     found = []
     for key, path in _named_paths(settings).items():
-        if is_overridden(key, overrides) or (key == WEIGHTS and path in _known_runs(path, runs)):
+        if is_overridden(key, overrides) or (key == WEIGHTS and path in _known_runs(path, volumes)):
             continue
-        paths = [Path(absolute(path, folder)) for folder in folders]
+        named = path_on_this_machine(path, volumes)
+        paths = [Path(absolute(named, folder)) for folder in folders]
         existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
         if existing and (Path(path).is_absolute() or existing[0] != checkout / path):
             setting = f"{key}=@{path}" if key == PROMPT else f"{key}={path}"
@@ -74,21 +89,28 @@ def absolute_paths(
 
 
 def find_problems(
-    settings: Recipe, folders: Sequence[Path], runs: VolumeFiles | None
+    settings: Recipe, folders: Sequence[Path], volumes: OpenVolume | None
 ) -> dict[str, FileProblem]:
     """Return the problem of each setting that names a file or run which the job could not use.
 
-    ``runs`` is the target's checkpoints volume, None if it is unknown. The plan decides which
-    of the files the launch needs.
+    The last of ``folders`` is the checkout. ``volumes`` opens the target's volumes, None if they
+    are unknown. The plan decides which of the files the launch needs.
     """
     checks: dict[str, Callable[[str], FileProblem | str]] = {
         SOURCE: partial(_source_problem, folders=folders),
-        WEIGHTS: partial(_weights_problem, settings=settings, folders=folders, runs=runs),
+        WEIGHTS: partial(_weights_problem, settings=settings, folders=folders, volumes=volumes),
         PROMPT: partial(_prompt_problem, folders=folders),
     }
     problems = {}
     for key, path in _named_paths(settings).items():
-        if not path.startswith(IN_CONTAINER) and (found := checks[key](path)):
+        named = path_on_this_machine(path, volumes)
+        if path.startswith("/workspace/"):
+            named = str(folders[-1] / path.removeprefix("/workspace/"))
+        found: FileProblem | str | None
+        found = volume_problem(named, volumes, settings if key == WEIGHTS else None)
+        if found is None:
+            found = checks[key](named)
+        if found:
             problem = FileProblem(found) if isinstance(found, str) else found
             sign = "@" if key == PROMPT else ""
             problems[key] = replace(problem, message=f"{key}={sign}{path}: {problem.message}")
@@ -129,45 +151,78 @@ def _prompt_problem(path: str, folders: Sequence[Path]) -> FileProblem | str:
     return FileProblem(message, USE_VOLUME)
 
 
+def volume_problem(
+    path: str, volumes: OpenVolume | None, settings: Recipe | None = None
+) -> str | None:
+    """Return why a job could not read ``/vol/data/PATH`` on the target's volume; '' if it can.
+
+    None if it is a different path. ``settings`` is the recipe whose training starts from it.
+    """
+    match = VOLUME_PATH.fullmatch(os.path.normpath(path))
+    if match is None:
+        return None
+    if volumes is None:
+        return ""
+    volume, inside = match[1], str(literal_prefix(Path(match[2] or "/"))).strip("/")
+    files = volumes(volume)
+    try:
+        next(iter(files.entries(inside)), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return (
+            f"no such file on the volume {volume}; correct the path (`runner ls {volume}` lists "
+            f"the files), or copy it there: `runner push {volume} PATH`"
+        )
+    return _weights_folder_problem(files, inside, settings) if settings is not None else ""
+
+
 def _weights_problem(
-    source: str, settings: Recipe, folders: Sequence[Path], runs: VolumeFiles | None
+    source: str, settings: Recipe, folders: Sequence[Path], volumes: OpenVolume | None
 ) -> FileProblem | str:
-    names = _known_runs(source, runs)
-    if runs is not None and source in names:
-        return _run_problem(runs, source, settings)
+    names = _known_runs(source, volumes)
+    if volumes is not None and source in names:
+        return _run_problem(volumes("checkpoints"), source, settings)
     path = _first_existing(source, folders)
     if not path.exists():
-        if runs is None and is_run_name(source):
+        if volumes is None and is_run_name(source):
             return ""
         return FileProblem(f"no run or folder of that name{did_you_mean(source, names)}", PUSH_RUN)
-    if (config := path / "config.json").exists():
+    return _weights_folder_problem(LocalVolume(Path("/")), str(path.resolve())[1:], settings)
+
+
+def _weights_folder_problem(files: VolumeFiles, path: str, settings: Recipe) -> str:
+    """Return why the folder ``path`` cannot initialize the recipe's network; '' if it can."""
+    parent, _, name = path.rpartition("/")
+    if files.size(config := f"{path}/config.json") is not None:
         try:
-            refuse_different_gpt2(config, settings.model, str(config))
-        except ValueError as error:
+            refuse_different_gpt2(files.read(config), settings.model, f"{name}/config.json")
+        except (ValueError, OSError) as error:
             return str(error)
-        problem = file_problem(path / "model.safetensors")
-        return problem and f"model.safetensors: {problem}"
-    folder = path.parent if STEP_FOLDER.match(path.name) else path
-    if not path.is_dir() or not (folder / "recipe.yaml").exists():
+        is_missing = files.size(f"{path}/model.safetensors") is None
+        return f"model.safetensors: {MISSING}" if is_missing else ""
+    folder = parent if STEP_FOLDER.match(name) else path
+    if files.size(f"{folder}/recipe.yaml") is None:
         return (
             "not a run, not a checkpoint folder, and not a folder with Hugging Face's config.json "
             "and model.safetensors"
         )
-    return _run_problem(LocalVolume(folder.parent), folder.name, settings)
+    return _run_problem(files, folder, settings)
 
 
-def _known_runs(name: str, runs: VolumeFiles | None) -> list[str]:
+def _known_runs(name: str, volumes: OpenVolume | None) -> list[str]:
     """Return the names of all runs; none if ``name`` cannot be one, or if they are unknown."""
-    return run_names(runs) if runs is not None and is_run_name(name) else []
+    if volumes is None or not is_run_name(name):
+        return []
+    return run_names(volumes("checkpoints"))
 
 
-def _run_problem(runs: VolumeFiles, run: str, settings: Recipe) -> str:
+def _run_problem(files: VolumeFiles, path: str, settings: Recipe) -> str:
+    run = path.rpartition("/")[2]
     try:
-        before = recipe_of(runs, run)
+        before = recipe_of(files, path)
     except RecipeError as error:
         return str(error)
     if before is None:
         return f"run '{run}' has no recipe.yaml, so its network is unknown"
-    if step_of(runs, run) is None:
+    if step_of(files, path) is None:
         return f"run '{run}' has no checkpoint; `runner resume {run}` trains it"
     return does_not_fit(run, before.model, settings.model)

@@ -40,7 +40,6 @@ def resume_request(
     ``arguments.args`` are overrides. ``target_name`` None means the target of the last attempt.
     """
     run, job = resolved.state.run, resolved.state.job
-    overrides = tuple(absolute_override(word, cli.cwd, None) for word in arguments.args)
     if target_name is None:
         resolved.check_reachable()
     if job not in RESUMABLE_JOBS:
@@ -62,6 +61,7 @@ def resume_request(
         return target, _experiment_request(cli, arguments, resolved, target, options)
     if job == COMMAND.name:
         return target, _command_request(resolved, target, arguments, options)
+    overrides = tuple(absolute_override(word, cli.cwd, target.files) for word in arguments.args)
     settings = recipe_of(target.files("checkpoints"), run, overrides, section="train")
     if settings is None and (resolved.state.is_copy or target is not resolved.target):
         raise RunnerError(_not_on_target(resolved, target))
@@ -79,7 +79,7 @@ def resume_request(
     recipe = target.volumes.run(run) / "recipe.yaml"
     resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
     common = {**common_options(arguments, options), **vars(resources)}
-    problems = find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), None)
+    problems = find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), target.files)
     return target, TrainRequest(
         run=run,
         recipe=recipe,

@@ -79,7 +79,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     objective = replace(
         find_objective(config, path, checkout),
         trackers=arguments.trackers,
-        runs=target.files("checkpoints") if target.is_configured() else None,
+        volumes=target.files if target.is_configured() else None,
     )
     _check_options(arguments, target)
     name = arguments.name or config.name or path.stem

@@ -23,7 +23,12 @@ from job.signature import ExperimentError, Signature, read_signature
 from runner.errors import RunnerError, did_you_mean
 from runner.jobs import LaunchArguments
 from runner.launch.parse_command import check_program, check_setup, folder_of
-from runner.launch.recipe_paths import absolute_override, absolute_paths, find_problems
+from runner.launch.recipe_paths import (
+    OpenVolume,
+    absolute_override,
+    absolute_paths,
+    find_problems,
+)
 from runner.paths import PATH_KEYS, path_in, replace_path
 from runner.planning.metric_presets import read_metrics
 from runner.project import recipes, unknown_config
@@ -38,7 +43,6 @@ from runner.request import (
     smoke_overrides,
 )
 from runner.sweep.config import Scalar, SweepConfig
-from runner.target import VolumeFiles
 
 METRICS = ("val_loss", "best_val_loss", "train_loss")
 
@@ -65,7 +69,7 @@ class Objective:
     folder: UserCommand | None = None  # of a command, or of an experiment outside the checkout
     trackers: tuple[tuple[str, str], ...] = ()  # and the project to log to in each
     folders: tuple[Path, ...] = ()  # of the sweep's file, the recipe and the checkout: for paths
-    runs: VolumeFiles | None = None  # the target's checkpoints volume; None if it is unknown
+    volumes: OpenVolume | None = None  # opens the target's; None if they are unknown
 
     @property
     def title(self) -> str:
@@ -107,15 +111,15 @@ class Objective:
         args += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
         *folders, checkout = self.folders
         for folder in folders:
-            args = tuple(absolute_override(word, folder, self.runs) for word in args)
+            args = tuple(absolute_override(word, folder, self.volumes) for word in args)
         recipe = self._load(args)
-        args += absolute_paths(recipe, args, folders, checkout, self.runs)
+        args += absolute_paths(recipe, args, folders, checkout, self.volumes)
         return TrainRequest(
             run=run,
             recipe=self.file,
             overrides=args,
             settings=recipe,
-            problems=find_problems(recipe, self.folders, self.runs),
+            problems=find_problems(recipe, self.folders, self.volumes),
             **_common_options(template),
         )
 

@@ -22,10 +22,11 @@ def test_missing_file_is_refused_before_the_start(type_, make_run, fake, checkou
     result = type_("runner host evaluate --name warm --multiple-choice no.jsonl")
     assert (result.exit_code, fake.did) == (2, [])
     assert result.stderr.startswith("error: --multiple-choice no.jsonl: no such file")
-    pushed = type_("runner host evaluate --name warm --multiple-choice /vol/data/hellaswag.jsonl")
-    assert pushed.exit_code == 0, pushed.stderr
-    (checkout / "no.jsonl").touch()
-    assert type_("runner host evaluate --name warm --multiple-choice no.jsonl").exit_code == 0
+    for name, path in (("no.jsonl", "no.jsonl"), ("/vol/data/no.jsonl", "volumes/data/no.jsonl")):
+        (checkout / path).parent.mkdir(exist_ok=True)
+        assert type_(f"runner host evaluate --name warm --multiple-choice {name}").exit_code == 2
+        (checkout / path).touch()
+        assert type_(f"runner host evaluate --name warm --multiple-choice {name}").exit_code == 0
 
 
 def test_only_evaluate_has_the_option(type_) -> None:

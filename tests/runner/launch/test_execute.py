@@ -491,7 +491,7 @@ class TestPaths:
         forced = type_("runner host prepare source=gone.txt --force --dry-run")
         assert forced.exit_code == 2
         fake.has = {"is_dataset_ready": False}
-        for source in ("/vol/data/gone.txt", "https://example.com/gone.txt", "stdlib"):
+        for source in ("https://example.com/gone.txt", "stdlib"):
             assert type_(line.replace("gone.txt", source)).exit_code == 0
         fake.has = {"is_configured": False}
         assert type_(line).exit_code == 2

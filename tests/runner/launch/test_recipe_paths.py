@@ -34,6 +34,14 @@ def odd(checkout: Path) -> Path:
         ("prompt=@fifo", "a FIFO, not a regular file"),
         ("prompt=@folder", "a folder, not a regular file"),
         ("prompt=@gone", GONE),
+        ("data.source=/vol/data/gone.txt", "no such file, folder or glob"),
+        ("data.source=/vol/data/*/gone.txt", "no such file, folder or glob"),
+        ("data.source=/vol/dat/text.txt", "no such file, folder or glob"),
+        ("data.source=/workspace/gone.txt", "no such file, folder or glob"),
+        ("prompt=@/vol/data/gone.txt", GONE),
+        ("init_from=/vol/checkpoints/gone", "no run or folder of that name"),
+        ("init_from=/vol/checkpoints/new", "run 'new' has no checkpoint"),
+        ("init_from=/vol/checkpoints/old n_head=4", "model.n_head is 12, not 4"),
         ("sample.prompt=@latin1.txt", "not UTF-8 text: unexpected end of data at byte 3"),
         ("init_from=fifo", "not a run, not a checkpoint folder"),
         ("init_from=folder", "not a run, not a checkpoint folder"),
@@ -68,6 +76,22 @@ def test_weights_of_a_run_or_its_checkpoint_are_accepted(type_, checkout, make_r
     step = make_run("old", step=10) / "step_00000010"
     for source in ("old", step, os.path.relpath(step, checkout)):
         assert type_(f"runner host init_from={source} --dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize("line", ["source={} init_from={} prompt=@{}", "own"])
+def test_a_path_on_a_volume_is_found_in_its_folder(type_, checkout, fake, make_run, line) -> None:
+    make_run("old", step=10)
+    (checkout / "volumes/data").mkdir()
+    (checkout / "volumes/data/text.txt").write_text("the ")
+    recipe = (checkout / "configs" / "warm.yaml").read_text().replace("stdlib", "/vol/data/*.txt")
+    recipe += "  init_from: /vol/checkpoints/old\nsample: {prompt: '@/vol/data/text.txt'}\n"
+    (checkout / "configs" / "own.yaml").write_text(recipe)
+    fake.has = {"is_dataset_ready": False, "is_container": False, "volumes": ()}
+    line = line.format("/vol/data/*.txt", "/vol/checkpoints/old", "/vol/data/text.txt")
+    result = type_(f"runner host {line} --dry-run")
+    assert result.exit_code == 0, result.stderr
+    values = {word.partition("=")[2] for word in fake.plans[0].overrides}
+    assert values == {"volumes/data/*.txt", "volumes/checkpoints/old", "@volumes/data/text.txt"}
 
 
 @pytest.mark.parametrize("line", ["init_from=old", "own"])

@@ -127,6 +127,25 @@ def test_read_only_commands_create_no_volume(cloud: CloudFixture) -> None:
     assert [path.name for path in cloud.volume("data").iterdir()] == ["texts"]
 
 
+def test_missing_path_on_a_volume_is_refused_by_the_plan(light_cloud: CloudFixture) -> None:
+    cloud = light_cloud
+    cloud.run("push", "data", "texts")
+    other = cloud.volume("data") / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "other"}')
+    for setting in ("source=/vol/data/texts/*.txt", "source=/vol/data"):
+        cloud.run("cloud", "tiny", "-y", "--dry-run", setting)
+    for setting, problem in (
+        ("data.source=/vol/data/texts/gone.txt", "no such file on the volume data"),
+        ("train.init_from=/vol/checkpoints/gone", "no such file on the volume checkpoints"),
+        ("train.init_from=/vol/data/texts", "not a run"),
+        ("train.init_from=/vol/data/other", "other/config.json is not a GPT-2"),
+    ):
+        err = cloud.run("cloud", "tiny", "-y", setting, status=2)[1]
+        assert err.startswith(f"error: {setting}: {problem}")
+    assert cloud.modal.calls() == []
+
+
 def test_offline_runs_lists_the_others_and_names_modal(cloud: CloudFixture) -> None:
     folder = cloud.checkout / "volumes" / "checkpoints" / "mine"
     folder.mkdir(parents=True)
