@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from job.format import byte_size
@@ -35,8 +36,11 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # partial, on a full disk
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # partial, on a full disk
+        if error.filename == str(temporary):
+            error.filename = str(path.parent if error.errno == errno.EACCES else path)
         raise
     fsync_folder(path.parent)
 
@@ -173,8 +177,10 @@ def describe_os_error(error: BaseException) -> str:
         # A system's error names its file; others have a text of their own.
         if not isinstance(error, OSError) or not error.strerror or not error.filename:
             return str(error)
-        denied = f"; check its rights: `ls -ld {error.filename}`" * (error.errno == errno.EACCES)
-        return f"{error.filename}: {error.strerror.lower()}{denied}"
+        name, reason = str(error.filename), error.strerror[0].lower() + error.strerror[1:]
+        is_denied = error.errno == errno.EACCES
+        advice = f"; check its rights: `ls -ld {shlex.quote(name)}`" if is_denied else ""
+        return f"{name}: {reason}{advice}"
     # An error without a file name comes from a volume: assume the fullest.
     where = Path(error.filename) if error.filename else min(VolumePaths.current(), key=free_bytes)
     return (

@@ -42,8 +42,8 @@ def command(cli: CliContext, names: tuple[str, ...], older_than: float, yes: boo
     details: list[str] = []
     for run in runs:
         state, files = run.state, run.source.files("checkpoints")
-        if state.alive or (state.ended or state.started or 0.0) > before:
-            continue
+        if state.alive or (state.ended or state.started or time.time()) > before:
+            continue  # also if its record is damaged
         newest = step_of(files, state.run)
         if newest is None:
             continue  # without `latest`, any of the checkpoints may be the only intact one

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
-from job.files import read_file, write_atomically
+from job.files import describe_os_error, read_file, write_atomically
 from job.health import FRESH_HEARTBEAT_S
 from job.run_record import (
     Attempt,
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from job.recipe import Recipe
 
 NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
+
+HOST = "host"  # the target of a job that was started without the runner
+DAMAGED_RECORD = "run.json is damaged"
 
 EXIT_NAME = "exit_status"
 SWEEP_RECORD = "sweep.json"  # in the folder of a sweep
@@ -86,26 +89,34 @@ def folders(checkpoints: Path) -> Iterator[Path]:
         yield from (path for path in paths if path.is_dir())
 
 
-def states(checkpoints: Path, target: str, probe: ProbeLaunch) -> Iterator[RunInfo]:
-    """Yield every run whose last attempt was on ``target``."""
+def states(
+    checkpoints: Path, target: str, probe: ProbeLaunch, default: str = HOST
+) -> Iterator[RunInfo]:
+    """Yield every run whose last attempt was on ``target``.
+
+    ``default`` is the target of a run whose records do not name one.
+    """
     for folder in folders(checkpoints):
-        state = state_of(folder, target, probe)
+        state = state_of(folder, target, probe, default)
         if state is not None:
             yield state
 
 
-def state_named(run: str, checkpoints: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
+def state_named(
+    run: str, checkpoints: Path, target: str, probe: ProbeLaunch, default: str = HOST
+) -> RunInfo | None:
     """Return the state of one run; None if its last attempt was not on ``target``."""
-    return state_of(checkpoints / run, target, probe) if is_run_name(run) else None
+    return state_of(checkpoints / run, target, probe, default) if is_run_name(run) else None
 
 
-def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
+def state_of(folder: Path, target: str, probe: ProbeLaunch, default: str = HOST) -> RunInfo | None:
     """Return the state of the run in ``folder``; None if its last attempt was not on ``target``."""
     record, launch = read_record(folder), read_launch(folder)
-    if record is None and launch is None:
+    problem = record_problem(folder) if record is None else ""
+    if record is None and launch is None and not problem:
         return None
     attempt = record.attempts[-1] if record and record.attempts else None
-    if _target_of(attempt, launch) != target:
+    if _target_of(attempt, launch, default) != target:
         return None
     if launch is not None and not (launch.target == target and _started(launch, attempt)):
         launch = None
@@ -115,7 +126,21 @@ def state_of(folder: Path, target: str, probe: ProbeLaunch) -> RunInfo | None:
         is_alive = is_active_locally(folder) if launch is None else is_held(folder) is True
     if code is None:
         code = read_exit(folder)
-    return _run_info(folder, target, record, attempt, launch, is_alive, code)
+    state = _run_info(folder, target, record, attempt, launch, is_alive, code)
+    return replace(state, reason=problem) if problem else state
+
+
+def record_problem(folder: Path) -> str:
+    """Return why the run.json in ``folder`` cannot be read; '' if it can, or does not exist."""
+    if not is_run_name(folder.name):  # lost+found
+        return ""
+    try:
+        record = parse_record(read_file(folder / "run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return describe_os_error(error)
+    return DAMAGED_RECORD if record is None else ""
 
 
 def is_active_locally(folder: Path) -> bool:
@@ -243,15 +268,15 @@ def _started(launch: LaunchHandle, attempt: Attempt | None) -> bool:
     return attempt is None or bool(attempt.launch) or attempt.started < launch.started
 
 
-def _target_of(attempt: Attempt | None, launch: LaunchHandle | None) -> str:
+def _target_of(attempt: Attempt | None, launch: LaunchHandle | None, default: str) -> str:
     """Return the target of the newest attempt or launch.
 
     A launch may end before it writes a record.
     """
     if attempt is not None and (launch is None or attempt.started >= launch.started):
         in_container = is_container_id(attempt.host)
-        return str(attempt.launch.get("target") or ("local" if in_container else "host"))
-    return launch.target if launch else "host"
+        return str(attempt.launch.get("target") or ("local" if in_container else HOST))
+    return launch.target if launch else default
 
 
 def write_launch(folder: Path, launch: LaunchHandle) -> None:

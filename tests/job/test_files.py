@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from job.files import read_file
+from job.files import describe_os_error, read_file, write_atomically
 from job.run_record import read_record
 from job.step_folders import find_damage
 from runner.runs.attempts import AttemptLog, read_log
@@ -35,3 +36,21 @@ def test_a_fifo_is_unreadable_and_nothing_waits_for_it(tmp_path: Path) -> None:
     assert "manifest.json is missing or unreadable" in find_damage(tmp_path)
     with pytest.raises(OSError, match="a FIFO, not a regular file"):
         LocalVolume(tmp_path).read("run.json")
+
+
+def test_a_failed_write_names_the_file_or_its_folder(tmp_path: Path, monkeypatch) -> None:
+    """The temporary file is gone when the message is read."""
+    folder = tmp_path / "my folder"
+    folder.mkdir()
+    for number, expected in (
+        (errno.EACCES, f"{folder}: denied; check its rights: `ls -ld '{folder}'`"),
+        (errno.EROFS, f"{folder}/run.json: denied"),
+    ):
+
+        def fail(path: Path, mode: str, number: int = number) -> None:
+            raise OSError(number, "Denied", str(path))
+
+        monkeypatch.setattr(Path, "open", fail)
+        with pytest.raises(OSError, match="Denied") as raised:
+            write_atomically(folder / "run.json", "{}")
+        assert describe_os_error(raised.value) == expected

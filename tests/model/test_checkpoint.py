@@ -188,6 +188,8 @@ def test_a_system_error_names_its_file_or_the_fullest_volume(
     )
     denied = PermissionError(errno.EACCES, "Permission denied", "/a/b")
     assert describe_os_error(denied) == "/a/b: permission denied; check its rights: `ls -ld /a/b`"
+    fifo = OSError(errno.EINVAL, "a FIFO, not a regular file", "/a/b")
+    assert describe_os_error(fifo) == "/a/b: a FIFO, not a regular file"
     assert describe_os_error(IsADirectoryError(21, "Is a directory", "/a")) == "/a: is a directory"
     assert describe_os_error(ValueError("as it is")) == "as it is"
     with pytest.raises(FileNotFoundError, match="gone"), name_in_errors(tmp_path / "gone"):

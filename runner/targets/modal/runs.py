@@ -13,7 +13,15 @@ from runner.jobs import RESUMABLE_JOBS
 from runner.request import ServeRequest
 from runner.runs import attempts
 from runner.runs.attempts import LAUNCH_NAME, TAGS_NAME, AttemptLog, CloudAttempt
-from runner.runs.store import PulledRuns, parse_launch, read_launch, read_tags, recorded_values
+from runner.runs.store import (
+    DAMAGED_RECORD,
+    PulledRuns,
+    parse_launch,
+    read_launch,
+    read_tags,
+    record_problem,
+    recorded_values,
+)
 from runner.target import LaunchHandle, RunInfo, VolumeFiles
 from runner.targets.modal import TARGET_NAME
 from runner.targets.modal.calls import (
@@ -51,6 +59,7 @@ class CloudRun:
     launch: LaunchHandle | None
     log: AttemptLog
     tags: bytes | None = None  # content of tags.json
+    problem: str = ""  # why there is no record, although there is a run.json
 
     @property
     def is_launch_newest(self) -> bool:
@@ -86,7 +95,7 @@ class CloudRun:
         """Return True if its last attempt was on Modal: a pushed run was elsewhere since."""
         attempt = self.record.attempts[-1] if self.record and self.record.attempts else None
         if attempt is None:
-            return bool(self.app)
+            return bool(self.app or self.problem)
         if self.launch is not None and self.launch.started >= attempt.started:
             return True
         return attempt.launch.get("target") == TARGET_NAME
@@ -107,8 +116,9 @@ def read_run(files: VolumeFiles, name: str) -> CloudRun:
     launch = parse_launch(launch_text) if launch_text else None
     if launch is not None and launch.target != TARGET_NAME:
         launch = None
-    parsed = parse_record(record) if record else None
-    return CloudRun(name, parsed, launch, attempts.parse_log(log), tags)
+    parsed = parse_record(record) if record is not None else None
+    problem = DAMAGED_RECORD if record is not None and parsed is None else ""
+    return CloudRun(name, parsed, launch, attempts.parse_log(log), tags, problem)
 
 
 def all_runs(files: LazyVolumeFiles) -> Iterator[CloudRun]:
@@ -267,7 +277,7 @@ def end_reason(run: CloudRun, call: CallState) -> str | None:
     last = run.log.attempts[-1] if run.log.attempts else None
     attempt = run.record.attempts[-1] if run.record and run.record.attempts else None
     if last is None or run.is_launch_newest:
-        return call.error or None
+        return run.problem or call.error or None
     is_by_job = last.reason in (EndReason.FAILED, EndReason.FINISHED)
     if is_by_job and attempt is not None and attempt.reason:
         return attempt.reason
@@ -294,10 +304,14 @@ class MirroredRuns(PulledRuns):
         """Return the state of the run when it was pulled; None if it was not pulled."""
         folder = self.checkpoints / run
         record, launch = read_record(folder), read_launch(folder)
-        if record is None:
-            return None
         remote = launch if launch is not None and launch.target == self.target else None
-        cloud_run = CloudRun(run, record, remote, attempts.read_log(folder), read_tags(folder))
+        log, tags, problem = attempts.read_log(folder), read_tags(folder), ""
+        if record is None:
+            problem = record_problem(folder)
+            if not problem or not (remote or log.app):
+                return None
+            record = RunRecord(run, status=RunStatus.LOST)
+        cloud_run = CloudRun(run, record, remote, log, tags, problem)
         if not cloud_run.is_on_modal:
             return None
         state = state_of(cloud_run, lambda _: CallState(False))

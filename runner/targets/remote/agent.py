@@ -168,9 +168,11 @@ def records() -> dict[str, Any]:
         files = {}
         for name in RECORDS:
             path = os.path.join(folder, name)
+            if not os.path.isfile(path):  # opening a FIFO would wait for a writer
+                continue
             with (
-                contextlib.suppress(OSError, UnicodeDecodeError),
-                open(path, encoding="utf-8") as file,
+                contextlib.suppress(OSError),
+                open(path, encoding="utf-8", errors="replace") as file,
             ):
                 files[name] = [file.read(), os.fstat(file.fileno()).st_mtime]
         runs[run] = files

@@ -149,14 +149,15 @@ class RemoteTarget(Target):
         """Return every run whose last attempt was on the box."""
         with _answering(), copied_records(self.agent) as folder:
             known = self.containers.newest()
-            infos = states(folder, self.name, lambda launch: _probe(launch, known))
+            infos = states(folder, self.name, lambda launch: _probe(launch, known), self.name)
             return [replace(state, folder="") for state in infos]
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on the box."""
         with _answering(), copied_records(self.agent) as folder:
             known = self.containers.newest(run)
-            state = state_named(run, folder, self.name, lambda launch: _probe(launch, known))
+            probe = lambda launch: _probe(launch, known)  # noqa: E731
+            state = state_named(run, folder, self.name, probe, self.name)
             return replace(state, folder="") if state is not None else None
 
     def launched(self, run: str) -> LaunchHandle | None:

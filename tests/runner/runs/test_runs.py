@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -263,6 +265,52 @@ class TestDeriveStatus:
         (volume / "lost+found").mkdir(parents=True)
         (volume / "notes.txt").touch()
         assert [*states(volume, "host", lambda _: (False, None))] == []
+
+    @pytest.mark.parametrize(
+        ("break_record", "problem"),
+        [
+            (lambda path: path.write_text('{"name": 3'), "run.json is damaged"),
+            (lambda path: path.write_bytes(b"\xff\0"), "run.json is damaged"),
+            (lambda path: path.touch(), "run.json is damaged"),
+            (os.mkfifo, "a FIFO, not a regular file"),
+            (Path.mkdir, "is a directory"),
+            (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
+        ],
+    )
+    def test_a_run_with_a_damaged_record_is_listed(
+        self, type_, cli, make_run, checkout, break_record, problem
+    ) -> None:
+        path = make_run("warm", step=50) / "run.json"
+        step = make_run("other", step=40).parent / "warm" / "step_00000001"
+        step.mkdir()
+        path.unlink()
+        break_record(path)
+        cli.targets = {"host": HostTarget(cli, checkout, has_module=lambda name: True)}
+        (state,) = (s for s in json.loads(type_("runner runs --json").stdout) if s["run"] == "warm")
+        assert (state["status"], state["alive"], state["target"]) == ("lost", False, "host")
+        assert problem in state["reason"]
+        assert problem in type_("runner status warm").stdout
+        type_("runner prune --older-than 1s -y")  # nobody knows when it ended
+        assert step.exists()
+        probe = lambda launch: (False, None)  # noqa: E731
+        volume = path.parent.parent
+        assert [state.run for state in states(volume, "local", probe)] == []
+        assert [state.run for state in states(volume, "remote:a", probe, "remote:a")] == ["warm"]
+        write_launch(path.parent, LaunchHandle("warm", "local", "train", "1", 4.0))
+        (state,) = states(volume, "local", probe)
+        assert problem in state.reason
+
+    def test_an_unreadable_folder_is_listed(self, make_run, checkout, monkeypatch) -> None:
+        volume = make_run("warm").parent
+        (volume / "lost+found").mkdir()
+
+        def deny(path: Path) -> bytes:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        for module in ("job.run_record", "runner.runs.store"):  # root may read every file
+            monkeypatch.setattr(f"{module}.read_file", deny)
+        (state,) = states(volume, "host", lambda _: (False, None))
+        assert (state.run, "permission denied; check its rights" in state.reason) == ("warm", True)
 
     @pytest.mark.parametrize("target", [HostTarget, ComposeTarget])
     def test_the_state_of_one_run_reads_no_other(

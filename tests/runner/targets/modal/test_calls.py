@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +16,13 @@ from modal import exception
 
 from runner.errors import ModalUnavailable, RunnerError
 from runner.runs.attempts import AttemptLog, CloudAttempt
-from runner.target import LaunchHandle
+from runner.target import LaunchHandle, LocalVolume
 from runner.targets.modal import calls, follow
 from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope, poll_call
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.container import active_call
 from runner.targets.modal.image import build_now
-from runner.targets.modal.runs import CloudRun
+from runner.targets.modal.runs import CloudRun, all_runs, state_of
 
 
 @pytest.mark.parametrize(
@@ -268,3 +269,16 @@ def test_interrupted_build_is_retried(image: Callable[[list[str]], Any]) -> None
     with pytest.raises(exception.RemoteError, match="exit status 100"):
         build_now(image(["apt-get: exit status 100"]), messages.append)
     assert messages == []
+
+
+def test_a_run_with_a_damaged_record_is_listed(tmp_path: Path) -> None:
+    for name, text in (("bad", "{"), ("empty", ""), ("other", '{"name": "other"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    (tmp_path / "stray").mkdir()
+    files: Any = LocalVolume(tmp_path)
+    found = [state_of(run) for run in all_runs(files)]
+    assert [(state.run, state.status, state.reason) for state in found] == [
+        ("bad", "lost", "run.json is damaged"),
+        ("empty", "lost", "run.json is damaged"),
+    ]

@@ -12,6 +12,8 @@ from click.testing import Result
 
 from runner.console import CliContext
 from runner.runs.attempts import AttemptLog, CloudAttempt
+from runner.runs.store import write_launch
+from runner.target import LaunchHandle
 from runner.targets.host import HostTarget
 from runner.targets.modal.image import STATE_FILE
 from runner.targets.modal.target import ModalTarget
@@ -66,6 +68,20 @@ class TestWithoutAToken:
         shown = type_(f"runner {line}")
         assert shown.exit_code == 0, shown.stderr
         assert word in shown.stdout
+
+    def test_copy_with_a_damaged_record_is_listed(
+        self, type_: Type, pulled: Callable[..., Path]
+    ) -> None:
+        folder = pulled("finished")
+        launch = LaunchHandle("cl", "cloud", "train", "fc-1", 4.0, location="ap-1")
+        write_launch(folder, launch)
+        (folder / "run.json").write_text("{")
+        (status,) = json.loads(type_("runner runs --json").stdout)
+        assert (status["target"], status["status"], status["reason"]) == (
+            "cloud",
+            "lost",
+            "run.json is damaged",
+        )
 
     def test_copy_is_resumed_on_the_host(self, type_: Type, pulled: Callable[..., Path]) -> None:
         pulled("unfinished", step=40)
