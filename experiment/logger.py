@@ -9,7 +9,6 @@ import json
 import math
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from job.trackers.tensorboard import TensorBoard
 if TYPE_CHECKING:
     from job.run_session import RunSession
 
-# A flush waits for TensorBoard's thread: one per step slows short steps down.
+# One flush per step would slow short steps down.
 FLUSH_INTERVAL_S = 1.0
 RECORDED_LOSSES = {"train": "train_loss", "val": "val_loss"}  # the field of each logger's loss
 
@@ -72,18 +71,14 @@ class TBLogger:
         self.folder = Path(output_dir)
         self.name = name
         self._path = self.folder / "metrics.jsonl"
-        self._is_started = False
-        self._writer: TensorBoard | None = (
-            None  # None before the first step, and after TensorBoard failed
-        )
+        self._writer: TensorBoard | None = None  # None before the first step
         self._flushed = 0.0
 
     def log(self, step: int, **scalars: float) -> None:
         """Log one value per keyword; a tensor of one element is a valid value."""
         step = int(step)
         values = {key: _to_float(value, key) for key, value in scalars.items()}
-        if not self._is_started:
-            self._start(step)
+        writer = self._writer or self._start(step)
         # JSON has no NaN and no infinity; null is what readers expect for a missing value.
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = json.dumps({"kind": self.name, "step": step, **row}) + "\n"
@@ -91,7 +86,7 @@ class TBLogger:
         with name_in_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
         numbers = {f"{self.name}/{key}": value for key, value in values.items()}
-        self._tensorboard(lambda writer: writer.log(numbers, step))
+        writer.log(numbers, step)
         if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
             self.flush()
         field = RECORDED_LOSSES.get(self.name)
@@ -100,23 +95,24 @@ class TBLogger:
 
     def flush(self) -> None:
         """Show TensorBoard everything logged so far. Happens once a second and at exit anyway."""
-        self._tensorboard(TensorBoard.flush)
+        if self._writer is not None:
+            self._writer.flush()
         self._flushed = time.monotonic()
 
     def sync(self) -> None:
         """Write everything logged so far to disk."""
         self.flush()
-        if self._is_started:
+        if self._writer is not None:
             with name_in_errors(self._path):
                 fsync_file(self._path)
 
     def close(self) -> None:
         """Close the TensorBoard file. Happens at exit anyway."""
-        self._tensorboard(TensorBoard.close)
+        if self._writer is not None:
+            self._writer.close()
         self._writer = None
-        self._is_started = False
 
-    def _start(self, step: int) -> None:
+    def _start(self, step: int) -> TensorBoard:
         """Remove the steps that an earlier attempt logged from ``step`` on."""
         try:
             rows = read_metrics(self._path)
@@ -124,24 +120,10 @@ class TBLogger:
             raise UserError(f"can't read {self._path}: {error.strerror}; remove it") from None
         kept = (row for row in rows if row["kind"] != self.name or row["step"] < step)
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._is_started = True
-        try:
-            self._writer = TensorBoard(self.folder / "tensorboard" / self.name, step)
-        except (ImportError, OSError) as error:
-            say(f"warning: no TensorBoard: {error}; metrics.jsonl has every value")
-        else:
-            weakref.finalize(self, self._writer.close)
+        writer = self._writer = TensorBoard(self.folder / "tensorboard" / self.name, step, say)
+        weakref.finalize(self, writer.close)
         _loggers.add(self)
-
-    def _tensorboard(self, action: Callable[[TensorBoard], None]) -> None:
-        """Use TensorBoard's writer. A failure there must not end the training."""
-        if self._writer is None:
-            return
-        try:
-            action(self._writer)
-        except Exception as error:
-            self._writer = None
-            say(f"warning: TensorBoard failed: {error}; metrics.jsonl has every value")
+        return writer
 
 
 def _to_float(value: Any, key: str) -> float:

@@ -1,7 +1,4 @@
-"""The metrics of a run: metrics.jsonl, which other trackers follow, TensorBoard, and its GPUs.
-
-An error of TensorBoard turns it off, with a message; it never ends the run.
-"""
+"""The metrics of a run: metrics.jsonl, which other trackers follow, TensorBoard, and its GPUs."""
 
 from __future__ import annotations
 
@@ -137,8 +134,7 @@ class Metrics:
     """
 
     def __init__(self, folder: Path | None, resume_step: int, say: Say) -> None:
-        self.folder, self.say = folder, say
-        self.tensorboard: TensorBoard | None = None
+        self.folder = folder
         self.gpus: GpuMonitor | None = None
         if folder is None:
             return
@@ -147,10 +143,7 @@ class Metrics:
         with name_in_errors(self.path):
             drop_lines_after(self.path, resume_step)
             self.file = self.path.open("a", encoding="utf-8", buffering=1)
-        try:
-            self.tensorboard = TensorBoard(folder / "tensorboard", resume_step + 1)
-        except Exception as error:
-            self._report(error)
+        self.tensorboard = TensorBoard(folder / "tensorboard", resume_step + 1, say)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
         """Write one line; ``kind`` is train, val, task or checkpoint."""
@@ -161,11 +154,12 @@ class Metrics:
         with name_in_errors(self.path):
             self.file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         numbers = {f"{kind}/{key}": v for key, v in values.items() if isinstance(v, int | float)}
-        self._tensorboard(lambda tensorboard: tensorboard.log(numbers, step))
+        self.tensorboard.log(numbers, step)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Show a text in TensorBoard."""
-        self._tensorboard(lambda tensorboard: tensorboard.text(tag, text, step))
+        if self.folder is not None:
+            self.tensorboard.text(tag, text, step)
 
     def flush(self, durable: bool = False) -> None:
         """Make the lines visible to readers; with ``durable``, also after a power loss."""
@@ -175,23 +169,11 @@ class Metrics:
             self.file.flush()
             if durable:
                 fsync_file(self.path)
-        self._tensorboard(lambda tensorboard: tensorboard.flush())
+        self.tensorboard.flush()
 
     def close(self) -> None:
         """Close the files."""
         if self.gpus is not None:
             self.gpus.close()
             self.file.close()
-            self._tensorboard(lambda tensorboard: tensorboard.close())
-
-    def _tensorboard(self, action: Callable[[TensorBoard], None]) -> None:
-        if self.tensorboard is None:
-            return
-        try:
-            action(self.tensorboard)
-        except Exception as error:  # a full disk, or whatever the library raises
-            self.tensorboard = None
-            self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        self.say(f"TensorBoard failed and is off for this attempt; the training continues: {error}")
+            self.tensorboard.close()

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written synchronously, so that errors reach the caller."""
+"""TensorBoard's event file, written synchronously, so that an error shows at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +16,66 @@ _numbers = itertools.count()  # of this process's files
 
 
 class TensorBoard:
-    """Writes an event file; TensorBoard drops earlier values from ``first_step`` on."""
+    """Writes an event file; TensorBoard drops earlier values from ``first_step`` on.
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+    An error, also of its import, turns it off with a warning; it never ends the training.
+    """
 
-        self.event, self.summary = event_pb2.Event, summary_pb2
-        self.tensor, self.text_type = tensor_pb2.TensorProto, types_pb2.DT_STRING
-        folder.mkdir(parents=True, exist_ok=True)
-        host, number = socket.gethostname(), next(_numbers)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{number}"
-        self.records = RecordWriter((folder / name).open("wb"))
+    def __init__(self, folder: Path, first_step: int, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self.records: Any = None  # None after an error
+        self._guard(self._open, folder)
         self._write(file_version="brain.Event:2")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=first_step, session_log=start)
+        self._write(step=first_step, session_log={"status": "START"})
 
     def log(self, numbers: Numbers, step: int) -> None:
         """Write the numbers of a step."""
-        values = [self.summary.Summary.Value(tag=k, simple_value=v) for k, v in numbers.items()]
-        self._write(step=step, summary=self.summary.Summary(value=values))
+        values = [{"tag": key, "simple_value": value} for key, value in numbers.items()]
+        self._write(step=step, summary={"value": values})
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Write a text, which TensorBoard shows as Markdown: keep its lines and spaces."""
         indented = "".join(f"    {line}\n" for line in text.splitlines())
-        plugin = self.summary.SummaryMetadata.PluginData(plugin_name="text")
-        value = self.summary.Summary.Value(
-            tag=tag,
-            metadata=self.summary.SummaryMetadata(plugin_data=plugin),
-            tensor=self.tensor(dtype=self.text_type, string_val=[indented.encode()]),
-        )
-        self._write(step=step, summary=self.summary.Summary(value=[value]))
+        value = {
+            "tag": tag,
+            "metadata": {"plugin_data": {"plugin_name": "text"}},
+            "tensor": {"dtype": "DT_STRING", "string_val": [indented.encode()]},
+        }
+        self._write(step=step, summary={"value": [value]})
 
     def flush(self) -> None:
         """Show everything written so far."""
-        self.records.flush()
+        if self.records is not None:
+            self._guard(self.records.flush)
 
     def close(self) -> None:
         """Close the file."""
-        self.records.close()
+        if self.records is not None:
+            self._guard(self.records.close)
+
+    def _open(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event = Event
+        folder.mkdir(parents=True, exist_ok=True)
+        host, number = socket.gethostname(), next(_numbers)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{number}"
+        self.records = RecordWriter((folder / name).open("wb"))
 
     def _write(self, **fields: Any) -> None:
-        self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
+        def write() -> None:
+            self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
+
+        if self.records is not None:
+            self._guard(write)
+
+    def _guard(self, action: Callable[..., object], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except Exception as error:  # a full disk, or whatever the library raises
+            self.records = None
+            self.warn(
+                f"warning: TensorBoard failed and is off for this attempt: {error}; the training "
+                "continues, and metrics.jsonl has every value"
+            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from job.metrics import Metrics, read_metrics
 from job.run_record import launch_metadata
 from job.run_session import RunSession
+from job.user_command import report
 from job.user_command.metric_sources import MetricFiles, MetricRow, OutputMetrics
 
 KINDS = {"valid": "val", "validation": "val", "eval": "val"}
@@ -92,22 +92,17 @@ class MetricRecorder:
             kind, key = kind_and_key(name)
             by_kind.setdefault(kind, {})[key] = value
             self.newest[name] = value
-        for kind, values in by_kind.items():
-            if self._metrics is not None:
-                self._metrics.log(kind, row.step, **values)
         if self._metrics is not None:
+            for kind, values in by_kind.items():
+                self._metrics.log(kind, row.step, **values)
             self._metrics.flush()
         self._update_record(row, by_kind)
 
     def _open(self, first_step: int) -> None:
         """Open the files, without the steps of earlier attempts that this one repeats."""
-
-        def say(message: str) -> None:
-            print(f"runner: {message}", file=sys.stderr, flush=True)
-
         self._files.leave_own_file()
         self._first_step = first_step
-        self._metrics = Metrics(self._out, first_step - 1, say)
+        self._metrics = Metrics(self._out, first_step - 1, report)
         kept_lines = read_metrics(self._out / "metrics.jsonl")
         losses = [line["loss"] for line in kept_lines if line["kind"] == "val" and line.get("loss")]
         self.session.record.best_val_loss = min(losses, default=None)

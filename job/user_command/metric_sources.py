@@ -12,11 +12,13 @@ import json
 import os
 import queue
 import re
-import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from job.user_command import report
 
 LINE_END = re.compile(rb"[\r\n]")
 
@@ -108,11 +110,9 @@ class OutputMetrics:
             return self._patterns[name].search(line, timeout=SEARCH_LIMIT_S)
         except TimeoutError:
             del self._patterns[name]
-            print(
-                f"runner: --metric {name}: its expression takes more than {SEARCH_LIMIT_S:.0f} s "
-                "for a line, so it is ignored from now on; give one with fewer repetitions",
-                file=sys.stderr,
-                flush=True,
+            report(
+                f"--metric {name}: its expression takes more than {SEARCH_LIMIT_S:.0f} s for a "
+                "line, so it is ignored from now on; give one with fewer repetitions"
             )
             return None
 
@@ -168,7 +168,7 @@ class MetricFiles:
         self._scanned = time.monotonic()
         for path in self._find():  # of earlier attempts
             self._readers[path] = _no_rows if EVENT_NAME in path.name else JsonLines(path).read
-            _exhaust(self._readers[path]())
+            deque(self._readers[path](), maxlen=0)  # skips the rows that exist
         own = out / METRICS_NAME
         self._own_size = own.stat().st_size if own.exists() else 0
 
@@ -237,8 +237,8 @@ class JsonLines:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and (found := _row(row)) is not None:
-                yield found
+            if isinstance(row, dict) and (values := _row(row)) is not None:
+                yield values
 
 
 def _row(row: Mapping[str, Any]) -> MetricRow | None:
@@ -259,7 +259,7 @@ def event_reader(path: Path) -> Read:
 
         loader = LegacyEventFileLoader(str(path))
     except Exception as error:  # packages that the user installed can break it
-        print(f"runner: can't read {path.name}: {error}", file=sys.stderr, flush=True)
+        report(f"can't read {path.name}: {error}")
         return _no_rows
 
     def read() -> Iterator[MetricRow]:
@@ -278,8 +278,3 @@ def event_reader(path: Path) -> Read:
 
 def _no_rows() -> Iterable[MetricRow]:
     return ()
-
-
-def _exhaust(rows: Iterable[MetricRow]) -> None:
-    for _ in rows:
-        pass

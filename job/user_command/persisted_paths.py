@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from pathlib import Path
 from job.exit_status import UserError
 from job.files import exclusive_lock, write_atomically
 from job.paths import VolumePaths
+from job.step_folders import sha256
 from job.typed_json import read_json
+from job.user_command import report
 
 SEEDED = ".seeded.json"  # in a persisted folder: path -> SHA-256 of the file copied there
 
@@ -57,8 +58,9 @@ def link_to_volume(folder: Path, mapping: str, seeds: Path | None) -> PersistedP
     """
     path, _, target = mapping.partition("=")
     link, volume_folder = folder / path, Path(target)
-    if seeds is not None and (seeds / path).is_dir():
-        seed_volume(seeds / path, _below(seeds / path), volume_folder)
+    if seeds is not None and (source := seeds / path).is_dir():
+        files = [file for file in source.rglob("*") if file.is_file()]
+        seed_volume(source, [str(file.relative_to(source)) for file in files], volume_folder)
     if link.is_symlink():
         if link.resolve() != volume_folder.resolve():
             _check_replaceable(link, volume_folder)
@@ -143,20 +145,13 @@ def seed_volume(source: Path, paths: Iterable[str], volume_folder: Path) -> None
         content = (source / path).read_bytes()
         new = hashlib.sha256(content).hexdigest()
         target = volume_folder / path
-        if target.is_file():
-            on_volume = hashlib.sha256(target.read_bytes()).hexdigest()
-            if on_volume not in (new, seeded.get(path)):
-                print(
-                    f"runner: {path} was changed by the job and stays as it is",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                continue
-            if on_volume == new:
-                seeded[path] = new
-                continue
-        write_atomically(target, content)
-        shutil.copymode(source / path, target)
+        on_volume = sha256(target) if target.is_file() else None
+        if on_volume not in (None, new, seeded.get(path)):
+            report(f"{path} was changed by the job and stays as it is")
+            continue
+        if on_volume != new:
+            write_atomically(target, content)
+            shutil.copymode(source / path, target)
         seeded[path] = new
     if seeded != before:
         write_atomically(
@@ -169,7 +164,3 @@ def _read(volume_folder: Path) -> dict[str, str]:
         return read_json(dict[str, str], (volume_folder / SEEDED).read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def _below(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from job.exit_status import UserError
@@ -60,30 +59,55 @@ class CommandProcess:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
-        program: str,
-        log: IO[bytes],
-        own_group: bool,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        logs: Path,
+        early: list[signal.Signals],
         hold: Callable[[], None] | None,
         data: IO[bytes],
-        watch: Watch | None = None,
+        watch: Watch,
     ) -> None:
-        self.process = process
+        """Start the command; its output is also appended to log.txt in the folder ``logs``.
+
+        ``early`` is the list from ``catch_signals``; ``data`` receives its stdout, and ``watch``
+        each chunk of its output; ``hold`` is called before a signal is forwarded, and may wait for
+        a write. Raises UserError if the program does not exist.
+        """
         self.forwarded: signal.Signals | None = None
-        self._is_shell = Path(program).name in SHELLS
-        self._has_own_group = own_group
-        self._hold = hold  # called before a signal is forwarded; it may wait for a write
-        self._watch = watch
-        self._log, self._lock = log, threading.Lock()
+        self._is_shell = Path(command[0]).name in SHELLS
+        # At a terminal, Ctrl-C reaches every process of the group; the command must get it once,
+        # from us.
+        self._has_own_group = sys.stdin is not None and sys.stdin.isatty()
+        self._hold, self._watch = hold, watch
+        self._lock = threading.Lock()
         self._partial_lines: dict[IO[bytes], bytes] = {}  # per pipe, the incomplete line
-        assert process.stdout is not None
-        assert process.stderr is not None
+        self._log = (logs / "log.txt").open("ab", buffering=0)
+        try:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL if self._has_own_group else None,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0 if self._has_own_group else None,
+            )
+        except OSError as error:
+            self._log.close()
+            raise UserError(_start_error(command[0], folder, environ, error)) from None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        streams = ((self.process.stdout, data), (self.process.stderr, sys.stderr.buffer))
         self._copiers = [
-            threading.Thread(target=self._copy, args=(pipe, stream), daemon=True)
-            for pipe, stream in ((process.stdout, data), (process.stderr, sys.stderr.buffer))
+            threading.Thread(target=self._copy, args=pair, daemon=True) for pair in streams
         ]
         for copier in self._copiers:
             copier.start()
+        for signum in SIGNALS:
+            signal.signal(signum, lambda number, _: self.forward(signal.Signals(number)))
+        for signum in early:
+            self.forward(signum)
 
     def forward(self, signum: signal.Signals) -> None:
         """Forward the first signal of each kind."""
@@ -116,8 +140,7 @@ class CommandProcess:
     def _copy(self, pipe: IO[bytes], stream: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), CHUNK_BYTES):
             self._log_complete_lines(pipe, chunk)
-            if self._watch is not None:
-                self._watch(pipe, chunk)
+            self._watch(pipe, chunk)
             try:
                 stream.write(chunk)
                 stream.flush()
@@ -154,52 +177,6 @@ def catch_signals() -> list[signal.Signals]:
     for signum in SIGNALS:
         signal.signal(signum, lambda number, _: early.append(signal.Signals(number)))
     return early
-
-
-def start(
-    command: Sequence[str],
-    folder: Path,
-    environ: Mapping[str, str],
-    logs: Path,
-    early: list[signal.Signals],
-    hold: Callable[[], None] | None = None,
-    data: IO[bytes] | None = None,
-    watch: Watch | None = None,
-) -> CommandProcess:
-    """Start the command; its output is also appended to log.txt in the folder ``logs``.
-
-    ``early`` is the list from ``catch_signals``; ``data`` receives its stdout, by default ours;
-    ``watch`` gets each chunk of its output. Raises UserError if the program does not exist.
-    """
-    # At a terminal, Ctrl-C reaches every process of the group; the command must get it once, from
-    # us.
-    own_group = sys.stdin is not None and sys.stdin.isatty()
-    log = (logs / "log.txt").open("ab", buffering=0)
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL if own_group else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0 if own_group else None,
-        )
-    except OSError as error:
-        log.close()
-        raise UserError(_start_error(command[0], folder, environ, error)) from None
-    command_process = CommandProcess(
-        process, command[0], log, own_group, hold, data or sys.stdout.buffer, watch
-    )
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        command_process.forward(signal.Signals(number))
-
-    for signum in SIGNALS:
-        signal.signal(signum, forward)
-    for signum in early:
-        command_process.forward(signum)
-    return command_process
 
 
 def _start_error(program: str, folder: Path, environ: Mapping[str, str], error: OSError) -> str:

@@ -20,7 +20,6 @@ import re
 import shlex
 import shutil
 import stat
-import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from typing import Any
 
 from job.files import fsync_file, write_atomically
 from job.run_record import Attempt, EndReason, RunRecord, all_runs
+from job.user_command import report
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,9 @@ def _places(attempt: Attempt, run: str, condition: str | None) -> list[PurePosix
         return list(persisted.values())
     if "OUT_DIR" in condition:
         return []
-    inside = [place for path, place in persisted.items() if _is_inside(condition, path)]
+    file = PurePosixPath(condition)
+    inside = [place for path, place in persisted.items() if file.is_relative_to(path)]
     return inside or [place for place in _all_places(attempt, run) if place.is_absolute()]
-
-
-def _is_inside(path: str, folder: PurePosixPath) -> bool:
-    return PurePosixPath(path).is_relative_to(folder)
 
 
 def _all_places(attempt: Attempt, run: str) -> list[PurePosixPath]:
@@ -135,8 +132,8 @@ def series_start(record: RunRecord, command: Sequence[str]) -> float:
 
 def recorded_argv(attempt: Attempt) -> list[str] | None:
     """Return the command's arguments in that attempt; None if the runner did not record them."""
-    launched = attempt.launch.get("command")
-    return list(launched["words"]) if isinstance(launched, dict) and "words" in launched else None
+    words = _command(attempt).get("words")
+    return None if words is None else list(words)
 
 
 def resume_arguments(
@@ -168,12 +165,8 @@ def resume_arguments(
         return [word.replace(STEP, newest) for word in words] if newest else []
     if condition is not None and files:
         other = writers.other_writer(files[0])
-        why = f"was written by run '{other}'" if other else "is older than this run"
-        print(
-            f"runner: {files[0]} {why}; starting without it",
-            file=sys.stderr,
-            flush=True,
-        )
+        problem = f"was written by run '{other}'" if other else "is older than this run"
+        report(f"{files[0]} {problem}; starting without it")
     return []
 
 
@@ -262,8 +255,8 @@ class CheckpointBackup:
         other = writers.other_writer(self.path) if self.path.exists() else ""
         if other or is_truncated(self.path) or not self.path.exists():
             _copy(self.copy, self.path)
-            why = f"was overwritten by run '{other}'" if other else "was truncated"
-            self._say(f"{why}; restored its last complete copy")
+            problem = f"was overwritten by run '{other}'" if other else "was truncated"
+            report(f"{self.path.name} {problem}; restored its last complete copy")
         self._copied = self._stamp()
 
     def poll(self) -> None:
@@ -283,7 +276,7 @@ class CheckpointBackup:
         except FileNotFoundError:  # the command has deleted it since
             return
         except OSError as error:  # a full disk must not end the command
-            self._say(f"was not backed up: {error}")
+            report(f"{self.path.name} was not backed up: {error}")
         self._copied = stamp
 
     def wait_for_write(self) -> None:
@@ -301,9 +294,6 @@ class CheckpointBackup:
         if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_mtime_ns, status.st_size
-
-    def _say(self, words: str) -> None:
-        print(f"runner: {self.path.name} {words}", file=sys.stderr, flush=True)
 
 
 def _has_end_marker(path: Path) -> bool:

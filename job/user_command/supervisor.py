@@ -24,9 +24,10 @@ from job.exit_status import ExitStatus, UserError
 from job.paths import VolumePaths
 from job.run_record import EndReason, RunStatus
 from job.run_session import RunSession
+from job.user_command import report
 from job.user_command.metric_recorder import MetricRecorder, recorded_patterns
 from job.user_command.persisted_paths import PersistedPath, ensure_writable, link_to_volume
-from job.user_command.process import CommandProcess, catch_signals, start, variables
+from job.user_command.process import CommandProcess, catch_signals, variables
 from job.user_command.resume import (
     CheckpointBackup,
     Writers,
@@ -124,16 +125,16 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
             arguments.resume_with, arguments.resume_if, folder, places, since, out, writers
         )
         if added:
-            print(f"runner: resuming with {shlex.join(added)}", file=sys.stderr, flush=True)
+            report(f"resuming with {shlex.join(added)}")
         session.progress(force=True)
         hold = checkpoint.wait_for_write if checkpoint else None
-        data = sys.stderr.buffer if arguments.json else None
+        data = sys.stderr.buffer if arguments.json else sys.stdout.buffer
         outside_data = [p.place for p in persisted if not p.place.is_relative_to(volumes.data)]
         metrics = MetricRecorder(session, place, recorded_patterns(), outside_data)
-        watch = metrics.output.add
         words = [expand_out_dir(word, out) for word in (*command, *added)]
         environ = variables(os.environ, arguments.name, out)
-        process = start(words, folder, environ, place, early, hold, data, watch)
+        watch = metrics.output.add
+        process = CommandProcess(words, folder, environ, place, early, hold, data, watch)
     except BaseException as error:
         session.end(RunStatus.FAILED, str(error) or type(error).__name__)
         raise

@@ -72,11 +72,12 @@ def test_failing_tensorboard_does_not_end_the_training(
 
     logger = TBLogger(tmp_path)
     logger.log(1, loss=1.0)
-    monkeypatch.setattr(logger._writer, "log", refuse)
+    assert logger._writer is not None
+    monkeypatch.setattr(logger._writer.records, "write", refuse)
     logger.log(2, loss=1.0)
     logger.log(3, loss=1.0)
     assert read_steps(tmp_path, "train") == [1, 2, 3]
-    assert capsys.readouterr().err.count("warning: TensorBoard failed: no space left") == 1
+    assert capsys.readouterr().err.count("warning: TensorBoard failed") == 1
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 200, b'{"kind": "train", "st', b"\xff\xfe\x80abc\n"])

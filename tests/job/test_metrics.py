@@ -71,7 +71,9 @@ def test_a_failing_tensorboard_is_turned_off(
     messages: list[str] = []
     metrics = Metrics(tmp_path, 0, messages.append)
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(metrics.tensorboard, "log", lambda *given: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(
+        metrics.tensorboard.records, "write", lambda *given: (_ for _ in ()).throw(full)
+    )
     for step in (1, 2):
         metrics.log("train", step, loss=float("nan"))
     metrics.flush(durable=True)
@@ -84,7 +86,7 @@ def test_a_failing_tensorboard_is_turned_off(
     def broken(*given: object) -> None:
         raise RuntimeError("no network")
 
-    monkeypatch.setattr("job.metrics.TensorBoard", broken)
+    monkeypatch.setattr("job.trackers.tensorboard.TensorBoard._open", broken)
     Metrics(tmp_path, 0, messages.append).close()
     assert "no network" in messages[1]
 
