@@ -1,7 +1,7 @@
 """Measure the trainer on this machine. docs/benchmarks.md describes each bench.
 
     python -m bench [speed] [RECIPE] [key=value ...] [--baseline nanogpt=../nanoGPT] [--text FILE]
-    python -m bench loss | memory | traffic | kernels | steps | checkpoint [options]
+    python -m bench loss | memory | traffic | kernels | steps | checkpoint | tokenizing [options]
 
 Each result is printed, and appended to --out, as soon as it is measured.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.results import Results
 from job.arguments import run
 
-BENCHES = ("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint")
+BENCHES = ("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint", "tokenizing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from bench.results import Results
 from bench.setup import Setup, Task
 from corpus.dataset import BatchOrder, micro_batches
+from job.machine import peak_memory_bytes
 from job.paths import VolumePaths
 from model.batches import TokenBatches
 
@@ -37,6 +37,7 @@ HEAD_SIZE = 128  # nanochat's
 REFERENCE_TOKENS = 2**19  # tokens in a step of the size that nanochat's rates were tuned for
 TOKENS_PER_PARAMETER = 12  # nanochat's default training length
 Autocast = Callable[[], AbstractContextManager[Any]]
+Batches = list[tuple[Tensor, Tensor]]  # inputs and targets of each micro-batch
 Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets
 
 
@@ -73,29 +74,33 @@ def train(
     network.train()
     clock = time.perf_counter()
     for step in range(task.steps):
-        parts = micro_batches(order.windows(step), 0, 1, size)
-        total = torch.zeros((), device=device)
-        for starts in parts:
-            inputs, targets = batches.take(starts)
-            with autocast():
-                loss = loss_of(inputs, targets) / len(parts)
-            torch.autograd.backward(loss)
-            total += loss.detach()
+        parts = [batches.take(starts) for starts in micro_batches(order.windows(step), 0, 1, size)]
+        total = compute_gradients(loss_of, parts, autocast)
         step_optimizer(step)
         network.zero_grad(set_to_none=True)
         value = total.item()  # synchronizes with the GPU
         now = time.perf_counter()
         print(json.dumps({"step": step + 1, "seconds": now - clock, "loss": value}), flush=True)
         clock = now
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
+    on_cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_cuda else peak_memory_bytes()
     val_loss = None
     if task.val_tokens is not None:
         network.eval()
         val = TokenBatches(setup.stream("val"), block, device)
         val_loss = evaluate(val, task.val_tokens, size, loss_of, autocast)
     print(json.dumps({"peak_memory_bytes": peak, "val_loss": val_loss, **extra}), flush=True)
+
+
+def compute_gradients(loss_of: Loss, parts: Batches, autocast: Autocast) -> Tensor:
+    """Accumulate the gradients of the micro-batches; return their mean loss."""
+    losses = []
+    for inputs, targets in parts:
+        with autocast():
+            loss = loss_of(inputs, targets) / len(parts)
+        torch.autograd.backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
@@ -125,7 +130,7 @@ def hugging_face_network(setup: Setup) -> nn.Module:
 
     shape = setup.recipe.model
     config = GPT2Config(
-        vocab_size=setup.padded_vocab_size,
+        vocab_size=setup.tokenizer.padded_vocab_size,
         n_positions=shape.block_size,
         n_embd=shape.n_embd,
         n_layer=shape.n_layer,
@@ -196,7 +201,7 @@ def nanochat_network(setup: Setup, heads: int) -> tuple[Any, bool]:
     shape = setup.recipe.model
     config = GPTConfig(
         sequence_len=shape.block_size,
-        vocab_size=setup.padded_vocab_size,
+        vocab_size=setup.tokenizer.padded_vocab_size,
         n_layer=shape.n_layer,
         n_head=heads,
         n_kv_head=heads,
@@ -260,8 +265,8 @@ def nanochat_schedule(step: int, steps: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    given_setup, given_task = decode(sys.argv[2])
-    torch.manual_seed(given_setup.recipe.train.seed)
+    own_setup, own_task = decode(sys.argv[2])
+    torch.manual_seed(own_setup.recipe.train.seed)
     torch.set_float32_matmul_precision("high")
     trainers = {"hf": train_hugging_face, "nanochat": train_nanochat}
-    trainers[sys.argv[1]](given_setup, given_task)
+    trainers[sys.argv[1]](own_setup, own_task)

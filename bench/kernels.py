@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
 
 from bench.results import Results
+from bench.roofline import median_seconds
 from bench.setup import Setup, add_setup_arguments, prepare_setup
 from bench.steps import StepFunction, nanogpt, nanogpt_step, our_network, our_step
 from job.arguments import find_recipe
@@ -81,14 +81,14 @@ def _networks(setup: Setup) -> dict[str, tuple[Setup, Prepare]]:
 
 def _our_step(setup: Setup) -> StepFunction:
     device = torch.device(setup.device)
-    network = our_network(setup.recipe, setup.padded_vocab_size, device)
+    network = our_network(setup.recipe, setup.tokenizer.padded_vocab_size, device)
     return our_step(setup, network, compiled=setup.device == "cuda")
 
 
 def _tokens(setup: Setup) -> tuple[Tensor, Tensor]:
     """Return one random micro-batch."""
     shape = (setup.micro_batch(None), setup.recipe.model.block_size)
-    tokens = torch.randint(0, setup.vocab_size, shape, device=setup.device)
+    tokens = torch.randint(0, setup.tokenizer.vocab_size, shape, device=setup.device)
     return tokens, tokens.roll(-1, 1)
 
 
@@ -126,7 +126,7 @@ def _kind(kernel: str) -> str:
 
 def product_speeds(setup: Setup, device: torch.device) -> None:
     """Add a result for each shape of matrix product in the recipe's forward pass."""
-    width, rows = setup.recipe.model.n_embd, setup.padded_vocab_size
+    width, rows = setup.recipe.model.n_embd, setup.tokenizer.padded_vocab_size
     tokens = setup.micro_batch(None) * setup.recipe.model.block_size
     head_tokens = setup.recipe.train.loss_chunk or tokens
     shapes = {
@@ -192,7 +192,5 @@ def _flex(qkv: Heads, context: int) -> Callable[[], Tensor]:
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    """Return the median time of a call. torch's Timer synchronizes CUDA itself."""
     function()  # compiles
-    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=MIN_RUN_S).median)
+    return median_seconds("function()", MIN_RUN_S, function=function)

@@ -18,10 +18,17 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench import nanogpt
 from bench.results import Results
 from bench.setup import Setup, Task, add_setup_arguments, prepare_setup
-from bench.trainers import select_trainers, train_ours
+from bench.trainers import (
+    NANOGPT_EVALUATION,
+    NANOGPT_README_CPU,
+    NANOGPT_README_GPU,
+    evaluate_nanogpt,
+    select_trainers,
+    train_as_in_readme,
+    train_ours,
+)
 from job.metrics import read_metrics
 
 NOVELS = ("global_batch_tokens=131072", "warmup_steps=25", "decay_steps=null", "val_fraction=0.2")
@@ -162,8 +169,8 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
         return is_done("ours", [(line["step"], line["loss"]) for line in lines])
 
     def nanogpt_is_done(output: str) -> bool:
-        found = nanogpt.EVALUATION.findall(output)
-        return is_done("nanogpt", [(int(step), float(loss)) for step, loss in found])
+        losses = NANOGPT_EVALUATION.findall(output)
+        return is_done("nanogpt", [(int(step), float(loss)) for step, loss in losses])
 
     run = ["--name", "shakespeare", "--device", setup.device]
     command = ["-m", "model.train", *setup.recipe_args, "sample.max_new_tokens=1", *run]
@@ -175,8 +182,8 @@ def shakespeare(setup: Setup, arguments: Namespace) -> None:
                 _, seconds = setup.run_python("shakespeare", *command, is_done=ours_is_done)
                 ours_is_done()
             else:
-                args = [*nanogpt.README_GPU, f"--device={setup.device}"]
-                seconds = nanogpt.train_as_in_readme(setup, name, args, nanogpt_is_done)
+                args = [*NANOGPT_README_GPU, f"--device={setup.device}"]
+                seconds = train_as_in_readme(setup, name, args, nanogpt_is_done)
             step, loss = min(evaluations[name], key=lambda pair: pair[1])
             setup.results.add(
                 "shakespeare",
@@ -216,5 +223,5 @@ def _time_ours(setup: Setup, pair: int) -> tuple[float, float]:
 
 
 def _time_nanogpt(setup: Setup) -> tuple[float, float]:
-    seconds = nanogpt.train_as_in_readme(setup, "nanogpt", nanogpt.README_CPU)
-    return seconds, nanogpt.evaluate(setup, "nanogpt", -1)
+    seconds = train_as_in_readme(setup, "nanogpt", NANOGPT_README_CPU)
+    return seconds, evaluate_nanogpt(setup, "nanogpt", -1)

@@ -150,7 +150,7 @@ def _text(result: dict[str, Any]) -> str:
     lines = [result["what"]]
     for key, value in result.items():
         if isinstance(value, dict):
-            lines += [f"  {value[inner]!s:>14}  {inner}" for inner in value]
+            lines += [f"  {_short(value[inner]):>14}  {key}: {inner}" for inner in value]
         elif key != "what" and value is not None:
             lines.append(f"  {_short(value):>14}  {key}")
     return "\n".join(lines)

@@ -66,9 +66,8 @@ def measure(device: torch.device) -> dict[str, Any]:
         for dtype in (torch.bfloat16, torch.float32)
     }
     source = torch.ones(COPIED_BYTES[device.type] // 4, device=device)
-    seconds = _seconds(
-        "target.copy_(source)", device, target=torch.empty_like(source), source=source
-    )
+    target = torch.empty_like(source)
+    seconds = median_seconds("target.copy_(source)", MIN_RUN_S, target=target, source=source)
     return {
         "device": device_label(devices.device_name(device)),
         **flops,
@@ -78,16 +77,15 @@ def measure(device: torch.device) -> dict[str, Any]:
 
 def _product_flops(side: int, dtype: torch.dtype, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return (
-        2 * side**3 / _seconds("torch.mm(a, b, out=out)", device, a=a, b=b, out=torch.empty_like(a))
-    )
+    seconds = median_seconds("torch.mm(a, b, out=a_b)", MIN_RUN_S, a=a, b=b, a_b=a.clone())
+    return 2 * side**3 / seconds
 
 
-def _seconds(statement: str, device: torch.device, **names: torch.Tensor) -> float:
+def median_seconds(statement: str, min_run_s: float, **names: object) -> float:
     """Return the median time of ``statement``. torch's Timer synchronizes CUDA itself."""
-    statement += "; torch.mps.synchronize()" if device.type == "mps" else ""
+    statement += "; torch.mps.synchronize()" if torch.backends.mps.is_available() else ""
     timer = Timer(statement, globals={"torch": torch, **names}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=MIN_RUN_S).median)
+    return float(timer.blocked_autorange(min_run_time=min_run_s).median)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bench.results import Results, RunFailed
 from corpus.dataset import TokenStream, dataset_meta
-from corpus.tokenizers import from_meta
+from corpus.shards import Split
+from corpus.tokenizers import Tokenizer, from_meta
 from job.arguments import add_device, find_recipe
 from job.memory import micro_batch_size
 from job.paths import CHECKOUT, VolumePaths
@@ -31,18 +32,13 @@ POLL_INTERVAL_S = 0.05
 MIN_START_S = {"cuda": 60.0, "mps": 20.0, "cpu": 20.0}
 
 
-def never() -> bool:
-    """Wait for the end of a process."""
-    return False
-
-
 def run_until(
     command: Sequence[str],
     cwd: Path,
     environ: Mapping[str, str],
     log: Path,
     timeout: float,
-    is_done: Callable[[], bool] = never,
+    is_done: Callable[[], bool] = lambda: False,
 ) -> float:
     """Run ``command`` to its end, or kill it once ``is_done()``; return its wall seconds.
 
@@ -135,19 +131,14 @@ class Setup:
         """Folder of the prepared tokens."""
         return self.volumes.dataset(self.recipe.data.dataset)
 
-    def stream(self, split: str) -> TokenStream:
+    def stream(self, split: Split) -> TokenStream:
         """Open the tokens of `train` or `val`."""
-        return TokenStream(self.dataset, "train" if split == "train" else "val")
+        return TokenStream(self.dataset, split)
 
     @property
-    def vocab_size(self) -> int:
-        """Size of the tokenizer's vocabulary, unpadded."""
-        return from_meta(dataset_meta(self.dataset).tokenizer).vocab_size
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Vocabulary size rounded up to a multiple of 64, as the trainers pad it."""
-        return -(-self.vocab_size // 64) * 64
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the prepared tokens."""
+        return from_meta(dataset_meta(self.dataset).tokenizer)
 
     def log_file(self, name: str) -> Path:
         """Return the file with the output of the process ``name``."""
@@ -158,7 +149,7 @@ class Setup:
         name: str,
         *args: str,
         cwd: Path = CHECKOUT,
-        is_done: Callable[[], bool] = never,
+        is_done: Callable[[], bool] = lambda: False,
         prefix: Sequence[str] = (),
     ) -> tuple[str, float]:
         """Run Python to its end, or until ``is_done()``; return its output and wall seconds."""

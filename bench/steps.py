@@ -21,15 +21,18 @@ import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.baseline_loop import (
+    Batches,
     Loss,
+    compute_gradients,
     decayed_matrices,
     hugging_face_loss,
     hugging_face_network,
@@ -51,7 +54,6 @@ from model.optim import Optimizer, make_optimizers
 SAME = ("variant=gpt2", "dropout=0.0", "optimizer=adamw", "embedding_lr_scale=1.0")
 # Baseline → the network of ours that it is compared with.
 COUNTERPARTS = {"nanogpt": "ours", "hf": "ours", "nanochat": "ours_modern"}
-Batches = list[tuple[Tensor, Tensor]]
 StepFunction = Callable[[Batches, float], float]  # takes the micro-batches and the learning rate
 
 
@@ -122,7 +124,7 @@ def run(setup: Setup, steps: int, compiled: bool) -> dict[str, Any]:
 
 def make_step_functions(setup: Setup, compiled: bool) -> dict[str, StepFunction]:
     """Build each baseline next to its counterpart, with the same weights where it is the same."""
-    device, rows = torch.device(setup.device), setup.padded_vocab_size
+    device, rows = torch.device(setup.device), setup.tokenizer.padded_vocab_size
     functions: dict[str, StepFunction] = {}
     if {"nanogpt", "hf"} & set(setup.baselines):
         torch.manual_seed(setup.recipe.train.seed)
@@ -208,12 +210,8 @@ def step_function(
     def step(parts: Batches, rate: float) -> float:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        total = torch.zeros((), device=device)
-        for inputs, targets in parts:
-            with devices.autocast(dtype, device):
-                loss = forward(inputs, targets) / len(parts)
-            torch.autograd.backward(loss)
-            total += loss.detach()
+        autocast = partial(devices.autocast, dtype, device)
+        total = compute_gradients(forward, parts, autocast)
         nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
@@ -239,7 +237,7 @@ def nanogpt(setup: Setup) -> Any:
     names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     settings = {name: getattr(shape, name) for name in names}
     torch.manual_seed(setup.recipe.train.seed)
-    network = module.GPT(module.GPTConfig(vocab_size=setup.padded_vocab_size, **settings))
+    network = module.GPT(module.GPTConfig(vocab_size=setup.tokenizer.padded_vocab_size, **settings))
     for block in network.transformer.h:
         block.mlp.gelu = nn.GELU(approximate="tanh")
     return network

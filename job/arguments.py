@@ -16,7 +16,6 @@ from job.exit_status import ExitStatus, Interrupted, RecipeError, UserError
 from job.files import describe_os_error
 from job.format import did_you_mean
 from job.paths import CONFIGS
-from job.pretrained import TASKS
 from job.recipe import Recipe, load
 
 DEVICES = ("cuda", "mps", "cpu")
@@ -64,30 +63,12 @@ def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, help="default: the best available")
 
 
-def parse_run(
-    command: str,
-    description: str,
-    argv: Sequence[str] | None,
-    output: bool = False,
-    multiple_choice: bool = False,
-) -> Namespace:
-    """Parse the arguments of a command that reads a run: --name, --device and overrides."""
+def run_parser(command: str, description: str) -> ArgumentParser:
+    """Return the parser of a command that reads a run: --name, --device and overrides."""
     parser = argument_parser(f"serving.{command}", description)
     parser.add_argument("--name", metavar="RUN", help="default: the newest run")
     add_device(parser)
-    if output:
-        parser.add_argument(
-            "--output", metavar="DIR", help="default: huggingface/ in the run's folder"
-        )
-        parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hub")
-    if multiple_choice:
-        parser.add_argument(
-            "--multiple-choice",
-            metavar="FILE",
-            help="multiple-choice questions, one JSON object per line",
-        )
-        parser.add_argument("--task", choices=TASKS, help="a task whose data is downloaded once")
-    return parse(parser, argv)
+    return parser
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespace:

@@ -52,10 +52,11 @@ def _same_so_far(recorded: Recipe, requested: Recipe, step: int) -> bool:
     )
 
 
-def network_differences(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that make the networks compute different functions: key → both values.
+def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
+    """Return why the weights of ``run`` do not fit the network ``after``; '' if they do.
 
-    The shapes of the weights do not show all of them. Dropout is not one: it is for training only.
+    The shapes of the weights do not show all settings that make it compute a different function.
+    Dropout is not one: it is for training only.
     """
     from job.schedules import short_blocks
 
@@ -67,13 +68,7 @@ def network_differences(before: ModelConfig, after: ModelConfig) -> dict[str, tu
     if any(short_blocks(before)):
         keys.append("window_size")
     values = ((key, getattr(before, key), getattr(after, key)) for key in keys)
-    return {f"model.{key}": (old, new) for key, old, new in values if old != new}
-
-
-def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
-    """Return why the weights of ``run`` do not fit the network ``after``; '' if they do."""
-    different = network_differences(before, after)
-    listed = ", ".join(f"{key} is {old}, not {new}" for key, (old, new) in different.items())
+    listed = ", ".join(f"model.{key} is {old}, not {new}" for key, old, new in values if old != new)
     return listed and f"run '{run}' does not fit the recipe's model: {listed}"
 
 
@@ -83,8 +78,8 @@ def refuse_changed_network(run: str, before: Recipe, after: Recipe) -> None:
 
     for key, (old, _) in changes(before, after).items():
         if key.startswith("model.") or key == "data.tokenizer":
-            why = f"run '{run}' was trained with {key}={old}, which is fixed; remove it"
-            raise after.mistake(key, why)
+            problem = f"run '{run}' was trained with {key}={old}, which is fixed; remove it"
+            raise after.mistake(key, problem)
 
 
 JOB = "experiment"

@@ -24,12 +24,7 @@ BAR = 16
 PLOT_POINTS = 400
 
 
-def loss_plot(
-    train: list[tuple[int, float]],
-    val: list[tuple[int, float]],
-    width: int,
-    height: int = PLOT_HEIGHT,
-) -> str:
+def loss_plot(train: list[tuple[int, float]], val: list[tuple[int, float]], width: int) -> str:
     """Return the curves as text: training loss as a line, validation loss as points; no color."""
     import plotext
 
@@ -42,7 +37,7 @@ def loss_plot(
     train = [*train[::stride], train[-1]]
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plot_size(width, height)
+    plotext.plot_size(width, PLOT_HEIGHT)
     plotext.plot([s for s, _ in train], [v for _, v in train], marker="braille", label="train loss")
     if val:
         plotext.scatter(

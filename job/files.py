@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
     ``mode`` is that of the new file, by default the one that open() gives.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = temporary_name(path)
     try:
         if mode is not None:
             temporary.touch(0o600)  # before it has content
@@ -68,13 +68,14 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     with name_in_errors(path):
         yield path
-        opened = _beside(path)
+        opened = temporary_name(path)
         opened.touch()
         shutil.copymode(opened, path)
         opened.unlink()
 
 
-def _beside(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """Return the name of ``path`` while it is written; `remove_leftovers` finds it after a kill."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

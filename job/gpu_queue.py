@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import IO
 from uuid import uuid4
 
 from job.exit_status import ExitStatus
+from job.metrics import query_gpus
 from job.typed_json import read_json
 
 TICKET_VARIABLE = "GPU_TICKET"
@@ -65,26 +65,17 @@ def visible_gpus(count: int, environ: Mapping[str, str]) -> dict[str, str]:
     The name can be the index or the start of a UUID, so that two runs may name one GPU in two ways.
     A MIG slice has no index. nvidia-smi numbers equal GPUs as CUDA does.
     """
-    given = environ.get(DEVICES_VARIABLE)
-    names = [*map(str, range(count))] if given is None else given.replace(" ", "").split(",")
-    uuids = _gpu_uuids(environ) if any(name.startswith("GPU-") for name in names) else {}
+    devices = environ.get(DEVICES_VARIABLE)
+    names = [*map(str, range(count))] if devices is None else devices.replace(" ", "").split(",")
+    uuids = {}
+    if any(name.startswith("GPU-") for name in names):
+        uuids = dict(line.partition(", ")[::2] for line in query_gpus("index,uuid", environ))
     gpus_by_index = {}
     for name in names if count else ():
         if name not in ("", "-1"):
             index = next((index for index, uuid in uuids.items() if uuid.startswith(name)), name)
             gpus_by_index[index] = name
     return gpus_by_index
-
-
-def _gpu_uuids(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the UUID of each GPU by its index; {} if nvidia-smi does not list them."""
-    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    lines = (line.partition(",") for line in answer.stdout.splitlines())
-    return {index.strip(): uuid.strip() for index, _, uuid in lines}
 
 
 def ahead_of(ticket: Ticket, tickets: Sequence[Ticket]) -> list[Ticket]:

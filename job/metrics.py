@@ -7,7 +7,7 @@ import mmap
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ NVIDIA_SMI_TIMEOUT_S = 30.0  # 8 GPUs of a machine that has just started respond
 MONITOR_INTERVAL_S = 10.0
 
 
-def query_gpus(field: str) -> list[str]:
-    """Return one field of nvidia-smi for each GPU; empty if nvidia-smi is missing or fails."""
+def query_gpus(fields: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return fields of nvidia-smi, a line for each GPU; empty if it is missing or fails."""
     try:
         answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            env=environ,
             capture_output=True,
             text=True,
             timeout=NVIDIA_SMI_TIMEOUT_S,

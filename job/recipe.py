@@ -31,19 +31,6 @@ from job.recipe_loader import (
 )
 from job.trackers import TRACKERS
 
-__all__ = [
-    "DataConfig",
-    "ModelConfig",
-    "Recipe",
-    "RecipeError",
-    "ResourcesConfig",
-    "SampleConfig",
-    "TrainConfig",
-    "changes",
-    "load",
-]
-
-
 MIN_TEMPERATURE = 1e-4  # logits divided by less overflow float32
 FREE: dict[str, Any] = {"resume": "free"}
 

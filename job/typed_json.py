@@ -77,9 +77,7 @@ def _convert_fields(tree: dict[str, Any], kind: Any, name: str) -> Any:
     return kind(**values)
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = cache(get_type_hints)
 
 
 def _refuse(tree: Any, kind: Any, name: str) -> Any:

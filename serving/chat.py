@@ -22,7 +22,7 @@ from typing import TextIO
 
 from corpus.samples import TextStream
 from inference.engine import Engine
-from job.arguments import add_device, argument_parser, parse, run, say
+from job.arguments import parse, run, run_parser, say
 from job.exit_status import ExitStatus, UserError
 from job.format import did_you_mean, sanitize
 from serving.load import LoadedModel, Message, changed_settings, load_model
@@ -138,11 +138,9 @@ def _command(conversation: Conversation, name: str, value: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, talk, and return the exit status."""
-    parser = argument_parser("serving.chat", __doc__ or "")
-    parser.add_argument("--name", metavar="RUN", help="default: the newest run")
+    parser = run_parser("chat", __doc__ or "")
     parser.add_argument("--model", metavar="DIR", help="an exported folder, or gpt2")
     parser.add_argument("--prompt-file", metavar="FILE", help="complete the text of FILE")
-    add_device(parser)
     return run(_main, parse(parser, argv))
 
 

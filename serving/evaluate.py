@@ -21,7 +21,7 @@ from corpus.dataset import TokenStream
 from corpus.tasks import accuracies, load_tasks, read_questions, scores
 from corpus.verify import refuse_different_tokens, require_dataset_of_run
 from inference.scoring import BATCH_SIZE, ending_losses
-from job.arguments import is_overridden, parse_run, run
+from job.arguments import is_overridden, parse, run, run_parser
 from job.exit_status import ExitStatus
 from job.format import json_text
 from job.paths import VolumePaths
@@ -36,7 +36,11 @@ MAX_EXPONENT = 709  # a float64 overflows above; a diverged run can have such a 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, evaluate, and return the exit status."""
-    return run(_main, parse_run("evaluate", __doc__ or "", argv, multiple_choice=True))
+    parser = run_parser("evaluate", __doc__ or "")
+    questions = "multiple-choice questions, one JSON object per line"
+    parser.add_argument("--multiple-choice", metavar="FILE", help=questions)
+    parser.add_argument("--task", choices=TASKS, help="a task whose data is downloaded once")
+    return run(_main, parse(parser, argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:

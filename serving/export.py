@@ -25,7 +25,7 @@ from torch import Tensor
 from corpus.initial_weights import CONV1D, PREFIX
 from corpus.tokenizer_export import export_folder, write_tokenizer
 from corpus.tokenizers import Tokenizer
-from job.arguments import parse_run, run, say
+from job.arguments import parse, run, run_parser, say
 from job.exit_status import ExitStatus, UserError
 from job.files import new_file, write_atomically
 from job.format import duration
@@ -151,7 +151,10 @@ def _nanochat_config(network: GPT, eot: int | None) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, export, and return the exit status."""
-    return run(_main, parse_run("export", __doc__ or "", argv, output=True))
+    parser = run_parser("export", __doc__ or "")
+    parser.add_argument("--output", metavar="DIR", help="default: huggingface/ in the run's folder")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hub")
+    return run(_main, parse(parser, argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:

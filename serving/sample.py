@@ -16,14 +16,14 @@ from collections.abc import Sequence
 
 from corpus.samples import SEPARATOR, prompt_tokens, write_texts
 from inference.engine import generate
-from job.arguments import parse_run, run, say
+from job.arguments import parse, run, run_parser, say
 from job.exit_status import ExitStatus
 from model.load_run import open_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, sample, and return the exit status."""
-    return run(_main, parse_run("sample", __doc__ or "", argv))
+    return run(_main, parse(run_parser("sample", __doc__ or ""), argv))
 
 
 def _main(arguments: Namespace) -> ExitStatus:

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from job.arguments import add_device, argument_parser, parse, run, say
+from job.arguments import parse, run, run_parser, say
 from job.exit_status import ExitStatus, UserError
 from job.ports import listen
 from job.recipe import ModelConfig
@@ -41,13 +41,11 @@ SHUTDOWN_S = 2  # for texts that are being streamed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, serve until a signal, and return the exit status."""
-    parser = argument_parser("serving.server", __doc__ or "")
-    parser.add_argument("--name", metavar="RUN", help="default: the newest run")
+    parser = run_parser("server", __doc__ or "")
     parser.add_argument("--model", metavar="DIR", help="an exported folder, or gpt2")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--slots", type=int, metavar="N", help="texts generated at once")
-    add_device(parser)
     return run(_main, parse(parser, argv))
 
 

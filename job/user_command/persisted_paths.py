@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import UserError
-from job.files import exclusive_lock, write_atomically
+from job.files import exclusive_lock, temporary_name, write_atomically
 from job.paths import VolumePaths
 from job.step_folders import sha256
 from job.typed_json import read_json
@@ -129,7 +129,7 @@ def mirror_files(source: Path, target: Path, since: float | None = None) -> None
                 if not newer or path.samefile(other):
                     continue
             other.parent.mkdir(parents=True, exist_ok=True)
-            temporary = other.with_name(f".{name}.{os.getpid()}.tmp")
+            temporary = temporary_name(other)
             try:
                 os.link(path, temporary)
             except OSError:

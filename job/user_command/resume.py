@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from job.files import fsync_file, write_atomically
+from job.files import fsync_file, temporary_name, write_atomically
 from job.run_record import Attempt, EndReason, RunRecord, all_runs
 from job.user_command import report
 
@@ -303,7 +303,7 @@ def _has_end_marker(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(target)
     try:
         shutil.copyfile(source, temporary)
         fsync_file(temporary)
