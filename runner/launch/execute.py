@@ -22,7 +22,7 @@ from runner.runs.find import locate_missing_run
 from runner.runs.store import SWEEP_RECORD, listing, record_of
 from runner.runs.table import exit_message, runner_status
 from runner.signals import release_signals
-from runner.target import LaunchHandle, RunInfo, Target, open_target
+from runner.target import LaunchHandle, Target, open_target
 
 
 def launch(
@@ -144,12 +144,15 @@ def run_plan(cli: CliContext, target: Target, plan: Plan) -> ExitStatus:
         release_signals()
     if code is None:  # the user detached from it and was told how to return
         return ExitStatus.INTERRUPTED
-    state = _recorded_state(target, plan, started) if plan.writes_run and code else None
+    state = target.state(plan.run) if plan.writes_run and code else None
+    is_refused = state is not None and state.alive  # a different launch is the run
+    if state is not None and (state.ended or 0.0) < started.started:
+        state = None  # the record is of a different attempt
     status = runner_status(code, state.status if state else None)
     if plan.job == "command" and status == ExitStatus.USAGE:
         status = ExitStatus.JOB_FAILED  # the 2 is the command's own status
     has_run = plan.writes_run and (code == 0 or target.launched(plan.run) is not None)
-    if status == ExitStatus.JOB_FAILED and plan.writes_run and not has_run:
+    if status == ExitStatus.JOB_FAILED and plan.writes_run and (is_refused or not has_run):
         cli.info("the run did not start; fix the error above and try again")
         return ExitStatus.ERROR
     ended = state.end_reasons[-1] if state and state.end_reasons else ""
@@ -157,15 +160,6 @@ def run_plan(cli: CliContext, target: Target, plan: Plan) -> ExitStatus:
     if message:
         cli.info(message)
     return status
-
-
-def _recorded_state(target: Target, plan: Plan, started: LaunchHandle) -> RunInfo | None:
-    """Return the run's state if its record is of this attempt."""
-    state = target.state(plan.run)
-    belongs_to_attempt = (
-        state is not None and state.ended is not None and state.ended >= started.started
-    )
-    return state if belongs_to_attempt else None
 
 
 def finished_record(request: Request, state: TargetState) -> RunRecord | None:

@@ -110,15 +110,15 @@ class ComposeTarget(LocalTarget):
     def start(self, plan: Plan) -> LaunchHandle:
         """Write missing settings to .env, build missing images, start the container."""
         self._prepare_container(plan)
-        self.containers.remove_ended(plan.run)
-        self._prepare(plan)
-        started = time.time()
-        if not plan.detach:
-            hold_signals()
-        service = self.project.service_of(plan.job)
-        container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
-        launch = LaunchHandle.of(plan, self.name, container, started=started)
-        self._record(plan, launch)
+        with self._starting(plan):
+            self.containers.remove_ended(plan.run)
+            started = time.time()
+            if not plan.detach:
+                hold_signals()
+            service = self.project.service_of(plan.job)
+            container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
+            launch = LaunchHandle.of(plan, self.name, container, started=started)
+            self._record(plan, launch)
         return launch
 
     def _prepare_container(self, plan: Plan) -> None:

@@ -68,8 +68,9 @@ class RunContainers:
         return [container for container in self.all(run) if container.alive]
 
     def newest(self, run: str | None = None) -> dict[str, Container]:
-        """Return the newest container of each run."""
-        return {container.run: container for container in reversed(self.all(run))}
+        """Return the newest container of each run; one that is active, if there is one."""
+        oldest_first = reversed(self.all(run))
+        return {c.run: c for c in sorted(oldest_first, key=lambda container: container.alive)}
 
     def remove_ended(self, run: str) -> None:
         """Remove the containers of the run that have ended."""

@@ -91,9 +91,12 @@ class HostTarget(LocalTarget):
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Start the process."""
+        with self._starting(plan) as folder:
+            return self._start_in(folder, plan)
+
+    def _start_in(self, folder: Path, plan: Plan) -> LaunchHandle:
         job = plan.process
         environ = {**self.cli.environ, **dict(job.environment), **self._secrets(plan)}
-        folder = self._prepare(plan)
         started = time.time()
         if plan.detach:
             process = start_detached(job.command, folder, self.checkout, environ)

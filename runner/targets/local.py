@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.files import write_atomically
+from job.files import exclusive_lock, write_atomically
 from job.gpu_queue import GpuAccess, Ticket, ahead_of, choose_gpus, live_tickets, visible_gpus
 from job.paths import VolumePaths
 from job.ports import listen
@@ -23,7 +24,7 @@ from runner.home import queue_folder
 from runner.jobs import JOBS
 from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, QueueState, TargetState
 from runner.planning.packaging import setup_lines
-from runner.planning.plan import make_plan
+from runner.planning.plan import already_active_message, make_plan
 from runner.project import check_forwarded_env, git_state, secret_names
 from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
 from runner.runs.find import remote_state
@@ -180,11 +181,23 @@ class LocalTarget(Target):
         """Write a small file into the run's folder."""
         write_atomically(self.volumes.run(run) / name, text)
 
-    def _prepare(self, plan: Plan) -> Path:
+    @contextmanager
+    def _starting(self, plan: Plan) -> Iterator[Path]:
+        """Prepare the run's folder and hold it until the job is recorded.
+
+        Raises RunnerError if a different launch has started the run since the plan was made.
+        """
         folder = self.volumes.run(plan.run)
-        if plan.records_launch:
+        if not plan.records_launch:
+            yield folder
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(folder) as has_lock:
+            active = describe_active(self, folder) if has_lock else "starting on this machine"
+            if active:
+                raise RunnerError(already_active_message(plan.run, active))
             prepare_folder(folder)
-        return folder
+            yield folder
 
     def _record(self, plan: Plan, launch: LaunchHandle) -> None:
         if plan.records_launch:

@@ -180,6 +180,15 @@ class TestExitStatus:
         fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=50.0)]
         assert type_("runner host warm").exit_code == 100
 
+    def test_a_job_that_another_one_refused_did_not_start(self, type_, fake) -> None:
+        from runner.target import RunInfo
+
+        fake.code = 1
+        fake.has = {"active": None}
+        fake.states = [RunInfo("warm", "train", "host", "running", alive=True)]
+        result = type_("runner host warm")
+        assert (result.exit_code, "the run did not start" in result.stderr) == (1, True)
+
 
 class TestDetach:
     def test_returns_the_name_of_the_run_immediately(self, type_, fake) -> None:

@@ -13,6 +13,7 @@ import pytest
 from runner.runs.store import read_exit, read_launch, write_launch
 from runner.target import LaunchHandle
 from runner.targets.compose import ComposeTarget
+from runner.targets.docker import Container, RunContainers
 from tests.runner.nanogpt_folder import make_folder
 from tests.runner.targets.docker_stand_in import GPU_CONFIG, own_settings
 from tests.waiting import wait_for
@@ -392,3 +393,9 @@ class TestUserCommand:
         )
         assert (result.exit_code, "the setup failed" in result.stderr) == (1, True)
         assert docker.calls("compose", "run") == []
+
+
+def test_a_newer_container_that_was_refused_does_not_hide_the_active_one(monkeypatch) -> None:
+    newest_first = [Container("2", "warm", False, 1), Container("1", "warm", True, None)]
+    monkeypatch.setattr(RunContainers, "all", lambda self, run=None: newest_first)
+    assert RunContainers(None, None).newest()["warm"].id == "1"

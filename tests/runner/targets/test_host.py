@@ -17,6 +17,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from job.files import exclusive_lock
 from job.run_record import read_record
 from runner.console import CliContext
 from runner.runs.store import read_exit, read_launch, write_exit, write_launch
@@ -162,6 +163,30 @@ class TestAttached:
         assert process.returncode == 100
         assert "the run did not start" not in err
         assert "the job failed with exit status 1" in err
+
+    @pytest.mark.parametrize("options", [[], ["--detach"]])
+    def test_the_second_launch_of_one_moment_is_refused(self, spawn, job, folder, options) -> None:
+        job("print('it runs')")
+        folder.mkdir(parents=True)
+        (folder / "output.txt").write_text("of the first")
+        with exclusive_lock(folder):  # the first one is between its plan and its record
+            process = spawn("host", *options)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "run 'quickstart' is already starting on this machine" in err
+        assert [path.name for path in folder.iterdir()] == ["output.txt"]
+        assert (folder / "output.txt").read_text() == "of the first"
+
+    def test_of_many_launches_of_one_moment_one_runs(self, spawn, job, checkout) -> None:
+        job("import os; print('it runs', flush=True); os.read(os.open('end', os.O_RDONLY), 1)")
+        os.mkfifo(checkout / "end")
+        processes = [spawn("host") for _ in range(4)]
+        wait_for(lambda: sum(process.poll() is None for process in processes) == 1)
+        (checkout / "end").open("w").close()  # the job reads the end of the FIFO
+        answers = [process.communicate(timeout=60) for process in processes]
+        assert sorted(process.returncode for process in processes) == [0, 1, 1, 1]
+        assert [out for out, _ in answers if out] == ["it runs\n"]
+        assert sum("run 'quickstart' is already starting on" in err for _, err in answers) == 3
 
     def test_ctrl_c_during_imports_ends_the_job_without_a_traceback(
         self, spawn, job, checkout
