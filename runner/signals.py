@@ -55,7 +55,7 @@ def press_ctrl_c(received: signal.Signals) -> str:
 
 
 class SignalForwarder:
-    """While entered, call ``on_first(signal)`` once, and ``on_repeat()`` for each later signal.
+    """While entered, call ``on_first(signal)`` once, and ``on_repeat()`` for later ones but SIGHUP.
 
     The job must not be in the terminal's foreground group, or it would get each Ctrl-C twice.
     """
@@ -86,6 +86,8 @@ class SignalForwarder:
             signal.signal(number, before)  # type: ignore[arg-type]  # what signal() itself returned
 
     def _received(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.count:
+            return  # a shell and the kernel may both send it when the terminal is closed
         self.count += 1
         # A message to a terminal that was closed must not end the runner before the job.
         with suppress(OSError, ValueError):

@@ -1,15 +1,21 @@
 """The target ``local``: a job is a container of this machine's Docker engine, started by Compose.
 
-An attached job has the terminal, and draws on it. Without a terminal, Compose gets its own session,
-and the runner passes a Ctrl-C on to the container: Compose 1.29 would lose the job's exit status.
+An attached job has the terminal, and draws on it. Compose gets its own session, and the runner
+passes signals on to the container: Compose 1.29 would lose the job's exit status after a Ctrl-C,
+and kill the container when the terminal is closed.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
+import threading
 import time
+import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +30,7 @@ from runner.planning.command_plan import is_plain
 from runner.project import COMPOSE_FILE, secret_values, volumes
 from runner.request import CommandRequest, Request
 from runner.runs.store import read_exit, states
-from runner.signals import hold_signals
+from runner.signals import hold_signals, signal_handler
 from runner.target import LaunchHandle, RunInfo, Target
 from runner.targets.compose_project import (
     ComposeProject,
@@ -54,6 +60,9 @@ from runner.targets.process import follow_process
 WORKSPACE = "/workspace"
 QUEUE = "/vol/queue"
 STOP_TIMEOUT_S = 600.0  # only bounds the wait; stop_grace_period of the compose file decides
+STDERR, CHUNK_BYTES = 2, 1 << 16
+DRAIN_TIMEOUT_S = 5.0  # for the last messages of Compose
+STATUS_LINE = re.compile(rb"^(?:\x1b\[31mERROR\x1b\[0m: )?(\d{1,3})\n\Z", re.MULTILINE)
 FORWARDED_VARIABLES = ("NO_COLOR",)
 
 
@@ -110,13 +119,14 @@ class ComposeTarget(LocalTarget):
     def start(self, plan: Plan) -> LaunchHandle:
         """Write missing settings to .env, build missing images, start the container."""
         self._prepare_container(plan)
+        container = f"gpt-runner-{plan.job}-{uuid.uuid4().hex[:8]}"
+        start = self._detach if plan.detach else self._attach
         with self._starting(plan):
             self.containers.remove_ended(plan.run)
             started = time.time()
             if not plan.detach:
                 hold_signals()
-            service = self.project.service_of(plan.job)
-            container = self._detach(plan, service) if plan.detach else self._attach(plan, service)
+            start(plan, self.project.service_of(plan.job), container)
             launch = LaunchHandle.of(plan, self.name, container, started=started)
             self._record(plan, launch)
         return launch
@@ -169,7 +179,7 @@ class ComposeTarget(LocalTarget):
                 waiting = replace(waiting, environment=())
             waits = replace(plan, process=waiting, folder=None if is_checkout else plan.folder)
             self._prepare_container(waits)
-            self._detach(waits, "shell")
+            self._detach(waits, "shell", f"gpt-runner-shell-{uuid.uuid4().hex[:8]}")
         code = self.enter(run, argv if is_checkout else plan.process.command)
         for container in self.containers.active(run):
             self.system.call(["docker", "rm", "--force", container.id])
@@ -238,17 +248,28 @@ class ComposeTarget(LocalTarget):
             return False, read_exit(self.volumes.run(launch.run))
         return container.alive, container.code
 
+    def _wait(self, launch: LaunchHandle) -> int:
+        """Wait for Compose, then for the container, which lasts longer if its output is closed."""
+
+        def resize(number: int, _: object) -> None:  # the docker of Compose draws on the terminal
+            with suppress(ProcessLookupError):
+                os.killpg(self._processes[launch.id].pid, number)
+
+        with signal_handler(resize, signal.SIGWINCH):
+            code = super()._wait(launch)
+        self._messages.join(DRAIN_TIMEOUT_S)
+        container = self.containers.wait_and_remove(launch.id)
+        return code if container is None or container.code is None else container.code
+
     def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
         name = "INT" if received == signal.SIGINT else "TERM"
-        for container in self.containers.active(launch.run):
-            if self.system.call(["docker", "kill", f"--signal={name}", container.id]).code == 0:
-                return True
+        if self.system.call(["docker", "kill", f"--signal={name}", launch.id]).code == 0:
+            return True
         self._processes[launch.id].terminate()  # compose has not created the container yet
         return False
 
     def _kill(self, launch: LaunchHandle) -> None:
-        for container in self.containers.active(launch.run):
-            self.system.call(["docker", "kill", container.id])
+        self.system.call(["docker", "kill", launch.id])
 
     def _build(self, image: str) -> None:
         """Build the image, or pull the one that GPT_RUNNER_IMAGE names."""
@@ -291,26 +312,53 @@ class ComposeTarget(LocalTarget):
             variables[IMAGE_VARIABLE] = setup_image(self.system, image, plan.folder)
         return variables
 
-    def _attach(self, plan: Plan, service: str) -> str:
+    def _attach(self, plan: Plan, service: str, container: str) -> None:
         on_terminal = self.cli.is_terminal and not plan.as_json
-        command = self._run_command(plan, service, "--rm", *([] if on_terminal else ["-T"]))
+        options = ["--name", container, *([] if on_terminal else ["-T"])]
         environ = {**self.system.environ, **self._compose_environment(plan)}
         process = subprocess.Popen(
-            command, cwd=self.checkout, env=environ, start_new_session=not on_terminal
+            self._run_command(plan, service, *options),
+            cwd=self.checkout,
+            env=environ,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        self._processes[str(process.pid)] = process
-        return str(process.pid)
+        self._processes[container] = process
+        self._messages = threading.Thread(target=_print_messages, args=(process,), daemon=True)
+        self._messages.start()
 
-    def _detach(self, plan: Plan, service: str) -> str:
+    def _detach(self, plan: Plan, service: str, container: str) -> None:
         answer = self.system.call(
-            self._run_command(plan, service, "-d"),
+            self._run_command(plan, service, "-d", "--name", container),
             cwd=self.checkout,
             timeout_s=STOP_TIMEOUT_S,
             extra_env=self._compose_environment(plan),
         )
         if answer.code:
             raise RunnerError(f"Compose could not start the container: {answer.last_line}")
-        return answer.out.split()[-1] if answer.out.split() else plan.run
+
+
+def _print_messages(process: subprocess.Popen[bytes]) -> None:
+    """Print what Compose and the job write to stderr, without the status of a failed job.
+
+    Compose 1.29 prints that as an error of its own, such as "ERROR: 101".
+    """
+    assert process.stderr is not None
+    held = b""
+    while chunk := os.read(process.stderr.fileno(), CHUNK_BYTES):
+        text = held + chunk
+        last = STATUS_LINE.search(text)
+        held = last[0] if last else b""
+        _print_bytes(text.removesuffix(held))
+    last = STATUS_LINE.search(held)
+    if last and int(last[1]) != process.wait():
+        _print_bytes(held)
+
+
+def _print_bytes(text: bytes) -> None:
+    with suppress(OSError):  # nobody reads; the job must not fail
+        while text:
+            text = text[os.write(STDERR, text) :]
 
 
 def open_target(cli: CliContext, checkout: Path) -> Target:

@@ -31,6 +31,7 @@ ENTRYPOINT = "/workspace/container/entrypoint.sh"
 NOT_LOGGED_IN = re.compile(
     r"denied|unauthorized|forbidden|basic auth|authentication", re.IGNORECASE
 )
+LONGEST_WAIT_S = 20 * 86400.0  # poll(2) takes at most 24 days
 SETUP_REPOSITORY = "gpt-runner-setup"  # images extended by --setup, one tag each
 
 
@@ -76,6 +77,13 @@ class RunContainers:
         """Remove the containers of the run that have ended."""
         if ended := [container.id for container in self.all(run) if not container.alive]:
             self.system.call(["docker", "rm", *ended])
+
+    def wait_and_remove(self, name: str) -> Container | None:
+        """Wait for the end of a container, and remove it; None if it was not created."""
+        self.system.call(["docker", "wait", name], timeout_s=LONGEST_WAIT_S)
+        ended = _list(self.system, ["--filter", f"name={name}"])
+        self.system.call(["docker", "rm", name])
+        return ended[0] if ended else None
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of the newest container's output; [] if the engine no longer has it."""

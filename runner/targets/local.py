@@ -67,6 +67,10 @@ class LocalTarget(Target):
     def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
         """Return whether the launch is active, and its exit status if it is known."""
 
+    def _wait(self, launch: LaunchHandle) -> int:
+        """Wait for the job and return its exit status."""
+        return exit_status(self._processes[launch.id].wait())
+
     @abstractmethod
     def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
         """Ask the job to stop; False if the job did not exist yet and was prevented."""
@@ -85,7 +89,6 @@ class LocalTarget(Target):
 
     def follow(self, started: LaunchHandle) -> int:
         """Wait for the job; the first signal is passed on to it, the second kills it."""
-        process = self._processes[started.id]
         was_prevented = False
 
         def on_first(received: signal.Signals) -> None:
@@ -101,7 +104,7 @@ class LocalTarget(Target):
             self.cli.info(f"killing {started.job}")
 
         with SignalForwarder(on_first, on_repeat) as forwarder:
-            code = exit_status(process.wait())
+            code = self._wait(started)
         folder = self.volumes.run(started.run)
         if read_launch(folder) == started:
             write_exit(folder, code)

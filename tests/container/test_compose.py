@@ -151,6 +151,26 @@ def test_shell_survives_a_closed_terminal(checkout):
     assert checkout.command("docker", "ps", "-aq", "--filter", "name=shell").stdout == ""
 
 
+def test_run_gets_time_for_its_checkpoint_when_the_terminal_is_closed(checkout):
+    """A shell sends SIGHUP to the runner and to its child processes."""
+    folder = checkout.folder / "volumes/checkpoints/slow"
+    job = (
+        "trap 'sleep 2; touch $OUT_DIR/saved; exit 101' TERM; touch $OUT_DIR/ready; sleep 60 & wait"
+    )
+    runner = pexpect.spawn(
+        sys.executable,
+        ["-m", "runner", "local", "--dir", "docs", "--name", "slow", "--", "sh", "-c", job],
+        cwd=str(checkout.folder),
+        env={**checkout.environ, "TERM": "xterm", "PYTHONPATH": str(checkout.folder)},
+    )
+    wait_for((folder / "ready").exists)
+    os.killpg(runner.pid, signal.SIGHUP)
+    os.close(runner.child_fd)
+    wait_for((folder / "saved").exists)
+    wait_for(lambda: "unfinished" in (folder / "run.json").read_text())
+    assert runner.wait() == 101
+
+
 class TestHealth:
     def start_with_heartbeat(self, checkout, heartbeat_age):
         """Start a container with a run whose heartbeat is ``heartbeat_age`` seconds old."""

@@ -6,6 +6,7 @@
 #                                                 or the image is not built
 #   gpus                                          the output of nvidia-smi -L in a container
 #   other_files                                   a path that the engine does not see
+#   wait                                          a script that runs before a container ends
 #   job                                           the script of a container; pid has its process id
 answers=$FAKE_DOCKER
 { for word in "$@"; do printf '%s\037' "$word"; done; printf '\n'; } >>"$answers/calls"
@@ -57,6 +58,7 @@ case "$1 $2" in
 "kill "*) kill -KILL "$(cat "$answers/pid")" ;;
 "stop "*) echo "$2" ;;
 "exec "*) exit 3 ;;
+"wait "*) [ ! -e "$answers/wait" ] || sh "$answers/wait" ;;
 "logs "*) echo "from the container" ;;
 "rm "*) ;;
 *) echo "fake docker: $*" >&2; exit 64 ;;

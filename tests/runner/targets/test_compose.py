@@ -48,10 +48,13 @@ def run_words(docker):
 
 
 class TestCommand:
-    def test_a_job_is_one_container_of_its_service(self, type_, local, run_words, checkout) -> None:
+    def test_a_job_is_one_container_of_its_service(
+        self, type_, local, docker, run_words, checkout
+    ) -> None:
         assert type_("runner local warm lr=1e-3").exit_code == 0
         words = run_words()
-        assert words[:4] == ["compose", "run", "--rm", "-T"]
+        assert [*words[:3], words[4]] == ["compose", "run", "--name", "-T"]
+        assert docker.calls("rm")[-1] == ["rm", words[3]]
         service = words.index("train")
         assert words[service:] == [
             *("train", "python", "-m", "model.train", "configs/warm.yaml", "lr=1e-3"),
@@ -227,7 +230,25 @@ class TestAttached:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 130
-        assert docker.calls("kill", "abc") == [["kill", "abc"]]
+        (call,) = docker.calls("compose", "run")
+        assert docker.calls("kill")[-1] == ["kill", call[3]]  # no other container of the run
+
+    @pytest.mark.parametrize(
+        ("printed", "shown"), [("9\\n\\033[31mERROR\\033[0m: 9", "9\n"), ("9", ""), ("5", "5\n")]
+    )
+    def test_the_status_that_compose_prints_is_not_shown(
+        self, spawn, docker, printed: str, shown: str
+    ) -> None:
+        docker.answer("job", f"printf 'a\\n{printed}\\n' >&2; exit 9\n")
+        _, err = spawn("local", **docker.variables).communicate(timeout=60)
+        assert f"\na\n{shown}the job failed" in err
+
+    def test_a_container_whose_output_is_closed_is_followed_to_its_end(
+        self, type_, local, docker
+    ) -> None:
+        docker.answer("job", "exit 1\n")  # as Compose does then
+        docker.answer("wait", "printf 'abc\\tquickstart\\tExited (101) now\\n' >$FAKE_DOCKER/ps\n")
+        assert type_("runner local").exit_code == 101
 
 
 class TestDetached:
@@ -240,7 +261,7 @@ class TestDetached:
         assert "-d" in run_words()
         assert docker.calls("rm")[-1] == ["rm", "old"]
         launch = read_launch(checkout / "volumes" / "checkpoints" / "warm")
-        assert (launch.id, launch.target, launch.detached) == ("0123456789abcdef", "local", True)
+        assert (launch.id, launch.target, launch.detached) == (run_words()[4], "local", True)
 
     @pytest.mark.parametrize(
         ("ps", "status"),

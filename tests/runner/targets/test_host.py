@@ -21,6 +21,7 @@ from job.files import exclusive_lock
 from job.run_record import read_record
 from runner.console import CliContext
 from runner.runs.store import read_exit, read_launch, write_exit, write_launch
+from runner.signals import SignalForwarder
 from runner.target import LaunchHandle
 from runner.targets import process
 from runner.targets.compose import ComposeTarget
@@ -254,6 +255,14 @@ class TestSignals:
         assert process.wait(timeout=60) == 101
         assert (folder / "signals").read_text() == f"{int(signal.SIGTERM)}\n"
         assert read_exit(folder) == 101
+
+    def test_a_closed_terminal_does_not_kill_the_job_with_its_second_signal(self) -> None:
+        calls: list[str] = []
+        with SignalForwarder(lambda _: calls.append("stop"), lambda: calls.append("kill")):
+            for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGINT):
+                signal.raise_signal(number)
+                calls.append(number.name)
+        assert calls == ["stop", "SIGHUP", "SIGHUP", "kill", "SIGINT"]
 
     def test_a_ctrl_c_at_the_terminal_reaches_only_the_runner(self, spawn, job, folder) -> None:
         job(STOPS_ON_SIGNAL)
