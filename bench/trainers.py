@@ -148,10 +148,7 @@ def _tail(path: Path) -> str:
 def train_as_in_readme(
     setup: Setup, name: str, args: list[str], is_done: Callable[[str], bool] = lambda output: False
 ) -> float:
-    """Run a README command on the recipe's tokens until its end or ``is_done(its output)``.
-
-    Returns the wall seconds.
-    """
+    """Run a README command on the recipe's tokens until ``is_done(output)``; return its seconds."""
 
     def poll() -> bool:
         return is_done(setup.log_file(name).read_text(errors="replace"))

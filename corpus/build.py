@@ -300,10 +300,7 @@ class _Preparation:
             pool.shutdown(cancel_futures=True)
 
     def _checked(self, function: Callable[[bytes], R], part: Segment) -> R:
-        """Apply ``function`` to the part's text.
-
-        Raises DataError with the position if it is not UTF-8.
-        """
+        """Apply ``function`` to the part's text; DataError with the position if it is not UTF-8."""
         try:
             return function(part.text)
         except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from corpus import NO_MONITOR, DataError, Monitor, Progress
+from corpus import DataError, Monitor, Progress
 from corpus.dataset import Meta, dataset_meta, shards_meta
 from corpus.download import download, wait_for_lock
 from corpus.shards import folder_shards, read_content, read_header
@@ -39,9 +39,7 @@ def _fetch(url: str, path: Path, monitor: Monitor, check: Callable[[Path], objec
     download(url, path, monitor, {"Authorization": f"Bearer {token}"} if token else {}, check)
 
 
-def download_shards(
-    config: DataConfig, folder: Path, force: bool = False, monitor: Monitor = NO_MONITOR
-) -> Meta:
+def download_shards(config: DataConfig, folder: Path, force: bool, monitor: Monitor) -> Meta:
     """Download FineWeb's validation shard and ``config.shards`` training shards, four at a time.
 
     Intact shards are kept and partial ones resumed; ``force`` removes all others in ``folder``.
@@ -80,8 +78,8 @@ def download_shards(
         if force and not path.name.startswith("fineweb_"):
             path.unlink()
     meta = shards_meta(folder, config.model_dump())
-    found = verify_shards(folder, meta, monitor=monitor)
-    shards = {s: [replace(x, sha256=found[x.name]) for x in meta.shards[s]] for s in meta.shards}
+    sums = verify_shards(folder, meta, monitor=monitor)
+    shards = {s: [replace(x, sha256=sums[x.name]) for x in meta.shards[s]] for s in meta.shards}
     meta = replace(meta, shards=shards)
     meta.write(folder)
     return meta
@@ -100,7 +98,7 @@ def _intact(folder: Path, names: list[str]) -> Iterator[str]:
 
 
 def ensure_weights(
-    recipe: Recipe, tokenizer: object, locations: VolumePaths, monitor: Monitor = NO_MONITOR
+    recipe: Recipe, tokenizer: object, locations: VolumePaths, monitor: Monitor
 ) -> None:
     """Download the Hub's weights that ``train.init_from`` names, unless they are in the cache.
 
@@ -136,7 +134,7 @@ def download_weights(
     cache: Path,
     check_network: Callable[[Path], object],
     check_vocabulary: Callable[[Path], object],
-    monitor: Monitor = NO_MONITOR,
+    monitor: Monitor,
 ) -> Path:
     """Download the weights unless they are in the cache; return their folder. Raises DataError.
 

@@ -57,12 +57,7 @@ def checkpoint_folder(
             f"{path} is not a run, not a checkpoint folder, and not a folder with Hugging Face's "
             "config.json and model.safetensors"
         )
-    _refuse_different_run(folder.parent, tokenizer, model)
-    return folder
-
-
-def _refuse_different_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
-    """Raise ValueError unless ``run`` learned the same tokens with the same kind of network."""
+    run = folder.parent
     described = read_tokenizer(run)
     if not (run / "recipe.yaml").exists() or described is None:
         raise ValueError(
@@ -75,8 +70,9 @@ def _refuse_different_run(run: Path, tokenizer: Tokenizer, model: ModelConfig) -
             f"dataset's {tokenizer.name}; prepare the text with that tokenizer, or remove "
             "train.init_from"
         )
-    if why := does_not_fit(run.name, load(run / "recipe.yaml").model, model):
-        raise ValueError(why)
+    if problem := does_not_fit(run.name, load(run / "recipe.yaml").model, model):
+        raise ValueError(problem)
+    return folder
 
 
 def refuse_different_shapes(
@@ -84,10 +80,10 @@ def refuse_different_shapes(
 ) -> None:
     """Raise UserError unless the weights of ``source`` have the names and shapes of ``own``."""
     for name in own.keys() | actual.keys():
-        expected, found = own.get(name, "missing"), actual.get(name, "missing")
-        if expected != found:
+        expected, shape = own.get(name, "missing"), actual.get(name, "missing")
+        if expected != shape:
             raise UserError(
-                f"train.init_from: {source} does not fit the recipe's model: {name} is {found}, "
+                f"train.init_from: {source} does not fit the recipe's model: {name} is {shape}, "
                 f"the recipe's is {expected}; use its n_layer, n_head, n_embd, block_size, bias "
                 "and variant"
             )
@@ -129,8 +125,9 @@ def _check_gpt2_file(path: Path, rows: int) -> None:
             shapes = {short: of.get_shape() for short, of in slices.items()}
             dtypes = [of.get_dtype() for short, of in slices.items() if not short.endswith(MASKS)]
     except SafetensorError as error:
-        why = f"{path}: not a complete safetensors file: {error}; download it again"
-        raise ValueError(why) from None
+        raise ValueError(
+            f"{path}: not a complete safetensors file: {error}; download it again"
+        ) from None
     embedding = shapes.get("wte.weight", shapes.get("lm_head.weight"))
     if embedding is None or len(embedding) != 2 or embedding[0] != rows:
         raise ValueError(

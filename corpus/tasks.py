@@ -22,7 +22,7 @@ from zipfile import BadZipFile, ZipFile
 
 import yaml
 
-from corpus import NO_MONITOR, DataError, Monitor
+from corpus import DataError
 from corpus.download import download
 from corpus.tokenizers import Tokenizer
 from job.pretrained import TASKS
@@ -145,18 +145,13 @@ class Task(NamedTuple):
 
 
 def load_tasks(
-    name: str,
-    cache: Path,
-    tokenizer: Tokenizer,
-    block_size: int,
-    limit: int | None = None,
-    monitor: Monitor = NO_MONITOR,
+    name: str, cache: Path, tokenizer: Tokenizer, block_size: int, limit: int | None = None
 ) -> list[Task]:
     """Return the tasks that ``name`` means, with at most ``limit`` questions each.
 
     Downloads the data if it is missing. Raises DataError.
     """
-    path = fetch(name, cache, monitor)
+    path = fetch(name, cache)
     if name != "core":
         return [Task(name, read_questions(path, tokenizer, block_size)[:limit], 0.25)]
     try:
@@ -166,7 +161,7 @@ def load_tasks(
         raise DataError(f"{path}: not the data of CORE: {error}; delete it") from None
 
 
-def fetch(name: str, cache: Path, monitor: Monitor = NO_MONITOR) -> Path:
+def fetch(name: str, cache: Path) -> Path:
     """Return the task's file in the cache, downloading it first if it is missing or changed."""
     data = TASKS[name]
     path = cache / data.file
@@ -176,7 +171,7 @@ def fetch(name: str, cache: Path, monitor: Monitor = NO_MONITOR) -> Path:
             raise DataError(f"its SHA-256 is {sha256(file)}, expected {data.sha256}")
 
     if not path.is_file() or sha256(path) != data.sha256:
-        download(data.url, path, monitor, check=check)
+        download(data.url, path, check=check)
     return path
 
 
@@ -184,7 +179,7 @@ def scores(name: str, tasks: Sequence[Task], measure: Measure) -> dict[str, floa
     """Return the results of ``name``; ``measure`` returns the network's loss of each ending."""
     if name != "core":
         return accuracies(tasks[0].questions, measure(tasks[0].questions))
-    found: dict[str, float | int | None] = {}
+    accuracy_by_task: dict[str, float | int | None] = {}
     centered = []
     for task in tasks:
         measured = measure(task.questions)
@@ -192,10 +187,10 @@ def scores(name: str, tasks: Sequence[Task], measure: Measure) -> dict[str, floa
             accuracy = sum(ending[0].is_greedy for ending in measured) / len(measured)
         else:
             accuracy = float(accuracies(task.questions, measured)["accuracy_normalised"] or 0.0)
-        found[task.name] = accuracy
+        accuracy_by_task[task.name] = accuracy
         centered.append((accuracy - task.baseline) / (1 - task.baseline))
     questions = sum(len(task.questions) for task in tasks)
-    return {"core": sum(centered) / len(centered), "questions": questions, **found}
+    return {"core": sum(centered) / len(centered), "questions": questions, **accuracy_by_task}
 
 
 def recipe_tasks(recipe: Recipe, cache: Path, tokenizer: Tokenizer) -> dict[str, list[Task]]:
@@ -207,9 +202,9 @@ def recipe_tasks(recipe: Recipe, cache: Path, tokenizer: Tokenizer) -> dict[str,
 
 def main_scores(tasks: dict[str, list[Task]], measure: Measure) -> dict[str, float]:
     """Return one number for each task: the one that a curve shows and that is published."""
-    found = {name: scores(name, parts, measure) for name, parts in tasks.items()}
+    results = {name: scores(name, parts, measure) for name, parts in tasks.items()}
     keys = {name: "core" if name == "core" else "accuracy_normalised" for name in tasks}
-    return {name: float(found[name][key] or 0.0) for name, key in keys.items()}
+    return {name: float(results[name][key] or 0.0) for name, key in keys.items()}
 
 
 def _core(bundle: ZipFile, tokenizer: Tokenizer, limit: int | None) -> Iterator[Task]:
@@ -229,9 +224,8 @@ def _core(bundle: ZipFile, tokenizer: Tokenizer, limit: int | None) -> Iterator[
 
 
 def _examples(items: list[Any], number: int, shots: int) -> list[Any]:
-    others = [at for at in range(len(items)) if at != number]
-    drawn = random.Random(EXAMPLE_SEED + number).sample(others, min(shots, len(others)))
-    return [items[at] for at in drawn]
+    others = [*items[:number], *items[number + 1 :]]
+    return random.Random(EXAMPLE_SEED + number).sample(others, min(shots, len(others)))
 
 
 def _question(

@@ -8,6 +8,7 @@ library is needed to write it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,12 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     texts = tokenizer.token_bytes()
     if isinstance(tokenizer, CharTokenizer):
         return {text.decode(): number for number, text in enumerate(texts)}
+    return {word or END_OF_TEXT: number for number, word in enumerate(_spell(texts))}
+
+
+def _spell(texts: Iterable[bytes]) -> list[str]:
     letters = byte_letters()
-    words = ("".join(letters[byte] for byte in text) or END_OF_TEXT for text in texts)
-    return {word: number for number, word in enumerate(words)}
+    return ["".join(letters[byte] for byte in text) for text in texts]
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int, rows: int) -> None:
@@ -112,13 +116,8 @@ def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
-    letters, texts = byte_letters(), tokenizer.token_bytes()
-
-    def spelled(text: bytes) -> str:
-        return "".join(letters[byte] for byte in text)
-
     is_gpt2 = isinstance(tokenizer, GPT2Tokenizer)
-    pairs = merges(texts) if is_gpt2 else []
+    pairs = merges(tokenizer.token_bytes()) if is_gpt2 else []
     # The library's own expression is GPT-2's.
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     byte_level["use_regex"] = is_gpt2
@@ -131,7 +130,7 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
             **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix"), ""),
             **dict.fromkeys(("fuse_unk", "byte_fallback"), False),
             "vocab": _vocabulary(tokenizer),
-            "merges": [" ".join(map(spelled, pair)) for pair in pairs],
+            "merges": [" ".join(_spell(pair)) for pair in pairs],
         },
     }
 

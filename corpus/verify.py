@@ -168,8 +168,8 @@ def dataset_identity(folder: Path, meta: Meta, verify: bool = False) -> dict[str
 def require_dataset_of_run(run: str, recorded: Mapping[str, Any], folder: Path) -> Meta:
     """Return the meta of the dataset in ``folder``; DataError if it is damaged or not the run's."""
     meta = dataset_meta(folder)
-    if why := dataset_mismatch(run, recorded, dataset_identity(folder, meta, verify=True)):
-        raise DataError(why)
+    if problem := dataset_mismatch(run, recorded, dataset_identity(folder, meta, verify=True)):
+        raise DataError(problem)
     return meta
 
 
@@ -288,8 +288,8 @@ def open_training_data(recipe: Recipe, dataset: Path, run: Path) -> TrainingData
     """
     meta = dataset_meta(dataset)
     identity, recorded = dataset_identity(dataset, meta), recorded_dataset(run)
-    if (recorded or steps(run)) and (why := dataset_mismatch(run.name, recorded, identity)):
-        raise DataError(why)
+    if (recorded or steps(run)) and (problem := dataset_mismatch(run.name, recorded, identity)):
+        raise DataError(problem)
     block = recipe.model.block_size
     streams = TokenStream(dataset, "train"), TokenStream(dataset, "val")
     for part, stream in zip(("training", "validation"), streams, strict=True):

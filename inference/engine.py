@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, device
@@ -35,18 +35,59 @@ class Positions:
 Start = int | Positions  # the position of the first query: one for all rows, or one for each
 
 
-class Cache(Protocol):
-    """Keys and values of the tokens that the network has read, a row for each text."""
+@dataclass
+class LayerCache:
+    """Keys and values (B, H, S, K) of one block, which sees ``window`` tokens or all of them."""
 
-    def row(self, row: int) -> Self:
+    window: int | None
+    k_BHSK: Tensor
+    v_BHSK: Tensor
+
+    def extend(self, k_BHTK: Tensor, v_BHTK: Tensor, start: Start) -> tuple[Tensor, Tensor]:
+        """Store the new positions at ``start``; return all that at least one of them sees."""
+        k_BHSK, v_BHSK = self.k_BHSK[: len(k_BHTK)], self.v_BHSK[: len(v_BHTK)]
+        if isinstance(start, Positions):
+            first, end = 0, start.end
+            at = torch.arange(len(k_BHTK), device=k_BHTK.device), slice(None), start.rows_B
+            k_BHSK[at], v_BHSK[at] = k_BHTK[:, :, 0], v_BHTK[:, :, 0]
+        else:
+            first = 0 if self.window is None else max(0, start - self.window + 1)
+            end = start + k_BHTK.size(2)
+            k_BHSK[:, :, start:end], v_BHSK[:, :, start:end] = k_BHTK, v_BHTK
+        return k_BHSK[:, :, first:end], v_BHSK[:, :, first:end]
+
+
+@dataclass
+class KVCache:
+    """A LayerCache for each block, and the embedding of the last token for the smear."""
+
+    layers: list[LayerCache]
+    last_B1D: Tensor
+
+    def previous(self, x_BTD: Tensor, start: Start) -> Tensor:
+        """Return the embedding before ``x_BTD`` (B, 1, D), zeros at position 0; store the last."""
+        last_B1D = self.last_B1D[: len(x_BTD)]
+        previous_B1D = last_B1D.to(x_BTD.dtype, copy=True)
+        last_B1D.copy_(x_BTD[:, -1:])
+        if isinstance(start, Positions):
+            return previous_B1D * (start.rows_B > 0)[:, None, None]
+        return previous_B1D if start > 0 else torch.zeros_like(previous_B1D)
+
+    def row(self, row: int) -> KVCache:
         """Return one row as a cache of its own, with shared memory."""
+        rows = slice(row, row + 1)
+        layers = [LayerCache(x.window, x.k_BHSK[rows], x.v_BHSK[rows]) for x in self.layers]
+        return KVCache(layers, self.last_B1D[rows])
 
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row to another."""
+        tensors = [t for layer in self.layers for t in (layer.k_BHSK, layer.v_BHSK)]
+        for tensor in (*tensors, self.last_B1D):
+            tensor[target] = tensor[source]
 
 
 class Network(Protocol):
-    """A causal language model; ``model.gpt.GPT`` implements it. Shape suffixes as there."""
+    """A causal language model, as ``model.gpt.GPT``. Shape suffixes as in model/gpt.py."""
 
     config: ModelConfig
     training: bool
@@ -58,10 +99,10 @@ class Network(Protocol):
     def train(self, mode: bool = True) -> Any:
         """Switch dropout on or off."""
 
-    def new_cache(self, batch: int, length: int) -> Any:
-        """Return an empty Cache for ``batch`` sequences of up to ``length`` positions."""
+    def new_cache(self, batch: int, length: int) -> KVCache:
+        """Return an empty KVCache for ``batch`` sequences of up to ``length`` positions."""
 
-    def hidden(self, ids_BT: Tensor, cache: Any = None, start: Start = 0) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: KVCache | None = None, start: Start = 0) -> Tensor:
         """Return the output of the last block (B, T, D) for tokens from position ``start``."""
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -102,7 +143,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.block = self.network.config.block_size
-        self.cache: Cache = self.network.new_cache(self.slots, self.block)
+        self.cache = self.network.new_cache(self.slots, self.block)
         self.device = self.network.device
 
     @property

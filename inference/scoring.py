@@ -49,10 +49,7 @@ def ending_losses(
 
 
 def _scores(network: Network, texts: list[list[int]], lengths: list[int]) -> list[Score]:
-    """Return each text's score over its last tokens.
-
-    Texts are padded on the right, which a causal network does not see.
-    """
+    """Return each text's score over its last tokens; a causal network does not see padding."""
     ends_B1 = torch.tensor([[len(tokens)] for tokens in texts])
     ids_BT = pad_sequence([torch.tensor(tokens) for tokens in texts], batch_first=True)
     position_T = torch.arange(ids_BT.size(1))

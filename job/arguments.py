@@ -36,10 +36,7 @@ def find_recipe(name: str) -> Path:
 
 
 def argument_parser(module: str, description: str) -> ArgumentParser:
-    """Return a parser with RECIPE, overrides, --json and --debug.
-
-    A command adds its own options.
-    """
+    """Return a parser with RECIPE, overrides, --json and --debug; a command adds its own."""
     parser = ArgumentParser(
         prog=f"python -m {module}",
         usage="%(prog)s [RECIPE] [key=value ...] [options]",
@@ -103,10 +100,7 @@ def load_recipe(arguments: Namespace) -> Recipe:
 
 
 def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int:
-    """Run ``command`` and return its exit status.
-
-    An error is one line, or a traceback with --debug.
-    """
+    """Run ``command`` and return its exit status; an error is a line, with --debug a traceback."""
     _open_missing_descriptors()
     stdout, stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
     with redirect_stdout(cast(TextIO, stdout)), redirect_stderr(cast(TextIO, stderr)):

@@ -48,10 +48,7 @@ def loss_plot(train: list[tuple[int, float]], val: list[tuple[int, float]], widt
 
 
 class Display:
-    """Prints the messages of one run to stderr and ``log``.
-
-    ``silent`` (other ranks) prints nothing.
-    """
+    """Prints the messages of a run to stderr and ``log``; with ``silent`` (other ranks) nothing."""
 
     def __init__(self, log: Path | None, max_steps: int, silent: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=silent, highlight=False)

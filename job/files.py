@@ -152,10 +152,7 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, and yield False if another process has it.
-
-    It ends with the process.
-    """
+    """Hold the folder's lock, which ends with the process; yield False if another one has it."""
     import fcntl  # Unix only; this module is imported elsewhere too
 
     descriptor = os.open(folder, os.O_RDONLY)

@@ -509,10 +509,7 @@ def _are_stages(value: Any) -> bool:
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that make ``after`` a different run than ``before``.
-
-    Key -> (before, after).
-    """
+    """Return the settings that make ``after`` another run than ``before``: key → both values."""
     old, new = before.model_dump(), after.model_dump()
     return {
         key: (_get(old, key), _get(new, key))

@@ -109,10 +109,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(
     path: Path, shape: str = "expected a mapping with the sections model, data and train"
 ) -> Source:
-    """Return the file's mapping and the line of each key.
-
-    Raises RecipeError; ``shape`` says what it should be.
-    """
+    """Return a mapping and each key's line. Raises RecipeError; it names the expected ``shape``."""
     if problem := file_problem(path):
         hint = "`ls configs` shows the recipes" if problem == MISSING else "give a YAML file"
         raise RecipeError(f"{path}: {problem}; {hint}")
@@ -205,10 +202,7 @@ def _value(text: str, is_text: bool, argument: str) -> Any:
 
 
 def full_key(name: str, argument: str, known: Collection[str], section: str = "") -> str:
-    """Return the full key for ``name``, preferring ``section``.
-
-    Raises RecipeError for none or several.
-    """
+    """Return the full key for ``name``, in ``section`` if several match. Raises RecipeError."""
     if name in known:
         return name
     matches = [key for key in known if key.rpartition(".")[2] == name]

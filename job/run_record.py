@@ -38,10 +38,7 @@ class RunStatus(StrEnum):
 
 
 class EndReason(StrEnum):
-    """The reason for the end of an attempt.
-
-    Off Modal, a reason can also be a signal's name, an exit status or an error.
-    """
+    """The reason for an attempt's end; off Modal also a signal, an exit status or an error."""
 
     FINISHED = "finished"
     FAILED = "failed"
@@ -288,10 +285,7 @@ def lock_holder(folder: Path) -> int | None:
 
 
 def launch_metadata() -> dict[str, Any]:
-    """Return the runner's metadata of this launch (target, GPU, image, git).
-
-    Empty without a runner.
-    """
+    """Return the runner's metadata of this launch (target, GPU, git); {} without a runner."""
     try:
         metadata = json.loads(os.environ.get("RUN_LAUNCH") or "{}")
     except ValueError:

@@ -87,10 +87,7 @@ class Signature:
     open: bool = False
 
     def values(self, words: Sequence[str]) -> dict[str, Value]:
-        """Convert ``key=value`` arguments to typed values.
-
-        Later ones win. Raises ExperimentError.
-        """
+        """Convert ``key=value`` arguments; later ones win. Raises ExperimentError."""
         by_name = {parameter.name: parameter for parameter in self.parameters}
         found: dict[str, Value] = {}
         for word in words:
@@ -146,10 +143,7 @@ class Signature:
 
 
 def read_signature(path: Path) -> Signature:
-    """Return the signature of ``train`` in the file.
-
-    Raises ExperimentError, with the line if known.
-    """
+    """Return the signature of ``train`` in the file. Raises ExperimentError, with the line."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except OSError as error:

@@ -57,10 +57,7 @@ class EtaEstimator:
     samples: list[float] = field(default_factory=list)
 
     def reads_at(self, step: int) -> bool:
-        """Return True if the clock must be read after ``step``.
-
-        After the warm-up, and for the estimate.
-        """
+        """Return True if the estimate needs the clock after ``step``, as after the warm-up."""
         return step - self.first_step in (WARM_UP, MEASURED_FROM)
 
     def add_steps(self, count: int, last: int, seconds: float) -> None:
@@ -72,10 +69,7 @@ class EtaEstimator:
             self.seconds += seconds
 
     def remaining_s(self, step: int) -> float | None:
-        """Return the seconds from ``step`` to the end of the run.
-
-        None if it is too early to tell.
-        """
+        """Return the seconds from ``step`` to the run's end; None if it is too early to tell."""
         if step - self.first_step < MEASURED_FROM or not self.measured:
             return None
         config, each = self.config, self.seconds / self.measured

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from inference.cache import KVCache, LayerCache
-from inference.engine import Start
+from inference.engine import KVCache, LayerCache, Start
 from job.recipe import ModelConfig
 from job.schedules import short_blocks
 from model.attention import (

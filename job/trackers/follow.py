@@ -80,10 +80,7 @@ class Follower:
     _numbers: dict[str, float] = field(default_factory=dict)
 
     def poll(self, is_over: bool = False) -> bool:
-        """Send the steps that are complete: a later one has started, or the job is over.
-
-        Returns True if there were any.
-        """
+        """Send the complete steps, or all if the job is over; return True if there were any."""
         ready: list[LoggedStep] = []
         for line in self.lines.read():
             kind, step = line["kind"], line["step"]

@@ -148,10 +148,7 @@ class CommandProcess:
                 continue  # the reader is gone; the command must not fail
 
     def _log_complete_lines(self, pipe: IO[bytes], chunk: bytes) -> None:
-        """Log complete lines only.
-
-        A line arrives in pieces, and the other pipe may write in between.
-        """
+        """Log complete lines: one arrives in pieces, and the other pipe may write in between."""
         with self._lock:
             text = self._partial_lines.pop(pipe, b"") + chunk
             end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1

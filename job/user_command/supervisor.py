@@ -156,10 +156,7 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
 
 
 def _checkpoint_backup(arguments: Namespace, folder: Path, out: Path) -> CheckpointBackup | None:
-    """Return the backup of the --resume-if file.
-
-    None for a glob, which has older checkpoints too.
-    """
+    """Return the backup of the --resume-if file; None for a glob, which has older ones too."""
     if not arguments.resume_if or any(sign in arguments.resume_if for sign in "*?[{"):
         return None
     return CheckpointBackup(resume_path(arguments.resume_if, folder, out), out)

@@ -37,7 +37,7 @@ def published(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer
 def fetch(folder: Path, config: DataConfig = CONFIG) -> list[float]:
     folder.mkdir(parents=True, exist_ok=True)
     pauses: list[float] = []
-    download_shards(config, folder, monitor=Monitor(pause=pauses.append))
+    download_shards(config, folder, False, Monitor(pause=pauses.append))
     return pauses
 
 
@@ -93,7 +93,7 @@ def test_an_interrupted_download_resumes(published: FileServer, tmp_path: Path) 
 
 def test_a_stopped_download_keeps_its_parts(published: FileServer, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        download_shards(CONFIG, tmp_path, monitor=Monitor(should_stop=lambda: True))
+        download_shards(CONFIG, tmp_path, False, Monitor(should_stop=lambda: True))
     assert not (tmp_path / "meta.json").exists()
     fetch(tmp_path)
     assert same(published, tmp_path)
