@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A SystemExit lets run_until() kill the trainer's process group.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = Results(arguments.out, arguments.minutes, arguments.json)
-    return run(lambda given: module.main(given, results), arguments)
+    return run(lambda options: module.main(options, results), arguments)
 
 
 if __name__ == "__main__":

@@ -231,8 +231,8 @@ class _Preparation:
             return set().union(*texts), sum(count_characters(part.text) for part in batch.parts)
 
         characters: set[str] = set()
-        for batch, (found, length) in self._in_threads(scan, (0, 0), ByTail(0, 0.5)):
-            characters |= found
+        for batch, (batch_characters, length) in self._in_threads(scan, (0, 0), ByTail(0, 0.5)):
+            characters |= batch_characters
             journal.length += length
             self._report("reading", batch.after)
             self.monitor.check()

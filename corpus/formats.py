@@ -162,7 +162,7 @@ def inspect(path: Path, name: str, column: str) -> SourceFile:
 
 
 def _compression(head: bytes) -> Compression:
-    return next((found for found, magic in COMPRESSED if magic.match(head)), "")
+    return next((name for name, magic in COMPRESSED if magic.match(head)), "")
 
 
 def _refuse(path: Path, head: bytes) -> None:

@@ -38,7 +38,7 @@ def weights_path(source: str, locations: VolumePaths) -> Path:
 
 
 def checkpoint_folder(
-    path: Path, tokenizer: Tokenizer, model: ModelConfig, say: Callable[[str], None]
+    path: Path, tokenizer: Tokenizer, model: ModelConfig, report: Callable[[str], None]
 ) -> Path:
     """Return ``path`` if it is an intact checkpoint, or the newest intact one of run ``path``.
 
@@ -46,7 +46,7 @@ def checkpoint_folder(
     """
     folder: Path | None = path
     if not STEP_FOLDER.match(path.name):
-        folder = newest_intact(path, say)
+        folder = newest_intact(path, report)
     elif damage := find_damage(path):
         raise ValueError(
             f"{path} is damaged: {path.name}: {damage}; use a different step of run "

@@ -95,17 +95,17 @@ def _parquet_rows(file: SourceFile, start: int, column: str) -> Iterator[bytes]:
             if column not in table.schema_arrow.names:
                 raise _missing_column(where, column, table.schema_arrow.names)
             for group in range(table.num_row_groups):
-                size, found = table.metadata.row_group(group).num_rows, 0
+                size, count = table.metadata.row_group(group).num_rows, 0
                 if start >= size:
                     start -= size
                     continue
                 for batch in table.iter_batches(256, [group], [column], use_threads=False):
-                    found += len(batch)
+                    count += len(batch)
                     for value in batch.column(0)[start:].to_pylist():
                         yield _utf8(value, where, column)
                     start = max(0, start - len(batch))
-                if found != size:
-                    problem = f"row group {group} has {found} of {size} rows"
+                if count != size:
+                    problem = f"row group {group} has {count} of {size} rows"
                     raise DataError(f"{where} damaged: {problem}; download it again")
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise DataError(f"{where} damaged Parquet: {error}; download it again") from None

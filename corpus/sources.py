@@ -111,10 +111,10 @@ def find_files(
 def snapshot(source: str, raw: Path) -> str | None:
     """Hash the names, sizes and modification times of a source's files; None if it is missing."""
     try:
-        found = sorted((n, os.stat(path)) for path, n in _candidates(source, raw, _Skipped()))
+        entries = sorted((n, os.stat(path)) for path, n in _candidates(source, raw, _Skipped()))
     except (DataError, OSError):
         return None
-    facts = [[name, status.st_size, status.st_mtime_ns] for name, status in found]
+    facts = [[name, status.st_size, status.st_mtime_ns] for name, status in entries]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
 
 
@@ -144,8 +144,10 @@ def _candidates(source: str, raw: Path, skipped: _Skipped) -> list[tuple[Path, s
         return [(path, path.name)]
     if source == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
-        found = ((path, path.relative_to(root).as_posix()) for path in root.rglob("*.py"))
-        return [(p, name) for p, name in found if p.is_file() and not NOT_THE_LIBRARY.search(name)]
+        modules = ((path, path.relative_to(root).as_posix()) for path in root.rglob("*.py"))
+        return [
+            (p, name) for p, name in modules if p.is_file() and not NOT_THE_LIBRARY.search(name)
+        ]
     if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source):
         advice = "data.source is a file, folder, glob or http(s) URL"
         problem = f"{scheme[1]}:// addresses are not supported"

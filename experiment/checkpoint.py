@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from experiment import logger
 from experiment.weights import ModelMismatch, collect_weights, load_weights, original_name, unwrap
-from job.arguments import say
+from job.arguments import report
 from job.exit_status import ExitStatus, UserError
 from job.step_folders import prune, step_folder, steps
 from model import checkpoint as files
@@ -116,25 +116,25 @@ def load_checkpoint(
     Raises ConfigMismatch if the checkpoint was written under a different ``config``.
     """
     folder = checkpoint_folder(output_dir, name)
-    found = files.newest(folder, say)
-    if found is None:
+    checkpoint = files.newest(folder, report)
+    if checkpoint is None:
         return None
-    saved = found.state
+    saved = checkpoint.state
     _check_config(folder, saved, encode(config))
     if optimizer is not None:
         _check_optimizer(optimizer, saved)
     if model is not None:
-        load_weights(model, found.model, saved["tied"])
+        load_weights(model, checkpoint.model, saved["tied"])
     if optimizer is not None:
         names = _parameter_names(model, optimizer)
-        files.restore_optimizer(optimizer, names, found.optimizer)
+        files.restore_optimizer(optimizer, names, checkpoint.optimizer)
         for group, settings in zip(optimizer.param_groups, decode(saved["groups"]), strict=True):
             group.update(settings)
-    _restore_random_state(found.optimizer, saved)
+    _restore_random_state(checkpoint.optimizer, saved)
     # The next attempt may have no step left to log: a killed run must end with the same record.
-    logger.update_record(step=found.step, **saved["losses"])
-    say(f"resumed from the checkpoint of step {found.step}")
-    return LoadedCheckpoint(found.step, decode(saved["state"]))
+    logger.update_record(step=checkpoint.step, **saved["losses"])
+    report(f"resumed from the checkpoint of step {checkpoint.step}")
+    return LoadedCheckpoint(checkpoint.step, decode(saved["state"]))
 
 
 def checkpoint_folder(output_dir: str | Path, name: str | None = None) -> Path:
@@ -235,10 +235,10 @@ def _differences(before: Any, after: Any, key: str = "") -> list[str]:
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Raise ModelMismatch unless the checkpoint has the state of an optimizer like this one."""
-    given, kind = type(optimizer).__name__, saved.get("optimizer")
-    if kind != given:
+    own, kind = type(optimizer).__name__, saved.get("optimizer")
+    if kind != own:
         raise ModelMismatch(
-            f"the checkpoint holds the state of {kind or 'no optimizer'}, expected {given}\n"
+            f"the checkpoint holds the state of {kind or 'no optimizer'}, expected {own}\n"
             "put the choice of the optimizer into config=, and use a different --name"
         )
     if len(saved["groups"]) != len(optimizer.param_groups):

@@ -12,7 +12,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.arguments import say
+from job.arguments import report
 from job.exit_status import UserError
 from job.files import fsync_file, name_in_errors, write_atomically
 from job.metrics import read_metrics
@@ -120,7 +120,7 @@ class TBLogger:
             raise UserError(f"can't read {self._path}: {error.strerror}; remove it") from None
         kept = (row for row in rows if row["kind"] != self.name or row["step"] < step)
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        writer = self._writer = TensorBoard(self.folder / "tensorboard" / self.name, step, say)
+        writer = self._writer = TensorBoard(self.folder / "tensorboard" / self.name, step, report)
         weakref.finalize(self, writer.close)
         _loggers.add(self)
         return writer

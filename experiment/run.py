@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from experiment import logger, preemption
-from job.arguments import run, say
+from job.arguments import report, run
 from job.compatibility import JOB, experiment_mismatch
 from job.exit_status import ExitStatus, UserError
 from job.files import DISK_ERRNOS, describe_os_error
@@ -67,8 +67,8 @@ def _main(arguments: Namespace) -> ExitStatus:
     preemption.listen()
     path = arguments.file.absolute()
     signature = read_signature(path)
-    given = signature.values(arguments.words)
-    parameters = signature.complete(given)
+    values = signature.values(arguments.words)
+    parameters = signature.complete(values)
     name = arguments.name or path.stem
     if not is_run_name(name):
         raise ExperimentError(invalid_run_name(name))
@@ -89,7 +89,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     session.progress(force=True, arguments=parameters, file=file)
     steps = parameters.get("max_steps", parameters.get("steps"))
     launched = launch_metadata().get("experiment") or {}
-    session.start_trackers(launched.get("trackers") or {}, say)
+    session.start_trackers(launched.get("trackers") or {}, report)
     logger.activate(session, steps if isinstance(steps, int) else 0)
     log = folder / "log.txt"
     with (
@@ -98,7 +98,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         redirect_stdout(cast(TextIO, out)),
         redirect_stderr(cast(TextIO, err)),
     ):
-        status = _train(session, path, given)
+        status = _train(session, path, values)
     if arguments.json and status == ExitStatus.DONE:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")
     return status
@@ -108,7 +108,7 @@ def _train(session: RunSession, path: Path, parameters: Mapping[str, Value]) -> 
     """Call train() of the file and record how the attempt ended."""
     verb = "resumes" if len(session.record.attempts) > 1 else "starts"
     values = " ".join(f"{key}={value}" for key, value in parameters.items())
-    say(f"run {session.folder.name} {verb}: {path.name} {values}".rstrip())
+    report(f"run {session.folder.name} {verb}: {path.name} {values}".rstrip())
     try:
         with preemption.interruptible():
             os.chdir(path.parent)
@@ -129,10 +129,10 @@ def _train(session: RunSession, path: Path, parameters: Mapping[str, Value]) -> 
         return _fail(session, f"{type(error).__name__}: {error}")
     if preemption.STOP.was_reported:
         return _stop(session)
-    session.record.result = as_result(returned, say)
+    session.record.result = as_result(returned)
     if not _end(session, RunStatus.FINISHED, EndReason.FINISHED):
         return ExitStatus.JOB_FAILED
-    say(f"run {session.folder.name} finished: {describe_result(session.record.result)}")
+    report(f"run {session.folder.name} finished: {describe_result(session.record.result)}")
     return ExitStatus.DONE
 
 
@@ -173,13 +173,13 @@ def _stop(session: RunSession) -> ExitStatus:
     stop = preemption.STOP
     reason = stop.signal.name if stop.signal is not None else "interrupted"
     when = "" if stop.is_polled else " before the file called should_stop()"
-    say(f"stopped by {reason}{when}; run the same command to resume")
+    report(f"stopped by {reason}{when}; run the same command to resume")
     _end(session, RunStatus.UNFINISHED, reason)
     return ExitStatus.UNFINISHED
 
 
 def _fail(session: RunSession, reason: str) -> ExitStatus:
-    say(f"error: the experiment failed: {reason}")
+    report(f"error: the experiment failed: {reason}")
     _end(session, RunStatus.FAILED, reason)
     return ExitStatus.JOB_FAILED
 
@@ -190,7 +190,7 @@ def _end(session: RunSession, status: RunStatus, reason: str) -> bool:
         session.end(status, reason)
     except OSError as error:
         label = "warning" if status == RunStatus.FAILED else "error"  # the failure was the error
-        say(f"{label}: the end of the run is not recorded: {describe_os_error(error)}")
+        report(f"{label}: the end of the run is not recorded: {describe_os_error(error)}")
         return False
     return True
 
@@ -204,10 +204,10 @@ def _print_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    say(f"run {folder.name} is already finished: {describe_result(record.result)}")
+    report(f"run {folder.name} is already finished: {describe_result(record.result)}")
     if record.file.get("sha256") not in (None, digest):
-        say("the file has changed since then; this is the result of the old version")
-    say(f"to run it again, choose a different name: --name {folder.name}-2")
+        report("the file has changed since then; this is the result of the old version")
+    report(f"to run it again, choose a different name: --name {folder.name}-2")
     if as_json:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")
 
@@ -216,17 +216,17 @@ MAX_TEXT_CHARS = 200  # of a value that is kept as text
 MAX_DEPTH = 50  # of nested values in a result
 
 
-def as_result(returned: object, say: Callable[[str], None]) -> dict[str, Any]:
+def as_result(returned: object) -> dict[str, Any]:
     """Return the result for the record, warning about values that JSON lacks."""
     if returned is None:
         return {}
     if isinstance(returned, Mapping):
-        return {str(key): _json_value(value, str(key), say) for key, value in returned.items()}
-    say(f"warning: train() returned {type(returned).__name__}, not a dict; saved as 'result'")
-    return {"result": _json_value(returned, "result", say)}
+        return {str(key): _json_value(value, str(key)) for key, value in returned.items()}
+    report(f"warning: train() returned {type(returned).__name__}, not a dict; saved as 'result'")
+    return {"result": _json_value(returned, "result")}
 
 
-def _json_value(value: object, key: str, say: Callable[[str], None], depth: int = 0) -> Any:
+def _json_value(value: object, key: str, depth: int = 0) -> Any:
     if hasattr(value, "item") and getattr(value, "size", None) is not None and _is_single(value):
         value = value.item()  # of torch and numpy
     if isinstance(value, float) and not math.isfinite(value):
@@ -234,19 +234,20 @@ def _json_value(value: object, key: str, say: Callable[[str], None], depth: int 
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth > MAX_DEPTH:  # it may contain itself
-        say(f"warning: '{key[:MAX_TEXT_CHARS]}' of the result is nested too deeply, saved as text")
+        report(
+            f"warning: '{key[:MAX_TEXT_CHARS]}' of the result is nested too deeply, saved as text"
+        )
         return reprlib.repr(value)
     depth += 1
     if isinstance(value, Mapping):
         return {
-            str(name): _json_value(part, f"{key}.{name}", say, depth)
-            for name, part in value.items()
+            str(name): _json_value(part, f"{key}.{name}", depth) for name, part in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_json_value(part, key, say, depth) for part in value]
+        return [_json_value(part, key, depth) for part in value]
     if hasattr(value, "tolist"):
-        return _json_value(value.tolist(), key, say, depth)
-    say(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
+        return _json_value(value.tolist(), key, depth)
+    report(f"warning: '{key}' of the result is a {type(value).__name__}, saved as text")
     return repr(value)[:MAX_TEXT_CHARS]
 
 

@@ -95,7 +95,7 @@ def load_recipe(arguments: Namespace) -> Recipe:
     """Load the recipe that ``parse`` found, with its overrides."""
     recipe = load(find_recipe(arguments.recipe), arguments.overrides)
     if recipe.adjusted and os.environ.get("RANK", "0") == "0":
-        say(f"note: {recipe.adjusted}")
+        report(f"note: {recipe.adjusted}")
     return recipe
 
 
@@ -107,7 +107,7 @@ def run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> int
         status = _run(command, arguments)
         stdout.flush()
         if stdout.lost_output and status == ExitStatus.DONE:
-            say(f"error: stdout: {stdout.lost_output}; some output is lost")
+            report(f"error: stdout: {stdout.lost_output}; some output is lost")
             status = ExitStatus.ERROR
         stderr.flush()
     return status
@@ -119,10 +119,10 @@ def _run(command: Callable[[Namespace], ExitStatus], arguments: Namespace) -> Ex
     except (UserError, OSError) as error:
         if arguments.debug:
             raise
-        say(f"error: {describe_os_error(error)}")
+        report(f"error: {describe_os_error(error)}")
         return error.status if isinstance(error, UserError) else ExitStatus.ERROR
     except Interrupted:
-        say("interrupted; run the same command to resume")
+        report("interrupted; run the same command to resume")
         return ExitStatus.UNFINISHED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
@@ -149,7 +149,7 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """Print a message to stderr; stdout is for results."""
     print(text, file=sys.stderr, flush=True)
 

@@ -92,8 +92,8 @@ def experiment_mismatch(record: RunRecord, file: str, arguments: Mapping[str, An
 
     ``file`` is a name without folders: the folder differs between targets.
     """
-    if why := job_mismatch(record, JOB):
-        return why
+    if problem := job_mismatch(record, JOB):
+        return problem
     if not record.arguments and not record.file:
         return ""  # it ended before it recorded them
     before = record.file.get("path", file).replace("\\", "/").rpartition("/")[2]

@@ -73,7 +73,7 @@ class Display:
             self.live.stop()
             self.live = None
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print one line and log it."""
         self.console.print(Text(text), soft_wrap=True)
         self.log_only(text)
@@ -103,7 +103,7 @@ class Display:
             f"lr {lr:.2e}  {speed}  {duration(eta)} left"
         )
         if self.live is None:
-            self.say(line)
+            self.report(line)
             return
         self.log_only(line)
         filled = round(BAR * step / self.max_steps)
@@ -117,7 +117,7 @@ class Display:
             f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
         )
         if self.live is None:
-            self.say(line)
+            self.report(line)
         else:
             self.log_only(line)
             self.redraw()
@@ -140,7 +140,7 @@ class Display:
         """Print the finished curve."""
         plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width)))
         if plot:
-            self.say(plot)
+            self.report(plot)
 
     def finished(
         self, run: str, step: int, seconds: float, loss: float | None, val_loss: float | None
@@ -148,11 +148,11 @@ class Display:
         """Report the result and the next command. ``seconds`` are those of training."""
         loss_text = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
-        self.say(
+        self.report(
             f"run {run} finished: {step} steps in {duration(seconds)} of training{loss_text}{val}"
         )
         more = next_command("sample", f"--name {run} prompt='...'")
-        self.say(f"sample from it: {more}")
+        self.report(f"sample from it: {more}")
 
 
 INSIDE = Path("/vol/checkpoints")  # mount point in the image

@@ -246,17 +246,17 @@ def flops_per_token(recipe: Recipe, rows: int | None = None, window: int | None 
     return 6.0 * matrices + 12.0 * config.n_embd * seen
 
 
-def out_of_memory_message(device: str, micro_batch: int, smaller: int, why: str) -> str:
+def out_of_memory_message(device: str, micro_batch: int, smaller: int, reason: str) -> str:
     """Return the message for too little memory for a ``micro_batch`` that can't be halved."""
     if micro_batch == 1:
         return (
-            f"{device} has too little memory for one sequence ({why}). Use a larger GPU, "
+            f"{device} has too little memory for one sequence ({reason}). Use a larger GPU, "
             "activation_checkpointing=true, or a smaller n_layer, n_embd or block_size; "
             "`runner estimate` shows what fits"
         )
     return (
-        f"{device} has too little memory for micro_batch {micro_batch} ({why}). Run it again with "
-        f"micro_batch={smaller}; the batch size and the result stay the same"
+        f"{device} has too little memory for micro_batch {micro_batch} ({reason}). Run it again "
+        f"with micro_batch={smaller}; the batch size and the result stay the same"
     )
 
 

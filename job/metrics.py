@@ -71,7 +71,7 @@ class GpuMonitor:
 EVALUATION = b'"kind": "val"'
 
 Line = dict[str, Any]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def parse_line(text: bytes) -> Line | None:
@@ -134,7 +134,7 @@ class Metrics:
     the file holds each step once.
     """
 
-    def __init__(self, folder: Path | None, resume_step: int, say: Say) -> None:
+    def __init__(self, folder: Path | None, resume_step: int, report: Report) -> None:
         self.folder = folder
         self.gpus: GpuMonitor | None = None
         if folder is None:
@@ -144,7 +144,7 @@ class Metrics:
         with name_in_errors(self.path):
             drop_lines_after(self.path, resume_step)
             self.file = self.path.open("a", encoding="utf-8", buffering=1)
-        self.tensorboard = TensorBoard(folder / "tensorboard", resume_step + 1, say)
+        self.tensorboard = TensorBoard(folder / "tensorboard", resume_step + 1, report)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
         """Write one line; ``kind`` is train, val, task or checkpoint."""

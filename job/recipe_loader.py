@@ -288,13 +288,16 @@ def describe(
             lines[key] = lines[key].replace(", got ", f" or {context['expected']}, got ", 1)
         else:
             lines.setdefault(
-                key, f"{source.where(key)}: {brief(key)}: {_what(error, key, context, known, noun)}"
+                key,
+                f"{source.where(key)}: {brief(key)}: {_problem(error, key, context, known, noun)}",
             )
     return list(lines.values())
 
 
-def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str], noun: str) -> str:
-    given = brief(repr(error.get("input")))
+def _problem(
+    error: Any, key: str, context: dict[str, Any], known: Collection[str], noun: str
+) -> str:
+    value = brief(repr(error.get("input")))
     match error["type"]:
         case "extra_forbidden":
             sections = {name.partition(".")[0] for name in known}
@@ -305,32 +308,32 @@ def _what(error: Any, key: str, context: dict[str, Any], known: Collection[str],
             guess = difflib.get_close_matches(
                 str(error.get("input")), str(context["expected"]).replace("'", "").split()
             )
-            return f"expected {context['expected']}, got {given}" + (
+            return f"expected {context['expected']}, got {value}" + (
                 f"; did you mean {guess[0]!r}?" if guess else ""
             )
         case "int_type" | "int_from_float":
-            return f"expected an integer, got {given}"
+            return f"expected an integer, got {value}"
         case "float_type":
-            return f"expected a number, got {given}"
+            return f"expected a number, got {value}"
         case "bool_type":
-            return f"expected true or false, got {given}"
+            return f"expected true or false, got {value}"
         case "string_type":
-            return f"expected text, got {given}; quote it"
+            return f"expected text, got {value}; quote it"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"expected a section, got {given}; write its keys below it, indented"
+            return f"expected a section, got {value}; write its keys below it, indented"
         case "greater_than_equal":
-            return f"{given} is too small; it must be at least {context['ge']}"
+            return f"{value} is too small; it must be at least {context['ge']}"
         case "greater_than":
-            return f"{given} is too small; it must be above {context['gt']}"
+            return f"{value} is too small; it must be above {context['gt']}"
         case "less_than_equal":
-            return f"{given} is too large; it must be at most {context['le']}"
+            return f"{value} is too large; it must be at most {context['le']}"
         case "less_than":
-            return f"{given} is too large; it must be below {context['lt']}"
+            return f"{value} is too large; it must be below {context['lt']}"
         case "string_too_short":
             return "expected text, got ''"
         case "string_pattern_mismatch":
-            return f"expected {PATTERNS[context['pattern']]}, got {given}"
+            return f"expected {PATTERNS[context['pattern']]}, got {value}"
         case "string_too_long":
-            return f"{given} is too long; use at most {context['max_length']} characters"
+            return f"{value} is too long; use at most {context['max_length']} characters"
         case _:
             return str(error["msg"])

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from job.arguments import say
+from job.arguments import report
 from job.display import Display, next_command
 from job.exit_status import ExitStatus, UserError
 from job.files import describe_os_error
@@ -76,7 +76,7 @@ def record_failure(error: BaseException, display: Display, session: RunSession |
 
 def record_stop(stopped_by: str, step: int, display: Display, session: RunSession | None) -> None:
     """Report that a signal stopped the training, and record it."""
-    display.say(
+    display.report(
         f"stopped by {stopped_by}; the checkpoint of step {step} is written, the same command "
         "resumes from it"
     )
@@ -91,15 +91,15 @@ def show_finished(
 
     ``recipe`` and ``overrides`` are those of this command line.
     """
-    say(describe_end(folder.name, record))
+    report(describe_end(folder.name, record))
     samples = sorted((folder / "samples").glob("step_*.txt"))
     if as_json:
         print((folder / "run.json").read_text(encoding="utf-8"), end="")
     elif samples:
-        say(f"its newest sample ({samples[-1]}):")
+        report(f"its newest sample ({samples[-1]}):")
         text = samples[-1].read_text(encoding="utf-8", errors="replace")
         print(sanitize(text) if sys.stdout.isatty() else text)
     if Path(recipe).parent == folder:  # `runner resume` gives the run's own copy of its recipe
         recipe, overrides = record.recipe or "RECIPE", record.overrides
     words = shlex.join([recipe, *overrides, "--name", f"{folder.name}-2"])
-    say(f"to train a new run: {next_command('train', words)}")
+    report(f"to train a new run: {next_command('train', words)}")

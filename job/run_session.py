@@ -71,9 +71,9 @@ def refuse_changes(folder: Path, recipe: Recipe) -> None:
     from job.recipe import load
 
     target, step = str(launch_metadata().get("target") or "host"), max(steps(folder), default=0)
-    why = recipe_mismatch(folder.name, load(path), recipe, target, step)
-    if why:
-        raise SettingsMismatch(why)
+    problem = recipe_mismatch(folder.name, load(path), recipe, target, step)
+    if problem:
+        raise SettingsMismatch(problem)
 
 
 def refuse_lost_records(folder: Path) -> None:
@@ -103,8 +103,8 @@ def refuse_different_job(folder: Path, job: str) -> None:
             f"{folder / 'run.json'} is damaged, so the run's job, dataset and attempts are "
             "unknown; restore the file, or start a new run: --name NEW-NAME"
         )
-    if record is not None and (why := job_mismatch(record, job)):
-        raise RunRefused(why)
+    if record is not None and (problem := job_mismatch(record, job)):
+        raise RunRefused(problem)
 
 
 class RunSession:
@@ -295,8 +295,8 @@ def run_folder(recipe: Recipe, name: str | None, locations: VolumePaths) -> Path
 def refuse_kernels(recipe: Recipe, device: str, has_float8: bool) -> None:
     """Raise RecipeError if ``device`` (cuda, mps or cpu) lacks a feature that the recipe needs."""
     if recipe.train.fp8 != "none" and not has_float8:
-        why = f"fp8={recipe.train.fp8} needs an NVIDIA GPU of compute capability 8.9, as an H100"
-        raise recipe.mistake("train.fp8", f"{why}; use fp8=none")
+        advice = "needs an NVIDIA GPU of compute capability 8.9, as an H100; use fp8=none"
+        raise recipe.mistake("train.fp8", f"fp8={recipe.train.fp8} {advice}")
     kernel = recipe.train.attention
     if kernel != "auto" and device != "cuda":
         raise recipe.mistake("train.attention", f"{kernel} is a GPU kernel; on {device} use auto")

@@ -89,7 +89,7 @@ class Signature:
     def values(self, words: Sequence[str]) -> dict[str, Value]:
         """Convert ``key=value`` arguments; later ones win. Raises ExperimentError."""
         by_name = {parameter.name: parameter for parameter in self.parameters}
-        found: dict[str, Value] = {}
+        typed: dict[str, Value] = {}
         for word in words:
             name, equals, text = word.partition("=")
             name = name.strip().removeprefix("--").replace("-", "_")
@@ -101,18 +101,18 @@ class Signature:
                 raise ExperimentError(f"argument '{brief(word)}': {self._unknown(name)}")
             parameter = by_name.get(name, Parameter(name))
             try:
-                found[name] = parameter.value(text)
+                typed[name] = parameter.value(text)
             except ValueError:
                 raise ExperimentError(
-                    f"argument '{brief(word)}': {_not_of(parameter, text)}"
+                    f"argument '{brief(word)}': {_type_problem(parameter, text)}"
                 ) from None
-        missing = [p.name for p in self.parameters if p.required and p.name not in found]
+        missing = [p.name for p in self.parameters if p.required and p.name not in typed]
         if missing:
             raise ExperimentError(
                 f"{self.path}: train() has no default for {', '.join(missing)}; set "
                 f"{missing[0]}=VALUE"
             )
-        return found
+        return typed
 
     def complete(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return ``values`` plus the defaults of all others, which identify a run of the file."""
@@ -128,7 +128,7 @@ class Signature:
         try:
             by_name[name].value("none" if value is None else text)
         except ValueError:
-            return _not_of(by_name[name], text)
+            return _type_problem(by_name[name], text)
         return ""
 
     def _unknown(self, name: str) -> str:
@@ -167,13 +167,13 @@ def read_signature(path: Path) -> Signature:
 
 
 def _signature(node: ast.FunctionDef, path: str) -> Signature:
-    given = node.args
-    plain = [*given.posonlyargs, *given.args]
+    args = node.args
+    plain = [*args.posonlyargs, *args.args]
     none: list[ast.expr | None] = [None]
-    defaults = [*none * (len(plain) - len(given.defaults)), *given.defaults, *given.kw_defaults]
-    pairs = list(zip([*plain, *given.kwonlyargs], defaults, strict=True))
+    defaults = [*none * (len(plain) - len(args.defaults)), *args.defaults, *args.kw_defaults]
+    pairs = list(zip([*plain, *args.kwonlyargs], defaults, strict=True))
     names = [argument.arg for argument, _ in pairs]
-    if FOLDER not in names or any(argument.arg == FOLDER for argument in given.posonlyargs):
+    if FOLDER not in names or any(argument.arg == FOLDER for argument in args.posonlyargs):
         raise ExperimentError(
             f"{path}:{node.lineno}: train() lacks {FOLDER}, the folder of its run; write\n  "
             f"{EXAMPLE}"
@@ -181,7 +181,7 @@ def _signature(node: ast.FunctionDef, path: str) -> Signature:
     parameters = [
         _parameter(argument, default) for argument, default in pairs if argument.arg != FOLDER
     ]
-    return Signature(path, tuple(parameters), open=given.kwarg is not None)
+    return Signature(path, tuple(parameters), open=args.kwarg is not None)
 
 
 def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
@@ -274,7 +274,7 @@ def _read(kind: str, text: str) -> Value:
     raise ValueError(text)
 
 
-def _not_of(parameter: Parameter, text: str) -> str:
+def _type_problem(parameter: Parameter, text: str) -> str:
     if parameter.foreign:
         return (
             f"{parameter.name} is a {parameter.foreign}, which can't be set on the command line; "

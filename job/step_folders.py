@@ -171,20 +171,20 @@ def find_damage(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if (found := path.stat().st_size) != size:
-            return f"{name} has {found} bytes, expected {size}"
+        if (actual := path.stat().st_size) != size:
+            return f"{name} has {actual} bytes, expected {size}"
         if sha256(path) != digest:
             return f"{name} has changed since it was written (SHA-256)"
     return ""
 
 
-def newest_intact(run: Path, say: Callable[[str], None]) -> Path | None:
+def newest_intact(run: Path, report: Callable[[str], None]) -> Path | None:
     """Return the newest intact checkpoint, warning about damaged ones; None if none is intact."""
     for step in reversed(steps(run)):
         folder = step_folder(run, step)
         if not (damage := find_damage(folder)):
             return folder
-        say(f"skipping a damaged checkpoint: {folder.name}: {damage}; trying the previous one")
+        report(f"skipping a damaged checkpoint: {folder.name}: {damage}; trying the previous one")
     return None
 
 

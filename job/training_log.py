@@ -107,7 +107,7 @@ def announce(
         session.progress(expected_seconds=round(whole, 1))
         planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
         planned_text = f"; the plan said {duration(planned)}" if planned else ""
-        display.say(
+        display.report(
             f"estimated duration: {duration(whole)} with evaluations and checkpoints, from the "
             f"first {step} steps; {duration(remaining_s)} left{planned_text}"
         )
@@ -165,12 +165,12 @@ class TrainingLog:
         folder = self.folder if self.session is not None else None
         # Without a checkpoint step 0 is measured again.
         logged = self.progress.step if self.saved_step is not None else -1
-        self.metrics = Metrics(folder, logged, self.display.say)
+        self.metrics = Metrics(folder, logged, self.display.report)
         if self.session is not None:
             self.display.recall(self.folder / "metrics.jsonl")
-            config, say = self.config, self.display.say
+            config, report = self.config, self.display.report
             tags, upload = config.tracker_tags, config.tracker_checkpoint
-            self.session.start_trackers(config.projects(), say, tags, upload)
+            self.session.start_trackers(config.projects(), report, tags, upload)
         self.pace = EtaEstimator(self.config, self.progress.step, eval_tokens)
         self.clock = time.perf_counter()
         # Includes the import of torch and the reading of the data, which are billed too.
@@ -237,7 +237,7 @@ class TrainingLog:
         """Report the score of each task."""
         self.metrics.log("task", self.progress.step, **scores)
         shown = "  ".join(f"{name} {score:.4f}" for name, score in scores.items())
-        self.display.say(f"step {self.progress.step}/{self.config.max_steps}  {shown}")
+        self.display.report(f"step {self.progress.step}/{self.config.max_steps}  {shown}")
 
     def record_sample(self) -> None:
         """Report a sample."""
@@ -310,7 +310,7 @@ class TrainingLog:
             raise NonFiniteLoss(text)
         if not self.has_warned_of_nan:
             self.has_warned_of_nan = True
-            self.display.say(
+            self.display.report(
                 f"{text}. stop_on_nan is false: training continues, but checkpoints of such "
                 "weights are not written"
             )

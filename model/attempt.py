@@ -19,7 +19,7 @@ from corpus.tokenizers import Tokenizer, save_tokenizer, vocabulary
 from corpus.verify import open_training_data
 from inference.engine import generate
 from inference.scoring import ending_losses
-from job.arguments import say
+from job.arguments import report
 from job.display import Display
 from job.exit_status import ExitStatus, Interrupted, NonFiniteLoss, UserError
 from job.files import write_atomically
@@ -75,7 +75,7 @@ def run_attempt(
                     words = arguments.overrides
                     ensure_prepared(recipe, locations, words, should_stop, resuming=is_resuming)
             except Interrupted:
-                say("stopped while preparing the data; the same command resumes")
+                report("stopped while preparing the data; the same command resumes")
                 return ExitStatus.UNFINISHED
             world.sum(torch.zeros(1))  # wait for the data
             trainer = _make_trainer(recipe, arguments.overrides, locations, folder, world)
@@ -102,7 +102,7 @@ def _make_trainer(
     session = RunSession(folder, recipe, "train", overrides) if world.is_main else None
     display = Display(folder / "log.txt", recipe.train.max_steps, silent=not world.is_main)
     for line in messages:
-        display.say(line)
+        display.report(line)
     tasks = recipe_tasks(recipe, locations.cache, tokenizer) if session is not None else {}
     ceilings = devices.ceilings(recipe.train.dtype, world.device, world.size)
     log = TrainingLog(recipe, folder, display, session, ceilings)
@@ -115,7 +115,7 @@ def _make_trainer(
             "run the command again"
         )
     if not (resumed or is_new) and source is not None:  # all of its checkpoints are damaged
-        load_initial_weights(network, tokenizer, source, locations, display.say)
+        load_initial_weights(network, tokenizer, source, locations, display.report)
     if session is not None:
         trainer.write_sample = partial(_sample, trainer, tokenizer, prompt)
         trainer.evaluate_tasks = partial(_evaluate_tasks, trainer, tasks)
@@ -125,7 +125,7 @@ def _make_trainer(
         log.record(parameters=parameters, dataset=data.identity)
     action = "resuming" if resumed else "starting"
     at = f" from step {step}" if resumed else ""
-    display.say(
+    display.report(
         f"{action} run {folder.name}{at}: {parameters / 1e6:.2f}M parameters, "
         f"{len(data.train):,} training tokens of {data.meta.source}, {recipe.train.max_steps} "
         f"steps of {recipe.train.global_batch_tokens:,} tokens "
@@ -185,7 +185,7 @@ def _sample(
             rows = generate(network, prompt, config, tokenizer.vocab_size, tokenizer.eot)
             text = write_texts(rows, tokenizer, prompt, config.num_samples, out)
     except NonFiniteLoss as error:  # the loss decides whether that ends the run
-        trainer.log.display.say(f"no sample of step {step}: {error}")
+        trainer.log.display.report(f"no sample of step {step}: {error}")
         return
     write_atomically(trainer.folder / "samples" / f"step_{step:08d}.txt", text)
     trainer.log.display.log_only(text)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from job.exit_status import UserError
 from job.files import new_file
-from job.metrics import Say
+from job.metrics import Report
 from job.step_folders import new_checkpoint, newest_intact, step_folder
 from model.distributed import full_tensor, is_sharded, shard_like
 from model.optim import Optimizer
@@ -68,9 +68,9 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def newest(run: Path, say: Say) -> Checkpoint | None:
+def newest(run: Path, report: Report) -> Checkpoint | None:
     """Return the newest intact checkpoint, warning about damaged ones; None if none is intact."""
-    folder = newest_intact(run, say)
+    folder = newest_intact(run, report)
     return None if folder is None else read(folder)
 
 

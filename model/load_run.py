@@ -23,10 +23,10 @@ from corpus.initial_weights import (
 )
 from corpus.tokenizers import Tokenizer, vocabulary
 from corpus.verify import tokenizer_of_run
-from job.arguments import say
+from job.arguments import report
 from job.compatibility import refuse_changed_network
 from job.exit_status import UserError
-from job.metrics import Say
+from job.metrics import Report
 from job.paths import VolumePaths
 from job.recipe import Recipe, load
 from job.run_record import find_run, no_checkpoint_error, recorded_dataset
@@ -70,7 +70,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     """Load the newest intact checkpoint of run ``name``, or of the newest run, onto a device."""
     device = devices.pick_device(device_kind, 0)
     described = describe_run(name, overrides)
-    folder = newest_intact(described.folder, say)
+    folder = newest_intact(described.folder, report)
     if folder is None:
         raise no_checkpoint_error(described.folder)
     network = GPT(described.recipe.model, vocabulary(described.recipe, described.tokenizer))
@@ -79,7 +79,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
 
 
 def load_initial_weights(
-    network: GPT, tokenizer: Tokenizer, source: str, locations: VolumePaths, say: Say
+    network: GPT, tokenizer: Tokenizer, source: str, locations: VolumePaths, report: Report
 ) -> None:
     """Copy the weights of ``train.init_from`` into ``network``.
 
@@ -90,7 +90,7 @@ def load_initial_weights(
         if (path / "config.json").exists():
             weights = read_gpt2(path, network, tokenizer)
         else:
-            folder = checkpoint_folder(path, tokenizer, network.config, say)
+            folder = checkpoint_folder(path, tokenizer, network.config, report)
             weights = load_file(folder / "model.safetensors")
     except ValueError as error:
         raise UserError(f"train.init_from: {error}") from None
@@ -99,7 +99,7 @@ def load_initial_weights(
     )
     refuse_different_shapes(source, *shapes)
     restore_model({p: name for name, p in network.named_parameters()}, weights)
-    say(f"initial weights: {path}")
+    report(f"initial weights: {path}")
 
 
 def read_gpt2(folder: Path, network: GPT, tokenizer: Tokenizer) -> Tensors:

@@ -174,7 +174,7 @@ class StepRunner:
             name = devices.device_name(self.device)
             raise OutOfMemory(out_of_memory_message(name, self.micro_batch, smaller, why))
         self.grad_accum_steps = batch // smaller
-        self.display.say(
+        self.display.report(
             smaller_micro_batch_message(smaller, self.micro_batch, self.grad_accum_steps)
         )
         self.micro_batch = smaller

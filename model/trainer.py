@@ -56,7 +56,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Restore the run's newest intact checkpoint; return False without one."""
-        saved = checkpoint.newest(self.folder, self.log.display.say)
+        saved = checkpoint.newest(self.folder, self.log.display.report)
         if saved is None:
             return False
         self.steps.restore(saved)

@@ -129,9 +129,9 @@ class BearerToken:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on if it has the key."""
-        given = dict(scope.get("headers") or ()).get(b"authorization", b"")
+        header = dict(scope.get("headers") or ()).get(b"authorization", b"")
         is_open = scope["type"] != "http" or scope["path"] in OPEN_PATHS
-        if is_open or secrets.compare_digest(given, self.expected):
+        if is_open or secrets.compare_digest(header, self.expected):
             return await self.app(scope, receive, send)
         message = "invalid API key; send `Authorization: Bearer KEY` with the server's SERVE_TOKEN"
         error = ApiError(401, message, "invalid_api_key")
@@ -192,8 +192,8 @@ class Answer:
                 pass
         if self.batcher.error is not None:
             raise ApiError(500, self.batcher.error)
-        found = [self.choice(choice, choice.text) for choice in self.choices]
-        return JSONResponse({**self.body(found), "usage": self.usage()})
+        choices = [self.choice(choice, choice.text) for choice in self.choices]
+        return JSONResponse({**self.body(choices), "usage": self.usage()})
 
     async def events(self) -> AsyncIterator[str]:
         """Yield server-sent events."""
@@ -266,11 +266,10 @@ class Api:
     async def completions(self, request: HttpRequest) -> Response:
         """Continue a text."""
         body = await self._read(request, Completion)
-        given = body.prompt
-        prompts: list[Any] = [given]
-        if isinstance(given, list) and given and not isinstance(given[0], int):
-            prompts = given
-        elif given == []:
+        prompts: list[Any] = [body.prompt]
+        if isinstance(body.prompt, list) and body.prompt and not isinstance(body.prompt[0], int):
+            prompts = body.prompt
+        elif body.prompt == []:
             raise ApiError(400, "prompt: an empty list; give a text or a list of texts")
         tokens = [self._encode(prompt) for prompt in prompts for _ in range(body.n)]
         return await self._answer(body, tokens)
@@ -279,8 +278,8 @@ class Api:
         """Answer a conversation."""
         body = await self._read(request, Chat)
         if self.model.template is None:
-            why = f"{self.model.name} has no chat template; use /v1/completions"
-            raise ApiError(400, why, "no_chat_template")
+            problem = f"{self.model.name} has no chat template; use /v1/completions"
+            raise ApiError(400, problem, "no_chat_template")
         messages = [message.for_template() for message in body.messages]
         try:
             tokens = self.model.template.encode(messages, self.model.tokenizer)
@@ -296,8 +295,8 @@ class Api:
 
     def _check_name(self, name: str | None) -> None:
         if name not in (None, self.model.name):
-            why = f"no model '{name}'; this server has {self.model.name}"
-            raise ApiError(404, why, "model_not_found")
+            problem = f"no model '{name}'; this server has {self.model.name}"
+            raise ApiError(404, problem, "model_not_found")
 
     def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):
@@ -328,9 +327,9 @@ class Api:
     def _config(self, body: Settings) -> SampleConfig:
         """Return the recipe's settings, changed by the request's."""
         names = {"temperature", "top_p", "top_k", "seed"}
-        given = body.model_dump(include=names, exclude_none=True)
+        requested = body.model_dump(include=names, exclude_none=True)
         # As in OpenAI's API, each request gets a new random seed unless it specifies one.
-        settings = {"seed": secrets.randbits(31), **given}
+        settings = {"seed": secrets.randbits(31), **requested}
         if 0 < settings.get("temperature", 1.0) < MIN_TEMPERATURE:
             settings["temperature"] = 0.0
         if tokens := body.max_completion_tokens or body.max_tokens:

@@ -22,7 +22,7 @@ from typing import TextIO
 
 from corpus.samples import TextStream
 from inference.engine import Engine
-from job.arguments import parse, run, run_parser, say
+from job.arguments import parse, report, run, run_parser
 from job.exit_status import ExitStatus, UserError
 from job.format import did_you_mean, sanitize
 from serving.load import LoadedModel, Message, changed_settings, load_model
@@ -100,7 +100,7 @@ def talk(conversation: Conversation, read: Callable[[str], str], out: TextIO) ->
         except EOFError:
             return
         except KeyboardInterrupt:
-            say("\n/exit or Ctrl-D leaves")
+            report("\n/exit or Ctrl-D leaves")
             continue
         if line.startswith("/"):
             name, _, value = line[1:].strip().partition(" ")
@@ -115,9 +115,9 @@ def talk(conversation: Conversation, read: Callable[[str], str], out: TextIO) ->
                 out.write(shown(piece))
                 out.flush()
         except KeyboardInterrupt:
-            say(" (ended)")
+            report(" (ended)")
         except UserError as error:
-            say(f"error: {error}")
+            report(f"error: {error}")
         out.write("\n\n")
         out.flush()
 
@@ -126,14 +126,14 @@ def _command(conversation: Conversation, name: str, value: str) -> None:
     if name == "reset":
         conversation.reset()
     elif name == "settings":
-        say("  ".join(f"{key} {getattr(conversation.settings, key)}" for key in SETTINGS))
+        report("  ".join(f"{key} {getattr(conversation.settings, key)}" for key in SETTINGS))
     elif name == "help" or not name:
-        say(HELP)
+        report(HELP)
     else:
         try:
             conversation.change(name, value)
         except UserError as error:
-            say(f"error: {error}")
+            report(f"error: {error}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,12 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Namespace) -> ExitStatus:
-    prompt = _given_prompt(arguments.prompt_file)
+    prompt = _read_prompt(arguments.prompt_file)
     model = load_model(arguments.name, arguments.model, arguments.overrides, arguments.device)
     conversation = Conversation(model)
     if prompt is None:
         kind = "chat template" if model.template is not None else "completion"
-        say(f"{model.name} ({kind}); /help lists the commands")
+        report(f"{model.name} ({kind}); /help lists the commands")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with suppress(ImportError):
             import readline  # noqa: F401  # input() then edits lines and has a history
@@ -175,7 +175,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _given_prompt(file: str | None) -> str | None:
+def _read_prompt(file: str | None) -> str | None:
     """Return the text of ``file`` or of a stdin that is not a terminal; None to ask the user."""
     if file is not None:
         try:

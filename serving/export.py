@@ -25,7 +25,7 @@ from torch import Tensor
 from corpus.initial_weights import CONV1D, PREFIX
 from corpus.tokenizer_export import export_folder, write_tokenizer
 from corpus.tokenizers import Tokenizer
-from job.arguments import parse, run, run_parser, say
+from job.arguments import parse, report, run, run_parser
 from job.exit_status import ExitStatus, UserError
 from job.files import new_file, write_atomically
 from job.format import duration
@@ -164,7 +164,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     folder = export_folder(arguments.output, trained.folder)
     name = export(trained.network, trained.tokenizer, folder)
     trust = ", trust_remote_code=True" if name == "GPTRunnerForCausalLM" else ""
-    say(
+    report(
         f"exported run {trained.folder.name}, step {trained.step}; load it with "
         f'AutoTokenizer and AutoModelForCausalLM.from_pretrained("{folder}"{trust})'
     )
@@ -208,9 +208,9 @@ def push(folder: Path, repository: str) -> str:
             repo_id=repository, folder_path=folder, commit_message="Upload the exported run"
         )
     except HfHubHTTPError as error:
-        why = error.server_message or f"HTTP {error.response.status_code}"
+        problem = error.server_message or f"HTTP {error.response.status_code}"
         raise UserError(
-            f"--push {repository}: the Hub refused it: {why}; check the name and that HF_TOKEN "
+            f"--push {repository}: the Hub refused it: {problem}; check the name and that HF_TOKEN "
             f"can write there. The export is complete: {folder}"
         ) from None
     except OSError as error:  # also httpx's errors, by way of ConnectionError

@@ -17,7 +17,7 @@ from corpus import DataError, Monitor
 from corpus.hub import download_weights
 from corpus.samples import encode_prompt
 from corpus.tokenizers import GPT2Tokenizer, Tokenizer, from_meta
-from job.arguments import say
+from job.arguments import report
 from job.exit_status import RecipeError, UserError
 from job.paths import VolumePaths
 from job.pretrained import pretrained, read_gpt2_config
@@ -109,7 +109,7 @@ def load_model(
         folder = Path(source)
         if hub is not None:
             check = lambda path: read_gpt2_config(path.read_bytes(), source)  # noqa: E731
-            monitor = Monitor(lambda event: say(str(event)) if isinstance(event, str) else None)
+            monitor = Monitor(lambda event: report(str(event)) if isinstance(event, str) else None)
             # _read_folder compares the vocabulary, once the weights are there.
             folder = download_weights(hub, locations.cache, check, lambda path: None, monitor)
         network, tokenizer = _read_folder(folder)

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from job.arguments import parse, run, run_parser, say
+from job.arguments import parse, report, run, run_parser
 from job.exit_status import ExitStatus, UserError
 from job.ports import listen
 from job.recipe import ModelConfig
@@ -68,7 +68,7 @@ def _main(arguments: Namespace) -> ExitStatus:
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
     )
     if not is_local and token is None:
-        say(f"warning: {host} can be reached from other machines; set SERVE_TOKEN")
+        report(f"warning: {host} can be reached from other machines; set SERVE_TOKEN")
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -98,7 +98,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         batcher.start(asyncio.get_running_loop())
-        say(f"serving {model.name}; Ctrl-C stops it")
+        report(f"serving {model.name}; Ctrl-C stops it")
         yield
         batcher.stop()
         batcher.join()

@@ -99,9 +99,9 @@ class MlflowTracker:
         self.client = MlflowClient(uri)
         known = self.client.get_experiment_by_name(run.project)
         experiment = known.experiment_id if known else self.client.create_experiment(run.project)
-        found = self.client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'")
-        if found:
-            self.id = found[0].info.run_id
+        runs = self.client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'")
+        if runs:
+            self.id = runs[0].info.run_id
             self.client.update_run(self.id, status="RUNNING")
         else:
             metadata = {**run.metadata, **({"group": run.group} if run.group else {})}

@@ -104,11 +104,11 @@ class Follower:
             return []
         self.state.step = step
         paths = sorted((self.folder / "samples").glob("step_????????.txt"))
-        found = [(int(path.stem[5:]), path) for path in paths if int(path.stem[5:]) <= step]
-        if not found or found[-1][0] <= self.state.sample:
+        samples = [(int(path.stem[5:]), path) for path in paths if int(path.stem[5:]) <= step]
+        if not samples or samples[-1][0] <= self.state.sample:
             return [LoggedStep(step, numbers)]
-        self.state.sample = found[-1][0]
-        texts = [(at, path.read_text(encoding="utf-8", errors="replace")) for at, path in found]
+        self.state.sample = samples[-1][0]
+        texts = [(at, path.read_text(encoding="utf-8", errors="replace")) for at, path in samples]
         return [LoggedStep(step, numbers, texts)]
 
 
@@ -180,10 +180,10 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the job decides when this process ends
     sys.stdout = sys.stderr = RedactedStream()
-    given = json.loads(sys.argv[1])
-    folder, name = Path(given["folder"]), given["name"]
+    arguments = json.loads(sys.argv[1])
+    folder, name = Path(arguments["folder"]), arguments["name"]
     try:
-        follow(given)
+        follow(arguments)
     except BaseException as error:  # a library may also raise SystemExit
         traceback.print_exc()
         state = read_state(folder, name)

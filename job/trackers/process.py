@@ -8,17 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from job.metrics import Report
 from job.paths import CHECKOUT
 from job.trackers import TRACKERS, TrackerInfo, read_state
 
 # For the last data. A preempted job has 24 s in all, most of them for its checkpoint.
 FINISH_TIMEOUT_S, STOP_TIMEOUT_S = 20.0, 5.0
 UPLOAD_TIMEOUT_S = 3600.0  # of a checkpoint
-
-Say = Callable[[str], None]
 
 
 class TrackerProcess(subprocess.Popen[bytes]):
@@ -30,9 +29,9 @@ class TrackerProcess(subprocess.Popen[bytes]):
         self.info, self.folder, self.upload = info, folder, upload
         self.log = folder / f"tracker_{info.name}.log"
         self.url, self.was_reported = "", False
-        given = {"name": info.name, "folder": str(folder.absolute()), "project": project}
+        options = {"name": info.name, "folder": str(folder.absolute()), "project": project}
         python_path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-        words = json.dumps({**given, "tags": [*tags], "upload": upload})
+        words = json.dumps({**options, "tags": [*tags], "upload": upload})
         with self.log.open("ab") as log:
             super().__init__(
                 [sys.executable, "-m", "job.trackers.follow", words],
@@ -44,18 +43,18 @@ class TrackerProcess(subprocess.Popen[bytes]):
                 start_new_session=True,  # Ctrl-C at a terminal must not end it before the job
             )
 
-    def report(self, say: Say) -> None:
+    def report_state(self, report: Report) -> None:
         """Report the page, or that the tracker failed, once."""
         state = read_state(self.folder, self.info.name)
         if state.url and state.url != self.url:
             self.url = state.url
-            say(f"{self.info.label}: {state.url}")
+            report(f"{self.info.label}: {state.url}")
         if self.poll() and not self.was_reported:
             self.was_reported = True
-            why = state.error or f"exit status {self.returncode}"
-            say(
+            problem = state.error or f"exit status {self.returncode}"
+            report(
                 f"{self.info.label} failed and is off for this attempt; the training continues: "
-                f"{why} (see {self.log})"
+                f"{problem} (see {self.log})"
             )
 
 
@@ -66,22 +65,22 @@ class TrackerProcesses:
         self,
         folder: Path,
         projects: Mapping[str, str],
-        say: Say,
+        report: Report,
         tags: Sequence[str] = (),
         upload: bool = False,
     ) -> None:
-        self.say = say
+        self.report = report
         self.started: list[TrackerProcess] = []
         for name, project in projects.items():
             try:
                 self.started.append(TrackerProcess(TRACKERS[name], folder, project, tags, upload))
             except (OSError, KeyError) as error:
-                say(f"tracker {name} does not start; the training continues: {error}")
+                report(f"tracker {name} does not start; the training continues: {error}")
 
     def urls(self) -> dict[str, str]:
         """Return the pages by tracker, reporting new ones and failures."""
         for tracker in self.started:
-            tracker.report(self.say)
+            tracker.report_state(self.report)
         return {tracker.info.name: tracker.url for tracker in self.started if tracker.url}
 
     def close(self, is_finished: bool) -> None:
@@ -98,7 +97,7 @@ class TrackerProcesses:
             except subprocess.TimeoutExpired:
                 if not is_finished:
                     os.killpg(tracker.pid, signal.SIGKILL)
-                self.say(
+                self.report(
                     f"{tracker.info.label} did not finish within {limit:.0f} s; "
                     "the next attempt sends the rest"
                 )

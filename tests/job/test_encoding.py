@@ -11,7 +11,7 @@ LOG = """
 import sys
 from pathlib import Path
 from job.display import Display
-Display(Path(sys.argv[1]), 10).say("4 \\u00d7 \\u00fc")
+Display(Path(sys.argv[1]), 10).report("4 \\u00d7 \\u00fc")
 """
 
 

@@ -90,7 +90,7 @@ def test_a_signal_writes_a_checkpoint_of_the_current_step(
     record = read_record(run)
     assert record is not None
     assert (record.status, record.attempts[-1].reason) == ("unfinished", how.name)
-    newest = checkpoint.newest(run, say=pytest.fail)
+    newest = checkpoint.newest(run, report=pytest.fail)
     assert newest is not None
     assert newest.step == record.step >= 15
     lab.train("stopped")
