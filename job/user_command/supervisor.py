@@ -39,6 +39,7 @@ from job.user_command.resume import (
 )
 
 ERROR_LINE = re.compile(r"(?m)^(?:\[rank\d+\]:\s*)?([\w.]*(?:Error|Exception): .*)")
+MISSING_MODULE = re.compile(r"^ModuleNotFoundError: No module named '(\w+)")
 LOG_TAIL_BYTES = 1 << 16
 MAX_ERROR_LENGTH = 200
 
@@ -149,7 +150,7 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
     for item in persisted:
         item.sync_back(session.attempt.started)
     metrics.close()
-    status = _end(session, process, code, metrics.result())
+    status = _end(session, process, code, metrics.result(), folder)
     if arguments.json:
         print((place / "run.json").read_text(encoding="utf-8"), end="", flush=True)
     return status
@@ -162,7 +163,13 @@ def _checkpoint_backup(arguments: Namespace, folder: Path, out: Path) -> Checkpo
     return CheckpointBackup(resume_path(arguments.resume_if, folder, out), out)
 
 
-def _end(session: RunSession, process: CommandProcess, code: int, metrics: dict[str, float]) -> int:
+def _end(
+    session: RunSession,
+    process: CommandProcess,
+    code: int,
+    metrics: dict[str, float],
+    folder: Path,
+) -> int:
     """Record the end. A command that was asked to stop is unfinished even if it exits with 0.
 
     Many programs save and exit like that; a command that had already finished finishes again
@@ -178,6 +185,8 @@ def _end(session: RunSession, process: CommandProcess, code: int, metrics: dict[
         session.end(RunStatus.UNFINISHED, f"exit status {code}")
     else:
         error = last_error(session.folder / "log.txt")
+        if (match := MISSING_MODULE.search(error)) and (folder / match[1]).is_dir():
+            error += f"; {match[1]} is in the folder: run `env PYTHONPATH=. COMMAND`"
         session.end(RunStatus.FAILED, f"exit status {code}" + (f": {error}" if error else ""))
     return code
 

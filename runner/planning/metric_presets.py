@@ -105,6 +105,23 @@ PRESETS = (
     ),
 )
 
+# Any other program: `step 10/500 | loss 3.1`, `10 | loss 3.1`, `Epoch 1: train loss 3, val loss 4`.
+# The step is in a line with a loss; a training loss does not follow val, eval or test.
+OTHER = MetricPreset(
+    "a typical program",
+    "",
+    {
+        "step": r"(?i)^(?=.*loss\W+(?:train\W+)?[\dni])"
+        r"(?:.*?\b(?:step|iter(?:ation)?)['\"]?[ :=#]*|.*?\bepoch[ :=#[]*|\s*(?=\d+ ?[|:]))"
+        r"(\d+)(?: ?/ ?(?P<total>\d+))?",
+        "loss": rf"(?i)^(?=.*loss)(?:(?!(?<![a-z])(?:val|eval|test)).)*?(?<![a-z])loss['\"]?"
+        rf"(?:[ _]train)?[ :=]+{NUMBER}",
+        "val_loss": rf"(?i)(?<![a-z])(?:val(?:id(?:ation)?)?|eval)(?:[ _/]loss['\"]?[ :=]+|: )"
+        rf"{NUMBER}",
+        "test_loss": rf"(?i)(?<![a-z])test[ _/]loss['\"]?[ :=]+{NUMBER}",
+    },
+)
+
 
 def read_metrics(options: Sequence[str], folder: Path, argv: Sequence[str]) -> Patterns:
     """Return the names and patterns of ``--metric``, or those of the folder's program.
@@ -116,8 +133,7 @@ def read_metrics(options: Sequence[str], folder: Path, argv: Sequence[str]) -> P
             raise usage(f"--metric {NO_METRICS} reads nothing; remove it, or the other --metric")
         return ()
     if not options:
-        preset = find_preset(folder, argv)
-        return tuple(preset.patterns.items()) if preset else ()
+        return tuple(find_preset(folder, argv).patterns.items())
     metrics = {}
     for word in options:
         name, equals, pattern = word.partition("=")
@@ -131,7 +147,7 @@ def read_metrics(options: Sequence[str], folder: Path, argv: Sequence[str]) -> P
     return tuple(metrics.items())
 
 
-def find_preset(folder: Path, argv: Sequence[str]) -> MetricPreset | None:
+def find_preset(folder: Path, argv: Sequence[str]) -> MetricPreset:
     """Return the preset for the script in the command, else for the folder's other scripts."""
     for path in _scripts(folder, argv):
         try:
@@ -142,7 +158,7 @@ def find_preset(folder: Path, argv: Sequence[str]) -> MetricPreset | None:
         for preset in PRESETS:
             if re.search(preset.marker, text):
                 return preset
-    return None
+    return OTHER
 
 
 def _scripts(folder: Path, argv: Sequence[str]) -> Iterator[Path]:
@@ -154,10 +170,15 @@ def _scripts(folder: Path, argv: Sequence[str]) -> Iterator[Path]:
     yield from sorted(folder.glob("*.py"))[:MAX_SCRIPTS]
 
 
+def are_known(metrics: Patterns) -> bool:
+    """Return True if the program surely prints the metrics, given or of a preset for it."""
+    return metrics not in ((), tuple(OTHER.patterns.items()))
+
+
 def describe_metrics(metrics: Patterns) -> str:
-    """Return ``loss, val_loss (nanoGPT)``, as the plan shows it."""
+    """Return ``loss, val_loss as nanoGPT prints them``, for the plan."""
     if not metrics:
         return ""
     names = ", ".join(name for name, _ in metrics if name not in ("step", "max_steps"))
-    preset = next((p.name for p in PRESETS if tuple(p.patterns.items()) == metrics), "")
+    preset = next((p.name for p in (*PRESETS, OTHER) if tuple(p.patterns.items()) == metrics), "")
     return f"{names} as {preset} prints them" if preset else names

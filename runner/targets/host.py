@@ -171,8 +171,9 @@ class HostTarget(LocalTarget):
         variables |= {
             name: self.cli.environ[name] for name in ("TERM",) if name in self.cli.environ
         }
-        environ = {**self.cli.environ, **variables, "OUT_DIR": str(self.volumes.run(run))}
-        return follow_process(environ, argv, self.volumes.run(run))
+        folder = self.volumes.run(run)
+        environ = {**self.cli.environ, **variables, "RUN_NAME": run, "OUT_DIR": str(folder)}
+        return follow_process(environ, argv, folder)
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of ``output.txt``; [] if the last attempt was not detached."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from job.format import duration, parse_dollars, parse_duration
 from runner.errors import usage
+from runner.planning.metric_presets import are_known
 from runner.pricing.estimate import training_machine
 from runner.pricing.gpus import GpuRequest, RentedMachine, parse_gpus
 from runner.request import CommandRequest, Request, TargetOptions
@@ -98,7 +99,7 @@ def resolve_options(request: Request) -> ResolvedOptions:
     if request.job.writes_run and not request.job.reads_recipe:
         default = "24h"
     watched = resources if request.job.name == "train" else None
-    if isinstance(request, CommandRequest) and request.command.metrics:
+    if isinstance(request, CommandRequest) and are_known(request.command.metrics):
         from job.recipe import ResourcesConfig  # pydantic is slow to import
 
         watched = ResourcesConfig()

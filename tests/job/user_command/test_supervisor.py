@@ -114,6 +114,17 @@ class TestEnd:
         )  # fmt: skip
         assert sorted((volumes / "checkpoints" / "r" / "log.txt").read_text().split()) == ["a", "b"]
 
+    def test_error_names_the_variable_that_a_package_of_the_folder_needs(
+        self, start: Start, folder: Path, record
+    ) -> None:
+        (folder / "config" / "go.py").write_text("import data.letters\nimport absent\n")
+        output_of(start("python", "config/go.py"), 1)
+        error = "exit status 1: ModuleNotFoundError: No module named"
+        hint = "data is in the folder: run `env PYTHONPATH=. COMMAND`"
+        assert record().attempts[0].reason == f"{error} 'data'; {hint}"
+        output_of(start("env", "PYTHONPATH=.", "python", "config/go.py"), 1)
+        assert record().attempts[1].reason == f"{error} 'absent'"
+
     def test_stdout_and_stderr_stay_separate(self, start: Start) -> None:
         process = start("python", "-c", "import sys; print('data'); print('talk', file=sys.stderr)")
         assert process.communicate(timeout=60) == ("data\n", "talk\n")

@@ -8,7 +8,13 @@ import pytest
 
 from job.user_command.metric_sources import OutputMetrics
 from runner.errors import RunnerError
-from runner.planning.metric_presets import PRESETS, find_preset, read_metrics
+from runner.planning.metric_presets import (
+    OTHER,
+    PRESETS,
+    are_known,
+    find_preset,
+    read_metrics,
+)
 
 # For each program: a line of its source, its output, and its (step, max_steps, values).
 PROGRAMS = {
@@ -71,16 +77,46 @@ PROGRAMS = {
         "Epoch 1:  50%|##| 10/20 [00:01<, v_num=0, train_loss=1.5, val_loss=1.7]",
         [(10, 0, {"loss": 2.5}), (30, 0, {"loss": 1.5, "val_loss": 1.7})],
     ),
+    # build-nanogpt, llama2.c, ng-video-lecture, makemore, LLMs-from-scratch, litgpt, Fabric,
+    # microgpt and short scripts
+    "a typical program": (
+        "import torch",
+        "using loss scale 65536, warmup step 5\nvalidation loss: 10.9\n"
+        "step     0 | loss: 9.5 | lr 8e-07 | norm: 1.3 | dt: 1.45ms | tok/sec: 123.45\n"
+        "20 | loss 8.5 | lr 1e-4 | 321.11ms | mfu 1.00%\n"
+        "step 30: train loss 7.5, val loss 7.6\n"
+        "step 40 train loss: 6.5 test loss: 6.6\n"
+        "Ep 1 (Step 000050): Train loss 5.5, Val loss 5.6\n"
+        "Epoch 1 | iter 60 step 1 | loss train: 4.5, val: n/a | iter time: 512.22 ms (step)\n"
+        "Epoch 1 | iter 70 step 1 | loss train: 4.4, val: 4.6 | iter time: 512.22 ms (step)\n"
+        "epoch: 0 - iteration: 80 - loss 3.5\nval loss 3.6\n"
+        "step   90 / 100 | loss 2.5\nstep=95 train_loss=1.5 val/loss=1.6\n"
+        "{'loss': 1.4, 'step': 99}\nlossless 3, Loss after epoch 100: nan",
+        [
+            (0, 0, {"val_loss": 10.9}),
+            (0, 0, {"loss": 9.5}),
+            (20, 0, {"loss": 8.5}),
+            (30, 0, {"loss": 7.5, "val_loss": 7.6}),
+            (40, 0, {"loss": 6.5, "test_loss": 6.6}),
+            (50, 0, {"loss": 5.5, "val_loss": 5.6}),
+            (60, 0, {"loss": 4.5}),
+            (70, 0, {"loss": 4.4, "val_loss": 4.6}),
+            (80, 0, {"loss": 3.5}),
+            (80, 0, {"val_loss": 3.6}),
+            (90, 100, {"loss": 2.5}),
+            (95, 100, {"loss": 1.5, "val_loss": 1.6}),
+            (99, 100, {"loss": 1.4}),
+        ],
+    ),
 }
 
 
-@pytest.mark.parametrize("name", [preset.name for preset in PRESETS])
+@pytest.mark.parametrize("name", [preset.name for preset in (*PRESETS, OTHER)])
 def test_lines_of_the_program(tmp_path: Path, name: str) -> None:
     source, output, expected = PROGRAMS[name]
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "go.py").write_text(f"{source}\n")
     preset = find_preset(tmp_path, ["torchrun", "-m", "scripts.go"])
-    assert preset is not None
     assert preset.name == name
     metrics = OutputMetrics(preset.patterns)
     metrics.add("stdout", f"{output}\n".encode())
@@ -89,7 +125,8 @@ def test_lines_of_the_program(tmp_path: Path, name: str) -> None:
 
 def test_given_patterns_replace_the_preset(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROGRAMS["nanoGPT"][0])
-    assert dict(read_metrics([], tmp_path, ["python", "x.py"]))["step"]
+    assert are_known(read_metrics([], tmp_path, ["python", "x.py"]))
+    assert not are_known(read_metrics([], tmp_path / "empty", ["python", "x.py"]))
     assert read_metrics(["none"], tmp_path, ["python", "train.py"]) == ()
     assert read_metrics([r"loss=l=(\d)"], tmp_path, []) == (("loss", r"l=(\d)"),)
 
