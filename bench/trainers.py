@@ -22,6 +22,7 @@ from bench.setup import Setup, Task
 from corpus.shards import SPLITS
 from job import GOMP_SPINCOUNT
 from job.exit_status import UserError
+from job.files import read_tail
 from job.metrics import read_metrics
 
 NEVER = 10**9
@@ -138,9 +139,7 @@ def _extra(lines: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
 
 def _tail(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace")
+        return read_tail(path, TAIL_BYTES)
     except OSError:
         return ""
 

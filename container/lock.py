@@ -40,9 +40,9 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group()).lower()
 
 
-def image_requirements(pyproject: Path = CHECKOUT / "pyproject.toml") -> list[str]:
+def image_requirements() -> list[str]:
     """Return the requirements of the image, including torch."""
-    project = tomllib.loads(pyproject.read_text())["project"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     return [
         *(r for r in project["dependencies"] if name_of(r) not in RUNNER_ONLY),
@@ -53,22 +53,14 @@ def image_requirements(pyproject: Path = CHECKOUT / "pyproject.toml") -> list[st
 
 def uv_compile(*options: str) -> str:
     """Run ``uv pip compile`` for the image's platform and return its output."""
-    command = [
-        *(
-            "uv",
-            "pip",
-            "compile",
-            "-",
-            "--quiet",
-            "--no-header",
-            "--no-annotate",
-            "--no-emit-index-url",
-        ),
-        *("--python-version", "3.11", "--python-platform", "linux", *options),
-    ]
-    requirements = "\n".join(image_requirements())
+    command = ["uv", "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
+    command += ["--no-emit-index-url", "--python-version", "3.11", "--python-platform", "linux"]
     return subprocess.run(
-        command, input=requirements, check=True, text=True, stdout=subprocess.PIPE
+        [*command, *options],
+        input="\n".join(image_requirements()),
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
     ).stdout
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.format import runner_command
 from job.run_record import RunRecord
+from job.schedules import learning_rate, short_blocks
 
 if TYPE_CHECKING:
     from job.recipe import ModelConfig, Recipe
@@ -43,8 +44,6 @@ ADVICE = (
 
 def _same_so_far(recorded: Recipe, requested: Recipe, step: int) -> bool:
     """Return True if no step up to ``step`` would have had a different learning rate."""
-    from job.schedules import learning_rate
-
     if step >= requested.train.max_steps:
         return False
     return all(
@@ -58,8 +57,6 @@ def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
     The shapes of the weights do not show all settings that make it compute a different function.
     Dropout is not one: it is for training only.
     """
-    from job.schedules import short_blocks
-
     keys = ["variant", "n_layer", "n_head", "n_embd", "value_embeddings"]
     if before.variant == after.variant == "gpt2":
         keys += ["bias", "block_size"]  # modern's rotary positions have no weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shlex
@@ -119,6 +120,11 @@ def read_file(path: Path, start: int = 0, length: int | None = None) -> bytes:
         return file.read(-1 if length is None else length)
 
 
+def read_tail(path: Path, length: int) -> str:
+    """Return the text of the last ``length`` bytes. Raises OSError."""
+    return read_file(path, max(0, path.stat().st_size - length)).decode(errors="replace")
+
+
 def read_utf8(path: Path) -> str:
     """Return the text of a file. Raises ValueError, whose message is the problem alone."""
     if problem := file_problem(path):
@@ -153,8 +159,6 @@ def fsync_file(path: Path) -> None:
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock, which ends with the process; yield False if another one has it."""
-    import fcntl  # Unix only; this module is imported elsewhere too
-
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from job.exit_status import ExitStatus
+from job.files import read_tail
 from job.format import url_problem
 from job.paths import VolumePaths
 from job.run_record import read_record
@@ -88,9 +89,7 @@ class Notifier:
 def last_line(log: Path) -> str:
     """Return the last line of a log that is not blank; '' without one."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
+        lines = read_tail(log, TAIL_BYTES).split("\n")
     except OSError:
         return ""
     shown = ("".join(c for c in line if c.isprintable()).strip() for line in reversed(lines))

@@ -6,6 +6,7 @@ change.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -263,8 +264,6 @@ def is_held(folder: Path) -> bool | None:
     """
     if sys.platform != "linux":
         return None
-    import fcntl
-
     try:
         with (folder / "lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
+from job.files import read_tail
 from job.paths import VolumePaths
 from job.run_record import EndReason, RunStatus
 from job.run_session import RunSession
@@ -193,10 +194,8 @@ def _end(
 
 def last_error(log: Path) -> str:
     """Return the last line of a Python traceback; torchrun prints 30 lines of its own after it."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    errors = [line for line in ERROR_LINE.findall(text) if "ChildFailedError" not in line]
+    lines = ERROR_LINE.findall(read_tail(log, LOG_TAIL_BYTES))
+    errors = [line for line in lines if "ChildFailedError" not in line]
     return errors[-1][:MAX_ERROR_LENGTH] if errors else ""
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiment import ConfigMismatch, TBLogger, load_checkpoint, save_checkpoint
-from experiment.weights import ModelMismatch
+from experiment.checkpoint import ModelMismatch
 from job.exit_status import UserError
 
 
