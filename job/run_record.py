@@ -227,6 +227,12 @@ def find_run(name: str | None, checkpoints: Path) -> Path:
 def no_checkpoint_error(folder: Path) -> NoSuchRun:
     """Return the error for a run without a checkpoint."""
     record = read_record(folder)
+    if steps(folder):
+        return NoSuchRun(
+            f"every checkpoint of run '{folder.name}' is damaged; restore the files in {folder}, "
+            f"or train it again: {runner_command('host')} {folder}/recipe.yaml "
+            f"--name {folder.name}-2"
+        )
     if record is not None and record.status == RunStatus.FINISHED:
         return NoSuchRun(
             deleted_checkpoints_message(folder.name, "host", str(folder / "recipe.yaml"))

@@ -74,7 +74,8 @@ RENAMED_OPTIONS = {
     "--choices": ("--multiple-choice",),
     "--every": ("--interval",),
 }
-EXTRA_ARGUMENT = re.compile(r"Got unexpected extra arguments? \((.+)\)")  # click's message
+# click's message
+EXTRA_ARGUMENT = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 RENAMED_COMMANDS = {"plan": "estimate"}
 
 MIN_SIMILARITY = 0.7  # of a command that is suggested; `logs` for `bogus` has 0.67
@@ -238,7 +239,7 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
     ]  # click may not tell the command
     path = error.ctx.command_path if error.ctx is not None else " ".join(["runner", *named])
     if match := EXTRA_ARGUMENT.match(message):
-        message = f"unexpected '{match[1].split()[0]}'"
+        message = f"unexpected '{match[1].partition(' ')[0]}'"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         from job.format import either
         from runner.cli_options import Choice

@@ -16,6 +16,7 @@ from runner.console import CliContext
 @click.command(help=__doc__)
 @click.pass_obj
 def command(cli: CliContext) -> int:
+    from job.files import write_atomically
     from runner.commands.new import write_experiment
     from runner.project import INSTALLED, find_checkout
 
@@ -30,8 +31,7 @@ def command(cli: CliContext) -> int:
         if path.exists():
             cli.info(f"kept {name}")
             continue
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_atomically(path, content)
         cli.write(name)
     if (cli.cwd / "my_experiment.py").exists():
         cli.info("kept my_experiment.py")

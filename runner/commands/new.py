@@ -11,10 +11,12 @@ resumes exactly after an interruption.
 from __future__ import annotations
 
 import keyword
+import os
 from pathlib import Path
 
 import click
 
+from job.files import write_atomically
 from runner.cli_options import Choice
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
@@ -51,10 +53,7 @@ def write_experiment(cwd: Path, name: str, installed: Path) -> Path:
     if stem in RESERVED_NAMES:
         raise usage(f"'{stem}' is a package that the file imports; choose a different name")
     text = (installed / "experiment" / "example.py").read_text(encoding="utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text.replace("EXAMPLE.py", path.name))
-    except FileExistsError:
-        raise RunnerError(f"{path} exists; choose a different name") from None
+    if os.path.lexists(path):
+        raise RunnerError(f"{path} exists; choose a different name")
+    write_atomically(path, text.replace("EXAMPLE.py", path.name))
     return path

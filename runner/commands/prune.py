@@ -4,7 +4,7 @@
   runner prune --older-than 30d             of every run that ended 30 days ago or earlier
   runner prune --older-than 2h 'seed*'      of these runs
 
-Each run keeps its newest checkpoint and the one with the lowest validation loss.
+Each run keeps its newest intact checkpoint and the one with the lowest validation loss.
 """
 
 import click
@@ -34,6 +34,7 @@ def command(cli: CliContext, names: tuple[str, ...], older_than: float, yes: boo
     from runner.runs.find import ResolvedRun, every_run, find_run, match_names
     from runner.runs.history import read_fully
     from runner.runs.store import folder_size, listing, step_of
+    from runner.transfer.plan import newest_intact
     from runner.transfer.progress import count
 
     runs = [find_run(cli, name) for name in match_names(cli, names)] if names else every_run(cli)
@@ -52,6 +53,12 @@ def command(cli: CliContext, names: tuple[str, ...], older_than: float, yes: boo
         folders = [entry.path.rpartition("/")[2] for entry in listing(files, state.run)]
         steps = [n for n in folders if (m := STEP_FOLDER.match(n)) and int(m[1]) not in kept]
         if not steps:
+            continue
+        intact = newest_intact(files, state.run, folders)
+        steps = [name for name in steps if name != intact]
+        if intact is None:
+            cli.warn(f"run '{state.run}' has no intact checkpoint; none of them is deleted")
+        if intact is None or not steps:
             continue
         size = sum(folder_size(files, f"{state.run}/{name}")[1] for name in steps)
         total += size

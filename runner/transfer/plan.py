@@ -12,8 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from job import step_folders
 from job.step_folders import LATEST, MANIFEST, STEP_FOLDER, sha256
 from job.typed_json import read_json
+from runner.target import LocalVolume, VolumeFiles
 from runner.targets.blocks import RemoteEntry
 from runner.transfer.mapping import is_temporary, unsafe_reason
 from runner.transfer.workers import FailedTransfer
@@ -108,6 +110,25 @@ def find_damage(folder: Path) -> str | None:
     for name, digest in manifest.items():
         if not is_intact(folder / name, digest):
             return f"{name} differs from {MANIFEST}"
+    return None
+
+
+def newest_intact(files: VolumeFiles, run: str, names: Iterable[str]) -> str | None:
+    """Return the newest intact one of a run's checkpoints ``names``; None if none is intact.
+
+    Files on this machine are hashed, those elsewhere have the size in the manifest.
+    """
+    for name in sorted(filter(STEP_FOLDER.match, names), key=parse_step_name, reverse=True):
+        path = f"{run}/{name}"
+        if isinstance(files, LocalVolume):
+            is_intact = not step_folders.find_damage(files.root / path)
+        else:
+            sizes = {entry.path.rpartition("/")[2]: entry.size for entry in files.entries(path)}
+            text = files.read(f"{path}/{MANIFEST}") if MANIFEST in sizes else b""
+            manifest = parse_manifest(text)
+            is_intact = bool(manifest) and not find_incomplete(manifest or {}, sizes)
+        if is_intact:
+            return name
     return None
 
 

@@ -101,3 +101,7 @@ def test_missing_checkpoints_of_a_finished_run_were_deleted(tmp_path: Path) -> N
     assert "were deleted; to train it again: runner host" in str(
         no_checkpoint_error(tmp_path / "a")
     )
+    (tmp_path / "a" / "step_00000001").mkdir()
+    assert "every checkpoint of run 'a' is damaged; restore" in str(
+        no_checkpoint_error(tmp_path / "a")
+    )

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 
 from job.run_record import RunStatus
-from job.step_folders import steps
+from job.step_folders import FILES, MANIFEST, sha256, steps
 from runner.console import CliContext
 from runner.target import RunInfo
 from runner.targets.host import HostTarget
@@ -24,8 +25,12 @@ OLD = RunInfo("warm", "train", "host", RunStatus.FINISHED, started=50.0, ended=6
 def with_checkpoints(folder: Path, best: int) -> Path:
     """Add the checkpoints of steps 10 to 50; ``best`` has the lowest validation loss."""
     for step in range(10, 60, 10):
-        (folder / f"step_{step:08d}").mkdir(exist_ok=True)
-        (folder / f"step_{step:08d}" / "model.safetensors").write_bytes(b"x" * 1000)
+        path = folder / f"step_{step:08d}"
+        path.mkdir(exist_ok=True)
+        for name in FILES:
+            (path / name).write_bytes(b"x" * 1000)
+        digest = {"bytes": 1000, "sha256": sha256(path / FILES[0])}
+        (path / MANIFEST).write_text(json.dumps(dict.fromkeys(FILES, digest)))
     lines = [
         {"kind": "val", "step": step, "loss": 1.0 if step == best else 2.0}
         for step in range(10, 60, 10)
@@ -41,7 +46,7 @@ def test_rm_asks_with_the_size_and_deletes_the_run(
     cli.targets["host"] = HostTarget(cli, checkout)
     result = type_("runner rm warm")
     assert result.exit_code == 2
-    assert "run 'warm' (host): 9 files, 5 kB" in result.stderr
+    assert "run 'warm' (host): 24 files, 17 kB" in result.stderr
     assert folder.exists()
     assert type_("runner rm 'wa*' -y").exit_code == 0
     assert list(folder.parent.iterdir()) == []
@@ -74,11 +79,40 @@ def test_prune_keeps_the_newest_and_the_best_checkpoint(
     fake.states = [OLD]
     result = type_("runner prune --older-than 30d")
     assert result.exit_code == 2
-    assert "warm: 3 checkpoints, 3" in result.stderr
+    assert "warm: 3 checkpoints, 10" in result.stderr
     assert len(steps(folder)) == 5
     assert type_("runner prune --older-than 30d -y").exit_code == 0
     assert steps(folder) == [20, 50]
     assert "no old checkpoints" in type_("runner prune --older-than 30d -y").stderr
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize("damaged", [[50], [50, 40], [10, 20, 30, 40, 50]])
+def test_prune_keeps_the_newest_intact_checkpoint(
+    type_: Type,
+    fake: FakeTarget,
+    make_run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: list[int],
+    is_remote: bool,
+) -> None:
+    folder = with_checkpoints(make_run("warm", step=50), best=50)
+    fake.states = [OLD]
+    if is_remote:  # another volume, whose files can't be hashed
+        files = fake.files("checkpoints")
+        monkeypatch.setattr(
+            fake,
+            "files",
+            lambda volume: SimpleNamespace(size=files.size, read=files.read, entries=files.entries),
+        )
+    for step in damaged:
+        content = b"y" * 1000 if not is_remote else b"x" * 999
+        (folder / f"step_{step:08d}" / "optimizer.safetensors").write_bytes(content)
+    result = type_("runner prune --older-than 30d -y")
+    assert result.exit_code == 0, result.stderr
+    intact = max({10, 20, 30, 40, 50} - {*damaged}, default=None)
+    assert steps(folder) == ([10, 20, 30, 40, 50] if intact is None else [intact, 50])
+    assert ("no intact checkpoint" in result.stderr) == (intact is None)
 
 
 def test_prune_keeps_active_and_recent_runs_and_those_without_latest(

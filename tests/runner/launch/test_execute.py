@@ -252,6 +252,7 @@ class TestUsageErrors:
         [
             ("runner host trian", "did you mean 'train'?"),
             ("runner status a b", "unexpected 'b'; `runner status --help` shows the usage"),
+            ("runner init ''", "unexpected ''; `runner init --help` shows the usage"),
             ("runner runs --tag", "requires an argument; `runner runs --help` shows the usage"),
             ("runner pipeline x.yaml", "a job runs on a target: `runner host pipeline`"),
             ("runner host lr=abc", "argument 'lr=abc': train.lr: expected a number, got 'abc'"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from runner import project
 from runner.console import CliContext
 from tests.runner.conftest import ROOT
 from tests.runner.fake_target import FakeTarget
@@ -159,6 +162,24 @@ class TestNew:
     ) -> None:
         assert type_(f"runner new experiment {name}").exit_code == 2
         assert not list(cli.cwd.glob("*.py"))
+
+    @pytest.mark.parametrize("line", ["new experiment my_gpt", "init"])
+    def test_a_full_disk_leaves_no_half_file(
+        self, type_, cli, tmp_path, checkout, monkeypatch, line
+    ) -> None:
+        (checkout / ".env.example").write_text("A=1\n")
+        (tmp_path / "mine").mkdir()
+        monkeypatch.setattr(project, "find_checkout", lambda cwd: checkout)
+        cli.cwd = tmp_path / "mine"
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        result = type_(f"runner {line}")
+        assert result.exit_code == 1
+        assert f"error: {cli.cwd}/" in result.stderr
+        assert [path for path in cli.cwd.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.slow
