@@ -28,6 +28,12 @@ GPT2 = {
 HUB = "hf://"
 
 NAMED = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of `export --push`
+
+
+def invalid_repository(name: str) -> str:
+    """Return the error for a name of no repository that can be written."""
+    return f"--push {name}: expected OWNER/NAME, such as --push me/my-gpt"
 
 
 class Pretrained(NamedTuple):

@@ -203,6 +203,10 @@ class Target(RunSource, Protocol):
         """
         ...
 
+    def check_program(self, request: CommandRequest) -> None:
+        """Raise RunnerError, exit status 2, if the target is known to lack the program."""
+        return None
+
     def plan(self, request: Request, state: TargetState) -> Plan:
         """Return ``make_plan`` with the target's own additions. Pure."""
         ...

@@ -10,7 +10,6 @@ networks, a modeling file goes next to the weights.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from argparse import Namespace
@@ -26,10 +25,10 @@ from corpus.initial_weights import CONV1D, PREFIX
 from corpus.tokenizer_export import export_folder, write_tokenizer
 from corpus.tokenizers import Tokenizer
 from job.arguments import parse, report, run, run_parser
-from job.exit_status import ExitStatus, UserError
+from job.exit_status import ExitStatus, UsageError, UserError
 from job.files import new_file, write_atomically
 from job.format import duration
-from job.pretrained import gpt2_config
+from job.pretrained import REPOSITORY, gpt2_config, invalid_repository
 from job.run_record import read_record
 from model.gpt import GPT, LOGIT_SOFTCAP, ROTARY_BASE
 from model.load_run import TrainedRun, open_run
@@ -158,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Namespace) -> ExitStatus:
-    if arguments.push:
+    if arguments.push is not None:
         check_push(arguments.push)
     trained = open_run(arguments.name, arguments.overrides, "cpu")
     folder = export_folder(arguments.output, trained.folder)
@@ -176,7 +175,6 @@ def _main(arguments: Namespace) -> ExitStatus:
 
 
 # huggingface_hub reads HF_TOKEN and HF_ENDPOINT itself; no message and no file has the token.
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 INSTALL = "pip install 'gpt-runner[hub]'"
 MAX_SAMPLE_CHARACTERS = 2000
 
@@ -184,7 +182,7 @@ MAX_SAMPLE_CHARACTERS = 2000
 def check_push(repository: str) -> None:
     """Raise UserError, before the export, for a push that can't work."""
     if not REPOSITORY.fullmatch(repository):
-        raise UserError(f"--push {repository}: expected OWNER/NAME, such as --push me/my-gpt")
+        raise UsageError(invalid_repository(repository))
     try:
         from huggingface_hub import get_token
     except ImportError:

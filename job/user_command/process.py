@@ -95,7 +95,9 @@ class CommandProcess:
             )
         except OSError as error:
             self._log.close()
-            raise UserError(_start_error(command[0], folder, environ, error)) from None
+            problem = f"{command[0]} can't be started in {folder}: {error.strerror}"
+            missing = missing_program(command[0], folder, environ.get("PATH"))
+            raise UserError(missing or problem) from None
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         streams = ((self.process.stdout, data), (self.process.stderr, sys.stderr.buffer))
@@ -176,11 +178,12 @@ def catch_signals() -> list[signal.Signals]:
     return early
 
 
-def _start_error(program: str, folder: Path, environ: Mapping[str, str], error: OSError) -> str:
-    if (folder / program).is_file() and "/" not in program:
+def missing_program(program: str, folder: Path, path: str | None) -> str:
+    """Return the error for a program's name that is not in ``path``; '' for a path."""
+    if "/" in program or shutil.which(program, path=path) is not None:
+        return ""
+    if (folder / program).is_file():
         return (
             f"program {program} not found, but there is a file; use ./{program} or python {program}"
         )
-    if "/" not in program and shutil.which(program, path=environ.get("PATH")) is None:
-        return f"program '{program}' not found; check its name, or add it to the image with --setup"
-    return f"{program} can't be started in {folder}: {error.strerror}"
+    return f"program '{program}' not found; check its name, or install it (in an image: --setup)"

@@ -71,6 +71,8 @@ def run_request(
     record = finished_record(request, state)
     if record is not None and request.experiment is not None:
         return show_finished(cli, target, request, record)
+    if isinstance(request, CommandRequest):
+        target.check_program(request)
     plan = target.plan(request, state)
     if record is not None and plan.question is not None and not arguments.dry_run:
         # A free target lets the trainer show the finished run; on this one starting costs money.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.compatibility import refuse_changed_network
 from job.files import text_problem
-from job.pretrained import FINEWEB, GPT2, HUB
+from job.pretrained import FINEWEB, GPT2, HUB, REPOSITORY, invalid_repository
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
 from runner.jobs import JOBS, Job, LaunchArguments
@@ -103,6 +103,8 @@ def read_request(
             return EvaluateRequest(**common, multiple_choice=file, task=arguments.task)
         case "export":
             folder = None
+            if arguments.push is not None and not REPOSITORY.fullmatch(arguments.push):
+                raise usage(invalid_repository(arguments.push))
             if output:
                 output = path_on_this_machine(output, volumes)
                 folder = (cwd / Path(output).expanduser()).absolute()

@@ -26,7 +26,7 @@ from runner.project import (
     secret_values,
     unknown_config,
 )
-from runner.request import Request, TargetOptions
+from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.logs import tail
 from runner.runs.store import read_launch
 from runner.signals import SignalForwarder
@@ -279,6 +279,8 @@ def _plan_trials(
         needed = (recipe.data.dataset, recipe.train.init_from) if recipe is not None else None
         if needed not in states:
             states[needed] = target.inspect(request).for_new_run()
+            if isinstance(request, CommandRequest):
+                target.check_program(request)
         plans.append(target.plan(request, states[needed]))
     return tuple(plans)
 

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -44,7 +43,9 @@ from runner.targets.docker import (
     RunContainers,
     add_packages,
     bind_mounts,
+    check_image_program,
     check_shared_files,
+    container_name,
     container_named,
     ensure_setup_image,
     exec_command,
@@ -116,10 +117,14 @@ class ComposeTarget(LocalTarget):
             else "",
         )
 
+    def check_program(self, request: CommandRequest) -> None:
+        """Look the program up in the image. Raises RunnerError."""
+        check_image_program(self.system, self.project.image("train") or "", request)
+
     def start(self, plan: Plan) -> LaunchHandle:
         """Write missing settings to .env, build missing images, start the container."""
         self._prepare_container(plan)
-        container = f"gpt-runner-{plan.job}-{uuid.uuid4().hex[:8]}"
+        container = container_name(plan)
         start = self._detach if plan.detach else self._attach
         with self._starting(plan):
             self.containers.remove_ended(plan.run)
@@ -179,7 +184,7 @@ class ComposeTarget(LocalTarget):
                 waiting = replace(waiting, environment=())
             waits = replace(plan, process=waiting, folder=None if is_checkout else plan.folder)
             self._prepare_container(waits)
-            self._detach(waits, "shell", f"gpt-runner-shell-{uuid.uuid4().hex[:8]}")
+            self._detach(waits, "shell", container_name(waits))
         code = self.enter(run, argv if is_checkout else plan.process.command)
         for container in self.containers.active(run):
             self.system.call(["docker", "rm", "--force", container.id])

@@ -9,16 +9,25 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from job.user_command.persisted_paths import mirror_files, seed_volume
+from job.user_command.process import missing_program
 from runner.console import CliContext
-from runner.errors import RunnerError
+from runner.errors import RunnerError, usage
 from runner.home import state_folder
-from runner.plan import ImageState, PlannedFolder
-from runner.planning.packaging import SETUP_FOLDER, list_files, setup_digest, setup_files
+from runner.plan import ImageState, Plan, PlannedFolder
+from runner.planning.packaging import (
+    SETUP_FOLDER,
+    list_files,
+    setup_digest,
+    setup_files,
+    setup_lines,
+)
+from runner.request import LAUNCHERS, CommandRequest
 from runner.system import System, is_container_id
 
 RUN_LABEL = "gpt-runner.run"
@@ -32,6 +41,7 @@ NOT_LOGGED_IN = re.compile(
     r"denied|unauthorized|forbidden|basic auth|authentication", re.IGNORECASE
 )
 LONGEST_WAIT_S = 20 * 86400.0  # poll(2) takes at most 24 days
+NOT_FOUND = 127  # the status of `command -v` in the image's shell
 SETUP_REPOSITORY = "gpt-runner-setup"  # images extended by --setup, one tag each
 
 
@@ -91,6 +101,11 @@ class RunContainers:
             answer = self.system.call(["docker", "logs", "--tail", str(lines), container.id])
             return (answer.out + answer.err).splitlines()[-lines:]
         return []
+
+
+def container_name(plan: Plan) -> str:
+    """Return a new name for the container of the plan."""
+    return f"gpt-runner-{plan.run}-{uuid.uuid4().hex[:8]}"
 
 
 def exec_command(cli: CliContext, container: str, argv: Sequence[str]) -> list[str]:
@@ -163,6 +178,21 @@ def check_shared_files(system: System, image: str, paths: Iterable[Path]) -> Non
             "this container (DOCKER_HOST, or a mounted socket); start the runner where the engine "
             "runs, or run the job without Docker: `runner host`"
         )
+
+
+def check_image_program(system: System, image: str, request: CommandRequest) -> None:
+    """Raise RunnerError, exit status 2, if the image lacks the program of the command.
+
+    An image that --setup extends, a given PATH and a program of each image are not checked: the
+    container takes half a second.
+    """
+    command, variables = request.command, dict(request.target_options.environment)
+    program = command.argv[0]
+    if setup_lines(command) or "PATH" in variables or "/" in program or LAUNCHERS.match(program):
+        return
+    look_up = ["--entrypoint", "sh", image, "-c", 'command -v "$0"', program]
+    if system.call(["docker", "run", "--rm", *look_up]).code == NOT_FOUND:
+        raise usage(missing_program(program, command.folder, path=""))
 
 
 def setup_image(system: System, image: str, folder: PlannedFolder) -> str:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from job.paths import CACHES, VOLUMES
 from job.run_record import lock_holder
+from job.user_command.process import missing_program
 from runner.console import CliContext
+from runner.errors import usage
 from runner.plan import JobEnvironment, Plan, TargetState, Volume
 from runner.project import INSTALLED, install_line, secret_values, volumes
 from runner.request import CommandRequest, Request, UserCommand
@@ -72,6 +74,10 @@ class HostTarget(LocalTarget):
             variables=tuple(variables.items()),
         )
         state = inspect_local(self, request, environment)
+        if request.device == "mps" and sys.platform != "darwin":
+            raise usage(
+                "--device mps is the GPU of a Mac; remove it to use the GPU of this machine"
+            )
         if state.folder is not None and request.command is not None:
             state = replace(
                 state, folder=replace(state.folder, occupied=occupied_paths(request.command))
@@ -88,6 +94,14 @@ class HostTarget(LocalTarget):
             missing_modules=missing,
             install_command=install_line(*extras),
         )
+
+    def check_program(self, request: CommandRequest) -> None:
+        """Look the program up in the command's PATH. Raises RunnerError."""
+        environ = {**self.cli.environ, **command_environment(self.cli.environ)}
+        environ |= dict(request.target_options.environment)
+        command = request.command
+        if problem := missing_program(command.argv[0], command.folder, environ.get("PATH")):
+            raise usage(problem)
 
     def start(self, plan: Plan) -> LaunchHandle:
         """Start the process."""

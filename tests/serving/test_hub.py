@@ -86,7 +86,7 @@ def test_push_uploads_the_export_with_a_card_made_from_the_record(lab: Lab, hub:
     lab.train("small", "max_steps=5", "warmup_steps=0", "eval_every=5")
     run = lab.run_folder("small")
     (run / "cloud.json").write_text('{"cost": 1.5}')
-    _, err = lab.run("export", "--name", "small", "--push", "tiny", status=1)
+    _, err = lab.run("export", "--name", "small", "--push", "tiny", status=2)
     assert "--push tiny: expected OWNER/NAME" in err
     hub.status = 403
     _, err = lab.run("export", "--name", "small", "--push", "me/tiny", status=1)

@@ -43,6 +43,7 @@ from runner.targets.modal.container import (
     uptime,
 )
 from runner.targets.modal.watchdog import (
+    MAX_RETRIES,
     AttemptNotifier,
     Deadline,
     Watchdogs,
@@ -60,6 +61,7 @@ STOP_POLL_S = 3.0  # each poll for a stop request is a call to Modal
 GRACE_S = 24.0  # for the checkpoint after a preemption; Modal kills after about 30 s
 
 JOBS_WITH_RECORD = ("train", "command", "experiment")  # they write their end into run.json
+RETRIED = (EndReason.NODE_LOST, EndReason.ATTEMPT_TIMEOUT)  # count as Modal's retries
 SIGKILL_STATUS, SIGTERM_STATUS = 137, 143
 NEVER = float("inf")
 
@@ -279,6 +281,10 @@ class AttemptRunner:
 
     def _end(self, reason: EndReason, status: int | None) -> tuple[EndReason, int | None]:
         """Record the end and commit; ``status`` is None if another attempt follows."""
+        earlier = [a.reason for a in self.log.attempts[:-1] if a.call == self.call]
+        if reason in RETRIED and sum(r in RETRIED for r in earlier) >= MAX_RETRIES:
+            self.log.attempts[-1].detail = f"all {MAX_RETRIES + 1} attempts are used up"
+            status = int(ExitStatus.UNFINISHED)  # so that the end is recorded and reported
         self.log.end_attempt(reason, status, time.time())
         if status is not None:
             self.log.end_call(int(status), reason)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -41,6 +40,8 @@ from runner.targets.docker import (
     ENTRYPOINT,
     Container,
     RunContainers,
+    check_image_program,
+    container_name,
     ensure_setup_image,
     exec_command,
     with_image_digest,
@@ -98,6 +99,10 @@ class RemoteTarget(Target):
         """Return the state of the engine, the image, the run and the dataset on the box."""
         return inspect_box(self, request)
 
+    def check_program(self, request: CommandRequest) -> None:
+        """Look the program up in the box's image. Raises RunnerError."""
+        check_image_program(self.system, self.any_image or "", request)
+
     def plan(self, request: Request, state: TargetState) -> Plan:
         """Return ``make_plan`` without additions."""
         return make_plan(request, state)
@@ -106,7 +111,7 @@ class RemoteTarget(Target):
         """Build the image, send the trees of files, then start the container."""
         image = self._prepare_image(plan)
         self.containers.remove_ended(plan.run)
-        handle = LaunchHandle.of(plan, self.name, _container_name(plan), location=self.box)
+        handle = LaunchHandle.of(plan, self.name, container_name(plan), location=self.box)
         if plan.records_launch:  # before the start: if this process ends, the run is found by it
             self._forget_exit(plan.run)
             self._files["checkpoints"].write(f"{plan.run}/{LAUNCH_NAME}", launch_json(handle))
@@ -194,7 +199,7 @@ class RemoteTarget(Target):
             self.cli.info(f"attaching to {request.run}")
             name = active[0].id
         else:
-            name = _container_name(plan)
+            name = container_name(plan)
             process = replace(plan.process, command=("sleep", "infinity"))
             folder = None if is_checkout else plan.folder
             waiting = replace(plan, process=process, folder=folder, detach=True)
@@ -317,10 +322,6 @@ class RemoteTarget(Target):
     def _forget_exit(self, run: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
             self._files["checkpoints"].remove(f"{run}/{EXIT_NAME}")
-
-
-def _container_name(plan: Plan) -> str:
-    return f"gpt-runner-{plan.run}-{uuid.uuid4().hex[:8]}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 #   bad_setup, no_plugin, no_image                exist if the setup fails, compose is not installed,
 #                                                 or the image is not built
 #   gpus                                          the output of nvidia-smi -L in a container
+#   no_program                                    exists if the image lacks every program
 #   other_files                                   a path that the engine does not see
 #   wait                                          a script that runs before a container ends
 #   job                                           the script of a container; pid has its process id
@@ -47,7 +48,12 @@ case "$1 $2" in
   fi
   echo 0123
   ;;
-"run --rm") cat "$answers/gpus" ;;
+"run --rm")
+  case "$3" in
+  --entrypoint) [ ! -e "$answers/no_program" ] || exit 127 ;;
+  *) cat "$answers/gpus" ;;
+  esac
+  ;;
 "build --tag")
   cat >"$answers/layer"
   [ ! -e "$answers/bad_setup" ]

@@ -369,6 +369,20 @@ class TestUserCommand:
         assert words[words.index("--") :] == ["--", "python", "train.py", "--lr=1"]
         assert "gpt-runner.job=command" in words
 
+    @pytest.mark.parametrize("target", ["", "sweep"])
+    def test_program_that_the_image_lacks_is_refused_before_the_plan(
+        self, type_, local, docker, checkout: Path, target: str
+    ) -> None:
+        docker.answer("no_program", "")
+        sweep = "command: trane --lr={lr}\nspace: {grid: {lr: [1, 2]}}\nmetric: loss\n"
+        (checkout / "sweep.yaml").write_text(sweep)
+        result = type_(
+            "runner sweep sweep.yaml --target local" if target else "runner local -- trane"
+        )
+        assert (result.exit_code, docker.calls("compose", "run")) == (2, [])
+        assert "program 'trane' not found" in result.stderr
+        assert type_("runner local --env PATH=/opt/bin -- trane").exit_code == 0
+
     def test_persisted_volumes_get_the_files_of_the_folder(
         self, type_, local, folder: Path, checkout: Path
     ) -> None:

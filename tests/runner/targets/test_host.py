@@ -434,6 +434,28 @@ def test_missing_torch_shows_the_install_command(type_, cli, checkout) -> None:
     assert not (checkout / "volumes").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-- trane.py", "program 'trane.py' not found"),
+        ("--env PATH=/nowhere -- git status", "program 'git' not found"),
+        ("--device mps", "--device mps is the GPU of a Mac"),
+        ("sample --name warm --device mps", "--device mps is the GPU of a Mac"),
+        ("export --name warm --push tiny", "--push tiny: expected OWNER/NAME"),
+    ],
+)
+def test_a_launch_that_cannot_work_is_refused_before_its_plan(
+    type_, cli, checkout, make_run, monkeypatch, words: str, message: str
+) -> None:
+    make_run("warm", step=10)
+    cli.targets["host"] = HostTarget(cli, checkout)
+    monkeypatch.setattr(sys, "platform", "linux")
+    result = type_(f"runner host {words}")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "actions" not in result.stderr  # of the plan
+
+
 def test_a_reused_pid_is_not_the_job(checkout) -> None:
     from dataclasses import replace
 

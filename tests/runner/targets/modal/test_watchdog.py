@@ -12,6 +12,8 @@ import pytest
 from job.run_record import EndReason
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal import watchdog
+from runner.targets.modal.container import MountedVolumes
+from runner.targets.modal.entrypoint import AttemptRunner
 from runner.targets.modal.watchdog import AttemptNotifier, IdleGpuWatchdog, StallWatchdog
 from tests.runner.targets.modal.conftest import CloudFixture, cloud_with, use_light_attempts
 from tests.runner.targets.modal.test_entrypoint import reasons
@@ -202,6 +204,26 @@ def test_the_cap_is_announced_once_when_most_of_it_is_spent(
     for cap in (None, 13.0, 12.0, 12.0):
         notifier.warn_of_cap(log, cap)
     assert sent == ["has spent $10.00 of its $12.00 limit"]
+
+
+@pytest.mark.parametrize("reason", ["node-lost", "attempt-timeout"])
+def test_the_end_of_the_last_attempt_that_modal_starts_is_reported(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(AttemptNotifier, "send", lambda self, text: sent.append(text))
+    runner = AttemptRunner.__new__(AttemptRunner)
+    runner.call, runner.rank, runner.keeps_record, runner.log = "fc-1", 1, False, AttemptLog()
+    runner.notifier = AttemptNotifier.__new__(AttemptNotifier)
+    runner.volumes = MountedVolumes({})
+    ends = ["preempted", reason] * 10 + [reason]  # Modal does not count preemptions
+    for call, end in [("fc-0", reason), *(("fc-1", end) for end in ends)]:
+        runner.log.begin(CloudAttempt(call, "ta-1", 0.0, 10.0, 1.0), "ap-1")
+        assert sent == []
+        ended = runner._end(EndReason(end), None)
+    assert ended == (reason, 101)
+    assert (runner.log.status, runner.log.reason) == (101, reason)
+    assert sent == [f"stopped: {reason}: all 11 attempts are used up"]
 
 
 @pytest.mark.parametrize("reason", ["preempted", "killed", "node-lost", "attempt-timeout"])
