@@ -25,7 +25,7 @@ LINE_END = re.compile(rb"[\r\n]")
 MAX_LINE_BYTES = 2000  # of a line that is searched
 SEARCH_LIMIT_S = 1.0
 
-STEP, MAX_STEPS = "step", "max_steps"
+STEP, MAX_STEPS, LOSS = "step", "max_steps", "loss"
 
 
 class MetricRow(NamedTuple):
@@ -67,7 +67,7 @@ class OutputMetrics:
         import regex  # it has a time limit; re may backtrack without an end
 
         self._patterns = {name: regex.compile(pattern) for name, pattern in patterns.items()}
-        self._counts_values = STEP not in patterns
+        self._counts_losses = True  # until a step is printed
         self._counter = StepCounter()
         self._rests: dict[object, bytes] = {}  # per pipe, the incomplete line
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -90,6 +90,8 @@ class OutputMetrics:
     def _read(self, line: str) -> MetricRow | None:
         matches = {name: self._search(name, line) for name in list(self._patterns)}
         if match := matches.pop(STEP, None):
+            if self._counts_losses:
+                self._counts_losses, self._counter.step = False, 0
             self._counter.read(match)
         if match := matches.pop(MAX_STEPS, None):
             self._counter.max_steps = _integer(match[1]) or 0
@@ -100,7 +102,7 @@ class OutputMetrics:
         }
         if not values:
             return None
-        if self._counts_values:
+        if self._counts_losses and (LOSS in values or STEP not in self._patterns):
             self._counter.step += 1
         return MetricRow(self._counter.step, self._counter.max_steps, values)
 

@@ -129,7 +129,7 @@ class Objective:
         Settings that may change when a run is resumed are not among them.
         """
         if self.folder is not None and self.config.command is not None:
-            return {"command": self.config.command, "dir": str(self.folder.folder)}
+            return {"dir": str(self.folder.folder)}
         if request.experiment is not None:
             arguments = dict(request.experiment.arguments)
             return {key: arguments[key] for key in arguments if key not in self.config.keys}

@@ -109,7 +109,8 @@ def show_trials(cli: CliContext, record: SweepRecord) -> None:
     if has_costs:
         budget = f" of {dollars(record.budget)}" if record.budget is not None else ""
         smoke = dollars(record.smoke_cost)
-        cli.info(f"spent {dollars(record.spent)}{budget}, including {smoke} for the smoke run")
+        part = f", including {smoke} for the smoke run" if record.smoke_cost else ""
+        cli.info(f"spent {dollars(record.spent)}{budget}{part}")
 
 
 def show_groups(cli: CliContext, record: SweepRecord) -> None:

@@ -123,6 +123,14 @@ def test_lines_of_the_program(tmp_path: Path, name: str) -> None:
     assert [tuple(row) for row in metrics.rows()] == expected
 
 
+def test_losses_without_a_step_are_counted() -> None:
+    metrics = OutputMetrics(OTHER.patterns)
+    metrics.add("stdout", b"val loss 3.5\nloss: 3.0\nloss: 2.9\nval loss: 2.8\n")
+    assert [row.step for row in metrics.rows()] == [0, 1, 2, 2]
+    metrics.add("stdout", b"step 1 loss: 2.7\n")
+    assert [row.step for row in metrics.rows()] == [1]
+
+
 def test_given_patterns_replace_the_preset(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROGRAMS["nanoGPT"][0])
     assert are_known(read_metrics([], tmp_path, ["python", "x.py"]))

@@ -307,3 +307,6 @@ def test_command_of_a_different_repository_is_swept_by_its_printed_loss(
     out, err = spawn("sweep", "theirs/s.yaml", "--json").communicate(timeout=200)
     assert len(json.loads(out)["trials"]) == 5
     assert json.loads(out)["best"] == "s-002"
+    (folder / "s.yaml").write_text(text.replace("train.py --lr", "train.py -v --lr"))
+    _, err = spawn("sweep", "theirs/s.yaml", "--dry-run").communicate(timeout=60)
+    assert err.count("python train.py -v --lr={lr}") == 1  # in the line that shows the difference
