@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -342,13 +343,16 @@ def read_exit(folder: Path) -> int | None:
         return None
 
 
+SIGTERM_STATUS = 128 + signal.SIGTERM  # the stop came before the job handles signals
+
+
 def discard_if_not_started(folder: Path, code: int) -> bool:
     """Remove the folder of a job that failed before it wrote anything, so that its name is free
     again.
 
     Returns True if the folder was removed.
     """
-    codes = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED)
+    codes = (ExitStatus.ERROR, ExitStatus.USAGE, ExitStatus.INTERRUPTED, SIGTERM_STATUS)
     if code not in codes or not folder.is_dir():
         return False
     if {path.name for path in folder.iterdir()} - {LAUNCH_NAME, EXIT_NAME}:

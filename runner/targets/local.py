@@ -29,6 +29,7 @@ from runner.project import check_forwarded_env, git_state, secret_names
 from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
 from runner.runs.find import remote_state
 from runner.runs.store import (
+    SIGTERM_STATUS,
     discard_if_not_started,
     is_active_locally,
     is_dataset_ready,
@@ -110,6 +111,7 @@ class LocalTarget(Target):
             write_exit(folder, code)
             if discard_if_not_started(folder, code):
                 self._launched.pop(started.run)
+                was_prevented |= code == SIGTERM_STATUS
         ended_by_user = forwarder.killed or was_prevented
         return int(ExitStatus.INTERRUPTED) if ended_by_user and code else code
 

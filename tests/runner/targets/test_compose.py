@@ -198,12 +198,12 @@ class TestAttached:
         assert type_("runner local").exit_code == status
         assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
 
-    @pytest.mark.parametrize("code", [1, 2])
-    def test_a_job_that_fails_before_it_starts_leaves_no_run(
-        self, type_, local, docker, checkout, code: int
+    @pytest.mark.parametrize(("code", "status"), [(1, 1), (2, 2), (143, 130)])
+    def test_a_job_that_ends_before_it_starts_leaves_no_run(
+        self, type_, local, docker, checkout, code: int, status: int
     ) -> None:
         docker.answer("job", f"exit {code}\n")
-        assert type_("runner local").exit_code == code
+        assert type_("runner local").exit_code == status
         assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
 
     @pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
