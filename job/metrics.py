@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,27 @@ def parse_line(text: bytes) -> Line | None:
         return None
     is_valid = isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int)
     return line if is_valid else None
+
+
+@dataclass
+class LineReader:
+    """Reads the new lines of a file, from its start again if it was cut or replaced."""
+
+    path: Path
+    offset: int = 0  # of the first line
+    _inode: int | None = None
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the complete lines since the last call; none while the file can't be read."""
+        with suppress(OSError), self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if self._inode in (None, status.st_ino) and self.offset <= status.st_size:
+                file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._inode, self.offset = status.st_ino, file.tell()
+                yield line
 
 
 def read_metrics(path: Path) -> list[Line]:

@@ -13,7 +13,6 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from io import TextIOBase
 from pathlib import Path
@@ -23,7 +22,7 @@ import yaml
 
 from job.files import write_atomically
 from job.format import one_line
-from job.metrics import Line, parse_line
+from job.metrics import LineReader, parse_line
 from job.run_record import RunStatus, read_record
 from job.step_folders import step_folder
 from job.trackers import (
@@ -44,31 +43,6 @@ END_TIMEOUT_S = 600  # after the job's end, when nothing waits for this process 
 
 
 @dataclass
-class LineReader:
-    """Reads the new lines of a metrics.jsonl, from its start again if it was cut or replaced."""
-
-    path: Path
-    _file: tuple[int, int] = (0, 0)  # inode, offset
-
-    def read(self) -> Iterator[Line]:
-        """Yield the complete lines since the last call."""
-        try:
-            with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                inode, offset = self._file
-                if inode == status.st_ino and offset <= status.st_size:
-                    file.seek(offset)
-                for text in file:
-                    if not text.endswith(b"\n"):
-                        break
-                    self._file = (status.st_ino, file.tell())
-                    if (line := parse_line(text)) is not None:
-                        yield line
-        except FileNotFoundError:
-            return
-
-
-@dataclass
 class Follower:
     """Groups the lines by step and sends each step once."""
 
@@ -82,7 +56,7 @@ class Follower:
     def poll(self, is_over: bool = False) -> bool:
         """Send the complete steps, or all if the job is over; return True if there were any."""
         ready: list[LoggedStep] = []
-        for line in self.lines.read():
+        for line in filter(None, map(parse_line, self.lines.read())):
             kind, step = line["kind"], line["step"]
             if step <= self.state.step:
                 continue

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from job.metrics import LineReader
 from job.user_command import report
 
 LINE_END = re.compile(rb"[\r\n]")
@@ -169,7 +170,7 @@ class MetricFiles:
         self._readers: dict[Path, Read] = {}
         self._scanned = time.monotonic()
         for path in self._find():  # of earlier attempts
-            self._readers[path] = _no_rows if EVENT_NAME in path.name else JsonLines(path).read
+            self._readers[path] = _no_rows if EVENT_NAME in path.name else json_reader(path)
             deque(self._readers[path](), maxlen=0)  # skips the rows that exist
         own = out / METRICS_NAME
         self._own_size = own.stat().st_size if own.exists() else 0
@@ -181,7 +182,7 @@ class MetricFiles:
             for path in self._find():
                 if path not in self._readers:
                     is_events = EVENT_NAME in path.name
-                    self._readers[path] = event_reader(path) if is_events else JsonLines(path).read
+                    self._readers[path] = event_reader(path) if is_events else json_reader(path)
         self._check_own_file()
         rows = [row for read in self._readers.values() for row in read()]
         self.has_rows |= bool(rows)
@@ -194,7 +195,7 @@ class MetricFiles:
             return
         if own.stat().st_size != self._own_size:
             self.owns_metrics_file = True
-            self._readers[own] = JsonLines(own, self._own_size).read
+            self._readers[own] = json_reader(own, self._own_size)
 
     def leave_own_file(self) -> None:
         """Stop watching the run's metrics.jsonl: this process writes it now."""
@@ -216,31 +217,20 @@ class MetricFiles:
                     break
 
 
-class JsonLines:
-    """New lines of a file of JSON objects with a step."""
+def json_reader(path: Path, start: int = 0) -> Read:
+    """Return a function that reads the new lines, JSON objects with a step, from byte ``start``."""
+    lines = LineReader(path, start)
 
-    def __init__(self, path: Path, start: int = 0) -> None:
-        self._path, self._at, self._rest = path, start, b""
-
-    def read(self) -> Iterator[MetricRow]:
-        """Yield the rows since the last call."""
-        try:
-            if self._path.stat().st_size < self._at:  # rewritten
-                self._at, self._rest = 0, b""
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                new = file.read()
-        except OSError:
-            return
-        self._at += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        for line in lines:
+    def read() -> Iterator[MetricRow]:
+        for line in lines.read():
             try:
-                row = json.loads(line)
+                tree = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and (values := _row(row)) is not None:
-                yield values
+            if isinstance(tree, dict) and (row := _row(tree)) is not None:
+                yield row
+
+    return read
 
 
 def _row(row: Mapping[str, Any]) -> MetricRow | None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from job.metrics import LineReader
 from job.run_record import Attempt, RunRecord
 from job.trackers import LoggedStep, TrackerState, process, read_state
 from job.trackers.clients import server_address
-from job.trackers.follow import Follower, LineReader
+from job.trackers.follow import Follower
 from job.trackers.process import TrackerProcesses
 from tests.waiting import wait_for
 
