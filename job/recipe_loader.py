@@ -14,7 +14,7 @@ import yaml
 
 from job.exit_status import RecipeError
 from job.files import MISSING, file_problem, read_utf8
-from job.format import brief
+from job.format import brief, did_you_mean
 
 
 @dataclass
@@ -216,7 +216,7 @@ def full_key(name: str, argument: str, known: Collection[str], section: str = ""
             f"use {' or '.join(matches)}"
         )
     raise RecipeError(
-        f"argument '{brief(argument)}': unknown key '{brief(name)}'{did_you_mean(name, known)}"
+        f"argument '{brief(argument)}': unknown key '{brief(name)}'{_suggest(name, known)}"
     )
 
 
@@ -250,22 +250,17 @@ SYNONYMS = {
 }
 
 
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """``; did you mean 'x'?`` or nothing. Full keys and last words are both tried."""
-    leaf = name.rpartition(".")[2]
+def _suggest(name: str, known: Collection[str]) -> str:
+    """Return ``; did you mean 'x'?`` or ''. Synonyms, full keys and last parts are tried."""
+    section, _, leaf = name.lower().rpartition(".")
     if SYNONYMS.get(leaf) in known:
         return f"; did you mean '{SYNONYMS[leaf]}'?"
-    by_leaf = {key.rpartition(".")[2]: key for key in known}
-    section = name.rpartition(".")[0]
     siblings = [key for key in known if section and key.startswith(section + ".")]
-    close = (
-        difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)
-        or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        or [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)]
-    )
-    if not close and name != name.lower():
-        return did_you_mean(name.lower(), known)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    if guess := did_you_mean(name, siblings, 0.75) or did_you_mean(name, known, 0.75):
+        return guess
+    by_leaf = {key.rpartition(".")[2]: key for key in known}
+    close = difflib.get_close_matches(leaf, by_leaf, n=1)
+    return f"; did you mean '{by_leaf[close[0]]}'?" if close else ""
 
 
 def describe(
@@ -301,16 +296,14 @@ def _problem(
     match error["type"]:
         case "extra_forbidden":
             sections = {name.partition(".")[0] for name in known}
-            return f"unknown key{did_you_mean(key, known if '.' in key else {*known, *sections})}"
+            return f"unknown key{_suggest(key, known if '.' in key else {*known, *sections})}"
         case "missing":
             return f"missing; the {noun} must set it"
         case "literal_error":
-            guess = difflib.get_close_matches(
+            guess = did_you_mean(
                 str(error.get("input")), str(context["expected"]).replace("'", "").split()
             )
-            return f"expected {context['expected']}, got {value}" + (
-                f"; did you mean {guess[0]!r}?" if guess else ""
-            )
+            return f"expected {context['expected']}, got {value}{guess}"
         case "int_type" | "int_from_float":
             return f"expected an integer, got {value}"
         case "float_type":
