@@ -37,7 +37,7 @@ def loss_plot(train: list[tuple[int, float]], val: list[tuple[int, float]], widt
     train = [*train[::stride], train[-1]]
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plot_size(width, PLOT_HEIGHT)
+    plotext.plot_size(max(40, min(100, width)), PLOT_HEIGHT)
     plotext.plot([s for s, _ in train], [v for _, v in train], marker="braille", label="train loss")
     if val:
         plotext.scatter(
@@ -102,13 +102,9 @@ class Display:
             f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  loss {loss:.4f}  "
             f"lr {lr:.2e}  {speed}  {duration(eta)} left"
         )
-        if self.live is None:
-            self.report(line)
-            return
-        self.log_only(line)
         filled = round(BAR * step / self.max_steps)
         self.status = f"{'━' * filled}{'─' * (BAR - filled)}  {line}"
-        self.redraw()
+        self._show(line)
 
     def show_evaluation(self, step: int, loss: float) -> None:
         """Report a validation loss: a line, or on a terminal a point of the plot."""
@@ -116,19 +112,18 @@ class Display:
         line = (
             f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  validation loss {loss:.4f}"
         )
+        self._show(line)
+
+    def _show(self, line: str) -> None:
+        """Log the line; print it, or redraw the live screen."""
         if self.live is None:
             self.report(line)
-        else:
-            self.log_only(line)
-            self.redraw()
-
-    def redraw(self) -> None:
-        """Redraw the live screen."""
-        if self.live is not None:
-            plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width - 2)))
-            val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
-            status = Text(self.status + val, style="bold", no_wrap=True, overflow="ellipsis")
-            self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
+            return
+        self.log_only(line)
+        plot = loss_plot(self.train, self.val, self.console.width - 2)
+        val = f"  validation {self.val[-1][1]:.4f}" if self.val else ""
+        status = Text(self.status + val, style="bold", no_wrap=True, overflow="ellipsis")
+        self.live.update(Group(Text(plot.rstrip(), no_wrap=True), status))
 
     def recall(self, metrics: Path) -> None:
         """Load the curves of earlier attempts from metrics.jsonl for the plot."""
@@ -138,8 +133,7 @@ class Display:
 
     def final_plot(self) -> None:
         """Print the finished curve."""
-        plot = loss_plot(self.train, self.val, max(40, min(100, self.console.width)))
-        if plot:
+        if plot := loss_plot(self.train, self.val, self.console.width):
             self.report(plot)
 
     def finished(

@@ -97,22 +97,6 @@ class EtaEstimator:
         return self.eval_tokens * per_token / EVALUATION_SPEEDUP
 
 
-def announce(
-    session: RunSession, display: Display, step: int, seconds: float, remaining_s: float
-) -> None:
-    """Record the run's expected duration; print it the first time. ``seconds`` have passed."""
-    whole = seconds + remaining_s
-    session.progress(expected_seconds_now=round(whole, 1))
-    if session.record.expected_seconds is None:
-        session.progress(expected_seconds=round(whole, 1))
-        planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
-        planned_text = f"; the plan said {duration(planned)}" if planned else ""
-        display.report(
-            f"estimated duration: {duration(whole)} with evaluations and checkpoints, from the "
-            f"first {step} steps; {duration(remaining_s)} left{planned_text}"
-        )
-
-
 def _times(step: int, last: int, every: int) -> int:
     """Return how often an event, every ``every`` steps and at the last, follows ``step``."""
     if step >= last:
@@ -215,10 +199,22 @@ class TrainingLog:
         if remaining_s is None:
             remaining_s = (tokens_before(config, config.max_steps) - progress.tokens) / speed
         elif self.session is not None:
-            elapsed = time.perf_counter() - self.started
-            announce(self.session, self.display, step, elapsed, remaining_s)
+            self._record_duration(self.session, remaining_s)
         self.display.show_step(step, losses[-1], rates[-1], speed, mfu, remaining_s)
         self.record()
+
+    def _record_duration(self, session: RunSession, remaining_s: float) -> None:
+        """Record the run's expected duration; print it the first time."""
+        whole = time.perf_counter() - self.started + remaining_s
+        session.progress(expected_seconds_now=round(whole, 1))
+        if session.record.expected_seconds is None:
+            session.progress(expected_seconds=round(whole, 1))
+            planned = (session.attempt.launch.get("estimate") or {}).get("seconds")
+            planned_text = f"; the plan said {duration(planned)}" if planned else ""
+            self.display.report(
+                f"estimated duration: {duration(whole)} with evaluations and checkpoints, from the "
+                f"first {self.progress.step} steps; {duration(remaining_s)} left{planned_text}"
+            )
 
     def record_evaluation(self, loss: float, tokens: int) -> None:
         """Report the validation loss over ``tokens``."""
