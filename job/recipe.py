@@ -35,6 +35,11 @@ MIN_TEMPERATURE = 1e-4  # logits divided by less overflow float32
 FREE: dict[str, Any] = {"resume": "free"}
 
 
+def fixed(default: Any, description: str, **limits: Any) -> Any:
+    """Return a field that identifies the run: it can't change when the run resumes."""
+    return Field(default, description=description, **limits)
+
+
 def free(default: Any, description: str, **limits: Any) -> Any:
     """Return a field that may change when a run resumes: it does not change the result."""
     return Field(default, description=description, json_schema_extra=FREE, **limits)
@@ -60,42 +65,40 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The network's shape."""
 
-    variant: Literal["gpt2", "modern"] = Field(
+    variant: Literal["gpt2", "modern"] = fixed(
         "gpt2",
-        description="gpt2: OpenAI's architecture. modern: rotary positions, RMSNorm, QK-norm, "
+        "gpt2: OpenAI's architecture. modern: rotary positions, RMSNorm, QK-norm, "
         "squared ReLU, no biases, untied head",
     )
-    n_layer: int = Field(12, ge=1, le=1000, description="blocks")
-    n_head: int = Field(12, ge=1, description="attention heads; divides n_embd")
-    n_embd: int = Field(768, ge=2, le=100_000, description="width")
-    block_size: int = Field(1024, ge=2, le=10_000_000, description="context, in tokens")
-    vocab_size: int | None = Field(
+    n_layer: int = fixed(12, "blocks", ge=1, le=1000)
+    n_head: int = fixed(12, "attention heads; divides n_embd", ge=1)
+    n_embd: int = fixed(768, "width", ge=2, le=100_000)
+    block_size: int = fixed(1024, "context, in tokens", ge=2, le=10_000_000)
+    vocab_size: int | None = fixed(
         None,
+        "rows of the embedding; null: the tokenizer's size, padded to a multiple of 64",
         ge=2,
         le=65536,
-        description="rows of the embedding; null: the tokenizer's size, padded to a multiple of 64",
     )
-    attention_pattern: str = Field(
+    attention_pattern: str = fixed(
         "L",
-        pattern=ATTENTION_PATTERN,
-        description="per block, a window of window_size (S) or the whole context (L), repeated "
+        "per block, a window of window_size (S) or the whole context (L), repeated "
         "over the blocks; the last is always L (variant modern only)",
+        pattern=ATTENTION_PATTERN,
     )
-    window_size: int | None = Field(
+    window_size: int | None = fixed(
         None,
+        "tokens that an S block sees, including the current one; a multiple of 128 on a GPU",
         ge=1,
-        description=(
-            "tokens that an S block sees, including the current one; a multiple of 128 on a GPU"
-        ),
     )
-    value_embeddings: int = Field(
+    value_embeddings: int = fixed(
         0,
-        ge=0,
-        description="blocks, every second one from the last, that add a learned embedding of each "
+        "blocks, every second one from the last, that add a learned embedding of each "
         "token to its value in the attention (variant modern only)",
+        ge=0,
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    bias: bool = Field(True, description="biases in linear layers and norms (variant gpt2 only)")
+    bias: bool = fixed(True, "biases in linear layers and norms (variant gpt2 only)")
 
     @model_validator(mode="after")
     def _possible(self) -> ModelConfig:
@@ -144,22 +147,22 @@ class DataConfig(Section):
     """The tokens that the run reads, and how `prepare` makes them."""
 
     dataset: str = Field(pattern=FOLDER_NAME, description="name of the folder in the data volume")
-    source: str | None = Field(
+    source: str | None = fixed(
         None,
-        min_length=1,
-        description="a file, folder, glob or URL of text, JSON lines or Parquet; `stdlib`: the "
+        "a file, folder, glob or URL of text, JSON lines or Parquet; `stdlib`: the "
         "source code of Python's standard library; `fineweb10B`: the published shards",
+        min_length=1,
     )
     tokenizer: Literal["bytes", "chars", "gpt2"] = "gpt2"
-    text_column: str = Field("text", description="the text column of JSON lines and Parquet files")
-    split: Literal["documents", "tail"] = Field(
+    text_column: str = fixed("text", "the text column of JSON lines and Parquet files")
+    split: Literal["documents", "tail"] = fixed(
         "documents",
-        description="validation set: `documents`: whole documents, by a hash of their name or "
+        "validation set: `documents`: whole documents, by a hash of their name or "
         "text; `tail`: the last part of the text",
     )
     val_fraction: float = Field(0.1, gt=0.0, lt=1.0)
-    shard_tokens: int = Field(100_000_000, ge=1024, description="tokens in one shard file")
-    shards: int = Field(9, ge=1, description="training shards to download, for a published dataset")
+    shard_tokens: int = fixed(100_000_000, "tokens in one shard file", ge=1024)
+    shards: int = fixed(9, "training shards to download, for a published dataset", ge=1)
 
     @model_validator(mode="after")
     def _possible(self) -> DataConfig:
@@ -178,13 +181,12 @@ class TrainConfig(Section):
     global_batch_tokens: int = Field(
         ge=2, description="tokens in one optimizer step, over all processes"
     )
-    batch_schedule: list[list[int]] = Field(
-        [],
-        description="[[STEP, TOKENS], ...]: tokens per step from that step on",
+    batch_schedule: list[list[int]] = fixed(
+        [], "[[STEP, TOKENS], ...]: tokens per step from that step on"
     )
-    window_schedule: list[list[int]] = Field(
+    window_schedule: list[list[int]] = fixed(
         [],
-        description="[[STEP, TOKENS], ...]: window size of the S blocks from that step (from 0) "
+        "[[STEP, TOKENS], ...]: window size of the S blocks from that step (from 0) "
         "on; the last is model.window_size",
     )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = free(
@@ -192,44 +194,33 @@ class TrainConfig(Section):
         "largest number of sequences that a process runs at once; the rest is accumulated; auto: "
         "as many as fit",
     )
-    lr: float = Field(6e-4, gt=0.0, description="peak learning rate")
-    min_lr: float = Field(
-        0.0,
-        ge=0.0,
-        description="learning rate at the end of the decay, after the last step",
-    )
+    lr: float = fixed(6e-4, "peak learning rate", gt=0.0)
+    min_lr: float = fixed(0.0, "learning rate at the end of the decay, after the last step", ge=0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    decay_steps: int | None = Field(
-        None,
-        ge=1,
-        description="steps of the decay, at the end; null: all after the warm-up",
+    decay_steps: int | None = fixed(
+        None, "steps of the decay, at the end; null: all after the warm-up", ge=1
     )
-    weight_decay: float = Field(0.1, ge=0.0, description="decoupled, on matrices only")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw",
-        description="muon: Muon for the blocks' matrices, AdamW for embeddings, head and vectors",
+    weight_decay: float = fixed(0.1, "decoupled, on matrices only", ge=0.0)
+    optimizer: Literal["adamw", "muon"] = fixed(
+        "adamw", "muon: Muon for the blocks' matrices, AdamW for embeddings, head and vectors"
     )
-    muon_lr: float = Field(
-        0.02, gt=0.0, description="peak learning rate of Muon; it follows lr's schedule"
-    )
+    muon_lr: float = fixed(0.02, "peak learning rate of Muon; it follows lr's schedule", gt=0.0)
     muon_momentum: float = Field(0.95, ge=0.0, lt=1.0)
-    muon_warmup_steps: int = Field(
-        0, ge=0, description="steps in which Muon's momentum rises from 0.85 to muon_momentum"
+    muon_warmup_steps: int = fixed(
+        0, "steps in which Muon's momentum rises from 0.85 to muon_momentum", ge=0
     )
-    embedding_lr_scale: float = Field(
-        1.0, gt=0.0, description="learning rate of embeddings, relative to lr"
-    )
+    embedding_lr_scale: float = fixed(1.0, "learning rate of embeddings, relative to lr", gt=0.0)
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.95, ge=0.0, lt=1.0)
     adam_eps: float = Field(1e-8, gt=0.0)
-    grad_clip: float = Field(1.0, ge=0.0, description="largest gradient norm; 0: no clipping")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 if the hardware has it and it pays, else float32"
+    grad_clip: float = fixed(1.0, "largest gradient norm; 0: no clipping", ge=0.0)
+    dtype: Literal["auto", "float32", "bfloat16"] = fixed(
+        "auto", "auto: bfloat16 if the hardware has it and it pays, else float32"
     )
-    fp8: Literal["none", "head", "all"] = Field(
+    fp8: Literal["none", "head", "all"] = fixed(
         "none",
-        description="float8 matrix products, on an H100 or newer; head: those of the loss; all: "
+        "float8 matrix products, on an H100 or newer; head: those of the loss; all: "
         "also the blocks' forward products",
     )
     activation_checkpointing: bool = free(
@@ -256,9 +247,9 @@ class TrainConfig(Section):
         "only bit-reproducible algorithms: slower on a GPU, always the case on a CPU",
     )
     seed: int = Field(1337, ge=0)
-    init_from: str | None = Field(
+    init_from: str | None = fixed(
         None,
-        description="initial weights: a run, a checkpoint folder, a Hugging Face folder of GPT-2, "
+        "initial weights: a run, a checkpoint folder, a Hugging Face folder of GPT-2, "
         "or a Hub model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME",
     )
     eval_every: int = free(250, "steps between evaluations", ge=1)

@@ -48,7 +48,9 @@ def _main(arguments: Namespace) -> ExitStatus:
     started = time.perf_counter()
     with devices.autocast(trained.recipe.train.dtype, trained.network.device):
         if arguments.multiple_choice:
-            measured = _multiple_choice(trained, Path(arguments.multiple_choice))
+            path, network = Path(arguments.multiple_choice), trained.network
+            questions = read_questions(path, trained.tokenizer, network.config.block_size)
+            measured = accuracies(questions, ending_losses(network, questions))
         elif arguments.task:
             measured = _task(trained, arguments)
         else:
@@ -62,12 +64,6 @@ def _main(arguments: Namespace) -> ExitStatus:
             shown = f"{value:.4f}" if isinstance(value, float) else value
             print(f"{key:26} {'not computable' if value is None else shown}")
     return ExitStatus.DONE
-
-
-def _multiple_choice(trained: TrainedRun, path: Path) -> dict[str, Any]:
-    network = trained.network
-    questions = read_questions(path, trained.tokenizer, network.config.block_size)
-    return accuracies(questions, ending_losses(network, questions))
 
 
 def _task(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
