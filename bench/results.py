@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -18,7 +19,6 @@ from rich.table import Table
 from job.exit_status import UserError
 from job.files import write_atomically
 
-NO_LIMIT_S = 3.2e7  # a year
 SHOWN_OUTPUT_CHARS = 1500
 
 
@@ -104,11 +104,11 @@ class Results:
     ) -> None:
         self.path, self.as_json = path, as_json
         self.started = time.monotonic()
-        self.budget_seconds = minutes * 60 if minutes else NO_LIMIT_S
+        self.budget_seconds = minutes * 60 if minutes else math.inf
         self.all: list[dict[str, Any]] = []
 
     def seconds_left(self) -> float:
-        """Return the seconds left of the budget; about a year without a budget."""
+        """Return the seconds left of the budget; inf without a budget."""
         return self.budget_seconds - (time.monotonic() - self.started)
 
     def log(self, text: str) -> None:

@@ -67,8 +67,7 @@ def uv_compile(*options: str) -> str:
 def main(options: list[str]) -> None:
     pinned = map(name_of, uv_compile(*options).splitlines())
     omitted = [f"--no-emit-package={name}" for name in pinned if TORCH_LAYER.match(name)]
-    if not LOCK.exists():
-        LOCK.touch()
+    LOCK.touch()
     # With --output-file, uv also reads the existing lock and keeps its pins.
     uv_compile("--generate-hashes", "--output-file", str(LOCK), *omitted, *options)
     LOCK.write_text(HEADER + LOCK.read_text())

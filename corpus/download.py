@@ -85,15 +85,12 @@ def download(
         except ValueError as error:  # requests' InvalidURL and its kind too
             raise InvalidSource(f"{shown}: not a valid URL: {error}") from None
         except requests.RequestException as error:
-            problem = _cause(error)
+            problem, is_stuck = _cause(error), _size(part) == start
             if (response := error.response) is not None:
                 problem = f"the server answers {response.status_code} {response.reason}"
                 if response.status_code != 429 and response.status_code < 500:
                     raise DataError(f"{shown}: {problem}") from None
-            elif isinstance(error, requests.ConnectionError) and (failures, _size(part)) == (
-                0,
-                start,
-            ):
+            elif isinstance(error, requests.ConnectionError) and not failures and is_stuck:
                 raise DataError(f"{shown}: can't be reached: {problem}") from None
         failures = 1 if _size(part) > start else failures + 1
         monitor.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,63 +46,22 @@ def encode_prompt(prompt: str, tokenizer: Tokenizer) -> list[int]:
     return [texts.index(b"\n") if b"\n" in texts else 0]
 
 
-class StreamDecoder:
-    """Decode tokens as they arrive, holding back the bytes of an incomplete character."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, *ids: int) -> str:
-        """Return the text that ``ids`` complete."""
-        return self._decoder.decode(self._tokenizer.decode_bytes(ids))
-
-
-def write_texts(
-    rows: Iterable[list[int | None]],
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    count: int,
-    out: TextIO | None,
-) -> str:
-    """Return ``count`` texts that continue ``prompt`` with the tokens in ``rows``, by SEPARATOR.
-
-    A row has one token for each text, None after its end. The first text is written to ``out``
-    while its tokens arrive, the others when all are complete.
-    """
-    visible = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
-    texts = [tokenizer.decode(visible)] * count
-    decoders = [StreamDecoder(tokenizer) for _ in texts]
-    # A network of bytes can generate escape sequences, which would control the terminal.
-    shown = sanitize if out is not None and out.isatty() else str
-    if out is not None:
-        out.write(shown(texts[0]))
-    for row in rows:
-        for i, token in enumerate(row):
-            if token is not None:
-                piece = decoders[i].push(token)
-                texts[i] += piece
-                if i == 0 and out is not None:
-                    out.write(shown(piece))
-                    out.flush()
-    if out is not None:
-        out.write("".join(SEPARATOR + shown(text) for text in texts[1:]) + "\n")
-        out.flush()
-    return SEPARATOR.join(texts)
-
-
 class TextStream:
-    """Decode tokens, and hold back text that may be the beginning of a stop string."""
+    """Decode tokens as they arrive.
+
+    Holds back the bytes of an incomplete character, and the possible beginning of a stop string.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = [text for text in stop if text]
         self._held = ""
         self.is_stopped = False
 
     def push(self, token: int) -> str:
         """Return the text that ``token`` completes; after a stop string, none."""
-        self._held += self._decoder.push(token)
+        self._held += self._decoder.decode(self._tokenizer.decode_bytes([token]))
         ends = [at for text in self._stop if (at := self._held.find(text)) >= 0]
         if ends:
             self.is_stopped = True
@@ -125,3 +85,35 @@ class TextStream:
             if self._held.endswith(text[:size])
         ]
         return max(lengths, default=0)
+
+
+def write_texts(
+    rows: Iterable[list[int | None]],
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    count: int,
+    out: TextIO | None,
+) -> str:
+    """Return ``count`` texts that continue ``prompt`` with the tokens in ``rows``, by SEPARATOR.
+
+    A row has one token for each text, None after its end. The first text is written to ``out``
+    while its tokens arrive, the others when all are complete.
+    """
+    visible = prompt[1:] if tokenizer.eot is not None and prompt[0] == tokenizer.eot else prompt
+    texts = [tokenizer.decode(visible)] * count
+    streams = [TextStream(tokenizer) for _ in texts]
+    out = out or io.StringIO()
+    # A network of bytes can generate escape sequences, which would control the terminal.
+    shown = sanitize if out.isatty() else str
+    out.write(shown(texts[0]))
+    for row in rows:
+        for i, token in enumerate(row):
+            if token is not None:
+                piece = streams[i].push(token)
+                texts[i] += piece
+                if i == 0:
+                    out.write(shown(piece))
+                    out.flush()
+    out.write("".join(SEPARATOR + shown(text) for text in texts[1:]) + "\n")
+    out.flush()
+    return SEPARATOR.join(texts)

@@ -74,11 +74,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None = None) -> Namespac
     words = [*arguments.words, *(word for word in unknown if "=" in word)]
     names = [word for word in words if "=" not in word]
     if strange := [word for word in unknown if "=" not in word] or names[1:]:
-        hint = (
-            f"; to set a key of the recipe, use {strange[0]}=VALUE"
-            if strange[0].startswith("--")
-            else ""
-        )
+        is_option = strange[0].startswith("--")
+        hint = f"; to set a key of the recipe, use {strange[0]}=VALUE" if is_option else ""
         parser.error(f"unknown argument '{strange[0]}'{hint}")
     arguments.recipe = names[0] if names else "quickstart"
     arguments.overrides = [word for word in words if "=" in word]

@@ -35,11 +35,8 @@ def main() -> ExitStatus:
         print(f"{name}: heartbeat {age:.0f} s ago")
     if not runs:
         print("no active run")
-    return (
-        ExitStatus.DONE
-        if any(age < FRESH_HEARTBEAT_S for age in runs.values())
-        else ExitStatus.ERROR
-    )
+    is_alive = any(age < FRESH_HEARTBEAT_S for age in runs.values())
+    return ExitStatus.DONE if is_alive else ExitStatus.ERROR
 
 
 if __name__ == "__main__":

@@ -69,11 +69,8 @@ class RequestInbox:
         try:
             text = self._path.read_bytes()
             self._path.unlink()
-        except OSError:  # withdrawn
-            return recipe, False
-        try:
             request = read_json(LiveRequest, text)
-        except ValueError:  # damaged
+        except (OSError, ValueError):  # withdrawn, or damaged
             return recipe, False
         session = self._session
         try:

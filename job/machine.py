@@ -162,15 +162,11 @@ def device_label(name: str) -> str:
     """Return ``name``; for a CPU with its model, as the cache may move to another machine."""
     if not name.startswith("cpu"):
         return name
-    try:
-        models = re.findall(
-            r"^model name\s*: (.*)$",
-            Path("/proc/cpuinfo").read_text(encoding="utf-8"),
-            re.MULTILINE,
-        )
-    except OSError:
-        models = []
-    return f"{models[0] if models else platform.machine()} of {os.cpu_count()}, {name}"
+    model = None
+    with suppress(OSError):
+        cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = re.search(r"^model name\s*: (.*)$", cpus, re.MULTILINE)
+    return f"{model[1] if model else platform.machine()} of {os.cpu_count()}, {name}"
 
 
 def threads_for(recipe: Recipe, run: Path, free_cpus: float) -> int:

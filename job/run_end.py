@@ -59,18 +59,14 @@ def record_failure(error: BaseException, display: Display, session: RunSession |
 
     Raises Failed for an OSError: it ended a run, and is not a usage error.
     """
-    of_system = isinstance(error, OSError)
-    named = (
-        describe_os_error(error)
-        if of_system or isinstance(error, UserError)
-        else f"{type(error).__name__}: {error}"
-    )
+    is_complete = isinstance(error, OSError | UserError)
+    named = describe_os_error(error) if is_complete else f"{type(error).__name__}: {error}"
     with suppress(OSError):
         display.log_only(f"failed: {named}")
     if session is not None:
         with suppress(OSError):
             session.end(RunStatus.FAILED, named)
-    if of_system:
+    if isinstance(error, OSError):
         raise Failed(named) from error
 
 

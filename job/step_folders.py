@@ -110,8 +110,8 @@ def _disk_full_message(run: Path, step: int, needed: int) -> str:
     oldest = f" (its oldest checkpoint is {step_folder(run, existing[0])})" if existing[1:] else ""
     return (
         f"the disk of {run} is full: the checkpoint of step {step} needs {byte_size(needed)}, "
-        f"{byte_size(free_bytes(run))} are "
-        f"free; {last}. Free some space{oldest} and run `runner resume {run.name}`"
+        f"{byte_size(free_bytes(run))} are free; {last}. Free some space{oldest} and run "
+        f"`runner resume {run.name}`"
     )
 
 

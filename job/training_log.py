@@ -77,11 +77,7 @@ class EtaEstimator:
         evaluations = _times(step, config.max_steps, config.eval_every)
         checkpoints = _times(step, config.max_steps, config.checkpoint_every)
         every = config.sample_every
-        samples = (
-            (config.max_steps - 1) // every - step // every
-            if every and step < config.max_steps
-            else 0
-        )
+        samples = max(0, _times(step, config.max_steps, every) - 1) if every else 0  # not the last
         return (
             tokens * each
             + evaluations * self._evaluation_seconds(each)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.samples import StreamDecoder, prompt_tokens
+from corpus.samples import TextStream, prompt_tokens
 from corpus.tokenizers import ByteTokenizer, CharTokenizer, GPT2Tokenizer
 from job.exit_status import RecipeError
 from job.paths import CONFIGS
@@ -17,10 +17,10 @@ from tests.corpus.test_tokenizers import TEXT, tokenizers
 
 def test_streamed_text_never_shows_half_a_character(gpt2: GPT2Tokenizer) -> None:
     for tokenizer in tokenizers(gpt2):
-        decoder = StreamDecoder(tokenizer)
+        decoder = TextStream(tokenizer)
         pieces = [decoder.push(int(token)) for token in tokenizer.encode(TEXT)]
         assert "".join(pieces) == TEXT
-    decoder = StreamDecoder(ByteTokenizer())
+    decoder = TextStream(ByteTokenizer())
     assert [decoder.push(0xC3), decoder.push(0xA4)] == ["", "ä"]
 
 
