@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.results import Results
+from bench.setup import add_setup_arguments
 from job.arguments import run
 
 BENCHES = ("speed", "loss", "memory", "traffic", "kernels", "steps", "checkpoint", "tokenizing")
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module.add_arguments(parser)
+    getattr(module, "add_arguments", add_setup_arguments)(parser)
     append = "append each result to this file as a JSON line"
     parser.add_argument("--out", type=Path, metavar="FILE", help=append)
     skip = "skip what would run past this time budget"

@@ -10,7 +10,7 @@ cuDNN, torch's flash kernels and flex_attention with heads of 64 and 128.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.results import Results
 from bench.roofline import median_seconds
-from bench.setup import Setup, add_setup_arguments, prepare_setup
+from bench.setup import Setup, prepare_setup
 from bench.steps import StepFunction, nanogpt, nanogpt_step, our_network, our_step
 from job.arguments import find_recipe
 
@@ -46,11 +46,6 @@ KINDS = {
     "optimizer": ("adam", "multi_tensor", "muon", "foreach"),
     "copy": ("memcpy", "memset", "copy"),
 }
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the options of this bench."""
-    add_setup_arguments(parser)
 
 
 def main(arguments: Namespace, results: Results) -> int:
