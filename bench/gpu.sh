@@ -24,14 +24,16 @@
 set -u
 cd "$(dirname "$0")/.." || exit
 carried=.carry
+python="${PYTHON:-python3}"
 default_data=../shared/data default_baselines=../baselines
 if [ -d "$carried" ] && [ "${1:-}" != carry ]; then
     default_data=$carried/data default_baselines=$carried/baselines
-    PYTHONPATH="$PWD/$carried/packages${PYTHONPATH:+:$PYTHONPATH}"
+    # Built for one version of Python: only for a machine that lacks them.
+    "$python" -c 'import pydantic, plotext' 2>/dev/null ||
+        PYTHONPATH="$PWD/$carried/packages${PYTHONPATH:+:$PYTHONPATH}"
 fi
 data="$(realpath -m "${DATA:-$default_data}")"
 baselines="$(realpath -m "${BASELINES:-$default_baselines}")"
-python="${PYTHON:-python3}"
 
 if [ "${1:-}" = carry ]; then
     set -e
