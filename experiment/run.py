@@ -108,7 +108,7 @@ def _train(session: RunSession, path: Path, parameters: Mapping[str, Value]) -> 
     """Call train() of the file and record how the attempt ended."""
     verb = "resumes" if len(session.record.attempts) > 1 else "starts"
     values = " ".join(f"{key}={value}" for key, value in parameters.items())
-    report(f"run {session.folder.name} {verb}: {path.name} {values}".rstrip())
+    report(f"run '{session.folder.name}' {verb}: {path.name} {values}".rstrip())
     try:
         with preemption.interruptible():
             os.chdir(path.parent)
@@ -132,7 +132,7 @@ def _train(session: RunSession, path: Path, parameters: Mapping[str, Value]) -> 
     session.record.result = as_result(returned)
     if not _end(session, RunStatus.FINISHED, EndReason.FINISHED):
         return ExitStatus.JOB_FAILED
-    report(f"run {session.folder.name} finished: {describe_result(session.record.result)}")
+    report(f"run '{session.folder.name}' finished: {describe_result(session.record.result)}")
     return ExitStatus.DONE
 
 
@@ -204,7 +204,7 @@ def _print_traceback(error: BaseException, path: Path) -> None:
 
 
 def _show_finished(folder: Path, record: RunRecord, digest: str, as_json: bool) -> None:
-    report(f"run {folder.name} is already finished: {describe_result(record.result)}")
+    report(f"run '{folder.name}' is already finished: {describe_result(record.result)}")
     if record.file.get("sha256") not in (None, digest):
         report("the file has changed since then; this is the result of the old version")
     report(f"to run it again, choose a different name: --name {folder.name}-2")

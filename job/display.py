@@ -143,7 +143,7 @@ class Display:
         loss_text = f", loss {loss:.4f}" if loss is not None else ""
         val = f", validation loss {val_loss:.4f}" if val_loss is not None else ""
         self.report(
-            f"run {run} finished: {step} steps in {duration(seconds)} of training{loss_text}{val}"
+            f"run '{run}' finished: {step} steps in {duration(seconds)} of training{loss_text}{val}"
         )
         more = next_command("sample", f"--name {run} prompt='...'")
         self.report(f"sample from it: {more}")

@@ -79,7 +79,7 @@ class Notifier:
         """Send ``event``, such as "finished", with the last line of the run's log."""
         if not self._url:
             return None
-        return Message(self._url, f"run {self.run} {event}", last_line(self.folder / "log.txt"))
+        return Message(self._url, f"run '{self.run}' {event}", last_line(self.folder / "log.txt"))
 
     def silence(self) -> None:
         """Send nothing."""

@@ -158,9 +158,9 @@ def read_record(folder: Path) -> RunRecord | None:
 
 
 def describe_end(run: str, record: RunRecord) -> str:
-    """Return ``run tiny is already finished: 60 steps, validation loss 2.5000``."""
+    """Return ``run 'tiny' is already finished: 60 steps, validation loss 2.5000``."""
     val = f", validation loss {record.val_loss:.4f}" if record.val_loss is not None else ""
-    return f"run {run} is already finished: {record.step} steps{val}"
+    return f"run '{run}' is already finished: {record.step} steps{val}"
 
 
 def recorded_dataset(folder: Path) -> dict[str, Any]:

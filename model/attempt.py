@@ -126,7 +126,7 @@ def _make_trainer(
     action = "resuming" if resumed else "starting"
     at = f" from step {step}" if resumed else ""
     display.report(
-        f"{action} run {folder.name}{at}: {parameters / 1e6:.2f}M parameters, "
+        f"{action} run '{folder.name}'{at}: {parameters / 1e6:.2f}M parameters, "
         f"{len(data.train):,} training tokens of {data.meta.source}, {recipe.train.max_steps} "
         f"steps of {recipe.train.global_batch_tokens:,} tokens "
         f"({world.size} x {trainer.steps.micro_batch} x {recipe.model.block_size}"

@@ -164,7 +164,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     name = export(trained.network, trained.tokenizer, folder)
     trust = ", trust_remote_code=True" if name == "GPTRunnerForCausalLM" else ""
     report(
-        f"exported run {trained.folder.name}, step {trained.step}; load it with "
+        f"exported run '{trained.folder.name}', step {trained.step}; load it with "
         f'AutoTokenizer and AutoModelForCausalLM.from_pretrained("{folder}"{trust})'
     )
     print(folder)

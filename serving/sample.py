@@ -30,7 +30,7 @@ def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
     config, network, tokenizer = trained.recipe.sample, trained.network, trained.tokenizer
     prompt = prompt_tokens(config.prompt, tokenizer, trained.recipe)
-    report(f"run {trained.folder.name}, step {trained.step}")
+    report(f"run '{trained.folder.name}', step {trained.step}")
     out = None if arguments.json else sys.stdout
     rows = generate(network, prompt, config, tokenizer.vocab_size, tokenizer.eot)
     text = write_texts(rows, tokenizer, prompt, config.num_samples, out)

@@ -33,7 +33,7 @@ def test_run_is_followed_stopped_killed_and_resumed_with_the_same_bits(
     out, err = bench.launch("tiny", "--name", "whole", *CPU)
     assert "step 60/60" in out + err
     assert bench.state("whole")["status"] == "finished"
-    assert "starting run whole" in bench.run("logs", "whole")[0]
+    assert "starting run 'whole'" in bench.run("logs", "whole")[0]
 
     set_hook(bench, HOLD_AT_STEP.replace("STEP", "15"))
     out, _ = bench.launch("tiny", "--name", "broken", "--detach", *CPU)

@@ -59,7 +59,7 @@ class TestFinished:
         workspace.write("mine.py", RETURNS)
         out, err = workspace.run("mine.py", "lr=0.5", "--name", "first")
         assert out == "training with 0.5\n"
-        assert "run first finished: loss=1 steps=3" in err
+        assert "run 'first' finished: loss=1 steps=3" in err
         record = workspace.record("first")
         assert record["result"] == {"loss": 1.0, "steps": 3}
         assert record["arguments"] == {"lr": 0.5, "fail": False}

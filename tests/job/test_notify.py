@@ -34,12 +34,12 @@ def refusing(endpoint: Endpoint) -> None:
 
 
 ENDINGS = [
-    (RunStatus.FINISHED, "finished", "run warm finished"),
-    (RunStatus.FAILED, "out of memory", "run warm failed: out of memory"),
+    (RunStatus.FINISHED, "finished", "run 'warm' finished"),
+    (RunStatus.FAILED, "out of memory", "run 'warm' failed: out of memory"),
     (
         RunStatus.UNFINISHED,
         "SIGTERM",
-        "run warm stopped: SIGTERM; it has a checkpoint to resume from",
+        "run 'warm' stopped: SIGTERM; it has a checkpoint to resume from",
     ),
 ]
 
@@ -86,7 +86,7 @@ def test_a_trial_of_a_sweep_sends_nothing(
     message = Notifier("one", tmp_path).send("finished")
     assert message is not None
     assert message.wait() == ""
-    assert [body["title"] for body in endpoint.bodies] == ["run one finished"]
+    assert [body["title"] for body in endpoint.bodies] == ["run 'one' finished"]
 
 
 RECORDS_END = (
@@ -124,7 +124,9 @@ def test_an_end_that_the_job_cannot_report_is_reported_once(
     status, titles = expected
     _, err = (process := reporting(tmp_path, endpoint.url, code)).communicate(timeout=60)
     assert process.returncode == status
-    assert [body["title"] for body in endpoint.bodies] == [f"run warm {title}" for title in titles]
+    assert [body["title"] for body in endpoint.bodies] == [
+        f"run 'warm' {title}" for title in titles
+    ]
     assert "t0ken" not in err
     process = reporting(tmp_path, None, code)  # without a URL it becomes the command
     process.communicate(timeout=60)

@@ -49,7 +49,7 @@ def val_losses(run: Path) -> dict[int, float]:
 def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> None:
     _, err = lab.train("as-it-is", *MEASURED)
     run = lab.run_folder("as-it-is")
-    assert "run as-it-is finished: 0 steps in 0s of training, validation loss" in err
+    assert "run 'as-it-is' finished: 0 steps in 0s of training, validation loss" in err
     record = read_record(run)
     assert record is not None
     assert (record.status, record.step, record.val_loss) == ("finished", 0, val_losses(run)[0])
@@ -63,7 +63,7 @@ def test_zero_steps_evaluate_the_initial_weights(lab: Lab, hub: FileServer) -> N
     assert torch.equal(given.pop(wte), written.pop(wte)[:257])
     assert all(torch.equal(tensor, written[name]) for name, tensor in given.items())
     _, err = lab.train("as-it-is", *MEASURED)
-    assert "run as-it-is is already finished: 0 steps, validation loss" in err
+    assert "run 'as-it-is' is already finished: 0 steps, validation loss" in err
 
 
 def test_the_initial_weights_are_kept_if_they_are_the_best(lab: Lab, hub: FileServer) -> None:

@@ -169,7 +169,7 @@ def test_an_extended_run_equals_one_of_that_length(lab: Lab, unbroken: Unbroken)
     words = ("schedule=constant", "dropout=0.1")
     lab.train("longer", *words, "max_steps=20")
     _, err = lab.train("longer", *words, "max_steps=40")
-    assert "resuming run longer from step 20" in err
+    assert "resuming run 'longer' from step 20" in err
     long = unbroken(*words, "max_steps=40")
     assert final_bytes(lab.run_folder("longer")) == final_bytes(long)
     assert losses(lab.run_folder("longer")) == losses(long)

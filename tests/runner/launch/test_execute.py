@@ -217,7 +217,7 @@ class TestConfirmation:
             (folder / "samples" / f"step_{step:08d}.txt").write_text(text)
         result = type_("runner host warm")
         assert (result.exit_code, result.stdout) == (0, "in the end\n")
-        assert "run warm is already finished: 100 steps, validation loss 1.5000" in result.stderr
+        assert "run 'warm' is already finished: 100 steps, validation loss 1.5000" in result.stderr
         assert "to train again: `runner host configs/warm.yaml --name warm-2`" in result.stderr
         assert json.loads(type_("runner host warm --detach --json").stdout)["val_loss"] == 1.5
         assert "shows its sample" in type_("runner host warm --dry-run").stderr

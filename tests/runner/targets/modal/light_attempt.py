@@ -45,7 +45,7 @@ def run_attempt(
             log.progress.step = log.saved_step = first
         session.describe("cpu", 1, first)
         action, at = ("resuming", f" from step {first}") if first else ("starting", "")
-        display.report(f"{action} run {folder.name}{at}")
+        display.report(f"{action} run '{folder.name}'{at}")
         _count_steps(log, stop)
         log.close()
     step = log.progress.step

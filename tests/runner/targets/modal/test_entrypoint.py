@@ -85,10 +85,10 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     webhook.server_close()
     titles = [body["title"].partition(" $")[0] for body in webhook.bodies]
     assert titles == [
-        "run tiny resumes as attempt 2: preempted",
-        "run tiny resumes as attempt 3: preempted",
-        "run tiny has spent",
-        "run tiny stopped: budget",
+        "run 'tiny' resumes as attempt 2: preempted",
+        "run 'tiny' resumes as attempt 3: preempted",
+        "run 'tiny' has spent",
+        "run 'tiny' stopped: budget",
     ]
     assert all(body["line"] for body in webhook.bodies)
     assert PATH not in err + cloud.modal.log()

@@ -86,7 +86,7 @@ def test_failed_spawn_stops_the_app(cloud: CloudFixture) -> None:
 def test_one_unexpected_answer_does_not_end_the_run(cloud: CloudFixture) -> None:
     cloud.modal.inject("FunctionGetOutputs", "NOT_FOUND", times=1)
     _, err = cloud.train("--device", "cpu", "max_steps=6")
-    assert "run tiny finished" in err
+    assert "run 'tiny' finished" in err
     assert status(cloud)["status"] == "finished"
 
 

@@ -24,7 +24,7 @@ FILE_SECONDS = 0.15
 
 TRAINING_SECONDS = 1.0  # after the trainer's first line: the preemption
 
-FIRST_LINES = ("starting run tiny", "resuming run tiny")
+FIRST_LINES = ("starting run 'tiny'", "resuming run 'tiny'")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tests.waiting import wait_for
 
 def test_training_leaves_records_and_a_finished_run_is_only_shown(cloud: CloudFixture) -> None:
     out, err = cloud.train("--gpu", "h100:1,A100-80GB", "--max-cost", "5")
-    assert "run tiny finished" in err
+    assert "run 'tiny' finished" in err
     assert out.startswith("the ")  # stdout has the sample
     assert "H100, else 1 x A100-80GB" in err
     assert "$5.00" in err
@@ -44,7 +44,7 @@ def test_training_leaves_records_and_a_finished_run_is_only_shown(cloud: CloudFi
     )
     assert state["gpu"] == "H100,A100-80GB"
     assert 0 < state["cost"] < 0.2
-    assert "run tiny finished" in cloud.run("logs", "tiny", "--tail", "3")[0]
+    assert "run 'tiny' finished" in cloud.run("logs", "tiny", "--tail", "3")[0]
     # With edited code, no image would be built, and the finished run is only shown.
     calls = len(cloud.modal.calls())
     with (cloud.checkout / "model" / "gpt.py").open("a") as code:
@@ -55,7 +55,7 @@ def test_training_leaves_records_and_a_finished_run_is_only_shown(cloud: CloudFi
     sample = (cloud.run_folder() / "samples" / "step_00000060.txt").read_text()
     out, err = cloud.train("--device", "cpu")
     assert out == f"{sample}\n"
-    assert "run tiny is already finished: 60 steps, validation loss" in err
+    assert "run 'tiny' is already finished: 60 steps, validation loss" in err
     assert cloud.run("resume", "tiny", "-y")[0] == out
     assert len(cloud.modal.calls()) == calls
 
