@@ -106,14 +106,20 @@ def file_problem(path: Path, allow_folder: bool = False) -> str:
     return "" if os.access(path, needed) else "permission denied"
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Return the descriptor of an opened file; the opening does not wait for a FIFO's writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_file(path: Path, start: int = 0, length: int | None = None) -> bytes:
-    """Return at most ``length`` bytes from ``start``.
+    """Return at most ``length`` bytes from ``start``; /dev/null is an empty file.
 
     Raises OSError, also for a FIFO, whose opening would wait for a writer.
     """
-    opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK)  # noqa: E731
-    with open(path, "rb", opener=opener) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISCHR(mode) and os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull)):
+            return b""
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"{kind_of_file(mode)}, not a regular file", str(path))
         file.seek(start)

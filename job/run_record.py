@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from job.exit_status import ExitStatus, UserError
-from job.files import read_file, write_atomically
+from job.files import open_at_once, read_file, write_atomically
 from job.format import json_text, runner_command
 from job.step_folders import step_folder, steps
 from job.typed_json import read_json
@@ -271,7 +271,7 @@ def is_held(folder: Path) -> bool | None:
     if sys.platform != "linux":
         return None
     try:
-        with (folder / "lock").open() as file:
+        with open(folder / "lock", opener=open_at_once) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.exit_status import ExitStatus, UserError
+from job.files import read_file
 from job.format import brief, did_you_mean, either
 
 Value = bool | int | float | str | None
@@ -145,7 +146,7 @@ class Signature:
 def read_signature(path: Path) -> Signature:
     """Return the signature of ``train`` in the file. Raises ExperimentError, with the line."""
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
+        tree = ast.parse(read_file(path), str(path))
     except OSError as error:
         raise ExperimentError(
             f"{path}: {error.strerror or error}; give the path of a Python file"

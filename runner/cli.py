@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-from runner.console import CliContext, open_closed_streams
+from job.files import name_in_errors
+from runner.console import STDOUT, CliContext, open_closed_streams
 from runner.errors import RunnerError, as_runner_error, did_you_mean, usage
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -179,15 +180,21 @@ class Commands(click.Group):
     ) -> click.Context:
         """Parse the arguments; report a mistake in one line."""
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            with name_in_errors(STDOUT):  # --help may write to a full disk
+                return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             raise explain_usage_error(error, args) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise as_runner_error(error, debug=False) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its result is the exit status. An error becomes one line."""
         try:
             status = super().invoke(ctx)
-            sys.stdout.flush()
+            with name_in_errors(STDOUT):
+                sys.stdout.flush()
         except (click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # `| head -1` closed the pipe: not an error

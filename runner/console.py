@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from job.files import name_in_errors
 from job.format import json_text, sanitize
 from runner.errors import usage
 from runner.signals import JobOutput, SignalForwarder, press_ctrl_c, signal_handler
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from runner.target import Target
 
+STDOUT = Path("/dev/stdout")  # in an error of a full disk
 COLUMN_GAP = 2
 PIPED_WIDTH = 240  # columns of a table without a terminal
 INTERRUPT_POLL_S = 0.1
@@ -41,7 +43,7 @@ class CliContext:
     """The folder, the variables, the streams and the opened targets of one command."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    cwd: Path = field(default_factory=Path.cwd)
+    cwd: Path = field(default_factory=lambda: current_folder())
     terminal: bool | None = None  # None: ask the streams
     debug: bool = False
     line: str = "runner"  # the command line as typed, quoted for a shell
@@ -68,11 +70,13 @@ class CliContext:
         """Write data to stdout after a colored ``label``. A file or pipe gets it unchanged."""
         on_terminal = self._shows_on_terminal(sys.stdout)
         styled = click.style(label, fg=color) if label and on_terminal and self.color else label
-        click.echo(f"{styled}{sanitize(text) if on_terminal else text}", nl=newline, color=True)
+        with name_in_errors(STDOUT):
+            click.echo(f"{styled}{sanitize(text) if on_terminal else text}", nl=newline, color=True)
 
     def json(self, value: Any) -> None:
         """Write data to stdout as JSON."""
-        click.echo(json_text(value, indent=2))
+        with name_in_errors(STDOUT):
+            click.echo(json_text(value, indent=2))
 
     def info(self, text: str) -> None:
         """Write a message to stderr."""
@@ -172,10 +176,11 @@ class CliContext:
         """
         console = self.console(data=data)
         console.width = max(console.width, min_width)
-        with console.capture() as capture:
-            console.print(table)
-        lines = (line.rstrip() for line in capture.get().splitlines())
-        click.echo("\n".join(lines), err=not data, color=self.color)
+        with name_in_errors(STDOUT if data else Path("/dev/stderr")):
+            with console.capture() as capture:
+                console.print(table)
+            lines = (line.rstrip() for line in capture.get().splitlines())
+            click.echo("\n".join(lines), err=not data, color=self.color)
 
     def console(self, *, data: bool = False) -> Console:
         """Return a rich console on stderr, or for ``data`` on stdout; plain and wide if piped."""
@@ -212,6 +217,14 @@ def new_table(*titles: str, left_aligned: Container[str] = ()) -> Table:
     for title in titles:
         table.add_column(title, no_wrap=True, justify="left" if title in left_aligned else "right")
     return table
+
+
+def current_folder() -> Path:
+    """Return the current folder. Raises RunnerError, exit status 2, if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise usage("the current folder was deleted; change to another one: `cd ~`") from None
 
 
 def open_closed_streams() -> None:

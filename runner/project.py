@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import click
 
-from job.files import write_atomically
+from job.files import read_file, write_atomically
 from job.notify import VARIABLE as NOTIFY_VARIABLE
 from job.paths import VOLUMES, VolumePaths
 from job.trackers import VARIABLES as TRACKER_VARIABLES
@@ -137,7 +137,7 @@ def is_sweep(path: Path) -> bool:
 
 def _has_key(path: Path, key: str) -> bool:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
     return any(line.startswith(f"{key}:") for line in lines)
@@ -257,7 +257,8 @@ def _dotenv_text(path: Path) -> str:
         if path.stat().st_size > MAX_DOTENV_BYTES:
             raise usage(f"{path} is larger than 1 MB; expected lines of NAME=value")
         # A byte that is not UTF-8, in a comment, is written again as it was read.
-        return path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
+        text = read_file(path).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        return text.replace("\r\n", "\n")
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:

@@ -330,8 +330,8 @@ def target_names(checkout: Path) -> list[str]:
 def known_boxes(checkout: Path) -> list[str]:
     """Return the boxes that were used from this machine."""
     try:
-        return (volumes(checkout, {}).cache / BOXES_FILE).read_text("utf-8").split()
-    except OSError:
+        return read_file(volumes(checkout, {}).cache / BOXES_FILE).decode().split()
+    except (OSError, UnicodeDecodeError):
         return []
 
 

@@ -95,9 +95,7 @@ class CommandProcess:
             )
         except OSError as error:
             self._log.close()
-            problem = f"{command[0]} can't be started in {folder}: {error.strerror}"
-            missing = missing_program(command[0], folder, environ.get("PATH"))
-            raise UserError(missing or problem) from None
+            raise UserError(start_error(command[0], folder, environ, error)) from None
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         streams = ((self.process.stdout, data), (self.process.stderr, sys.stderr.buffer))
@@ -176,6 +174,12 @@ def catch_signals() -> list[signal.Signals]:
     for signum in SIGNALS:
         signal.signal(signum, lambda number, _: early.append(signal.Signals(number)))
     return early
+
+
+def start_error(program: str, folder: Path, environ: Mapping[str, str], error: OSError) -> str:
+    """Return why the program could not be started."""
+    missing = missing_program(program, folder, environ.get("PATH"))
+    return missing or f"{program} can't be started in {folder}: {error.strerror}"
 
 
 def missing_program(program: str, folder: Path, path: str | None) -> str:

@@ -28,7 +28,7 @@ from job.run_session import RunSession
 from job.user_command import report
 from job.user_command.metric_recorder import MetricRecorder, recorded_patterns
 from job.user_command.persisted_paths import PersistedPath, ensure_writable, link_to_volume
-from job.user_command.process import CommandProcess, catch_signals, variables
+from job.user_command.process import CommandProcess, catch_signals, start_error, variables
 from job.user_command.resume import (
     CheckpointBackup,
     Writers,
@@ -106,7 +106,10 @@ def run(arguments: Namespace, command: Sequence[str]) -> int:
         for word in arguments.persist:
             link_to_volume(folder, word, arguments.seeds)
         os.chdir(folder)
-        os.execvpe(command[0], list(command), variables(os.environ, arguments.name, out))
+        try:
+            os.execvpe(command[0], list(command), variables(os.environ, arguments.name, out))
+        except OSError as error:
+            raise UserError(start_error(command[0], folder, os.environ, error)) from None
     # Only the first of several machines keeps the run's record, log and metrics.
     is_first = os.environ.get("NODE_RANK", "0") == "0"
     place = out if is_first else Path(tempfile.mkdtemp()) / arguments.name

@@ -12,6 +12,7 @@ from typing import Any
 
 import pathspec
 
+from job.files import read_file
 from job.format import byte_size
 from runner.errors import RunnerError, usage
 from runner.git import find_repository
@@ -200,7 +201,7 @@ def _docker_regex(pattern: str) -> str:
 def _read_rules(path: Path) -> list[str] | None:
     """Return the lines of a file without its byte order mark; None if it does not exist."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_file(path).decode("utf-8", "surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     except OSError as error:

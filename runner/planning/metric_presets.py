@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from job.files import read_file
 from job.user_command.metric_sources import pattern_problem
 from runner.errors import usage
 
@@ -151,8 +152,7 @@ def find_preset(folder: Path, argv: Sequence[str]) -> MetricPreset:
     """Return the preset for the script in the command, else for the folder's other scripts."""
     for path in _scripts(folder, argv):
         try:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                text = file.read(MAX_SCRIPT_BYTES)
+            text = read_file(path, length=MAX_SCRIPT_BYTES).decode("utf-8", "replace")
         except OSError:
             continue
         for preset in PRESETS:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from job.files import read_file
 from runner.errors import RunnerError, usage
 from runner.git import Repository, find_repository
 from runner.plan import CREDENTIALS, UploadManifest
@@ -332,7 +333,7 @@ def setup_lines(command: UserCommand) -> tuple[str, ...]:
             _check_pip_files(command.folder, line, "--setup")
     for path in setup_files(command.folder, lines):
         if path.endswith(".txt"):
-            text = (command.folder / path).read_text(encoding="utf-8", errors="replace")
+            text = read_file(command.folder / path).decode("utf-8", "replace")
             for number, line in enumerate(text.splitlines(), 1):
                 _check_pip_files(command.folder, line, f"{path}:{number}")
     return lines
@@ -374,7 +375,7 @@ def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
                 continue
             found[path] = None
             if path.endswith(".txt"):
-                text = (folder / path).read_text(encoding="utf-8", errors="replace")
+                text = read_file(folder / path).decode("utf-8", "replace")
                 pending += [(each, os.path.dirname(path)) for each in text.splitlines()]
     return tuple(found)
 
@@ -385,7 +386,7 @@ def setup_digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:
     for line in lines:
         result.update(b"\0" + line.encode())
     for name in setup_files(folder, lines):
-        result.update(b"\1" + name.encode() + b"\0" + (folder / name).read_bytes())
+        result.update(b"\1" + name.encode() + b"\0" + read_file(folder / name))
     return result.hexdigest()[:16]
 
 

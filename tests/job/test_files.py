@@ -26,6 +26,13 @@ def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_the_null_device_is_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to(os.devnull)
+    assert read_file(tmp_path / ".env") == b""
+    with pytest.raises(OSError, match="a device"):
+        read_file(Path("/dev/zero"))
+
+
 def test_a_fifo_is_unreadable_and_nothing_waits_for_it(tmp_path: Path) -> None:
     names = ("run.json", "launch.json", "tags.json", "exit_status", "cloud.json", "manifest.json")
     for name in names:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from job.files import read_file
 from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
 
@@ -67,8 +68,7 @@ def profiles(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     import toml  # the client's parser: tomllib accepts and refuses other files
 
     try:
-        with file.open(encoding="utf-8") as stream:
-            sections = toml.load(stream)
+        sections = toml.loads(read_file(file).decode("utf-8"))
     except Exception as error:  # it also raises IndexError
         raise RunnerError(_invalid_file(file, str(error))) from error
     if not all(isinstance(section, dict) for section in sections.values()):
@@ -140,7 +140,7 @@ def account_id(environ: Mapping[str, str]) -> str:
     names = ("SERVER_URL", "TOKEN_ID", "PROFILE", "ENVIRONMENT")
     parts = [environ.get(f"MODAL_{name}", "") for name in names]
     try:
-        file = config_file(environ).read_bytes()
+        file = read_file(config_file(environ))
     except OSError:
         file = b""
     return hashlib.sha256("\0".join(parts).encode() + file).hexdigest()[:16]

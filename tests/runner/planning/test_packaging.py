@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from job.exit_status import ExitStatus
+from job.files import read_file
 from runner.errors import RunnerError
 from runner.git import GitAnswer, Repository
+from runner.planning import ignore_rules
 from runner.planning.command_plan import describe_upload
 from runner.planning.packaging import list_files, make_omitted_test, setup_files, setup_lines
 from runner.project import git_state
@@ -297,14 +299,13 @@ def test_unreadable_rules_are_refused(
 ) -> None:
     """Simulate it, since root can read everything."""
     folder = make({"a.py": "x", "lib/.gitignore": "*.pem\n", "lib/b.py": "x"})
-    read_text = Path.read_text
 
-    def read(self: Path, *args: Any, **kwargs: Any) -> str:
-        if self.name == ".gitignore" and self.parent.name == "lib":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return read_text(self, *args, **kwargs)
+    def read(path: Path) -> bytes:
+        if path.name == ".gitignore" and path.parent.name == "lib":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_file(path)
 
-    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(ignore_rules, "read_file", read)
     run = Repository.run
 
     def answer(self: Repository, folder: Path, *arguments: str) -> GitAnswer | None:

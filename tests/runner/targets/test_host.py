@@ -287,6 +287,52 @@ def test_closed_streams_are_not_an_error(job, checkout, words: str, streams: str
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("words", ["--help", "runs", "runs --json"])
+def test_output_to_a_full_disk_is_one_line(make_run, checkout, words: str) -> None:
+    make_run("warm")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///none"}
+    line = f"{sys.executable} -m runner {words} > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=checkout, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error: /dev/stdout: no space left on device")
+
+
+def test_a_deleted_folder_is_one_line(tmp_path) -> None:
+    (tmp_path / "gone").mkdir()
+    line = f"cd {tmp_path}/gone && rmdir ../gone && exec {sys.executable} -m runner runs"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], env=environ, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the current folder was deleted")
+
+
+def test_no_command_waits_for_a_fifo(spawn, checkout, tmp_path) -> None:
+    """Each file that a user or another program may have made is opened without waiting."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "train.py").write_text("print(1)\n")
+    modal_config, command = tmp_path / "modal.toml", ("--dir", str(folder), "--dry-run", "--")
+    for path, words, status in (
+        (checkout / ".env", ("host", "--dry-run"), 2),
+        (checkout / ".env", ("doctor",), 1),
+        (folder / ".gitignore", ("cloud", *command, "python", "train.py"), 1),
+        (folder / ".dockerignore", ("cloud", *command, "python", "train.py"), 1),
+        (folder / "own.py", ("host", *command, "python", "own.py"), 0),
+        (folder / "own.py", ("host", "run", str(folder / "own.py"), "--dry-run"), 2),
+        (checkout / "volumes/cache/remote_boxes", ("runs",), 0),
+        (modal_config, ("runs",), 1),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+        process = spawn(*words, MODAL_CONFIG_PATH=str(modal_config), DOCKER_HOST="unix:///none")
+        _, err = process.communicate(timeout=60)
+        path.unlink()
+        assert process.returncode == status, (path, words, err)
+
+
 def test_a_finished_run_without_checkpoints_is_an_error(spawn, make_run) -> None:
     folder = make_run("warm")
     process = spawn("host", "sample", "--name", "warm")
