@@ -28,7 +28,7 @@ from runner.runs.store import launch_json
 from runner.runs.table import runner_status
 from runner.signals import hold_signals
 from runner.system import wait_until
-from runner.target import LaunchHandle, RunCost, RunInfo, RunSource, VolumeFiles
+from runner.target import LaunchHandle, RunCost, RunInfo, RunSource, Target, VolumeFiles
 from runner.targets.modal import TARGET_NAME, calls, follow, image, sandbox, spend
 from runner.targets.modal import runs as records
 from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, job_spec, start_app
@@ -53,7 +53,7 @@ STOP_TIMEOUT_S = 900.0  # for the checkpoint
 RECENT_S = 5.0
 
 
-class ModalTarget:
+class ModalTarget(Target):
     """The target ``cloud``."""
 
     name = TARGET_NAME
