@@ -97,7 +97,7 @@ PRESETS = (
     ),
     MetricPreset(
         "Lightning",
-        r"(?m)^\s*(?:import|from) (?:pytorch_)?lightning\b",
+        r"(?ms)^\s*(?:import|from) (?:pytorch_)?lightning\b.*\b(?:Lightning\w+|Trainer)\b",
         {
             "step": r"^Epoch (?P<epoch>\d+).*?\s(?P<step>\d+)/(?P<per_epoch>\d+) ",
             "loss": rf"\b(?:train[_/])?loss(?:_step)?[=:] ?{NUMBER}",

@@ -205,7 +205,7 @@ def _new_record(
         target.name,
         config.metric,
         config.goal,
-        {"command" if config.command else "of": objective.title, "fixed": dict(config.fixed)},
+        {"of": objective.title, "fixed": dict(config.fixed)},
         [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(rows, 1)],
         arguments.budget,
         file_sha256=objective.file_sha256,

@@ -197,6 +197,8 @@ def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:
 
 def _differences(old: SweepRecord, new: SweepRecord) -> Iterator[str]:
     before, after = dict(old.definition), dict(new.definition)
+    for definition in (before, after):
+        definition["trials of"] = definition.pop("of", None)
     # Records of earlier releases have no settings, or lack the keys of a later release.
     yield from _changed(before.pop("settings", {}), after.pop("settings", {}), added=False)
     yield from _changed(before, after)

@@ -72,7 +72,7 @@ PROGRAMS = {
         [(10, 30, {"loss": 2.45, "grad_norm": 1.2, "lr": 1e-5}), (10, 30, {"val_loss": 2.5})],
     ),
     "Lightning": (
-        "import lightning as L",
+        "import lightning as L\nclass Model(L.LightningModule):",
         "Epoch 0:  50%|##| 10/20 [00:01<, v_num=0, train_loss_step=2.5]\r"
         "Epoch 1:  50%|##| 10/20 [00:01<, v_num=0, train_loss=1.5, val_loss=1.7]",
         [(10, 0, {"loss": 2.5}), (30, 0, {"loss": 1.5, "val_loss": 1.7})],
@@ -80,7 +80,7 @@ PROGRAMS = {
     # build-nanogpt, llama2.c, ng-video-lecture, makemore, LLMs-from-scratch, litgpt, Fabric,
     # microgpt and short scripts
     "a typical program": (
-        "import torch",
+        "import lightning as L\nfabric = L.Fabric()",
         "using loss scale 65536, warmup step 5\nvalidation loss: 10.9\n"
         "step     0 | loss: 9.5 | lr 8e-07 | norm: 1.3 | dt: 1.45ms | tok/sec: 123.45\n"
         "20 | loss 8.5 | lr 1e-4 | 321.11ms | mfu 1.00%\n"

@@ -309,4 +309,5 @@ def test_command_of_a_different_repository_is_swept_by_its_printed_loss(
     assert json.loads(out)["best"] == "s-002"
     (folder / "s.yaml").write_text(text.replace("train.py --lr", "train.py -v --lr"))
     _, err = spawn("sweep", "theirs/s.yaml", "--dry-run").communicate(timeout=60)
+    assert "trials of: " in err
     assert err.count("python train.py -v --lr={lr}") == 1  # in the line that shows the difference

@@ -18,12 +18,15 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.launch.execute import rows
 from runner.plan import ImageState, JobEnvironment, Plan, Volume
+from runner.planning.metric_presets import read_metrics
 from runner.request import (
+    CommandRequest,
     EvaluateRequest,
     PrepareRequest,
     Request,
     SampleRequest,
     TrainRequest,
+    UserCommand,
 )
 from runner.target import options_from_json
 from runner.targets.modal import image
@@ -184,6 +187,13 @@ class TestPlan:
         assert resolved(plan).stop_stalled_after_s == 600.0
         assert resolved(plan).stop_idle_gpu_after_s is None
         assert resolved(make()).stop_idle_gpu_after_s == 900.0
+
+    def test_command_has_watchdogs_if_it_surely_prints_metrics(self) -> None:
+        for given, seconds in (("loss=l=(.)", 600.0), ("none", None), ("", None)):
+            metrics = read_metrics([given] if given else [], Path("/absent"), ["x"])
+            command = UserCommand(("x",), Path("/absent"), metrics=metrics)
+            options = resolve_options(CommandRequest(run="r", command=command))
+            assert options.stop_stalled_after_s == seconds
 
     def test_plan_names_the_cause_of_a_rebuild(self, make: Callable[..., Plan]) -> None:
         shown = dict(
