@@ -104,8 +104,7 @@ def gpt2_rows(folder: Path, tokenizer: Tokenizer, model: ModelConfig, vocab_size
         )
     if foreign := foreign_tokenizer(tokenizer, folder):
         raise ValueError(
-            f"{foreign}: not the dataset's tokenizer ({tokenizer.name}): its tokens have other "
-            "numbers"
+            f"{foreign}: not the tokenizer {tokenizer.name}: its tokens have other numbers"
         )
     _check_gpt2_file(folder / "model.safetensors", rows)
     return rows

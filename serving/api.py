@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from jinja2 import TemplateError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -283,8 +282,8 @@ class Api:
         messages = [message.for_template() for message in body.messages]
         try:
             tokens = self.model.template.encode(messages, self.model.tokenizer)
-        except (TemplateError, ValueError) as error:
-            raise ApiError(400, f"messages: {error}") from None
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
         return await self._answer(body, [tokens] * body.n)
 
     def _description(self) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Conversation:
             )
         except UnicodeEncodeError:
             raise UserError("the prompt is not valid UTF-8") from None
+        except ValueError as error:
+            raise UserError(str(error)) from None
         request = self.engine.add(tokens, self.settings, self.settings.seed + self.texts)
         self.texts += 1
         stream, reply = TextStream(self.model.tokenizer), ""

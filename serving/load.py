@@ -41,14 +41,23 @@ class ChatTemplate:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise_exception
         self.template = environment.from_string(source)
         self.special, self.variables = special, variables
         longest_first = sorted(special, key=len, reverse=True)
         self.pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def encode(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
-        """Return the tokens of a conversation up to where the assistant answers."""
-        text = self.template.render(messages=messages, add_generation_prompt=True, **self.variables)
+        """Return the tokens of a conversation up to where the assistant answers.
+
+        Raises ValueError for messages that the template refuses.
+        """
+        try:
+            text = self.template.render(
+                messages=messages, add_generation_prompt=True, **self.variables
+            )
+        except Exception as error:  # its expressions can raise anything
+            raise ValueError(f"the chat template refuses the messages: {error}") from None
         tokens: list[int] = []
         for part in filter(None, self.pattern.split(text)):
             if part in self.special:
@@ -56,6 +65,11 @@ class ChatTemplate:
             else:
                 tokens += tokenizer.encode(part).tolist()
         return tokens
+
+
+def _raise_exception(message: str) -> None:
+    """Refuse a conversation; templates call it by this name."""
+    raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -103,10 +117,9 @@ def load_model(
         )
     locations = VolumePaths.current()
     locations.set_defaults()
-    sample = _sample_settings(overrides)
+    sample, folder = _sample_settings(overrides), Path(source)
     try:
         hub = pretrained(source)
-        folder = Path(source)
         if hub is not None:
             check = lambda path: read_gpt2_config(path.read_bytes(), source)  # noqa: E731
             monitor = Monitor(lambda event: report(str(event)) if isinstance(event, str) else None)
@@ -114,7 +127,8 @@ def load_model(
             folder = download_weights(hub, locations.cache, check, lambda path: None, monitor)
         network, tokenizer = _read_folder(folder)
     except (ValueError, OSError) as error:
-        raise UserError(f"{source}: {error}") from None
+        problem = str(error).removeprefix(f"{folder}: ")
+        raise UserError(problem if str(folder) in problem else f"{source}: {problem}") from None
     created = int((folder / "config.json").stat().st_mtime)
     network = network.to(devices.pick_device(device, 0)).eval()
     name = hub.repository if hub is not None else folder.name
@@ -136,6 +150,11 @@ def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
     if own is None or config.get("model_type") == "gpt2":
         shape = read_gpt2_config(text, "config.json")
         rows = shape.pop("vocab_size")
+        if own is None and rows < GPT2Tokenizer.vocab_size:
+            raise ValueError(
+                f"config.json: vocab_size is {rows}; a folder that `export` did not write needs "
+                f"GPT-2's vocabulary of {GPT2Tokenizer.vocab_size} tokens"
+            )
         tokenizer = from_meta(own["tokenizer"]) if own else GPT2Tokenizer()
         network = GPT(ModelConfig(**shape), rows)
         network.load_state_dict(read_gpt2(folder, network, tokenizer))

@@ -109,8 +109,8 @@ def test_the_tokenizer_of_the_folder_must_be_the_datasets(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").unlink()
     letters = {chr(0x100 + i): i for i in range(257)}
     (tmp_path / "vocab.json").write_text(json.dumps(letters))
-    with pytest.raises(ValueError, match=r"vocab\.json: not the dataset's tokenizer"):
+    with pytest.raises(ValueError, match=r"vocab\.json: not the tokenizer"):
         read(tmp_path)
     write_tokenizer(CharTokenizer(map(chr, range(257))), tmp_path, 32, ROWS)
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not the dataset's tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not the tokenizer"):
         read(tmp_path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import torch
 
 from corpus.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from job.exit_status import UserError
+from job.pretrained import gpt2_config
 from job.recipe import ModelConfig
 from model.gpt import GPT
 from serving.chat import Conversation, talk
 from serving.export import export
-from serving.load import LoadedModel, load_model, read_template
+from serving.load import ChatTemplate, LoadedModel, load_model, read_template
 from tests.model.conftest import Lab
 from tests.serving.conftest import SPECIAL, TEMPLATE
+
+SMALL = gpt2_config(ModelConfig(variant="gpt2", n_layer=1, n_head=1, n_embd=8), 600, None)
 
 
 def chat_with(conversation: Conversation, *lines: str | type[BaseException]) -> str:
@@ -89,6 +94,21 @@ def test_a_template_remembers_the_conversation(chat_model: LoadedModel) -> None:
     assert conversation.messages == []
 
 
+@pytest.mark.parametrize("call", ["raise_exception('only one')", "messages.x.y", "1 + 'a'"])
+def test_messages_that_the_template_refuses_are_an_error(
+    model: LoadedModel, serve: Callable[..., str], capsys: pytest.CaptureFixture[str], call: str
+) -> None:
+    model = replace(model, template=ChatTemplate("{{ " + call + " }}", SPECIAL, {}))
+    chat_with(Conversation(model), "hello")
+    assert "error: the chat template refuses the messages: " in capsys.readouterr().err
+    body = json.dumps({"messages": [{"role": "user", "content": "hello"}]}).encode()
+    headers = {"Content-Type": "application/json"}
+    address = f"{serve(model)}/v1/chat/completions"
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(urllib.request.Request(address, body, headers))
+    assert error.value.code == 400
+
+
 def test_a_chat_template_is_read_from_a_folder(tmp_path: Path) -> None:
     network = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=32), 320)
     export(network, ByteTokenizer(), tmp_path)
@@ -131,6 +151,7 @@ def test_export_is_the_same_network(variant: str, tmp_path: Path) -> None:
         ({}, "not a run and not a folder with Hugging Face's config.json"),
         ({"config.json": '{"model_type": "llama"}'}, "not a GPT-2, its model_type is 'llama'"),
         ({"config.json": '{"model_type": "gpt_runner", "gpt_runner": {}}'}, "damaged export"),
+        ({"config.json": json.dumps(SMALL)}, "vocab_size is 600; a folder that `export` did not"),
     ],
 )
 def test_invalid_folder_is_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:
