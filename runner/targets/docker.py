@@ -105,7 +105,7 @@ class RunContainers:
 
 def container_name(plan: Plan) -> str:
     """Return a new name for the container of the plan."""
-    return f"gpt-runner-{plan.run}-{uuid.uuid4().hex[:8]}"
+    return f"gpt-runner-{plan.run or plan.job}-{uuid.uuid4().hex[:8]}"
 
 
 def exec_command(cli: CliContext, container: str, argv: Sequence[str]) -> list[str]:
