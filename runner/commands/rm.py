@@ -1,7 +1,8 @@
-"""Delete runs, or a path of a volume on Modal or a box, after asking for confirmation.
+"""Delete runs, sweeps, or a path of a volume on Modal or a box, after asking for confirmation.
 
 \b
   runner rm my_run other_run                        two runs, with their checkpoints
+  runner rm my_sweep                                a sweep with all its runs
   runner rm checkpoints my_run/step_00001000 -r     a folder of a volume on Modal
 
 A run on Modal and its pulled copy are deleted separately: run the command once for each.
@@ -39,13 +40,29 @@ def command(
 
 
 def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
+    import shutil
+    from contextlib import ExitStack
+
     from runner.console import confirm
     from runner.errors import RunnerError
-    from runner.runs.find import find_run, match_names
+    from runner.runs.find import every_run, find_run, match_names, sweep_folder
     from runner.runs.store import folder_size
+    from runner.sweep.record import runs_of_sweep, sweep_lock
     from runner.transfer.progress import count
 
-    resolved, details = [find_run(cli, name) for name in dict.fromkeys(match_names(cli, names))], []
+    sweeps = {name: folder for name in names if (folder := sweep_folder(cli, name))}
+    single = [name for name in dict.fromkeys(names) if name not in sweeps]
+    resolved = [find_run(cli, name) for name in match_names(cli, single)]
+    details = [f"sweep '{name}', with its runs" for name in sweeps]
+    if sweeps:
+        trials = {run for name, folder in sweeps.items() for run in runs_of_sweep(name, folder)}
+        trials -= {run.state.run for run in resolved}
+        resolved += [run for run in every_run(cli) if run.state.run in trials]
+        if cli.unreachable_targets:
+            raise RunnerError(
+                "a skipped target may have runs of the sweep; nothing was deleted: reach it, or "
+                "name single runs"
+            )
     for run in resolved:
         name = run.state.run
         if run.state.alive:
@@ -53,11 +70,17 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
         files, size = folder_size(run.source.files("checkpoints"), name)
         where = "the copy that was pulled" if run.state.is_copy else run.target.name
         details.append(f"run '{name}' ({where}): {count(files, 'file')}, {byte_size(size)}")
-    if not confirm(cli, details, "delete permanently", yes):
-        return 103
-    for run in resolved:
-        run.remove()
-        cli.info(f"deleted run '{run.state.run}'")
+    with ExitStack() as locks:
+        for name, folder in sweeps.items():
+            locks.enter_context(sweep_lock(name, folder))
+        if not confirm(cli, details, "delete permanently", yes):
+            return 103
+        for run in resolved:
+            run.remove()
+            cli.info(f"deleted run '{run.state.run}'")
+        for name, folder in sweeps.items():
+            shutil.rmtree(folder)
+            cli.info(f"deleted sweep '{name}'")
     return 0
 
 

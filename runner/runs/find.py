@@ -208,18 +208,21 @@ def _describe_sweep(cli: CliContext, name: str) -> str:
 
     '' for any other.
     """
-    if not is_run_name(name):
+    folder = sweep_folder(cli, name)
+    try:
+        sweep = read_object(read_file(folder / SWEEP_RECORD)) if folder else {}
+        first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
-    for target in _targets(cli):
-        try:
-            sweep = read_object(read_file(target.volumes.run(name) / SWEEP_RECORD))
-            first, last = sweep["trials"][0]["run"], sweep["trials"][-1]["run"]
-            best = sweep.get("best")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            continue
-        hint = f"the best is {best}: `runner status {best}`" if best else f"`runner status {first}`"
-        return f"'{name}' is a sweep, whose runs are {first} to {last}; name one of them; {hint}"
-    return ""
+    best = sweep.get("best")
+    hint = f"the best is {best}: `runner status {best}`" if best else f"`runner status {first}`"
+    return f"'{name}' is a sweep, whose runs are {first} to {last}; name one of them; {hint}"
+
+
+def sweep_folder(cli: CliContext, name: str) -> Path | None:
+    """Return the folder on this machine that has the record of sweep ``name``; None without one."""
+    folders = [target.volumes.run(name) for target in _targets(cli)] if is_run_name(name) else []
+    return next((folder for folder in folders if (folder / SWEEP_RECORD).exists()), None)
 
 
 def _not_configured(target: Target) -> list[tuple[Target, str]]:

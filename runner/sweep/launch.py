@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
-from job.files import exclusive_lock
 from job.gpu_queue import GpuAccess
 from job.notify import VARIABLE, Message
 from job.run_record import RunStatus, read_record
@@ -40,6 +39,7 @@ from runner.sweep.record import (
     TrialStatus,
     continue_sweep,
     read_sweep,
+    sweep_lock,
 )
 from runner.sweep.results import show_outcome
 from runner.sweep.scheduler import SweepScheduler
@@ -125,11 +125,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     target.check_configured()
     confirm(cli, plan.question, arguments.yes)
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder) as has_lock:
-        if not has_lock:
-            raise RunnerError(
-                f"another process is running sweep '{name}'; stop that one with Ctrl-C first"
-            )
+    with sweep_lock(name, folder):
         # The process that held the lock until now may have changed the record.
         newest = read_sweep(folder)
         record = _continue(newest, new, arguments) if newest else record

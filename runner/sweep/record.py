@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from job.files import write_atomically
+from job.files import exclusive_lock, write_atomically
 from job.format import json_text
 from job.typed_json import read_json
 from runner.errors import RunnerError, usage
@@ -174,6 +175,23 @@ def read_sweep(folder: Path) -> SweepRecord | None:
         if trial.metric is not None and not math.isfinite(trial.metric):
             trial.metric = None
     return record
+
+
+def runs_of_sweep(name: str, folder: Path) -> set[str]:
+    """Return the names of the sweep's runs, started or not. Raises RunnerError if it is damaged."""
+    record = read_sweep(folder)
+    return {f"{name}-smoke", *(trial.run for trial in record.trials)} if record else set()
+
+
+@contextmanager
+def sweep_lock(name: str, folder: Path) -> Iterator[None]:
+    """Hold the sweep's lock. Raises RunnerError if another process runs the sweep."""
+    with exclusive_lock(folder) as has_lock:
+        if not has_lock:
+            raise RunnerError(
+                f"another process is running sweep '{name}'; stop that one with Ctrl-C first"
+            )
+        yield
 
 
 def continue_sweep(old: SweepRecord, new: SweepRecord) -> SweepRecord:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from job.files import exclusive_lock
 from job.machine import available_cpus
 from tests.waiting import wait_for
 
@@ -176,6 +177,27 @@ def test_a_sweep_runs_in_one_process_at_a_time(
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 101
     assert starts()["s-001"] == 1
+
+
+def test_rm_deletes_a_sweep_with_its_runs_but_not_a_running_one(
+    checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
+) -> None:
+    write_sweep(checkout, "{grid: {x: [1, 2]}}")
+    runs = checkout / "volumes" / "checkpoints"
+    (runs / "s-other").mkdir(parents=True)  # not a run of the sweep
+    spawn("sweep", "mine/s.yaml").communicate(timeout=60)
+    assert {"s", "s-001", "s-002", "s-smoke"} <= {path.name for path in runs.iterdir()}
+    with exclusive_lock(runs / "s"):
+        refused = spawn("rm", "s", "-y")
+        assert "another process is running sweep 's'" in refused.communicate(timeout=60)[1]
+    assert (runs / "s-001" / "done").exists()
+    asked = spawn("rm", "s").communicate(timeout=60)[1]
+    assert "sweep 's', with its runs; run 's-00" in asked
+    removed = spawn("rm", "s", "-y")
+    _, err = removed.communicate(timeout=60)
+    assert removed.returncode == 0, err
+    assert "deleted sweep 's'" in err
+    assert [path.name for path in runs.iterdir()] == ["s-other"]
 
 
 def test_parallel_trials_share_the_cores(
