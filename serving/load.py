@@ -19,9 +19,11 @@ from corpus.samples import encode_prompt
 from corpus.tokenizers import GPT2Tokenizer, Tokenizer, from_meta
 from job.arguments import report
 from job.exit_status import RecipeError, UserError
+from job.files import read_file
 from job.paths import VolumePaths
 from job.pretrained import pretrained, read_gpt2_config
 from job.recipe import ModelConfig, SampleConfig
+from job.typed_json import read_object
 from model import device as devices
 from model.checkpoint import Tensors
 from model.gpt import GPT
@@ -137,15 +139,17 @@ def load_model(
 
 def _read_folder(folder: Path) -> tuple[GPT, Tokenizer]:
     """Return the network and the tokenizer of an export or of GPT-2; ValueError for others."""
-    try:
-        text = (folder / "config.json").read_bytes()
-        config = json.loads(text)
-        own = config.get(OWN_SECTION)
-    except (OSError, ValueError, AttributeError):
+    if not (path := folder / "config.json").exists():
         raise ValueError(
             "not a run and not a folder with Hugging Face's config.json; `runner runs` lists the "
             "runs"
-        ) from None
+        )
+    text = read_file(path)
+    try:
+        config = read_object(text)
+    except ValueError as error:
+        raise ValueError(f"config.json is damaged ({error}); export or download it again") from None
+    own = config.get(OWN_SECTION)
     rows = int(config.get("vocab_size") or 0)
     if own is None or config.get("model_type") == "gpt2":
         shape = read_gpt2_config(text, "config.json")
@@ -207,11 +211,11 @@ def _sample_settings(overrides: list[str]) -> SampleConfig:
 def read_template(folder: Path) -> ChatTemplate | None:
     """Return the chat template of a Hugging Face folder; None if it has none."""
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
-        described = json.loads((folder / "tokenizer.json").read_bytes())
+        config = json.loads(read_file(folder / "tokenizer_config.json"))
+        described = json.loads(read_file(folder / "tokenizer.json"))
         special = {each["content"]: int(each["id"]) for each in described.get("added_tokens") or ()}
         file = folder / "chat_template.jinja"
-        source = file.read_text() if file.exists() else config.get("chat_template")
+        source = read_file(file).decode() if file.exists() else config.get("chat_template")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     if not isinstance(source, str):

@@ -149,6 +149,11 @@ def test_export_is_the_same_network(variant: str, tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({}, "not a run and not a folder with Hugging Face's config.json"),
+        (
+            {"config.json": '{"model_ty'},
+            r"config.json is damaged",
+        ),
+        ({"config.json": "[1]"}, "config.json is damaged"),
         ({"config.json": '{"model_type": "llama"}'}, "not a GPT-2, its model_type is 'llama'"),
         ({"config.json": '{"model_type": "gpt_runner", "gpt_runner": {}}'}, "damaged export"),
         ({"config.json": json.dumps(SMALL)}, "vocab_size is 600; a folder that `export` did not"),
