@@ -199,6 +199,11 @@ class ComposeTarget(LocalTarget):
         docker = str(self.system.program(program))
         return follow_process(self.cli.environ, [docker, *command], self.checkout)
 
+    def remove(self, path: str) -> None:
+        """Delete a folder of the checkpoints volume, and the containers of a run's folder."""
+        super().remove(path)
+        self.containers.remove_ended(path)
+
     def stop(self, run: str, force: bool = False) -> bool:
         """Run `docker stop`, which grants the compose file's grace period.
 

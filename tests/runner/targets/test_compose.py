@@ -298,6 +298,13 @@ class TestDetached:
             ["stop", "abc"]
         ]  # no -t: the compose file sets the grace period
 
+    def test_rm_removes_the_container_that_has_ended(self, type_, local, docker, volume) -> None:
+        type_("runner local warm --detach")
+        docker.answer("ps", "abc\twarm\tExited (0) 2 seconds ago\n")
+        assert type_("runner rm warm -y").exit_code == 0
+        assert not (volume / "warm").exists()
+        assert docker.calls("rm")[-1] == ["rm", "abc"]
+
     def test_stop_finds_a_container_of_docker_compose_up(
         self, type_, local, docker, make_run
     ) -> None:
