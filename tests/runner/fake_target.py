@@ -13,7 +13,7 @@ from job.paths import VolumePaths
 from job.run_record import REQUEST_NAME, read_record
 from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, TargetState, Volume
 from runner.planning.plan import make_plan, with_rows
-from runner.request import Request
+from runner.request import CommandRequest, Request
 from runner.runs.store import newest_step, read_launch
 from runner.target import LaunchHandle, LocalVolume, RunCost, RunInfo, RunSource
 
@@ -66,6 +66,9 @@ class FakeTarget:
 
     def mirror(self) -> RunSource | None:
         return self.copies
+
+    def check_program(self, request: CommandRequest) -> None:
+        pass
 
     def inspect(self, request: Request) -> TargetState:
         volumes = self.checkout / "volumes"

@@ -6,6 +6,7 @@ terminal in raw mode.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -48,6 +49,8 @@ def follow(target: ModalTarget, handle: LaunchHandle) -> int | None:
         waiter = _Waiter(target, handle, printer.ended, scope)
         waiter.start()
         if not target.cli.wait_for_end(handle.run, printer, lambda _: target.request_stop(handle)):
+            # The client's requests end with this process, and asyncio may report each of them.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             return None
         printer.finish()
     return _exit_status(target, handle, waiter.state)

@@ -100,7 +100,7 @@ def check_ending(
     assert list(dict.fromkeys(found)) == ending.reasons
     cloud.modal.wait_until(lambda: not any(task["alive"] for task in cloud.modal.tasks()), 120)
     titles = [re.sub(r"\$[\d.]+", "$", body["title"]) for body in endpoint.bodies]
-    expected = [] if state is down else [f"run {run} {title}" for title in ending.titles]
+    expected = [] if state is down else [f"run '{run}' {title}" for title in ending.titles]
     assert [title[: len(part)] for title, part in zip(titles, expected, strict=True)] == expected
     assert PATH not in out + err + cloud.modal.log()
     assert cloud.modal.appeared(PATH) == []

@@ -132,10 +132,10 @@ def slow_down_training(cloud: CloudFixture) -> None:
 
 
 SLOW_CHECKPOINTS = f"""
-from job import disk
+from job import step_folders
 from model import checkpoint
 
-fsync_file, write = disk.fsync_file, checkpoint.write
+fsync_file, write = step_folders.fsync_file, checkpoint.write
 
 
 def slow_fsync(path):
@@ -150,5 +150,5 @@ def announced_write(*arguments):
     return folder
 
 
-disk.fsync_file, checkpoint.write = slow_fsync, announced_write
+step_folders.fsync_file, checkpoint.write = slow_fsync, announced_write
 """
