@@ -135,7 +135,8 @@ class Checkout:
         return {str(p.relative_to(volumes)): p.stat().st_uid for p in volumes.glob("*/**/*")}
 
     def remove(self) -> None:
-        self.compose("down", "--volumes", "--timeout", "1", check=False)
+        profiles = {"COMPOSE_PROFILES": "serve,tensorboard"}  # Compose 2 leaves inactive ones
+        self.compose("down", "--volumes", "--timeout", "1", check=False, environ=profiles)
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
