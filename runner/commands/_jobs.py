@@ -436,7 +436,7 @@ class TargetGroup(click.Group):
 
 
 class UserCommandParser(click.Command):
-    """Separates the arguments after ``--``, which are no options of the runner."""
+    """Separates the arguments after ``--``, which belong to the command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments before ``--``."""

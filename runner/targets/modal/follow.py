@@ -83,7 +83,7 @@ class _Printer(JobOutput):
                 print(f"runner: the log broke off ({error}); the run continues", file=sys.stderr)
 
     def state(self, is_interrupted: bool) -> str:
-        """Return a message if there is no output for a while after the start."""
+        """Return a message if the job prints nothing for a while after the start."""
         is_quiet = not self.printed_at and time.monotonic() - self.started >= STARTING_HINT_S
         if self.is_hinted or is_interrupted or not is_quiet:
             return ""

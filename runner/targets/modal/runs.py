@@ -59,7 +59,7 @@ class CloudRun:
     launch: LaunchHandle | None
     log: AttemptLog
     tags: bytes | None = None  # content of tags.json
-    problem: str = ""  # why there is no record, although there is a run.json
+    problem: str = ""  # with a run.json that cannot be read
 
     @property
     def is_launch_newest(self) -> bool:
