@@ -107,7 +107,7 @@ class ApiError(HTTPException):
 def error_response(request: HttpRequest, error: Exception) -> Response:
     """Return OpenAI's form of an error."""
     if isinstance(error, ClientDisconnect):
-        return Response()  # nobody reads it
+        return Response()  # the client has left
     assert isinstance(error, HTTPException)
     message, status, code = error.detail, error.status_code, None
     if isinstance(error, ApiError):

@@ -40,9 +40,9 @@ def command(
 
 
 def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
-    import shutil
     from contextlib import ExitStack
 
+    from job.step_folders import discard
     from runner.console import confirm
     from runner.errors import RunnerError
     from runner.runs.find import every_run, find_run, match_names, sweep_folder
@@ -79,7 +79,7 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
             run.remove()
             cli.info(f"deleted run '{run.state.run}'")
         for name, folder in sweeps.items():
-            shutil.rmtree(folder)
+            discard(folder)
             cli.info(f"deleted sweep '{name}'")
     return 0
 

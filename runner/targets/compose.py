@@ -366,7 +366,7 @@ def _print_messages(process: subprocess.Popen[bytes]) -> None:
 
 
 def _print_bytes(text: bytes) -> None:
-    with suppress(OSError):  # nobody reads; the job must not fail
+    with suppress(OSError):  # stderr was closed; the job continues
         while text:
             text = text[os.write(STDERR, text) :]
 
