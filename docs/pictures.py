@@ -46,7 +46,7 @@ def watch(run: str) -> None:
 
 def report(run: str) -> None:
     """Draw the top of the page in light mode."""
-    from tests.runner.views.browser import render
+    from tests.browser import render
 
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"

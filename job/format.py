@@ -36,6 +36,11 @@ def byte_size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def count(number: int, noun: str) -> str:
+    """Return ``1 file`` or ``2,000 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def sanitize(text: str | bytes) -> str:
     """Return ``text`` with a dot for every control character except line feeds and tabs.
 

@@ -20,7 +20,7 @@ from typing import cast
 
 import click
 
-from job.format import byte_size
+from job.format import byte_size, count
 from runner import completion
 from runner.cli_options import JSON, YES, Choice
 from runner.console import CliContext, confirm
@@ -29,7 +29,6 @@ from runner.project import find_checkout
 from runner.target import open_target
 from runner.targets.blocks import BlockFiles
 from runner.transfer.mapping import RemoteVolumes
-from runner.transfer.progress import count
 
 # The folders that jobs and the image create. Others are listed too, by their name alone.
 DESCRIPTIONS = {

@@ -51,7 +51,7 @@ def command(cli: CliContext, fix: bool, recipe: str | None, as_json: bool, yes: 
         return parity(cli, recipe, yes, as_json)
     from dataclasses import asdict
 
-    from runner.doctor import CheckContext, leftovers, project, system
+    from runner.doctor import CheckContext, project, storage
     from runner.project import find_checkout
 
     context = CheckContext(find_checkout(cli.cwd), cli.environ)
@@ -59,8 +59,8 @@ def command(cli: CliContext, fix: bool, recipe: str | None, as_json: bool, yes: 
         fixes = (
             project.fix_home,
             project.fix_dotenv,
-            system.fix_volumes,
-            leftovers.fix_leftovers,
+            storage.fix_volumes,
+            storage.fix_leftovers,
         )
         for repair in fixes:
             for line in repair(context):
@@ -79,7 +79,7 @@ def command(cli: CliContext, fix: bool, recipe: str | None, as_json: bool, yes: 
 
 def examine(context: CheckContext) -> Iterator[Finding]:
     """Run every check and yield its findings; one that can't run is a finding too."""
-    from runner.doctor import Finding, Severity, leftovers, modal, project, system
+    from runner.doctor import Finding, Severity, project, storage, system
     from runner.errors import RunnerError
 
     checks = (  # in the order of the report: later ones build on earlier ones
@@ -90,13 +90,13 @@ def examine(context: CheckContext) -> Iterator[Finding]:
         system.check_torch,
         project.check_home,
         project.check_dotenv,
-        system.check_volumes,
+        storage.check_volumes,
         project.check_dockerfile,
         project.check_recipes,
         project.check_secrets,
-        leftovers.check_leftovers,
+        storage.check_leftovers,
         system.check_boxes,
-        modal.check_modal,
+        system.check_modal,
     )
     seen = set()
     for check in checks:

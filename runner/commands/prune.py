@@ -28,14 +28,13 @@ from runner.console import CliContext
 def command(cli: CliContext, names: tuple[str, ...], older_than: float, yes: bool) -> int:
     import time
 
-    from job.format import byte_size
+    from job.format import byte_size, count
     from job.step_folders import STEP_FOLDER
     from runner.console import confirm
     from runner.runs.find import ResolvedRun, every_run, find_run, match_names
     from runner.runs.history import read_fully
     from runner.runs.store import folder_size, listing, step_of
     from runner.transfer.plan import newest_intact
-    from runner.transfer.progress import count
 
     runs = [find_run(cli, name) for name in match_names(cli, names)] if names else every_run(cli)
     before, total = time.time() - older_than, 0

@@ -55,7 +55,7 @@ def command(
     from runner.console import confirm
     from runner.errors import RunnerError, usage
     from runner.transfer.mapping import exclusive, open_mapping
-    from runner.transfer.progress import print_result, result_to_json, show_plan
+    from runner.transfer.plan import print_result, result_to_json, show_plan
     from runner.transfer.pull import Pull, watch_run
 
     if watch and (volume != "checkpoints" or dry_run):

@@ -38,7 +38,7 @@ def command(
 ) -> int:
     from runner.console import confirm
     from runner.transfer.mapping import local_folder, open_mapping
-    from runner.transfer.progress import print_result, result_to_json, show_plan
+    from runner.transfer.plan import print_result, result_to_json, show_plan
     from runner.transfer.push import Push, find_source, remote_path
 
     source = find_source(local_folder(cli, volume), volume == "checkpoints", path, cli.cwd)

@@ -10,7 +10,7 @@ A run on Modal and its pulled copy are deleted separately: run the command once 
 
 import click
 
-from job.format import byte_size
+from job.format import byte_size, count
 from job.paths import VOLUMES
 from runner import completion
 from runner.cli_options import REMOTE, YES
@@ -48,7 +48,6 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> int:
     from runner.runs.find import every_run, find_run, match_names, sweep_folder
     from runner.runs.store import folder_size
     from runner.sweep.record import runs_of_sweep, sweep_lock
-    from runner.transfer.progress import count
 
     sweeps = {name: folder for name in names if (folder := sweep_folder(cli, name))}
     single = [name for name in dict.fromkeys(names) if name not in sweeps]
@@ -90,7 +89,6 @@ def _remove_path(
     from runner.console import confirm
     from runner.errors import usage
     from runner.transfer.mapping import is_active_remotely, open_mapping, remote_not_found
-    from runner.transfer.progress import count
 
     mapping = open_mapping(cli, volume, target=target)
     path = path.strip("/")

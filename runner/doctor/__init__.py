@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from job.paths import VolumePaths
+from runner.project import volumes
 from runner.system import System
 
 
@@ -49,6 +51,11 @@ class CheckContext:
     def machine(self) -> System:
         """Return the programs and devices of this machine."""
         return System(self.environ)
+
+    @property
+    def volumes(self) -> VolumePaths:
+        """Return the volumes' folders on this machine."""
+        return volumes(self.checkout, self.environ)
 
     @cached_property
     def has_torch(self) -> bool:

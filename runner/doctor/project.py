@@ -18,9 +18,6 @@ from runner.targets.modal.image import dockerfile_problems, parse_dockerfile
 
 DOCKERFILE = "Dockerfile"
 
-# Recipe keys that enable a service, and the variable with the user's key for it.
-REQUIRED_SECRETS = {"wandb_project": "WANDB_API_KEY"}
-
 
 def check_dotenv(context: CheckContext) -> Iterator[Finding]:
     """Check that ``.env`` names the compose files and the user.
@@ -94,22 +91,21 @@ def _recipe_finding(message: str) -> Finding:
 
 
 def check_secrets(context: CheckContext) -> Iterator[Finding]:
-    """Find recipes that use a service whose key is missing. Never show a key's value."""
+    """Find recipes that log to Weights & Biases if its key is missing. Never show a key's value."""
     if dotenv_problems(context.checkout):  # check_dotenv reports them
         return
-    available = secret_names(context.environ, context.checkout)
+    if "WANDB_API_KEY" in secret_names(context.environ, context.checkout):
+        return
     for path in recipes(context.checkout).values():
         name = path.relative_to(context.checkout).as_posix()
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
-            match = re.match(r"\s*(\w+):\s*([^\s#]+)", line)
-            if match is None or match[2] in ("null", "~", '""', "''"):
-                continue
-            secret = REQUIRED_SECRETS.get(match[1])
-            if secret is not None and secret not in available:
+            match = re.match(r"\s*wandb_project:\s*([^\s#]+)", line)
+            if match is not None and match[1] not in ("null", "~", '""', "''"):
                 yield warning(
-                    f"{match[1]} needs {secret}, which is neither in the environment nor in .env",
-                    f"add the line {secret}=... to .env",
+                    "wandb_project needs WANDB_API_KEY, which is neither in the environment nor "
+                    "in .env",
+                    "add the line WANDB_API_KEY=... to .env",
                     name,
                     number,
                 )
@@ -127,7 +123,7 @@ def check_home(context: CheckContext) -> Iterator[Finding]:
 
 def fix_home(context: CheckContext) -> Iterator[str]:
     """Delete the code of earlier versions, unless an active run may use it."""
-    runs = volumes(context.checkout, context.environ).checkpoints.glob("*")
+    runs = context.volumes.checkpoints.glob("*")
     if any(is_active_locally(run) for run in runs):
         return
     for copy in _earlier_copies(context):

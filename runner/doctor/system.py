@@ -1,25 +1,31 @@
-"""Check Docker, Compose, the clock, GPUs, torch, and the disks."""
+"""Check Docker, Compose, the clock, GPUs, torch, the boxes and the Modal account."""
 
 from __future__ import annotations
 
-import os
+import json
 import platform
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
-from job.files import free_bytes, nearest_existing
-from job.format import byte_size
-from job.paths import VOLUMES
+from job.format import byte_size, count
 from runner.console import CliContext
 from runner.doctor import CheckContext, Finding, Severity, failure, note, ok, warning
+from runner.doctor.storage import disk_finding
 from runner.errors import RunnerError
-from runner.project import COMPOSE_FILE, GPU_COMPOSE_FILE, install_line, volumes
+from runner.project import (
+    COMPOSE_FILE,
+    GPU_COMPOSE_FILE,
+    INSTALLED,
+    install_line,
+    own_requirement,
+    pip_install,
+)
 from runner.target import known_boxes
 from runner.targets.compose_project import ComposeProject
+from runner.targets.modal.client import NEW_TOKEN, check_proxy, check_reachable, is_configured
 from runner.targets.remote.connection import BoxUnavailable, explain
 from runner.targets.remote.target import RemoteTarget
 
@@ -34,9 +40,7 @@ MAX_CLOCK_ERROR_S = 30.0
 # A container starts in a second, with many GPUs in ten.
 GPU_CONTAINER_TIMEOUT_S = 60.0
 IMPORT_TIMEOUT_S = 60.0
-
-# The image alone takes about 6 GB.
-LOW_DISK_BYTES, FULL_DISK_BYTES = 10e9, 1e9
+MODAL_TIMEOUT_S = 15.0  # Modal's client itself would try for a minute
 
 ENGINE_URL = "https://docs.docker.com/engine/install"
 COMPOSE_URL = "https://docs.docker.com/compose/install"
@@ -76,7 +80,7 @@ def check_clock(context: CheckContext) -> Iterator[Finding]:
             f"the Docker engine's clock is {abs(difference):.0f} s {direction} this machine's",
             f"{remedy}; restart Docker Desktop",
         )
-    records = volumes(context.checkout, context.environ).checkpoints.glob("*/run.json")
+    records = context.volumes.checkpoints.glob("*/run.json")
     newest = max(records, key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None and newest.stat().st_mtime > time.time() + MAX_CLOCK_ERROR_S:
         is_right = False
@@ -132,7 +136,7 @@ def check_boxes(context: CheckContext) -> Iterator[Finding]:
             if engine.problem:
                 raise RunnerError(explain(box, engine.problem))
             image = "image built" if target.any_image == target.image else "image not built yet"
-            gpus = f"{target.gpus} GPU{'s' * (target.gpus != 1)}"
+            gpus = count(target.gpus, "GPU")
             yield ok(f"remote:{box}: Docker engine {engine.version}, {gpus}, {image}")
             free = target.free_bytes()
         except (RunnerError, BoxUnavailable) as error:
@@ -141,7 +145,7 @@ def check_boxes(context: CheckContext) -> Iterator[Finding]:
             continue
         if free is not None:
             message = f"{byte_size(free)} free on the disk of remote:{box}"
-            yield _disk_finding(free, message, f"run `docker system prune` on {box}")
+            yield disk_finding(free, message, f"run `docker system prune` on {box}")
 
 
 def check_gpus(context: CheckContext) -> Iterator[Finding]:
@@ -165,7 +169,7 @@ def check_gpus(context: CheckContext) -> Iterator[Finding]:
         )
 
 
-def _check_gpu_container(context: CheckContext, count: int) -> Finding:
+def _check_gpu_container(context: CheckContext, gpus: int) -> Finding:
     """Run nvidia-smi in the image: the toolkit may lack rights or fit a different driver."""
     try:
         image = ComposeProject(context.machine, context.checkout).built_image("train")
@@ -185,12 +189,12 @@ def _check_gpu_container(context: CheckContext, count: int) -> Finding:
             "sudo nvidia-ctk runtime configure --runtime=docker, then restart Docker "
             f"({TOOLKIT_URL})",
         )
-    if visible < count:
+    if visible < gpus:
         return warning(
-            f"a container sees {visible} of {count} GPUs",
+            f"a container sees {visible} of {gpus} GPUs",
             "compare `nvidia-smi -L` with `docker info`",
         )
-    return ok(f"a container sees {visible} GPU{'s' * (visible > 1)}")
+    return ok(f"a container sees {count(visible, 'GPU')}")
 
 
 def check_torch(context: CheckContext) -> Iterator[Finding]:
@@ -214,8 +218,8 @@ def _check_torch_gpus(context: CheckContext) -> Finding:
     if answer.code != 0:
         message = f"torch cannot be imported: {answer.last_line}"
         return failure(message, install_line("train"))
-    count, version, cuda = answer.out.split()
-    if int(count) == 0:
+    gpus, version, cuda = answer.out.split()
+    if int(gpus) == 0:
         reason = (
             "it is a build without CUDA"
             if cuda == "None"
@@ -225,60 +229,7 @@ def _check_torch_gpus(context: CheckContext) -> Finding:
             f"torch {version} sees no GPU ({reason}): `runner host` trains on the CPU",
             f"{sys.executable} -m pip install --force-reinstall torch, or update the NVIDIA driver",
         )
-    gpus = f"{count} GPU{'s' * (int(count) > 1)}"
-    return ok(f"torch {version} sees {gpus}: `runner host` trains on cuda")
-
-
-def check_volumes(context: CheckContext) -> Iterator[Finding]:
-    """Check the volumes' folders and the free disk space."""
-    for folder in _default_folders(context):
-        name = folder.relative_to(context.checkout).as_posix()
-        if not folder.is_dir():
-            yield note(f"{name} does not exist yet; the first job creates it", "", name)
-        elif not os.access(folder, os.W_OK):  # Docker creates missing folders as root
-            yield failure(
-                f"no permission to write to {name}",
-                f'sudo chown -R "$(id -u):$(id -g)" {name}',
-                name,
-            )
-    free = free_bytes(context.checkout)
-    remedy = "remove unused images and containers: `docker system prune`"
-    yield _disk_finding(free, f"{byte_size(free)} free on the disk of the checkout", remedy)
-    yield from _check_other_disks(context)
-
-
-def _check_other_disks(context: CheckContext) -> Iterator[Finding]:
-    """Check disks that CHECKPOINTS_PATH and the like, or a mount, use for a volume."""
-    checked = {context.checkout.stat().st_dev}
-    for name in VOLUMES:
-        path = nearest_existing(getattr(volumes(context.checkout, context.environ), name))
-        disk = path.stat().st_dev
-        if disk not in checked:
-            checked.add(disk)
-            free = free_bytes(path)
-            message = f"{byte_size(free)} free on the disk of {name}, {path}"
-            variable = f"{name.upper()}_PATH"
-            remedy = f"free space in {path}, or set {variable} to a folder on a different disk"
-            yield _disk_finding(free, message, remedy)
-
-
-def _disk_finding(free: int, message: str, remedy: str) -> Finding:
-    if free >= LOW_DISK_BYTES:
-        return ok(message)
-    severity = Severity.ERROR if free < FULL_DISK_BYTES else Severity.WARNING
-    return Finding(severity, message, remedy)
-
-
-def fix_volumes(context: CheckContext) -> Iterator[str]:
-    """Create missing folders."""
-    for folder in _default_folders(context):
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            yield f"created {folder.relative_to(context.checkout).as_posix()}"
-
-
-def _default_folders(context: CheckContext) -> list[Path]:
-    return [context.checkout / "volumes" / name for name in VOLUMES]
+    return ok(f"torch {version} sees {count(int(gpus), 'GPU')}: `runner host` trains on cuda")
 
 
 def _engine_seconds(text: str) -> float:
@@ -292,3 +243,62 @@ def _engine_seconds(text: str) -> float:
 def _version(text: str) -> tuple[int, ...]:
     parts = text.split("-")[0].split("+")[0].split(".")
     return tuple(int(part) for part in parts if part.isdecimal())
+
+
+def check_modal(context: CheckContext) -> Iterator[Finding]:
+    """Check the token. None is fine, since everything else works without Modal."""
+    try:
+        if not is_configured(context.environ):
+            yield note(
+                "no Modal token: `runner cloud` needs one, everything else works without",
+                NEW_TOKEN,
+            )
+            return
+        check_proxy(context.environ)
+    except RunnerError as error:
+        message, _, remedy = error.message.partition("; ")
+        yield failure(message, remedy)
+        return
+    try:
+        check_reachable(context.environ)
+    except RunnerError as error:
+        message = error.message.partition(";")[0]
+        remedy = "check the network; everything but `runner cloud` works without it"
+        yield warning(message, remedy)
+        return
+    yield from _check_account(context)
+
+
+def _check_account(context: CheckContext) -> Iterator[Finding]:
+    """Ask Modal in another process, which can be killed, and which alone imports `modal`."""
+    python_path = f"{INSTALLED}:{context.environ.get('PYTHONPATH', '')}".rstrip(":")
+    answer = context.machine.call(
+        [sys.executable, "-m", "runner.targets.modal.inspect"],
+        timeout_s=MODAL_TIMEOUT_S,
+        extra_env={"PYTHONPATH": python_path},
+    )
+    if answer.code == 124:
+        message = f"Modal did not answer within {MODAL_TIMEOUT_S:.0f} s"
+        yield warning(message, "run `runner doctor` again later")
+        return
+    try:
+        account = json.loads(answer.out)
+    except ValueError:
+        message = f"Modal's client failed: {answer.last_line}"
+        remedy = pip_install("--upgrade", own_requirement("modal"))
+        yield warning(message, remedy)
+        return
+    if account["problem"]:
+        message, _, remedy = account["problem"].partition("; ")
+        yield failure(message, remedy or NEW_TOKEN)
+        return
+    yield ok("Modal accepts the token")
+    for name, state in account["volumes"].items():
+        if state == "exists":
+            yield ok(f"volume {name} exists on Modal")
+        elif state == "missing":
+            message = f"volume {name} does not exist on Modal yet; the first launch creates it"
+            yield note(message)
+        else:
+            volume = name.rpartition("-")[2]
+            yield warning(f"volume {name}: {state}", f"runner ls {volume}")

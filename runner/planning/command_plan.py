@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from job.format import byte_size
+from job.format import byte_size, count
 from job.notify import VARIABLE
 from job.user_command.resume import recorded_argv
 from runner.plan import (
@@ -185,8 +185,7 @@ def _describe_setup(state: TargetState) -> str:
 
 def describe_upload(manifest: UploadManifest) -> str:
     """Return ``18 files, 0.4 MB``, with the largest entries and the omitted files."""
-    count = f"{manifest.files} file{'s' if manifest.files != 1 else ''}"
-    text = f"{count}, {byte_size(manifest.bytes)}"
+    text = f"{count(manifest.files, 'file')}, {byte_size(manifest.bytes)}"
     if manifest.largest:
         largest = ", ".join(f"{path} {byte_size(size)}" for path, size in manifest.largest)
         text += f"; the largest: {largest}; .gitignore and .dockerignore can omit files"

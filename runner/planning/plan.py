@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from job.compatibility import job_mismatch, recipe_mismatch
+from job.format import count
 from job.gpu_queue import TICKET_VARIABLE, GpuAccess, busy_message
 from job.notify import VARIABLE
 from job.pretrained import FINEWEB, weights_of
@@ -403,8 +404,8 @@ def _check_devices(request: Request, state: TargetState) -> None:
         return
     remedy = state.gpu_remedy or ("use fewer" if state.gpus else "remove --gpu")
     raise usage(
-        f"--gpu {request.gpus}: {state.target} has {state.gpus or 'no'} "
-        f"GPU{'s' * (state.gpus != 1)}; {remedy}, "
+        f"--gpu {request.gpus}: {state.target} has "
+        f"{count(state.gpus, 'GPU') if state.gpus else 'no GPUs'}; {remedy}, "
         f"or add --device cpu for {request.gpus} processes on the CPU"
     )
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from job.files import fsync_file, fsync_folder, write_atomically
-from job.step_folders import MANIFEST, PARTIAL
+from job.step_folders import MANIFEST, PARTIAL, find_damage
 from runner.errors import TargetUnavailable
 from runner.targets.blocks import BLOCK_SIZE, Block, BlockFiles, RemoteEntry
 from runner.transfer.mapping import (
@@ -32,11 +32,9 @@ from runner.transfer.plan import (
     Checkpoint,
     ContentMismatch,
     FileDigest,
-    find_damage,
     is_intact,
 )
-from runner.transfer.progress import Progress
-from runner.transfer.workers import Task, Workers
+from runner.transfer.workers import Progress, Task, Workers
 
 MAX_ATTEMPTS = 3  # for a file that changes during the download, or arrives damaged
 
@@ -238,7 +236,7 @@ class CheckpointDownload:
                 return False
         except OSError:
             return False
-        if find_damage(self.final) is not None:
+        if find_damage(self.final):
             return False
         self._record()
         return True
@@ -246,7 +244,7 @@ class CheckpointDownload:
     def tasks(self) -> list[Task]:
         """Return one task per file; the last to end renames the folder."""
         return [
-            Task(entry.path, partial(self._fetch, index))
+            Task((entry.path,), partial(self._fetch, index))
             for index, entry in enumerate(self.checkpoint.entries)
         ]
 

@@ -112,8 +112,8 @@ class Journal:
         except OSError:
             return 0
         for line in lines:
-            entry = _parse(line)
-            if entry is not None:  # else a killed process wrote half a line, or the disk lost it
+            with suppress(ValueError):  # a killed process wrote half a line, or the disk lost it
+                entry = read_json(VerifiedEntry, line)
                 self._entries[entry.path, entry.local] = entry
         return len(lines)
 
@@ -121,13 +121,6 @@ class Journal:
 def is_settled(entry: RemoteEntry, listed: float) -> bool:
     """Return True if a later change would get a different time."""
     return entry.modified + SETTLE_TIME_S < listed
-
-
-def _parse(line: bytes) -> VerifiedEntry | None:
-    try:
-        return read_json(VerifiedEntry, line)
-    except ValueError:
-        return None
 
 
 STATE_FOLDER = ".sync"  # in the cache volume: journals and locks
@@ -189,20 +182,13 @@ def open_mapping(
     that of the only box without an account. Raises RunnerError.
     """
     folder = local_folder(cli, volume)
+    root = Path(os.path.abspath(root or folder))
     opened = _remote_target(cli, target)
     opened.check_configured()
     files = opened.block_files(volume, create)
-    state = volumes(find_checkout(cli.cwd), cli.environ).cache / STATE_FOLDER
-    root = Path(os.path.abspath(root or folder))
-    root_id = sha256(os.fsencode(root)).hexdigest()[:12]
-    return VolumeMapping(
-        volume,
-        opened,
-        files,
-        root,
-        Journal(state / f"{files.id}.jsonl"),
-        state / f"{files.id}-{root_id}.lock",
-    )
+    state = local_folder(cli, "cache") / STATE_FOLDER
+    lock = state / f"{files.id}-{sha256(os.fsencode(root)).hexdigest()[:12]}.lock"
+    return VolumeMapping(volume, opened, files, root, Journal(state / f"{files.id}.jsonl"), lock)
 
 
 def _remote_target(cli: CliContext, name: str | None) -> RemoteVolumes:

@@ -1,20 +1,25 @@
-"""Choose the files of a transfer from two listings. A plan is a pure value, and deletes nothing.
+"""Choose the files of a transfer from two listings, and show the plan and its result.
 
-Runs and checkpoints are names in a listing: records, steps and manifests.
+A plan is a pure value, and deletes nothing. Runs and checkpoints are names in a listing: records,
+steps and manifests.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from job import step_folders
+from job.exit_status import ExitStatus
+from job.format import byte_size, count
 from job.step_folders import LATEST, MANIFEST, STEP_FOLDER, sha256
 from job.typed_json import read_json
+from runner.console import CliContext
 from runner.target import LocalVolume, VolumeFiles
 from runner.targets.blocks import RemoteEntry
 from runner.transfer.mapping import is_temporary, unsafe_reason
@@ -34,6 +39,13 @@ RECORD_FILES = {
 }
 RECORD_FOLDERS = {"samples", "tensorboard"}
 APPEND_ONLY = re.compile(r"(^|/)(log\.txt|output\.txt|metrics\.jsonl|events\.out\.tfevents[^/]*)$")
+IN_STEP_FOLDER = re.compile(r"([^/]+/step_(\d{8,}))(?:/|$)")
+
+# A dataset is complete if it has this file.
+MARKER = "meta.json"
+PROCESS_FILES = {"lock", "heartbeat"}  # they belong to a process on one machine
+
+MAX_SHOWN = 10  # failures; --json lists all
 
 
 class ContentMismatch(OSError):
@@ -48,9 +60,6 @@ class FileDigest:
     sha256: str
 
 
-Manifest = Mapping[str, FileDigest]
-
-
 def parse_manifest(content: bytes) -> dict[str, FileDigest] | None:
     """Return the files of a checkpoint by name; None if ``content`` is not a manifest."""
     try:
@@ -59,31 +68,12 @@ def parse_manifest(content: bytes) -> dict[str, FileDigest] | None:
         return None
 
 
-def parse_step_path(path: str) -> tuple[str, str, int] | None:
-    """Return ``("run", "step_00000100", 100)`` for a path in a checkpoint's folder; else None."""
-    parts = path.split("/")
-    if len(parts) < 2 or (match := STEP_FOLDER.match(parts[1])) is None:
-        return None
-    return parts[0], parts[1], int(match[1])
-
-
-def parse_step_name(name: str) -> int:
-    """Return 100 for ``step_00000100``, and -1 for any other name."""
-    match = STEP_FOLDER.match(name)
-    return int(match[1]) if match else -1
-
-
-def is_record(path: str) -> bool:
-    """Return True if ``<run>/...`` is one of the run's records."""
-    parts = path.split("/")
-    return (len(parts) == 2 and parts[1] in RECORD_FILES) or (
-        len(parts) > 2 and parts[1] in RECORD_FOLDERS
-    )
-
-
-def find_incomplete(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
-    """Say which file is missing or has a different size; None if all are complete."""
-    for name, digest in manifest.items():
+def find_incomplete(manifest: bytes, sizes: Mapping[str, int]) -> str | None:
+    """Return which file of the manifest is missing or has a different size; None if none is."""
+    files = parse_manifest(manifest)
+    if files is None:
+        return f"{MANIFEST} is missing or unreadable"
+    for name, digest in files.items():
         if name not in sizes:
             return f"{name} is missing"
         if sizes[name] != digest.bytes:
@@ -99,20 +89,6 @@ def is_intact(path: Path, digest: FileDigest) -> bool:
         return False
 
 
-def find_damage(folder: Path) -> str | None:
-    """Say what is wrong with a local checkpoint; None if it is intact."""
-    try:
-        manifest = parse_manifest((folder / MANIFEST).read_bytes())
-    except OSError:
-        manifest = None
-    if manifest is None:
-        return f"{MANIFEST} is missing or unreadable"
-    for name, digest in manifest.items():
-        if not is_intact(folder / name, digest):
-            return f"{name} differs from {MANIFEST}"
-    return None
-
-
 def newest_intact(files: VolumeFiles, run: str, names: Iterable[str]) -> str | None:
     """Return the newest intact one of a run's checkpoints ``names``; None if none is intact.
 
@@ -121,38 +97,26 @@ def newest_intact(files: VolumeFiles, run: str, names: Iterable[str]) -> str | N
     for name in sorted(filter(STEP_FOLDER.match, names), key=parse_step_name, reverse=True):
         path = f"{run}/{name}"
         if isinstance(files, LocalVolume):
-            is_intact = not step_folders.find_damage(files.root / path)
+            problem = step_folders.find_damage(files.root / path) or None
         else:
             sizes = {entry.path.rpartition("/")[2]: entry.size for entry in files.entries(path)}
-            text = files.read(f"{path}/{MANIFEST}") if MANIFEST in sizes else b""
-            manifest = parse_manifest(text)
-            is_intact = bool(manifest) and not find_incomplete(manifest or {}, sizes)
-        if is_intact:
+            manifest = files.read(f"{path}/{MANIFEST}") if MANIFEST in sizes else b""
+            problem = find_incomplete(manifest, sizes)
+        if problem is None:
             return name
     return None
 
 
-def newest_step(run: Path) -> int | None:
-    """Return the newest step of a local run that has a manifest; None without one."""
-    return max(_steps(path.parent.name for path in run.glob(f"step_*/{MANIFEST}")), default=None)
+def parse_step_name(name: str) -> int:
+    """Return 100 for ``step_00000100``, and -1 for any other name."""
+    match = STEP_FOLDER.match(name)
+    return int(match[1]) if match else -1
 
 
-def newest_remote_step(run: str, paths: Iterable[str]) -> int | None:
+def newest_step(run: str, paths: Iterable[str]) -> int | None:
     """Return the newest step of ``run`` that has a manifest in a listing; None without one."""
-    manifests = (path.split("/") for path in paths if path.endswith(f"/{MANIFEST}"))
-    return max(
-        _steps(parts[1] for parts in manifests if len(parts) == 3 and parts[0] == run),
-        default=None,
-    )
-
-
-def _steps(names: Iterable[str]) -> Iterator[int]:
-    return (step for name in names if (step := parse_step_name(name)) >= 0)
-
-
-# A dataset is complete if it has this file.
-MARKER = "meta.json"
-PROCESS_FILES = {"lock", "heartbeat"}  # they belong to a process on one machine
+    manifest = re.compile(rf"{re.escape(run)}/step_(\d{{8,}})/{re.escape(MANIFEST)}")
+    return max((int(m[1]) for path in paths if (m := manifest.fullmatch(path))), default=None)
 
 
 class Reason(StrEnum):
@@ -171,16 +135,24 @@ class Transfer:
     entry: RemoteEntry
     reason: Reason
 
+    @property
+    def is_marker(self) -> bool:
+        """Return True if the file says that its folder is complete."""
+        return self.entry.path.rsplit("/", 1)[-1] == MARKER
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint. ``folder`` is ``<run>/step_...``."""
 
     folder: str
-    step: int
     entries: tuple[RemoteEntry, ...]
-    manifest: Manifest = field(hash=False)
-    manifest_content: bytes = b""
+    manifest_content: bytes
+
+    @cached_property
+    def manifest(self) -> dict[str, FileDigest]:
+        """Return the digests of its files by name."""
+        return parse_manifest(self.manifest_content) or {}
 
     @property
     def run(self) -> str:
@@ -192,21 +164,6 @@ class Checkpoint:
         """Return ``step_...``, which ``latest`` names."""
         return self.folder.split("/")[1]
 
-    @property
-    def size(self) -> int:
-        """Return the bytes in all its files."""
-        return sum(entry.size for entry in self.entries)
-
-
-@dataclass
-class Selection:
-    """Files that belong to a transfer; ``refused`` ones cannot be transferred."""
-
-    files: list[RemoteEntry] = field(default_factory=list)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-    refused: list[FailedTransfer] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
 
 @dataclass(frozen=True)
 class TransferPlan:
@@ -217,96 +174,106 @@ class TransferPlan:
     markers: tuple[Transfer, ...] = ()
     latest: tuple[tuple[str, str], ...] = ()  # run, name of its newest complete checkpoint
     unchanged: int = 0
-    refused: tuple[FailedTransfer, ...] = ()
+    refused: tuple[FailedTransfer, ...] = ()  # files that cannot be transferred
     notes: tuple[str, ...] = ()
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """Return the files to transfer, those of checkpoints included."""
+        of_checkpoints = (entry for checkpoint in self.checkpoints for entry in checkpoint.entries)
+        return [
+            *self.files,
+            *self.markers,
+            *(Transfer(entry, Reason.CHECKPOINT) for entry in of_checkpoints),
+        ]
 
     @property
     def count(self) -> int:
         """Return the number of files to transfer."""
-        return len(self.files) + len(self.markers) + sum(len(c.entries) for c in self.checkpoints)
+        return len(self.transfers)
 
     @property
     def size(self) -> int:
         """Return the bytes of these files; blocks that exist already are not transferred."""
-        loose = sum(transfer.entry.size for transfer in (*self.files, *self.markers))
-        return loose + sum(checkpoint.size for checkpoint in self.checkpoints)
+        return sum(transfer.entry.size for transfer in self.transfers)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per file, for a table or JSON."""
-        rows = [_row(t.entry, t.reason) for t in (*self.files, *self.markers)]
-        rows += [_row(entry, Reason.CHECKPOINT) for c in self.checkpoints for entry in c.entries]
+        rows = [
+            {"path": t.entry.path, "bytes": t.entry.size, "reason": t.reason}
+            for t in self.transfers
+        ]
         return sorted(rows, key=lambda row: str(row["path"]))
 
 
-def select(
+def make_plan(
     entries: Iterable[RemoteEntry],
     read_manifest: Callable[[RemoteEntry], bytes],
+    is_unchanged: Callable[[RemoteEntry], bool],
+    reason: Callable[[RemoteEntry], Reason],
     *,
     runs: bool,
     everything: bool,
-) -> Selection:
-    """Choose files from a listing.
+    refused: Iterable[FailedTransfer] = (),
+) -> TransferPlan:
+    """Choose files from a listing, without unchanged files and checkpoints.
 
     With ``runs``, the listing is of the checkpoints volume: take each run's records and its newest
     complete checkpoint, or with ``everything`` all files and checkpoints.
     """
-    selection = Selection()
     entries = list(entries)
+    refusals, notes = list[FailedTransfer](), list[str]()
+    files, steps = list[RemoteEntry](), dict[str, list[RemoteEntry]]()
     # Only a trainer's run has steps. Of a command's run and a persisted path, take every file.
-    trained = {step[0] for entry in entries if (step := parse_step_path(entry.path)) is not None}
-    steps: dict[tuple[str, str, int], list[RemoteEntry]] = {}
+    trained = {entry.path.split("/")[0] for entry in entries if IN_STEP_FOLDER.match(entry.path)}
     for entry in entries:
         if entry.kind == "directory" or is_temporary(entry.path):
             continue
-        reason = unsafe_reason(entry.path)
-        if reason is not None:
-            selection.refused.append(FailedTransfer(entry.path, f"the name {reason}"))
+        problem = unsafe_reason(entry.path)
+        if problem is not None:
+            refusals.append(FailedTransfer(entry.path, f"the name {problem}"))
         elif entry.kind != "file":
-            selection.refused.append(FailedTransfer(entry.path, f"a {entry.kind}, not a file"))
-        elif runs and (step := parse_step_path(entry.path)) is not None:
-            steps.setdefault(step, []).append(entry)
+            refusals.append(FailedTransfer(entry.path, f"a {entry.kind}, not a file"))
+        elif runs and (step := IN_STEP_FOLDER.match(entry.path)) is not None:
+            steps.setdefault(step[1], []).append(entry)
         elif not runs or _is_selected(entry.path, everything, entry.path.split("/")[0] in trained):
-            selection.files.append(entry)
-    has_newest: set[str] = set()
-    for (run, name, step_number), files in sorted(
-        steps.items(), key=lambda item: (item[0][0], -item[0][2])
-    ):
-        if run in has_newest and not everything:
+            files.append(entry)
+    checkpoints: list[Checkpoint] = []
+    latest: dict[str, str] = {}
+    for folder in sorted(steps, key=_newest_first):
+        run, name = folder.split("/")
+        if run in latest and not everything:
             continue
-        checkpoint = _read_checkpoint(f"{run}/{name}", step_number, files, read_manifest, selection)
-        if checkpoint is not None:
-            has_newest.add(run)
-            selection.checkpoints.append(checkpoint)
-    return selection
-
-
-def make_plan(
-    selection: Selection,
-    is_unchanged: Callable[[RemoteEntry], bool],
-    reason: Callable[[RemoteEntry], Reason],
-) -> TransferPlan:
-    """Omit unchanged files, and checkpoints all of whose files are unchanged."""
-    moving = [entry for entry in selection.files if not is_unchanged(entry)]
-    checkpoints = [
-        c for c in selection.checkpoints if not all(is_unchanged(entry) for entry in c.entries)
-    ]
+        sizes = {entry.path.removeprefix(f"{folder}/"): entry.size for entry in steps[folder]}
+        listed = (entry for entry in steps[folder] if entry.path == f"{folder}/{MANIFEST}")
+        content = next(map(read_manifest, listed), b"")
+        if (problem := find_incomplete(content, sizes)) is not None:
+            notes.append(f"skipping {folder}, which is not complete: {problem}")
+            continue
+        latest.setdefault(run, name)
+        checkpoints.append(Checkpoint(folder, tuple(steps[folder]), content))
+    changed = [c for c in checkpoints if not all(map(is_unchanged, c.entries))]
     transfers = [
-        Transfer(entry, reason(entry)) for entry in sorted(moving, key=lambda entry: entry.path)
+        Transfer(entry, reason(entry))
+        for entry in sorted(files, key=lambda entry: entry.path)
+        if not is_unchanged(entry)
     ]
-    latest: dict[str, Checkpoint] = {}
-    for checkpoint in selection.checkpoints:
-        if checkpoint.run not in latest or latest[checkpoint.run].step < checkpoint.step:
-            latest[checkpoint.run] = checkpoint
-    unchanged = [c for c in selection.checkpoints if c not in checkpoints]
-    return TransferPlan(
-        files=tuple(t for t in transfers if not _is_marker(t.entry.path)),
-        checkpoints=tuple(checkpoints),
-        markers=tuple(t for t in transfers if _is_marker(t.entry.path)),
-        latest=tuple((run, checkpoint.name) for run, checkpoint in sorted(latest.items())),
-        unchanged=len(selection.files) - len(moving) + sum(len(c.entries) for c in unchanged),
-        refused=tuple(selection.refused),
-        notes=tuple(selection.notes),
+    plan = TransferPlan(
+        files=tuple(t for t in transfers if not t.is_marker),
+        checkpoints=tuple(changed),
+        markers=tuple(t for t in transfers if t.is_marker),
+        latest=tuple(latest.items()),
+        refused=(*refusals, *refused),
+        notes=tuple(notes),
     )
+    total = len(files) + sum(len(checkpoint.entries) for checkpoint in checkpoints)
+    return replace(plan, unchanged=total - plan.count)
+
+
+def _newest_first(folder: str) -> tuple[str, int]:
+    """Return the key that sorts checkpoints by run, the newest of each run first."""
+    run, name = folder.split("/")
+    return run, -parse_step_name(name)
 
 
 def split_markers(
@@ -324,40 +291,96 @@ def split_markers(
     return ready, waiting
 
 
-def _is_marker(path: str) -> bool:
-    return path.rsplit("/", 1)[-1] == MARKER
-
-
 def _is_selected(path: str, everything: bool, trained: bool) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    if not everything and "/last_complete/" in path:
-        return False  # the backup of a command's checkpoint
-    if name in PROCESS_FILES or (name == LATEST and path.count("/") == 1):
+    names = path.split("/")[1:]
+    if path.rpartition("/")[2] in PROCESS_FILES or names == [LATEST]:
         return False  # `latest` is derived from the complete checkpoints
-    return everything or not trained or is_record(path)
+    if everything:
+        return True
+    if "/last_complete/" in path:
+        return False  # the backup of a command's checkpoint
+    return not trained or names[0] in (RECORD_FOLDERS if len(names) > 1 else RECORD_FILES)
 
 
-def _read_checkpoint(
-    folder: str,
-    step: int,
-    entries: list[RemoteEntry],
-    read_manifest: Callable[[RemoteEntry], bytes],
-    selection: Selection,
-) -> Checkpoint | None:
-    sizes = {entry.path.removeprefix(f"{folder}/"): entry.size for entry in entries}
-    listed = next((entry for entry in entries if entry.path == f"{folder}/{MANIFEST}"), None)
-    content = b"" if listed is None else read_manifest(listed)
-    manifest = parse_manifest(content)
-    problem = (
-        f"{MANIFEST} is missing or unreadable"
-        if manifest is None
-        else find_incomplete(manifest, sizes)
+@dataclass(frozen=True)
+class TransferResult:
+    """The plan, the files that failed, and ``size``, the bytes that were transferred."""
+
+    plan: TransferPlan
+    failed: tuple[FailedTransfer, ...]
+    seconds: float
+    size: int
+
+    @property
+    def missing(self) -> tuple[FailedTransfer, ...]:
+        """Return every file that belongs to the transfer and did not arrive."""
+        return (*self.plan.refused, *self.failed)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return True if every file arrived."""
+        return not self.missing
+
+    @property
+    def status(self) -> ExitStatus:
+        """Return the exit status."""
+        return ExitStatus.DONE if self.is_complete else ExitStatus.ERROR
+
+
+def print_result(cli: CliContext, result: TransferResult, verb: str, where: str) -> None:
+    """Print how many files were transferred, were unchanged and are missing."""
+    plan, missing = result.plan, result.missing
+    moved = max(0, plan.count - len(result.failed))
+    summary = f"{verb} {count(moved, 'file')} {where}"
+    if moved:
+        summary += f", {byte_size(result.size)} in {result.seconds:.0f} s"
+    if plan.unchanged:
+        summary += f"; {count(plan.unchanged, 'file')} unchanged"
+    cli.info(summary)
+    for item in missing[:MAX_SHOWN]:
+        cli.info(f"  missing: {ascii(item.path)[1:-1]}: {item.reason}")
+    if len(missing) > MAX_SHOWN:
+        cli.info(f"  and {len(missing) - MAX_SHOWN:,} more; --json lists them all")
+    if missing:
+        total = count(plan.count + plan.unchanged + len(plan.refused), "file")
+        remedy = "fix these and run" if plan.refused else "run"
+        cli.info(f"error: {len(missing):,} of {total} missing; {remedy} `{cli.line}` again")
+
+
+def result_to_json(result: TransferResult, **extra: object) -> dict[str, object]:
+    """Return the result for --json."""
+    return {
+        **extra,
+        "complete": result.is_complete,
+        "files": result.plan.rows(),
+        "unchanged": result.plan.unchanged,
+        "bytes": result.size,
+        "seconds": round(result.seconds, 3),
+        "missing": [asdict(item) for item in result.missing],
+        "notes": list(result.plan.notes),
+    }
+
+
+def show_plan(cli: CliContext, plan: TransferPlan, as_json: bool) -> None:
+    """Print the plan on stdout, for --dry-run."""
+    if as_json:
+        cli.json(
+            {
+                "files": plan.rows(),
+                "bytes": plan.size,
+                "unchanged": plan.unchanged,
+                "refused": [asdict(item) for item in plan.refused],
+                "notes": list(plan.notes),
+            }
+        )
+        return
+    for row in plan.rows():
+        cli.write(f"{row['reason']:<10} {byte_size(row['bytes']):>10}  {ascii(row['path'])[1:-1]}")
+    for item in plan.refused:
+        cli.info(f"  refused: {ascii(item.path)[1:-1]}: {item.reason}")
+    for note in plan.notes:
+        cli.info(f"  {note}")
+    cli.info(
+        f"would transfer {count(plan.count, 'file')}, at most {byte_size(plan.size)}; "
+        f"{count(plan.unchanged, 'file')} unchanged"
     )
-    if manifest is None or problem is not None:
-        selection.notes.append(f"skipping {folder}, which is not complete: {problem}")
-        return None
-    return Checkpoint(folder, step, tuple(entries), manifest, content)
-
-
-def _row(entry: RemoteEntry, reason: Reason) -> dict[str, Any]:
-    return {"path": entry.path, "bytes": entry.size, "reason": reason}

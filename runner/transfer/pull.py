@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,15 +28,14 @@ from runner.transfer.mapping import (
 from runner.transfer.plan import (
     Reason,
     TransferPlan,
+    TransferResult,
     make_plan,
-    newest_remote_step,
     newest_step,
     parse_step_name,
-    select,
+    print_result,
     split_markers,
 )
-from runner.transfer.progress import Progress, TransferResult, print_result
-from runner.transfer.workers import FailedTransfer, Task, Workers
+from runner.transfer.workers import FailedTransfer, Progress, Task, Workers
 
 # Between two attempts, a run of more than 24 hours or a preempted one is recorded as unfinished.
 # A run without a new attempt for longer than this has ended.
@@ -60,23 +59,27 @@ class Pull:
         except FileNotFoundError as error:
             raise remote_not_found(mapping, path) from error
         is_inside_run = len([part for part in path.split("/") if part]) > 1
-        selection = select(
+        self.plan = make_plan(
             self.entries,
             self._read_manifest,
+            self._is_unchanged,
+            self._reason,
             runs=mapping.has_runs,
             everything=everything or is_inside_run,
         )
-        self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
     def confirmation_reasons(self) -> list[str]:
         """Return the reasons to ask for confirmation: runs that are active, or at a later step."""
-        return [*self._active_runs(), *self._older_runs()]
+        reasons = [f"run '{run}' is active on this machine" for run in self._active_runs()]
+        return reasons + self._older_runs()
 
     def refuse_active(self) -> None:
         """Raise RunnerError if a run of this pull is active on this machine."""
         if active := self._active_runs():
-            stop = f"`runner stop {next(self._active())}`"
-            raise RunnerError(f"{'; '.join(active)}; stop it first: {stop}")
+            raise RunnerError(
+                f"run '{active[0]}' is active on this machine; stop it first: "
+                f"`runner stop {active[0]}`"
+            )
 
     def execute(self, cli: CliContext, quiet: bool = False) -> TransferResult:
         """Download; the result names missing files. Raises RunnerError if the disk is too full."""
@@ -96,7 +99,7 @@ class Pull:
         plan, root = self.plan, self.mapping.root
 
         def task(entry: RemoteEntry) -> Task:
-            return Task(entry.path, partial(self._fetch, downloader, entry))
+            return Task((entry.path,), partial(self._fetch, downloader, entry))
 
         tasks = [task(transfer.entry) for transfer in plan.files]
         failed: list[FailedTransfer] = []
@@ -148,18 +151,17 @@ class Pull:
         return sorted({entry.path.split("/")[0] for entry in self.entries})
 
     def _active_runs(self) -> list[str]:
-        """Return messages about runs that this machine runs: they would write to replaced files."""
-        return [f"run '{run}' is active on this machine" for run in self._active()]
-
-    def _active(self) -> Iterator[str]:
-        return (run for run in self._runs() if is_active_locally(self.mapping.root / run))
+        """Return the runs that are active on this machine: they would write to replaced files."""
+        return [run for run in self._runs() if is_active_locally(self.mapping.root / run)]
 
     def _older_runs(self) -> list[str]:
         """Return messages about runs whose newer log and record a pull would replace."""
-        paths = [entry.path for entry in self.entries]
+        root, paths = self.mapping.root, [entry.path for entry in self.entries]
         older = []
         for run in self._runs():
-            local, remote = newest_step(self.mapping.root / run), newest_remote_step(run, paths)
+            manifests = (root / run).glob(f"step_*/{MANIFEST}")
+            local = newest_step(run, (path.relative_to(root).as_posix() for path in manifests))
+            remote = newest_step(run, paths)
             if local is not None and local > (remote if remote is not None else -1):
                 remote_step = "has no checkpoint" if remote is None else f"is at step {remote}"
                 older.append(

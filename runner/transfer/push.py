@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from job.step_folders import LATEST, MANIFEST
+from job.format import count
+from job.step_folders import LATEST, MANIFEST, find_damage
 from runner.console import CliContext
 from runner.errors import TargetUnavailable, not_found, usage
 from runner.planning.ignore_rules import may_hold_credentials
-from runner.runs.attempts import LAUNCH_NAME as LAUNCH
+from runner.runs.attempts import LAUNCH_NAME
 from runner.runs.store import read_launch
 from runner.targets.blocks import RemoteEntry
 from runner.transfer.mapping import VolumeMapping, is_active_remotely
@@ -22,16 +22,14 @@ from runner.transfer.plan import (
     Checkpoint,
     ContentMismatch,
     Reason,
-    find_damage,
+    TransferResult,
     make_plan,
-    newest_remote_step,
+    newest_step,
     parse_step_name,
-    select,
     split_markers,
 )
-from runner.transfer.progress import Progress, TransferResult, count
-from runner.transfer.upload import MAX_ATTEMPTS, LocalFile, Uploader, batches, list_local
-from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Task, Workers
+from runner.transfer.upload import LocalFile, Uploader, batches, list_local, local_file
+from runner.transfer.workers import FATAL_ERRNOS, FailedTransfer, Progress, Task, Workers
 
 MAX_NAMED = 3  # files with credentials in a request for confirmation
 
@@ -63,7 +61,7 @@ def remote_path(mapping: VolumeMapping, source: Path, dest: str | None) -> str:
         if ".." in path.parts:
             raise usage(f"--dest {dest} leads out of the volume; give a path inside it")
         is_parent = dest.endswith("/") and (dest != "/" or source.is_file())
-        return str(path / source.name if is_parent else path).removeprefix(".").lstrip("/")
+        return "/".join((path / source.name if is_parent else path).parts)
     # The folder or one above it may be a link, for example to a larger disk.
     real = source.parent.resolve() / source.name
     for local, root in ((source, mapping.root), (real, mapping.root.resolve())):
@@ -87,14 +85,15 @@ class Push:
         self.local = {file.path: file for file in files if not self._is_local_launch(file)}
         self.entries = self._list_remote()
         is_inside_run = remote.count("/") > 0
-        selection = select(
+        self.plan = make_plan(
             (file.entry for file in self.local.values()),
             lambda entry: self.local[entry.path].local.read_bytes(),
+            self._is_unchanged,
+            lambda entry: Reason.CHANGED if entry.path in self.entries else Reason.NEW,
             runs=mapping.has_runs,
             everything=everything or is_inside_run,
+            refused=failed,
         )
-        selection.refused += failed
-        self.plan = make_plan(selection, self._is_unchanged, self._reason)
 
     def confirmation_reasons(self, cli: CliContext) -> list[str]:
         """Return the reasons to ask for confirmation.
@@ -107,7 +106,7 @@ class Push:
         latest = dict(self.plan.latest)
         changing = {row["path"].split("/")[0] for row in self.plan.rows()}
         for run in sorted({path.split("/")[0] for path in self.local}):
-            remote = newest_remote_step(run, self.entries)
+            remote = newest_step(run, self.entries)
             local = parse_step_name(latest.get(run, ""))
             if remote is not None and remote > local:
                 reasons.append(
@@ -143,18 +142,13 @@ class Push:
     def _execute(self, workers: Workers, uploader: Uploader) -> list[FailedTransfer]:
         plan = self.plan
         loose = [self.local[transfer.entry.path] for transfer in plan.files]
-        groups = [(batch, None) for batch in batches(loose)]
-        folders = [([self.local[e.path] for e in c.entries], c) for c in plan.checkpoints]
-        failed = self._send(workers, uploader, [*groups, *folders])
-        failed += self._confirm([f for files, _ in (*groups, *folders) for f in files], failed)
+        failed = self._send(workers, uploader, loose, plan.checkpoints)
         # meta.json and `latest` say that something is complete: send them after all else arrived.
         ready, waiting = split_markers(
             [transfer.entry.path for transfer in plan.markers], [*plan.refused, *failed]
         )
         incomplete = {item.path for item in failed}
-        markers = [self.local[path] for path in ready]
-        late = self._send(workers, uploader, [(batch, None) for batch in batches(markers)])
-        failed += [*waiting, *late, *self._confirm(markers, late)]
+        failed += waiting + self._send(workers, uploader, [self.local[path] for path in ready])
         for run, name in plan.latest:
             if not any(path.startswith(f"{run}/{name}/") for path in incomplete):
                 failed += self._move_latest(workers, uploader, run, name)
@@ -164,79 +158,50 @@ class Push:
         self,
         workers: Workers,
         uploader: Uploader,
-        groups: Sequence[tuple[list[LocalFile], Checkpoint | None]],
+        files: Sequence[LocalFile],
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> list[FailedTransfer]:
-        """Send each group in one request."""
-        single: list[FailedTransfer] = []
+        """Send the files in batches and each checkpoint in one request; then confirm them."""
+        single: list[LocalFile] = []  # of batches in which a file cannot be read or keeps changing
+
+        def send_batch(batch: list[LocalFile]) -> None:
+            try:
+                uploader.send(batch)
+            except TargetUnavailable:
+                raise
+            except OSError as error:
+                if len(batch) == 1 or error.errno in FATAL_ERRNOS:
+                    raise
+                single.extend(batch)
+
+        def send_checkpoint(checkpoint: Checkpoint) -> None:
+            batch = [self.local[entry.path] for entry in checkpoint.entries]
+            if damage := find_damage(batch[0].local.parent):
+                raise ContentMismatch(f"the local checkpoint is damaged: {damage}")
+            uploader.send(batch)
+
         tasks = [
-            Task(str(number), partial(self._send_group, uploader, files, checkpoint, single))
-            for number, (files, checkpoint) in enumerate(groups)
+            Task(tuple(file.path for file in batch), partial(send_batch, batch))
+            for batch in batches(files)
+        ]
+        tasks += [
+            Task(tuple(entry.path for entry in c.entries), partial(send_checkpoint, c))
+            for c in checkpoints
         ]
         failed = workers.run_tasks(tasks)
-        return single + [
-            FailedTransfer(file.path, item.reason)
-            for item in failed
-            for file in groups[int(item.path)][0]
-        ]
+        failed += workers.run_tasks(
+            [Task((file.path,), partial(uploader.send, [file])) for file in single]
+        )
+        return failed + self._confirm(uploader.take_sent())
 
-    def _send_group(
-        self,
-        uploader: Uploader,
-        files: list[LocalFile],
-        checkpoint: Checkpoint | None,
-        failed: list[FailedTransfer],
-    ) -> None:
-        if checkpoint is not None:
-            damage = find_damage(files[0].local.parent)
-            if damage is not None:
-                raise ContentMismatch(f"the local checkpoint is damaged: {damage}")
-            self._send_with_retries(uploader, files)
-            return
-        try:
-            self._send_with_retries(uploader, files)
-        except TargetUnavailable:
-            raise
-        except OSError as error:
-            if len(files) == 1 or error.errno in FATAL_ERRNOS:
-                raise
-            # One of these files cannot be read or keeps changing: send the others without it.
-            for file in files:
-                try:
-                    self._send_with_retries(uploader, [self._update(file)])
-                except TargetUnavailable:
-                    raise
-                except OSError as problem:
-                    reason = problem.strerror or str(problem)
-                    failed.append(FailedTransfer(file.path, reason))
-
-    def _send_with_retries(self, uploader: Uploader, files: list[LocalFile]) -> None:
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                uploader.send(files)
-                return
-            except ContentMismatch:
-                if attempt == MAX_ATTEMPTS - 1:
-                    raise
-                files = [self._update(file) for file in files]
-
-    def _update(self, file: LocalFile) -> LocalFile:
-        status = file.local.stat()
-        updated = replace(file, size=status.st_size, mtime_ns=status.st_mtime_ns)
-        self.local[file.path] = updated
-        return updated
-
-    def _confirm(
-        self, sent: Sequence[LocalFile], failed: Sequence[FailedTransfer]
-    ) -> list[FailedTransfer]:
-        """List the volume again, check that each file has its size, and record it."""
-        failed_paths = {item.path for item in failed}
-        expected = [self.local[file.path] for file in sent if file.path not in failed_paths]
-        if not expected:
+    def _confirm(self, sent: Sequence[LocalFile]) -> list[FailedTransfer]:
+        """List the volume again, check that each sent file has its size, and record it."""
+        if not sent:
             return []
         listed = time.time()
         self.entries = self._list_remote()
         missing = []
-        for file in expected:
+        for file in sent:
             entry = self.entries.get(file.path)
             if entry is None or entry.size != file.size:
                 problem = "no such file" if entry is None else f"{entry.size} bytes"
@@ -265,12 +230,12 @@ class Push:
         with TemporaryDirectory() as folder:
             local = Path(folder) / LATEST
             local.write_bytes(content)
-            file = list_local(local, path)[0][0]
-            failed = workers.run_tasks([Task(path, lambda: uploader.send([file]))])
+            send = partial(uploader.send, [local_file(local, path)])
+            failed = workers.run_tasks([Task((path,), send)])
         entry = files.entry(path) if not failed else None
         if entry is not None and own.is_file() and own.read_bytes() == content:
             journal.record(entry, own, time.time())
-        return [FailedTransfer(path, item.reason) for item in failed]
+        return failed
 
     def _list_remote(self) -> dict[str, RemoteEntry]:
         path = self.remote.split("/")[0] if self.mapping.has_runs else self.remote
@@ -285,7 +250,7 @@ class Push:
 
         It would replace the options of the run's last launch there, which resuming there uses.
         """
-        if not self.mapping.has_runs or file.path.partition("/")[2] != LAUNCH:
+        if not self.mapping.has_runs or file.path.partition("/")[2] != LAUNCH_NAME:
             return False
         launch = read_launch(file.local.parent)
         return launch is not None and launch.target != self.mapping.target.name
@@ -297,6 +262,3 @@ class Push:
             return False
         # Not `settled`: this machine sent the remote file, and its content is the one to keep.
         return self.mapping.journal.is_unchanged(remote, file.local, settled=False)
-
-    def _reason(self, entry: RemoteEntry) -> Reason:
-        return Reason.CHANGED if entry.path in self.entries else Reason.NEW

@@ -14,8 +14,7 @@ from runner.errors import TargetUnavailable
 from runner.targets.blocks import BLOCK_SIZE, BlockFiles, MissingBlock, NewFile, RemoteEntry
 from runner.transfer.mapping import is_temporary
 from runner.transfer.plan import APPEND_ONLY, ContentMismatch
-from runner.transfer.progress import Progress
-from runner.transfer.workers import FailedTransfer, Workers
+from runner.transfer.workers import FailedTransfer, Progress, Workers
 
 MAX_ATTEMPTS = 3  # for a file that changes during the upload
 MAX_ROUNDS = 4  # of asking for missing blocks; one is enough unless Modal drops a block meanwhile
@@ -39,6 +38,12 @@ class LocalFile:
         return RemoteEntry(self.path, self.size, self.mtime_ns // 10**9, "file")
 
 
+def local_file(path: Path, remote: str) -> LocalFile:
+    """Return the present state of a file, whose path in the volume is ``remote``."""
+    status = path.stat()
+    return LocalFile(remote, path, status.st_size, status.st_mtime_ns)
+
+
 def list_local(source: Path, remote: str) -> tuple[list[LocalFile], list[FailedTransfer]]:
     """List the files of ``source`` with their paths below ``remote``, and what cannot be sent.
 
@@ -46,7 +51,7 @@ def list_local(source: Path, remote: str) -> tuple[list[LocalFile], list[FailedT
     cycle, and links that lead out of ``source`` could publish a private file: neither is followed.
     """
     if source.is_file():
-        return [_local_file(source, remote)], []
+        return [local_file(source, remote)], []
     files: list[LocalFile] = []
     failed: list[FailedTransfer] = []
     root = source.resolve()
@@ -68,7 +73,7 @@ def list_local(source: Path, remote: str) -> tuple[list[LocalFile], list[FailedT
             try:
                 problem = _problem(path, root)
                 if not problem:
-                    files.append(_local_file(path, remote_path(path)))
+                    files.append(local_file(path, remote_path(path)))
             except OSError as error:
                 problem = f"cannot read the file: {error.strerror}"
             if problem:
@@ -96,16 +101,31 @@ class Uploader:
 
     def __init__(self, files: BlockFiles, workers: Workers, progress: Progress) -> None:
         self.files, self.workers, self.progress = files, workers, progress
+        self._sent: list[LocalFile] = []
+
+    def take_sent(self) -> list[LocalFile]:
+        """Return the files that were sent since the last call, as they were when they were read."""
+        sent, self._sent = self._sent, []
+        return sent
 
     def send(self, batch: Sequence[LocalFile]) -> None:
-        """Put the files into the volume as they were when they were listed.
+        """Put the files into the volume in one state of each.
 
         A log that grows is sent up to the size that was listed. Raises ContentMismatch for a file
-        that changed, FileNotFoundError, TargetUnavailable or Cancelled.
+        that keeps changing, FileNotFoundError, TargetUnavailable or Cancelled.
         """
+        for _ in range(MAX_ATTEMPTS - 1):
+            try:
+                return self._send_once(batch)
+            except ContentMismatch:
+                batch = [local_file(file.local, file.path) for file in batch]
+        return self._send_once(batch)
+
+    def _send_once(self, batch: Sequence[LocalFile]) -> None:
         with self.progress.counted() as count:
             self._send(batch, count)
             count(sum(file.size for file in batch) - count(0))  # blocks that Modal had already
+        self._sent += batch
         for _ in batch:
             self.progress.file_done()
 
@@ -202,8 +222,3 @@ def _check_unchanged(file: LocalFile, descriptor: int) -> None:
     grew = status.st_size > file.size and APPEND_ONLY.search(file.path)
     if not grew and (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         raise ContentMismatch(f"{file.local} changed during the upload")
-
-
-def _local_file(path: Path, remote: str) -> LocalFile:
-    status = path.stat()
-    return LocalFile(remote, path, status.st_size, status.st_mtime_ns)

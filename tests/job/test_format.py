@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.format import byte_size, duration, json_text
+from job.format import byte_size, count, duration, json_text
 from job.metrics import Metrics
 from job.run_record import RunRecord
 
@@ -19,8 +19,12 @@ def test_times() -> None:
 
 
 def test_sizes() -> None:
-    sizes = [byte_size(count) for count in (0, 999, 1000, 1_550_000, 10**9, 3 * 10**12)]
+    sizes = [byte_size(size) for size in (0, 999, 1000, 1_550_000, 10**9, 3 * 10**12)]
     assert sizes == ["0 bytes", "999 bytes", "1 kB", "1.6 MB", "1.0 GB", "3.0 TB"]
+
+
+def test_counts() -> None:
+    assert [count(1, "file"), count(2000, "file")] == ["1 file", "2,000 files"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

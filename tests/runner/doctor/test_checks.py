@@ -211,6 +211,15 @@ class TestLeftovers:
         type_("runner doctor --fix")
         assert [file.exists() for file in files] == [False, True, True, True]
 
+    def test_file_that_vanishes_during_the_check_is_ignored(
+        self, find, make_run, monkeypatch
+    ) -> None:
+        gone = make_run("warm") / ".run.json.77.tmp"
+        rglob = Path.rglob
+        monkeypatch.setattr(Path, "rglob", lambda self, name: [*rglob(self, name), gone])
+        assert find("is left over") == {}
+        assert find("Docker engine")["severity"] == "ok"
+
     def test_leftovers_of_a_killed_deletion_are_removed(self, type_, docker, make_run) -> None:
         run = make_run("warm")
         (run / ".partial_deleted_step_00000050").mkdir()
@@ -277,7 +286,7 @@ class TestModal:
         assert find("Modal can't be reached")["severity"] == "warning"
 
     def test_server_that_does_not_answer(self, find, cli, docker, monkeypatch) -> None:
-        monkeypatch.setattr("runner.doctor.modal.TIMEOUT_S", 0.5)
+        monkeypatch.setattr("runner.doctor.system.MODAL_TIMEOUT_S", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             cli.environ = {
                 **docker.variables,

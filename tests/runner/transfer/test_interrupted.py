@@ -1,4 +1,7 @@
-"""Transfers that are killed, cut off or refused leave intact files, and the next one resumes."""
+"""Transfers that are killed, cut off or refused leave intact files, and the next one resumes.
+
+Also the workers that give up, and the progress that they show.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from runner.console import CliContext
 from runner.errors import ModalUnavailable, TargetUnavailable
 from runner.targets.modal.client import RetryPolicy
 from runner.transfer.plan import ContentMismatch
-from runner.transfer.workers import MAX_CONSECUTIVE_FAILURES, Task, Workers
+from runner.transfer.workers import MAX_CONSECUTIVE_FAILURES, Progress, Task, Workers
 from tests.runner.transfer.conftest import (
     MIB,
     ROOT,
@@ -53,20 +57,26 @@ def kill_when(
     process.communicate()
 
 
+def kill_after_three_blocks(start: Start, cloud: Cloud, local: Path) -> Path:
+    """Kill a pull of BIG_FILE; return the hashes of the blocks that arrived."""
+    cloud.put("data", "big.bin", BIG_FILE)
+    cloud.standin.inject("BlockGet", "503", times=None, after=3)
+    hashes = local / "data/.big.bin.part.blocks"
+    killed = start("runner pull data")
+    kill_when(cloud, killed, lambda: hashes.exists() and hashes.read_text().count("\n") == 4)
+    cloud.standin.clear_faults()
+    cloud.forget()
+    return hashes
+
+
 def test_killed_pull_resumes_inside_a_file(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
     cloud.put("data", "done.bin", random_bytes(1000))
     assert invoke("runner pull data").exit_code == 0
-    cloud.put("data", "big.bin", BIG_FILE)
     (local / "data/big.bin").write_bytes(b"old content")
-    cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    marks = local / "data/.big.bin.part.blocks"
-    killed = start("runner pull data")
-    kill_when(cloud, killed, lambda: marks.exists() and marks.read_text().count("\n") == 4)
+    kill_after_three_blocks(start, cloud, local)
     assert (local / "data/big.bin").read_bytes() == b"old content"
-    cloud.standin.clear_faults()
-    cloud.forget()
     assert "continued" in invoke("runner pull data --dry-run").stdout
     assert invoke("runner pull data").exit_code == 0
     assert tree(local / "data") == {"done.bin": random_bytes(1000), "big.bin": BIG_FILE}
@@ -76,18 +86,9 @@ def test_killed_pull_resumes_inside_a_file(
 def test_partial_file_of_a_different_version_is_not_resumed(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "big.bin", BIG_FILE)
-    cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    marks = local / "data/.big.bin.part.blocks"
-    kill_when(
-        cloud,
-        start("runner pull data"),
-        lambda: marks.exists() and marks.read_text().count("\n") == 4,
-    )
-    cloud.standin.clear_faults()
+    kill_after_three_blocks(start, cloud, local)
     other = random_bytes(len(BIG_FILE), 9)
     cloud.put("data", "big.bin", other, age=500)  # the same size, a different time
-    cloud.forget()
     assert invoke("runner pull data").exit_code == 0
     assert tree(local / "data") == {"big.bin": other}
     assert cloud.transfers() == ["BlockGet"] * BLOCKS
@@ -96,20 +97,11 @@ def test_partial_file_of_a_different_version_is_not_resumed(
 def test_lost_block_of_a_partial_file_is_downloaded_again(
     start: Start, invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "big.bin", BIG_FILE)
-    cloud.standin.inject("BlockGet", "503", times=None, after=3)
-    part, marks = local / "data/.big.bin.part", local / "data/.big.bin.part.blocks"
-    kill_when(
-        cloud,
-        start("runner pull data"),
-        lambda: marks.exists() and marks.read_text().count("\n") == 4,
-    )
-    cloud.standin.clear_faults()
-    first = int(marks.read_text().splitlines()[1].split()[0])
-    with part.open("r+b") as file:  # as after a power cut
+    hashes = kill_after_three_blocks(start, cloud, local)
+    first = int(hashes.read_text().splitlines()[1].split()[0])
+    with (local / "data/.big.bin.part").open("r+b") as file:  # as after a power cut
         file.seek(first * 8 * MIB)
         file.write(b"\0" * 4096)
-    cloud.forget()
     assert invoke("runner pull data").exit_code == 0
     assert tree(local / "data") == {"big.bin": BIG_FILE}
     assert cloud.transfers() == ["BlockGet"] * (BLOCKS - 2)
@@ -214,7 +206,7 @@ def test_ctrl_c_does_not_wait_for_a_silent_connection() -> None:
 import time
 from runner.transfer.workers import Task, Workers
 with Workers() as workers:
-    workers.run_tasks([Task("a", lambda: print("started", flush=True) or time.sleep(600))])
+    workers.run_tasks([Task(("a",), lambda: print("started", flush=True) or time.sleep(600))])
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -273,14 +265,19 @@ def test_file_that_changes_between_two_answers_is_downloaded_again(
     assert tree(local / "data") == {"big.bin": other}
 
 
-def test_full_disk_skips_the_remaining_files(tmp_path: Path) -> None:
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.transfer.workers.PARALLEL_FILES", 1)
+
+
+def test_full_disk_skips_the_remaining_files(one_at_a_time: None) -> None:
     ran: list[str] = []
 
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with Workers(parallel_files=1) as workers:
-        missing = workers.run_tasks([Task("a", full), Task("b", lambda: ran.append("b"))])
+    with Workers() as workers:
+        missing = workers.run_tasks([Task(("a",), full), Task(("b",), lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a", "b"]
     assert "No space left" in missing[1].reason
     assert ran == []
@@ -300,7 +297,7 @@ def test_too_little_disk_space_is_reported_before_the_transfer(
     assert cloud.transfers() == []
 
 
-def test_one_failure_does_not_stop_the_others_but_many_in_a_row_do() -> None:
+def test_one_failure_does_not_stop_the_others_but_many_in_a_row_do(one_at_a_time: None) -> None:
     def fail() -> None:
         raise ModalUnavailable("503")
 
@@ -308,11 +305,36 @@ def test_one_failure_does_not_stop_the_others_but_many_in_a_row_do() -> None:
         raise ContentMismatch("other bytes")
 
     ran: list[str] = []
-    with Workers(parallel_files=1) as workers:
-        missing = workers.run_tasks([Task("a", damaged), Task("b", lambda: ran.append("b"))])
+    with Workers() as workers:
+        missing = workers.run_tasks([Task(("a",), damaged), Task(("b",), lambda: ran.append("b"))])
     assert [item.path for item in missing] == ["a"]
-    with Workers(parallel_files=1) as workers:
-        tasks = [Task(str(n), fail) for n in range(MAX_CONSECUTIVE_FAILURES)]
-        missing = workers.run_tasks([*tasks, Task("last", lambda: ran.append("last"))])
+    with Workers() as workers:
+        tasks = [Task((str(n),), fail) for n in range(MAX_CONSECUTIVE_FAILURES)]
+        missing = workers.run_tasks([*tasks, Task(("last",), lambda: ran.append("last"))])
     assert ran == ["b"]
     assert missing[-1].reason.startswith("gave up: Modal does not answer: 503")
+
+
+def test_without_a_terminal_a_line_is_printed_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    time = [0.0]
+    progress = Progress(CliContext(terminal=False), "pulling", 2000, 10**9, now=lambda: time[0])
+    with progress:
+        for second in range(25):
+            time[0] = float(second)
+            progress.advance(10**7)
+            progress.file_done()
+    assert capsys.readouterr().err.splitlines() == [
+        "pulling 10 of 2,000 files, 110.0 MB of 1.0 GB, 11.0 MB/s",
+        "pulling 20 of 2,000 files, 210.0 MB of 1.0 GB, 10.5 MB/s",
+    ]
+
+
+def test_terminal_shows_a_bar_on_stderr(cli: CliContext, invoke: Invoke, cloud: Cloud) -> None:
+    cli.terminal = True
+    cloud.put("data", "a.bin", random_bytes(100_000))
+    result = invoke("runner pull data")
+    assert result.exit_code == 0
+    assert "pulling" in result.stderr
+    assert result.stdout == ""

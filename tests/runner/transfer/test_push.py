@@ -117,9 +117,10 @@ def test_pull_does_not_download_a_pushed_file(
 
 
 def test_destination_of_a_single_file(invoke: Invoke, cloud: Cloud, corpus: Path) -> None:
-    for line in ("", "--dest renamed.txt", "--dest texts/", "--dest /"):
+    for line in ("", "--dest renamed.txt", "--dest texts/", "--dest /", "--dest ./.hidden/x"):
         assert invoke(f"runner push data my_corpus/a.txt {line}").exit_code == 0
-    assert set(tree(cloud.folder("data"))) == {"a.txt", "renamed.txt", "texts/a.txt"}
+    names = {"a.txt", "renamed.txt", "texts/a.txt", ".hidden/x"}
+    assert set(tree(cloud.folder("data"))) == names
     assert invoke("runner push data my_corpus/a.txt --dest ../../etc/x").exit_code == 2
     assert invoke("runner push data nothing").exit_code == 102
 

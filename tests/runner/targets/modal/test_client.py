@@ -16,7 +16,7 @@ from modal.config import _SETTINGS
 from runner.cli import main
 from runner.console import CliContext
 from runner.doctor import CheckContext
-from runner.doctor import modal as modal_check
+from runner.doctor import system as system_checks
 from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
 from runner.targets.modal import client, image
@@ -341,7 +341,7 @@ def test_unreadable_config_file_is_one_line(
 
 def test_doctor_names_the_config_file(environ: dict[str, str], tmp_path: Path) -> None:
     file = write(environ, INVALID_TOML)
-    (finding,) = modal_check.check_modal(CheckContext(tmp_path, environ))
+    (finding,) = system_checks.check_modal(CheckContext(tmp_path, environ))
     assert (finding.severity, finding.remedy.partition(":")[0]) == (
         "error",
         "fix it, or create a new one",
