@@ -1,15 +1,47 @@
-"""Files of a volume as blocks: what a transfer reads and sends, on every target with volumes."""
+"""Files of a remote volume as blocks, which a transfer reads and sends, and retries of requests."""
 
 from __future__ import annotations
 
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
+from runner.errors import TargetUnavailable
 from runner.target import VolumeEntry
 
 BLOCK_SIZE = 8 * 1024 * 1024  # bytes; Modal's volumes of version 2 cut files into such blocks
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """The number of attempts of a request, and the growing delays between them.
+
+    By default they last about half a minute, enough to switch networks.
+    """
+
+    attempts: int = 7
+    first_delay_s: float = 0.5
+    max_delay_s: float = 10.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, request: Callable[[], T]) -> T:
+        """Return ``request()``, repeated after each TargetUnavailable; raise the last one."""
+        delay = self.first_delay_s
+        for _ in range(self.attempts - 1):
+            try:
+                return request()
+            except TargetUnavailable:
+                # Half of it at random, so that parallel transfers do not retry all at once.
+                self.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, self.max_delay_s)
+        return request()
 
 
 @dataclass(frozen=True)
@@ -65,12 +97,43 @@ class MissingBlock:
     url: str
 
 
-class ListedFiles(ABC):
-    """The questions about a volume's files that its listing answers."""
+class BlockFiles(ABC):
+    """The files of a volume that `pull` and `push` copy."""
+
+    retry: RetryPolicy  # of every request
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Return an id that another volume of the same name does not have."""
 
     @abstractmethod
     def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
         """Return the file, or the folder's entries. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def open(self, path: str, start: int = 0, length: int | None = None) -> OpenFile:
+        """Return the file's size and blocks, as they are now. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def block(self, block: Block) -> bytes:
+        """Return the bytes of a block."""
+
+    @abstractmethod
+    def put(self, files: Sequence[NewFile], receipts: Mapping[bytes, bytes]) -> list[MissingBlock]:
+        """Create or replace all files at once, or none and return the missing blocks."""
+
+    @abstractmethod
+    def send(self, block: MissingBlock, content: bytes) -> bytes:
+        """Send a block without its trailing zeros; return the receipt for ``put``."""
+
+    @abstractmethod
+    def remove(self, path: str, recursive: bool = False) -> None:
+        """Delete a file, or a folder if ``recursive``. Raises FileNotFoundError."""
 
     def size(self, path: str) -> int | None:
         """Return the file's size in bytes; None if it does not exist."""
@@ -91,30 +154,8 @@ class ListedFiles(ABC):
             return None
         return next((e for e in listed if e.path == path.strip("/") and e.kind == "file"), None)
 
-
-class BlockFiles(Protocol):
-    """The files of a volume that `pull` and `push` copy."""
-
-    @property
-    def id(self) -> str:
-        """Return an id that another volume of the same name does not have."""
-        ...
-
-    def size(self, path: str) -> int | None: ...
-    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes: ...
-    def entries(self, path: str = "") -> Iterator[VolumeEntry]: ...
-    def entry(self, path: str) -> RemoteEntry | None: ...
-    def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]: ...
-    def open(self, path: str, start: int = 0, length: int | None = None) -> OpenFile: ...
-    def block(self, block: Block) -> bytes: ...
-    def put(self, files: Sequence[NewFile], receipts: Mapping[bytes, bytes]) -> list[MissingBlock]:
-        """Create or replace all files at once, or none and return the missing blocks."""
-        ...
-
-    def send(self, block: MissingBlock, content: bytes) -> bytes: ...
-    def remove(self, path: str, recursive: bool = False) -> None: ...
-    def with_retries(
-        self, attempts: int | None = None, sleep: Callable[[float], None] | None = None
-    ) -> Self:
-        """Return the same files with a different number of attempts, or a different way to wait."""
-        ...
+    def with_retries(self, **changes: Any) -> Self:
+        """Return the same files, with ``changes`` of their `RetryPolicy`."""
+        files = copy(self)
+        files.retry = replace(self.retry, **changes)
+        return files

@@ -231,7 +231,7 @@ def watch_run(
     run = path.strip("/").split("/")[0]
     if not run:
         raise usage("--watch follows one run; name it: `runner pull checkpoints RUN --watch`")
-    mapping = replace(mapping, files=mapping.files.with_retries(WATCH_ATTEMPTS))
+    mapping = replace(mapping, files=mapping.files.with_retries(attempts=WATCH_ATTEMPTS))
     cli.info(f"watching run '{run}'; Ctrl-C stops watching, and the run continues")
     ended: float | None = None
     reported = ""

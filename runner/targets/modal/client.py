@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import shlex
 import shutil
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from job.files import read_file
@@ -216,35 +213,6 @@ def _auth_message(text: str) -> str:
             "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET)"
         )
     return f"Modal does not accept the token: {text}; create a new one with `{NEW_TOKEN}`"
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """The number of attempts of a request, and the growing delays between them.
-
-    The client itself repeats a call 3 times and an upload of a block 11 times within a few seconds.
-    These retries come on top: by default about half a minute, enough to switch networks.
-    """
-
-    attempts: int = 7
-    first_delay_s: float = 0.5
-    max_delay_s: float = 10.0
-    sleep: Callable[[float], None] = time.sleep
-
-    def call(self, request: Callable[[], T]) -> T:
-        """Return ``request()``, repeated after each ModalUnavailable; raise the last one."""
-        delay = self.first_delay_s
-        for _ in range(self.attempts - 1):
-            try:
-                return request()
-            except ModalUnavailable:
-                # Half of it at random, so that parallel transfers do not retry all at once.
-                self.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, self.max_delay_s)
-        return request()
 
 
 DEFAULT_SERVERS = "https://api.modal.com,https://api.modal2.com"  # of modal 1.6; a test compares it

@@ -42,8 +42,8 @@ from runner.targets.modal.client import (
 from runner.targets.modal.options import resolve_options
 from runner.targets.modal.plan import ModalState
 from runner.targets.modal.volume import (
-    LazyVolumeFiles,
     ListedFolder,
+    ModalVolumeFiles,
     check_environment,
     is_old_version,
     modal_name,
@@ -55,7 +55,7 @@ T = TypeVar("T")
 class EarlyRequests:
     """The requests of every launch, which do not depend on its recipe."""
 
-    def __init__(self, environ: Mapping[str, str], files: Iterable[LazyVolumeFiles]) -> None:
+    def __init__(self, environ: Mapping[str, str], files: Iterable[ModalVolumeFiles]) -> None:
         # Before the threads, which would find it partly imported; its import takes half of the CPU
         # time of a launch.
         import modal  # noqa: F401
@@ -63,7 +63,7 @@ class EarlyRequests:
         check_proxy(environ)
         # Not daemon threads: if the recipe has a mistake, they end before the client is closed.
         pool = ThreadPoolExecutor()
-        self.volumes = [pool.submit(getattr, volume, "opened") for volume in files]
+        self.volumes = [pool.submit(getattr, volume, "volume") for volume in files]
         self.apps = pool.submit(_ask, live_apps, environ)
         self.prices = pool.submit(_ask, live_prices, environ)
         pool.shutdown(wait=False)
@@ -80,7 +80,7 @@ def _ask(request: Callable[[], T], environ: Mapping[str, str]) -> T:
 def inspect_modal(
     cli: CliContext,
     checkout: Path,
-    files: Mapping[str, LazyVolumeFiles],
+    files: Mapping[str, ModalVolumeFiles],
     request: Request,
     early: EarlyRequests | None = None,
 ) -> ModalState:
@@ -142,7 +142,7 @@ def inspect_modal(
 def _inspect_volumes(
     cli: CliContext,
     checkout: Path,
-    files: Mapping[str, LazyVolumeFiles],
+    files: Mapping[str, ModalVolumeFiles],
     request: Request,
     early: EarlyRequests,
 ) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from runner.targets.modal.calls import (
     poll_call,
 )
 from runner.targets.modal.options import ModalOptions
-from runner.targets.modal.volume import LazyVolumeFiles
+from runner.targets.modal.volume import ModalVolumeFiles
 
 READERS = 16  # parallel reads; each takes two round trips
 STOP_POLL_S = 2.0  # how long one poll of a stopping call waits
@@ -121,7 +121,7 @@ def read_run(files: VolumeFiles, name: str) -> CloudRun:
     return CloudRun(name, parsed, launch, attempts.parse_log(log), tags, problem)
 
 
-def all_runs(files: LazyVolumeFiles) -> Iterator[CloudRun]:
+def all_runs(files: ModalVolumeFiles) -> Iterator[CloudRun]:
     """Yield every run whose last attempt was on Modal."""
     try:
         names = [entry.path for entry in files.entries() if entry.is_folder]
@@ -169,7 +169,7 @@ def find_active(
     return run, state
 
 
-def all_states(files: LazyVolumeFiles) -> list[RunInfo]:
+def all_states(files: ModalVolumeFiles) -> list[RunInfo]:
     """Return the state of every run on Modal, also of one that only an app's tags name."""
     with ThreadPoolExecutor(READERS) as pool:
         runs, apps = pool.map(lambda read: read(), (lambda: [*all_runs(files)], live_apps))

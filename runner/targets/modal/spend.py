@@ -20,12 +20,12 @@ from runner.request import Request
 from runner.target import RunCost
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.runs import all_runs
-from runner.targets.modal.volume import LazyVolumeFiles
+from runner.targets.modal.volume import ModalVolumeFiles
 
 MONTHLY_CAP = "GPT_RUNNER_MONTHLY_CAP"
 
 
-def costs_since(files: LazyVolumeFiles, since: float) -> list[RunCost]:
+def costs_since(files: ModalVolumeFiles, since: float) -> list[RunCost]:
     """Return the cost of each run since then; apps that are not runs have the name ''."""
     recorded, billed = _recorded(files, since), _billed(since)
     names = sorted(recorded.keys() | billed.keys())
@@ -33,7 +33,7 @@ def costs_since(files: LazyVolumeFiles, since: float) -> list[RunCost]:
 
 
 def check_monthly_cap(
-    files: LazyVolumeFiles, environ: Mapping[str, str], checkout: Path, request: Request
+    files: ModalVolumeFiles, environ: Mapping[str, str], checkout: Path, request: Request
 ) -> None:
     """Raise RunnerError if a launch could exceed GPT_RUNNER_MONTHLY_CAP, in US dollars.
 
@@ -59,7 +59,7 @@ def start_of_month(now: datetime.datetime | None = None) -> datetime.datetime:
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def _recorded(files: LazyVolumeFiles, since: float) -> dict[str, float]:
+def _recorded(files: ModalVolumeFiles, since: float) -> dict[str, float]:
     now = time.time()
     costs = {run.name: run.log.cost(now, since) for run in all_runs(files)}
     return {name: cost for name, cost in costs.items() if cost}

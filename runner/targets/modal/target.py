@@ -43,7 +43,7 @@ from runner.targets.modal.client import (
 from runner.targets.modal.inspect import EarlyRequests, inspect_modal
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
 from runner.targets.modal.plan import ModalState, modal_plan
-from runner.targets.modal.volume import LazyVolumeFiles, ModalVolumeFiles, open_files
+from runner.targets.modal.volume import ModalVolumeFiles
 from runner.targets.modal.watchdog import affordable_timeout, attempt_timeout
 
 STOP_TIMEOUT_S = 900.0  # for the checkpoint
@@ -70,7 +70,7 @@ class ModalTarget(Target):
         self._found: tuple[records.CloudRun, RunInfo] | None = None
         self._found_at = 0.0
         self._early: EarlyRequests | None = None
-        self._files = {name: LazyVolumeFiles(name, cli.environ) for name in VOLUMES}
+        self._files = {name: ModalVolumeFiles(name, cli.environ) for name in VOLUMES}
 
     def is_configured(self) -> bool:
         """Return True if there is a Modal token."""
@@ -273,7 +273,7 @@ class ModalTarget(Target):
             f"`runner stop {run} --force`",
         )
         if cloud_run.launch is not None and cloud_run.launch.job == ServeRequest.job.name:
-            self._files["checkpoints"].opened.remove(run, recursive=True)  # it holds nothing else
+            self._files["checkpoints"].remove(run, recursive=True)  # it holds nothing else
         return True
 
     def request_stop(self, handle: LaunchHandle) -> None:
@@ -298,7 +298,7 @@ class ModalTarget(Target):
 
     def remove(self, path: str) -> None:
         """Delete a folder of the checkpoints volume on Modal."""
-        self._files["checkpoints"].opened.remove(path, recursive=True)
+        self._files["checkpoints"].remove(path, recursive=True)
 
     def write_record(self, run: str, name: str, text: str) -> None:
         """Write a small file on the volume; the container polls for a request."""
@@ -359,7 +359,10 @@ class ModalTarget(Target):
 
     def block_files(self, volume: str, create: bool = False) -> ModalVolumeFiles:
         """Return the volume's files; ``create`` creates a missing volume."""
-        return open_files(volume, self.cli.environ, create)
+        files = self._files[volume]
+        if create:
+            files.create()
+        return files
 
     def read(self, run: str) -> records.CloudRun:
         """Return the run's records on the volume."""

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,9 +14,16 @@ from job.paths import VOLUMES
 from runner.errors import ModalUnavailable, RunnerError, did_you_mean, usage
 from runner.runs.store import listing
 from runner.target import VolumeEntry, VolumeFiles
-from runner.targets.blocks import Block, ListedFiles, MissingBlock, NewFile, OpenFile, RemoteEntry
-from runner.targets.modal.client import (
+from runner.targets.blocks import (
+    Block,
+    BlockFiles,
+    MissingBlock,
+    NewFile,
+    OpenFile,
+    RemoteEntry,
     RetryPolicy,
+)
+from runner.targets.modal.client import (
     check_known_hosts,
     check_reachable,
     is_configured,
@@ -43,28 +49,14 @@ def modal_name(volume: str, environ: Mapping[str, str] = os.environ) -> str:
     return f"{environ.get(PREFIX_VARIABLE) or PREFIX}{volume}"
 
 
-def open_volume(volume: str, environ: Mapping[str, str] = os.environ) -> modal.Volume:
+def open_volume(
+    volume: str, environ: Mapping[str, str] = os.environ, create: bool = True
+) -> modal.Volume:
     """Return the volume of version 2, created if it is missing.
 
+    Without ``create``, which is right for the first request, a missing one stays unhydrated.
     Raises RunnerError without a token, offline, and for a volume of version 1.
     """
-    return _look_up(volume, environ, create=True)
-
-
-def open_files(
-    volume: str, environ: Mapping[str, str] = os.environ, create: bool = False
-) -> ModalVolumeFiles:
-    """Return the volume's files. Without ``create`` a missing volume is empty, and not created.
-
-    Raises what ``open_volume`` raises.
-    """
-    return ModalVolumeFiles(_look_up(volume, environ, create, is_first_request=True))
-
-
-def _look_up(
-    volume: str, environ: Mapping[str, str], create: bool, is_first_request: bool = False
-) -> modal.Volume:
-    """Return the volume; a missing one that is not to be created stays unhydrated."""
     name = modal_name(volume, environ)
     import modal
     from modal import exception
@@ -72,7 +64,7 @@ def _look_up(
 
     urls = str(config.get("server_url"))
     check_known_hosts(urls)
-    if is_first_request:  # the client would retry for a minute, which is right only later
+    if not create:  # the client would retry for a minute, which is right only later
         check_reachable(environ, urls)
     opened = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
@@ -137,15 +129,32 @@ def _old_version_message(name: str, volume: str) -> str:
     )
 
 
-class ModalVolumeFiles(ListedFiles):
-    """The files of a volume on Modal. A volume that does not exist is empty.
+class ModalVolumeFiles(BlockFiles):
+    """The files of a volume on Modal, which is opened at the first request.
 
-    Every request is repeated by ``retry``, and raises the last ModalUnavailable.
+    A volume that does not exist is empty. Without an account every volume is, so that a plan can be
+    made all the same. Every request is repeated by ``retry``, and raises the last ModalUnavailable.
     """
 
-    def __init__(self, volume: modal.Volume, retry: RetryPolicy | None = None) -> None:
-        self.volume = volume
-        self.retry = retry or RetryPolicy()
+    def __init__(self, name: str, environ: Mapping[str, str] = os.environ) -> None:
+        self.name, self.environ = name, environ
+        self.retry = RetryPolicy()
+        self._volume: modal.Volume | None = None
+        self._lock = threading.Lock()  # that of cached_property is one for all volumes
+
+    @property
+    def volume(self) -> modal.Volume:
+        """Open the volume. Raises RunnerError offline, without a token, or for version 1."""
+        with self._lock:
+            if self._volume is None:
+                self._volume = open_volume(self.name, self.environ, create=False)
+            return self._volume
+
+    def create(self) -> modal.Volume:
+        """Return the volume, created if it is missing. Raises RunnerError."""
+        if not self.exists:
+            self._volume = open_volume(self.name, self.environ)
+        return self.volume
 
     @property
     def id(self) -> str:
@@ -229,18 +238,25 @@ class ModalVolumeFiles(ListedFiles):
             raise usage("that is the whole volume; name a file or folder in it")
         self._request(lambda: self.volume.remove_file(where, recursive=recursive))
 
-    def with_retries(
-        self, attempts: int | None = None, sleep: Callable[[float], None] | None = None
-    ) -> ModalVolumeFiles:
-        """Return the same files with a different number of attempts, or a different way to wait."""
-        retry = replace(self.retry, attempts=attempts) if attempts else self.retry
-        return ModalVolumeFiles(self.volume, replace(retry, sleep=sleep) if sleep else retry)
+    def write(self, path: str, text: str) -> None:
+        """Create or replace a small file. Raises OSError if Modal can't be reached."""
+        volume = self.create()
+
+        def upload() -> None:
+            with translate_modal_errors(), volume.batch_upload(force=True) as batch:
+                batch.put_file(io.BytesIO(text.encode()), f"/{path}")
+
+        self.retry.call(upload)
 
     def _request(self, request: Callable[[], T]) -> T:
+        if self._volume is None and not is_configured(self.environ):
+            raise FileNotFoundError(f"the volume {self.name}: there is no Modal token")
+        volume = self.volume  # opening it has retries of its own
+
         def attempt() -> T:
             with translate_modal_errors():
                 if not self.exists:
-                    self.volume.hydrate()
+                    volume.hydrate()
                 return request()
 
         return self.retry.call(attempt)
@@ -251,59 +267,6 @@ def _check_path(path: str) -> str:
     if ".." in parts:
         raise usage(f"{path} leads out of the volume; give a path inside it")
     return "/".join(parts)
-
-
-class LazyVolumeFiles:
-    """The files of a volume that is opened at the first access.
-
-    Without an account the volume is empty, so that a plan can be made all the same.
-    """
-
-    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
-        self.name = name
-        self.environ = environ
-        self._opened: ModalVolumeFiles | None = None
-        self._lock = threading.Lock()  # that of cached_property is one for all volumes
-
-    @property
-    def opened(self) -> ModalVolumeFiles:
-        """Open the volume. Raises RunnerError offline, without a token, or for version 1."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = open_files(self.name, self.environ)
-            return self._opened
-
-    def create(self) -> modal.Volume:
-        """Return the volume, created if it is missing. Raises RunnerError."""
-        if not self.opened.exists:
-            self._opened = ModalVolumeFiles(open_volume(self.name, self.environ))
-        return self.opened.volume
-
-    def size(self, path: str) -> int | None:
-        """Return the file's size in bytes; None if it does not exist."""
-        return self.opened.size(path) if is_configured(self.environ) else None
-
-    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
-        if not is_configured(self.environ):
-            raise FileNotFoundError(path)
-        return self.opened.read(path, start, length)
-
-    def entries(self, path: str = "") -> Iterator[VolumeEntry]:
-        """Return the folder's entries by name. Raises FileNotFoundError."""
-        if not is_configured(self.environ):
-            raise FileNotFoundError(path)
-        return self.opened.entries(path)
-
-    def write(self, path: str, text: str) -> None:
-        """Create or replace a small file. Raises OSError if Modal can't be reached."""
-        volume = self.create()
-
-        def upload() -> None:
-            with translate_modal_errors(), volume.batch_upload(force=True) as batch:
-                batch.put_file(io.BytesIO(text.encode()), f"/{path}")
-
-        self.opened.retry.call(upload)
 
 
 class ListedFolder:

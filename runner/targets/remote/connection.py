@@ -16,26 +16,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from job.exit_status import ExitStatus
 from runner.errors import RunnerError, TargetUnavailable, usage
 from runner.signals import JobOutput
 from runner.system import COMMAND_TIMEOUT_S, POLL_INTERVAL_S, CompletedCommand, System
 from runner.target import LaunchHandle
+from runner.targets.blocks import RetryPolicy
 
 if TYPE_CHECKING:
     from runner.targets.remote.target import RemoteTarget
 
+T = TypeVar("T")
 
 BOX_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$")
 SSH_FAILED = 255  # ssh's own exit status; docker has none above 127
 CONNECT_TIMEOUT_S = 10
-RETRY_DELAYS_S = (0.2, 1.0, 2.0, 5.0, 10.0)
 TRANSPORT_ERRORS = re.compile(r"error during connect|cannot connect to the docker daemon", re.I)
 
 # Parts of errors in lower case, and what to do about each.
@@ -132,15 +133,22 @@ class BoxSystem(System):
 
         Raises BoxUnavailable if the box does not answer.
         """
-        for delay in (*RETRY_DELAYS_S, None):
-            try:
-                local = System(self.environ)
-                return self.check(local.call(self.command_line(command), cwd, timeout_s, extra_env))
-            except BoxUnavailable:
-                if delay is None or not self.has_answered:
-                    raise
-                time.sleep(delay)
-        raise AssertionError
+        local = System(self.environ)
+        return self.retry(
+            lambda: self.check(local.call(self.command_line(command), cwd, timeout_s, extra_env))
+        )
+
+    def retry(self, request: Callable[[], T], policy: RetryPolicy | None = None) -> T:
+        """Return ``request()``, repeated by ``policy`` unless the box has never answered.
+
+        Raises BoxUnavailable.
+        """
+        try:
+            return request()
+        except BoxUnavailable:
+            if not self.has_answered:
+                raise
+        return (policy or RetryPolicy()).call(request)
 
     def check(self, answer: CompletedCommand) -> CompletedCommand:
         """Return ``answer``. Raises BoxUnavailable if it is an error of the connection."""

@@ -12,13 +12,12 @@ import json
 import struct
 import subprocess
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 from runner.errors import RunnerError
 from runner.plan import Plan
@@ -27,18 +26,17 @@ from runner.planning.packaging import list_files, make_omitted_test
 from runner.targets.blocks import (
     BLOCK_SIZE,
     Block,
-    ListedFiles,
+    BlockFiles,
     MissingBlock,
     NewFile,
     OpenFile,
     RemoteEntry,
+    RetryPolicy,
 )
 from runner.targets.modal.image import VOLUME_FOLDERS
 from runner.targets.remote import agent
 from runner.targets.remote.connection import BoxSystem, BoxUnavailable, explain
 
-ATTEMPTS = 6
-FIRST_DELAY_S = 0.5  # doubled before each further attempt: half a minute in all
 ERRORS = {"FileNotFoundError": FileNotFoundError, "NotADirectoryError": NotADirectoryError}
 
 
@@ -57,21 +55,25 @@ class Agent:
         self._lock = threading.Lock()
 
     def request(
-        self, op: str, content: bytes = b"", attempts: int = ATTEMPTS, **parameters: Any
+        self,
+        op: str,
+        content: bytes = b"",
+        retry: RetryPolicy | None = None,
+        **parameters: Any,
     ) -> tuple[Any, bytes]:
         """Return the agent's result and bytes. Raises what it raised, or BoxUnavailable."""
         head = zlib.compress(json.dumps({"op": op, **parameters}).encode(), 9)
         frame = agent.FRAME.pack(len(head), len(content)) + head + content
-        for attempts_left in reversed(range(attempts)):
+
+        def attempt() -> tuple[dict[str, Any], bytes]:
             with self._lock:
                 try:
-                    answer, body = self._exchange(frame)
-                    break
+                    return self._exchange(frame)
                 except BoxUnavailable:
                     self.close()
-                    if not attempts_left or not self.system.has_answered:
-                        raise
-            time.sleep(FIRST_DELAY_S * 2 ** (attempts - 1 - attempts_left))
+                    raise
+
+        answer, body = self.system.retry(attempt, retry)
         if "error" in answer:
             if answer["error"] not in ERRORS:
                 raise RunnerError(explain(self.system.box, answer["message"]))
@@ -132,13 +134,13 @@ class Agent:
         return process
 
 
-@dataclass(frozen=True)
-class BoxFiles(ListedFiles):
+@dataclass
+class BoxFiles(BlockFiles):
     """The files of one volume of a box. A volume that does not exist is empty."""
 
     agent: Agent
     volume: str
-    attempts: int = ATTEMPTS
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
     def id(self) -> str:
@@ -197,7 +199,7 @@ class BoxFiles(ListedFiles):
         """Send blocks by digest in one compressed request; return the bytes sent."""
         packed = zlib.compress(b"".join(content for _, content in blocks))
         sizes, digests = [len(c) for _, c in blocks], [digest for digest, _ in blocks]
-        self.agent.request("store", packed, self.attempts, digests=digests, sizes=sizes)
+        self.agent.request("store", packed, self.retry, digests=digests, sizes=sizes)
         return len(packed)
 
     def write(self, path: str, content: str) -> None:
@@ -208,14 +210,8 @@ class BoxFiles(ListedFiles):
         """Delete a file or folder. Raises FileNotFoundError."""
         self._request("remove", path=path.strip("/"))
 
-    def with_retries(
-        self, attempts: int | None = None, sleep: Callable[[float], None] | None = None
-    ) -> Self:
-        """Return the same files with a different number of attempts."""
-        return replace(self, attempts=attempts or self.attempts)
-
     def _request(self, op: str, content: bytes = b"", **parameters: Any) -> tuple[Any, bytes]:
-        return self.agent.request(op, content, self.attempts, volume=self.volume, **parameters)
+        return self.agent.request(op, content, self.retry, volume=self.volume, **parameters)
 
 
 WORKSPACE = "/workspace"

@@ -8,7 +8,6 @@ on when the connection is lost.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,6 +34,7 @@ from runner.runs.store import (
     states,
 )
 from runner.signals import hold_signals
+from runner.system import CompletedCommand
 from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box
 from runner.targets.docker import (
     ENTRYPOINT,
@@ -49,7 +49,6 @@ from runner.targets.docker import (
 from runner.targets.process import follow_process
 from runner.targets.remote import images
 from runner.targets.remote.connection import (
-    RETRY_DELAYS_S,
     SSH_FAILED,
     BoxSystem,
     BoxUnavailable,
@@ -305,16 +304,16 @@ class RemoteTarget(Target):
         command = ["docker", "run", "--detach", "--name", name, "--env-file", "/dev/stdin"]
         command += ["--stop-timeout", str(GRACE_S), *self.containers.labels(plan.run, plan.job)]
         command += [*self._mounts(trees), image, "bash", ENTRYPOINT, *plan.process.command]
-        for delay in (*RETRY_DELAYS_S, None):
+
+        def start() -> CompletedCommand:
             try:
-                answer = self.system.send(command, text.encode())
-                break
+                return self.system.send(command, text.encode())
             except BoxUnavailable:  # the name tells whether only the answer was lost
                 if self.container_state(name) != (False, None):
-                    return
-                if delay is None:
-                    raise
-                time.sleep(delay)
+                    return CompletedCommand(0, "", "")
+                raise
+
+        answer = self.system.retry(start)
         if answer.code:
             self.system.call(["docker", "rm", "--force", name])
             raise RunnerError(explain(self.box, answer.err))

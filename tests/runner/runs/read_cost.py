@@ -21,7 +21,7 @@ from pathlib import Path
 from job.run_record import RunStatus
 from runner.runs.history import HistoryReader
 from runner.target import LocalVolume, RunInfo, VolumeEntry, VolumeFiles
-from runner.targets.modal.volume import modal_name, open_files, open_volume
+from runner.targets.modal.volume import ModalVolumeFiles, modal_name, open_volume
 from tests.modal_standin import ModalStandin
 from tests.runner.fake_run import metrics
 
@@ -75,7 +75,7 @@ def main() -> None:
         write_run(folder, steps)
         for name, files in (
             ("local folder", LocalVolume(folder.parent)),
-            ("volume of the stand-in", open_files("checkpoints", os.environ)),
+            ("volume of the stand-in", ModalVolumeFiles("checkpoints")),
         ):
             target = FakeTarget(files)
             reader = HistoryReader("long", target)

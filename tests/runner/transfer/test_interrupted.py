@@ -18,7 +18,7 @@ from click.testing import Result
 
 from runner.console import CliContext
 from runner.errors import ModalUnavailable, TargetUnavailable
-from runner.targets.modal.client import RetryPolicy
+from runner.targets.blocks import RetryPolicy
 from runner.transfer.plan import ContentMismatch
 from runner.transfer.workers import MAX_CONSECUTIVE_FAILURES, Progress, Task, Workers
 from tests.runner.transfer.conftest import (

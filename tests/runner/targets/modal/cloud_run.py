@@ -6,7 +6,7 @@ import json
 
 from job.recipe import load
 from runner.runs.attempts import AttemptLog, CloudAttempt
-from runner.targets.modal.volume import LazyVolumeFiles
+from runner.targets.modal.volume import ModalVolumeFiles
 from tests.runner.targets.modal.conftest import CloudFixture
 
 STARTED, ENDED = 1000.0, 1060.0  # seconds since the epoch
@@ -48,6 +48,6 @@ def put_run(
         "log.txt": f"step {step}/60\n",
     }
     with cloud.modal.active():
-        files = LazyVolumeFiles("checkpoints", cloud.environ)
+        files = ModalVolumeFiles("checkpoints", cloud.environ)
         for file, text in texts.items():
             files.write(f"{name}/{file}", text)

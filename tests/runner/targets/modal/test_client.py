@@ -33,7 +33,7 @@ from runner.targets.modal.client import (
     setting,
 )
 from runner.targets.modal.target import ModalTarget
-from runner.targets.modal.volume import open_files
+from runner.targets.modal.volume import ModalVolumeFiles
 from tests.modal_standin import ModalStandin
 from tests.runner.targets.modal.conftest import ROOT, make_checkout, open_cloud
 
@@ -178,7 +178,8 @@ def test_volume_is_read_from_the_reachable_server(
         monkeypatch.setenv(
             "MODAL_SERVER_URL", f"http://nowhere.invalid,{modal.environ['MODAL_SERVER_URL']}"
         )
-        files = open_files("data", create=True)
+        files = ModalVolumeFiles("data")
+        files.create()
         assert files.exists
 
 
@@ -207,7 +208,7 @@ def test_refused_token_is_one_line(tmp_path: Path) -> None:
     with ModalStandin(tmp_path / "state") as modal, modal.active():
         modal.inject("*", "UNAUTHENTICATED", times=None)
         with pytest.raises(RunnerError) as refused:
-            open_files("data")
+            ModalVolumeFiles("data").create()
     assert "Modal does not accept the token" in refused.value.message
     assert f"create a new one with `{NEW_TOKEN}`" in refused.value.message
     assert "\n" not in refused.value.message
@@ -220,11 +221,11 @@ def test_modal_that_stops_answering_is_a_runner_error(
     checkout = make_checkout(tmp_path / "checkout")
     target = ModalTarget(CliContext(environ=environ, cwd=checkout, terminal=False), checkout)
 
-    def unavailable(*args: object) -> None:
+    def unavailable(*args: object, **options: object) -> None:
         raise ModalUnavailable("busy")
 
     monkeypatch.setattr("runner.targets.modal.target.check_reachable", lambda environ: None)
-    monkeypatch.setattr("runner.targets.modal.volume.open_files", unavailable)
+    monkeypatch.setattr("runner.targets.modal.volume.open_volume", unavailable)
     for request in (target.runs, lambda: target.state("tiny")):
         with pytest.raises(RunnerError, match="Modal can't be reached: busy"):
             request()

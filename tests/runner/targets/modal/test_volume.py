@@ -12,14 +12,12 @@ import pytest
 from modal._utils import blob_utils
 
 from runner.errors import ModalUnavailable, RunnerError
+from runner.targets.blocks import RetryPolicy
 from runner.targets.modal import volume_rpc
-from runner.targets.modal.client import RetryPolicy
 from runner.targets.modal.inspect import diagnose
 from runner.targets.modal.volume import (
-    LazyVolumeFiles,
     ModalVolumeFiles,
     modal_name,
-    open_files,
     open_volume,
 )
 from runner.transfer import download
@@ -38,7 +36,8 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalStandin]:
 
 @pytest.fixture
 def files(standin: ModalStandin) -> Iterator[ModalVolumeFiles]:
-    opened = open_files("data", create=True)
+    opened = ModalVolumeFiles("data")
+    opened.create()
     opened.retry = RetryPolicy(attempts=4, sleep=lambda seconds: None)
     yield opened
     standin.clear_faults()
@@ -61,8 +60,8 @@ def test_names_on_modal(standin: ModalStandin) -> None:
 
 def test_reading_creates_no_volume_and_writing_does(standin: ModalStandin) -> None:
     environ = {**os.environ, "GPT_RUNNER_VOLUMES": "not-yet-"}
-    looked = open_files("data", environ)
-    late = LazyVolumeFiles("data", environ)
+    looked = ModalVolumeFiles("data", environ)
+    late = ModalVolumeFiles("data", environ)
     assert (looked.id, looked.exists, looked.size("a.txt")) == ("", False, None)
     for files in (looked, late):
         with pytest.raises(FileNotFoundError):
@@ -200,7 +199,7 @@ def test_missing_environment_is_refused(
     standin: ModalStandin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODAL_ENVIRONMENT", "nope")
-    for request in (lambda: open_files("data"), lambda: open_volume("data")):
+    for request in (ModalVolumeFiles("data").create, lambda: open_volume("data")):
         with pytest.raises(RunnerError, match="Modal has no environment 'nope'"):
             request()
     assert "no environment 'nope'" in str(diagnose()["problem"])
