@@ -17,6 +17,8 @@ CONFIGS = CHECKOUT / "configs"
 
 VOLUMES = ("data", "checkpoints", "cache")
 
+WORKSPACE = "/workspace"  # the code in a container
+
 # Caches of other programs, each in a folder of the cache volume unless the user set the variable.
 CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",

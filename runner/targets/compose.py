@@ -18,19 +18,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from job.paths import VOLUMES
+from job.paths import VOLUMES, WORKSPACE
 from job.run_record import read_record
 from job.trackers import image_packages
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.paths import mount_point
-from runner.plan import ImageState, JobEnvironment, Plan, PlannedFolder, TargetState, Volume
+from runner.plan import ImageState, JobEnvironment, Plan, PlannedFolder, TargetState
 from runner.planning.command_plan import is_plain
 from runner.project import COMPOSE_FILE, secret_values, volumes
 from runner.request import CommandRequest, Request
 from runner.runs.store import read_exit, states
 from runner.signals import hold_signals, signal_handler
 from runner.target import LaunchHandle, RunInfo, Target
+from runner.targets.base import LocalTarget, container_volumes
 from runner.targets.compose_project import (
     ComposeProject,
     compose_system,
@@ -55,10 +56,8 @@ from runner.targets.docker import (
     transfer_image,
     with_image_digest,
 )
-from runner.targets.local import LocalTarget, inspect_local
 from runner.targets.process import follow_process
 
-WORKSPACE = "/workspace"
 QUEUE = "/vol/queue"
 STOP_TIMEOUT_S = 600.0  # only bounds the wait; stop_grace_period of the compose file decides
 STDERR, CHUNK_BYTES = 2, 1 << 16
@@ -91,12 +90,10 @@ class ComposeTarget(LocalTarget):
         image = "-".join((image, *sorted(request.trackers))) if image else None
         environment = JobEnvironment(
             workspace=WORKSPACE,
-            volumes=tuple(
-                Volume(name, str(getattr(self.volumes, name)), f"/vol/{name}") for name in VOLUMES
-            ),
+            volumes=container_volumes(self.volumes, {}),
             variables=tuple((n, environ[n]) for n in FORWARDED_VARIABLES if n in environ),
         )
-        state = inspect_local(self, request, environment)
+        state = self.inspect_request(request, environment)
         if state.folder is not None and request.command is not None:
             container_path = mount_point(request.command.folder)
             planned = PlannedFolder(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from job.paths import WORKSPACE
 from job.user_command.persisted_paths import mirror_files, seed_volume
 from job.user_command.process import missing_program
 from runner.console import CliContext
@@ -35,7 +36,7 @@ JOB_LABEL = "gpt-runner.job"
 CHECKOUT_LABEL = "gpt-runner.project"
 
 IMAGE_VARIABLE = "GPT_RUNNER_IMAGE"  # docker-compose.yml reads the name of the image from it
-ENTRYPOINT = "/workspace/container/entrypoint.sh"
+ENTRYPOINT = f"{WORKSPACE}/container/entrypoint.sh"
 # The answers of registries to a user who is not logged in.
 NOT_LOGGED_IN = re.compile(
     r"denied|unauthorized|forbidden|basic auth|authentication", re.IGNORECASE
@@ -215,7 +216,7 @@ def setup_dockerfile(image: str, folder: PlannedFolder) -> str:
     """Return the Dockerfile that extends ``image`` by the folder's setup."""
     lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
     lines += [f"RUN {line}" for line in folder.setup]
-    return "\n".join([*lines, "WORKDIR /workspace", ""])
+    return "\n".join([*lines, f"WORKDIR {WORKSPACE}", ""])
 
 
 def ensure_setup_image(

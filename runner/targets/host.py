@@ -28,7 +28,7 @@ from runner.runs.store import read_exit, read_launch
 from runner.signals import hold_signals
 from runner.system import System, wait_until
 from runner.target import LaunchHandle, Target
-from runner.targets.local import LocalTarget, has_terminal, inspect_local
+from runner.targets.base import LocalTarget, has_terminal
 from runner.targets.process import (
     follow_process,
     identity_of,
@@ -73,7 +73,7 @@ class HostTarget(LocalTarget):
             is_container=False,
             variables=tuple(variables.items()),
         )
-        state = inspect_local(self, request, environment)
+        state = self.inspect_request(request, environment)
         if request.device == "mps" and sys.platform != "darwin":
             raise usage(
                 "--device mps is the GPU of a Mac; remove it to use the GPU of this machine"

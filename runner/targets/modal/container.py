@@ -24,6 +24,7 @@ import modal
 from modal import exception
 
 from job.metrics import query_gpus
+from job.paths import WORKSPACE
 from runner.runs.attempts import AttemptLog, CloudAttempt, read_log
 from runner.targets.modal import MASTER_PORT
 
@@ -211,7 +212,6 @@ def print_message(message: str) -> None:
         print(f"runner: {message}", file=sys.stderr, flush=True)
 
 
-WORKSPACE = "/workspace"
 JOB_VARIABLE = "SERVE_JOB"  # JSON: the command, and the variables that only it gets
 PORT = 8000
 STARTUP_TIMEOUT_S = 600

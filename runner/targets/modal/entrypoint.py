@@ -28,6 +28,7 @@ from modal.exception import InputCancellation
 
 from job.exit_status import ExitStatus
 from job.files import write_atomically
+from job.paths import WORKSPACE
 from job.run_record import REQUEST_NAME, EndReason, RunStatus
 from job.typed_json import read_object
 from runner.runs import attempts
@@ -52,7 +53,6 @@ from runner.targets.modal.watchdog import (
 )
 
 VOLUMES_FOLDER = Path("/vol")
-WORKSPACE = "/workspace"
 
 PROCESS_POLL_S = 0.25
 RECORD_INTERVAL_S = 15.0  # between two updates of cloud.json

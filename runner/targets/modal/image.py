@@ -14,15 +14,18 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.files import write_atomically
-from job.typed_json import read_object
+from job.paths import WORKSPACE
+from job.typed_json import convert, read_object
 from runner.errors import RunnerError
 from runner.plan import Plan
 from runner.planning.packaging import list_files, make_omitted_test
 from runner.targets.docker import IMAGE_VARIABLE
+from runner.targets.modal.client import account_id
 
 if TYPE_CHECKING:
     import modal
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from runner.targets.modal.app import JobFolder
 
 STATE_FILE = "modal_image.json"  # in the cache volume on this machine
-WORKSPACE = "/workspace"
+MAX_TIME_S = 1e11  # time.localtime fails for larger ones
 REGISTRY_SECRET = "GPT_RUNNER_IMAGE_SECRET"  # names Modal's secret for a private registry
 BUILDER_VERSION = "2026.10"  # the newest image builder that the client knows (1.6.4)
 
@@ -79,7 +82,7 @@ def define_image(
         image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
     if packages:
         image = image.run_commands(f"pip install {shlex.join(packages)}")
-    if folder is not None and folder.setup:
+    if folder is not None:
         image = folder.add_setup(image)
     # Mounts, which must come last: an edit of the code does not change the image.
     image = image.add_local_dir(checkout, WORKSPACE, copy=False, ignore=code_filter(checkout))
@@ -139,80 +142,83 @@ def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | No
     return f"{removed[0]} was removed" if removed else None
 
 
-def has_setup(cache: Path, account: str, digest: str) -> bool:
-    """Return True if the layer of a setup was built on the last image."""
-    return digest in _read_state(cache).get(account, {}).get("setups", ())
+@dataclass(frozen=True)
+class Build:
+    """The last successful build of an account: the inputs, the time, and the added layers."""
+
+    fingerprint: dict[str, str]
+    built: float  # seconds since the epoch
+    setups: list[str] = field(default_factory=list)  # digests of setups, and lists of packages
 
 
-def describe(checkout: Path, cache: Path, account: str) -> tuple[bool, str]:
-    """Return whether Modal has the image, and the plan's row about it."""
-    now = fingerprint(checkout)
-    state = _read_state(cache).get(account)
-    if state is None:
-        return False, "first build from this machine"
-    change = changed_input(state["fingerprint"], now)
-    if change is not None:
-        return False, f"rebuild: {change}"
-    return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(state['built']))}"
+@dataclass(frozen=True)
+class ImageBuilds:
+    """The builds on Modal from this machine, in a file of the folder ``cache``, by account.
 
+    Modal itself does not tell whether it has an image.
+    """
 
-def is_built(
-    plan: Plan, checkout: Path, cache: Path, account: str, announce: Callable[[str], None]
-) -> bool:
-    """Return True if Modal has the image of ``plan``, announcing a build."""
-    if not describe(checkout, cache, account)[0]:
-        announce("building the image on Modal, which takes some minutes the first time")
+    checkout: Path
+    cache: Path
+    environ: Mapping[str, str]
+
+    def describe(self) -> tuple[bool, str]:
+        """Return whether Modal has the image, and the plan's row about it."""
+        now = fingerprint(self.checkout)
+        last = self._last()
+        if last is None:
+            return False, "first build from this machine"
+        change = changed_input(last.fingerprint, now)
+        if change is not None:
+            return False, f"rebuild: {change}"
+        return True, f"cached, built {time.strftime('%Y-%m-%d', time.localtime(last.built))}"
+
+    def has_layer(self, digest: str) -> bool:
+        """Return True if the layer of a setup or of packages was built on the last image."""
+        last = self._last()
+        return last is not None and digest in last.setups
+
+    def is_built(self, plan: Plan, announce: Callable[[str], None]) -> bool:
+        """Return True if Modal has the image of ``plan``, announcing a build."""
+        if not self.describe()[0]:
+            announce("building the image on Modal, which takes some minutes the first time")
+        elif plan.image is not None and not plan.image.is_built:
+            announce(f"adding {' '.join(plan.image.packages)} to the image on Modal")
+        elif plan.folder is not None and not plan.folder.is_setup_built:
+            announce("adding the setup to the image on Modal")
+        else:
+            return True
         return False
-    if plan.image is not None and not plan.image.is_built:
-        announce(f"adding {' '.join(plan.image.packages)} to the image on Modal")
-        return False
-    if plan.folder is not None and not plan.folder.is_setup_built:
-        announce("adding the setup to the image on Modal")
-        return False
-    return True
 
+    def remember(self, *layers: str) -> None:
+        """Record that the current image was built, with ``layers``: digests or '' for none."""
+        builds, last = self._read(), self._last()
+        now = fingerprint(self.checkout)
+        if last is None or last.fingerprint != now:
+            last = Build(now, time.time())
+        layers = tuple(dict.fromkeys((*last.setups, *filter(None, layers))))
+        builds[account_id(self.environ)] = replace(last, setups=[*layers])
+        text = json.dumps({name: asdict(build) for name, build in builds.items()}, indent=2)
+        with suppress(OSError):  # only the next plan's text depends on it
+            write_atomically(self.cache / STATE_FILE, text + "\n")
 
-def remember(checkout: Path, cache: Path, account: str, setup: str = "") -> None:
-    """Record that the current image was built, with the layer of a ``setup`` (its digest)."""
-    known = _read_state(cache)
-    now = fingerprint(checkout)
-    state = known.get(account, {})
-    if state.get("fingerprint") != now:
-        state = {"fingerprint": now, "built": time.time()}
-    elif not setup or setup in state.get("setups", ()):
-        return
-    if setup:
-        state["setups"] = [*state.get("setups", ()), setup]
-    known[account] = state
-    with suppress(OSError):  # only the next plan's text depends on it
-        write_atomically(cache / STATE_FILE, json.dumps(known, indent=2) + "\n")
+    def is_empty(self) -> bool:
+        """Return True if this machine never started a job on Modal."""
+        return not self._read()
 
+    def _last(self) -> Build | None:
+        return self._read().get(account_id(self.environ))
 
-def was_used(cache: Path) -> bool:
-    """Return True if this machine ever started a job on Modal."""
-    return bool(_read_state(cache))
-
-
-def _read_state(cache: Path) -> dict[str, dict[str, Any]]:
-    """Return the recorded builds by account, without invalid entries."""
-    try:
-        tree = read_object((cache / STATE_FILE).read_bytes())
-        return {name: state for name, state in tree.items() if _is_state(state)}
-    except (OSError, ValueError):
-        return {}
-
-
-def _is_state(state: Any) -> bool:
-    if not isinstance(state, dict):
-        return False
-    setups = state.get("setups", [])
-    return (
-        isinstance(state.get("fingerprint"), dict)
-        and all(isinstance(text, str) for text in state["fingerprint"].values())
-        and isinstance(state.get("built"), int | float)
-        and 0 <= state["built"] < 1e11
-        and isinstance(setups, list)
-    )
+    def _read(self) -> dict[str, Build]:
+        """Return the recorded builds by account, without invalid entries."""
+        builds = {}
+        with suppress(OSError, ValueError):
+            for name, tree in read_object((self.cache / STATE_FILE).read_bytes()).items():
+                with suppress(ValueError):
+                    build: Build = convert(tree, Build)
+                    if 0 <= build.built < MAX_TIME_S:
+                        builds[name] = build
+        return builds
 
 
 def _short(text: str) -> str:

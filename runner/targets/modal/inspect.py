@@ -14,31 +14,24 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from job.paths import VOLUMES, VolumePaths
-from job.pretrained import weights_of
+from job.paths import VOLUMES
 from job.trackers import image_packages
-from runner.console import CliContext
 from runner.errors import ModalUnavailable, RunnerError, usage
-from runner.plan import FolderState, ImageState, JobEnvironment, PriorRun, Volume
-from runner.planning.packaging import list_files, setup_digest, setup_lines
+from runner.plan import FolderState, ImageState, PriorRun
+from runner.planning.packaging import setup_digest
 from runner.pricing.gpus import live_prices
-from runner.project import check_forwarded_env, git_state, secret_names, volumes
-from runner.request import Request, UserCommand, folder_name
+from runner.project import volumes
+from runner.request import Request, TrainRequest, UserCommand
 from runner.runs.find import local_state
-from runner.runs.store import is_dataset_ready, recipe_of, step_of
+from runner.runs.store import recipe_of, step_of
+from runner.targets.base import inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import IMAGE_VARIABLE
-from runner.targets.modal import TARGET_NAME, image, runs
+from runner.targets.modal import image, runs
 from runner.targets.modal.calls import live_apps
-from runner.targets.modal.client import (
-    account_id,
-    check_proxy,
-    check_reachable,
-    is_configured,
-    translate_modal_errors,
-)
+from runner.targets.modal.client import check_proxy, check_reachable, translate_modal_errors
 from runner.targets.modal.options import resolve_options
 from runner.targets.modal.plan import ModalState
 from runner.targets.modal.volume import (
@@ -48,6 +41,9 @@ from runner.targets.modal.volume import (
     is_old_version,
     modal_name,
 )
+
+if TYPE_CHECKING:
+    from runner.targets.modal.target import ModalTarget
 
 T = TypeVar("T")
 
@@ -78,134 +74,91 @@ def _ask(request: Callable[[], T], environ: Mapping[str, str]) -> T:
 
 
 def inspect_modal(
-    cli: CliContext,
-    checkout: Path,
-    files: Mapping[str, ModalVolumeFiles],
-    request: Request,
-    early: EarlyRequests | None = None,
+    target: ModalTarget, request: Request, early: EarlyRequests | None = None
 ) -> ModalState:
     """Return the state of Modal for one request; change nothing."""
-    local = volumes(checkout, {})
-    options = resolve_options(request)
-    check_forwarded_env(options.forwarded_env, cli.environ, checkout)
-    git_folder = request.command.folder if request.command else checkout
-    pool = ThreadPoolExecutor(1)
-    git = pool.submit(git_state, git_folder)
-    has_account = is_configured(cli.environ)
-    account, packages = account_id(cli.environ), image_packages(request.trackers)
-    is_built, build = image.describe(checkout, local.cache, account)
-    if is_built and packages and not image.has_setup(local.cache, account, " ".join(packages)):
+    cli, options, is_configured = target.cli, resolve_options(request), target.is_configured()
+    packages = image_packages(request.trackers)
+    is_built, build = target.builds.describe()
+    if is_built and packages and not target.builds.has_layer(" ".join(packages)):
         is_built, build = False, f"adds {' '.join(packages)}"
-    details: dict[str, Any] = {"is_dataset_ready": None}
-    if has_account:
-        early = early or EarlyRequests(cli.environ, files.values())
-        details = _inspect_volumes(cli, checkout, files, request, early)
+    source = cli.environ.get(IMAGE_VARIABLE) or "Dockerfile"
+    details: dict[str, Any] = {}
+
+    def find_run() -> PriorRun:
+        if not is_configured:
+            return PriorRun()
+        run, found = _find_run(target, request, early or target.early_requests())
+        details.update(found)
+        return run
+
+    names = {name: modal_name(name, cli.environ) for name in VOLUMES}
+    environment = remote_environment(volumes(target.checkout, {}), names, reports_end=True)
+    state = inspect_target(target, cli, target.checkout, request, environment, find_run)
+    if is_configured:
         for name in options.modal_secrets:
             _check_modal_secret(name, f"--secret {name}", "KEY=VALUE")
         if cli.environ.get(IMAGE_VARIABLE) and (own := cli.environ.get(image.REGISTRY_SECRET)):
             keys = "REGISTRY_USERNAME=... REGISTRY_PASSWORD=..."
             _check_modal_secret(own, f"{image.REGISTRY_SECRET}={own}", keys)
-    if request.command is not None:
-        details |= _inspect_folder(cli, checkout, request.command)
-    environment = {
-        **VolumePaths.under(Path("/vol")).environment(),
-        "PYTHONPATH": image.WORKSPACE,
-    }
-    source = cli.environ.get(IMAGE_VARIABLE) or "Dockerfile"
-    return ModalState(
-        target=TARGET_NAME,
-        checkout=str(checkout),
-        environment=JobEnvironment(
-            workspace=image.WORKSPACE,
-            volumes=tuple(
-                Volume(
-                    name,
-                    str(getattr(local, name)),
-                    f"/vol/{name}",
-                    remote=modal_name(name, cli.environ),
-                )
-                for name in VOLUMES
-            ),
-            can_mount=False,
-            variables=tuple(environment.items()),
-            reports_end=True,
-        ),
+    state = replace(
+        state,
         image=ImageState(f"{source}, {build}" if is_built else source, is_built, packages),
-        why_build=build,
-        secrets=secret_names(cli.environ, checkout),
-        git=tuple((git.result() or {}).items()),
-        is_configured=has_account,
-        **details,
+        folder=_inspect_folder(target, request.command) if request.command else None,
+        is_configured=is_configured,
     )
+    return ModalState(**vars(state), why_build=build, **details)
 
 
-def _inspect_volumes(
-    cli: CliContext,
-    checkout: Path,
-    files: Mapping[str, ModalVolumeFiles],
-    request: Request,
-    early: EarlyRequests,
-) -> dict[str, Any]:
-    """Return what the volumes hold of the run and its dataset."""
+def _find_run(
+    target: ModalTarget, request: Request, early: EarlyRequests
+) -> tuple[PriorRun, dict[str, Any]]:
+    """Return the run on its volume, and the further values of `ModalState`."""
     for volume in early.volumes:  # raises the error of a request
         volume.result()
-    dataset = request.settings.data.dataset if request.settings else None
-    weights = weights_of(request.settings)
-    writes_run = request.job.writes_run
+    files, name, writes_run = target.files("checkpoints"), request.run, request.job.writes_run
     with ThreadPoolExecutor() as pool:
-        ready = pool.submit(is_dataset_ready, files["data"], dataset) if dataset else None
-        weights_size = pool.submit(files["cache"].size, weights.weights) if weights else None
-        folder = ListedFolder(files["checkpoints"], request.run)
-        step = pool.submit(step_of, folder, request.run)
-        records = pool.submit(runs.read_run, folder, request.run)
-        trains = request.job.name == "train" and request.settings is not None
-        before = pool.submit(recipe_of, folder, request.run) if trains else None
+        folder = ListedFolder(files, name)
+        step = pool.submit(step_of, folder, name)
+        records = pool.submit(runs.read_run, folder, name)
+        is_training = isinstance(request, TrainRequest)
+        recipe = pool.submit(recipe_of, folder, name) if is_training else None
     run, now = records.result(), time.time()
-    is_alive, status, active = False, None, None
+    active, found = None, None
+    is_unconfirmed = False
     if writes_run or request.detach:
-        run, state = active = runs.find_active(run, early.apps.result)
-        is_alive, status = run.is_on_modal and state.alive, state.status
-    unconfirmed = is_alive and run.is_unconfirmed
-    return {
+        run, state = found = runs.find_active(run, early.apps.result)
+        if run.is_on_modal and state.alive:
+            is_unconfirmed = run.is_unconfirmed
+            active = None if is_unconfirmed else f"{state.status} in the cloud"
+    prior = PriorRun(
+        active=active,
+        step=step.result(),
+        attempts=len(run.log.attempts) if writes_run else 0,
+        recipe=recipe.result() if recipe else None,
+        record=run.record,
+        other=local_state(target.cli, target.checkout, name, run.record) if writes_run else None,
+    )
+    return prior, {
         "live": early.prices.result(),
-        "found": active,
-        "unconfirmed": unconfirmed,
-        "is_dataset_ready": ready.result() if ready else None,
-        "is_pretrained_cached": weights_size.result() is not None if weights_size else None,
+        "found": found,
+        "unconfirmed": is_unconfirmed,
         "seconds": run.log.seconds(now) if writes_run else 0.0,
         "cost": run.log.cost(now) if writes_run else 0.0,
         "reached": runs.reached_limit(run),
-        "run": PriorRun(
-            active=f"{status} in the cloud" if is_alive and not unconfirmed else None,
-            step=step.result(),
-            attempts=len(run.log.attempts) if writes_run else 0,
-            recipe=before.result() if before else None,
-            record=run.record,
-            other=local_state(cli, checkout, request.run, run.record) if writes_run else None,
-        ),
     }
 
 
-def _inspect_folder(cli: CliContext, checkout: Path, command: UserCommand) -> dict[str, Any]:
-    """Return the files of the command's folder to upload, and the state of its setup."""
-    lines = setup_lines(command)
-    listing = list_files(command.folder, checkout)
-    listing.check(command.script)
-    summary = listing.summary()
-    if not summary.files:
+def _inspect_folder(target: ModalTarget, command: UserCommand) -> FolderState:
+    """Return the command's folder. Raises RunnerError if it has no file to upload."""
+    folder = uploaded_folder(command, target.checkout)
+    if folder.manifest is None or not folder.manifest.files:
         raise usage(
             f"{command.folder} has no files to upload: it is empty, or .gitignore and "
             ".dockerignore exclude all of them"
         )
-    cache, account = volumes(checkout, {}).cache, account_id(cli.environ)
-    setup_built = not lines or image.has_setup(cache, account, setup_digest(command.folder, lines))
-    folder = FolderState(
-        f"/job/{folder_name(command.folder)}",
-        manifest=summary,
-        setup=lines,
-        is_setup_built=setup_built,
-    )
-    return {"folder": folder}
+    digest = setup_digest(command.folder, folder.setup)
+    return replace(folder, is_setup_built=not folder.setup or target.builds.has_layer(digest))
 
 
 def _check_modal_secret(name: str, where: str, keys: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
 from job.format import duration
-from job.paths import VOLUMES
+from job.paths import WORKSPACE
 from job.run_record import RunStatus
 from runner.console import CliContext, confirm
 from runner.errors import ModalUnavailable, RunnerError, usage
@@ -45,10 +45,9 @@ from runner.targets.modal.app import (
     launch_errors,
     modal_secrets,
 )
-from runner.targets.modal.client import account_id, translate_modal_errors
+from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.follow import attach, pump
 from runner.targets.modal.options import resolve_options
-from runner.targets.modal.volume import open_volume
 
 if TYPE_CHECKING:
     from runner.targets.modal.target import ModalTarget
@@ -119,7 +118,7 @@ def run_shell(
     has_folder = not is_plain(request, checkout)
     folder = JobFolder.from_plan(plan) if has_folder else None
     argv = plan.process.command if has_folder else request.command.argv
-    volumes: Any = {f"/vol/{name}": open_volume(name, cli.environ) for name in VOLUMES}
+    volumes = target.mounts()
     image = images.define_image(checkout, folder)
     with launch_errors():
         with build_output(True):
@@ -133,7 +132,7 @@ def run_shell(
             cpu=CORES,
             memory=int(MEMORY_GIB * 1024),
             volumes=volumes,
-            workdir=images.WORKSPACE,
+            workdir=WORKSPACE,
             timeout=MAX_SANDBOX_S,
             env=dict(plan.process.environment),
             secrets=modal_secrets(
@@ -141,8 +140,7 @@ def run_shell(
             ),
             tags={**tags, "started": f"{time.time():.0f}", "price": f"{price:.4f}"},
         )
-    digest = folder.setup_digest if folder else ""
-    images.remember(checkout, target.volumes.cache, account_id(cli.environ), digest)
+    target.builds.remember(folder.setup_digest if folder else "")
     return _session(cli, sandbox, argv, is_command, idle_s)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from job.exit_status import ExitStatus
 from job.paths import VOLUMES
@@ -29,22 +30,21 @@ from runner.runs.table import runner_status
 from runner.signals import hold_signals
 from runner.system import wait_until
 from runner.target import LaunchHandle, RunCost, RunInfo, RunSource, Target, VolumeFiles
-from runner.targets.modal import TARGET_NAME, calls, follow, image, sandbox, spend
+from runner.targets.modal import TARGET_NAME, calls, follow, sandbox, spend
 from runner.targets.modal import runs as records
-from runner.targets.modal.app import AppLaunch, JobFolder, attempt_limit, job_spec, start_app
+from runner.targets.modal.app import deploy_server, start_call
 from runner.targets.modal.client import (
     NO_TOKEN,
-    account_id,
     check_reachable,
     is_configured,
     need_token,
     unavailable_as_error,
 )
+from runner.targets.modal.image import ImageBuilds
 from runner.targets.modal.inspect import EarlyRequests, inspect_modal
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions, resolve_options
 from runner.targets.modal.plan import ModalState, modal_plan
 from runner.targets.modal.volume import ModalVolumeFiles
-from runner.targets.modal.watchdog import affordable_timeout, attempt_timeout
 
 STOP_TIMEOUT_S = 900.0  # for the checkpoint
 
@@ -66,6 +66,7 @@ class ModalTarget(Target):
         self.cli = cli
         self.checkout = checkout
         self.volumes = volumes(checkout, {})
+        self.builds = ImageBuilds(checkout, self.volumes.cache, cli.environ)
         self._live_prices: Prices | None = None
         self._found: tuple[records.CloudRun, RunInfo] | None = None
         self._found_at = 0.0
@@ -83,7 +84,11 @@ class ModalTarget(Target):
     def connect(self) -> None:
         """Import the client, and start the requests of every launch."""
         if self.is_configured():
-            self._early = EarlyRequests(self.cli.environ, self._files.values())
+            self._early = self.early_requests()
+
+    def early_requests(self) -> EarlyRequests:
+        """Start the requests of every launch."""
+        return EarlyRequests(self.cli.environ, self._files.values())
 
     def mirror(self) -> RunSource:
         """Return the pulled copies of runs on Modal."""
@@ -93,7 +98,7 @@ class ModalTarget(Target):
     def inspect(self, request: Request) -> ModalState:
         """Return the run's records and the dataset on Modal, and the state of the image."""
         early, self._early = self._early, None  # a later plan asks again
-        state = inspect_modal(self.cli, self.checkout, self._files, request, early)
+        state = inspect_modal(self, request, early)
         self._live_prices = state.live
         self._found, self._found_at = state.found, time.monotonic()
         files = self._files["checkpoints"]
@@ -119,8 +124,6 @@ class ModalTarget(Target):
         options = plan.target_options
         assert isinstance(options, ResolvedOptions)
         if plan.job == ServeRequest.job.name:
-            from runner.targets.modal.serve import deploy_server  # it imports modal
-
             return deploy_server(self, plan, options)
         if options.prepares_first:
             self._prepare_data(plan, options)
@@ -177,54 +180,15 @@ class ModalTarget(Target):
             )
 
     def _spawn(self, plan: Plan, options: ResolvedOptions, used_s: float = 0.0) -> LaunchHandle:
-        """Start the call of ``plan``, whose run has used up ``used_s``.
-
-        If this process ends before it records the launch, the app is found by its tags, and the
-        container records the launch.
-        """
-        hourly = self.usd_per_hour(options)
-        timeout_s = attempt_timeout(options.timeout_s, used_s, attempt_limit(self.cli.environ))
-        if options.max_cost is not None:  # Modal's own limit holds if the container's watch fails
-            timeout_s = min(timeout_s, affordable_timeout(options.max_cost, hourly))
-        handle = self.handle(plan, options)
-        folder = JobFolder.from_plan(plan)
-        packages = plan.image.packages if plan.image else ()
-        launch = AppLaunch(
-            handle.identity,
-            job_spec(plan, options, handle, timeout_s, hourly, self.cli.environ),
-            options,
-            plan.process.secrets,
-            timeout_s,
-            self.is_image_built(plan),
-            folder,
-            tuple((v.host_path, v.container_path) for v in plan.volumes if v.name == "mount"),
-            packages,
-        )
-
-        def on_app() -> None:
-            account = account_id(self.cli.environ)
-            for digest in (folder.setup_digest if folder else "", " ".join(packages)):
-                image.remember(self.checkout, self.volumes.cache, account, digest)
-
-        volumes = {f"/vol/{name}": files.create() for name, files in self._files.items()}
-        app, call = start_app(
-            launch,
-            self.checkout,
-            self.cli.environ,
-            volumes,
-            on_app,
-            self.cli.info,
-            not plan.as_json,
-        )
-        handle = replace(handle, location=app, id=call)
+        """Start the call of ``plan``, whose run has used up ``used_s``, and record it."""
+        handle = start_call(self, plan, options, used_s)
         if plan.records_launch:
             self._confirm(handle)
         return handle
 
-    def is_image_built(self, plan: Plan) -> bool:
-        """Return True if Modal has the image of ``plan``, announcing a build."""
-        account, announce = account_id(self.cli.environ), self.cli.info
-        return image.is_built(plan, self.checkout, self.volumes.cache, account, announce)
+    def mounts(self) -> dict[Any, Any]:
+        """Return the volumes by their mount points, created if they are missing."""
+        return {f"/vol/{name}": files.create() for name, files in self._files.items()}
 
     def handle(self, plan: Plan, options: ResolvedOptions) -> LaunchHandle:
         """Return the handle of a new launch, without its app and its call."""
@@ -310,7 +274,7 @@ class ModalTarget(Target):
         Raises RunnerError offline.
         """
         if not self.is_configured():
-            if image.was_used(self.volumes.cache):
+            if not self.builds.is_empty():
                 raise RunnerError(NO_TOKEN)
             return []
         check_reachable(self.cli.environ)

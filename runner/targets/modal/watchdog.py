@@ -36,13 +36,6 @@ MARGIN_SHARE = 0.1
 SAFETY_FACTOR = 3.0
 MIN_MARGIN_S = 2.0
 
-AFFORDABLE_MARGIN_S = 900  # time for the container to stop the job before Modal does
-
-
-def affordable_timeout(max_cost: float, usd_per_hour: dict[str, float]) -> int:
-    """Return the seconds until ``max_cost`` is spent on the cheapest GPU type, and a margin."""
-    return int(max_cost / min(usd_per_hour.values()) * 3600) + AFFORDABLE_MARGIN_S
-
 
 @dataclass(frozen=True)
 class Deadline:
@@ -70,7 +63,7 @@ def _default_margin(span: float) -> float:
 def next_deadline(
     started: float,
     attempt_s: float,
-    total_s: float | None,
+    total_s: float,
     used_s: float,
     max_cost: float | None,
     spent: float,
@@ -80,23 +73,15 @@ def next_deadline(
 
     ``used_s`` seconds and ``spent`` dollars belong to earlier attempts.
     """
-    limits: list[tuple[float, EndReason]] = []
-    if total_s is not None:
-        limits.append((max(0.0, total_s - used_s), EndReason.RUN_TIMEOUT))
+    limits = [(max(0.0, total_s - used_s), EndReason.RUN_TIMEOUT)]
     if max_cost is not None and usd_per_hour > 0:
         limits.append((max(0.0, max_cost - spent) * 3600 / usd_per_hour, EndReason.BUDGET))
-    span, reason = min(limits, default=(attempt_s + 1, EndReason.ATTEMPT_TIMEOUT))
+    span, reason = min(limits)
     if span > attempt_s:
         span, reason = attempt_s, EndReason.ATTEMPT_TIMEOUT
     else:  # end before Modal's limit, which would start another attempt for the last minutes
         span = min(span, attempt_s - _default_margin(attempt_s))
     return Deadline(started + span - _default_margin(span), started + span, reason)
-
-
-def attempt_timeout(total_s: float | None, used_s: float, longest_s: float) -> int:
-    """Return Modal's timeout for an attempt in whole seconds: at most what the run has left."""
-    remaining_s = longest_s if total_s is None else max(60.0, (total_s - used_s) * 1.25)
-    return int(min(longest_s, MAX_ATTEMPT_S, remaining_s))
 
 
 STALL_FACTOR = 10.0  # a pause this many times the usual interval between metrics is a stall

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from job.paths import WORKSPACE
 from runner.errors import RunnerError
 from runner.plan import Plan
 from runner.planning.command_plan import SEEDS
@@ -214,7 +215,6 @@ class BoxFiles(BlockFiles):
         return self.agent.request(op, content, self.retry, volume=self.volume, **parameters)
 
 
-WORKSPACE = "/workspace"
 BATCH_BYTES = 4 * 1024 * 1024
 
 

@@ -15,35 +15,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from job.paths import VOLUMES, VolumePaths
-from job.pretrained import weights_of
 from job.run_record import is_run_name
 from runner.errors import RunnerError
-from runner.plan import (
-    FolderState,
-    ImageState,
-    JobEnvironment,
-    PlannedFolder,
-    PriorRun,
-    TargetState,
-    Volume,
-)
-from runner.planning.packaging import list_files, setup_lines
-from runner.project import check_forwarded_env, git_state, secret_names
-from runner.request import Request, TrainRequest, UserCommand, folder_name
+from runner.plan import ImageState, PlannedFolder, PriorRun, TargetState
+from runner.request import Request, TrainRequest
 from runner.runs.find import local_state
-from runner.runs.store import (
-    PulledRuns,
-    is_dataset_ready,
-    recipe_of,
-    record_of,
-    state_named,
-    step_of,
-)
+from runner.runs.store import PulledRuns, recipe_of, record_of, state_named, step_of
 from runner.target import RunInfo
+from runner.targets.base import inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import has_setup_image
 from runner.targets.remote.connection import explain
-from runner.targets.remote.files import WORKSPACE, Agent
+from runner.targets.remote.files import Agent
 
 if TYPE_CHECKING:
     from runner.targets.remote.target import RemoteTarget
@@ -82,62 +64,35 @@ class BoxCopies(PulledRuns):
 
 def inspect_box(target: RemoteTarget, request: Request) -> TargetState:
     """Return the state of the box for one request; change nothing."""
-    names = request.target_options.forwarded_env
-    check_forwarded_env(names, target.cli.environ, target.checkout)
     if target.system.engine.problem:
         raise RunnerError(explain(target.box, target.system.engine.problem))
-    files, run = target.files("checkpoints"), request.run
-    settings, is_training = request.settings, isinstance(request, TrainRequest)
-    dataset, weights = settings.data.dataset if settings else None, weights_of(settings)
-    record, writes = record_of(files, run), request.job.writes_run
-    state = target.state(run) if writes or request.detach else None
-    command = request.command
-    is_ready = is_dataset_ready(target.files("data"), dataset) if dataset else None
-    folders = {name: str(getattr(target.volumes, name)) for name in VOLUMES}
-    return TargetState(
-        target=target.name,
-        checkout=str(target.checkout),
-        environment=JobEnvironment(
-            workspace=WORKSPACE,
-            volumes=tuple(
-                Volume(name, folders[name], f"/vol/{name}", remote=target.names[name])
-                for name in VOLUMES
-            ),
-            can_mount=False,
-            variables=tuple(
-                {
-                    **VolumePaths.under(Path("/vol")).environment(),
-                    "PYTHONPATH": WORKSPACE,
-                }.items()
-            ),
-        ),
-        run=PriorRun(
-            record=record,
-            recipe=recipe_of(files, run) if is_training else None,
-            step=step_of(files, run),
-            attempts=len(record.attempts) if record else 0,
-            active=f"{state.status} on {target.name}" if state and state.alive else None,
-            other=local_state(target.cli, target.checkout, run, record) if writes else None,
-        ),
-        image=ImageState(target.image, target.any_image == target.image),
-        folder=_folder_state(target, command) if command is not None else None,
-        gpus=target.gpus,
-        is_dataset_ready=is_ready,
-        is_pretrained_cached=(
-            target.files("cache").size(weights.weights) is not None if weights else None
-        ),
-        secrets=secret_names(target.cli.environ, target.checkout),
-        git=tuple((git_state(command.folder if command else target.checkout) or {}).items()),
+    state = inspect_target(
+        target,
+        target.cli,
+        target.checkout,
+        request,
+        remote_environment(target.volumes, target.names),
+        lambda: _find_run(target, request),
     )
+    folder = uploaded_folder(request.command, target.checkout) if request.command else None
+    if folder is not None and request.command is not None and folder.setup:
+        path = str(request.command.folder)
+        planned = PlannedFolder(path, folder.container_path, setup=folder.setup)
+        is_built = has_setup_image(target.system, target.image, planned)
+        folder = replace(folder, is_setup_built=is_built)
+    image = ImageState(target.image, target.any_image == target.image)
+    return replace(state, image=image, folder=folder, gpus=target.gpus)
 
 
-def _folder_state(target: RemoteTarget, command: UserCommand) -> FolderState:
-    listing = list_files(command.folder, target.checkout)
-    listing.check(command.script)
-    state = FolderState(
-        f"/job/{folder_name(command.folder)}", listing.summary(), setup=setup_lines(command)
+def _find_run(target: RemoteTarget, request: Request) -> PriorRun:
+    files, run, writes_run = target.files("checkpoints"), request.run, request.job.writes_run
+    record, is_training = record_of(files, run), isinstance(request, TrainRequest)
+    state = target.state(run) if writes_run or request.detach else None
+    return PriorRun(
+        record=record,
+        recipe=recipe_of(files, run) if is_training else None,
+        step=step_of(files, run),
+        attempts=len(record.attempts) if record else 0,
+        active=f"{state.status} on {target.name}" if state and state.alive else None,
+        other=local_state(target.cli, target.checkout, run, record) if writes_run else None,
     )
-    if not state.setup:
-        return state
-    planned = PlannedFolder(str(command.folder), state.container_path, setup=state.setup)
-    return replace(state, is_setup_built=has_setup_image(target.system, target.image, planned))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from job.paths import VOLUMES
+from job.paths import VOLUMES, WORKSPACE
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.plan import (
@@ -55,7 +55,7 @@ from runner.targets.remote.connection import (
     explain,
     follow_container,
 )
-from runner.targets.remote.files import WORKSPACE, Agent, BoxFiles, Tree, send_tree, trees_of
+from runner.targets.remote.files import Agent, BoxFiles, Tree, send_tree, trees_of
 from runner.targets.remote.inspect import BoxCopies, copied_records, inspect_box
 
 GRACE_S = 120  # from SIGTERM to SIGKILL, as in docker-compose.yml

@@ -21,9 +21,9 @@ from runner.runs.store import FRESH_HEARTBEAT_S, derive_status, newest_step, sta
 from runner.runs.table import age
 from runner.sweep.record import SweepRecord, Trial
 from runner.target import LaunchHandle, LocalVolume, RunInfo
+from runner.targets.base import describe_active
 from runner.targets.compose import ComposeTarget
 from runner.targets.host import HostTarget
-from runner.targets.local import describe_active
 from tests.runner.fake_target import FakeTarget
 
 RUNNING = RunInfo("warm", "train", "host", "running", alive=True, step=50, max_steps=100, loss=1.5)

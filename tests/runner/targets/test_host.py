@@ -360,14 +360,14 @@ def test_a_ctrl_c_between_start_and_follow_reaches_the_job(job, checkout, folder
     program = """
 import os, signal, time
 from runner.cli import main
-from runner.targets import local
-write = local.write_launch
+from runner.targets import base
+write = base.write_launch
 def write_and_be_interrupted(folder, launch):
     while not (folder / "ready").exists():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
     write(folder, launch)
-local.write_launch = write_and_be_interrupted
+base.write_launch = write_and_be_interrupted
 main()
 """
     done = subprocess.run(

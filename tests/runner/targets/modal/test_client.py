@@ -19,10 +19,9 @@ from runner.doctor import CheckContext
 from runner.doctor import system as system_checks
 from runner.errors import ModalUnavailable, RunnerError
 from runner.project import pip_install
-from runner.targets.modal import client, image
+from runner.targets.modal import client
 from runner.targets.modal.client import (
     NEW_TOKEN,
-    account_id,
     check_known_hosts,
     check_reachable,
     config_file,
@@ -32,6 +31,7 @@ from runner.targets.modal.client import (
     server_addresses,
     setting,
 )
+from runner.targets.modal.image import ImageBuilds
 from runner.targets.modal.target import ModalTarget
 from runner.targets.modal.volume import ModalVolumeFiles
 from tests.modal_standin import ModalStandin
@@ -279,16 +279,17 @@ asyncio.run(_Client.from_env())
 def test_account_id_changes_with_profile_and_token(environ: dict[str, str], tmp_path: Path) -> None:
     checkout, cache = make_checkout(tmp_path / "checkout"), tmp_path / "cache"
     write(environ, TWO_PROFILES)
-    image.remember(checkout, cache, account_id(environ))
-    assert image.describe(checkout, cache, account_id(environ))[0]
+    builds = ImageBuilds(checkout, cache, environ)
+    builds.remember()
+    assert builds.describe()[0]
     home = (
         TWO_PROFILES.replace("active = true\n", "") + "active = true\n"
     )  # modal profile activate home
     for changed in (home, TWO_PROFILES.replace("ak-1", "ak-3")):
         write(environ, changed)
-        assert not image.describe(checkout, cache, account_id(environ))[0]
+        assert not builds.describe()[0]
     write(environ, TWO_PROFILES)
-    assert image.describe(checkout, cache, account_id(environ))[0]
+    assert builds.describe()[0]
 
 
 @pytest.mark.parametrize(

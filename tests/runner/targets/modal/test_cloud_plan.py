@@ -29,8 +29,7 @@ from runner.request import (
     UserCommand,
 )
 from runner.target import options_from_json
-from runner.targets.modal import image
-from runner.targets.modal.image import code_filter
+from runner.targets.modal.image import ImageBuilds, code_filter, fingerprint
 from runner.targets.modal.options import (
     ModalOptions,
     ResolvedOptions,
@@ -385,24 +384,26 @@ class TestImage:
         self, checkout: Path, tmp_path: Path
     ) -> None:
         cache = tmp_path / "cache"
-        assert image.describe(checkout, cache, "me")[0] is False
-        image.remember(checkout, cache, "me")
+        builds = ImageBuilds(checkout, cache, {"MODAL_TOKEN_ID": "me"})
+        other = ImageBuilds(checkout, cache, {"MODAL_TOKEN_ID": "another account"})
+        assert builds.describe()[0] is False
+        builds.remember()
         (checkout / "model" / "gpt.py").write_text("# another\n")
-        built, words = image.describe(checkout, cache, "me")
+        built, words = builds.describe()
         assert built
         assert words.startswith("cached, built 20")
-        assert image.describe(checkout, cache, "another account")[0] is False
+        assert other.describe()[0] is False
         dockerfile = checkout / "Dockerfile"
         text = dockerfile.read_text()
         dockerfile.write_text(text + "\n# a comment\n")
-        assert image.describe(checkout, cache, "me")[0] is True
+        assert builds.describe()[0] is True
         dockerfile.write_text(text.replace("apt-get update", "apt-get  update"))
         line = text.splitlines().index("RUN apt-get update \\") + 1
-        assert f"Dockerfile:{line} changed: RUN apt-get" in image.describe(checkout, cache, "me")[1]
+        assert f"Dockerfile:{line} changed: RUN apt-get" in builds.describe()[1]
         dockerfile.write_text(text)
         with (checkout / "requirements.lock").open("a") as lock:
             lock.write("# more\n")
-        assert image.describe(checkout, cache, "me") == (
+        assert builds.describe() == (
             False,
             "rebuild: requirements.lock changed",
         )
@@ -426,7 +427,7 @@ class TestImage:
         with dockerfile.open("a") as file:
             file.write(f"{line}\n")
         with pytest.raises(RunnerError) as caught:
-            image.fingerprint(checkout)
+            fingerprint(checkout)
         assert caught.value.message.startswith(f"Dockerfile:{number}: ")
         assert part in caught.value.message
 

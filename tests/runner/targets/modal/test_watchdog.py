@@ -12,8 +12,10 @@ import pytest
 from job.run_record import EndReason
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.targets.modal import watchdog
+from runner.targets.modal.app import attempt_timeout
 from runner.targets.modal.container import MountedVolumes
 from runner.targets.modal.entrypoint import AttemptRunner
+from runner.targets.modal.options import ResolvedOptions
 from runner.targets.modal.watchdog import AttemptNotifier, IdleGpuWatchdog, StallWatchdog
 from tests.runner.targets.modal.conftest import CloudFixture, cloud_with, use_light_attempts
 from tests.runner.targets.modal.test_entrypoint import reasons
@@ -188,7 +190,7 @@ def test_margin_follows_the_measured_stopping_time(
 
 def test_run_deadline_precedes_modals_limit() -> None:
     for used in (0.0, 100.0, 80000.0):
-        each = watchdog.attempt_timeout(86400.0, used, watchdog.MAX_ATTEMPT_S)
+        each = attempt_timeout(ResolvedOptions(timeout_s=86400.0), used, {}, {})
         found = watchdog.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
         assert found.stop < found.kill <= each
         assert found.reason == "run-timeout"  # no further attempt for the last minutes

@@ -1,11 +1,15 @@
-"""The common part of the local targets: runs are folders, a job is a process to follow."""
+"""The common parts of targets: their state before a plan, and `LocalTarget`.
+
+Runs of a local target are folders of this machine, and a job is a process to follow.
+"""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 from job.exit_status import ExitStatus
 from job.files import exclusive_lock, write_atomically
 from job.gpu_queue import GpuAccess, Ticket, ahead_of, choose_gpus, live_tickets, visible_gpus
-from job.paths import VolumePaths
+from job.paths import VOLUMES, WORKSPACE, VolumePaths
 from job.ports import listen
 from job.pretrained import weights_of
 from job.run_record import RunStatus, read_record
@@ -22,11 +26,26 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.home import queue_folder
 from runner.jobs import JOBS
-from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, QueueState, TargetState
-from runner.planning.packaging import setup_lines
+from runner.plan import (
+    FolderState,
+    JobEnvironment,
+    Plan,
+    PriorRun,
+    QueueState,
+    TargetState,
+    Volume,
+)
+from runner.planning.packaging import list_files, setup_lines
 from runner.planning.plan import already_active_message, make_plan
 from runner.project import check_forwarded_env, git_state, secret_names
-from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
+from runner.request import (
+    CommandRequest,
+    Request,
+    ServeRequest,
+    TrainRequest,
+    UserCommand,
+    folder_name,
+)
 from runner.runs.find import remote_state
 from runner.runs.store import (
     SIGTERM_STATUS,
@@ -79,6 +98,33 @@ class LocalTarget(Target):
     @abstractmethod
     def _kill(self, launch: LaunchHandle) -> None:
         """Kill every process of the job."""
+
+    def inspect_request(self, request: Request, environment: JobEnvironment) -> TargetState:
+        """Return the state on this machine's disk; subclasses add what only they know."""
+        state = inspect_target(
+            self, self.cli, self.checkout, request, environment, lambda: self._find_run(request)
+        )
+        if request.command is None:
+            return state
+        folder = FolderState(str(request.command.folder), setup=setup_lines(request.command))
+        return replace(state, folder=folder)
+
+    def _find_run(self, request: Request) -> PriorRun:
+        folder = self.volumes.run(request.run)
+        writes_run, has_run = (
+            request.job.writes_run,
+            request.job.writes_run or request.job.reads_run,
+        )
+        record = read_record(folder) if has_run else None
+        is_training = isinstance(request, TrainRequest)
+        return PriorRun(
+            record=record,
+            recipe=recipe_of(self.files("checkpoints"), request.run) if is_training else None,
+            step=newest_step(folder),
+            attempts=len(record.attempts) if record else 0,
+            active=describe_active(self, folder) if writes_run or request.detach else None,
+            other=remote_state(self.cli, self.checkout, folder) if writes_run else None,
+        )
 
     def plan(self, request: Request, state: TargetState) -> Plan:
         """Return the plan. Raises UsageError if a server's port can't be used."""
@@ -215,37 +261,68 @@ def has_terminal(job: str) -> bool:
     return job in JOBS and JOBS[job].has_terminal
 
 
-def inspect_local(
-    target: LocalTarget, request: Request, environment: JobEnvironment
+def inspect_target(
+    target: Target,
+    cli: CliContext,
+    checkout: Path,
+    request: Request,
+    environment: JobEnvironment,
+    find_run: Callable[[], PriorRun],
 ) -> TargetState:
-    """Return the state on this machine's disk; the target overrides what it knows better."""
-    command, checkout, volumes = request.command, target.checkout, target.volumes
-    check_forwarded_env(request.target_options.forwarded_env, target.cli.environ, checkout)
-    folder = volumes.run(request.run)
-    concerns_run = request.job.writes_run or request.job.reads_run
-    record = read_record(folder) if concerns_run else None
+    """Return the part of a target's state that all targets have, reading the volumes in parallel.
+
+    ``find_run`` reads the existing run. Without an account, the data on the target are unknown.
+    """
+    check_forwarded_env(request.target_options.forwarded_env, cli.environ, checkout)
     dataset = request.settings.data.dataset if request.settings else None
-    weights = weights_of(request.settings)
-    is_training = isinstance(request, TrainRequest)
-    writes = request.job.writes_run or request.detach
-    return TargetState(
-        target=target.name,
-        checkout=str(checkout),
-        environment=environment,
-        run=PriorRun(
-            record=record,
-            recipe=recipe_of(target.files("checkpoints"), request.run) if is_training else None,
-            step=newest_step(folder),
-            attempts=len(record.attempts) if record else 0,
-            active=describe_active(target, folder) if writes else None,
-            other=remote_state(target.cli, checkout, folder) if request.job.writes_run else None,
-        ),
-        folder=FolderState(str(command.folder), setup=setup_lines(command)) if command else None,
-        is_dataset_ready=is_dataset_ready(target.files("data"), dataset) if dataset else None,
-        is_pretrained_cached=(volumes.cache / weights.weights).is_file() if weights else None,
-        secrets=secret_names(target.cli.environ, checkout),
-        git=tuple((git_state(command.folder if command else checkout) or {}).items()),
+    weights, command = weights_of(request.settings), request.command
+    with ThreadPoolExecutor() as pool:
+        git = pool.submit(git_state, command.folder if command else checkout)
+        ready = size = None
+        if dataset and target.is_configured():
+            ready = pool.submit(is_dataset_ready, target.files("data"), dataset)
+        if weights and target.is_configured():
+            size = pool.submit(target.files("cache").size, weights.weights)
+        return TargetState(
+            target=target.name,
+            checkout=str(checkout),
+            environment=environment,
+            run=find_run(),
+            is_dataset_ready=ready.result() if ready else None,
+            is_pretrained_cached=size.result() is not None if size else None,
+            secrets=secret_names(cli.environ, checkout),
+            git=tuple((git.result() or {}).items()),
+        )
+
+
+def container_volumes(volumes: VolumePaths, remote: Mapping[str, str]) -> tuple[Volume, ...]:
+    """Return the volumes as a container sees them; ``remote`` has their names on the target."""
+    return tuple(
+        Volume(name, str(getattr(volumes, name)), f"/vol/{name}", remote=remote.get(name, ""))
+        for name in VOLUMES
     )
+
+
+def remote_environment(
+    volumes: VolumePaths, names: Mapping[str, str], reports_end: bool = False
+) -> JobEnvironment:
+    """Return the surroundings of a job in a container that can't mount this machine's folders."""
+    variables = VolumePaths.under(Path("/vol")).environment() | {"PYTHONPATH": WORKSPACE}
+    return JobEnvironment(
+        workspace=WORKSPACE,
+        volumes=container_volumes(volumes, names),
+        can_mount=False,
+        variables=tuple(variables.items()),
+        reports_end=reports_end,
+    )
+
+
+def uploaded_folder(command: UserCommand, checkout: Path) -> FolderState:
+    """Return a command's folder that is uploaded. Raises RunnerError for an unreadable file."""
+    listing = list_files(command.folder, checkout)
+    listing.check(command.script)
+    path = f"/job/{folder_name(command.folder)}"
+    return FolderState(path, manifest=listing.summary(), setup=setup_lines(command))
 
 
 def describe_active(target: LocalTarget, folder: Path) -> str | None:
