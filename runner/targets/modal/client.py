@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 import socket
@@ -175,7 +174,8 @@ def translate_modal_errors() -> Iterator[None]:
         if any(word in str(error).lower() for word in BILLING_WORDS):
             raise RunnerError(f"Modal refuses: {error}; {BILLING_HINT}") from error
         raise ModalUnavailable(str(error)) from error
-    except (exception.ConnectionError, exception.TimeoutError) as error:
+    # ExecutionError: an HTTP status of 400 and above, or a wrong digest.
+    except (exception.ConnectionError, exception.TimeoutError, exception.ExecutionError) as error:
         raise ModalUnavailable(str(error)) from error
     except _network_errors() as error:
         raise ModalUnavailable(f"{type(error).__name__}: {error}") from error
@@ -186,8 +186,6 @@ def translate_modal_errors() -> Iterator[None]:
         raise RunnerError(f"Modal refuses: {error}{hint}") from error
     except StreamTerminatedError as error:  # the connection was cut during a listing
         raise ModalUnavailable(f"the connection was cut: {error}") from error
-    except exception.ExecutionError as error:  # an HTTP status of 400 and above, or a wrong digest
-        raise ModalUnavailable(str(error)) from error
     except exception.DataLossError as error:
         raise RunnerError(f"Modal has lost data: {error}") from error
     except exception.RemoteError:
@@ -254,39 +252,23 @@ def check_proxy(environ: Mapping[str, str]) -> None:
         )
 
 
-def check_known_hosts(urls: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise RunnerError if no server's name resolves; the client would retry for a minute."""
+def check_reachable(environ: Mapping[str, str], urls: str = "") -> None:
+    """Raise RunnerError within CONNECT_TIMEOUT_S per server if none can be reached.
+
+    The client would retry for a minute. Does not import modal; ``urls`` is its setting, if known.
+    """
     check_proxy(environ)
     if proxy_variable(environ):  # the proxy resolves the names
         return
     problems = []
-    for host, port in server_addresses(urls):
-        try:
-            socket.getaddrinfo(host, port)
-        except OSError as error:
-            problems.append(f"{host} does not resolve ({error.strerror})")
-        else:
-            return
-    raise RunnerError(unreachable_message(" and ".join(problems)))
-
-
-def check_reachable(environ: Mapping[str, str], urls: str = "") -> None:
-    """Raise RunnerError within CONNECT_TIMEOUT_S per server if none can be reached.
-
-    Does not import modal. ``urls`` is the client's setting, if it is known.
-    """
-    check_proxy(environ)
-    if proxy_variable(environ):
-        return
-    problem = ""
     for address in server_addresses(urls or environ.get("MODAL_SERVER_URL") or DEFAULT_SERVERS):
         try:
             socket.create_connection(address, CONNECT_TIMEOUT_S).close()
         except OSError as error:
-            problem = problem or str(error)
+            problems.append(f"{address[0]} ({error.strerror or error})")
         else:
             return
-    raise RunnerError(f"Modal can't be reached ({problem}); check the network")
+    raise RunnerError(unreachable_message(", ".join(problems)))
 
 
 def unreachable_message(problem: str) -> str:

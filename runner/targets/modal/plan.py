@@ -24,7 +24,7 @@ from runner.pricing.estimate import (
     training_seconds,
 )
 from runner.pricing.gpus import BUILT_IN_PRICES, Prices, usd_per_hour
-from runner.request import CommandRequest, Request, ServeRequest
+from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
 from runner.targets.modal import MASTER_PORT
 from runner.targets.modal.client import NEW_TOKEN
 from runner.targets.modal.options import WITHOUT_GPU, ResolvedOptions
@@ -54,6 +54,36 @@ class ModalState(TargetState):
         return replace(super().for_new_run(), seconds=0.0, cost=0.0, reached=None)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A request with its options, and the estimates by GPU type.
+
+    ``seconds`` is empty for a job without an estimate.
+    """
+
+    request: Request
+    state: ModalState
+    options: ResolvedOptions
+    hourly: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Return the estimated dollars of this launch by GPU type."""
+        return {name: span / 3600 * self.hourly[name] for name, span in self.seconds.items()}
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs on all nodes."""
+        return self.options.gpus.count * self.options.nodes
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Return the recipe of a training on GPUs; None for other jobs."""
+        is_training = isinstance(self.request, TrainRequest) and self.options.gpus.names
+        return self.request.settings if is_training else None
+
+
 def modal_plan(
     request: Request,
     state: ModalState,
@@ -63,36 +93,40 @@ def modal_plan(
     """Return the plan of a launch on Modal. Raises RunnerError, exit status 2."""
     hourly = usd_per_hour(options.machine, options.nodes, options.region, table)
     _check(request, state, options)
-    request = _with_micro_batch(request, options)
-    plan = make_plan(replace(request, gpus=max(1, options.gpus.count)), state)
+    launch = Launch(request, state, options, hourly, {})
+    launch = replace(launch, request=_with_micro_batch(launch))
+    if recipe := launch.recipe:
+        step = state.run.step or 0
+        seconds = {n: training_seconds(recipe, n, launch.gpus, step) for n in options.gpus.names}
+        launch = replace(launch, seconds=seconds)
+    plan = make_plan(replace(launch.request, gpus=max(1, options.gpus.count)), state)
     if options.nodes > 1 and plan.job != COMMAND.name:
         command = _multi_node_command(plan.process.command, options.nodes)
         plan = replace(plan, process=replace(plan.process, command=command))
-    prepares_first = _prepares_first(request, state, options)
-    seconds = _estimate_seconds(request.settings, request, state, options)
+    prepares_first = _prepares_first(launch)
     plan = replace(
         plan,
         steps=(*plan.steps, *([_prepare_step(options, table)] if prepares_first else [])),
         target_options=replace(options, prepares_first=prepares_first),
-        estimate=PlanEstimate(max(seconds.values()) if seconds else None, max(hourly.values())),
+        estimate=PlanEstimate(max(launch.seconds.values(), default=None), max(hourly.values())),
     )
-    plan = _with_recorded_estimate(plan, seconds, hourly, state)
+    plan = _with_recorded_estimate(plan, launch)
     notes = [
         ("Modal secrets", ", ".join(options.modal_secrets)),
         ("build", state.why_build if state.image and not state.image.is_built else ""),
         ("machine", _machine(options)),
-        ("memory", _memory(request, options)),
+        ("memory", _memory(launch)),
         ("price", _price(hourly, source_for(hourly, table.source))),
-        ("estimate", _estimate(seconds, hourly)),
-        ("stops at", _limits(request.job.name, options, state)),
-        ("warning", _warning(seconds, hourly, options, state, request)),
+        ("estimate", _estimate(launch)),
+        ("stops at", _limits(launch)),
+        ("warning", _warning(launch)),
         ("warning", _not_persisted(plan)),
         ("hint", _processes(request, options)),
         ("account", "" if state.is_configured else NO_ACCOUNT),
         ("active", ATTACHES if state.unconfirmed else ""),
     ]
-    question = "" if state.unconfirmed else _question(seconds, hourly, options, state)
-    plan = with_rows(plan, *notes, question=question or None)
+    question = None if state.unconfirmed else _question(launch)
+    plan = with_rows(plan, *notes, question=question)
     if isinstance(request, ServeRequest):
         return server_plan(plan, options, max(hourly.values()))
     return plan
@@ -109,7 +143,7 @@ def _check(request: Request, state: ModalState, options: ResolvedOptions) -> Non
         )
     if not request.job.writes_run or _is_trained(request, state):
         return
-    if request.job.name == "train" and request.settings is not None:
+    if isinstance(request, TrainRequest):
         refuse_too_large(request.settings, options.gpus, options.nodes)
     # The rest of a limit that ended the run is less than a machine needs to start.
     reason, limit = state.reached or ("", 0.0)
@@ -145,11 +179,11 @@ def _multi_node_command(command: tuple[str, ...], nodes: int) -> tuple[str, ...]
     return (*command[:at], *argv, *command[at + 1 :])
 
 
-def _prepares_first(request: Request, state: ModalState, options: ResolvedOptions) -> bool:
+def _prepares_first(launch: Launch) -> bool:
     """Return True if a machine without a GPU prepares the data and downloads pretrained weights."""
+    state = launch.state
     needs_weights = state.is_pretrained_cached is False and state.run.step is None
-    is_missing = state.is_dataset_ready is False or needs_weights
-    return request.job.name == "train" and is_missing and bool(options.gpus.names)
+    return launch.recipe is not None and (state.is_dataset_ready is False or needs_weights)
 
 
 def _prepare_step(options: ResolvedOptions, table: Prices) -> str:
@@ -166,20 +200,18 @@ def _machine(options: ResolvedOptions) -> str:
     return f"{nodes}{gpus}, {machine.cores:g} cores, {machine.memory_gib:g} GiB{region}"
 
 
-def _memory(request: Request, options: ResolvedOptions) -> str:
-    if request.job.name != "train" or request.settings is None or not options.gpus.names:
+def _memory(launch: Launch) -> str:
+    if launch.recipe is None:
         return ""
-    return describe_fit(request.settings, options.gpus.names, options.gpus.count * options.nodes)
+    return describe_fit(launch.recipe, launch.options.gpus.names, launch.gpus)
 
 
-def _with_micro_batch(request: Request, options: ResolvedOptions) -> Request:
+def _with_micro_batch(launch: Launch) -> Request:
     """Replace ``micro_batch: auto`` by the number that fits the smallest GPU asked for."""
-    settings, names = request.settings, options.gpus.names
-    if settings is None or request.job.name != "train" or not names:
+    request, settings = launch.request, launch.recipe
+    if settings is None or settings.train.micro_batch != "auto":
         return request
-    if settings.train.micro_batch != "auto":
-        return request
-    fit = memory_fit(settings, smallest_gpu(names), options.gpus.count * options.nodes)
+    fit = memory_fit(settings, smallest_gpu(launch.options.gpus.names), launch.gpus)
     train = settings.train.model_copy(update={"micro_batch": fit.micro_batch})
     others = [word for word in request.overrides if not _sets_micro_batch(word)]
     return replace(
@@ -194,22 +226,19 @@ def _sets_micro_batch(override: str) -> bool:
     return key in ("micro_batch", "train.micro_batch")
 
 
-def _with_recorded_estimate(
-    plan: Plan, seconds: dict[str, float] | None, hourly: dict[str, float], state: ModalState
-) -> Plan:
+def _with_recorded_estimate(plan: Plan, launch: Launch) -> Plan:
     """Add the estimate for the first GPU, with what the run has used up, to the run's record."""
-    if seconds is None:
+    if not launch.seconds:
         return plan
-    name, span = next(iter(seconds.items()))
+    name, span = next(iter(launch.seconds.items()))
     estimate = {
-        "seconds": round(state.seconds + span, 1),
-        "usd": round(state.cost + span / 3600 * hourly[name], 4),
+        "seconds": round(launch.state.seconds + span, 1),
+        "usd": round(launch.state.cost + launch.cost[name], 4),
         "gpu": name,
     }
     variables = dict(plan.process.environment)
-    launch = {**json.loads(variables["RUN_LAUNCH"]), "estimate": estimate}
-    environment = tuple({**variables, "RUN_LAUNCH": json.dumps(launch)}.items())
-    return replace(plan, process=replace(plan.process, environment=environment))
+    variables["RUN_LAUNCH"] = json.dumps({**plan.metadata, "estimate": estimate})
+    return replace(plan, process=replace(plan.process, environment=tuple(variables.items())))
 
 
 def source_for(hourly: dict[str, float], source: str) -> str:
@@ -219,50 +248,28 @@ def source_for(hourly: dict[str, float], source: str) -> str:
 
 
 def _price(hourly: dict[str, float], source: str) -> str:
-    if len(hourly) == 1:
-        text = f"${next(iter(hourly.values())):.2f} an hour"
-    else:
-        text = ", ".join(f"${price:.2f} on {name}" for name, price in hourly.items()) + " an hour"
-    return f"{text} ({source})"
+    prices = [
+        f"${price:.2f}{f' on {name}' if len(hourly) > 1 else ''}" for name, price in hourly.items()
+    ]
+    return f"{', '.join(prices)} an hour ({source})"
 
 
-def _estimate_seconds(
-    settings: Recipe | None, request: Request, state: ModalState, options: ResolvedOptions
-) -> dict[str, float] | None:
-    """Return the estimated seconds by GPU type; None for a job without an estimate."""
-    if request.job.name != "train" or settings is None or not options.gpus.names:
-        return None
-    count = options.gpus.count * options.nodes
-    return {
-        name: training_seconds(settings, name, count, state.run.step or 0)
-        for name in options.gpus.names
-    }
-
-
-def _estimate(seconds: dict[str, float] | None, hourly: dict[str, float]) -> str:
-    if seconds is None:
-        return ""
+def _estimate(launch: Launch) -> str:
     spans = [
-        f"{duration(span)}, {dollars(span / 3600 * hourly[name])}"
-        f"{f' on {name}' if len(seconds) > 1 else ''}"
-        for name, span in seconds.items()
+        f"{duration(span)}, {dollars(launch.cost[name])}"
+        f"{f' on {name}' if len(launch.seconds) > 1 else ''}"
+        for name, span in launch.seconds.items()
     ]
     source = "calculated from FLOPs; replaced by a measurement after 50 steps"
-    return f"about {'; '.join(spans)} ({source})"
+    return f"about {'; '.join(spans)} ({source})" if spans else ""
 
 
-def _warning(
-    seconds: dict[str, float] | None,
-    hourly: dict[str, float],
-    options: ResolvedOptions,
-    state: ModalState,
-    request: Request,
-) -> str:
-    if seconds is None or _is_trained(request, state):
+def _warning(launch: Launch) -> str:
+    state, options = launch.state, launch.options
+    if not launch.seconds or _is_trained(launch.request, state):
         return ""
-    return limit_warnings(
-        seconds, hourly, options.max_cost, options.timeout_s, state.cost, state.seconds
-    )
+    limits = options.max_cost, options.timeout_s
+    return limit_warnings(launch.seconds, launch.hourly, *limits, state.cost, state.seconds)
 
 
 def _not_persisted(plan: Plan) -> str:
@@ -289,31 +296,27 @@ def _processes(request: Request, options: ResolvedOptions) -> str:
     return ""
 
 
-def _limits(job: str, options: ResolvedOptions, state: ModalState) -> str:
+def _limits(launch: Launch) -> str:
+    state, cap = launch.state, launch.options.max_cost
     # The runner does not know whether a user's code writes a checkpoint.
-    then = ", after saving a checkpoint" if job == "train" else ""
+    then = ", after saving a checkpoint" if isinstance(launch.request, TrainRequest) else ""
     attempts = f"{state.run.attempts} attempt{'s' if state.run.attempts > 1 else ''}"
     spent = f"; {dollars(state.cost)} spent in {attempts}" if state.run.attempts else ""
-    cap = options.max_cost
     money = f" or {dollars(cap)}" if cap else ""
     hint = "" if cap else "; no maximum cost (--max-cost sets one)"
-    return f"{duration(options.timeout_s)}{money} in total for all attempts{then}{hint}{spent}"
+    limit = duration(launch.options.timeout_s)
+    return f"{limit}{money} in total for all attempts{then}{hint}{spent}"
 
 
-def _question(
-    seconds: dict[str, float] | None,
-    hourly: dict[str, float],
-    options: ResolvedOptions,
-    state: ModalState,
-) -> str:
-    highest = max(hourly.values())
+def _question(launch: Launch) -> str:
+    state, options, highest = launch.state, launch.options, max(launch.hourly.values())
     most = highest * max(0.0, options.timeout_s - state.seconds) / 3600
     if options.max_cost is not None:
         most = min(most, max(0.0, options.max_cost - state.cost))
-    if seconds is None:
+    if not launch.seconds:
         return f"This costs ${highest:.2f} an hour, {dollars(most)} at most. Start it?"
-    about = max(span / 3600 * hourly[name] for name, span in seconds.items())
-    return f"This will cost about {dollars(min(about, most))}, {dollars(most)} at most. Start it?"
+    about = min(most, max(launch.cost.values()))
+    return f"This will cost about {dollars(about)}, {dollars(most)} at most. Start it?"
 
 
 SCALEDOWN_S = 300  # without a request
@@ -334,17 +337,13 @@ def server_plan(plan: Plan, options: ResolvedOptions, usd_per_hour: float) -> Pl
         f"This costs {dollars(usd_per_hour)} an hour while it answers requests and for {idle} "
         f"after them, and nothing otherwise, until {stop}. Start it?"
     )
-    unlimited = [row for row in plan.extra_rows if row[0] != "stops at"]
-    rows = (
-        *unlimited,
-        ("stops at", f"{stop}; its one machine ends {idle} after the last request"),
-    )
-    steps = tuple(step.partition(", at http")[0] for step in plan.steps)
+    rows = [row for row in plan.extra_rows if row[0] != "stops at"]
+    rows.append(("stops at", f"{stop}; its one machine ends {idle} after the last request"))
     return replace(
         plan,
         run=server_name(plan.run),
-        extra_rows=rows,
+        extra_rows=tuple(rows),
         question=question,
-        steps=steps,
+        steps=tuple(step.partition(", at http")[0] for step in plan.steps),
         detach=True,
     )

@@ -24,7 +24,6 @@ from runner.targets.blocks import (
     RetryPolicy,
 )
 from runner.targets.modal.client import (
-    check_known_hosts,
     check_reachable,
     is_configured,
     translate_modal_errors,
@@ -62,10 +61,8 @@ def open_volume(
     from modal import exception
     from modal.config import config
 
-    urls = str(config.get("server_url"))
-    check_known_hosts(urls)
-    if not create:  # the client would retry for a minute, which is right only later
-        check_reachable(environ, urls)
+    if not create:  # the first request: retries are right only later
+        check_reachable(environ, str(config.get("server_url")))
     opened = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
     def hydrate() -> modal.Volume:

@@ -22,7 +22,6 @@ from runner.project import pip_install
 from runner.targets.modal import client
 from runner.targets.modal.client import (
     NEW_TOKEN,
-    check_known_hosts,
     check_reachable,
     config_file,
     is_configured,
@@ -43,15 +42,16 @@ ONE_OF_TWO = "http://nowhere.invalid,http://127.0.0.1:{port}"
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *known: str) -> list[str]:
-    """Make only ``known`` names resolve; return the list of the names that are looked up."""
+    """Make only ``known`` hosts reachable; return the list of the hosts that are contacted."""
     requests: list[str] = []
 
-    def getaddrinfo(host: str, port: int) -> None:
-        requests.append(host)
-        if host not in known:
+    def create_connection(address: tuple[str, int], timeout: float) -> socket.socket:
+        requests.append(address[0])
+        if address[0] not in known:
             raise socket.gaierror(-2, "Name or service not known")
+        return socket.socket()
 
-    monkeypatch.setattr(client.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(client.socket, "create_connection", create_connection)
     return requests
 
 
@@ -64,19 +64,19 @@ def test_default_servers_are_the_clients() -> None:
 
 
 @pytest.mark.parametrize("reachable", ["api.modal.com", "api.modal2.com"])
-def test_one_resolvable_server_is_enough(reachable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_server_is_enough(reachable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = names(monkeypatch, reachable)
-    check_known_hosts(str(_SETTINGS["server_url"].default), {})
+    check_reachable({}, str(_SETTINGS["server_url"].default))
     assert requests[-1] == reachable
 
 
-def test_no_resolvable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_reachable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch)
     with pytest.raises(RunnerError) as refused:
-        check_known_hosts(client.DEFAULT_SERVERS, {})
+        check_reachable({})
     assert refused.value.message == (
-        "Modal can't be reached: api.modal.com does not resolve (Name or service not known) and "
-        "api.modal2.com does not resolve (Name or service not known); "
+        "Modal can't be reached: api.modal.com (Name or service not known), "
+        "api.modal2.com (Name or service not known); "
         "check the network and try again"
     )
 
@@ -104,7 +104,7 @@ def test_names_are_not_resolved_with_a_proxy(
 ) -> None:
     proxy_packages.update(client.PROXY_PACKAGES)
     requests = names(monkeypatch)
-    check_known_hosts(client.DEFAULT_SERVERS, {"HTTPS_PROXY": PROXY})
+    check_reachable({"HTTPS_PROXY": PROXY})
     assert requests == []
 
 
@@ -115,17 +115,13 @@ def test_missing_proxy_packages_are_named_before_any_request(
     proxy_packages.update({*client.PROXY_PACKAGES} - {missing})
     requests = names(monkeypatch)
     environ = {"ALL_PROXY": PROXY, "NO_PROXY": "*"}
-    for check in (
-        check_reachable,
-        lambda environ: check_known_hosts(client.DEFAULT_SERVERS, environ),
-    ):
-        with pytest.raises(RunnerError) as refused:
-            check(environ)
-        assert refused.value.message == (
-            "ALL_PROXY names a proxy, for which Modal's client lacks packages; install them: "
-            f"{pip_install('modal[api-proxy-support]')}   "
-            "(or connect directly: MODAL_DISABLE_API_PROXY=1)"
-        )
+    with pytest.raises(RunnerError) as refused:
+        check_reachable(environ)
+    assert refused.value.message == (
+        "ALL_PROXY names a proxy, for which Modal's client lacks packages; install them: "
+        f"{pip_install('modal[api-proxy-support]')}   "
+        "(or connect directly: MODAL_DISABLE_API_PROXY=1)"
+    )
     assert requests == []
 
 
@@ -199,8 +195,7 @@ def test_launch_offline_fails_before_the_client_retries(
     result = CliRunner().invoke(main, ["cloud", "tiny", "-y"], obj=cli)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert (
-        "Modal can't be reached ([Errno 111] Connection refused); check the network"
-        in result.output
+        "Modal can't be reached: 127.0.0.1 (Connection refused); check the network" in result.output
     )
 
 

@@ -191,8 +191,8 @@ def test_offline_fails_immediately(standin: ModalStandin, monkeypatch: pytest.Mo
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_SERVER_URL", "https://nowhere.invalid")
-    with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid does not resolve"):
-        open_volume("data")
+    with pytest.raises(RunnerError, match=r"can't be reached: nowhere\.invalid \(Name or service"):
+        ModalVolumeFiles("data").create()
 
 
 def test_missing_environment_is_refused(
