@@ -49,7 +49,7 @@ def command(cli: CliContext, since: datetime | None, as_json: bool) -> int:
     from job.format import dollars
     from runner.project import find_checkout
     from runner.target import all_targets
-    from runner.targets.modal.spend import start_of_month
+    from runner.targets.modal.runs import start_of_month
 
     start = start_of_month() if since is None else since.replace(tzinfo=UTC)
     billing = [target for target in all_targets(cli, find_checkout(cli.cwd)) if target.bills]

@@ -1,30 +1,51 @@
 """Function calls on Modal, found by their id from any terminal, on any machine, at any time.
 
 Output is read from the app, which has only this one call: Modal's own lines (waiting for a machine,
-preempted, failed to start) belong to no call.
+preempted, failed to start) belong to no call. The app is detached: a run continues however the
+process that follows it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from job.exit_status import ExitStatus
+from runner.console import INTERRUPT_POLL_S
 from runner.errors import ModalUnavailable
+from runner.jobs import RESUMABLE_JOBS
 from runner.project import PROJECT
+from runner.runs.table import limit_option
+from runner.signals import JobOutput
+from runner.target import LaunchHandle
 from runner.targets.modal.client import translate_modal_errors
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from runner.targets.modal.target import ModalTarget
+
 RECONNECT_INTERVAL_S = 5.0  # while Modal can't be reached, for example on a laptop that slept
 
 CANCELLED = "cancelled"
+
+CALL_POLL_S = 30.0  # the longest time that Modal holds back its answer
+STARTING_HINT_S = 8.0  # without output, Modal's own lines included
+
+# Waiting for the last lines after the end: at most, and since the last line.
+LOG_TIMEOUT_S, LOG_QUIET_S = 10.0, 2.0
+
+MAX_UNCERTAIN_ANSWERS = 12  # a minute, while the run's record has no end
 
 MAX_TAG_LENGTH = 63
 MAX_PARALLEL_REQUESTS = 8
@@ -64,14 +85,12 @@ def poll_call(call: str, seconds: float = 0.0, scope: CancelScope | None = None)
                     if scope
                     else handle.get(timeout=seconds)
                 )
-            except exception.FunctionTimeoutError as error:
+            except (exception.FunctionTimeoutError, AttemptUnfinished) as error:
                 return CallState(False, error=str(error), attempts_used_up=True)
             except exception.OutputExpiredError:
                 return CallState(False, error="it ended more than a week ago")
             except TimeoutError:
                 return CallState(True)
-            except AttemptUnfinished as error:
-                return CallState(False, error=str(error), attempts_used_up=True)
             except exception.InternalFailure as error:  # a container was lost, after all retries
                 return CallState(False, error=f"Modal lost it: {error}", attempts_used_up=True)
             except exception.InputCancellation:
@@ -257,3 +276,143 @@ class CancelScope:
 
 async def _next(items: AsyncIterator[T]) -> T:
     return await anext(items)
+
+
+def follow(target: ModalTarget, handle: LaunchHandle) -> int | None:
+    """Print the job's output until it ends; return its exit status, None if the user left."""
+    with CancelScope() as scope:
+        printer = _Printer(handle.location, scope)
+        printer.start()
+        waiter = _Waiter(target, handle, printer.ended, scope)
+        waiter.start()
+        if not target.cli.wait_for_end(handle.run, printer, lambda _: target.request_stop(handle)):
+            # The client's requests end with this process, and asyncio may report each of them.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            return None
+        printer.finish()
+    return _exit_status(target, handle, waiter.state)
+
+
+class _Printer(JobOutput):
+    """Copies the app's output to stdout and stderr. The run continues if the stream fails."""
+
+    def __init__(self, app: str, scope: CancelScope) -> None:
+        super().__init__()
+        self.app, self.scope = app, scope
+        self.started = time.monotonic()
+        self.printed_at = 0.0
+        self.is_hinted = False
+
+    def run(self) -> None:
+        try:
+            for is_stderr, text in stream_log(self.app, self.ended, self.scope):
+                stream = sys.stderr if is_stderr else sys.stdout
+                with self.screen:
+                    if self.has_left:
+                        return
+                    stream.write(text)
+                    stream.flush()
+                self.printed_at = time.monotonic()
+        except Cancelled:
+            return
+        except Exception as error:
+            with suppress(OSError, ValueError):  # stderr may be closed too
+                print(f"runner: the log broke off ({error}); the run continues", file=sys.stderr)
+
+    def state(self, is_interrupted: bool) -> str:
+        """Return a message if the job prints nothing for a while after the start."""
+        is_quiet = not self.printed_at and time.monotonic() - self.started >= STARTING_HINT_S
+        if self.is_hinted or is_interrupted or not is_quiet:
+            return ""
+        self.is_hinted = True
+        return "started on Modal; waiting for a machine"
+
+    def finish(self) -> None:
+        """Wait for the last lines, which arrive after the end of the call."""
+        ended = time.monotonic()
+        while self.is_alive() and time.monotonic() < min(
+            ended + LOG_TIMEOUT_S, max(ended, self.printed_at) + LOG_QUIET_S
+        ):
+            self.join(INTERRUPT_POLL_S)
+
+
+class _Waiter(threading.Thread):
+    """Waits for the end of the call. If Modal's answer is uncertain, the run's record decides."""
+
+    def __init__(
+        self,
+        target: ModalTarget,
+        handle: LaunchHandle,
+        ended: threading.Event,
+        scope: CancelScope,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.target, self.handle, self.ended, self.scope = target, handle, ended, scope
+        self.call = handle.id
+        self.state = CallState(False, error="the call ended without a result")
+
+    def run(self) -> None:
+        uncertain = 0
+        while True:
+            try:
+                state = self._poll()
+            except Cancelled:
+                return
+            except ModalUnavailable:
+                self.ended.wait(RECONNECT_INTERVAL_S)
+                continue
+            except Exception as error:
+                state = CallState(False, error=str(error), uncertain=True)
+            if state.alive:
+                uncertain = 0
+                continue
+            if state.uncertain:
+                recorded = self._recorded_end()
+                if recorded is None and uncertain < MAX_UNCERTAIN_ANSWERS:
+                    uncertain += 1
+                    self.ended.wait(RECONNECT_INTERVAL_S)
+                    continue
+                state = recorded or state
+            self.state = state
+            self.ended.set()
+            return
+
+    def _poll(self) -> CallState:
+        if self.call:
+            return poll_call(self.call, CALL_POLL_S, self.scope)
+        # The client of this launch ended before it recorded the call: the container records it.
+        run = self.target.read(self.handle.run)
+        if run.app == self.handle.location and run.call:
+            self.call = run.call
+            return CallState(True)
+        if is_app_active(self.handle.location):
+            self.ended.wait(RECONNECT_INTERVAL_S)
+            return CallState(True)
+        return CallState(False, error="the launch was interrupted before its call started")
+
+    def _recorded_end(self) -> CallState | None:
+        """Return the end that the run's record has for this call; None while it has none."""
+        with suppress(Exception):
+            log = self.target.read(self.handle.run).log
+            if log.call == self.call and log.status is not None:
+                return CallState(False, {"status": log.status, "reason": log.reason})
+        return None
+
+
+def _exit_status(target: ModalTarget, handle: LaunchHandle, state: CallState) -> int | None:
+    """Return the job's exit status, or None if unknown. Prints why, if the job did not end it."""
+    if state.value is not None:
+        limit = limit_option(str(state.value.get("reason", "")))
+        if limit and handle.job not in RESUMABLE_JOBS:  # `runner resume` continues the others
+            target.cli.info(f"stopped: its {limit} is used up; run it again with a higher {limit}")
+        return int(state.value.get("status", ExitStatus.ERROR))
+    if state.attempts_used_up or state.error == CANCELLED:
+        return int(ExitStatus.UNFINISHED)
+    if state.uncertain:
+        target.cli.info(
+            f"Modal does not report the end of the call ({state.error}); "
+            f"`runner status {handle.run}` shows what the run recorded"
+        )
+        return None
+    target.cli.info(f"Modal: {state.error}")
+    return int(ExitStatus.ERROR)

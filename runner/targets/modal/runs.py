@@ -1,16 +1,26 @@
-"""Runs on Modal: their states, from the records on the volume and from Modal; and pulled copies."""
+"""Runs on Modal: their states, from the records on the volume and from Modal; and pulled copies.
+
+Also their cost since a given time. The records have every second, but only those of runs that are
+still on the volume; Modal bills whole hours, some time after they end.
+"""
 
 from __future__ import annotations
 
+import datetime
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from job.exit_status import ExitStatus
+from job.format import dollars, parse_dollars
 from job.run_record import EndReason, RunRecord, RunStatus, parse_record, read_record
+from runner.errors import RunnerError, usage
 from runner.jobs import RESUMABLE_JOBS
-from runner.request import ServeRequest
+from runner.project import read_dotenv
+from runner.request import Request, ServeRequest
 from runner.runs import attempts
 from runner.runs.attempts import LAUNCH_NAME, TAGS_NAME, AttemptLog, CloudAttempt
 from runner.runs.store import (
@@ -22,7 +32,7 @@ from runner.runs.store import (
     record_problem,
     recorded_values,
 )
-from runner.target import LaunchHandle, RunInfo, VolumeFiles
+from runner.target import LaunchHandle, RunCost, RunInfo, VolumeFiles
 from runner.targets.modal import TARGET_NAME
 from runner.targets.modal.calls import (
     MAX_TAG_LENGTH,
@@ -32,11 +42,13 @@ from runner.targets.modal.calls import (
     live_apps,
     poll_call,
 )
+from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.options import ModalOptions
 from runner.targets.modal.volume import ModalVolumeFiles
 
+MONTHLY_CAP = "GPT_RUNNER_MONTHLY_CAP"
+
 READERS = 16  # parallel reads; each takes two round trips
-STOP_POLL_S = 2.0  # how long one poll of a stopping call waits
 
 REASONS: dict[str, str] = {
     EndReason.ATTEMPT_TIMEOUT: "Modal's time limit for an attempt",
@@ -183,10 +195,13 @@ def all_states(files: ModalVolumeFiles) -> list[RunInfo]:
     return list(by_name.values())
 
 
-def poll_run(run: CloudRun) -> CallState:
-    """Ask Modal for the state of the run's newest call, or of its app if the call is unknown."""
+def poll_run(run: CloudRun, seconds: float = 0.0) -> CallState:
+    """Ask Modal for the state of the run's newest call, or of its app if the call is unknown.
+
+    Waits at most ``seconds`` for the call's end.
+    """
     if run.call:
-        return poll_call(run.call)
+        return poll_call(run.call, seconds)
     if run.app and is_app_active(run.app):
         return CallState(True)
     return CallState(False, error="the launch was interrupted before its function call started")
@@ -285,18 +300,6 @@ def end_reason(run: CloudRun, call: CallState) -> str | None:
     return f"{phrase}: {last.detail}" if phrase and last.detail else phrase
 
 
-def recorded_status(run: CloudRun, call: str) -> int | None:
-    """Return the exit status that the record has for ``call``; None while it has none."""
-    return run.log.status if run.log.call == call else None
-
-
-def is_call_alive(run: CloudRun) -> bool:
-    """Return True if the run's call, or its app without a recorded call, is active."""
-    if run.call:
-        return poll_call(run.call, seconds=STOP_POLL_S).alive
-    return is_app_active(run.app)
-
-
 class MirroredRuns(PulledRuns):
     """The pulled copies of runs on Modal: without a network, an account, or the run on Modal."""
 
@@ -332,3 +335,57 @@ def _last_seen(run: CloudRun, record: RunRecord) -> float | None:
     if record.attempts:
         return record.attempts[-1].started
     return run.launch.started if run.launch else None
+
+
+def costs_since(files: ModalVolumeFiles, since: float) -> list[RunCost]:
+    """Return the cost of each run since then; apps that are not runs have the name ''."""
+    recorded, billed = _recorded(files, since), _billed(since)
+    names = sorted(recorded.keys() | billed.keys())
+    return [RunCost(name, recorded.get(name, 0.0), billed.get(name, 0.0)) for name in names]
+
+
+def check_monthly_cap(
+    files: ModalVolumeFiles, environ: Mapping[str, str], checkout: Path, request: Request
+) -> None:
+    """Raise RunnerError if a launch could exceed GPT_RUNNER_MONTHLY_CAP, in US dollars.
+
+    A long job needs a --max-cost within what the month has left: then it stops itself in time.
+    """
+    text = environ.get(MONTHLY_CAP) or read_dotenv(checkout, {MONTHLY_CAP}).get(MONTHLY_CAP)
+    if not text:
+        return
+    cap = parse_dollars(text, MONTHLY_CAP)
+    spent = sum(_recorded(files, start_of_month().timestamp()).values())
+    available = math.floor(100 * (cap - spent)) / 100
+    state = f"{MONTHLY_CAP} is {dollars(cap)}, and the runs of this month cost {dollars(spent)}"
+    if available <= 0:
+        raise RunnerError(f"{state}; raise it in .env, or wait for the next month")
+    max_cost = request.target_options.max_cost
+    if request.job.name in RESUMABLE_JOBS and (max_cost is None or max_cost > available):
+        raise usage(f"{state}; launch with --max-cost {available:.2f} or less")
+
+
+def start_of_month(now: datetime.datetime | None = None) -> datetime.datetime:
+    """Return the start of the month in UTC, as Modal bills it."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _recorded(files: ModalVolumeFiles, since: float) -> dict[str, float]:
+    now = time.time()
+    costs = {run.name: run.log.cost(now, since) for run in all_runs(files)}
+    return {name: cost for name, cost in costs.items() if cost}
+
+
+def _billed(since: float) -> dict[str, float]:
+    from modal import Workspace
+
+    start = datetime.datetime.fromtimestamp(since, datetime.UTC)
+    with translate_modal_errors():
+        report = Workspace.from_context().billing.report
+        items = report(start=start, resolution="h", tag_names=["run"])
+    billed: dict[str, float] = {}
+    for item in items:
+        name = item.tags.get("run", "")
+        billed[name] = billed.get(name, 0.0) + float(item.cost)
+    return billed

@@ -30,7 +30,7 @@ from runner.runs.table import runner_status
 from runner.signals import hold_signals
 from runner.system import wait_until
 from runner.target import LaunchHandle, RunCost, RunInfo, RunSource, Target, VolumeFiles
-from runner.targets.modal import TARGET_NAME, calls, follow, sandbox, spend
+from runner.targets.modal import TARGET_NAME, calls, sandbox
 from runner.targets.modal import runs as records
 from runner.targets.modal.app import deploy_server, start_call
 from runner.targets.modal.client import (
@@ -47,6 +47,7 @@ from runner.targets.modal.plan import ModalState, modal_plan
 from runner.targets.modal.volume import ModalVolumeFiles
 
 STOP_TIMEOUT_S = 900.0  # for the checkpoint
+STOP_POLL_S = 2.0  # how long one poll of a stopping call waits
 
 # A launch so soon after its plan does not read the run again. The container refuses a second
 # launch, so a shorter time would win nothing.
@@ -102,7 +103,7 @@ class ModalTarget(Target):
         self._live_prices = state.live
         self._found, self._found_at = state.found, time.monotonic()
         files = self._files["checkpoints"]
-        spend.check_monthly_cap(files, self.cli.environ, self.checkout, request)
+        records.check_monthly_cap(files, self.cli.environ, self.checkout, request)
         return state
 
     def plan(self, request: Request, state: TargetState) -> Plan:
@@ -214,12 +215,15 @@ class ModalTarget(Target):
 
     def follow(self, started: LaunchHandle) -> int | None:
         """Print the job's output until it ends. Ctrl-C asks whether to stop it or to detach."""
-        return follow.follow(self, started)
+        return calls.follow(self, started)
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Write a request that the container finds within seconds; cancel a call without one."""
         if run.startswith(SHELL_PREFIX):
-            return sandbox.end_shell(run)
+            shell = sandbox.find_shell(run)
+            if shell is not None:
+                shell.sandbox.terminate()
+            return shell is not None
         cloud_run, state = records.find_active(self.read(run))
         if not state.alive:
             return False
@@ -231,7 +235,7 @@ class ModalTarget(Target):
         elif force or not has_attempt:
             calls.cancel_call(cloud_run.call, kill=force)
         wait_until(
-            lambda: not records.is_call_alive(cloud_run),
+            lambda: not records.poll_run(cloud_run, STOP_POLL_S).alive,
             STOP_TIMEOUT_S,
             f"run '{run}' is still stopping; check `runner status {run}`, or kill it with "
             f"`runner stop {run} --force`",
@@ -258,7 +262,7 @@ class ModalTarget(Target):
     def costs(self, since: float) -> list[RunCost]:
         """Return the cost of each run since then, by its record and by Modal's bill."""
         need_token(self.cli.environ)
-        return spend.costs_since(self._files["checkpoints"], since)
+        return records.costs_since(self._files["checkpoints"], since)
 
     def remove(self, path: str) -> None:
         """Delete a folder of the checkpoints volume on Modal."""
@@ -290,7 +294,8 @@ class ModalTarget(Target):
         check_reachable(self.cli.environ)
         with unavailable_as_error():
             if run.startswith(SHELL_PREFIX):
-                return sandbox.shell_info(run)
+                shell = sandbox.find_shell(run)
+                return shell.info() if shell is not None else None
             cloud_run, state = records.find_active(self.read(run))
             if not cloud_run.is_on_modal:
                 return None

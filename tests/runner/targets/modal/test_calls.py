@@ -17,7 +17,7 @@ from modal import exception
 from runner.errors import ModalUnavailable, RunnerError
 from runner.runs.attempts import AttemptLog, CloudAttempt
 from runner.target import LaunchHandle, LocalVolume
-from runner.targets.modal import calls, follow
+from runner.targets.modal import calls
 from runner.targets.modal.calls import CANCELLED, CallState, Cancelled, CancelScope, poll_call
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.container import active_call
@@ -149,12 +149,12 @@ def test_leaving_the_scope_cancels_a_request_in_a_different_thread() -> None:
         scope.wait(answers().__anext__())
 
 
-def waiter(read: Callable[[str], CloudRun]) -> follow._Waiter:
+def waiter(read: Callable[[str], CloudRun]) -> calls._Waiter:
     """Return a waiter for the call fc-1; ``read`` returns the run's records."""
     handle = LaunchHandle("tiny", "cloud", "train", "fc-1", 0.0)
     target: Any = SimpleNamespace(read=read)
     scope: Any = None
-    return follow._Waiter(target, handle, threading.Event(), scope)
+    return calls._Waiter(target, handle, threading.Event(), scope)
 
 
 UNEXPECTED = (
@@ -208,8 +208,8 @@ def test_record_decides_if_modal_does_not(monkeypatch: pytest.MonkeyPatch) -> No
 def test_silent_launch_prints_one_hint(
     monkeypatch: pytest.MonkeyPatch, printed: float, lines: int
 ) -> None:
-    monkeypatch.setattr(follow, "STARTING_HINT_S", 0.0)
-    printer = follow._Printer("ap-1", CancelScope())
+    monkeypatch.setattr(calls, "STARTING_HINT_S", 0.0)
+    printer = calls._Printer("ap-1", CancelScope())
     printer.printed_at = printed
     messages = [line for line in (printer.state(False), printer.state(False)) if line]
     assert len(messages) == lines

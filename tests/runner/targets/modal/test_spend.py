@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from runner.targets.modal.spend import start_of_month
+from runner.targets.modal.runs import start_of_month
 from tests.runner.targets.modal.cloud_run import put_run
 from tests.runner.targets.modal.conftest import CloudFixture
 
