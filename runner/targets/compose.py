@@ -24,7 +24,7 @@ from job.trackers import image_packages
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.paths import mount_point
-from runner.plan import ImageState, JobEnvironment, Plan, PlannedFolder, TargetState
+from runner.plan import ImageState, JobEnvironment, Plan, TargetState
 from runner.planning.command_plan import is_plain
 from runner.project import COMPOSE_FILE, secret_values, volumes
 from runner.request import CommandRequest, Request
@@ -50,11 +50,11 @@ from runner.targets.docker import (
     container_named,
     ensure_setup_image,
     exec_command,
-    has_setup_image,
     prepare_mounts,
     setup_image,
     transfer_image,
     with_image_digest,
+    with_setup_state,
 )
 from runner.targets.process import follow_process
 
@@ -95,12 +95,8 @@ class ComposeTarget(LocalTarget):
         )
         state = self.inspect_request(request, environment)
         if state.folder is not None and request.command is not None:
-            container_path = mount_point(request.command.folder)
-            planned = PlannedFolder(
-                str(request.command.folder), container_path, setup=state.folder.setup
-            )
-            is_built = not planned.setup or has_setup_image(self.system, image or "", planned)
-            folder = replace(state.folder, container_path=container_path, is_setup_built=is_built)
+            folder = replace(state.folder, container_path=mount_point(request.command.folder))
+            folder = with_setup_state(self.system, image or "", request.command, folder)
             state = replace(state, folder=folder)
         name = image or f"built from {self.checkout.name}/Dockerfile"
         gpus = len(self.system.gpus) if project.has_gpus(service) else 0
@@ -202,17 +198,11 @@ class ComposeTarget(LocalTarget):
         self.containers.remove_ended(path)
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Run `docker stop`, which grants the compose file's grace period.
-
-        With ``force``, `docker kill`.
-        """
+        """Run `docker stop`, which grants the compose file's grace period, or `docker kill`."""
         self._check_engine()
         active = self.containers.active(run) or self._started_by_compose(run)
-        for container in active:
-            command = ["docker", "kill" if force else "stop", container.id]
-            answer = self.system.call(command, timeout_s=STOP_TIMEOUT_S)
-            if answer.code:
-                raise RunnerError(f"the engine could not stop run '{run}': {answer.last_line}")
+        if problem := self.containers.stop(active, force, STOP_TIMEOUT_S):
+            raise RunnerError(f"the engine could not stop run '{run}': {problem}")
         return bool(active)
 
     def runs(self) -> Iterable[RunInfo]:

@@ -27,7 +27,7 @@ from runner.project import (
     volumes,
 )
 from runner.system import System
-from runner.targets.docker import check_shared_files
+from runner.targets.docker import check_shared_files, image_id
 from runner.targets.process import follow_process
 
 CONFIG_TIMEOUT_S = 60
@@ -91,8 +91,7 @@ class ComposeProject:
 
         False for a generated name (None), which can't be looked up.
         """
-        inspect = ["docker", "image", "inspect", "--format", "{{.Id}}"]
-        return name is not None and self.system.call([*inspect, name]).code == 0
+        return name is not None and bool(image_id(self.system, name))
 
     def built_image(self, service: str) -> str | None:
         """Return the name of a service's image if it is built."""

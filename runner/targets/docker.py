@@ -11,7 +11,7 @@ import sys
 import tarfile
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from job.paths import WORKSPACE
@@ -20,7 +20,7 @@ from job.user_command.process import missing_program
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.home import state_folder
-from runner.plan import ImageState, Plan, PlannedFolder
+from runner.plan import FolderState, ImageState, Plan, PlannedFolder
 from runner.planning.packaging import (
     SETUP_FOLDER,
     list_files,
@@ -28,7 +28,7 @@ from runner.planning.packaging import (
     setup_files,
     setup_lines,
 )
-from runner.request import LAUNCHERS, CommandRequest
+from runner.request import LAUNCHERS, CommandRequest, UserCommand
 from runner.system import System, is_container_id
 
 RUN_LABEL = "gpt-runner.run"
@@ -88,6 +88,18 @@ class RunContainers:
         """Remove the containers of the run that have ended."""
         if ended := [container.id for container in self.all(run) if not container.alive]:
             self.system.call(["docker", "rm", *ended])
+
+    def stop(self, containers: Sequence[Container], force: bool, timeout_s: float) -> str:
+        """Run `docker stop`, which grants their grace period, or with ``force`` `docker kill`.
+
+        Returns the engine's error, or ''. ``timeout_s`` is longer than the grace period.
+        """
+        for container in containers:
+            command = ["docker", "kill" if force else "stop", container.id]
+            answer = self.system.call(command, timeout_s=timeout_s)
+            if answer.code:
+                return answer.last_line
+        return ""
 
     def wait_and_remove(self, name: str) -> Container | None:
         """Wait for the end of a container, and remove it; None if it was not created."""
@@ -196,27 +208,28 @@ def check_image_program(system: System, image: str, request: CommandRequest) -> 
         raise usage(missing_program(program, command.folder, path=""))
 
 
+def image_id(system: System, name: str) -> str:
+    """Return the id of an image; '' if the engine does not have it."""
+    answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name])
+    return answer.out.strip() if answer.code == 0 else ""
+
+
 def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
     """Return the name of ``image`` extended by the folder's setup.
 
     It changes when either changes.
     """
-    answer = system.call(["docker", "image", "inspect", "--format", "{{.Id}}", image])
-    digest = setup_digest(Path(folder.host_path), folder.setup, answer.out.strip())
+    digest = setup_digest(Path(folder.host_path), folder.setup, image_id(system, image))
     return f"{SETUP_REPOSITORY}:{digest}"
 
 
-def has_setup_image(system: System, image: str, folder: PlannedFolder) -> bool:
-    """Return True if that image is built."""
-    name = setup_image(system, image, folder)
-    return system.call(["docker", "image", "inspect", "--format", "{{.Id}}", name]).code == 0
-
-
-def setup_dockerfile(image: str, folder: PlannedFolder) -> str:
-    """Return the Dockerfile that extends ``image`` by the folder's setup."""
-    lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
-    lines += [f"RUN {line}" for line in folder.setup]
-    return "\n".join([*lines, f"WORKDIR {WORKSPACE}", ""])
+def with_setup_state(
+    system: System, image: str, command: UserCommand, state: FolderState
+) -> FolderState:
+    """Return ``state`` of the command's folder, knowing whether its setup is built on ``image``."""
+    folder = PlannedFolder(str(command.folder), state.container_path, setup=state.setup)
+    is_built = not folder.setup or bool(image_id(system, setup_image(system, image, folder)))
+    return replace(state, is_setup_built=is_built)
 
 
 def ensure_setup_image(
@@ -227,11 +240,13 @@ def ensure_setup_image(
     Raises RunnerError if a setup line fails.
     """
     name = setup_image(system, image, folder)
-    if not has_setup_image(system, image, folder):
+    if not image_id(system, name):
         cli.info(f"extending the image with the setup{where}, once")
         source = Path(folder.host_path)
         files = {path: source / path for path in setup_files(source, folder.setup)}
-        context = build_context(files, setup_dockerfile(image, folder))
+        lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
+        lines += [*(f"RUN {line}" for line in folder.setup), f"WORKDIR {WORKSPACE}", ""]
+        context = build_context(files, "\n".join(lines))
         if system.run_visibly(["docker", "build", "--tag", name, "-"], context):
             raise RunnerError(
                 "the setup failed, and the run did not start; fix the error above and try again"

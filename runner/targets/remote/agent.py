@@ -15,11 +15,12 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 FRAME = struct.Struct(">IQ")  # of a request or an answer: bytes of zipped JSON, bytes after it
 ROOT = "/vol"
+BLOCK_SIZE = 8 * 1024 * 1024
 BLOCKS = ROOT + "/store/blocks"  # content by SHA-256: what arrived before is not sent again
 BLOCK_AGE_S = 30 * 86400
 RECORDS = (
@@ -66,16 +67,27 @@ def read(volume: str, path: str, start: int, length: int | None) -> tuple[int, b
         return size, file.read() if length is None else file.read(length)
 
 
-def write(volume: str, path: str, content: bytes) -> None:
-    """Replace a file at once."""
-    target = resolve(volume, path)
+def stage(target: str, size: int, blocks: Iterable[bytes]) -> str:
+    """Write a file of ``size`` bytes beside ``target``; return its path.
+
+    All ``blocks`` but the last have BLOCK_SIZE bytes, trailing zeros omitted.
+    """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.tmp")
     with open(temporary, "wb") as file:
-        file.write(content)
+        for index, block in enumerate(blocks):
+            file.seek(index * BLOCK_SIZE)
+            file.write(block)
+        file.truncate(size)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, target)
+    return temporary
+
+
+def write(volume: str, path: str, content: bytes) -> None:
+    """Replace a file at once."""
+    target = resolve(volume, path)
+    os.replace(stage(target, len(content), [content]), target)
 
 
 def remove(volume: str, path: str) -> None:
@@ -94,6 +106,13 @@ def block_path(digest: str) -> str:
     if len(digest) != 64 or not digest.isalnum():
         raise ValueError("not a digest: " + digest)
     return os.path.join(BLOCKS, digest[:2], digest)
+
+
+def stored(digest: str) -> bytes:
+    """Return a stored block, which counts as used now."""
+    os.utime(block_path(digest))
+    with open(block_path(digest), "rb") as block:
+        return block.read()
 
 
 def store(digests: Sequence[str], sizes: Sequence[int], content: bytes) -> None:
@@ -129,18 +148,7 @@ def put(volume: str, files: list[Any] | None, tree: str) -> list[list[int]]:
     ready = []
     for path, size, mode, blocks in files:
         target = resolve(volume, path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.tmp")
-        step = 8 * 1024 * 1024
-        with open(temporary, "wb") as file:
-            for index, digest in enumerate(blocks):
-                file.seek(index * step)
-                with open(block_path(digest), "rb") as block:
-                    file.write(block.read())
-                os.utime(block_path(digest))
-            file.truncate(size)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary = stage(target, size, map(stored, blocks))
         os.chmod(temporary, mode)
         ready.append((temporary, target))
     for temporary, target in ready:
@@ -157,17 +165,15 @@ def put(volume: str, files: list[Any] | None, tree: str) -> list[list[int]]:
     return []
 
 
-def records() -> dict[str, Any]:
-    """Return the small files of each run, and the names of its checkpoints."""
+def records() -> tuple[None, bytes]:
+    """Return the small files of each run with their times, as compressed JSON."""
     runs = {}
-    top = ROOT + "/checkpoints"
-    for run in sorted(os.listdir(top)):
-        folder = os.path.join(top, run)
-        if not os.path.isdir(folder):
+    for entry in os.scandir(ROOT + "/checkpoints"):
+        if not entry.is_dir():
             continue
         files = {}
         for name in RECORDS:
-            path = os.path.join(folder, name)
+            path = os.path.join(entry.path, name)
             if not os.path.isfile(path):  # opening a FIFO would wait for a writer
                 continue
             with (
@@ -175,8 +181,8 @@ def records() -> dict[str, Any]:
                 open(path, encoding="utf-8", errors="replace") as file,
             ):
                 files[name] = [file.read(), os.fstat(file.fileno()).st_mtime]
-        runs[run] = files
-    return runs
+        runs[entry.name] = files
+    return None, zlib.compress(json.dumps(runs).encode())
 
 
 def expire() -> None:
@@ -188,25 +194,19 @@ def expire() -> None:
                     os.unlink(os.path.join(folder, name))
 
 
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    operation.__name__: operation
+    for operation in (listing, read, write, remove, store, put, records, expire)
+}
+
+
 def answer(request: dict[str, Any], content: bytes) -> tuple[Any, bytes]:
-    """Carry out a request."""
-    op = request.pop("op")
-    if op == "read":
-        size, body = read(**request)
-        return size, body
-    if op == "records":
-        return None, zlib.compress(json.dumps(records()).encode())
-    calls: dict[str, Callable[..., Any]] = {
-        "listing": listing,
-        "remove": remove,
-        "put": put,
-        "expire": expire,
-    }
-    if op in calls:
-        return calls[op](**request), b""
-    receive: Callable[..., None] = write if op == "write" else store
-    receive(**request, content=content)
-    return None, b""
+    """Carry out a request; return its result and bytes."""
+    operation = OPERATIONS[request.pop("op")]
+    if operation in (write, store):
+        request["content"] = content
+    result = operation(**request)
+    return result if isinstance(result, tuple) else (result, b"")
 
 
 def main() -> None:

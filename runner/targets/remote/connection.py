@@ -176,19 +176,16 @@ class BoxSystem(System):
         return code
 
     def popen(
-        self,
-        command: Sequence[str],
-        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-        stderr: int = -1,
+        self, command: Sequence[str], stdin: int | IO[bytes] | None = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
         """Start a program on the box, in its own process group: the runner handles Ctrl-C."""
         return subprocess.Popen(
             self.command_line(command),
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.PIPE,
             env=dict(self.environ),
-            process_group=0 if os.name == "posix" else None,
+            process_group=0,
         )
 
 
@@ -269,9 +266,7 @@ class LogCopier(JobOutput):
         since = min(self._printed.values()).decode()
         command = ["docker", "logs", "--follow", "--timestamps"]
         command += ["--since", since] if since else []
-        self._process = process = self.target.system.popen(
-            [*command, self.container], stderr=subprocess.PIPE
-        )
+        self._process = process = self.target.system.popen([*command, self.container])
         assert process.stdout is not None
         assert process.stderr is not None
         other = threading.Thread(target=self._print, args=(process.stderr, 2), daemon=True)

@@ -1,4 +1,4 @@
-"""Files on a box: its volumes, and trees of this machine's files for a job.
+"""Files on a box: its volumes, trees of this machine's files for a job, and the image.
 
 An agent there serves them, and a lost connection is opened again. A tree is a Docker volume named
 after its content.
@@ -9,21 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from job.paths import WORKSPACE
+from job.run_record import is_run_name
+from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.plan import Plan
 from runner.planning.command_plan import SEEDS
 from runner.planning.packaging import list_files, make_omitted_test
+from runner.system import System
 from runner.targets.blocks import (
     BLOCK_SIZE,
     Block,
@@ -34,7 +39,8 @@ from runner.targets.blocks import (
     RemoteEntry,
     RetryPolicy,
 )
-from runner.targets.modal.image import VOLUME_FOLDERS
+from runner.targets.docker import IMAGE_VARIABLE, build_context, image_id, transfer_image
+from runner.targets.modal.image import VOLUME_FOLDERS, fingerprint
 from runner.targets.remote import agent
 from runner.targets.remote.connection import BoxSystem, BoxUnavailable, explain
 
@@ -215,6 +221,7 @@ class BoxFiles(BlockFiles):
         return self.agent.request(op, content, self.retry, volume=self.volume, **parameters)
 
 
+REPOSITORY = "gpt-runner"  # of images that the runner built on a box
 BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -299,3 +306,77 @@ def trees_of(plan: Plan) -> list[Tree]:
             mount = PurePosixPath(volume.container_path)
             given.setdefault(str(mount.parent), {})[mount.name] = Path(volume.host_path)
     return [*trees, *(make_tree(folder, paths) for folder, paths in given.items())]
+
+
+@contextmanager
+def copied_records(agent: Agent) -> Iterator[Path]:
+    """Copy the small files of all runs to a temporary folder, in one request."""
+    with TemporaryDirectory(prefix="gpt-runner-") as temporary:
+        try:
+            packed = agent.request("records")[1]
+        except FileNotFoundError:  # no image yet, so no runs
+            packed = zlib.compress(b"{}")
+        for run, files in json.loads(zlib.decompress(packed)).items():
+            if not is_run_name(run):
+                continue
+            folder = Path(temporary) / run
+            folder.mkdir()
+            for name, (text, modified) in files.items():
+                path = folder / Path(name).name
+                path.write_text(text, encoding="utf-8")
+                os.utime(path, (modified, modified))  # a heartbeat tells the time by it
+        yield Path(temporary)
+
+
+def image_name(checkout: Path, environ: Mapping[str, str]) -> str:
+    """Return GPT_RUNNER_IMAGE, else a name with the digest of the Dockerfile and its files."""
+    if name := environ.get(IMAGE_VARIABLE):
+        return name
+    text = json.dumps(sorted(fingerprint(checkout).items()))
+    return f"{REPOSITORY}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def find_image(system: BoxSystem, name: str) -> str | None:
+    """Return ``name`` if the box has it, else another of our images there, to read volumes with."""
+    if image_id(system, name):
+        return name
+    answer = system.call(["docker", "images", "-q", REPOSITORY])
+    if answer.code:
+        raise RunnerError(explain(system.box, answer.last_line))
+    return next(iter(answer.out.split()), None)
+
+
+def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) -> None:
+    """Pull or build the image on the box; send this machine's if the box is offline."""
+    if image_id(system, name):
+        return
+    is_given = cli.environ.get(IMAGE_VARIABLE) == name
+    if is_given:
+        cli.info(f"pulling {name} on {system.box}")
+        remedy = transfer_image(system, "pull", name, system.box)
+        if not remedy:
+            return
+        remedy = f"{remedy}, or pull it on this machine: `docker pull {name}`"
+    else:
+        cli.info(f"building the image on {system.box}; this takes some minutes, once")
+        remedy = "fix the error above, or build it on this machine: `docker compose build`"
+        context = build_context({n: checkout / n for n in ("Dockerfile", "requirements.lock")})
+        if system.run_visibly(["docker", "build", "--tag", name, "-"], context) == 0:
+            return
+    local, own = System(cli.environ), name if is_given else REPOSITORY
+    if not image_id(local, own):
+        verb = "pull" if is_given else "build"
+        raise RunnerError(
+            f"{system.box} could not {verb} the image, and this machine has none to send; {remedy}"
+        )
+    cli.info(f"sending this machine's image {own} to {system.box}")
+    with (
+        subprocess.Popen(["docker", "save", own], stdout=subprocess.PIPE) as save,
+        system.popen(["docker", "load"], stdin=save.stdout) as load,
+    ):
+        assert save.stdout is not None
+        save.stdout.close()  # so that save ends with load
+        problem = load.communicate()[1].decode(errors="replace")
+    if save.returncode or load.returncode:
+        raise RunnerError(f"sending the image failed: {explain(system.box, problem)}")
+    system.call(["docker", "tag", own, name])

@@ -17,25 +17,28 @@ from pathlib import Path
 from job.paths import VOLUMES, WORKSPACE
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.plan import (
-    Plan,
-    TargetState,
-)
+from runner.plan import ImageState, Plan, PriorRun, TargetState
 from runner.planning.command_plan import is_plain
 from runner.planning.plan import make_plan
 from runner.project import secret_values, volumes
-from runner.request import CommandRequest, Request
+from runner.request import CommandRequest, Request, TrainRequest
 from runner.runs.attempts import LAUNCH_NAME
+from runner.runs.find import local_state
 from runner.runs.store import (
     EXIT_NAME,
+    PulledRuns,
     launch_json,
     parse_launch,
+    recipe_of,
+    record_of,
     state_named,
     states,
+    step_of,
 )
 from runner.signals import hold_signals
 from runner.system import CompletedCommand
 from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box
+from runner.targets.base import inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import (
     ENTRYPOINT,
     Container,
@@ -45,9 +48,9 @@ from runner.targets.docker import (
     ensure_setup_image,
     exec_command,
     with_image_digest,
+    with_setup_state,
 )
 from runner.targets.process import follow_process
-from runner.targets.remote import images
 from runner.targets.remote.connection import (
     SSH_FAILED,
     BoxSystem,
@@ -55,8 +58,17 @@ from runner.targets.remote.connection import (
     explain,
     follow_container,
 )
-from runner.targets.remote.files import Agent, BoxFiles, Tree, send_tree, trees_of
-from runner.targets.remote.inspect import BoxCopies, copied_records, inspect_box
+from runner.targets.remote.files import (
+    Agent,
+    BoxFiles,
+    Tree,
+    copied_records,
+    ensure_image,
+    find_image,
+    image_name,
+    send_tree,
+    trees_of,
+)
 
 GRACE_S = 120  # from SIGTERM to SIGKILL, as in docker-compose.yml
 TREE_LABEL = "gpt-runner.tree"
@@ -84,11 +96,11 @@ class RemoteTarget(Target):
     @cached_property
     def image(self) -> str:
         """Return the name of the image for this checkout."""
-        return images.image_name(self.checkout, self.cli.environ)
+        return image_name(self.checkout, self.cli.environ)
 
     @cached_property
     def any_image(self) -> str | None:
-        return images.find_image(self.system, self.image)
+        return find_image(self.system, self.image)
 
     def mirror(self) -> RunSource:
         """Return the pulled copies of the box's runs."""
@@ -96,7 +108,31 @@ class RemoteTarget(Target):
 
     def inspect(self, request: Request) -> TargetState:
         """Return the state of the engine, the image, the run and the dataset on the box."""
-        return inspect_box(self, request)
+        if self.system.engine.problem:
+            raise RunnerError(explain(self.box, self.system.engine.problem))
+        environment = remote_environment(self.volumes, self.names)
+        state = inspect_target(
+            self, self.cli, self.checkout, request, environment, lambda: self._find_run(request)
+        )
+        folder = None
+        if request.command is not None:
+            folder = uploaded_folder(request.command, self.checkout)
+            folder = with_setup_state(self.system, self.image, request.command, folder)
+        image = ImageState(self.image, self.any_image == self.image)
+        return replace(state, image=image, folder=folder, gpus=self.gpus)
+
+    def _find_run(self, request: Request) -> PriorRun:
+        files, run, writes_run = self._files["checkpoints"], request.run, request.job.writes_run
+        record, is_training = record_of(files, run), isinstance(request, TrainRequest)
+        state = self.state(run) if writes_run or request.detach else None
+        return PriorRun(
+            record=record,
+            recipe=recipe_of(files, run) if is_training else None,
+            step=step_of(files, run),
+            attempts=len(record.attempts) if record else 0,
+            active=f"{state.status} on {self.name}" if state and state.alive else None,
+            other=local_state(self.cli, self.checkout, run, record) if writes_run else None,
+        )
 
     def check_program(self, request: CommandRequest) -> None:
         """Look the program up in the box's image. Raises RunnerError."""
@@ -131,13 +167,8 @@ class RemoteTarget(Target):
     def stop(self, run: str, force: bool = False) -> bool:
         """Run `docker stop` with the grace period, or with ``force`` `docker kill`."""
         active = self.containers.active(run)
-        for container in active:
-            signal_options = ["kill"] if force else ["stop", "--time", str(GRACE_S)]
-            answer = self.system.call(
-                ["docker", *signal_options, container.id], timeout_s=GRACE_S + 30.0
-            )
-            if answer.code:
-                raise RunnerError(f"{self.box} could not stop run '{run}': {answer.last_line}")
+        if problem := self.containers.stop(active, force, GRACE_S + 30.0):
+            raise RunnerError(f"{self.box} could not stop run '{run}': {problem}")
         return bool(active)
 
     def remove(self, path: str) -> None:
@@ -182,8 +213,7 @@ class RemoteTarget(Target):
     def block_files(self, volume: str, create: bool = False) -> BoxFiles:
         """Return the volume's files; ``create`` makes the image, without which it is not seen."""
         if create:
-            images.ensure_image(self.cli, self.system, self.checkout, self.image)
-            self.__dict__.pop("any_image", None)
+            self._ensure_image()
         return self._files[volume]
 
     def open_shell(
@@ -248,9 +278,12 @@ class RemoteTarget(Target):
             command.insert(1, "-t")
         return follow_process(self.cli.environ, command, self.cli.cwd)
 
+    def _ensure_image(self) -> None:
+        ensure_image(self.cli, self.system, self.checkout, self.image)
+        self.any_image = self.image
+
     def _prepare_image(self, plan: Plan) -> str:
-        images.ensure_image(self.cli, self.system, self.checkout, self.image)
-        self.__dict__.pop("any_image", None)
+        self._ensure_image()
         remember_box(self.checkout, self.box)
         if plan.folder is not None and plan.folder.setup:
             where = f" on {self.box}"
@@ -321,6 +354,17 @@ class RemoteTarget(Target):
     def _forget_exit(self, run: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
             self._files["checkpoints"].remove(f"{run}/{EXIT_NAME}")
+
+
+class BoxCopies(PulledRuns):
+    """The pulled copies of a box's runs."""
+
+    def state(self, run: str) -> RunInfo | None:
+        """Return the state of the run when it was pulled; None if it was not pulled."""
+        state = state_named(run, self.checkpoints, self.target, lambda _: (False, None))
+        if state is None:
+            return None
+        return replace(state, is_copy=True, alive=False, last_seen=state.ended or state.started)
 
 
 @contextmanager
