@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,13 +66,15 @@ def brief(text: str, limit: int = 80) -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return the value as JSON; NaN and infinities, which JSON lacks, become null."""
+    """Return the value as JSON, also with dataclasses; NaN and infinities become null."""
     return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

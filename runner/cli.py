@@ -1,8 +1,7 @@
 """The command line.
 
-Each file in ``runner/commands/`` is a command: the file's name is that of the command, its
-docstring the help text, and ``command`` the code. Only the command that was typed is imported,
-so that ``runner --help`` stays fast; it reads the first line of each file.
+COMMANDS lists the commands. Only the file of the command that was typed is imported, so that
+``runner --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +22,66 @@ from job.files import name_in_errors
 from runner.console import STDOUT, CliContext, open_closed_streams
 from runner.errors import RunnerError, as_runner_error, did_you_mean, usage
 
-COMMANDS = Path(__file__).parent / "commands"
+# The commands by their file in runner/commands/, each with the first line of its help.
+COMMANDS = {
+    "targets": {
+        "chat": "Talk to a trained network, which stays loaded.",
+        "cloud": "Run a job on Modal: the same image and command, on GPUs billed by the second.",
+        "host": "Run a job as a process on this machine.",
+        "local": "Run a job in the container on this machine, with Docker Compose.",
+        "remote": "Run a job in a container on another machine with Docker: `runner remote BOX`.",
+        "serve": "Serve a trained network through an OpenAI-compatible API.",
+    },
+    "runs": {
+        "logs": "Print the log of a run, running or finished.",
+        "queue": "List the runs that use or wait for the GPUs of this machine.",
+        "runs": "List the runs, newest first.",
+        "status": "Show the status of a run: progress, loss, attempts, cost.",
+        "stop": "Stop a run, or remove it from the queue. A training run saves a checkpoint first.",
+        "watch": "Watch a run live: loss curves, throughput, cost, samples.",
+    },
+    "change": {
+        "resume": "Resume a run from its newest checkpoint, with the settings it was started with.",
+        "set": "Change settings of a live training run, or write a checkpoint now.",
+    },
+    "sweep": {
+        "sweep": "Run many trials of a recipe or an experiment under one budget.",
+    },
+    "shell": {
+        "shell": "Open a shell with a command's image, folder and volumes, or in an active run.",
+    },
+    "transfer": {
+        "ls": "List the files of a volume on Modal or a box, with the total size of each folder.",
+        "pull": "Download files from a volume on Modal or a box; identical files are skipped.",
+        "push": "Upload files to a volume on Modal or a box; identical files are skipped.",
+    },
+    "storage": {
+        "cache": "List the jobs' caches by kind, with their sizes, or delete them.",
+        "prune": "Delete old checkpoints, after asking; records, curves and samples remain.",
+        "rm": "Delete runs, sweeps, or a path of a volume on Modal or a box, after asking.",
+    },
+    "views": {
+        "compare": "Compare runs: the settings that differ, results, and curves in one plot.",
+        "report": "Write a run as one HTML page: curves, samples, settings, attempts, cost.",
+        "tensorboard": "Show loss curves in TensorBoard; Ctrl-C stops the server.",
+    },
+    "costs": {
+        "estimate": "Compare the GPUs on Modal for a recipe: time, cost and memory.",
+        "spend": "Show the cost of the runs on Modal: by the runner's records and by Modal's bill.",
+    },
+    "publish": {
+        "emit": "Write a job file for another system: Slurm, Kubernetes, SkyPilot or dstack.",
+        "image": "Publish the image of the jobs: `runner image push`.",
+    },
+    "setup": {
+        "completion": "Print the script that completes commands, recipes, runs and GPUs with TAB.",
+        "doctor": "Check this machine, the checkout, boxes and the Modal account.",
+        "init": "Write a recipe, an experiment and .env.example into this folder, to start from.",
+        "new": "Write an example experiment to edit: `runner new experiment NAME`.",
+    },
+}
+MODULES = {name: file for file, names in COMMANDS.items() for name in names}
+SHORT_FORMS = ("chat", "serve")  # `runner chat` is `runner host chat`
 
 ENVIRONMENT = (
     (
@@ -81,41 +138,29 @@ RENAMED_COMMANDS = {"plan": "estimate"}
 
 MIN_SIMILARITY = 0.7  # of a command that is suggested; `logs` for `bogus` has 0.67
 
-# Jobs that are commands too: `runner chat` is `runner host chat`.
-SHORT_FORMS = {
-    "chat": "Talk to a trained network, which stays loaded.",
-    "serve": "Serve a trained network through an OpenAI-compatible API.",
-}
-
-
 # Objects allocated between garbage collections. Importing modal allocates 150,000; with Python's
 # default of 700, collections take 13% of the CPU time of a launch.
 GC_THRESHOLD = 200_000
 
 
 class Commands(click.Group):
-    """A group whose commands are the files of a folder."""
+    """The commands in COMMANDS. The function of `stop` is `stop_command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the files that do not start with an underscore, and SHORT_FORMS."""
-        files = (path.stem for path in COMMANDS.glob("*.py") if not path.stem.startswith("_"))
-        return sorted([*files, *SHORT_FORMS])
+        """Return the names."""
+        return sorted(MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the file of ``cmd_name``; None if it does not exist."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in MODULES:
             return None
-        if cmd_name in SHORT_FORMS:
-            command = import_module("runner.commands._jobs").short_form(cmd_name)
-        else:
-            command = import_module(f"runner.commands.{cmd_name}").command
-        assert isinstance(command, click.Command)
         from runner.cli_options import refuse_empty  # not for `runner --help`
 
-        command.name = cmd_name
-        for job in command.commands.values() if isinstance(command, click.Group) else ():
-            refuse_empty(job)
-        return refuse_empty(command)
+        module = import_module(f"runner.commands.{MODULES[cmd_name]}")
+        if MODULES[cmd_name] == "targets":
+            build = module.short_form if cmd_name in SHORT_FORMS else module.target_command
+            return refuse_empty(build(cmd_name))
+        return refuse_empty(getattr(module, f"{cmd_name}_command"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -123,13 +168,13 @@ class Commands(click.Group):
         """Find the command; suggest one for an unknown name. `remote:BOX` is `remote BOX`."""
         if args and args[0].startswith("remote:"):
             args = ["remote", args[0].partition(":")[2], *args[1:]]
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+        if args and args[0] not in MODULES and not args[0].startswith("-"):
             from runner.jobs import JOBS
 
             name = args[0]
             if name in RENAMED_COMMANDS:
                 raise usage(f"`runner {name}` is now `runner {RENAMED_COMMANDS[name]}`")
-            hint = did_you_mean(name, self.list_commands(ctx), MIN_SIMILARITY)
+            hint = did_you_mean(name, MODULES, MIN_SIMILARITY)
             if name in (*JOBS, "pipeline"):
                 hint = f"; a job runs on a target: `runner host {name}`, `local` or `cloud`"
             raise usage(f"unknown command '{name}'{hint or '; `runner --help` lists the commands'}")
@@ -143,10 +188,7 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any of them."""
-        rows = [
-            (name, SHORT_FORMS.get(name) or first_line(COMMANDS / f"{name}.py"))
-            for name in self.list_commands(ctx)
-        ]
+        rows = [(name, COMMANDS[file][name]) for name, file in sorted(MODULES.items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -221,7 +263,7 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
         return error
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        from runner.commands._jobs import explain_foreign_option
+        from runner.commands.targets import explain_foreign_option
 
         parameters = error.ctx.command.params if error.ctx else ()
         known = {
@@ -256,12 +298,6 @@ def explain_usage_error(error: click.UsageError, args: Sequence[str]) -> RunnerE
             example = f"`{path} {choice.choices[0]}`"
             message = f"missing {error.param.name}; expected {options}, as in {example}"
     return usage(f"{message[:1].lower()}{message[1:]}; `{path} --help` shows the usage")
-
-
-def first_line(path: Path) -> str:
-    """Return the first line of a module's docstring without importing the module."""
-    with path.open(encoding="utf-8") as file:
-        return file.readline().strip().strip('"').strip()
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from job.notify import VARIABLE, is_valid_url
 from job.trackers import DEFAULT_PROJECT, TRACKERS
 from runner import completion
 from runner.errors import RunnerError, did_you_mean, usage
-
-if TYPE_CHECKING:
-    from runner.pricing.gpus import GpuRequest
 
 Decorator = Callable[[Any], Any]
 
@@ -115,18 +112,16 @@ DURATION = _Amount("duration", parse_duration)  # 90m, 12h or 3d, in seconds
 DOLLARS = _Amount("dollars", parse_dollars)  # 25 or $25
 
 
-class GpuSpec(click.ParamType["GpuRequest"]):
+class GpuSpec(click.ParamType[str]):
     """``H100``, ``H100:8``, or alternatives in order of preference: ``H100:8,A100-80GB:8``."""
 
     name = "gpu"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> GpuRequest:
-        """Return the request that ``value`` describes."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the GPUs as `parse_gpus` understands ``value``."""
         from runner.pricing.gpus import parse_gpus
 
-        return parse_gpus(not_empty(value, param)) if isinstance(value, str) else value
+        return str(parse_gpus(not_empty(value, param)))
 
 
 class _Tag(click.ParamType[str]):
@@ -154,7 +149,9 @@ def not_empty(value: str, param: click.Parameter | None) -> str:
 
 
 def refuse_empty(command: click.Command) -> click.Command:
-    """Make every text option of ``command`` refuse an empty value."""
+    """Make every text option of ``command``, and of its jobs, refuse an empty value."""
+    for job in command.commands.values() if isinstance(command, click.Group) else ():
+        refuse_empty(job)
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.type is click.STRING:
             parameter.callback = _check_not_empty
@@ -278,23 +275,56 @@ REGION = click.option(
 
 ENV = click.option(
     "--env",
+    "variables",
     multiple=True,
     metavar="K[=V]",
     help="Set a variable of the job; K alone forwards K from the environment or .env.",
 )
 
-TARGET = click.option(
-    "--target",
-    metavar="TARGET",
-    shell_complete=completion.targets,
-    help="host, local, cloud or remote:BOX.",
+SECRET = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Pass a secret stored on Modal. Repeatable.",
 )
 
-REMOTE = click.option(
-    "--target",
-    metavar="TARGET",
-    shell_complete=completion.targets,
-    help="cloud or remote:BOX (default: cloud; without a Modal token, the only known box).",
+FOLDER = click.option(
+    "--dir",
+    "folder",
+    metavar="DIR",
+    help="Folder to run in; it is uploaded to a remote target.",
+    shell_complete=completion.folders,
+)
+SETUP = click.option(
+    "--setup",
+    multiple=True,
+    metavar="LINE",
+    help="Shell line to add to the image, such as `pip install ...`; "
+    "`none` ignores requirements.txt. Repeatable.",
+)
+PERSIST = click.option(
+    "--persist",
+    multiple=True,
+    metavar="PATH=VOLUME",
+    help="Keep PATH of the folder on a volume: out=checkpoints. Repeatable.",
+)
+
+
+def target_option(help_text: str, default: str | None = None) -> Decorator:
+    """Return ``--target``."""
+    return click.option(
+        "--target",
+        metavar="TARGET",
+        default=default,
+        show_default=default is not None,
+        help=help_text,
+        shell_complete=completion.targets,
+    )
+
+
+REMOTE = target_option(
+    "cloud or remote:BOX (default: cloud; without a Modal token, the only known box)."
 )
 
 VOLUME = click.argument("volume", shell_complete=completion.volumes)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from job.exit_status import ExitStatus
 from job.files import name_in_errors
 from job.format import json_text, sanitize
 from runner.errors import usage
@@ -262,16 +263,17 @@ def _is_tty(stream: Any) -> bool:
 
 def confirm(
     cli: CliContext, details: Sequence[str], action: str, yes: bool, line: str | None = None
-) -> bool:
-    """Show ``details`` and ask to do ``action``; ``yes`` answers.
+) -> None:
+    """Show ``details`` and ask to do ``action``; ``yes`` answers. End with 103 if declined.
 
     Without a terminal raise RunnerError, exit status 2, with the command that confirms: ``line``,
     or the command as typed with -y.
     """
     if yes:
-        return True
+        return
     if not cli.is_terminal:
         raise usage(f"{'; '.join(details)}; to {action}, run `{line or f'{cli.line} -y'}`")
     for detail in details:
         cli.info(detail)
-    return cli.ask(f"{action}?")
+    if not cli.ask(f"{action}?"):
+        raise click.exceptions.Exit(ExitStatus.CANCELLED)

@@ -1,6 +1,6 @@
 """The jobs: modules that run in the container or on the host.
 
-To add a job, add it to JOBS, and its options to ``runner/commands/_jobs.py``.
+To add a job, add it to JOBS, and its options to ``runner/commands/jobs.py``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class LaunchArguments:
     args: tuple[str, ...] = ()  # [RECIPE] [key=value ...], or FILE and parameters
     command: tuple[str, ...] = ()  # the arguments after --
     name: str | None = None
-    gpu: int | None = None  # processes; targets that rent GPUs have an option of their own
+    gpus: int | None = None  # processes; targets that rent GPUs have an option of their own
     device: str | None = None
     source: str | None = None
     shards: int | None = None

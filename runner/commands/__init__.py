@@ -1,1 +1,1 @@
-"""One file per command; its docstring is the help text."""
+"""The commands; COMMANDS in runner/cli.py lists their files."""

@@ -1,19 +1,4 @@
-"""Open a shell with the image, folder, packages and volumes of a command, or inside an active run.
-
-\b
-  runner shell                       in the container on this machine
-  runner shell -- python -V          run a command instead
-  runner shell --target remote:lab   in the container on another machine (a box)
-  runner shell --gpu H100            in a sandbox on Modal
-  runner shell --gpu H100 --dir ../nanoGPT --setup "pip install transformers"
-  runner shell my_run                inside the active run `my_run`
-  runner shell my_run -- nvidia-smi
-
-On Modal the runner shows the price and asks first; -y answers yes. The shell ends after
---idle minutes without a keystroke at its prompt, and also --idle minutes after its
-connection was lost. Until then, the same command line attaches to it again. The shell
-gets none of your keys or tokens unless --env or --secret names them.
-"""
+"""Open shells: in containers, sandboxes and active runs."""
 
 from __future__ import annotations
 
@@ -28,9 +13,8 @@ import click
 
 from job.run_record import RunStatus
 from runner import completion
-from runner.cli_options import ENV, YES, Number
-from runner.commands._jobs import COMMAND_ARGS, FOLDER, PERSIST, SETUP, UserCommandParser
-from runner.commands.cloud import SECRET
+from runner.cli_options import ENV, FOLDER, PERSIST, SECRET, SETUP, YES, Number, target_option
+from runner.commands.targets import COMMAND_ARGS, UserCommandParser
 from runner.console import CliContext
 from runner.errors import usage
 from runner.jobs import LaunchArguments
@@ -43,7 +27,7 @@ from runner.targets.modal import TARGET_NAME
 from runner.targets.modal.options import parse_options
 
 
-@click.command(cls=UserCommandParser, help=__doc__)
+@click.command(cls=UserCommandParser)
 @click.argument(
     "run", required=False, metavar="[RUN] [-- COMMAND ...]", shell_complete=completion.runs
 )
@@ -53,12 +37,7 @@ from runner.targets.modal.options import parse_options
     help="Run on Modal with this GPU: H100, L4, A100-80GB:2.",
     shell_complete=completion.gpus,
 )
-@click.option(
-    "--target",
-    metavar="TARGET",
-    shell_complete=completion.targets,
-    help="host, local, cloud or remote:BOX; by default local, or cloud with --gpu.",
-)
+@target_option("host, local, cloud or remote:BOX; by default local, or cloud with --gpu.")
 @FOLDER
 @SETUP
 @PERSIST
@@ -74,21 +53,37 @@ from runner.targets.modal.options import parse_options
 )
 @YES
 @click.pass_obj
-def command(
+def shell_command(
     cli: CliContext,
     /,
     run: str | None,
     gpu: str | None,
     target: str | None,
-    env: tuple[str, ...],
-    secret: tuple[str, ...],
+    variables: tuple[str, ...],
+    secrets: tuple[str, ...],
     idle: float,
     yes: bool,
     **values: Any,
 ) -> int:
+    """Open a shell with a command's image, folder and volumes, or in an active run.
+
+    \b
+      runner shell                       in the container on this machine
+      runner shell -- python -V          run a command instead
+      runner shell --target remote:lab   in the container on another machine (a box)
+      runner shell --gpu H100            in a sandbox on Modal
+      runner shell --gpu H100 --dir ../nanoGPT --setup "pip install transformers"
+      runner shell my_run                inside the active run `my_run`
+      runner shell my_run -- nvidia-smi
+
+    On Modal the runner shows the price and asks first; -y answers yes. The shell ends after
+    --idle minutes without a keystroke at its prompt, and also --idle minutes after its
+    connection was lost. Until then, the same command line attaches to it again. The shell
+    gets none of your keys or tokens unless --env or --secret names them.
+    """
     argv = click.get_current_context().meta.get(COMMAND_ARGS, ())
     if run is not None:
-        if gpu or target or env or secret or any(values.values()):
+        if gpu or target or variables or secrets or any(values.values()):
             raise usage(
                 f"a shell in run '{run}' uses the run's machine and files; remove the options"
             )
@@ -98,13 +93,13 @@ def command(
         raise usage(
             f"--gpu {gpu} is for Modal; a shell on {target} has all GPUs of its machine: remove it"
         )
-    if target != TARGET_NAME and secret:
+    if target != TARGET_NAME and secrets:
         raise usage(
-            f"--secret {secret[0]} is stored on Modal; on {target} use --env with the name of a "
+            f"--secret {secrets[0]} is stored on Modal; on {target} use --env with the name of a "
             "variable"
         )
     arguments = LaunchArguments(job="command", command=argv, yes=yes, **values)
-    options = parse_options(gpu=gpu, variables=env, secrets=secret)
+    options = parse_options(gpu=gpu, variables=variables, secrets=secrets)
     return run_shell(cli, target, arguments, options, idle * 60)
 
 

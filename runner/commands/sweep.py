@@ -1,13 +1,4 @@
-"""Run many trials of a recipe or an experiment under one budget.
-
-\b
-  runner sweep configs/sweep_lr.yaml --dry-run
-  runner sweep configs/sweep_lr.yaml --target cloud --max-parallel 4 --budget 20
-
-FILE defines the search space and the metric to optimize (docs/sweeps.md). Ctrl-C stops
-the running trials, which save checkpoints. Run the same command again to continue the
-sweep; finished trials are not repeated.
-"""
+"""Run the trials of a sweep."""
 
 from typing import Any
 
@@ -27,20 +18,14 @@ from runner.cli_options import (
     YES,
     GpuSpec,
     Integer,
+    target_option,
 )
 from runner.console import CliContext
 
 
-@click.command(help=__doc__)
+@click.command()
 @click.argument("file", shell_complete=completion.files)
-@click.option(
-    "--target",
-    metavar="TARGET",
-    default="host",
-    show_default=True,
-    help="host, local, cloud or remote:BOX.",
-    shell_complete=completion.targets,
-)
+@target_option("host, local, cloud or remote:BOX.", "host")
 @click.option(
     "--name",
     metavar="SWEEP",
@@ -57,7 +42,6 @@ from runner.console import CliContext
 )
 @click.option(
     "--gpu",
-    "gpus",
     type=GpuSpec(),
     metavar="NAME[:N]",
     help="cloud: GPUs of each trial.",
@@ -79,11 +63,21 @@ from runner.console import CliContext
 @JSON
 @YES
 @click.pass_obj
-def command(
-    cli: CliContext, /, gpus: Any, timeout: float | None, region: str | None, **values: Any
+def sweep_command(
+    cli: CliContext, /, gpu: str | None, timeout: float | None, region: str | None, **values: Any
 ) -> int:
+    """Run many trials of a recipe or an experiment under one budget.
+
+    \b
+      runner sweep configs/sweep_lr.yaml --dry-run
+      runner sweep configs/sweep_lr.yaml --target cloud --max-parallel 4 --budget 20
+
+    FILE defines the search space and the metric to optimize (docs/sweeps.md). Ctrl-C stops
+    the running trials, which save checkpoints. Run the same command again to continue the
+    sweep; finished trials are not repeated.
+    """
     from runner.sweep.launch import SweepArguments, run_sweep
     from runner.targets.modal.options import parse_options
 
-    options = parse_options(gpu=str(gpus) if gpus else None, timeout=timeout, region=region)
+    options = parse_options(gpu=gpu, timeout=timeout, region=region)
     return run_sweep(cli, SweepArguments(**values, target_options=options))

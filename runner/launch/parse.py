@@ -270,7 +270,7 @@ def _recipe_request(
         settings = settings.model_copy(update={"data": data})
     common["problems"] = find_problems(settings, (path.parent, cwd, checkout), volumes)
     if job.name == "train":
-        return TrainRequest(**common, gpus=arguments.gpu or 1)
+        return TrainRequest(**common, gpus=arguments.gpus or 1)
     source = arguments.source
     if source:
         source = absolute(path_on_this_machine(source, volumes), cwd)

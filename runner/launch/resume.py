@@ -50,7 +50,7 @@ def resume_request(
     target.check_configured()
     refuse_if_active_elsewhere(resolved, target)
     if not target.bills:
-        arguments = replace(arguments, gpu=_process_count(options.gpu))
+        arguments = replace(arguments, gpus=_process_count(options.gpu))
         options = replace(options, gpu=None)
         if unsupported := options.given():
             raise usage(
@@ -77,7 +77,7 @@ def resume_request(
             f"`{runner_command(target.name)} {recipe_name} --name {run}`"
         )
     recipe = target.volumes.run(run) / "recipe.yaml"
-    resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
+    resources = previous_resources(target, run, arguments.gpus, arguments.device, options)
     common = {**common_options(arguments, options), **vars(resources)}
     problems = find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), target.files)
     return target, TrainRequest(
@@ -95,7 +95,7 @@ def _command_request(
 ) -> Request:
     """Return the request for the recorded command, in its folder on this machine."""
     run = resolved.state.run
-    if arguments.gpu:
+    if arguments.gpus:
         raise usage(
             "a command starts its own processes (torchrun); remove --gpu, and set "
             "CUDA_VISIBLE_DEVICES to choose GPUs"
@@ -116,7 +116,7 @@ def _command_request(
             f"  {runner_command(target.name)} --name {run} --dir FOLDER -- "
             f"{shlex.join(command.argv)}"
         )
-    resources = previous_resources(target, run, arguments.gpu, arguments.device, options)
+    resources = previous_resources(target, run, arguments.gpus, arguments.device, options)
     common = common_options(arguments, resources.target_options)
     return CommandRequest(run=run, command=command, **common)
 
@@ -130,7 +130,7 @@ def _experiment_request(
 ) -> Request:
     """Return the request for the recorded experiment. Raise RunnerError if its file is missing."""
     run = resolved.state.run
-    if arguments.gpu:
+    if arguments.gpus:
         raise usage("experiments run in one process and use every visible GPU; remove --gpu")
     if arguments.args:
         raise usage(
@@ -160,7 +160,7 @@ def _experiment_request(
         job="run",
         args=(str(file), *args),
         name=run,
-        gpu=None,
+        gpus=None,
         device=resources.device,
     )
     return experiment_request(same_again, cli.cwd, files, resources.target_options)

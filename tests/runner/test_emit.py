@@ -55,6 +55,12 @@ def test_every_engine_gets_image_command_resources_limit_and_restart(
     assert "interruption" in task["retry"]["on_events"]
 
 
+def test_zero_gpus_are_refused(type_: Callable[[str], Result]) -> None:
+    refused = type_("runner emit slurm quickstart --gpu 0")
+    assert refused.exit_code == 2
+    assert refused.stderr == "error: --gpu 0: expected 8 for any GPU, or H100:8\n"
+
+
 def test_gpus_and_time_limit_are_the_recipe_s_by_default(type_: Callable[[str], Result]) -> None:
     slurm = type_("runner emit slurm quickstart resources.gpu=H100:8 resources.timeout=3h").stdout
     assert "#SBATCH --gres=gpu:h100:8\n" in slurm

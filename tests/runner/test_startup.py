@@ -10,7 +10,7 @@ import sys
 import click
 import pytest
 
-from runner.cli import COMMANDS, SHORT_FORMS, first_line, main
+from runner.cli import COMMANDS, MODULES, main
 from tests.runner.conftest import ROOT
 
 ROOT_CONTEXT = click.Context(main)
@@ -87,8 +87,8 @@ def test_no_garbage_is_collected_while_modules_load() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_listed_text_is_the_one_of_the_command(name: str) -> None:
     command = main.get_command(ROOT_CONTEXT, name)
-    listed = SHORT_FORMS.get(name) or first_line(COMMANDS / f"{name}.py")
-    assert command.help.splitlines()[0] == listed
+    assert command.name == name
+    assert command.help.splitlines()[0] == COMMANDS[MODULES[name]][name]
 
 
 def test_every_command_is_in_the_docs() -> None:

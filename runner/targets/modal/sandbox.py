@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from job.exit_status import ExitStatus
 from job.format import duration
 from job.paths import WORKSPACE
 from job.run_record import RunStatus
@@ -112,8 +111,7 @@ def run_shell(
         f"you leave it, or after {duration(idle_s)} without input"
     )
     confirmed_line = cli.line.replace(" shell", " shell -y", 1)
-    if not confirm(cli, [summary], "open it", yes, confirmed_line):
-        return int(ExitStatus.CANCELLED)
+    confirm(cli, [summary], "open it", yes, confirmed_line)
     import modal
 
     plan = make_plan(request, target.inspect(request))

@@ -11,7 +11,7 @@ from click.testing import Result
 from job.recipe import known_keys, load
 from job.run_record import read_record
 from job.run_session import SettingsMismatch, refuse_changes
-from runner.commands import resume
+from runner.commands.change import resume_command
 from runner.console import CliContext
 from runner.targets.host import HostTarget
 
@@ -62,8 +62,8 @@ def test_setting_that_may_change_resumes(
 def test_examples_of_resume_change_only_free_settings() -> None:
     lines = [
         line.split()
-        for line in str(resume.__doc__).splitlines()
-        if line.startswith("  runner resume")
+        for line in str(resume_command.help).splitlines()
+        if line.strip().startswith("runner resume")
     ]
     changed = {word.partition("=")[0] for line in lines for word in line if "=" in word} - {
         "max_steps"

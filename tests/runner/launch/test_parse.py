@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from runner.commands import host
+from runner.commands.targets import target_command
 from runner.errors import RunnerError
 from runner.launch.parse import ParsedArgs, classify_args
 
@@ -19,13 +19,13 @@ def classify(words: Sequence[str]) -> ParsedArgs:
 
 
 def test_no_arguments_select_the_default_recipe() -> None:
-    assert host.command.split_job([]) == (None, [])
+    assert target_command("host").split_job([]) == (None, [])
     assert classify([]) == ParsedArgs(None, ())
 
 
 def test_the_order_does_not_matter() -> None:
     for words in permutations(["prepare", "shakespeare_char", "lr=1e-3"]):
-        job, rest = host.command.split_job(words)
+        job, rest = target_command("host").split_job(words)
         assert job == "prepare"
         assert classify(rest) == ParsedArgs("shakespeare_char", ("lr=1e-3",))
 
@@ -50,7 +50,7 @@ def test_the_order_does_not_matter() -> None:
 def test_the_job_is_the_first_positional_argument_that_names_one(
     args: list[str], job: str | None, rest: list[str]
 ) -> None:
-    assert host.command.split_job(args) == (job, rest)
+    assert target_command("host").split_job(args) == (job, rest)
 
 
 def test_overrides_keep_their_order() -> None:

@@ -1,53 +1,140 @@
-"""Change settings of a live training run, or write a checkpoint now, without a restart.
-
-\b
-  runner set my_run log_every=1 sample_every=500
-  runner set my_run --checkpoint
-  runner set my_run --tag good --untag draft
-
-Tags can be changed for every run, also for one that has ended.
-"""
+"""Resume a run, or change a live one."""
 
 from __future__ import annotations
 
 import shlex
 import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from job.format import runner_command
+from job.format import json_text, runner_command
 from runner import completion
-from runner.cli_options import TAG
+from runner.cli_options import (
+    DETACH,
+    DEVICE,
+    DRY_RUN,
+    JSON,
+    MAX_COST,
+    NOTIFY,
+    QUEUE,
+    SHARE,
+    TAG,
+    TIMEOUT,
+    YES,
+    target_option,
+)
 from runner.console import CliContext
+from runner.errors import RunnerError, did_you_mean, not_found, usage
+from runner.jobs import LaunchArguments
 
 if TYPE_CHECKING:
     from job.recipe import Recipe
     from runner.runs.find import ResolvedRun
 
+# A container on Modal polls every 3 s and commits its volume at least once a minute.
+ANSWER_TIMEOUT_S = 180.0
 
-@click.command(help=__doc__)
+
+@click.command()
+@click.argument("args", nargs=-1, metavar="[RUN] [key=value ...]", shell_complete=completion.runs)
+@target_option("host, local, cloud or remote:BOX.")
+@click.option(
+    "--gpu",
+    metavar="N|NAME[:N]",
+    help="Number of GPUs; on Modal NAME[:N], same as in `runner cloud`.",
+    shell_complete=completion.gpus,
+)
+@TIMEOUT
+@MAX_COST
+@NOTIFY
+@DEVICE
+@DRY_RUN
+@DETACH
+@TAG
+@QUEUE
+@SHARE
+@JSON
+@YES
+@click.pass_obj
+def resume_command(
+    cli: CliContext,
+    /,
+    args: tuple[str, ...],
+    target: str | None,
+    gpu: str | None,
+    timeout: float | None,
+    max_cost: float | None,
+    **other_options: Any,
+) -> int:
+    """Resume a run from its newest checkpoint, with the settings it was started with.
+
+    \b
+      runner resume                           the newest run
+      runner resume my_run
+      runner resume my_run checkpoint_every=100
+      runner resume my_run max_steps=2000
+      runner resume my_run --target cloud --gpu H100
+
+    The run resumes on the target of its last attempt; --target moves it to a different one.
+    `host` and `local` share their volumes. To and from Modal, copy the run first with
+    `runner push checkpoints RUN` or `runner pull checkpoints RUN`.
+
+    Settings that would make it a different run, such as lr, are refused. max_steps can change
+    as long as no completed step depends on it: with schedule=constant, or before the last
+    decay_steps. Otherwise start a new run from its weights:
+
+    \b
+      runner host quickstart --name longer init_from=my_run max_steps=2000
+    """
+    from runner.launch.execute import run_request
+    from runner.launch.parse import split_overrides
+    from runner.launch.resume import resume_request
+    from runner.runs.find import select_run
+    from runner.targets.modal.options import parse_options
+
+    names, overrides = split_overrides(args)
+    if len(names) > 1:
+        raise usage(f"unexpected '{names[1]}'; `runner resume` takes one run and key=value")
+    resolved = select_run(cli, names[0] if names else None)
+    arguments = LaunchArguments(args=tuple(overrides), name=resolved.state.run, **other_options)
+    options = parse_options(gpu=gpu, timeout=timeout, max_cost=max_cost)
+    chosen, request = resume_request(cli, resolved, arguments, target, options)
+    if arguments.access is not None and chosen.has_remote_volumes:
+        raise usage(
+            f"--{arguments.access} is an option of host and local, whose runs use the same GPUs"
+        )
+    return run_request(cli, chosen, request, arguments)
+
+
+@click.command()
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE ...]")
 @click.option("--checkpoint", is_flag=True, help="Write a checkpoint now, and wait for it.")
 @TAG
 @click.option("--untag", multiple=True, metavar="NAME", help="Remove a tag. Repeatable.")
 @click.pass_obj
-def command(
+def set_command(
     cli: CliContext,
     run: str,
     settings: tuple[str, ...],
     checkpoint: bool,
     tags: tuple[str, ...],
     untag: tuple[str, ...],
-) -> int:
-    import uuid
+) -> None:
+    """Change settings of a live training run, or write a checkpoint now.
 
+    \b
+      runner set my_run log_every=1 sample_every=500
+      runner set my_run --checkpoint
+      runner set my_run --tag good --untag draft
+
+    Tags can be changed for every run, also for one that has ended.
+    """
     from job.live_request import LiveRequest, check_live_settings
     from job.run_record import REQUEST_NAME
-    from runner.errors import RunnerError, usage
     from runner.runs.find import find_run
     from runner.runs.store import recipe_of, record_of, step_of
     from runner.system import wait_until
@@ -62,7 +149,7 @@ def command(
     resolved = find_run(cli, run)
     if is_tagging:
         _change_tags(cli, resolved, tags, untag)
-        return 0
+        return
     state, target = resolved.state, resolved.target
     if state.job != "train":
         raise RunnerError(
@@ -100,14 +187,11 @@ def command(
         raise RunnerError(str(answer["error"]))
     done = [*settings, *(["checkpoint written"] if checkpoint else [])]
     cli.info(f"run '{run}', step {answer['step']}: {', '.join(done)}")
-    return 0
 
 
 def _change_tags(
     cli: CliContext, resolved: ResolvedRun, added: Sequence[str], removed: Sequence[str]
 ) -> None:
-    from job.format import json_text
-    from runner.errors import RunnerError, did_you_mean, not_found
     from runner.runs.attempts import TAGS_NAME
     from runner.runs.store import TagRecord
 
@@ -122,7 +206,7 @@ def _change_tags(
             hint = did_you_mean(name, before) or f"; its tags: {', '.join(before) or 'none'}"
             raise not_found(f"run '{run}' has no tag '{name}'{hint}")
     tags = tuple(name for name in dict.fromkeys((*before, *added)) if name not in removed)
-    content = json_text(asdict(TagRecord(time.time(), tags))) + "\n"
+    content = json_text(TagRecord(time.time(), tags)) + "\n"
     resolved.target.write_record(run, TAGS_NAME, content)
     cli.info(f"tags of run '{run}': {', '.join(tags) or 'none'}")
 
@@ -143,7 +227,3 @@ def _remedy(
         return f"; change a setting when you resume it: `runner resume {state.run} {overrides}`"
     line = f"{runner_command(resolved.target.name)} {state.recipe or 'RECIPE'} {overrides}"
     return f"; to train with {overrides}, start a new run: `{line} --name NEW-NAME`"
-
-
-# A container on Modal polls every 3 s and commits its volume at least once a minute.
-ANSWER_TIMEOUT_S = 180.0
