@@ -32,7 +32,7 @@ class _Amount(click.ParamType[float]):
         """Return the number in ``value``."""
         if not isinstance(value, str):
             return float(value)
-        return self._parse(not_empty(value, param), flag(param))
+        return self._parse(not_empty(value, flag(param)), flag(param))
 
 
 class Number(click.ParamType[float]):
@@ -54,7 +54,7 @@ class Number(click.ParamType[float]):
     ) -> float:
         """Return the number in ``value``."""
         try:
-            number = self._read(not_empty(value, param)) if isinstance(value, str) else value
+            number = self._read(not_empty(value, flag(param))) if isinstance(value, str) else value
         except ValueError:
             number = math.nan
         if not self.low <= number <= self.high or number == math.inf:
@@ -112,28 +112,33 @@ DURATION = _Amount("duration", parse_duration)  # 90m, 12h or 3d, in seconds
 DOLLARS = _Amount("dollars", parse_dollars)  # 25 or $25
 
 
-class GpuSpec(click.ParamType[str]):
-    """``H100``, ``H100:8``, or alternatives in order of preference: ``H100:8,A100-80GB:8``."""
+def parse_gpu(value: str) -> str:
+    """Return ``H100:8``, or alternatives in order of preference, if `parse_gpus` accepts them."""
+    from runner.pricing.gpus import parse_gpus
 
-    name = "gpu"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the GPUs as `parse_gpus` understands ``value``."""
-        from runner.pricing.gpus import parse_gpus
-
-        return str(parse_gpus(not_empty(value, param)))
+    return str(parse_gpus(not_empty(value, "--gpu")))
 
 
-class _Tag(click.ParamType[str]):
-    """A run's tag, which tables show on one line."""
+def parse_tag(value: str) -> str:
+    """Return a run's tag, which tables show on one line."""
+    if not not_empty(value, "--tag").isprintable():
+        raise usage(f"--tag {value!r}: a tag is one line of printable characters")
+    return value
 
-    name = "tag"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the tag."""
-        if not not_empty(str(value), param).isprintable():
-            raise usage(f"{flag(param)} {value!r}: a tag is one line of printable characters")
-        return str(value)
+def parse_tracker(value: str) -> tuple[str, str]:
+    """Return the name and the project in ``wandb`` or ``wandb=PROJECT``."""
+    name, equals, project = not_empty(value, "--tracker").partition("=")
+    if name not in TRACKERS or (equals and not project):
+        raise usage(f"--tracker {value}: expected {', '.join(TRACKERS)}, or NAME=PROJECT")
+    return name, project or DEFAULT_PROJECT
+
+
+def parse_notify_url(value: str) -> str:
+    """Return the URL to send messages to. It is a secret: no message repeats it."""
+    if not is_valid_url(value):
+        raise usage("--notify: expected a URL that begins with https://")
+    return value
 
 
 def flag(param: click.Parameter | None) -> str:
@@ -141,10 +146,10 @@ def flag(param: click.Parameter | None) -> str:
     return max(param.opts, key=len) if param is not None else "the value"
 
 
-def not_empty(value: str, param: click.Parameter | None) -> str:
+def not_empty(value: str, option: str) -> str:
     """Return ``value``. Raise RunnerError if it is empty, as from an unset shell variable."""
     if not value.strip():
-        raise usage(f"{flag(param)} is empty; give it a value (is its variable set?) or remove it")
+        raise usage(f"{option} is empty; give it a value (is its variable set?) or remove it")
     return value
 
 
@@ -161,7 +166,7 @@ def refuse_empty(command: click.Command) -> click.Command:
 def _check_not_empty(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, str):
-            not_empty(item, parameter)
+            not_empty(item, flag(parameter))
     return value
 
 
@@ -172,7 +177,7 @@ DETACH = click.option("--detach", is_flag=True, help="Start the job in the backg
 TAG = click.option(
     "--tag",
     "tags",
-    type=_Tag(),
+    type=parse_tag,
     multiple=True,
     metavar="NAME",
     help="Tag of the run, for `runner runs --tag NAME`. Repeatable.",
@@ -205,31 +210,6 @@ DEVICE = click.option(
 )
 
 
-class TrackerSpec(click.ParamType[tuple[str, str]]):
-    """``wandb`` or ``wandb=PROJECT``, as a pair of name and project."""
-
-    name = "tracker"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        name, equals, project = not_empty(value, param).partition("=")
-        if name not in TRACKERS or (equals and not project):
-            raise usage(f"--tracker {value}: expected {', '.join(TRACKERS)}, or NAME=PROJECT")
-        return name, project or DEFAULT_PROJECT
-
-
-class NotifyUrl(click.ParamType[str]):
-    """A URL to send messages to. It is a secret: no message repeats it."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not is_valid_url(value):
-            raise usage("--notify: expected a URL that begins with https://")
-        return str(value)
-
-
 def _set_notify_url(ctx: click.Context, parameter: click.Parameter, url: str | None) -> None:
     """Put the URL into the command's environment, where .env or the shell may have it too."""
     if url is not None and ctx.obj is not None:
@@ -239,7 +219,7 @@ def _set_notify_url(ctx: click.Context, parameter: click.Parameter, url: str | N
 
 NOTIFY = click.option(
     "--notify",
-    type=NotifyUrl(),
+    type=parse_notify_url,
     metavar="URL",
     expose_value=False,
     callback=_set_notify_url,
@@ -249,7 +229,7 @@ NOTIFY = click.option(
 TRACKER = click.option(
     "--tracker",
     "trackers",
-    type=TrackerSpec(),
+    type=parse_tracker,
     multiple=True,
     metavar="NAME[=PROJECT]",
     help="Also log to wandb, mlflow or trackio. Repeatable.",

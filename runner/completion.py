@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from job.paths import VOLUMES
 from runner.jobs import JOBS
 
 if TYPE_CHECKING:
@@ -15,44 +17,47 @@ if TYPE_CHECKING:
 GPU_COUNTS = (1, 2, 4, 8)
 
 
-def words(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a job or a recipe."""
-    return [
-        *_matching((*JOBS, "run", "pipeline"), incomplete),
-        *recipes(ctx, parameter, incomplete),
-    ]
+def _completer(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """Return the completion of one of ``names()``; nothing outside of a checkout."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        from runner.errors import RunnerError
+
+        try:
+            return [name for name in names() if name.startswith(incomplete)]
+        except (RunnerError, OSError):
+            return []
+
+    return complete
 
 
-def recipes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a recipe in configs/."""
-    from runner.errors import RunnerError
+def _recipes() -> Iterable[str]:
     from runner.project import find_checkout, recipes
 
-    try:
-        return _matching(recipes(find_checkout(Path.cwd()), Path.cwd()), incomplete)
-    except RunnerError:
-        return []
+    return recipes(find_checkout(Path.cwd()), Path.cwd())
 
 
-def runs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a run that has a folder on this machine."""
-    import os
-
-    from runner.errors import RunnerError
+def _runs() -> list[str]:
     from runner.project import find_checkout, volumes
 
-    try:
-        folder = volumes(find_checkout(Path.cwd()), os.environ).checkpoints
-        return sorted(path.name for path in folder.iterdir() if path.name.startswith(incomplete))
-    except (RunnerError, OSError):
-        return []
+    return sorted(os.listdir(volumes(find_checkout(Path.cwd()), os.environ).checkpoints))
 
 
-def volumes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a volume."""
-    from job.paths import VOLUMES
+def _targets() -> list[str]:
+    from runner.project import find_checkout
+    from runner.target import target_names
 
-    return _matching(VOLUMES, incomplete)
+    return target_names(find_checkout(Path.cwd()))
+
+
+recipes, runs, targets = _completer(_recipes), _completer(_runs), _completer(_targets)
+volumes = _completer(lambda: VOLUMES)
+jobs = _completer(lambda: (*JOBS, "run", "pipeline"))
+
+
+def words(*arguments: Any) -> list[str]:
+    """Complete a job or a recipe."""
+    return jobs(*arguments) + recipes(*arguments)
 
 
 def gpus(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -61,50 +66,30 @@ def gpus(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> lis
 
     before, comma, last = incomplete.rpartition(",")
     name, colon, _ = last.upper().partition(":")
+    known = list(BY_NAME)
     if colon:
         most = BY_NAME[name].max_count if name in BY_NAME else 0
         known = [f"{name}:{count}" for count in GPU_COUNTS if count <= most]
-    else:
-        known = list(BY_NAME)
-    return [f"{before}{comma}{word}" for word in _matching(known, last.upper())]
+    return [f"{before}{comma}{word}" for word in known if word.startswith(last.upper())]
 
 
-def targets(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a target."""
-    from runner.errors import RunnerError
-    from runner.project import find_checkout
-    from runner.target import target_names
+def _shell_path(kind: str) -> Callable[..., list[CompletionItem]]:
+    """Return the completion of a path, which the shell itself completes."""
 
-    try:
-        return _matching(target_names(find_checkout(Path.cwd())), incomplete)
-    except RunnerError:
-        return []
+    def complete(
+        ctx: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=kind)]
+
+    return complete
 
 
-def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+files, folders = _shell_path("file"), _shell_path("dir")
+
+
+def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
     """Complete a run after the volume `checkpoints`, else a path."""
-    from click.shell_completion import CompletionItem
-
-    if ctx.params.get("volume") == "checkpoints":
-        return [CompletionItem(run) for run in runs(ctx, parameter, incomplete)]
-    return files(ctx, parameter, incomplete)
-
-
-def files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete a path."""
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(incomplete, type="file")]
-
-
-def folders(
-    ctx: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Let the shell complete a folder."""
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(incomplete, type="dir")]
-
-
-def _matching(names: Iterable[str], incomplete: str) -> list[str]:
-    return [word for word in names if word.startswith(incomplete)]
+    complete = runs if ctx.params.get("volume") == "checkpoints" else files
+    return complete(ctx, parameter, incomplete)

@@ -24,15 +24,6 @@ OPTIONS = (
 
 
 @dataclass(frozen=True)
-class GitAnswer:
-    """The output of a Git command."""
-
-    status: int
-    out: bytes
-    errors: str
-
-
-@dataclass(frozen=True)
 class Repository:
     """A work tree and its ``.git`` directory."""
 
@@ -69,9 +60,9 @@ class Repository:
     def is_dirty(self) -> bool:
         """Return True if a tracked file differs from HEAD."""
         answer = self.run(self.root, "status", "--porcelain", "--untracked-files=no")
-        return answer is not None and bool(answer.out)
+        return answer is not None and bool(answer.stdout)
 
-    def run(self, folder: Path, *arguments: str) -> GitAnswer | None:
+    def run(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes] | None:
         """Run a Git command that reads; None if Git is missing or does not answer."""
         with _clean_git_dir(self) as git_dir:
             variables = {
@@ -86,7 +77,7 @@ class Repository:
                 variables["GIT_INDEX_FILE"] = str(index)
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
             try:
-                done = subprocess.run(
+                return subprocess.run(
                     ["git", "--no-optional-locks", *OPTIONS, *self._excludes(), *arguments],
                     cwd=folder,
                     env={**inherited, **variables},
@@ -97,7 +88,6 @@ class Repository:
                 )
             except (OSError, subprocess.TimeoutExpired):
                 return None
-        return GitAnswer(done.returncode, done.stdout, os.fsdecode(done.stderr))
 
     def _excludes(self) -> tuple[str, ...]:
         """Return the option for the repository's own core.excludesFile, a list of patterns."""

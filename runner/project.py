@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,12 +76,6 @@ def recipes(checkout: Path, cwd: Path | None = None) -> dict[str, Path]:
     return known
 
 
-def config_names(checkout: Path, cwd: Path, matches: Callable[[Path], bool]) -> set[str]:
-    """Return the names of the matching files of both ``configs/``."""
-    files = [*(checkout / "configs").glob("*.yaml"), *(cwd / "configs").glob("*.yaml")]
-    return {file.stem for file in files if matches(file)}
-
-
 def is_recipe(path: Path, is_own: bool = True) -> bool:
     """Return True if the file is neither a pipeline nor a sweep.
 
@@ -116,6 +110,26 @@ def explain_config(name: str, checkout: Path, cwd: Path, kind: str = "recipe") -
     if path is not None and kind != "recipe" and is_recipe(path, is_own=False):
         return f"{name} is a recipe, not a {kind}; run `runner host {name}`"
     return ""
+
+
+def require_config(kind: str, name: str, checkout: Path, cwd: Path) -> Path:
+    """Return the file of a recipe, a sweep or a pipeline, by its name in ``configs/`` or its path.
+
+    Raises RunnerError, exit status 2, if it does not exist or is of another kind.
+    """
+    known = recipes(checkout, cwd)
+    if kind == "recipe" and name in known:
+        return known[name]
+    if mistake := explain_config(name, checkout, cwd, kind):
+        raise usage(mistake)
+    if path := find_config(name, checkout, cwd):
+        return path
+    if kind != "recipe":
+        files = [*(checkout / "configs").glob("*.yaml"), *(cwd / "configs").glob("*.yaml")]
+        is_kind = is_sweep if kind == "sweep" else is_pipeline
+        known = {file.stem: file for file in files if is_kind(file)}
+    page = "; docs/commands.md describes the file" if kind == "pipeline" else ""
+    raise usage(unknown_config(kind, name, known) + page)
 
 
 def unknown_config(kind: str, name: str, known: Collection[str]) -> str:

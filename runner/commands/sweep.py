@@ -16,8 +16,8 @@ from runner.cli_options import (
     TIMEOUT,
     TRACKER,
     YES,
-    GpuSpec,
     Integer,
+    parse_gpu,
     target_option,
 )
 from runner.console import CliContext
@@ -42,7 +42,7 @@ from runner.console import CliContext
 )
 @click.option(
     "--gpu",
-    type=GpuSpec(),
+    type=parse_gpu,
     metavar="NAME[:N]",
     help="cloud: GPUs of each trial.",
     shell_complete=completion.gpus,

@@ -29,9 +29,9 @@ from runner.cli_options import (
     YES,
     Decorator,
     GpuCount,
-    GpuSpec,
     Integer,
     Number,
+    parse_gpu,
 )
 from runner.commands.jobs import COMMAND_JOB, JOB_COMMANDS
 from runner.console import CliContext
@@ -58,7 +58,7 @@ PROCESSES = click.option(
 )
 GPU = click.option(
     "--gpu",
-    type=GpuSpec(),
+    type=parse_gpu,
     metavar="NAME[:N]",
     shell_complete=completion.gpus,
     help="H100, H100:8, or alternatives in order of preference: H100:8,A100-80GB:8. "

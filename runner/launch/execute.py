@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from job.exit_status import ExitStatus
@@ -80,7 +80,7 @@ def run_request(
     if arguments.dry_run and arguments.as_json:
         cli.json(plan.to_json())
         return ExitStatus.DONE
-    show(plan, cli)
+    cli.print_rows(rows(plan))
     if arguments.dry_run:
         return ExitStatus.DONE
     if isinstance(request, CommandRequest):
@@ -197,7 +197,7 @@ def show_finished(
             recipe = str(path.relative_to(cli.cwd) if path.is_relative_to(cli.cwd) else path)
         args = [recipe, *request.overrides]
     if request.as_json:
-        cli.json(asdict(record))
+        cli.json(record)
     elif request.experiment is None:
         files = target.files("checkpoints")
         entries = listing(files, f"{request.run}/samples")
@@ -210,13 +210,8 @@ def show_finished(
     return ExitStatus.DONE
 
 
-def show(plan: Plan, cli: CliContext) -> None:
-    """Print the plan."""
-    cli.print_rows(rows(plan))
-
-
 def rows(plan: Plan) -> list[tuple[str, str]]:
-    """Return the names and values of the table, without empty ones."""
+    """Return the names and values of the plan to show, without empty ones."""
     process, detached = plan.process, ", detached" if plan.detach else ""
     one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
     table = [

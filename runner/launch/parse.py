@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from runner.launch.recipe_paths import (
     volume_problem,
 )
 from runner.paths import absolute, is_path
-from runner.project import explain_config, find_config, recipes, unknown_config
+from runner.project import explain_config, recipes, require_config, unknown_config
 from runner.request import (
     PROMPT,
     BenchmarkRequest,
@@ -71,25 +70,27 @@ def read_request(
             return f"'{word}' is a run, not a job or a recipe; use --name {word}"
         return explain_config(word, checkout, cwd)
 
-    parsed = classify_args(arguments.args, [*known, *published], explain)
-    overrides = tuple(absolute_override(override, cwd, volumes) for override in parsed.overrides)
+    recipe, typed_overrides = classify_args(arguments.args, [*known, *published], explain)
+    overrides = tuple(absolute_override(override, cwd, volumes) for override in typed_overrides)
     if arguments.name is not None:
         check_run_name(arguments.name)
-    if parsed.recipe in published and parsed.recipe not in known:
+    if recipe in published and recipe not in known:
         return _download_request(arguments, job, FINEWEB, overrides, common)
     if job.reads_recipe:
-        path = find_recipe(parsed.recipe, known, checkout, cwd)
+        path = find_recipe(recipe, checkout, cwd)
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
         return _recipe_request(arguments, job, overrides, path, checkout, cwd, volumes, common)
-    if job.is_benchmark:
-        return _benchmark_request(arguments, job, parsed, common)
     name = arguments.name
-    if name is None and parsed.recipe is not None:
+    if job.is_benchmark:
+        for word in arguments.args:
+            raise usage(f"{job.name} measures the device and takes no recipe; remove {word}")
+        return BenchmarkRequest(run=name or job.name, **common)
+    if name is None and recipe is not None:
         from job.recipe import load
 
-        name = load(find_recipe(parsed.recipe, known, checkout, cwd)).name
-    run = find_run_name(name, files) if files is not None else name or ""
-    settings = _settings_of(files, run, overrides) if files is not None else None
+        name = load(find_recipe(recipe, checkout, cwd)).name
+    run = find_run_name(name, files)
+    settings = _settings_of(files, run, overrides)
     common |= {"run": run, "overrides": overrides, "settings": settings}
     output, questions = arguments.output, arguments.multiple_choice
     match job.name:
@@ -142,10 +143,8 @@ def _model_request(
         is_folder = (folder / "config.json").is_file()
         if is_folder or name in GPT2 or name.startswith(HUB):
             name, model = None, str(folder) if is_folder else name
-    run = ""
-    if model is None:
-        run = find_run_name(name, files) if files is not None else name or ""
-    settings = _settings_of(files, run, overrides) if files is not None and run else None
+    run = find_run_name(name, files) if model is None else ""
+    settings = _settings_of(files, run, overrides) if run else None
     common |= {"run": run, "model": model, "overrides": overrides, "settings": settings}
     if arguments.job == "chat":
         file = None
@@ -156,8 +155,10 @@ def _model_request(
     return ServeRequest(**common, host=arguments.host, port=arguments.port)
 
 
-def _settings_of(files: VolumeFiles, run: str, overrides: tuple[str, ...]) -> Recipe | None:
+def _settings_of(files: VolumeFiles | None, run: str, overrides: tuple[str, ...]) -> Recipe | None:
     """Return the recipe of a run with ``overrides``; RecipeError if they change its network."""
+    if files is None:
+        return None
     settings = recipe_of(files, run, overrides)
     if settings is not None and overrides and (trained := recipe_of(files, run)) is not None:
         refuse_changed_network(run, trained, settings)  # before a machine is paid for it
@@ -177,34 +178,28 @@ def load_recipe(args: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
     """
     from job.recipe import load
 
-    known = recipes(checkout, cwd)
-    parsed = classify_args(
-        args, known, lambda word: explain_config(word, checkout, cwd), takes_job=False
+    recipe, overrides = classify_args(
+        args,
+        recipes(checkout, cwd),
+        lambda word: explain_config(word, checkout, cwd),
+        takes_job=False,
     )
-    return load(find_recipe(parsed.recipe, known, checkout, cwd), parsed.overrides)
+    return load(find_recipe(recipe, checkout, cwd), overrides)
 
 
-def find_recipe(name: str | None, names: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
-    """Return the file of a recipe given by its name in configs/ or by a path.
-
-    A path is relative to ``cwd`` or to the checkout. None means the default recipe.
-    """
-    name = name or DEFAULT_RECIPE
-    if name in names:
-        return names[name]
-    if mistake := explain_config(name, checkout, cwd):
-        raise usage(mistake)
-    path = find_config(name, checkout, cwd)
-    if path is None:
-        raise usage(unknown_config("recipe", name, names))
-    return path
+def find_recipe(name: str | None, checkout: Path, cwd: Path) -> Path:
+    """Return the file of a recipe, by default of DEFAULT_RECIPE."""
+    return require_config("recipe", name or DEFAULT_RECIPE, checkout, cwd)
 
 
-def find_run_name(name: str | None, files: VolumeFiles) -> str:
+def find_run_name(name: str | None, files: VolumeFiles | None) -> str:
     """Return ``name`` if that run exists, or the newest run with a recipe for None.
 
-    Raises RunnerError, exit status 102.
+    Without ``files``, the volume of checkpoints, return ``name`` or ''. Raises RunnerError, exit
+    status 102.
     """
+    if files is None:
+        return name or ""
     names = run_names(files, with_recipe=name is None)
     if name is None and not names:
         raise not_found("no trained run yet; `runner host` or `runner local` trains the first one")
@@ -212,17 +207,6 @@ def find_run_name(name: str | None, files: VolumeFiles) -> str:
         hint = did_you_mean(name, names) or "; `runner runs` lists the runs"
         raise NoSuchRun(name, f"no run '{name}'{hint if names else f' ({NO_RUNS})'}")
     return name or names[0]
-
-
-def _benchmark_request(
-    arguments: LaunchArguments, job: Job, parsed: ParsedArgs, common: dict[str, Any]
-) -> Request:
-    for word in (parsed.recipe, *parsed.overrides):
-        if word is not None:
-            raise usage(f"{job.name} measures the device and takes no recipe; remove {word}")
-    name = arguments.name or job.name
-    check_run_name(name)
-    return BenchmarkRequest(run=name, **common)
 
 
 def _download_request(
@@ -257,10 +241,10 @@ def _recipe_request(
 ) -> Request:
     from job.recipe import load, source_problem
 
-    settings = load(path, overrides)
+    folders, settings = (path.parent, cwd, checkout), load(path, overrides)
     if problem := source_problem(arguments.source or ""):
         raise usage(f"--source: {problem}")
-    overrides += absolute_paths(settings, overrides, (path.parent, cwd), checkout, volumes)
+    overrides += absolute_paths(settings, overrides, folders, volumes)
     default = settings.name if job.writes_run else f"{job.name}-{settings.data.dataset}"
     run = arguments.name or default
     check_run_name(run)
@@ -268,7 +252,7 @@ def _recipe_request(
     if arguments.source:
         data = settings.data.model_copy(update={"source": arguments.source})
         settings = settings.model_copy(update={"data": data})
-    common["problems"] = find_problems(settings, (path.parent, cwd, checkout), volumes)
+    common["problems"] = find_problems(settings, folders, volumes)
     if job.name == "train":
         return TrainRequest(**common, gpus=arguments.gpus or 1)
     source = arguments.source
@@ -287,21 +271,13 @@ def _text_file(option: str, name: str, cwd: Path, volumes: OpenVolume | None, ad
     return path
 
 
-@dataclass(frozen=True)
-class ParsedArgs:
-    """The positional arguments by kind; ``recipe`` is a path or a name in configs/, as typed."""
-
-    recipe: str | None = None
-    overrides: tuple[str, ...] = ()
-
-
 def classify_args(
     args: Sequence[str],
     recipes: Collection[str],
     explain: Callable[[str], str],
     takes_job: bool = True,
-) -> ParsedArgs:
-    """Tell the recipe from the overrides, in any order.
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the recipe, a path or a name in configs/ as typed, and the overrides.
 
     A word with ``=`` is an override; a path or one of the names in ``recipes`` is the recipe.
     ``explain`` returns the error for a word that names something else, or ''. Raises RunnerError,
@@ -322,7 +298,7 @@ def classify_args(
             raise usage(explain(word) or _unknown_word(word, recipes, takes_job))
     if len(names) > 1:
         raise usage(f"two recipes, '{names[0]}' and '{names[1]}'; remove one")
-    return ParsedArgs(names[0] if names else None, tuple(overrides))
+    return names[0] if names else None, tuple(overrides)
 
 
 def split_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -21,7 +21,7 @@ from job.run_record import RunRecord, RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import LaunchArguments
-from runner.launch.execute import confirm, run_plan, show
+from runner.launch.execute import confirm, rows, run_plan
 from runner.launch.parse import NO_OPTIONS, split_overrides
 from runner.launch.parse_command import (
     check_program,
@@ -32,14 +32,7 @@ from runner.launch.parse_command import (
 from runner.launch.pipeline_config import Pipeline, Stage, load_pipeline
 from runner.plan import Plan
 from runner.planning.metric_presets import read_metrics
-from runner.project import (
-    config_names,
-    explain_config,
-    find_checkout,
-    find_config,
-    is_pipeline,
-    unknown_config,
-)
+from runner.project import find_checkout, require_config
 from runner.request import CommandRequest, Request, TargetOptions, UserCommand
 from runner.runs.logs import follow, tail
 from runner.runs.store import listing, prepare_folder, read_exit, record_of, write_exit
@@ -120,7 +113,7 @@ def _run_steps(
     for step in steps:
         cli.info(f"{step.stage}: {step.why}")
         for _, plan in (item for item in planned if item[0] is step):
-            show(plan, cli)
+            cli.print_rows(rows(plan))
     if arguments.dry_run or not plans:
         return ExitStatus.DONE
     target.check_configured()
@@ -241,7 +234,7 @@ def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeli
     names, overrides = split_overrides(arguments.args)
     if not names:
         raise usage("`pipeline` needs a file, such as configs/nanogpt_shakespeare.yaml")
-    path = _find(names[0], checkout, cwd)
+    path = require_config("pipeline", names[0], checkout, cwd)
     pipeline = load_pipeline(path, overrides)
     for name in names[1:]:
         if name not in pipeline.stages:
@@ -249,15 +242,6 @@ def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeli
             stages = f"; its stages are {', '.join(pipeline.stages)}"
             raise usage(f"{path.name} has no stage '{name}'{hint or stages}")
     return pipeline, names[1:]
-
-
-def _find(name: str, checkout: Path, cwd: Path) -> Path:
-    if mistake := explain_config(name, checkout, cwd, "pipeline"):
-        raise usage(mistake)
-    if path := find_config(name, checkout, cwd):
-        return path
-    known = config_names(checkout, cwd, is_pipeline)
-    raise usage(f"{unknown_config('pipeline', name, known)}; docs/commands.md describes the file")
 
 
 def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd: Path) -> Path:

@@ -66,16 +66,17 @@ def absolute_paths(
     settings: Recipe,
     overrides: Sequence[str],
     folders: Sequence[Path],
-    checkout: Path,
     volumes: OpenVolume | None,
 ) -> tuple[str, ...]:
     """Return overrides that make the recipe's own paths absolute, so that every target finds them.
 
-    ``folders`` are those that a path may be relative to.
+    ``folders`` are those that a path may be relative to; the last one is the checkout, in which the
+    job itself finds a path.
     """
     from job.arguments import is_overridden
 
-    found = []
+    *folders, checkout = folders
+    absolute_settings = []
     for key, path in _named_paths(settings).items():
         if is_overridden(key, overrides) or (key == WEIGHTS and path in _known_runs(path, volumes)):
             continue
@@ -84,8 +85,8 @@ def absolute_paths(
         existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
         if existing and (Path(path).is_absolute() or existing[0] != checkout / path):
             setting = f"{key}=@{path}" if key == PROMPT else f"{key}={path}"
-            found.append(replace_path(setting, str(existing[0])))
-    return tuple(found)
+            absolute_settings.append(replace_path(setting, str(existing[0])))
+    return tuple(absolute_settings)
 
 
 def find_problems(

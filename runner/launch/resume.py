@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from job.format import runner_command
 from runner.console import CliContext
@@ -24,8 +24,6 @@ from runner.runs.attempts import LAUNCH_NAME
 from runner.runs.find import ResolvedRun, refuse_if_active_elsewhere
 from runner.runs.store import parse_launch, recipe_of, record_of
 from runner.target import Target, open_target
-
-CPU = "cpu"
 
 
 def resume_request(
@@ -76,17 +74,15 @@ def resume_request(
             f"run '{run}' ended before it recorded its recipe; start it again: "
             f"`{runner_command(target.name)} {recipe_name} --name {run}`"
         )
-    recipe = target.volumes.run(run) / "recipe.yaml"
-    resources = previous_resources(target, run, arguments.gpus, arguments.device, options)
-    common = {**common_options(arguments, options), **vars(resources)}
-    problems = find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), target.files)
+    arguments, options = with_previous_resources(target, run, arguments, options)
     return target, TrainRequest(
         run=run,
-        recipe=recipe,
+        recipe=target.volumes.run(run) / "recipe.yaml",
         overrides=overrides,
         settings=settings,
-        problems=problems,
-        **common,
+        gpus=arguments.gpus or 1,
+        problems=find_problems(settings, (cli.cwd, find_checkout(cli.cwd)), target.files),
+        **common_options(arguments, options),
     )
 
 
@@ -116,9 +112,8 @@ def _command_request(
             f"  {runner_command(target.name)} --name {run} --dir FOLDER -- "
             f"{shlex.join(command.argv)}"
         )
-    resources = previous_resources(target, run, arguments.gpus, arguments.device, options)
-    common = common_options(arguments, resources.target_options)
-    return CommandRequest(run=run, command=command, **common)
+    arguments, options = with_previous_resources(target, run, arguments, options)
+    return CommandRequest(run=run, command=command, **common_options(arguments, options))
 
 
 def _experiment_request(
@@ -152,18 +147,10 @@ def _experiment_request(
             f"{file}, the file of run '{run}', is not on this machine; if you moved it:\n"
             f"  {runner_command(target.name)} run {file.name} {shlex.join(args)} --name {run}"
         )
-    resources = previous_resources(target, run, None, arguments.device, options)
+    arguments, options = with_previous_resources(target, run, arguments, options)
     trackers = record.attempts[-1].launch["experiment"].get("trackers") or {}
-    same_again = replace(
-        arguments,
-        trackers=tuple(trackers.items()),
-        job="run",
-        args=(str(file), *args),
-        name=run,
-        gpus=None,
-        device=resources.device,
-    )
-    return experiment_request(same_again, cli.cwd, files, resources.target_options)
+    arguments = replace(arguments, args=(str(file), *args), trackers=tuple(trackers.items()))
+    return experiment_request(arguments, cli.cwd, files, options)
 
 
 def _process_count(text: str | None) -> int | None:
@@ -175,14 +162,10 @@ def _process_count(text: str | None) -> int | None:
 
 
 def _not_on_target(resolved: ResolvedRun, target: Target) -> str:
-    run = resolved.state.run
+    run, source = resolved.state.run, resolved.target.name
+    command = "pull" if resolved.target.has_remote_volumes else "push"
     if resolved.state.is_copy and target is resolved.target:
         source, command = "this machine", "push"  # its original was deleted
-    else:
-        source, command = (
-            resolved.target.name,
-            "pull" if resolved.target.has_remote_volumes else "push",
-        )
     return (
         f"run '{run}' is on {source}, not on {target.name}; copy it first: "
         f"`runner {command} checkpoints {run}`"
@@ -197,35 +180,27 @@ def _is_launch_damaged(target: Target, run: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class PreviousResources:
-    """The processes, the device and the target's own options of a resumed run."""
-
-    gpus: int = 1
-    device: str | None = None
-    target_options: TargetOptions = NO_OPTIONS
-
-
-def previous_resources(
-    target: Target, run: str, gpus: int | None, device: str | None, options: TargetOptions
-) -> PreviousResources:
-    """Return the resources of the last launch on ``target``, overridden by those given.
+def with_previous_resources(
+    target: Target, run: str, arguments: LaunchArguments, options: TargetOptions
+) -> tuple[LaunchArguments, TargetOptions]:
+    """Return the arguments and options with the resources of the last launch on ``target``.
 
     GPUs given now replace an earlier ``--device cpu``. On a target that rents GPUs, ``--device
     cpu`` replaces earlier GPUs; elsewhere it applies to the processes of the last launch.
     """
-    last, in_cloud = target.launched(run), target.bills
+    last, gpus, device = target.launched(run), arguments.gpus, arguments.device
     if last is None and not (gpus or options.given()) and _is_launch_damaged(target, run):
         raise RunnerError(
             f"{run}/{LAUNCH_NAME} is damaged, so the GPUs and limits of the last launch are "
             "unknown; give them again, for example --gpu N, or remove the file"
         )
     if last is None or last.target != target.name:  # the folder may describe a launch elsewhere
-        return PreviousResources(gpus or 1, device, options)
-    without_gpu = in_cloud and device == CPU
-    before = replace(last.target_options, gpu=None) if without_gpu else last.target_options
-    return PreviousResources(
-        gpus=gpus or (1 if without_gpu else last.gpus),
-        device=device or (None if gpus or options.gpu else last.device),
-        target_options=before.updated(options),
-    )
+        return arguments, options
+    before = last.target_options
+    if target.bills and device == "cpu":
+        before = replace(before, gpu=None)
+    else:
+        gpus = gpus or last.gpus
+    if not (arguments.gpus or options.gpu):
+        device = device or last.device
+    return replace(arguments, gpus=gpus, device=device), before.updated(options)

@@ -218,7 +218,7 @@ def ignored_data(folder: Path) -> dict[str, str]:
     options = ("--others", "--ignored", "--exclude-standard", "--directory")
     answer = repository and repository.run(folder, "ls-files", "-z", *options, ".")
     omitted = {}
-    for path in os.fsdecode(answer.out).split("\0") if answer and not answer.status else ():
+    for path in os.fsdecode(answer.stdout).split("\0") if answer and not answer.returncode else ():
         if not path or is_never_uploaded(path.rstrip("/")):
             continue
         full = folder / path

@@ -206,14 +206,14 @@ def _list_with_git(folder: Path, repository: Repository) -> tuple[list[str], dic
     """Return None without Git, and for a folder that its repository ignores."""
     if folder.resolve() != repository.root:
         ignored = repository.run(folder, "check-ignore", "--quiet", ".")
-        if ignored is None or ignored.status != 1:
+        if ignored is None or ignored.returncode != 1:
             return None
     options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
     answer = repository.run(folder, "ls-files", "-z", *options, ".")
-    if answer is None or answer.status or "unable to access" in answer.errors:
+    if answer is None or answer.returncode or b"unable to access" in answer.stderr:
         return None  # the walk reports a .gitignore that is not readable
-    names = [name for name in os.fsdecode(answer.out).split("\0") if name]
-    unreadable = re.findall(r"could not open directory '(.*)/': (.*)", answer.errors)
+    names = [name for name in os.fsdecode(answer.stdout).split("\0") if name]
+    unreadable = re.findall(r"could not open directory '(.*)/': (.*)", os.fsdecode(answer.stderr))
     root = os.path.relpath(repository.root, folder.resolve())
     return names, {os.path.normpath(os.path.join(root, path)): why for path, why in unreadable}
 

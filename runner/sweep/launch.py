@@ -16,15 +16,7 @@ from runner.errors import RunnerError, usage
 from runner.launch.execute import confirm
 from runner.launch.parse import check_run_name
 from runner.plan import Plan, TargetState
-from runner.project import (
-    config_names,
-    explain_config,
-    find_checkout,
-    find_config,
-    is_sweep,
-    secret_values,
-    unknown_config,
-)
+from runner.project import find_checkout, require_config, secret_values
 from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.logs import tail
 from runner.runs.store import read_launch
@@ -71,7 +63,7 @@ class SweepArguments:
 def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     """Run the sweep, or show its plan. Raises RunnerError or RecipeError."""
     checkout = find_checkout(cli.cwd)
-    path = find_file(arguments.file, cli.cwd, checkout)
+    path = require_config("sweep", arguments.file, checkout, cli.cwd)
     config = load_sweep(path)
     if arguments.trackers and config.command is not None:
         raise usage("--tracker needs a recipe or an experiment; a command logs by itself")
@@ -153,16 +145,6 @@ def _notify(cli: CliContext, checkout: Path, record: SweepRecord, status: ExitSt
         message = Message(url, f"sweep {record.name} ended: {status.meaning}", f"trials: {counts}")
         if problem := message.wait():
             cli.warn(problem)
-
-
-def find_file(name: str, cwd: Path, checkout: Path) -> Path:
-    """Return the sweep's file: a path, or a name in configs/. Raises RunnerError, exit status 2."""
-    if mistake := explain_config(name, checkout, cwd, "sweep"):
-        raise usage(mistake)
-    path = find_config(name, checkout, cwd)
-    if path is None:
-        raise usage(unknown_config("sweep", name, config_names(checkout, cwd, is_sweep)))
-    return path
 
 
 def _check_options(arguments: SweepArguments, target: Target) -> None:

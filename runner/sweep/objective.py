@@ -109,11 +109,10 @@ class Objective:
         if self.signature is not None:
             return self._experiment(run, settings, args, template)
         args += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
-        *folders, checkout = self.folders
-        for folder in folders:
+        for folder in self.folders[:-1]:
             args = tuple(absolute_override(word, folder, self.volumes) for word in args)
         recipe = self._load(args)
-        args += absolute_paths(recipe, args, folders, checkout, self.volumes)
+        args += absolute_paths(recipe, args, self.folders, self.volumes)
         return TrainRequest(
             run=run,
             recipe=self.file,

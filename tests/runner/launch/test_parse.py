@@ -9,25 +9,25 @@ import pytest
 
 from runner.commands.targets import target_command
 from runner.errors import RunnerError
-from runner.launch.parse import ParsedArgs, classify_args
+from runner.launch.parse import classify_args
 
 RECIPES = ("quickstart", "shakespeare_char")
 
 
-def classify(words: Sequence[str]) -> ParsedArgs:
+def classify(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     return classify_args(words, RECIPES, lambda word: f"{word} is a run" if word == "mine" else "")
 
 
 def test_no_arguments_select_the_default_recipe() -> None:
     assert target_command("host").split_job([]) == (None, [])
-    assert classify([]) == ParsedArgs(None, ())
+    assert classify([]) == (None, ())
 
 
 def test_the_order_does_not_matter() -> None:
     for words in permutations(["prepare", "shakespeare_char", "lr=1e-3"]):
         job, rest = target_command("host").split_job(words)
         assert job == "prepare"
-        assert classify(rest) == ParsedArgs("shakespeare_char", ("lr=1e-3",))
+        assert classify(rest) == ("shakespeare_char", ("lr=1e-3",))
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_the_job_is_the_first_positional_argument_that_names_one(
 
 
 def test_overrides_keep_their_order() -> None:
-    assert classify(["b=1", "a=2", "b=3"]).overrides == ("b=1", "a=2", "b=3")
+    assert classify(["b=1", "a=2", "b=3"])[1] == ("b=1", "a=2", "b=3")
 
 
 def test_path_is_a_recipe_even_if_missing() -> None:
-    assert classify(["my/own.yaml"]).recipe == "my/own.yaml"
-    assert classify(["own.yml"]).recipe == "own.yml"
+    assert classify(["my/own.yaml"])[0] == "my/own.yaml"
+    assert classify(["own.yml"])[0] == "own.yml"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from job.exit_status import ExitStatus
 from job.files import read_file
 from runner.errors import RunnerError
-from runner.git import GitAnswer, Repository
+from runner.git import Repository
 from runner.planning import ignore_rules
 from runner.planning.command_plan import describe_upload
 from runner.planning.packaging import list_files, make_omitted_test, setup_files, setup_lines
@@ -308,11 +309,11 @@ def test_unreadable_rules_are_refused(
     monkeypatch.setattr(ignore_rules, "read_file", read)
     run = Repository.run
 
-    def answer(self: Repository, folder: Path, *arguments: str) -> GitAnswer | None:
+    def answer(self: Repository, folder: Path, *arguments: str) -> CompletedProcess[bytes]:
         real = run(self, folder, *arguments)
         assert real is not None
-        errors = "warning: unable to access 'lib/.gitignore': Permission denied\n"
-        return GitAnswer(real.status, real.out, errors)
+        errors = b"warning: unable to access 'lib/.gitignore': Permission denied\n"
+        return CompletedProcess(real.args, real.returncode, real.stdout, errors)
 
     monkeypatch.setattr(Repository, "run", answer)
     with pytest.raises(RunnerError, match=r"cannot read .*lib/\.gitignore: Permission denied"):
@@ -369,8 +370,8 @@ def test_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", scan)
     assert list_files(folder).problems == {"private": "Permission denied"}
     git(folder, "init", "-q")
-    answer = GitAnswer(0, b"a.py\0", "warning: could not open directory 'private/': No way\n")
-    status = GitAnswer(1, b"", "")
+    warning = b"warning: could not open directory 'private/': No way\n"
+    answer, status = CompletedProcess([], 0, b"a.py\0", warning), CompletedProcess([], 1, b"", b"")
     monkeypatch.setattr(
         Repository, "run", lambda self, folder, name, *rest: status if "check" in name else answer
     )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -13,7 +14,8 @@ from click.testing import Result
 from job.run_record import RunRecord, read_record, touch_heartbeat
 from runner.console import CliContext
 from runner.errors import RunnerError
-from runner.launch.resume import PreviousResources, previous_resources
+from runner.jobs import LaunchArguments
+from runner.launch.resume import with_previous_resources
 from runner.plan import RemoteRunState, refuse_divergence
 from runner.request import TargetOptions
 from runner.runs.find import local_state
@@ -238,45 +240,35 @@ class TestRemoteStart:
             refuse_divergence("warm", "cloud", None, older, str(folder))
 
 
-class TestPreviousResources:
-    """Resources that a resume inherits from the last launch on its target."""
+OPTIONS = parse_options(gpu="H100:8", timeout="5h")
+LAST = LaunchHandle("warm", "cloud", "train", "fc-1", 5.0, gpus=8, target_options=OPTIONS)
+ON_CPU = replace(LAST, device="cpu", gpus=1, target_options=parse_options(timeout="5h"))
+ON_HOST = replace(LAST, target="host", target_options=TargetOptions())
 
-    OPTIONS = parse_options(gpu="H100:8", timeout="5h")
-    LAST = LaunchHandle("warm", "cloud", "train", "fc-1", 5.0, gpus=8, target_options=OPTIONS)
 
-    def again(
-        self, last: LaunchHandle, *words: str | None, name: str = "cloud", gpu: str | None = None
-    ) -> PreviousResources:
-        gpus, device = words or (None, None)
-        target = FakeTarget(Path("nowhere"), name=name, last=last)
-        return previous_resources(
-            target, "warm", int(gpus) if gpus else None, device, parse_options(gpu=gpu)
-        )
-
-    def test_all_resources_are_kept(self) -> None:
-        assert self.again(self.LAST) == PreviousResources(8, None, self.OPTIONS)
-
-    def test_a_launch_on_another_target_is_ignored(self) -> None:
-        assert self.again(self.LAST, name="host") == PreviousResources(1, None, ModalOptions())
-
-    def test_gpus_replace_an_earlier_cpu(self) -> None:
-        on_cpu = replace(
-            self.LAST, device="cpu", gpus=1, target_options=parse_options(timeout="5h")
-        )
-        assert self.again(on_cpu).device == "cpu"
-        assert self.again(on_cpu, gpu="L4:2") == PreviousResources(
-            1, None, parse_options(timeout="5h", gpu="L4:2")
-        )
-        here = replace(on_cpu, target="host", target_options=TargetOptions())
-        assert self.again(here, "2", None, name="host") == PreviousResources(
-            2, None, TargetOptions()
-        )
-
-    def test_cpu_replaces_earlier_rented_gpus(self) -> None:
-        assert self.again(self.LAST, None, "cpu") == PreviousResources(
-            1, "cpu", parse_options(timeout="5h")
-        )
-        here = replace(self.LAST, target="host", target_options=TargetOptions())
-        assert self.again(here, None, "cpu", name="host") == PreviousResources(
-            8, "cpu", TargetOptions()
-        )
+@pytest.mark.parametrize(
+    ("target", "last", "arguments", "options", "expected"),
+    [
+        ("cloud", LAST, {}, {}, (8, None, OPTIONS)),  # all resources are kept
+        ("host", LAST, {}, {}, (None, None, ModalOptions())),  # a launch on another target
+        ("cloud", ON_CPU, {}, {}, (1, "cpu", parse_options(timeout="5h"))),
+        # GPUs replace an earlier cpu.
+        ("cloud", ON_CPU, {}, {"gpu": "L4:2"}, (1, None, parse_options(timeout="5h", gpu="L4:2"))),
+        ("host", replace(ON_HOST, device="cpu"), {"gpus": 2}, {}, (2, None, TargetOptions())),
+        # A cpu replaces earlier GPUs, if they are rented.
+        ("cloud", LAST, {"device": "cpu"}, {}, (None, "cpu", parse_options(timeout="5h"))),
+        ("host", ON_HOST, {"device": "cpu"}, {}, (8, "cpu", TargetOptions())),
+    ],
+)
+def test_a_resume_inherits_the_resources_of_the_last_launch_on_its_target(
+    target: str,
+    last: LaunchHandle,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+    expected: tuple[int | None, str | None, TargetOptions],
+) -> None:
+    fake = FakeTarget(Path("nowhere"), name=target, last=last)
+    resumed, resumed_options = with_previous_resources(
+        fake, "warm", LaunchArguments(**arguments), parse_options(**options)
+    )
+    assert (resumed.gpus, resumed.device, resumed_options) == expected
