@@ -49,6 +49,7 @@ def command_plan(request: CommandRequest, state: TargetState) -> Plan:
             # The user's code gets only the secrets that --env names; this one stays in the runner.
             secrets=tuple(n for n in state.secrets if n in notification_secrets(request)),
             gpus=request.gpus,
+            device=request.device,
         ),
         volumes=environment.volumes,
         steps=tuple(_steps(request, state)),
