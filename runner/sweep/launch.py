@@ -23,7 +23,7 @@ from runner.runs.store import read_launch
 from runner.signals import SignalForwarder
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
 from runner.sweep.objective import Objective, find_objective
-from runner.sweep.plan import SweepPlan, allocate, estimated_cost, show_plan, start_trial
+from runner.sweep.plan import SweepPlan, allocate, estimated_cost, rows, start_trial, trial_table
 from runner.sweep.record import (
     NO_LIMIT,
     SweepRecord,
@@ -75,19 +75,18 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     )
     _check_options(arguments, target)
     name = arguments.name or config.name or path.stem
-    template = Request(
-        run="",
-        device=arguments.device,
-        detach=True,
-        sweep=name,
-        access=GpuAccess.QUEUE,
-        tags=arguments.tags,
-        target_options=arguments.target_options,
-    )
+    common = {
+        "device": arguments.device,
+        "detach": True,
+        "sweep": name,
+        "access": GpuAccess.QUEUE,
+        "tags": arguments.tags,
+        "target_options": arguments.target_options,
+    }
     check_run_name(f"{name}-000")
     new = _new_record(name, target, config, objective, arguments)
     requests = {
-        trial.run: objective.request(trial.run, trial.values, template) for trial in new.trials
+        trial.run: objective.request(trial.run, trial.values, common) for trial in new.trials
     }
     new.definition["settings"] = objective.shared_settings(next(iter(requests.values())))
     folder = target.volumes.run(name)
@@ -98,19 +97,23 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     smoke = _smoke_values(objective, record, arguments)
     smoke_run = None  # checked with the trials, and by --dry-run too
     if not isinstance(smoke, str):
-        smoke_run = objective.request(f"{name}-smoke", smoke, template)
+        smoke_run = objective.request(f"{name}-smoke", smoke, common)
     plan = SweepPlan(
         record,
         objective.title,
         _plan_trials(target, record, requests),
         arguments.max_parallel or target.default_parallel_trials,
         smoke if isinstance(smoke, str) else f"{name}-smoke, a few steps; it must succeed",
-        _early_stop(config),
+        f"median rule on {config.metric}, from step {config.grace_steps}"
+        if config.early_stop
+        else "",
     )
     if arguments.dry_run and arguments.as_json:
         cli.json(plan.to_json())
         return ExitStatus.DONE
-    show_plan(plan, cli)
+    cli.print_rows(rows(plan))
+    cli.info("")
+    cli.print_table(trial_table(plan))
     _warn_if_edited(cli, record, new, objective)
     if arguments.dry_run:
         return ExitStatus.DONE
@@ -175,7 +178,7 @@ def _new_record(
     arguments: SweepArguments,
 ) -> SweepRecord:
     try:
-        rows = trials(config.space)
+        space = trials(config.space)
     except ValueError as error:
         raise config.error_at("space", str(error)) from None
     return SweepRecord(
@@ -184,7 +187,7 @@ def _new_record(
         config.metric,
         config.goal,
         {"of": objective.title, "fixed": dict(config.fixed)},
-        [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(rows, 1)],
+        [Trial(number, f"{name}-{number:03d}", values) for number, values in enumerate(space, 1)],
         arguments.budget,
         file_sha256=objective.file_sha256,
     )
@@ -235,12 +238,6 @@ def _smoke_values(
             "file no smoke: {...}"
         )
     return values
-
-
-def _early_stop(config: SweepConfig) -> str:
-    if config.early_stop is None:
-        return ""
-    return f"median rule on {config.metric}, from step {config.grace_steps}"
 
 
 def _plan_trials(

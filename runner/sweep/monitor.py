@@ -156,14 +156,15 @@ def should_stop_early(
     limit = median(averages)
     if best <= limit:
         return ""
-    return f"median rule at step {step}: best {_shown(best, goal)}, median {_shown(limit, goal)}"
+    shown = [_format_metric(cost, goal) for cost in (best, limit)]
+    return f"median rule at step {step}: best {shown[0]}, median {shown[1]}"
 
 
 def _values_until(curve: Curve, step: int) -> list[float]:
     return [value for at, value in curve if at <= step or at == curve[0][0]]
 
 
-def _shown(cost: float, goal: str) -> str:
+def _format_metric(cost: float, goal: str) -> str:
     """Return a sort key of `cost_of_metric` as the metric it came from."""
     if math.isinf(cost) and cost > 0:
         return "nan"

@@ -95,8 +95,8 @@ class Objective:
         """Return the SHA-256 of an experiment's file; '' for a recipe."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest() if self.signature else ""
 
-    def request(self, run: str, values: Mapping[str, Scalar], template: Request) -> Request:
-        """Return the request of one trial; ``template`` has the options of the command line.
+    def request(self, run: str, values: Mapping[str, Scalar], common: Mapping[str, Any]) -> Request:
+        """Return the request of one trial; ``common`` are the fields that all trials share.
 
         Raises RecipeError, with its line in the sweep's file, for invalid values.
         """
@@ -104,10 +104,10 @@ class Objective:
         if self.config.command is not None:
             assert self.folder is not None
             command = replace(self.folder, argv=fill(self.folder.argv, {"run": run, **settings}))
-            return CommandRequest(run=run, command=command, **_common_options(template))
+            return CommandRequest(run=run, command=command, **common)
         args = tuple(f"{key}={as_word(value)}" for key, value in settings.items())
         if self.signature is not None:
-            return self._experiment(run, settings, args, template)
+            return self._experiment(run, settings, args, common)
         args += tuple(f"train.{name}_project={project}" for name, project in self.trackers)
         for folder in self.folders[:-1]:
             args = tuple(absolute_override(word, folder, self.volumes) for word in args)
@@ -119,7 +119,7 @@ class Objective:
             overrides=args,
             settings=recipe,
             problems=find_problems(recipe, self.folders, self.volumes),
-            **_common_options(template),
+            **common,
         )
 
     def shared_settings(self, request: Request) -> dict[str, Any]:
@@ -211,7 +211,11 @@ class Objective:
             raise self.config.error_at("space", text) from None
 
     def _experiment(
-        self, run: str, settings: Mapping[str, Scalar], args: tuple[str, ...], template: Request
+        self,
+        run: str,
+        settings: Mapping[str, Scalar],
+        args: tuple[str, ...],
+        common: Mapping[str, Any],
     ) -> Request:
         assert self.signature is not None
         for key, value in settings.items():
@@ -228,19 +232,8 @@ class Objective:
                 self.file, args, tuple(arguments.items()), trackers=self.trackers
             ),
             command=self.folder,
-            **_common_options(template),
+            **common,
         )
-
-
-def _common_options(template: Request) -> dict[str, Any]:
-    return {
-        "device": template.device,
-        "sweep": template.sweep,
-        "access": template.access,
-        "tags": template.tags,
-        "detach": template.detach,
-        "target_options": template.target_options,
-    }
 
 
 def find_objective(config: SweepConfig, path: Path, checkout: Path) -> Objective:

@@ -95,13 +95,6 @@ def _sum(parts: list[float | None]) -> float | None:
     return sum(known) if parts and len(known) == len(parts) else None
 
 
-def show_plan(plan: SweepPlan, cli: CliContext) -> None:
-    """Print the sweep and its trials on stderr."""
-    cli.print_rows(rows(plan))
-    cli.info("")
-    cli.print_table(trial_table(plan))
-
-
 def rows(plan: SweepPlan) -> list[tuple[str, str]]:
     """Return the rows (name, value) that describe the sweep."""
     record = plan.record

@@ -6,7 +6,7 @@ The file is replaced atomically at each change, so a sweep that was killed resum
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -122,8 +122,23 @@ class SweepRecord:
 
     @property
     def groups(self) -> list[TrialGroup]:
-        """Return the groups over seeds, best mean first; [] if the sweep does not vary a seed."""
-        return trial_groups(self.trials, self.goal)
+        """Return the groups over seeds, best mean first; [] if the sweep does not vary a seed.
+
+        Groups whose trials all finished come first: after failures or early stops, the mean would
+        cover only the lucky seeds.
+        """
+        trials_by_values: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            values = repr(sorted(_without_seed(trial).items()))
+            trials_by_values.setdefault(values, []).append(trial)
+        if not any(map(_varies_seed, trials_by_values.values())):
+            return []
+
+        def rank(group: TrialGroup) -> tuple[int, float]:
+            order = 0 if group.n == group.trials else 1 if group.n else 2
+            return order, cost_of_metric(group.mean, self.goal)
+
+        return sorted((_group(trials, self.goal) for trials in trials_by_values.values()), key=rank)
 
     @property
     def best(self) -> Trial | None:
@@ -236,26 +251,6 @@ def _changed(
     for key in {**before, **after}:
         if before.get(key) != after.get(key) and (added or (key in before and key in after)):
             yield f"{key}: {before.get(key)!r} → {after.get(key)!r}"
-
-
-def trial_groups(trials: Sequence[Trial], goal: str) -> list[TrialGroup]:
-    """Return the groups, best mean first; [] unless two trials differ only in their seed.
-
-    Groups whose trials all finished come first: after failures or early stops, the mean would
-    cover only the lucky seeds.
-    """
-    groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
-    for trial in trials:
-        key = tuple(sorted((name, repr(value)) for name, value in _without_seed(trial).items()))
-        groups.setdefault(key, []).append(trial)
-    if not any(len(group) > 1 and _varies_seed(group) for group in groups.values()):
-        return []
-
-    def rank(group: TrialGroup) -> tuple[int, float]:
-        order = 0 if group.n == group.trials else 1 if group.n else 2
-        return order, cost_of_metric(group.mean, goal)
-
-    return sorted((_group(group, goal) for group in groups.values()), key=rank)
 
 
 def cost_of_metric(value: float | None, goal: str) -> float:

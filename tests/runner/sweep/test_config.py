@@ -191,7 +191,7 @@ def test_the_smoke_run_of_a_recipe_with_schedules_is_valid(
     objective = find_objective(config, checkout / "s.yaml", checkout)
     values = objective.smoke({"lr": 1e-3})
     assert values is not None
-    short = objective.request("s-smoke", values, Request(run="")).settings
+    short = objective.request("s-smoke", values, {}).settings
     assert short is not None
     assert (short.train.max_steps, short.train.lr) == (3, 1e-3)
     assert load(recipe, SETTINGS).train.max_steps == STEPS
@@ -225,7 +225,7 @@ def test_trial_is_recognized_by_any_spelling_of_its_path(
 def test_run_of_a_different_recipe_is_not_the_trial(checkout: Path) -> None:
     config = SweepConfig(recipe="warm", space=Space(grid={"lr": [1e-3]}), metric="val_loss")
     objective = find_objective(config, checkout / "s.yaml", checkout)
-    request = objective.request("s-001", {"lr": 1e-3}, Request(run=""))
+    request = objective.request("s-001", {"lr": 1e-3}, {})
     record = RunRecord("s-001", overrides=["lr=0.001"])
     recipe = checkout / "configs" / "warm.yaml"
     assert objective.is_trial(record, load(recipe, ["lr=1e-3"]), request, {"lr": 1e-3})

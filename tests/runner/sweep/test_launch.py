@@ -11,7 +11,6 @@ from click.testing import Result
 
 from job.run_record import RunRecord, RunStatus, read_record
 from runner.plan import Plan
-from runner.request import Request
 from runner.sweep.config import Space, SweepConfig
 from runner.sweep.objective import find_objective
 from runner.target import LaunchHandle, RunInfo
@@ -130,7 +129,7 @@ def test_every_trial_logs_to_the_trackers_of_the_sweep(
     config = SweepConfig(experiment="mine.py", space=Space(grid={"x": [1.0]}), metric="score")
     objective = find_objective(config, checkout / "e.yaml", checkout)
     tracked = replace(objective, trackers=(("mlflow", "mine"),))
-    assert tracked.request("e-001", {"x": 1.0}, Request(run="")).trackers == {"mlflow": "mine"}
+    assert tracked.request("e-001", {"x": 1.0}, {}).trackers == {"mlflow": "mine"}
     (checkout / "c.yaml").write_text(SWEEP.replace("recipe: warm", 'command: "true --lr={lr}"'))
     refused = type_("runner sweep c.yaml --tracker mlflow --dry-run")
     assert refused.exit_code == 2
