@@ -142,13 +142,8 @@ def logs_command(
         text = "".join(recent[max(0, len(recent) - lines) :] if lines is not None else recent)
     cli.write(text, newline=False)
 
-    def alive() -> bool:
-        state = resolved.source.state(run)
-        return state is not None and state.alive
-
-    if follow:
-        for piece in run_log.follow(files, path, end, alive, resolved.source.poll_interval_s):
-            cli.write(piece, newline=False)
+    for piece in run_log.follow(resolved.source, run, end) if follow else ():
+        cli.write(piece, newline=False)
     if files.size(path) is None:  # it ended before it had a log, or its job writes none
         output = resolved.source.output(run, lines if lines is not None else 1000)
         if not output and not resolved.state.alive:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class Step:
     """A stage, the request to run it, and the reason why it runs or is skipped."""
 
     stage: str
-    why: str
+    reason: str
     request: Request | None = None  # None: skipped
     invalidates_later: bool = False  # finished stages after it run again
 
@@ -104,34 +105,31 @@ def _run_steps(
     cli: CliContext, target: Target, arguments: LaunchArguments, steps: Sequence[Step]
 ) -> ExitStatus | None:
     """Show the plans, ask once and run the stages; None if a background process should run them."""
-    planned = [(step, _plan(target, step.request)) for step in steps if step.request is not None]
-    plans = [plan for _, plan in planned]
+    requests = {step.stage: step.request for step in steps if step.request is not None}
+    plans = {stage: _plan(target, request) for stage, request in requests.items()}
     if arguments.dry_run and arguments.as_json:
-        by_stage = {step.stage: plan.to_json() for step, plan in planned}
-        cli.json([{"stage": s.stage, "why": s.why, "plan": by_stage.get(s.stage)} for s in steps])
+        trees = {stage: plan.to_json() for stage, plan in plans.items()}
+        cli.json([{"stage": s.stage, "why": s.reason, "plan": trees.get(s.stage)} for s in steps])
         return ExitStatus.DONE
     for step in steps:
-        cli.info(f"{step.stage}: {step.why}")
-        for _, plan in (item for item in planned if item[0] is step):
-            cli.print_rows(rows(plan))
+        cli.info(f"{step.stage}: {step.reason}")
+        if step.stage in plans:
+            cli.print_rows(rows(plans[step.stage]))
     if arguments.dry_run or not plans:
         return ExitStatus.DONE
     target.check_configured()
-    confirm(cli, _one_question(planned), arguments.yes)
+    confirm(cli, _one_question(plans), arguments.yes)
     if arguments.detach:
         return None
-    for number, (step, plan) in enumerate(planned):
-        cli.info(f"stage {step.stage}, {number + 1} of {len(planned)}")
-        assert step.request is not None
+    for number, (stage, request) in enumerate(requests.items()):
+        cli.info(f"stage {stage}, {number + 1} of {len(requests)}")
         # Plan again: the earlier stages changed the volumes.
-        current = plan if number == 0 else _plan(target, step.request)
-        status = run_plan(cli, target, current)
+        status = run_plan(cli, target, _plan(target, request) if number else plans[stage])
         if status != ExitStatus.DONE:
-            remaining = [later.stage for later, _ in planned[number + 1 :]]
-            if remaining:
+            if remaining := list(requests)[number + 1 :]:
                 cli.info(
                     f"not started: {', '.join(remaining)}; run the same command again to continue "
-                    f"with {step.stage}"
+                    f"with {stage}"
                 )
             return status
     return ExitStatus.DONE
@@ -175,27 +173,20 @@ def _attach(
 
 def _follow_active(cli: CliContext, target: Target, runs: Sequence[str]) -> None:
     """Print the log of each stage that is running, until it ends."""
-
-    def is_active(run: str) -> bool:
-        state = target.state(run)
-        return state is not None and state.alive
-
     for run in runs if target.is_configured() else ():
-        if is_active(run):
+        state = target.state(run)
+        if state is not None and state.alive:
             cli.info(f"{run} is running")
-            files, path = target.files("checkpoints"), f"{run}/log.txt"
-            text, end = tail(files, path, LOG_LINES)
-            cli.write(text, newline=False)
-            active = partial(is_active, run)
-            for piece in follow(files, path, end, active, target.poll_interval_s):
+            text, end = tail(target.files("checkpoints"), f"{run}/log.txt", LOG_LINES)
+            for piece in chain([text], follow(target, run, end)):
                 cli.write(piece, newline=False)
 
 
 class Decision(NamedTuple):
-    """Whether a stage runs, and why; ``invalidates_later`` as in Step."""
+    """The decision to run a stage or not; ``invalidates_later`` as in Step."""
 
     runs: bool
-    why: str
+    reason: str
     invalidates_later: bool = False
 
 
@@ -220,8 +211,8 @@ def decide(
     if record is None:
         return Decision(False, "skipped: its outputs exist")
     if record.status != RunStatus.FINISHED:
-        reason = UNFINISHED.get(record.status, "its process was lost")
-        return Decision(True, f"runs again: {reason}", invalidates_later=True)
+        ending = UNFINISHED.get(record.status, "its process was lost")
+        return Decision(True, f"runs again: {ending}", invalidates_later=True)
     if not same_command:
         return Decision(True, "runs: its command has changed", invalidates_later=True)
     if changed:
@@ -245,9 +236,9 @@ def _read(arguments: LaunchArguments, checkout: Path, cwd: Path) -> tuple[Pipeli
 
 
 def _folder(pipeline: Pipeline, arguments: LaunchArguments, checkout: Path, cwd: Path) -> Path:
-    is_here = arguments.folder or not cwd.is_relative_to(checkout)  # an installed runner's home
-    given = Path(arguments.folder or pipeline.dir).expanduser()
-    folder = ((cwd if is_here else checkout) / given).resolve()
+    name = Path(arguments.folder or pipeline.dir).expanduser()
+    is_installed = not cwd.is_relative_to(checkout)  # then the checkout is the runner's home
+    folder = ((cwd if arguments.folder or is_installed else checkout) / name).resolve()
     if not folder.is_dir():
         raise usage(
             f"the pipeline's folder {folder} does not exist; clone it to that path, or "
@@ -299,7 +290,7 @@ def _step(
     same = before is not None and before.argv == command.argv
     record = record_of(files, run)
     decision = decide(record, same, stage.outputs, missing, requested, changed)
-    why = decision.why
+    reason = decision.reason
     is_chosen = same or _has_resume_arguments(stage, command)
     if before is not None and record is not None and not is_chosen:
         has_checkpoint = stage.resume_if is None or output_exists(
@@ -308,11 +299,11 @@ def _step(
         if stage.resume_with and has_checkpoint and record.status != RunStatus.FINISHED:
             raise usage(_changed_command(stage, name, record, before, command))
         if decision.runs and stage.resume_with and record.status == RunStatus.FINISHED:
-            why += (
+            reason += (
                 f"; it starts from the beginning (to resume from its checkpoint, add "
                 f"{stage.resume_with} to {name}.args)"
             )
-    return Step(name, why, request if decision.runs else None, decision.invalidates_later)
+    return Step(name, reason, request if decision.runs else None, decision.invalidates_later)
 
 
 def _has_resume_arguments(stage: Stage, command: UserCommand) -> bool:
@@ -369,22 +360,22 @@ def output_exists(target: Target, path: str, command: UserCommand, run: str) -> 
 
 def has_match(files: VolumeFiles, pattern: str) -> bool:
     """Return True if the volume has a file of the path, whose names can have ``*`` and ``?``."""
-    found = [""]
+    paths = [""]
     for part in PurePosixPath(pattern).parts:
         if has_magic(part):
-            entries = [entry.path for folder in found for entry in listing(files, folder)]
-            found = [path for path in entries if fnmatchcase(path.rpartition("/")[2], part)]
+            entries = [entry.path for folder in paths for entry in listing(files, folder)]
+            paths = [path for path in entries if fnmatchcase(path.rpartition("/")[2], part)]
         else:
-            found = [f"{folder}/{part}".lstrip("/") for folder in found]
-    return any(files.size(path) is not None for path in found)
+            paths = [f"{folder}/{part}".lstrip("/") for folder in paths]
+    return any(files.size(path) is not None for path in paths)
 
 
 def _plan(target: Target, request: Request) -> Plan:
     return target.plan(request, target.inspect(request))
 
 
-def _one_question(planned: list[tuple[Step, Plan]]) -> str | None:
+def _one_question(plans: Mapping[str, Plan]) -> str | None:
     """Return one question for all stages, so that the pipeline can run unattended."""
-    questions = [(step.stage, plan.question) for step, plan in planned if plan.question]
-    lines = [f"{stage}: {question.removesuffix(' Start it?')}" for stage, question in questions]
+    questions = {stage: plan.question for stage, plan in plans.items() if plan.question}
+    lines = [f"{stage}: {text.removesuffix(' Start it?')}" for stage, text in questions.items()]
     return "\n".join([*lines, "Start them?"]) if lines else None

@@ -6,10 +6,10 @@ import calendar
 import codecs
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.target import VolumeFiles
+from runner.target import RunSource, VolumeFiles
 
 CHUNK_BYTES = 64 * 1024
 
@@ -53,22 +53,21 @@ def since(text: str, start: float) -> str:
     return "".join(lines_since)
 
 
-def follow(
-    files: VolumeFiles, path: str, start: int, is_active: Callable[[], bool], interval_s: float
-) -> Iterator[str]:
+def follow(source: RunSource, run: str, start: int) -> Iterator[str]:
     """Yield text added after the offset ``start`` until the run has ended and its log is read."""
+    files, path = source.files("checkpoints"), f"{run}/log.txt"
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     while True:
-        was_active = is_active()  # before reading, so that the last lines are read after the end
+        state = source.state(run)  # before reading, so that the last lines are read after the end
         while (files.size(path) or 0) > start:
             text = files.read(path, start, CHUNK_BYTES)
             if not text:
                 break
             start += len(text)
             yield decoder.decode(text)
-        if not was_active:
+        if state is None or not state.alive:
             return
-        time.sleep(interval_s)
+        time.sleep(source.poll_interval_s)
 
 
 # A resumed run rewrites its metrics without the lines after its checkpoint, and the new file may

@@ -458,11 +458,10 @@ class TestLogs:
 
     def test_a_character_split_between_two_chunks(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(run_log, "CHUNK_BYTES", 1)
-        (tmp_path / "log.txt").write_text("loss ↓\n")
-        assert (
-            "".join(run_log.follow(LocalVolume(tmp_path), "log.txt", 0, lambda: False, 0.01))
-            == "loss ↓\n"
-        )
+        folder = tmp_path / "volumes" / "checkpoints" / "r"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text("loss ↓\n")
+        assert "".join(run_log.follow(FakeTarget(tmp_path), "r", 0)) == "loss ↓\n"
 
     def test_a_path_outside_the_volume_is_refused(self, tmp_path) -> None:
         from runner.errors import RunnerError
