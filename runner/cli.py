@@ -51,12 +51,12 @@ COMMANDS = {
         "shell": "Open a shell with a command's image, folder and volumes, or in an active run.",
     },
     "transfer": {
-        "ls": "List the files of a volume on Modal or a box, with the total size of each folder.",
         "pull": "Download files from a volume on Modal or a box; identical files are skipped.",
         "push": "Upload files to a volume on Modal or a box; identical files are skipped.",
     },
     "storage": {
         "cache": "List the jobs' caches by kind, with their sizes, or delete them.",
+        "ls": "List the files of a volume on Modal or a box, with the total size of each folder.",
         "prune": "Delete old checkpoints, after asking; records, curves and samples remain.",
         "rm": "Delete runs, sweeps, or a path of a volume on Modal or a box, after asking.",
     },
@@ -84,41 +84,23 @@ MODULES = {name: file for file, names in COMMANDS.items() for name in names}
 SHORT_FORMS = ("chat", "serve")  # `runner chat` is `runner host chat`
 
 ENVIRONMENT = (
-    (
-        "DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH",
-        "folders of the volumes for `runner host` (default: volumes/data, ...)",
-    ),
-    (
-        "MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE",
-        "Modal account, in place of ~/.modal.toml",
-    ),
+    ("DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH", "host: folders (default: volumes/data, ...)"),
+    ("MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE", "account (default: ~/.modal.toml)"),
     ("WANDB_API_KEY, HF_TOKEN", "passed to jobs that need them; never shown or recorded"),
     ("MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID", "tracking servers, also passed to jobs"),
     ("GPT_RUNNER_NOTIFY", "URL that gets a message when a run ends; same as --notify"),
-    (
-        "GPT_RUNNER_HOME",
-        "project folder and volumes of an installed runner (default: ~/.local/share/gpt-runner)",
-    ),
-    (
-        "GPT_RUNNER_IMAGE",
-        "prebuilt image to pull from a registry instead of building one (docs/remote.md)",
-    ),
+    ("GPT_RUNNER_HOME", "home of an installed runner (default: ~/.local/share/gpt-runner)"),
+    ("GPT_RUNNER_IMAGE", "image to pull instead of building one (docs/remote.md)"),
     ("GPT_RUNNER_MONTHLY_CAP", "limit in US dollars for the runs of a month on Modal"),
     ("SERVE_TOKEN", "API key that requests to `runner serve` need"),
-    (
-        "GPT_RUNNER_PROXY_AUTH",
-        "1: requests to `runner cloud serve` also need a proxy auth token of Modal",
-    ),
+    ("GPT_RUNNER_PROXY_AUTH", "1: `runner cloud serve` also needs a proxy auth token of Modal"),
     ("GPT_RUNNER_PRICES", "file with your own GPU prices (docs/cost.md)"),
     ("NO_COLOR", "disables colors"),
 )
 FILES = (
     ("configs/*.yaml", "recipes, sweeps and pipelines; a recipe is named after its file"),
     ("volumes/", "data, checkpoints (one folder per run) and cache"),
-    (
-        ".env",
-        "variables and API keys for jobs and Docker Compose; `runner doctor --fix` creates it",
-    ),
+    (".env", "variables and API keys for jobs and Compose; `runner doctor --fix` creates it"),
     ("prices.yaml", "your own GPU prices; also ~/.config/gpt-runner/prices.yaml"),
 )
 

@@ -1,13 +1,15 @@
-"""Delete runs, checkpoints, files of a volume, and caches."""
+"""List and delete files of volumes, runs, checkpoints and caches."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -16,15 +18,82 @@ from job.format import byte_size, count
 from job.paths import VOLUMES
 from job.step_folders import STEP_FOLDER, discard
 from runner import completion
-from runner.cli_options import DURATION, JSON, REMOTE, YES, Choice, target_option
+from runner.cli_options import DURATION, JSON, REMOTE, VOLUME, YES, Choice, target_option
 from runner.console import CliContext, confirm
 from runner.errors import RunnerError, did_you_mean, not_found, usage
 from runner.project import find_checkout
 from runner.target import open_target
 
 if TYPE_CHECKING:
-    from runner.targets.blocks import BlockFiles
+    from runner.targets.blocks import BlockFiles, RemoteEntry
     from runner.transfer.mapping import RemoteVolumes
+
+
+@click.command()
+@VOLUME
+@click.argument("path", default="")
+@REMOTE
+@JSON
+@click.pass_obj
+def ls_command(cli: CliContext, volume: str, path: str, target: str | None, as_json: bool) -> None:
+    """List the files of a volume on Modal or a box, with the total size of each folder.
+
+    \b
+      runner ls checkpoints
+      runner ls checkpoints my_run
+    """
+    from runner.transfer.mapping import open_mapping, remote_not_found
+
+    mapping = open_mapping(cli, volume, target=target)
+    try:
+        entries = add_up(mapping.files.listing(path), path.strip("/"))
+    except FileNotFoundError as error:
+        if path.strip("/"):
+            raise remote_not_found(mapping, path) from error
+        entries = []
+    if as_json:
+        cli.json(entries)
+        return
+    for entry in entries:
+        num_files = f"{entry.files:,} files" if entry.is_folder else ""
+        when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
+        name = f"{ascii(entry.path)[1:-1]}{'/' if entry.is_folder else ''}"
+        cli.write(f"{byte_size(entry.size):>10}  {num_files:>12}  {when}  {name}")
+    if len(entries) > 1:
+        files, size = sum(entry.files for entry in entries), sum(entry.size for entry in entries)
+        cli.info(f"{byte_size(size):>10}  {files:,} files in total")
+    if not entries:
+        cli.info(f"{volume}/{path} is empty; `runner push {volume} PATH` uploads files")
+
+
+@dataclass(frozen=True)
+class ListedEntry:
+    """A file, or a folder with the sums of all files in it."""
+
+    path: str
+    size: int
+    files: int
+    modified: float
+    is_folder: bool = False
+
+
+def add_up(entries: Sequence[RemoteEntry], folder: str) -> list[ListedEntry]:
+    """Return the files and folders directly in ``folder`` by name, from its recursive listing."""
+    depth = len(PurePosixPath(folder).parts) + 1
+    entries_by_name: dict[str, ListedEntry] = {}
+    for entry in entries:
+        path, is_file = "/".join(entry.path.split("/")[:depth]), entry.kind != "directory"
+        is_folder = path != entry.path or not is_file
+        known = entries_by_name.get(path) or ListedEntry(
+            path, 0, 0, float(entry.modified), is_folder
+        )
+        entries_by_name[path] = replace(
+            known,
+            size=known.size + (entry.size if is_file else 0),
+            files=known.files + is_file,
+            modified=max(known.modified, float(entry.modified)),
+        )
+    return [entries_by_name[path] for path in sorted(entries_by_name)]
 
 
 @click.command()
@@ -216,17 +285,14 @@ def local_caches(root: Path) -> list[Cache]:
 
 def remote_caches(files: BlockFiles) -> list[Cache]:
     """Return the caches of a target that is not this machine."""
-    sizes: dict[str, list[int]] = {}
     try:
-        entries = files.listing()
+        entries = add_up(files.listing(), "")
     except FileNotFoundError:  # no job has created the volume yet
         entries = []
-    for entry in entries:
-        kind, slash, _ = entry.path.partition("/")
-        if slash and entry.kind != "directory" and not kind.startswith("."):
-            sizes.setdefault(kind, []).append(entry.size)
     return [
-        Cache(kind, len(file_sizes), sum(file_sizes)) for kind, file_sizes in sorted(sizes.items())
+        Cache(entry.path, entry.files, entry.size)
+        for entry in entries
+        if entry.is_folder and not entry.path.startswith(".")
     ]
 
 

@@ -23,6 +23,15 @@ def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "nano")
 
 
+@pytest.fixture
+def trained(folder: Path, make_run) -> Path:
+    """Make the run nano-train of `python train.py` in the folder."""
+    command = {"words": ["python", "train.py"], "folder": str(folder)}
+    launch = {"target": "host", "command": command}
+    attempt = {"started": 50.0, "ended": 60.0, "launch": launch}
+    return make_run("nano-train", job="command", attempts=[attempt])
+
+
 class TestArguments:
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -121,13 +130,7 @@ class TestArguments:
     def test_run_is_named_after_folder_and_script(self, words: str, name: str) -> None:
         assert run_name(Path("/x/nanoGPT"), words.split()) == name
 
-    def test_same_command_is_the_same_run(self, type_, fake, folder: Path, make_run) -> None:
-        launch = {
-            "target": "host",
-            "command": {"words": ["python", "train.py"], "folder": str(folder)},
-        }
-        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
-        make_run("nano-train", job="command", attempts=attempts)
+    def test_same_command_is_the_same_run(self, type_, fake, trained: Path) -> None:
         type_("runner host --dir ../nano -- python train.py")
         type_("runner host --dir ../nano -- python train.py --lr=2")
         assert [plan.run for plan in fake.plans] == ["nano-train", "nano-train-2"]
@@ -207,15 +210,9 @@ class TestArguments:
         assert fake.did == []
 
     def test_different_folder_of_the_same_name_is_a_different_run(
-        self, type_, fake, folder: Path, make_run, tmp_path: Path
+        self, type_, fake, folder: Path, trained: Path, tmp_path: Path
     ) -> None:
         make_folder(tmp_path / "b" / "nano")
-        launch = {
-            "target": "host",
-            "command": {"words": ["python", "train.py"], "folder": str(folder)},
-        }
-        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
-        make_run("nano-train", job="command", attempts=attempts)
         result = type_("runner host --dir ../b/nano -- python train.py")
         assert fake.plans[0].run == "nano-train-2"
         assert f"nano-train is the same command in a different folder, {folder}" in result.stderr
@@ -228,14 +225,8 @@ class TestArguments:
         )
 
     def test_moved_folder_resumes_with_the_run_name(
-        self, type_, fake, folder: Path, make_run, tmp_path: Path
+        self, type_, fake, folder: Path, trained: Path, tmp_path: Path
     ) -> None:
-        launch = {
-            "target": "host",
-            "command": {"words": ["python", "train.py"], "folder": str(folder)},
-        }
-        attempts = [{"started": 50.0, "ended": 60.0, "launch": launch}]
-        make_run("nano-train", job="command", attempts=attempts)
         (tmp_path / "b").mkdir()
         folder.rename(tmp_path / "b" / "nano")
         result = type_("runner host --dir ../b/nano --dry-run -- python train.py")

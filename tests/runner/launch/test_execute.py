@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.project import is_checkout
+from runner.target import RunInfo
 
 
 class TestPlan:
@@ -37,8 +39,6 @@ class TestPlan:
         assert "resumes from step 50 of 100" in type_("runner host warm --dry-run").stderr
 
     def test_sample_takes_the_newest_run(self, type_, make_run, fake) -> None:
-        import os
-
         for time, name in enumerate(["old", "new", "older"]):
             record = make_run(name, step=50) / "run.json"
             os.utime(record, (100 - abs(time - 1), 100 - abs(time - 1)))
@@ -94,100 +94,50 @@ class TestPrepare:
         )
 
 
-class TestExitStatus:
-    @pytest.mark.parametrize(
-        ("job", "status", "words"),
-        [
-            (0, 0, ""),
-            (101, 101, "to resume, run the same command again:\n  runner host warm"),
-            (2, 2, ""),
-            (1, 100, "the job failed with exit status 1; see its log: `runner logs warm`"),
-            (137, 100, "often for lack of memory"),
-            (130, 130, "interrupted"),
-        ],
-    )
-    def test_status_of_the_job_becomes_that_of_the_runner(
-        self, type_, fake, job: int, status: int, words: str
-    ) -> None:
-        fake.code = job
-        result = type_("runner host warm")
-        assert result.exit_code == status
-        assert words in result.stderr
+LIMIT = "stopped: it reached its --{0}; to resume: `runner resume warm --{0} {1}`\n"
 
-    def test_status_101_comes_from_the_record_under_torchrun(self, type_, fake) -> None:
-        from runner.target import RunInfo
 
-        fake.code = 1
-        fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=200.0)]
-        assert type_("runner host warm").exit_code == 101
-
-    @pytest.mark.parametrize(("code", "status"), [(143, 0), (130, 0), (137, 0), (1, 100)])
-    def test_signal_after_the_run_finished_is_no_failure(
-        self, type_, fake, code: int, status: int
-    ) -> None:
-        from runner.target import RunInfo
-
-        fake.code = code
-        fake.states = [RunInfo("warm", "train", "host", "finished", ended=200.0)]
-        result = type_("runner host warm")
-        assert (result.exit_code, "failed" in result.stderr) == (status, status == 100)
-
-    @pytest.mark.parametrize(
-        ("code", "reason", "words"),
-        [
-            (
-                104,
-                "budget",
-                "stopped: it reached its --max-cost; "
-                "to resume: `runner resume warm --max-cost MORE`\n",
-            ),
-            (
-                101,
-                "run-timeout",
-                "stopped: it reached its --timeout; "
-                "to resume: `runner resume warm --timeout LONGER`\n",
-            ),
-        ],
-    )
-    def test_reached_limit_suggests_a_higher_one(self, type_, fake, code, reason, words) -> None:
-        from runner.target import RunInfo
-
-        fake.code = code
-        fake.states = [
-            RunInfo(
-                "warm",
-                "train",
-                "host",
-                "unfinished",
-                ended=200.0,
-                end_reasons=("preempted", reason),
-            )
-        ]
-        result = type_("runner host warm")
-        assert (result.exit_code, result.stderr.endswith(words)) == (code, True), result.stderr
-        assert "run the same command again" not in result.stderr
-
-    def test_detached_run_is_not_reported_as_ended(self, type_, fake) -> None:
-        fake.code = None
-        result = type_("runner host warm")
-        assert result.exit_code == 130
-        assert "to resume" not in result.stderr
-
-    def test_record_of_an_older_attempt_is_ignored(self, type_, fake) -> None:
-        from runner.target import RunInfo
-
-        fake.code = 1
-        fake.states = [RunInfo("warm", "train", "host", "unfinished", ended=50.0)]
-        assert type_("runner host warm").exit_code == 100
-
-    def test_a_job_that_another_one_refused_did_not_start(self, type_, fake) -> None:
-        from runner.target import RunInfo
-
-        fake.code = 1
-        fake.has = {"active": None}
-        fake.states = [RunInfo("warm", "train", "host", "running", alive=True)]
-        result = type_("runner host warm")
-        assert (result.exit_code, "the run did not start" in result.stderr) == (1, True)
+@pytest.mark.parametrize(
+    ("code", "state", "status", "message"),
+    [
+        (0, None, 0, ""),
+        (101, None, 101, "to resume, run the same command again:\n  runner host warm"),
+        (2, None, 2, ""),
+        (1, None, 100, "the job failed with exit status 1; see its log: `runner logs warm`"),
+        (137, None, 100, "often for lack of memory"),
+        (130, None, 130, "interrupted"),
+        (None, None, 130, ""),  # detached
+        # Under torchrun, the record tells that the run is unfinished.
+        (1, {"status": "unfinished", "ended": 200.0}, 101, ""),
+        (1, {"status": "unfinished", "ended": 50.0}, 100, ""),  # of an older attempt
+        # A signal after the run has finished is no failure.
+        (143, {"status": "finished", "ended": 200.0}, 0, ""),
+        (130, {"status": "finished", "ended": 200.0}, 0, ""),
+        (137, {"status": "finished", "ended": 200.0}, 0, ""),
+        (1, {"status": "finished", "ended": 200.0}, 100, "failed"),
+        (104, {"end_reasons": ("preempted", "budget")}, 104, LIMIT.format("max-cost", "MORE")),
+        (
+            101,
+            {"end_reasons": ("preempted", "run-timeout")},
+            101,
+            LIMIT.format("timeout", "LONGER"),
+        ),
+        # Another launch of the run refused this one.
+        (1, {"status": "running", "alive": True}, 1, "the run did not start"),
+    ],
+)
+def test_status_of_the_job_becomes_that_of_the_runner(
+    type_, fake, code: int | None, state: dict[str, Any] | None, status: int, message: str
+) -> None:
+    fake.code = code
+    if state is not None:
+        ended = {"status": "unfinished", "ended": 200.0} if "end_reasons" in state else {}
+        fake.states = [RunInfo("warm", "train", "host", **ended, **state)]
+    result = type_("runner host warm")
+    assert (result.exit_code, message in result.stderr) == (status, True), result.stderr
+    resumes = "run the same command again" in result.stderr
+    assert resumes is (status == 101 and "stopped" not in message)
+    assert ("failed" in result.stderr) is (status == 100)
 
 
 class TestDetach:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from runner import project
+from runner.commands import setup
 from runner.console import CliContext
 from tests.runner.conftest import ROOT
 from tests.runner.fake_target import FakeTarget
@@ -169,7 +169,7 @@ class TestNew:
     ) -> None:
         (checkout / ".env.example").write_text("A=1\n")
         (tmp_path / "mine").mkdir()
-        monkeypatch.setattr(project, "find_checkout", lambda cwd: checkout)
+        monkeypatch.setattr(setup, "find_checkout", lambda cwd: checkout)
         cli.cwd = tmp_path / "mine"
 
         def fail(descriptor: int) -> None:

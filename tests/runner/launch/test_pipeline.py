@@ -162,34 +162,41 @@ def test_names_of_outputs_can_have_wildcards(tmp_path: Path, path: str, found: b
     assert output_exists(target, path, command, "r") is found
 
 
+@pytest.fixture
+def run(spawn, checkout: Path, folder: Path):
+    """Return ``run("train", status=0)``, which runs the pipeline and returns its output."""
+    write(checkout)
+
+    def run_pipeline(*words: str, status: int = 0) -> tuple[str, str]:
+        process = spawn("host", "pipeline", "letters.yaml", *words)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == status, err
+        return out, err
+
+    return run_pipeline
+
+
 class TestHost:
-    def test_stages_run_in_order_and_are_skipped_when_done(
-        self, spawn, folder: Path, checkout: Path
-    ) -> None:
-        write(checkout)
-        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+    def test_stages_run_in_order_and_are_skipped_when_done(self, run) -> None:
+        out, err = run()
         assert out.splitlines()[0] == "prepared", err
         assert out.endswith("iter 4: loss 1.0\n4")
         assert "train: runs: out/c*.pt is missing" in err
-        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+        out, err = run()
         assert out == "4"
         assert "prepare: skipped: it finished" in err
-        out, err = spawn(
-            "host", "pipeline", "letters.yaml", "train.args=--max_iters=6"
-        ).communicate(timeout=60)
+        out, err = run("train.args=--max_iters=6")
         assert "train: runs: its command has changed; it starts from the beginning" in err
         assert "from its beginning: the command changed since the last attempt" in err
         assert "resuming" not in out
         assert out.endswith("6")
-        changed = ("prepare.args=--again", "train.args=--max_iters=6", "--dry-run")
-        err = spawn("host", "pipeline", "letters.yaml", *changed).communicate(timeout=60)[1]
+        _, err = run("prepare.args=--again", "train.args=--max_iters=6", "--dry-run")
         assert "prepare: runs: its command has changed" in err
         assert "train: runs: stage prepare runs before it" in err
 
     def test_stopped_stage_refuses_other_arguments(
-        self, spawn, folder: Path, checkout: Path
+        self, run, spawn, folder: Path, checkout: Path
     ) -> None:
-        write(checkout)
         (folder / "data" / "letters" / "train.bin").write_text("x")
         line = ("host", "pipeline", "letters.yaml", "train")
         process = spawn(*line, "train.args=--max_iters=40 --pause=0.2")
@@ -198,27 +205,18 @@ class TestHost:
         process.terminate()
         assert process.wait(60) == 101
         left = ckpt.read_text()
-        process = spawn(*line, "train.args=--max_iters=5")
-        err = process.communicate(timeout=60)[1]
-        assert process.returncode == 2
+        _, err = run("train", "train.args=--max_iters=5", status=2)
         assert "--max_iters=40 --pause=0.2\n→ python train.py --max_iters=4 --max_iters=5" in err
         assert "`runner resume letters-train`" in err
         assert ckpt.read_text() == left
-        out, err = spawn(*line, "train.args=--max_iters=5 --init_from=resume").communicate(
-            timeout=60
-        )
+        out, err = run("train", "train.args=--max_iters=5 --init_from=resume")
         assert f"resuming at {left}" in out, err
 
-    def test_first_failure_stops_the_pipeline_and_the_next_call_continues(
-        self, spawn, folder: Path, checkout: Path
-    ) -> None:
-        write(checkout)
-        process = spawn("host", "pipeline", "letters.yaml", "train.args=nothing.py")
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 100
+    def test_first_failure_stops_the_pipeline_and_the_next_call_continues(self, run) -> None:
+        out, err = run("train.args=nothing.py", status=100)
         assert out.startswith("prepared")
         assert "not started: show; run the same command again to continue with train" in err
-        out, err = spawn("host", "pipeline", "letters.yaml").communicate(timeout=60)
+        out, err = run()
         assert "prepare: skipped" in err
         assert out.endswith("4")
 
@@ -259,26 +257,13 @@ class TestHost:
         assert attached.returncode == 101, err
         assert not (checkpoints / "letters-show").exists()
 
-    def test_named_stage_runs_alone(self, spawn, folder: Path, checkout: Path) -> None:
-        write(checkout)
-        assert (
-            spawn("host", "pipeline", "letters.yaml", "prepare").communicate(timeout=60)[0]
-            == "prepared\n"
-        )
-        assert (
-            spawn("host", "pipeline", "letters.yaml", "prepare").communicate(timeout=60)[0]
-            == "prepared\n"
-        )
-        process = spawn("host", "pipeline", "letters.yaml", "prepar")
-        assert "did you mean 'prepare'?" in process.communicate(timeout=60)[1]
-        assert process.returncode == 2
+    def test_named_stage_runs_alone(self, run) -> None:
+        assert run("prepare")[0] == "prepared\n"
+        assert run("prepare")[0] == "prepared\n"
+        assert "did you mean 'prepare'?" in run("prepar", status=2)[1]
 
-    def test_plan_as_json(self, spawn, folder: Path, checkout: Path) -> None:
-        write(checkout)
-        out, _ = spawn("host", "pipeline", "letters.yaml", "--dry-run", "--json").communicate(
-            timeout=60
-        )
-        stages = json.loads(out)
+    def test_plan_as_json(self, run) -> None:
+        stages = json.loads(run("--dry-run", "--json")[0])
         assert [stage["stage"] for stage in stages] == ["prepare", "train", "show"]
         assert stages[1]["plan"]["run"] == "letters-train"
 

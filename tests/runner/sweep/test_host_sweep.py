@@ -61,6 +61,13 @@ def write_sweep(checkout: Path, space: str, lines: str = "") -> None:
     )
 
 
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    """Wait for the process, check its exit status and return what it printed."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    return out, err
+
+
 def sweep_json(checkout: Path) -> dict[str, Any]:
     path = checkout / "volumes" / "checkpoints" / "s" / "sweep.json"
     return dict(json.loads(path.read_text())) if path.exists() else {"trials": []}
@@ -77,9 +84,7 @@ def test_a_killed_sweep_resumes_and_repeats_no_trial(
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert len(starts()) < 13
-    second = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json")
-    out, err = second.communicate(timeout=120)
-    assert second.returncode == 0, err
+    out, _ = finish(spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json"))
     result = json.loads(out)
     assert Counter(t["status"] for t in result["trials"]) == {"finished": 10, "failed": 2}
     # Best first: x=1 and x=3 are next to x=2, whose trial fails.
@@ -88,9 +93,7 @@ def test_a_killed_sweep_resumes_and_repeats_no_trial(
     assert set(starts().values()) == {1}
     assert len(starts()) == 13  # including the smoke run
     assert Path(result["plot"]).stat().st_size > 5000
-    third = spawn("sweep", "mine/s.yaml")
-    out, err = third.communicate(timeout=60)
-    assert third.returncode == 0
+    out, _ = finish(spawn("sweep", "mine/s.yaml"))
     assert out.splitlines()[1].split()[:4] == ["s-001", "1", "1", "2"]
     assert set(starts().values()) == {1}
 
@@ -103,13 +106,10 @@ def test_ctrl_c_stops_the_trials_and_the_same_command_resumes_them(
     done = [checkout / "volumes" / "checkpoints" / run / "done" for run in ("s-001", "s-002")]
     wait_for(lambda: all(path.exists() and int(path.read_text() or 0) > 5 for path in done), 60)
     first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=60)
-    assert first.returncode == 101, err
+    finish(first, 101)
     assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["unfinished"] * 2
     assert all(int(path.read_text()) < 400 for path in done)
-    second = spawn("sweep", "mine/s.yaml", "--max-parallel", "2")
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
+    finish(spawn("sweep", "mine/s.yaml", "--max-parallel", "2"))
     assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["finished"] * 2
     for path in done:
         rows = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
@@ -123,9 +123,7 @@ def test_the_median_rule_stops_a_bad_trial(
     write_sweep(
         checkout, f"{{list: [{rows}]}}", "fixed: {steps: 40}\nearly_stop: median\ngrace_steps: 5\n"
     )
-    process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, err
+    out, _ = finish(spawn("sweep", "mine/s.yaml", "--no-smoke", "--json"))
     trials = {t["values"]["x"]: t for t in json.loads(out)["trials"]}
     assert [trials[x]["status"] for x in (1, 2, 3, 9)] == ["finished"] * 3 + ["stopped"]
     assert "median rule at step" in trials[9]["reason"]
@@ -137,14 +135,10 @@ def test_a_failed_smoke_run_starts_no_trial(
     checkout: Path, spawn: Spawn, starts: Callable[[], Counter[str]]
 ) -> None:
     write_sweep(checkout, "{grid: {y: [3, 1]}}")
-    process = spawn("sweep", "mine/s.yaml")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 100
+    _, err = finish(spawn("sweep", "mine/s.yaml"), 100)
     assert "the smoke run ended as failed (ValueError: y is 3); no trial was started" in err
     assert starts() == {"s-smoke": 1}
-    without = spawn("sweep", "mine/s.yaml", "--no-smoke")
-    without.communicate(timeout=60)
-    assert without.returncode == 0
+    finish(spawn("sweep", "mine/s.yaml", "--no-smoke"))
     assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["failed", "finished"]
 
 
@@ -154,9 +148,7 @@ def test_the_smoke_run_reveals_a_missing_metric(
     write_sweep(checkout, "{grid: {x: [3, 1]}}")
     file = checkout / "mine" / "s.yaml"
     file.write_text(file.read_text().replace("metric: score", "metric: scores"))
-    process = spawn("sweep", "mine/s.yaml")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 100
+    _, err = finish(spawn("sweep", "mine/s.yaml"), 100)
     assert (
         "the result has no number 'scores'; the result has score; no trial was started: "
         "correct `metric` in the sweep's file" in err
@@ -170,9 +162,7 @@ def test_a_sweep_runs_in_one_process_at_a_time(
     write_sweep(checkout, "{grid: {x: [1]}}", "fixed: {steps: 3000}\n")
     first = spawn("sweep", "mine/s.yaml", "--no-smoke")
     wait_for(lambda: starts()["s-001"] == 1, 60)
-    second = spawn("sweep", "mine/s.yaml")
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 1
+    _, err = finish(spawn("sweep", "mine/s.yaml"), 1)
     assert "another process is running sweep 's'" in err
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 101
@@ -193,9 +183,7 @@ def test_rm_deletes_a_sweep_with_its_runs_but_not_a_running_one(
     assert (runs / "s-001" / "done").exists()
     asked = spawn("rm", "s").communicate(timeout=60)[1]
     assert "sweep 's', with its runs; run 's-00" in asked
-    removed = spawn("rm", "s", "-y")
-    _, err = removed.communicate(timeout=60)
-    assert removed.returncode == 0, err
+    _, err = finish(spawn("rm", "s", "-y"))
     assert "deleted sweep 's'" in err
     assert [path.name for path in runs.iterdir()] == ["s-other"]
 
@@ -208,9 +196,9 @@ def test_parallel_trials_share_the_cores(
         "    return {'score': int(os.environ.get('OMP_NUM_THREADS', 0))}\n"
     )
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
-    process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    out, _ = finish(
+        spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--json", OMP_NUM_THREADS="")
+    )
     metrics = {trial["metric"] for trial in json.loads(out)["trials"]}
     assert metrics == {float(max(1, available_cpus() // 2))}
 
@@ -223,9 +211,7 @@ def test_the_best_mean_over_seeds_decides(
         "    return {'score': x * [1, 5, 0][seed]}\n"
     )
     write_sweep(checkout, "{grid: {x: [1, -1], seed: [0, 1, 2]}}", "goal: max\n")
-    process = spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--no-smoke")
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, err
+    out, err = finish(spawn("sweep", "mine/s.yaml", "--max-parallel", "2", "--no-smoke"))
     assert "best mean over seeds: x=1: score 2, standard deviation 2.6, n=3; the best" in err
     means = out.split("\n\n")[1].splitlines()
     assert [line.split() for line in means[1:3]] == [
@@ -243,9 +229,7 @@ def test_unrelated_run_is_not_used_as_a_trial(
 ) -> None:
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
     spawn("host", "run", "mine/mine.py", "x=7", "--name", "s-001").communicate(timeout=60)
-    process = spawn("sweep", "mine/s.yaml", "--no-smoke", "--json")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    out, _ = finish(spawn("sweep", "mine/s.yaml", "--no-smoke", "--json"))
     trials = {t["run"]: t for t in json.loads(out)["trials"]}
     assert trials["s-001"]["status"] == "failed"
     assert "a run with this name has other settings" in trials["s-001"]["reason"]
@@ -259,9 +243,7 @@ def test_a_sweep_without_its_record_finds_its_runs(
     write_sweep(checkout, "{grid: {x: [1, 2]}}")
     spawn("sweep", "mine/s.yaml", "--no-smoke").communicate(timeout=60)
     (checkout / "volumes" / "checkpoints" / "s" / "sweep.json").unlink()
-    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    finish(spawn("sweep", "mine/s.yaml", "--no-smoke"))
     assert starts() == {"s-001": 1, "s-002": 1}
     assert [t["status"] for t in sweep_json(checkout)["trials"]] == ["finished"] * 2
 
@@ -273,14 +255,10 @@ def test_edited_defaults_are_refused_and_edited_code_is_reported(
     spawn("sweep", "mine/s.yaml", "--no-smoke").communicate(timeout=60)
     file = checkout / "mine" / "mine.py"
     file.write_text(MINE.replace("y: int = 0", "y: int = 5"))
-    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    _, err = finish(spawn("sweep", "mine/s.yaml", "--no-smoke"), 2)
     assert "y: 0 → 5" in err
     file.write_text(MINE.replace("(x - 2) ** 2", "(x - 3) ** 2"))
-    process = spawn("sweep", "mine/s.yaml", "--no-smoke")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    _, err = finish(spawn("sweep", "mine/s.yaml", "--no-smoke"))
     assert "mine.py has changed since sweep 's' started" in err
     assert starts() == {"s-001": 1, "s-002": 1}
 
@@ -313,9 +291,7 @@ def test_command_of_a_different_repository_is_swept_by_its_printed_loss(
     _, err = spawn("sweep", "theirs/s.yaml", "--dry-run").communicate(timeout=60)
     assert "the command has no {lr}" in err
     (folder / "s.yaml").write_text(text)
-    process = spawn("sweep", "theirs/s.yaml", "--json")
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+    out, err = finish(spawn("sweep", "theirs/s.yaml", "--json"))
     trials = {t["values"]["lr"]: t for t in json.loads(out)["trials"]}
     assert json.loads(out)["best"] == "s-002"
     assert [trials[lr]["status"] for lr in (2, 1, 3, 9)] == ["finished"] * 3 + ["stopped"]
