@@ -30,13 +30,13 @@ from runner.project import COMPOSE_FILE, secret_values, volumes
 from runner.request import CommandRequest, Request
 from runner.runs.store import read_exit, states
 from runner.signals import hold_signals, signal_handler
-from runner.target import LaunchHandle, RunInfo, Target
+from runner.target import LaunchHandle, RunInfo
 from runner.targets.base import LocalTarget, container_volumes
 from runner.targets.compose_project import (
     ComposeProject,
     compose_system,
     run_service,
-    write_missing_settings,
+    write_settings,
 )
 from runner.targets.docker import (
     IMAGE_VARIABLE,
@@ -130,7 +130,7 @@ class ComposeTarget(LocalTarget):
         return launch
 
     def _prepare_container(self, plan: Plan) -> None:
-        for line in write_missing_settings(self.system, self.checkout):
+        for line in write_settings(self.system, self.checkout, only_missing=True):
             self.cli.info(line)
         for volume in plan.volumes:  # the engine would create a missing folder as root
             if volume.writable:
@@ -358,6 +358,4 @@ def _print_bytes(text: bytes) -> None:
             text = text[os.write(STDERR, text) :]
 
 
-def open_target(cli: CliContext, checkout: Path) -> Target:
-    """Return the target for ``checkout``."""
-    return ComposeTarget(cli, checkout)
+open_target = ComposeTarget

@@ -154,22 +154,14 @@ def wrong_settings(system: System, checkout: Path) -> list[str]:
     return [name for name, value in needed.items() if present.get(name) != value]
 
 
-def write_missing_settings(system: System, checkout: Path) -> list[str]:
-    """Add the missing settings to ``.env`` and report them.
+def write_settings(system: System, checkout: Path, only_missing: bool = False) -> list[str]:
+    """Set the settings in ``.env`` and report them.
 
-    Wrong ones are left to `runner doctor`.
+    ``only_missing`` leaves wrong ones to `runner doctor`.
     """
-    present = read_dotenv(checkout, SETTINGS)
+    present = read_dotenv(checkout, SETTINGS) if only_missing else {}
     needed = needed_settings(system, checkout)
-    return _write(checkout, {name: v for name, v in needed.items() if name not in present})
-
-
-def write_settings(system: System, checkout: Path) -> list[str]:
-    """Set all settings in ``.env`` and report them."""
-    return _write(checkout, needed_settings(system, checkout))
-
-
-def _write(checkout: Path, values: dict[str, str]) -> list[str]:
+    values = {name: value for name, value in needed.items() if name not in present}
     if not values or not update_dotenv(checkout, values):
         return []
     return [f"wrote .env: {' '.join(f'{name}={value}' for name, value in values.items())}"]
@@ -190,10 +182,10 @@ def run_service(
     system = compose_system(cli, checkout)
     if system.engine.problem:
         raise RunnerError(f"{system.engine.problem}; run `runner doctor` for details")
-    for line in write_missing_settings(system, checkout):
+    for line in write_settings(system, checkout, only_missing=True):
         cli.info(line)
     folders = volumes(checkout, {})
-    for folder in (folders.data, folders.checkpoints, folders.cache):
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     project = ComposeProject(system, checkout)
     if image := project.built_image(project.service_of(service)):

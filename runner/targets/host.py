@@ -27,7 +27,7 @@ from runner.request import CommandRequest, Request, UserCommand
 from runner.runs.store import read_exit, read_launch
 from runner.signals import hold_signals
 from runner.system import System, wait_until
-from runner.target import LaunchHandle, Target
+from runner.target import LaunchHandle
 from runner.targets.base import LocalTarget, has_terminal
 from runner.targets.process import (
     follow_process,
@@ -120,9 +120,14 @@ class HostTarget(LocalTarget):
             process = subprocess.Popen(
                 job.command, cwd=self.checkout, env=environ, start_new_session=own_session
             )
-        identity = identity_of(process.pid)
-        place = {"location": machine_name(), "identity": identity}
-        launch = LaunchHandle.of(plan, self.name, str(process.pid), started=started, **place)
+        launch = LaunchHandle.of(
+            plan,
+            self.name,
+            str(process.pid),
+            started=started,
+            location=machine_name(),
+            identity=identity_of(process.pid),
+        )
         try:
             self._record(plan, launch)
         except OSError:  # a full disk: without its record the job could not be found again
@@ -182,9 +187,8 @@ class HostTarget(LocalTarget):
         except OSError:  # macOS, or it has just ended
             lines = []
         variables = dict(line.split("=", 1) for line in lines if "=" in line)
-        variables |= {
-            name: self.cli.environ[name] for name in ("TERM",) if name in self.cli.environ
-        }
+        if "TERM" in self.cli.environ:
+            variables["TERM"] = self.cli.environ["TERM"]
         folder = self.volumes.run(run)
         environ = {**self.cli.environ, **variables, "RUN_NAME": run, "OUT_DIR": str(folder)}
         return follow_process(environ, argv, folder)
@@ -227,18 +231,13 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def occupied_paths(command: UserCommand) -> tuple[str, ...]:
-    """Return the persisted paths that are folders with the user's files.
-
-    These stay in their place.
-    """
-    paths = [option.path for option in command.persist]
-    return tuple(path for path in paths if _has_content(command.folder / path))
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
+    """Return the persisted paths that are folders with the user's files, which stay there."""
+    paths = {option.path: command.folder / option.path for option in command.persist}
+    return tuple(
+        name
+        for name, path in paths.items()
+        if path.is_dir() and not path.is_symlink() and any(path.iterdir())
+    )
 
 
-def open_target(cli: CliContext, checkout: Path) -> Target:
-    """Return the target for ``checkout``."""
-    return HostTarget(cli, checkout)
+open_target = HostTarget

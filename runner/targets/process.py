@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,35 +124,40 @@ def follow_process(
 
     The program gets Ctrl-C from the terminal itself; ``until_ctrl_c`` makes that a success.
     """
-    process: subprocess.Popen[bytes] | None = None
     interrupted = threading.Event()
+    with signal_handler(lambda *_: interrupted.set(), signal.SIGINT):
+        code = _run(
+            lambda: subprocess.Popen(command, cwd=cwd, env={**environ, "PWD": str(cwd)}),
+            signal.SIGTERM,
+        )
+    return 0 if until_ctrl_c and interrupted.is_set() else code
+
+
+def _run(start: Callable[[], subprocess.Popen[bytes]], *signals: signal.Signals) -> int:
+    """Start a program and return its exit status; ``signals`` are passed on to it."""
+    process: subprocess.Popen[bytes] | None = None
+    received: list[int] = []  # before the process existed
 
     def pass_on(number: int, _: object) -> None:
-        if process is not None:
+        if process is None:
+            received.append(number)
+        else:
             process.send_signal(number)
 
-    with (
-        signal_handler(lambda *_: interrupted.set(), signal.SIGINT),
-        signal_handler(pass_on, signal.SIGTERM),
-    ):
-        process = subprocess.Popen(command, cwd=cwd, env={**environ, "PWD": str(cwd)})
-        code = exit_status(process.wait())
-    return 0 if until_ctrl_c and interrupted.is_set() else code
+    with signal_handler(pass_on, *signals):
+        process = start()
+        for number in received:
+            process.send_signal(number)
+        return exit_status(process.wait())
 
 
 def main() -> int:
     """Run the command, wait for it and write its exit status into the folder."""
     folder, command = Path(sys.argv[1]), sys.argv[2:]
-    received: list[int] = []
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda number, _: received.append(number))
-    process = subprocess.Popen(command)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda number, _: process.send_signal(number))
-    for number in received:  # before the process existed
-        process.send_signal(number)
-    code = exit_status(process.wait())
-    write_exit(folder, code)
+    stops = (signal.SIGINT, signal.SIGTERM)
+    with signal_handler(lambda *_: None, *stops):  # until the status is written
+        code = _run(lambda: subprocess.Popen(command), *stops)
+        write_exit(folder, code)
     return code
 
 

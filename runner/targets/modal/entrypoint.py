@@ -32,6 +32,7 @@ from job.paths import WORKSPACE
 from job.run_record import REQUEST_NAME, EndReason, RunStatus
 from job.typed_json import read_object
 from runner.runs import attempts
+from runner.signals import signal_handler
 from runner.targets.modal.container import (
     JobProcess,
     MountedVolumes,
@@ -117,12 +118,8 @@ class AttemptRunner:
 
     def run(self) -> dict[str, Any]:
         """Run the attempt, and end the function as Modal needs it to continue or finish."""
-        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGUSR1)}
-        try:
+        with signal_handler(self._on_signal, signal.SIGINT, signal.SIGUSR1):
             reason, status = self._attempt()
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
         if reason == EndReason.PREEMPTED:
             raise KeyboardInterrupt  # a return would count as a success
         if reason == EndReason.CANCELLED:

@@ -105,21 +105,15 @@ def resolve_options(request: Request) -> ResolvedOptions:
         watched = ResourcesConfig()
     stalled = watched.stop_stalled_after if watched else None
     idle = watched.stop_idle_gpu_after if watched else None
-    return ResolvedOptions(
-        gpu=str(gpus) or None,
-        max_cost=options.max_cost,
-        nodes=nodes,
-        cores=options.cores,
-        memory_gib=options.memory_gib,
-        timeout_s=options.timeout_s or _parse_timeout(default),
-        region=options.region,
-        environment=options.environment,
-        forwarded_env=options.forwarded_env,
-        modal_secrets=options.modal_secrets,
-        machine=_machine(request, gpus, options),
-        stop_stalled_after_s=parse_duration(stalled, "stop_stalled_after") if stalled else None,
-        stop_idle_gpu_after_s=parse_duration(idle, "stop_idle_gpu_after") if idle else None,
-    )
+    own = {
+        "gpu": str(gpus) or None,
+        "nodes": nodes,
+        "timeout_s": options.timeout_s or _parse_timeout(default),
+        "machine": _machine(request, gpus, options),
+        "stop_stalled_after_s": parse_duration(stalled, "stop_stalled_after") if stalled else None,
+        "stop_idle_gpu_after_s": parse_duration(idle, "stop_idle_gpu_after") if idle else None,
+    }
+    return ResolvedOptions(**{**vars(options), **own})
 
 
 def _parse_region(text: str) -> str:

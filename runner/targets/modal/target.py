@@ -338,6 +338,4 @@ class ModalTarget(Target):
         return records.read_run(self._files["checkpoints"], run)
 
 
-def open_target(cli: CliContext, checkout: Path) -> ModalTarget:
-    """Open the target for ``checkout``."""
-    return ModalTarget(cli, checkout)
+open_target = ModalTarget
