@@ -142,10 +142,10 @@ class ComposeTarget(LocalTarget):
                 self._build(base)
             if plan.image.packages:
                 add_packages(self.system, self.cli, base, plan.image)
-        own = (self.checkout / COMPOSE_FILE, self.volumes.checkpoints)
-        given = [Path(volume.host_path) for volume in plan.volumes if volume.name not in VOLUMES]
-        folder = [Path(plan.folder.host_path)] if plan.folder is not None else []
-        check_shared_files(self.system, image, (*own, *given, *folder))
+        mounted = [self.checkout / COMPOSE_FILE, self.volumes.checkpoints]
+        mounted += [Path(volume.host_path) for volume in plan.volumes if volume.name not in VOLUMES]
+        mounted += [Path(plan.folder.host_path)] if plan.folder is not None else []
+        check_shared_files(self.system, image, mounted)
         if plan.folder is not None:
             prepare_mounts(plan.folder, self.checkout)
             if plan.folder.setup:

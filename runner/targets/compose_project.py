@@ -68,14 +68,12 @@ class ComposeProject:
             )
         import yaml
 
-        tree = yaml.safe_load(answer.out)
-        return tree if isinstance(tree, dict) else {}
+        return yaml.safe_load(answer.out) or {}
 
     @property
     def services(self) -> dict[str, Any]:
         """Return the settings of each service."""
-        services = self.config.get("services") or {}
-        return services if isinstance(services, dict) else {}
+        return self.config.get("services") or {}
 
     def service_of(self, job: str) -> str:
         """Return the service of a job; ``train`` runs the jobs without their own."""
@@ -117,8 +115,8 @@ def needed_settings(system: System, checkout: Path) -> dict[str, str]:
     only while COMPOSE_FILE is not set.
     """
     present = read_dotenv(checkout, SETTINGS)
-    given = present.get("COMPOSE_FILE", "").split(os.pathsep)
-    files = [name for name in given if name and name != GPU_COMPOSE_FILE]
+    names = present.get("COMPOSE_FILE", "").split(os.pathsep)
+    files = [name for name in names if name and name != GPU_COMPOSE_FILE]
     if COMPOSE_FILE not in files:
         files.insert(0, COMPOSE_FILE)
     if "COMPOSE_FILE" not in present and (checkout / OVERRIDE_COMPOSE_FILE).is_file():

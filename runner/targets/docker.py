@@ -137,20 +137,20 @@ def _list(system: System, filters: list[str]) -> list[Container]:
     answer = system.call(["docker", "ps", "--all", "--no-trunc", *filters, "--format", shape])
     if answer.code:
         return []
-    rows = [line.split("\t") for line in answer.out.splitlines()]
-    return [_parse_container(*row) for row in rows if len(row) == 3]
-
-
-def _parse_container(id: str, run: str, status: str) -> Container:
-    exited = re.match(r"Exited \((\d+)\)", status)
-    is_gone = exited is not None or status.startswith(("Dead", "Removal"))
-    return Container(id, run, not is_gone, int(exited[1]) if exited else None)
+    containers = []
+    for line in answer.out.splitlines():
+        id, run, status = line.split("\t")
+        exited = re.match(r"Exited \((\d+)\)", status)
+        has_ended = exited is not None or status.startswith(("Dead", "Removal"))
+        containers.append(Container(id, run, not has_ended, int(exited[1]) if exited else None))
+    return containers
 
 
 def bind_mounts(folder: PlannedFolder) -> list[str]:
     """Return values of ``-v``: the folder, and over it each persisted path from its volume."""
-    over = [f"{keep.host_path}:{folder.container_path}/{keep.path}:rw" for keep in folder.persisted]
-    return [f"{folder.host_path}:{folder.container_path}:rw", *over]
+    mounts = {folder.host_path: folder.container_path}
+    mounts |= {path.host_path: f"{folder.container_path}/{path.path}" for path in folder.persisted}
+    return [f"{host_path}:{container_path}:rw" for host_path, container_path in mounts.items()]
 
 
 def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
@@ -159,19 +159,19 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
     The engine would create missing folders as root. Raises RunnerError if a path is a file.
     """
     listing = list_files(Path(folder.host_path), checkout) if folder.persisted else None
-    for keep in folder.persisted:
-        inner = Path(folder.host_path) / keep.path
-        if inner.is_file():
+    for persisted in folder.persisted:
+        path, volume_path = Path(folder.host_path) / persisted.path, Path(persisted.host_path)
+        if path.is_file():
             raise RunnerError(
-                f"{inner} is a file, and --persist needs a folder; name the folder that contains it"
+                f"{path} is a file, and --persist needs a folder; name the folder that contains it"
             )
-        if not inner.is_symlink():
-            inner.mkdir(parents=True, exist_ok=True)
-        Path(keep.host_path).mkdir(parents=True, exist_ok=True)
+        if not path.is_symlink():
+            path.mkdir(parents=True, exist_ok=True)
+        volume_path.mkdir(parents=True, exist_ok=True)
         if listing is not None:
-            seed_volume(inner, listing.below(keep.path), Path(keep.host_path))
-        if not inner.is_symlink():  # the mount would hide the files that .gitignore names
-            mirror_files(inner, Path(keep.host_path))
+            seed_volume(path, listing.below(persisted.path), volume_path)
+        if not path.is_symlink():  # the mount would hide the files that .gitignore names
+            mirror_files(path, volume_path)
 
 
 def check_shared_files(system: System, image: str, paths: Iterable[Path]) -> None:
@@ -233,7 +233,7 @@ def with_setup_state(
 
 
 def ensure_setup_image(
-    system: System, cli: CliContext, image: str, folder: PlannedFolder, where: str = ""
+    system: System, cli: CliContext, image: str, folder: PlannedFolder, box: str = ""
 ) -> str:
     """Return the name of the extended image, built if it is missing.
 
@@ -241,7 +241,8 @@ def ensure_setup_image(
     """
     name = setup_image(system, image, folder)
     if not image_id(system, name):
-        cli.info(f"extending the image with the setup{where}, once")
+        place = f" on {box}" if box else ""
+        cli.info(f"extending the image with the setup{place}, once")
         source = Path(folder.host_path)
         files = {path: source / path for path in setup_files(source, folder.setup)}
         lines = [f"FROM {image}", f"COPY . {SETUP_FOLDER}", f"WORKDIR {SETUP_FOLDER}"]
@@ -287,8 +288,8 @@ def transfer_image(system: System, verb: str, image: str, machine: str = "") -> 
     if NOT_LOGGED_IN.search(done.stderr):
         login = login_command(image)
         return f"log in first: `{f'ssh -t {machine} {login}' if machine else login}`"
-    where = f" on {machine}" if machine else ""
-    return f"check the image's name and the connection to its registry{where}, then try again"
+    place = f" on {machine}" if machine else ""
+    return f"check the image's name and the connection to its registry{place}, then try again"
 
 
 def login_command(image: str) -> str:
@@ -304,8 +305,8 @@ def image_digest(system: System, name: str) -> str:
         ["docker", "image", "inspect", "--format", "{{json .RepoDigests}} {{.Id}}", name]
     )
     digests, _, image_id = answer.out.strip().rpartition(" ")
-    known = json.loads(digests or "null") or [image_id]
-    return str(known[0])
+    names = json.loads(digests or "null") or [image_id]
+    return str(names[0])
 
 
 def with_image_digest(variables: Mapping[str, str], system: System, image: str) -> dict[str, str]:

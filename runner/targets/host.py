@@ -84,8 +84,8 @@ class HostTarget(LocalTarget):
             )
         needs = (*request.job.needs, *request.trackers)  # a tracker's name is its module's
         missing = tuple(module for module in needs if not self.has_module(module))
-        own = {"torch": "train", **{name: name for name in request.trackers}}
-        extras = dict.fromkeys(own.get(name, request.job.extra) for name in missing)
+        extra_of = {"torch": "train", **{name: name for name in request.trackers}}
+        extras = dict.fromkeys(extra_of.get(name, request.job.extra) for name in missing)
         gpus = None if sys.platform == "darwin" else len(System(self.cli.environ).gpus)
         return replace(
             state,
@@ -225,8 +225,8 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
     python_path = os.pathsep.join(filter(None, [str(INSTALLED), environ.get("PYTHONPATH")]))
     variables = {"PYTHONPATH": python_path}
     if not any(environ.get(name) for name in ACTIVE_ENVIRONMENT):
-        own = str(Path(sys.executable).parent)
-        variables["PATH"] = os.pathsep.join(filter(None, [own, environ.get("PATH")]))
+        programs = str(Path(sys.executable).parent)
+        variables["PATH"] = os.pathsep.join(filter(None, [programs, environ.get("PATH")]))
     return variables
 
 

@@ -305,10 +305,10 @@ class JobFolder:
         """Mount the files, so that an edit rebuilds nothing. Raises RunnerError for a bad file."""
         listing = list_files(self.path, self.checkout)
         listing.check()
-        persisted = tuple(keep.path for keep in self.planned.persisted)
-        out = make_omitted_test(listing, persisted)
+        persisted = tuple(path.path for path in self.planned.persisted)
+        is_omitted = make_omitted_test(listing, persisted)
         image = image.add_local_dir(
-            self.path, self.planned.container_path, copy=False, ignore=path_filter(out)
+            self.path, self.planned.container_path, copy=False, ignore=path_filter(is_omitted)
         )
         for path in persisted:
             if files := listing.below(path):

@@ -214,8 +214,8 @@ class AttemptRunner:
 
     def _signal_reason(self) -> EndReason:
         """Return the meaning of the first signal that Modal sent."""
-        which = self.signals.get()
-        return EndReason.PREEMPTED if which == signal.SIGINT else EndReason.CANCELLED
+        received = self.signals.get()
+        return EndReason.PREEMPTED if received == signal.SIGINT else EndReason.CANCELLED
 
     def _classify_end(self, reason: EndReason | None, code: int) -> tuple[EndReason, int | None]:
         """Derive the reason and the status of the attempt's end, record and commit them."""

@@ -74,10 +74,10 @@ def define_image(
 
     # A workspace may be set to an older builder; up to 2024.10 it overwrites locked packages.
     os.environ.setdefault("MODAL_IMAGE_BUILDER_VERSION", BUILDER_VERSION)
-    if given := os.environ.get(IMAGE_VARIABLE):
+    if published := os.environ.get(IMAGE_VARIABLE):
         name = os.environ.get(REGISTRY_SECRET)
         secret = modal.Secret.from_name(name) if name else None
-        image = modal.Image.from_registry(given, secret=secret)
+        image = modal.Image.from_registry(published, secret=secret)
     else:
         image = modal.Image.from_dockerfile(checkout / "Dockerfile", context_dir=checkout)
     if packages:
@@ -99,11 +99,11 @@ CONTAINER_FOLDERS = (".", "runs", "targets", "targets/modal")
 def add_runner(image: modal.Image) -> modal.Image:
     """Mount the modules of this package that the function imports."""
 
-    def is_out(path: str) -> bool:
+    def is_omitted(path: str) -> bool:
         folder, _, name = path.rpartition("/")
         return name.endswith(".pyc") or (folder or ".") not in CONTAINER_FOLDERS
 
-    return image.add_local_python_source("runner", ignore=path_filter(is_out))
+    return image.add_local_python_source("runner", ignore=path_filter(is_omitted))
 
 
 def fingerprint(checkout: Path) -> dict[str, str]:
@@ -111,8 +111,8 @@ def fingerprint(checkout: Path) -> dict[str, str]:
 
     Raises RunnerError for a Dockerfile that Modal can't build.
     """
-    if given := os.environ.get(IMAGE_VARIABLE):
-        return {IMAGE_VARIABLE: given}
+    if published := os.environ.get(IMAGE_VARIABLE):
+        return {IMAGE_VARIABLE: published}
     inputs = {}
     for number, instruction in read_dockerfile(checkout):
         inputs[f"Dockerfile:{number}"] = instruction
@@ -330,8 +330,8 @@ def code_filter(checkout: Path) -> Callable[[Path], bool]:
     return path_filter(make_omitted_test(listing, VOLUME_FOLDERS))
 
 
-def path_filter(out: Callable[[str], bool]) -> Any:
-    """Return ``out`` as Modal's client takes it.
+def path_filter(is_omitted: Callable[[str], bool]) -> Any:
+    """Return ``is_omitted`` as Modal's client takes it.
 
     The client skips an ignored folder as a whole only for its own class of matcher.
     """
@@ -339,7 +339,7 @@ def path_filter(out: Callable[[str], bool]) -> Any:
 
     class Matcher(FilePatternMatcher):
         def __call__(self, path: Path) -> bool:
-            return out(path.as_posix())
+            return is_omitted(path.as_posix())
 
         def can_prune_directories(self) -> bool:
             return True

@@ -88,8 +88,8 @@ def inspect_modal(
     def find_run() -> PriorRun:
         if not is_configured:
             return PriorRun()
-        run, found = _find_run(target, request, early or target.early_requests())
-        details.update(found)
+        run, values = _find_run(target, request, early or target.early_requests())
+        details.update(values)
         return run
 
     names = {name: modal_name(name, cli.environ) for name in VOLUMES}
@@ -107,7 +107,7 @@ def inspect_modal(
         folder=_inspect_folder(target, request.command) if request.command else None,
         is_configured=is_configured,
     )
-    return ModalState(**vars(state), why_build=build, **details)
+    return ModalState(**vars(state), build_reason=build, **details)
 
 
 def _find_run(
@@ -141,7 +141,7 @@ def _find_run(
     )
     return prior, {
         "live": early.prices.result(),
-        "found": found,
+        "active_run": found,
         "unconfirmed": is_unconfirmed,
         "seconds": run.log.seconds(now) if writes_run else 0.0,
         "cost": run.log.cost(now) if writes_run else 0.0,
@@ -161,7 +161,7 @@ def _inspect_folder(target: ModalTarget, command: UserCommand) -> FolderState:
     return replace(folder, is_setup_built=not folder.setup or target.builds.has_layer(digest))
 
 
-def _check_modal_secret(name: str, where: str, keys: str) -> None:
+def _check_modal_secret(name: str, option: str, keys: str) -> None:
     """Raise RunnerError, exit status 2, for a secret that Modal does not have."""
     import modal
 
@@ -170,7 +170,7 @@ def _check_modal_secret(name: str, where: str, keys: str) -> None:
             modal.Secret.from_name(name).hydrate()
     except FileNotFoundError:
         raise usage(
-            f"{where}: Modal has no secret of that name; create it with "
+            f"{option}: Modal has no secret of that name; create it with "
             f"`modal secret create {name} {keys}`"
         ) from None
 

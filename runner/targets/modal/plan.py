@@ -41,12 +41,12 @@ NO_ACCOUNT = f"no Modal token, so the runs and data on Modal are unknown; create
 class ModalState(TargetState):
     """The state of the target, with the image and what the run has used up so far."""
 
-    why_build: str = ""
+    build_reason: str = ""
     seconds: float = 0.0
     cost: float = 0.0
     reached: tuple[str, float] | None = None  # the limit that ended the last launch, and its value
     live: Prices | None = None  # this account's prices by Modal
-    found: tuple[CloudRun, RunInfo] | None = None  # the run and its state, if it was asked for
+    active_run: tuple[CloudRun, RunInfo] | None = None  # and its state, if it was read
     unconfirmed: bool = False  # an active launch whose client ended before it recorded the call
 
     def for_new_run(self) -> Self:
@@ -113,7 +113,7 @@ def modal_plan(
     plan = _with_recorded_estimate(plan, launch)
     notes = [
         ("Modal secrets", ", ".join(options.modal_secrets)),
-        ("build", state.why_build if state.image and not state.image.is_built else ""),
+        ("build", state.build_reason if state.image and not state.image.is_built else ""),
         ("machine", _machine(options)),
         ("memory", _memory(launch)),
         ("price", _price(hourly, source_for(hourly, table.source))),

@@ -69,8 +69,8 @@ class ModalTarget(Target):
         self.volumes = volumes(checkout, {})
         self.builds = ImageBuilds(checkout, self.volumes.cache, cli.environ)
         self._live_prices: Prices | None = None
-        self._found: tuple[records.CloudRun, RunInfo] | None = None
-        self._found_at = 0.0
+        self._active_run: tuple[records.CloudRun, RunInfo] | None = None
+        self._read_at = 0.0
         self._early: EarlyRequests | None = None
         self._files = {name: ModalVolumeFiles(name, cli.environ) for name in VOLUMES}
 
@@ -101,7 +101,7 @@ class ModalTarget(Target):
         early, self._early = self._early, None  # a later plan asks again
         state = inspect_modal(self, request, early)
         self._live_prices = state.live
-        self._found, self._found_at = state.found, time.monotonic()
+        self._active_run, self._read_at = state.active_run, time.monotonic()
         files = self._files["checkpoints"]
         records.check_monthly_cap(files, self.cli.environ, self.checkout, request)
         return state
@@ -153,7 +153,7 @@ class ModalTarget(Target):
 
         It can have been started since.
         """
-        cached, is_recent = self._found, time.monotonic() - self._found_at < RECENT_S
+        cached, is_recent = self._active_run, time.monotonic() - self._read_at < RECENT_S
         if cached is not None and cached[0].name == run and is_recent:
             return cached
         return records.find_active(self.read(run))

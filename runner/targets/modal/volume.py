@@ -180,8 +180,8 @@ class ModalVolumeFiles(BlockFiles):
 
         The paths are those of the volume, not checked.
         """
-        where = _check_path(path) or "/"
-        listed = self._request(lambda: self.volume.listdir(where, recursive=recursive))
+        checked = _check_path(path) or "/"
+        listed = self._request(lambda: self.volume.listdir(checked, recursive=recursive))
         return [
             RemoteEntry(e.path.lstrip("/"), e.size, int(e.mtime), e.type.name.lower())
             for e in listed
@@ -191,8 +191,10 @@ class ModalVolumeFiles(BlockFiles):
         """Return the addresses of the file's blocks, as it is now. Raises FileNotFoundError."""
         from runner.targets.modal.volume_rpc import open_file
 
-        where = _check_path(path)
-        opened: OpenFile = self._request(lambda: open_file(self.volume, where, start, length or 0))
+        checked = _check_path(path)
+        opened: OpenFile = self._request(
+            lambda: open_file(self.volume, checked, start, length or 0)
+        )
         return opened
 
     def block(self, block: Block) -> bytes:
@@ -230,10 +232,10 @@ class ModalVolumeFiles(BlockFiles):
 
     def remove(self, path: str, recursive: bool = False) -> None:
         """Delete a file, or a folder if ``recursive``. Raises FileNotFoundError."""
-        where = _check_path(path)
-        if not where:
+        checked = _check_path(path)
+        if not checked:
             raise usage("that is the whole volume; name a file or folder in it")
-        self._request(lambda: self.volume.remove_file(where, recursive=recursive))
+        self._request(lambda: self.volume.remove_file(checked, recursive=recursive))
 
     def write(self, path: str, text: str) -> None:
         """Create or replace a small file. Raises OSError if Modal can't be reached."""

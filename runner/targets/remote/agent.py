@@ -95,6 +95,7 @@ def remove(volume: str, path: str) -> None:
     target = resolve(volume, path)
     if os.path.isdir(target) and not os.path.islink(target):
         hidden = os.path.join(os.path.dirname(target), f".replaced_{os.path.basename(target)}")
+        shutil.rmtree(hidden, ignore_errors=True)  # of a removal that was interrupted
         os.rename(target, hidden)  # if this is interrupted, no part keeps the name
         shutil.rmtree(hidden)
     else:

@@ -112,10 +112,10 @@ class BoxSystem(System):
             "ServerAliveInterval": "10",
             "ServerAliveCountMax": "3",
         }
-        given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        address = self.host.partition(":")
-        port = ["-p", address[2]] if address[2] else []
-        return ["ssh", *given, *port, "--", address[0], shlex.join(command)]
+        settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        address, _, port = self.host.partition(":")
+        settings += ["-p", port] if port else []
+        return ["ssh", *settings, "--", address, shlex.join(command)]
 
     def program(self, name: str) -> str | None:
         """Return the local program that replaces ``name``: ssh, which finds it on the box."""
@@ -269,21 +269,19 @@ class LogCopier(JobOutput):
         self._process = process = self.target.system.popen([*command, self.container])
         assert process.stdout is not None
         assert process.stderr is not None
-        other = threading.Thread(target=self._print, args=(process.stderr, 2), daemon=True)
-        other.start()
+        errors = threading.Thread(target=self._print, args=(process.stderr, 2), daemon=True)
+        errors.start()
         self._print(process.stdout, 1)
-        other.join()
+        errors.join()
         process.wait()
 
     def _print(self, source: IO[bytes], number: int) -> None:
         stream = sys.stdout if number == 1 else sys.stderr
         for line in source:
             match = STAMP.match(line)
-            is_whole = line.endswith(b"\n") or self._is_final
-            # A message from ssh itself, or a truncated line, which will be sent again.
-            if match is None or not is_whole:
-                continue
-            if match[1] <= self._printed[number]:
+            is_complete = line.endswith(b"\n") or self._is_final
+            # A message of ssh, a truncated line, which will be sent again, or a repeated one.
+            if match is None or not is_complete or match[1] <= self._printed[number]:
                 continue
             self._printed[number] = match[1]
             with self.screen:

@@ -282,8 +282,8 @@ def code_tree(checkout: Path) -> Tree:
     """Return the code that a job sees at /workspace."""
     listing = list_files(checkout, checkout)
     listing.check()
-    is_out = make_omitted_test(listing, VOLUME_FOLDERS)
-    return make_tree(WORKSPACE, {n: checkout / n for n in listing.sizes if not is_out(n)})
+    is_omitted = make_omitted_test(listing, VOLUME_FOLDERS)
+    return make_tree(WORKSPACE, {n: checkout / n for n in listing.sizes if not is_omitted(n)})
 
 
 def trees_of(plan: Plan) -> list[Tree]:
@@ -292,20 +292,20 @@ def trees_of(plan: Plan) -> list[Tree]:
     if plan.folder is not None:
         folder = Path(plan.folder.host_path)
         listing = list_files(folder, Path(plan.checkout))
-        kept = tuple(keep.path for keep in plan.folder.persisted)
-        is_out = make_omitted_test(listing, kept)
+        persisted = tuple(path.path for path in plan.folder.persisted)
+        is_omitted = make_omitted_test(listing, persisted)
         top, seeds = PurePosixPath(plan.folder.container_path), PurePosixPath(SEEDS)
-        paths = {f"{top.name}/{n}": folder / n for n in listing.sizes if not is_out(n)}
-        for path in kept:
+        paths = {f"{top.name}/{n}": folder / n for n in listing.sizes if not is_omitted(n)}
+        for path in persisted:
             for name in listing.below(path):
                 paths[f"{seeds.name}/{path}/{name}"] = folder / path / name
         trees.append(make_tree(str(top.parent), paths))
-    given: dict[str, dict[str, Path]] = {}
+    mounts: dict[str, dict[str, Path]] = {}
     for volume in plan.volumes:
         if volume.name == "mount":
             mount = PurePosixPath(volume.container_path)
-            given.setdefault(str(mount.parent), {})[mount.name] = Path(volume.host_path)
-    return [*trees, *(make_tree(folder, paths) for folder, paths in given.items())]
+            mounts.setdefault(str(mount.parent), {})[mount.name] = Path(volume.host_path)
+    return [*trees, *(make_tree(folder, paths) for folder, paths in mounts.items())]
 
 
 @contextmanager
@@ -350,8 +350,8 @@ def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) 
     """Pull or build the image on the box; send this machine's if the box is offline."""
     if image_id(system, name):
         return
-    is_given = cli.environ.get(IMAGE_VARIABLE) == name
-    if is_given:
+    is_published = cli.environ.get(IMAGE_VARIABLE) == name
+    if is_published:
         cli.info(f"pulling {name} on {system.box}")
         remedy = transfer_image(system, "pull", name, system.box)
         if not remedy:
@@ -363,15 +363,15 @@ def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) 
         context = build_context({n: checkout / n for n in ("Dockerfile", "requirements.lock")})
         if system.run_visibly(["docker", "build", "--tag", name, "-"], context) == 0:
             return
-    local, own = System(cli.environ), name if is_given else REPOSITORY
-    if not image_id(local, own):
-        verb = "pull" if is_given else "build"
+    local_name = name if is_published else REPOSITORY
+    if not image_id(System(cli.environ), local_name):
+        verb = "pull" if is_published else "build"
         raise RunnerError(
             f"{system.box} could not {verb} the image, and this machine has none to send; {remedy}"
         )
-    cli.info(f"sending this machine's image {own} to {system.box}")
+    cli.info(f"sending this machine's image {local_name} to {system.box}")
     with (
-        subprocess.Popen(["docker", "save", own], stdout=subprocess.PIPE) as save,
+        subprocess.Popen(["docker", "save", local_name], stdout=subprocess.PIPE) as save,
         system.popen(["docker", "load"], stdin=save.stdout) as load,
     ):
         assert save.stdout is not None
@@ -379,4 +379,4 @@ def ensure_image(cli: CliContext, system: BoxSystem, checkout: Path, name: str) 
         problem = load.communicate()[1].decode(errors="replace")
     if save.returncode or load.returncode:
         raise RunnerError(f"sending the image failed: {explain(system.box, problem)}")
-    system.call(["docker", "tag", own, name])
+    system.call(["docker", "tag", local_name, name])

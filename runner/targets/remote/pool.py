@@ -10,6 +10,7 @@ from runner.errors import usage
 from runner.plan import Plan, TargetState
 from runner.planning.plan import make_plan
 from runner.request import CommandRequest, Request
+from runner.runs.store import listing
 from runner.target import LaunchHandle, RunInfo, Target, VolumeEntry, VolumeFiles
 from runner.targets.blocks import BlockFiles
 from runner.targets.remote.target import RemoteTarget
@@ -73,12 +74,11 @@ class BoxPool(Target):
 
     def enter(self, run: str, argv: Sequence[str]) -> int:
         """Run ``argv`` inside the run, on its box."""
-        return (self.box_of(run) or self.boxes[0]).enter(run, argv)
+        return self._box(run).enter(run, argv)
 
     def stop(self, run: str, force: bool = False) -> bool:
         """Stop the run on its box."""
-        box = self.box_of(run)
-        return box is not None and box.stop(run, force)
+        return self._box(run).stop(run, force)
 
     def remove(self, path: str) -> None:
         """Delete a folder of the checkpoints volume of the run's box."""
@@ -96,21 +96,18 @@ class BoxPool(Target):
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if no box has it."""
-        box = self.box_of(run)
-        state = box.state(run) if box is not None else None
+        state = self._box(run).state(run)
         if state is not None and not state.alive:
             self._ended.add(run)
         return state
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the last launch of the run."""
-        box = self.box_of(run)
-        return box.launched(run) if box is not None else None
+        return self._box(run).launched(run)
 
     def output(self, run: str, lines: int) -> list[str]:
         """Return the last lines that the job printed."""
-        box = self.box_of(run)
-        return box.output(run, lines) if box is not None else []
+        return self._box(run).output(run, lines)
 
     def files(self, volume: str) -> VolumeFiles:
         """Return the volume of all boxes; a path begins with its run."""
@@ -119,6 +116,10 @@ class BoxPool(Target):
     def block_files(self, volume: str, create: bool = False) -> BlockFiles:
         """Raise RunnerError: each box has volumes of its own."""
         raise usage(f"give one box, such as --target {self.boxes[0].name}")
+
+    def _box(self, run: str) -> RemoteTarget:
+        """Return the box that has the run, or any one, which answers that it does not."""
+        return self.box_of(run) or self.boxes[0]
 
     def _named(self, target: str) -> RemoteTarget:
         return next(box for box in self.boxes if box.name == target)
@@ -153,5 +154,6 @@ class PoolFiles:
         if path.strip("/"):
             yield from self._of(path).entries(path)
             return
-        for box in self.pool.boxes:
-            yield from box.files(self.volume).entries()
+        # A box without an image yet has no runs.
+        runs = [entry for box in self.pool.boxes for entry in listing(box.files(self.volume))]
+        yield from sorted(runs, key=lambda entry: entry.path)

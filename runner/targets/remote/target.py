@@ -8,8 +8,8 @@ on when the connection is lost.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,6 @@ from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box
 from runner.targets.base import inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import (
     ENTRYPOINT,
-    Container,
     RunContainers,
     check_image_program,
     container_name,
@@ -148,7 +147,8 @@ class RemoteTarget(Target):
         self.containers.remove_ended(plan.run)
         handle = LaunchHandle.of(plan, self.name, container_name(plan), location=self.box)
         if plan.records_launch:  # before the start: if this process ends, the run is found by it
-            self._forget_exit(plan.run)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self._files["checkpoints"].remove(f"{plan.run}/{EXIT_NAME}")
             self._files["checkpoints"].write(f"{plan.run}/{LAUNCH_NAME}", launch_json(handle))
         self._start_container(plan, handle.id, image)
         return handle
@@ -182,18 +182,29 @@ class RemoteTarget(Target):
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on the box."""
-        with _answering(), copied_records(self.agent) as folder:
-            known = self.containers.newest()
-            infos = states(folder, self.name, lambda launch: _probe(launch, known), self.name)
-            return [replace(state, folder="") for state in infos]
+        return self._states()
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on the box."""
-        with _answering(), copied_records(self.agent) as folder:
-            known = self.containers.newest(run)
-            probe = lambda launch: _probe(launch, known)  # noqa: E731
-            state = state_named(run, folder, self.name, probe, self.name)
-            return replace(state, folder="") if state is not None else None
+        return next(iter(self._states(run)), None)
+
+    def _states(self, run: str | None = None) -> list[RunInfo]:
+        """Return the states of all runs, or of one. Raises RunnerError if the box is off."""
+        try:
+            with copied_records(self.agent) as folder:
+                containers = self.containers.newest(run)
+
+                def probe(launch: LaunchHandle) -> tuple[bool, int | None]:
+                    container = containers.get(launch.run)
+                    return (container.alive, container.code) if container else (False, None)
+
+                if run is None:
+                    known: list[RunInfo | None] = list(states(folder, self.name, probe, self.name))
+                else:
+                    known = [state_named(run, folder, self.name, probe, self.name)]
+                return [replace(state, folder="") for state in known if state is not None]
+        except BoxUnavailable as error:  # so that the target is skipped
+            raise RunnerError(str(error)) from error
 
     def launched(self, run: str) -> LaunchHandle | None:
         """Return the launch recorded in the run's folder."""
@@ -286,8 +297,7 @@ class RemoteTarget(Target):
         self._ensure_image()
         remember_box(self.checkout, self.box)
         if plan.folder is not None and plan.folder.setup:
-            where = f" on {self.box}"
-            return ensure_setup_image(self.system, self.cli, self.image, plan.folder, where)
+            return ensure_setup_image(self.system, self.cli, self.image, plan.folder, self.box)
         return self.image
 
     def _start_container(self, plan: Plan, name: str, image: str) -> None:
@@ -351,10 +361,6 @@ class RemoteTarget(Target):
             self.system.call(["docker", "rm", "--force", name])
             raise RunnerError(explain(self.box, answer.err))
 
-    def _forget_exit(self, run: str) -> None:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            self._files["checkpoints"].remove(f"{run}/{EXIT_NAME}")
-
 
 class BoxCopies(PulledRuns):
     """The pulled copies of a box's runs."""
@@ -365,20 +371,6 @@ class BoxCopies(PulledRuns):
         if state is None:
             return None
         return replace(state, is_copy=True, alive=False, last_seen=state.ended or state.started)
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Turn a box that does not answer into the error that skips its target."""
-    try:
-        yield
-    except BoxUnavailable as error:
-        raise RunnerError(str(error)) from error
-
-
-def _probe(launch: LaunchHandle, known: Mapping[str, Container]) -> tuple[bool, int | None]:
-    container = known.get(launch.run)
-    return (container.alive, container.code) if container is not None else (False, None)
 
 
 def open_target(cli: CliContext, checkout: Path, boxes: str) -> Target:

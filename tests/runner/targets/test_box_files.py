@@ -88,3 +88,11 @@ def test_a_request_is_repeated_only_for_a_box_that_has_answered(box: Agent, tmp_
         with pytest.raises(BoxUnavailable):
             files.listing()
         assert len(delays) == expected
+
+
+def test_a_folder_is_removed_after_an_interrupted_removal(box: Agent, tmp_path: Path) -> None:
+    for name in ("a", ".replaced_a"):
+        (tmp_path / "data" / name).mkdir()
+        (tmp_path / "data" / name / "x").touch()
+    BoxFiles(box, "data").remove("a", recursive=True)
+    assert list((tmp_path / "data").iterdir()) == []

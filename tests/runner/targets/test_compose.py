@@ -13,7 +13,7 @@ import pytest
 from runner.runs.store import read_exit, read_launch, write_launch
 from runner.target import LaunchHandle
 from runner.targets.compose import ComposeTarget
-from runner.targets.docker import Container, RunContainers
+from runner.targets.docker import ENTRYPOINT, Container, RunContainers
 from tests.runner.nanogpt_folder import make_folder
 from tests.runner.targets.docker_stand_in import GPU_CONFIG, own_settings
 from tests.waiting import wait_for
@@ -45,6 +45,19 @@ def run_words(docker):
         return call
 
     return words
+
+
+@pytest.fixture
+def volume(checkout: Path) -> Path:
+    return checkout / "volumes" / "checkpoints"
+
+
+@pytest.fixture
+def started_by_compose(docker, make_run) -> None:
+    """Start the run ``warm`` by `docker compose up`."""
+    attempts = [{"started": 1.0, "host": "0123456789ab"}]
+    (make_run("warm", status="running", attempts=attempts) / "heartbeat").touch()
+    docker.answer("ps", "0123456789abcd\t\tUp 3 minutes\n")
 
 
 class TestCommand:
@@ -86,15 +99,13 @@ class TestCommand:
         assert "the Docker engine does not see /home/me/gpt-runner: it runs on" in result.stderr
         assert docker.calls("compose", "run") == []
 
-    def test_a_terminal_is_passed_through(self, type_, local, cli, run_words) -> None:
+    @pytest.mark.parametrize(("options", "has_terminal"), [("", True), ("--json", False)])
+    def test_a_terminal_is_passed_through_unless_json_is_printed(
+        self, type_, local, cli, run_words, options: str, has_terminal: bool
+    ) -> None:
         cli.terminal = True
-        type_("runner local")
-        assert "-T" not in run_words()
-
-    def test_json_disables_the_terminal(self, type_, local, cli, run_words) -> None:
-        cli.terminal = True
-        type_("runner local --json")
-        assert "-T" in run_words()
+        type_(f"runner local {options}")
+        assert ("-T" in run_words()) != has_terminal
 
     def test_the_record_gets_the_launch(self, type_, local, run_words) -> None:
         type_("runner local")
@@ -173,16 +184,15 @@ class TestStart:
         (docker.bin / "docker").unlink()
         assert "docker is not installed" in type_("runner local").stderr
 
-    def test_gpus_that_the_machine_lacks(self, type_, local) -> None:
+    @pytest.mark.parametrize(
+        ("gpus", "remedy"),
+        [((), "remove --gpu, or add"), (("H100", "H100"), "`runner doctor --fix`")],
+    )
+    def test_gpus_that_containers_lack(self, type_, local, docker, gpus, remedy: str) -> None:
+        docker.with_gpus(*gpus)
         result = type_("runner local --gpu 2")
         assert result.exit_code == 2
-        assert "--gpu 2: local has no GPUs; remove --gpu, or add" in result.stderr
-
-    def test_gpus_without_the_container_toolkit(self, type_, local, docker) -> None:
-        docker.with_gpus("NVIDIA H100", "NVIDIA H100")
-        result = type_("runner local --gpu 2")
-        assert result.exit_code == 2
-        assert "--gpu 2: local has no GPUs; `runner doctor --fix`" in result.stderr
+        assert f"--gpu 2: local has no GPUs; {remedy}" in result.stderr
 
     def test_gpus_with_the_container_toolkit(self, type_, local, docker, run_words) -> None:
         docker.with_gpus("NVIDIA H100", "NVIDIA H100")
@@ -192,19 +202,20 @@ class TestStart:
 
 
 class TestAttached:
-    @pytest.mark.parametrize(("code", "status"), [(0, 0), (101, 101), (3, 100)])
-    def test_exit_status(self, type_, local, docker, checkout, code: int, status: int) -> None:
-        docker.answer("job", f"exit {code}\n")
-        assert type_("runner local").exit_code == status
-        assert read_exit(checkout / "volumes" / "checkpoints" / "quickstart") == code
-
-    @pytest.mark.parametrize(("code", "status"), [(1, 1), (2, 2), (143, 130)])
+    @pytest.mark.parametrize(
+        ("code", "status", "is_kept"),
+        [
+            *((0, 0, True), (101, 101, True), (3, 100, True)),
+            *((1, 1, False), (2, 2, False), (143, 130, False)),
+        ],
+    )
     def test_a_job_that_ends_before_it_starts_leaves_no_run(
-        self, type_, local, docker, checkout, code: int, status: int
+        self, type_, local, docker, volume, code: int, status: int, is_kept: bool
     ) -> None:
         docker.answer("job", f"exit {code}\n")
         assert type_("runner local").exit_code == status
-        assert not (checkout / "volumes" / "checkpoints" / "quickstart").exists()
+        assert read_exit(volume / "quickstart") == (code if is_kept else None)
+        assert (volume / "quickstart").exists() == is_kept
 
     @pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
     def test_the_first_signal_is_passed_on(self, spawn, docker, sent, word: str) -> None:
@@ -252,6 +263,13 @@ class TestAttached:
 
 
 class TestDetached:
+    @pytest.fixture
+    def launched(self, docker, volume: Path) -> None:
+        """Start the run ``warm``, whose container runs."""
+        launch = LaunchHandle("warm", "local", "train", "abc", 100.0, detached=True)
+        write_launch(volume / "warm", launch)
+        docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
+
     def test_detached_job_runs_in_the_engine(
         self, type_, local, docker, checkout, run_words
     ) -> None:
@@ -274,29 +292,21 @@ class TestDetached:
         ],
     )
     def test_a_detached_run_is_found_by_its_container(
-        self, type_, local, docker, volume, ps: str, status: str
+        self, type_, local, docker, launched, ps: str, status: str
     ) -> None:
-        write_launch(
-            volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0, detached=True)
-        )
         docker.answer("ps", ps)
         (state,) = json.loads(type_("runner runs --json").stdout)
         assert (state["run"], state["status"]) == ("warm", status)
 
-    def test_an_active_run_is_not_started_twice(self, type_, local, docker, volume) -> None:
-        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
-        docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
+    def test_an_active_run_is_not_started_twice(self, type_, local, docker, launched) -> None:
         result = type_("runner local warm")
         assert (result.exit_code, docker.calls("compose", "run")) == (1, [])
         assert "runner stop warm" in result.stderr
 
-    def test_stop_grants_the_grace_period(self, type_, local, docker, volume) -> None:
-        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
-        docker.answer("ps", "abc\twarm\tUp 3 minutes\n")
+    def test_stop_grants_the_grace_period(self, type_, local, docker, launched) -> None:
         assert type_("runner stop warm").exit_code == 0
-        assert docker.calls("stop") == [
-            ["stop", "abc"]
-        ]  # no -t: the compose file sets the grace period
+        # No -t: the compose file sets the grace period.
+        assert docker.calls("stop") == [["stop", "abc"]]
 
     def test_rm_removes_the_container_that_has_ended(self, type_, local, docker, volume) -> None:
         type_("runner local warm --detach")
@@ -306,19 +316,12 @@ class TestDetached:
         assert docker.calls("rm")[-1] == ["rm", "abc"]
 
     def test_stop_finds_a_container_of_docker_compose_up(
-        self, type_, local, docker, make_run
+        self, type_, local, docker, started_by_compose
     ) -> None:
-        attempts = [{"started": 1.0, "host": "0123456789ab"}]
-        (make_run("warm", status="running", attempts=attempts) / "heartbeat").touch()
-        docker.answer("ps", "0123456789abcd\t\tUp 3 minutes\n")
         assert type_("runner stop warm").exit_code == 0
         assert docker.calls("stop") == [["stop", "0123456789abcd"]]
 
-    def test_logs_without_a_file_are_the_containers_output(
-        self, type_, local, docker, volume
-    ) -> None:
-        write_launch(volume / "warm", LaunchHandle("warm", "local", "train", "abc", 100.0))
-        docker.answer("ps", "abc\twarm\tExited (1) 2 seconds ago\n")
+    def test_logs_without_a_file_are_the_containers_output(self, type_, local, launched) -> None:
         assert type_("runner logs warm").stdout == "from the container\n"
 
 
@@ -330,26 +333,11 @@ class TestServices:
             "compose", "run", "--rm", "-T", "shell", "python", "-V",
         ]  # fmt: skip
 
-    def test_program_next_to_an_active_run(self, type_, local, docker, make_run) -> None:
-        attempts = [{"started": 1.0, "host": "0123456789ab"}]
-        (make_run("warm", status="running", attempts=attempts) / "heartbeat").touch()
-        docker.answer("ps", "0123456789abcd\t\tUp 3 minutes\n")
+    def test_program_next_to_an_active_run(self, type_, local, docker, started_by_compose) -> None:
         assert type_("runner shell warm -- nvidia-smi").exit_code == 3
         assert docker.calls("exec") == [
-            [
-                "exec",
-                "-i",
-                "0123456789abcd",
-                "bash",
-                "/workspace/container/entrypoint.sh",
-                "nvidia-smi",
-            ]
+            ["exec", "-i", "0123456789abcd", "bash", ENTRYPOINT, "nvidia-smi"]
         ]
-
-
-@pytest.fixture
-def volume(checkout: Path) -> Path:
-    return checkout / "volumes" / "checkpoints"
 
 
 class TestUserCommand:

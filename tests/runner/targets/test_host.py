@@ -26,7 +26,7 @@ from runner.target import LaunchHandle
 from runner.targets import process
 from runner.targets.compose import ComposeTarget
 from runner.targets.host import HostTarget
-from runner.targets.process import is_alive, machine_name
+from runner.targets.process import identity_of, is_alive, machine_name
 from tests.runner.conftest import ROOT
 from tests.waiting import wait_for
 
@@ -96,9 +96,8 @@ class TestAttached:
         job(
             "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))"
         )
-        out, _ = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu").communicate(
-            timeout=60
-        )
+        process = spawn("host", "warm", "lr=1e-3", "--name", "mine", "--device", "cpu")
+        out, _ = process.communicate(timeout=60)
         words, cwd, variables = json.loads(out)
         assert words == ["configs/warm.yaml", "lr=1e-3", "--name", "mine", "--device", "cpu"]
         assert cwd == str(checkout)
@@ -269,9 +268,7 @@ class TestSignals:
         process = spawn("host")
         wait_for((folder / "ready").exists)
         job_id = int(wait_for(lambda: read_launch(folder)).id)
-        assert (
-            os.getsid(job_id) == job_id
-        )  # a separate session: the terminal signals only the runner
+        assert os.getsid(job_id) == job_id  # so the terminal signals only the runner
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
 
@@ -400,6 +397,14 @@ def test_on_a_mac_pid_and_start_time_identify_a_process(monkeypatch) -> None:
     assert not is_alive(started)
 
 
+def test_a_signal_before_the_program_exists_reaches_it() -> None:
+    def start() -> subprocess.Popen[bytes]:
+        signal.raise_signal(signal.SIGTERM)
+        return subprocess.Popen(["sleep", "60"])
+
+    assert process._run(start, signal.SIGTERM) == 128 + signal.SIGTERM
+
+
 class TestDetached:
     def test_detached_job_outlives_the_runner_and_is_found(self, spawn, job, folder) -> None:
         job(STOPS_ON_SIGNAL)
@@ -469,8 +474,6 @@ class TestDetached:
 
 
 def test_missing_torch_shows_the_install_command(type_, cli, checkout) -> None:
-    from runner.targets.host import HostTarget
-
     cli.targets["host"] = HostTarget(cli, checkout, has_module=lambda name: False)
     result = type_("runner host")
     assert result.exit_code == 1
@@ -503,19 +506,9 @@ def test_a_launch_that_cannot_work_is_refused_before_its_plan(
 
 
 def test_a_reused_pid_is_not_the_job(checkout) -> None:
-    from dataclasses import replace
-
-    from runner.target import LaunchHandle
-    from runner.targets.process import identity_of, machine_name
-
+    pid, name = os.getpid(), machine_name()
     mine = LaunchHandle(
-        "r",
-        "host",
-        "train",
-        str(os.getpid()),
-        0.0,
-        location=machine_name(),
-        identity=identity_of(os.getpid()),
+        "r", "host", "train", str(pid), 0.0, location=name, identity=identity_of(pid)
     )
     assert is_alive(mine)
     assert not is_alive(replace(mine, identity="1"))
@@ -523,8 +516,6 @@ def test_a_reused_pid_is_not_the_job(checkout) -> None:
 
 
 def test_stop_of_a_finished_run_does_nothing(type_, cli, checkout, make_run) -> None:
-    from runner.targets.host import HostTarget
-
     make_run("warm", step=100)
     cli.targets["host"] = HostTarget(cli, checkout)
     result = type_("runner stop warm")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.system import System
-from runner.target import remember_box
+from runner.target import LocalVolume, remember_box
 from runner.targets.docker import login_command, transfer_image
 from runner.targets.remote.pool import BoxPool
 from runner.targets.remote.target import RemoteTarget
@@ -137,3 +137,14 @@ def test_a_run_goes_to_the_box_with_fewest_active_runs() -> None:
     assert not pool.state("1").alive  # type: ignore[union-attr]
     assert not pool.state("3").alive  # type: ignore[union-attr]
     assert [start("4"), start("5"), start("6")] == ["a", "a", "b"]
+
+
+def test_the_runs_of_all_boxes_are_sorted_and_a_box_without_an_image_has_none(
+    tmp_path: Path,
+) -> None:
+    for name in ("a/zeta", "b/alpha"):
+        (tmp_path / name).mkdir(parents=True)
+    volumes = [LocalVolume(tmp_path / name) for name in ("a", "new", "b")]
+    boxes = [SimpleNamespace(box="", volumes=None, files=lambda _, v=v: v) for v in volumes]
+    pool = BoxPool(boxes)  # type: ignore[arg-type]
+    assert [entry.path for entry in pool.files("checkpoints").entries()] == ["alpha", "zeta"]

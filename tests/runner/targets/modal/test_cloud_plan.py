@@ -42,6 +42,8 @@ from tests.runner.targets.modal.conftest import make_checkout
 
 SECRET_VALUE = "s3cret-0123456789abcdef"
 
+Type, MakePlan = Callable[..., Result], Callable[..., Plan]
+
 
 REQUESTS: dict[str, Callable[..., Request]] = {
     "train": TrainRequest,
@@ -57,7 +59,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def type_(checkout: Path) -> Callable[..., Result]:
+def type_(checkout: Path) -> Type:
     """Return a function that runs a command on a machine without a Modal token."""
 
     def run(*words: str, **variables: str) -> Result:
@@ -69,7 +71,7 @@ def type_(checkout: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def make(checkout: Path) -> Callable[..., Plan]:
+def make(checkout: Path) -> MakePlan:
     """Return a function that makes a plan from options and parts of the target's state."""
 
     def plan(
@@ -111,7 +113,7 @@ def resolved(plan: Plan) -> ResolvedOptions:
 
 
 class TestPlan:
-    def test_plan_shows_machine_price_estimate_and_limits(self, make: Callable[..., Plan]) -> None:
+    def test_plan_shows_machine_price_estimate_and_limits(self, make: MakePlan) -> None:
         plan = make(options=parse_options(gpu="H100:8", max_cost="25", timeout="3d"))
         shown = dict(rows(plan))
         assert shown["machine"] == "8 x H100, 16 cores, 64 GiB"
@@ -128,7 +130,7 @@ class TestPlan:
         assert "$25.00 at most" in plan.question
         assert json.loads(dict(plan.process.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
 
-    def test_estimate_is_recorded(self, make: Callable[..., Plan]) -> None:
+    def test_estimate_is_recorded(self, make: MakePlan) -> None:
         def estimate(plan: Plan) -> dict[str, float]:
             found: dict[str, float] = json.loads(dict(plan.process.environment)["RUN_LAUNCH"])[
                 "estimate"
@@ -144,9 +146,7 @@ class TestPlan:
         assert later["seconds"] > 1000.0
         assert later["usd"] > 9.0
 
-    def test_auto_micro_batch_fits_the_smallest_gpu(
-        self, make: Callable[..., Plan], checkout: Path
-    ) -> None:
+    def test_auto_micro_batch_fits_the_smallest_gpu(self, make: MakePlan, checkout: Path) -> None:
         path, words = (
             checkout / "configs" / "tiny.yaml",
             ("micro_batch=auto", "n_layer=12", "n_embd=768"),
@@ -175,7 +175,7 @@ class TestPlan:
             assert f"micro_batch {size}" in dict(rows(plan))["memory"]
 
     def test_watchdogs_of_the_recipe_reach_the_options(
-        self, make: Callable[..., Plan], checkout: Path
+        self, make: MakePlan, checkout: Path
     ) -> None:
         path, words = checkout / "configs" / "tiny.yaml", ("stop_idle_gpu_after=null",)
         plan = make(
@@ -194,12 +194,12 @@ class TestPlan:
             options = resolve_options(CommandRequest(run="r", command=command))
             assert options.stop_stalled_after_s == seconds
 
-    def test_plan_names_the_cause_of_a_rebuild(self, make: Callable[..., Plan]) -> None:
+    def test_plan_names_the_cause_of_a_rebuild(self, make: MakePlan) -> None:
         shown = dict(
             rows(
                 make(
                     image=ImageState("Dockerfile", is_built=False),
-                    why_build="rebuild: requirements.lock changed",
+                    build_reason="rebuild: requirements.lock changed",
                 )
             )
         )
@@ -221,7 +221,7 @@ class TestPlan:
             resolve_options(request)
         assert caught.value.exit_code == 2
 
-    def test_nodes_are_whole_machines(self, make: Callable[..., Plan]) -> None:
+    def test_nodes_are_whole_machines(self, make: MakePlan) -> None:
         plan = make(options=parse_options(gpu="H100:8", nodes=4))
         assert "--nnodes=4" in plan.process.command
         assert "--node-rank={rank}" in plan.process.command
@@ -230,13 +230,13 @@ class TestPlan:
         with pytest.raises(RunnerError, match="whole machines"):
             make(options=parse_options(gpu="H100:4", nodes=2))
 
-    def test_reached_limit_is_refused(self, make: Callable[..., Plan]) -> None:
+    def test_reached_limit_is_refused(self, make: MakePlan) -> None:
         with pytest.raises(RunnerError, match=r"has cost \$30.00 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), cost=30.0, attempts=2)
         with pytest.raises(RunnerError, match=r"has used 1d01h of its 1d00h.*--timeout 48h"):
             make(seconds=90000.0, attempts=2)
 
-    def test_limit_that_ended_the_run_is_refused(self, make: Callable[..., Plan]) -> None:
+    def test_limit_that_ended_the_run_is_refused(self, make: MakePlan) -> None:
         spent = {"cost": 24.9, "seconds": 86000.0, "attempts": 2}
         with pytest.raises(RunnerError, match=r"has cost \$24.90 of its \$25.00.*--max-cost 50"):
             make(options=parse_options(max_cost="25"), **spent, reached=("budget", 25.0))
@@ -252,7 +252,7 @@ class TestPlan:
             options=parse_options(max_cost="25"), **spent
         ).question  # stopped by the user before its limit
 
-    def test_options_survive_the_launch_record(self, make: Callable[..., Plan]) -> None:
+    def test_options_survive_the_launch_record(self, make: MakePlan) -> None:
         options = parse_options(
             gpu="H100:2,H200:2",
             nodes=None,
@@ -270,9 +270,7 @@ class TestPlan:
         assert plan.process.secrets == ("HF_TOKEN",)
         assert dict(rows(plan))["Modal secrets"] == "mine"
 
-    def test_path_outside_the_checkout_is_refused(
-        self, make: Callable[..., Plan], checkout: Path
-    ) -> None:
+    def test_path_outside_the_checkout_is_refused(self, make: MakePlan, checkout: Path) -> None:
         path = checkout / "configs" / "tiny.yaml"
         request = TrainRequest(
             run="tiny",
@@ -298,7 +296,7 @@ class TestPlan:
         ],
     )
     def test_hint_at_the_number_of_processes(
-        self, type_: Callable[..., Result], checkout: Path, gpu: str, command: str, hint: str
+        self, type_: Type, checkout: Path, gpu: str, command: str, hint: str
     ) -> None:
         (checkout / "train.py").write_text("")
         result = type_("cloud", "--gpu", gpu, "--dry-run", "--", *command.split())
@@ -308,9 +306,7 @@ class TestPlan:
             f"torchrun --standalone --nproc_per_node={gpu[5:] or 1}" in result.output
         )
 
-    def test_script_that_is_not_uploaded_is_refused(
-        self, type_: Callable[..., Result], checkout: Path
-    ) -> None:
+    def test_script_that_is_not_uploaded_is_refused(self, type_: Type, checkout: Path) -> None:
         (checkout / "mine").mkdir()
         (checkout / "mine" / "train.py").write_text("")
         (checkout / "mine" / ".gitignore").write_text("train.py\n")
@@ -321,10 +317,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("job", "gpu"), [("prepare", ""), ("sample", "L4,T4"), ("evaluate", "L4,T4")]
     )
-    def test_default_gpus_of_jobs(self, make: Callable[..., Plan], job: str, gpu: str) -> None:
+    def test_default_gpus_of_jobs(self, make: MakePlan, job: str, gpu: str) -> None:
         assert (resolved(make(job, step=10)).gpu or "") == gpu
 
-    def test_missing_data_is_prepared_without_a_gpu(self, make: Callable[..., Plan]) -> None:
+    def test_missing_data_is_prepared_without_a_gpu(self, make: MakePlan) -> None:
         plan = make(options=parse_options(gpu="H100:8"), is_dataset_ready=False)
         assert "first prepares the data on a machine without a GPU, for $0.25 an hour" in " ".join(
             plan.steps
@@ -332,9 +328,7 @@ class TestPlan:
         assert resolved(plan).prepares_first
         assert not resolved(make(options=parse_options(gpu="H100:8"))).prepares_first
 
-    def test_pretrained_weights_are_downloaded_without_a_gpu(
-        self, make: Callable[..., Plan]
-    ) -> None:
+    def test_pretrained_weights_are_downloaded_without_a_gpu(self, make: MakePlan) -> None:
         options = parse_options(gpu="H100:8")
         assert resolved(make(options=options, is_pretrained_cached=False)).prepares_first
         assert not resolved(make(options=options, is_pretrained_cached=True)).prepares_first
@@ -344,17 +338,15 @@ class TestPlan:
 
 
 class TestCommandLine:
-    def test_missing_token_is_reported_before_the_question(
-        self, type_: Callable[..., Result]
-    ) -> None:
+    def test_missing_token_is_reported_before_the_question(self, type_: Type) -> None:
         result = type_("cloud", "tiny", "--gpu", "H100:8", "--max-cost", "5")
         assert (result.exit_code, "modal token new" in result.stderr) == (1, True)
 
-    def test_unknown_gpu_is_refused(self, type_: Callable[..., Result]) -> None:
+    def test_unknown_gpu_is_refused(self, type_: Type) -> None:
         result = type_("cloud", "tiny", "--gpu", "H10", "-y")
         assert (result.exit_code, "did you mean 'H100'?" in result.stderr) == (2, True)
 
-    def test_start_needs_an_account_and_a_plan_does_not(self, type_: Callable[..., Result]) -> None:
+    def test_start_needs_an_account_and_a_plan_does_not(self, type_: Type) -> None:
         assert type_("cloud", "tiny", "--dry-run").exit_code == 0
         result = type_("cloud", "tiny", "-y")
         assert (result.exit_code, "modal token new" in result.stderr) == (1, True)
@@ -370,9 +362,7 @@ class TestCommandLine:
             (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
         ],
     )
-    def test_error_names_the_remedy(
-        self, type_: Callable[..., Result], words: list[str], part: str
-    ) -> None:
+    def test_error_names_the_remedy(self, type_: Type, words: list[str], part: str) -> None:
         result = type_("cloud", "tiny", "-y", *words)
         assert result.exit_code == 2
         assert part in result.stderr

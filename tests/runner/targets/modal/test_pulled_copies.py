@@ -18,11 +18,11 @@ from runner.targets.host import HostTarget
 from runner.targets.modal.image import STATE_FILE
 from runner.targets.modal.target import ModalTarget
 
-Type = Callable[[str], Result]
+Type, MakeRun = Callable[[str], Result], Callable[..., Path]
 
 
 @pytest.fixture
-def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Callable[..., Path]:
+def pulled(cli: CliContext, checkout: Path, make_run: MakeRun) -> MakeRun:
     """Return a function that makes a pulled copy of the run ``cl`` with a status."""
     cli.targets = {
         "cloud": ModalTarget(cli, checkout),
@@ -42,7 +42,7 @@ def pulled(cli: CliContext, checkout: Path, make_run: Callable[..., Path]) -> Ca
 
 
 class TestWithoutAToken:
-    def test_listed_as_a_copy(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_listed_as_a_copy(self, type_: Type, pulled: MakeRun) -> None:
         pulled("finished")
         assert "cloud (copy)" in type_("runner runs").stdout
         (status,) = json.loads(type_("runner runs --json").stdout)
@@ -62,16 +62,14 @@ class TestWithoutAToken:
         ],
     )
     def test_status_and_logs_of_a_copy(
-        self, line: str, word: str, type_: Type, pulled: Callable[..., Path]
+        self, line: str, word: str, type_: Type, pulled: MakeRun
     ) -> None:
         pulled("finished")
         shown = type_(f"runner {line}")
         assert shown.exit_code == 0, shown.stderr
         assert word in shown.stdout
 
-    def test_copy_with_a_damaged_record_is_listed(
-        self, type_: Type, pulled: Callable[..., Path]
-    ) -> None:
+    def test_copy_with_a_damaged_record_is_listed(self, type_: Type, pulled: MakeRun) -> None:
         folder = pulled("finished")
         launch = LaunchHandle("cl", "cloud", "train", "fc-1", 4.0, location="ap-1")
         write_launch(folder, launch)
@@ -83,7 +81,7 @@ class TestWithoutAToken:
             "run.json is damaged",
         )
 
-    def test_copy_is_resumed_on_the_host(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_copy_is_resumed_on_the_host(self, type_: Type, pulled: MakeRun) -> None:
         pulled("unfinished", step=40)
         planned = type_("runner resume cl --target host --dry-run")
         assert planned.exit_code == 0, planned.stderr
@@ -96,7 +94,7 @@ class TestWithoutAToken:
         assert "`runner resume cl --target host` resumes it" in type_("runner status cl").stderr
 
     def test_copy_of_an_active_run_shows_its_age(
-        self, type_: Type, pulled: Callable[..., Path], checkout: Path
+        self, type_: Type, pulled: MakeRun, checkout: Path
     ) -> None:
         folder = pulled("running", step=40)
         now = time.time()
@@ -121,7 +119,7 @@ class TestWithoutAToken:
         write_attempt(now - 7200, status=100)  # the machine crashed before the record was written
         assert "status    failed\n" in type_("runner status cl").stdout
 
-    def test_copy_cannot_be_stopped(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_copy_cannot_be_stopped(self, type_: Type, pulled: MakeRun) -> None:
         pulled("running")
         refused = type_("runner stop cl")
         assert (refused.exit_code, "only the copy that was pulled" in refused.stderr) == (1, True)
@@ -131,34 +129,30 @@ class TestNote:
     WORDS = "warning: skipped target cloud: this machine has no Modal token"
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "watch", "watch cl", "logs cl"])
-    def test_no_note_if_the_copy_is_finished(
-        self, line: str, type_: Type, pulled: Callable[..., Path]
-    ) -> None:
+    def test_no_note_if_the_copy_is_finished(self, line: str, type_: Type, pulled: MakeRun) -> None:
         pulled("finished")
         assert self.WORDS not in type_(f"runner {line}").stderr
 
     @pytest.mark.parametrize("line", ["runs", "status cl", "logs cl"])
     @pytest.mark.parametrize("status", ["running", "unfinished"])
     def test_one_note_if_the_run_may_be_further(
-        self, line: str, status: str, type_: Type, pulled: Callable[..., Path]
+        self, line: str, status: str, type_: Type, pulled: MakeRun
     ) -> None:
         pulled(status)
         assert type_(f"runner {line}").stderr.count(self.WORDS) == 1
 
-    def test_note_without_a_local_copy(self, type_: Type, pulled: Callable[..., Path]) -> None:
+    def test_note_without_a_local_copy(self, type_: Type, pulled: MakeRun) -> None:
         assert self.WORDS in type_("runner runs").stderr
         assert type_("runner status cl").stderr.count(self.WORDS) == 1
 
-    def test_no_note_about_a_local_run(
-        self, type_: Type, pulled, make_run: Callable[..., Path]
-    ) -> None:
+    def test_no_note_about_a_local_run(self, type_: Type, pulled, make_run: MakeRun) -> None:
         make_run("mine", step=100)
         assert type_("runner status mine").stderr == ""
 
 
 @pytest.mark.parametrize(("status", "warned"), [("finished", 0), ("unfinished", 1)])
 def test_offline_note_if_the_run_may_have_been_resumed_on_modal(
-    status: str, warned: int, type_: Type, cli: CliContext, pulled, make_run: Callable[..., Path]
+    status: str, warned: int, type_: Type, cli: CliContext, pulled, make_run: MakeRun
 ) -> None:
     make_run("mine", step=50, status=status)
     cli.environ = {

@@ -14,6 +14,8 @@ from runner.console import CliContext
 from runner.targets.modal.client import NEW_TOKEN
 from tests.runner.targets.modal.conftest import make_checkout
 
+Type = Callable[[str], Result]
+
 PIPELINE = """\
 name: pipe
 dir: work
@@ -34,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
+def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Type:
     """Return a function that runs a command without a token; network access fails the test."""
 
     def no_network(*words: object) -> None:
@@ -54,9 +56,7 @@ def type_(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Re
     "words",
     ["tiny", "sample --name cl", "sample", "evaluate --name cl", "pipeline p.yaml --dir work"],
 )
-def test_plan_reports_the_missing_token(
-    words: str, type_: Callable[[str], Result], checkout: Path
-) -> None:
+def test_plan_reports_the_missing_token(words: str, type_: Type, checkout: Path) -> None:
     (checkout / "p.yaml").write_text(PIPELINE)
     (checkout / "work").mkdir()
     for script in ("prepare.py", "train.py"):
@@ -71,7 +71,7 @@ def test_plan_reports_the_missing_token(
 @pytest.mark.parametrize(
     "line", ["cloud sample --name cl -y", "cloud sample --name cl", "resume cl --target cloud"]
 )
-def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: Path) -> None:
+def test_launch_is_refused(line: str, type_: Type, checkout: Path) -> None:
     run = checkout / "volumes" / "checkpoints" / "cl"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"name": "cl", "status": "finished"}')
@@ -83,13 +83,13 @@ def test_launch_is_refused(line: str, type_: Callable[[str], Result], checkout: 
 @pytest.mark.parametrize(
     "line", ["push data texts", "pull checkpoints cl", "ls data", "rm data texts -r"]
 )
-def test_transfer_names_the_token(line: str, type_: Callable[[str], Result]) -> None:
+def test_transfer_names_the_token(line: str, type_: Type) -> None:
     refused = type_(line)
     assert refused.exit_code == 1
     assert refused.stderr == f"error: this machine has no Modal token; create one: {NEW_TOKEN}\n"
 
 
-def test_missing_path_is_reported_before_the_token(type_: Callable[[str], Result]) -> None:
+def test_missing_path_is_reported_before_the_token(type_: Type) -> None:
     refused = type_("push data /nope")
     assert refused.exit_code == 102
     assert "/nope does not exist" in refused.stderr
