@@ -49,6 +49,7 @@ from runner.request import (
 from runner.runs.find import remote_state
 from runner.runs.store import (
     SIGTERM_STATUS,
+    ProbeLaunch,
     discard_if_not_started,
     is_active_locally,
     is_dataset_ready,
@@ -84,8 +85,8 @@ class LocalTarget(Target):
         self._launched: dict[str, LaunchHandle] = {}
 
     @abstractmethod
-    def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
-        """Return whether the launch is active, and its exit status if it is known."""
+    def _prober(self, run: str | None) -> ProbeLaunch:
+        """Return a function that tells the state of a launch, for one run or for all."""
 
     def _wait(self, launch: LaunchHandle) -> int:
         """Wait for the job and return its exit status."""
@@ -163,13 +164,12 @@ class LocalTarget(Target):
 
     def runs(self) -> Iterable[RunInfo]:
         """Return every run whose last attempt was on this target."""
-        return map(
-            self._with_queue_position, states(self.volumes.checkpoints, self.name, self._probe)
-        )
+        infos = states(self.volumes.checkpoints, self.name, self._prober(None))
+        return map(self._with_queue_position, infos)
 
     def state(self, run: str) -> RunInfo | None:
         """Return the state of one run; None if its last attempt was not on this target."""
-        state = state_named(run, self.volumes.checkpoints, self.name, self._probe)
+        state = state_named(run, self.volumes.checkpoints, self.name, self._prober(run))
         return self._with_queue_position(state) if state is not None else None
 
     def _with_queue_position(self, state: RunInfo) -> RunInfo:

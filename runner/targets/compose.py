@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,9 @@ from runner.plan import ImageState, JobEnvironment, Plan, TargetState
 from runner.planning.command_plan import is_plain
 from runner.project import COMPOSE_FILE, secret_values, volumes
 from runner.request import CommandRequest, Request
-from runner.runs.store import read_exit, states
+from runner.runs.store import ProbeLaunch
 from runner.signals import hold_signals, signal_handler
-from runner.target import LaunchHandle, RunInfo
+from runner.target import LaunchHandle
 from runner.targets.base import LocalTarget, container_volumes
 from runner.targets.compose_project import (
     ComposeProject,
@@ -205,14 +205,6 @@ class ComposeTarget(LocalTarget):
             raise RunnerError(f"the engine could not stop run '{run}': {problem}")
         return bool(active)
 
-    def runs(self) -> Iterable[RunInfo]:
-        """Return every run whose last attempt was a container of this machine."""
-        known = self._newest_containers()
-        infos = states(
-            self.volumes.checkpoints, self.name, lambda launch: self._find(launch, known)
-        )
-        return map(self._with_queue_position, infos)
-
     def output(self, run: str, lines: int) -> list[str]:
         """Return the end of the container's output, while the engine still has the container."""
         return self.containers.output(run, lines)
@@ -230,20 +222,10 @@ class ComposeTarget(LocalTarget):
         host = record.attempts[-1].host if record and record.attempts else ""
         return [c for c in container_named(self.system, host) if c.alive]
 
-    def _newest_containers(self, run: str | None = None) -> dict[str, Container]:
-        """Return the newest container of each run."""
+    def _prober(self, run: str | None) -> ProbeLaunch:
         if not (self.checkout / "volumes").is_dir() or self.system.engine.problem:
-            return {}
-        return self.containers.newest(run)
-
-    def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
-        return self._find(launch, self._newest_containers(launch.run))
-
-    def _find(self, launch: LaunchHandle, known: dict[str, Container]) -> tuple[bool, int | None]:
-        container = known.get(launch.run)
-        if container is None:
-            return False, read_exit(self.volumes.run(launch.run))
-        return container.alive, container.code
+            return lambda launch: (False, None)
+        return self.containers.prober(run)
 
     def _wait(self, launch: LaunchHandle) -> int:
         """Wait for Compose, then for the container, which lasts longer if its output is closed."""

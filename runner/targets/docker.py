@@ -29,7 +29,9 @@ from runner.planning.packaging import (
     setup_lines,
 )
 from runner.request import LAUNCHERS, CommandRequest, UserCommand
+from runner.runs.store import ProbeLaunch
 from runner.system import System, is_container_id
+from runner.target import LaunchHandle
 
 RUN_LABEL = "gpt-runner.run"
 JOB_LABEL = "gpt-runner.job"
@@ -83,6 +85,16 @@ class RunContainers:
         """Return the newest container of each run; one that is active, if there is one."""
         oldest_first = reversed(self.all(run))
         return {c.run: c for c in sorted(oldest_first, key=lambda container: container.alive)}
+
+    def prober(self, run: str | None = None) -> ProbeLaunch:
+        """Return a function that tells a launch's state by the newest container of its run."""
+        newest = self.newest(run)
+
+        def probe(launch: LaunchHandle) -> tuple[bool, int | None]:
+            container = newest.get(launch.run)
+            return (container.alive, container.code) if container is not None else (False, None)
+
+        return probe
 
     def remove_ended(self, run: str) -> None:
         """Remove the containers of the run that have ended."""

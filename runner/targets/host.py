@@ -24,7 +24,7 @@ from runner.errors import usage
 from runner.plan import JobEnvironment, Plan, TargetState, Volume
 from runner.project import INSTALLED, install_line, secret_values, volumes
 from runner.request import CommandRequest, Request, UserCommand
-from runner.runs.store import read_exit, read_launch
+from runner.runs.store import ProbeLaunch, read_launch
 from runner.signals import hold_signals
 from runner.system import System, wait_until
 from runner.target import LaunchHandle
@@ -205,8 +205,8 @@ class HostTarget(LocalTarget):
     def _secrets(self, plan: Plan) -> dict[str, str]:
         return secret_values(plan.process.secrets, self.cli.environ, self.checkout)
 
-    def _probe(self, launch: LaunchHandle) -> tuple[bool, int | None]:
-        return is_alive(launch), read_exit(self.volumes.run(launch.run))
+    def _prober(self, run: str | None) -> ProbeLaunch:
+        return lambda launch: (is_alive(launch), None)
 
     def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
         signal_leader(launch, signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)

@@ -192,12 +192,7 @@ class RemoteTarget(Target):
         """Return the states of all runs, or of one. Raises RunnerError if the box is off."""
         try:
             with copied_records(self.agent) as folder:
-                containers = self.containers.newest(run)
-
-                def probe(launch: LaunchHandle) -> tuple[bool, int | None]:
-                    container = containers.get(launch.run)
-                    return (container.alive, container.code) if container else (False, None)
-
+                probe = self.containers.prober(run)
                 if run is None:
                     known: list[RunInfo | None] = list(states(folder, self.name, probe, self.name))
                 else:
