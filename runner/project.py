@@ -1,10 +1,11 @@
-"""The checkout that the runner acts on: its recipes, volumes, commit and .env.
+"""The checkout that the runner acts on: its recipes, volumes, commit, .env and Compose settings.
 
 And optional packages.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -26,12 +27,16 @@ from runner.errors import RunnerError, did_you_mean, usage
 from runner.git import find_repository
 from runner.home import installed_project, state_folder
 from runner.paths import is_path
+from runner.system import System
 
 COMPOSE_FILE = "docker-compose.yml"
 GPU_COMPOSE_FILE = "docker-compose.gpu.yml"
 OVERRIDE_COMPOSE_FILE = "docker-compose.override.yml"
 
 MAX_DOTENV_BYTES = 1_000_000
+
+COMPOSE_SETTINGS = ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "HOST_UID", "HOST_GID")
+GENERATED_NAME = re.compile(r"^[a-z0-9_-]+-[0-9a-f]{8}$")  # of a Compose project
 
 MARKER = "job/paths.py"  # with the compose file, it identifies a checkout
 
@@ -229,6 +234,63 @@ def update_dotenv(checkout: Path, values: Mapping[str, str]) -> bool:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     write_atomically(path, text.encode(errors="surrogateescape"), mode)
     return True
+
+
+def needed_settings(system: System, checkout: Path) -> dict[str, str]:
+    """Return the settings that ``.env`` should have on this machine.
+
+    Compose files of the user stay, also docker-compose.override.yml, which Compose reads on its own
+    only while COMPOSE_FILE is not set.
+    """
+    present = read_dotenv(checkout, COMPOSE_SETTINGS)
+    names = present.get("COMPOSE_FILE", "").split(os.pathsep)
+    files = [name for name in names if name and name != GPU_COMPOSE_FILE]
+    if COMPOSE_FILE not in files:
+        files.insert(0, COMPOSE_FILE)
+    if "COMPOSE_FILE" not in present and (checkout / OVERRIDE_COMPOSE_FILE).is_file():
+        files.append(OVERRIDE_COMPOSE_FILE)
+    if system.engine_gives_gpus and (checkout / GPU_COMPOSE_FILE).is_file():
+        files.insert(files.index(COMPOSE_FILE) + 1, GPU_COMPOSE_FILE)
+    return {
+        "COMPOSE_FILE": os.pathsep.join(files),
+        "COMPOSE_PROJECT_NAME": project_name(
+            state_folder(checkout), present.get("COMPOSE_PROJECT_NAME", "")
+        ),
+        "HOST_UID": str(os.getuid()),
+        "HOST_GID": str(os.getgid()),
+    }
+
+
+def project_name(checkout: Path, current: str = "") -> str:
+    """Return the checkout's own project name, or ``current`` if the user chose it.
+
+    Compose's default is the folder's name, so that two checkouts of one name would replace each
+    other's containers. A name that a copied ``.env`` brought from another folder is not the user's.
+    """
+    if current and not GENERATED_NAME.match(current):
+        return current
+    stem = re.sub(r"[^a-z0-9_-]+", "-", checkout.name.lower()).strip("-_") or "checkout"
+    return f"{stem}-{hashlib.sha256(os.fsencode(checkout)).hexdigest()[:8]}"
+
+
+def wrong_settings(system: System, checkout: Path) -> list[str]:
+    """Return the names of the settings that ``.env`` lacks or has with a different value."""
+    present = read_dotenv(checkout, COMPOSE_SETTINGS)
+    needed = needed_settings(system, checkout)
+    return [name for name, value in needed.items() if present.get(name) != value]
+
+
+def write_settings(system: System, checkout: Path, only_missing: bool = False) -> list[str]:
+    """Set the settings in ``.env`` and report them.
+
+    ``only_missing`` leaves wrong ones to `runner doctor`.
+    """
+    present = read_dotenv(checkout, COMPOSE_SETTINGS) if only_missing else {}
+    needed = needed_settings(system, checkout)
+    values = {name: value for name, value in needed.items() if name not in present}
+    if not values or not update_dotenv(checkout, values):
+        return []
+    return [f"wrote .env: {' '.join(f'{name}={value}' for name, value in values.items())}"]
 
 
 def secret_names(environ: Mapping[str, str], checkout: Path) -> tuple[str, ...]:

@@ -33,8 +33,7 @@ def image_command(cli: CliContext, action: str, name: str) -> None:
     """
     from runner.planning.packaging import list_files
     from runner.system import System
-    from runner.targets.compose_project import ComposeProject
-    from runner.targets.docker import build_context, image_digest, transfer_image
+    from runner.targets.docker import ComposeProject, build_context, image_digest, transfer_image
     from runner.targets.process import follow_process
 
     if "/" not in name or name.startswith("-"):

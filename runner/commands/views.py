@@ -146,7 +146,7 @@ def tensorboard_command(cli: CliContext, run: str | None, port: int) -> int:
     """
     from runner.runs.find import find_run
     from runner.system import System
-    from runner.targets.compose_project import run_service
+    from runner.targets.compose import run_service
     from runner.targets.process import follow_process
 
     resolved = find_run(cli, run) if run is not None else None

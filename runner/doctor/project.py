@@ -11,9 +11,15 @@ from job.exit_status import RecipeError
 from job.recipe import load
 from runner.doctor import CheckContext, Finding, Severity, failure, note, ok, warning
 from runner.home import copies, state_folder
-from runner.project import dotenv_problems, recipes, secret_names, volumes
+from runner.project import (
+    dotenv_problems,
+    recipes,
+    secret_names,
+    volumes,
+    write_settings,
+    wrong_settings,
+)
 from runner.runs.store import is_active_locally
-from runner.targets.compose_project import write_settings, wrong_settings
 from runner.targets.modal.image import dockerfile_problems, parse_dockerfile
 
 DOCKERFILE = "Dockerfile"

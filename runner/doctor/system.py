@@ -24,7 +24,7 @@ from runner.project import (
     pip_install,
 )
 from runner.target import known_boxes
-from runner.targets.compose_project import ComposeProject
+from runner.targets.docker import ComposeProject
 from runner.targets.modal.client import NEW_TOKEN, check_proxy, check_reachable, is_configured
 from runner.targets.remote.connection import BoxUnavailable, explain
 from runner.targets.remote.target import RemoteTarget

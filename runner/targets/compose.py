@@ -26,20 +26,22 @@ from runner.errors import RunnerError
 from runner.paths import mount_point
 from runner.plan import ImageState, JobEnvironment, Plan, TargetState
 from runner.planning.command_plan import is_plain
-from runner.project import COMPOSE_FILE, secret_values, volumes
+from runner.project import (
+    COMPOSE_FILE,
+    find_checkout,
+    secret_values,
+    volumes,
+    write_settings,
+)
 from runner.request import CommandRequest, Request
 from runner.runs.store import ProbeLaunch
 from runner.signals import hold_signals, signal_handler
+from runner.system import System
 from runner.target import LaunchHandle
 from runner.targets.base import LocalTarget, container_volumes
-from runner.targets.compose_project import (
-    ComposeProject,
-    compose_system,
-    run_service,
-    write_settings,
-)
 from runner.targets.docker import (
     IMAGE_VARIABLE,
+    ComposeProject,
     Container,
     RunContainers,
     add_packages,
@@ -315,6 +317,39 @@ class ComposeTarget(LocalTarget):
         )
         if answer.code:
             raise RunnerError(f"Compose could not start the container: {answer.last_line}")
+
+
+def compose_system(cli: CliContext, checkout: Path) -> System:
+    """Return the programs for Compose in ``checkout``, whose compose file reads PWD."""
+    return System({**cli.environ, "PWD": str(checkout)})
+
+
+def run_service(
+    cli: CliContext,
+    service: str,
+    argv: tuple[str, ...],
+    is_server: bool = False,
+    flags: tuple[str, ...] = (),
+) -> int:
+    """Run a container of ``service`` on the terminal and return its exit status.
+
+    ``is_server`` publishes the service's ports and makes Ctrl-C a success.
+    """
+    checkout = find_checkout(cli.cwd)
+    system = compose_system(cli, checkout)
+    if system.engine.problem:
+        raise RunnerError(f"{system.engine.problem}; run `runner doctor` for details")
+    for line in write_settings(system, checkout, only_missing=True):
+        cli.info(line)
+    folders = volumes(checkout, {})
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    project = ComposeProject(system, checkout)
+    if image := project.built_image(project.service_of(service)):
+        check_shared_files(system, image, (checkout / COMPOSE_FILE, folders.checkpoints))
+    options = [*flags, *["--service-ports"] * is_server, *["-T"] * (not cli.is_terminal)]
+    command = project.command("run", "--rm", *options, service, *argv)
+    return follow_process(cli.environ, command, checkout, is_server)
 
 
 def _print_messages(process: subprocess.Popen[bytes]) -> None:

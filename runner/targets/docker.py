@@ -1,4 +1,7 @@
-"""Containers of runs, found by their labels; mounts and images of a command's folder."""
+"""The Docker engine: the compose file, containers of runs, mounts and images.
+
+Containers are found by their labels. For Compose 1.29 and 2.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import tarfile
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from job.paths import WORKSPACE
 from job.user_command.persisted_paths import mirror_files, seed_volume
@@ -20,6 +25,7 @@ from job.user_command.process import missing_program
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
 from runner.home import state_folder
+from runner.jobs import JOBS
 from runner.plan import FolderState, ImageState, Plan, PlannedFolder
 from runner.planning.packaging import (
     SETUP_FOLDER,
@@ -32,6 +38,8 @@ from runner.request import LAUNCHERS, CommandRequest, UserCommand
 from runner.runs.store import ProbeLaunch
 from runner.system import System, is_container_id
 from runner.target import LaunchHandle
+
+CONFIG_TIMEOUT_S = 60
 
 RUN_LABEL = "gpt-runner.run"
 JOB_LABEL = "gpt-runner.job"
@@ -126,6 +134,72 @@ class RunContainers:
             answer = self.system.call(["docker", "logs", "--tail", str(lines), container.id])
             return (answer.out + answer.err).splitlines()[-lines:]
         return []
+
+
+@dataclass
+class ComposeProject:
+    """Compose in one checkout, whose ``.env`` selects the files (COMPOSE_FILE)."""
+
+    system: System
+    checkout: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of Compose. Raises RunnerError if it is not installed."""
+        if self.system.compose is None:
+            raise RunnerError(
+                "docker is installed and Compose is not; install the plugin docker-compose-plugin, "
+                "then check it with `runner doctor`"
+            )
+        program = self.system.program(self.system.compose[0])
+        return [str(program), *self.system.compose[1:], *arguments]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Return the merged compose file. Raises RunnerError if Compose refuses it."""
+        # `config` omits a service with a profile unless the profile is named.
+        profiles = [word for job in (*JOBS, "shell", "tensorboard") for word in ("--profile", job)]
+        answer = self.system.call(
+            self.command(*profiles, "config"), cwd=self.checkout, timeout_s=CONFIG_TIMEOUT_S
+        )
+        if answer.code:
+            raise RunnerError(
+                f"Compose can't read its files: {answer.last_line}; run `runner doctor` for details"
+            )
+        import yaml
+
+        return yaml.safe_load(answer.out) or {}
+
+    @property
+    def services(self) -> dict[str, Any]:
+        """Return the settings of each service."""
+        return self.config.get("services") or {}
+
+    def service_of(self, job: str) -> str:
+        """Return the service of a job; ``train`` runs the jobs without their own."""
+        return job if job in self.services else "train"
+
+    def image(self, service: str) -> str | None:
+        """Return the name of the image; None if Compose generates one."""
+        name = (self.services.get(service) or {}).get("image")
+        return str(name) if name else None
+
+    def has_image(self, name: str | None) -> bool:
+        """Return True if the image is built.
+
+        False for a generated name (None), which can't be looked up.
+        """
+        return name is not None and bool(image_id(self.system, name))
+
+    def built_image(self, service: str) -> str | None:
+        """Return the name of a service's image if it is built."""
+        name = self.image(service)
+        return name if self.has_image(name) else None
+
+    def has_gpus(self, service: str) -> bool:
+        """Return True if the service reserves GPUs, as docker-compose.gpu.yml makes it."""
+        resources = ((self.services.get(service) or {}).get("deploy") or {}).get("resources") or {}
+        devices = (resources.get("reservations") or {}).get("devices") or []
+        return any("gpu" in (device.get("capabilities") or []) for device in devices)
 
 
 def container_name(plan: Plan) -> str:

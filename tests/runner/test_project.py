@@ -13,8 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from runner.errors import RunnerError
-from runner.project import install_line, own_requirement, read_dotenv, requirements
-from runner.targets.compose_project import project_name
+from runner.project import install_line, own_requirement, project_name, read_dotenv, requirements
 from tests.runner.conftest import ROOT
 
 

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.targets.compose_project import project_name
+from runner.project import project_name
 
 SCRIPT = Path(__file__).with_name("fake_docker.sh")
 
