@@ -329,7 +329,6 @@ def run_service(
     service: str,
     argv: tuple[str, ...],
     is_server: bool = False,
-    flags: tuple[str, ...] = (),
 ) -> int:
     """Run a container of ``service`` on the terminal and return its exit status.
 
@@ -347,7 +346,7 @@ def run_service(
     project = ComposeProject(system, checkout)
     if image := project.built_image(project.service_of(service)):
         check_shared_files(system, image, (checkout / COMPOSE_FILE, folders.checkpoints))
-    options = [*flags, *["--service-ports"] * is_server, *["-T"] * (not cli.is_terminal)]
+    options = [*["--service-ports"] * is_server, *["-T"] * (not cli.is_terminal)]
     command = project.command("run", "--rm", *options, service, *argv)
     return follow_process(cli.environ, command, checkout, is_server)
 

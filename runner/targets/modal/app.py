@@ -60,7 +60,7 @@ AFFORDABLE_MARGIN_S = 900  # time for the container to stop the job before Modal
 
 
 def start_call(
-    target: ModalTarget, plan: Plan, options: ResolvedOptions, used_s: float = 0.0
+    target: ModalTarget, plan: Plan, options: ResolvedOptions, used_s: float
 ) -> LaunchHandle:
     """Build the image if needed, create the app and spawn its call, detached.
 

@@ -40,7 +40,7 @@ PREFIX_VARIABLE = "GPT_RUNNER_VOLUMES"  # another prefix, for a second project i
 T = TypeVar("T")
 
 
-def modal_name(volume: str, environ: Mapping[str, str] = os.environ) -> str:
+def modal_name(volume: str, environ: Mapping[str, str]) -> str:
     """Return the volume's name on Modal. Raises RunnerError, exit status 2, if it is unknown."""
     if volume not in VOLUMES:
         guess = did_you_mean(volume, VOLUMES) or f"; the volumes are {', '.join(VOLUMES)}"
