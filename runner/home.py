@@ -72,11 +72,6 @@ def copies(home: Path) -> list[Path]:
     return [path.parent for path in home.glob(f"*/{MARKER}")]
 
 
-def state_folder(project: Path) -> Path:
-    """Return the folder of ``volumes/`` and ``.env``: the checkout, or the home of a copy."""
-    return project.parent if (project / MARKER).is_file() else project
-
-
 def make_copy(project: Path) -> None:
     """Copy the installed files to ``project``; it appears with all its files or not at all."""
     temporary = project.with_name(f".{project.name}.{os.getpid()}")

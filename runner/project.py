@@ -25,7 +25,8 @@ from job.paths import VOLUMES, VolumePaths
 from job.trackers import VARIABLES as TRACKER_VARIABLES
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.git import find_repository
-from runner.home import installed_project, state_folder
+from runner.home import MARKER as COPY_MARKER
+from runner.home import installed_project
 from runner.paths import is_path
 from runner.system import System
 
@@ -162,10 +163,15 @@ def _has_key(path: Path, key: str) -> bool:
     return any(line.startswith(f"{key}:") for line in lines)
 
 
+def state_folder(project: Path) -> Path:
+    """Return the folder of ``volumes/`` and ``.env``: the checkout, or the home of a copy."""
+    return project.parent if (project / COPY_MARKER).is_file() else project
+
+
 def volumes(checkout: Path, environ: Mapping[str, str]) -> VolumePaths:
     """Return the volumes of this machine: the variables, else the checkout's ``volumes/``."""
-    given = VolumePaths.current(environ, state_folder(checkout) / "volumes")
-    return VolumePaths(*(getattr(given, name).absolute() for name in VOLUMES))
+    paths = VolumePaths.current(environ, state_folder(checkout) / "volumes")
+    return VolumePaths(*(getattr(paths, name).absolute() for name in VOLUMES))
 
 
 def git_state(checkout: Path) -> dict[str, object] | None:

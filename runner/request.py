@@ -37,10 +37,10 @@ class TargetOptions:
     forwarded_env: tuple[str, ...] = ()  # variables to forward, from the environment or .env
     modal_secrets: tuple[str, ...] = ()  # names of secrets stored on Modal
 
-    def given(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the command-line names of the options that are set."""
-        names = [option.name for option in fields(self) if getattr(self, option.name)]
-        return [name.removesuffix("_s").replace("_", "-") for name in names]
+        keys = [option.name for option in fields(self) if getattr(self, option.name)]
+        return [name.removesuffix("_s").replace("_", "-") for name in keys]
 
     def updated(self, newer: TargetOptions) -> TargetOptions:
         """Return these options, each one that ``newer`` sets replaced."""

@@ -44,10 +44,10 @@ def image_command(cli: CliContext, action: str, name: str) -> None:
     build = ComposeProject(system, checkout).command("build", "train")
     if follow_process(cli.environ, build, checkout):
         raise RunnerError("building the image failed; fix the error above and try again")
-    own = ComposeProject(system, checkout).image("train") or "gpt-runner"
+    image = ComposeProject(system, checkout).image("train") or "gpt-runner"
     # The code is in it too, for engines that can't mount it; other targets mount theirs over it.
     files = {path: checkout / path for path in list_files(checkout, checkout).sizes}
-    context = build_context(files, f"FROM {own}\nCOPY . /workspace\n")
+    context = build_context(files, f"FROM {image}\nCOPY . /workspace\n")
     if system.run_visibly(["docker", "build", "--tag", name, "-"], context):
         raise RunnerError("adding the code to the image failed; fix the error above and try again")
     if problem := transfer_image(system, "push", name):

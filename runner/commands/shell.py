@@ -123,11 +123,12 @@ def run_shell(
             )
         argv = ("bash",)  # reads stdin
     target.check_configured()
-    given = arguments.folder or arguments.setup or arguments.persist
-    folder = arguments.folder if given else str(find_checkout(cli.cwd))
+    folder = arguments.folder
+    if not (folder or arguments.setup or arguments.persist):
+        folder = str(find_checkout(cli.cwd))
     arguments = replace(arguments, command=("bash",), metric=("none",), folder=folder)
     request = command_request(arguments, cli.cwd, None, options)
-    record = {**request.command.as_record(), "options": [*options.given(), str(options)]}
+    record = {**request.command.as_record(), "options": [*options.names(), str(options)]}
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     name = f"{SHELL_PREFIX}{digest[:8]}"
     line = argv or session(name, idle_s if target.bills else None)

@@ -229,9 +229,9 @@ def prune_command(cli: CliContext, names: tuple[str, ...], older_than: float, ye
         if newest is None:
             continue  # without `latest`, any of the checkpoints may be the only intact one
         best = read_fully(state.run, run.source, all_samples=False).metrics.best
-        kept = {newest, best[0] if best else newest}
+        needed = {newest, best[0] if best else newest}
         folders = [entry.path.rpartition("/")[2] for entry in listing(files, state.run)]
-        steps = [n for n in folders if (m := STEP_FOLDER.match(n)) and int(m[1]) not in kept]
+        steps = [n for n in folders if (m := STEP_FOLDER.match(n)) and int(m[1]) not in needed]
         if not steps:
             continue
         intact = newest_intact(files, state.run, folders)

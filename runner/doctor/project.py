@@ -10,11 +10,12 @@ from pathlib import Path
 from job.exit_status import RecipeError
 from job.recipe import load
 from runner.doctor import CheckContext, Finding, Severity, failure, note, ok, warning
-from runner.home import copies, state_folder
+from runner.home import copies
 from runner.project import (
     dotenv_problems,
     recipes,
     secret_names,
+    state_folder,
     volumes,
     write_settings,
     wrong_settings,

@@ -217,10 +217,9 @@ def _download_request(
     common: dict[str, Any],
 ) -> Request:
     source = [f"--source {arguments.source}"] if arguments.source else []
-    if wrong := [*overrides, *source]:
+    for word in (*overrides, *source):
         raise usage(
-            f"{dataset} is a published dataset and takes only --shards and --force; "
-            f"remove {wrong[0]}"
+            f"{dataset} is a published dataset and takes only --shards and --force; remove {word}"
         )
     run = arguments.name or f"{job.name}-{dataset}"
     check_run_name(run)
@@ -264,8 +263,8 @@ def _recipe_request(
 def _text_file(option: str, name: str, cwd: Path, volumes: OpenVolume | None, advice: str) -> str:
     path = absolute(path_on_this_machine(name, volumes), cwd)
     problem = volume_problem(path, volumes)
-    if problem is None and (found := text_problem(cwd / path)):
-        problem = f"{found}; {advice}"
+    if problem is None and (file_problem := text_problem(cwd / path)):
+        problem = f"{file_problem}; {advice}"
     if problem:
         raise usage(f"{option} {name}: {problem}")
     return path

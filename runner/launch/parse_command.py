@@ -122,8 +122,8 @@ def check_setup(lines: Sequence[str]) -> tuple[str, ...]:
 
 def warn_shared_paths(cli: CliContext, target: Target, request: CommandRequest) -> None:
     """Warn if an active run on ``target`` may write one of the request's persisted paths."""
-    files, own = target.files("checkpoints"), _persisted(request.command, request.run)
-    if not own:
+    files, paths = target.files("checkpoints"), _persisted(request.command, request.run)
+    if not paths:
         return
     for state in target.runs():
         if not state.alive or state.run == request.run or state.job != COMMAND.name:
@@ -132,8 +132,10 @@ def warn_shared_paths(cli: CliContext, target: Target, request: CommandRequest) 
         if other is None:  # it is just starting; the name tells its folder
             is_shared = state.run.startswith(f"{folder_name(request.command.folder)}-")
         else:
-            theirs = _persisted(other, state.run)
-            is_shared = any(a.is_relative_to(b) or b.is_relative_to(a) for a in own for b in theirs)
+            others = _persisted(other, state.run)
+            is_shared = any(
+                a.is_relative_to(b) or b.is_relative_to(a) for a in paths for b in others
+            )
         if is_shared:
             cli.warn(
                 f"run '{state.run}' is active and writes the same persisted path; for a folder per "

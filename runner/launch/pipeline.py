@@ -330,14 +330,14 @@ def _stage_options(stage: Stage, options: TargetOptions) -> TargetOptions:
 
     A stage without a GPU stays without one.
     """
-    own = parse_options(
+    stage_options = parse_options(
         gpu=stage.gpu,
         timeout=stage.timeout,
         max_cost=stage.max_cost,
         cores=stage.cores,
         memory_gib=stage.memory,
     )
-    return own.updated(options if stage.gpu else replace(options, gpu=None))
+    return stage_options.updated(options if stage.gpu else replace(options, gpu=None))
 
 
 def output_exists(target: Target, path: str, command: UserCommand, run: str) -> bool:
@@ -346,8 +346,8 @@ def output_exists(target: Target, path: str, command: UserCommand, run: str) -> 
     Its names can have ``*`` and ``?``, and ``{step}``.
     """
     path = path.replace("{step}", "*")
-    own = [] if target.has_remote_volumes else glob(path, root_dir=command.folder)
-    if any((command.folder / name).is_file() for name in own):
+    names = [] if target.has_remote_volumes else glob(path, root_dir=command.folder)
+    if any((command.folder / name).is_file() for name in names):
         return True
     if path.startswith("$OUT_DIR/"):
         return has_match(target.files("checkpoints"), path.replace("$OUT_DIR", run, 1))

@@ -80,8 +80,8 @@ def absolute_paths(
     for key, path in _named_paths(settings).items():
         if is_overridden(key, overrides) or (key == WEIGHTS and path in _known_runs(path, volumes)):
             continue
-        named = path_on_this_machine(path, volumes)
-        paths = [Path(absolute(named, folder)) for folder in folders]
+        local = path_on_this_machine(path, volumes)
+        paths = [Path(absolute(local, folder)) for folder in folders]
         existing = [p for p in paths if p.is_absolute() and literal_prefix(p).exists()]
         if existing and (Path(path).is_absolute() or existing[0] != checkout / path):
             setting = f"{key}=@{path}" if key == PROMPT else f"{key}={path}"
@@ -104,15 +104,16 @@ def find_problems(
     }
     problems = {}
     for key, path in _named_paths(settings).items():
-        named = path_on_this_machine(path, volumes)
+        local = path_on_this_machine(path, volumes)
         if path.startswith("/workspace/"):
-            named = str(folders[-1] / path.removeprefix("/workspace/"))
-        found: FileProblem | str | None
-        found = volume_problem(named, volumes, settings if key == WEIGHTS else None)
-        if found is None:
-            found = checks[key](named)
-        if found:
-            problem = FileProblem(found) if isinstance(found, str) else found
+            local = str(folders[-1] / path.removeprefix("/workspace/"))
+        problem: FileProblem | str | None
+        problem = volume_problem(local, volumes, settings if key == WEIGHTS else None)
+        if problem is None:
+            problem = checks[key](local)
+        if isinstance(problem, str):
+            problem = FileProblem(problem)
+        if problem.message:
             sign = "@" if key == PROMPT else ""
             problems[key] = replace(problem, message=f"{key}={sign}{path}: {problem.message}")
     return problems

@@ -50,7 +50,7 @@ def resume_request(
     if not target.bills:
         arguments = replace(arguments, gpus=_process_count(options.gpu))
         options = replace(options, gpu=None)
-        if unsupported := options.given():
+        if unsupported := options.names():
             raise usage(
                 f"--{unsupported[0]} is for Modal, and {target.name} is free; "
                 f"remove --{unsupported[0]}"
@@ -189,7 +189,7 @@ def with_previous_resources(
     cpu`` replaces earlier GPUs; elsewhere it applies to the processes of the last launch.
     """
     last, gpus, device = target.launched(run), arguments.gpus, arguments.device
-    if last is None and not (gpus or options.given()) and _is_launch_damaged(target, run):
+    if last is None and not (gpus or options.names()) and _is_launch_damaged(target, run):
         raise RunnerError(
             f"{run}/{LAUNCH_NAME} is damaged, so the GPUs and limits of the last launch are "
             "unknown; give them again, for example --gpu N, or remove the file"

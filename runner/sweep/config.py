@@ -47,13 +47,13 @@ class Distribution(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Distribution:
-        given = self.model_dump(exclude_none=True)
-        if len(given) != 1:
+        fields = self.model_dump(exclude_none=True)
+        if len(fields) != 1:
             raise impossible("", "give one of uniform, loguniform, ints, choice")
         if self.choice == []:
             raise impossible("choice", "choice has no values")
         for name in ("uniform", "loguniform", "ints"):
-            bounds = given.get(name)
+            bounds = fields.get(name)
             if bounds is None:
                 continue
             if len(bounds) != 2:
@@ -78,8 +78,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Space:
-        given = [name for name in ("grid", "random", "rows") if getattr(self, name)]
-        if len(given) != 1:
+        if sum(map(bool, (self.grid, self.random, self.rows))) != 1:
             raise impossible("", "give one of grid, random and list, with at least one key in it")
         if (self.random is not None) != (self.trials is not None):
             raise impossible(

@@ -153,11 +153,10 @@ def _notify(cli: CliContext, checkout: Path, record: SweepRecord, status: ExitSt
 def _check_options(arguments: SweepArguments, target: Target) -> None:
     if target.bills:
         return
-    given = arguments.target_options.given() + (["budget"] if arguments.budget else [])
-    if given:
+    if names := [*arguments.target_options.names(), *(["budget"] if arguments.budget else [])]:
         raise usage(
-            f"--{given[0]} is for Modal, and {target.name} is free; add --target cloud, or remove "
-            f"--{given[0]}"
+            f"--{names[0]} is for Modal, and {target.name} is free; add --target cloud, or remove "
+            f"--{names[0]}"
         )
 
 

@@ -162,7 +162,7 @@ class ComposeTarget(LocalTarget):
         waits for `docker exec`.
         """
         run, argv = request.run, request.command.argv
-        is_checkout = is_plain(request, self.checkout) and not request.target_options.given()
+        is_checkout = is_plain(request, self.checkout) and not request.target_options.names()
         if is_checkout and is_command:
             return run_service(self.cli, "shell", argv)
         plan = self.plan(request, self.inspect(request))

@@ -24,7 +24,6 @@ from job.user_command.persisted_paths import mirror_files, seed_volume
 from job.user_command.process import missing_program
 from runner.console import CliContext
 from runner.errors import RunnerError, usage
-from runner.home import state_folder
 from runner.jobs import JOBS
 from runner.plan import FolderState, ImageState, Plan, PlannedFolder
 from runner.planning.packaging import (
@@ -34,6 +33,7 @@ from runner.planning.packaging import (
     setup_files,
     setup_lines,
 )
+from runner.project import state_folder
 from runner.request import LAUNCHERS, CommandRequest, UserCommand
 from runner.runs.store import ProbeLaunch
 from runner.system import System, is_container_id
