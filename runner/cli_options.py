@@ -81,7 +81,7 @@ class GpuCount(Integer):
 
     def error(self, value: str, option: str) -> RunnerError:
         """Return the error, which names the command for a GPU type."""
-        from runner.pricing.gpus import BY_NAME
+        from runner.planning.gpus import BY_NAME
 
         if value.partition(":")[0].partition(",")[0].upper() not in BY_NAME:
             return super().error(value, option)
@@ -114,7 +114,7 @@ DOLLARS = _Amount("dollars", parse_dollars)  # 25 or $25
 
 def parse_gpu(value: str) -> str:
     """Return ``H100:8``, or alternatives in order of preference, if `parse_gpus` accepts them."""
-    from runner.pricing.gpus import parse_gpus
+    from runner.planning.gpus import parse_gpus
 
     return str(parse_gpus(not_empty(value, "--gpu")))
 

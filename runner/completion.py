@@ -62,7 +62,7 @@ def words(*arguments: Any) -> list[str]:
 
 def gpus(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a GPU on Modal: the next alternative after a comma, the count after a colon."""
-    from runner.pricing.gpus import BY_NAME
+    from runner.planning.gpus import BY_NAME
 
     before, comma, last = incomplete.rpartition(",")
     name, colon, _ = last.upper().partition(":")

@@ -136,7 +136,7 @@ def set_command(
     from job.live_request import LiveRequest, check_live_settings
     from job.run_record import REQUEST_NAME
     from runner.runs.find import find_run
-    from runner.runs.store import recipe_of, record_of, step_of
+    from runner.runs.volume import recipe_of, record_of, step_of
     from runner.system import wait_until
 
     if "=" in run:

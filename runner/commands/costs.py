@@ -14,7 +14,7 @@ from runner.errors import RunnerError, usage
 from runner.project import find_checkout
 
 if TYPE_CHECKING:
-    from runner.pricing.gpus import Prices
+    from runner.planning.gpus import Prices
 
 
 @click.command()
@@ -52,8 +52,8 @@ def estimate_command(
     """
     from runner.jobs import JOBS
     from runner.launch.parse import load_recipe
-    from runner.pricing.estimate import compare_gpus, comparison_to_json, show_comparison
-    from runner.pricing.gpus import (
+    from runner.planning.estimate import compare_gpus, comparison_to_json, show_comparison
+    from runner.planning.gpus import (
         BUILT_IN_PRICES,
         GPU_TYPES,
         GpuRequest,
@@ -80,7 +80,7 @@ def estimate_command(
 
 
 def _live_prices(cli: CliContext) -> Prices:
-    from runner.pricing.gpus import live_prices
+    from runner.planning.gpus import live_prices
     from runner.targets.modal.client import NEW_TOKEN, check_reachable, is_configured
 
     if not is_configured(cli.environ):

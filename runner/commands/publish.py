@@ -126,7 +126,7 @@ def emit_command(
 
 def _parse_gpus(text: str) -> tuple[str | None, int]:
     """Return the GPU type, None for any, and the count in ``8`` or ``H100:8``."""
-    from runner.pricing.gpus import parse_gpus
+    from runner.planning.gpus import parse_gpus
 
     if text.isdecimal():
         if int(text) < 1:

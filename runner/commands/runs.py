@@ -124,7 +124,7 @@ def logs_command(
       runner logs my_run --follow
       runner logs my_run --since 30m --tail 20
     """
-    from runner.runs import logs as run_log
+    from runner.runs import volume as run_log
     from runner.runs.find import select_run
 
     resolved = select_run(cli, run)
@@ -193,7 +193,8 @@ def stop_command(cli: CliContext, run: str | None, force: bool) -> None:
       runner stop my_run --force
     """
     from runner.runs.find import select_run
-    from runner.runs.store import LAUNCH_FILES, listing
+    from runner.runs.store import LAUNCH_FILES
+    from runner.runs.volume import listing
 
     resolved = select_run(cli, run)
     state = resolved.state

@@ -128,7 +128,7 @@ def rm_command(
 
 def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> None:
     from runner.runs.find import every_run, find_run, match_names, sweep_folder
-    from runner.runs.store import folder_size
+    from runner.runs.volume import folder_size
     from runner.sweep.record import runs_of_sweep, sweep_lock
 
     sweeps = {name: folder for name in names if (folder := sweep_folder(cli, name))}
@@ -214,7 +214,7 @@ def prune_command(cli: CliContext, names: tuple[str, ...], older_than: float, ye
     """
     from runner.runs.find import ResolvedRun, every_run, find_run, match_names
     from runner.runs.history import read_fully
-    from runner.runs.store import folder_size, listing, step_of
+    from runner.runs.volume import folder_size, listing, step_of
     from runner.transfer.plan import newest_intact
 
     runs = [find_run(cli, name) for name in match_names(cli, names)] if names else every_run(cli)

@@ -19,8 +19,9 @@ from runner.plan import Plan, TargetState
 from runner.project import find_checkout
 from runner.request import CommandRequest, Request, TargetOptions
 from runner.runs.find import locate_missing_run
-from runner.runs.store import SWEEP_RECORD, listing, record_of
+from runner.runs.store import SWEEP_RECORD
 from runner.runs.table import exit_message, runner_status
+from runner.runs.volume import listing, record_of
 from runner.signals import release_signals
 from runner.target import LaunchHandle, Target, open_target
 

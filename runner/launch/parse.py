@@ -35,7 +35,8 @@ from runner.request import (
     TargetOptions,
     TrainRequest,
 )
-from runner.runs.store import NO_RUNS, recipe_of, run_names
+from runner.runs.store import NO_RUNS
+from runner.runs.volume import recipe_of, run_names
 from runner.target import VolumeFiles
 
 if TYPE_CHECKING:

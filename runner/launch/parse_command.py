@@ -35,7 +35,7 @@ from runner.request import (
     read_persist_options,
     run_name,
 )
-from runner.runs.store import listing, record_of
+from runner.runs.volume import listing, record_of
 from runner.target import Target, VolumeFiles
 
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")

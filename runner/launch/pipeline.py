@@ -35,8 +35,8 @@ from runner.plan import Plan
 from runner.planning.metric_presets import read_metrics
 from runner.project import find_checkout, require_config
 from runner.request import CommandRequest, Request, TargetOptions, UserCommand
-from runner.runs.logs import follow, tail
-from runner.runs.store import listing, prepare_folder, read_exit, record_of, write_exit
+from runner.runs.store import prepare_folder, read_exit, write_exit
+from runner.runs.volume import follow, listing, record_of, tail
 from runner.system import POLL_INTERVAL_S
 from runner.target import Target, VolumeFiles, open_target
 from runner.targets.modal.options import parse_options

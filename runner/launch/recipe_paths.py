@@ -25,7 +25,7 @@ from job.step_folders import STEP_FOLDER
 from runner.errors import did_you_mean
 from runner.paths import absolute, literal_prefix, path_in, replace_path
 from runner.request import PROMPT, SOURCE, WEIGHTS, FileProblem
-from runner.runs.store import recipe_of, run_names, step_of
+from runner.runs.volume import recipe_of, run_names, step_of
 from runner.target import LocalVolume, VolumeFiles
 
 if TYPE_CHECKING:

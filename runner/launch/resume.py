@@ -22,7 +22,8 @@ from runner.request import (
 )
 from runner.runs.attempts import LAUNCH_NAME
 from runner.runs.find import ResolvedRun, refuse_if_active_elsewhere
-from runner.runs.store import parse_launch, recipe_of, record_of
+from runner.runs.store import parse_launch
+from runner.runs.volume import recipe_of, record_of
 from runner.target import Target, open_target
 
 

@@ -1,1 +1,1 @@
-"""From a request and the state of a target to the plan of a launch, without side effects."""
+"""The plan of a launch: its steps, files to upload, GPUs, and estimates of time and cost."""

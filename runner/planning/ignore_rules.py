@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,6 @@ class DockerIgnore:
 
     rules: tuple[tuple[bool, re.Pattern[str]], ...]  # whether it starts with `!`, and the pattern
     included: frozenset[str]  # paths that a rule with `!` names literally
-    _folders: dict[str, tuple[bool, ...]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> DockerIgnore | None:
@@ -141,36 +140,24 @@ class DockerIgnore:
             if is_exception:
                 included.add(pattern)
             try:
-                rules.append((is_exception, re.compile(_docker_regex(pattern), re.DOTALL)))
+                regex = rf"(?:{_docker_regex(pattern)})(?:/.*)?"  # and all that is below
+                rules.append((is_exception, re.compile(regex, re.DOTALL)))
             except re.error as error:
                 raise usage(f"{path}:{number}: invalid pattern '{text}': {error}") from error
         return cls(tuple(rules), frozenset(included))
 
     def ignores(self, path: str) -> bool:
         """Return True if a rule excludes the file."""
-        matches = self._matches(path.rstrip("/"))
-        ignored = False
-        for (is_exception, _), matched in zip(self.rules, matches, strict=True):
-            if matched:
-                ignored = not is_exception
-        return ignored
+        path = path.rstrip("/")
+        for is_exception, regex in reversed(self.rules):
+            if regex.fullmatch(path):
+                return not is_exception
+        return False
 
     def names(self, path: str) -> bool:
         """Return True if a rule with ``!`` names the file, or a folder that contains it."""
         parts = path.split("/")
         return any("/".join(parts[: i + 1]) in self.included for i in range(len(parts)))
-
-    def _matches(self, path: str) -> tuple[bool, ...]:
-        """Return for each rule whether it matches the path or a folder that contains it."""
-        above = (False,) * len(self.rules)
-        if parent := posixpath.dirname(path):
-            if parent not in self._folders:
-                self._folders[parent] = self._matches(parent)
-            above = self._folders[parent]
-        return tuple(
-            matched or regex.fullmatch(path) is not None
-            for matched, (_, regex) in zip(above, self.rules, strict=True)
-        )
 
 
 def _docker_regex(pattern: str) -> str:

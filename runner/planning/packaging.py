@@ -51,7 +51,7 @@ class Listing:
     """Files of ``folder`` and their sizes in bytes, and the omitted and unreadable ones."""
 
     folder: Path
-    sizes: dict[str, int]
+    sizes: dict[str, int] = field(default_factory=dict)
     omitted: dict[str, str] = field(default_factory=dict)  # path: reason
     problems: dict[str, str] = field(default_factory=dict)  # path: reason
 
@@ -102,12 +102,11 @@ def list_files(folder: Path, checkout: Path | None = None) -> Listing:
     uploaded, and files that may hold credentials, unless .dockerignore has a rule ``!PATH`` for
     them.
     """
-    docker = None if checkout == folder else DockerIgnore.read(folder)
-    lister = _Lister(folder, docker)
+    lister = _Lister(folder, None if checkout == folder else DockerIgnore.read(folder))
     lister.add_files(folder, "")
     lister.add_links()
-    lister.omitted |= ignored_data(folder)
-    return Listing(folder, lister.sizes, lister.omitted, lister.problems)
+    lister.listing.omitted.update(ignored_data(folder))
+    return lister.listing
 
 
 class _Lister:
@@ -117,9 +116,7 @@ class _Lister:
         self.folder = folder
         self.docker = docker
         self.root = os.path.realpath(folder)
-        self.sizes: dict[str, int] = {}
-        self.omitted: dict[str, str] = {}
-        self.problems: dict[str, str] = {}
+        self.listing = Listing(folder)
         self._links: list[str] = []
         self._inside: dict[str, bool] = {}
 
@@ -129,25 +126,26 @@ class _Lister:
         for name, reason in unreadable.items():
             path = prefix + name
             if not self._is_ignored(path):
-                self.problems[path] = reason
+                self.listing.problems[path] = reason
         for name in names:
             self._add(prefix + name)
 
     def add_links(self) -> None:
         """Add links to files that are uploaded. Any other link could expose a private file."""
+        sizes, omitted = self.listing.sizes, self.listing.omitted
         for path in self._links:
             target = os.path.realpath(self.folder / path)
             relative = os.path.relpath(target, self.root)
-            if relative in self.sizes:
-                self.sizes[path] = self.sizes[relative]
+            if relative in sizes:
+                sizes[path] = sizes[relative]
             elif not os.path.exists(target):
-                self.omitted[path] = "broken link"
+                omitted[path] = "broken link"
             elif relative.split("/")[0] == "..":
-                self.omitted[path] = "link out of the folder"
+                omitted[path] = "link out of the folder"
             elif os.path.isdir(target):
-                self.omitted[path] = "link to a folder"
+                omitted[path] = "link to a folder"
             else:
-                self.omitted[path] = "link to a file that is not uploaded"
+                omitted[path] = "link to a file that is not uploaded"
 
     def _is_ignored(self, path: str) -> bool:
         return is_never_uploaded(path) or (self.docker is not None and self.docker.ignores(path))
@@ -161,27 +159,27 @@ class _Lister:
         except FileNotFoundError:  # tracked, but deleted
             return
         except OSError as error:
-            self.problems[path] = str(error.strerror)
+            self.listing.problems[path] = str(error.strerror)
             return
         if may_hold_credentials(self.folder, path) and not (
             self.docker is not None and self.docker.names(path)
         ):
-            self.omitted[path] = CREDENTIALS
+            self.listing.omitted[path] = CREDENTIALS
         elif stat.S_ISLNK(status.st_mode):
             self._links.append(path)
         elif stat.S_ISDIR(status.st_mode):  # a repository in this one: Git lists its folder alone
             self.add_files(Path(full), f"{path.rstrip('/')}/")
         elif not stat.S_ISREG(status.st_mode):
-            self.omitted[path] = "not a regular file"
+            self.listing.omitted[path] = "not a regular file"
         # Git still lists files of a folder that a link replaced.
         elif not self._is_inside(os.path.dirname(path)):
-            self.omitted[path] = "link out of the folder"
-        elif not path.isprintable() and not _is_utf8(path):
-            self.problems[path] = "its name is not valid UTF-8"
+            self.listing.omitted[path] = "link out of the folder"
+        elif not path.isprintable() and re.search("[\udc80-\udcff]", path):
+            self.listing.problems[path] = "its name is not valid UTF-8"
         elif not os.access(full, os.R_OK):
-            self.problems[path] = "Permission denied"
+            self.listing.problems[path] = "Permission denied"
         else:
-            self.sizes[path] = status.st_size
+            self.listing.sizes[path] = status.st_size
 
     def _is_inside(self, parent: str) -> bool:
         if parent not in self._inside:
@@ -284,14 +282,6 @@ def _is_ignored(rules: tuple[_Rules, ...], path: str) -> bool:
         if ignored is not None:
             return ignored
     return False
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _printable(path: str) -> str:

@@ -21,15 +21,8 @@ from runner.jobs import COMMAND
 from runner.plan import RemoteRunState, is_active_elsewhere
 from runner.project import find_checkout, volumes
 from runner.runs import attempts
-from runner.runs.store import (
-    NO_RUNS,
-    SWEEP_RECORD,
-    is_active_locally,
-    newest_step,
-    read_launch,
-    record_of,
-    step_of,
-)
+from runner.runs.store import NO_RUNS, SWEEP_RECORD, is_active_locally, newest_step, read_launch
+from runner.runs.volume import record_of, step_of
 from runner.target import RunInfo, RunSource, Target, all_targets, remote_targets
 
 MAX_NAMES = 8  # in an error
@@ -116,14 +109,6 @@ def find_run(cli: CliContext, name: str) -> ResolvedRun:
     raise not_found(_no_such_run(cli, name, unreachable))
 
 
-def newest_run(cli: CliContext) -> ResolvedRun:
-    """Return the run that was started last. Raises RunnerError, exit status 102, without a run."""
-    runs = every_run(cli)
-    if not runs:
-        raise not_found(NO_RUNS)
-    return runs[0]
-
-
 def match_names(cli: CliContext, patterns: Sequence[str]) -> list[str]:
     """Expand patterns such as ``seed*`` to the names of runs, without duplicates.
 
@@ -145,12 +130,17 @@ def match_names(cli: CliContext, patterns: Sequence[str]) -> list[str]:
 
 
 def select_run(cli: CliContext, name: str | None) -> ResolvedRun:
-    """Return the run ``name``; without a name the newest run, naming it on stderr."""
+    """Return the run ``name``; without a name the newest run, naming it on stderr.
+
+    Raises RunnerError, exit status 102, if there is none.
+    """
     if name is not None:
         return find_run(cli, name)
-    resolved = newest_run(cli)
-    cli.info(f"run '{resolved.state.run}' (the newest)")
-    return resolved
+    runs = every_run(cli)
+    if not runs:
+        raise not_found(NO_RUNS)
+    cli.info(f"run '{runs[0].state.run}' (the newest)")
+    return runs[0]
 
 
 def refuse_if_active_elsewhere(resolved: ResolvedRun, target: Target) -> None:

@@ -21,16 +21,76 @@ from runner.errors import not_found
 from runner.runs import attempts
 from runner.runs.attempts import LAUNCH_NAME, AttemptLog
 from runner.runs.find import find_run
-from runner.runs.logs import TailReader
-from runner.runs.metrics import Metrics
+from runner.runs.metrics import Metrics, downsample
 from runner.runs.store import parse_launch
-from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry
+from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry, VolumeFiles
 
 LOG_LINES = 200
 LOG_BYTES = 64 * 1024  # of the end of the log, where reading starts
 OUTPUT_LINES = 50
 MAX_FILE_BYTES = 1024 * 1024  # of a record, a recipe, a sample
 READERS = 4
+
+# A resumed run rewrites its metrics without the lines after its checkpoint, and the new file may
+# have any length. So the last bytes of each poll are read again and compared.
+OVERLAP_BYTES = 256
+
+MAX_POLL_BYTES = 4 * 1024 * 1024  # per poll, so that a long file does not freeze the screen
+
+
+@dataclass(frozen=True)
+class NewLines:
+    """Whole lines of one poll."""
+
+    lines: tuple[bytes, ...] = ()
+    restarted: bool = False  # the file was rewritten, and these are its first lines
+    is_complete: bool = True  # the end of the file was reached
+
+
+class TailReader:
+    """Read ``path`` from its start, or only its last ``max_bytes``."""
+
+    def __init__(self, files: VolumeFiles, path: str, max_bytes: int | None = None) -> None:
+        self.files = files
+        self.path = path
+        self.max_bytes = max_bytes
+        self._reset()
+
+    def _reset(self) -> None:
+        self._offset: int | None = None if self.max_bytes is not None else 0
+        self._overlap = b""  # the bytes before the offset
+        self._partial_line = b""
+
+    def poll(self) -> NewLines:
+        """Return the whole lines added since the last poll.
+
+        Raises OSError if the volume does not answer; the next poll then returns them.
+        """
+        restarted = False
+        text = self._read()
+        if not text.startswith(self._overlap):
+            self._reset()
+            restarted = True
+            text = self._read()
+        new = text[len(self._overlap) :]
+        if not new:
+            return NewLines(restarted=restarted)
+        is_complete = len(text) < len(self._overlap) + MAX_POLL_BYTES
+        self._offset = (self._offset or 0) + len(new)
+        self._overlap = (self._overlap + new)[-OVERLAP_BYTES:]
+        *lines, self._partial_line = (self._partial_line + new).split(b"\n")
+        return NewLines(tuple(lines), restarted, is_complete)
+
+    def _read(self) -> bytes:
+        """Return the overlap and at most MAX_POLL_BYTES after it."""
+        try:
+            if self._offset is None:
+                size = self.files.size(self.path) or 0
+                self._offset = max(0, size - (self.max_bytes or 0))
+            start = self._offset - len(self._overlap)
+            return self.files.read(self.path, start, len(self._overlap) + MAX_POLL_BYTES)
+        except FileNotFoundError:
+            return b""
 
 
 @dataclass(frozen=True)
@@ -146,7 +206,9 @@ class HistoryReader:
             name = entry.path.rpartition("/")[2].removesuffix(".txt")
             text = self._read(f"samples/{name}.txt")
             if text is not None:
-                sample = Sample(sanitize(_step_of(name)), sanitize(text))
+                step = name.removeprefix("step_")
+                step = str(int(step)) if step.isdecimal() else name
+                sample = Sample(sanitize(step), sanitize(text))
                 samples[entry.path] = (entry, sample)
         self._samples = samples
 
@@ -155,11 +217,6 @@ class HistoryReader:
             return self.files.read(f"{self.run}/{name}", 0, MAX_FILE_BYTES)
         except FileNotFoundError:
             return None
-
-
-def _step_of(name: str) -> str:
-    step = name.removeprefix("step_")
-    return str(int(step)) if step.isdecimal() else name
 
 
 def recorded_arguments(record: bytes | None) -> dict[str, Any]:
@@ -205,6 +262,7 @@ def read_runs(cli: CliContext, runs: Sequence[str], all_samples: bool = False) -
 
 
 def read_fully(run: str, source: RunSource, all_samples: bool) -> History:
+    """Return the present state of a run. Raises RunnerError, exit status 102, if it was removed."""
     history = HistoryReader(run, source, all_samples).poll_fully()
     if history is None:
         raise not_found(f"run '{run}' was removed; `runner runs` lists the others")
@@ -232,6 +290,7 @@ def results(history: History) -> dict[str, Any]:
     seconds = record.train_seconds if record and record.train_seconds else metrics.seconds
     git = record.git if record else {}
     recorded_best = record.best_val_loss if record else None
+    mfu = downsample(metrics.curves["mfu"].points, 1)  # its mean
     return {
         "target": state.target,
         "gpu": state.gpu,
@@ -244,7 +303,7 @@ def results(history: History) -> dict[str, Any]:
         "best_val_loss": metrics.best[1] if metrics.best else recorded_best,
         "best_step": metrics.best[0] if metrics.best else None,
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
-        "mfu": _mean(history, "mfu"),
+        "mfu": mfu[0].value if mfu else None,
         "memory_bytes": metrics.newest.get("memory_bytes"),
         "train_seconds": seconds or None,
         "attempts": state.attempts,
@@ -260,6 +319,7 @@ def format_results(values: dict[str, Any]) -> dict[str, str]:
     """Return the results as text, without unknown values."""
     loss = "{:.4f}".format
     best, step = values["best_val_loss"], values["best_step"]
+    commit = one_line(str(values["commit"] or ""))[:10]
     at_step = f" at {step:,}" if best is not None and step is not None else ""
     texts = {
         "target": str(values["target"]),
@@ -278,7 +338,7 @@ def format_results(values: dict[str, Any]) -> dict[str, str]:
         "attempts": str(values["attempts"] or ""),
         **_returned_values(values),
         "cost": _format(values["cost"], dollars),
-        "commit": _commit(values),
+        "commit": f"{commit} and changes" if commit and values["dirty"] else commit,
     }
     return {name: text for name, text in texts.items() if text}
 
@@ -303,16 +363,5 @@ def _device(values: dict[str, Any]) -> str:
     return one_line(values["gpu"] or "") + (f", {count} processes" if count > 1 else "")
 
 
-def _commit(values: dict[str, Any]) -> str:
-    commit = one_line(str(values["commit"] or ""))[:10]
-    return f"{commit} and changes" if commit and values["dirty"] else commit
-
-
 def _format(value: Any, form: Callable[[Any], str]) -> str:
     return "" if value is None else form(value)
-
-
-def _mean(history: History, key: str) -> float | None:
-    points = history.metrics.curves[key].points
-    count = sum(point.weight for point in points)
-    return sum(point.value * point.weight for point in points) / count if count else None

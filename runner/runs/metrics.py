@@ -10,6 +10,8 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 # Curves of the trainer; a device that does not measure a value leaves it out.
@@ -153,17 +155,15 @@ class Point(NamedTuple):
         return self.seconds if axis == "time" else self.tokens if axis == "tokens" else self.step
 
 
+@dataclass
 class Curve:
     """Points in the order of their steps, downsampled to at most MAX_POINTS."""
 
-    def __init__(self) -> None:
-        self.points: list[Point] = []
-        self.values_per_point = 1
+    points: list[Point] = field(default_factory=list)
+    values_per_point: int = 1
 
     def add(self, step: float, tokens: float, seconds: float, value: float) -> None:
-        """Add one value; one that is not a finite number is skipped."""
-        if not math.isfinite(value):
-            return
+        """Add one value, which is a finite number."""
         last = self.points[-1] if self.points else None
         new = Point(step, tokens, seconds, value, value, value)
         if last is not None and last.weight < self.values_per_point:
@@ -176,15 +176,10 @@ class Curve:
 
     def copy(self) -> Curve:
         """Return a copy that later values do not change."""
-        other = Curve()
-        other.points, other.values_per_point = list(self.points), self.values_per_point
-        return other
+        return Curve(list(self.points), self.values_per_point)
 
     def __len__(self) -> int:
         return len(self.points)
-
-    def __bool__(self) -> bool:
-        return bool(self.points)
 
 
 def merge_points(first: Point, second: Point) -> Point:
@@ -200,11 +195,4 @@ def downsample(points: list[Point], max_points: int) -> list[Point]:
     if len(points) <= max_points:
         return list(points)
     size = math.ceil(len(points) / max_points)
-    return [_merge_all(points[i : i + size]) for i in range(0, len(points), size)]
-
-
-def _merge_all(points: list[Point]) -> Point:
-    merged = points[0]
-    for point in points[1:]:
-        merged = merge_points(merged, point)
-    return merged
+    return [reduce(merge_points, points[i : i + size]) for i in range(0, len(points), size)]

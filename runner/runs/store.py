@@ -1,7 +1,4 @@
-"""Runs whose folders are on this machine: their state, and the files that the runner keeps in them.
-
-Also answers questions about a volume on any target: the record, recipe and newest step of a run.
-"""
+"""Runs whose folders are on this machine: their state, and the runner's files in them."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from job.exit_status import ExitStatus
@@ -37,13 +33,12 @@ from runner.target import (
     LaunchHandle,
     LocalVolume,
     RunInfo,
-    VolumeEntry,
     VolumeFiles,
     options_from_json,
 )
 
 if TYPE_CHECKING:
-    from job.recipe import Recipe
+    pass
 
 NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
 
@@ -98,7 +93,7 @@ def states(
     ``default`` is the target of a run whose records do not name one.
     """
     for folder in folders(checkpoints):
-        state = state_of(folder, target, probe, default)
+        state = _state_of(folder, target, probe, default)
         if state is not None:
             yield state
 
@@ -107,11 +102,10 @@ def state_named(
     run: str, checkpoints: Path, target: str, probe: ProbeLaunch, default: str = HOST
 ) -> RunInfo | None:
     """Return the state of one run; None if its last attempt was not on ``target``."""
-    return state_of(checkpoints / run, target, probe, default) if is_run_name(run) else None
+    return _state_of(checkpoints / run, target, probe, default) if is_run_name(run) else None
 
 
-def state_of(folder: Path, target: str, probe: ProbeLaunch, default: str = HOST) -> RunInfo | None:
-    """Return the state of the run in ``folder``; None if its last attempt was not on ``target``."""
+def _state_of(folder: Path, target: str, probe: ProbeLaunch, default: str) -> RunInfo | None:
     record, launch = read_record(folder), read_launch(folder)
     problem = record_problem(folder) if record is None else ""
     if record is None and launch is None and not problem:
@@ -122,13 +116,33 @@ def state_of(folder: Path, target: str, probe: ProbeLaunch, default: str = HOST)
     if launch is not None and not (launch.target == target and _started(launch, attempt)):
         launch = None
     is_alive, code = probe(launch) if launch is not None else (False, None)
-    if not is_alive and record is not None and record.status == RunStatus.RUNNING:
+    if record is None:
+        record = RunRecord(folder.name, launch.job if launch else "train")
+    elif not is_alive and record.status == RunStatus.RUNNING:
         # A launch that was refused may have replaced the launch of the process that holds the lock.
         is_alive = is_active_locally(folder) if launch is None else is_held(folder) is True
     if code is None:
         code = read_exit(folder)
-    state = _run_info(folder, target, record, attempt, launch, is_alive, code)
-    return replace(state, reason=problem) if problem else state
+    status = derive_status(record, attempt, launch, is_alive, code)
+    reason = _reason(status, attempt, code)
+    reasons = [*(earlier.reason for earlier in record.attempts[:-1]), reason]
+    starts = [started.started for started in (attempt, launch) if started and started.started]
+    requested_gpu = str(attempt.launch.get("gpu") or "") if attempt else ""
+    return RunInfo(
+        run=folder.name,
+        job=launch.job if launch else record.job,
+        target=target,
+        status=status,
+        alive=is_alive,
+        gpu=requested_gpu or (attempt.device if attempt else None) or None,
+        attempts=len(record.attempts),
+        reason=problem or reason,
+        end_reasons=tuple(end for end in reasons if end),
+        started=max(starts, default=None),
+        ended=attempt.ended if attempt else None,
+        folder=str(folder),
+        **recorded_values(record, launch, read_tags(folder)),
+    )
 
 
 def record_problem(folder: Path) -> str:
@@ -156,40 +170,6 @@ def is_active_locally(folder: Path) -> bool:
     record = read_record(folder)
     is_running = record is not None and record.status == RunStatus.RUNNING
     return is_running and is_fresh(heartbeat_age(folder))
-
-
-def _run_info(
-    folder: Path,
-    target: str,
-    record: RunRecord | None,
-    attempt: Attempt | None,
-    launch: LaunchHandle | None,
-    is_alive: bool,
-    code: int | None,
-) -> RunInfo:
-    if record is None:
-        record = RunRecord(name=folder.name, job=launch.job if launch else "train")
-    requested_gpu = str(attempt.launch.get("gpu") or "") if attempt else ""
-    status = derive_status(record, attempt, launch, is_alive, code)
-    reason = _reason(status, attempt, code)
-    starts = [found.started for found in (attempt, launch) if found is not None and found.started]
-    return RunInfo(
-        run=folder.name,
-        job=launch.job if launch else record.job,
-        target=target,
-        status=status,
-        alive=is_alive,
-        gpu=requested_gpu or (attempt.device if attempt else None) or None,
-        attempts=len(record.attempts),
-        reason=reason,
-        end_reasons=tuple(
-            end for end in (*(a.reason for a in record.attempts[:-1]), reason) if end
-        ),
-        started=max(starts, default=None),
-        ended=attempt.ended if attempt else None,
-        folder=str(folder),
-        **recorded_values(record, launch, read_tags(folder)),
-    )
 
 
 def recorded_values(
@@ -367,94 +347,6 @@ def is_fresh(age: float | None) -> bool:
     None means a missing one.
     """
     return age is not None and age < FRESH_HEARTBEAT_S
-
-
-def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
-    """Return the entries of a folder on a volume; [] if it does not exist."""
-    try:
-        return list(files.entries(path))
-    except FileNotFoundError:
-        return []
-
-
-def folder_size(files: VolumeFiles, path: str) -> tuple[int, int]:
-    """Return the number of files below the folder, and their bytes."""
-    count = size = 0
-    for entry in listing(files, path):
-        inner = folder_size(files, entry.path) if entry.is_folder else (1, entry.size)
-        count, size = count + inner[0], size + inner[1]
-    return count, size
-
-
-def run_names(files: VolumeFiles, with_recipe: bool = False) -> list[str]:
-    """Return the runs on a checkpoints volume that have a record, newest first.
-
-    ``with_recipe`` skips commands and experiments.
-    """
-    runs = []
-    for folder in listing(files):
-        entries = listing(files, folder.path) if folder.is_folder else []
-        modified = {entry.path: entry.modified for entry in entries}
-        started = modified.get(f"{folder.path}/run.json")
-        if started is not None and (not with_recipe or f"{folder.path}/recipe.yaml" in modified):
-            runs.append((started, folder.path))
-    return [name for _, name in sorted(runs, reverse=True)]
-
-
-def record_of(files: VolumeFiles | None, run: str) -> RunRecord | None:
-    """Return the run's record on a checkpoints volume; None without one."""
-    if files is None:
-        return None
-    try:
-        return parse_record(files.read(f"{run}/run.json"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def recipe_of(
-    files: VolumeFiles, run: str, overrides: tuple[str, ...] = (), section: str = "sample"
-) -> Recipe | None:
-    """Return the recipe that the run recorded, with ``overrides``; None if it recorded none yet.
-
-    ``section`` is the job whose keys need no prefix in the overrides.
-    """
-    from job.exit_status import RecipeError
-    from job.recipe import load  # pydantic is slow to import
-
-    name = f"{run}/recipe.yaml"
-    if files.size(name) is None:
-        return None
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "recipe.yaml"
-        copy.write_bytes(files.read(name))
-        try:
-            return load(copy, overrides, section)
-        except RecipeError as error:
-            raise RecipeError(str(error).replace(str(copy), name)) from None
-
-
-def step_of(files: VolumeFiles, run: str) -> int | None:
-    """Return the step of the checkpoint that ``latest`` names on the volume; None without one."""
-    try:
-        latest = files.read(f"{run}/{LATEST}").decode(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    number = latest.strip().removeprefix("step_")
-    return int(number) if number.isdigit() else None
-
-
-def is_dataset_ready(data: VolumeFiles, dataset: str) -> bool | None:
-    """Return True if the dataset is complete.
-
-    None for shards of other programs, without meta.json.
-    """
-    try:
-        names = [entry.path.rpartition("/")[2] for entry in data.entries(dataset)]
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    if "meta.json" in names:
-        return True
-    return None if any("train" in name and name.endswith(".bin") for name in names) else False
 
 
 class PulledRuns(ABC):

@@ -18,8 +18,8 @@ from runner.launch.parse import check_run_name
 from runner.plan import Plan, TargetState
 from runner.project import find_checkout, require_config, secret_values
 from runner.request import CommandRequest, Request, TargetOptions
-from runner.runs.logs import tail
 from runner.runs.store import read_launch
+from runner.runs.volume import tail
 from runner.signals import SignalForwarder
 from runner.sweep.config import Scalar, SweepConfig, load_sweep, trials
 from runner.sweep.objective import Objective, find_objective

@@ -14,8 +14,8 @@ from job.run_record import RunStatus
 from runner.console import CliContext
 from runner.errors import RunnerError, TargetUnavailable
 from runner.request import Request
-from runner.runs.logs import TailReader
-from runner.runs.store import recipe_of, record_of
+from runner.runs.history import TailReader
+from runner.runs.volume import recipe_of, record_of
 from runner.sweep.objective import Objective
 from runner.sweep.record import Trial, TrialStatus, cost_of_metric
 from runner.target import RunInfo, Target

@@ -52,16 +52,15 @@ from runner.runs.store import (
     ProbeLaunch,
     discard_if_not_started,
     is_active_locally,
-    is_dataset_ready,
     newest_step,
     prepare_folder,
     read_launch,
-    recipe_of,
     state_named,
     states,
     write_exit,
     write_launch,
 )
+from runner.runs.volume import is_dataset_ready, recipe_of
 from runner.signals import SignalForwarder, press_ctrl_c
 from runner.target import LaunchHandle, LocalVolume, RunInfo, Target, VolumeFiles
 from runner.targets.process import exit_status

@@ -13,7 +13,6 @@ import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -55,9 +54,8 @@ class VerifiedEntry:
 class Journal:
     """The journal of one volume. Threads and processes may share it."""
 
-    def __init__(self, file: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, file: Path) -> None:
         self.file = file
-        self.now = now
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, str], VerifiedEntry] = {}
         lines = self._read()

@@ -39,7 +39,7 @@ RECORD_FILES = {
 }
 RECORD_FOLDERS = {"samples", "tensorboard"}
 APPEND_ONLY = re.compile(r"(^|/)(log\.txt|output\.txt|metrics\.jsonl|events\.out\.tfevents[^/]*)$")
-IN_STEP_FOLDER = re.compile(r"([^/]+/step_(\d{8,}))(?:/|$)")
+IN_STEP_FOLDER = re.compile(r"([^/]+)/(step_\d{8,})(?:/|$)")
 
 # A dataset is complete if it has this file.
 MARKER = "meta.json"
@@ -223,7 +223,7 @@ def make_plan(
     """
     entries = list(entries)
     refusals, notes = list[FailedTransfer](), list[str]()
-    files, steps = list[RemoteEntry](), dict[str, list[RemoteEntry]]()
+    files, steps = list[RemoteEntry](), dict[tuple[str, str], list[RemoteEntry]]()
     # Only a trainer's run has steps. Of a command's run and a persisted path, take every file.
     trained = {entry.path.split("/")[0] for entry in entries if IN_STEP_FOLDER.match(entry.path)}
     for entry in entries:
@@ -235,23 +235,23 @@ def make_plan(
         elif entry.kind != "file":
             refusals.append(FailedTransfer(entry.path, f"a {entry.kind}, not a file"))
         elif runs and (step := IN_STEP_FOLDER.match(entry.path)) is not None:
-            steps.setdefault(step[1], []).append(entry)
+            steps.setdefault((step[1], step[2]), []).append(entry)
         elif not runs or _is_selected(entry.path, everything, entry.path.split("/")[0] in trained):
             files.append(entry)
     checkpoints: list[Checkpoint] = []
     latest: dict[str, str] = {}
-    for folder in sorted(steps, key=_newest_first):
-        run, name = folder.split("/")
+    for run, name in sorted(steps, key=lambda step: (step[0], -parse_step_name(step[1]))):
         if run in latest and not everything:
             continue
-        sizes = {entry.path.removeprefix(f"{folder}/"): entry.size for entry in steps[folder]}
-        listed = (entry for entry in steps[folder] if entry.path == f"{folder}/{MANIFEST}")
+        folder, inside = f"{run}/{name}", steps[run, name]
+        sizes = {entry.path.removeprefix(f"{folder}/"): entry.size for entry in inside}
+        listed = (entry for entry in inside if entry.path == f"{folder}/{MANIFEST}")
         content = next(map(read_manifest, listed), b"")
         if (problem := find_incomplete(content, sizes)) is not None:
             notes.append(f"skipping {folder}, which is not complete: {problem}")
             continue
         latest.setdefault(run, name)
-        checkpoints.append(Checkpoint(folder, tuple(steps[folder]), content))
+        checkpoints.append(Checkpoint(folder, tuple(inside), content))
     changed = [c for c in checkpoints if not all(map(is_unchanged, c.entries))]
     transfers = [
         Transfer(entry, reason(entry))
@@ -268,12 +268,6 @@ def make_plan(
     )
     total = len(files) + sum(len(checkpoint.entries) for checkpoint in checkpoints)
     return replace(plan, unchanged=total - plan.count)
-
-
-def _newest_first(folder: str) -> tuple[str, int]:
-    """Return the key that sorts checkpoints by run, the newest of each run first."""
-    run, name = folder.split("/")
-    return run, -parse_step_name(name)
 
 
 def split_markers(

@@ -191,9 +191,9 @@ def format_x(axis: Axis, value: float) -> str:
     return duration(value) if axis == "time" else number(value)
 
 
-def ticks(largest: float, axis: Axis, count: int = 5) -> list[float]:
-    """Return about ``count`` round positions from 0 to ``largest``; times are round in minutes."""
-    rough = largest / count or 1.0
+def ticks(largest: float, axis: Axis) -> list[float]:
+    """Return about five round positions from 0 to ``largest``; times are round in minutes."""
+    rough = largest / 5 or 1.0
     size = 10.0 ** math.floor(math.log10(rough))
     steps = [size, 2 * size, 2.5 * size, 5 * size, 10 * size]
     if axis == "time" and rough > 10:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job.format import byte_size, dollars, duration, number, one_line, setting
 from job.pretrained import TASKS
 from job.run_record import Attempt
-from runner.runs.attempts import AttemptLog
-from runner.runs.history import History, Sample, format_results, results
+from runner.runs.history import History, format_results, results
 from runner.runs.metrics import Curve
 from runner.views.charts import TRAIN, VALIDATION, FormatNumber, Series, curves_svg
 
@@ -49,28 +48,6 @@ class Picture:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class Page:
-    """The content of the page, without control characters; the template escapes it."""
-
-    run: str
-    status: str
-    subtitle: str
-    reason: str
-    tiles: list[tuple[str, str]]
-    samples: tuple[Sample, ...]
-    evaluations: list[tuple[str, str, str]]
-    best: str
-    attempts: list[list[str]]
-    settings: list[tuple[str, list[tuple[str, str]]]]
-    overrides: list[str]
-    overridden_keys: set[str]
-    environment: list[tuple[str, str]]
-    log: tuple[str, ...]
-    created: str
-    attempt_columns: list[str] = field(default_factory=lambda: ATTEMPT_COLUMNS)
-
-
 def html(history: History, now: float) -> str:
     """Return the page; ``now`` is in seconds since the epoch."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -92,8 +69,11 @@ def is_report(path: Path) -> bool:
         return MARKER.encode() in file.read(2000)
 
 
-def content(history: History, now: float) -> Page:
-    """Return the content; ``now`` is in seconds since the epoch."""
+def content(history: History, now: float) -> dict[str, Any]:
+    """Return the values that page.html.j2 escapes and lays out, without control characters.
+
+    ``now`` is in seconds since the epoch.
+    """
     state, record, metrics = history.state, history.record, history.metrics
     texts = format_results(results(history))
     if texts.get("best validation", "").partition(" ")[0] == texts.get("validation loss"):
@@ -102,27 +82,28 @@ def content(history: History, now: float) -> Page:
     started = record.attempts[0].started if record and record.attempts else state.started
     reason = one_line(state.reason or "") if not state.alive else ""
     tile_names = (*TILES, *map(one_line, record.result if record else ()))
-    return Page(
-        run=one_line(state.run),
-        status=state.status,
-        subtitle=one_line(f"{state.job} on {state.target}")
+    return {
+        "run": one_line(state.run),
+        "status": state.status,
+        "subtitle": one_line(f"{state.job} on {state.target}")
         + (f" · started {format_time(started)}" if started else ""),
-        reason=reason if reason != state.status else "",
-        tiles=[(name, texts[name]) for name in tile_names if name in texts],
-        samples=history.samples,
-        evaluations=[
+        "reason": reason if reason != state.status else "",
+        "tiles": [(name, texts[name]) for name in tile_names if name in texts],
+        "samples": history.samples,
+        "evaluations": [
             (f"{p.step:,.0f}", number(p.tokens), f"{p.value:.4f}")
             for p in metrics.curves["val_loss"].points
         ],
-        best=f"{metrics.best[1]:.4f} at step {metrics.best[0]:,}" if metrics.best else "",
-        attempts=attempt_rows(history, now),
-        settings=settings(history.recipe),
-        overrides=overrides,
-        overridden_keys={word.partition("=")[0].rpartition(".")[2] for word in overrides},
-        environment=environment_rows(history, texts),
-        log=history.log,
-        created=format_time(now),
-    )
+        "best": f"{metrics.best[1]:.4f} at step {metrics.best[0]:,}" if metrics.best else "",
+        "attempt_columns": ATTEMPT_COLUMNS,
+        "attempts": attempt_rows(history, now),
+        "settings": settings(history.recipe),
+        "overrides": overrides,
+        "overridden_keys": {word.partition("=")[0].rpartition(".")[2] for word in overrides},
+        "environment": environment_rows(history, texts),
+        "log": history.log,
+        "created": format_time(now),
+    }
 
 
 def attempt_rows(history: History, now: float) -> list[list[str]]:
@@ -132,7 +113,18 @@ def attempt_rows(history: History, now: float) -> list[list[str]]:
     record.
     """
     if history.attempt_log.attempts:
-        return _logged_attempts(history.attempt_log, now)
+        return [
+            [
+                str(index),
+                format_time(logged.started),
+                duration(logged.seconds(now)),
+                "",
+                one_line(logged.gpu) or "no GPU",
+                one_line(logged.reason or ""),
+                dollars(logged.cost(now)),
+            ]
+            for index, logged in enumerate(history.attempt_log.attempts, 1)
+        ]
     rows = []
     for index, attempt in enumerate(history.record.attempts if history.record else [], 1):
         until = attempt.ended or (now if history.state.alive else None)
@@ -149,21 +141,6 @@ def attempt_rows(history: History, now: float) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _logged_attempts(log: AttemptLog, now: float) -> list[list[str]]:
-    return [
-        [
-            str(index),
-            format_time(attempt.started),
-            duration(attempt.seconds(now)),
-            "",
-            one_line(attempt.gpu) or "no GPU",
-            one_line(attempt.reason or ""),
-            dollars(attempt.cost(now)),
-        ]
-        for index, attempt in enumerate(log.attempts, 1)
-    ]
 
 
 def settings(recipe: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -14,7 +14,7 @@ from click.testing import Result
 from job.run_record import RunStatus
 from runner.cli import main
 from runner.errors import RunnerError
-from runner.pricing.gpus import parse_gpus
+from runner.planning.gpus import parse_gpus
 from runner.target import RunInfo
 from tests.runner.fake_target import FakeTarget
 

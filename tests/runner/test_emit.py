@@ -11,7 +11,7 @@ from click.testing import Result
 
 from runner.console import CliContext
 from runner.emit import PRODUCTS
-from runner.pricing.gpus import GPU_TYPES
+from runner.planning.gpus import GPU_TYPES
 
 LINE = "runner emit {} quickstart lr=1e-3 --name My_Run --gpu H100:2 --timeout 90m"
 

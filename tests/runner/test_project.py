@@ -13,7 +13,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from runner.errors import RunnerError
-from runner.project import install_line, own_requirement, project_name, read_dotenv, requirements
+from runner.project import (
+    install_line,
+    own_requirement,
+    project_name,
+    read_dotenv,
+    requirements,
+    update_dotenv,
+)
 from tests.runner.conftest import ROOT
 
 
@@ -51,6 +58,9 @@ def test_installed_versions_satisfy_the_requirements_of_the_runner() -> None:
         ('KEY="first\nsecond"\n', "first\nsecond"),
         ('KEY="a\\"b\\nc"\n', 'a"b\nc'),
         ("KEY='pa$$word'\n", "pa$$word"),
+        ('KEY="b # c" # why\n', "b # c"),
+        ("KEY='b' \n", "b"),
+        ("KEY = b\n", "b"),
     ],
 )
 def test_dotenv_is_read_as_compose_reads_it(tmp_path: Path, text: str, value: str) -> None:
@@ -82,6 +92,18 @@ def test_a_line_that_compose_reads_differently_is_refused(
 def test_unneeded_line_is_not_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=$HOME/x\nKEY=1\n")
     assert read_dotenv(tmp_path, ["KEY"]) == {"KEY": "1"}
+
+
+def test_comment_of_a_dotenv_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"# cl\xe9\nA=b\n")
+    assert read_dotenv(tmp_path) == {"A": "b"}
+    update_dotenv(tmp_path, {"A": "c"})
+    assert (tmp_path / ".env").read_bytes() == b"# cl\xe9\nA=c\n"
+
+
+def test_new_dotenv_is_private(tmp_path: Path) -> None:
+    update_dotenv(tmp_path, {"HOST_UID": "1"})
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_checkouts_of_the_same_name_have_different_compose_projects(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from runner.errors import ModalUnavailable, RunnerError
 from runner.jobs import COMMAND
 from runner.plan import Plan, PlannedFolder
 from runner.planning.command_plan import SEEDS
+from runner.planning.gpus import BY_NAME
 from runner.planning.packaging import (
     SETUP_FOLDER,
     Listing,
@@ -28,7 +29,6 @@ from runner.planning.packaging import (
     setup_files,
 )
 from runner.planning.plan import already_active_message
-from runner.pricing.gpus import BY_NAME
 from runner.project import PROJECT, secret_values
 from runner.target import LaunchHandle
 from runner.targets.modal import calls

@@ -21,12 +21,12 @@ from job.paths import VOLUMES
 from job.trackers import image_packages
 from runner.errors import ModalUnavailable, RunnerError, usage
 from runner.plan import FolderState, ImageState, PriorRun
+from runner.planning.gpus import live_prices
 from runner.planning.packaging import setup_digest
-from runner.pricing.gpus import live_prices
 from runner.project import volumes
 from runner.request import Request, TrainRequest, UserCommand
 from runner.runs.find import local_state
-from runner.runs.store import recipe_of, step_of
+from runner.runs.volume import recipe_of, step_of
 from runner.targets.base import inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import IMAGE_VARIABLE
 from runner.targets.modal import image, runs

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from job.format import duration, parse_dollars, parse_duration
 from runner.errors import usage
+from runner.planning.estimate import training_machine
+from runner.planning.gpus import GpuRequest, RentedMachine, parse_gpus
 from runner.planning.metric_presets import are_known
-from runner.pricing.estimate import training_machine
-from runner.pricing.gpus import GpuRequest, RentedMachine, parse_gpus
 from runner.request import CommandRequest, Request, TargetOptions
 from runner.targets.modal.watchdog import LONGEST_RUN_S
 

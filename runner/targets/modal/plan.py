@@ -14,8 +14,7 @@ from job.run_record import EndReason
 from runner.errors import usage
 from runner.jobs import COMMAND
 from runner.plan import Plan, PlanEstimate, TargetState
-from runner.planning.plan import make_plan, with_rows
-from runner.pricing.estimate import (
+from runner.planning.estimate import (
     describe_fit,
     limit_warnings,
     memory_fit,
@@ -23,7 +22,8 @@ from runner.pricing.estimate import (
     smallest_gpu,
     training_seconds,
 )
-from runner.pricing.gpus import BUILT_IN_PRICES, Prices, usd_per_hour
+from runner.planning.gpus import BUILT_IN_PRICES, Prices, usd_per_hour
+from runner.planning.plan import make_plan, with_rows
 from runner.request import CommandRequest, Request, ServeRequest, TrainRequest
 from runner.targets.modal import MASTER_PORT
 from runner.targets.modal.client import NEW_TOKEN

@@ -24,8 +24,7 @@ from job.run_record import RunStatus
 from runner.console import CliContext, confirm
 from runner.errors import ModalUnavailable, RunnerError, usage
 from runner.planning.command_plan import is_plain
-from runner.planning.plan import make_plan
-from runner.pricing.gpus import (
+from runner.planning.gpus import (
     GpuRequest,
     Prices,
     RentedMachine,
@@ -33,6 +32,7 @@ from runner.pricing.gpus import (
     parse_gpus,
     usd_per_hour,
 )
+from runner.planning.plan import make_plan
 from runner.project import PROJECT
 from runner.request import SHELL_PREFIX, CommandRequest
 from runner.runs.attempts import CloudAttempt

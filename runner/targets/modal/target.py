@@ -20,8 +20,8 @@ from job.paths import VOLUMES
 from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.plan import Plan, TargetState
+from runner.planning.gpus import BUILT_IN_PRICES, Prices, current_prices, usd_per_hour
 from runner.planning.plan import already_active_message
-from runner.pricing.gpus import BUILT_IN_PRICES, Prices, current_prices, usd_per_hour
 from runner.project import volumes
 from runner.request import SHELL_PREFIX, CommandRequest, Request, ServeRequest
 from runner.runs.attempts import LAUNCH_NAME, STOP_NAME

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from job.paths import VOLUMES
 from runner.errors import ModalUnavailable, RunnerError, did_you_mean, usage
-from runner.runs.store import listing
+from runner.runs.volume import listing
 from runner.target import VolumeEntry, VolumeFiles
 from runner.targets.blocks import (
     Block,

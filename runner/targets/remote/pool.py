@@ -10,7 +10,7 @@ from runner.errors import usage
 from runner.plan import Plan, TargetState
 from runner.planning.plan import make_plan
 from runner.request import CommandRequest, Request
-from runner.runs.store import listing
+from runner.runs.volume import listing
 from runner.target import LaunchHandle, RunInfo, Target, VolumeEntry, VolumeFiles
 from runner.targets.blocks import BlockFiles
 from runner.targets.remote.target import RemoteTarget

@@ -24,17 +24,8 @@ from runner.project import secret_values, volumes
 from runner.request import CommandRequest, Request, TrainRequest
 from runner.runs.attempts import LAUNCH_NAME
 from runner.runs.find import local_state
-from runner.runs.store import (
-    EXIT_NAME,
-    PulledRuns,
-    launch_json,
-    parse_launch,
-    recipe_of,
-    record_of,
-    state_named,
-    states,
-    step_of,
-)
+from runner.runs.store import EXIT_NAME, PulledRuns, launch_json, parse_launch, state_named, states
+from runner.runs.volume import recipe_of, record_of, step_of
 from runner.signals import hold_signals
 from runner.system import CompletedCommand
 from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box

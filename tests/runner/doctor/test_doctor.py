@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runner.project import read_dotenv, update_dotenv
-from tests.runner.targets.docker_stand_in import own_settings
+from runner.project import read_dotenv
+from tests.runner.targets.docker_stand_in import INFO, DockerStandIn, own_settings
+
+OLD_ENGINE = json.dumps({**INFO, "ServerVersion": "18.09.1"})
 
 
 @pytest.fixture
@@ -62,10 +66,8 @@ class TestFix:
         """With COMPOSE_FILE in .env, Compose no longer reads it by default."""
         (checkout / "docker-compose.override.yml").write_text("services: {}\n")
         type_("runner doctor --fix")
-        assert (
-            read_dotenv(checkout)["COMPOSE_FILE"]
-            == "docker-compose.yml:docker-compose.override.yml"
-        )
+        files = read_dotenv(checkout)["COMPOSE_FILE"]
+        assert files == "docker-compose.yml:docker-compose.override.yml"
         assert type_("runner doctor").exit_code == 0
 
     def test_keys_and_comments_are_kept(self, type_, docker, checkout) -> None:
@@ -79,39 +81,44 @@ class TestFix:
         assert "s3cret" not in result.stdout + result.stderr
         assert [name.name for name in checkout.glob(".env*")] == [".env"]
 
-    def test_comment_that_is_not_utf8_is_kept(self, checkout) -> None:
-        (checkout / ".env").write_bytes(b"# cl\xe9\nA=b\n")
-        assert read_dotenv(checkout) == {"A": "b"}
-        update_dotenv(checkout, {"A": "c"})
-        assert (checkout / ".env").read_bytes() == b"# cl\xe9\nA=c\n"
-
-    def test_new_dotenv_is_private(self, checkout) -> None:
-        update_dotenv(checkout, {"HOST_UID": "1"})
-        assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
-
 
 class TestFindings:
     def test_prepared_checkout_has_no_errors(self, type_, docker, found) -> None:
         type_("runner doctor --fix")
         assert found("error") == []
         messages = " ".join(found("ok"))
-        for text in (
-            "Docker engine 20.10.24",
-            "Compose 1.29.2",
-            "recipes: quickstart, warm",
-            "GB free",
-        ):
+        versions = ("Docker engine 20.10.24", "Compose 1.29.2")
+        for text in (*versions, "recipes: quickstart, warm", "GB free"):
             assert text in messages
 
-    def test_missing_engine_is_a_warning_if_the_host_can_train(self, docker, found) -> None:
-        docker.without_engine()
+    @pytest.mark.parametrize(
+        ("prepare", "severity", "message"),
+        [
+            (DockerStandIn.without_engine, "warning", "no Docker engine answers"),
+            (lambda docker: docker.with_gpus("H100", "H100"), "ok", "GPUs: 2 x H100"),
+            (
+                lambda docker: docker.with_gpus("H100", toolkit=False),
+                "warning",
+                "Docker has no access to the GPUs",
+            ),
+            (
+                lambda docker: docker.answer("compose_version", "1.25.0\n"),
+                "warning",
+                "older than 1.29",
+            ),
+            (
+                lambda docker: docker.answer("info.json", OLD_ENGINE),
+                "warning",
+                "18.09.1 is older than 20",
+            ),
+        ],
+    )
+    def test_docker_that_lacks_something(
+        self, docker, found, prepare: Callable[[DockerStandIn], None], severity: str, message: str
+    ) -> None:
+        prepare(docker)
+        assert any(message in found_message for found_message in found(severity))
         assert found("error") == []
-        assert any("no Docker engine answers" in message for message in found("warning"))
-
-    def test_engine_without_the_gpu_toolkit(self, docker, found) -> None:
-        docker.with_gpus("NVIDIA H100", "NVIDIA H100", toolkit=False)
-        assert "GPUs: 2 x NVIDIA H100" in found("ok")
-        assert any("Docker has no access to the GPUs" in message for message in found("warning"))
 
     def test_container_reports_the_gpus_it_sees(self, docker, found) -> None:
         docker.with_gpus("NVIDIA H100", "NVIDIA H100")
@@ -123,26 +130,20 @@ class TestFindings:
         docker.answer("no_image", "")
         assert any("build the image to test it" in message for message in found("ok"))
 
-    def test_old_compose(self, docker, found) -> None:
-        docker.answer("compose_version", "1.25.0\n")
-        assert any("older than 1.29" in message for message in found("warning"))
-
     def test_invalid_recipe_with_its_line(self, type_, docker, checkout) -> None:
         path = checkout / "configs" / "warm.yaml"
         path.write_text(path.read_text().replace("max_steps", "max_step"))
         findings = json.loads(type_("runner doctor --json").stdout)
         finding = next(f for f in findings if "unknown key" in f["message"])
-        assert (finding["file"], finding["line"], finding["severity"]) == (
-            "configs/warm.yaml",
-            6,
-            "error",
-        )
+        place = (finding["file"], finding["line"])
+        assert (place, finding["severity"]) == (("configs/warm.yaml", 6), "error")
         assert "did you mean 'train.max_steps'?" in finding["message"]
         assert "configs/warm.yaml:6: " in type_("runner doctor").stdout
 
-    def test_missing_compose_file(self, docker, checkout, found) -> None:
-        (checkout / "docker-compose.gpu.yml").unlink()
-        assert "docker-compose.gpu.yml is missing" in found("error")
+    @pytest.mark.parametrize("name", ["docker-compose.gpu.yml", "Dockerfile"])
+    def test_missing_file_of_the_checkout(self, docker, checkout, found, name: str) -> None:
+        (checkout / name).unlink()
+        assert f"{name} is missing" in found("error")
 
     def test_folder_of_a_different_user(self, docker, checkout, found, monkeypatch) -> None:
         (checkout / "volumes" / "data").mkdir(parents=True)
@@ -151,8 +152,6 @@ class TestFindings:
 
     @pytest.mark.parametrize(("free", "severity"), [(0.5, "error"), (5, "warning"), (50, "ok")])
     def test_free_space(self, docker, found, monkeypatch, free: float, severity: str) -> None:
-        import shutil
-
         usage = shutil.disk_usage("/")._replace(free=int(free * 1024**3))
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         assert any("B free on the disk" in message for message in found(severity))
@@ -160,8 +159,6 @@ class TestFindings:
     def test_free_space_on_the_disk_of_another_volume(
         self, docker, found, cli, checkout, tmp_path, monkeypatch
     ) -> None:
-        import shutil
-
         elsewhere = Path("/dev/shm")  # another disk; the folder does not exist yet
         if not elsewhere.is_dir() or elsewhere.stat().st_dev == checkout.stat().st_dev:
             pytest.skip("there is only one disk")
@@ -172,22 +169,3 @@ class TestFindings:
         )
         assert "0 bytes free on the disk of checkpoints, /dev/shm" in found("error")
         assert "1.1 TB free on the disk of the checkout" in found("ok")
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        ("A=b", "b"),
-        ("export A=b", "b"),
-        ("A='b c'", "b c"),
-        ('A="b"', "b"),
-        ("A=b # why", "b"),
-        ('A="b # c" # why', "b # c"),
-        ("A='b' ", "b"),
-        ("A = b", "b"),
-        ("A=", ""),
-    ],
-)
-def test_dotenv_syntax(tmp_path, line: str, value: str) -> None:
-    (tmp_path / ".env").write_text(f"# A=no\n{line}\n")
-    assert read_dotenv(tmp_path) == {"A": value}

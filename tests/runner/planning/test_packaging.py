@@ -23,28 +23,16 @@ from runner.planning.packaging import list_files, make_omitted_test, setup_files
 from runner.project import git_state
 from runner.request import UserCommand
 
-FILES = {
+RULES = {
     ".gitignore": "*.pt\n/data/\n!keep.pt\n",
-    "train.py": "x",
-    "keep.pt": "x",
-    "a.pt": "x",
-    "data/big.bin": "x",
-    "lib/data/used.txt": "x",
     "lib/.gitignore": "*.log\n!keep.log\n",
-    "lib/a.log": "x",
-    "lib/keep.log": "x",
-    "lib/deep/b.log": "x",
     "lib/deep/.gitignore": "!b.log\n",
-    "lib/__pycache__/x.pyc": "x",
-    ".env": "TOKEN=s3cret",
-    ".env.example": "TOKEN=",
-    "name with ä space.txt": "x",
 }
-
-SHIPPED = {
-    ".gitignore", "train.py", "keep.pt", "lib/data/used.txt", "lib/.gitignore", "lib/keep.log",
-    "lib/deep/b.log", "lib/deep/.gitignore", ".env.example", "name with ä space.txt",
-}  # fmt: skip
+SHIPPED = [
+    "train.py", "keep.pt", "lib/data/used.txt", "lib/keep.log", "lib/deep/b.log", ".env.example",
+    "name with ä space.txt",
+]  # fmt: skip
+IGNORED = ["a.pt", "data/big.bin", "lib/a.log", "lib/__pycache__/x.pyc", ".env"]
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -55,12 +43,8 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def git(folder: Path, *words: str) -> None:
-    subprocess.run(
-        ["git", "-c", "user.name=n", "-c", "user.email=e", *words],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    command = ["git", "-c", "user.name=n", "-c", "user.email=e", *words]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture(params=["git", "walk"])
@@ -77,18 +61,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, 
 
 
 def test_nested_gitignore_files(make: Callable[..., Path]) -> None:
-    assert set(list_files(make(FILES)).sizes) == SHIPPED
-
-
-def test_dockerignore_patterns_start_at_the_folder(make: Callable[..., Path]) -> None:
-    files = {
-        ".dockerignore": "out\n**/*.tmp\n!b.tmp\n",
-        "out/a": "x",
-        "sub/out/a": "x",
-        "sub/a.tmp": "x",
-        "b.tmp": "x",
-    }
-    assert set(list_files(make(files)).sizes) == {".dockerignore", "sub/out/a", "b.tmp"}
+    folder = make({**RULES, **dict.fromkeys([*SHIPPED, *IGNORED], "x")})
+    assert set(list_files(folder).sizes) == {*RULES, *SHIPPED}
 
 
 def test_dockerignore_of_the_checkout_is_for_the_image(make: Callable[..., Path]) -> None:
@@ -212,6 +186,7 @@ def test_credentials_are_uploaded_if_dockerignore_asks_for_them(make: Callable[.
         ("a/**\nsrc/?.py\n", {"a.py", "src/lib/n.py"}),
         ("/src/\n./a\n", {"a.py"}),
         ("# a.py\n  src/lib  \n[a-b]\n", {"a.py", "src/m.py"}),
+        ("lib\n**/*.py\n!src/lib/n.py\n", {"a/b/c/deep.bin", "a/b/other.txt", "src/lib/n.py"}),
         ("src\n!src/lib\nsrc/lib/n.py\n", {"a.py", "a/b/c/deep.bin", "a/b/other.txt"}),
     ],
 )
@@ -239,16 +214,9 @@ def test_byte_order_mark_of_a_gitignore(make: Callable[..., Path]) -> None:
 def test_rules_above_the_folder_apply_in_a_repository_of_another_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {
-        ".gitignore": "data/\n*.bin\n",
-        "train/a.py": "x",
-        "train/keep.txt": "x",
-        "train/data/big.txt": "x",
-        "train/x.bin": "x",
-        "train/deep/.gitignore": "!y.bin\n",
-        "train/deep/y.bin": "x",
-    }
-    folder = write(tmp_path / "r", files)
+    names = ("a.py", "keep.txt", "data/big.txt", "x.bin", "deep/y.bin")
+    rules = {".gitignore": "data/\n*.bin\n", "train/deep/.gitignore": "!y.bin\n"}
+    folder = write(tmp_path / "r", {**rules, **{f"train/{name}": "x" for name in names}})
     git(folder, "init", "-q")
     (folder / ".git/info/exclude").write_text("keep.txt\n")
     expected = {"a.py", "deep/.gitignore", "deep/y.bin"}
@@ -444,10 +412,8 @@ def test_folder_that_its_repository_ignores_is_uploaded(tmp_path: Path) -> None:
 
 
 def test_nested_repository_is_uploaded_without_its_history(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path / "f",
-        {"a.py": "x", "inner/.gitignore": "*.pt\n", "inner/b.py": "x", "inner/c.pt": "x"},
-    )
+    inner = {"inner/.gitignore": "*.pt\n", "inner/b.py": "x", "inner/c.pt": "x"}
+    folder = write(tmp_path / "f", {"a.py": "x", **inner})
     git(folder / "inner", "init", "-q")
     git(folder, "init", "-q")
     assert set(list_files(folder).sizes) == {"a.py", "inner/.gitignore", "inner/b.py"}
@@ -477,12 +443,10 @@ def test_many_files_next_to_a_large_ignored_folder_are_listed_fast(
     kind: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "f", {".gitignore": "data/\n"})
-    for number in range(200):
-        (folder / "src" / str(number)).mkdir(parents=True)
-        (folder / "data" / str(number)).mkdir(parents=True)
+    for parent in (folder / top / str(n) for top in ("src", "data") for n in range(200)):
+        parent.mkdir(parents=True)
         for name in range(25):
-            (folder / "src" / str(number) / f"{name}.py").touch()
-            (folder / "data" / str(number) / f"{name}.bin").touch()
+            (parent / f"{name}.py").touch()
     if kind == "git":
         git(folder, "init", "-q")
     began = time.process_time()
@@ -493,20 +457,12 @@ def test_many_files_next_to_a_large_ignored_folder_are_listed_fast(
 
 
 def test_files_that_a_requirements_file_names_belong_to_the_setup(tmp_path: Path) -> None:
-    for name, text in {
+    named = {
         "requirements.txt": "-r requirements/base.txt\n-c limits.txt  # pins\nsix\n",
         "requirements/base.txt": "-r more.txt\n./wheel.whl\n-r ../../outside.txt\n",
         "requirements/more.txt": "-r base.txt\n",
         "requirements/wheel.whl": "",
         "limits.txt": "",
-        "unnamed.txt": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert set(setup_files(tmp_path, ("pip install -r requirements.txt",))) == {
-        "requirements.txt",
-        "requirements/base.txt",
-        "requirements/more.txt",
-        "requirements/wheel.whl",
-        "limits.txt",
     }
+    write(tmp_path, {**named, "unnamed.txt": ""})
+    assert set(setup_files(tmp_path, ("pip install -r requirements.txt",))) == {*named}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-import os
-import subprocess
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ from runner.request import (
     TargetOptions,
     TrainRequest,
 )
-from runner.runs.store import is_dataset_ready
+from runner.runs.volume import is_dataset_ready
 from runner.target import LocalVolume
 from tests.runner.fake_target import change_state
 
@@ -42,6 +39,7 @@ SETTINGS = Recipe.model_validate(
 
 RECIPE = Path("/home/me/gpt/configs/warm.yaml")
 TRAIN = TrainRequest(run="warm", recipe=RECIPE, settings=SETTINGS)
+SAMPLE = SampleRequest(run="warm")
 
 VOLUMES = tuple(
     Volume(name, f"/home/me/gpt/volumes/{name}", f"/vol/{name}")
@@ -81,14 +79,8 @@ class TestPurity:
         def fail(*_: object, **__: object) -> None:
             raise AssertionError("a plan has no side effects")
 
-        for module, name in (
-            (subprocess, "Popen"),
-            (os, "stat"),
-            (os, "mkdir"),
-            (os, "open"),
-            (builtins, "open"),
-        ):
-            monkeypatch.setattr(module, name, fail)
+        for name in ("subprocess.Popen", "os.stat", "os.mkdir", "os.open", "builtins.open"):
+            monkeypatch.setattr(name, fail)
         made = plan(request=PrepareRequest(run="p", recipe=RECIPE, source="/home/me/texts/a.txt"))
         rows(made)
         monkeypatch.undo()
@@ -107,26 +99,14 @@ class TestPurity:
 class TestCommand:
     def test_training(self) -> None:
         command = plan(overrides=("lr=1e-3",), device="cpu").process.command
-        assert command == (
-            "python",
-            "-m",
-            "model.train",
-            "configs/warm.yaml",
-            "lr=1e-3",
-            "--name",
-            "warm",
-            "--device",
-            "cpu",
-        )
+        words = "python -m model.train configs/warm.yaml lr=1e-3 --name warm --device cpu"
+        assert command == tuple(words.split())
 
-    def test_several_gpus_are_processes_under_torchrun(self) -> None:
-        command = plan(replace(CONTAINER, gpus=8), gpus=8).process.command
-        assert command[:4] == ("torchrun", "--standalone", "--nproc-per-node=8", "-m")
-        assert command[4:6] == ("--", "model.train")
-
-    def test_torchrun_waits_for_a_checkpoint(self) -> None:
-        environment = dict(plan(replace(CONTAINER, gpus=2), gpus=2).process.environment)
-        assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
+    def test_several_gpus_are_processes_under_torchrun_which_waits_for_a_checkpoint(self) -> None:
+        process = plan(replace(CONTAINER, gpus=8), gpus=8).process
+        words = "torchrun --standalone --nproc-per-node=8 -m -- model.train"
+        assert process.command[:6] == tuple(words.split())
+        assert dict(process.environment)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
         assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in dict(plan().process.environment)
 
     def test_python_path_of_the_user_comes_after_the_packages_of_the_job(self) -> None:
@@ -139,21 +119,27 @@ class TestCommand:
             made = plan(state, target_options=options).process
             assert dict(made.environment)["PYTHONPATH"] == expected
 
-    def test_prepare_names_no_run(self) -> None:
-        request = PrepareRequest(run="prepare-letters", recipe=RECIPE, settings=SETTINGS)
-        command = plan(request=request).process.command
-        assert command == ("python", "-m", "corpus.prepare", "configs/warm.yaml")
-
-    def test_sample_reads_a_run_and_no_recipe(self) -> None:
-        state = change_state(CONTAINER, step=100)
-        request = SampleRequest(run="warm", overrides=("temperature=0.5",))
-        command = plan(state, request).process.command
-        assert command == ("python", "-m", "serving.sample", "temperature=0.5", "--name", "warm")
-
-    def test_export_is_written_to_the_folder_of_the_run(self) -> None:
-        state = change_state(CONTAINER, step=100)
-        command = plan(state, ExportRequest(run="warm")).process.command
-        assert command[-2:] == ("--output", "/vol/checkpoints/warm/huggingface")
+    @pytest.mark.parametrize(
+        ("request_", "words"),
+        [
+            (
+                PrepareRequest(run="prepare-letters", recipe=RECIPE, settings=SETTINGS),
+                "corpus.prepare configs/warm.yaml",
+            ),
+            (
+                SampleRequest(run="warm", overrides=("temperature=0.5",)),
+                "serving.sample temperature=0.5 --name warm",
+            ),
+            (
+                ExportRequest(run="warm"),
+                "serving.export --name warm --output /vol/checkpoints/warm/huggingface",
+            ),
+            (BenchmarkRequest(run="roofline"), "bench.roofline"),
+        ],
+    )
+    def test_other_jobs(self, request_: Request, words: str) -> None:
+        command = plan(change_state(CONTAINER, step=100), request_).process.command
+        assert command == ("python", "-m", *words.split())
 
     def test_json_is_passed_on(self) -> None:
         assert plan(as_json=True).process.command[-1] == "--json"
@@ -161,26 +147,20 @@ class TestCommand:
     def test_the_record_gets_the_launch(self) -> None:
         state = replace(CONTAINER, gpus=2, git=(("commit", "abc"), ("dirty", True)))
         launch = json.loads(dict(plan(state, gpus=2).process.environment)["RUN_LAUNCH"])
-        assert launch == {
-            "target": "local",
-            "gpu": "2",
-            "recipe": "warm",
-            "image": "gpt",
-            "git": {"commit": "abc", "dirty": True},
-        }
-
-    def test_a_benchmark_needs_neither_recipe_nor_run(self) -> None:
-        made = plan(request=BenchmarkRequest(run="roofline"))
-        assert made.process.command[-2:] == ("-m", "bench.roofline")
+        git = {"commit": "abc", "dirty": True}
+        expected = {"target": "local", "gpu": "2", "recipe": "warm", "image": "gpt", "git": git}
+        assert launch == expected
 
 
 class TestPaths:
     """A path is the same on every target, so that a run can be resumed on a different one."""
 
     @pytest.mark.parametrize("state", [HOST, CONTAINER])
-    def test_a_path_in_the_checkout_is_relative_to_it(self, state: TargetState) -> None:
+    def test_only_a_path_in_the_checkout_is_relative_to_it(self, state: TargetState) -> None:
         made = plan(state, overrides=("data.source=/home/me/gpt/texts/a.txt",))
         assert made.overrides == ("data.source=texts/a.txt",)
+        outside = ("data.source=/home/me/texts/*.jsonl",)
+        assert plan(state, overrides=outside).overrides == outside
 
     def test_names_of_the_hub_are_not_paths(self, tmp_path: Path) -> None:
         (tmp_path / "gpt2").mkdir()
@@ -188,16 +168,9 @@ class TestPaths:
         assert path_in("source=gpt2") == "gpt2"
         assert path_in("train.init_from=./gpt2") == "./gpt2"
 
-    @pytest.mark.parametrize("state", [HOST, CONTAINER])
-    def test_a_path_outside_keeps_its_name(self, state: TargetState) -> None:
-        made = plan(state, overrides=("data.source=/home/me/texts/*.jsonl",))
-        assert made.overrides == ("data.source=/home/me/texts/*.jsonl",)
-
-    def test_its_folder_is_mounted_read_only(self) -> None:
-        made = plan(overrides=("data.source=/home/me/texts/*.jsonl",))
-        assert made.volumes[-1] == Volume(
-            "mount", "/home/me/texts", "/home/me/texts", writable=False
-        )
+    def test_a_folder_outside_is_mounted_read_only(self) -> None:
+        mount = plan(overrides=("data.source=/home/me/texts/*.jsonl",)).volumes[-1]
+        assert mount == Volume("mount", "/home/me/texts", "/home/me/texts", writable=False)
 
     @pytest.mark.parametrize("key", ["data.source", "source"])
     def test_text_is_not_needed_on_a_different_machine_once_the_dataset_is_ready(
@@ -228,6 +201,10 @@ class TestPaths:
             plan(change_state(CONTAINER, step=1), request)
 
 
+IF_SECRET_HAS_IT = ", if the secret mine has WANDB_API_KEY; else to wandb/ in its folder"
+OFFLINE = ", offline in its folder: WANDB_API_KEY is neither in the environment nor .env"
+
+
 class TestSteps:
     @pytest.mark.parametrize(
         ("changes", "step"),
@@ -236,10 +213,7 @@ class TestSteps:
             ({"step": 50}, "resumes from step 50 of 100"),
             ({"step": 100}, "finished at step 100: shows its sample; --name starts a new run"),
             ({"is_dataset_ready": False}, "prepares the dataset letters first"),
-            (
-                {"image": ImageState("gpt", is_built=False)},
-                "builds the image first (some minutes, once)",
-            ),
+            ({"image": ImageState("gpt", False)}, "builds the image first (some minutes, once)"),
         ],
     )
     def test_of_a_training(self, changes: dict[str, object], step: str) -> None:
@@ -273,16 +247,8 @@ class TestSteps:
             (("WANDB_API_KEY",), {}, ""),
             ((), {"forwarded_env": ("WANDB_API_KEY",)}, ""),
             ((), {"environment": (("WANDB_API_KEY", "x"),)}, ""),
-            (
-                (),
-                {"modal_secrets": ("mine",)},
-                ", if the secret mine has WANDB_API_KEY; else to wandb/ in its folder",
-            ),
-            (
-                (),
-                {},
-                ", offline in its folder: WANDB_API_KEY is neither in the environment nor .env",
-            ),
+            ((), {"modal_secrets": ("mine",)}, IF_SECRET_HAS_IT),
+            ((), {}, OFFLINE),
         ],
     )
     def test_tracker_step_names_the_destination_of_the_data(
@@ -309,55 +275,41 @@ class TestSteps:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("changes", "request_", "message", "code"),
+        ("changes", "of_request", "message", "code"),
         [
+            ({"missing_modules": ("torch",)}, {}, "install it:\n  pip install t\n", 1),
             (
-                {"missing_modules": ("torch",), "install_command": "pip install t"},
-                TRAIN,
-                "install it:\n  pip install t\n",
-                1,
-            ),
-            (
-                {"missing_modules": ("numpy", "torch"), "install_command": "pip install t"},
-                TRAIN,
+                {"missing_modules": ("numpy", "torch")},
+                {},
                 "needs numpy, torch, which this Python lacks; install them:\n  pip install t\n",
                 1,
             ),
-            ({"active": "running on local"}, TRAIN, "runner stop warm", 1),
+            ({"active": "running on local"}, {}, "runner stop warm", 1),
             (
                 {"gpus": 0},
-                replace(TRAIN, gpus=4),
+                {"gpus": 4},
                 "--gpu 4: local has no GPUs; remove --gpu, or add --device cpu for 4 processes",
                 2,
             ),
-            ({"gpus": 1}, replace(TRAIN, gpus=4), "--gpu 4: local has 1 GPU; use fewer", 2),
-            (
-                {"gpus": 0, "gpu_remedy": "do this"},
-                replace(TRAIN, gpus=2),
-                "local has no GPUs; do this",
-                2,
-            ),
-            (
-                {"is_container": False},
-                replace(TRAIN, gpus=2, device="mps"),
-                "mps is a single GPU",
-                2,
-            ),
-            ({}, replace(TRAIN, device="mps"), "which local can't use; run `runner host`", 2),
-            ({}, SampleRequest(run="warm"), "has no checkpoint yet", 102),
+            ({"gpus": 1}, {"gpus": 4}, "--gpu 4: local has 1 GPU; use fewer", 2),
+            ({"gpus": 0, "gpu_remedy": "do this"}, {"gpus": 2}, "local has no GPUs; do this", 2),
+            ({"is_container": False}, {"gpus": 2, "device": "mps"}, "mps is a single GPU", 2),
+            ({}, {"device": "mps"}, "which local can't use; run `runner host`", 2),
+            ({}, {"request": SAMPLE}, "has no checkpoint yet", 102),
             (
                 {"record": RunRecord("warm", status=RunStatus.FINISHED)},
-                SampleRequest(run="warm"),
+                {"request": SAMPLE},
                 "runner local /home/me/gpt/volumes/checkpoints/warm/recipe.yaml --name warm-2",
                 102,
             ),
         ],
     )
     def test_impossible_launch(
-        self, changes: dict[str, Any], request_: Request, message: str, code: int
+        self, changes: dict[str, Any], of_request: dict[str, Any], message: str, code: int
     ) -> None:
+        state = change_state(CONTAINER, install_command="pip install t", **changes)
         with pytest.raises(RunnerError) as caught:
-            plan(change_state(CONTAINER, **changes), request_)
+            plan(state, **of_request)
         assert message in caught.value.message
         assert caught.value.exit_code == code
 

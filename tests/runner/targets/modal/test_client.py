@@ -156,7 +156,7 @@ def test_commands_name_the_missing_proxy_package(
     proxy_packages: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     requests: list[str] = []
-    monkeypatch.setattr("runner.pricing.gpus._fetch_rates", lambda: requests.append("prices"))
+    monkeypatch.setattr("runner.planning.gpus._fetch_rates", lambda: requests.append("prices"))
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HTTPS_PROXY": PROXY}
     environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
@@ -182,7 +182,7 @@ def test_volume_is_read_from_the_reachable_server(
 def test_launch_offline_fails_before_the_client_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.pricing.gpus._fetch_rates", lambda: {})
+    monkeypatch.setattr("runner.planning.gpus._fetch_rates", lambda: {})
     monkeypatch.setattr(
         "modal.Volume.from_name", lambda *_, **__: pytest.fail("the client was used")
     )

@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from runner.errors import RunnerError
-from runner.pricing.gpus import BUILT_IN_PRICES
+from runner.planning.gpus import BUILT_IN_PRICES
 from runner.targets.modal.sandbox import parse_shell_gpus, shell_price
 from tests.runner.targets.modal.conftest import CloudFixture, train_here
 

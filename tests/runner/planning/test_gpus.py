@@ -1,4 +1,4 @@
-"""Tests of prices: the table, the user's file, Modal's live rates."""
+"""Tests of ``--gpu`` and of prices: the table, the user's file, Modal's live rates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,55 @@ from pathlib import Path
 import pytest
 
 from job.exit_status import RecipeError
+from job.machine import datasheet_flops
 from job.paths import CHECKOUT
 from runner.errors import RunnerError
-from runner.pricing import gpus
-from runner.pricing.gpus import GpuRequest, RentedMachine
+from runner.planning import gpus
+from runner.planning.gpus import BY_NAME, GpuRequest, RentedMachine, parse_gpus
 from tests.runner.targets.modal.conftest import make_checkout, open_cloud
 
 RATES = {"gpu_hour_cost_h100": "3.33", "cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.01"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("H100", GpuRequest(("H100",), 1)),
+        ("h100:8", GpuRequest(("H100",), 8)),
+        ("H100!:2,B200+:2", GpuRequest(("H100!", "B200+"), 2)),
+        ("a100-80gb, L40S", GpuRequest(("A100-80GB", "L40S"), 1)),
+    ],
+)
+def test_alternatives_keep_their_order(text: str, expected: GpuRequest) -> None:
+    assert parse_gpus(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("H1000", "did you mean 'H100'?"),
+        ("A10080GB", "did you mean 'A100-80GB'?"),
+        ("rtx6000", "did you mean 'RTX-PRO-6000'?"),
+        ("abacus", "Modal has T4, L4"),
+        ("H100:9", "1 to 8 H100 GPUs, not 9; for more, add --nodes"),
+        ("A10:5", "1 to 4 A10"),
+        ("H100:two", "use H100:2"),
+        ("H100:²", "invalid GPU count in 'H100:²'; use H100:2"),
+        ("H100:99999999999", "invalid GPU count"),
+        ("H100:0", "not 0"),
+        ("8", "'8' is a number of GPUs without a type; write both: H100:8"),
+        ("H100:8,A100:4", "use H100:8,A100:8"),
+    ],
+)
+def test_error_names_the_valid_spelling(text: str, part: str) -> None:
+    with pytest.raises(RunnerError) as caught:
+        parse_gpus(text)
+    assert part in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_every_gpu_has_a_peak_for_the_trainer() -> None:
+    assert all(datasheet_flops(name) for name in BY_NAME)
 
 
 def test_price_counts_gpus_cores_memory_and_nodes() -> None:
@@ -37,13 +79,11 @@ def test_region_raises_the_price(region: str | None, factor: float) -> None:
 
 def test_user_file_replaces_lines_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text("date: 2026-11-20\nh100: 3.00\nCPU: 0\nMEMORY: 0\n")
-    found = gpus.current_prices(tmp_path, {"HOME": str(tmp_path)})
-    assert gpus.usd_per_hour(RentedMachine(GpuRequest(("H100",), 2), 4.0, 8.0), prices=found) == {
-        "H100": 6.0
-    }
-    assert found.table["L4"] == gpus.PRICE_TABLE["L4"]
-    assert "2026-11-20" in found.source
-    assert "prices.yaml" in found.source
+    prices = gpus.current_prices(tmp_path, {"HOME": str(tmp_path)})
+    machine = RentedMachine(GpuRequest(("H100",), 2), 4.0, 8.0)
+    assert gpus.usd_per_hour(machine, prices=prices) == {"H100": 6.0}
+    assert prices.table["L4"] == gpus.PRICE_TABLE["L4"]
+    assert f"{tmp_path}/prices.yaml of 2026-11-20" in prices.source
 
 
 def test_nearest_price_file_applies(tmp_path: Path) -> None:
@@ -63,17 +103,9 @@ def test_nearest_price_file_applies(tmp_path: Path) -> None:
 
 
 def test_live_rates_replace_the_table_if_plausible(tmp_path: Path) -> None:
-    rates = {
-        "gpu_hour_cost_h100": 3.5,
-        "gpu_hour_cost_a100_80gb": 2.4,
-        "gpu_hour_cost_a10g": 1.0,
-    }
-    rates |= {
-        "cpu_hour_cost": 0.04,
-        "gpu_hour_cost_l4": 0.8 / 60,
-        "gpu_hour_cost_x": 1.0,
-        "egress_gib_cost": 0,
-    }
+    by_gpu = {"h100": 3.5, "a100_80gb": 2.4, "a10g": 1.0, "l4": 0.8 / 60, "x": 1.0}
+    rates = {f"gpu_hour_cost_{name}": rate for name, rate in by_gpu.items()}
+    rates |= {"cpu_hour_cost": 0.04, "egress_gib_cost": 0}
     live = gpus.prices_from_rates(rates, datetime.date(2026, 11, 21))
     assert live is not None
     assert [live.table[name] for name in ("H100", "H100!", "A100-80GB", "A10", "CPU")] == [
@@ -92,10 +124,7 @@ def test_live_rates_replace_the_table_if_plausible(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("L4: 1\nH1000: 2\n", "prices.yaml:2: unknown GPU type 'H1000'; did you mean 'H100'?"),
-        (
-            "H100: cheap\n",
-            "prices.yaml:1: H100: 'cheap' is not a price; write dollars per hour, H100: 3.50",
-        ),
+        ("H100: cheap\n", "1: H100: 'cheap' is not a price; write dollars per hour, H100: 3.50"),
         ("H100: -1\n", "prices.yaml:1: H100: -1 is not a price"),
         ("date: today\n", "prices.yaml:1: date: 'today' is not a date; write 2026-11-20"),
         ("- H100\n", "prices.yaml: expected a mapping with lines like `H100: 3.50`"),
@@ -144,7 +173,7 @@ def test_hanging_modal_delays_neither_the_plan_nor_the_exit() -> None:
     """The interpreter waits for threads of an executor at its exit, but not for a daemon."""
     program = (
         "import time\n"
-        "from runner.pricing import gpus\n"
+        "from runner.planning import gpus\n"
         "gpus.LIVE_PRICES_TIMEOUT_S, gpus._fetch_rates = 0.1, lambda: time.sleep(600)\n"
         "print(gpus.live_prices())\n"
     )

@@ -204,11 +204,22 @@ def current_prices(
 
     Raises RunnerError or RecipeError, exit status 2, naming the invalid line.
     """
-    path = find_price_file(checkout, environ)
-    return base if path is None else read_price_file(path, base)
+    path = _find_price_file(checkout, environ)
+    if path is None:
+        return base
+    from job.recipe_loader import read_yaml  # yaml is slow to import
+
+    source = read_yaml(path, "expected a mapping with lines like `H100: 3.50`")
+    date = source.tree.pop("date", None)
+    if date is not None and not isinstance(date, datetime.date):
+        raise usage(f"{source.where('date')}: date: {date!r} is not a date; write 2026-11-20")
+    own = {_name(name, source): _price(name, value, source) for name, value in source.tree.items()}
+    day = f" of {date}" if date is not None else ", without a date"
+    rest = "" if own.keys() >= PRICE_TABLE.keys() else f", else {base.source}"
+    return Prices({**base.table, **own}, f"{path}{day}{rest}")
 
 
-def find_price_file(checkout: Path, environ: Mapping[str, str]) -> Path | None:
+def _find_price_file(checkout: Path, environ: Mapping[str, str]) -> Path | None:
     """Return the user's price file, or None. Raises RunnerError if a named one is missing."""
     if named := environ.get(PRICE_FILE_VARIABLE):
         path = Path(named).expanduser()
@@ -220,20 +231,6 @@ def find_price_file(checkout: Path, environ: Mapping[str, str]) -> Path | None:
     config = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME') or '~'}/.config"
     candidates = (checkout / PRICE_FILE, Path(config).expanduser() / "gpt-runner" / PRICE_FILE)
     return next((path for path in candidates if path.is_file()), None)
-
-
-def read_price_file(path: Path, base: Prices = BUILT_IN_PRICES) -> Prices:
-    """Return ``base`` with the lines of the file at ``path``."""
-    from job.recipe_loader import read_yaml  # yaml is slow to import
-
-    source = read_yaml(path, "expected a mapping with lines like `H100: 3.50`")
-    date = source.tree.pop("date", None)
-    if date is not None and not isinstance(date, datetime.date):
-        raise usage(f"{source.where('date')}: date: {date!r} is not a date; write 2026-11-20")
-    own = {_name(name, source): _price(name, value, source) for name, value in source.tree.items()}
-    day = f" of {date}" if date is not None else ", without a date"
-    rest = "" if own.keys() >= PRICE_TABLE.keys() else f", else {base.source}"
-    return Prices({**base.table, **own}, f"{path}{day}{rest}")
 
 
 def _name(name: object, source: Source) -> str:

@@ -27,7 +27,7 @@ from job.memory import (
 from job.schedules import tokens_before
 from runner.console import CliContext, new_table
 from runner.errors import usage
-from runner.pricing.gpus import ASSUMED, BY_NAME, GpuRequest, Prices, RentedMachine, usd_per_hour
+from runner.planning.gpus import ASSUMED, BY_NAME, GpuRequest, Prices, RentedMachine, usd_per_hour
 
 if TYPE_CHECKING:
     from job.recipe import Recipe

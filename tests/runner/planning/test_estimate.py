@@ -1,4 +1,4 @@
-"""Tests of estimates: memory fit, hours, and warnings about limits. They need no account."""
+"""Tests of estimates: memory fit, hours, warnings about limits, and the comparison of GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from job.paths import CHECKOUT
 from job.recipe import Recipe, load
 from runner.cli import main
 from runner.console import CliContext
-from runner.pricing import estimate
+from runner.planning import estimate, gpus
+from runner.planning.estimate import compare_gpus, show_comparison
+from runner.planning.gpus import GPU_TYPES, GpuRequest
 
 
 def recipe(**train: object) -> Recipe:
@@ -76,9 +78,9 @@ def test_advice_names_the_largest_micro_batch_that_fits() -> None:
     assert not estimate.memory_fit(recipe(micro_batch=2 * tight.largest_micro_batch), "T4", 1).fits
 
 
-def test_auto_micro_batch_fits() -> None:
-    for gpu in ("T4", "L4", "H100"):
-        assert estimate.memory_fit(recipe(micro_batch="auto"), gpu, 1).fits
+@pytest.mark.parametrize("gpu", ["T4", "L4", "H100"])
+def test_auto_micro_batch_fits(gpu: str) -> None:
+    assert estimate.memory_fit(recipe(micro_batch="auto"), gpu, 1).fits
 
 
 def test_advice_for_a_network_too_large_for_one_sequence() -> None:
@@ -102,12 +104,8 @@ def test_speed_matches_its_sources() -> None:
     tree = recipe().model_dump()
     tree["model"] |= {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256}
     tree["data"] |= {"tokenizer": "chars"}
-    tree["train"] |= {
-        "max_steps": 5000,
-        "global_batch_tokens": 16384,
-        "micro_batch": 64,
-        "eval_tokens": 1,
-    }
+    tree["train"] |= {"max_steps": 5000, "global_batch_tokens": 16384, "eval_tokens": 1}
+    tree["train"] |= {"micro_batch": 64}
     small = estimate.training_seconds(Recipe.model_validate(tree), "A100-40GB", 1)
     assert 120 < small - estimate.STARTUP_S < 240  # nanoGPT's own: about 3 minutes on an A100
 
@@ -134,19 +132,15 @@ def test_evaluations_count() -> None:
 
 def plan(line: str, home: Path) -> Result:
     """Run ``runner LINE --dry-run`` with the recipes of this checkout, without a Modal token."""
-    cli = CliContext(
-        environ={"PATH": os.environ["PATH"], "HOME": str(home)}, cwd=CHECKOUT, terminal=False
-    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    cli = CliContext(environ=environ, cwd=CHECKOUT, terminal=False)
     return CliRunner().invoke(main, [*line.split(), "--dry-run"], obj=cli)
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "cloud gpt2_124m --gpu T4 --max-cost 5",
-            "--max-cost pays for 0.59% of it, $5.00 of about $844.19",
-        ),
+        ("cloud gpt2_124m --gpu T4 --max-cost 5", "pays for 0.59% of it, $5.00 of about $844.19"),
         ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4% of it, 1d00h of about 41d"),
         ("cloud --max-cost 0.0001", "--max-cost pays for 0.07% of it, $0.0001 of about $0.14"),
         ("cloud --timeout 1s", "--timeout ends after 0.82% of it, 1s of about"),
@@ -166,10 +160,7 @@ def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "cloud gpt2_1558m --gpu T4",
-            "a single sequence does not fit on one T4: it needs about 34 of 16 GB",
-        ),
+        ("cloud gpt2_1558m --gpu T4", "does not fit on one T4: it needs about 34 of 16 GB"),
         ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on one T4"),
         ("cloud --device mps", "--device mps is the GPU of a Mac, which cloud can't use"),
     ],
@@ -178,3 +169,32 @@ def test_impossible_launch_is_refused(line: str, words: str, tmp_path: Path) -> 
     refused = plan(line, tmp_path)
     assert refused.exit_code == 2, refused.stderr
     assert words in refused.stderr
+
+
+def test_fitting_gpus_come_first_and_the_best_are_marked() -> None:
+    every = [GpuRequest((name,)) for name in GPU_TYPES]
+    rows = compare_gpus(recipe(micro_batch=64), every, gpus.BUILT_IN_PRICES)
+    assert len(rows) == len(every)
+    fitting = [row for row in rows if row.fit.fits]
+    assert rows[: len(fitting)] == fitting
+    assert [row.usd for row in fitting] == sorted(row.usd for row in fitting)
+    assert [row for row in rows if row.cheapest] == fitting[:1]
+    assert [row.seconds for row in rows if row.fastest] == [min(row.seconds for row in fitting)]
+    assert all(row.fit.advice for row in rows[len(fitting) :])
+
+
+def test_user_prices_decide_the_order() -> None:
+    table = gpus.Prices({**gpus.PRICE_TABLE, "L4": 0.01, "CPU": 0, "MEMORY": 0}, "mine")
+    rows = compare_gpus(recipe(micro_batch=8), [GpuRequest(("H100",)), GpuRequest(("L4",))], table)
+    assert rows[0].gpu == "L4"
+    assert rows[0].cheapest
+    assert rows[0].usd == pytest.approx(rows[0].seconds / 3600 * 0.01)
+
+
+def test_recipe_without_training_has_no_price_per_token(tmp_path: Path, capsys) -> None:
+    settings = load(CHECKOUT / "configs" / "finetune_shakespeare.yaml", ("max_steps=0",))
+    (row,) = compare_gpus(settings, [GpuRequest(("H100",), 1)], gpus.BUILT_IN_PRICES)
+    assert row.usd_per_billion_tokens is None
+    cli = CliContext(environ={}, cwd=tmp_path, terminal=False)
+    show_comparison(settings, [row], gpus.BUILT_IN_PRICES, cli)
+    assert " - " in capsys.readouterr().out
