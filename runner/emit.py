@@ -43,7 +43,7 @@ class EmittedJob:
     @property
     def label(self) -> str:
         """Return the run's name as a DNS label, which Kubernetes requires."""
-        return re.sub(r"[^a-z0-9-]+", "-", self.run.lower()).strip("-")[:50] or "run"
+        return re.sub(r"[^a-z0-9-]+", "-", self.run.lower())[:50].strip("-") or "run"
 
     @property
     def accelerator(self) -> str:

@@ -23,7 +23,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError, did_you_mean, usage
 from runner.jobs import LaunchArguments
 from runner.launch.execute import confirm, rows, run_plan
-from runner.launch.parse import NO_OPTIONS, split_overrides
+from runner.launch.parse import NO_OPTIONS, check_run_name, split_overrides
 from runner.launch.parse_command import (
     check_program,
     check_setup,
@@ -69,6 +69,9 @@ def run_pipeline(
     pipeline, requested = _read(arguments, checkout, cli.cwd)
     folder = _folder(pipeline, arguments, checkout, cli.cwd)
     name = arguments.name or pipeline.name
+    runs = [f"{name}-{stage}" for stage in pipeline.stages]
+    for run in runs:
+        check_run_name(run)
 
     def plan_steps() -> list[Step]:
         steps: list[Step] = []
@@ -81,7 +84,6 @@ def run_pipeline(
 
     if arguments.dry_run:
         return _run_steps(cli, target, arguments, plan_steps()) or ExitStatus.DONE
-    runs = [f"{name}-{stage}" for stage in pipeline.stages]
     state = target.volumes.cache / STATE_FOLDER / name
     state.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(state) as has_lock:

@@ -1,5 +1,6 @@
 """`runner emit` writes files for other engines; docs/emit.md has the engines' own checks."""
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import yaml
 from click.testing import Result
 
 from runner.console import CliContext
-from runner.emit import PRODUCTS
+from runner.emit import PRODUCTS, EmittedJob
 from runner.planning.gpus import GPU_TYPES
 
 LINE = "runner emit {} quickstart lr=1e-3 --name My_Run --gpu H100:2 --timeout 90m"
@@ -53,6 +54,12 @@ def test_every_engine_gets_image_command_resources_limit_and_restart(
     task = yaml.safe_load(written["dstack"])
     assert task["resources"]["gpu"] == {"name": "H100", "count": 2}
     assert "interruption" in task["retry"]["on_events"]
+
+
+def test_name_of_a_job_is_a_dns_label() -> None:
+    for run in ("My_Run", "a" * 49 + "-b", "_"):
+        label = EmittedJob(run, "image", (), None, 1, 60).label
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label), label
 
 
 def test_zero_gpus_are_refused(type_: Callable[[str], Result]) -> None:

@@ -282,6 +282,7 @@ class TestHost:
             ),
             (("pipeline", "letters.yaml", "--dir", "../none"), "or give another with --dir"),
             (("pipeline", "letters.yaml", "--", "ls"), "appears before --"),
+            (("pipeline", "letters.yaml", "--name", "../up"), "is not a valid run name"),
         ],
     )
     def test_error_is_reported(
