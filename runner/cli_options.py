@@ -30,8 +30,6 @@ class _Amount(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the number in ``value``."""
-        if not isinstance(value, str):
-            return float(value)
         return self._parse(not_empty(value, flag(param)), flag(param))
 
 

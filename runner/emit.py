@@ -56,12 +56,6 @@ class EmittedJob:
         """Return the GPU type without its memory."""
         return self.accelerator.removesuffix("-40GB").removesuffix("-80GB")
 
-    @property
-    def gpu_memory(self) -> dict[str, str]:
-        """Return the memory if it is a part of the type's name."""
-        memory = self.accelerator.removeprefix(self.chip)
-        return {"memory": memory[1:]} if memory else {}
-
 
 def slurm(job: EmittedJob) -> str:
     """Return a batch script for Slurm with the container plugin pyxis."""
@@ -191,6 +185,9 @@ def skypilot(job: EmittedJob) -> str:
 
 def dstack(job: EmittedJob) -> str:
     """Return a task of dstack; a volume of that name must exist (`dstack apply`, type: volume)."""
+    gpu = {"name": job.chip, "count": job.count}
+    if memory := job.accelerator.removeprefix(f"{job.chip}-").removeprefix(job.chip):
+        gpu["memory"] = memory
     task = {
         "type": "task",
         "name": job.label,
@@ -198,9 +195,7 @@ def dstack(job: EmittedJob) -> str:
         "commands": [f"cd /workspace && {shlex.join(job.command)}"],
         "volumes": [{"name": "gpt-runner", "path": "/vol"}],
         "resources": {
-            "gpu": {"name": job.chip, "count": job.count, **job.gpu_memory}
-            if job.gpu
-            else job.count,
+            "gpu": gpu if job.gpu else job.count,
             "cpu": f"{CORES * job.count}..",
             "memory": f"{MEMORY_GB * job.count}GB..",
             "shm_size": "2GB",

@@ -88,9 +88,8 @@ def is_recipe(path: Path, is_own: bool = True) -> bool:
     Other programs keep YAML in ``configs/`` too: a file that is not the project's ``own`` must
     have the section ``train`` or ``data``.
     """
-    if is_pipeline(path) or is_sweep(path):
-        return False
-    return is_own or _has_key(path, "train") or _has_key(path, "data")
+    keys = _keys(path)
+    return not keys & {"stages", "space"} and (is_own or bool(keys & {"train", "data"}))
 
 
 def find_config(name: str, checkout: Path, cwd: Path) -> Path | None:
@@ -147,20 +146,21 @@ def unknown_config(kind: str, name: str, known: Collection[str]) -> str:
 
 def is_pipeline(path: Path) -> bool:
     """Return True if the file is a pipeline: it has stages."""
-    return _has_key(path, "stages")
+    return "stages" in _keys(path)
 
 
 def is_sweep(path: Path) -> bool:
     """Return True if the file is a sweep: it has a space."""
-    return _has_key(path, "space")
+    return "space" in _keys(path)
 
 
-def _has_key(path: Path, key: str) -> bool:
+def _keys(path: Path) -> set[str]:
+    """Return the keys at the top level of a YAML file; none if it is unreadable."""
     try:
         lines = read_file(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return False
-    return any(line.startswith(f"{key}:") for line in lines)
+        return set()
+    return {line.partition(":")[0] for line in lines if ":" in line}
 
 
 def state_folder(project: Path) -> Path:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from job.typed_json import read_object
 from runner.errors import RunnerError
@@ -122,7 +121,10 @@ class System:
         if self.program("docker") is None:
             return Engine(problem="docker is not installed")
         answer = self.call(["docker", "info", "--format", "{{json .}}"])
-        info = _parse_object(answer.out)
+        try:
+            info = read_object(answer.out)
+        except ValueError:
+            info = {}
         if not info.get("ServerVersion"):
             errors = info.get("ServerErrors") or [answer.last_line]
             return Engine(problem=f"no Docker engine answers: {str(errors[0]).strip()}")
@@ -181,10 +183,3 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) ->
         if time.monotonic() > end:
             raise RunnerError(message)
         time.sleep(POLL_INTERVAL_S)
-
-
-def _parse_object(text: str) -> dict[str, Any]:
-    try:
-        return read_object(text)
-    except ValueError:
-        return {}

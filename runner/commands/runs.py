@@ -252,7 +252,7 @@ def queue_command(cli: CliContext, first: str | None, as_json: bool) -> None:
     running = sum(bool(ticket.taken) for ticket in tickets)
     for number, ticket in enumerate(tickets, 1):
         gpus = "running" if ticket.taken == (WHOLE_MACHINE,) else f"GPU {', '.join(ticket.taken)}"
-        state = gpus if ticket.taken else f"place {number - running}"
+        state = gpus if ticket.taken else f"position {number - running}"
         cli.write(f"{state:<12} {ticket.run:<24} {ticket.folder}")
     if not tickets:
         cli.info("no run uses or waits for the GPUs of this machine")

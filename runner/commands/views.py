@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,10 +63,7 @@ def compare_command(
         raise usage(f"compare needs two or more different runs{only}; `runner runs` lists them")
     if png:
         check_matplotlib()
-        if not (folder := (cli.cwd / png).parent).is_dir():
-            raise usage(f"--png {png}: no folder {folder}; create it, or choose a different file")
-        if (cli.cwd / png).exists() and not is_png(cli.cwd / png):
-            raise usage(f"--png {png} exists and is not a PNG; choose a different file")
+        _check_file(f"--png {png}", cli.cwd / png, "curves.png", is_png, "a PNG")
     histories = read_runs(cli, names)
     if as_json:
         cli.json(view.to_json(histories))
@@ -80,6 +77,18 @@ def compare_command(
     if png:
         write_atomically(cli.cwd / png, view.png(histories, axis))
         cli.info(f"written: {png}")
+
+
+def _check_file(
+    option: str, path: Path, example: str, is_replaceable: Callable[[Path], bool], kind: str
+) -> None:
+    """Raise RunnerError, exit status 2, if ``path`` cannot be written or is another file."""
+    if path.is_dir():
+        raise usage(f"{option} is a folder; use {option.rstrip('/')}/{example}")
+    if not path.parent.is_dir():
+        raise usage(f"{option}: no folder {path.parent}; create it, or choose a different file")
+    if path.exists() and not is_replaceable(path):
+        raise usage(f"{option} exists and is not {kind}; choose a different file")
 
 
 @click.command()
@@ -107,14 +116,8 @@ def report_command(cli: CliContext, run: str | None, output: str | None) -> None
     run = select_run(cli, None).state.run if run is None else run
     name = output or f"{run}.html"
     path = cli.cwd / name
-    if name != "-" and path.is_dir():
-        raise usage(f"{name} is a folder; use --output {name.rstrip('/')}/{run}.html")
-    if name != "-" and not path.parent.is_dir():
-        raise usage(
-            f"--output {name}: no folder {path.parent}; create it, or choose a different --output"
-        )
-    if name != "-" and path.exists() and not is_report(path):
-        raise usage(f"{name} exists and is not a report; choose a different --output")
+    if name != "-":
+        _check_file(f"--output {name}", path, f"{run}.html", is_report, "a report")
     (history,) = read_runs(cli, [run], all_samples=True)
     page = html(history, time.time())
     if name == "-":

@@ -214,6 +214,9 @@ def show_finished(
 def rows(plan: Plan) -> list[tuple[str, str]]:
     """Return the names and values of the plan to show, without empty ones."""
     process, detached = plan.process, ", detached" if plan.detach else ""
+    image = plan.image.name if plan.image else ""
+    if plan.image and not plan.image.is_built:
+        image += " (not built yet)"
     one_per_gpu = process.gpus > 1 and process.device != "cpu" and plan.folder is None
     table = [
         ("run", f"{plan.run or 'the newest'} ({plan.job} on {plan.target}{detached})"),
@@ -221,7 +224,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("recipe", plan.recipe or ""),
         ("changed", " ".join(plan.overrides)),
         ("command", shlex.join(process.command)),
-        ("image", _image(plan)),
+        ("image", image),
         ("device", process.device or ""),
         ("processes", f"{process.gpus}, one per GPU" if one_per_gpu else ""),
         ("volumes", "\n".join(_volumes(plan))),
@@ -229,12 +232,6 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         *plan.extra_rows,
     ]
     return [(name, value) for name, value in table if value]
-
-
-def _image(plan: Plan) -> str:
-    if plan.image is None:
-        return ""
-    return plan.image.name + ("" if plan.image.is_built else " (not built yet)")
 
 
 def _volumes(plan: Plan) -> list[str]:

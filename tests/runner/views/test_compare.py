@@ -211,7 +211,7 @@ def test_a_pattern_without_any_runs(type_) -> None:
         ("compare 'sead*'", 102, "no run matches 'sead*'; the runs are cool, warm; `runner runs`"),
         ("compare warm cold", 102, "did you mean 'cool'?"),
         ("compare warm cool --png no/such/x.png", 2, "no folder "),
-        ("compare warm cool --png configs", 2, "exists and is not a PNG"),
+        ("compare warm cool --png configs", 2, "is a folder; use --png configs/curves.png"),
         ("report warm --output no/such/x.html", 2, "no folder "),
         ("report warm --output configs/", 2, "--output configs/warm.html"),
     ],
