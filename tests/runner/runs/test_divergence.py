@@ -28,6 +28,7 @@ from tests.runner.fake_target import FakeTarget
 
 Type = Callable[[str], Result]
 
+TOKEN = {"MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
 LINES = ["runner host warm --dry-run", "runner resume warm --target host --dry-run"]
 
 
@@ -37,7 +38,7 @@ def cloud(cli: CliContext, checkout: Path, tmp_path: Path) -> FakeTarget:
     copies = MirroredRuns(checkout / "volumes" / "checkpoints", "cloud")
     fake = FakeTarget(tmp_path / "remote", name="cloud", copies=copies)
     cli.targets = {"cloud": fake, "host": HostTarget(cli, checkout, has_module=lambda name: True)}
-    cli.environ = {**cli.environ, "MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
+    cli.environ = {**cli.environ, **TOKEN}
     return fake
 
 
@@ -71,11 +72,8 @@ class TestLocalStart:
         cloud.states = [replace(cloud.states[0], status="running", alive=True)]
         refused = type_(line)
         assert refused.exit_code == 1
-        assert (
-            "run 'warm' is running on cloud; stop it first: `runner stop warm`, then"
-            in refused.stderr
-        )
-        assert "`runner pull checkpoints warm`" in refused.stderr
+        commands = "`runner stop warm`, then `runner pull checkpoints warm`"
+        assert f"run 'warm' is running on cloud; stop it first: {commands}" in refused.stderr
 
     @pytest.mark.parametrize("line", LINES)
     def test_an_older_checkpoint_is_not_resumed(
@@ -96,9 +94,8 @@ class TestLocalStart:
         both(None, remote=50)
         refused = type_(LINES[0])
         assert refused.exit_code == 2
-        assert (
-            "is at step 50 on cloud and has no checkpoint on host; copy it first" in refused.stderr
-        )
+        message = "is at step 50 on cloud and has no checkpoint on host; copy it first"
+        assert message in refused.stderr
 
     def test_the_same_and_a_newer_step_are_resumed(
         self, type_: Type, both: Callable[..., Path], cloud: FakeTarget
@@ -143,14 +140,7 @@ class TestLocalStart:
         ("variables", "why"),
         [
             ({}, "this machine has no Modal token"),
-            (
-                {
-                    "MODAL_TOKEN_ID": "a",
-                    "MODAL_TOKEN_SECRET": "b",
-                    "MODAL_SERVER_URL": "http://127.0.0.1:1",
-                },
-                "Modal can't be reached",
-            ),
+            ({**TOKEN, "MODAL_SERVER_URL": "http://127.0.0.1:1"}, "Modal can't be reached"),
         ],
     )
     def test_an_unreachable_remote_is_one_warning(
@@ -190,10 +180,8 @@ class TestMissingRun:
         make_run("warm", step=40)
         refused = type_("runner cloud evaluate --name warm")
         assert refused.exit_code == 102
-        assert (
-            "run 'warm' is on this machine, not on cloud: run `runner host evaluate --name warm`"
-            in refused.stderr
-        )
+        command = "`runner host evaluate --name warm`"
+        assert f"is on this machine, not on cloud: run {command}" in refused.stderr
 
     def test_an_unreachable_remote_is_a_missing_run(
         self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
@@ -214,13 +202,10 @@ class TestRemoteStart:
         folder = make_run("warm", step=50, status="running", created=7.0)
         record = read_record(folder)
         assert record is not None
-        assert local_state(cli, checkout, "warm", record) == RemoteRunState(
-            "host", is_remote=False, step=50
-        )
+        state = RemoteRunState("host", is_remote=False, step=50)
+        assert local_state(cli, checkout, "warm", record) == state
         touch_heartbeat(folder)
-        assert local_state(cli, checkout, "warm", record) == RemoteRunState(
-            "host", is_remote=False, is_active=True, step=50
-        )
+        assert local_state(cli, checkout, "warm", record) == replace(state, is_active=True)
         assert local_state(cli, checkout, "warm", RunRecord("warm", created=8.0)) is None
         assert local_state(cli, checkout, "warm", None) is None
 
@@ -234,9 +219,8 @@ class TestRemoteStart:
         older = local_state(cli, checkout, "warm", replace(record, attempts=[]))
         assert (same and same.ran_since, older and older.ran_since) == (False, True)
         assert older is not None
-        with pytest.raises(
-            RunnerError, match=r"has run on host since, .* `runner push checkpoints warm`"
-        ):
+        message = r"has run on host since, .* `runner push checkpoints warm`"
+        with pytest.raises(RunnerError, match=message):
             refuse_divergence("warm", "cloud", None, older, str(folder))
 
 

@@ -140,6 +140,12 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def flip_a_bit(path: Path) -> None:
+    """Damage a file without changing its size."""
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below the folder, by name."""
     return {

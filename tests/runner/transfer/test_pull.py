@@ -13,6 +13,7 @@ from click.testing import Result
 from tests.runner.transfer.conftest import (
     MIB,
     Cloud,
+    flip_a_bit,
     random_bytes,
     tree,
     write_checkpoint,
@@ -22,25 +23,16 @@ from tests.runner.transfer.conftest import (
 Invoke = Callable[[str], Result]
 
 RECORDS = {
-    "run.json",
-    "recipe.yaml",
-    "log.txt",
-    "metrics.jsonl",
-    "tensorboard/events.out.tfevents.1",
-    "samples/step_00000010.txt",
-    "latest",
+    *("run.json", "recipe.yaml", "log.txt", "metrics.jsonl", "latest"),
+    *("tensorboard/events.out.tfevents.1", "samples/step_00000010.txt"),
 }
 
 CHECKPOINT = {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
 
 
 def test_folder_arrives_complete_with_its_times(invoke: Invoke, cloud: Cloud, local: Path) -> None:
-    contents = {
-        "a/1.bin": random_bytes(9 * MIB),
-        "a/b/2.txt": b"two",
-        "a/empty": b"",
-        "3.txt": b"\0" * 70_000,
-    }
+    contents = {"a/1.bin": random_bytes(9 * MIB), "a/b/2.txt": b"two", "a/empty": b""}
+    contents["3.txt"] = b"\0" * 70_000
     for path, content in contents.items():
         cloud.put("data", path, content)
     result = invoke("runner pull data")
@@ -70,19 +62,15 @@ def test_unchanged_files_are_not_transferred(invoke: Invoke, cloud: Cloud, local
 def test_changed_content_of_the_same_size_is_detected_on_both_sides(
     invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
-    cloud.put("data", "there.txt", b"before")
-    cloud.put("data", "here.txt", b"before")
-    cloud.put("data", "same.txt", b"before")
+    for name in ("there.txt", "here.txt", "same.txt"):
+        cloud.put("data", name, b"before")
     invoke("runner pull data")
     cloud.put("data", "there.txt", b"behind", age=500)
     (local / "data/here.txt").write_bytes(b"edited")
     cloud.forget()
     assert invoke("runner pull data").exit_code == 0
-    assert tree(local / "data") == {
-        "there.txt": b"behind",
-        "here.txt": b"before",
-        "same.txt": b"before",
-    }
+    pulled = {"there.txt": b"behind", "here.txt": b"before", "same.txt": b"before"}
+    assert tree(local / "data") == pulled
     assert cloud.transfers() == ["BlockGet", "BlockGet"]
 
 
@@ -119,10 +107,8 @@ def test_pull_without_a_run_gets_every_run_and_with_all_every_step(
     write_run(cloud.folder("checkpoints") / "one", [10, 20])
     write_run(cloud.folder("checkpoints") / "two", [5])
     assert invoke("runner pull checkpoints").exit_code == 0
-    assert {p.name for p in (local / "checkpoints").glob("*/step_*")} == {
-        "step_00000020",
-        "step_00000005",
-    }
+    steps = {path.name for path in (local / "checkpoints").glob("*/step_*")}
+    assert steps == {"step_00000020", "step_00000005"}
     assert invoke("runner pull checkpoints --all").exit_code == 0
     assert len(list((local / "checkpoints").glob("*/step_*/model.safetensors"))) == 3
     assert (local / "checkpoints/one/profile.bin").exists()
@@ -145,13 +131,11 @@ def test_checkpoint_damaged_on_modal_is_not_published_locally(
     cloud.age("checkpoints")
     assert invoke("runner pull checkpoints warm").exit_code == 0
     write_checkpoint(run, 20)
-    model = run / "step_00000020" / "model.safetensors"
-    model.write_bytes(bytes([model.read_bytes()[0] ^ 1]) + model.read_bytes()[1:])
+    flip_a_bit(run / "step_00000020/model.safetensors")
     result = invoke("runner pull checkpoints warm")
     assert result.exit_code == 1
-    assert (
-        "missing: warm/step_00000020/model.safetensors: its SHA-256 differs from" in result.stderr
-    )
+    message = "missing: warm/step_00000020/model.safetensors: its SHA-256 differs from"
+    assert message in result.stderr
     assert not (local / "checkpoints/warm/step_00000020").exists()
     assert (local / "checkpoints/warm/latest").read_text() == "step_00000010\n"
 
@@ -164,11 +148,8 @@ def test_corrupted_block_is_detected_and_downloaded_again(
         cloud.standin.inject("BlockGet", fault, times=1, after=9)  # the first nine are the records
     result = invoke("runner pull checkpoints warm")
     assert result.exit_code == 0, result.output
-    source, copy = (
-        cloud.folder("checkpoints") / "warm/step_00000010",
-        local / "checkpoints/warm/step_00000010",
-    )
-    assert tree(copy) == tree(source)
+    source = cloud.folder("checkpoints") / "warm/step_00000010"
+    assert tree(local / "checkpoints/warm/step_00000010") == tree(source)
 
 
 def test_damaged_local_checkpoint_downloads_only_its_damaged_file(
@@ -180,11 +161,8 @@ def test_damaged_local_checkpoint_downloads_only_its_damaged_file(
     (local / "checkpoints/warm/step_00000010/model.safetensors").write_bytes(b"damaged")
     cloud.forget()
     assert invoke("runner pull checkpoints warm").exit_code == 0
-    source, copy = (
-        cloud.folder("checkpoints") / "warm/step_00000010",
-        local / "checkpoints/warm/step_00000010",
-    )
-    assert tree(copy) == tree(source)
+    source = cloud.folder("checkpoints") / "warm/step_00000010"
+    assert tree(local / "checkpoints/warm/step_00000010") == tree(source)
     assert cloud.transfers() == ["BlockGet"]
     assert {path.name for path in (local / "checkpoints/warm").glob(".*")} == set()
 
@@ -241,10 +219,8 @@ def test_grown_log_is_appended_and_restarted_log_is_downloaded_again(
     before = cloud.standin.recorded("VolumeGetFile2")[-1].number
     invoke("runner pull checkpoints warm")
     assert (local / "checkpoints/warm/metrics.jsonl").read_bytes() == lines + b"more\n"
-    lengths = [
-        request.message.start for request in cloud.standin.recorded("VolumeGetFile2", after=before)
-    ]
-    assert lengths == [len(lines) - 64 * 1024]
+    requests = cloud.standin.recorded("VolumeGetFile2", after=before)
+    assert [request.message.start for request in requests] == [len(lines) - 64 * 1024]
     restarted = lines.replace(b"3.14", b"2.71") + b"more\nand more\n"
     cloud.put("checkpoints", "warm/metrics.jsonl", restarted, age=400)
     invoke("runner pull checkpoints warm")
