@@ -42,14 +42,14 @@ def ls_command(cli: CliContext, volume: str, path: str, target: str | None, as_j
       runner ls checkpoints
       runner ls checkpoints my_run
     """
-    from runner.transfer.mapping import open_mapping, remote_not_found
+    from runner.transfer.mapping import list_remote, open_mapping
 
     mapping = open_mapping(cli, volume, target=target)
     try:
-        entries = add_up(mapping.files.listing(path), path.strip("/"))
-    except FileNotFoundError as error:
+        entries = add_up(list_remote(mapping, path), path.strip("/"))
+    except RunnerError:
         if path.strip("/"):
-            raise remote_not_found(mapping, path) from error
+            raise
         entries = []
     if as_json:
         cli.json(entries)
@@ -166,16 +166,13 @@ def _remove_runs(cli: CliContext, names: tuple[str, ...], yes: bool) -> None:
 def _remove_path(
     cli: CliContext, volume: str, path: str, recursive: bool, target: str | None, yes: bool
 ) -> None:
-    from runner.transfer.mapping import is_active_remotely, open_mapping, remote_not_found
+    from runner.transfer.mapping import is_active_remotely, list_remote, open_mapping
 
     mapping = open_mapping(cli, volume, target=target)
     path = path.strip("/")
     if not path:
         raise usage("PATH is the whole volume; give a file or folder in it")
-    try:
-        entries = mapping.files.listing(path)
-    except FileNotFoundError as error:
-        raise remote_not_found(mapping, path) from error
+    entries = list_remote(mapping, path)
     is_file = [entry.path for entry in entries] == [path]
     if not is_file and not recursive:
         raise usage(f"{path} is a folder; pass -r to delete it and its files: `{cli.line} -r`")

@@ -162,9 +162,9 @@ def folder_rows(state: TargetState, folder: PlannedFolder) -> tuple[tuple[str, s
     """Return the rows of the plan about the folder."""
     inside = f" → {folder.container_path}" if folder.container_path != folder.host_path else ""
     occupied = _folder(state).occupied
-    kept = " (a folder with files: it is kept, and its files are copied)"
+    note = " (a folder with files: it is kept, and its files are copied)"
     persisted = [
-        f"{path.path} → {path.container_path}{kept if path.path in occupied else ''}"
+        f"{path.path} → {path.container_path}{note if path.path in occupied else ''}"
         for path in folder.persisted
     ]
     return (

@@ -86,7 +86,7 @@ class Listing:
             tops[top + slash] = tops.get(top + slash, 0) + size
         by_size = sorted(tops.items(), key=lambda item: (-item[1], item[0]))
         largest = tuple(by_size[:MAX_LARGEST]) if total > LARGE_BYTES else ()
-        omitted = tuple((_printable(path), why) for path, why in sorted(self.omitted.items()))
+        omitted = tuple((_printable(path), reason) for path, reason in sorted(self.omitted.items()))
         return UploadManifest(len(self.sizes), total, largest, omitted)
 
     def below(self, path: str) -> list[str]:
@@ -213,7 +213,9 @@ def _list_with_git(folder: Path, repository: Repository) -> tuple[list[str], dic
     names = [name for name in os.fsdecode(answer.stdout).split("\0") if name]
     unreadable = re.findall(r"could not open directory '(.*)/': (.*)", os.fsdecode(answer.stderr))
     root = os.path.relpath(repository.root, folder.resolve())
-    return names, {os.path.normpath(os.path.join(root, path)): why for path, why in unreadable}
+    return names, {
+        os.path.normpath(os.path.join(root, path)): problem for path, problem in unreadable
+    }
 
 
 @dataclass(frozen=True)
@@ -354,20 +356,20 @@ def setup_files(folder: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
 
     Requirements files are read too, because they name further files: `-r base.txt`, `./a.whl`.
     """
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     pending = [(line, "") for line in lines]
     while pending:
         line, parent = pending.pop(0)
         matches = WORD.findall(line.partition(" #")[0])
         for name in (name for match in matches for name in (match, re.sub(r"^-[rc]", "", match))):
             path = os.path.normpath(os.path.join(parent, name))
-            if path in found or not _is_file_inside(folder, path):
+            if path in files or not _is_file_inside(folder, path):
                 continue
-            found[path] = None
+            files[path] = None
             if path.endswith(".txt"):
                 text = read_file(folder / path).decode("utf-8", "replace")
                 pending += [(each, os.path.dirname(path)) for each in text.splitlines()]
-    return tuple(found)
+    return tuple(files)
 
 
 def setup_digest(folder: Path, lines: tuple[str, ...], base: str = "") -> str:

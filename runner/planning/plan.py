@@ -258,19 +258,22 @@ def _arguments(
                 options += ["--multiple-choice", paths.translate(request.multiple_choice)]
             options += ["--task", request.task] if request.task else []
         case ExportRequest():
-            output = str(request.output or _default_export_folder(request, state))
+            volume = _checkpoints(state)
+            folder = f"{volume.host_path or volume.container_path}/{request.run}/huggingface"
+            output = str(request.output or folder)
             options += ["--output", paths.translate(output, writable=True)]
             options += ["--push", request.push] if request.push else []
-        case ChatRequest() | ServeRequest() if request.model:
-            options += ["--model", paths.translate(request.model)]
+        case ChatRequest():
+            options += ["--model", paths.translate(request.model)] if request.model else []
+            if request.prompt_file:
+                options += ["--prompt-file", paths.translate(request.prompt_file)]
+        case ServeRequest():
+            options += ["--model", paths.translate(request.model)] if request.model else []
+            container = state.environment.is_container
+            address = ("0.0.0.0", CONTAINER_PORT) if container else (request.host, request.port)
+            options += ["--host", address[0], "--port", str(address[1])]
         case _:
             pass
-    if isinstance(request, ChatRequest) and request.prompt_file:
-        options += ["--prompt-file", paths.translate(request.prompt_file)]
-    if isinstance(request, ServeRequest):
-        container = state.environment.is_container
-        address = ("0.0.0.0", CONTAINER_PORT) if container else (request.host, request.port)
-        options += ["--host", address[0], "--port", str(address[1])]
     if request.run and (request.job.reads_run or request.job.writes_run):
         options = ["--name", request.run, *options]
     if request.device and not isinstance(request, ExperimentRequest):
@@ -288,11 +291,6 @@ def _experiment_file(request: ExperimentRequest, state: TargetState) -> str:
             f"{state.folder.container_path}/{file.relative_to(request.command.folder).as_posix()}"
         )
     return file.relative_to(state.checkout).as_posix()
-
-
-def _default_export_folder(request: Request, state: TargetState) -> str:
-    checkpoints = _checkpoints(state)
-    return f"{checkpoints.host_path or checkpoints.container_path}/{request.run}/huggingface"
 
 
 def _checkpoints(state: TargetState) -> Volume:
@@ -341,8 +339,8 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
             f"{job.name} needs {', '.join(state.missing_modules)}, which this Python lacks; "
             f"install {them}:\n  {state.install_command}\nor use the container: `runner local`"
         )
-    if job.writes_run and run.record and (why := job_mismatch(run.record, job.name)):
-        raise usage(why)
+    if job.writes_run and run.record and (mismatch := job_mismatch(run.record, job.name)):
+        raise usage(mismatch)
     if run.active:
         raise RunnerError(already_active_message(request.run, run.active))
     if run.other is not None:
@@ -350,11 +348,9 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
         refuse_divergence(request.run, state.target, run.step, run.other, folder)
     if isinstance(request, TrainRequest) and run.recipe is not None:
         # The job would refuse it too, but on a machine that bills.
-        why = recipe_mismatch(
-            request.run, run.recipe, request.settings, state.target, run.step or 0
-        )
-        if why:
-            raise usage(why)
+        settings, step = request.settings, run.step or 0
+        if mismatch := recipe_mismatch(request.run, run.recipe, settings, state.target, step):
+            raise usage(mismatch)
     _refuse_unusable_files(request, state)
     is_model = isinstance(request, ChatRequest | ServeRequest) and request.model
     if job.reads_run and run.step is None and state.is_configured and not is_model:
@@ -438,8 +434,7 @@ def _tracker_steps(request: Request, state: TargetState) -> Iterator[str]:
     for name, project in request.trackers.items():
         info = TRACKERS[name]
         step, variables = f"logs to {info.label}, project {project}", " or ".join(info.online)
-        given = (*state.secrets, *options.forwarded_env, *dict(options.environment))
-        if info.is_online(given):
+        if info.is_online((*state.secrets, *options.forwarded_env, *dict(options.environment))):
             yield step
         elif options.modal_secrets:
             stores = ", ".join(options.modal_secrets)

@@ -242,8 +242,15 @@ def is_active_remotely(mapping: VolumeMapping, run: str) -> bool:
     return state is not None and state.alive
 
 
-def remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:
-    """Return the error for a ``path`` that the volume does not have."""
+def list_remote(mapping: VolumeMapping, path: str) -> list[RemoteEntry]:
+    """Return the entries at ``path``. Raises RunnerError, exit status 102, if it does not exist."""
+    try:
+        return mapping.files.listing(path)
+    except FileNotFoundError as error:
+        raise _remote_not_found(mapping, path) from error
+
+
+def _remote_not_found(mapping: VolumeMapping, path: str) -> RunnerError:
     volume = mapping.volume
     if not path.strip("/"):
         return not_found(

@@ -21,8 +21,8 @@ from runner.transfer.mapping import (
     PART,
     VolumeMapping,
     exclusive,
+    list_remote,
     local_path,
-    remote_not_found,
     temporary_path,
 )
 from runner.transfer.plan import (
@@ -54,10 +54,7 @@ class Pull:
     def __init__(self, mapping: VolumeMapping, path: str, everything: bool = False) -> None:
         self.mapping = mapping
         self.listed = time.time()
-        try:
-            self.entries = mapping.files.listing(path)
-        except FileNotFoundError as error:
-            raise remote_not_found(mapping, path) from error
+        self.entries = list_remote(mapping, path)
         is_inside_run = len([part for part in path.split("/") if part]) > 1
         self.plan = make_plan(
             self.entries,

@@ -112,9 +112,9 @@ def best_of(name: str, values: Sequence[dict[str, Any]]) -> int | None:
     """
     key, better = BETTER.get(name, ("", min))
     numbers = {
-        i: found[key]
-        for i, found in enumerate(values)
-        if found.get(key) is not None and math.isfinite(found[key])
+        i: run[key]
+        for i, run in enumerate(values)
+        if run.get(key) is not None and math.isfinite(run[key])
     }
     return better(numbers, key=lambda i: numbers[i]) if len(set(numbers.values())) > 1 else None
 

