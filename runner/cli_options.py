@@ -309,15 +309,9 @@ VOLUME = click.argument("volume", shell_complete=completion.volumes)
 
 RUN = click.argument("run", required=False, metavar="[RUN]", shell_complete=completion.runs)
 
-
-def transfer_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the options of both `push` and `pull`: everything, dry_run, as_json and yes."""
-    everything = click.option(
-        "--all",
-        "everything",
-        is_flag=True,
-        help="checkpoints: every checkpoint and every file of a run.",
-    )
-    for option in (YES, JSON, DRY_RUN, everything):
-        function = option(function)
-    return function
+ALL = click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="checkpoints: every checkpoint and every file of a run.",
+)

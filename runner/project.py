@@ -299,24 +299,27 @@ def write_settings(system: System, checkout: Path, only_missing: bool = False) -
     return [f"wrote .env: {' '.join(f'{name}={value}' for name, value in values.items())}"]
 
 
-def secret_names(environ: Mapping[str, str], checkout: Path) -> tuple[str, ...]:
-    """Return the known secrets that are set in the environment or in ``.env``."""
-    dotenv = read_dotenv(checkout, KNOWN_SECRETS)
-    return tuple(name for name in KNOWN_SECRETS if environ.get(name) or dotenv.get(name))
-
-
 def secret_values(
     names: Iterable[str], environ: Mapping[str, str], checkout: Path
 ) -> dict[str, str]:
-    """Return the values, only for the job's environment; the environment overrides ``.env``."""
+    """Return the values, only for the job's environment; the environment overrides ``.env``.
+
+    A variable that is set in neither has the value ''.
+    """
     names = tuple(names)
     dotenv = read_dotenv(checkout, names)
     return {name: environ.get(name) or dotenv.get(name, "") for name in names}
 
 
+def secret_names(environ: Mapping[str, str], checkout: Path) -> tuple[str, ...]:
+    """Return the known secrets that are set in the environment or in ``.env``."""
+    values = secret_values(KNOWN_SECRETS, environ, checkout)
+    return tuple(name for name, value in values.items() if value)
+
+
 def with_folder_secrets(environ: Mapping[str, str], cwd: Path) -> Mapping[str, str]:
     """Return the variables with the known secrets of ``.env`` in the user's folder ``cwd``."""
-    if is_checkout(cwd) or not (cwd / ".env").is_file():  # a checkout's own is read when needed
+    if is_checkout(cwd):  # its own .env is read when needed
         return environ
     secrets = {name: value for name, value in read_dotenv(cwd, KNOWN_SECRETS).items() if value}
     return {**secrets, **environ} if secrets else environ
@@ -324,10 +327,8 @@ def with_folder_secrets(environ: Mapping[str, str], cwd: Path) -> Mapping[str, s
 
 def check_forwarded_env(names: Iterable[str], environ: Mapping[str, str], checkout: Path) -> None:
     """Raise RunnerError, exit status 2, for a variable missing in the environment and .env."""
-    names = tuple(names)
-    dotenv = read_dotenv(checkout, names)
-    for name in names:
-        if not environ.get(name) and not dotenv.get(name):
+    for name, value in secret_values(names, environ, checkout).items():
+        if not value:
             raise usage(
                 f"--env {name}: {name} is set neither in the environment nor in .env; "
                 f"write --env {name}=VALUE"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner import completion
-from runner.cli_options import REMOTE, VOLUME, Number, transfer_options
+from runner.cli_options import ALL, DRY_RUN, JSON, REMOTE, VOLUME, YES, Number
 from runner.console import CliContext, confirm
 from runner.errors import RunnerError, usage
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     help="Seconds between two checks with --watch.",
 )
 @REMOTE
-@transfer_options
+@ALL
+@DRY_RUN
+@JSON
+@YES
 @click.pass_obj
 def pull_command(
     cli: CliContext,
@@ -102,7 +105,10 @@ def pull_command(
     "--dest", metavar="PATH", help="Path in the volume; by default the name of the file or folder."
 )
 @REMOTE
-@transfer_options
+@ALL
+@DRY_RUN
+@JSON
+@YES
 @click.pass_obj
 def push_command(
     cli: CliContext,
