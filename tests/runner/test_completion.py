@@ -18,19 +18,9 @@ Offer = Callable[..., list[str]]
 
 @pytest.fixture
 def offer(checkout: Path) -> Offer:
-    """Return ``offer("bash", "host", "wa")``, which returns completions of ``runner host wa``."""
+    """Return ``offer("host", "wa")``, which returns bash's completions of ``runner host wa``."""
 
-    def ask(shell: str, *words: str) -> list[str]:
-        line = ["runner", *words]
-        typed = {
-            "fish": (" ".join(line[:-1]), words[-1]),
-        }
-        given = typed.get(shell, (" ".join(line), str(len(words))))
-        variables = {
-            "_RUNNER_COMPLETE": f"{shell}_complete",
-            "COMP_WORDS": given[0],
-            "COMP_CWORD": given[1],
-        }
+    def ask(*words: str, kind: str = "plain") -> list[str]:
         code = (
             "import sys; sys.argv = ['runner']\n"
             "from runner.cli import main\n"
@@ -42,32 +32,36 @@ def offer(checkout: Path) -> Offer:
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=checkout,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "_RUNNER_COMPLETE": "bash_complete",
+                "COMP_WORDS": " ".join(("runner", *words)),
+                "COMP_CWORD": str(len(words)),
+            },
             capture_output=True,
             text=True,
         )
         assert done.stderr.strip() == "", "completion loads slow modules"
-        return done.stdout.splitlines()
+        lines = [line.split(",", 1) for line in done.stdout.splitlines()]
+        assert {found for found, _ in lines} <= {kind}
+        return [value for _, value in lines]
 
     return ask
 
 
-def values(lines: list[str]) -> list[str]:
-    return [line.split(",", 1)[1] for line in lines]
-
-
 class TestOffers:
     def test_commands(self, offer: Offer) -> None:
-        assert values(offer("bash", "re")) == ["remote", "report", "resume"]
+        assert offer("re") == ["remote", "report", "resume"]
 
     def test_recipes_and_jobs(self, offer: Offer) -> None:
-        assert values(offer("bash", "host", "wa")) == ["warm"]
-        assert values(offer("bash", "host", "sam")) == ["sample"]
+        assert offer("host", "wa") == ["warm"]
+        assert offer("host", "sam") == ["sample"]
 
     def test_runs_of_machine_name(self, offer: Offer, make_run) -> None:
         make_run("lower-lr", step=5)
         for words in (["status", "lo"], ["pull", "checkpoints", "lo"], ["host", "--name", "lo"]):
-            assert values(offer("bash", *words)) == ["lower-lr"]
+            assert offer(*words) == ["lower-lr"]
 
     @pytest.mark.parametrize(
         ("typed", "offered"),
@@ -79,14 +73,14 @@ class TestOffers:
         ],
     )
     def test_gpus(self, offer: Offer, typed: str, offered: list[str]) -> None:
-        assert values(offer("bash", "cloud", "--gpu", typed)) == offered
+        assert offer("cloud", "--gpu", typed) == offered
 
     def test_shell_completes_paths(self, offer: Offer) -> None:
-        assert offer("bash", "host", "--dir", "../na") == ["dir,../na"]
+        assert offer("host", "--dir", "../na", kind="dir") == ["../na"]
 
     def test_no_error_outside_a_checkout(self, offer: Offer, checkout: Path) -> None:
         shutil.rmtree(checkout / "configs")
-        assert values(offer("bash", "host", "tra")) == ["train"]
+        assert offer("host", "tra") == ["train"]
 
 
 class TestScripts:
