@@ -17,20 +17,15 @@ class Job:
     name: str
     summary: str
     module: str  # run as ``python -m MODULE``
-    reads_recipe: bool = False  # otherwise it reads a run that has a checkpoint
+    reads_recipe: bool = False
+    reads_run: bool = False  # that has a checkpoint
     takes_device: bool = True
     multi_gpu: bool = False  # can run as N processes under torchrun
     writes_run: bool = False  # creates or resumes a run's folder
-    is_benchmark: bool = False  # reads neither a recipe nor a run
     takes_model: bool = False  # a folder or a model on the Hub can replace the run
     has_terminal: bool = False  # the user types, and Ctrl-C is the job's own
     needs: tuple[str, ...] = ("torch",)  # modules that the host's Python must have
     extra: str = "train"  # the optional dependencies with these modules
-
-    @property
-    def reads_run(self) -> bool:
-        """Return True if the job needs a run that has a checkpoint."""
-        return not (self.reads_recipe or self.writes_run or self.is_benchmark)
 
 
 # A Python file with a function ``train``: `runner host run FILE`.
@@ -54,18 +49,25 @@ JOBS = {
             needs=("numpy",),
         ),
         Job("train", "trains", "model.train", reads_recipe=True, multi_gpu=True, writes_run=True),
-        Job("sample", "samples text from the newest checkpoint", "serving.sample"),
-        Job("evaluate", "measures the loss on the validation set", "serving.evaluate"),
+        Job("sample", "samples text from the newest checkpoint", "serving.sample", reads_run=True),
+        Job(
+            "evaluate",
+            "measures the loss on the validation set",
+            "serving.evaluate",
+            reads_run=True,
+        ),
         Job(
             "export",
             "writes the model and its tokenizer in Hugging Face format",
             "serving.export",
+            reads_run=True,
             takes_device=False,
         ),
         Job(
             "chat",
             "talks to the network of the newest checkpoint",
             "serving.chat",
+            reads_run=True,
             takes_model=True,
             has_terminal=True,
         ),
@@ -73,13 +75,12 @@ JOBS = {
             "serve",
             "serves the network of the newest checkpoint over HTTP",
             "serving.server",
+            reads_run=True,
             takes_model=True,
             needs=("torch", "starlette", "uvicorn"),
             extra="serve",
         ),
-        Job(
-            "roofline", "measures the device's peak throughput", "bench.roofline", is_benchmark=True
-        ),
+        Job("roofline", "measures the device's peak throughput", "bench.roofline"),
     )
 }
 

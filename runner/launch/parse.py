@@ -82,7 +82,7 @@ def read_request(
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
         return _recipe_request(arguments, job, overrides, path, checkout, cwd, volumes, common)
     name = arguments.name
-    if job.is_benchmark:
+    if not job.reads_run:  # a benchmark
         for word in arguments.args:
             raise usage(f"{job.name} measures the device and takes no recipe; remove {word}")
         return BenchmarkRequest(run=name or job.name, **common)
