@@ -320,7 +320,7 @@ def _job_command(target_name: str, name: str) -> click.Command:
         complete = completion.files
     if name in ("chat", "serve"):
         complete = completion.runs
-    options = [
+    decorators = [
         click.argument("args", nargs=-1, metavar=job.usage, shell_complete=complete),
         NAME,
         *([target.gpu] if target.gpu else [PROCESSES] if job.multi_gpu else []),
@@ -332,8 +332,8 @@ def _job_command(target_name: str, name: str) -> click.Command:
         *[DRY_RUN, *([DETACH] if job.detach else []), JSON, YES],
     ]
     decorated: Any = callback
-    for option in reversed(options):
-        decorated = option(decorated)
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
     text = job.help.format(target="remote BOX" if target_name == "remote" else target_name)
     cls = UserCommandParser if name == COMMAND_JOB else click.Command
     return click.command(name, cls=cls, help=text)(decorated)

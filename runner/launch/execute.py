@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -113,8 +114,8 @@ def confirm(cli: CliContext, question: str | None, yes: bool) -> None:
     if question is None or yes:
         return
     if not cli.is_terminal:
-        what = question.removesuffix(" Start it?")
-        raise usage(f"{what} This is not a terminal; pass -y to confirm:\n  {cli.line} -y")
+        cost = re.sub(r"\s+Start \w+\?$", "", question)
+        raise usage(f"{cost} This is not a terminal; pass -y to confirm:\n  {cli.line} -y")
     if not cli.ask(question):
         raise RunnerError("not started", ExitStatus.CANCELLED)
 

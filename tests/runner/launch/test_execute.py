@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runner.errors import RunnerError
+from runner.launch.execute import confirm
 from runner.project import is_checkout
 from runner.target import RunInfo
 
@@ -187,6 +189,12 @@ class TestConfirmation:
         result = type_("runner host warm")
         assert (result.exit_code, fake.did) == (2, [])
         assert "pass -y to confirm:\n  runner host warm -y" in result.stderr
+
+    def test_the_question_of_a_pipeline_without_a_terminal_is_refused(self, cli) -> None:
+        with pytest.raises(RunnerError) as refused:
+            confirm(cli, "train: this costs $3.\nStart them?", yes=False)
+        expected = "train: this costs $3. This is not a terminal; pass -y to confirm:\n  runner -y"
+        assert refused.value.message == expected
 
     def test_yes_answers(self, type_, fake) -> None:
         fake.question = "This costs $3. Start it?"
