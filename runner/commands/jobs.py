@@ -32,7 +32,6 @@ class JobCommand:
     local_options: tuple[Decorator, ...] = ()  # of targets that run on this machine
     is_local: bool = False  # only those targets have the job
     detach: bool = True
-    multi_gpu: bool = False
 
 
 RECIPE_HELP = """\
@@ -60,7 +59,6 @@ JOB_COMMANDS = {
   runner {{target}} train shakespeare_char --name try --detach
 """,
         (DEVICE, TRACKER, NOTIFY),
-        multi_gpu=True,
     ),
     "prepare": JobCommand(
         "[RECIPE | fineweb10B] [key=value ...]",

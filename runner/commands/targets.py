@@ -323,7 +323,7 @@ def _job_command(target_name: str, name: str) -> click.Command:
     decorators = [
         click.argument("args", nargs=-1, metavar=job.usage, shell_complete=complete),
         NAME,
-        *([target.gpu] if target.gpu else [PROCESSES] if job.multi_gpu else []),
+        *([target.gpu] if target.gpu else [PROCESSES] if name == DEFAULT_JOB else []),
         *job.options,
         *(() if target.gpu else job.local_options),
         *([NODES] if target.gpu and name in (DEFAULT_JOB, COMMAND_JOB) else []),
