@@ -11,7 +11,7 @@ from job.files import text_problem
 from job.pretrained import FINEWEB, GPT2, HUB, REPOSITORY, invalid_repository
 from job.run_record import invalid_run_name, is_run_name
 from runner.errors import NoSuchRun, did_you_mean, not_found, usage
-from runner.jobs import JOBS, Job, LaunchArguments
+from runner.jobs import JOBS, LaunchArguments
 from runner.launch.recipe_paths import (
     OpenVolume,
     absolute_override,
@@ -76,11 +76,11 @@ def read_request(
     if arguments.name is not None:
         check_run_name(arguments.name)
     if recipe in published and recipe not in known:
-        return _download_request(arguments, job, FINEWEB, overrides, common)
+        return _download_request(arguments, overrides, common)
     if job.reads_recipe:
         path = find_recipe(recipe, checkout, cwd)
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
-        return _recipe_request(arguments, job, overrides, path, checkout, cwd, volumes, common)
+        return _recipe_request(arguments, overrides, path, checkout, cwd, volumes, common)
     name = arguments.name
     if not job.reads_run:  # a benchmark
         for word in arguments.args:
@@ -211,27 +211,24 @@ def find_run_name(name: str | None, files: VolumeFiles | None) -> str:
 
 
 def _download_request(
-    arguments: LaunchArguments,
-    job: Job,
-    dataset: str,
-    overrides: tuple[str, ...],
-    common: dict[str, Any],
+    arguments: LaunchArguments, overrides: tuple[str, ...], common: dict[str, Any]
 ) -> Request:
     source = [f"--source {arguments.source}"] if arguments.source else []
     for word in (*overrides, *source):
         raise usage(
-            f"{dataset} is a published dataset and takes only --shards and --force; remove {word}"
+            f"{FINEWEB} is a published dataset and takes only --shards and --force; remove {word}"
         )
-    run = arguments.name or f"{job.name}-{dataset}"
-    check_run_name(run)
     return PrepareRequest(
-        run=run, published=dataset, shards=arguments.shards, force=arguments.force, **common
+        run=arguments.name or f"prepare-{FINEWEB}",
+        published=FINEWEB,
+        shards=arguments.shards,
+        force=arguments.force,
+        **common,
     )
 
 
 def _recipe_request(
     arguments: LaunchArguments,
-    job: Job,
     overrides: tuple[str, ...],
     path: Path,
     checkout: Path,
@@ -241,7 +238,8 @@ def _recipe_request(
 ) -> Request:
     from job.recipe import load, source_problem
 
-    folders, settings = (path.parent, cwd, checkout), load(path, overrides)
+    job, folders = JOBS[arguments.job], (path.parent, cwd, checkout)
+    settings = load(path, overrides)
     if problem := source_problem(arguments.source or ""):
         raise usage(f"--source: {problem}")
     overrides += absolute_paths(settings, overrides, folders, volumes)
