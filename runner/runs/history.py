@@ -17,7 +17,7 @@ from job.format import byte_size, dollars, duration, number, one_line, sanitize
 from job.run_record import RunRecord, parse_record
 from job.typed_json import read_object
 from runner.console import CliContext
-from runner.errors import not_found
+from runner.errors import NoSuchRun
 from runner.runs import attempts
 from runner.runs.attempts import LAUNCH_NAME, AttemptLog
 from runner.runs.find import find_run
@@ -265,8 +265,13 @@ def read_fully(run: str, source: RunSource, all_samples: bool) -> History:
     """Return the present state of a run. Raises RunnerError, exit status 102, if it was removed."""
     history = HistoryReader(run, source, all_samples).poll_fully()
     if history is None:
-        raise not_found(f"run '{run}' was removed; `runner runs` lists the others")
+        raise run_removed(run)
     return history
+
+
+def run_removed(run: str) -> NoSuchRun:
+    """Return the error for a run that no target has any longer."""
+    return NoSuchRun(run, f"run '{run}' was removed; `runner runs` lists the others")
 
 
 def _source_of(cli: CliContext, run: str) -> RunSource:

@@ -22,11 +22,11 @@ from job.exit_status import ExitStatus
 from job.format import json_text, one_line
 from job.run_record import EndReason, RunStatus
 from runner.console import CliContext
-from runner.errors import RunnerError, not_found
+from runner.errors import NoSuchRun, RunnerError
 from runner.jobs import RESUMABLE_JOBS
 from runner.project import find_checkout
 from runner.runs.find import ResolvedRun
-from runner.runs.history import History, HistoryReader
+from runner.runs.history import History, HistoryReader, run_removed
 from runner.runs.table import limit_message, resume_message, status_text
 from runner.signals import SignalForwarder
 from runner.target import RunSource, Target, all_targets
@@ -42,15 +42,11 @@ SLOW_POLL_S = 10.0  # after which the screen says that it waits
 Clock = Callable[[], float]  # seconds since the epoch: it also counts time asleep
 
 
-class RunDeleted(Exception):
-    """The run is not on any target."""
-
-
 class RunPoller:
     """Polls a run every ``interval_s`` seconds; ``first`` is its first state.
 
     If its target no longer has the run, ``find_again`` returns the target on which it was
-    resumed, or raises RunDeleted.
+    resumed, or raises NoSuchRun.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class RunPoller:
             self._start(reader)
 
     def newest(self) -> Snapshot:
-        """Return the newest snapshot. Raises RunDeleted."""
+        """Return the newest snapshot. Raises NoSuchRun."""
         while True:
             try:
                 generation, result = self._results.get_nowait()
@@ -85,7 +81,7 @@ class RunPoller:
             if generation != self._generation:
                 continue
             self._answered_at = self.clock()
-            if isinstance(result, RunDeleted):
+            if isinstance(result, NoSuchRun):
                 raise result
             if isinstance(result, Exception):
                 self._snapshot = replace(self._snapshot, error=describe(result))
@@ -128,7 +124,7 @@ class RunPoller:
                     continue
             except Exception as error:  # a network can raise anything; the screen shows it
                 self._results.put((generation, error))
-                if isinstance(error, RunDeleted):
+                if isinstance(error, NoSuchRun):
                     return
                 pause = min(max(pause, self.interval_s) * 2, MAX_RETRY_INTERVAL_S)
                 continue
@@ -176,17 +172,14 @@ def watch(cli: CliContext, resolved: ResolvedRun, interval_s: float | None, as_j
     reader = HistoryReader(run, resolved.source)
     first = reader.poll()
     if first is None:
-        raise _deleted(run)
+        raise run_removed(run)
     signals: list[object] = []
     poller = RunPoller(reader, first, interval_s, lambda: _find_again(cli, run))
-    try:
-        with SignalForwarder(signals.append, lambda: signals.append(None)):
-            if on_terminal:
-                snapshot = _watch_on_screen(cli, poller, lambda: bool(signals))
-            else:
-                snapshot = _watch_in_lines(cli, poller, lambda: bool(signals), interval_s, as_json)
-    except RunDeleted as error:
-        raise _deleted(run) from error
+    with SignalForwarder(signals.append, lambda: signals.append(None)):
+        if on_terminal:
+            snapshot = _watch_on_screen(cli, poller, lambda: bool(signals))
+        else:
+            snapshot = _watch_in_lines(cli, poller, lambda: bool(signals), interval_s, as_json)
     status = _report_end(cli, snapshot)
     if not poller.stop(STOP_TIMEOUT_S):
         # The poll hangs on a connection, and would delay the end of this process.
@@ -194,10 +187,6 @@ def watch(cli: CliContext, resolved: ResolvedRun, interval_s: float | None, as_j
         sys.stderr.flush()
         os._exit(int(status))
     return int(status)
-
-
-def _deleted(run: str) -> RunnerError:
-    return not_found(f"run '{run}' was removed; `runner runs` lists the existing runs")
 
 
 def _watch_on_screen(cli: CliContext, poller: RunPoller, has_quit: Callable[[], bool]) -> Snapshot:
@@ -262,7 +251,7 @@ def _report_end(cli: CliContext, snapshot: Snapshot) -> ExitStatus:
 def _find_again(cli: CliContext, run: str) -> Target:
     """Return the target that has the run now.
 
-    Raises RunDeleted; RunnerError if a target that may have it is unreachable.
+    Raises NoSuchRun; RunnerError if a target that may have it is unreachable.
     """
     unreachable: RunnerError | None = None
     for target in all_targets(cli, find_checkout(cli.cwd)):
@@ -271,7 +260,7 @@ def _find_again(cli: CliContext, run: str) -> Target:
                 return target
         except RunnerError as error:
             unreachable = error
-    raise unreachable or RunDeleted(run)
+    raise unreachable or run_removed(run)
 
 
 class Keyboard:

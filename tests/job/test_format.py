@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from job.format import byte_size, count, duration, json_text
+from job.exit_status import UsageError
+from job.format import (
+    byte_size,
+    count,
+    dollars,
+    duration,
+    json_text,
+    number,
+    parse_dollars,
+    parse_duration,
+    sanitize,
+)
 from job.metrics import Metrics
 from job.run_record import RunRecord
 
@@ -42,3 +53,42 @@ def test_the_files_of_a_diverged_run_are_valid_json(tmp_path: Path) -> None:
     for name in ("run.json", "metrics.jsonl"):
         tree = json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
         assert tree.get("val_loss", tree.get("loss")) is None
+
+
+def test_numbers() -> None:
+    numbers = [number(n) for n in (0.5, 950, 12500, 3.2e6, 1.1e9)]
+    assert numbers == ["0.5", "950", "12.5k", "3.2M", "1.1B"]
+
+
+def test_control_characters_are_replaced() -> None:
+    assert sanitize("a\x1b[2Jb\r\u202ec\u00a0d\te\n") == "a·[2Jb ·c d\te\n"
+    assert sanitize(b"\xff ok") == "\N{REPLACEMENT CHARACTER} ok"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90m", 5400), ("12h", 43200), ("3d", 259200), ("1.5h", 5400)]
+)
+def test_parse_duration(text: str, seconds: float) -> None:
+    assert parse_duration(text, "--timeout") == seconds
+
+
+@pytest.mark.parametrize("text", ["12", "h", "-1h", "0h", "1w"])
+def test_parse_duration_refuses(text: str) -> None:
+    expected = "write 12m, 12h or 12d" if text == "12" else "90m, 12h or 3d"
+    with pytest.raises(UsageError, match=expected):
+        parse_duration(text, "--timeout")
+
+
+def test_parse_dollars() -> None:
+    assert [parse_dollars(text, "--max-cost") for text in ("$25", "25.0")] == [25.0, 25.0]
+    for text in ("0", "-1", "nan", "lots"):
+        with pytest.raises(UsageError):
+            parse_dollars(text, "--max-cost")
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, "$0.00"), (0.0001, "$0.0001"), (0.00416, "$0.0042"), (0.01, "$0.01"), (25, "$25.00")],
+)
+def test_small_dollars_keep_their_digits(amount: float, text: str) -> None:
+    assert dollars(amount) == text

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import pytest
 
-from job.format import dollars, number, sanitize
 from runner.runs import history
 from runner.runs.attempts import AttemptLog, CloudAttempt, parse_log
 from runner.runs.history import (
@@ -87,22 +86,6 @@ def test_a_removed_run_is_none(folder: Path, fake) -> None:
 @pytest.mark.parametrize("text", [None, b"", b"[1, 2]", b"\xff\xfe", b"a: [", b"a: &a [*a]"])
 def test_a_damaged_recipe_is_empty(text: bytes | None) -> None:
     assert set(flatten_recipe(text)) <= {"a"}
-
-
-def test_control_characters_are_replaced() -> None:
-    assert sanitize("a\x1b[2Jb\r\u202ec\u00a0d\te\n") == "a·[2Jb ·c d\te\n"
-    assert sanitize(b"\xff ok") == "\N{REPLACEMENT CHARACTER} ok"
-
-
-def test_numbers() -> None:
-    assert [number(n) for n in (0.5, 950, 12500, 3.2e6, 1.1e9)] == [
-        "0.5",
-        "950",
-        "12.5k",
-        "3.2M",
-        "1.1B",
-    ]
-    assert [dollars(n) for n in (0, 0.0034, 0.42, 25)] == ["$0.00", "$0.0034", "$0.42", "$25.00"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import RunnerError
-from runner.runs.history import HistoryReader
+from runner.errors import NoSuchRun, RunnerError
+from runner.runs.history import HistoryReader, run_removed
 from runner.target import RunInfo, RunSource
 from runner.views.dashboard import format_line
-from runner.views.watch import POLL_TIMEOUT_S, SLOW_POLL_S, RunDeleted, RunPoller
+from runner.views.watch import POLL_TIMEOUT_S, SLOW_POLL_S, RunPoller
 from tests.runner.fake_target import FakeTarget
 from tests.waiting import wait_for
 
@@ -55,16 +55,13 @@ def start_poller(
 
 
 def find_nothing() -> RunSource:
-    raise RunDeleted("warm")
+    raise run_removed("warm")
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (
-            RunnerError("Modal can't be reached; check the network"),
-            "Modal can't be reached; check the network",
-        ),
+        (RunnerError("no route; check the network"), "no route; check the network"),
         (OSError("connection reset"), "connection reset"),
         (AssertionError("raised by a library"), "AssertionError: raised by a library"),
     ],
@@ -136,7 +133,7 @@ def test_a_deleted_run_is_reported(target: FlakyTarget) -> None:
     def is_deleted() -> bool:
         try:
             poller.newest()
-        except RunDeleted:
+        except NoSuchRun:
             return True
         return False
 

@@ -40,6 +40,7 @@ class TestOnATerminal:
         terminal = on_terminal("watch", "--interval", "0.1")
         terminal.expect("step 10/100")
         terminal.send(key)
+        terminal.expect("\x1b\\[\\?1049l")  # back to the normal screen
         terminal.expect("run 'quickstart' continues; `runner watch quickstart` shows it again")
         terminal.expect(pexpect.EOF)
         terminal.close()
@@ -57,14 +58,6 @@ class TestOnATerminal:
         terminal.expect("step 10/100")
         terminal.send("q")
         terminal.expect("run 'quickstart' continues")
-
-    def test_the_terminal_is_restored(self, active_run, on_terminal, checkout) -> None:
-        active_run.send("step 10")
-        terminal = on_terminal("watch", "--interval", "0.1")
-        terminal.expect("step 10/100")
-        terminal.send("q")
-        terminal.expect("\x1b\\[\\?1049l")  # back to the normal screen
-        terminal.expect(pexpect.EOF)
 
 
 class TestColor:
