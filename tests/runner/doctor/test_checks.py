@@ -28,8 +28,8 @@ def find(type_, docker) -> Find:
     """Return ``find("text")``, which returns the finding whose message has the text, or {}."""
 
     def finding(text: str) -> dict[str, Any]:
-        found = json.loads(type_("runner doctor --json").stdout)
-        return next((f for f in found if text in f["message"]), {})
+        findings = json.loads(type_("runner doctor --json").stdout)
+        return next((f for f in findings if text in f["message"]), {})
 
     return finding
 
@@ -39,11 +39,11 @@ class TestDockerfile:
         (checkout / "Dockerfile").write_text(
             'FROM debian\n# fine\nCOPY ["a", "b"]\nRUN ls \\\n  && ls\nADD b /b\nCOPY nowhere /c\n'
         )
-        found = json.loads(type_("runner doctor --json").stdout)
-        lines = [(f["line"], f["severity"]) for f in found if f["file"] == "Dockerfile"]
+        findings = json.loads(type_("runner doctor --json").stdout)
+        lines = [(f["line"], f["severity"]) for f in findings if f["file"] == "Dockerfile"]
         assert {line for line, _ in lines} == {3, 6, 7}
         assert {severity for _, severity in lines} == {"warning"}
-        remedies = " ".join(f["remedy"] for f in found if f["file"] == "Dockerfile")
+        remedies = " ".join(f["remedy"] for f in findings if f["file"] == "Dockerfile")
         assert "write COPY SOURCE TARGET" in remedies
 
     def test_dockerfile_that_modal_accepts(self, find, checkout) -> None:

@@ -49,7 +49,7 @@ def test_host_and_modal_agree_on_ten_steps(cloud: CloudFixture, tmp_path: Path) 
     report = json.loads(out)
     assert report["targets"]["host"]["run"] == folder.name
     losses = [report["targets"][name]["losses"] for name in ("host", "cloud")]
-    assert [found[str(STEPS)] for found in losses] == [
+    assert [by_step[str(STEPS)] for by_step in losses] == [
         last,
         pytest.approx(last, abs=report["tolerance"]),
     ]

@@ -86,8 +86,8 @@ def test_auto_micro_batch_fits(gpu: str) -> None:
 def test_advice_for_a_network_too_large_for_one_sequence() -> None:
     tree = recipe().model_dump()
     tree["model"] |= {"n_layer": 48, "n_head": 25, "n_embd": 1600}
-    found = estimate.memory_fit(Recipe.model_validate(tree), "T4", 1)
-    assert "a single sequence does not fit" in found.advice
+    fit = estimate.memory_fit(Recipe.model_validate(tree), "T4", 1)
+    assert "a single sequence does not fit" in fit.advice
 
 
 def test_hours_match_a_published_run() -> None:
@@ -138,7 +138,7 @@ def plan(line: str, home: Path) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("cloud gpt2_124m --gpu T4 --max-cost 5", "pays for 0.59% of it, $5.00 of about $844.19"),
         ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4% of it, 1d00h of about 41d"),
@@ -146,11 +146,11 @@ def plan(line: str, home: Path) -> Result:
         ("cloud --timeout 1s", "--timeout ends after 0.82% of it, 1s of about"),
     ],
 )
-def test_limits_that_end_too_early_give_a_warning(line: str, words: str, tmp_path: Path) -> None:
+def test_limits_that_end_too_early_give_a_warning(line: str, message: str, tmp_path: Path) -> None:
     planned = plan(line, tmp_path)
     assert planned.exit_code == 0, planned.stderr
     assert "warning" in planned.stderr
-    assert words in " ".join(planned.stderr.split())
+    assert message in " ".join(planned.stderr.split())
 
 
 def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
@@ -158,17 +158,17 @@ def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("cloud gpt2_1558m --gpu T4", "does not fit on one T4: it needs about 34 of 16 GB"),
         ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on one T4"),
         ("cloud --device mps", "--device mps is the GPU of a Mac, which cloud can't use"),
     ],
 )
-def test_impossible_launch_is_refused(line: str, words: str, tmp_path: Path) -> None:
+def test_impossible_launch_is_refused(line: str, message: str, tmp_path: Path) -> None:
     refused = plan(line, tmp_path)
     assert refused.exit_code == 2, refused.stderr
-    assert words in refused.stderr
+    assert message in refused.stderr
 
 
 def test_fitting_gpus_come_first_and_the_best_are_marked() -> None:

@@ -147,13 +147,13 @@ def test_launch_and_estimate_use_live_rates(tmp_path: Path) -> None:
     with open_cloud(checkout, tmp_path, rates=RATES) as cloud:
         plan = json.loads(cloud.run("cloud", "tiny", "--gpu", "H100", "--dry-run", "--json")[0])
         assert "Modal's rates for this account" in json.dumps(plan)
-        found = json.loads(cloud.run("estimate", "tiny", "--gpu", "H100", "--live", "--json")[0])
+        live = json.loads(cloud.run("estimate", "tiny", "--gpu", "H100", "--live", "--json")[0])
         by_table = json.loads(cloud.run("estimate", "tiny", "--gpu", "H100", "--json")[0])
-        assert "Modal's rates for this account" in found["prices"]
+        assert "Modal's rates for this account" in live["prices"]
         assert "Modal's rates" not in by_table["prices"]
         cloud.train("--gpu", "H100", "max_steps=6")
         (attempt,) = cloud.ledger()["attempts"]
-        hourly = [rates["gpus"][0]["usd_per_hour"] for rates in (found, by_table)]
+        hourly = [rates["gpus"][0]["usd_per_hour"] for rates in (live, by_table)]
         rest = 4 * 0.05 + 8 * 0.01
         assert hourly[0] == pytest.approx(3.33 + rest)
         assert hourly[1] > 3.95

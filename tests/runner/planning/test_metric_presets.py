@@ -140,7 +140,7 @@ def test_given_patterns_replace_the_preset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("option", "message"),
     [
         ("loss", "expected NAME=REGEX, such as"),
         ("loss=loss", "'loss' has no group; put the number in parentheses"),
@@ -149,8 +149,8 @@ def test_given_patterns_replace_the_preset(tmp_path: Path) -> None:
         ("none loss=(.)", "--metric none reads nothing; remove it"),
     ],
 )
-def test_errors_are_named(tmp_path: Path, given: str, message: str) -> None:
-    words = given.split() if given.startswith("none") else [given]
+def test_errors_are_named(tmp_path: Path, option: str, message: str) -> None:
+    options = option.split() if option.startswith("none") else [option]
     with pytest.raises(RunnerError) as caught:
-        read_metrics(words, tmp_path, [])
+        read_metrics(options, tmp_path, [])
     assert message in caught.value.message

@@ -127,8 +127,8 @@ def test_step_zero_is_a_step(make_run, fake) -> None:
     (folder / "samples" / "step_00000000.txt").write_text("To be")
     fake.states = [RunInfo("gpt2", "train", "host", "finished", loss=3.5)]
     read = HistoryReader("gpt2", fake).poll()
-    words = format_results(results(read))
-    assert (words["step"], words["best validation"]) == ("0", "3.5000 at 0")
+    texts = format_results(results(read))
+    assert (texts["step"], texts["best validation"]) == ("0", "3.5000 at 0")
     assert [sample.step for sample in read.samples] == ["0"]
     assert step_text(fake.states[0]) == "0/0"
     assert step_text(RunInfo("test", "command", "host", "finished")) == "-"

@@ -266,11 +266,11 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="transfer_faults_") as folder:
-        size = given.megabytes * 1_000_000
-        result = TransferTest(Path(folder), size, given.files, given.faults, given.seed).run()
-    print(json.dumps({**vars(given), **vars(result), "sound": result.is_sound}, indent=2))
+        size = options.megabytes * 1_000_000
+        result = TransferTest(Path(folder), size, options.files, options.faults, options.seed).run()
+    print(json.dumps({**vars(options), **vars(result), "sound": result.is_sound}, indent=2))
     return 0 if result.is_sound else 1
 
 
