@@ -208,13 +208,13 @@ def limit_warnings(
     """
     lines = []
     price = min(span / 3600 * hourly[name] for name, span in seconds.items())
-    if max_cost is not None and (rest := max_cost - spent) < price:
+    if max_cost is not None and (rest := max(0.0, max_cost - spent)) < price:
         lines.append(
             f"--max-cost pays for {_percent(rest / price)} of it, {dollars(rest)} of about "
             f"{dollars(price)}; raise --max-cost, or train fewer steps"
         )
     span = min(seconds.values())
-    if (rest := timeout_s - used_s) < span:
+    if (rest := max(0.0, timeout_s - used_s)) < span:
         lines.append(
             f"--timeout ends after {_percent(rest / span)} of it, {duration(rest)} of about "
             f"{duration(span)}; raise --timeout, or train fewer steps"

@@ -23,6 +23,7 @@ from runner.runs.attempts import LAUNCH_NAME, AttemptLog
 from runner.runs.find import find_run
 from runner.runs.metrics import Metrics, downsample
 from runner.runs.store import parse_launch
+from runner.runs.volume import listing
 from runner.target import LaunchHandle, RunInfo, RunSource, VolumeEntry, VolumeFiles
 
 LOG_LINES = 200
@@ -192,11 +193,8 @@ class HistoryReader:
         self._log.extend(sanitize(line) for line in lines)
 
     def _read_samples(self) -> None:
-        try:
-            entries = list(self.files.entries(f"{self.run}/samples"))
-        except FileNotFoundError:
-            return
-        texts = sorted((e for e in entries if e.path.endswith(".txt")), key=lambda e: e.path)
+        entries = listing(self.files, f"{self.run}/samples")
+        texts = [entry for entry in entries if entry.path.endswith(".txt")]  # sorted by name
         samples = {}
         for entry in texts if self.all_samples else texts[-1:]:
             known = self._samples.get(entry.path)

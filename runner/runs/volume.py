@@ -24,10 +24,10 @@ TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # job/display.py wr
 
 
 def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
-    """Return the entries of a folder on a volume; [] if it does not exist."""
+    """Return the entries of a folder on a volume, sorted by name; [] if it does not exist."""
     try:
         return list(files.entries(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

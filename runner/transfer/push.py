@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -207,8 +208,10 @@ class Push:
                 problem = "no such file" if entry is None else f"{entry.size} bytes"
                 reason = f"the volume has {problem}, expected {file.size} bytes"
                 missing.append(FailedTransfer(file.path, reason))
-            elif file.local.stat().st_mtime_ns == file.mtime_ns:
-                self.mapping.journal.record(entry, file.local, listed)
+                continue
+            with suppress(FileNotFoundError):  # deleted since it was sent
+                if file.local.stat().st_mtime_ns == file.mtime_ns:
+                    self.mapping.journal.record(entry, file.local, listed)
         return missing
 
     def _move_latest(

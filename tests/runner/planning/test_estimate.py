@@ -153,6 +153,14 @@ def test_limits_that_end_too_early_give_a_warning(line: str, message: str, tmp_p
     assert message in " ".join(planned.stderr.split())
 
 
+def test_limits_that_earlier_attempts_used_up_leave_nothing() -> None:
+    hour, hourly = {"H100": 3600.0}, {"H100": 4.0}
+    warning = estimate.limit_warnings(hour, hourly, 5.0, 3600.0, spent=6.0, used_s=7200.0)
+    assert "--max-cost pays for 0% of it, $0.00 of about $4.00" in warning
+    assert "--timeout ends after 0% of it, 0s of about 1h00m" in warning
+    assert estimate.limit_warnings(hour, {"H100": 0.0}, 5.0, 9e9, spent=6.0, used_s=0.0) == ""
+
+
 def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
     assert "warning" not in plan("cloud --max-cost 1", tmp_path).stderr
 

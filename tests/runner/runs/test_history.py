@@ -43,6 +43,11 @@ def test_the_newest_sample_or_all(folder: Path, fake) -> None:
     assert reader.poll().samples[-1].text == "written again"
 
 
+def test_a_file_named_samples_has_no_samples(folder: Path, fake) -> None:
+    (folder / "samples").write_text("of a command")
+    assert HistoryReader("warm", fake).poll().samples == ()
+
+
 def test_a_job_without_a_log_shows_its_output(folder: Path, fake) -> None:
     fake.printed = ["ImportError: \x1b[31mtorch"]
     reader = HistoryReader("warm", fake)

@@ -373,6 +373,23 @@ def test_file_that_changes_during_the_upload_is_sent_in_one_version(
     assert (cloud.folder("data") / "big.bin").read_bytes() == new
 
 
+def test_file_that_is_deleted_after_it_was_sent_does_not_fail_the_push(
+    invoke: Invoke, cloud: Cloud, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ModalVolumeFiles.put
+
+    def put(self: ModalVolumeFiles, *args: Any) -> list[Any]:
+        missing = real(self, *args)
+        if not missing:
+            (corpus / "a.txt").unlink(missing_ok=True)
+        return missing
+
+    monkeypatch.setattr(ModalVolumeFiles, "put", put)
+    result = invoke("runner push data ./my_corpus")
+    assert result.exit_code == 0, result.stderr
+    assert "my_corpus/a.txt" in tree(cloud.folder("data"))
+
+
 def test_growing_log_is_sent_up_to_its_listed_size(
     invoke: Invoke, cloud: Cloud, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
