@@ -119,9 +119,8 @@ def _plan(request: Request, state: TargetState) -> Plan:
     recipe = paths.translate(str(recipe)) if recipe else None
     adjusted = request.settings.adjusted if request.settings is not None else ""
     pages = state.run.record.trackers if state.run.record and request.trackers else {}
-    folder = (
-        planned_folder(request.run, request.command, state) if request.command is not None else None
-    )
+    command = request.command
+    folder = planned_folder(request.run, command, state) if command is not None else None
     return Plan(
         job=request.job.name,
         target=state.target,
@@ -143,7 +142,9 @@ def _plan(request: Request, state: TargetState) -> Plan:
             secrets=_needed_secrets(request, state),
             gpus=request.gpus,
             device=request.device,
-            publish=_published_port(request, state),
+            publish=f"{request.host}:{request.port}:{CONTAINER_PORT}"
+            if isinstance(request, ServeRequest) and state.environment.is_container
+            else "",
         ),
         volumes=(*state.environment.volumes, *paths.mounts),
         resume=state.run.step if request.job.writes_run else None,
@@ -286,21 +287,13 @@ def _arguments(
 def _experiment_file(request: ExperimentRequest, state: TargetState) -> str:
     """Return the experiment's file as the job sees it: in its folder, or in the checkout."""
     file = request.experiment.file
-    if request.command is not None and state.folder is not None:
-        return (
-            f"{state.folder.container_path}/{file.relative_to(request.command.folder).as_posix()}"
-        )
-    return file.relative_to(state.checkout).as_posix()
+    if request.command is None or state.folder is None:
+        return file.relative_to(state.checkout).as_posix()
+    return f"{state.folder.container_path}/{file.relative_to(request.command.folder).as_posix()}"
 
 
 def _checkpoints(state: TargetState) -> Volume:
     return next(volume for volume in state.environment.volumes if volume.name == "checkpoints")
-
-
-def _published_port(request: Request, state: TargetState) -> str:
-    if not isinstance(request, ServeRequest) or not state.environment.is_container:
-        return ""
-    return f"{request.host}:{request.port}:{CONTAINER_PORT}"
 
 
 def _process_variables(request: Request) -> tuple[tuple[str, str], ...]:
@@ -312,21 +305,19 @@ def _process_variables(request: Request) -> tuple[tuple[str, str], ...]:
 
 
 def _needed_secrets(request: Request, state: TargetState) -> tuple[str, ...]:
-    settings, needed = request.settings, set[str]()
-    needed.update(notification_secrets(request))
-    for name in request.trackers:
-        needed.update(TRACKERS[name].variables)
+    settings, needed = request.settings, {*notification_secrets(request)}
+    needed.update(*(TRACKERS[name].variables for name in request.trackers))
     source = settings.data.source if settings else None
     if isinstance(request, PrepareRequest):
         source = request.source or request.published or source
     on_hub = source is not None and (source == FINEWEB or "huggingface.co" in source)
-    if isinstance(request, ExportRequest) and request.push:
-        needed.add("HF_TOKEN")
-    if isinstance(request, ChatRequest | ServeRequest) and request.model:
-        needed.add("HF_TOKEN")
     if isinstance(request, ServeRequest):
         needed.add("SERVE_TOKEN")
-    if request.job.reads_recipe and (on_hub or weights_of(settings)):
+    if (
+        (isinstance(request, ExportRequest) and request.push)
+        or (isinstance(request, ChatRequest | ServeRequest) and request.model)
+        or (request.job.reads_recipe and (on_hub or weights_of(settings)))
+    ):
         needed.add("HF_TOKEN")  # higher rate limits, and gated datasets
     return tuple(name for name in state.secrets if name in needed)
 
@@ -354,7 +345,7 @@ def _refuse_impossible_launch(request: Request, state: TargetState) -> None:
     _refuse_unusable_files(request, state)
     is_model = isinstance(request, ChatRequest | ServeRequest) and request.model
     if job.reads_run and run.step is None and state.is_configured and not is_model:
-        raise not_found(_no_checkpoint(request, state))
+        raise not_found(_no_checkpoint(request.run, state))
     _check_devices(request, state)
     if state.queue is not None and request.access is None and state.queue.blocker:
         raise RunnerError(busy_message(state.queue.blocker))
@@ -378,15 +369,12 @@ def _refuse_unusable_files(request: Request, state: TargetState) -> None:
             raise usage(problem.message + (problem.remote_advice if is_remote else ""))
 
 
-def _no_checkpoint(request: Request, state: TargetState) -> str:
-    if state.run.is_finished:
-        checkpoints = _checkpoints(state)
-        recipe = (
-            "RECIPE" if checkpoints.remote else f"{checkpoints.host_path}/{request.run}/recipe.yaml"
-        )
-        return deleted_checkpoints_message(request.run, state.target, recipe)
-    run = request.run
-    return f"run '{run}' has no checkpoint yet; see its progress: `runner status {run}`"
+def _no_checkpoint(run: str, state: TargetState) -> str:
+    if not state.run.is_finished:
+        return f"run '{run}' has no checkpoint yet; see its progress: `runner status {run}`"
+    checkpoints = _checkpoints(state)
+    recipe = "RECIPE" if checkpoints.remote else f"{checkpoints.host_path}/{run}/recipe.yaml"
+    return deleted_checkpoints_message(run, state.target, recipe)
 
 
 def _check_devices(request: Request, state: TargetState) -> None:
