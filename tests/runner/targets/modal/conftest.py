@@ -54,7 +54,10 @@ class CloudFixture:
 
     def run(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
         """Run to the end, expecting exit status ``status``; return stdout and stderr."""
-        process = self.start(*words, **variables)
+        return self.finish(self.start(*words, **variables), status)
+
+    def finish(self, process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+        """Wait for a process, expecting exit status ``status``; return stdout and stderr."""
         out, err = process.communicate(timeout=300)
         assert process.returncode == status, (
             f"exit {process.returncode}\n{out}\n{err}\n{self.modal.log()[-3000:]}"

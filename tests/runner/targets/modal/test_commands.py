@@ -57,8 +57,7 @@ def test_preempted_command_resumes_from_its_persisted_files(
     process = cloud.start(*words, "--max_iters=40", "--pause=0.25")
     cloud.modal.wait_until(lambda: "iter 3:" in cloud.modal.log(), 60)
     cloud.modal.preempt()
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
+    out, _ = cloud.finish(process)
     assert [attempt["reason"] for attempt in cloud.ledger("nano-train")["attempts"]] == [
         "preempted",
         "finished",

@@ -78,8 +78,7 @@ def test_budget_holds_over_three_attempts_and_can_be_raised(
     before = len(cloud.metrics())
     cloud.modal.wait_until(lambda: len(cloud.metrics()) > before and len(reasons(cloud)) == 2, 60)
     cloud.modal.preempt()
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 104, err
+    _, err = cloud.finish(process, 104)
     assert "reached its --max-cost" in err
     assert reasons(cloud) == ["preempted", "preempted", "budget"]
     webhook.server_close()
@@ -129,8 +128,7 @@ def test_crashed_machine_loses_no_committed_checkpoint(strict_cloud: CloudFixtur
     cloud.modal.wait_until(lambda: "latest" in cloud.committed(), 60)
     cloud.modal.crash()
     go.touch()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, out + err
+    _, err = cloud.finish(process)
     assert "in-progress inputs will be re-scheduled" in err  # Modal's own line
     assert reasons(cloud) == ["killed", "finished"]
     record = json.loads((cloud.run_folder() / "run.json").read_text())
@@ -145,8 +143,7 @@ def test_sigint_without_a_terminal_stops_the_run(cloud: CloudFixture) -> None:
     )
     cloud.wait_for_step(10)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 101, err
+    _, err = cloud.finish(process, 101)
     assert reasons(cloud) == ["stopped"]
     cloud.slow_down(0.0)
     _, err = cloud.run("resume", "tiny", "-y", "--timeout", "2h")
@@ -162,8 +159,7 @@ def test_sigterm_detaches_from_the_run(cloud: CloudFixture) -> None:
     process = cloud.start("cloud", "tiny", "-y", "--device", "cpu", "max_steps=60")
     cloud.wait_for_step(10)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    _, err = cloud.finish(process, 130)
     assert err.splitlines()[-1].startswith(
         "detached; the run continues. Follow it with `runner logs tiny --follow`"
     )

@@ -85,8 +85,7 @@ def test_preempted_experiment_has_the_result_of_the_host(cloud: CloudFixture, mi
     log = lambda: _text(cloud, "on_modal")  # noqa: E731
     cloud.modal.wait_until(lambda: "step 5\n" in log(), 60)
     cloud.modal.preempt()
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, out + err
+    cloud.finish(process)
     host, modal = result(cloud, "on_host"), result(cloud, "on_modal")
     assert host["w"] == modal["w"]
     assert host["first_step"] == 0

@@ -61,8 +61,7 @@ def test_same_command_attaches_to_the_lost_launch(cloud: CloudFixture) -> None:
     errors = process.stderr
     wait_for(lambda: "attaching to it" in errors.readline(), 60)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 101, err
+    cloud.finish(process, 101)
     assert len(cloud.modal.calls()) == 1
     assert status(cloud)["status"] == "unfinished"
 

@@ -81,8 +81,7 @@ def test_checkpoint_survives_a_preemption(
     process = cloud.start("cloud", *WORDS, steps, "train.gpu=null", "sample.gpu=null", "-y")
     cloud.modal.wait_until(lambda: cloud.modal.log().count("saving checkpoint") >= 2, 120)
     cloud.modal.preempt()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    out, err = cloud.finish(process)
     ends = [attempt["reason"] for attempt in cloud.ledger("nanogpt-shakespeare-train")["attempts"]]
     assert ends == ["preempted", "finished"]
     assert "runner: resuming with --init_from=resume" in err

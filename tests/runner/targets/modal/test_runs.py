@@ -79,8 +79,7 @@ def _tensorboard(cloud: CloudFixture) -> Iterator[Callable[[], bytes]]:
         yield tags
     finally:
         board.send_signal(signal.SIGTERM)
-        _, err = board.communicate(timeout=30)
-    assert board.returncode == 0, err
+        _, err = cloud.finish(board)
     assert f"curves of tiny: http://127.0.0.1:{port} (Ctrl-C stops it)" in err
     assert "Traceback" not in err
 
