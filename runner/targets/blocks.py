@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
-from runner.errors import TargetUnavailable
+from runner.errors import TargetUnavailable, usage
 from runner.target import VolumeEntry
 
 BLOCK_SIZE = 8 * 1024 * 1024  # bytes; Modal's volumes of version 2 cut files into such blocks
@@ -97,6 +98,22 @@ class MissingBlock:
     url: str
 
 
+def block_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of bytes from ``start`` to ``end``, cut at the blocks of the file."""
+    while start < end:
+        stop = min(end, (start // BLOCK_SIZE + 1) * BLOCK_SIZE)
+        yield start, stop
+        start = stop
+
+
+def checked_path(path: str) -> str:
+    """Return ``path`` without outer slashes. Raises RunnerError, exit status 2, for a `..` in it."""
+    parts = PurePosixPath(path.strip("/")).parts
+    if ".." in parts:
+        raise usage(f"{path} leads out of the volume; give a path inside it")
+    return "/".join(parts)
+
+
 class BlockFiles(ABC):
     """The files of a volume that `pull` and `push` copy."""
 
@@ -132,8 +149,13 @@ class BlockFiles(ABC):
         """Send a block without its trailing zeros; return the receipt for ``put``."""
 
     @abstractmethod
+    def _remove(self, path: str, recursive: bool) -> None: ...
+
     def remove(self, path: str, recursive: bool = False) -> None:
         """Delete a file, or a folder if ``recursive``. Raises FileNotFoundError."""
+        if not checked_path(path):
+            raise usage("that is the whole volume; name a file or folder in it")
+        self._remove(checked_path(path), recursive)
 
     def size(self, path: str) -> int | None:
         """Return the file's size in bytes; None if it does not exist."""

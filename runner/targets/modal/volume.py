@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from job.paths import VOLUMES
@@ -22,6 +21,7 @@ from runner.targets.blocks import (
     OpenFile,
     RemoteEntry,
     RetryPolicy,
+    checked_path,
 )
 from runner.targets.modal.client import (
     check_reachable,
@@ -180,7 +180,7 @@ class ModalVolumeFiles(BlockFiles):
 
         The paths are those of the volume, not checked.
         """
-        checked = _check_path(path) or "/"
+        checked = checked_path(path) or "/"
         listed = self._request(lambda: self.volume.listdir(checked, recursive=recursive))
         return [
             RemoteEntry(e.path.lstrip("/"), e.size, int(e.mtime), e.type.name.lower())
@@ -191,7 +191,7 @@ class ModalVolumeFiles(BlockFiles):
         """Return the addresses of the file's blocks, as it is now. Raises FileNotFoundError."""
         from runner.targets.modal.volume_rpc import open_file
 
-        checked = _check_path(path)
+        checked = checked_path(path)
         opened: OpenFile = self._request(
             lambda: open_file(self.volume, checked, start, length or 0)
         )
@@ -230,12 +230,8 @@ class ModalVolumeFiles(BlockFiles):
         receipt: bytes = self._request(lambda: send_block(block.url, content))
         return receipt
 
-    def remove(self, path: str, recursive: bool = False) -> None:
-        """Delete a file, or a folder if ``recursive``. Raises FileNotFoundError."""
-        checked = _check_path(path)
-        if not checked:
-            raise usage("that is the whole volume; name a file or folder in it")
-        self._request(lambda: self.volume.remove_file(checked, recursive=recursive))
+    def _remove(self, path: str, recursive: bool) -> None:
+        self._request(lambda: self.volume.remove_file(path, recursive=recursive))
 
     def write(self, path: str, text: str) -> None:
         """Create or replace a small file. Raises OSError if Modal can't be reached."""
@@ -259,13 +255,6 @@ class ModalVolumeFiles(BlockFiles):
                 return request()
 
         return self.retry.call(attempt)
-
-
-def _check_path(path: str) -> str:
-    parts = PurePosixPath(path.strip("/")).parts
-    if ".." in parts:
-        raise usage(f"{path} leads out of the volume; give a path inside it")
-    return "/".join(parts)
 
 
 class ListedFolder:

@@ -14,7 +14,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import ClientTimeout
@@ -24,7 +24,7 @@ from modal.config import config
 from modal_proto import api_pb2
 
 from runner.errors import ModalUnavailable
-from runner.targets.blocks import BLOCK_SIZE, Block, MissingBlock, NewFile, OpenFile
+from runner.targets.blocks import BLOCK_SIZE, Block, MissingBlock, NewFile, OpenFile, block_ranges
 
 BUFFER_SIZE = 1 << 20  # bytes of a body that may wait; with aiohttp's 64 KiB it pauses often
 MAX_ERROR_CHARACTERS = 300  # of a refusal: the rest is a page of XML
@@ -44,25 +44,16 @@ async def _open_file(volume: Any, path: str, start: int, length: int) -> OpenFil
     answer = await volume.client._stub.VolumeGetFile2(request)
     # The length can be the requested one even if the file ends before.
     end = min(answer.start + answer.len, answer.size)
-    blocks = tuple(_blocks(answer.get_urls, answer.start, end, answer.size))
+    ranges = zip(answer.get_urls, block_ranges(answer.start, end), strict=False)
+    blocks = tuple(
+        Block(a, b - a, url, a % BLOCK_SIZE == 0 and b == min(a + BLOCK_SIZE, answer.size))
+        for url, (a, b) in ranges
+    )
     if sum(block.length for block in blocks) != max(0, end - answer.start):
         raise ConnectionError(
             f"Modal sent {len(blocks)} addresses for bytes {answer.start} to {end} of {path}"
         )
     return OpenFile(answer.size, blocks)
-
-
-def _blocks(urls: Sequence[str], start: int, end: int, size: int) -> Iterator[Block]:
-    """Yield the parts of a file of ``size`` bytes from ``start`` to ``end``, cut at its blocks."""
-    for url in urls:
-        block_end = (start // BLOCK_SIZE + 1) * BLOCK_SIZE
-        stop = min(end, block_end)
-        if stop <= start:
-            return
-        yield Block(
-            start, stop - start, url, start % BLOCK_SIZE == 0 and stop == min(block_end, size)
-        )
-        start = stop
 
 
 async def _fetch_body(block: Block) -> tuple[bytes, bytes | None]:

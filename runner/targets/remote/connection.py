@@ -55,12 +55,14 @@ REMEDIES = {
 }
 
 
-def explain(box: str, text: str) -> str:
-    """Return the last line of an error of the box, with its remedy."""
+CHECK_CONNECTION = "check the connection: `ssh {box} docker info`"
+
+
+def explain(box: str, text: str, default: str = CHECK_CONNECTION) -> str:
+    """Return the last line of an error of the box, with its remedy, or the ``default`` one."""
     line = text.strip().rpartition("\n")[2].strip().rstrip(".")
     remedies = (remedy for part, remedy in REMEDIES.items() if part in text.lower())
-    remedy = next(remedies, "check the connection: `ssh {box} docker info`")
-    return f"{box}: {line}; {remedy.format(box=box)}"
+    return "; ".join(filter(None, [f"{box}: {line}", next(remedies, default).format(box=box)]))
 
 
 class BoxUnavailable(TargetUnavailable):

@@ -38,6 +38,8 @@ from runner.targets.blocks import (
     OpenFile,
     RemoteEntry,
     RetryPolicy,
+    block_ranges,
+    checked_path,
 )
 from runner.targets.docker import IMAGE_VARIABLE, build_context, image_id, transfer_image
 from runner.targets.modal.image import VOLUME_FOLDERS, fingerprint
@@ -83,7 +85,7 @@ class Agent:
         answer, body = self.system.retry(attempt, retry)
         if "error" in answer:
             if answer["error"] not in ERRORS:
-                raise RunnerError(explain(self.system.box, answer["message"]))
+                raise RunnerError(explain(self.system.box, answer["message"], default=""))
             raise ERRORS[answer["error"]](answer["message"])
         return answer["result"], body
 
@@ -156,11 +158,11 @@ class BoxFiles(BlockFiles):
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return at most ``length`` bytes from ``start``. Raises FileNotFoundError."""
-        return self._request("read", path=path, start=start, length=length)[1]
+        return self._request("read", path=checked_path(path), start=start, length=length)[1]
 
     def listing(self, path: str = "", recursive: bool = True) -> list[RemoteEntry]:
         """Return the entries of a folder, or of the file itself. Raises FileNotFoundError."""
-        entries, _ = self._request("listing", path=path.strip("/"), recursive=recursive)
+        entries, _ = self._request("listing", path=checked_path(path), recursive=recursive)
         return [RemoteEntry(*row) for row in entries]
 
     def open(self, path: str, start: int = 0, length: int | None = None) -> OpenFile:
@@ -169,11 +171,7 @@ class BoxFiles(BlockFiles):
         if size is None:
             raise FileNotFoundError(path)
         end = size if length is None else min(size, start + length)
-        blocks = []
-        while start < end:
-            stop = min(end, (start // BLOCK_SIZE + 1) * BLOCK_SIZE)
-            blocks.append(Block(start, stop - start, path, True))
-            start = stop
+        blocks = (Block(a, b - a, path, True) for a, b in block_ranges(start, end))
         return OpenFile(size, tuple(blocks))
 
     def block(self, block: Block) -> bytes:
@@ -211,11 +209,10 @@ class BoxFiles(BlockFiles):
 
     def write(self, path: str, content: str) -> None:
         """Create or replace a small file."""
-        self._request("write", content.encode(), path=path)
+        self._request("write", content.encode(), path=checked_path(path))
 
-    def remove(self, path: str, recursive: bool = False) -> None:
-        """Delete a file or folder. Raises FileNotFoundError."""
-        self._request("remove", path=path.strip("/"))
+    def _remove(self, path: str, recursive: bool) -> None:
+        self._request("remove", path=path)
 
     def _request(self, op: str, content: bytes = b"", **parameters: Any) -> tuple[Any, bytes]:
         return self.agent.request(op, content, self.retry, volume=self.volume, **parameters)

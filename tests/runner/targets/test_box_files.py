@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import RunnerError
 from runner.targets.blocks import RetryPolicy
 from runner.targets.remote import agent
 from runner.targets.remote.connection import BoxSystem, BoxUnavailable
@@ -96,3 +97,17 @@ def test_a_folder_is_removed_after_an_interrupted_removal(box: Agent, tmp_path: 
         (tmp_path / "data" / name / "x").touch()
     BoxFiles(box, "data").remove("a", recursive=True)
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_wrong_path_is_a_mistake_of_the_user_and_no_error_of_the_connection(
+    box: Agent, tmp_path: Path
+) -> None:
+    files = BoxFiles(box, "data")
+    for request in (lambda: files.read("../other"), lambda: files.remove("/")):
+        with pytest.raises(RunnerError, match=r"name a file|inside it") as refused:
+            request()
+        assert refused.value.exit_code == 2
+    (tmp_path / "data" / "folder").mkdir()
+    with pytest.raises(RunnerError, match="Is a directory") as failed:
+        files.read("folder")
+    assert "connection" not in failed.value.message
