@@ -107,7 +107,7 @@ def block_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def checked_path(path: str) -> str:
-    """Return ``path`` without outer slashes. Raises RunnerError, exit status 2, for a `..` in it."""
+    """Return ``path`` without outer slashes. Raises RunnerError, exit status 2, for a ``..``."""
     parts = PurePosixPath(path.strip("/")).parts
     if ".." in parts:
         raise usage(f"{path} leads out of the volume; give a path inside it")
