@@ -1,6 +1,7 @@
-"""The common parts of targets: their state before a plan, and `LocalTarget`.
+"""The common parts of targets: their state before a plan, and two base classes.
 
-Runs of a local target are folders of this machine, and a job is a process to follow.
+Runs of a `LocalTarget` are folders of this machine, and a job is a process to follow. Jobs of a
+`ContainerTarget` are containers.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,8 +63,12 @@ from runner.runs.store import (
 )
 from runner.runs.volume import is_dataset_ready, recipe_of
 from runner.signals import SignalForwarder, press_ctrl_c
+from runner.system import System
 from runner.target import LaunchHandle, LocalVolume, RunInfo, Target, VolumeFiles
-from runner.targets.process import exit_status
+from runner.targets.docker import Container, RunContainers, exec_command
+from runner.targets.process import exit_status, follow_process
+
+STOP_TIMEOUT_S = 600.0  # for `docker stop`; the grace period of the container decides
 
 
 class LocalTarget(Target):
@@ -253,6 +258,46 @@ class LocalTarget(Target):
         if plan.records_launch:
             write_launch(self.volumes.run(plan.run), launch)
             self._launched[plan.run] = launch
+
+
+class ContainerTarget(Target):
+    """Runs jobs as containers of a Docker engine."""
+
+    cli: CliContext
+    checkout: Path
+    system: System
+    containers: RunContainers
+
+    def active_containers(self, run: str) -> list[Container]:
+        """Return the containers of the run that have not ended."""
+        return self.containers.active(run)
+
+    def stop(self, run: str, force: bool = False) -> bool:
+        """Run `docker stop`, which grants the container's grace period, or `docker kill`."""
+        active = self.active_containers(run)
+        for container in active:
+            command = ["docker", "kill" if force else "stop", container.id]
+            answer = self.system.call(command, timeout_s=STOP_TIMEOUT_S)
+            if answer.code:
+                raise RunnerError(f"{self.name} could not stop run '{run}': {answer.last_line}")
+        return bool(active)
+
+    def enter(self, run: str, argv: Sequence[str]) -> int:
+        """Run ``argv`` in the run's container, as its user (container/entrypoint.sh)."""
+        active = self.active_containers(run)
+        if not active:
+            raise RunnerError(f"the container of run '{run}' has ended")
+        return self._exec(active[0].id, argv)
+
+    def output(self, run: str, lines: int) -> list[str]:
+        """Return the end of the container's output, while the engine still has the container."""
+        return self.containers.output(run, lines)
+
+    def _exec(self, container: str, argv: Sequence[str]) -> int:
+        command = self.system.command_line(exec_command(self.cli, container, argv))
+        if self.cli.is_terminal and command[0] == "ssh":
+            command.insert(1, "-t")
+        return follow_process(self.cli.environ, command, self.cli.cwd)
 
 
 def has_terminal(job: str) -> bool:

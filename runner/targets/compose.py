@@ -13,7 +13,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,12 @@ from runner.runs.store import ProbeLaunch
 from runner.signals import hold_signals, signal_handler
 from runner.system import System
 from runner.target import LaunchHandle
-from runner.targets.base import LocalTarget, container_volumes
+from runner.targets.base import (
+    STOP_TIMEOUT_S,
+    ContainerTarget,
+    LocalTarget,
+    container_volumes,
+)
 from runner.targets.docker import (
     IMAGE_VARIABLE,
     ComposeProject,
@@ -51,7 +55,6 @@ from runner.targets.docker import (
     container_name,
     container_named,
     ensure_setup_image,
-    exec_command,
     prepare_mounts,
     setup_image,
     transfer_image,
@@ -61,14 +64,13 @@ from runner.targets.docker import (
 from runner.targets.process import follow_process
 
 QUEUE = "/vol/queue"
-STOP_TIMEOUT_S = 600.0  # only bounds the wait; stop_grace_period of the compose file decides
 STDERR, CHUNK_BYTES = 2, 1 << 16
 DRAIN_TIMEOUT_S = 5.0  # for the last messages of Compose
 STATUS_LINE = re.compile(rb"^(?:\x1b\[31mERROR\x1b\[0m: )?(\d{1,3})\n\Z", re.MULTILINE)
 FORWARDED_VARIABLES = ("NO_COLOR",)
 
 
-class ComposeTarget(LocalTarget):
+class ComposeTarget(ContainerTarget, LocalTarget):
     """Runs jobs as containers of this machine."""
 
     name = "local"
@@ -185,14 +187,13 @@ class ComposeTarget(LocalTarget):
             self.system.call(["docker", "rm", "--force", container.id])
         return code
 
-    def enter(self, run: str, argv: Sequence[str]) -> int:
-        """Run ``argv`` in the run's container, as its user (container/entrypoint.sh)."""
-        active = self.containers.active(run) or self._started_by_compose(run)
-        if not active:
-            raise RunnerError(f"the container of run '{run}' has ended")
-        program, *command = exec_command(self.cli, active[0].id, argv)
-        docker = str(self.system.program(program))
-        return follow_process(self.cli.environ, [docker, *command], self.checkout)
+    def active_containers(self, run: str) -> list[Container]:
+        """Return the active containers of the run, also of one that `docker compose up` started."""
+        if active := self.containers.active(run):
+            return active
+        record = read_record(self.volumes.run(run))
+        host = record.attempts[-1].host if record and record.attempts else ""
+        return [container for container in container_named(self.system, host) if container.alive]
 
     def remove(self, path: str) -> None:
         """Delete a folder of the checkpoints volume, and the containers of a run's folder."""
@@ -200,16 +201,9 @@ class ComposeTarget(LocalTarget):
         self.containers.remove_ended(path)
 
     def stop(self, run: str, force: bool = False) -> bool:
-        """Run `docker stop`, which grants the compose file's grace period, or `docker kill`."""
+        """Stop the run's container. Raises RunnerError without an engine."""
         self._check_engine()
-        active = self.containers.active(run) or self._started_by_compose(run)
-        if problem := self.containers.stop(active, force, STOP_TIMEOUT_S):
-            raise RunnerError(f"the engine could not stop run '{run}': {problem}")
-        return bool(active)
-
-    def output(self, run: str, lines: int) -> list[str]:
-        """Return the end of the container's output, while the engine still has the container."""
-        return self.containers.output(run, lines)
+        return super().stop(run, force)
 
     def _check_engine(self) -> None:
         if self.system.engine.problem:
@@ -218,11 +212,6 @@ class ComposeTarget(LocalTarget):
             raise RunnerError(
                 f"{self.system.engine.problem}; run `runner doctor` for details{hint}"
             )
-
-    def _started_by_compose(self, run: str) -> list[Container]:
-        record = read_record(self.volumes.run(run))
-        host = record.attempts[-1].host if record and record.attempts else ""
-        return [c for c in container_named(self.system, host) if c.alive]
 
     def _prober(self, run: str | None) -> ProbeLaunch:
         if not (self.checkout / "volumes").is_dir() or self.system.engine.problem:

@@ -109,18 +109,6 @@ class RunContainers:
         if ended := [container.id for container in self.all(run) if not container.alive]:
             self.system.call(["docker", "rm", *ended])
 
-    def stop(self, containers: Sequence[Container], force: bool, timeout_s: float) -> str:
-        """Run `docker stop`, which grants their grace period, or with ``force`` `docker kill`.
-
-        Returns the engine's error, or ''. ``timeout_s`` is longer than the grace period.
-        """
-        for container in containers:
-            command = ["docker", "kill" if force else "stop", container.id]
-            answer = self.system.call(command, timeout_s=timeout_s)
-            if answer.code:
-                return answer.last_line
-        return ""
-
     def wait_and_remove(self, name: str) -> Container | None:
         """Wait for the end of a container, and remove it; None if it was not created."""
         self.system.call(["docker", "wait", name], timeout_s=LONGEST_WAIT_S)

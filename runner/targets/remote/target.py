@@ -29,18 +29,21 @@ from runner.runs.volume import recipe_of, record_of, step_of
 from runner.signals import hold_signals
 from runner.system import CompletedCommand
 from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box
-from runner.targets.base import inspect_target, remote_environment, uploaded_folder
+from runner.targets.base import (
+    ContainerTarget,
+    inspect_target,
+    remote_environment,
+    uploaded_folder,
+)
 from runner.targets.docker import (
     ENTRYPOINT,
     RunContainers,
     check_image_program,
     container_name,
     ensure_setup_image,
-    exec_command,
     with_image_digest,
     with_setup_state,
 )
-from runner.targets.process import follow_process
 from runner.targets.remote.connection import (
     SSH_FAILED,
     BoxSystem,
@@ -65,11 +68,12 @@ TREE_LABEL = "gpt-runner.tree"
 GPU_OPTIONS = ("--gpus", "all", "--ipc", "host", "--ulimit", "memlock=-1")
 
 
-class RemoteTarget(Target):
+class RemoteTarget(ContainerTarget):
     """Runs jobs as containers of a box."""
 
     poll_interval_s = 1.0
     has_remote_volumes = True
+    system: BoxSystem
 
     def __init__(self, cli: CliContext, checkout: Path, box: str) -> None:
         self.cli, self.checkout, self.box = cli, checkout, box
@@ -155,13 +159,6 @@ class RemoteTarget(Target):
                 files.remove(started.run, recursive=True)
         return code
 
-    def stop(self, run: str, force: bool = False) -> bool:
-        """Run `docker stop` with the grace period, or with ``force`` `docker kill`."""
-        active = self.containers.active(run)
-        if problem := self.containers.stop(active, force, GRACE_S + 30.0):
-            raise RunnerError(f"{self.box} could not stop run '{run}': {problem}")
-        return bool(active)
-
     def remove(self, path: str) -> None:
         """Delete a folder of the checkpoints volume, and the containers of a run's folder."""
         self._files["checkpoints"].remove(path, recursive=True)
@@ -199,10 +196,6 @@ class RemoteTarget(Target):
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def output(self, run: str, lines: int) -> list[str]:
-        """Return the end of the container's output, while the engine still has the container."""
-        return self.containers.output(run, lines)
-
     def files(self, volume: str) -> BoxFiles:
         """Return the volume on the box."""
         return self._files[volume]
@@ -237,13 +230,6 @@ class RemoteTarget(Target):
             self.system.call(["docker", "rm", "--force", name])
         return code
 
-    def enter(self, run: str, argv: Sequence[str]) -> int:
-        """Run ``argv`` in the run's container."""
-        active = self.containers.active(run)
-        if not active:
-            raise RunnerError(f"the container of run '{run}' has ended")
-        return self._exec(active[0].id, argv)
-
     def container_state(self, name: str) -> tuple[bool, int | None]:
         """Return whether the container is alive, and its exit status once it has ended."""
         answer = self.system.call(
@@ -268,12 +254,6 @@ class RemoteTarget(Target):
         root = self.system.call(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
         columns = self.system.call(["df", "-Pk", root]).out.split()
         return int(columns[-3]) * 1024 if len(columns) > 6 and columns[-3].isdecimal() else None
-
-    def _exec(self, container: str, argv: Sequence[str]) -> int:
-        command = self.system.command_line(exec_command(self.cli, container, argv))
-        if self.cli.is_terminal and command[0] == "ssh":
-            command.insert(1, "-t")
-        return follow_process(self.cli.environ, command, self.cli.cwd)
 
     def _ensure_image(self) -> None:
         ensure_image(self.cli, self.system, self.checkout, self.image)
