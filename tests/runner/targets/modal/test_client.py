@@ -38,6 +38,8 @@ from tests.runner.targets.modal.conftest import ROOT, make_checkout, open_cloud
 
 PROXY = "http://proxy:3128"
 
+TOKEN = {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+
 ONE_OF_TWO = "http://nowhere.invalid,http://127.0.0.1:{port}"
 
 
@@ -76,8 +78,7 @@ def test_no_reachable_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         check_reachable({})
     assert refused.value.message == (
         "Modal can't be reached: api.modal.com (Name or service not known), "
-        "api.modal2.com (Name or service not known); "
-        "check the network and try again"
+        "api.modal2.com (Name or service not known); check the network and try again"
     )
 
 
@@ -158,7 +159,7 @@ def test_commands_name_the_missing_proxy_package(
     requests: list[str] = []
     monkeypatch.setattr("runner.planning.gpus._fetch_rates", lambda: requests.append("prices"))
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HTTPS_PROXY": PROXY}
-    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    environ |= TOKEN
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
     for line in ("cloud tiny --dry-run", "status cl", "doctor"):
         result = CliRunner().invoke(main, line.split(), obj=cli)
@@ -190,7 +191,7 @@ def test_launch_offline_fails_before_the_client_retries(
         port = closed.getsockname()[1]
     monkeypatch.setattr("modal.config.config.get", lambda name: f"http://127.0.0.1:{port}")
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    environ |= TOKEN
     cli = CliContext(environ=environ, cwd=make_checkout(tmp_path / "checkout"), terminal=False)
     result = CliRunner().invoke(main, ["cloud", "tiny", "-y"], obj=cli)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
@@ -212,7 +213,7 @@ def test_refused_token_is_one_line(tmp_path: Path) -> None:
 def test_modal_that_stops_answering_is_a_runner_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environ = {"HOME": str(tmp_path), "MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    environ = {"HOME": str(tmp_path), **TOKEN}
     checkout = make_checkout(tmp_path / "checkout")
     target = ModalTarget(CliContext(environ=environ, cwd=checkout, terminal=False), checkout)
 
@@ -277,9 +278,8 @@ def test_account_id_changes_with_profile_and_token(environ: dict[str, str], tmp_
     builds = ImageBuilds(checkout, cache, environ)
     builds.remember()
     assert builds.describe()[0]
-    home = (
-        TWO_PROFILES.replace("active = true\n", "") + "active = true\n"
-    )  # modal profile activate home
+    # modal profile activate home
+    home = TWO_PROFILES.replace("active = true\n", "") + "active = true\n"
     for changed in (home, TWO_PROFILES.replace("ak-1", "ak-3")):
         write(environ, changed)
         assert not builds.describe()[0]
@@ -339,10 +339,8 @@ def test_unreadable_config_file_is_one_line(
 def test_doctor_names_the_config_file(environ: dict[str, str], tmp_path: Path) -> None:
     file = write(environ, INVALID_TOML)
     (finding,) = system_checks.check_modal(CheckContext(tmp_path, environ))
-    assert (finding.severity, finding.remedy.partition(":")[0]) == (
-        "error",
-        "fix it, or create a new one",
-    )
+    remedy = "fix it, or create a new one"
+    assert (finding.severity, finding.remedy.partition(":")[0]) == ("error", remedy)
     assert str(file) in finding.message
 
 
@@ -359,7 +357,7 @@ def test_launch_asks_modal_before_it_reads_the_recipe(tmp_path: Path) -> None:
 
 def test_launch_offline_ends_before_the_client_retries(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    environ |= {"MODAL_TOKEN_ID": "ak", "MODAL_TOKEN_SECRET": "as"}
+    environ |= TOKEN
     with socket.create_server(("127.0.0.1", 0)) as closed:
         environ["MODAL_SERVER_URL"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
     process = subprocess.Popen(

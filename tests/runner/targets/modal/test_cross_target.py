@@ -31,11 +31,8 @@ def test_run_moves_from_host_to_modal_and_back(cloud: CloudFixture, tmp_path: Pa
     )
     assert moved.read_bytes() == uninterrupted.read_bytes()
     record = json.loads((run / "run.json").read_text())
-    assert [attempt["launch"].get("target") for attempt in record["attempts"]] == [
-        "host",
-        "cloud",
-        None,
-    ]
+    targets = [attempt["launch"].get("target") for attempt in record["attempts"]]
+    assert targets == ["host", "cloud", None]
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 151))
     words = ("--name", "tiny", "--device", "cpu", "prompt=the ")
@@ -89,15 +86,8 @@ def test_ctrl_c_on_a_terminal_asks(
 ) -> None:
     cloud = light_cloud
     go = cloud.hold_at(25)
-    words = [
-        "-c",
-        "from runner.cli import main; main()",
-        "cloud",
-        "tiny",
-        "--device",
-        "cpu",
-        "max_steps=150",
-    ]
+    words = ["-c", "from runner.cli import main; main()"]
+    words += ["cloud", "tiny", "--device", "cpu", "max_steps=150"]
     person = pexpect.spawn(
         sys.executable, words, cwd=str(cloud.checkout), env=cloud.environ, timeout=60
     )

@@ -174,8 +174,5 @@ def test_stop_with_force_kills_the_run(cloud: CloudFixture) -> None:
     cloud.run("stop", "tiny", "--force")
     cloud.modal.wait_until(lambda: not any(task["alive"] for task in cloud.modal.tasks()), 60)
     state = json.loads(cloud.run("status", "tiny", "--json")[0])
-    assert (state["status"], state["end_reasons"], state["reason"]) == (
-        "unfinished",
-        ["stopped"],
-        "stopped",
-    )
+    values = [state[name] for name in ("status", "end_reasons", "reason")]
+    assert values == ["unfinished", ["stopped"], "stopped"]

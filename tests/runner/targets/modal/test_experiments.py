@@ -69,18 +69,9 @@ def result(cloud: CloudFixture, name: str) -> dict[str, Any]:
 
 
 def test_preempted_experiment_has_the_result_of_the_host(cloud: CloudFixture, mine: Path) -> None:
-    cloud.run(
-        "host",
-        "run",
-        str(mine),
-        "lr=0.2",
-        "steps=60",
-        "pause=0.05",
-        "--name",
-        "on_host",
-        OMP_NUM_THREADS="1",
-    )
-    words = ("cloud", "run", str(mine), "lr=0.2", "steps=60", "pause=0.05", "--device", "cpu", "-y")
+    arguments = ("run", str(mine), "lr=0.2", "steps=60", "pause=0.05")
+    cloud.run("host", *arguments, "--name", "on_host", OMP_NUM_THREADS="1")
+    words = ("cloud", *arguments, "--device", "cpu", "-y")
     process = cloud.start(*words, "--name", "on_modal")
     log = lambda: _text(cloud, "on_modal")  # noqa: E731
     cloud.modal.wait_until(lambda: "step 5\n" in log(), 60)
@@ -119,17 +110,8 @@ def test_sweep_keeps_its_budget_and_resumes_with_more(cloud: CloudFixture, tmp_p
         "experiment: mine.py\nmetric: w\ngoal: max\n"
         "space: {random: {lr: {uniform: [0.1, 0.5]}}, trials: 8}\n"
     )
-    words = (
-        "sweep",
-        str(sweep),
-        "--target",
-        "cloud",
-        "--device",
-        "cpu",
-        "--no-smoke",
-        "-y",
-        "--json",
-    )
+    words = ("sweep", str(sweep), "--target", "cloud", "--device", "cpu")
+    words += ("--no-smoke", "-y", "--json")
     # A dollar per second: 4 cores at 900 dollars per hour.
     (cloud.checkout / "prices.yaml").write_text("CPU: 900\nMEMORY: 0\n")
     out, err = cloud.run(*words, "--max-parallel", "1", "--budget", "12", status=104)

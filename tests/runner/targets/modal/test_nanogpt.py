@@ -25,13 +25,8 @@ TINY_MODEL = (
     "--always_save_checkpoint=True"
 )
 
-WORDS = (
-    "pipeline",
-    PIPELINE,
-    "--dir",
-    "../nanoGPT",
-    "sample.args=--num_samples=1 --max_new_tokens=40",
-)
+SAMPLE = "sample.args=--num_samples=1 --max_new_tokens=40"
+WORDS = ("pipeline", PIPELINE, "--dir", "../nanoGPT", SAMPLE)
 
 pytestmark = [
     pytest.mark.slow,

@@ -25,9 +25,8 @@ def test_prepare_rents_no_gpu_and_sample_a_small_one(cloud: CloudFixture) -> Non
     cloud.run("cloud", "prepare", "tiny", "-y")
     assert (cloud.volume("data") / "tiny" / "meta.json").exists()
     cloud.train("--gpu", "T4", "max_steps=10")
-    out, _ = cloud.run(
-        "cloud", "sample", "--name", "tiny", "prompt=the ", "max_new_tokens=12", "-y"
-    )
+    words = ("--name", "tiny", "prompt=the ", "max_new_tokens=12", "-y")
+    out, _ = cloud.run("cloud", "sample", *words)
     assert out.startswith("the ")
     out, _ = cloud.run("cloud", "evaluate", "--name", "tiny", "--json", "-y")
     assert json.loads(out)["step"] == 10
@@ -49,15 +48,8 @@ def test_secrets_appear_nowhere(cloud: CloudFixture) -> None:
         "print('lengths', *(len(os.environ[n]) for n in ('WANDB_API_KEY', 'MY_TOKEN', 'OTHER')))"
     )
     code.write_text(f"import os\n{lengths}\n")
-    words = [
-        "--gpu",
-        "T4",
-        "train.wandb_project=mine",
-        "--env",
-        "MY_TOKEN",
-        "--secret",
-        "kept-by-modal",
-    ]
+    words = ["--gpu", "T4", "train.wandb_project=mine"]
+    words += ["--env", "MY_TOKEN", "--secret", "kept-by-modal"]
     plan, _ = cloud.run("cloud", "tiny", *words, "--dry-run", "--json")
     assert json.loads(plan)["secrets"] == ["WANDB_API_KEY", "MY_TOKEN"]
     assert json.loads(plan)["target_options"]["modal_secrets"] == ["kept-by-modal"]

@@ -45,13 +45,9 @@ class TestWithoutAToken:
     def test_listed_as_a_copy(self, type_: Type, pulled: MakeRun) -> None:
         pulled("finished")
         assert "cloud (copy)" in type_("runner runs").stdout
-        (status,) = json.loads(type_("runner runs --json").stdout)
-        assert (status["run"], status["target"], status["status"], status["is_copy"]) == (
-            "cl",
-            "cloud",
-            "finished",
-            True,
-        )
+        (run,) = json.loads(type_("runner runs --json").stdout)
+        values = [run[name] for name in ("run", "target", "status", "is_copy")]
+        assert values == ["cl", "cloud", "finished", True]
 
     @pytest.mark.parametrize(
         ("line", "word"),
@@ -74,12 +70,9 @@ class TestWithoutAToken:
         launch = LaunchHandle("cl", "cloud", "train", "fc-1", 4.0, location="ap-1")
         write_launch(folder, launch)
         (folder / "run.json").write_text("{")
-        (status,) = json.loads(type_("runner runs --json").stdout)
-        assert (status["target"], status["status"], status["reason"]) == (
-            "cloud",
-            "lost",
-            "run.json is damaged",
-        )
+        (run,) = json.loads(type_("runner runs --json").stdout)
+        values = [run[name] for name in ("target", "status", "reason")]
+        assert values == ["cloud", "lost", "run.json is damaged"]
 
     def test_copy_is_resumed_on_the_host(self, type_: Type, pulled: MakeRun) -> None:
         pulled("unfinished", step=40)
@@ -87,10 +80,8 @@ class TestWithoutAToken:
         assert planned.exit_code == 0, planned.stderr
         assert "resumes from step 40 of 100" in planned.stderr
         refused = type_("runner resume cl")
-        assert (refused.exit_code, "`runner resume cl --target host`" in refused.stderr) == (
-            1,
-            True,
-        )
+        assert refused.exit_code == 1
+        assert "`runner resume cl --target host`" in refused.stderr
         assert "`runner resume cl --target host` resumes it" in type_("runner status cl").stderr
 
     def test_copy_of_an_active_run_shows_its_age(
@@ -109,11 +100,8 @@ class TestWithoutAToken:
         assert "status    running 2h ago\n" in type_("runner status cl").stdout
         assert "run 'cl' was running 2h ago" in type_("runner watch cl").stderr
         status = json.loads(type_("runner status cl --json").stdout)
-        assert (status["status"], status["alive"], status["last_seen"]) == (
-            "running",
-            False,
-            now - 7200,
-        )
+        values = [status[name] for name in ("status", "alive", "last_seen")]
+        assert values == ["running", False, now - 7200]
         write_attempt(now - 5)
         assert "status    running\n" in type_("runner status cl").stdout
         write_attempt(now - 7200, status=100)  # the machine crashed before the record was written
@@ -155,14 +143,8 @@ def test_offline_note_if_the_run_may_have_been_resumed_on_modal(
     status: str, warned: int, type_: Type, cli: CliContext, pulled, make_run: MakeRun
 ) -> None:
     make_run("mine", step=50, status=status)
-    cli.environ = {
-        **cli.environ,
-        "MODAL_TOKEN_ID": "a",
-        "MODAL_TOKEN_SECRET": "b",
-        "MODAL_SERVER_URL": "http://127.0.0.1:1",
-    }
+    token = {"MODAL_TOKEN_ID": "a", "MODAL_TOKEN_SECRET": "b"}
+    cli.environ = {**cli.environ, **token, "MODAL_SERVER_URL": "http://127.0.0.1:1"}
     cli.targets["cloud"] = ModalTarget(cli, cli.cwd)
-    assert (
-        type_("runner status mine").stderr.count("skipped target cloud: Modal can't be reached")
-        == warned
-    )
+    stderr = type_("runner status mine").stderr
+    assert stderr.count("skipped target cloud: Modal can't be reached") == warned

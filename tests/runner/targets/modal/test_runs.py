@@ -36,12 +36,8 @@ def test_training_leaves_records_and_a_finished_run_is_only_shown(cloud: CloudFi
     tags = {"project": "gpt-runner", "run": "tiny", "job": "train", "launch": launch}
     assert app["tags"] == tags
     state = json.loads(cloud.run("status", "tiny", "--json")[0])
-    assert (state["status"], state["target"], state["step"], state["attempts"]) == (
-        "finished",
-        "cloud",
-        60,
-        1,
-    )
+    values = [state[name] for name in ("status", "target", "step", "attempts")]
+    assert values == ["finished", "cloud", 60, 1]
     assert state["gpu"] == "H100,A100-80GB"
     assert 0 < state["cost"] < 0.2
     assert "run 'tiny' finished" in cloud.run("logs", "tiny", "--tail", "3")[0]

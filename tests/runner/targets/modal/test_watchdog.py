@@ -148,21 +148,24 @@ def test_idle_gpu_ends_the_run(tmp_path: Path) -> None:
         assert cloud.ledger()["attempts"][0]["detail"].startswith("GPU 0")
 
 
-def test_modals_limit_is_an_attempt_timeout() -> None:
-    found = watchdog.next_deadline(0.0, 86400.0, 3 * 86400.0, 0.0, None, 0.0, 1.0)
-    assert (found.reason, found.stop, found.kill) == ("attempt-timeout", 86100.0, 86400.0)
+DAY_S = 86400.0
 
 
-def test_timeout_deducts_earlier_attempts() -> None:
-    found = watchdog.next_deadline(1000.0, 86400.0, 7200.0, 3600.0, None, 0.0, 1.0)
-    assert (found.reason, found.stop, found.kill) == ("run-timeout", 4300.0, 4600.0)
-
-
-def test_budget_deducts_earlier_attempts() -> None:
-    found = watchdog.next_deadline(0.0, 86400.0, 86400.0, 0.0, 25.0, 5.0, 10.0)
-    assert (found.reason, found.kill) == ("budget", 7200.0)
-    spent = watchdog.next_deadline(0.0, 86400.0, 86400.0, 0.0, 25.0, 26.0, 10.0)
-    assert spent.stop <= 0.0
+@pytest.mark.parametrize(
+    ("limits", "reason", "stop", "kill"),
+    [
+        ((0.0, DAY_S, 3 * DAY_S, 0.0, None, 0.0, 1.0), "attempt-timeout", 86100.0, DAY_S),
+        # The run's limits count earlier attempts.
+        ((1000.0, DAY_S, 7200.0, 3600.0, None, 0.0, 1.0), "run-timeout", 4300.0, 4600.0),
+        ((0.0, DAY_S, DAY_S, 0.0, 25.0, 5.0, 10.0), "budget", 6900.0, 7200.0),
+        ((0.0, DAY_S, DAY_S, 0.0, 25.0, 26.0, 10.0), "budget", 0.0, 0.0),  # spent
+    ],
+)
+def test_the_earliest_limit_is_the_deadline(
+    limits: tuple[float, ...], reason: str, stop: float, kill: float
+) -> None:
+    found = watchdog.next_deadline(*limits)  # type: ignore[arg-type]
+    assert (found.reason, found.stop, found.kill) == (reason, stop, kill)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +173,7 @@ def test_budget_deducts_earlier_attempts() -> None:
     [
         (5.0, 2.0, 8.0),  # a small network stops seconds before the end, instead of 5 minutes
         (5.0, 80.0, 242.0),
-        (
-            5.0,
-            900.0,
-            300.0,
-        ),  # longer writes would be lost: Modal's grace period is shorter
+        (5.0, 900.0, 300.0),  # longer writes would be lost: Modal's grace period is shorter
         (0.01, 0.9, 3.6),  # 36 seconds: a tenth
         (0.01, 3.0, 9.0),  # more than a tenth if stopping takes longer
     ],
@@ -190,8 +189,8 @@ def test_margin_follows_the_measured_stopping_time(
 
 def test_run_deadline_precedes_modals_limit() -> None:
     for used in (0.0, 100.0, 80000.0):
-        each = attempt_timeout(ResolvedOptions(timeout_s=86400.0), used, {}, {})
-        found = watchdog.next_deadline(0.0, each, 86400.0, used, None, 0.0, 1.0)
+        each = attempt_timeout(ResolvedOptions(timeout_s=DAY_S), used, {}, {})
+        found = watchdog.next_deadline(0.0, each, DAY_S, used, None, 0.0, 1.0)
         assert found.stop < found.kill <= each
         assert found.reason == "run-timeout"  # no further attempt for the last minutes
 
