@@ -27,15 +27,7 @@ from runner.console import CliContext
 from runner.errors import RunnerError
 from runner.home import queue_folder
 from runner.jobs import JOBS
-from runner.plan import (
-    FolderState,
-    JobEnvironment,
-    Plan,
-    PriorRun,
-    QueueState,
-    TargetState,
-    Volume,
-)
+from runner.plan import FolderState, JobEnvironment, Plan, PriorRun, QueueState, TargetState, Volume
 from runner.planning.packaging import list_files, setup_lines
 from runner.planning.plan import already_active_message, make_plan
 from runner.project import check_forwarded_env, git_state, secret_names

@@ -25,24 +25,13 @@ from runner.errors import RunnerError
 from runner.paths import mount_point
 from runner.plan import ImageState, JobEnvironment, Plan, TargetState
 from runner.planning.command_plan import is_plain
-from runner.project import (
-    COMPOSE_FILE,
-    find_checkout,
-    secret_values,
-    volumes,
-    write_settings,
-)
+from runner.project import COMPOSE_FILE, find_checkout, secret_values, volumes, write_settings
 from runner.request import CommandRequest, Request
 from runner.runs.store import ProbeLaunch
 from runner.signals import hold_signals, signal_handler
 from runner.system import System
 from runner.target import LaunchHandle
-from runner.targets.base import (
-    STOP_TIMEOUT_S,
-    ContainerTarget,
-    LocalTarget,
-    container_volumes,
-)
+from runner.targets.base import STOP_TIMEOUT_S, ContainerTarget, LocalTarget, container_volumes
 from runner.targets.docker import (
     IMAGE_VARIABLE,
     ComposeProject,
@@ -314,10 +303,7 @@ def compose_system(cli: CliContext, checkout: Path) -> System:
 
 
 def run_service(
-    cli: CliContext,
-    service: str,
-    argv: tuple[str, ...],
-    is_server: bool = False,
+    cli: CliContext, service: str, argv: tuple[str, ...], is_server: bool = False
 ) -> int:
     """Run a container of ``service`` on the terminal and return its exit status.
 

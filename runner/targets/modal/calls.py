@@ -340,11 +340,7 @@ class _Waiter(threading.Thread):
     """Waits for the end of the call. If Modal's answer is uncertain, the run's record decides."""
 
     def __init__(
-        self,
-        target: ModalTarget,
-        handle: LaunchHandle,
-        ended: threading.Event,
-        scope: CancelScope,
+        self, target: ModalTarget, handle: LaunchHandle, ended: threading.Event, scope: CancelScope
     ) -> None:
         super().__init__(daemon=True)
         self.target, self.handle, self.ended, self.scope = target, handle, ended, scope

@@ -162,9 +162,7 @@ def _gpus(request: Request, spec: str | None) -> GpuRequest:
     return parse_gpus(spec or in_recipe or DEFAULT_GPU)
 
 
-def _parse_variables(
-    options: Sequence[str],
-) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+def _parse_variables(options: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Split --env into NAME=VALUE pairs, which records show, and names of secrets."""
     plain, own = [], []
     for word in options:

@@ -85,10 +85,7 @@ class Launch:
 
 
 def modal_plan(
-    request: Request,
-    state: ModalState,
-    options: ResolvedOptions,
-    table: Prices = BUILT_IN_PRICES,
+    request: Request, state: ModalState, options: ResolvedOptions, table: Prices = BUILT_IN_PRICES
 ) -> Plan:
     """Return the plan of a launch on Modal. Raises RunnerError, exit status 2."""
     hourly = usd_per_hour(options.machine, options.nodes, options.region, table)

@@ -41,12 +41,7 @@ from runner.signals import signal_handler
 from runner.target import RunInfo
 from runner.targets.modal import TARGET_NAME
 from runner.targets.modal import image as images
-from runner.targets.modal.app import (
-    JobFolder,
-    build_output,
-    launch_errors,
-    modal_secrets,
-)
+from runner.targets.modal.app import JobFolder, build_output, launch_errors, modal_secrets
 from runner.targets.modal.client import translate_modal_errors
 from runner.targets.modal.options import resolve_options
 

@@ -64,11 +64,7 @@ class Agent:
         self._lock = threading.Lock()
 
     def request(
-        self,
-        op: str,
-        content: bytes = b"",
-        retry: RetryPolicy | None = None,
-        **parameters: Any,
+        self, op: str, content: bytes = b"", retry: RetryPolicy | None = None, **parameters: Any
     ) -> tuple[Any, bytes]:
         """Return the agent's result and bytes. Raises what it raised, or BoxUnavailable."""
         head = zlib.compress(json.dumps({"op": op, **parameters}).encode(), 9)

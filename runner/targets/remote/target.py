@@ -29,12 +29,7 @@ from runner.runs.volume import recipe_of, record_of, step_of
 from runner.signals import hold_signals
 from runner.system import CompletedCommand
 from runner.target import LaunchHandle, RunInfo, RunSource, Target, remember_box
-from runner.targets.base import (
-    ContainerTarget,
-    inspect_target,
-    remote_environment,
-    uploaded_folder,
-)
+from runner.targets.base import ContainerTarget, inspect_target, remote_environment, uploaded_folder
 from runner.targets.docker import (
     ENTRYPOINT,
     RunContainers,

@@ -28,9 +28,7 @@ FIRST_LINES = ("starting run 'tiny'", "resuming run 'tiny'")
 
 
 @pytest.mark.slow
-def test_five_random_preemptions_give_the_same_weights(
-    strict_cloud: CloudFixture,
-) -> None:
+def test_five_random_preemptions_give_the_same_weights(strict_cloud: CloudFixture) -> None:
     cloud = strict_cloud
     seed = int(os.environ.get("GPT_RUNNER_TEST_SEED") or time.time_ns())
     print(f"to repeat it: GPT_RUNNER_TEST_SEED={seed}")

@@ -15,11 +15,7 @@ from runner.errors import ModalUnavailable, RunnerError
 from runner.targets.blocks import RetryPolicy
 from runner.targets.modal import volume_rpc
 from runner.targets.modal.inspect import diagnose
-from runner.targets.modal.volume import (
-    ModalVolumeFiles,
-    modal_name,
-    open_volume,
-)
+from runner.targets.modal.volume import ModalVolumeFiles, modal_name, open_volume
 from runner.transfer import download
 from tests.modal_standin import ModalStandin, StandinError
 from tests.runner.transfer.conftest import random_bytes
