@@ -30,12 +30,12 @@ from runner.system import System, wait_until
 from runner.target import LaunchHandle
 from runner.targets.base import LocalTarget, has_terminal
 from runner.targets.process import (
+    ask_to_stop,
     follow_process,
     identity_of,
     is_alive,
+    kill,
     machine_name,
-    signal_group,
-    signal_leader,
     start_detached,
 )
 
@@ -131,7 +131,7 @@ class HostTarget(LocalTarget):
         try:
             self._record(plan, launch)
         except OSError:  # a full disk: without its record the job could not be found again
-            signal_group(launch, signal.SIGKILL)
+            kill(launch)
             raise
         self._processes[launch.id] = process
         return launch
@@ -142,9 +142,9 @@ class HostTarget(LocalTarget):
         if launch is None:
             return False
         if force:
-            signal_group(launch, signal.SIGKILL)
+            kill(launch)
         else:
-            signal_leader(launch, signal.SIGTERM)
+            ask_to_stop(launch)
         wait_until(
             lambda: not is_alive(launch),
             STOP_TIMEOUT_S,
@@ -209,11 +209,11 @@ class HostTarget(LocalTarget):
         return lambda launch: (is_alive(launch), None)
 
     def _interrupt(self, launch: LaunchHandle, received: signal.Signals) -> bool:
-        signal_leader(launch, signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)
+        ask_to_stop(launch, signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)
         return True
 
     def _kill(self, launch: LaunchHandle) -> None:
-        signal_group(launch, signal.SIGKILL)
+        kill(launch)
 
 
 def command_environment(environ: Mapping[str, str]) -> dict[str, str]:

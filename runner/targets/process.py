@@ -76,16 +76,16 @@ def is_alive(launch: LaunchHandle) -> bool:
     return identity != "" and identity == launch.identity
 
 
-def signal_group(launch: LaunchHandle, signum: signal.Signals) -> None:
-    """Send a signal to every process of the job."""
-    with suppress(ProcessLookupError):
-        os.killpg(int(launch.id), signum)
-
-
-def signal_leader(launch: LaunchHandle, signum: signal.Signals) -> None:
+def ask_to_stop(launch: LaunchHandle, signum: signal.Signals = signal.SIGTERM) -> None:
     """Send a signal to the job's first process; torchrun passes it on to its workers."""
     with suppress(ProcessLookupError):
         os.kill(int(launch.id), signum)
+
+
+def kill(launch: LaunchHandle) -> None:
+    """Kill every process of the job."""
+    with suppress(ProcessLookupError):
+        os.killpg(int(launch.id), signal.SIGKILL)
 
 
 def exit_status(code: int) -> int:

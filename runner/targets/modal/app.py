@@ -70,7 +70,7 @@ def start_call(
     hourly = target.usd_per_hour(options)
     timeout_s = attempt_timeout(options, used_s, hourly, target.cli.environ)
     handle = target.handle(plan, options)
-    job = job_spec(plan, options, handle, timeout_s, hourly, target.cli.environ)
+    job = job_spec(plan, handle, timeout_s, hourly, target.cli.environ)
     folder = JobFolder.from_plan(plan)
     packages = plan.image.packages if plan.image else ()
     files = [(v.host_path, v.container_path) for v in plan.volumes if v.name == "mount"]
@@ -166,7 +166,6 @@ def _stop_app(app: str) -> bool:
 
 def job_spec(
     plan: Plan,
-    options: ResolvedOptions,
     handle: LaunchHandle,
     timeout_s: int,
     usd_per_hour: dict[str, float],
@@ -183,12 +182,7 @@ def job_spec(
         "keeps_record": plan.records_launch,
         "launch": asdict(handle),
         "attempt_s": float(timeout_s),
-        "total_s": options.timeout_s,
-        "max_cost": options.max_cost,
         "usd_per_hour": usd_per_hour,
-        "nodes": options.nodes,
-        "stop_stalled_after_s": options.stop_stalled_after_s,
-        "stop_idle_gpu_after_s": options.stop_idle_gpu_after_s,
         # A command may write anywhere, and marks no checkpoint as complete. The supervisor's
         # note about the checkpoint to resume from is the nearest to that.
         "commits": ["checkpoints", "data"] if is_command else ["checkpoints"],

@@ -76,14 +76,9 @@ class JobSpec(TypedDict):
     env: dict[str, str]
     volumes: dict[str, str]  # their names on Modal
     keeps_record: bool
-    launch: dict[str, Any]  # its record, without app and call
+    launch: dict[str, Any]  # its record, without app and call; it has the ResolvedOptions
     attempt_s: float
-    total_s: float  # over all attempts
-    max_cost: float | None
     usd_per_hour: dict[str, float]  # by GPU type
-    nodes: int
-    stop_stalled_after_s: float | None
-    stop_idle_gpu_after_s: float | None
     commits: list[str]  # volumes committed while the job runs
     marker: str  # the file in the run's folder that changes with each checkpoint
     app: NotRequired[str]
@@ -104,7 +99,8 @@ class AttemptRunner:
     def __init__(self, job: JobSpec) -> None:
         self.job = job
         self.call = modal.current_function_call_id() or ""  # known in this thread only
-        self.rank, self.address = cluster_rank(job["nodes"])
+        self.options: dict[str, Any] = job["launch"]["target_options"]
+        self.rank, self.address = cluster_rank(self.options["nodes"])
         self.keeps_record = job["keeps_record"] and self.rank == 0
         self.folder = VOLUMES_FOLDER / "checkpoints" / job["run"]
         self.volumes = MountedVolumes(job["volumes"])
@@ -148,15 +144,15 @@ class AttemptRunner:
         if self._stop_requested():
             return self._end(EndReason.STOPPED, ExitStatus.UNFINISHED)
         command, variables = for_node(
-            self.job["command"], self.job["nodes"], self.rank, self.address
+            self.job["command"], self.options["nodes"], self.rank, self.address
         )
         process = JobProcess(command, WORKSPACE, self.job["env"] | variables)
         threading.Thread(target=self._watch_for_requests, daemon=True).start()
         if self.keeps_record and self.job["job"] in ("train", "command"):
             self.watchdogs = Watchdogs(
                 self.folder / "metrics.jsonl",
-                self.job["stop_stalled_after_s"],
-                self.job["stop_idle_gpu_after_s"],
+                self.options["stop_stalled_after_s"],
+                self.options["stop_idle_gpu_after_s"],
             )
         reason, code = self._supervise(process, deadline)
         process.kill()  # the rest of its process group
@@ -177,7 +173,7 @@ class AttemptRunner:
         marker = self._marker()
         while (code := process.wait(PROCESS_POLL_S)) is None:
             now = time.monotonic()
-            self.notifier.warn_of_cap(self.log, self.job["max_cost"])
+            self.notifier.warn_of_cap(self.log, self.options["max_cost"])
             if reason is None and (stop := self._why_stop(deadline)) is not None:
                 reason, kill_at = stop
                 print_message(f"stopping ({reason}): the job is saving its checkpoint")
@@ -234,7 +230,7 @@ class AttemptRunner:
                 code = ExitStatus.UNFINISHED
             if code != ExitStatus.UNFINISHED:
                 return self._end(EndReason.FAILED, code)
-            if self.job["nodes"] > 1:
+            if self.options["nodes"] > 1:
                 return self._end(EndReason.NODE_LOST, None)
             return self._end(EndReason.STOPPED, code)
         if reason in (EndReason.PREEMPTED, EndReason.CANCELLED, EndReason.ATTEMPT_TIMEOUT):
@@ -269,9 +265,9 @@ class AttemptRunner:
         return next_deadline(
             started,
             self.job["attempt_s"],
-            self.job["total_s"],
+            self.options["timeout_s"],
             sum(a.seconds(now) for a in earlier),
-            self.job["max_cost"],
+            self.options["max_cost"],
             sum(a.cost(now) for a in earlier),
             price,
         )

@@ -224,11 +224,11 @@ class AttemptNotifier(Notifier):
         """Report the end of the call; nothing while another attempt follows."""
         if log.status is None:
             return None
-        if log.reason == EndReason.FINISHED:
-            return self.send("finished")
-        if log.reason == EndReason.FAILED:
-            return self.send(f"failed with exit status {log.status}")
-        if log.reason == EndReason.STOPPED:
-            return self.send("was stopped")
         detail = log.attempts[-1].detail
-        return self.send(f"stopped: {log.reason}{f': {detail}' if detail else ''}")
+        texts: dict[str, str] = {
+            EndReason.FINISHED: "finished",
+            EndReason.FAILED: f"failed with exit status {log.status}",
+            EndReason.STOPPED: "was stopped",
+        }
+        other = f"stopped: {log.reason}{f': {detail}' if detail else ''}"
+        return self.send(texts.get(log.reason, other))
