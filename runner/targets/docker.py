@@ -232,7 +232,9 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 
     The engine would create missing folders as root. Raises RunnerError if a path is a file.
     """
-    listing = list_files(Path(folder.host_path), checkout) if folder.persisted else None
+    if not folder.persisted:
+        return
+    listing = list_files(Path(folder.host_path), checkout)
     for persisted in folder.persisted:
         path, volume_path = Path(folder.host_path) / persisted.path, Path(persisted.host_path)
         if path.is_file():
@@ -242,8 +244,7 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
         if not path.is_symlink():
             path.mkdir(parents=True, exist_ok=True)
         volume_path.mkdir(parents=True, exist_ok=True)
-        if listing is not None:
-            seed_volume(path, listing.below(persisted.path), volume_path)
+        seed_volume(path, listing.below(persisted.path), volume_path)
         if not path.is_symlink():  # the mount would hide the files that .gitignore names
             mirror_files(path, volume_path)
 
