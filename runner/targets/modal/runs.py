@@ -184,13 +184,15 @@ def find_active(
 def all_states(files: ModalVolumeFiles) -> list[RunInfo]:
     """Return the state of every run on Modal, also of one that only an app's tags name."""
     with ThreadPoolExecutor(READERS) as pool:
-        runs, apps = pool.map(lambda read: read(), (lambda: [*all_runs(files)], live_apps))
+        live = pool.submit(live_apps)
+        runs = list(all_runs(files))
         by_name = dict(zip((run.name for run in runs), pool.map(state_of, runs), strict=True))
+        apps = live.result()
     known = {run.name: run for run in runs}
     for name in dict.fromkeys(app.tags.get("run", "") for app in apps):
-        before = known.get(name) or CloudRun(name, None, None, AttemptLog())
-        run = with_live_app(before, apps)
-        if run is not before and not (name in by_name and by_name[name].alive):
+        recorded = known.get(name) or CloudRun(name, None, None, AttemptLog())
+        run = with_live_app(recorded, apps)
+        if run is not recorded and not (name in by_name and by_name[name].alive):
             by_name[name] = state_of(run)
     return list(by_name.values())
 
