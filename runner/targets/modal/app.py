@@ -30,6 +30,7 @@ from runner.planning.packaging import (
 )
 from runner.planning.plan import already_active_message
 from runner.project import PROJECT, secret_values
+from runner.request import TargetOptions
 from runner.target import LaunchHandle
 from runner.targets.modal import calls
 from runner.targets.modal import image as images
@@ -77,9 +78,7 @@ def start_call(
     is_built = target.builds.is_built(plan, target.cli.info)
     volumes = target.mounts()
     image = images.define_image(target.checkout, folder, files, packages)
-    own_secrets = modal_secrets(
-        plan.process.secrets, options.modal_secrets, target.cli.environ, target.checkout
-    )
+    own_secrets = modal_secrets(target, plan.process.secrets, options)
     app, function = _define(job, options, handle, image, volumes, own_secrets)
     if not is_built:
         with launch_errors(), build_output(not plan.as_json):
@@ -250,17 +249,14 @@ def attempt_timeout(
 
 
 def modal_secrets(
-    variables: Iterable[str],
-    secret_names: Iterable[str],
-    environ: Mapping[str, str],
-    checkout: Path,
+    target: ModalTarget, variables: Iterable[str], options: TargetOptions
 ) -> list[modal.Secret]:
-    """Return a function's secrets: values of ``variables``, and Modal's ``secret_names``."""
+    """Return a function's secrets: values of ``variables``, and those stored on Modal."""
     import modal
 
-    values: dict[str, str | None] = {**secret_values(variables, environ, checkout)}
-    own = [modal.Secret.from_dict(values)] if values else []
-    return [*own, *(modal.Secret.from_name(name) for name in secret_names)]
+    values = secret_values(variables, target.cli.environ, target.checkout)
+    own = [modal.Secret.from_dict({**values})] if values else []
+    return [*own, *(modal.Secret.from_name(name) for name in options.modal_secrets)]
 
 
 @dataclass(frozen=True)
@@ -368,7 +364,7 @@ def _deploy(target: ModalTarget, plan: Plan, options: ResolvedOptions, handle: L
         env={container.JOB_VARIABLE: json.dumps(job)},
         secrets=[
             modal.Secret.from_dict({TOKEN_VARIABLE: token}),
-            *modal_secrets(forwarded, options.modal_secrets, environ, checkout),
+            *modal_secrets(target, forwarded, options),
         ],
         gpu=options.gpus.modal_names() or None,
         cpu=options.machine.cores,

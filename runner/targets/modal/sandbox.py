@@ -113,7 +113,6 @@ def run_shell(
     has_folder = not is_plain(request, checkout)
     folder = JobFolder.from_plan(plan) if has_folder else None
     argv = plan.process.command if has_folder else request.command.argv
-    volumes = target.mounts()
     image = images.define_image(checkout, folder)
     with launch_errors():
         with build_output(True):
@@ -126,13 +125,11 @@ def run_shell(
             gpu=gpu_name,
             cpu=CORES,
             memory=int(MEMORY_GIB * 1024),
-            volumes=volumes,
+            volumes=target.mounts(),
             workdir=WORKSPACE,
             timeout=MAX_SANDBOX_S,
             env=dict(plan.process.environment),
-            secrets=modal_secrets(
-                options.forwarded_env, options.modal_secrets, cli.environ, checkout
-            ),
+            secrets=modal_secrets(target, options.forwarded_env, options),
             tags={**tags, "started": f"{time.time():.0f}", "price": f"{price:.4f}"},
         )
     target.builds.remember(folder.setup_digest if folder else "")
