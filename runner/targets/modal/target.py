@@ -328,6 +328,7 @@ class ModalTarget(Target):
 
     def block_files(self, volume: str, create: bool = False) -> ModalVolumeFiles:
         """Return the volume's files; ``create`` creates a missing volume."""
+        need_token(self.cli.environ)
         files = self._files[volume]
         if create:
             files.create()

@@ -81,7 +81,11 @@ def test_launch_is_refused(line: str, type_: Type, checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["push data texts", "pull checkpoints cl", "ls data", "rm data texts -r"]
+    "line",
+    [
+        *("push data texts", "pull checkpoints cl", "ls data", "rm data texts -r"),
+        "cache ls --target cloud",
+    ],
 )
 def test_transfer_names_the_token(line: str, type_: Type) -> None:
     refused = type_(line)
