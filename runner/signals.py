@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -105,6 +105,14 @@ class JobOutput(threading.Thread):
         self.screen = threading.Lock()  # held while a question is asked: no output runs over it
         self.ended = threading.Event()  # the job is over
         self.has_left = False  # set while the screen is held: nothing more is printed
+
+    def write(self, stream: TextIO, text: str) -> bool:
+        """Print a part of the job's output; return False if the user has left the job."""
+        with self.screen:
+            if not self.has_left:
+                stream.write(text)
+                stream.flush()
+            return not self.has_left
 
     def leave(self) -> None:
         """Print nothing more."""

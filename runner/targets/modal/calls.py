@@ -307,11 +307,8 @@ class _Printer(JobOutput):
         try:
             for is_stderr, text in stream_log(self.app, self.ended, self.scope):
                 stream = sys.stderr if is_stderr else sys.stdout
-                with self.screen:
-                    if self.has_left:
-                        return
-                    stream.write(text)
-                    stream.flush()
+                if not self.write(stream, text):
+                    return
                 self.printed_at = time.monotonic()
         except Cancelled:
             return

@@ -286,8 +286,5 @@ class LogCopier(JobOutput):
             if match is None or not is_complete or match[1] <= self._printed[number]:
                 continue
             self._printed[number] = match[1]
-            with self.screen:
-                if self.has_left:
-                    return
-                stream.write(line[match.end() :].decode(errors="replace"))
-                stream.flush()
+            if not self.write(stream, line[match.end() :].decode(errors="replace")):
+                return
