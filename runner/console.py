@@ -39,12 +39,20 @@ INTERRUPT_POLL_S = 0.1
 MIN_VALUE_WIDTH = 20
 
 
+def current_folder() -> Path:
+    """Return the current folder. Raises RunnerError, exit status 2, if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise usage("the current folder was deleted; change to another one: `cd ~`") from None
+
+
 @dataclass
 class CliContext:
     """The folder, the variables, the streams and the opened targets of one command."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    cwd: Path = field(default_factory=lambda: current_folder())
+    cwd: Path = field(default_factory=current_folder)
     terminal: bool | None = None  # None: ask the streams
     debug: bool = False
     line: str = "runner"  # the command line as typed, quoted for a shell
@@ -65,7 +73,12 @@ class CliContext:
         return self._shows_on_terminal(sys.stderr)
 
     def _shows_on_terminal(self, stream: Any) -> bool:
-        return self.terminal if self.terminal is not None else _is_tty(stream)
+        if self.terminal is not None:
+            return self.terminal
+        try:
+            return bool(stream.isatty())
+        except (AttributeError, ValueError):  # closed
+            return False
 
     def write(self, text: str, newline: bool = True, label: str = "", color: str = "") -> None:
         """Write data to stdout after a colored ``label``. A file or pipe gets it unchanged."""
@@ -220,14 +233,6 @@ def new_table(*titles: str, left_aligned: Container[str] = ()) -> Table:
     return table
 
 
-def current_folder() -> Path:
-    """Return the current folder. Raises RunnerError, exit status 2, if it was deleted."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        raise usage("the current folder was deleted; change to another one: `cd ~`") from None
-
-
 def open_closed_streams() -> None:
     """Connect closed standard streams (``>&-``, daemons) to the null device.
 
@@ -252,13 +257,6 @@ def _write_message(text: str, color: bool) -> None:
         click.echo(text, err=True, color=color)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # also for what is still in the buffer
-
-
-def _is_tty(stream: Any) -> bool:
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        return False
 
 
 def confirm(
