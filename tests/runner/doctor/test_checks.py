@@ -35,7 +35,7 @@ def find(type_, docker) -> Find:
 
 
 class TestDockerfile:
-    def test_every_line_that_modal_refuses(self, type_, docker, checkout) -> None:
+    def test_every_line_that_modal_refuses(self, type_, find, checkout) -> None:
         (checkout / "Dockerfile").write_text(
             'FROM debian\n# fine\nCOPY ["a", "b"]\nRUN ls \\\n  && ls\nADD b /b\nCOPY nowhere /c\n'
         )
@@ -45,8 +45,6 @@ class TestDockerfile:
         assert {severity for _, severity in lines} == {"warning"}
         remedies = " ".join(f["remedy"] for f in findings if f["file"] == "Dockerfile")
         assert "write COPY SOURCE TARGET" in remedies
-
-    def test_dockerfile_that_modal_accepts(self, find, checkout) -> None:
         (checkout / "Dockerfile").write_text("FROM debian\nRUN ls\n")
         assert find("Modal can build all 2 instructions")["severity"] == "ok"
 
@@ -145,22 +143,26 @@ class TestLeftovers:
         (folder / "model.safetensors").write_bytes(b"x")
         return folder
 
-    def test_old_partial_checkpoint_is_deleted(self, type_, find, partial) -> None:
-        make_old(partial)
-        assert find(".partial_step_00000050 is left over")["severity"] == "warning"
+    @pytest.mark.parametrize(
+        ("files", "old", "is_left_over"),
+        [
+            ([], "partial", True),
+            ([], "none", False),
+            (["heartbeat"], "partial", False),  # of an active run
+            (["heartbeat", "lock"], "heartbeat", False),  # of a transfer
+        ],
+    )
+    def test_old_partial_checkpoint_of_no_process_is_deleted(
+        self, type_, find, partial, files: list[str], old: str, is_left_over: bool
+    ) -> None:
+        for name in files:
+            (partial.parent / name).touch()
+        if old != "none":
+            make_old(partial if old == "partial" else partial.parent / old)
+        finding = find(".partial_step_00000050 is left over")
+        assert finding.get("severity") == ("warning" if is_left_over else None)
         type_("runner doctor --fix")
-        assert not partial.exists()
-
-    def test_partial_checkpoint_of_an_active_run_is_kept(self, type_, find, partial) -> None:
-        (partial.parent / "heartbeat").touch()
-        make_old(partial)
-        type_("runner doctor --fix")
-        assert partial.is_dir()
-        assert find("is left over") == {}
-
-    def test_young_partial_checkpoint_is_kept(self, type_, partial) -> None:
-        type_("runner doctor --fix")
-        assert partial.is_dir()
+        assert partial.is_dir() is not is_left_over
 
     @pytest.mark.skipif(
         sys.platform != "linux", reason="locks of containers are visible on Linux only"
@@ -176,13 +178,6 @@ class TestLeftovers:
         assert find(".partial_step_00000050 is left over")["severity"] == "warning"
         type_("runner doctor --fix")
         assert not partial.exists()
-
-    def test_partial_checkpoint_of_a_transfer_is_kept(self, type_, partial) -> None:
-        (partial.parent / "lock").touch()
-        (partial.parent / "heartbeat").touch()
-        make_old(partial.parent / "heartbeat")
-        type_("runner doctor --fix")
-        assert partial.is_dir()
 
     @pytest.mark.parametrize("volume", ["data", "checkpoints", "cache"])
     def test_temporary_file_of_a_killed_process_is_deleted(

@@ -134,22 +134,6 @@ def test_watch_of_an_ended_run_pulls_it_once(
     assert invoke("runner pull data --watch").exit_code == 2
 
 
-class FakeModal:
-    """Modal with one call, which is alive until ``ends_at``."""
-
-    def __init__(self, timeline: Timeline, ends_at: float) -> None:
-        self.timeline, self.ends_at = timeline, ends_at
-
-    def launched(self, run: str) -> LaunchHandle:
-        return LaunchHandle(run, "cloud", "train", "fc-1", 1.0)
-
-    def state(self, run: str) -> RunInfo:
-        alive = self.timeline.time < self.ends_at
-        return RunInfo(
-            run, "train", "cloud", RunStatus.RUNNING if alive else RunStatus.LOST, alive=alive
-        )
-
-
 @pytest.mark.parametrize("status", ["running", "unfinished"])
 def test_watch_follows_the_function_call_and_not_the_record_of_a_killed_run(
     cli: CliContext,
@@ -161,10 +145,15 @@ def test_watch_follows_the_function_call_and_not_the_record_of_a_killed_run(
 ) -> None:
     write_run(cloud.folder("checkpoints") / "warm", [10], status=status)
     timeline = Timeline()
-    fake = FakeModal(timeline, ends_at=600.0)
-    for name in ("launched", "state"):
-        answer = getattr(fake, name)
-        monkeypatch.setattr(ModalTarget, name, lambda self, run, answer=answer: answer(run))
+
+    def state(self: ModalTarget, run: str) -> RunInfo:
+        alive = timeline.time < 600.0  # of the call
+        status = RunStatus.RUNNING if alive else RunStatus.LOST
+        return RunInfo(run, "train", "cloud", status, alive=alive)
+
+    launch = LaunchHandle("warm", "cloud", "train", "fc-1", 1.0)
+    monkeypatch.setattr(ModalTarget, "launched", lambda self, run: launch)
+    monkeypatch.setattr(ModalTarget, "state", state)
     watch(cli, timeline)
     assert 600 <= timeline.time < 620
     assert "run 'warm' ended: lost" in capsys.readouterr().err
