@@ -59,30 +59,34 @@ class LayerCache:
 
 @dataclass
 class KVCache:
-    """A LayerCache for each block, and the embedding of the last token for the smear."""
+    """A LayerCache for each block, and the embeddings of the last P tokens for the smear."""
 
     layers: list[LayerCache]
-    last_B1D: Tensor
+    last_BPD: Tensor
 
     def previous(self, x_BTD: Tensor, start: Start) -> Tensor:
-        """Return the embedding before ``x_BTD`` (B, 1, D), zeros at position 0; store the last."""
-        last_B1D = self.last_B1D[: len(x_BTD)]
-        previous_B1D = last_B1D.to(x_BTD.dtype, copy=True)
-        last_B1D.copy_(x_BTD[:, -1:])
-        if isinstance(start, Positions):
-            return previous_B1D * (start.rows_B > 0)[:, None, None]
-        return previous_B1D if start > 0 else torch.zeros_like(previous_B1D)
+        """Return the P embeddings before ``x_BTD``, the oldest first; store its last P.
+
+        Embeddings before the start of a text are zeros.
+        """
+        last_BPD = self.last_BPD[: len(x_BTD)]
+        P = last_BPD.size(1)
+        distance_P = torch.arange(P, 0, -1, device=x_BTD.device)
+        exists = distance_P <= (start.rows_B[:, None] if isinstance(start, Positions) else start)
+        previous_BPD = last_BPD.to(x_BTD.dtype) * exists[..., None]
+        last_BPD.copy_(torch.cat((previous_BPD, x_BTD), dim=1)[:, -P:])
+        return previous_BPD
 
     def row(self, row: int) -> KVCache:
         """Return one row as a cache of its own, with shared memory."""
         rows = slice(row, row + 1)
         layers = [LayerCache(x.window, x.k_BHSK[rows], x.v_BHSK[rows]) for x in self.layers]
-        return KVCache(layers, self.last_B1D[rows])
+        return KVCache(layers, self.last_BPD[rows])
 
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row to another."""
         tensors = [t for layer in self.layers for t in (layer.k_BHSK, layer.v_BHSK)]
-        for tensor in (*tensors, self.last_B1D):
+        for tensor in (*tensors, self.last_BPD):
             tensor[target] = tensor[source]
 
 

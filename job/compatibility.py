@@ -60,6 +60,8 @@ def does_not_fit(run: str, before: ModelConfig, after: ModelConfig) -> str:
     keys = ["variant", "n_layer", "n_head", "n_embd", "value_embeddings"]
     if before.variant == after.variant == "gpt2":
         keys += ["bias", "block_size"]  # modern's rotary positions have no weights
+    if before.variant == after.variant == "modern":
+        keys.append("smear")
     if short_blocks(before) != short_blocks(after):
         keys.append("attention_pattern")
     if any(short_blocks(before)):

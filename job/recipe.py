@@ -97,6 +97,13 @@ class ModelConfig(Section):
         "token to its value in the attention (variant modern only)",
         ge=0,
     )
+    smear: int = fixed(
+        1,
+        "previous tokens whose embeddings each token adds to its own, by learned shares; 3 is "
+        "better for characters (variant modern only)",
+        ge=0,
+        le=16,
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     bias: bool = fixed(True, "biases in linear layers and norms (variant gpt2 only)")
 

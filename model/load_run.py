@@ -74,7 +74,7 @@ def open_run(name: str | None, overrides: list[str], device_kind: str | None) ->
     if folder is None:
         raise no_checkpoint_error(described.folder)
     network = GPT(described.recipe.model, vocabulary(described.recipe, described.tokenizer))
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    _restore(network, load_file(folder / "model.safetensors"))
     return TrainedRun(**vars(described), network=network.to(device), step=step_of(folder))
 
 
@@ -98,8 +98,12 @@ def load_initial_weights(
         {name: tuple(t.shape) for name, t in w.items()} for w in (network.state_dict(), weights)
     )
     refuse_different_shapes(source, *shapes)
-    restore_model({p: name for name, p in network.named_parameters()}, weights)
+    _restore(network, weights)
     report(f"initial weights: {path}")
+
+
+def _restore(network: GPT, weights: Tensors) -> None:
+    restore_model({p: name for name, p in network.named_parameters()}, weights)
 
 
 def read_gpt2(folder: Path, network: GPT, tokenizer: Tokenizer) -> Tensors:

@@ -66,8 +66,10 @@ def make_optimizers(
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
+    if name == "smear":
+        return "smear"
     if parameter.dim() < 2:
-        return "smear" if name == "smear" else "vector"
+        return "vector"
     if name.startswith(("wte", "wpe", "vte")):
         return "embedding"
     return "head" if name.startswith("lm_head") else "matrix"

@@ -70,7 +70,6 @@ def export(network: GPT, tokenizer: Tokenizer | None, folder: Path) -> str:
         if "auto_map" in config:
             shutil.copyfile(MODELING, folder / MODELING.name)
         else:
-            del weights["model.smear"]
             (folder / MODELING.name).unlink(missing_ok=True)
     if tokenizer is not None:
         own = {"model": network.config.model_dump(), "tokenizer": tokenizer.to_meta()}
@@ -133,8 +132,7 @@ def _nanochat_config(network: GPT, eot: int | None) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "dtype": "float32",
     }
-    assert network.smear is not None
-    if not any(network.short) and not bool(network.smear.any()):
+    if not any(network.short) and not model.smear:
         return config
     kinds = ["sliding_attention" if short else "full_attention" for short in network.short]
     classes = {"AutoConfig": "GPTRunnerConfig", "AutoModelForCausalLM": "GPTRunnerForCausalLM"}
@@ -145,6 +143,7 @@ def _nanochat_config(network: GPT, eot: int | None) -> dict[str, Any]:
         "auto_map": {auto: f"{MODELING.stem}.{name}" for auto, name in classes.items()},
         "layer_types": kinds,
         "sliding_window": network.window,
+        "smear": model.smear,
     }
 
 

@@ -1,11 +1,12 @@
 # mypy: ignore-errors
 """The modern variant of gpt-runner for transformers (5.24 or newer), as exported with a model.
 
-It is NanoChat with two additions: a smear, which adds a learned share of the previous token's
-embedding to each token, and attention windows. Load it with ``trust_remote_code=True``.
+It is NanoChat with two additions: a smear, which adds learned shares of the previous tokens'
+embeddings to each token, and attention windows. Load it with ``trust_remote_code=True``.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, NanoChatConfig, NanoChatForCausalLM, NanoChatModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -13,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 class GPTRunnerConfig(NanoChatConfig):
-    """NanoChat's settings, with ``layer_types`` and ``sliding_window``."""
+    """NanoChat's settings, with ``layer_types``, ``sliding_window`` and ``smear``, in tokens."""
 
     model_type = "gpt_runner"
 
@@ -25,7 +26,7 @@ class GPTRunnerModel(NanoChatModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.smear = nn.Parameter(torch.zeros(config.hidden_size))
+        self.smear = nn.Parameter(torch.zeros(config.smear, config.hidden_size))
 
     def forward(
         self,
@@ -37,7 +38,10 @@ class GPTRunnerModel(NanoChatModel):
         previous_ids=None,
         **kwargs,
     ):
-        """Return the last hidden states. ``previous_ids`` (batch, 1) precede ``input_ids``."""
+        """Return the last hidden states.
+
+        ``previous_ids`` (batch, up to ``smear``) precede ``input_ids``.
+        """
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -46,8 +50,10 @@ class GPTRunnerModel(NanoChatModel):
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         elif position_ids is None:
             position_ids = torch.arange(past, past + length, device=input_ids.device)[None]
-        if past and previous_ids is None:
-            raise ValueError("with a cache, pass the tokens before input_ids as previous_ids")
+        previous_ids = input_ids[:, :0] if previous_ids is None else previous_ids
+        if previous_ids.shape[1] < min(past, self.config.smear):
+            count = self.config.smear
+            raise ValueError(f"with a cache, pass the {count} tokens before as previous_ids")
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": self.embed_tokens(input_ids),
@@ -58,12 +64,14 @@ class GPTRunnerModel(NanoChatModel):
         masks = {"full_attention": create_causal_mask(**mask_arguments)}
         if "sliding_attention" in self.config.layer_types:
             masks["sliding_attention"] = create_sliding_window_causal_mask(**mask_arguments)
-        # The first token of a text has none before it; its row of before_ids does not count.
-        first = input_ids[:, :1] if previous_ids is None else previous_ids
-        before_ids = torch.cat((first, input_ids[:, :-1]), dim=1)
-        before = self.norm(self.embed_tokens(before_ids)) * (position_ids > 0)[..., None]
-        hidden_states = self.norm(mask_arguments["inputs_embeds"])
-        hidden_states = torch.addcmul(hidden_states, before, self.smear)
+        ids = torch.cat((previous_ids, input_ids), dim=1)
+        embeddings = self.norm(self.embed_tokens(F.pad(ids, (self.config.smear, 0))))
+        end = embeddings.shape[1]
+        hidden_states = embeddings[:, end - length :]
+        for i, share in enumerate(self.smear, start=1):
+            exists = (position_ids >= i)[..., None]  # the first tokens of a text have none before
+            before = embeddings[:, end - length - i : end - i] * exists
+            hidden_states = torch.addcmul(hidden_states, before, share)
         rotary = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
@@ -88,9 +96,10 @@ class GPTRunnerForCausalLM(NanoChatForCausalLM):
         self.post_init()
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
-        """Add the token before the ones that are not in the cache yet."""
+        """Add the tokens before the ones that are not in the cache yet."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         length = inputs["input_ids"].shape[1]
         if length < input_ids.shape[1]:
-            inputs["previous_ids"] = input_ids[:, -length - 1 : -length]
+            first = max(0, input_ids.shape[1] - length - self.config.smear)
+            inputs["previous_ids"] = input_ids[:, first:-length]
         return inputs

@@ -65,7 +65,7 @@ def test_same_seed_gives_the_same_text() -> None:
     assert text() != text(seed=6)
 
 
-@pytest.mark.parametrize("shape", [{}, WINDOWS], ids=["full", "windows"])
+@pytest.mark.parametrize("shape", [{}, WINDOWS, {"smear": 3}], ids=["full", "windows", "smear"])
 def test_greedy_text_is_the_same_without_the_cache(shape: dict[str, object]) -> None:
     got = [row[0] for row in text(shape, temperature=0)]
     made, tokens = network(**shape), [1, 2, 3]
@@ -75,7 +75,9 @@ def test_greedy_text_is_the_same_without_the_cache(shape: dict[str, object]) -> 
 
 
 @pytest.mark.parametrize(
-    "shape", [{"variant": "gpt2"}, {}, WINDOWS], ids=["gpt2", "full", "windows"]
+    "shape",
+    [{"variant": "gpt2"}, {}, WINDOWS | {"smear": 3}],
+    ids=["gpt2", "full", "windows"],
 )
 def test_text_does_not_depend_on_concurrent_requests(shape: dict[str, object]) -> None:
     made = network(**shape).eval()

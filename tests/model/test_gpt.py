@@ -120,9 +120,12 @@ def test_value_embeddings_are_in_every_second_block_from_the_last() -> None:
         network("gpt2", value_embeddings=1)
 
 
-@pytest.mark.parametrize(("variant", "values"), [("gpt2", 0), ("modern", 0), ("modern", 1)])
-def test_the_cache_changes_nothing(variant: str, values: int) -> None:
-    made, tokens = network(variant, value_embeddings=values), ids()
+@pytest.mark.parametrize(
+    ("variant", "shape"),
+    [("gpt2", {}), ("modern", {"smear": 0}), ("modern", {"smear": 3, "value_embeddings": 1})],
+)
+def test_the_cache_changes_nothing(variant: str, shape: dict[str, object]) -> None:
+    made, tokens = network(variant, **shape), ids()
     expected = made(tokens)
     cache = made.new_cache(2, 32)
     parts = [(0, 7), (7, 12), (12, 13), (13, 32)]

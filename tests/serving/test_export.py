@@ -84,17 +84,16 @@ WINDOWS = {"attention_pattern": "SSL", "window_size": 5}
     [(recipe, {}, None) for recipe in sorted(RECIPES)]
     + [
         ("quickstart", WINDOWS, "GPTRunnerForCausalLM"),
-        ("quickstart", {"smear": 0.0}, "NanoChatForCausalLM"),
+        ("quickstart", WINDOWS | {"smear": 3}, "GPTRunnerForCausalLM"),
+        ("quickstart", {"smear": 0}, "NanoChatForCausalLM"),
     ],
 )
 def test_transformers_computes_the_network_of_each_recipe(
     recipe: str, changes: dict[str, Any], name: str | None, tmp_path: Path, transformers: Any
 ) -> None:
-    smear = changes.get("smear", 1.0)
-    shape = {key: value for key, value in changes.items() if key != "smear"}
     size = {"n_layer": 3, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": None}
     settings = load(CONFIGS / f"{recipe}.yaml")
-    model = ModelConfig(**{**settings.model.model_dump(), **size, **shape, "dropout": 0.0})
+    model = ModelConfig(**{**settings.model.model_dump(), **size, **changes, "dropout": 0.0})
     tokenizer: Tokenizer = ByteTokenizer()
     if settings.data.tokenizer == "chars":
         tokenizer = CharTokenizer("\n abcdefghijklmnopqrstuvwxyz")
@@ -103,8 +102,6 @@ def test_transformers_computes_the_network_of_each_recipe(
     with torch.no_grad():  # as after training: no zero matrix, large scores
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * (1.0 if parameter.dim() < 2 else 0.2))
-        if network.smear is not None:
-            network.smear.mul_(smear)
     written = export(network, tokenizer, tmp_path)
     assert written == (
         name or ("GPT2LMHeadModel", "GPTRunnerForCausalLM")[model.variant == "modern"]
