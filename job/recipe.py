@@ -99,8 +99,8 @@ class ModelConfig(Section):
     )
     smear: int = fixed(
         1,
-        "previous tokens whose embeddings each token adds to its own, by learned shares; 3 is "
-        "better for characters (variant modern only)",
+        "number of previous tokens whose embeddings each token adds to its own, by learned "
+        "shares; 3 suits short runs on characters (variant modern only)",
         ge=0,
         le=16,
     )
