@@ -297,6 +297,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, requested: bool) -> N
 @click.group(
     "runner",
     cls=Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -328,6 +329,9 @@ def main(ctx: click.Context, debug: bool) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     ctx.ensure_object(CliContext)
     ctx.obj.debug = debug
+    if ctx.invoked_subcommand is None:
+        ctx.obj.write(ctx.get_help())
+        return
     if (ctx.obj.cwd / ".env").is_file():
         from runner.project import with_folder_secrets
 

@@ -100,6 +100,11 @@ def test_version_is_printed(type_) -> None:
     assert type_("runner --version").stdout.startswith("runner ")
 
 
+def test_no_arguments_show_the_help(type_) -> None:
+    shown = type_("runner")
+    assert (shown.exit_code, shown.stdout) == (0, type_("runner --help").stdout)
+
+
 def test_unknown_command_gets_a_suggestion(type_) -> None:
     result = type_("runner locl")
     assert result.exit_code == 2

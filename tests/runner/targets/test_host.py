@@ -284,7 +284,7 @@ def test_closed_streams_are_not_an_error(job, checkout, words: str, streams: str
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("words", ["--help", "runs", "runs --json"])
+@pytest.mark.parametrize("words", ["", "--help", "runs", "runs --json"])
 def test_output_to_a_full_disk_is_one_line(make_run, checkout, words: str) -> None:
     make_run("warm")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///none"}
