@@ -45,7 +45,7 @@ COMMANDS = {
         "set": "Change settings of a live training run, or write a checkpoint now.",
     },
     "sweep": {
-        "sweep": "Run many trials of a recipe or an experiment under one budget.",
+        "sweep": "Run many trials of a recipe, an experiment or a command under one budget.",
     },
     "shell": {
         "shell": "Open a shell with a command's image, folder and volumes, or in an active run.",
@@ -84,8 +84,11 @@ MODULES = {name: file for file, names in COMMANDS.items() for name in names}
 SHORT_FORMS = ("chat", "serve")  # `runner chat` is `runner host chat`
 
 ENVIRONMENT = (
-    ("DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH", "host: folders (default: volumes/data, ...)"),
-    ("MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE", "account (default: ~/.modal.toml)"),
+    (
+        "DATA_PATH, CHECKPOINTS_PATH, CACHE_PATH",
+        "`runner host`: folders of the volumes (default: volumes/data, ...)",
+    ),
+    ("MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_PROFILE", "Modal account (default: ~/.modal.toml)"),
     ("WANDB_API_KEY, HF_TOKEN", "passed to jobs that need them; never shown or recorded"),
     ("MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID", "tracking servers, also passed to jobs"),
     ("GPT_RUNNER_NOTIFY", "URL that gets a message when a run ends; same as --notify"),

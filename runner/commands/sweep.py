@@ -66,7 +66,7 @@ from runner.console import CliContext
 def sweep_command(
     cli: CliContext, /, gpu: str | None, timeout: float | None, region: str | None, **values: Any
 ) -> int:
-    """Run many trials of a recipe or an experiment under one budget.
+    """Run many trials of a recipe, an experiment or a command under one budget.
 
     \b
       runner sweep configs/sweep_lr.yaml --dry-run

@@ -62,7 +62,7 @@ GPU = click.option(
     metavar="NAME[:N]",
     shell_complete=completion.gpus,
     help="H100, H100:8, or alternatives in order of preference: H100:8,A100-80GB:8. "
-    "Default: train: the recipe's or H100; a command: none; other jobs: L4,T4.",
+    "Default for train: the recipe's or H100; for a command: none; for other jobs: L4,T4.",
 )
 NODES = click.option(
     "--nodes", type=Integer(1, 32), metavar="N", help="Number of machines with 8 GPUs each."
