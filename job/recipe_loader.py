@@ -312,6 +312,8 @@ def _problem(
             return f"expected true or false, got {value}"
         case "string_type":
             return f"expected text, got {value}; quote it"
+        case "list_type":
+            return f"expected a list, got {value}; write it in brackets, as in [A, B]"
         case "model_type" | "dict_type" | "model_attributes_type":
             return f"expected a section, got {value}; write its keys below it, indented"
         case "greater_than_equal":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -315,10 +316,16 @@ def spaced_setting(args: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _unknown_word(argument: str, recipes: Collection[str], takes_job: bool) -> str:
+    from job.recipe import known_keys  # only after a mistake: it loads pydantic
+
+    if argument in {name for key in known_keys() for name in (key, key.rpartition(".")[2])}:
+        return f"'{argument}' is a setting of the recipe; give it a value: {argument}=VALUE"
     if not takes_job:
         return unknown_config("recipe", argument, recipes)
     if hint := did_you_mean(argument, [*JOBS, "run", *recipes]):
         return f"'{argument}' is not a job or a recipe{hint}"
+    if shutil.which(argument):
+        return f"'{argument}' is not a job or a recipe; write a program after --: -- {argument} ..."
     names = ", ".join(sorted(recipes)) or "none"
     return (
         f"'{argument}' is not a job ({', '.join(JOBS)}) or a recipe in configs/ ({names}); "

@@ -187,7 +187,8 @@ def _weights_problem(
     if not path.exists():
         if volumes is None and is_run_name(source):
             return ""
-        return FileProblem(f"no run or folder of that name{did_you_mean(source, names)}", PUSH_RUN)
+        remedy = did_you_mean(source, names) or "; `runner runs` lists the runs"
+        return FileProblem(f"no run or folder of that name{remedy}", PUSH_RUN)
     return _weights_folder_problem(LocalVolume(Path("/")), str(path.resolve())[1:], settings)
 
 

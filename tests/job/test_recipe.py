@@ -181,6 +181,7 @@ def test_error_in_the_file_names_its_line(
         ("nonsense", "expected key=value"),
         ("lr=2024-13-01", "argument 'lr=2024-13-01': invalid value 2024-13-01"),
         ("dataset=null", "expected text, got None"),
+        ("eval_tasks=core", "expected a list, got 'core'; write it in brackets, as in [A, B]"),
         ("window_pattern=SL", "did you mean 'model.attention_pattern'?"),
     ],
 )

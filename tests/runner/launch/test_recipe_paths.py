@@ -45,7 +45,7 @@ def odd(checkout: Path) -> Path:
         ("sample.prompt=@latin1.txt", "not UTF-8 text: unexpected end of data at byte 3"),
         ("init_from=fifo", "not a run, not a checkpoint folder"),
         ("init_from=folder", "not a run, not a checkpoint folder"),
-        ("init_from=gone", "no run or folder of that name"),
+        ("init_from=gone", "no run or folder of that name; `runner runs` lists the runs"),
         ("init_from=/gone/too", "no run or folder of that name"),
         ("init_from=olt", "no run or folder of that name; did you mean 'old'?"),
         ("init_from=new", "run 'new' has no checkpoint"),
