@@ -1,4 +1,4 @@
-"""The jobs: modules that run in the container or on the host.
+"""The jobs, modules that run in the container or on the host, and the arguments of a launch.
 
 To add a job, add it to JOBS, and its options to ``runner/commands/jobs.py``.
 """

@@ -1,6 +1,6 @@
 """The checkout that the runner acts on: its recipes, volumes, commit, .env and Compose settings.
 
-And optional packages.
+Also the commands that install the project's optional packages.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,6 @@ from runner import completion
 from runner.cli_options import ALL, DRY_RUN, JSON, REMOTE, VOLUME, YES, Number
 from runner.console import CliContext, confirm
 from runner.errors import RunnerError, usage
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

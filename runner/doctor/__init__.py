@@ -1,4 +1,4 @@
-"""The checks of ``runner doctor``: their findings, and the context in which they look for them."""
+"""The checks of ``runner doctor``: their findings, and the checkout and machine to examine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Check the files of the checkout: .env, Dockerfile, recipes and the keys that recipes need."""
+"""Check the files of the checkout: .env, Dockerfile, recipes and the keys that recipes need.
+
+For an installed runner, also the code of earlier versions.
+"""
 
 from __future__ import annotations
 

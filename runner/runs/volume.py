@@ -1,4 +1,7 @@
-"""Runs on a volume of any target: their names, records, recipes, newest steps and logs."""
+"""Runs on a volume of any target: their names, sizes, records, recipes, newest steps and logs.
+
+Also whether a dataset is complete.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one recipe or experiment, under one budget."""
+"""Sweeps: many runs of one recipe, experiment or command, under one budget."""

@@ -1,1 +1,1 @@
-"""The places where jobs run: processes (host), containers (compose) and Modal."""
+"""The targets: processes (host), containers (compose), Modal, and boxes (remote)."""

@@ -1,6 +1,6 @@
 """The Docker engine: the compose file, containers of runs, mounts and images.
 
-Containers are found by their labels. For Compose 1.29 and 2.
+Containers are found by their labels. Works with Compose 1.29 and 2.
 """
 
 from __future__ import annotations

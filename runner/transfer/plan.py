@@ -1,7 +1,8 @@
-"""Choose the files of a transfer from two listings, and show the plan and its result.
+"""Choose the files of a transfer, and show the plan and the result.
 
-A plan is a pure value, and deletes nothing. Runs and checkpoints are names in a listing: records,
-steps and manifests.
+`make_plan` compares the listing of one side with the other side; a transfer deletes nothing. It
+knows runs, checkpoints and datasets by the names of their files. Checkpoints are checked against
+their manifests, here also for `runner prune` and `runner doctor`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ IN_STEP_FOLDER = re.compile(r"([^/]+)/(step_\d{8,})(?:/|$)")
 
 # A dataset is complete if it has this file.
 MARKER = "meta.json"
+
 PROCESS_FILES = {"lock", "heartbeat"}  # they belong to a process on one machine
 
 MAX_SHOWN = 10  # failures; --json lists all

@@ -1,1 +1,1 @@
-"""Views of runs: the live screen, comparisons, reports and TensorBoard."""
+"""Views of runs: the live screen, comparisons, reports and charts."""

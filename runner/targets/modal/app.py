@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from runner.targets.modal.target import ModalTarget
 
 
-# Pulling an image of 10 GB, and 8 GPUs that respond slowly. Modal's own default is the function's
-# timeout: a container that never starts would be waited for a day.
+# Enough for an image of 10 GB and 8 GPUs that respond slowly. Modal's default is the function's
+# timeout: the runner would wait a day for a container that never starts.
 STARTUP_TIMEOUT_S = 1200
 
 # The delay before the second attempt, doubled before each further one.
@@ -148,7 +148,7 @@ def _define(
 
 
 def _new_app(handle: LaunchHandle) -> modal.App:
-    """Return the app of a launch, whose tags tell the run, the job and the launch."""
+    """Return the app of a launch, whose tags name the run, the job and the launch."""
     import modal
 
     tags = {"project": PROJECT, "run": handle.run, "job": handle.job, "launch": handle.identity}

@@ -1,7 +1,8 @@
-"""Function calls on Modal, found by their id from any terminal, on any machine, at any time.
+"""Function calls on Modal and their apps: query, follow, cancel and stop them from any machine.
 
-Output is read from the app, which has only this one call: Modal's own lines (waiting for a machine,
-preempted, failed to start) belong to no call. The app is detached: a run continues however the
+`CancelScope` makes requests to Modal that another thread can cancel. Each call has an app of its
+own, and its output is read from the app, because Modal's own lines (waiting for a machine,
+preempted, failed to start) belong to no call. The app is detached: the run continues if the
 process that follows it ends.
 """
 
@@ -39,7 +40,7 @@ RECONNECT_INTERVAL_S = 5.0  # while Modal can't be reached, for example on a lap
 
 CANCELLED = "cancelled"
 
-CALL_POLL_S = 30.0  # the longest time that Modal holds back its answer
+CALL_POLL_S = 30.0  # the longest time that Modal waits for the end before it answers
 STARTING_HINT_S = 8.0  # without output, Modal's own lines included
 
 # Waiting for the last lines after the end: at most, and since the last line.
@@ -393,7 +394,7 @@ class _Waiter(threading.Thread):
 
 
 def _exit_status(target: ModalTarget, handle: LaunchHandle, state: CallState) -> int | None:
-    """Return the job's exit status, or None if unknown. Prints why, if the job did not end it."""
+    """Return the job's exit status, None if unknown; print the reason if Modal ended the call."""
     if state.value is not None:
         limit = limit_option(str(state.value.get("reason", "")))
         if limit and handle.job not in RESUMABLE_JOBS:  # `runner resume` continues the others

@@ -1,7 +1,7 @@
 """Runs on Modal: their states, from the records on the volume and from Modal; and pulled copies.
 
-Also their cost since a given time. The records have every second, but only those of runs that are
-still on the volume; Modal bills whole hours, some time after they end.
+Also their cost since a given time. The records have every second, but only of runs that are still
+on the volume; Modal bills whole hours, some time after they end.
 """
 
 from __future__ import annotations

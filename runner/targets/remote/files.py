@@ -1,7 +1,7 @@
 """Files on a box: its volumes, trees of this machine's files for a job, and the image.
 
-An agent there serves them, and a lost connection is opened again. A tree is a Docker volume named
-after its content.
+An agent on the box serves the files; after a lost connection it is started again. A tree is a
+Docker volume named after its content.
 """
 
 from __future__ import annotations
@@ -317,7 +317,7 @@ def copied_records(agent: Agent) -> Iterator[Path]:
             for name, (text, modified) in files.items():
                 path = folder / Path(name).name
                 path.write_text(text, encoding="utf-8")
-                os.utime(path, (modified, modified))  # a heartbeat tells the time by it
+                os.utime(path, (modified, modified))  # the age of a heartbeat is that of its file
         yield Path(temporary)
 
 

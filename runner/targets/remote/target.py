@@ -1,8 +1,8 @@
 """The target ``remote:BOX``: a job is a container of another machine's Docker engine.
 
 Nothing is installed on the box. Code and folders become Docker volumes named after their content,
-the volumes ``data``, ``checkpoints`` and ``cache`` are named volumes there, and the container runs
-on when the connection is lost.
+the volumes ``data``, ``checkpoints`` and ``cache`` are named volumes there, and the container
+continues if the connection is lost.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class RemoteTarget(ContainerTarget):
         return next(iter(self._states(run)), None)
 
     def _states(self, run: str | None = None) -> list[RunInfo]:
-        """Return the states of all runs, or of one. Raises RunnerError if the box is off."""
+        """Return the states of all runs, or of one. Raises RunnerError if it is unreachable."""
         try:
             with copied_records(self.agent) as folder:
                 probe = self.containers.prober(run)
@@ -245,7 +245,7 @@ class RemoteTarget(ContainerTarget):
         return len(self.system.gpus) if "nvidia" in self.system.engine.runtimes else 0
 
     def free_bytes(self) -> int | None:
-        """Return the free bytes on the disk of the engine; None if the box does not tell."""
+        """Return the free bytes on the disk of the engine; None if unknown."""
         root = self.system.call(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
         columns = self.system.call(["df", "-Pk", root]).out.split()
         return int(columns[-3]) * 1024 if len(columns) > 6 and columns[-3].isdecimal() else None
@@ -312,7 +312,7 @@ class RemoteTarget(ContainerTarget):
         def start() -> CompletedCommand:
             try:
                 return self.system.send(command, text.encode())
-            except BoxUnavailable:  # the name tells whether only the answer was lost
+            except BoxUnavailable:  # a container of that name: only the answer was lost
                 if self.container_state(name) != (False, None):
                     return CompletedCommand(0, "", "")
                 raise
