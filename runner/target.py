@@ -4,7 +4,7 @@ exchange.
 A launch goes ``connect`` -> ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``connect`` and
 ``inspect`` change nothing, ``plan`` is pure; only ``start`` and ``stop`` have effects. `RunSource`
 reads runs from their volume, so it also answers for runs that were lost and for runs that another
-terminal started.
+terminal started. `open_target` returns a target by its name.
 """
 
 from __future__ import annotations

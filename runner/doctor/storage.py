@@ -171,8 +171,8 @@ def _temporary_files(context: CheckContext) -> list[Path]:
 def _is_abandoned(path: Path, run: Path) -> bool:
     """Return True if no process uses a temporary file.
 
-    A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer's
-    holds no lock, but is younger than the run's last heartbeat on this machine.
+    A trainer's partial checkpoint is abandoned as soon as the run's lock is free. A transfer
+    holds no lock, but its files are newer than the run's last heartbeat on this machine.
     """
     name = path.name
     if name.startswith(REPLACED) and not path.with_name(name.removeprefix(REPLACED)).exists():

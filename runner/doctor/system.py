@@ -94,7 +94,7 @@ def check_clock(context: CheckContext) -> Iterator[Finding]:
 
 
 def check_compose(context: CheckContext) -> Iterator[Finding]:
-    """Check the compose files, the program and its version, and let it read the files."""
+    """Check the compose files, the program, its version, and that it can read the files."""
     names = (COMPOSE_FILE, GPU_COMPOSE_FILE)
     missing = [name for name in names if not (context.checkout / name).is_file()]
     for name in missing:
@@ -246,11 +246,11 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def check_modal(context: CheckContext) -> Iterator[Finding]:
-    """Check the token. None is fine, since everything else works without Modal."""
+    """Check the token. A missing one is fine: everything else works without Modal."""
     try:
         if not is_configured(context.environ):
             yield note(
-                "no Modal token: `runner cloud` needs one, everything else works without",
+                "no Modal token; only `runner cloud` needs one",
                 NEW_TOKEN,
             )
             return

@@ -250,7 +250,7 @@ def prepare_mounts(folder: PlannedFolder, checkout: Path) -> None:
 
 
 def check_shared_files(system: System, image: str, paths: Iterable[Path]) -> None:
-    """Raise RunnerError if the engine does not see ``paths``: it has other files than this machine.
+    """Raise RunnerError if the engine does not see ``paths``.
 
     The engine of another machine, or of the host of this container, would mount empty folders.
     A container that is only created takes 0.1 s.
@@ -301,7 +301,7 @@ def setup_image(system: System, image: str, folder: PlannedFolder) -> str:
 def with_setup_state(
     system: System, image: str, command: UserCommand, state: FolderState
 ) -> FolderState:
-    """Return ``state`` of the command's folder, knowing whether its setup is built on ``image``."""
+    """Return ``state`` of the command's folder, with ``is_setup_built`` for ``image``."""
     folder = PlannedFolder(str(command.folder), state.container_path, setup=state.setup)
     is_built = not folder.setup or bool(image_id(system, setup_image(system, image, folder)))
     return replace(state, is_setup_built=is_built)

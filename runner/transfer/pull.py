@@ -285,7 +285,7 @@ def _run_state(mapping: VolumeMapping, run: str) -> tuple[RunStatus, bool]:
     status = record.status if record is not None else RunStatus.RUNNING
     if status in (RunStatus.FINISHED, RunStatus.FAILED):
         return status, False
-    # A killed process cannot update its record, which still says "running": ask Modal.
+    # A killed process cannot update its record, which still says "running": ask the target.
     target = mapping.target
     try:
         state = target.state(run) if target.launched(run) is not None else None

@@ -217,7 +217,7 @@ class Push:
     def _move_latest(
         self, workers: Workers, uploader: Uploader, run: str, name: str
     ) -> list[FailedTransfer]:
-        """Let ``latest`` there name the checkpoint, unless it names a newer valid one."""
+        """Point the volume's ``latest`` at the checkpoint, unless it names a newer valid one."""
         path, content = f"{run}/{LATEST}", f"{name}\n".encode()
         own = self.local[f"{run}/{name}/{MANIFEST}"].local.parent.with_name(LATEST)
         remote = self.entries.get(path)
@@ -251,7 +251,7 @@ class Push:
     def _is_local_launch(self, file: LocalFile) -> bool:
         """Return True if the file records a launch on this machine.
 
-        It would replace the options of the run's last launch there, which resuming there uses.
+        It would replace the target's record of its own last launch, whose options a resume uses.
         """
         if not self.mapping.has_runs or file.path.partition("/")[2] != LAUNCH_NAME:
             return False

@@ -130,7 +130,7 @@ def _find_run(
         run, state = found = runs.find_active(run, early.apps.result)
         if run.is_on_modal and state.alive:
             is_unconfirmed = run.is_unconfirmed
-            active = None if is_unconfirmed else f"{state.status} in the cloud"
+            active = None if is_unconfirmed else f"{state.status} on Modal"
     prior = PriorRun(
         active=active,
         step=step.result(),

@@ -133,9 +133,7 @@ class ModalTarget(Target):
             run, state = self._find_active(plan.run)
             if run.is_on_modal and state.alive:
                 if not run.is_unconfirmed:
-                    raise RunnerError(
-                        already_active_message(plan.run, f"{state.status} in the cloud")
-                    )
+                    raise RunnerError(already_active_message(plan.run, f"{state.status} on Modal"))
                 # Its client ended before it recorded the function call.
                 name, app = plan.run, run.app
                 if not plan.detach:
