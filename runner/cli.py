@@ -94,6 +94,7 @@ ENVIRONMENT = (
     ("GPT_RUNNER_NOTIFY", "URL that gets a message when a run ends; same as --notify"),
     ("GPT_RUNNER_HOME", "home of an installed runner (default: ~/.local/share/gpt-runner)"),
     ("GPT_RUNNER_IMAGE", "image to pull instead of building one (docs/remote.md)"),
+    ("GPT_RUNNER_VOLUMES", "prefix of the volumes on Modal and boxes (default: gpt-runner-)"),
     ("GPT_RUNNER_MONTHLY_CAP", "limit in US dollars for the runs of a month on Modal"),
     ("SERVE_TOKEN", "API key that requests to `runner serve` need"),
     ("GPT_RUNNER_PROXY_AUTH", "1: `runner cloud serve` also needs a proxy auth token of Modal"),
