@@ -36,7 +36,7 @@ from runner.cli_options import (
 from runner.commands.jobs import COMMAND_JOB, JOB_COMMANDS
 from runner.console import CliContext
 from runner.errors import usage
-from runner.jobs import LaunchArguments
+from runner.jobs import JOBS, LaunchArguments
 from runner.request import TargetOptions
 
 DEFAULT_JOB = "train"
@@ -77,6 +77,8 @@ REMEDIES = {
     ("command", "--gpu"): "the command starts its own processes (torchrun); "
     "set CUDA_VISIBLE_DEVICES to choose GPUs",
     ("run", "--gpu"): "experiments run in one process and use every visible GPU",
+    ("prepare", "--gpu"): "prepare needs no GPU",
+    ("export", "--gpu"): "export needs no GPU",
     ("pipeline", "--persist"): "write it in the pipeline's file, as `persist`",
     ("pipeline", "--setup"): "write it in the pipeline's file",
 }
@@ -315,6 +317,9 @@ def _job_command(target_name: str, name: str) -> click.Command:
             from runner.launch.execute import launch as run
         return run(cli, meta.get(TARGET, target_name), arguments, options)
 
+    gpu = PROCESSES if name == DEFAULT_JOB else None
+    if target.gpu:
+        gpu = target.gpu if name not in JOBS or JOBS[name].takes_device else None
     complete: Any = completion.words if name == DEFAULT_JOB else completion.recipes
     if name in ("run", "pipeline"):
         complete = completion.files
@@ -323,7 +328,7 @@ def _job_command(target_name: str, name: str) -> click.Command:
     decorators = [
         click.argument("args", nargs=-1, metavar=job.usage, shell_complete=complete),
         NAME,
-        *([target.gpu] if target.gpu else [PROCESSES] if name == DEFAULT_JOB else []),
+        *([gpu] if gpu else []),
         *job.options,
         *(() if target.gpu else job.local_options),
         *([NODES] if target.gpu and name in (DEFAULT_JOB, COMMAND_JOB) else []),

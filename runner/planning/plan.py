@@ -384,6 +384,11 @@ def _check_devices(request: Request, state: TargetState) -> None:
         )
     if request.device == "mps" and request.gpus > 1:
         raise usage("--device mps is a single GPU; remove --gpu")
+    if request.device == "cuda" and state.gpus == 0:
+        remedy = f"{state.gpu_remedy}, or " if state.gpu_remedy else ""
+        raise usage(
+            f"--device cuda: {state.target} has no GPUs; {remedy}remove --device to use the CPU"
+        )
     if state.gpus is None or request.device == "cpu" or request.gpus <= max(state.gpus, 1):
         return
     remedy = state.gpu_remedy or ("use fewer" if state.gpus else "remove --gpu")

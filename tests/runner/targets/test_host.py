@@ -490,6 +490,7 @@ def test_missing_torch_shows_the_install_command(type_, cli, checkout) -> None:
         ("--env PATH=/nowhere -- git status", "program 'git' not found"),
         ("--device mps", "--device mps is the GPU of a Mac"),
         ("sample --name warm --device mps", "--device mps is the GPU of a Mac"),
+        ("sample --name warm --device cuda", "--device cuda: host has no GPUs; remove --device"),
         ("export --name warm --push tiny", "--push tiny: expected OWNER/NAME"),
     ],
 )

@@ -311,7 +311,8 @@ class TestCommandLine:
             (["--timeout", "30d"], "11 attempts"),
             (["--max-cost", "free"], "such as 25"),
             (["--gpu", "H10"], "did you mean 'H100'?"),
-            (["prepare", "--gpu", "T4"], "prepare needs no GPU"),
+            (["prepare", "--gpu", "T4"], "not of prepare; prepare needs no GPU"),
+            (["export", "--gpu", "T4"], "not of export; export needs no GPU"),
         ],
     )
     def test_error_names_the_remedy(self, type_: Type, words: list[str], part: str) -> None:
