@@ -223,7 +223,7 @@ def network_size(config: ModelConfig, tokenizer: str) -> Size:
     blocks = config.n_layer * 12 * width * width
     head = rows * width
     small = (
-        width
+        width * config.smear
         if modern
         else width * (13 * config.n_layer + 2 if config.bias else 2 * config.n_layer + 1)
     )

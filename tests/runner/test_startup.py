@@ -39,16 +39,18 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_takes_less_than_100_ms() -> None:
-    def seconds() -> float:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "runner", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
+    """On a slow machine: less than twice the time of importing click."""
+
+    def seconds(*args: str) -> float:
+        command = [sys.executable, *args]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         assert status == 0
         return usage.ru_utime + usage.ru_stime  # CPU time: independent of other programs
 
-    assert min(seconds() for _ in range(10)) < 0.100
+    limit = max(0.100, 2 * min(seconds("-c", "import click") for _ in range(10)))
+    assert min(seconds("-m", "runner", "--help") for _ in range(10)) < limit
 
 
 def test_estimate_imports_neither_torch_nor_modal() -> None:
