@@ -73,7 +73,7 @@ def parse_manifest(content: bytes) -> dict[str, FileDigest] | None:
 def find_incomplete(manifest: bytes, sizes: Mapping[str, int]) -> str | None:
     """Return which file of the manifest is missing or has a different size; None if none is."""
     files = parse_manifest(manifest)
-    if files is None:
+    if not files:
         return f"{MANIFEST} is missing or unreadable"
     for name, digest in files.items():
         if name not in sizes:

@@ -86,7 +86,14 @@ def test_prune_keeps_the_newest_and_the_best_checkpoint(
     assert "no old checkpoints" in type_("runner prune --older-than 30d -y").stderr
 
 
-@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize(
+    ("is_remote", "name", "content"),
+    [
+        (False, "optimizer.safetensors", b"y" * 1000),
+        (True, "optimizer.safetensors", b"x" * 999),
+        (True, "manifest.json", b"{}"),
+    ],
+)
 @pytest.mark.parametrize("damaged", [[50], [50, 40], [10, 20, 30, 40, 50]])
 def test_prune_keeps_the_newest_intact_checkpoint(
     type_: Type,
@@ -95,6 +102,8 @@ def test_prune_keeps_the_newest_intact_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     damaged: list[int],
     is_remote: bool,
+    name: str,
+    content: bytes,
 ) -> None:
     folder = with_checkpoints(make_run("warm", step=50), best=50)
     fake.states = [OLD]
@@ -106,8 +115,7 @@ def test_prune_keeps_the_newest_intact_checkpoint(
             lambda volume: SimpleNamespace(size=files.size, read=files.read, entries=files.entries),
         )
     for step in damaged:
-        content = b"y" * 1000 if not is_remote else b"x" * 999
-        (folder / f"step_{step:08d}" / "optimizer.safetensors").write_bytes(content)
+        (folder / f"step_{step:08d}" / name).write_bytes(content)
     result = type_("runner prune --older-than 30d -y")
     assert result.exit_code == 0, result.stderr
     intact = max({10, 20, 30, 40, 50} - {*damaged}, default=None)
