@@ -102,14 +102,15 @@ def check_leftovers(context: CheckContext) -> Iterator[Finding]:
                 f"again: `runner pull checkpoints {name}`",
             )
         if run.is_latest_wrong:
-            problem = f"names {run.latest}, which is missing or damaged"
+            problem = "is missing"
+            if run.latest:
+                problem = f"names {run.latest}, which is missing or damaged"
             remedy = (
                 f"no intact checkpoint is on this machine; try `runner pull checkpoints {name}`"
             )
             if run.newest:
                 remedy = f"runner doctor --fix makes it name {run.newest}"
-            message = f"{_name(context, run.folder / LATEST)} "
-            yield failure(message + (problem if run.latest else "is missing"), remedy)
+            yield failure(f"{_name(context, run.folder / LATEST)} {problem}", remedy)
 
 
 def fix_leftovers(context: CheckContext) -> Iterator[str]:

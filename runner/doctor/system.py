@@ -249,10 +249,7 @@ def check_modal(context: CheckContext) -> Iterator[Finding]:
     """Check the token. A missing one is fine: everything else works without Modal."""
     try:
         if not is_configured(context.environ):
-            yield note(
-                "no Modal token; only `runner cloud` needs one",
-                NEW_TOKEN,
-            )
+            yield note("no Modal token; only `runner cloud` needs one", NEW_TOKEN)
             return
         check_proxy(context.environ)
     except RunnerError as error:

@@ -1,4 +1,4 @@
-"""The GPU types that Modal rents, and the parser of ``--gpu``.
+"""The GPU types that Modal rents, their prices, and the parser of ``--gpu``.
 
 A type that is added to the catalog needs its peak FLOP/s in job/machine.py, for the trainer.
 """

@@ -1,7 +1,8 @@
 """Read a run through its target; each poll reads only new data.
 
 ``HistoryReader("my_run", target).poll()`` returns a History. Raises OSError or RunnerError if the
-target does not answer. ``results`` returns the results of the run by name.
+target does not answer. ``results`` returns the results of the run by name. ``TailReader`` reads a
+file that grows.
 """
 
 from __future__ import annotations

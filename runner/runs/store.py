@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.exit_status import ExitStatus
 from job.files import describe_os_error, read_file, write_atomically
@@ -36,9 +36,6 @@ from runner.target import (
     VolumeFiles,
     options_from_json,
 )
-
-if TYPE_CHECKING:
-    pass
 
 NO_RUNS = "no runs yet; `runner local` or `runner host` trains the first one"
 

@@ -27,7 +27,7 @@ TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # job/display.py wr
 
 
 def listing(files: VolumeFiles, path: str = "") -> list[VolumeEntry]:
-    """Return the entries of a folder on a volume, sorted by name; [] if it does not exist."""
+    """Return the entries of a folder on a volume, sorted by name; [] if it is not a folder."""
     try:
         return list(files.entries(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -105,10 +105,7 @@ def is_dataset_ready(data: VolumeFiles, dataset: str) -> bool | None:
 
     None for shards of other programs, without meta.json.
     """
-    try:
-        names = [entry.path.rpartition("/")[2] for entry in data.entries(dataset)]
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    names = [entry.path.rpartition("/")[2] for entry in listing(data, dataset)]
     if "meta.json" in names:
         return True
     return None if any("train" in name and name.endswith(".bin") for name in names) else False

@@ -115,6 +115,7 @@ class TestRuns:
         assert message == (f"no room for {', '.join(dropped)}" if dropped else "")
         assert line.split()[0] == "nanogpt-lr1-warm"
         assert all(word in line for word in ("unfinished", "150/300", "5.7012"))
+        assert "…" not in line
 
     def test_different_targets_are_dropped_last(
         self, type_, fake, cli, monkeypatch: pytest.MonkeyPatch
