@@ -145,7 +145,7 @@ def tensorboard_command(cli: CliContext, run: str | None, port: int) -> int:
 
     \b
       runner tensorboard              all runs on this machine
-      runner tensorboard my_run       one run, also while it trains on Modal
+      runner tensorboard my_run       one run, also while it trains on Modal or a box
     """
     from runner.runs.find import find_run
     from runner.system import System
