@@ -84,11 +84,13 @@ def inspect_modal(
         is_built, build = False, f"adds {' '.join(packages)}"
     source = cli.environ.get(IMAGE_VARIABLE) or "Dockerfile"
     details: dict[str, Any] = {}
+    if is_configured and early is None:  # before the threads of inspect_target
+        early = target.early_requests()
 
     def find_run() -> PriorRun:
-        if not is_configured:
+        if early is None:
             return PriorRun()
-        run, values = _find_run(target, request, early or target.early_requests())
+        run, values = _find_run(target, request, early)
         details.update(values)
         return run
 
