@@ -32,13 +32,18 @@ class RetryPolicy:
     max_delay_s: float = 10.0
     sleep: Callable[[float], None] = time.sleep
 
-    def call(self, request: Callable[[], T]) -> T:
-        """Return ``request()``, repeated after each TargetUnavailable; raise the last one."""
+    def call(self, request: Callable[[], T], is_retried: Callable[[], bool] = lambda: True) -> T:
+        """Return ``request()``, repeated after each TargetUnavailable while ``is_retried()``.
+
+        Raises the last TargetUnavailable.
+        """
         delay = self.first_delay_s
         for _ in range(self.attempts - 1):
             try:
                 return request()
             except TargetUnavailable:
+                if not is_retried():
+                    raise
                 # Half of it at random, so that parallel transfers do not retry all at once.
                 self.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, self.max_delay_s)
@@ -117,7 +122,7 @@ def checked_path(path: str) -> str:
 class BlockFiles(ABC):
     """The files of a volume that `pull` and `push` copy."""
 
-    retry: RetryPolicy  # of every request
+    retry = RetryPolicy()  # of every request
 
     @property
     @abstractmethod

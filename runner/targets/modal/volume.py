@@ -53,15 +53,15 @@ def open_volume(
 ) -> modal.Volume:
     """Return the volume of version 2, created if it is missing.
 
-    Without ``create``, which is right for the first request, a missing one stays unhydrated.
-    Raises RunnerError without a token, offline, and for a volume of version 1.
+    Without ``create``, meant for the first request, it fails at once offline, and a missing volume
+    stays unhydrated. Raises RunnerError without a token, offline, and for a volume of version 1.
     """
     name = modal_name(volume, environ)
     import modal
     from modal import exception
     from modal.config import config
 
-    if not create:  # the first request: retries are right only later
+    if not create:  # the client would retry for a minute, which is right only later
         check_reachable(environ, str(config.get("server_url")))
     opened = modal.Volume.from_name(name, create_if_missing=create, version=2)
 
@@ -135,7 +135,6 @@ class ModalVolumeFiles(BlockFiles):
 
     def __init__(self, name: str, environ: Mapping[str, str] = os.environ) -> None:
         self.name, self.environ = name, environ
-        self.retry = RetryPolicy()
         self._volume: modal.Volume | None = None
         self._lock = threading.Lock()  # that of cached_property is one for all volumes
 

@@ -145,12 +145,7 @@ class BoxSystem(System):
 
         Raises BoxUnavailable.
         """
-        try:
-            return request()
-        except BoxUnavailable:
-            if not self.has_answered:
-                raise
-        return (policy or RetryPolicy()).call(request)
+        return (policy or RetryPolicy()).call(request, lambda: self.has_answered)
 
     def check(self, answer: CompletedCommand) -> CompletedCommand:
         """Return ``answer``. Raises BoxUnavailable if it is an error of the connection."""

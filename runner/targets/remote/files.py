@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -145,7 +145,6 @@ class BoxFiles(BlockFiles):
 
     agent: Agent
     volume: str
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
     def id(self) -> str:

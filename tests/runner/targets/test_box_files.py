@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runner.errors import RunnerError
-from runner.targets.blocks import RetryPolicy
 from runner.targets.remote import agent
 from runner.targets.remote.connection import BoxSystem, BoxUnavailable
 from runner.targets.remote.files import Agent, BoxFiles, copied_records, make_tree, send_tree
@@ -79,16 +78,23 @@ def test_a_tree_is_sent_once_and_an_edit_sends_only_what_changed(
     assert blocks == [hashlib.sha256(b"print(2)\n").hexdigest()]
 
 
-def test_a_request_is_repeated_only_for_a_box_that_has_answered(box: Agent, tmp_path: Path) -> None:
+def test_a_request_is_repeated_only_for_a_box_that_has_answered(
+    box: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     delays: list[float] = []
-    retry = RetryPolicy(attempts=3, sleep=delays.append)
+    requests: list[bytes] = []
+    exchange = box._exchange
+    monkeypatch.setattr(
+        box, "_exchange", lambda frame: (requests.append(frame), exchange(frame))[1]
+    )
     files = BoxFiles(box, "data").with_retries(attempts=3, sleep=delays.append)
     (tmp_path / "off").touch()
-    for is_known, expected in ((False, 0), (True, retry.attempts - 1)):
+    for is_known, expected in ((False, 1), (True, 3)):
         box.system.has_answered = is_known
+        requests.clear()
         with pytest.raises(BoxUnavailable):
             files.listing()
-        assert len(delays) == expected
+        assert (len(requests), len(delays)) == (expected, expected - 1)
 
 
 def test_a_folder_is_removed_after_an_interrupted_removal(box: Agent, tmp_path: Path) -> None:
