@@ -86,7 +86,7 @@ def start_call(
     call: modal.FunctionCall[Any] | None = None
     try:
         with launch_errors(), app.run(detach=True):
-            target.builds.remember(*([folder.setup_digest] if folder else []), " ".join(packages))
+            target.builds.remember(folder.setup_digest if folder else "", " ".join(packages))
             call = function.spawn({**job, "app": app.app_id})
         if call is None:  # on Ctrl-C the client leaves the block of a detached app without an error
             raise KeyboardInterrupt
@@ -335,7 +335,7 @@ def deploy_server(target: ModalTarget, plan: Plan, options: ResolvedOptions) -> 
 
 
 def _deploy(target: ModalTarget, plan: Plan, options: ResolvedOptions, handle: LaunchHandle) -> str:
-    """Deploy the server and return the app's id. The address and a new API key are shown."""
+    """Deploy the server, print its address and API key, and return the app's id."""
     import modal
 
     from runner.targets.modal import container

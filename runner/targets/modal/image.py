@@ -192,12 +192,13 @@ class ImageBuilds:
 
     def remember(self, *layers: str) -> None:
         """Record that the current image was built, with ``layers``: digests or '' for none."""
-        builds, last = self._read(), self._last()
-        now = fingerprint(self.checkout)
-        if last is None or last.fingerprint != now:
-            last = Build(now, time.time())
-        layers = tuple(dict.fromkeys((*last.setups, *filter(None, layers))))
-        builds[account_id(self.environ)] = replace(last, setups=[*layers])
+        builds, account, now = self._read(), account_id(self.environ), fingerprint(self.checkout)
+        last = builds.get(account)
+        build = last if last is not None and last.fingerprint == now else Build(now, time.time())
+        setups = [*dict.fromkeys((*build.setups, *filter(None, layers)))]
+        builds[account] = replace(build, setups=setups)
+        if builds[account] == last:
+            return
         text = json.dumps({name: asdict(build) for name, build in builds.items()}, indent=2)
         with suppress(OSError):  # only the next plan's text depends on it
             write_atomically(self.cache / STATE_FILE, text + "\n")
