@@ -107,12 +107,8 @@ class LocalTarget(Target):
         return replace(state, folder=folder)
 
     def _find_run(self, request: Request) -> PriorRun:
-        folder = self.volumes.run(request.run)
-        writes_run, has_run = (
-            request.job.writes_run,
-            request.job.writes_run or request.job.reads_run,
-        )
-        record = read_record(folder) if has_run else None
+        folder, writes_run = self.volumes.run(request.run), request.job.writes_run
+        record = read_record(folder) if writes_run or request.job.reads_run else None
         is_training = isinstance(request, TrainRequest)
         return PriorRun(
             record=record,
@@ -271,7 +267,9 @@ class ContainerTarget(Target):
             command = ["docker", "kill" if force else "stop", container.id]
             answer = self.system.call(command, timeout_s=STOP_TIMEOUT_S)
             if answer.code:
-                raise RunnerError(f"{self.name} could not stop run '{run}': {answer.last_line}")
+                raise RunnerError(
+                    f"Docker could not stop run '{run}' on {self.name}: {answer.last_line}"
+                )
         return bool(active)
 
     def enter(self, run: str, argv: Sequence[str]) -> int:
