@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Self
 
-from job.format import dollars, duration
+from job.format import count, dollars, duration
 from job.run_record import EndReason
 from runner.errors import usage
 from runner.jobs import COMMAND
@@ -282,13 +282,13 @@ def _not_persisted(plan: Plan) -> str:
 def _processes(request: Request, options: ResolvedOptions) -> str:
     """Return a hint for a command that does not start one process for each GPU."""
     argv = request.command.argv if isinstance(request, CommandRequest) else ()
-    count, program = options.gpus.count, PurePosixPath(argv[0]).name if argv else ""
-    torchrun = f"torchrun --standalone --nproc_per_node={count}"
-    if count > 1 and re.fullmatch(r"python[\d.]*", program):
+    number, program = options.gpus.count, PurePosixPath(argv[0]).name if argv else ""
+    torchrun = f"torchrun --standalone --nproc_per_node={number}"
+    if number > 1 and re.fullmatch(r"python[\d.]*", program):
         return f"{argv[0]} starts one process; {torchrun} starts one for each GPU"
     started = re.search(r"--nproc[_-]per[_-]node[= ](\d+)", " ".join(argv))
-    if started is not None and program == "torchrun" and int(started[1]) != max(count, 1):
-        gpus = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU"
+    if started is not None and program == "torchrun" and int(started[1]) != max(number, 1):
+        gpus = count(number, "GPU") if number else "no GPU"
         return f"{argv[0]} starts {started[1]} processes on a machine with {gpus}; use {torchrun}"
     return ""
 
@@ -297,7 +297,7 @@ def _limits(launch: Launch) -> str:
     state, cap = launch.state, launch.options.max_cost
     # The runner does not know whether a user's code writes a checkpoint.
     then = ", after saving a checkpoint" if isinstance(launch.request, TrainRequest) else ""
-    attempts = f"{state.run.attempts} attempt{'s' if state.run.attempts > 1 else ''}"
+    attempts = count(state.run.attempts, "attempt")
     spent = f"; {dollars(state.cost)} spent in {attempts}" if state.run.attempts else ""
     money = f" or {dollars(cap)}" if cap else ""
     hint = "" if cap else "; no maximum cost (--max-cost sets one)"
