@@ -189,7 +189,8 @@ class TestStart:
         [((), "remove --gpu, or add"), (("H100", "H100"), "`runner doctor --fix`")],
     )
     def test_gpus_that_containers_lack(self, type_, local, docker, gpus, remedy: str) -> None:
-        docker.with_gpus(*gpus)
+        if gpus:
+            docker.with_gpus(*gpus)
         result = type_("runner local --gpu 2")
         assert result.exit_code == 2
         assert f"--gpu 2: local has no GPUs; {remedy}" in result.stderr
@@ -321,7 +322,10 @@ class TestDetached:
         assert type_("runner stop warm").exit_code == 0
         assert docker.calls("stop") == [["stop", "0123456789abcd"]]
 
-    def test_logs_without_a_file_are_the_containers_output(self, type_, local, launched) -> None:
+    def test_logs_without_a_file_are_the_containers_output(
+        self, type_, local, docker, launched
+    ) -> None:
+        docker.answer("ps", "abc\twarm\tExited (1) 2 seconds ago\n")
         assert type_("runner logs warm").stdout == "from the container\n"
 
 
