@@ -153,12 +153,17 @@ def flatten_optimizer(
 
 
 def restore_model(names: dict[Tensor, str], saved: Tensors) -> None:
-    """Copy the saved weights into the parameters; each process takes its part."""
-    if different := set(names.values()) ^ set(saved):
+    """Copy the saved weights into the parameters; each process takes its part.
+
+    Raises UserError if their names or shapes differ.
+    """
+    own = {(name, parameter.shape) for parameter, name in names.items()}
+    if different := own ^ {(name, tensor.shape) for name, tensor in saved.items()}:
+        listed = sorted({name for name, _ in different})
         raise UserError(
-            f"the checkpoint and the network differ in {', '.join(sorted(different)[:3])}: a "
-            "different version of this code wrote it. Resume with that version, or start a new run "
-            "with --name NEW-NAME"
+            f"the checkpoint and the network differ in {', '.join(listed[:3])}: a different "
+            "version of this code wrote it. Use that version, or start a new run with "
+            "--name NEW-NAME"
         )
     with torch.no_grad():
         for parameter, name in names.items():

@@ -256,9 +256,9 @@ class GPT(nn.Module):
             before_BPD = x_BTD.new_zeros(x_BTD.size(0), P, x_BTD.size(2))
             if cache is not None:
                 before_BPD = cache.previous(x_BTD, start)
-            tokens_BSD = torch.cat((before_BPD, x_BTD), dim=1)
+            embeddings_BSD = torch.cat((before_BPD, x_BTD), dim=1)
             for i, share_D in enumerate(self.smear.to(x_BTD.dtype), start=1):
-                x_BTD = torch.addcmul(x_BTD, tokens_BSD[:, P - i : P - i + T], share_D)
+                x_BTD = torch.addcmul(x_BTD, embeddings_BSD[:, P - i : P - i + T], share_D)
         x_BTD = self.drop(x_BTD)
         long_mask = attention_mask(T, start, None, device)
         short_mask: Mask = self.block_mask if cache is None else None

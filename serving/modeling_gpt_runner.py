@@ -26,7 +26,8 @@ class GPTRunnerModel(NanoChatModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.smear = nn.Parameter(torch.zeros(config.smear, config.hidden_size))
+        shape = config.smear, config.hidden_size
+        self.smear = nn.Parameter(torch.zeros(shape)) if config.smear else ()
 
     def forward(
         self,
@@ -51,9 +52,9 @@ class GPTRunnerModel(NanoChatModel):
         elif position_ids is None:
             position_ids = torch.arange(past, past + length, device=input_ids.device)[None]
         previous_ids = input_ids[:, :0] if previous_ids is None else previous_ids
-        if previous_ids.shape[1] < min(past, self.config.smear):
-            count = self.config.smear
-            raise ValueError(f"with a cache, pass the {count} tokens before as previous_ids")
+        count = min(past, self.config.smear)
+        if previous_ids.shape[1] < count:
+            raise ValueError(f"with a cache, pass the {count} ids before input_ids as previous_ids")
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": self.embed_tokens(input_ids),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from job.exit_status import UserError
 from job.files import describe_os_error, name_in_errors, write_atomically
 from job.step_folders import DiskFull
 from model import checkpoint
@@ -194,3 +195,16 @@ def test_a_system_error_names_its_file_or_the_fullest_volume(
     assert describe_os_error(ValueError("as it is")) == "as it is"
     with pytest.raises(FileNotFoundError, match="gone"), name_in_errors(tmp_path / "gone"):
         raise SafetensorError("I/O error: No such file or directory (os error 2)")
+
+
+@pytest.mark.parametrize(
+    ("saved", "name"), [({}, "b"), ({"b": (1, 4)}, "b"), ({"b": (4,), "c": (2,)}, "c")]
+)
+def test_weights_of_a_different_network_are_refused(
+    saved: dict[str, tuple[int, ...]], name: str
+) -> None:
+    """A shape that copy_ would broadcast is no exception."""
+    weight = torch.ones(4)
+    with pytest.raises(UserError, match=f"the checkpoint and the network differ in {name}:"):
+        checkpoint.restore_model({weight: "b"}, {n: torch.zeros(s) for n, s in saved.items()})
+    assert weight.tolist() == [1.0] * 4

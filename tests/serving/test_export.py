@@ -85,6 +85,7 @@ WINDOWS = {"attention_pattern": "SSL", "window_size": 5}
     + [
         ("quickstart", WINDOWS, "GPTRunnerForCausalLM"),
         ("quickstart", WINDOWS | {"smear": 3}, "GPTRunnerForCausalLM"),
+        ("quickstart", WINDOWS | {"smear": 0}, "GPTRunnerForCausalLM"),
         ("quickstart", {"smear": 0}, "NanoChatForCausalLM"),
     ],
 )
@@ -107,8 +108,11 @@ def test_transformers_computes_the_network_of_each_recipe(
         name or ("GPT2LMHeadModel", "GPTRunnerForCausalLM")[model.variant == "modern"]
     )
     trust = {"trust_remote_code": written == "GPTRunnerForCausalLM"}
-    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **trust)
+    exported, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, **trust
+    )
     assert type(exported).__name__ == written
+    assert not loading["missing_keys"]
     ids = torch.randint(tokenizer.vocab_size - 1, (2, 20))
     with torch.no_grad():
         expected = network.eval()(ids)
