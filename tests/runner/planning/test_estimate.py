@@ -140,7 +140,10 @@ def plan(line: str, home: Path) -> Result:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cloud gpt2_124m --gpu T4 --max-cost 5", "pays for 0.59% of it, $5.00 of about $844.19"),
+        (
+            "cloud gpt2_124m --gpu T4 --max-cost 5",
+            "--max-cost pays for 0.59% of it, $5.00 of about $844.19",
+        ),
         ("cloud gpt2_124m --gpu T4", "--timeout ends after 2.4% of it, 1d00h of about 41d"),
         ("cloud --max-cost 0.0001", "--max-cost pays for 0.07% of it, $0.0001 of about $0.14"),
         ("cloud --timeout 1s", "--timeout ends after 0.82% of it, 1s of about"),
@@ -168,7 +171,10 @@ def test_sufficient_limits_give_no_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cloud gpt2_1558m --gpu T4", "does not fit on one T4: it needs about 34 of 16 GB"),
+        (
+            "cloud gpt2_1558m --gpu T4",
+            "a single sequence does not fit on one T4: it needs about 34 of 16 GB",
+        ),
         ("cloud gpt2_1558m --gpu H100,T4", "a single sequence does not fit on one T4"),
         ("cloud --device mps", "--device mps is the GPU of a Mac, which cloud can't use"),
     ],

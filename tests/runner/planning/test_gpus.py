@@ -124,7 +124,10 @@ def test_live_rates_replace_the_table_if_plausible(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("L4: 1\nH1000: 2\n", "prices.yaml:2: unknown GPU type 'H1000'; did you mean 'H100'?"),
-        ("H100: cheap\n", "1: H100: 'cheap' is not a price; write dollars per hour, H100: 3.50"),
+        (
+            "H100: cheap\n",
+            "prices.yaml:1: H100: 'cheap' is not a price; write dollars per hour, H100: 3.50",
+        ),
         ("H100: -1\n", "prices.yaml:1: H100: -1 is not a price"),
         ("date: today\n", "prices.yaml:1: date: 'today' is not a date; write 2026-11-20"),
         ("- H100\n", "prices.yaml: expected a mapping with lines like `H100: 3.50`"),

@@ -181,7 +181,7 @@ class TestMissingRun:
         refused = type_("runner cloud evaluate --name warm")
         assert refused.exit_code == 102
         command = "`runner host evaluate --name warm`"
-        assert f"is on this machine, not on cloud: run {command}" in refused.stderr
+        assert f"run 'warm' is on this machine, not on cloud: run {command}" in refused.stderr
 
     def test_an_unreachable_remote_is_a_missing_run(
         self, type_: Type, cli: CliContext, cloud: FakeTarget, checkout: Path
