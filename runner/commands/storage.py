@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from job.exit_status import ExitStatus
 from job.format import byte_size, count
 from job.paths import VOLUMES
 from job.step_folders import STEP_FOLDER, discard
@@ -47,10 +48,10 @@ def ls_command(cli: CliContext, volume: str, path: str, target: str | None, as_j
     mapping = open_mapping(cli, volume, target=target)
     try:
         entries = add_up(list_remote(mapping, path), path.strip("/"))
-    except RunnerError:
-        if path.strip("/"):
+    except RunnerError as error:
+        if path.strip("/") or error.exit_code != ExitStatus.NOT_FOUND:
             raise
-        entries = []
+        entries = []  # no job has created the volume yet
     if as_json:
         cli.json(entries)
         return

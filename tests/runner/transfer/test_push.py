@@ -341,6 +341,13 @@ def test_ls_and_rm(invoke: Invoke, cloud: Cloud) -> None:
     assert invoke("runner rm data / -r -y").exit_code == 2
 
 
+def test_refused_listing_is_not_an_empty_volume(invoke: Invoke, cloud: Cloud) -> None:
+    cloud.standin.inject("VolumeListFiles2", "PERMISSION_DENIED")
+    refused = invoke("runner ls data")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "Modal denies access" in refused.stderr
+
+
 def test_older_checkpoint_does_not_move_latest_back(
     invoke: Invoke, cloud: Cloud, local: Path
 ) -> None:
