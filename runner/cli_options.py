@@ -135,7 +135,7 @@ def parse_tracker(value: str) -> tuple[str, str]:
 def parse_notify_url(value: str) -> str:
     """Return the URL to send messages to. It is a secret: no message repeats it."""
     if not is_valid_url(value):
-        raise usage("--notify: expected a URL that begins with https://")
+        raise usage("--notify: expected an http:// or https:// URL in ASCII")
     return value
 
 

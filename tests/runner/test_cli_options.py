@@ -41,9 +41,10 @@ def test_empty_value_is_refused(line: str, type_: Callable[[str], Result]) -> No
 
 
 def test_no_message_shows_the_notification_url(type_: Callable[[str], Result]) -> None:
-    refused = type_("runner host --notify ftp://s3cret")
-    expected = "error: --notify: expected a URL that begins with https://\n"
-    assert (refused.exit_code, refused.stderr) == (2, expected)
+    expected = "error: --notify: expected an http:// or https:// URL in ASCII\n"
+    for url in ("ftp://s3cret", "https://s3cretü"):
+        refused = type_(f"runner host --notify {url}")
+        assert (refused.exit_code, refused.stderr) == (2, expected)
     # Without a terminal, the message about confirming repeats the command line.
     result = type_("runner cloud --notify https://host/s3cret --max-cost nothing")
     assert result.exit_code == 2
