@@ -122,8 +122,8 @@ def require_config(kind: str, name: str, checkout: Path, cwd: Path) -> Path:
 
     Raises RunnerError, exit status 2, if it does not exist or is of another kind.
     """
-    known = recipes(checkout, cwd)
-    if kind == "recipe" and name in known:
+    known = recipes(checkout, cwd) if kind == "recipe" else {}
+    if name in known:
         return known[name]
     if mistake := explain_config(name, checkout, cwd, kind):
         raise usage(mistake)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def read_request(
     if recipe in published and recipe not in known:
         return _download_request(arguments, overrides, common)
     if job.reads_recipe:
-        path = find_recipe(recipe, checkout, cwd)
+        path = find_recipe(recipe, known, checkout, cwd)
         overrides += tuple(f"train.{name}_project={word}" for name, word in arguments.trackers)
         return _recipe_request(arguments, overrides, path, checkout, cwd, volumes, common)
     name = arguments.name
@@ -90,7 +90,7 @@ def read_request(
     if name is None and recipe is not None:
         from job.recipe import load
 
-        name = load(find_recipe(recipe, checkout, cwd)).name
+        name = load(find_recipe(recipe, known, checkout, cwd)).name
     run = find_run_name(name, files)
     settings = _settings_of(files, run, overrides)
     common |= {"run": run, "overrides": overrides, "settings": settings}
@@ -180,18 +180,17 @@ def load_recipe(args: Sequence[str], checkout: Path, cwd: Path) -> Recipe:
     """
     from job.recipe import load
 
+    known = recipes(checkout, cwd)
     recipe, overrides = classify_args(
-        args,
-        recipes(checkout, cwd),
-        lambda word: explain_config(word, checkout, cwd),
-        takes_job=False,
+        args, known, lambda word: explain_config(word, checkout, cwd), takes_job=False
     )
-    return load(find_recipe(recipe, checkout, cwd), overrides)
+    return load(find_recipe(recipe, known, checkout, cwd), overrides)
 
 
-def find_recipe(name: str | None, checkout: Path, cwd: Path) -> Path:
-    """Return the file of a recipe, by default of DEFAULT_RECIPE."""
-    return require_config("recipe", name or DEFAULT_RECIPE, checkout, cwd)
+def find_recipe(name: str | None, known: Mapping[str, Path], checkout: Path, cwd: Path) -> Path:
+    """Return the file of a recipe: one of the ``known``, or a path; by default DEFAULT_RECIPE."""
+    name = name or DEFAULT_RECIPE
+    return known.get(name) or require_config("recipe", name, checkout, cwd)
 
 
 def find_run_name(name: str | None, files: VolumeFiles | None) -> str:
