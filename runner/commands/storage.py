@@ -23,7 +23,6 @@ from runner.cli_options import DURATION, JSON, REMOTE, VOLUME, YES, Choice, targ
 from runner.console import CliContext, confirm
 from runner.errors import RunnerError, did_you_mean, not_found, usage
 from runner.project import find_checkout
-from runner.target import open_target
 
 if TYPE_CHECKING:
     from runner.targets.blocks import BlockFiles, RemoteEntry
@@ -328,6 +327,8 @@ def cache_command(
 
     A job that needs a deleted cache compiles or downloads it again.
     """
+    from runner.target import open_target
+
     opened = open_target(target, cli, find_checkout(cli.cwd))
     root, files = opened.volumes.cache, None
     if opened.has_remote_volumes:
