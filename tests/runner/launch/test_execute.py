@@ -140,6 +140,9 @@ def test_status_of_the_job_becomes_that_of_the_runner(
     resumes = "run the same command again" in result.stderr
     assert resumes is (status == 101 and "stopped" not in message)
     assert ("failed" in result.stderr) is (status == 100)
+    assert ("to resume" in result.stderr) is (code is not None and status in (101, 104, 130))
+    if message.startswith("stopped"):
+        assert result.stderr.endswith(message)
 
 
 class TestDetach:
