@@ -186,7 +186,7 @@ def skypilot(job: EmittedJob) -> str:
 def dstack(job: EmittedJob) -> str:
     """Return a task of dstack; a volume of that name must exist (`dstack apply`, type: volume)."""
     gpu = {"name": job.chip, "count": job.count}
-    if memory := job.accelerator.removeprefix(f"{job.chip}-").removeprefix(job.chip):
+    if memory := job.accelerator[len(job.chip) + 1 :]:
         gpu["memory"] = memory
     task = {
         "type": "task",

@@ -1,5 +1,4 @@
-"""The contract between the runner and a target: protocols, capabilities and the values they
-exchange.
+"""The contract between the runner and a target: protocols, and the values that they exchange.
 
 A launch goes ``connect`` -> ``inspect`` -> ``plan`` -> ``start`` -> ``follow``. ``connect`` and
 ``inspect`` change nothing, ``plan`` is pure; only ``start`` and ``stop`` have effects. `RunSource`

@@ -162,7 +162,7 @@ class TargetGroup(click.Group):
 
 
 class BoxGroup(TargetGroup):
-    """Takes the first word as the box."""
+    """A target whose first argument is the box."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Separate the box from the job's arguments."""
@@ -185,7 +185,7 @@ class BoxGroup(TargetGroup):
 
 
 class UserCommandParser(click.Command):
-    """Separates the arguments after ``--``, which belong to the command."""
+    """A command with the program of the user after ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments before ``--``."""
