@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from experiment.run import main
+from job.compatibility import does_not_fit
 from job.exit_status import ExitStatus, RecipeError
 from job.paths import CONFIGS, VolumePaths
-from job.recipe import load
+from job.recipe import ModelConfig, load
 from job.run_record import NoSuchRun, RunRecord, find_run, invalid_run_name, no_checkpoint_error
 from job.run_session import (
     RunRefused,
@@ -105,3 +106,11 @@ def test_missing_checkpoints_of_a_finished_run_were_deleted(tmp_path: Path) -> N
     assert "every checkpoint of run 'a' is damaged; restore" in str(
         no_checkpoint_error(tmp_path / "a")
     )
+
+
+def test_a_smear_of_more_tokens_has_other_weights_in_the_modern_variant_only() -> None:
+    before, after = ({"smear": smear} for smear in (1, 3))
+    modern = (ModelConfig(variant="modern", **smear) for smear in (before, after))
+    message = "run 'r' does not fit the recipe's model: model.smear is 1, not 3"
+    assert does_not_fit("r", *modern) == message
+    assert does_not_fit("r", *(ModelConfig(**smear) for smear in (before, after))) == ""
