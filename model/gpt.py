@@ -23,12 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from inference.engine import KVCache, LayerCache, Start
 from job.recipe import ModelConfig
 from job.schedules import short_blocks
-from model.attention import (
-    Mask,
-    attend,
-    attention_mask,
-    position_index,
-)
+from model.attention import Mask, attend, attention_mask, position_index
 from model.fp8 import Linear
 from model.functions import DeferredNorm, SquaredReLU, gelu, rms_norm
 from model.loss import ChunkLoss, chunked_cross_entropy, cross_entropy, exact_loss, softcap
