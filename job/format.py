@@ -1,9 +1,10 @@
-"""Durations, sizes, text and JSON as they are shown and written."""
+"""Durations, sizes, text and JSON as they are shown and written.
+
+json and difflib are imported where they are used: `runner --help` needs neither.
+"""
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,8 @@ def brief(text: str, limit: int = 80) -> str:
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return the value as JSON, also with dataclasses; NaN and infinities become null."""
+    import json
+
     return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
 
 
@@ -87,6 +90,8 @@ def runner_command(target: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = MIN_SIMILARITY) -> str:
     """Return ``; did you mean 'x'?`` for the most similar name, or an empty string."""
+    import difflib
+
     names = {name.lstrip("-"): name for name in known}  # every option has the dashes
     word = word.lower().lstrip("-")
     close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)

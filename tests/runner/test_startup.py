@@ -39,18 +39,20 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_takes_less_than_100_ms() -> None:
-    """On a slow machine: less than twice the time of importing click."""
+    """Compare the fastest of up to 60 starts: CPU time too depends on what the other core does."""
 
-    def seconds(*args: str) -> float:
-        command = [sys.executable, *args]
+    def seconds() -> float:
+        command = [sys.executable, "-m", "runner", "--help"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         assert status == 0
-        return usage.ru_utime + usage.ru_stime  # CPU time: independent of other programs
+        return usage.ru_utime + usage.ru_stime
 
-    limit = max(0.100, 2 * min(seconds("-c", "import click") for _ in range(10)))
-    assert min(seconds("-m", "runner", "--help") for _ in range(10)) < limit
+    times = [seconds()]
+    while min(times) >= 0.100 and len(times) < 60:
+        times.append(seconds())
+    assert min(times) < 0.100
 
 
 def test_estimate_imports_neither_torch_nor_modal() -> None:
