@@ -194,7 +194,7 @@ class Plan:
     folder: PlannedFolder | None = None  # of a command
     estimate: PlanEstimate = field(default_factory=PlanEstimate)
     extra_rows: tuple[tuple[str, str], ...] = ()  # of one target: price, memory, hours
-    question: str | None = None  # to confirm before the start
+    price: str | None = None  # a sentence that the user must confirm before the start
     detach: bool = False
     as_json: bool = False
     writes_run: bool = False  # it creates or resumes a run's folder

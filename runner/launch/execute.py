@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +75,7 @@ def run_request(
     if isinstance(request, CommandRequest):
         target.check_program(request)
     plan = target.plan(request, state)
-    if record is not None and plan.question is not None and not arguments.dry_run:
+    if record is not None and plan.price is not None and not arguments.dry_run:
         # A free target lets the trainer show the finished run; on this one starting costs money.
         return show_finished(cli, target, request, record)
     if arguments.dry_run and arguments.as_json:
@@ -88,7 +87,7 @@ def run_request(
     if isinstance(request, CommandRequest):
         warn_shared_paths(cli, target, request)
     target.check_configured()
-    confirm(cli, plan.question, arguments.yes)
+    confirm(cli, plan.price, arguments.yes)
     if plan.detach:
         return _report_detached(cli, target.start(plan), arguments.as_json)
     status = run_plan(cli, target, plan)
@@ -109,14 +108,13 @@ def _warn_unmatched(cli: CliContext, target: Target, request: CommandRequest) ->
         )
 
 
-def confirm(cli: CliContext, question: str | None, yes: bool) -> None:
-    """Ask a plan's question, if any. Raise RunnerError: 103 if declined, 2 without a terminal."""
-    if question is None or yes:
+def confirm(cli: CliContext, price: str | None, yes: bool, question: str = " Start it?") -> None:
+    """Ask whether to pay the price. Raise RunnerError: 103 if declined, 2 without a terminal."""
+    if price is None or yes:
         return
     if not cli.is_terminal:
-        cost = re.sub(r"\s+Start \w+\?$", "", question)
-        raise usage(f"{cost} This is not a terminal; pass -y to confirm:\n  {cli.line} -y")
-    if not cli.ask(question):
+        raise usage(f"{price} This is not a terminal; pass -y to confirm:\n  {cli.line} -y")
+    if not cli.ask(price + question):
         raise RunnerError("not started", ExitStatus.CANCELLED)
 
 

@@ -120,7 +120,7 @@ def _run_steps(
     if arguments.dry_run or not plans:
         return ExitStatus.DONE
     target.check_configured()
-    confirm(cli, _one_question(plans), arguments.yes)
+    confirm(cli, _price(plans), arguments.yes, "\nStart them?")
     if arguments.detach:
         return None
     for number, (stage, request) in enumerate(requests.items()):
@@ -376,8 +376,7 @@ def _plan(target: Target, request: Request) -> Plan:
     return target.plan(request, target.inspect(request))
 
 
-def _one_question(plans: Mapping[str, Plan]) -> str | None:
-    """Return one question for all stages, so that the pipeline can run unattended."""
-    questions = {stage: plan.question for stage, plan in plans.items() if plan.question}
-    lines = [f"{stage}: {text.removesuffix(' Start it?')}" for stage, text in questions.items()]
-    return "\n".join([*lines, "Start them?"]) if lines else None
+def _price(plans: Mapping[str, Plan]) -> str | None:
+    """Return the prices of all stages, so that one answer lets the pipeline run unattended."""
+    prices = [f"{stage}: {plan.price}" for stage, plan in plans.items() if plan.price]
+    return "\n".join(prices) or None

@@ -163,9 +163,9 @@ def _plan(request: Request, state: TargetState) -> Plan:
     )
 
 
-def with_rows(plan: Plan, *rows: tuple[str, str], question: str | None = None) -> Plan:
-    """Return the plan with further rows, and a question if the launch must be confirmed."""
-    return replace(plan, extra_rows=(*plan.extra_rows, *rows), question=question or plan.question)
+def with_rows(plan: Plan, *rows: tuple[str, str], price: str | None = None) -> Plan:
+    """Return the plan with further rows, and a price if the user must confirm it."""
+    return replace(plan, extra_rows=(*plan.extra_rows, *rows), price=price or plan.price)
 
 
 def already_active_message(run: str, active: str) -> str:

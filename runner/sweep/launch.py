@@ -118,7 +118,7 @@ def run_sweep(cli: CliContext, arguments: SweepArguments) -> ExitStatus:
     if arguments.dry_run:
         return ExitStatus.DONE
     target.check_configured()
-    confirm(cli, plan.question, arguments.yes)
+    confirm(cli, plan.price, arguments.yes)
     folder.mkdir(parents=True, exist_ok=True)
     with sweep_lock(name, folder):
         # The process that held the lock until now may have changed the record.

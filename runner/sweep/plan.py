@@ -43,18 +43,18 @@ class SweepPlan:
         return _sum([estimated_cost(plan) for plan in self.plans])
 
     @property
-    def question(self) -> str | None:
-        """Return the question to confirm; None if the sweep is free."""
+    def price(self) -> str | None:
+        """Return the price to confirm; None if the sweep is free."""
         if all(plan.estimate.usd_per_hour is None for plan in self.plans):
             return None
         estimate = self.dollars
         about = f"about {dollars(estimate)}" if estimate is not None else "an unknown amount"
         if self.record.budget is None:
-            return f"The sweep will cost {about}, and no --budget limits it. Start it?"
+            return f"The sweep will cost {about}, and no --budget limits it."
         available = self.record.available_usd
         if estimate is not None:
             about = f"about {dollars(min(estimate, available))}"
-        return f"The sweep will cost {about}, at most {dollars(available)}. Start it?"
+        return f"The sweep will cost {about}, at most {dollars(available)}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan for --json."""

@@ -39,7 +39,7 @@ class FakeTarget:
     name: str = "host"
     poll_interval_s: float = 0.01
     code: int | None = 0  # the job's exit status; None if the user detaches
-    question: str | None = None
+    price: str | None = None
     states: list[RunInfo] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
     has: dict[str, object] = field(default_factory=dict)  # changes of the state
@@ -88,7 +88,7 @@ class FakeTarget:
         return change_state(state, **self.has)
 
     def plan(self, request: Request, state: TargetState) -> Plan:
-        plan = with_rows(make_plan(request, state), question=self.question)
+        plan = with_rows(make_plan(request, state), price=self.price)
         self.plans.append(plan)
         return plan
 

@@ -122,8 +122,8 @@ def modal_plan(
         ("account", "" if state.is_configured else NO_ACCOUNT),
         ("active", ATTACHES if state.unconfirmed else ""),
     ]
-    question = None if state.unconfirmed else _question(launch)
-    plan = with_rows(plan, *notes, question=question)
+    price = None if state.unconfirmed else _price_text(launch)
+    plan = with_rows(plan, *notes, price=price)
     if isinstance(request, ServeRequest):
         return server_plan(plan, options, max(hourly.values()))
     return plan
@@ -305,15 +305,15 @@ def _limits(launch: Launch) -> str:
     return f"{limit}{money} in total for all attempts{then}{hint}{spent}"
 
 
-def _question(launch: Launch) -> str:
+def _price_text(launch: Launch) -> str:
     state, options, highest = launch.state, launch.options, max(launch.hourly.values())
     most = highest * max(0.0, options.timeout_s - state.seconds) / 3600
     if options.max_cost is not None:
         most = min(most, max(0.0, options.max_cost - state.cost))
     if not launch.seconds:
-        return f"This costs ${highest:.2f} an hour, {dollars(most)} at most. Start it?"
+        return f"This costs ${highest:.2f} an hour, {dollars(most)} at most."
     about = min(most, max(launch.cost.values()))
-    return f"This will cost about {dollars(about)}, {dollars(most)} at most. Start it?"
+    return f"This will cost about {dollars(about)}, {dollars(most)} at most."
 
 
 SCALEDOWN_S = 300  # without a request
@@ -330,9 +330,9 @@ def server_plan(plan: Plan, options: ResolvedOptions, usd_per_hour: float) -> Pl
         raise usage("--max-cost limits a run, and a server has no end; remove it")
     stop = f"`runner stop {server_name(plan.run)}`"
     idle = f"{SCALEDOWN_S // 60} minutes"
-    question = (
+    price = (
         f"This costs {dollars(usd_per_hour)} an hour while it answers requests and for {idle} "
-        f"after them, and nothing otherwise, until {stop}. Start it?"
+        f"after them, and nothing otherwise, until {stop}."
     )
     rows = [row for row in plan.extra_rows if row[0] != "stops at"]
     rows.append(("stops at", f"{stop}; its one machine ends {idle} after the last request"))
@@ -340,7 +340,7 @@ def server_plan(plan: Plan, options: ResolvedOptions, usd_per_hour: float) -> Pl
         plan,
         run=server_name(plan.run),
         extra_rows=tuple(rows),
-        question=question,
+        price=price,
         steps=tuple(step.partition(", at http")[0] for step in plan.steps),
         detach=True,
     )

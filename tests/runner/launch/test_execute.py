@@ -165,7 +165,7 @@ class TestConfirmation:
     """A target that bills asks for confirmation."""
 
     def test_finished_training_is_shown_without_a_new_launch(self, type_, fake, make_run) -> None:
-        fake.question = "This costs $3. Start it?"
+        fake.price = "This costs $3."
         folder = make_run("warm", step=100, val_loss=1.5)
         (folder / "samples").mkdir()
         for step, text in ((50, "once"), (100, "in the end")):
@@ -188,19 +188,19 @@ class TestConfirmation:
         assert fake.did == ["start warm", "follow warm"]
 
     def test_question_without_a_terminal_is_refused(self, type_, fake) -> None:
-        fake.question = "This costs $3. Start it?"
+        fake.price = "This costs $3."
         result = type_("runner host warm")
         assert (result.exit_code, fake.did) == (2, [])
         assert "pass -y to confirm:\n  runner host warm -y" in result.stderr
 
     def test_the_question_of_a_pipeline_without_a_terminal_is_refused(self, cli) -> None:
         with pytest.raises(RunnerError) as refused:
-            confirm(cli, "train: this costs $3.\nStart them?", yes=False)
+            confirm(cli, "train: this costs $3.", False, "\nStart them?")
         expected = "train: this costs $3. This is not a terminal; pass -y to confirm:\n  runner -y"
         assert refused.value.message == expected
 
     def test_yes_answers(self, type_, fake) -> None:
-        fake.question = "This costs $3. Start it?"
+        fake.price = "This costs $3."
         assert type_("runner host warm -y").exit_code == 0
         assert fake.did == ["start warm", "follow warm"]
 

@@ -124,8 +124,8 @@ class TestPlan:
         assert "about 1.5 of 80 GB on H100 (estimated)" in shown["memory"]
         assert "gpt-runner-data → /vol/data" in shown["volumes"]
         assert plan.process.command[:3] == ("torchrun", "--standalone", "--nproc-per-node=8")
-        assert plan.question is not None
-        assert "$25.00 at most" in plan.question
+        assert plan.price is not None
+        assert "$25.00 at most" in plan.price
         assert json.loads(dict(plan.process.environment)["RUN_LAUNCH"])["gpu"] == "H100:8"
 
     def test_estimate_is_recorded(self, make: MakePlan) -> None:
@@ -214,7 +214,7 @@ class TestPlan:
             (parse_options(timeout="25h"), ("run-timeout", 86400.0)),
             (parse_options(max_cost="25"), None),  # stopped by the user before its limit
         ):
-            assert make(options=options, **spent, reached=reached).question
+            assert make(options=options, **spent, reached=reached).price
 
     def test_options_survive_the_launch_record(self, make: MakePlan) -> None:
         options = parse_options(
