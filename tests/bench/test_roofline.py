@@ -53,6 +53,22 @@ def test_training_reports_its_share_of_the_measured_flops(
     assert after["mfu_roofline"] == pytest.approx(flops / ceiling, rel=1e-3)
 
 
+def test_no_larger_product_is_tried_after_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def median_seconds(statement: str, least: float, **names: torch.Tensor) -> float:
+        if "a" not in names:
+            return 1e-3
+        a = names["a"]
+        tried.append((a.dtype, a.size(0)))
+        return 2 * a.size(0) ** 3 / (1e9 if a.dtype == torch.bfloat16 else 80e9)
+
+    monkeypatch.setattr(roofline, "median_seconds", median_seconds)
+    result = roofline.measure(CPU)
+    assert tried == [(torch.bfloat16, 512), *((torch.float32, side) for side in (512, 1024, 2048))]
+    assert (result["bfloat16"], result["float32"]) == pytest.approx((1e9, 80e9))
+
+
 def test_each_number_format_has_its_own_figure(lab: Lab) -> None:
     path = speed_file("cpu, 1 threads", lab.locations)
     path.parent.mkdir(parents=True)
