@@ -302,6 +302,20 @@ def refuse_kernels(recipe: Recipe, device: str, has_float8: bool) -> None:
         raise recipe.mistake("train.attention", f"{kernel} is a GPU kernel; on {device} use auto")
 
 
+def format_warnings(recipe: Recipe, has_bfloat16: bool) -> list[str]:
+    """Return a warning if the device emulates the recipe's number format.
+
+    On a CPU with AVX2 `shakespeare_char_cpu` trains 475 tokens a second in bfloat16, 13,300 in
+    float32.
+    """
+    if recipe.train.dtype != "bfloat16" or has_bfloat16:
+        return []
+    return [
+        "warning: dtype=bfloat16: this device has no known bfloat16 units, so a step can take 30 "
+        "times as long as in float32. Use dtype=auto"
+    ]
+
+
 def check_run(recipe: Recipe, folder: Path, processes: int) -> RunRecord | None:
     """Return the run's record if the run is finished, else None.
 

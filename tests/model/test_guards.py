@@ -1,4 +1,4 @@
-"""Out of memory, and losses or weights that become NaN."""
+"""Out of memory, losses or weights that become NaN, and an emulated number format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from job.exit_status import ExitStatus
 from job.paths import CHECKOUT
+from job.recipe import load
 from job.run_record import read_record
+from job.run_session import format_warnings
 from job.step_folders import steps
+from model import device as devices
 from tests.model.conftest import Lab
 from tests.model.test_resume import final_bytes, losses
 
@@ -149,3 +154,15 @@ def test_a_mistake_in_the_recipe_is_reported_before_torch_is_imported(tmp_path: 
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (ExitStatus.USAGE, "")
     assert "bad.yaml:1: train.max_steps: expected an integer, got '0x12zz'" in done.stderr
+
+
+def test_a_number_format_that_the_device_emulates_gets_a_warning(lab: Lab) -> None:
+    has_units = devices.has_bfloat16(torch.device("cpu"))
+    _, shown = lab.train("forced", "dtype=bfloat16", "max_steps=2")
+    assert ("warning: dtype=bfloat16: this device has no known" in shown) == (not has_units)
+    _, shown = lab.train("chosen", "max_steps=2")
+    assert "warning: dtype" not in shown
+    forced = load(lab.recipe, ["dtype=bfloat16"])
+    assert format_warnings(forced, has_bfloat16=True) == []
+    (warning,) = format_warnings(forced, has_bfloat16=False)
+    assert warning.endswith("30 times as long as in float32. Use dtype=auto")
