@@ -302,7 +302,7 @@ def refuse_kernels(recipe: Recipe, device: str, has_float8: bool) -> None:
         raise recipe.mistake("train.attention", f"{kernel} is a GPU kernel; on {device} use auto")
 
 
-def format_warnings(recipe: Recipe, has_bfloat16: bool) -> list[str]:
+def dtype_warnings(recipe: Recipe, has_bfloat16: bool) -> list[str]:
     """Return a warning if the device emulates the recipe's number format.
 
     On a CPU with AVX2 `shakespeare_char_cpu` trains 475 tokens a second in bfloat16, 13,300 in

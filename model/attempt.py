@@ -29,7 +29,7 @@ from job.paths import VolumePaths
 from job.recipe import Recipe
 from job.run_end import record_failure, record_stop, show_finished
 from job.run_record import EndReason, RunStatus, recorded_dataset
-from job.run_session import RunSession, check_run, format_warnings, refuse_kernels
+from job.run_session import RunSession, check_run, dtype_warnings, refuse_kernels
 from job.step_folders import steps
 from job.training_log import TrainingLog
 from model import device as devices
@@ -96,7 +96,7 @@ def _make_trainer(
     parameters = sum(parameter.numel() for parameter in network.parameters())
     source = recipe.train.init_from
     is_new = not steps(folder)
-    messages = format_warnings(recipe, devices.has_bfloat16(world.device))
+    messages = dtype_warnings(recipe, devices.has_bfloat16(world.device))
     if is_new and source is not None:
         # Before the run has a folder: after a mistake, no run may refuse the corrected command.
         load_initial_weights(network, tokenizer, source, locations, messages.append)

@@ -12,7 +12,7 @@ from job.exit_status import ExitStatus
 from job.paths import CHECKOUT
 from job.recipe import load
 from job.run_record import read_record
-from job.run_session import format_warnings
+from job.run_session import dtype_warnings
 from job.step_folders import steps
 from model import device as devices
 from tests.model.conftest import Lab
@@ -163,6 +163,6 @@ def test_a_number_format_that_the_device_emulates_gets_a_warning(lab: Lab) -> No
     _, shown = lab.train("chosen", "max_steps=2")
     assert "warning: dtype" not in shown
     forced = load(lab.recipe, ["dtype=bfloat16"])
-    assert format_warnings(forced, has_bfloat16=True) == []
-    (warning,) = format_warnings(forced, has_bfloat16=False)
+    assert dtype_warnings(forced, has_bfloat16=True) == []
+    (warning,) = dtype_warnings(forced, has_bfloat16=False)
     assert warning.endswith("30 times as long as in float32. Use dtype=auto")
