@@ -311,8 +311,8 @@ def dtype_warnings(recipe: Recipe, has_bfloat16: bool) -> list[str]:
     if recipe.train.dtype != "bfloat16" or has_bfloat16:
         return []
     return [
-        "warning: dtype=bfloat16: this device has no known bfloat16 units, so a step can take 30 "
-        "times as long as in float32. Use dtype=auto"
+        "warning: dtype=bfloat16: this device has no known bfloat16 units, so this job can take "
+        "30 times as long as in float32. Use dtype=auto"
     ]
 
 

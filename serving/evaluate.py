@@ -21,11 +21,12 @@ from corpus.dataset import TokenStream
 from corpus.tasks import accuracies, load_tasks, read_questions, scores
 from corpus.verify import refuse_different_tokens, require_dataset_of_run
 from inference.scoring import BATCH_SIZE, ending_losses
-from job.arguments import is_overridden, parse, run, run_parser
+from job.arguments import is_overridden, parse, report, run, run_parser
 from job.exit_status import ExitStatus
 from job.format import json_text
 from job.paths import VolumePaths
 from job.pretrained import TASKS
+from job.run_session import dtype_warnings
 from model import device as devices
 from model.batches import TokenBatches, validation_loss
 from model.distributed import World
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Namespace) -> ExitStatus:
     trained = open_run(arguments.name, arguments.overrides, arguments.device)
+    for warning in dtype_warnings(trained.recipe, devices.has_bfloat16(trained.network.device)):
+        report(warning)
     started = time.perf_counter()
     with devices.autocast(trained.recipe.train.dtype, trained.network.device):
         if arguments.multiple_choice:

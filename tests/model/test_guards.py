@@ -157,10 +157,16 @@ def test_a_mistake_in_the_recipe_is_reported_before_torch_is_imported(tmp_path: 
 
 
 def test_a_number_format_that_the_device_emulates_gets_a_warning(lab: Lab) -> None:
-    has_units = devices.has_bfloat16(torch.device("cpu"))
-    _, shown = lab.train("forced", "dtype=bfloat16", "max_steps=2")
-    assert ("warning: dtype=bfloat16: this device has no known" in shown) == (not has_units)
+    is_emulated = not devices.has_bfloat16(torch.device("cpu"))
+    for job, *words in (
+        ("train", str(lab.recipe), "--name", "forced", "dtype=bfloat16", "max_steps=2"),
+        ("evaluate", "--name", "forced"),
+    ):
+        _, shown = lab.run(job, *words)
+        assert ("warning: dtype=bfloat16: this device has no known" in shown) == is_emulated
     _, shown = lab.train("chosen", "max_steps=2")
+    assert "warning: dtype" not in shown
+    _, shown = lab.run("evaluate", "--name", "forced", "dtype=auto")
     assert "warning: dtype" not in shown
     forced = load(lab.recipe, ["dtype=bfloat16"])
     assert dtype_warnings(forced, has_bfloat16=True) == []

@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_takes_less_than_100_ms() -> None:
-    """Compare the fastest of up to 60 starts: CPU time too depends on what the other core does."""
+    """The fastest of up to 60 starts counts: CPU time, too, depends on the other core's work."""
 
     def seconds() -> float:
         command = [sys.executable, "-m", "runner", "--help"]
