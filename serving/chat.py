@@ -22,7 +22,7 @@ from typing import TextIO
 
 from corpus.samples import TextStream
 from inference.engine import Engine
-from job.arguments import parse, report, run, run_parser
+from job.arguments import leave, parse, report, run, run_parser
 from job.exit_status import ExitStatus, UserError
 from job.format import did_you_mean, sanitize
 from serving.load import LoadedModel, Message, changed_settings, load_model
@@ -190,4 +190,4 @@ def _read_prompt(file: str | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

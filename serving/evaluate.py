@@ -9,7 +9,6 @@ python -m serving.evaluate --task hellaswag                           # see corp
 from __future__ import annotations
 
 import math
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from corpus.dataset import TokenStream
 from corpus.tasks import accuracies, load_tasks, read_questions, scores
 from corpus.verify import refuse_different_tokens, require_dataset_of_run
 from inference.scoring import BATCH_SIZE, ending_losses
-from job.arguments import is_overridden, parse, report, run, run_parser
+from job.arguments import is_overridden, leave, parse, report, run, run_parser
 from job.exit_status import ExitStatus
 from job.format import json_text
 from job.paths import VolumePaths
@@ -104,4 +103,4 @@ def _loss(trained: TrainedRun, arguments: Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

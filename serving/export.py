@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from corpus.initial_weights import CONV1D, PREFIX
 from corpus.tokenizer_export import export_folder, write_tokenizer
 from corpus.tokenizers import Tokenizer
-from job.arguments import parse, report, run, run_parser
+from job.arguments import leave, parse, report, run, run_parser
 from job.exit_status import ExitStatus, UsageError, UserError
 from job.files import new_file, write_atomically
 from job.format import duration
@@ -279,4 +278,4 @@ def _cost(run: Path) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from corpus.samples import SEPARATOR, prompt_tokens, write_texts
 from inference.engine import generate
-from job.arguments import parse, report, run, run_parser
+from job.arguments import leave, parse, report, run, run_parser
 from job.exit_status import ExitStatus
 from model.load_run import open_run
 
@@ -42,4 +42,4 @@ def _main(arguments: Namespace) -> ExitStatus:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -14,14 +14,13 @@ import asyncio
 import ipaddress
 import os
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from job.arguments import parse, report, run, run_parser
+from job.arguments import leave, parse, report, run, run_parser
 from job.exit_status import ExitStatus, UserError
 from job.ports import listen
 from job.recipe import ModelConfig
@@ -129,4 +128,4 @@ def _slots(model: ModelConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -82,3 +82,13 @@ def test_encoding_that_lacks_a_character(encoding: str) -> None:
         capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, rb"\u65e5" + b"\n")
+
+
+def test_exit_searches_no_garbage() -> None:
+    """With torch in the process, the search took 0.4 s of each job."""
+    code = "import atexit, gc; atexit.register(lambda: print(len(gc.get_objects())))"
+    command = job()
+    done = subprocess.run(
+        [*command[:-1], code + command[-1]], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (done.returncode, int(done.stdout.split()[-1])) == (0, 0)

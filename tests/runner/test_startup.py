@@ -38,21 +38,21 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert "Usage: runner" in done.stdout
 
 
-def test_help_takes_less_than_100_ms() -> None:
-    """The fastest of up to 60 starts counts: CPU time, too, depends on the other core's work."""
+def test_help_takes_little_longer_than_importing_click() -> None:
+    """At most 1.8 times as long. Idle, it is 1.4: 92 ms against 67. Other programs slow both."""
 
-    def seconds() -> float:
-        command = [sys.executable, "-m", "runner", "--help"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    def seconds(*args: str) -> float:
+        command = [sys.executable, *args]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environ)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         assert status == 0
         return usage.ru_utime + usage.ru_stime
 
-    times = [seconds()]
-    while min(times) >= 0.100 and len(times) < 60:
-        times.append(seconds())
-    assert min(times) < 0.100
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    pairs = [(seconds("-m", "runner", "--help"), seconds("-c", "import click")) for _ in range(20)]
+    ours, click = map(min, zip(*pairs, strict=True))
+    assert ours < 1.8 * click
 
 
 def test_estimate_imports_neither_torch_nor_modal() -> None:
