@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_takes_little_longer_than_importing_click() -> None:
-    """At most 1.8 times as long. Idle, it is 1.4: 92 ms against 67. Other programs slow both."""
+    """At most 1.6 times as long; measured: 1.1 to 1.35. Other programs slow both down."""
 
     def seconds(*args: str) -> float:
         command = [sys.executable, *args]
@@ -52,7 +52,7 @@ def test_help_takes_little_longer_than_importing_click() -> None:
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     pairs = [(seconds("-m", "runner", "--help"), seconds("-c", "import click")) for _ in range(20)]
     ours, click = map(min, zip(*pairs, strict=True))
-    assert ours < 1.8 * click
+    assert ours < 1.6 * click
 
 
 def test_estimate_imports_neither_torch_nor_modal() -> None:
