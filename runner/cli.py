@@ -171,7 +171,7 @@ class Commands(click.Group):
         """Run the command line, also if a standard stream is closed."""
         open_closed_streams()
         gc.set_threshold(GC_THRESHOLD)
-        atexit.register(gc.freeze)  # the exit searches no garbage: up to a tenth of a short command
+        atexit.register(gc.freeze)  # no last collection: about a tenth of a short command
         return super().main(*args, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

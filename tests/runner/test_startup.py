@@ -55,6 +55,17 @@ def test_help_takes_little_longer_than_importing_click() -> None:
     assert ours < 1.6 * click
 
 
+def test_a_command_exits_without_a_last_garbage_collection() -> None:
+    code = "import atexit, gc; atexit.register(lambda: print(len(gc.get_objects())))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "from runner.cli import main; main(['--help'])"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0")
+
+
 def test_estimate_imports_neither_torch_nor_modal() -> None:
     words = ["estimate", "shakespeare_char", "--json"]
     code = HELP.format(words=words).replace('"pydantic", "rich", "yaml", ', "")
